@@ -1,0 +1,105 @@
+"""The hinge between export and runtime: a folder that says all that a runtime needs to know."""
+
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from detexport.contract import Contract
+from detexport.errors import ArtifactError
+from detexport.files import read_json, sha256_file, sha256_json, write_json
+
+MANIFEST = "artifact.json"
+
+
+class Format(StrEnum):
+    """What the file is."""
+
+    TORCHSCRIPT = "TorchScript"
+    ONNX = "ONNX"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A deployable model: the files in its folder and what they promise.
+
+    Args:
+        format: what the main file is.
+        method: export method that wrote it (``tracing``, ``scripting``, ``onnx``).
+        options: the method's options.
+        main_file: the file that a runtime opens, relative to the folder.
+        files: every file but the manifest, with its sha256.
+        contract: what the graph takes and gives.
+        batch: images a call takes: ``"1"``, or ``"any"`` where a list of images of different sizes is taken.
+        graph_end: ``"raw"`` (masks as a grid over each box) or ``"pasted"`` (masks of the image's size).
+        weights_sha256: digest of the weights that were exported.
+        config_sha256: digest of the resolved model configuration.
+        versions: versions of the packages that shaped the file.
+    """
+
+    format: Format
+    method: str
+    options: dict[str, Any]
+    main_file: str
+    files: dict[str, str]
+    contract: Contract
+    batch: str
+    graph_end: str
+    weights_sha256: str
+    config_sha256: str
+    versions: dict[str, str]
+
+    @property
+    def sha256(self) -> str:
+        """The artifact's name by content: a digest of the manifest, which holds every file's digest."""
+        return sha256_json(self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest as plain JSON values."""
+        return {**asdict(self), "format": self.format.value, "contract": self.contract.to_json()}
+
+    def save(self, folder: Path) -> None:
+        """Write the manifest into ``folder``."""
+        write_json(folder / MANIFEST, self.to_json())
+
+
+def read_artifact(folder: Path) -> Artifact:
+    """Read a folder's manifest without looking at its files.
+
+    Raises:
+        ArtifactError: there is no manifest, or it is not one.
+    """
+    try:
+        value = read_json(folder / MANIFEST)
+        return Artifact(
+            **{
+                **value,
+                "format": Format(value["format"]),
+                "contract": Contract.from_json(value["contract"]),
+            }
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(
+            f"{folder} is not an artifact",
+            got=f"{type(error).__name__}: {error}",
+            expected=f"a folder with a {MANIFEST} as the export writes it",
+            remedy="export the model again",
+        ) from error
+
+
+def verify_files(artifact: Artifact, folder: Path) -> None:
+    """Compare every file of an artifact with its digest; some formats hold native code, so this comes first.
+
+    Raises:
+        ArtifactError: a file is missing or its bytes are not those that were exported.
+    """
+    for name, expected in artifact.files.items():
+        path = folder / name
+        got = sha256_file(path) if path.is_file() else "no such file"
+        if got != expected:
+            raise ArtifactError(
+                f"{path} is not the file that was exported",
+                got=got,
+                expected=f"sha256 {expected}",
+                remedy="export the model again; do not edit an artifact's files",
+            )

@@ -1,0 +1,113 @@
+"""The I/O contract of a model: what its graph takes and gives, written once.
+
+The names of ONNX's inputs and outputs, the schema in the registry, the pre-processing before a graph and the
+post-processing after it are all derived from this one value.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Dim = int | str
+"""A fixed size, or the name of a size that is free: H and W of the input image, R detections, N images."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One tensor at the edge of a graph.
+
+    Args:
+        name: name in the graph and in every schema made from it.
+        dtype: numpy's name, ``"uint8"``, ``"float32"``, ``"int64"``.
+        shape: a size or the letter of a free size for each dimension.
+        meaning: units and frame, for people.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[Dim, ...]
+    meaning: str
+
+
+@dataclass(frozen=True)
+class ResizeRule:
+    """Resize so that the shortest edge has ``min_size`` px and the longest at most ``max_size`` px.
+
+    ``min_size`` 0 leaves images as they are (``INPUT.MIN_SIZE_TEST`` and ``INPUT.MAX_SIZE_TEST``).
+    """
+
+    min_size: int
+    max_size: int
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a model's graph takes and gives.
+
+    Args:
+        inputs: tensors that the graph takes.
+        outputs: tensors that the graph gives, in order; boxes are XYXY in px of the graph's input image.
+        channel_order: order of the image's channels, ``"RGB"`` or ``"BGR"``.
+        resize: how an image is resized before the graph (never inside it).
+        pixel_mean: subtracted inside the graph, one value a channel, on the scale 0..255.
+        pixel_std: divides inside the graph.
+        size_divisibility: the graph pads right and bottom with zeros, after normalization, to a multiple.
+        class_names: the name of each class index.
+        score_threshold: a detection's score is greater than this.
+        nms_threshold: of two boxes of one class with a greater IoU the lower score is dropped.
+        max_detections: at most so many detections an image.
+        mask_threshold: a pixel belongs to a mask where its probability is at least this.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    channel_order: Literal["RGB", "BGR"]
+    resize: ResizeRule
+    pixel_mean: tuple[float, ...]
+    pixel_std: tuple[float, ...]
+    size_divisibility: int
+    class_names: tuple[str, ...]
+    score_threshold: float
+    nms_threshold: float
+    max_detections: int
+    mask_threshold: float = 0.5
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the graph's outputs, in its order."""
+        return tuple(spec.name for spec in self.outputs)
+
+    def to_json(self) -> dict[str, Any]:
+        """The contract as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Contract":
+        """Rebuild a contract from ``to_json``'s value."""
+        fields = dict(value)
+        for key in ("inputs", "outputs"):
+            fields[key] = tuple(
+                TensorSpec(spec["name"], spec["dtype"], tuple(spec["shape"]), spec["meaning"])
+                for spec in value[key]
+            )
+        fields["resize"] = ResizeRule(**value["resize"])
+        for key in ("pixel_mean", "pixel_std", "class_names"):
+            fields[key] = tuple(value[key])
+        return cls(**fields)
+
+
+IMAGE = TensorSpec("image", "uint8", (3, "H", "W"), "one image, values 0..255, any height and width")
+DETECTION_OUTPUTS = (
+    TensorSpec("pred_boxes", "float32", ("R", 4), "x0, y0, x1, y1 in px of the input image"),
+    TensorSpec("scores", "float32", ("R",), "confidence in [0, 1], descending"),
+    TensorSpec("pred_classes", "int64", ("R",), "index into the class names"),
+)
+
+
+def mask_output(resolution: int) -> TensorSpec:
+    """The raw masks at the end of a graph: a probability a cell of a grid over each box."""
+    return TensorSpec(
+        "pred_masks",
+        "float32",
+        ("R", resolution, resolution),
+        "probability of the predicted class in each cell of a grid over the box",
+    )

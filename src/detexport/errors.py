@@ -1,0 +1,43 @@
+"""Errors that a user can mend.
+
+Each says what, got, expected and remedy in one message. A stage prints it without a stack trace; everything
+else that is raised is a fault of ours and keeps its trace.
+"""
+
+
+class DetexportError(Exception):
+    """A wrong input, configuration or file, described so that its owner can mend it."""
+
+    def __init__(self, what: str, *, got: object = None, expected: object = None, remedy: str = "") -> None:
+        parts = [what.rstrip(".")]
+        if got is not None:
+            parts.append(f"got: {got}")
+        if expected is not None:
+            parts.append(f"expected: {expected}")
+        if remedy:
+            parts.append(f"remedy: {remedy}")
+        super().__init__("; ".join(parts))
+
+
+class ConfigError(DetexportError):
+    """A configuration names something that does not exist or does not fit."""
+
+
+class CheckpointError(DetexportError):
+    """A checkpoint cannot be read or does not belong to the model."""
+
+
+class DataError(DetexportError):
+    """A data set, an annotation file or an image is not what was asked for."""
+
+
+class ArtifactError(DetexportError):
+    """An artifact is incomplete, was changed, or is asked for what it was not exported for."""
+
+
+class ExportError(DetexportError):
+    """A model cannot be exported as it is."""
+
+
+class RuntimeUnavailableError(DetexportError):
+    """A runtime, or the device that it was asked for, is not on this machine."""
