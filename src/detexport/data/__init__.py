@@ -1,0 +1,1 @@
+"""Data sets in COCO's format: made, read, resized."""
