@@ -1,5 +1,6 @@
 """PyTorch as a runtime: TorchScript files, traced or scripted."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +36,7 @@ class TorchScript:
         if self.threads:
             torch.set_num_threads(self.threads)
         try:
-            module = torch.jit.load(artifact_dir / artifact.main_file, map_location=device).eval()
+            module = _load(artifact_dir / artifact.main_file, device)
         except RuntimeError as error:
             raise ArtifactError(
                 f"{artifact_dir / artifact.main_file} cannot be loaded by torch {torch.__version__}",
@@ -62,6 +63,13 @@ class TorchScriptSession:
         tensor = torch.from_numpy(np.require(image, requirements=("C", "W"))).to(self.device)
         outputs = self.module([tensor])[0] if self.artifact.batch == "any" else self.module(tensor)
         return name_outputs([output.cpu().numpy() for output in outputs], self.artifact)
+
+
+def _load(path: Path, device: str) -> torch.jit.ScriptModule:
+    with warnings.catch_warnings():
+        # TorchScript is what was asked for; that PyTorch deprecates it helps nobody at every load.
+        warnings.filterwarnings("ignore", message=r".torch\.jit\.load. is deprecated", category=FutureWarning)
+        return torch.jit.load(path, map_location=device).eval()
 
 
 def _check_device(device: str) -> None:
