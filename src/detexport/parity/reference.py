@@ -1,0 +1,165 @@
+"""The eager model's detections on validation images: computed once, stored, read by every validation."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detexport.contract import Contract
+from detexport.errors import DataError
+from detexport.files import atomic_dir, read_json, sha256_json, write_json
+from detexport.parity.detections import Detections, field_faults, pack, unpack
+
+INDEX = "reference.json"
+
+
+@dataclass(frozen=True)
+class SampleMeta:
+    """What is known of a sample without loading it.
+
+    Args:
+        id: name of the sample, and of its file.
+        image_id: the image's id in its annotation file.
+        file: the image's file name.
+        image_size: height and width of the graph's image, in px.
+        output_size: height and width of the frame that detections are given in, in px.
+        scale: factor on the contract's resize rule.
+        traced: whether an export method saw this very image.
+    """
+
+    id: str
+    image_id: int
+    file: str
+    image_size: tuple[int, int]
+    output_size: tuple[int, int]
+    scale: float
+    traced: bool = False
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A stored sample; its arrays are read when asked for.
+
+    Args:
+        meta: what ``reference.json`` says of it.
+        detections: number of the eager model's detections.
+        path: the file of arrays.
+    """
+
+    meta: SampleMeta
+    detections: int
+    path: Path
+
+    def image(self) -> np.ndarray:
+        """The graph's image: (3, H, W) uint8, the contract's channel order, already resized."""
+        with np.load(self.path) as arrays:
+            image: np.ndarray = arrays["image"]
+        return image
+
+    def expected(self) -> Detections:
+        """The eager model's detections, in px of the output."""
+        with np.load(self.path) as arrays:
+            return unpack(arrays)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A folder of samples.
+
+    Args:
+        environment: versions and threads that the eager model ran with.
+        contract_sha256: digest of the contract of the model that was run.
+        samples: in the order in which they were written.
+    """
+
+    environment: dict[str, Any]
+    contract_sha256: str
+    samples: tuple[Sample, ...]
+
+
+def contract_sha256(contract: Contract) -> str:
+    """Digest by which a reference names the contract that it was made with."""
+    return sha256_json(contract.to_json())
+
+
+def write_reference(
+    folder: Path,
+    samples: Iterable[tuple[SampleMeta, np.ndarray, Detections]],
+    *,
+    contract: Contract,
+    environment: dict[str, Any],
+) -> None:
+    """Write a reference, sample by sample, so that memory does not grow; the folder appears when it is whole.
+
+    Args:
+        folder: where to; what is there is replaced.
+        samples: per sample its meta, the graph's image (3, H, W) uint8 and the eager model's post-processed
+            detections in px of ``output_size``.
+        contract: the contract of the eager model.
+        environment: versions, threads: what the numbers may depend on.
+
+    Raises:
+        DataError: a sample is not what ``Detections`` promises, denies its meta, or has a taken id.
+    """
+    index: list[dict[str, Any]] = []
+    with atomic_dir(folder) as partial:
+        (partial / "samples").mkdir()
+        for meta, image, detections in samples:
+            _check(meta, image, detections, taken={entry["id"] for entry in index})
+            with (partial / "samples" / f"{meta.id}.npz").open("wb") as file:
+                np.savez_compressed(file, allow_pickle=False, image=image, **pack(detections))
+            index.append({**asdict(meta), "detections": len(detections["scores"])})
+        write_json(
+            partial / INDEX,
+            {"environment": environment, "contract_sha256": contract_sha256(contract), "samples": index},
+        )
+
+
+def read_reference(folder: Path) -> Reference:
+    """Read a reference's index; the samples' arrays stay on disk.
+
+    Raises:
+        DataError: there is no reference, or it is incomplete.
+    """
+    try:
+        value = read_json(folder / INDEX)
+        samples = tuple(_sample(entry, folder) for entry in value["samples"])
+        return Reference(value["environment"], value["contract_sha256"], samples)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{folder} is not a reference",
+            got=f"{type(error).__name__}: {error}",
+            expected=f"a folder with {INDEX} and samples/, as the stage `reference` writes it",
+            remedy="run the stage `reference` again",
+        ) from error
+
+
+def _sample(entry: dict[str, Any], folder: Path) -> Sample:
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()
+    }
+    detections = fields.pop("detections")
+    path = folder / "samples" / f"{fields['id']}.npz"
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    return Sample(SampleMeta(**fields), detections, path)
+
+
+def _check(meta: SampleMeta, image: np.ndarray, detections: Detections, *, taken: set[str]) -> None:
+    faults = field_faults(detections)
+    if image.dtype != np.uint8 or image.shape != (3, *meta.image_size):
+        faults.append(f"image: {image.dtype} {image.shape}, expected uint8 {(3, *meta.image_size)}")
+    masks = detections.get("pred_masks")
+    if masks is not None and masks.shape[1:] != tuple(meta.output_size):
+        faults.append(f"pred_masks: {masks.shape[1:]}, expected the output's size {meta.output_size}")
+    if meta.id in taken:
+        faults.append("a sample of this id was written before")
+    if faults:
+        raise DataError(
+            f"sample '{meta.id}' cannot be a reference",
+            got=", ".join(faults),
+            expected="finite detections in the output's frame, best score first",
+            remedy="look at the eager model: its own outputs are at fault, or the weights hold NaN",
+        )

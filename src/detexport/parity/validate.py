@@ -1,0 +1,228 @@
+"""Validate an artifact: its runtime against the stored reference, one image after another."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from detexport.artifact import read_artifact
+from detexport.contract import Contract
+from detexport.errors import RuntimeUnavailableError
+from detexport.files import atomic_file, write_json
+from detexport.parity.compare import SampleParity, Tolerance, compare
+from detexport.parity.detections import Detections, pack, unpack
+from detexport.parity.reference import Reference, Sample, contract_sha256
+from detexport.postprocess import postprocess
+from detexport.runtime.session import Engine, Session
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """The verdict on one job, with its evidence.
+
+    Args:
+        job: the job's name.
+        artifact_sha256: the artifact that was run.
+        tolerance: the limits.
+        samples: the measurement of each sample, by its id.
+        faults: what is wrong beyond single samples.
+        drawn: the runtime's detections on a few samples, for pictures; not part of the JSON.
+    """
+
+    job: str
+    artifact_sha256: str
+    tolerance: Tolerance
+    samples: dict[str, SampleParity]
+    faults: tuple[str, ...] = ()
+    drawn: dict[str, Detections] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every sample passed and nothing else is wrong."""
+        return not self.reasons
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why the job did not pass; a sample's reasons begin with its id."""
+        of_samples = (f"{id}: {reason}" for id, sample in self.samples.items() for reason in sample.reasons)
+        return (*self.faults, *of_samples)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain JSON values; an error is null where nothing could be compared."""
+        samples = self.samples.values()
+        return {
+            "job": self.job,
+            "passed": self.passed,
+            "reasons": list(self.reasons),
+            "tolerance": asdict(self.tolerance),
+            "artifact_sha256": self.artifact_sha256,
+            "max": {
+                "box_error_px": _largest(sample.max_box_error_px for sample in samples),
+                "score_error": _largest(sample.max_score_error for sample in samples),
+                "mask_error_px": _largest(sample.max_mask_error_px for sample in samples),
+                "mask_error_ratio": _largest(sample.max_mask_error_ratio for sample in samples),
+            },
+            "detections": {
+                "expected": sum(sample.expected for sample in samples),
+                "actual": sum(sample.actual for sample in samples),
+                "paired": sum(sample.paired for sample in samples),
+            },
+            "samples": [{"id": id, **sample.to_json()} for id, sample in self.samples.items()],
+        }
+
+    def save(self, path: Path, drawn_path: Path) -> None:
+        """Write the JSON, and the drawn samples' detections as a file of arrays."""
+        arrays = {
+            f"{id}/{name}": value
+            for id, detections in self.drawn.items()
+            for name, value in pack(detections).items()
+        }
+        with atomic_file(drawn_path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+        write_json(path, self.to_json())
+
+
+def read_drawn(path: Path) -> dict[str, Detections]:
+    """Read the detections that ``ParityReport.save`` wrote, by sample id."""
+    with np.load(path) as arrays:
+        ids = dict.fromkeys(name.rpartition("/")[0] for name in arrays.files)
+        return {
+            id: unpack(
+                {
+                    name.removeprefix(f"{id}/"): arrays[name]
+                    for name in arrays.files
+                    if name.startswith(f"{id}/")
+                }
+            )
+            for id in ids
+        }
+
+
+def validate(
+    session: Session,
+    reference: Reference,
+    tolerance: Tolerance,
+    *,
+    job: str,
+    min_detections: int = 1,
+    draw: int = 0,
+) -> ParityReport:
+    """Run a session on every sample of a reference and compare; memory does not grow with their number.
+
+    An error that the session raises is evidence: the sample does not pass, and the error is the reason.
+
+    Args:
+        session: the loaded artifact.
+        reference: the eager model's detections.
+        tolerance: the limits.
+        job: the job's name.
+        min_detections: a reference with fewer detections in all proves nothing, and the job does not pass.
+        draw: keep the detections on the first sample of so many images.
+    """
+    contract = session.artifact.contract
+    drawn_ids = first_of_each_image(reference.samples)[:draw]
+    samples, drawn = {}, {}
+    for sample in tqdm(reference.samples, desc=job, unit="image"):
+        try:
+            actual = _detect(session, sample, contract)
+        except MemoryError:  # says something of the machine, nothing of the artifact
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            samples[sample.meta.id] = SampleParity(sample.detections, 0, reasons=(reason,))
+            continue
+        samples[sample.meta.id] = compare(
+            sample.expected(),
+            actual,
+            tolerance=tolerance,
+            score_threshold=contract.score_threshold,
+            max_detections=contract.max_detections,
+            scale=_scale(sample),
+        )
+        if sample.meta.id in drawn_ids:
+            drawn[sample.meta.id] = actual
+    faults = _reference_faults(reference, contract, min_detections)
+    return ParityReport(job, session.artifact.sha256, tolerance, samples, tuple(faults), drawn)
+
+
+def validate_artifact(
+    engine: Engine, artifact_dir: Path, reference: Reference, tolerance: Tolerance, **options: Any
+) -> ParityReport:
+    """Open an artifact and ``validate`` it; one that its runtime cannot open does not pass.
+
+    Raises:
+        ArtifactError: the folder is not an artifact.
+        RuntimeUnavailableError: the runtime is not on this machine, which says nothing of the artifact.
+    """
+    artifact = read_artifact(artifact_dir)
+    try:
+        session = engine.open(artifact_dir)
+    except (RuntimeUnavailableError, MemoryError):
+        raise
+    except Exception as error:
+        fault = f"cannot be opened: {type(error).__name__}: {error}"
+        return ParityReport(options["job"], artifact.sha256, tolerance, {}, (fault,))
+    return validate(session, reference, tolerance, **options)
+
+
+def first_of_each_image(samples: Iterable[Sample]) -> list[str]:
+    """Ids of the first sample of each image."""
+    first: dict[int, str] = {}
+    for sample in samples:
+        first.setdefault(sample.meta.image_id, sample.meta.id)
+    return list(first.values())
+
+
+def _detect(session: Session, sample: Sample, contract: Contract) -> Detections:
+    outputs = session(sample.image())
+    faults = output_faults(outputs, contract)
+    if faults:
+        raise ValueError("; ".join(faults))
+    return postprocess(outputs, sample.meta.image_size, sample.meta.output_size, contract)
+
+
+def output_faults(outputs: dict[str, np.ndarray], contract: Contract) -> list[str]:
+    """Say where raw outputs break the contract (names, dtypes, shapes, NaN), before anything hides it."""
+    if tuple(outputs) != contract.output_names:
+        return [f"outputs {list(outputs)}, the contract says {list(contract.output_names)}"]
+    faults = []
+    sizes: dict[str, int] = {}  # of the free dimensions, by letter
+    for spec in contract.outputs:
+        value = outputs[spec.name]
+        if value.dtype != spec.dtype:
+            faults.append(f"{spec.name}: dtype {value.dtype}, the contract says {spec.dtype}")
+        wanted = [
+            sizes.setdefault(dim, size) if isinstance(dim, str) else dim
+            for dim, size in zip(spec.shape, value.shape, strict=False)
+        ]
+        if value.ndim != len(spec.shape) or list(value.shape) != wanted:
+            shape = ", ".join(map(str, spec.shape))
+            faults.append(f"{spec.name}: shape {value.shape}, the contract says ({shape}) with {sizes}")
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            faults.append(f"{spec.name}: {np.count_nonzero(~np.isfinite(value))} values are NaN or infinite")
+    return faults
+
+
+def _reference_faults(reference: Reference, contract: Contract, min_detections: int) -> list[str]:
+    faults = []
+    if reference.contract_sha256 != contract_sha256(contract):
+        faults.append("the artifact's contract is not the one that the reference was made with")
+    count = sum(sample.detections for sample in reference.samples)
+    if not reference.samples or count < min_detections:
+        faults.append(
+            f"the reference proves nothing: {count} detections on {len(reference.samples)} samples, "
+            f"at least {min_detections} wanted"
+        )
+    return faults
+
+
+def _scale(sample: Sample) -> float:
+    pairs = zip(sample.meta.output_size, sample.meta.image_size, strict=True)
+    return max(output / image for output, image in pairs)
+
+
+def _largest(values: Iterable[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)

@@ -1,0 +1,253 @@
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+from detexport.parity import SampleParity, Tolerance, compare
+from detexport.parity.compare import box_iou, pair
+
+TOLERANCE = Tolerance(
+    box_px=0.01, box_floor_px=0.01, score=2e-4, mask_px=9, mask_area_ratio=0.005, pair_iou=0.5
+)
+THRESHOLD = 0.25
+SIZE = (60, 80)
+
+
+def detections(count: int = 4, *, masks: bool = True) -> dict[str, np.ndarray]:
+    """``count`` detections apart from each other, every second of class 1, their scores 0.9, 0.8, ..."""
+    x0 = np.arange(count, dtype=np.float32) * 18
+    boxes = np.stack([x0, np.full(count, 5), x0 + 16, np.full(count, 45)], 1).astype(np.float32)
+    result = {
+        "pred_boxes": boxes,
+        "scores": np.linspace(0.9, 0.9 - 0.1 * (count - 1), count, dtype=np.float32),
+        "pred_classes": np.arange(count) % 2,
+    }
+    if masks:
+        result["pred_masks"] = np.zeros((count, *SIZE), bool)
+        for mask, (left, top, right, bottom) in zip(result["pred_masks"], boxes.astype(int), strict=True):
+            mask[top:bottom, left:right] = True
+    return result
+
+
+def take(side: dict[str, np.ndarray], *indices: int) -> dict[str, np.ndarray]:
+    return {name: value[list(indices)] for name, value in side.items()}
+
+
+def measure(expected: dict[str, np.ndarray], actual: dict[str, np.ndarray], **changes: Any) -> SampleParity:
+    options = {"score_threshold": THRESHOLD, "max_detections": 10, "scale": 1.0, "tolerance": TOLERANCE}
+    return compare(expected, actual, **{**options, **changes})
+
+
+def test_equal_sides_pass_with_no_error_at_all() -> None:
+    result = measure(detections(), detections())
+    assert result.passed
+    assert (result.expected, result.actual, result.paired) == (4, 4, 4)
+    assert (result.max_box_error_px, result.max_score_error, result.max_mask_error_px) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("masks", [True, False])
+@pytest.mark.parametrize("count", [0, 1])
+def test_no_detection_and_one_detection_pass(count: int, masks: bool) -> None:
+    result = measure(detections(count, masks=masks), detections(count, masks=masks))
+    assert result.passed
+    assert result.paired == count
+    assert result.max_box_error_px == 0
+
+
+def test_a_shifted_class_is_a_lost_and_an_invented_object() -> None:
+    actual = detections()
+    actual["pred_classes"] = (actual["pred_classes"] + 1) % 2
+    result = measure(detections(), actual)
+    assert not result.passed
+    assert (result.paired, len(result.missing), len(result.extra)) == (0, 4, 4)
+
+
+@pytest.mark.parametrize(("factor", "passed"), [(1.00001, True), (1.001, False), (1.05, False)])
+def test_scaled_boxes(factor: float, passed: bool) -> None:
+    actual = detections()
+    actual["pred_boxes"] *= np.float32(factor)
+    result = measure(detections(), actual)
+    assert result.passed is passed
+    assert passed or result.reasons[0].startswith("boxes: ")
+
+
+def test_boxes_scaled_so_much_that_no_pair_is_left() -> None:
+    actual = detections()
+    actual["pred_boxes"] *= np.float32(1.5)
+    result = measure(detections(), actual)
+    assert (result.paired, len(result.missing), len(result.extra)) == (0, 4, 4)
+    assert not result.passed
+
+
+def test_the_box_limit_grows_with_the_scale_and_has_a_floor() -> None:
+    actual = detections()
+    actual["pred_boxes"][0, 0] += 0.03
+    assert not measure(detections(), actual).passed
+    assert measure(detections(), actual, scale=4.0).passed
+    assert TOLERANCE.box_limit_px(0.1) == 0.01
+
+
+@pytest.mark.parametrize(("error", "passed"), [(1e-4, True), (4e-4, False)])
+def test_scores(error: float, passed: bool) -> None:
+    actual = detections()
+    actual["scores"][1] -= np.float32(error)
+    result = measure(detections(), actual)
+    assert result.passed is passed
+    assert result.max_score_error == pytest.approx(error, rel=1e-2)
+
+
+@pytest.mark.parametrize(("pixels", "passed"), [(9, True), (10, False)])
+def test_a_mask_may_differ_in_nine_pixels(pixels: int, passed: bool) -> None:
+    actual = detections()
+    actual["pred_masks"][2].reshape(-1)[:pixels] ^= True
+    result = measure(detections(), actual)
+    assert result.passed is passed
+    assert result.max_mask_error_px == pixels
+
+
+def test_a_large_mask_may_differ_in_a_part_of_its_area() -> None:
+    expected = {name: value[:1] for name, value in detections().items()}
+    expected["pred_masks"] = np.ones((1, 60, 80), bool)  # 4800 px, of which 0.5 % is 24
+    actual = {**expected, "pred_masks": expected["pred_masks"].copy()}
+    actual["pred_masks"][0, 0, :24] = False
+    assert measure(expected, actual).passed
+    actual["pred_masks"][0, 0, :25] = False
+    assert not measure(expected, actual).passed
+
+
+def test_an_empty_mask_hides_no_error() -> None:
+    expected = take(detections(), 0)
+    expected["pred_masks"] = np.zeros((1, *SIZE), bool)
+    result = measure(expected, take(detections(), 0))
+    assert not result.passed
+    assert result.max_mask_error_ratio == result.max_mask_error_px == 16 * 40
+
+
+def test_masks_of_two_detections_exchanged() -> None:
+    actual = detections()
+    actual["pred_masks"] = actual["pred_masks"][[1, 0, 2, 3]]
+    assert not measure(detections(), actual).passed
+
+
+def test_a_lost_object_fails_and_is_named() -> None:
+    result = measure(detections(), take(detections(), 0, 2, 3))
+    assert [one.index for one in result.missing] == [1]
+    assert not result.missing[0].excused
+    assert "missing: class 1, score 0.8000" in result.reasons[0]
+
+
+def test_a_doubled_detection_fails() -> None:
+    result = measure(detections(), take(detections(), 0, 0, 1, 2, 3))
+    assert not result.passed
+    assert (result.paired, len(result.extra)) == (4, 1)
+
+
+@pytest.mark.parametrize("lost", ["expected", "actual"])
+@pytest.mark.parametrize(("distance", "passed"), [(1e-4, True), (5e-4, False)])
+def test_a_flip_at_the_score_threshold(lost: str, distance: float, passed: bool) -> None:
+    full, short = detections(), take(detections(), 0, 1, 2)
+    full["scores"][3] = THRESHOLD + distance
+    sides = (short, full) if lost == "expected" else (full, short)
+    assert measure(*sides).passed is passed
+
+
+def test_far_below_the_threshold_is_not_at_its_edge() -> None:
+    actual = detections()
+    actual["scores"][3] = 0.1
+    assert not measure(take(detections(), 0, 1, 2), actual).passed
+
+
+@pytest.mark.parametrize(("distance", "passed"), [(1e-4, True), (5e-4, False)])
+def test_a_flip_at_the_cut_to_the_most_detections(distance: float, passed: bool) -> None:
+    full = detections(5)
+    full["scores"][3:] = [0.6, 0.6 - distance]
+    expected, actual = take(full, 0, 1, 2, 3), take(full, 0, 1, 2, 4)
+    result = measure(expected, actual, max_detections=4)
+    assert result.passed is passed
+    assert not measure(expected, actual, max_detections=5).passed, "nothing was cut"
+
+
+def test_a_sliver_may_be_empty_on_one_side() -> None:
+    expected = detections()
+    expected["pred_boxes"][3] = [40, 10, 40.005, 30]
+    assert measure(expected, take(expected, 0, 1, 2)).passed
+    expected["pred_boxes"][3] = [40, 10, 40.5, 30]
+    assert not measure(expected, take(expected, 0, 1, 2)).passed
+
+
+def test_ties_may_swap_and_nothing_else() -> None:
+    expected = detections()
+    expected["scores"][1:3] = [0.7001, 0.7]
+    swapped = take(expected, 0, 2, 1, 3)
+    swapped["scores"] = expected["scores"]
+    assert measure(expected, swapped).passed
+    expected["scores"][1:3] = [0.7003, 0.7]
+    swapped["scores"] = np.array([0.9, 0.70015, 0.70015, 0.6], np.float32)
+    result = measure(expected, swapped)
+    assert [reason.split(":")[0] for reason in result.reasons] == ["order"]
+
+
+def test_scores_that_do_not_descend_fail() -> None:
+    result = measure(detections(), take(detections(), 1, 0, 2, 3))
+    assert result.reasons == ("runtime, scores: do not descend",)
+    assert result.max_box_error_px is None
+
+
+@pytest.mark.parametrize("field", ["pred_boxes", "scores"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("side", ["eager model", "runtime"])
+def test_a_number_that_is_not_finite_fails_and_is_named(field: str, value: float, side: str) -> None:
+    faulty = detections()
+    faulty[field].reshape(-1)[-1] = value
+    sides = (faulty, detections()) if side == "eager model" else (detections(), faulty)
+    result = measure(*sides)
+    assert result.reasons == (f"{side}, {field}: 1 values are NaN or infinite",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"pred_boxes": detections()["pred_boxes"].astype(np.float64)}, "pred_boxes: dtype float64"),
+        ({"pred_classes": detections()["pred_classes"].astype(np.int32)}, "pred_classes: dtype int32"),
+        ({"pred_boxes": np.zeros((4, 5), np.float32)}, r"pred_boxes: shape \(4, 5\), expected \(4, 4\)"),
+        ({"pred_classes": np.zeros(3, np.int64)}, r"pred_classes: shape \(3,\), expected \(4,\)"),
+        ({"scores": np.float32(0.5)}, "scores"),
+        ({"pred_masks": np.zeros((4, 28, 28), np.float32)}, "pred_masks: dtype float32"),
+        ({"pred_masks": np.zeros((4, 28, 28), bool)}, r"pred_masks: runtime \(28, 28\) px"),
+        ({"logits": np.zeros(4, np.float32)}, r"unknown: \['logits'\]"),
+    ],
+)
+def test_fields_that_cannot_be_compared_fail_clearly(changes: dict[str, np.ndarray], reason: str) -> None:
+    result = measure(detections(), {**detections(), **changes})
+    assert not result.passed
+    assert re.search(reason, " ".join(result.reasons)), result.reasons
+
+
+def test_a_field_on_one_side_only_fails() -> None:
+    assert not measure(detections(), detections(masks=False)).passed
+    assert not measure(detections(masks=False), detections()).passed
+    without_scores = {name: value for name, value in detections().items() if name != "scores"}
+    assert "scores" in measure(detections(), without_scores).reasons[0]
+
+
+def test_more_detections_than_promised_fail() -> None:
+    result = measure(detections(), detections(), max_detections=3)
+    assert "4 detections, at most 3" in result.reasons[-1]
+
+
+def test_pairs_are_as_many_as_can_be_and_one_to_one() -> None:
+    """The best overlap of one pair would leave the other detection alone."""
+    boxes = np.array([[0, 0, 10, 10], [3, 0, 13, 10]], np.float32)
+    same = {"scores": np.array([0.9, 0.8], np.float32), "pred_classes": np.zeros(2, np.int64)}
+    expected = {"pred_boxes": boxes, **same}
+    actual = {"pred_boxes": boxes + np.float32([3, 0, 3, 0]), **same}
+    rows, columns = pair(expected, actual, 0.5)
+    assert (rows.tolist(), columns.tolist()) == ([0, 1], [0, 1])
+
+
+def test_iou_of_boxes_without_area_is_no_division_by_zero() -> None:
+    boxes = np.array([[1, 1, 1, 5], [2, 2, 4, 4]], np.float32)
+    assert box_iou(boxes, boxes).tolist() == [[1, 0], [0, 1]]
+    inverted = np.array([[4, 4, 2, 2]], np.float32)
+    assert box_iou(boxes, inverted).tolist() == [[0], [0]]

@@ -1,0 +1,284 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from detexport.artifact import Artifact, read_artifact
+from detexport.errors import DataError, RuntimeUnavailableError
+from detexport.parity import (
+    Reference,
+    SampleMeta,
+    Tolerance,
+    read_reference,
+    validate,
+    validate_artifact,
+    write_reference,
+)
+from detexport.parity.validate import read_drawn
+from detexport.postprocess import postprocess
+from detexport.runtime import Session
+from detexport.runtime.onnxruntime import OnnxRuntime
+from tiny_artifacts import tiny_contract, tiny_image
+
+TOLERANCE = Tolerance(
+    box_px=0.01, box_floor_px=0.01, score=2e-4, mask_px=9, mask_area_ratio=0.005, pair_iou=0.5
+)
+OUTPUT_SIZE = (60, 100)
+
+
+def samples(folder: Path) -> Iterator[tuple[SampleMeta, np.ndarray, dict[str, np.ndarray]]]:
+    """Two images at two sizes each, the second one dark, with another format's detections."""
+    from detexport.runtime.torchscript import TorchScript
+
+    session = TorchScript().open(folder)
+    for image_id, brightness in [(3, (200, 90, 140)), (4, (20, 20, 20))]:
+        for scale, size in [(1.0, (30, 50)), (1.5, (45, 75))]:
+            image = tiny_image(*size, brightness)
+            meta = SampleMeta(
+                f"{image_id:04d}-{scale:g}x", image_id, f"{image_id:06d}.png", size, OUTPUT_SIZE, scale
+            )
+            yield meta, image, postprocess(session(image), size, OUTPUT_SIZE, tiny_contract())
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_scripting: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("parity") / "reference"
+    write_reference(
+        folder, samples(tiny_scripting), contract=tiny_contract(), environment={"torch": "2", "threads": 1}
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(folder: Path) -> Reference:
+    return read_reference(folder)
+
+
+@pytest.fixture(scope="module")
+def session(tiny_onnx: Path) -> Session:
+    return OnnxRuntime(threads=1).open(tiny_onnx)
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A session whose outputs have a planted fault."""
+
+    session: Session
+    fault: Callable[[dict[str, np.ndarray]], Any]
+
+    @property
+    def artifact(self) -> Artifact:
+        return self.session.artifact
+
+    @property
+    def device(self) -> str:
+        return self.session.device
+
+    def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        outputs = {name: value.copy() for name, value in self.session(image).items()}
+        return self.fault(outputs) or outputs
+
+
+def test_a_reference_is_read_as_it_was_written(
+    folder: Path, reference: Reference, tiny_scripting: Path
+) -> None:
+    assert reference.environment == {"torch": "2", "threads": 1}
+    assert json.loads((folder / "reference.json").read_text())["samples"][0]["detections"] == 3
+    for stored, (meta, image, expected) in zip(reference.samples, samples(tiny_scripting), strict=True):
+        assert stored.meta == meta
+        assert stored.detections == len(expected["scores"])
+        np.testing.assert_array_equal(stored.image(), image)
+        assert stored.expected().keys() == expected.keys()
+        for name, value in stored.expected().items():
+            np.testing.assert_array_equal(value, expected[name])
+            assert value.dtype == expected[name].dtype
+
+
+def test_a_reference_has_the_same_bytes_every_time(
+    folder: Path, tiny_scripting: Path, tmp_path: Path
+) -> None:
+    environment = {"torch": "2", "threads": 1}
+    write_reference(
+        tmp_path / "r", samples(tiny_scripting), contract=tiny_contract(), environment=environment
+    )
+    for path in folder.rglob("*.*"):
+        assert (tmp_path / "r" / path.relative_to(folder)).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda meta, image, d: (replace(meta, image_size=(9, 9)), image, d), "image: uint8"),
+        (lambda meta, image, d: (meta, image, {**d, "scores": d["scores"] * np.nan}), "NaN"),
+        (lambda meta, image, d: (meta, image, {**d, "scores": d["scores"][::-1]}), "do not descend"),
+        (lambda meta, image, d: (replace(meta, output_size=(9, 9)), image, d), "the output's size"),
+    ],
+)
+def test_a_faulty_sample_writes_nothing(
+    change: Callable[..., Any], message: str, tiny_scripting: Path, tmp_path: Path
+) -> None:
+    faulty = (change(*sample) for sample in samples(tiny_scripting))
+    with pytest.raises(DataError, match=message):
+        write_reference(tmp_path / "reference", faulty, contract=tiny_contract(), environment={})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_no_reference(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"is not a reference.*got: FileNotFoundError.*remedy"):
+        read_reference(tmp_path)
+
+
+def test_another_format_of_the_same_model_passes(reference: Reference, session: Session) -> None:
+    report = validate(session, reference, TOLERANCE, job="tiny-onnx", draw=5)
+    value = report.to_json()
+    assert report.passed, report.reasons
+    assert value["detections"] == {"expected": 6, "actual": 6, "paired": 6}
+    assert value["max"]["mask_error_px"] == 0
+    assert 0 <= value["max"]["box_error_px"] < 1e-3
+    assert [sample["expected"] for sample in value["samples"]] == [3, 3, 0, 0]
+    assert list(report.drawn) == ["0003-1x", "0004-1x"]
+
+
+def test_the_verdict_is_strict_json_and_the_same_every_time(
+    reference: Reference, session: Session, tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        report = validate(Broken(session, _nan_score), reference, TOLERANCE, job="j", draw=1)
+        report.save(tmp_path / f"{name}.json", tmp_path / f"{name}.npz")
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_drawn_detections_come_back(reference: Reference, session: Session, tmp_path: Path) -> None:
+    report = validate(session, reference, TOLERANCE, job="j", draw=2)
+    report.save(tmp_path / "t.json", tmp_path / "t.npz")
+    drawn = read_drawn(tmp_path / "t.npz")
+    assert drawn.keys() == report.drawn.keys()
+    for id, detections in report.drawn.items():
+        for name, value in detections.items():
+            np.testing.assert_array_equal(drawn[id][name], value)
+
+
+def _nan_score(outputs: dict[str, np.ndarray]) -> None:
+    outputs["scores"][:1] = np.nan
+
+
+def _class_shift(outputs: dict[str, np.ndarray]) -> None:
+    outputs["pred_classes"] = (outputs["pred_classes"] + 1) % 3
+
+
+def _scaled(outputs: dict[str, np.ndarray]) -> None:
+    outputs["pred_boxes"] *= np.float32(1.01)
+
+
+def _masks_off(outputs: dict[str, np.ndarray]) -> None:
+    outputs["pred_masks"] = np.roll(outputs["pred_masks"], 4, axis=1)
+
+
+def _dropped(outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: value[1:] for name, value in outputs.items()}
+
+
+def _swapped(outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: value[::-1] for name, value in outputs.items()}
+
+
+def _renamed(outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name.replace("pred_", ""): value for name, value in outputs.items()}
+
+
+def _ragged(outputs: dict[str, np.ndarray]) -> None:
+    outputs["pred_masks"] = outputs["pred_masks"][:1]
+
+
+def _int32_classes(outputs: dict[str, np.ndarray]) -> None:
+    """Postprocessing would hide this one."""
+    outputs["pred_classes"] = outputs["pred_classes"].astype(np.int32)
+
+
+def _raises(outputs: dict[str, np.ndarray]) -> None:
+    raise ZeroDivisionError("a kernel failed")
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (_nan_score, "scores: 1 values are NaN"),
+        (_class_shift, "missing: class"),
+        (_scaled, "boxes: 3 of 3 pairs"),
+        (_masks_off, "masks: "),
+        (_dropped, "missing: class 0"),
+        (_swapped, "do not descend"),
+        (_renamed, "the contract says"),
+        (_ragged, "pred_masks: shape"),
+        (_int32_classes, "pred_classes: dtype int32"),
+        (_raises, "ZeroDivisionError: a kernel failed"),
+    ],
+)
+def test_a_planted_fault_does_not_pass(
+    fault: Callable[..., Any], reason: str, reference: Reference, session: Session
+) -> None:
+    report = validate(Broken(session, fault), reference, TOLERANCE, job="j")
+    assert not report.passed
+    assert report.reasons[0].startswith("0003-1x: ")
+    assert reason in " ".join(report.reasons)
+
+
+def test_a_runtime_that_fails_on_one_sample_fails_the_job(reference: Reference, session: Session) -> None:
+    def fault(outputs: dict[str, np.ndarray]) -> None:
+        if not len(outputs["scores"]):
+            raise RuntimeError("cannot reshape tensor of 0 elements")
+
+    report = validate(Broken(session, fault), reference, TOLERANCE, job="j")
+    assert [sample.passed for sample in report.samples.values()] == [True, True, False, False]
+    assert report.to_json()["samples"][2]["max_box_error_px"] is None
+
+
+def test_a_reference_without_detections_proves_nothing(reference: Reference, session: Session) -> None:
+    dark = replace(reference, samples=reference.samples[2:])
+    assert "proves nothing" in validate(session, dark, TOLERANCE, job="j").reasons[0]
+    assert validate(session, dark, TOLERANCE, job="j", min_detections=0).passed
+    empty = replace(reference, samples=())
+    assert not validate(session, empty, TOLERANCE, job="j", min_detections=0).passed
+
+
+def test_a_reference_of_another_contract_fails(reference: Reference, session: Session) -> None:
+    other = replace(reference, contract_sha256="0" * 64)
+    assert "contract" in validate(session, other, TOLERANCE, job="j").reasons[0]
+
+
+def test_an_artifact_that_cannot_be_opened_is_a_verdict(
+    reference: Reference, tiny_onnx: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "artifact.json").write_bytes((tiny_onnx / "artifact.json").read_bytes())
+    (tmp_path / "model.onnx").write_bytes(b"not a model")
+    report = validate_artifact(OnnxRuntime(), tmp_path, reference, TOLERANCE, job="j")
+    assert not report.passed
+    assert "cannot be opened: ArtifactError" in report.reasons[0]
+    assert report.artifact_sha256 == read_artifact(tmp_path).sha256
+    assert report.to_json()["max"]["box_error_px"] is None
+
+
+def test_a_runtime_that_is_not_there_is_no_verdict(reference: Reference, tiny_onnx: Path) -> None:
+    class Absent:
+        def open(self, artifact_dir: Path, device: str = "cpu") -> Session:
+            raise RuntimeUnavailableError("not installed")
+
+    with pytest.raises(RuntimeUnavailableError):
+        validate_artifact(Absent(), tiny_onnx, reference, TOLERANCE, job="j")
+
+
+def test_validation_imports_neither_the_model_nor_torch() -> None:
+    code = (
+        "import sys, detexport.parity, detexport.runtime.onnxruntime\n"
+        "print([name for name in ('torch', 'detexport.modeling', 'mlflow') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
