@@ -1,0 +1,85 @@
+"""Time callables against each other, so that noise hits all of them alike."""
+
+from collections.abc import Callable, Sequence
+from time import perf_counter_ns
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+Runner = Callable[[np.ndarray], Any]
+
+
+def measure_interleaved(
+    runners: dict[str, Runner],
+    images: Sequence[np.ndarray],
+    *,
+    warmup: int,
+    rounds: int,
+    baseline: str = "eager",
+    synchronize: Callable[[], None] = lambda: None,
+    description: str = "benchmark",
+) -> dict[str, dict[str, float]]:
+    """Measure the latency of one call of each runner.
+
+    In every round each runner runs once on the same image. The order changes so that over the rounds each
+    runner follows every other equally often: what one leaves behind (spinning threads, cold caches) favours
+    none.
+
+    Args:
+        runners: what to measure, by name; each takes one image (3, H, W) uint8.
+        images: taken in turn, one a round.
+        warmup: rounds that are run and not measured.
+        rounds: rounds that are measured.
+        baseline: the runner that the ratios refer to; without it among ``runners`` there are no ratios.
+        synchronize: waits for the device's queue, before and after each call.
+        description: of the progress bar.
+
+    Returns:
+        For each runner ``p50_ms``, ``p90_ms``, ``p99_ms``, ``mean_ms``, ``min_ms``, ``runs`` and, with a
+        baseline, ``ratio_to_<baseline>``: the median of the rounds' ratios, in which a slow phase of the
+        machine cancels out.
+    """
+    orders = balanced_orders(list(runners))
+    elapsed_ns = {name: np.empty(rounds, np.int64) for name in runners}
+    for index in tqdm(range(-warmup, rounds), desc=description, unit="round"):
+        image = images[index % len(images)]
+        for name in orders[index % len(orders)]:
+            synchronize()
+            start = perf_counter_ns()
+            runners[name](image)
+            synchronize()
+            duration = perf_counter_ns() - start
+            if index >= 0:
+                elapsed_ns[name][index] = max(duration, 1)  # the clock may stand still; a ratio must not
+    return {name: _statistics(elapsed_ns, name, baseline) for name in runners}
+
+
+def balanced_orders(names: list[str]) -> list[list[str]]:
+    """Orders in which each name is at each place, and follows each other name, equally often.
+
+    A Williams design (E. J. Williams, 1949): a zigzag, its rotations and, for an odd number, their reverses.
+    """
+    count = len(names)
+    zigzag = [place // 2 if place % 2 == 0 else count - 1 - place // 2 for place in range(count)]
+    orders = [[names[(step + shift) % count] for step in zigzag] for shift in range(count)]
+    return orders if count % 2 == 0 else orders + [order[::-1] for order in orders]
+
+
+def _statistics(elapsed_ns: dict[str, np.ndarray], name: str, baseline: str) -> dict[str, float]:
+    own = elapsed_ns[name]
+    statistics: dict[str, float] = {
+        f"p{percent}_ms": _rounded(np.percentile(own, percent) / 1e6) for percent in (50, 90, 99)
+    }
+    statistics |= {
+        "mean_ms": _rounded(own.mean() / 1e6),
+        "min_ms": _rounded(own.min() / 1e6),
+        "runs": len(own),
+    }
+    if baseline in elapsed_ns:
+        statistics[f"ratio_to_{baseline}"] = _rounded(np.median(own / elapsed_ns[baseline]))
+    return statistics
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.5g}")

@@ -1,0 +1,125 @@
+"""Benchmark a model: open its candidates on a device, measure them together, say what cannot be measured."""
+
+import resource
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from detexport.benchmark.latency import Runner, measure_interleaved
+from detexport.files import write_json
+from detexport.parity.reference import Reference
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Something that detects objects, to be opened on a device.
+
+    Args:
+        name: ``eager``, or a target's name.
+        open: device -> runner; called twice, and the second time measured.
+        size_bytes: size of its files.
+    """
+
+    name: str
+    open: Callable[[str], Runner]
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class LatencyReport:
+    """What was measured, and where and how.
+
+    Args:
+        machine: ``describe_machine``'s value.
+        settings: rounds, threads and so on.
+        artifacts: sha256 of each target's artifact.
+        devices: for each device ``{"status": "measured", ...}`` or ``{"status": "skipped", "reason": ...}``.
+    """
+
+    machine: dict[str, Any]
+    settings: dict[str, Any]
+    artifacts: dict[str, str]
+    devices: dict[str, dict[str, Any]]
+
+    def save(self, path: Path) -> None:
+        """Write the report as JSON."""
+        write_json(path, vars(self))
+
+
+def benchmark(
+    candidates: Sequence[Candidate],
+    images: Sequence[np.ndarray],
+    device: str,
+    *,
+    warmup: int,
+    rounds: int,
+    synchronize: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Measure all candidates together on one device.
+
+    A candidate that cannot be opened, or that fails on the first image, is left out and named under
+    ``failed`` with its error: the others' numbers are wanted all the same.
+
+    Args:
+        candidates: the eager model, named ``eager``, and the targets.
+        images: (3, H, W) uint8, all of one size.
+        device: ``"cpu"`` or ``"cuda"``.
+        warmup: rounds that are not measured.
+        rounds: rounds that are.
+        synchronize: waits for the device's queue.
+
+    Returns:
+        The device's part of a ``LatencyReport``.
+    """
+    runners: dict[str, Runner] = {}
+    opened: dict[str, dict[str, Any]] = {}
+    failed: dict[str, str] = {}
+    for candidate in candidates:
+        try:
+            runner, load_s = _open(candidate, device)
+            runner(images[0])
+        except Exception as error:  # whatever an engine raises
+            failed[candidate.name] = f"{type(error).__name__}: {error}"
+        else:
+            runners[candidate.name] = runner
+            opened[candidate.name] = {"load_s": round(load_s, 4), "size_bytes": candidate.size_bytes}
+    measured = measure_interleaved(
+        runners, images, warmup=warmup, rounds=rounds, synchronize=synchronize, description=device
+    )
+    return {
+        "status": "measured",
+        "image_size": list(images[0].shape[1:]),
+        "images": len(images),
+        "peak_rss_bytes": peak_rss_bytes(),
+        "runners": {name: {**statistics, **opened[name]} for name, statistics in measured.items()},
+        "failed": failed,
+    }
+
+
+def choose_images(reference: Reference, count: int) -> list[np.ndarray]:
+    """At most ``count`` images of the model's own size (scale 1), all of the size that most of them have.
+
+    Of one size, since a latency is told with its image size, and engines plan anew for each new one.
+    """
+    samples = [sample for sample in reference.samples if sample.meta.scale == 1] or list(reference.samples)
+    sizes = [sample.meta.image_size for sample in samples]
+    most_frequent = max(sizes, key=sizes.count)  # the first of several
+    return [sample.image() for sample in samples if sample.meta.image_size == most_frequent][:count]
+
+
+def peak_rss_bytes() -> int:
+    """The most memory that this process, with all that it has loaded so far, ever held."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _open(candidate: Candidate, device: str) -> tuple[Runner, float]:
+    """Open a candidate, and the seconds that took."""
+    candidate.open(device)  # the engine's import and the files' way into memory are not measured
+    start = perf_counter()
+    return candidate.open(device), perf_counter() - start
