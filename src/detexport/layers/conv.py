@@ -1,0 +1,60 @@
+"""A convolution with its normalization and activation, and the shapes that modules declare."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ShapeSpec:
+    """What a module says of a feature map: its channels, its size where fixed, its stride in px."""
+
+    channels: int
+    stride: int = 1
+    height: int | None = None
+    width: int | None = None
+
+
+class Conv2d(nn.Conv2d):
+    """``torch.nn.Conv2d``, then ``norm``, then ReLU where ``relu`` is set.
+
+    The normalization lies inside (``conv.norm.weight``), as detectron2's checkpoints name it.
+    """
+
+    def __init__(self, *args: Any, norm: nn.Module | None = None, relu: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, bias=kwargs.pop("bias", norm is None), **kwargs)
+        self.norm = norm
+        self.relu = relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C', H', W')."""
+        x = self._conv_forward(x, self.weight, self.bias)
+        if self.norm is not None:
+            x = self.norm(x)
+        if self.relu:
+            x = F.relu(x)
+        return x
+
+
+def init_conv_msra(conv: nn.Conv2d) -> None:
+    """Start a convolution that ReLU follows: normal, variance kept backwards (He et al. 2015)."""
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+
+
+def init_xavier(layer: nn.Conv2d | nn.Linear) -> None:
+    """Start a layer that no ReLU follows, or a fully connected one: uniform, by its inputs."""
+    nn.init.kaiming_uniform_(layer.weight, a=1)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+def init_normal(layer: nn.Conv2d | nn.Linear, std: float, bias: float = 0.0) -> None:
+    """Start a predictor: small normal weights, one bias."""
+    nn.init.normal_(layer.weight, std=std)
+    if layer.bias is not None:
+        nn.init.constant_(layer.bias, bias)
+

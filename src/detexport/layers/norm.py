@@ -1,0 +1,46 @@
+"""Normalization layers by their configuration names."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """Batch normalization by fixed statistics and a fixed affine transform.
+
+    An unfilled layer is the identity: its variance starts at ``1 - eps``.
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(num_features))
+        self.register_buffer("bias", torch.zeros(num_features))
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features) - eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize (N, C, H, W)."""
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+        )
+
+
+def get_norm(norm: str, num_features: int) -> nn.Module | None:
+    """The normalization layer named ``norm``; none for an empty name.
+
+    Raises:
+        ValueError: the name is not known.
+    """
+    if not norm:
+        return None
+    kinds = {
+        "BN": lambda: nn.BatchNorm2d(num_features),
+        "FrozenBN": lambda: FrozenBatchNorm2d(num_features),
+        # Group normalization has 32 groups in every published configuration, whatever the width.
+        "GN": lambda: nn.GroupNorm(32, num_features),
+    }
+    if norm not in kinds:
+        raise ValueError(f"unknown normalization {norm!r}; known: '' and {sorted(kinds)}")
+    return kinds[norm]()

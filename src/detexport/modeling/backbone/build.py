@@ -1,0 +1,62 @@
+"""Backbones by their configuration names."""
+
+from typing import Any
+
+from torch import nn
+
+from detexport.config import CfgNode
+from detexport.layers import ShapeSpec
+from detexport.modeling.backbone.fpn import FPN, LastLevelMaxPool
+from detexport.modeling.backbone.resnet import ResNet, resnet_stages
+from detexport.modeling.registries import BACKBONE_REGISTRY
+
+
+def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> Any:
+    """Build ``cfg.MODEL.BACKBONE.NAME``.
+
+    Args:
+        cfg: a configuration.
+        input_shape: channels of the image; by default as many as ``PIXEL_MEAN`` has.
+    """
+    if input_shape is None:
+        input_shape = ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
+    return BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg, input_shape)
+
+
+@BACKBONE_REGISTRY.register()
+def build_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
+    """A ResNet or ResNeXt, frozen up to ``MODEL.BACKBONE.FREEZE_AT``."""
+    resnets = cfg.MODEL.RESNETS
+    return ResNet(
+        stages=resnet_stages(
+            depth=resnets.DEPTH,
+            in_channels=resnets.STEM_OUT_CHANNELS,
+            out_channels=resnets.RES2_OUT_CHANNELS,
+            groups=resnets.NUM_GROUPS,
+            width_per_group=resnets.WIDTH_PER_GROUP,
+            stride_in_1x1=resnets.STRIDE_IN_1X1,
+            res5_dilation=resnets.RES5_DILATION,
+            deform_on_per_stage=tuple(resnets.DEFORM_ON_PER_STAGE),
+            norm=resnets.NORM,
+            last_stage=max(resnets.OUT_FEATURES, key=lambda name: (name != "stem", name)),
+        ),
+        in_channels=input_shape.channels,
+        stem_channels=resnets.STEM_OUT_CHANNELS,
+        norm=resnets.NORM,
+        out_features=tuple(resnets.OUT_FEATURES),
+        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
+    )
+
+
+@BACKBONE_REGISTRY.register()
+def build_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """A ResNet under a feature pyramid with p6 by pooling."""
+    top_block: nn.Module = LastLevelMaxPool()
+    return FPN(
+        bottom_up=build_resnet_backbone(cfg, input_shape),
+        in_features=tuple(cfg.MODEL.FPN.IN_FEATURES),
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+        top_block=top_block,
+    )

@@ -1,0 +1,124 @@
+"""Feature pyramid (Lin et al. 2017).
+
+Shapes: ``p{k}`` is (N, C, H/2**k, W/2**k) with the same number of channels C for every k.
+"""
+
+import math
+from typing import Dict, Optional  # noqa: UP035 - TorchScript reads these annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detexport.errors import ConfigError
+from detexport.layers import Conv2d, ShapeSpec, get_norm
+from detexport.layers.conv import init_xavier
+
+
+class LastLevelMaxPool(nn.Module):
+    """p6 for the RPN: every second pixel of p5."""
+
+    in_feature = "p5"
+    num_levels = 1
+
+    def forward(self, x: Tensor) -> Dict[str, Tensor]:  # noqa: UP006
+        """p5 -> {p6}."""
+        return {"p6": F.max_pool2d(x, kernel_size=1, stride=2, padding=0)}
+
+
+class FPN(nn.Module):
+    """A pyramid over a network's stages.
+
+    The levels are spelled out: scripting cannot look a module up by name, and the names
+    (``fpn_lateral2`` ...) are those of detectron2's checkpoints.
+
+    Args:
+        bottom_up: network that gives ``in_features``, at strides 4, 8, 16, 32 or the last of these.
+        in_features: names of its outputs, from fine to coarse.
+        out_channels: channels of every level.
+        norm: name of the normalization.
+        fuse_type: ``"sum"``, or ``"avg"`` which halves the sum.
+        top_block: makes the levels above the last.
+    """
+
+    def __init__(
+        self,
+        bottom_up: nn.Module,
+        *,
+        in_features: tuple[str, ...],
+        out_channels: int,
+        norm: str,
+        fuse_type: str,
+        top_block: nn.Module | None,
+    ) -> None:
+        super().__init__()
+        if fuse_type not in ("sum", "avg"):
+            raise ConfigError("unknown MODEL.FPN.FUSE_TYPE", got=fuse_type, expected="sum or avg")
+        shapes = bottom_up.output_shape()
+        strides = [shapes[name].stride for name in in_features]
+        if any(fine * 2 != coarse for fine, coarse in zip(strides, strides[1:], strict=False)):
+            raise ConfigError(
+                "a feature pyramid doubles the stride from level to level",
+                got=f"MODEL.FPN.IN_FEATURES with the strides {strides}",
+                expected="strides such as 4, 8, 16, 32",
+            )
+        self.out_channels = out_channels
+        self.halve = fuse_type == "avg"
+        self.in_names = {2: "", 3: "", 4: "", 5: ""}
+        for level in self.in_names:
+            self.add_module(f"fpn_lateral{level}", None)
+            self.add_module(f"fpn_output{level}", None)
+        for name in in_features:
+            level = int(math.log2(shapes[name].stride))
+            if level not in self.in_names:
+                raise ConfigError("a pyramid level has a stride of 4 to 32", got=f"{name}: {shapes[name].stride}")
+            self.in_names[level] = name
+            lateral = Conv2d(shapes[name].channels, out_channels, 1, norm=get_norm(norm, out_channels))
+            output = Conv2d(out_channels, out_channels, 3, padding=1, norm=get_norm(norm, out_channels))
+            for conv in (lateral, output):
+                init_xavier(conv)
+            setattr(self, f"fpn_lateral{level}", lateral)
+            setattr(self, f"fpn_output{level}", output)
+        self.bottom_up = bottom_up
+        self.top_block = top_block
+        self._levels = [level for level, name in self.in_names.items() if name]
+        self._bottom_up_divisibility = bottom_up.size_divisibility
+
+    def _fuse(self, lateral: Tensor, above: Optional[Tensor]) -> Tensor:  # noqa: UP045
+        if above is None:
+            return lateral
+        fused = lateral + F.interpolate(above, size=lateral.shape[-2:], mode="nearest")
+        return fused / 2 if self.halve else fused
+
+    def forward(self, x: Tensor) -> Dict[str, Tensor]:  # noqa: UP006
+        """(N, C, H, W) -> the pyramid's levels by name, from fine to coarse."""
+        features = self.bottom_up(x)
+        outputs: Dict[str, Tensor] = {}  # noqa: UP006
+        above: Optional[Tensor] = None  # noqa: UP045
+        if self.fpn_lateral5 is not None and self.fpn_output5 is not None:
+            above = self._fuse(self.fpn_lateral5(features[self.in_names[5]]), above)
+            outputs["p5"] = self.fpn_output5(above)
+        if self.fpn_lateral4 is not None and self.fpn_output4 is not None:
+            above = self._fuse(self.fpn_lateral4(features[self.in_names[4]]), above)
+            outputs["p4"] = self.fpn_output4(above)
+        if self.fpn_lateral3 is not None and self.fpn_output3 is not None:
+            above = self._fuse(self.fpn_lateral3(features[self.in_names[3]]), above)
+            outputs["p3"] = self.fpn_output3(above)
+        if self.fpn_lateral2 is not None and self.fpn_output2 is not None:
+            above = self._fuse(self.fpn_lateral2(features[self.in_names[2]]), above)
+            outputs["p2"] = self.fpn_output2(above)
+        if self.top_block is not None:
+            for name, level in self.top_block(outputs["p5"]).items():
+                outputs[name] = level
+        return outputs
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Channels and stride of each level."""
+        levels = list(self._levels)
+        if self.top_block is not None:
+            levels += range(levels[-1] + 1, levels[-1] + 1 + self.top_block.num_levels)
+        return {f"p{level}": ShapeSpec(channels=self.out_channels, stride=2**level) for level in levels}
+
+    @property
+    def size_divisibility(self) -> int:
+        """The image is padded to a multiple of the last bottom-up level's stride."""
+        return 2 ** self._levels[-1]

@@ -1,0 +1,263 @@
+"""Residual networks (He et al. 2016; ResNeXt: Xie et al. 2017).
+
+Shapes: an image (N, C, H, W); ``res{k}`` has the stride 2**k (res2: 4 ... res5: 32).
+"""
+
+from collections.abc import Sequence
+from typing import Dict, List  # noqa: UP035 - TorchScript reads these annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detexport.errors import ConfigError
+from detexport.layers import Conv2d, FrozenBatchNorm2d, ShapeSpec, get_norm
+from detexport.layers.conv import init_conv_msra
+
+BLOCKS_PER_STAGE = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
+"""Residual blocks of res2..res5 by depth (table 1 of He et al. 2016)."""
+
+
+class BasicStem(nn.Module):
+    """The first convolution and pooling: 7x7 stride 2, then 3x3 max pooling stride 2."""
+
+    def __init__(self, in_channels: int, out_channels: int, norm: str) -> None:
+        super().__init__()
+        self.conv1 = Conv2d(
+            in_channels, out_channels, 7, stride=2, padding=3, norm=get_norm(norm, out_channels), relu=True
+        )
+        init_conv_msra(self.conv1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C', H/4, W/4)."""
+        return F.max_pool2d(self.conv1(x), kernel_size=3, stride=2, padding=1)
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int, norm: str) -> Conv2d | None:
+    """A projection exists only where the number of channels changes."""
+    if in_channels == out_channels:
+        return None
+    shortcut = Conv2d(in_channels, out_channels, 1, stride=stride, norm=get_norm(norm, out_channels))
+    init_conv_msra(shortcut)
+    return shortcut
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut (ResNet-18 and 34)."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int, norm: str) -> None:
+        super().__init__()
+        self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
+        self.conv1 = Conv2d(
+            in_channels, out_channels, 3, stride=stride, padding=1, norm=get_norm(norm, out_channels), relu=True
+        )
+        self.conv2 = Conv2d(out_channels, out_channels, 3, padding=1, norm=get_norm(norm, out_channels))
+        for conv in (self.conv1, self.conv2):
+            init_conv_msra(conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C', H/stride, W/stride)."""
+        out = self.conv2(self.conv1(x))
+        if self.shortcut is not None:
+            x = self.shortcut(x)
+        return F.relu(out + x)
+
+
+class BottleneckBlock(nn.Module):
+    """1x1, 3x3 (grouped, dilated), 1x1 convolutions and a shortcut (ResNet-50 and deeper)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        bottleneck_channels: int,
+        stride: int,
+        groups: int,
+        stride_in_1x1: bool,
+        dilation: int,
+        norm: str,
+    ) -> None:
+        super().__init__()
+        stride_1x1, stride_3x3 = (stride, 1) if stride_in_1x1 else (1, stride)
+        width = bottleneck_channels
+        self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
+        self.conv1 = Conv2d(
+            in_channels, width, 1, stride=stride_1x1, norm=get_norm(norm, width), relu=True
+        )
+        self.conv2 = Conv2d(
+            width,
+            width,
+            3,
+            stride=stride_3x3,
+            padding=dilation,
+            dilation=dilation,
+            groups=groups,
+            norm=get_norm(norm, width),
+            relu=True,
+        )
+        self.conv3 = Conv2d(width, out_channels, 1, norm=get_norm(norm, out_channels))
+        for conv in (self.conv1, self.conv2, self.conv3):
+            init_conv_msra(conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C', H/stride, W/stride)."""
+        out = self.conv3(self.conv2(self.conv1(x)))
+        if self.shortcut is not None:
+            x = self.shortcut(x)
+        return F.relu(out + x)
+
+
+def resnet_stages(
+    *,
+    depth: int,
+    in_channels: int,
+    out_channels: int,
+    groups: int,
+    width_per_group: int,
+    stride_in_1x1: bool,
+    res5_dilation: int,
+    deform_on_per_stage: Sequence[bool],
+    norm: str,
+    last_stage: str,
+) -> dict[str, tuple[nn.Sequential, ShapeSpec]]:
+    """The stages ``res2`` .. ``last_stage`` of a network of the given depth.
+
+    Args:
+        depth: 18, 34, 50, 101 or 152.
+        in_channels: channels of the stem's output.
+        out_channels: channels of res2; each later stage doubles them.
+        groups: groups of the 3x3 convolutions.
+        width_per_group: channels a group in res2.
+        stride_in_1x1: which convolution of a bottleneck carries the stride.
+        res5_dilation: 2 keeps res5 at the stride 16.
+        deform_on_per_stage: stages with deformable convolutions.
+        norm: name of the normalization.
+        last_stage: ``res2`` .. ``res5``.
+
+    Raises:
+        ConfigError: the depth is not known, or an option is not supported.
+    """
+    if depth not in BLOCKS_PER_STAGE:
+        raise ConfigError("unknown ResNet depth", got=depth, expected=sorted(BLOCKS_PER_STAGE))
+    if any(deform_on_per_stage):
+        raise ConfigError(
+            "deformable convolutions are not supported",
+            got=f"MODEL.RESNETS.DEFORM_ON_PER_STAGE: {list(deform_on_per_stage)}",
+            remedy="choose a model without them",
+        )
+    stages: dict[str, tuple[nn.Sequential, ShapeSpec]] = {}
+    bottleneck_channels = groups * width_per_group
+    stride = 4
+    for index, blocks in enumerate(BLOCKS_PER_STAGE[depth]):
+        dilation = res5_dilation if index == 3 else 1
+        first_stride = 1 if index == 0 or dilation == 2 else 2
+        stride *= first_stride
+        modules: list[nn.Module] = []
+        for block in range(blocks):
+            block_stride = first_stride if block == 0 else 1
+            if depth in (18, 34):
+                modules.append(BasicBlock(in_channels, out_channels, stride=block_stride, norm=norm))
+            else:
+                modules.append(
+                    BottleneckBlock(
+                        in_channels,
+                        out_channels,
+                        bottleneck_channels=bottleneck_channels,
+                        stride=block_stride,
+                        groups=groups,
+                        stride_in_1x1=stride_in_1x1,
+                        dilation=dilation,
+                        norm=norm,
+                    )
+                )
+            in_channels = out_channels
+        name = f"res{index + 2}"
+        stages[name] = (nn.Sequential(*modules), ShapeSpec(channels=out_channels, stride=stride))
+        if name == last_stage:
+            break
+        out_channels *= 2
+        bottleneck_channels *= 2
+    return stages
+
+
+class ResNet(nn.Sequential):
+    """A residual network that gives the outputs of chosen stages.
+
+    A ``Sequential``, since scripting can walk over its named children.
+
+    Args:
+        stages: ``res2``, ``res3``, ... in order, each with the shape of its output.
+        in_channels: channels of the image.
+        stem_channels: channels of the stem's output.
+        norm: name of the stem's normalization.
+        out_features: stages to give, ``stem`` among them if wanted.
+        freeze_at: 0 trains everything, 1 freezes the stem, k the stages up to res{k}.
+    """
+
+    def __init__(
+        self,
+        stages: dict[str, tuple[nn.Sequential, ShapeSpec]],
+        *,
+        in_channels: int,
+        stem_channels: int,
+        norm: str,
+        out_features: tuple[str, ...],
+        freeze_at: int,
+    ) -> None:
+        super().__init__()
+        self.add_module("stem", BasicStem(in_channels, stem_channels, norm))
+        self._shapes = {"stem": ShapeSpec(channels=stem_channels, stride=4)}
+        for name, (stage, shape) in stages.items():
+            self.add_module(name, stage)
+            self._shapes[name] = shape
+        unknown = set(out_features) - set(self._shapes)
+        if unknown:
+            raise ConfigError(
+                "unknown ResNet stages",
+                got=f"MODEL.RESNETS.OUT_FEATURES: {sorted(unknown)}",
+                expected=sorted(self._shapes),
+            )
+        self.stage_names: List[str] = list(self._shapes)  # noqa: UP006
+        self.out_features: List[str] = list(out_features)  # noqa: UP006
+        self.freeze(freeze_at)
+
+    def forward(self, x: Tensor) -> Dict[str, Tensor]:  # noqa: UP006
+        """(N, C, H, W) -> the chosen stages' outputs by name."""
+        outputs: Dict[str, Tensor] = {}  # noqa: UP006
+        for index, stage in enumerate(self):
+            x = stage(x)
+            name = self.stage_names[index]
+            if name in self.out_features:
+                outputs[name] = x
+        return outputs
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Channels and stride of each output."""
+        return {name: self._shapes[name] for name in self.out_features}
+
+    @property
+    def size_divisibility(self) -> int:
+        """No padding is asked for by the network itself."""
+        return 0
+
+    def freeze(self, freeze_at: int) -> None:
+        """Stop training the stem (1) and the stages up to res{freeze_at}; batch norms there become frozen."""
+        for level, name in enumerate(self._shapes, start=1):
+            if freeze_at >= level:
+                for parameter in getattr(self, name).parameters():
+                    parameter.requires_grad = False
+                _freeze_batch_norms(getattr(self, name))
+
+
+def _freeze_batch_norms(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, FrozenBatchNorm2d(child.num_features, child.eps))
+        else:
+            _freeze_batch_norms(child)

@@ -1,0 +1,71 @@
+"""Boxes as differences from other boxes (Girshick et al. 2014)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MAX_LOG_SCALE = math.log(1000.0 / 16)
+"""A box grows at most by this factor: exp of a wild delta would overflow."""
+
+
+@dataclass(frozen=True)
+class Box2BoxTransform:
+    """(dx, dy, dw, dh) between boxes: shift of the centre in sizes, log of the ratio of sizes.
+
+    Args:
+        weights: the four differences are multiplied by these.
+    """
+
+    weights: tuple[float, float, float, float]
+
+    def get_deltas(self, src_boxes: Tensor, target_boxes: Tensor) -> Tensor:
+        """(R, 4) differences that turn (R, 4) ``src_boxes`` into ``target_boxes``, XYXY."""
+        src_size = src_boxes[:, 2:] - src_boxes[:, :2]
+        target_size = target_boxes[:, 2:] - target_boxes[:, :2]
+        src_center = src_boxes[:, :2] + 0.5 * src_size
+        target_center = target_boxes[:, :2] + 0.5 * target_size
+        shift = (target_center - src_center) / src_size
+        deltas = torch.cat([shift, torch.log(target_size / src_size)], dim=1)
+        return deltas * deltas.new_tensor(self.weights)
+
+    def apply_deltas(self, deltas: Tensor, boxes: Tensor) -> Tensor:
+        """See ``apply_deltas``."""
+        return apply_deltas(deltas, boxes, list(self.weights))
+
+
+def apply_deltas(deltas: Tensor, boxes: Tensor, weights: list[float]) -> Tensor:
+    """Move and stretch boxes.
+
+    Args:
+        deltas: (R, K * 4), K differences a box.
+        boxes: (R, 4) XYXY in px.
+        weights: what the four differences were multiplied by.
+
+    Returns:
+        (R, K * 4) XYXY in px.
+    """
+    deltas = deltas.float().reshape(deltas.shape[0], -1, 4)
+    boxes = boxes.to(deltas.dtype)
+    widths = boxes[:, 2] - boxes[:, 0]
+    heights = boxes[:, 3] - boxes[:, 1]
+    centers_x = boxes[:, 0] + 0.5 * widths
+    centers_y = boxes[:, 1] + 0.5 * heights
+    dx = deltas[:, :, 0] / weights[0]
+    dy = deltas[:, :, 1] / weights[1]
+    dw = (deltas[:, :, 2] / weights[2]).clamp(max=MAX_LOG_SCALE)
+    dh = (deltas[:, :, 3] / weights[3]).clamp(max=MAX_LOG_SCALE)
+    x = dx * widths[:, None] + centers_x[:, None]
+    y = dy * heights[:, None] + centers_y[:, None]
+    w = torch.exp(dw) * widths[:, None]
+    h = torch.exp(dh) * heights[:, None]
+    return torch.stack((x - 0.5 * w, y - 0.5 * h, x + 0.5 * w, y + 0.5 * h), dim=2).flatten(1)
+
+
+def smooth_l1_sum(prediction: Tensor, target: Tensor, beta: float) -> Tensor:
+    """Sum of Huber losses; ``beta`` 0 is the absolute difference."""
+    if beta < 1e-5:
+        return (prediction - target).abs().sum()
+    return F.smooth_l1_loss(prediction, target, beta=beta, reduction="sum")

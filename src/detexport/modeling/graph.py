@@ -1,0 +1,31 @@
+"""What is exported of a model: its ``detect`` behind plain tensors."""
+
+from typing import Dict, List  # noqa: UP035 - TorchScript reads these annotations
+
+from torch import Tensor, nn
+
+
+class ImageGraph(nn.Module):
+    """One image in, its detections out as a tuple in the order of the contract."""
+
+    def __init__(self, model: nn.Module, output_names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model = model
+        self.output_names = output_names
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """(C, H, W) -> the outputs that the contract names."""
+        fields = self.model.detect([image])[0]
+        return tuple(fields[name] for name in self.output_names)
+
+
+class BatchGraph(nn.Module):
+    """Images of different sizes in, the detections of each out by field."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: List[Tensor]) -> List[Dict[str, Tensor]]:  # noqa: UP006
+        """Each (C, H, W) -> its outputs by the contract's names."""
+        return self.model.detect(images)

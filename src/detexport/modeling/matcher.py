@@ -1,0 +1,65 @@
+"""Which ground truth each anchor or proposal answers for, and which of them to learn from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Matcher:
+    """Match boxes to ground truth by IoU.
+
+    Args:
+        thresholds: ascending IoUs that divide the labels.
+        labels: one more than thresholds; 1 foreground, 0 background, -1 ignored.
+        allow_low_quality_matches: a ground truth's best boxes are foreground even below the thresholds.
+    """
+
+    thresholds: Sequence[float]
+    labels: Sequence[int]
+    allow_low_quality_matches: bool = False
+
+    def __call__(self, iou: Tensor) -> tuple[Tensor, Tensor]:
+        """Match the columns of ``iou``, (G, R), with G ground truths and R boxes.
+
+        Returns:
+            (R,) int64 index of the best ground truth, (R,) int8 label.
+        """
+        if iou.shape[0] == 0:
+            matches = iou.new_zeros(iou.shape[1], dtype=torch.int64)
+            return matches, torch.full_like(matches, self.labels[0], dtype=torch.int8)
+        best, matches = iou.max(dim=0)
+        bounds = [-torch.inf, *self.thresholds, torch.inf]
+        labels = torch.ones_like(matches, dtype=torch.int8)
+        for label, low, high in zip(self.labels, bounds, bounds[1:], strict=False):
+            labels[(best >= low) & (best < high)] = label
+        if self.allow_low_quality_matches:
+            best_of_truth = iou.max(dim=1, keepdim=True).values
+            labels[(iou == best_of_truth).any(dim=0)] = 1
+        return matches, labels
+
+
+def subsample_labels(
+    labels: Tensor, num_samples: int, positive_fraction: float, background: int
+) -> tuple[Tensor, Tensor]:
+    """Draw positions to learn from.
+
+    Args:
+        labels: (R,) class labels; -1 is never drawn.
+        num_samples: how many to draw in all.
+        positive_fraction: at most this part of them is foreground.
+        background: the label of the background.
+
+    Returns:
+        indices of the foreground and of the background that were drawn.
+    """
+    positive = ((labels != -1) & (labels != background)).nonzero()[:, 0]
+    negative = (labels == background).nonzero()[:, 0]
+    num_positive = min(len(positive), int(num_samples * positive_fraction))
+    num_negative = min(len(negative), num_samples - num_positive)
+    return (
+        positive[torch.randperm(len(positive), device=labels.device)[:num_positive]],
+        negative[torch.randperm(len(negative), device=labels.device)[:num_negative]],
+    )

@@ -1,0 +1,26 @@
+"""A model by its configuration."""
+
+from typing import Any
+
+import torch
+
+from detexport.config import CfgNode
+from detexport.errors import ConfigError
+from detexport.modeling.registries import META_ARCH_REGISTRY
+
+
+def build_model(cfg: CfgNode) -> Any:
+    """Build ``cfg.MODEL.META_ARCHITECTURE`` with random parameters on ``cfg.MODEL.DEVICE``.
+
+    Raises:
+        ConfigError: a name or an option is not supported, or the device is not on this machine.
+    """
+    if str(cfg.MODEL.DEVICE).startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(
+            "the model's device is not on this machine",
+            got=f"MODEL.DEVICE: {cfg.MODEL.DEVICE}",
+            expected="cpu, where torch finds no CUDA device",
+            remedy="set MODEL.DEVICE to cpu",
+        )
+    model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
+    return model.to(torch.device(cfg.MODEL.DEVICE))

@@ -1,0 +1,206 @@
+"""Two-stage detectors: Faster and Mask R-CNN (Ren et al. 2015, He et al. 2017)."""
+
+from typing import Any, Dict, List  # noqa: UP035 - TorchScript reads these annotations
+
+import torch
+from torch import Tensor, nn
+
+from detexport.config import CfgNode
+from detexport.contract import DETECTION_OUTPUTS, IMAGE, Contract, ResizeRule, mask_output
+from detexport.errors import ConfigError
+from detexport.modeling.backbone import build_backbone
+from detexport.modeling.graph import BatchGraph, ImageGraph
+from detexport.modeling.postprocessing import detector_postprocess
+from detexport.modeling.proposal_generator import build_proposal_generator
+from detexport.modeling.registries import META_ARCH_REGISTRY
+from detexport.modeling.roi_heads import build_roi_heads
+from detexport.structures import ImageList, Instances
+from detexport.structures.image_list import pad_images
+
+
+class GeneralizedRCNN(nn.Module):
+    """Backbone, proposals, ROI heads.
+
+    Args:
+        backbone: image -> feature maps.
+        proposal_generator: feature maps -> proposals.
+        roi_heads: proposals -> detections.
+        pixel_mean: of each channel, on the scale 0..255, in the order of ``input_format``.
+        pixel_std: of each channel, likewise.
+        input_format: order of the image's channels, ``"BGR"`` or ``"RGB"``.
+        resize: how images are resized before the model.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        proposal_generator: nn.Module,
+        roi_heads: nn.Module,
+        pixel_mean: tuple[float, ...],
+        pixel_std: tuple[float, ...],
+        input_format: str,
+        resize: ResizeRule,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.proposal_generator = proposal_generator
+        self.roi_heads = roi_heads
+        self.input_format = input_format
+        self.resize = resize
+        self.size_divisibility = backbone.size_divisibility
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.pixel_mean.device
+
+    @torch.jit.unused
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]] | dict[str, Tensor]:
+        """Detections of each image, or in training the losses.
+
+        Args:
+            batched_inputs: one dict an image: ``image`` (C, H, W), values 0..255 in the order of
+                ``input_format``; ``height`` and ``width`` of the output in px, by default the image's own;
+                ``instances`` with the ground truth in training.
+
+        Returns:
+            one dict an image: ``instances`` with ``pred_boxes``, ``scores``, ``pred_classes`` and, with a
+            mask head, ``pred_masks`` (R, height, width) bool. In training a loss by name.
+
+        Raises:
+            ValueError: an input is not what is described above.
+        """
+        if not self.training:
+            return self.inference(batched_inputs)
+        images = self.preprocess_image(batched_inputs)
+        targets = [example["instances"].to(self.device) for example in batched_inputs]
+        features = self.backbone(images.tensor)
+        proposals, proposal_losses = self.proposal_generator(images, features, targets)
+        _, head_losses = self.roi_heads(images, features, proposals, targets)
+        return {**head_losses, **proposal_losses}
+
+    @torch.jit.unused
+    def inference(self, batched_inputs: list[dict[str, Any]], do_postprocess: bool = True) -> Any:
+        """Detections of each image.
+
+        Args:
+            batched_inputs: see ``forward``.
+            do_postprocess: scale boxes and paste masks into the output; without it the ``Instances`` are
+                given as they are, in px of the input, masks as (R, 1, S, S) probabilities.
+        """
+        images = self.preprocess_image(batched_inputs)
+        features = self.backbone(images.tensor)
+        proposals, _ = self.proposal_generator(images, features)
+        instances, _ = self.roi_heads(images, features, proposals)
+        if not do_postprocess:
+            return instances
+        return [
+            {"instances": detector_postprocess(found, *output_size(example))}
+            for found, example in zip(instances, batched_inputs, strict=True)
+        ]
+
+    @torch.jit.unused
+    def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
+        """Normalize, pad and batch the images.
+
+        Raises:
+            ValueError: there is no image, or one has a wrong rank, number of channels or size.
+        """
+        if not batched_inputs:
+            raise ValueError("a batch needs at least one image, got none")
+        channels = self.pixel_mean.shape[0]
+        images = []
+        for index, example in enumerate(batched_inputs):
+            image = example["image"]
+            if image.dim() != 3 or image.shape[0] != channels or 0 in image.shape:
+                raise ValueError(
+                    f"image {index} has the shape {tuple(image.shape)}, expected ({channels}, height, width)"
+                )
+            images.append(self.normalize(image.to(self.device)))
+        return ImageList.from_tensors(images, self.size_divisibility)
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """(C, H, W) values 0..255 of any dtype -> float32, mean 0 and standard deviation 1 a channel."""
+        return (image.to(torch.float32) - self.pixel_mean) / self.pixel_std
+
+    @torch.jit.export
+    def detect(self, images: List[Tensor]) -> List[Dict[str, Tensor]]:  # noqa: UP006
+        """The graph that is exported: images -> detections by field, in px of each image, masks raw.
+
+        Args:
+            images: each (C, H, W), values 0..255.
+        """
+        normalized: List[Tensor] = []  # noqa: UP006
+        for image in images:
+            normalized.append(self.normalize(image))
+        batch, image_sizes = pad_images(normalized, self.size_divisibility)
+        features = self.backbone(batch)
+        proposals: List[Tensor] = []  # noqa: UP006
+        for boxes, _ in self.proposal_generator.propose(features, image_sizes):
+            proposals.append(boxes)
+        return self.roi_heads.detect(features, proposals, image_sizes)
+
+    @torch.jit.unused
+    def contract(self, class_names: tuple[str, ...]) -> Contract:
+        """What the exported graph takes and gives."""
+        outputs = DETECTION_OUTPUTS
+        if self.roi_heads.mask_on:
+            outputs = (*outputs, mask_output(self.roi_heads.mask_head.resolution))
+        predictor = self.roi_heads.box_predictor
+        return Contract(
+            inputs=(IMAGE,),
+            outputs=outputs,
+            channel_order="RGB" if self.input_format == "RGB" else "BGR",
+            resize=self.resize,
+            pixel_mean=tuple(self.pixel_mean.flatten().tolist()),
+            pixel_std=tuple(self.pixel_std.flatten().tolist()),
+            size_divisibility=self.size_divisibility,
+            class_names=class_names,
+            score_threshold=predictor.score_threshold,
+            nms_threshold=predictor.nms_threshold,
+            max_detections=predictor.max_detections,
+        )
+
+    @torch.jit.unused
+    def image_graph(self, output_names: tuple[str, ...]) -> nn.Module:
+        """One image in, a tuple of tensors out: for tracing and ``torch.export``."""
+        return ImageGraph(self, output_names)
+
+    @torch.jit.unused
+    def batch_graph(self) -> nn.Module:
+        """A list of images of different sizes in, their detections by field out: for scripting."""
+        return BatchGraph(self)
+
+
+def output_size(example: dict[str, Any]) -> tuple[int, int]:
+    """Height and width of the output that an input asks for, by default those of its image.
+
+    Raises:
+        ValueError: only one of them is given.
+    """
+    if ("height" in example) != ("width" in example):
+        raise ValueError("an input gives both height and width, or neither")
+    if "height" in example:
+        return example["height"], example["width"]
+    return example["image"].shape[1], example["image"].shape[2]
+
+
+@META_ARCH_REGISTRY.register(name="GeneralizedRCNN")
+def build_generalized_rcnn(cfg: CfgNode) -> GeneralizedRCNN:
+    """A two-stage detector as the configuration describes it."""
+    if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
+        raise ConfigError("unsupported INPUT.FORMAT", got=cfg.INPUT.FORMAT, expected="BGR or RGB")
+    backbone = build_backbone(cfg)
+    shapes = backbone.output_shape()
+    return GeneralizedRCNN(
+        backbone=backbone,
+        proposal_generator=build_proposal_generator(cfg, shapes),
+        roi_heads=build_roi_heads(cfg, shapes),
+        pixel_mean=tuple(cfg.MODEL.PIXEL_MEAN),
+        pixel_std=tuple(cfg.MODEL.PIXEL_STD),
+        input_format=cfg.INPUT.FORMAT,
+        resize=ResizeRule(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST),
+    )

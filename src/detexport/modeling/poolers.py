@@ -1,0 +1,94 @@
+"""Features of a box, pooled from the level of the pyramid that its size belongs to (Lin et al. 2017)."""
+
+import math
+from collections.abc import Sequence
+from typing import List  # noqa: UP035 - TorchScript reads these annotations
+
+import torch
+import torchvision  # noqa: F401 - registers torch.ops.torchvision
+from torch import Tensor, nn
+
+from detexport.errors import ConfigError
+from detexport.structures import Boxes
+
+
+def rois_of(boxes: List[Tensor]) -> Tensor:  # noqa: UP006
+    """One (R, 4) an image -> (sum R, 5): the index of the image, then XYXY."""
+    rois: List[Tensor] = []  # noqa: UP006
+    for index, box in enumerate(boxes):
+        rois.append(torch.cat([torch.full_like(box[:, :1], float(index)), box], dim=1))
+    return torch.cat(rois)
+
+
+class ROIPooler(nn.Module):
+    """ROIAlign over one level or several.
+
+    Args:
+        output_size: cells a side.
+        strides: px of the image a cell of each level.
+        sampling_ratio: samples a cell and side; 0 adapts to the box.
+        pooler_type: ``"ROIAlignV2"`` (pixel centres at half), or ``"ROIAlign"`` as older models were trained.
+        canonical_box_size: a box of this side, in px, belongs to the level ``canonical_level``.
+        canonical_level: log2 of that level's stride.
+    """
+
+    def __init__(
+        self,
+        *,
+        output_size: int,
+        strides: Sequence[int],
+        sampling_ratio: int,
+        pooler_type: str,
+        canonical_box_size: int = 224,
+        canonical_level: int = 4,
+    ) -> None:
+        super().__init__()
+        if pooler_type not in ("ROIAlign", "ROIAlignV2"):
+            raise ConfigError("unsupported POOLER_TYPE", got=pooler_type, expected="ROIAlignV2 or ROIAlign")
+        self.output_size = output_size
+        self.scales: List[float] = [1.0 / stride for stride in strides]  # noqa: UP006
+        self.sampling_ratio = sampling_ratio
+        self.aligned = pooler_type == "ROIAlignV2"
+        self.canonical_box_size = canonical_box_size
+        self.canonical_level = canonical_level
+        self.min_level = int(math.log2(strides[0]))
+        self.max_level = int(math.log2(strides[-1]))
+
+    @torch.jit.unused
+    def forward(self, x: list[Tensor], box_lists: list[Boxes]) -> Tensor:
+        """Pool the boxes of each image: see ``pool``."""
+        return self.pool(x, [boxes.tensor for boxes in box_lists])
+
+    @torch.jit.export
+    def pool(self, features: List[Tensor], boxes: List[Tensor]) -> Tensor:  # noqa: UP006
+        """Features of each box.
+
+        Args:
+            features: one (N, C, H, W) a level.
+            boxes: one (R, 4) an image, XYXY in px of the image.
+
+        Returns:
+            (sum R, C, output_size, output_size), in the order of the boxes.
+        """
+        rois = rois_of(boxes)
+        if len(self.scales) == 1:
+            return self._align(features[0], rois, self.scales[0])
+        levels = self._levels(rois)
+        pooled: List[Tensor] = []  # noqa: UP006
+        places: List[Tensor] = []  # noqa: UP006
+        for index, scale in enumerate(self.scales):
+            place = (levels == index).nonzero()[:, 0]
+            places.append(place)
+            pooled.append(self._align(features[index], rois[place], scale))
+        # Back into the order of the boxes; a scatter into zeros would write a device into a trace.
+        return torch.cat(pooled)[torch.cat(places).argsort()]
+
+    def _align(self, feature: Tensor, rois: Tensor, scale: float) -> Tensor:
+        return torch.ops.torchvision.roi_align(
+            feature, rois, scale, self.output_size, self.output_size, self.sampling_ratio, self.aligned
+        )
+
+    def _levels(self, rois: Tensor) -> Tensor:
+        sides = torch.sqrt((rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2]))
+        levels = torch.floor(self.canonical_level + torch.log2(sides / self.canonical_box_size + 1e-8))
+        return levels.clamp(min=self.min_level, max=self.max_level).to(torch.int64) - self.min_level

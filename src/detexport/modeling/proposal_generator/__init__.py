@@ -1,0 +1,5 @@
+"""Proposal generators: feature maps -> boxes that may hold an object."""
+
+from detexport.modeling.proposal_generator.rpn import RPN, build_proposal_generator
+
+__all__ = ["RPN", "build_proposal_generator"]

@@ -1,0 +1,316 @@
+"""Region proposal network (Ren et al. 2015).
+
+Shapes: N images, L levels, A anchors a cell, R proposals of an image.
+"""
+
+from typing import Any, Dict, List, Tuple  # noqa: UP035 - TorchScript reads these annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detexport.config import CfgNode
+from detexport.errors import ConfigError
+from detexport.layers import Conv2d, ShapeSpec, nms_per_class
+from detexport.layers.conv import init_normal
+from detexport.modeling.anchor_generator import AnchorGrid, build_anchor_generator
+from detexport.modeling.box_regression import Box2BoxTransform, apply_deltas, smooth_l1_sum
+from detexport.modeling.matcher import Matcher, subsample_labels
+from detexport.modeling.registries import PROPOSAL_GENERATOR_REGISTRY, RPN_HEAD_REGISTRY
+from detexport.structures import Boxes, ImageList, Instances, pairwise_iou
+from detexport.structures.boxes import clip_boxes, nonempty_boxes
+
+PAD_SCORE = -1e9
+"""Score of the padding that lets topk take k of fewer than k; what is padding is dropped by it."""
+
+
+def build_proposal_generator(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> Any:
+    """Build ``cfg.MODEL.PROPOSAL_GENERATOR.NAME`` over feature maps of these shapes."""
+    return PROPOSAL_GENERATOR_REGISTRY.get(cfg.MODEL.PROPOSAL_GENERATOR.NAME)(cfg, input_shape)
+
+
+class RPNHead(nn.Module):
+    """A 3x3 convolution, then objectness and box differences for each anchor.
+
+    Args:
+        in_channels: channels of every level.
+        num_anchors: anchors a cell.
+        box_dim: numbers that describe a box.
+        conv_dims: channels of the convolutions; -1 keeps the input's.
+    """
+
+    def __init__(
+        self, *, in_channels: int, num_anchors: int, box_dim: int = 4, conv_dims: tuple[int, ...] = (-1,)
+    ) -> None:
+        super().__init__()
+        convs: list[Conv2d] = []
+        channels = in_channels
+        for dim in conv_dims:
+            out_channels = channels if dim == -1 else dim
+            convs.append(Conv2d(channels, out_channels, 3, padding=1, relu=True))
+            channels = out_channels
+        if len(convs) == 1:
+            self.conv: nn.Module = convs[0]
+        else:
+            self.conv = nn.Sequential()
+            for index, conv in enumerate(convs):
+                self.conv.add_module(f"conv{index}", conv)
+        self.objectness_logits = nn.Conv2d(channels, num_anchors, 1)
+        self.anchor_deltas = nn.Conv2d(channels, num_anchors * box_dim, 1)
+        for layer in (*convs, self.objectness_logits, self.anchor_deltas):
+            init_normal(layer, std=0.01)
+
+    def forward(self, features: List[Tensor]) -> Tuple[List[Tensor], List[Tensor]]:  # noqa: UP006
+        """One (N, C, H, W) a level -> one (N, A, H, W) of logits, one (N, A * 4, H, W) of differences."""
+        logits: List[Tensor] = []  # noqa: UP006
+        deltas: List[Tensor] = []  # noqa: UP006
+        for feature in features:
+            hidden = self.conv(feature)
+            logits.append(self.objectness_logits(hidden))
+            deltas.append(self.anchor_deltas(hidden))
+        return logits, deltas
+
+
+@RPN_HEAD_REGISTRY.register(name="StandardRPNHead")
+def build_rpn_head(cfg: CfgNode, input_shape: list[ShapeSpec], num_anchors: int) -> RPNHead:
+    """The head of the published configurations."""
+    return RPNHead(
+        in_channels=input_shape[0].channels,
+        num_anchors=num_anchors,
+        conv_dims=tuple(cfg.MODEL.RPN.CONV_DIMS),
+    )
+
+
+class RPN(nn.Module):
+    """Proposes boxes from feature maps.
+
+    Args:
+        in_features: names of the levels.
+        head: logits and differences for each anchor.
+        anchor_generator: anchors of each level.
+        box2box_transform: meaning of the differences.
+        matcher: labels of the anchors in training.
+        batch_size_per_image: anchors an image to learn from.
+        positive_fraction: at most this part of them is foreground.
+        pre_nms_topk: proposals a level before suppression, in training and in testing.
+        post_nms_topk: proposals an image after suppression, likewise.
+        nms_threshold: IoU above which the lower score is dropped, within a level.
+        min_box_size: both sides of a proposal are longer, in px.
+        boundary_threshold: anchors further outside the image are not learnt from; -1 keeps all.
+        smooth_l1_beta: where the box loss turns linear.
+        loss_weights: factors of the objectness and the box loss.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_features: tuple[str, ...],
+        head: nn.Module,
+        anchor_generator: AnchorGrid,
+        box2box_transform: Box2BoxTransform,
+        matcher: Matcher,
+        batch_size_per_image: int,
+        positive_fraction: float,
+        pre_nms_topk: tuple[int, int],
+        post_nms_topk: tuple[int, int],
+        nms_threshold: float,
+        min_box_size: float,
+        boundary_threshold: int,
+        smooth_l1_beta: float,
+        loss_weights: tuple[float, float],
+    ) -> None:
+        super().__init__()
+        self.in_features: List[str] = list(in_features)  # noqa: UP006
+        self.rpn_head = head
+        self.anchor_generator = anchor_generator
+        self.box2box_transform = box2box_transform
+        self.box_weights: List[float] = list(box2box_transform.weights)  # noqa: UP006
+        self.anchor_matcher = matcher
+        self.batch_size_per_image = batch_size_per_image
+        self.positive_fraction = positive_fraction
+        self.pre_nms_topk_train, self.pre_nms_topk_test = pre_nms_topk
+        self.post_nms_topk_train, self.post_nms_topk_test = post_nms_topk
+        self.nms_threshold = nms_threshold
+        self.min_box_size = float(min_box_size)
+        self.boundary_threshold = boundary_threshold
+        self.smooth_l1_beta = smooth_l1_beta
+        self.loss_weights = loss_weights
+
+    @torch.jit.unused
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, Tensor],
+        gt_instances: list[Instances] | None = None,
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """Propose boxes; in training also the losses.
+
+        Args:
+            images: the padded batch.
+            features: feature maps by name.
+            gt_instances: ``gt_boxes`` of each image, in training.
+
+        Returns:
+            one ``Instances`` an image with ``proposal_boxes`` and ``objectness_logits``, and the losses.
+        """
+        logits, deltas, anchors = self.predict_anchors(features)
+        losses: dict[str, Tensor] = {}
+        if self.training:
+            if gt_instances is None:
+                raise ValueError("training needs gt_instances for each image")
+            labels, gt_boxes = self.label_and_sample_anchors(anchors, gt_instances, images.image_sizes)
+            losses = self.losses(anchors, logits, labels, deltas, gt_boxes)
+        with torch.no_grad():
+            found = self.find_proposals(anchors, logits, deltas, images.image_sizes)
+        proposals = [
+            Instances(size, proposal_boxes=Boxes(boxes), objectness_logits=scores)
+            for size, (boxes, scores) in zip(images.image_sizes, found, strict=True)
+        ]
+        return proposals, losses
+
+    @torch.jit.export
+    def propose(
+        self,
+        features: Dict[str, Tensor],  # noqa: UP006
+        image_sizes: List[Tuple[int, int]],  # noqa: UP006
+    ) -> List[Tuple[Tensor, Tensor]]:  # noqa: UP006
+        """Boxes (R, 4) XYXY in px and their logits (R,), descending, for each image."""
+        logits, deltas, anchors = self.predict_anchors(features)
+        return self.find_proposals(anchors, logits, deltas, image_sizes)
+
+    def predict_anchors(
+        self,
+        features: Dict[str, Tensor],  # noqa: UP006
+    ) -> Tuple[List[Tensor], List[Tensor], List[Tensor]]:  # noqa: UP006
+        """Logits (N, HWA), differences (N, HWA, 4) and anchors (HWA, 4) of each level."""
+        levels = [features[name] for name in self.in_features]
+        anchors = self.anchor_generator(levels)
+        logit_maps, delta_maps = self.rpn_head(levels)
+        logits: List[Tensor] = []  # noqa: UP006
+        deltas: List[Tensor] = []  # noqa: UP006
+        for level in range(len(levels)):
+            logit_map, delta_map = logit_maps[level], delta_maps[level]
+            logits.append(logit_map.permute(0, 2, 3, 1).flatten(1))
+            # (N, A * 4, H, W) -> (N, H, W, A, 4) -> (N, HWA, 4)
+            deltas.append(
+                delta_map.view(delta_map.shape[0], -1, 4, delta_map.shape[2], delta_map.shape[3])
+                .permute(0, 3, 4, 1, 2)
+                .flatten(1, 3)
+            )
+        return logits, deltas, anchors
+
+    def find_proposals(
+        self,
+        anchors: List[Tensor],  # noqa: UP006
+        logits: List[Tensor],  # noqa: UP006
+        deltas: List[Tensor],  # noqa: UP006
+        image_sizes: List[Tuple[int, int]],  # noqa: UP006
+    ) -> List[Tuple[Tensor, Tensor]]:  # noqa: UP006
+        """The best anchors of each level, decoded, clipped and suppressed within their level."""
+        pre_nms_topk = self.pre_nms_topk_train if self.training else self.pre_nms_topk_test
+        post_nms_topk = self.post_nms_topk_train if self.training else self.post_nms_topk_test
+        results: List[Tuple[Tensor, Tensor]] = []  # noqa: UP006
+        for image in range(len(image_sizes)):
+            level_boxes: List[Tensor] = []  # noqa: UP006
+            level_scores: List[Tensor] = []  # noqa: UP006
+            level_ids: List[Tensor] = []  # noqa: UP006
+            for level in range(len(anchors)):
+                padded = F.pad(logits[level][image], [0, pre_nms_topk], value=PAD_SCORE)
+                scores, indices = padded.topk(pre_nms_topk)
+                real = (scores > PAD_SCORE).nonzero()[:, 0]
+                scores, indices = scores[real], indices[real]
+                boxes = apply_deltas(
+                    deltas[level][image][indices], anchors[level][indices], self.box_weights
+                )
+                level_boxes.append(boxes)
+                level_scores.append(scores)
+                level_ids.append(torch.full_like(indices, level))
+            boxes, scores, ids = torch.cat(level_boxes), torch.cat(level_scores), torch.cat(level_ids)
+            finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores)
+            boxes = clip_boxes(boxes, image_sizes[image])
+            valid = (finite & nonempty_boxes(boxes, self.min_box_size)).nonzero()[:, 0]
+            boxes, scores, ids = boxes[valid], scores[valid], ids[valid]
+            keep = nms_per_class(boxes, scores, ids, self.nms_threshold)[:post_nms_topk]
+            results.append((boxes[keep], scores[keep]))
+        return results
+
+    @torch.jit.unused
+    @torch.no_grad()
+    def label_and_sample_anchors(
+        self,
+        anchors: list[Tensor],
+        gt_instances: list[Instances],
+        image_sizes: list[tuple[int, int]],
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """For each image (HWA,) labels (1, 0, -1 not learnt from) and (HWA, 4) ground truth boxes."""
+        all_anchors = Boxes(torch.cat(anchors))
+        labels, boxes = [], []
+        for instances, size in zip(gt_instances, image_sizes, strict=True):
+            gt_boxes: Boxes = instances.gt_boxes
+            matches, label = self.anchor_matcher(pairwise_iou(gt_boxes, all_anchors))
+            if self.boundary_threshold >= 0:
+                label[~all_anchors.inside_box(size, self.boundary_threshold)] = -1
+            positive, negative = subsample_labels(
+                label, self.batch_size_per_image, self.positive_fraction, background=0
+            )
+            label.fill_(-1)
+            label[positive] = 1
+            label[negative] = 0
+            labels.append(label)
+            has_truth = len(gt_boxes) > 0
+            boxes.append(gt_boxes.tensor[matches] if has_truth else torch.zeros_like(all_anchors.tensor))
+        return labels, boxes
+
+    @torch.jit.unused
+    def losses(
+        self,
+        anchors: list[Tensor],
+        logits: list[Tensor],
+        labels: list[Tensor],
+        deltas: list[Tensor],
+        gt_boxes: list[Tensor],
+    ) -> dict[str, Tensor]:
+        """``loss_rpn_cls`` and ``loss_rpn_loc``, each over the anchors that were drawn."""
+        label = torch.stack(labels)
+        positive, drawn = label == 1, label >= 0
+        target = torch.stack(
+            [self.box2box_transform.get_deltas(torch.cat(anchors), boxes) for boxes in gt_boxes]
+        )
+        loc = smooth_l1_sum(torch.cat(deltas, dim=1)[positive], target[positive], self.smooth_l1_beta)
+        objectness = F.binary_cross_entropy_with_logits(
+            torch.cat(logits, dim=1)[drawn], label[drawn].float(), reduction="sum"
+        )
+        normalizer = self.batch_size_per_image * len(labels)
+        return {
+            "loss_rpn_cls": objectness * (self.loss_weights[0] / normalizer),
+            "loss_rpn_loc": loc * (self.loss_weights[1] / normalizer),
+        }
+
+
+@PROPOSAL_GENERATOR_REGISTRY.register(name="RPN")
+def build_rpn(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> RPN:
+    node = cfg.MODEL.RPN
+    if node.BBOX_REG_LOSS_TYPE != "smooth_l1":
+        raise ConfigError(
+            "unsupported box loss",
+            got=f"MODEL.RPN.BBOX_REG_LOSS_TYPE: {node.BBOX_REG_LOSS_TYPE}",
+            expected="smooth_l1",
+        )
+    shapes = [input_shape[name] for name in node.IN_FEATURES]
+    anchors = build_anchor_generator(cfg, shapes)
+    return RPN(
+        in_features=tuple(node.IN_FEATURES),
+        head=RPN_HEAD_REGISTRY.get(node.HEAD_NAME)(cfg, shapes, anchors.num_cell_anchors),
+        anchor_generator=anchors,
+        box2box_transform=Box2BoxTransform(tuple(node.BBOX_REG_WEIGHTS)),
+        matcher=Matcher(node.IOU_THRESHOLDS, node.IOU_LABELS, allow_low_quality_matches=True),
+        batch_size_per_image=node.BATCH_SIZE_PER_IMAGE,
+        positive_fraction=node.POSITIVE_FRACTION,
+        pre_nms_topk=(node.PRE_NMS_TOPK_TRAIN, node.PRE_NMS_TOPK_TEST),
+        post_nms_topk=(node.POST_NMS_TOPK_TRAIN, node.POST_NMS_TOPK_TEST),
+        nms_threshold=node.NMS_THRESH,
+        min_box_size=cfg.MODEL.PROPOSAL_GENERATOR.MIN_SIZE,
+        boundary_threshold=node.BOUNDARY_THRESH,
+        smooth_l1_beta=node.SMOOTH_L1_BETA,
+        loss_weights=(node.LOSS_WEIGHT, node.LOSS_WEIGHT * node.BBOX_REG_LOSS_WEIGHT),
+    )

@@ -1,0 +1,68 @@
+"""Box head: pooled features of a proposal -> a vector."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from detexport.config import CfgNode
+from detexport.layers import Conv2d, ShapeSpec, get_norm
+from detexport.layers.conv import init_conv_msra, init_xavier
+from detexport.modeling.registries import ROI_BOX_HEAD_REGISTRY
+
+
+def build_box_head(cfg: CfgNode, input_shape: ShapeSpec) -> Any:
+    """Build ``cfg.MODEL.ROI_BOX_HEAD.NAME`` for pooled features of this shape."""
+    return ROI_BOX_HEAD_REGISTRY.get(cfg.MODEL.ROI_BOX_HEAD.NAME)(cfg, input_shape)
+
+
+class FastRCNNConvFCHead(nn.Sequential):
+    """Convolutions, then fully connected layers, each followed by ReLU.
+
+    Args:
+        input_shape: pooled features.
+        conv_dims: channels of the convolutions ``conv1``, ``conv2``, ...
+        fc_dims: channels of the layers ``fc1``, ``fc2``, ...
+        norm: name of the convolutions' normalization.
+    """
+
+    def __init__(
+        self, input_shape: ShapeSpec, *, conv_dims: list[int], fc_dims: list[int], norm: str = ""
+    ) -> None:
+        super().__init__()
+        channels = input_shape.channels
+        for index, dim in enumerate(conv_dims, start=1):
+            conv = Conv2d(channels, dim, 3, padding=1, norm=get_norm(norm, dim), relu=True)
+            init_conv_msra(conv)
+            self.add_module(f"conv{index}", conv)
+            channels = dim
+        cells = (input_shape.height or 1) * (input_shape.width or 1)
+        for index, dim in enumerate(fc_dims, start=1):
+            if index == 1:
+                self.add_module("flatten", nn.Flatten())
+                channels *= cells
+            linear = nn.Linear(channels, dim)
+            init_xavier(linear)
+            self.add_module(f"fc{index}", linear)
+            self.add_module(f"fc_relu{index}", nn.ReLU())
+            channels = dim
+        self.output_shape = ShapeSpec(channels=channels)
+        if not fc_dims:
+            self.output_shape = ShapeSpec(channels, height=input_shape.height, width=input_shape.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(R, C, H, W) -> (R, D), or (R, D, H, W) without fully connected layers."""
+        for layer in self:
+            x = layer(x)
+        return x
+
+
+@ROI_BOX_HEAD_REGISTRY.register(name="FastRCNNConvFCHead")
+def build_conv_fc_head(cfg: CfgNode, input_shape: ShapeSpec) -> FastRCNNConvFCHead:
+    """The head of the published configurations with FPN."""
+    node = cfg.MODEL.ROI_BOX_HEAD
+    return FastRCNNConvFCHead(
+        input_shape,
+        conv_dims=[node.CONV_DIM] * node.NUM_CONV,
+        fc_dims=[node.FC_DIM] * node.NUM_FC,
+        norm=node.NORM,
+    )

@@ -1,0 +1,160 @@
+"""Fast R-CNN's outputs (Girshick 2015): class scores and boxes of each proposal, and detections from them.
+
+Shapes: R proposals of an image, K classes, D detections of an image.
+"""
+
+from typing import List, Tuple  # noqa: UP035 - TorchScript reads these annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detexport.layers import ShapeSpec, nms_per_class
+from detexport.layers.conv import init_normal
+from detexport.modeling.box_regression import Box2BoxTransform, apply_deltas, smooth_l1_sum
+from detexport.structures import Instances
+from detexport.structures.boxes import clip_boxes
+
+
+def select_detections(
+    boxes: Tensor,
+    scores: Tensor,
+    image_size: Tuple[int, int],  # noqa: UP006
+    score_threshold: float,
+    nms_threshold: float,
+    max_detections: int,
+) -> Tuple[Tensor, Tensor, Tensor]:  # noqa: UP006
+    """Detections of one image: above the threshold, suppressed per class, the best of them.
+
+    One proposal may give detections of several classes.
+
+    Args:
+        boxes: (R, K, 4), or (R, 1, 4) where all classes share a box; XYXY in px.
+        scores: (R, K), without the background.
+        image_size: height and width in px; boxes are clipped to it.
+        score_threshold: a detection's score is greater.
+        nms_threshold: IoU above which the lower score of one class is dropped.
+        max_detections: how many to keep.
+
+    Returns:
+        (D, 4) boxes, (D,) scores in descending order, (D,) int64 classes.
+    """
+    boxes_per_proposal = boxes.shape[1]
+    flat = clip_boxes(boxes.reshape(-1, 4), image_size)
+    finite = torch.isfinite(scores) & torch.isfinite(flat).all(dim=1).reshape(-1, boxes_per_proposal)
+    found = (finite & (scores > score_threshold)).nonzero()
+    proposals, classes = found[:, 0], found[:, 1]
+    columns = torch.zeros_like(classes) if boxes_per_proposal == 1 else classes
+    chosen = flat[proposals * boxes_per_proposal + columns]
+    chosen_scores = scores[proposals, classes]
+    keep = nms_per_class(chosen, chosen_scores, classes, nms_threshold)
+    if max_detections >= 0:
+        keep = keep[:max_detections]
+    return chosen[keep], chosen_scores[keep], classes[keep]
+
+
+class FastRCNNOutputLayers(nn.Module):
+    """Two linear layers over a proposal's vector.
+
+    Args:
+        input_shape: the vector; a map is flattened.
+        box2box_transform: meaning of the box differences.
+        num_classes: K, without the background.
+        cls_agnostic_bbox_reg: one box for all classes.
+        use_sigmoid: scores by sigmoid instead of softmax.
+        score_threshold: a detection's score is greater.
+        nms_threshold: IoU above which the lower score of one class is dropped.
+        max_detections: detections an image.
+        smooth_l1_beta: where the box loss turns linear.
+        box_loss_weight: factor of the box loss.
+    """
+
+    def __init__(
+        self,
+        input_shape: ShapeSpec,
+        *,
+        box2box_transform: Box2BoxTransform,
+        num_classes: int,
+        cls_agnostic_bbox_reg: bool = False,
+        use_sigmoid: bool = False,
+        score_threshold: float = 0.0,
+        nms_threshold: float = 0.5,
+        max_detections: int = 100,
+        smooth_l1_beta: float = 0.0,
+        box_loss_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        channels = input_shape.channels * (input_shape.width or 1) * (input_shape.height or 1)
+        self.num_classes = num_classes
+        self.box2box_transform = box2box_transform
+        self.box_weights: List[float] = list(box2box_transform.weights)  # noqa: UP006
+        self.use_sigmoid = use_sigmoid
+        self.score_threshold = score_threshold
+        self.nms_threshold = nms_threshold
+        self.max_detections = max_detections
+        self.smooth_l1_beta = smooth_l1_beta
+        self.box_loss_weight = box_loss_weight
+        self.cls_score = nn.Linear(channels, num_classes + 1)
+        self.bbox_pred = nn.Linear(channels, 4 * (1 if cls_agnostic_bbox_reg else num_classes))
+        init_normal(self.cls_score, std=0.01)
+        init_normal(self.bbox_pred, std=0.001)
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:  # noqa: UP006
+        """(R, D) or (R, C, H, W) -> (R, K + 1) logits, the background last; (R, 4 or K * 4) differences."""
+        x = x.flatten(1)
+        return self.cls_score(x), self.bbox_pred(x)
+
+    @torch.jit.export
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """(R, K + 1) logits -> (R, K) scores, without the background."""
+        scores = logits.sigmoid() if self.use_sigmoid else F.softmax(logits, dim=1)
+        return scores[:, :-1]
+
+    @torch.jit.export
+    def detect(
+        self,
+        logits: Tensor,
+        deltas: Tensor,
+        proposals: Tensor,
+        image_size: Tuple[int, int],  # noqa: UP006
+    ) -> Tuple[Tensor, Tensor, Tensor]:  # noqa: UP006
+        """Detections of one image from its proposals' outputs: see ``select_detections``."""
+        boxes = apply_deltas(deltas, proposals, self.box_weights)
+        return select_detections(
+            boxes.reshape(boxes.shape[0], -1, 4),
+            self.probabilities(logits),
+            image_size,
+            self.score_threshold,
+            self.nms_threshold,
+            self.max_detections,
+        )
+
+    @torch.jit.unused
+    def losses(self, outputs: tuple[Tensor, Tensor], proposals: list[Instances]) -> dict[str, Tensor]:
+        """``loss_cls`` and ``loss_box_reg``.
+
+        Args:
+            outputs: logits and differences of all proposals.
+            proposals: of each image, with ``proposal_boxes``, ``gt_classes`` (K is the background) and
+                ``gt_boxes``.
+        """
+        logits, deltas = outputs
+        classes = torch.cat([instances.gt_classes for instances in proposals])
+        boxes = torch.cat([instances.proposal_boxes.tensor for instances in proposals])
+        gt_boxes = torch.cat([instances.gt_boxes.tensor for instances in proposals])
+        if self.use_sigmoid:
+            target = F.one_hot(classes, self.num_classes + 1)[:, :-1].to(logits.dtype)
+            loss_cls = F.binary_cross_entropy_with_logits(logits[:, :-1], target, reduction="sum")
+            loss_cls = loss_cls / max(len(classes), 1)
+        else:
+            loss_cls = F.cross_entropy(logits, classes) if len(classes) else logits.sum() * 0
+        foreground = (classes < self.num_classes).nonzero()[:, 0]
+        per_class = deltas.reshape(len(deltas), -1, 4)[foreground]
+        if per_class.shape[1] > 1:
+            rows = torch.arange(len(foreground), device=deltas.device)
+            predicted = per_class[rows, classes[foreground]]
+        else:
+            predicted = per_class[:, 0]
+        target = self.box2box_transform.get_deltas(boxes[foreground], gt_boxes[foreground])
+        loss_box = smooth_l1_sum(predicted, target, self.smooth_l1_beta) / max(len(classes), 1)
+        return {"loss_cls": loss_cls, "loss_box_reg": loss_box * self.box_loss_weight}

@@ -1,0 +1,130 @@
+"""Axis-aligned boxes, XYXY in absolute pixels."""
+
+from collections.abc import Iterator, Sequence
+from typing import Union
+
+import torch
+from torch import Tensor
+
+
+class Boxes:
+    """Axis-aligned boxes of one image.
+
+    Args:
+        tensor: (R, 4), x0, y0, x1, y1 in px; anything that converts to it. No box may be given in any shape.
+
+    Raises:
+        ValueError: the last dimension is not 4.
+    """
+
+    def __init__(self, tensor: Tensor | Sequence[Sequence[float]]) -> None:
+        if not isinstance(tensor, Tensor):
+            tensor = torch.as_tensor(tensor, dtype=torch.float32)
+        tensor = tensor.to(torch.float32)
+        if tensor.dim() == 1 and tensor.shape[0] == 0:
+            tensor = tensor.reshape(0, 4)
+        if tensor.dim() != 2 or tensor.shape[-1] != 4:
+            raise ValueError(f"boxes have the shape (R, 4), got {tuple(tensor.shape)}")
+        self.tensor = tensor
+
+    def clone(self) -> "Boxes":
+        """A copy with storage of its own."""
+        return Boxes(self.tensor.clone())
+
+    def to(self, device: torch.device | str) -> "Boxes":
+        """The boxes on ``device``."""
+        return Boxes(self.tensor.to(device=device))
+
+    def area(self) -> Tensor:
+        """(R,) areas in px²."""
+        return (self.tensor[:, 2] - self.tensor[:, 0]) * (self.tensor[:, 3] - self.tensor[:, 1])
+
+    def clip(self, box_size: tuple[int, int]) -> None:
+        """Move coordinates into ``[0, width]`` and ``[0, height]``, in place of the old ones.
+
+        Args:
+            box_size: height and width in px.
+        """
+        self.tensor = clip_boxes(self.tensor, box_size)
+
+    def nonempty(self, threshold: float = 0.0) -> Tensor:
+        """(R,) bool: both sides are longer than ``threshold`` px."""
+        return nonempty_boxes(self.tensor, threshold)
+
+    def inside_box(self, box_size: tuple[int, int], boundary_threshold: int = 0) -> Tensor:
+        """(R,) bool: the box reaches no further than ``boundary_threshold`` px beyond the image."""
+        height, width = box_size
+        x0, y0, x1, y1 = self.tensor.unbind(dim=1)
+        return (
+            (x0 >= -boundary_threshold)
+            & (y0 >= -boundary_threshold)
+            & (x1 < width + boundary_threshold)
+            & (y1 < height + boundary_threshold)
+        )
+
+    def get_centers(self) -> Tensor:
+        """(R, 2) centres, x and y in px."""
+        return (self.tensor[:, :2] + self.tensor[:, 2:]) / 2
+
+    def scale(self, scale_x: float, scale_y: float) -> None:
+        """Multiply x by ``scale_x`` and y by ``scale_y``, in place."""
+        self.tensor[:, 0::2] *= scale_x
+        self.tensor[:, 1::2] *= scale_y
+
+    @classmethod
+    def cat(cls, boxes_list: Sequence["Boxes"]) -> "Boxes":
+        """One ``Boxes`` of several, in order."""
+        if len(boxes_list) == 0:
+            return cls(torch.empty(0, 4))
+        return cls(torch.cat([boxes.tensor for boxes in boxes_list], dim=0))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the coordinates lie."""
+        return self.tensor.device
+
+    def __getitem__(self, item: Union[int, slice, Tensor]) -> "Boxes":
+        if isinstance(item, int):
+            return Boxes(self.tensor[item].view(1, -1))
+        return Boxes(self.tensor[item])
+
+    def __len__(self) -> int:
+        return self.tensor.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        yield from self.tensor
+
+    def __repr__(self) -> str:
+        return f"Boxes({self.tensor})"
+
+
+def clip_boxes(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """Move coordinates into the image.
+
+    Args:
+        boxes: (R, 4) XYXY in px.
+        image_size: height and width in px; also as a trace or an export sees them.
+    """
+    height, width = image_size
+    x0 = boxes[:, 0].clamp(min=0, max=width)
+    y0 = boxes[:, 1].clamp(min=0, max=height)
+    x1 = boxes[:, 2].clamp(min=0, max=width)
+    y1 = boxes[:, 3].clamp(min=0, max=height)
+    return torch.stack((x0, y0, x1, y1), dim=1)
+
+
+def nonempty_boxes(boxes: Tensor, threshold: float = 0.0) -> Tensor:
+    """(R,) bool: both sides of (R, 4) ``boxes`` are longer than ``threshold`` px."""
+    widths = boxes[:, 2] - boxes[:, 0]
+    heights = boxes[:, 3] - boxes[:, 1]
+    return (widths > threshold) & (heights > threshold)
+
+
+def pairwise_iou(boxes1: Boxes, boxes2: Boxes) -> Tensor:
+    """(N, M) intersection over union of every pair; 0 where the union is empty."""
+    a, b = boxes1.tensor, boxes2.tensor
+    lower = torch.max(a[:, None, :2], b[None, :, :2])
+    upper = torch.min(a[:, None, 2:], b[None, :, 2:])
+    intersection = (upper - lower).clamp(min=0).prod(dim=2)
+    union = boxes1.area()[:, None] + boxes2.area()[None, :] - intersection
+    return torch.where(intersection > 0, intersection / union, torch.zeros_like(intersection))
