@@ -1,0 +1,123 @@
+"""COCO AP: perfect, wrong, absent and partly right detections."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+
+from detexport.data.coco import CocoDataset, load_coco
+from detexport.data.synthetic import SyntheticShapes
+from detexport.engine.evaluation import METRICS, coco_ap
+from detexport.errors import DataError
+
+Prediction = tuple[int, dict[str, np.ndarray]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "shapes"
+    SyntheticShapes(train_images=0, val_images=5).write(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def dataset(folder: Path) -> CocoDataset:
+    return load_coco(folder, "val")
+
+
+def truth(dataset: CocoDataset) -> Iterator[Prediction]:
+    """The annotations as if a model had found them."""
+    coco = COCO(str(dataset.annotation_file))
+    for record in dataset.images:
+        boxes = np.array([a["bbox"] for a in record.annotations], dtype=np.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        masks = [coco.annToMask(coco.anns[a["id"]]).astype(bool) for a in record.annotations]
+        yield (
+            record.image_id,
+            {
+                "pred_boxes": boxes,
+                "scores": np.linspace(0.9, 0.5, len(boxes), dtype=np.float32),
+                "pred_classes": np.array([a["category_id"] for a in record.annotations], dtype=np.int64),
+                "pred_masks": np.reshape(masks, (len(boxes), record.height, record.width)).astype(bool),
+            },
+        )
+
+
+def empty(image_id: int) -> Prediction:
+    return image_id, {
+        "pred_boxes": np.zeros((0, 4), np.float32),
+        "scores": np.zeros(0, np.float32),
+        "pred_classes": np.zeros(0, np.int64),
+        "pred_masks": np.zeros((0, 20, 30), bool),
+    }
+
+
+def test_the_truth_has_ap_one(dataset: CocoDataset, capsys: pytest.CaptureFixture[str]) -> None:
+    found = list(truth(dataset))
+    capsys.readouterr()
+    metrics = coco_ap(dataset.annotation_file, found, dataset.category_ids)
+    assert {"bbox/AP", "bbox/AP50", "bbox/AP75", "segm/AP", "segm/AP50", "segm/AP75"} <= set(metrics)
+    assert set(metrics) <= {f"{iou_type}/{name}" for iou_type in ("bbox", "segm") for name in METRICS}
+    assert all(value == pytest.approx(1.0) for value in metrics.values())
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("found", [[], [empty(1), empty(2)]], ids=["no image", "empty images"])
+def test_nothing_found_has_ap_zero(dataset: CocoDataset, found: list[Prediction]) -> None:
+    metrics = coco_ap(dataset.annotation_file, found, dataset.category_ids)
+    assert metrics["bbox/AP"] == metrics["segm/AP"] == 0.0
+
+
+def test_a_wrong_class_counts(dataset: CocoDataset) -> None:
+    shifted = [(i, {**p, "pred_classes": (p["pred_classes"] + 1) % 5}) for i, p in truth(dataset)]
+    assert coco_ap(dataset.annotation_file, shifted, dataset.category_ids)["bbox/AP50"] < 0.1
+
+
+def test_boxes_and_masks_are_judged_apart(dataset: CocoDataset) -> None:
+    def enlarge(boxes: np.ndarray) -> np.ndarray:
+        """To 1.5 times the area: IoU 2/3, a match up to 0.65 of the ten thresholds."""
+        center, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
+        return np.concatenate([center - half * 1.5**0.5, center + half * 1.5**0.5], axis=1)
+
+    found = [(i, {**p, "pred_boxes": enlarge(p["pred_boxes"])}) for i, p in truth(dataset)]
+    metrics = coco_ap(dataset.annotation_file, found, dataset.category_ids)
+    assert metrics["segm/AP"] == pytest.approx(1.0)
+    assert metrics["bbox/AP50"] == pytest.approx(1.0)
+    assert metrics["bbox/AP75"] < 0.2
+    assert metrics["bbox/AP"] == pytest.approx(0.4, abs=0.05)
+
+
+def test_an_image_that_is_not_mentioned_counts_as_missed(dataset: CocoDataset) -> None:
+    found = list(truth(dataset))[:3]
+    assert 0.2 < coco_ap(dataset.annotation_file, found, dataset.category_ids)["bbox/AP"] < 0.95
+
+
+def test_classes_are_indices_into_the_category_ids(folder: Path) -> None:
+    dataset = load_coco(folder, "val", ["star", "circle"])
+    metrics = coco_ap(dataset.annotation_file, truth(dataset), dataset.category_ids)
+    assert metrics["segm/AP"] == pytest.approx(1.0)
+
+
+def test_boxes_alone(dataset: CocoDataset) -> None:
+    boxes = [(i, {k: v for k, v in p.items() if k != "pred_masks"}) for i, p in truth(dataset)]
+    metrics = coco_ap(dataset.annotation_file, boxes, dataset.category_ids, iou_types=("bbox",))
+    assert metrics["bbox/AP"] == pytest.approx(1.0)
+    assert not any(key.startswith("segm") for key in metrics)
+
+
+def test_an_annotation_of_id_zero_can_be_found(dataset: CocoDataset, tmp_path: Path) -> None:
+    value = json.loads(dataset.annotation_file.read_text())
+    for number, annotation in enumerate(value["annotations"]):
+        annotation["id"] = number
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(value))
+    assert coco_ap(path, truth(dataset), dataset.category_ids)["bbox/AP"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("found", "ids"), [([empty(77)], (1, 2)), ([], (1, 66))])
+def test_ids_of_another_data_set(dataset: CocoDataset, found: list[Prediction], ids: tuple[int, ...]) -> None:
+    with pytest.raises(DataError, match=r"got: \[(77|66)\]"):
+        coco_ap(dataset.annotation_file, found, ids)
