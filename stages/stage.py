@@ -1,0 +1,114 @@
+"""What every stage does first and last: read its parameters, instantiate them, say what went wrong."""
+
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra.utils
+import typer
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig, OmegaConf
+
+from detexport.errors import ConfigError, DetexportError
+
+PARAMS = Path("params.yaml")
+COMPOSE = "compose params.yaml again with `dvc exp run`"
+
+
+def run(main: Callable[..., None]) -> None:
+    """Run a stage on the command line's arguments.
+
+    A ``DetexportError`` is the user's to mend: it is printed in one line and the exit code is 1. Everything
+    else that is raised is ours and keeps its trace.
+    """
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(main)
+    try:
+        app()
+    except DetexportError as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(1)
+
+
+def load_params(key: str) -> Any:
+    """The value of ``key`` (dotted) in ``params.yaml``.
+
+    Raises:
+        ConfigError: the file or the key is missing, or a value is left for the user to say.
+    """
+    if not PARAMS.is_file():
+        raise ConfigError(
+            "there are no parameters",
+            got=f"no file {PARAMS.resolve()}",
+            expected="params.yaml in the folder that the stage is run in",
+            remedy="run `dvc repro` or `dvc exp run` in the repository",
+        )
+    params = OmegaConf.load(PARAMS)
+    node: Any = params
+    for part in key.split("."):
+        if not isinstance(node, DictConfig) or part not in node:
+            raise ConfigError(
+                f"{PARAMS} has no {key}",
+                got=f"no {part!r}",
+                expected=", ".join(map(str, node)) if isinstance(node, DictConfig) else "a mapping",
+                remedy=f"{COMPOSE}, or correct the name",
+            )
+        node = node[part]
+    if OmegaConf.is_config(node) and OmegaConf.missing_keys(node):
+        raise ConfigError(
+            f"{PARAMS} leaves values of {key} open",
+            got=", ".join(sorted(f"{name}: ???" for name in OmegaConf.missing_keys(node))),
+            expected="a value for each",
+            remedy="say them: `dvc exp run -S <name>=<value>`",
+        )
+    return node
+
+
+def instantiate(node: DictConfig, **options: Any) -> Any:
+    """Build the object that ``node._target_`` names from the node's other keys and ``options``.
+
+    Raises:
+        ConfigError: the target does not exist, or does not take the options.
+    """
+    _check_target(node, options)
+    try:
+        return hydra.utils.instantiate(node, **options, _convert_="all")
+    except InstantiationException as error:
+        # Hydra wraps whatever a constructor raises; what it raised is what matters.
+        raise (error.__cause__ or error) from None
+
+
+def _check_target(node: Any, options: dict[str, Any]) -> None:
+    """Hold a node, and those in it, against the signatures of their targets."""
+    if not isinstance(node, DictConfig):
+        return
+    for value in node.values():
+        _check_target(value, {})
+    if "_target_" not in node:
+        return
+    name = node["_target_"]
+    try:
+        target = hydra.utils.get_object(name)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(
+            f"the target {name} cannot be imported",
+            got=error,
+            expected="the dotted path of a class or function",
+            remedy="correct _target_, or install the package that it needs",
+        ) from error
+    try:
+        signature = inspect.signature(target)
+    except ValueError:  # written in C without one; it will say itself what does not fit
+        return
+    given = {str(key): None for key in node if not str(key).startswith("_")} | options
+    try:
+        signature.bind(**given)
+    except TypeError as error:
+        raise ConfigError(
+            f"the options do not fit {name}",
+            got=error,
+            expected=f"{', '.join(signature.parameters) or 'no options'}",
+            remedy="correct the options under this _target_",
+        ) from error
