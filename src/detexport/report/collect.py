@@ -1,0 +1,200 @@
+"""Collect what a run has written, whole or not: a report is wanted most where something is missing."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from detexport.artifact import MANIFEST
+from detexport.errors import DataError
+from detexport.files import read_json
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model x one target, and what became of it; ``{}`` stands for what was not written.
+
+    Args:
+        name: the job's name.
+        model: the model's name.
+        target: the target's name.
+        parity: the verdict, as ``validate`` wrote it.
+        artifact: the artifact's manifest.
+        latency: the target's statistics by device.
+        registration: its entry among the registered.
+        refusals: why it was not registered.
+    """
+
+    name: str
+    model: str
+    target: str
+    parity: dict[str, Any] = field(default_factory=dict)
+    artifact: dict[str, Any] = field(default_factory=dict)
+    latency: dict[str, dict[str, Any]] = field(default_factory=dict)
+    registration: dict[str, Any] = field(default_factory=dict)
+    refusals: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether there is a verdict and it is good."""
+        return bool(self.parity.get("passed"))
+
+    @property
+    def verdict(self) -> str:
+        """The verdict in words."""
+        if not self.parity:
+            return "no verdict"
+        return "passed" if self.passed else "did not pass"
+
+    @property
+    def registered_as(self) -> str:
+        """Registered name and version, or nothing."""
+        entry = self.registration
+        return f"{entry['name']} v{entry['version']}" if entry else ""
+
+    @property
+    def shipped(self) -> bool:
+        """Whether the artifact that passed is the one that is registered."""
+        return (
+            self.passed
+            and not self.refusals
+            and self.registration.get("artifact_sha256") == self.parity["artifact_sha256"]
+        )
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it is not shipped; empty where it is."""
+        if self.shipped:
+            return ()
+        if not self.parity:
+            return ("it was not validated", *self.refusals)
+        if not self.passed:
+            return tuple(self.parity["reasons"])
+        if self.refusals:
+            return self.refusals
+        return (
+            "the registered version holds another artifact" if self.registration else "it is not registered",
+        )
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a model's jobs have in common.
+
+    Args:
+        name: the model's name.
+        folder: ``<models_dir>/<name>``.
+        contract: the I/O contract.
+        latency: the benchmark's file.
+        reference: the reference's index.
+        training: what was measured at training.
+    """
+
+    name: str
+    folder: Path
+    contract: dict[str, Any] = field(default_factory=dict)
+    latency: dict[str, Any] = field(default_factory=dict)
+    reference: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that a run has written.
+
+    Args:
+        jobs: in the order in which they were asked for.
+        models: the jobs' models.
+        tracking_uri: the registry's address; empty where nothing was registered.
+        dataset: what the data set says of itself.
+    """
+
+    jobs: tuple[Job, ...]
+    models: tuple[Model, ...]
+    tracking_uri: str = ""
+    dataset: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> int:
+        """Number of jobs that passed."""
+        return sum(job.passed for job in self.jobs)
+
+    @property
+    def shipped(self) -> int:
+        """Number of jobs that passed and are registered."""
+        return sum(job.shipped for job in self.jobs)
+
+
+def collect(
+    jobs: Mapping[str, Mapping[str, str]],
+    models_dir: Path,
+    registered: Path,
+    data_dir: Path | None = None,
+    checkpoints_dir: Path | None = None,
+) -> Results:
+    """Read what the stages wrote for ``jobs``; folders of jobs that were not asked for are left alone.
+
+    Args:
+        jobs: the jobs asked for: ``{name: {model, target, artifact}}``.
+        models_dir: a folder a model.
+        registered: the receipts of the stage ``register``.
+        data_dir: the data set.
+        checkpoints_dir: what was measured at training, a file a model.
+
+    Raises:
+        DataError: a file that is there is not JSON.
+    """
+    receipts = _read(registered)
+    names = dict.fromkeys(job["model"] for job in jobs.values())
+    models = {name: _model(name, models_dir / name, checkpoints_dir) for name in names}
+    return Results(
+        jobs=tuple(_job(name, job, models[job["model"]], receipts) for name, job in jobs.items()),
+        models=tuple(models.values()),
+        tracking_uri=receipts.get("tracking_uri", ""),
+        dataset=_read(data_dir / "dataset.json") if data_dir else {},
+    )
+
+
+def _model(name: str, folder: Path, checkpoints_dir: Path | None) -> Model:
+    return Model(
+        name=name,
+        folder=folder,
+        contract=_read(folder / "build" / "contract.json"),
+        latency=_read(folder / "latency.json"),
+        reference=_read(folder / "reference" / "reference.json"),
+        training=_read(checkpoints_dir / f"{name}.json") if checkpoints_dir else {},
+    )
+
+
+def _job(name: str, job: Mapping[str, str], model: Model, receipts: dict[str, Any]) -> Job:
+    target = job["target"]
+    devices = model.latency.get("devices", {})
+    entries = [entry for entry in receipts.get("registered", []) if entry["job"] == name]
+    refusals = [entry["reasons"] for entry in receipts.get("refused", []) if entry["job"] == name]
+    return Job(
+        name=name,
+        model=job["model"],
+        target=target,
+        parity=_read(model.folder / "parity" / f"{target}.json"),
+        artifact=_read(model.folder / "artifacts" / job["artifact"] / MANIFEST),
+        latency={
+            device: measured["runners"][target]
+            for device, measured in devices.items()
+            if target in measured.get("runners", {})
+        },
+        registration=entries[0] if entries else {},
+        refusals=tuple(reason for reasons in refusals for reason in reasons),
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON file's value, or nothing where no stage has written it."""
+    if not path.is_file():
+        return {}
+    try:
+        value: dict[str, Any] = read_json(path)
+    except ValueError as error:
+        raise DataError(
+            f"{path} cannot be read", got=error, expected="JSON", remedy="run the stage that writes it again"
+        ) from error
+    return value

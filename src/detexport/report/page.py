@@ -1,0 +1,181 @@
+"""Render the report: one HTML file that needs nothing beside it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from detexport.contract import Contract
+from detexport.errors import RuntimeUnavailableError
+from detexport.files import atomic_file
+from detexport.parity import read_reference
+from detexport.parity.validate import read_drawn
+from detexport.report.collect import Job, Model, Results
+from detexport.report.drawing import Overlay, draw, font_size, image_uri
+
+TEMPLATE = "page.html.jinja"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One side of a comparison: an image's detections by the eager model or by an artifact.
+
+    Args:
+        title: ``eager``, or the target's name.
+        overlay: what is drawn; ``None`` where the artifact gave nothing to draw.
+        passed: the sample's verdict; ``None`` for the eager model.
+        note: the largest errors, or why nothing is drawn.
+    """
+
+    title: str
+    overlay: Overlay | None
+    passed: bool | None
+    note: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One validation image, drawn once a side.
+
+    Args:
+        id: the sample's.
+        file: the image's file name.
+        image: the image as a data URI.
+        size: height and width of the frame that is drawn in, in px.
+        font_size: of the labels, in that frame's px.
+        panels: the eager model first.
+    """
+
+    id: str
+    file: str
+    image: str
+    size: tuple[int, int]
+    font_size: float
+    panels: tuple[Panel, ...]
+
+
+def write_page(results: Results, path: Path) -> None:
+    """Write the report.
+
+    Args:
+        results: what ``collect`` found.
+        path: the HTML file; it is whole or absent.
+
+    Raises:
+        RuntimeUnavailableError: the template engine is not installed.
+    """
+    page = (
+        _environment()
+        .get_template(TEMPLATE)
+        .render(
+            results=results,
+            tracking_uri=without_secrets(results.tracking_uri),
+            comparisons={model.name: list(compare_by_eye(model, results.jobs)) for model in results.models},
+            versions=_versions(results),
+        )
+    )
+    with atomic_file(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def compare_by_eye(model: Model, jobs: tuple[Job, ...]) -> Iterator[Comparison]:
+    """Draw the samples that the model's jobs kept, the eager model's detections beside theirs."""
+    own = [job for job in jobs if job.model == model.name]
+    drawn = {job.target: _read_drawn(model, job.target) for job in own}
+    wanted = {id for detections in drawn.values() for id in detections}
+    if not wanted or not model.contract:
+        return
+    contract = Contract.from_json(model.contract)
+    for sample in read_reference(model.folder / "reference").samples:
+        meta = sample.meta
+        if meta.id not in wanted:
+            continue
+        names = list(contract.class_names)
+        panels = [Panel("eager", draw(sample.expected(), names, meta.output_size), None, "the reference")]
+        for job in own:
+            detections = drawn[job.target].get(meta.id)
+            overlay = draw(detections, names, meta.output_size) if detections else None
+            panels.append(_panel(job, meta.id, overlay))
+        yield Comparison(
+            id=f"{model.name}-{meta.id}",
+            file=meta.file,
+            image=image_uri(sample.image(), contract.channel_order),
+            size=meta.output_size,
+            font_size=round(font_size(meta.output_size), 2),
+            panels=tuple(panels),
+        )
+
+
+def _panel(job: Job, id: str, overlay: Overlay | None) -> Panel:
+    measured = [sample for sample in job.parity.get("samples", []) if sample["id"] == id]
+    if not measured:
+        return Panel(job.target, overlay, False, job.reasons[0] if job.reasons else "not run")
+    sample = measured[0]
+    if sample["reasons"]:
+        return Panel(job.target, overlay, False, sample["reasons"][0])
+    note = f"boxes within {number(sample['max_box_error_px'])} px, {sample['paired']} paired"
+    return Panel(job.target, overlay, True, note)
+
+
+def _read_drawn(model: Model, target: str) -> dict[str, Any]:
+    path = model.folder / "parity" / f"{target}_drawn.npz"
+    return read_drawn(path) if path.is_file() else {}
+
+
+def without_secrets(uri: str) -> str:
+    """An address without user name and password: the report is handed around."""
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri
+
+
+def number(value: float | None) -> str:
+    """A measured value, short; a dash where nothing could be measured."""
+    if value is None:
+        return "\u2013"
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    mantissa, _, exponent = f"{value:.1e}".partition("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def size(size_bytes: float) -> str:
+    """A file's size in MB, or kB below one."""
+    return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 1e6 else f"{size_bytes / 1e3:.1f} kB"
+
+
+def speed(ratio: float) -> str:
+    """A ratio of latencies in words."""
+    if 0.98 <= ratio <= 1.02:
+        return "as fast as eager"
+    return f"{1 / ratio:.2f}\u00d7 faster" if ratio < 1 else f"{ratio:.2f}\u00d7 slower"
+
+
+def _versions(results: Results) -> dict[str, str]:
+    """Versions of the packages that shaped the artifacts, and of those that the eager model ran with."""
+    versions: dict[str, str] = {}
+    for job in results.jobs:
+        versions |= job.artifact.get("versions", {})
+    for model in results.models:
+        environment = model.reference.get("environment", {})
+        versions |= {name: str(value) for name, value in environment.items() if not isinstance(value, dict)}
+        versions |= environment.get("versions", {})
+    return dict(sorted(versions.items()))
+
+
+def _environment() -> Any:
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+    except ModuleNotFoundError as error:
+        raise RuntimeUnavailableError(
+            "Jinja2 is not installed", remedy="pip install 'detexport[report]'"
+        ) from error
+    environment = Environment(
+        loader=PackageLoader("detexport.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,  # a misspelt name is an error and not a hole in the page
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "size": size, "speed": speed}
+    return environment

@@ -1,0 +1,19 @@
+"""Describe the machine: what latencies depend on, so that those of another machine are measured again."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from detexport.benchmark.machine import describe_machine
+from detexport.files import write_json
+from stage import run
+
+
+def main(save_to: Annotated[Path, Option()]) -> None:
+    """Write this machine's description to SAVE_TO."""
+    write_json(save_to, describe_machine())
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,28 @@
+"""Gate: the last stage; its exit code says whether every job that was asked for passed and was registered."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Exit, Option, echo
+
+from detexport.report.collect import collect
+from stage import load_params, run
+
+
+def main(models_dir: Annotated[Path, Option()], registered: Annotated[Path, Option()]) -> None:
+    """Print every job's verdict; exit with 1 unless all passed and were registered."""
+    jobs = collect(load_params("jobs"), models_dir, registered).jobs
+    width = max((len(job.name) for job in jobs), default=0)
+    for job in jobs:
+        echo(f"{job.name:{width}}  {job.verdict:12}  {job.registered_as or '-'}")
+    failed = [job for job in jobs if not job.shipped]
+    for job in failed:
+        for reason in job.reasons:
+            echo(f"error: {job.name}: {reason}", err=True)
+    echo(f"{len(jobs) - len(failed)} of {len(jobs)} jobs passed and are registered")
+    if failed or not jobs:
+        raise Exit(1)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,25 @@
+"""Report: what was asked for, what came of it and the evidence, as one page; built also when jobs failed."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option
+
+from detexport.report.collect import collect
+from detexport.report.page import write_page
+from stage import load_params, run
+
+
+def main(
+    models_dir: Annotated[Path, Option()],
+    registered: Annotated[Path, Option()],
+    data: Annotated[Path, Option()],
+    save_to: Annotated[Path, Option()],
+    checkpoints_dir: Annotated[Path | None, Option()] = None,
+) -> None:
+    """Write the report on the jobs that were asked for to SAVE_TO."""
+    write_page(collect(load_params("jobs"), models_dir, registered, data, checkpoints_dir), save_to)
+
+
+if __name__ == "__main__":
+    run(main)

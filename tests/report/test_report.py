@@ -1,0 +1,295 @@
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from detexport.benchmark import Candidate, LatencyReport, benchmark, describe_machine
+from detexport.errors import DataError
+from detexport.files import write_json
+from detexport.parity import SampleMeta, Tolerance, read_reference, validate_artifact, write_reference
+from detexport.postprocess import postprocess
+from detexport.report.collect import Results, collect
+from detexport.report.page import number, size, speed, without_secrets, write_page
+from detexport.runtime import default_engine
+from detexport.runtime.onnxruntime import OnnxRuntime
+from tiny_artifacts import tiny_contract, tiny_image, write_tiny_onnx
+
+TOLERANCE = Tolerance(
+    box_px=0.01, box_floor_px=0.01, score=2e-4, mask_px=9, mask_area_ratio=0.005, pair_iou=0.5
+)
+JOBS = {
+    f"tiny-{target}": {"model": "tiny", "target": target, "artifact": target} for target in ("onnx", "lost")
+}
+
+
+@dataclass(frozen=True)
+class LosesOne:
+    """An engine whose sessions lose the best detection."""
+
+    def open(self, artifact_dir: Path, device: str = "cpu") -> Any:
+        session = OnnxRuntime(threads=1).open(artifact_dir, device)
+
+        class Lossy:
+            artifact = session.artifact
+            device = session.device
+
+            def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
+                return {name: value[1:] for name, value in session(image).items()}
+
+        return Lossy()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the stages write for one model and two jobs, of which one does not pass."""
+    root = tmp_path_factory.mktemp("run")
+    model = root / "models" / "tiny"
+    eager = default_engine(write_tiny_onnx(model / "artifacts" / "onnx").format).open(
+        model / "artifacts" / "onnx"
+    )
+    write_tiny_onnx(model / "artifacts" / "lost")
+    contract = tiny_contract()
+    write_json(model / "build" / "contract.json", contract.to_json())
+    samples = []
+    for image_id in (1, 2):
+        image = tiny_image(brightness=(200, 90, 60 * image_id))
+        meta = SampleMeta(f"{image_id:04d}-1x", image_id, f"<{image_id}>.png", (30, 50), (60, 100), 1.0)
+        samples.append((meta, image, postprocess(eager(image), (30, 50), (60, 100), contract)))
+    write_reference(
+        model / "reference",
+        samples,
+        contract=contract,
+        environment={"versions": {"torch": "2.0"}, "threads": 1},
+    )
+    reference = read_reference(model / "reference")
+    digests = {}
+    for target, engine in [("onnx", OnnxRuntime(threads=1)), ("lost", LosesOne())]:
+        report = validate_artifact(
+            engine, model / "artifacts" / target, reference, TOLERANCE, job=f"tiny-{target}", draw=1
+        )
+        report.save(model / "parity" / f"{target}.json", model / "parity" / f"{target}_drawn.npz")
+        digests[target] = report.artifact_sha256
+    candidates = [
+        Candidate("eager", lambda device: eager, 1),
+        Candidate("onnx", lambda device: eager, 2_500_000),
+    ]
+    cpu = benchmark(candidates, [samples[0][1]], "cpu", warmup=0, rounds=2)
+    skipped = {"status": "skipped", "reason": "no CUDA device on this machine"}
+    settings = {"threads": 1, "rounds": 2}
+    LatencyReport(describe_machine(), settings, digests, {"cpu": cpu, "cuda": skipped}).save(
+        model / "latency.json"
+    )
+    write_json(
+        root / "registered.json",
+        {
+            "tracking_uri": "http://name:secret@registry.example:5000/x",
+            "registered": [
+                {"job": "tiny-onnx", "name": "tiny-onnx", "version": 3, "artifact_sha256": digests["onnx"]}
+            ],
+            "refused": [{"job": "tiny-lost", "reasons": ["parity did not pass"]}],
+        },
+    )
+    write_json(root / "data" / "dataset.json", {"name": "dots", "images": {"train": 9, "val": 2}})
+    write_json(root / "checkpoints" / "tiny.json", {"bbox/AP": 0.61, "seed": 1})
+    return root
+
+
+def collected(root: Path, jobs: dict[str, Any] = JOBS) -> Results:
+    return collect(jobs, root / "models", root / "registered.json", root / "data", root / "checkpoints")
+
+
+def page_of(results: Results, folder: Path) -> str:
+    write_page(results, folder / "index.html")
+    return (folder / "index.html").read_text(encoding="utf-8")
+
+
+def copy_without(run: Path, folder: Path, *patterns: str) -> Path:
+    """A copy of a run in which the stages that write ``patterns`` have not run."""
+    left_out = {path for pattern in patterns for path in run.glob(pattern)}
+    for path in run.rglob("*"):
+        if path.is_file() and not left_out & {path, *path.parents}:
+            target = folder / path.relative_to(run)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    return folder
+
+
+class Text(HTMLParser):
+    """Well-formedness, the text, and everything that the page refers to."""
+
+    VOID = ("meta", "br", "link", "rect", "line", "image", "use")
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.references: list[str] = []
+        self.tags: set[str] = set()
+        self.words: list[str] = []
+        self.feed(page)
+        assert self.open == []
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.references += [value or "" for name, value in attrs if name in ("href", "src")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.references += [value or "" for name, value in attrs if name in ("href", "src")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def test_a_run_is_told_with_its_failure(run: Path, tmp_path: Path) -> None:
+    text = Text(page_of(collected(run), tmp_path)).text
+    assert "1 of 2 jobs passed" in text
+    assert "1 version registered" in text
+    assert "tiny-onnx v3" in text
+    assert "tiny-lost is not shipped" in text
+    assert "missing: class 0" in text
+    assert "2.5 MB" in text
+    assert "CUDA skipped no CUDA device on this machine" in text
+    assert "(R, 28, 28)" in text
+    assert "bbox/AP 0.61" in text
+    assert "circle 0.7" in text
+
+
+def test_the_page_needs_nothing_beside_it(run: Path, tmp_path: Path) -> None:
+    page = page_of(collected(run), tmp_path)
+    parsed = Text(page)
+    assert parsed.references
+    assert all(reference.startswith(("data:image/", "#")) for reference in parsed.references)
+    assert "script" not in parsed.tags
+    assert "url(" not in page
+    assert "@import" not in page
+
+
+def test_names_from_outside_are_text_and_secrets_stay_outside(run: Path, tmp_path: Path) -> None:
+    page = page_of(collected(run), tmp_path)
+    assert "&lt;1&gt;.png" in page
+    assert "<1>.png" not in page
+    assert "secret" not in page
+    assert "http://registry.example:5000/x" in page
+
+
+def test_the_same_run_gives_the_same_bytes(run: Path, tmp_path: Path) -> None:
+    assert page_of(collected(run), tmp_path / "a") == page_of(collected(run), tmp_path / "b")
+
+
+def test_the_artifacts_own_detections_are_drawn(run: Path, tmp_path: Path) -> None:
+    """The eager model's panel has three boxes; the one of the artifact that lost a detection has two."""
+    page = page_of(collected(run), tmp_path)
+    counts = re.findall(r'aria-label="&lt;1&gt;\.png, (\w+): (\w+) detections"', page)
+    expected = len(read_reference(run / "models/tiny/reference").samples[0].expected()["scores"])
+    assert counts == [("eager", str(expected)), ("onnx", str(expected)), ("lost", str(expected - 1))]
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [
+        (["registered.json"], "0 versions registered"),
+        (["models/tiny/latency.json"], "Not measured"),
+        (["models/tiny/parity/lost*"], "no verdict"),
+        (["models/tiny/parity"], "nothing to draw"),
+        (["models/tiny/build"], "No contract"),
+        (["data", "checkpoints"], "1 of 2 jobs passed"),
+        (["models", "registered.json", "data"], "0 of 2 jobs passed"),
+    ],
+)
+def test_the_report_builds_whatever_is_missing(
+    missing: list[str], said: str, run: Path, tmp_path: Path
+) -> None:
+    root = copy_without(run, tmp_path / "run", *missing)
+    assert said in Text(page_of(collected(root), tmp_path)).text
+
+
+def test_the_report_builds_with_no_job_at_all(run: Path, tmp_path: Path) -> None:
+    text = Text(page_of(collected(run, {}), tmp_path)).text
+    assert "0 of 0 jobs passed" in text
+    assert "No job was asked for" in text
+
+
+def test_a_candidate_that_was_not_measured_is_named(run: Path, tmp_path: Path) -> None:
+    root = copy_without(run, tmp_path / "run")
+    path = root / "models/tiny/latency.json"
+    latency = json.loads(path.read_text())
+    latency["devices"]["cpu"]["failed"] = {"lost": "RuntimeError: out of memory"}
+    latency["devices"]["cpu"]["runners"] = {}
+    write_json(path, latency)
+    assert "lost not measured RuntimeError: out of memory" in Text(page_of(collected(root), tmp_path)).text
+
+
+def test_only_what_was_asked_for_counts(run: Path) -> None:
+    results = collected(run, {"tiny-onnx": JOBS["tiny-onnx"]})
+    assert [job.name for job in results.jobs] == ["tiny-onnx"]
+    assert (results.passed, results.shipped) == (1, 1)
+
+
+def _other_digest(receipts: dict[str, Any]) -> None:
+    receipts["registered"][0]["artifact_sha256"] = "0" * 64
+
+
+def _nothing(receipts: dict[str, Any]) -> None:
+    receipts["registered"] = []
+
+
+def _refused(receipts: dict[str, Any]) -> None:
+    receipts["registered"] = []
+    receipts["refused"] = [{"job": "tiny-onnx", "reasons": ["the artifact was changed"]}]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (_other_digest, "the registered version holds another artifact"),
+        (_nothing, "it is not registered"),
+        (_refused, "the artifact was changed"),
+    ],
+)
+def test_a_job_is_shipped_only_as_the_artifact_that_passed(
+    change: Callable[[dict[str, Any]], None], reason: str, run: Path, tmp_path: Path
+) -> None:
+    root = copy_without(run, tmp_path / "run")
+    receipts = json.loads((root / "registered.json").read_text())
+    change(receipts)
+    write_json(root / "registered.json", receipts)
+    job = collected(root).jobs[0]
+    assert job.passed
+    assert not job.shipped
+    assert job.reasons == (reason,)
+
+
+def test_a_file_that_is_not_json_is_named(run: Path, tmp_path: Path) -> None:
+    root = copy_without(run, tmp_path / "run")
+    (root / "registered.json").write_text("{")
+    with pytest.raises(DataError, match=r"registered\.json cannot be read"):
+        collected(root)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "\u2013"), (0, "0"), (4.56e-5, "4.6e-5"), (0.0123, "0.0123"), (12345.6, "12346"), (2e7, "2.0e7")],
+)
+def test_numbers(value: float | None, text: str) -> None:
+    assert number(value) == text
+
+
+def test_words_for_sizes_and_ratios() -> None:
+    assert (size(2_400_000), size(1500)) == ("2.4 MB", "1.5 kB")
+    assert [speed(ratio) for ratio in (0.5, 1.0, 2.0)] == [
+        "2.00\u00d7 faster",
+        "as fast as eager",
+        "2.00\u00d7 slower",
+    ]
+    assert without_secrets("sqlite:////a/b@c.db") == "sqlite:////a/b@c.db"
