@@ -1,0 +1,1 @@
+"""Registration in MLflow; the only place that imports it."""

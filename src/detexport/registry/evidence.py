@@ -1,0 +1,161 @@
+"""What is known of an artifact when it is registered: its verdict, its latency, where it comes from."""
+
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from detexport.files import sha256_json
+
+PACKAGES = ("detexport", "torch", "torchvision", "numpy", "onnx", "onnxruntime", "mlflow")
+# What the pipeline itself writes into the repository while it runs.
+WRITTEN = ("dvc.lock", "params.yaml")
+RUNNER_METRICS = ("p50_ms", "p90_ms", "p99_ms", "mean_ms", "ratio_to_eager", "load_s")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The measurements of one job, and its lineage.
+
+    Args:
+        target: name of the job's target.
+        verdict: the parity report, as JSON.
+        latency: the model's latency report, as JSON; None where nothing was measured on this artifact.
+        lineage: tags that say where the artifact comes from.
+    """
+
+    target: str
+    verdict: dict[str, Any]
+    latency: dict[str, Any] | None
+    lineage: dict[str, str]
+
+    @property
+    def runners(self) -> dict[str, dict[str, Any]]:
+        """The target's measurements by device, where it was measured."""
+        devices = self.latency["devices"] if self.latency else {}
+        return {
+            name: device["runners"][self.target]
+            for name, device in devices.items()
+            if device["status"] == "measured" and self.target in device["runners"]
+        }
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Parity and latency as numbers, by name."""
+        parity = {f"parity/max_{name}": value for name, value in self.verdict["max"].items()}
+        counts = {f"parity/detections_{name}": count for name, count in self.verdict["detections"].items()}
+        latency = {
+            f"latency/{device}/{name}": runner[name]
+            for device, runner in self.runners.items()
+            for name in RUNNER_METRICS
+        }
+        for runner in self.runners.values():
+            latency["size_bytes"] = runner["size_bytes"]
+        # Nothing is compared where nothing is detected: such an error is not 0, it is not there.
+        return {k: float(v) for k, v in {**parity, **counts, **latency}.items() if v is not None}
+
+    @property
+    def sha256(self) -> str:
+        """Changes when something was measured again or made again, not when a commit was."""
+        lock = self.lineage.get("dvc.lock_sha256")
+        return sha256_json({"verdict": self.verdict, "latency": self.latency, "lock": lock})
+
+    def describe(self) -> str:
+        """The verdict and the latency as Markdown."""
+        worst, limits = self.verdict["max"], self.verdict["tolerance"]
+        samples = self.verdict["samples"]
+        passed = sum(sample["passed"] for sample in samples)
+        lines = [
+            f"Parity with the eager model: **{'passed' if self.verdict['passed'] else 'failed'}**, "
+            f"{passed} of {len(samples)} samples, {self.verdict['detections']['paired']} detections paired.",
+            "",
+            "| largest error | measured | limit |",
+            "|---|---|---|",
+            f"| boxes | {_number(worst['box_error_px'], 'px')} | {limits['box_px']:g} px x scale |",
+            f"| scores | {_number(worst['score_error'])} | {limits['score']:g} |",
+            f"| masks | {_number(worst['mask_error_px'], 'px')} | {limits['mask_px']:g} px "
+            f"or {limits['mask_area_ratio']:.1%} of the area |",
+            "",
+            "| latency | image | p50 | p90 | p99 | over eager |",
+            "|---|---|---|---|---|---|",
+        ]
+        for device, runner in self.runners.items():
+            height, width = self.latency["devices"][device]["image_size"] if self.latency else (0, 0)
+            quantiles = " | ".join(f"{runner[name]:.1f} ms" for name in RUNNER_METRICS[:3])
+            lines.append(f"| {device} | {height} x {width} | {quantiles} | {runner['ratio_to_eager']:.2f} |")
+        if not self.runners:
+            lines.append("| not measured | | | | | |")
+        return "\n".join(lines)
+
+
+def _number(value: float | None, unit: str = "") -> str:
+    return "nothing to compare" if value is None else f"{value:.3g} {unit}".rstrip()
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Where the results in a checkout come from.
+
+    Args:
+        commit: tags that name the commit.
+        lock: the stages of ``dvc.lock``.
+        versions: tags with the versions of packages.
+    """
+
+    commit: dict[str, str]
+    lock: dict[str, Any]
+    versions: dict[str, str]
+
+    def describe(self, stages: Sequence[str], optional: Sequence[str] = ()) -> dict[str, str]:
+        """The tags of one job.
+
+        The lock file as a whole is not what it will be at the pipeline's end, so its digest could never be
+        compared with anything; a job's own entries can.
+
+        Args:
+            stages: names in ``dvc.lock`` of the stages that made the job; null stands for a missing entry.
+            optional: stages that some jobs have; one without an entry is left out.
+        """
+        names = sorted([*stages, *(stage for stage in optional if stage in self.lock)])
+        entries = {name: self.lock.get(name) for name in names}
+        return {
+            **self.commit,
+            **self.versions,
+            "dvc.stages": " ".join(names),
+            "dvc.stages_without_entry": " ".join(name for name in names if entries[name] is None),
+            "dvc.lock_sha256": sha256_json(entries),
+        }
+
+
+def read_lineage(checkout: Path) -> Lineage:
+    """Read the lineage of the results in the checkout that the pipeline runs in."""
+    path = checkout / "dvc.lock"
+    lock = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"] if path.is_file() else {}
+    versions = {f"version.{name}": version for name in PACKAGES if (version := _version(name))}
+    python = {"version.python": platform.python_version()}
+    return Lineage(_describe_commit(checkout), lock, python | versions)
+
+
+def _describe_commit(root: Path) -> dict[str, str]:
+    revision = _git(root, "rev-parse", "HEAD")
+    if not revision:
+        return {"git.revision": "not a git checkout"}
+    changes = _git(root, "status", "--porcelain", "--", ".", *(f":!{name}" for name in WRITTEN))
+    return {"git.revision": revision, "git.dirty": "true" if changes else "false"}
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,122 @@
+"""Which jobs are registered: those that passed, with the artifact that passed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from detexport.artifact import Artifact, read_artifact, verify_files
+from detexport.errors import ArtifactError
+from detexport.files import read_json
+from detexport.registry.content import Content
+from detexport.registry.evidence import Evidence, Lineage, read_lineage
+from detexport.registry.registry import Registry
+from detexport.registry.store import open_store
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model for one target, and where its results lie.
+
+    Args:
+        name: the job's name; also the registered one.
+        model: name of the model.
+        target: name of the target.
+        artifact: name of the artifact that the target runs.
+        runtime: the target's runtime, ``_target_`` and options.
+        folder: the model's folder, with ``artifacts/``, ``parity/`` and ``latency.json`` in it.
+    """
+
+    name: str
+    model: str
+    target: str
+    artifact: str
+    runtime: dict[str, Any]
+    folder: Path
+
+    @property
+    def artifact_dir(self) -> Path:
+        """The artifact as it was exported."""
+        return self.folder / "artifacts" / self.artifact
+
+    @property
+    def stages(self) -> list[str]:
+        """The pipeline's stages that made the job."""
+        of_model = ("build", "load_checkpoint", "reference", "benchmark")
+        return [
+            *(f"{stage}@{self.model}" for stage in of_model),
+            f"export@{self.model}-{self.artifact}",
+            f"validate@{self.name}",
+        ]
+
+    def judge(self) -> tuple[dict[str, Any], list[str]]:
+        """The verdict, and the reasons why the job must not be registered; none where it passed."""
+        path = self.folder / "parity" / f"{self.target}.json"
+        if not path.is_file():
+            return {}, [f"not validated: there is no {path}"]
+        verdict: dict[str, Any] = read_json(path)
+        try:
+            artifact = read_artifact(self.artifact_dir)
+            verify_files(artifact, self.artifact_dir)
+        except ArtifactError as error:
+            return verdict, [str(error)]
+        if verdict["artifact_sha256"] != artifact.sha256:
+            judged = f"validated {verdict['artifact_sha256']}, exported {artifact.sha256}"
+            return verdict, [f"the verdict is about another artifact: {judged}"]
+        return verdict, [] if verdict["passed"] else ["did not pass", *verdict["reasons"]]
+
+    def latency_of(self, artifact: Artifact) -> dict[str, Any] | None:
+        """The model's latency report, if it measured this artifact."""
+        path = self.folder / "latency.json"
+        latency: dict[str, Any] | None = read_json(path) if path.is_file() else None
+        return latency if latency and latency["artifacts"].get(self.target) == artifact.sha256 else None
+
+
+def register_jobs(
+    jobs: Sequence[Job], *, workspace: Path, checkout: Path, tracking_uri: str | None, experiment: str
+) -> dict[str, Any]:
+    """Register the jobs that passed; say of the others why not.
+
+    Args:
+        jobs: all jobs.
+        workspace: where the registry is, unless it is a server.
+        checkout: where the pipeline runs; the workspace, or a temporary clone of it.
+        tracking_uri: the registry's store; None is the workspace's own.
+        experiment: name of MLflow's experiment for the runs.
+
+    Returns:
+        ``{"tracking_uri", "registered": [...], "refused": [...]}``, the same for the same jobs at every run.
+
+    Raises:
+        RegistryError: the registry cannot be reached, or refuses.
+    """
+    registered, refused = [], []
+    lineage = read_lineage(checkout)
+    with open_store(workspace, tracking_uri=tracking_uri, experiment=experiment) as store:
+        registry = Registry(store)
+        registry.remove_leftovers()
+        for job in tqdm(jobs, desc="register", unit="job"):
+            verdict, reasons = job.judge()
+            if reasons:
+                refused.append({"job": job.name, "reasons": reasons})
+            else:
+                registered.append(_register(registry, job, verdict, lineage))
+    return {"tracking_uri": store.public_uri, "registered": registered, "refused": refused}
+
+
+def _register(registry: Registry, job: Job, verdict: dict[str, Any], lineage: Lineage) -> dict[str, str]:
+    artifact = read_artifact(job.artifact_dir)
+    content = Content(artifact, job.runtime)
+    tags = lineage.describe(job.stages, optional=[f"train@{job.model}"])
+    evidence = Evidence(job.target, verdict, job.latency_of(artifact), tags)
+    version = registry.register(job.name, job.artifact_dir, content, evidence)
+    return {
+        "job": job.name,
+        "model": job.model,
+        "target": job.target,
+        "name": job.name,
+        "version": version,
+        "artifact_sha256": artifact.sha256,
+    }

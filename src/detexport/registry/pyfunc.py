@@ -1,0 +1,145 @@
+"""The registered model's code: encoded images in, detections out.
+
+MLflow copies this file into the model and runs it where the model is loaded (models from code). It imports no
+more of the package than a prediction needs: an ONNX model does not import torch.
+"""
+
+import base64
+import binascii
+import json
+import warnings
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import mlflow.models
+import numpy as np
+import pandas as pd  # type: ignore[import-untyped]
+from mlflow.exceptions import MlflowException
+from mlflow.pyfunc import PythonModel
+from pycocotools import mask as coco_mask
+
+import detexport
+from detexport.data.coco import decode_image
+from detexport.data.resize import resize_image, resized_size
+from detexport.errors import DataError
+from detexport.files import sha256_file
+from detexport.postprocess import postprocess
+
+
+class Detector(PythonModel):
+    """A detection model behind MLflow's pyfunc interface; the signature says what it takes and gives."""
+
+    def load_context(self, context: Any) -> None:
+        """Open the artifact in its target's runtime, which checks the artifact's digests first.
+
+        Args:
+            context: ``artifacts["artifact"]`` is the folder as it was exported, ``artifacts["target"]`` a
+                JSON file with the target's ``runtime`` and the digests of this model's ``code``;
+                ``model_config["device"]`` is where it runs.
+        """
+        target = json.loads(Path(context.artifacts["target"]).read_text(encoding="utf-8"))
+        _compare_code(target["code"])
+        options = dict(target["runtime"])
+        module, _, name = options.pop("_target_").rpartition(".")
+        engine = getattr(import_module(module), name)(**options)
+        self.session = engine.open(Path(context.artifacts["artifact"]), context.model_config["device"])
+
+    def predict(
+        self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """Detect objects in encoded images of any sizes, one after another.
+
+        Args:
+            context: not used.
+            model_input: the column ``image`` holds a PNG or JPEG file's bytes a row, or those in base64.
+            params: ``score_threshold``; only detections with a greater score are given.
+
+        Returns:
+            A row an image: ``boxes`` [x0, y0, x1, y1] in px of the image, ``scores``, ``classes``,
+            ``class_names``, ``masks`` (COCO's compressed RLE) where the model has them, ``height`` and
+            ``width`` in px.
+
+        Raises:
+            MlflowException: a row is not an image, or ``score_threshold`` is not in [0, 1].
+        """
+        threshold = float((params or {}).get("score_threshold", 0.0))
+        if not 0 <= threshold <= 1:
+            raise MlflowException.invalid_parameter_value(
+                f"score_threshold is a number in [0, 1], got {threshold}"
+            )
+        rows = [self._detect(*item, threshold) for item in enumerate(model_input["image"])]
+        return pd.DataFrame(rows, index=model_input.index)
+
+    def _detect(self, row: int, encoded: Any, threshold: float) -> dict[str, Any]:
+        contract = self.session.artifact.contract
+        try:
+            image = decode_image(_to_bytes(encoded), contract.channel_order)
+        except DataError as error:
+            # A service answers this kind with 400 and the message, any other with a stack trace.
+            raise MlflowException.invalid_parameter_value(f"row {row}: {error}") from error
+        height, width = image.shape[1:]
+        resized = resize_image(image, resized_size(height, width, contract.resize))
+        outputs = self.session(resized)
+        kept = outputs["scores"] > threshold
+        fields = postprocess(
+            {name: value[kept] for name, value in outputs.items()},
+            resized.shape[1:],
+            (height, width),
+            contract,
+        )
+        return _to_row(fields, contract.class_names) | {"height": height, "width": width}
+
+
+def _to_bytes(encoded: Any) -> bytes:
+    """The bytes of an encoded image; MLflow's scoring server decodes base64, its other ways in do not."""
+    if isinstance(encoded, bytes | bytearray | memoryview):
+        return bytes(encoded)
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except (TypeError, ValueError, binascii.Error) as error:
+        raise DataError(
+            "this is not an encoded image",
+            got=f"{type(encoded).__name__}: {error}",
+            expected="the bytes of a PNG or JPEG file, or those in base64",
+            remedy="send the file as it is, not its pixels",
+        ) from error
+
+
+def _to_row(fields: dict[str, np.ndarray], class_names: tuple[str, ...]) -> dict[str, Any]:
+    """Detections as plain Python values, which JSON takes."""
+    classes = fields["pred_classes"].tolist()
+    row = {
+        "boxes": fields["pred_boxes"].tolist(),
+        "scores": fields["scores"].tolist(),
+        "classes": classes,
+        "class_names": [class_names[index] for index in classes],
+    }
+    if "pred_masks" in fields:
+        row["masks"] = [_to_rle(mask) for mask in fields["pred_masks"]]
+    return row
+
+
+def _to_rle(mask: np.ndarray) -> dict[str, Any]:
+    """A mask (H, W) as COCO's compressed RLE, its counts a str."""
+    rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def _compare_code(digests: dict[str, str]) -> None:
+    """Warn where the process had loaded another ``detexport`` than this model was registered with."""
+    root = Path(detexport.__file__).parent
+    others = [path for path, sha256 in digests.items() if _digest(root / path) != sha256]
+    if others:
+        warnings.warn(
+            f"this model runs with another detexport than it was registered with: {root} differs in "
+            f"{', '.join(others)}; load it in a fresh process to run it with its own",
+            stacklevel=2,
+        )
+
+
+def _digest(path: Path) -> str | None:
+    return sha256_file(path) if path.is_file() else None
+
+
+mlflow.models.set_model(Detector())

@@ -1,0 +1,268 @@
+"""Versions in MLflow's registry, each found again by what it contains.
+
+A version is created by one call, after its files are stored, so there never is one without its artifact. A
+registration that is killed before leaves a run that did not end; the next one removes it.
+"""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities import Run
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.utils.file_utils import local_file_uri_to_path
+
+from detexport.artifact import MANIFEST, read_artifact, verify_files
+from detexport.errors import ArtifactError
+from detexport.files import sha256_file
+from detexport.registry.content import PACKAGE, PYFUNC, Content
+from detexport.registry.evidence import Evidence
+from detexport.registry.signature import build_signature, describe_graph
+from detexport.registry.store import Store
+
+ADDRESS = "detexport.content_sha256"
+EVIDENCE = "detexport.evidence_sha256"
+NAME = "detexport.registered_name"
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The versions in a store.
+
+    Args:
+        store: from ``open_store``.
+    """
+
+    store: Store
+    client: mlflow.MlflowClient = field(default_factory=mlflow.MlflowClient)
+
+    def register(self, name: str, folder: Path, content: Content, evidence: Evidence) -> str:
+        """Find the version that has this content, or create it.
+
+        Where several have it (two machines registered at once), the lowest one stays. One whose files are
+        gone or changed is replaced, and its aliases go to its successor.
+
+        Args:
+            name: registered name.
+            folder: the artifact as it was exported.
+            content: what the version consists of; of the artifact in ``folder``.
+            evidence: the measurements; a version that was there before gets them if they are new.
+
+        Returns:
+            The version.
+        """
+        created = None
+        versions = self._find(name, content)
+        kept = next((version for version in versions if self._holds(version, content)), None)
+        if kept is None:
+            created = self._create(name, folder, content, evidence)
+            versions = self._find(name, content)
+            kept = next(version for version in versions if self._holds(version, content))
+        for other in versions:
+            if other.version != kept.version:
+                self._replace(other, kept)
+        if created and created != kept.run_id:
+            self._discard(self.client.get_run(created))
+        if kept.tags.get(EVIDENCE) != evidence.sha256:
+            self._renew(kept, content, evidence)
+        return str(kept.version)
+
+    def remove_leftovers(self) -> None:
+        """Remove what registrations that were killed left behind: a run that did not end, and its files."""
+        runs = self.client.search_runs([self.store.experiment_id], "attributes.status != 'FINISHED'")
+        oldest_ms = (time.time() - self.store.leftover_age_s) * 1000
+        for run in runs:
+            if NAME not in run.data.tags or run.info.start_time > oldest_ms:
+                continue
+            if self.client.search_model_versions(f"run_id = '{run.info.run_id}'"):
+                self.client.set_terminated(run.info.run_id)  # killed after its version was made
+            else:
+                self._discard(run)
+
+    def _find(self, name: str, content: Content) -> list[ModelVersion]:
+        """The versions with this content, the lowest first."""
+        found = self.client.search_model_versions(
+            f"name = '{name}' and tags.`{ADDRESS}` = '{content.sha256}'"
+        )
+        return sorted(found, key=lambda version: int(version.version))
+
+    def _holds(self, version: ModelVersion, content: Content) -> bool:
+        """Whether a version's files are all there, to the byte."""
+        try:
+            with self._files(version) as folder:
+                _check_files(folder, content)
+        except ArtifactError as error:
+            print(f"{version.name} version {version.version} is broken: {error}", file=sys.stderr)
+            return False
+        return True
+
+    @contextmanager
+    def _files(self, version: ModelVersion) -> Iterator[Path]:
+        """A version's files: where they are on this machine, else downloaded for as long as needed."""
+        try:
+            model = self.client.get_logged_model(_model_id(version))
+            if model.artifact_location.startswith(("file:", "/")):
+                yield Path(local_file_uri_to_path(model.artifact_location))
+                return
+            with tempfile.TemporaryDirectory() as temporary:
+                yield Path(
+                    mlflow.artifacts.download_artifacts(
+                        artifact_uri=f"models:/{model.model_id}", dst_path=temporary
+                    )
+                )
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise ArtifactError("its files are not there", got=str(error)) from error
+
+    def _create(self, name: str, folder: Path, content: Content, evidence: Evidence) -> str:
+        """Store a model's files, then create its version; the id of the run."""
+        run_id: str = self.client.create_run(
+            self.store.experiment_id, run_name=name, tags={NAME: name, ADDRESS: content.sha256}
+        ).info.run_id
+        with mlflow.start_run(run_id=run_id):
+            model_id = _log_model(folder, content)
+            mlflow.log_params(_describe_options(content))
+            mlflow.log_metrics(evidence.metrics, model_id=model_id)
+            self._create_name(name)
+            version = self.client.create_model_version(
+                name,
+                source=f"models:/{model_id}",
+                run_id=run_id,
+                tags=_describe(content) | evidence.lineage | {EVIDENCE: evidence.sha256},
+                description=evidence.describe(),
+                model_id=model_id,
+            )
+        # What MLflow's own register_model leaves, so that its pages lead from the model to the version.
+        link = [{"name": name, "version": version.version}]
+        self.client.set_logged_model_tags(model_id, {"mlflow.modelVersions": json.dumps(link)})
+        return run_id
+
+    def _create_name(self, name: str) -> None:
+        try:
+            self.client.create_registered_model(
+                name, description="A detector: encoded images in, boxes, scores, classes and masks out."
+            )
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+    def _renew(self, version: ModelVersion, content: Content, evidence: Evidence) -> None:
+        """Replace a version's evidence; its tag comes last, so that a kill in between is made up for."""
+        run = self.client.get_run(str(version.run_id))
+        if run.info.lifecycle_stage == "active":  # a user may have deleted it; tags and description stay
+            model_id = _model_id(version)
+            mlflow.log_metrics(evidence.metrics, run_id=version.run_id, model_id=model_id)
+        self.client.update_model_version(version.name, version.version, description=evidence.describe())
+        for key, value in (_describe(content) | evidence.lineage | {EVIDENCE: evidence.sha256}).items():
+            self.client.set_model_version_tag(version.name, version.version, key, value)
+
+    def _replace(self, version: ModelVersion, successor: ModelVersion) -> None:
+        """Delete a version; its aliases go to its successor."""
+        try:
+            aliases = self.client.get_model_version(version.name, version.version).aliases
+            for alias in aliases:
+                self.client.set_registered_model_alias(version.name, alias, successor.version)
+            self.client.delete_model_version(version.name, version.version)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # another process was faster
+                raise
+        print(f"{version.name} version {version.version} gives way to {successor.version}", file=sys.stderr)
+
+    def _discard(self, run: Run) -> None:
+        """Delete a run and the model that it logged; the run last, since it is what leads to them."""
+        for output in run.outputs.model_outputs if run.outputs else []:
+            model = self.client.get_logged_model(output.model_id)
+            if self.store.artifacts:
+                location = Path(local_file_uri_to_path(model.artifact_location))
+                if location.is_relative_to(self.store.artifacts):
+                    shutil.rmtree(location.parent, ignore_errors=True)
+            self.client.delete_logged_model(model.model_id)
+        self.client.delete_run(run.info.run_id)
+
+
+def _model_id(version: ModelVersion) -> str:
+    """The id of the stored model that a version is made from."""
+    return str(version.source).removeprefix("models:/")
+
+
+def _log_model(folder: Path, content: Content) -> str:
+    """Store a model's files in the active run; the model's id."""
+    # The example is for guessing what is given here: signature and requirements.
+    warnings.filterwarnings("ignore", message=".*An input example was not provided", category=UserWarning)
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    with tempfile.TemporaryDirectory() as temporary:
+        target = Path(temporary) / "target.json"
+        content.write_target(target)
+        info = mlflow.pyfunc.log_model(
+            name="detector",
+            python_model=str(PYFUNC),
+            artifacts={"artifact": str(folder), "target": str(target)},
+            # All of it: the model's copy comes first on the path, and hides the rest of an installed package.
+            code_paths=[str(PACKAGE)],
+            signature=build_signature(content.contract),
+            pip_requirements=list(content.requirements),
+            model_config={"device": "cpu"},
+            metadata={"graph": describe_graph(content.contract), **_describe(content)},
+        )
+    return str(info.model_id)
+
+
+def _check_files(folder: Path, content: Content) -> None:
+    """Compare a stored model's files with what it was made from.
+
+    Raises:
+        ArtifactError: something is missing or was changed.
+    """
+    found = next(folder.glob(f"artifacts/*/{MANIFEST}"), folder / "artifacts" / MANIFEST).parent
+    artifact = read_artifact(found)
+    verify_files(artifact, found)
+    code = {name: folder / "code" / PACKAGE.name / name for name in content.code}
+    wanted = {
+        **{code[name]: sha256 for name, sha256 in content.code.items()},
+        folder / PYFUNC.name: sha256_file(PYFUNC),
+    }
+    wrong = [path for path, sha256 in wanted.items() if not path.is_file() or sha256_file(path) != sha256]
+    wrong += [
+        path for path in (folder / "MLmodel", folder / "artifacts" / "target.json") if not path.is_file()
+    ]
+    if artifact.sha256 != content.artifact.sha256 or wrong:
+        raise ArtifactError(
+            "its files are not those that were registered",
+            got=", ".join(map(str, wrong)) or f"artifact {artifact.sha256}",
+            expected=f"artifact {content.artifact.sha256} and its code",
+        )
+
+
+def _describe(content: Content) -> dict[str, str]:
+    """A version's content as tags."""
+    artifact = content.artifact
+    return {
+        ADDRESS: content.sha256,
+        "detexport.artifact_sha256": artifact.sha256,
+        "detexport.weights_sha256": artifact.weights_sha256,
+        "detexport.config_sha256": artifact.config_sha256,
+        "detexport.format": artifact.format.value,
+        "detexport.method": artifact.method,
+        "detexport.runtime": content.runtime["_target_"],
+    }
+
+
+def _describe_options(content: Content) -> dict[str, Any]:
+    """The options of export and runtime, as a run's parameters."""
+    runtime = {name: value for name, value in content.runtime.items() if name != "_target_"}
+    return {
+        **{f"{content.artifact.method}.{name}": value for name, value in content.artifact.options.items()},
+        **{f"runtime.{name}": value for name, value in runtime.items()},
+    }

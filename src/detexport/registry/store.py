@@ -1,0 +1,171 @@
+"""Where the registry is: a server, or an SQLite file and a folder in the workspace."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+# Before MLflow is imported: a pipeline does not report to anybody unless its user asks for it.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+import logging
+
+import mlflow
+from filelock import FileLock, Timeout
+from mlflow.exceptions import MlflowException
+from requests.exceptions import RequestException
+from sqlalchemy.exc import SQLAlchemyError
+
+from detexport.errors import DetexportError
+
+DATABASE = "mlflow.db"
+ARTIFACTS = "mlartifacts"
+# For the first request to a server; MLflow's own limits let a wrong address wait for minutes.
+FIRST_REQUEST = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+LOCK_TIMEOUT_S = 600
+# On a server nobody can tell a run that was killed from one at work on another machine, but by its age.
+LEFTOVER_AGE_S = 3600
+
+
+class RegistryError(DetexportError):
+    """The registry cannot be reached, or refuses."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """An MLflow store that answers.
+
+    Args:
+        uri: tracking URI; may hold a password, so ``public_uri`` is what is shown.
+        experiment_id: where the runs of registrations lie.
+        leftover_age_s: a run that did not end is given up after so many seconds.
+        artifacts: the folder of the artifacts, where it is ours.
+    """
+
+    uri: str
+    experiment_id: str
+    leftover_age_s: float
+    artifacts: Path | None
+
+    @property
+    def public_uri(self) -> str:
+        """The tracking URI without user and password."""
+        return without_credentials(self.uri)
+
+
+@contextmanager
+def open_store(root: Path, *, tracking_uri: str | None = None, experiment: str) -> Iterator[Store]:
+    """Open the registry's store, and make it where it is ours and not there.
+
+    The workspace's own store is locked while it is open: registrations from several processes (queued
+    experiments) wait for each other.
+
+    Args:
+        root: the workspace; relative URIs are taken from it.
+        tracking_uri: the store; None takes the workspace's own. ``MLFLOW_TRACKING_URI`` wins over it.
+        experiment: name of the experiment.
+
+    Raises:
+        RegistryError: the store cannot be reached, cannot be read or refuses.
+    """
+    chosen = os.environ.get("MLFLOW_TRACKING_URI") or tracking_uri
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    if chosen:
+        uri = absolute_uri(chosen, root)
+        with _explained(uri):
+            with _first_request():
+                experiment_id = _find_experiment(uri, experiment)
+            yield Store(uri, experiment_id, leftover_age_s=LEFTOVER_AGE_S, artifacts=None)
+        return
+    uri, artifacts = f"sqlite:///{root / DATABASE}", root / ARTIFACTS
+    with _explained(uri), _locked(artifacts):
+        if not (root / DATABASE).exists():
+            _create_database(root / DATABASE, experiment, artifacts)
+        experiment_id = _find_experiment(uri, experiment, artifacts)
+        yield Store(uri, experiment_id, leftover_age_s=0, artifacts=artifacts)
+
+
+def absolute_uri(uri: str, root: Path) -> str:
+    """A tracking URI that means the same everywhere: a relative SQLite file or folder lies in ``root``."""
+    scheme, separator, path = uri.partition(":///")
+    if separator and scheme.startswith("sqlite") and not path.startswith("/"):
+        return f"{scheme}:///{root / path}"
+    # A word with a colon after it is a scheme (http://..., databricks://..., C:\...), anything else a folder.
+    return uri if re.match(r"\w[\w+.-]*:|databricks", uri) else str(root / uri)
+
+
+def without_credentials(uri: str) -> str:
+    """A URI without user and password."""
+    return re.sub(r"(?<=://)[^/@]*@", "", uri)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=LOCK_TIMEOUT_S):
+            yield
+    except Timeout as error:
+        raise RegistryError(
+            "another process holds the registry",
+            got=f"{error.lock_file} locked for {LOCK_TIMEOUT_S} s",
+            remedy="wait for it or end it; the lock ends with its process",
+        ) from error
+
+
+def _create_database(database: Path, experiment: str, artifacts: Path) -> None:
+    """Make the database beside and put it in place by one rename: half a schema cannot be migrated later."""
+    temporary = artifacts / f".{database.name}.partial"
+    for stale in artifacts.glob(f"{temporary.name}*"):  # with SQLite's journal
+        stale.unlink()
+    _find_experiment(f"sqlite:///{temporary}", experiment, artifacts)
+    temporary.replace(database)
+
+
+def _find_experiment(uri: str, name: str, artifacts: Path | None = None) -> str:
+    """The id of an experiment that is there, and writes into ``artifacts``, from now on."""
+    mlflow.set_tracking_uri(uri)
+    client = mlflow.MlflowClient()
+    location = artifacts.as_uri() if artifacts else None
+    found = client.get_experiment_by_name(name)
+    if found and location and found.artifact_location != location:
+        # The workspace was moved or copied: the old place is not ours to write to.
+        client.rename_experiment(found.experiment_id, f"{name} (until {found.last_update_time})")
+        found = None
+    if found is None:
+        created: str = client.create_experiment(name, artifact_location=location)
+        return created
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    experiment_id: str = found.experiment_id
+    return experiment_id
+
+
+@contextmanager
+def _first_request() -> Iterator[None]:
+    """Let MLflow's requests fail soon, so that a wrong address is told at once."""
+    before = {name: os.environ.get(name) for name in FIRST_REQUEST}
+    os.environ.update(FIRST_REQUEST)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+@contextmanager
+def _explained(uri: str) -> Iterator[None]:
+    """Say which registry it is that fails."""
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, RequestException) as error:
+        raise RegistryError(
+            f"the registry {without_credentials(uri)} cannot be used",
+            got=without_credentials(f"{type(error).__name__}: {error}"),
+            expected="an MLflow tracking server or database that can be reached and written",
+            remedy="check MLFLOW_TRACKING_URI (or registry.tracking_uri), and that the server runs",
+        ) from error

@@ -1,0 +1,99 @@
+"""A workspace as the pipeline leaves it for the register stage: real artifacts, a verdict, a latency."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from detexport.artifact import Artifact, read_artifact
+from detexport.files import write_json
+from detexport.registry.jobs import Job
+from tiny_artifacts import tiny_contract, write_tiny_onnx, write_tiny_torchscript
+
+RUNTIMES = {
+    "onnx": "detexport.runtime.onnxruntime.OnnxRuntime",
+    "scripting": "detexport.runtime.torchscript.TorchScript",
+    "tracing": "detexport.runtime.torchscript.TorchScript",
+}
+MODEL = "toy"
+
+
+def write_project(root: Path, targets: tuple[str, ...] = ("onnx",)) -> None:
+    """Write params.yaml and the results of a model, ``toy``, on some targets."""
+    runners = {"eager": runner(1.0)}
+    artifacts = {}
+    for target in targets:
+        artifact = write_target(root, target)
+        runners[target] = runner(0.5)
+        artifacts[target] = artifact.sha256
+    device = {"status": "measured", "image_size": [40, 64], "runners": runners, "failed": {}}
+    skipped = {"status": "skipped", "reason": "no CUDA device on this machine"}
+    latency = {"artifacts": artifacts, "devices": {"cpu": device, "cuda": skipped}}
+    write_json(folder(root) / "latency.json", latency)
+    params = {
+        "jobs": {f"{MODEL}-{t}": {"model": MODEL, "target": t, "artifact": t} for t in targets},
+        "targets": {t: {"artifact": t, "runtime": {"_target_": RUNTIMES[t], "threads": 1}} for t in targets},
+        "registry": {"tracking_uri": None, "experiment": "detexport"},
+    }
+    (root / "params.yaml").write_text(json.dumps(params))  # JSON is YAML
+
+
+def write_target(root: Path, target: str, **changes: Any) -> Artifact:
+    """Write an artifact and its verdict: passed."""
+    artifact_dir = folder(root) / "artifacts" / target
+    if target == "onnx":
+        artifact = write_tiny_onnx(artifact_dir, **changes)
+    else:
+        artifact = write_tiny_torchscript(artifact_dir, method=target, **changes)
+    write_verdict(root, target, artifact.sha256)
+    return artifact
+
+
+def write_verdict(root: Path, target: str, artifact_sha256: str, **changes: Any) -> None:
+    verdict = {
+        "job": f"{MODEL}-{target}",
+        "passed": True,
+        "reasons": [],
+        "tolerance": {"box_px": 0.01, "score": 2e-4, "mask_px": 9, "mask_area_ratio": 0.005},
+        "artifact_sha256": artifact_sha256,
+        "max": {"box_error_px": 0.001, "score_error": 1e-6, "mask_error_px": None, "mask_error_ratio": None},
+        "detections": {"expected": 7, "actual": 7, "paired": 7},
+        "samples": [{"id": "0-1x", "passed": True}],
+    }
+    write_json(folder(root) / "parity" / f"{target}.json", {**verdict, **changes})
+
+
+def runner(ratio: float) -> dict[str, Any]:
+    return {
+        "p50_ms": 10.0 * ratio,
+        "p90_ms": 11.0 * ratio,
+        "p99_ms": 12.0 * ratio,
+        "mean_ms": 10.5 * ratio,
+        "ratio_to_eager": ratio,
+        "load_s": 0.1,
+        "size_bytes": 12345,
+    }
+
+
+def folder(root: Path) -> Path:
+    return root / "outputs" / "models" / MODEL
+
+
+def toy_job(root: Path, target: str = "onnx") -> Job:
+    runtime = {"_target_": RUNTIMES[target], "threads": 1}
+    return Job(f"{MODEL}-{target}", MODEL, target, target, runtime, folder(root))
+
+
+def toy_artifact(root: Path, target: str = "onnx") -> Artifact:
+    return read_artifact(folder(root) / "artifacts" / target)
+
+
+__all__ = [
+    "MODEL",
+    "RUNTIMES",
+    "folder",
+    "tiny_contract",
+    "toy_artifact",
+    "toy_job",
+    "write_project",
+    "write_target",
+]
