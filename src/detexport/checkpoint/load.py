@@ -110,7 +110,9 @@ def model_shapes(model: nn.Module) -> dict[str, list[int]]:
 
 
 @torch.no_grad()
-def load_weights(model: nn.Module, state_dict: Mapping[str, Tensor], source: str = "the checkpoint") -> LoadReport:
+def load_weights(
+    model: nn.Module, state_dict: Mapping[str, Tensor], source: str = "the checkpoint"
+) -> LoadReport:
     """Fill every parameter and buffer of ``model``.
 
     Raises:

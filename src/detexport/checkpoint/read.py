@@ -38,7 +38,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     readers = {".pth": _read_pth, ".pkl": _read_pkl, ".safetensors": _read_safetensors}
     if path.suffix not in readers:
         raise CheckpointError(
-            f"unknown kind of checkpoint {path}", got=path.suffix or "no suffix", expected=" or ".join(FORMATS)
+            f"unknown kind of checkpoint {path}",
+            got=path.suffix or "no suffix",
+            expected=" or ".join(FORMATS),
         )
     return readers[path.suffix](path)
 
@@ -61,7 +63,9 @@ def _read_pth(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError) as error:
-        raise _broken(path, error, "tensors and plain containers, as torch.save writes a state dict") from error
+        raise _broken(
+            path, error, "tensors and plain containers, as torch.save writes a state dict"
+        ) from error
     return _tensors(_model_part(content), path)
 
 

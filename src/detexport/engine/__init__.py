@@ -1,1 +1,1 @@
-"""Training, evaluation and prediction."""
+"""Running models over data: training and average precision."""

@@ -57,4 +57,3 @@ def init_normal(layer: nn.Conv2d | nn.Linear, std: float, bias: float = 0.0) -> 
     nn.init.normal_(layer.weight, std=std)
     if layer.bias is not None:
         nn.init.constant_(layer.bias, bias)
-

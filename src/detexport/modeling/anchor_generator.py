@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, List  # noqa: UP035 - TorchScript reads these annotations
+from typing import Any, List
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +79,7 @@ class AnchorGrid(nn.Module):
         offset: float,
     ) -> None:
         super().__init__()
-        self.strides: List[int] = list(strides)  # noqa: UP006
+        self.strides: List[int] = list(strides)
         self.offset = offset
         levels = len(strides)
         cells = [
@@ -97,17 +97,7 @@ class AnchorGrid(nn.Module):
         self.num_cell_anchors = len(cells[0])
         self.register_buffer("cells", torch.stack(cells), persistent=False)
 
-    @property
-    def num_anchors(self) -> list[int]:
-        """Anchors a cell, one number a level."""
-        return [self.num_cell_anchors] * len(self.strides)
-
-    @property
-    def box_dim(self) -> int:
-        """Numbers that describe an anchor."""
-        return 4
-
-    def forward(self, features: List[Tensor]) -> List[Tensor]:  # noqa: UP006
+    def forward(self, features: List[Tensor]) -> List[Tensor]:
         """The anchors of each level, in the order of a (H, W, A) grid.
 
         Positions count ones over a row and a column of the feature map: neither a size nor a device is
@@ -119,11 +109,13 @@ class AnchorGrid(nn.Module):
         Returns:
             one (H * W * A, 4) a level, XYXY in px of the padded image.
         """
-        anchors: List[Tensor] = []  # noqa: UP006
+        anchors: List[Tensor] = []
         for level, feature in enumerate(features):
             stride = float(self.strides[level])
             rows = torch.ones_like(feature[0, 0, :, 0], dtype=torch.float32).cumsum(0) - (1.0 - self.offset)
-            columns = torch.ones_like(feature[0, 0, 0, :], dtype=torch.float32).cumsum(0) - (1.0 - self.offset)
+            columns = torch.ones_like(feature[0, 0, 0, :], dtype=torch.float32).cumsum(0) - (
+                1.0 - self.offset
+            )
             y = (rows * stride)[:, None].expand(-1, feature.shape[3])
             x = (columns * stride)[None, :].expand(feature.shape[2], -1)
             shifts = torch.stack((x, y, x, y), dim=2)

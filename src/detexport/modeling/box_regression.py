@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import List
 
 import torch
 import torch.nn.functional as F
@@ -36,13 +37,16 @@ class Box2BoxTransform:
         return apply_deltas(deltas, boxes, list(self.weights))
 
 
-def apply_deltas(deltas: Tensor, boxes: Tensor, weights: list[float]) -> Tensor:
+def apply_deltas(
+    deltas: Tensor, boxes: Tensor, weights: List[float], max_log_scale: float = MAX_LOG_SCALE
+) -> Tensor:
     """Move and stretch boxes.
 
     Args:
         deltas: (R, K * 4), K differences a box.
         boxes: (R, 4) XYXY in px.
         weights: what the four differences were multiplied by.
+        max_log_scale: upper bound of the logarithm of a size's growth.
 
     Returns:
         (R, K * 4) XYXY in px.
@@ -55,8 +59,8 @@ def apply_deltas(deltas: Tensor, boxes: Tensor, weights: list[float]) -> Tensor:
     centers_y = boxes[:, 1] + 0.5 * heights
     dx = deltas[:, :, 0] / weights[0]
     dy = deltas[:, :, 1] / weights[1]
-    dw = (deltas[:, :, 2] / weights[2]).clamp(max=MAX_LOG_SCALE)
-    dh = (deltas[:, :, 3] / weights[3]).clamp(max=MAX_LOG_SCALE)
+    dw = (deltas[:, :, 2] / weights[2]).clamp(max=max_log_scale)
+    dh = (deltas[:, :, 3] / weights[3]).clamp(max=max_log_scale)
     x = dx * widths[:, None] + centers_x[:, None]
     y = dy * heights[:, None] + centers_y[:, None]
     w = torch.exp(dw) * widths[:, None]

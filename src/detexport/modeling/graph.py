@@ -1,6 +1,6 @@
 """What is exported of a model: its ``detect`` behind plain tensors."""
 
-from typing import Dict, List  # noqa: UP035 - TorchScript reads these annotations
+from typing import Dict, List
 
 from torch import Tensor, nn
 
@@ -26,6 +26,6 @@ class BatchGraph(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, images: List[Tensor]) -> List[Dict[str, Tensor]]:  # noqa: UP006
+    def forward(self, images: List[Tensor]) -> List[Dict[str, Tensor]]:
         """Each (C, H, W) -> its outputs by the contract's names."""
         return self.model.detect(images)

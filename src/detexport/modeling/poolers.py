@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import List  # noqa: UP035 - TorchScript reads these annotations
+from typing import List
 
 import torch
 import torchvision  # noqa: F401 - registers torch.ops.torchvision
@@ -12,9 +12,9 @@ from detexport.errors import ConfigError
 from detexport.structures import Boxes
 
 
-def rois_of(boxes: List[Tensor]) -> Tensor:  # noqa: UP006
+def rois_of(boxes: List[Tensor]) -> Tensor:
     """One (R, 4) an image -> (sum R, 5): the index of the image, then XYXY."""
-    rois: List[Tensor] = []  # noqa: UP006
+    rois: List[Tensor] = []
     for index, box in enumerate(boxes):
         rois.append(torch.cat([torch.full_like(box[:, :1], float(index)), box], dim=1))
     return torch.cat(rois)
@@ -46,7 +46,7 @@ class ROIPooler(nn.Module):
         if pooler_type not in ("ROIAlign", "ROIAlignV2"):
             raise ConfigError("unsupported POOLER_TYPE", got=pooler_type, expected="ROIAlignV2 or ROIAlign")
         self.output_size = output_size
-        self.scales: List[float] = [1.0 / stride for stride in strides]  # noqa: UP006
+        self.scales: List[float] = [1.0 / stride for stride in strides]
         self.sampling_ratio = sampling_ratio
         self.aligned = pooler_type == "ROIAlignV2"
         self.canonical_box_size = canonical_box_size
@@ -59,8 +59,7 @@ class ROIPooler(nn.Module):
         """Pool the boxes of each image: see ``pool``."""
         return self.pool(x, [boxes.tensor for boxes in box_lists])
 
-    @torch.jit.export
-    def pool(self, features: List[Tensor], boxes: List[Tensor]) -> Tensor:  # noqa: UP006
+    def pool(self, features: List[Tensor], boxes: List[Tensor]) -> Tensor:
         """Features of each box.
 
         Args:
@@ -74,8 +73,8 @@ class ROIPooler(nn.Module):
         if len(self.scales) == 1:
             return self._align(features[0], rois, self.scales[0])
         levels = self._levels(rois)
-        pooled: List[Tensor] = []  # noqa: UP006
-        places: List[Tensor] = []  # noqa: UP006
+        pooled: List[Tensor] = []
+        places: List[Tensor] = []
         for index, scale in enumerate(self.scales):
             place = (levels == index).nonzero()[:, 0]
             places.append(place)

@@ -1,7 +1,6 @@
 """Axis-aligned boxes, XYXY in absolute pixels."""
 
 from collections.abc import Iterator, Sequence
-from typing import Union
 
 import torch
 from torch import Tensor
@@ -83,7 +82,7 @@ class Boxes:
         """Where the coordinates lie."""
         return self.tensor.device
 
-    def __getitem__(self, item: Union[int, slice, Tensor]) -> "Boxes":
+    def __getitem__(self, item: int | slice | Tensor) -> "Boxes":
         if isinstance(item, int):
             return Boxes(self.tensor[item].view(1, -1))
         return Boxes(self.tensor[item])

@@ -1,13 +1,13 @@
 """A batch of images of different sizes in one tensor."""
 
-from typing import List, Tuple  # noqa: UP035 - TorchScript reads these annotations
+from typing import List, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def pad_images(images: List[Tensor], divisibility: int) -> Tuple[Tensor, List[Tuple[int, int]]]:  # noqa: UP006
+def pad_images(images: List[Tensor], divisibility: int) -> Tuple[Tensor, List[Tuple[int, int]]]:
     """Pad images right and bottom with zeros to one common size.
 
     Written so that one image keeps a free height and width in a trace and in an export: it is padded by a
@@ -25,8 +25,8 @@ def pad_images(images: List[Tensor], divisibility: int) -> Tuple[Tensor, List[Tu
     for image in images[1:]:
         height = max(height, image.shape[1])
         width = max(width, image.shape[2])
-    sizes: List[Tuple[int, int]] = []  # noqa: UP006
-    padded: List[Tensor] = []  # noqa: UP006
+    sizes: List[Tuple[int, int]] = []
+    padded: List[Tensor] = []
     for image in images:
         sizes.append((image.shape[1], image.shape[2]))
         right, bottom = width - image.shape[2], height - image.shape[1]

@@ -4,7 +4,7 @@ Shapes: ``p{k}`` is (N, C, H/2**k, W/2**k) with the same number of channels C fo
 """
 
 import math
-from typing import Dict, Optional  # noqa: UP035 - TorchScript reads these annotations
+from typing import Dict, Optional
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ class LastLevelMaxPool(nn.Module):
     in_feature = "p5"
     num_levels = 1
 
-    def forward(self, x: Tensor) -> Dict[str, Tensor]:  # noqa: UP006
+    def forward(self, x: Tensor) -> Dict[str, Tensor]:
         """p5 -> {p6}."""
         return {"p6": F.max_pool2d(x, kernel_size=1, stride=2, padding=0)}
 
@@ -70,7 +70,9 @@ class FPN(nn.Module):
         for name in in_features:
             level = int(math.log2(shapes[name].stride))
             if level not in self.in_names:
-                raise ConfigError("a pyramid level has a stride of 4 to 32", got=f"{name}: {shapes[name].stride}")
+                raise ConfigError(
+                    "a pyramid level has a stride of 4 to 32", got=f"{name}: {shapes[name].stride}"
+                )
             self.in_names[level] = name
             lateral = Conv2d(shapes[name].channels, out_channels, 1, norm=get_norm(norm, out_channels))
             output = Conv2d(out_channels, out_channels, 3, padding=1, norm=get_norm(norm, out_channels))
@@ -81,19 +83,20 @@ class FPN(nn.Module):
         self.bottom_up = bottom_up
         self.top_block = top_block
         self._levels = [level for level, name in self.in_names.items() if name]
-        self._bottom_up_divisibility = bottom_up.size_divisibility
+        # The image is padded to a multiple of the last bottom-up level's stride.
+        self.size_divisibility = 2 ** self._levels[-1]
 
-    def _fuse(self, lateral: Tensor, above: Optional[Tensor]) -> Tensor:  # noqa: UP045
+    def _fuse(self, lateral: Tensor, above: Optional[Tensor]) -> Tensor:
         if above is None:
             return lateral
         fused = lateral + F.interpolate(above, size=lateral.shape[-2:], mode="nearest")
         return fused / 2 if self.halve else fused
 
-    def forward(self, x: Tensor) -> Dict[str, Tensor]:  # noqa: UP006
+    def forward(self, x: Tensor) -> Dict[str, Tensor]:
         """(N, C, H, W) -> the pyramid's levels by name, from fine to coarse."""
         features = self.bottom_up(x)
-        outputs: Dict[str, Tensor] = {}  # noqa: UP006
-        above: Optional[Tensor] = None  # noqa: UP045
+        outputs: Dict[str, Tensor] = {}
+        above: Optional[Tensor] = None
         if self.fpn_lateral5 is not None and self.fpn_output5 is not None:
             above = self._fuse(self.fpn_lateral5(features[self.in_names[5]]), above)
             outputs["p5"] = self.fpn_output5(above)
@@ -117,8 +120,3 @@ class FPN(nn.Module):
         if self.top_block is not None:
             levels += range(levels[-1] + 1, levels[-1] + 1 + self.top_block.num_levels)
         return {f"p{level}": ShapeSpec(channels=self.out_channels, stride=2**level) for level in levels}
-
-    @property
-    def size_divisibility(self) -> int:
-        """The image is padded to a multiple of the last bottom-up level's stride."""
-        return 2 ** self._levels[-1]

@@ -4,7 +4,7 @@ Shapes: an image (N, C, H, W); ``res{k}`` has the stride 2**k (res2: 4 ... res5:
 """
 
 from collections.abc import Sequence
-from typing import Dict, List  # noqa: UP035 - TorchScript reads these annotations
+from typing import Dict, List
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -54,7 +54,13 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
         self.conv1 = Conv2d(
-            in_channels, out_channels, 3, stride=stride, padding=1, norm=get_norm(norm, out_channels), relu=True
+            in_channels,
+            out_channels,
+            3,
+            stride=stride,
+            padding=1,
+            norm=get_norm(norm, out_channels),
+            relu=True,
         )
         self.conv2 = Conv2d(out_channels, out_channels, 3, padding=1, norm=get_norm(norm, out_channels))
         for conv in (self.conv1, self.conv2):
@@ -87,9 +93,7 @@ class BottleneckBlock(nn.Module):
         stride_1x1, stride_3x3 = (stride, 1) if stride_in_1x1 else (1, stride)
         width = bottleneck_channels
         self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
-        self.conv1 = Conv2d(
-            in_channels, width, 1, stride=stride_1x1, norm=get_norm(norm, width), relu=True
-        )
+        self.conv1 = Conv2d(in_channels, width, 1, stride=stride_1x1, norm=get_norm(norm, width), relu=True)
         self.conv2 = Conv2d(
             width,
             width,
@@ -223,13 +227,15 @@ class ResNet(nn.Sequential):
                 got=f"MODEL.RESNETS.OUT_FEATURES: {sorted(unknown)}",
                 expected=sorted(self._shapes),
             )
-        self.stage_names: List[str] = list(self._shapes)  # noqa: UP006
-        self.out_features: List[str] = list(out_features)  # noqa: UP006
+        self.stage_names: List[str] = list(self._shapes)
+        self.out_features: List[str] = list(out_features)
+        # The network itself asks for no padding.
+        self.size_divisibility = 0
         self.freeze(freeze_at)
 
-    def forward(self, x: Tensor) -> Dict[str, Tensor]:  # noqa: UP006
+    def forward(self, x: Tensor) -> Dict[str, Tensor]:
         """(N, C, H, W) -> the chosen stages' outputs by name."""
-        outputs: Dict[str, Tensor] = {}  # noqa: UP006
+        outputs: Dict[str, Tensor] = {}
         for index, stage in enumerate(self):
             x = stage(x)
             name = self.stage_names[index]
@@ -240,11 +246,6 @@ class ResNet(nn.Sequential):
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of each output."""
         return {name: self._shapes[name] for name in self.out_features}
-
-    @property
-    def size_divisibility(self) -> int:
-        """No padding is asked for by the network itself."""
-        return 0
 
     def freeze(self, freeze_at: int) -> None:
         """Stop training the stem (1) and the stages up to res{freeze_at}; batch norms there become frozen."""

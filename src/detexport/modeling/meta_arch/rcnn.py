@@ -1,6 +1,6 @@
 """Two-stage detectors: Faster and Mask R-CNN (Ren et al. 2015, He et al. 2017)."""
 
-from typing import Any, Dict, List  # noqa: UP035 - TorchScript reads these annotations
+from typing import Any, Dict, List
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from detexport.modeling.postprocessing import detector_postprocess
 from detexport.modeling.proposal_generator import build_proposal_generator
 from detexport.modeling.registries import META_ARCH_REGISTRY
 from detexport.modeling.roi_heads import build_roi_heads
-from detexport.structures import ImageList, Instances
+from detexport.structures import ImageList
 from detexport.structures.image_list import pad_images
 
 
@@ -30,6 +30,8 @@ class GeneralizedRCNN(nn.Module):
         input_format: order of the image's channels, ``"BGR"`` or ``"RGB"``.
         resize: how images are resized before the model.
     """
+
+    __jit_unused_properties__ = ["device"]  # noqa: RUF012 - TorchScript looks for this list
 
     def __init__(
         self,
@@ -126,19 +128,18 @@ class GeneralizedRCNN(nn.Module):
         """(C, H, W) values 0..255 of any dtype -> float32, mean 0 and standard deviation 1 a channel."""
         return (image.to(torch.float32) - self.pixel_mean) / self.pixel_std
 
-    @torch.jit.export
-    def detect(self, images: List[Tensor]) -> List[Dict[str, Tensor]]:  # noqa: UP006
+    def detect(self, images: List[Tensor]) -> List[Dict[str, Tensor]]:
         """The graph that is exported: images -> detections by field, in px of each image, masks raw.
 
         Args:
             images: each (C, H, W), values 0..255.
         """
-        normalized: List[Tensor] = []  # noqa: UP006
+        normalized: List[Tensor] = []
         for image in images:
             normalized.append(self.normalize(image))
         batch, image_sizes = pad_images(normalized, self.size_divisibility)
         features = self.backbone(batch)
-        proposals: List[Tensor] = []  # noqa: UP006
+        proposals: List[Tensor] = []
         for boxes, _ in self.proposal_generator.propose(features, image_sizes):
             proposals.append(boxes)
         return self.roi_heads.detect(features, proposals, image_sizes)

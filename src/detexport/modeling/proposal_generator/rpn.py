@@ -3,7 +3,7 @@
 Shapes: N images, L levels, A anchors a cell, R proposals of an image.
 """
 
-from typing import Any, Dict, List, Tuple  # noqa: UP035 - TorchScript reads these annotations
+from typing import Any, Dict, List, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +19,6 @@ from detexport.modeling.matcher import Matcher, subsample_labels
 from detexport.modeling.registries import PROPOSAL_GENERATOR_REGISTRY, RPN_HEAD_REGISTRY
 from detexport.structures import Boxes, ImageList, Instances, pairwise_iou
 from detexport.structures.boxes import clip_boxes, nonempty_boxes
-
-PAD_SCORE = -1e9
-"""Score of the padding that lets topk take k of fewer than k; what is padding is dropped by it."""
 
 
 def build_proposal_generator(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> Any:
@@ -60,10 +57,10 @@ class RPNHead(nn.Module):
         for layer in (*convs, self.objectness_logits, self.anchor_deltas):
             init_normal(layer, std=0.01)
 
-    def forward(self, features: List[Tensor]) -> Tuple[List[Tensor], List[Tensor]]:  # noqa: UP006
+    def forward(self, features: List[Tensor]) -> Tuple[List[Tensor], List[Tensor]]:
         """One (N, C, H, W) a level -> one (N, A, H, W) of logits, one (N, A * 4, H, W) of differences."""
-        logits: List[Tensor] = []  # noqa: UP006
-        deltas: List[Tensor] = []  # noqa: UP006
+        logits: List[Tensor] = []
+        deltas: List[Tensor] = []
         for feature in features:
             hidden = self.conv(feature)
             logits.append(self.objectness_logits(hidden))
@@ -120,11 +117,11 @@ class RPN(nn.Module):
         loss_weights: tuple[float, float],
     ) -> None:
         super().__init__()
-        self.in_features: List[str] = list(in_features)  # noqa: UP006
+        self.in_features: List[str] = list(in_features)
         self.rpn_head = head
         self.anchor_generator = anchor_generator
         self.box2box_transform = box2box_transform
-        self.box_weights: List[float] = list(box2box_transform.weights)  # noqa: UP006
+        self.box_weights: List[float] = list(box2box_transform.weights)
         self.anchor_matcher = matcher
         self.batch_size_per_image = batch_size_per_image
         self.positive_fraction = positive_fraction
@@ -132,6 +129,8 @@ class RPN(nn.Module):
         self.post_nms_topk_train, self.post_nms_topk_test = post_nms_topk
         self.nms_threshold = nms_threshold
         self.min_box_size = float(min_box_size)
+        # Score of the padding that lets topk take k of fewer than k; the padding is dropped by it.
+        self.pad_score = -1e9
         self.boundary_threshold = boundary_threshold
         self.smooth_l1_beta = smooth_l1_beta
         self.loss_weights = loss_weights
@@ -168,26 +167,25 @@ class RPN(nn.Module):
         ]
         return proposals, losses
 
-    @torch.jit.export
     def propose(
         self,
-        features: Dict[str, Tensor],  # noqa: UP006
-        image_sizes: List[Tuple[int, int]],  # noqa: UP006
-    ) -> List[Tuple[Tensor, Tensor]]:  # noqa: UP006
+        features: Dict[str, Tensor],
+        image_sizes: List[Tuple[int, int]],
+    ) -> List[Tuple[Tensor, Tensor]]:
         """Boxes (R, 4) XYXY in px and their logits (R,), descending, for each image."""
         logits, deltas, anchors = self.predict_anchors(features)
         return self.find_proposals(anchors, logits, deltas, image_sizes)
 
     def predict_anchors(
         self,
-        features: Dict[str, Tensor],  # noqa: UP006
-    ) -> Tuple[List[Tensor], List[Tensor], List[Tensor]]:  # noqa: UP006
+        features: Dict[str, Tensor],
+    ) -> Tuple[List[Tensor], List[Tensor], List[Tensor]]:
         """Logits (N, HWA), differences (N, HWA, 4) and anchors (HWA, 4) of each level."""
         levels = [features[name] for name in self.in_features]
         anchors = self.anchor_generator(levels)
         logit_maps, delta_maps = self.rpn_head(levels)
-        logits: List[Tensor] = []  # noqa: UP006
-        deltas: List[Tensor] = []  # noqa: UP006
+        logits: List[Tensor] = []
+        deltas: List[Tensor] = []
         for level in range(len(levels)):
             logit_map, delta_map = logit_maps[level], delta_maps[level]
             logits.append(logit_map.permute(0, 2, 3, 1).flatten(1))
@@ -201,27 +199,25 @@ class RPN(nn.Module):
 
     def find_proposals(
         self,
-        anchors: List[Tensor],  # noqa: UP006
-        logits: List[Tensor],  # noqa: UP006
-        deltas: List[Tensor],  # noqa: UP006
-        image_sizes: List[Tuple[int, int]],  # noqa: UP006
-    ) -> List[Tuple[Tensor, Tensor]]:  # noqa: UP006
+        anchors: List[Tensor],
+        logits: List[Tensor],
+        deltas: List[Tensor],
+        image_sizes: List[Tuple[int, int]],
+    ) -> List[Tuple[Tensor, Tensor]]:
         """The best anchors of each level, decoded, clipped and suppressed within their level."""
         pre_nms_topk = self.pre_nms_topk_train if self.training else self.pre_nms_topk_test
         post_nms_topk = self.post_nms_topk_train if self.training else self.post_nms_topk_test
-        results: List[Tuple[Tensor, Tensor]] = []  # noqa: UP006
+        results: List[Tuple[Tensor, Tensor]] = []
         for image in range(len(image_sizes)):
-            level_boxes: List[Tensor] = []  # noqa: UP006
-            level_scores: List[Tensor] = []  # noqa: UP006
-            level_ids: List[Tensor] = []  # noqa: UP006
+            level_boxes: List[Tensor] = []
+            level_scores: List[Tensor] = []
+            level_ids: List[Tensor] = []
             for level in range(len(anchors)):
-                padded = F.pad(logits[level][image], [0, pre_nms_topk], value=PAD_SCORE)
+                padded = F.pad(logits[level][image], [0, pre_nms_topk], value=self.pad_score)
                 scores, indices = padded.topk(pre_nms_topk)
-                real = (scores > PAD_SCORE).nonzero()[:, 0]
+                real = (scores > self.pad_score).nonzero()[:, 0]
                 scores, indices = scores[real], indices[real]
-                boxes = apply_deltas(
-                    deltas[level][image][indices], anchors[level][indices], self.box_weights
-                )
+                boxes = apply_deltas(deltas[level][image][indices], anchors[level][indices], self.box_weights)
                 level_boxes.append(boxes)
                 level_scores.append(scores)
                 level_ids.append(torch.full_like(indices, level))

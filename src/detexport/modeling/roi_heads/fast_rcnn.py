@@ -3,7 +3,7 @@
 Shapes: R proposals of an image, K classes, D detections of an image.
 """
 
-from typing import List, Tuple  # noqa: UP035 - TorchScript reads these annotations
+from typing import List, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +19,11 @@ from detexport.structures.boxes import clip_boxes
 def select_detections(
     boxes: Tensor,
     scores: Tensor,
-    image_size: Tuple[int, int],  # noqa: UP006
+    image_size: Tuple[int, int],
     score_threshold: float,
     nms_threshold: float,
     max_detections: int,
-) -> Tuple[Tensor, Tensor, Tensor]:  # noqa: UP006
+) -> Tuple[Tensor, Tensor, Tensor]:
     """Detections of one image: above the threshold, suppressed per class, the best of them.
 
     One proposal may give detections of several classes.
@@ -87,7 +87,7 @@ class FastRCNNOutputLayers(nn.Module):
         channels = input_shape.channels * (input_shape.width or 1) * (input_shape.height or 1)
         self.num_classes = num_classes
         self.box2box_transform = box2box_transform
-        self.box_weights: List[float] = list(box2box_transform.weights)  # noqa: UP006
+        self.box_weights: List[float] = list(box2box_transform.weights)
         self.use_sigmoid = use_sigmoid
         self.score_threshold = score_threshold
         self.nms_threshold = nms_threshold
@@ -99,25 +99,23 @@ class FastRCNNOutputLayers(nn.Module):
         init_normal(self.cls_score, std=0.01)
         init_normal(self.bbox_pred, std=0.001)
 
-    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:  # noqa: UP006
+    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
         """(R, D) or (R, C, H, W) -> (R, K + 1) logits, the background last; (R, 4 or K * 4) differences."""
         x = x.flatten(1)
         return self.cls_score(x), self.bbox_pred(x)
 
-    @torch.jit.export
     def probabilities(self, logits: Tensor) -> Tensor:
         """(R, K + 1) logits -> (R, K) scores, without the background."""
         scores = logits.sigmoid() if self.use_sigmoid else F.softmax(logits, dim=1)
         return scores[:, :-1]
 
-    @torch.jit.export
     def detect(
         self,
         logits: Tensor,
         deltas: Tensor,
         proposals: Tensor,
-        image_size: Tuple[int, int],  # noqa: UP006
-    ) -> Tuple[Tensor, Tensor, Tensor]:  # noqa: UP006
+        image_size: Tuple[int, int],
+    ) -> Tuple[Tensor, Tensor, Tensor]:
         """Detections of one image from its proposals' outputs: see ``select_detections``."""
         boxes = apply_deltas(deltas, proposals, self.box_weights)
         return select_detections(

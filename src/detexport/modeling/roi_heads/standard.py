@@ -3,7 +3,7 @@
 Shapes: R proposals, D detections of an image, K classes.
 """
 
-from typing import Any, Dict, List, Tuple  # noqa: UP035 - TorchScript reads these annotations
+from typing import Any, Dict, List, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +26,11 @@ def build_roi_heads(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> Any:
     return ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME)(cfg, input_shape)
 
 
-def split_by_image(x: Tensor, boxes: List[Tensor]) -> List[Tensor]:  # noqa: UP006
+def split_by_image(x: Tensor, boxes: List[Tensor]) -> List[Tensor]:
     """Rows of ``x`` by image, as many as each of ``boxes`` has; a single image's stay whole."""
     if len(boxes) == 1:
         return [x]
-    parts: List[Tensor] = []  # noqa: UP006
+    parts: List[Tensor] = []
     start = 0
     for box in boxes:
         parts.append(x[start : start + box.shape[0]])
@@ -71,7 +71,7 @@ class StandardROIHeads(nn.Module):
         mask_head: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.in_features: List[str] = list(in_features)  # noqa: UP006
+        self.in_features: List[str] = list(in_features)
         self.num_classes = num_classes
         self.proposal_matcher = matcher
         self.batch_size_per_image = batch_size_per_image
@@ -112,13 +112,12 @@ class StandardROIHeads(nn.Module):
             for fields, size in zip(found, images.image_sizes, strict=True)
         ], {}
 
-    @torch.jit.export
     def detect(
         self,
-        features: Dict[str, Tensor],  # noqa: UP006
-        proposals: List[Tensor],  # noqa: UP006
-        image_sizes: List[Tuple[int, int]],  # noqa: UP006
-    ) -> List[Dict[str, Tensor]]:  # noqa: UP006
+        features: Dict[str, Tensor],
+        proposals: List[Tensor],
+        image_sizes: List[Tuple[int, int]],
+    ) -> List[Dict[str, Tensor]]:
         """Detections of each image by field: ``pred_boxes``, ``scores``, ``pred_classes``, ``pred_masks``.
 
         Args:
@@ -130,7 +129,7 @@ class StandardROIHeads(nn.Module):
         logits, deltas = self.box_predictor(self.box_head(self.box_pooler.pool(levels, proposals)))
         image_logits = split_by_image(logits, proposals)
         image_deltas = split_by_image(deltas, proposals)
-        results: List[Dict[str, Tensor]] = []  # noqa: UP006
+        results: List[Dict[str, Tensor]] = []
         for index in range(len(proposals)):
             boxes, scores, classes = self.box_predictor.detect(
                 image_logits[index], image_deltas[index], proposals[index], image_sizes[index]
@@ -140,9 +139,9 @@ class StandardROIHeads(nn.Module):
 
     def add_masks(
         self,
-        levels: List[Tensor],  # noqa: UP006
-        detections: List[Dict[str, Tensor]],  # noqa: UP006
-    ) -> List[Dict[str, Tensor]]:  # noqa: UP006
+        levels: List[Tensor],
+        detections: List[Dict[str, Tensor]],
+    ) -> List[Dict[str, Tensor]]:
         """``pred_masks`` (D, S, S), a probability a cell of a grid over each box."""
         if self.mask_pooler is not None and self.mask_head is not None:
             boxes = [fields["pred_boxes"] for fields in detections]

@@ -1,0 +1,155 @@
+"""A short training run, and the average precision of what it gives."""
+
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+from detexport.data.coco import CocoDataset
+from detexport.data.mapping import training_example
+from detexport.engine.evaluation import coco_ap
+from detexport.errors import DataError
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How to train.
+
+    Args:
+        iterations: optimizer steps.
+        batch_size: images a step.
+        learning_rate: peak of the schedule: linear warm-up, then a cosine down to 0.
+        warmup_iterations: steps of the warm-up.
+        weight_decay: AdamW's, on weights of more than one dimension.
+        gradient_norm: the gradient is scaled down to this norm.
+        average_decay: decay of the moving average of the weights, which is what is kept.
+        flip: mirror half of the images.
+        seed: of the initial weights, the order of the images and the sampling of boxes.
+        threads: CPU threads.
+    """
+
+    iterations: int
+    batch_size: int
+    learning_rate: float
+    warmup_iterations: int
+    weight_decay: float
+    gradient_norm: float
+    average_decay: float
+    flip: bool
+    seed: int
+    threads: int
+
+
+def seed_everything(seed: int) -> None:
+    """Start every generator of random numbers that training draws from."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def learning_rate_factor(step: int, settings: TrainingSettings) -> float:
+    """Part of the peak learning rate at a step."""
+    if step < settings.warmup_iterations:
+        return (step + 1) / settings.warmup_iterations
+    span = max(1, settings.iterations - settings.warmup_iterations)
+    return 0.5 * (1 + math.cos(math.pi * (step - settings.warmup_iterations) / span))
+
+
+def _batches(dataset: CocoDataset, model: nn.Module, settings: TrainingSettings) -> Iterator[list[dict[str, Any]]]:
+    """Shuffled batches without end; images without annotations are left out."""
+    records = [record for record in dataset.images if record.annotations]
+    if not records:
+        raise DataError(
+            f"{dataset.annotation_file} has no annotated image",
+            got=f"{len(dataset.images)} images, none with an annotation of the classes",
+            expected="at least one",
+            remedy="check data.categories and the annotation file",
+        )
+    generator = random.Random(settings.seed)
+    batch: list[dict[str, Any]] = []
+    while True:
+        generator.shuffle(records)
+        for record in records:
+            flip = settings.flip and generator.random() < 0.5
+            batch.append(training_example(record, model.input_format, flip=flip))
+            if len(batch) == settings.batch_size:
+                yield batch
+                batch = []
+
+
+def train(model: nn.Module, dataset: CocoDataset, settings: TrainingSettings) -> dict[str, Tensor]:
+    """Train a model from where it stands.
+
+    Args:
+        model: built with the data set's number of classes; left in training mode.
+        dataset: the split to learn from.
+        settings: how.
+
+    Returns:
+        the averaged state dict, counters of batch normalization left out.
+
+    Raises:
+        DataError: no image has an annotation.
+        FloatingPointError: the loss is not finite.
+    """
+    model.train()
+    decayed = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
+    others = [p for p in model.parameters() if p.requires_grad and p.dim() <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=settings.learning_rate,
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, settings))
+    average = AveragedModel(
+        model, multi_avg_fn=get_ema_multi_avg_fn(settings.average_decay), use_buffers=True
+    )
+    batches = _batches(dataset, model, settings)
+    with tqdm(total=settings.iterations, desc="train", unit="step", smoothing=0.05) as progress:
+        for step in range(settings.iterations):
+            losses = model(next(batches))
+            loss = sum(losses.values())
+            if not torch.isfinite(loss):
+                raise FloatingPointError(f"the loss is {loss.item()} at step {step}: {losses}")
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(decayed + others, settings.gradient_norm)
+            optimizer.step()
+            schedule.step()
+            average.update_parameters(model)
+            progress.set_postfix({name.removeprefix("loss_"): f"{value:.2f}" for name, value in losses.items()})
+            progress.update()
+    return {
+        name: value
+        for name, value in average.module.state_dict().items()
+        if not name.endswith(".num_batches_tracked")
+    }
+
+
+@torch.no_grad()
+def predictions(model: nn.Module, dataset: CocoDataset) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """Detections of every image, one at a time, as ``coco_ap`` takes them."""
+    for record in tqdm(dataset.images, desc="evaluate", unit="image"):
+        example = training_example(record, model.input_format)
+        instances = model([{"image": example["image"]}])[0]["instances"].to("cpu")
+        outputs = {
+            "pred_boxes": instances.pred_boxes.tensor.numpy(),
+            "scores": instances.scores.numpy(),
+            "pred_classes": instances.pred_classes.numpy(),
+        }
+        if instances.has("pred_masks"):
+            outputs["pred_masks"] = instances.pred_masks.numpy()
+        yield record.image_id, outputs
+
+
+def evaluate(model: nn.Module, dataset: CocoDataset) -> dict[str, float]:
+    """COCO AP of boxes and, where the model has them, masks, over all images of a split."""
+    model.eval()
+    iou_types = ("bbox", "segm") if model.roi_heads.mask_on else ("bbox",)
+    return coco_ap(dataset.annotation_file, predictions(model, dataset), dataset.category_ids, iou_types)

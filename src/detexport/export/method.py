@@ -1,0 +1,126 @@
+"""What every export method does: check the model, fill a folder beside its place, put it there by one rename."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from torch import nn
+
+from detexport.artifact import Artifact, Format
+from detexport.contract import Contract
+from detexport.errors import ExportError
+from detexport.files import atomic_dir, sha256_file
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where an artifact's model comes from.
+
+    Args:
+        weights_sha256: digest of the weights' file.
+        config_sha256: digest of the resolved model configuration.
+    """
+
+    weights_sha256: str
+    config_sha256: str
+
+
+class ExportableModel(Protocol):
+    """What a method needs of a model beside being an ``nn.Module``."""
+
+    training: bool
+
+    def image_graph(self, output_names: tuple[str, ...]) -> nn.Module:
+        """A module from one (C, H, W) image to the named tensors."""
+
+    def batch_graph(self) -> nn.Module:
+        """A scriptable module from a list of images to a list of tensors by name."""
+
+
+class ExportMethod(Protocol):
+    """A frozen dataclass of a method's options."""
+
+    def export(
+        self,
+        model: ExportableModel,
+        sample: np.ndarray,
+        save_dir: Path,
+        *,
+        contract: Contract,
+        provenance: Provenance,
+    ) -> Artifact:
+        """Write the artifact into ``save_dir``, whole or not at all.
+
+        Args:
+            model: in evaluation mode, on the CPU.
+            sample: uint8 (C, H, W), one image to record with; any size serves.
+            save_dir: folder of the artifact; replaced if it exists.
+            contract: what the graph takes and gives.
+            provenance: where the model comes from.
+
+        Raises:
+            ExportError: the model is in training mode or cannot be exported by this method.
+        """
+
+
+def write_artifact(
+    method: Any,
+    save_dir: Path,
+    *,
+    name: str,
+    format: Format,
+    main_file: str,
+    batch: str,
+    packages: tuple[str, ...],
+    contract: Contract,
+    provenance: Provenance,
+    write: Callable[[Path], None],
+) -> Artifact:
+    """Let ``write`` make the main file, add the manifest, and put the finished folder in place.
+
+    Args:
+        method: the frozen dataclass of options.
+        save_dir: folder of the artifact.
+        name: the method's name.
+        format: what the main file is.
+        main_file: its name in the folder.
+        batch: images a call takes, ``"1"`` or ``"any"``.
+        packages: distributions whose versions shape the file.
+        contract: what the graph takes and gives.
+        provenance: where the model comes from.
+        write: writes the main file to the path that it is given.
+    """
+    with atomic_dir(save_dir) as folder:
+        write(folder / main_file)
+        artifact = Artifact(
+            format=format,
+            method=name,
+            options=asdict(method),
+            main_file=main_file,
+            files={main_file: sha256_file(folder / main_file)},
+            contract=contract,
+            batch=batch,
+            graph_end="raw",
+            weights_sha256=provenance.weights_sha256,
+            config_sha256=provenance.config_sha256,
+            versions={package: version(package) for package in ("detexport", *packages)},
+        )
+        artifact.save(folder)
+    return artifact
+
+
+def require_eval(model: ExportableModel) -> None:
+    """Refuse a model that would be exported as it trains.
+
+    Raises:
+        ExportError: it is in training mode.
+    """
+    if model.training:
+        raise ExportError(
+            f"{type(model).__name__} is in training mode",
+            expected="a model in evaluation mode",
+            remedy="call .eval() before the export",
+        )

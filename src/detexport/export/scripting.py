@@ -1,0 +1,54 @@
+"""TorchScript by compiling the model's source."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from detexport.artifact import Artifact, Format
+from detexport.contract import Contract
+from detexport.errors import ExportError
+from detexport.export.method import ExportableModel, Provenance, require_eval, write_artifact
+from detexport.export.torchscript_file import MAIN_FILE, require_fixed_hashes, save_reproducibly
+
+
+@dataclass(frozen=True)
+class Scripting:
+    """``torch.jit.script``: a list of any number of images of different sizes."""
+
+    def export(
+        self,
+        model: ExportableModel,
+        sample: np.ndarray,
+        save_dir: Path,
+        *,
+        contract: Contract,
+        provenance: Provenance,
+    ) -> Artifact:
+        """See ``ExportMethod.export``; the sample is not needed."""
+        require_eval(model)
+        require_fixed_hashes()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", (FutureWarning, DeprecationWarning))
+                scripted = torch.jit.script(model.batch_graph().eval())
+        except (RuntimeError, torch.jit.frontend.NotSupportedError) as error:
+            raise ExportError(
+                f"{type(model).__name__} cannot be compiled by torch.jit.script",
+                got=str(error).strip().splitlines()[0],
+                remedy="export it by tracing, or write the part that is named in TorchScript's subset",
+            ) from error
+        return write_artifact(
+            self,
+            save_dir,
+            name="scripting",
+            format=Format.TORCHSCRIPT,
+            main_file=MAIN_FILE,
+            batch="any",
+            packages=("torch", "torchvision"),
+            contract=contract,
+            provenance=provenance,
+            write=lambda path: save_reproducibly(scripted, path),
+        )

@@ -1,0 +1,57 @@
+"""TorchScript files whose bytes say nothing of the machine, the folder or the hour they were written in."""
+
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import torch
+
+from detexport.errors import ExportError
+
+MAIN_FILE = "model.pt"
+# The archive's root folder is named after the file it is first saved to.
+ROOT = Path(MAIN_FILE).stem
+FIXED_DATE = (1980, 1, 1, 0, 0, 0)
+# Source ranges with absolute paths; a loaded module works without them.
+SOURCE_RANGES = ".debug_pkl"
+
+
+def require_fixed_hashes() -> None:
+    """Refuse to script in a process whose hashes are random: the order of the modules' constants follows them.
+
+    Raises:
+        ExportError: PYTHONHASHSEED is not 0.
+    """
+    if sys.flags.hash_randomization:
+        raise ExportError(
+            "a scripted file is not reproducible in this process",
+            got="random hashes of strings",
+            expected="PYTHONHASHSEED=0",
+            remedy="start Python with PYTHONHASHSEED=0 in the environment",
+        )
+
+
+def save_reproducibly(module: torch.jit.ScriptModule, path: Path) -> None:
+    """Save a module so that the same module gives the same bytes.
+
+    Args:
+        module: a traced or scripted module.
+        path: the file to write.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        saved = Path(folder) / MAIN_FILE
+        module.save(str(saved))
+        with zipfile.ZipFile(saved) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as target:
+            for member in sorted(source.infolist(), key=lambda info: info.filename):
+                if not member.filename.endswith(SOURCE_RANGES):
+                    _copy_member(source, member, target)
+
+
+def _copy_member(source: zipfile.ZipFile, member: zipfile.ZipInfo, target: zipfile.ZipFile) -> None:
+    info = zipfile.ZipInfo(member.filename, FIXED_DATE)
+    data = source.read(member)
+    # Tensors start at a multiple of 64 bytes, as torch.save aligns them for memory mapping.
+    padding = -(target.fp.tell() + 30 + len(info.filename.encode()) + 4) % 64  # type: ignore[union-attr]
+    info.extra = b"FB" + padding.to_bytes(2, "little") + b"\0" * padding
+    target.writestr(info, data)

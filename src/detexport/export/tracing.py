@@ -1,0 +1,53 @@
+"""TorchScript by recording one forward pass."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from detexport.artifact import Artifact, Format
+from detexport.contract import Contract
+from detexport.export.method import ExportableModel, Provenance, require_eval, write_artifact
+from detexport.export.torchscript_file import MAIN_FILE, save_reproducibly
+
+
+@dataclass(frozen=True)
+class Tracing:
+    """``torch.jit.trace``: height and width stay free, the batch is one image.
+
+    A trace keeps the branches that its sample takes. The project's models have none on this road, so any
+    image serves; a model of your own needs a sample that takes the branches which real images take.
+    """
+
+    def export(
+        self,
+        model: ExportableModel,
+        sample: np.ndarray,
+        save_dir: Path,
+        *,
+        contract: Contract,
+        provenance: Provenance,
+    ) -> Artifact:
+        """See ``ExportMethod.export``."""
+        require_eval(model)
+        graph = model.image_graph(contract.output_names).eval()
+        with torch.no_grad(), warnings.catch_warnings():
+            # TorchScript is what was asked for, and that shapes become constants is measured afterwards
+            # by running the artifact at other sizes.
+            warnings.simplefilter("ignore", (FutureWarning, torch.jit.TracerWarning))
+            traced = torch.jit.trace(graph, torch.from_numpy(sample), check_trace=False)
+
+        return write_artifact(
+            self,
+            save_dir,
+            name="tracing",
+            format=Format.TORCHSCRIPT,
+            main_file=MAIN_FILE,
+            batch="1",
+            packages=("torch", "torchvision"),
+            contract=contract,
+            provenance=provenance,
+            write=lambda path: save_reproducibly(traced, path),
+        )
