@@ -8,6 +8,8 @@ from typer import Exit, Option, echo
 from detexport.report.collect import collect
 from stage import load_params, run
 
+MOST_REASONS = 5
+
 
 def main(models_dir: Annotated[Path, Option()], registered: Annotated[Path, Option()]) -> None:
     """Print every job's verdict; exit with 1 unless all passed and were registered."""
@@ -17,8 +19,10 @@ def main(models_dir: Annotated[Path, Option()], registered: Annotated[Path, Opti
         echo(f"{job.name:{width}}  {job.verdict:12}  {job.registered_as or '-'}")
     failed = [job for job in jobs if not job.shipped]
     for job in failed:
-        for reason in job.reasons:
+        for reason in job.reasons[:MOST_REASONS]:
             echo(f"error: {job.name}: {reason}", err=True)
+        if len(job.reasons) > MOST_REASONS:
+            echo(f"error: {job.name}: and {len(job.reasons) - MOST_REASONS} more reasons", err=True)
     echo(f"{len(jobs) - len(failed)} of {len(jobs)} jobs passed and are registered")
     if failed or not jobs:
         raise Exit(1)

@@ -46,8 +46,15 @@ class ParityReport:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why the job did not pass; a sample's reasons begin with its id."""
-        of_samples = (f"{id}: {reason}" for id, sample in self.samples.items() for reason in sample.reasons)
+        """Why the job did not pass; where samples say so, their ids come first, equal reasons told once."""
+        ids_by_reason: dict[str, list[str]] = {}
+        for id, sample in self.samples.items():
+            for reason in sample.reasons:
+                ids_by_reason.setdefault(reason, []).append(id)
+        of_samples = (
+            f"{first} and {len(others)} more: {reason}" if others else f"{first}: {reason}"
+            for reason, (first, *others) in ids_by_reason.items()
+        )
         return (*self.faults, *of_samples)
 
     def to_json(self) -> dict[str, Any]:
