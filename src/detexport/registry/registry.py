@@ -214,6 +214,7 @@ def _log_model(folder: Path, content: Content) -> str:
             signature=build_signature(content.contract),
             pip_requirements=list(content.requirements),
             model_config={"device": "cpu"},
+            tags=_describe(content),
             metadata={"graph": describe_graph(content.contract), **_describe(content)},
         )
     return str(info.model_id)

@@ -22,7 +22,7 @@ from detexport.errors import DetexportError
 
 DATABASE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
-# For the first request to a server; MLflow's own limits let a wrong address wait for minutes.
+# For the first request to a server: a wrong address is told at once. MLflow's own limits are minutes.
 FIRST_REQUEST = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 LOCK_TIMEOUT_S = 600
 # On a server nobody can tell a run that was killed from one at work on another machine, but by its age.
@@ -70,16 +70,16 @@ def open_store(root: Path, *, tracking_uri: str | None = None, experiment: str) 
     Raises:
         RegistryError: the store cannot be reached, cannot be read or refuses.
     """
-    chosen = os.environ.get("MLFLOW_TRACKING_URI") or tracking_uri
+    own = f"sqlite:///{root / DATABASE}"
+    uri = absolute_uri(os.environ.get("MLFLOW_TRACKING_URI") or tracking_uri or own, root)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    if chosen:
-        uri = absolute_uri(chosen, root)
+    if uri != own:
         with _explained(uri):
-            with _first_request():
+            with _environment(FIRST_REQUEST):
                 experiment_id = _find_experiment(uri, experiment)
             yield Store(uri, experiment_id, leftover_age_s=LEFTOVER_AGE_S, artifacts=None)
         return
-    uri, artifacts = f"sqlite:///{root / DATABASE}", root / ARTIFACTS
+    artifacts = root / ARTIFACTS
     with _explained(uri), _locked(artifacts):
         if not (root / DATABASE).exists():
             _create_database(root / DATABASE, experiment, artifacts)
@@ -126,7 +126,8 @@ def _create_database(database: Path, experiment: str, artifacts: Path) -> None:
 
 def _find_experiment(uri: str, name: str, artifacts: Path | None = None) -> str:
     """The id of an experiment that is there, and writes into ``artifacts``, from now on."""
-    mlflow.set_tracking_uri(uri)
+    with _environment({"MLFLOW_TRACKING_URI": uri}):  # which MLflow would leave set
+        mlflow.set_tracking_uri(uri)
     client = mlflow.MlflowClient()
     location = artifacts.as_uri() if artifacts else None
     found = client.get_experiment_by_name(name)
@@ -144,10 +145,10 @@ def _find_experiment(uri: str, name: str, artifacts: Path | None = None) -> str:
 
 
 @contextmanager
-def _first_request() -> Iterator[None]:
-    """Let MLflow's requests fail soon, so that a wrong address is told at once."""
-    before = {name: os.environ.get(name) for name in FIRST_REQUEST}
-    os.environ.update(FIRST_REQUEST)
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """Set environment variables for the block."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:

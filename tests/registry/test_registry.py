@@ -1,0 +1,292 @@
+"""The registry against a real MLflow store: an SQLite file and a folder."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from mlflow.entities.model_registry import ModelVersion
+from toy_project import folder, toy_artifact, toy_job, write_project, write_target, write_verdict
+
+from detexport.files import read_json, write_json
+from detexport.registry.content import Content
+from detexport.registry.jobs import register_jobs
+from detexport.registry.store import RegistryError, absolute_uri, open_store, without_credentials
+
+
+@pytest.fixture(autouse=True)
+def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("template")
+    write_project(root)
+    with open_store(root, experiment="detexport"):
+        pass
+    return root
+
+
+@pytest.fixture
+def root(template: Path, tmp_path: Path) -> Path:
+    """A workspace with one job that passed and a store that is empty; as if it was moved here."""
+    return Path(shutil.copytree(template, tmp_path / "workspace"))
+
+
+def register(root: Path, *targets: str) -> dict[str, Any]:
+    jobs = [toy_job(root, target) for target in targets or ("onnx",)]
+    return register_jobs(jobs, workspace=root, checkout=root, tracking_uri=None, experiment="detexport")
+
+
+def client(root: Path) -> mlflow.MlflowClient:
+    return mlflow.MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+
+
+def versions(root: Path, name: str = "toy-onnx") -> list[ModelVersion]:
+    found = client(root).search_model_versions(f"name = '{name}'")
+    return sorted((client(root).get_model_version(name, v.version) for v in found), key=lambda v: v.version)
+
+
+def files(root: Path, version: ModelVersion) -> Path:
+    location = client(root).get_logged_model(version.source.removeprefix("models:/")).artifact_location
+    return Path(location.removeprefix("file://"))
+
+
+def runs(root: Path) -> list[Any]:
+    experiment = client(root).get_experiment_by_name("detexport")
+    return list(client(root).search_runs([experiment.experiment_id]))
+
+
+def test_a_version_carries_its_evidence(root: Path) -> None:
+    outcome = register(root)
+    artifact = toy_artifact(root)
+    assert outcome["registered"] == [
+        {
+            "job": "toy-onnx",
+            "model": "toy",
+            "target": "onnx",
+            "name": "toy-onnx",
+            "version": "1",
+            "artifact_sha256": artifact.sha256,
+        }
+    ]
+    assert outcome["refused"] == []
+    assert outcome["tracking_uri"] == f"sqlite:///{root}/mlflow.db"
+
+    (version,) = versions(root)
+    assert version.tags["detexport.artifact_sha256"] == artifact.sha256
+    assert version.tags["detexport.weights_sha256"] == artifact.weights_sha256
+    assert version.tags["detexport.config_sha256"] == artifact.config_sha256
+    assert {"git.revision", "dvc.lock_sha256", "version.onnxruntime", "version.python"} <= version.tags.keys()
+    assert "| cpu | 40 x 64 | 5.0 ms | 5.5 ms | 6.0 ms | 0.50 |" in version.description
+    (run,) = runs(root)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["latency/cpu/p50_ms"] == 5.0
+    assert run.data.metrics["parity/max_box_error_px"] == 0.001
+    assert "parity/max_mask_error_px" not in run.data.metrics  # nothing was compared
+    model = client(root).get_logged_model(version.source.removeprefix("models:/"))
+    assert {metric.key: metric.value for metric in model.metrics} == run.data.metrics
+
+    info = mlflow.models.get_model_info("models:/toy-onnx/1")
+    assert [spec["name"] for spec in info.metadata["graph"]["outputs"]] == list(
+        artifact.contract.output_names
+    )
+    assert info.metadata["graph"]["inputs"][0]["shape"] == [3, "H", "W"]
+    assert info.signature.inputs.to_dict() == [{"type": "binary", "name": "image", "required": True}]
+    outputs = ["boxes", "scores", "classes", "class_names", "masks", "height", "width"]
+    assert info.signature.outputs.input_names() == outputs
+    assert info.signature.params.to_dict()[0]["name"] == "score_threshold"
+
+
+def test_the_same_content_is_found_again(root: Path) -> None:
+    first = register(root)
+    (run,) = runs(root)
+    assert register(root) == first
+    assert len(versions(root)) == 1
+    assert [r.info.run_id for r in runs(root)] == [run.info.run_id]
+
+
+def test_another_artifact_runtime_or_code_is_another_version(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(root)
+    write_target(root, "onnx", weights_sha256="c" * 64)
+    assert register(root)["registered"][0]["version"] == "2"
+    monkeypatch.setattr(Content, "code", {"errors.py": "0"})
+    content = Content(toy_artifact(root), toy_job(root).runtime)
+    other = Content(toy_artifact(root), toy_job(root).runtime | {"threads": 2})
+    assert (
+        len({content.sha256, other.sha256, *(v.tags["detexport.content_sha256"] for v in versions(root))})
+        == 4
+    )
+
+
+def test_new_measurements_renew_the_version_that_is_there(root: Path) -> None:
+    register(root)
+    latency = read_json(folder(root) / "latency.json")
+    latency["devices"]["cpu"]["runners"]["onnx"]["p50_ms"] = 77.0
+    write_json(folder(root) / "latency.json", latency)
+    register(root)
+    (version,) = versions(root)
+    assert "77.0 ms" in version.description
+    assert runs(root)[0].data.metrics["latency/cpu/p50_ms"] == 77.0
+
+
+def test_latency_of_another_artifact_is_not_told(root: Path) -> None:
+    write_target(root, "onnx", weights_sha256="c" * 64)
+    register(root)
+    (version,) = versions(root)
+    assert "not measured" in version.description
+    assert not [name for name in runs(root)[0].data.metrics if name.startswith("latency")]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda root: (folder(root) / "parity" / "onnx.json").unlink(), "not validated: there is no"),
+        (
+            lambda root: write_verdict(
+                root, "onnx", toy_artifact(root).sha256, passed=False, reasons=["0-1x: off"]
+            ),
+            "did not pass",
+        ),
+        (lambda root: write_verdict(root, "onnx", "d" * 64), "the verdict is about another artifact"),
+        (
+            lambda root: (folder(root) / "artifacts/onnx/model.onnx").write_bytes(b"x"),
+            "is not the file that was exported",
+        ),
+        (lambda root: shutil.rmtree(folder(root) / "artifacts"), "is not an artifact"),
+    ],
+    ids=["no-verdict", "failed", "other-artifact", "changed-file", "no-artifact"],
+)
+def test_what_did_not_pass_is_refused_with_its_reasons(root: Path, spoil: Any, reason: str) -> None:
+    spoil(root)
+    outcome = register(root)
+    assert outcome["registered"] == []
+    (refused,) = outcome["refused"]
+    assert refused["job"] == "toy-onnx"
+    assert reason in refused["reasons"][0]
+    assert versions(root) == []
+    assert runs(root) == []
+
+
+@pytest.mark.parametrize(
+    "lost", ["artifacts/onnx/model.onnx", "code/detexport/postprocess.py", "MLmodel", "."]
+)
+def test_a_version_without_its_files_gives_way_to_a_new_one(root: Path, lost: str) -> None:
+    register(root)
+    (version,) = versions(root)
+    client(root).set_registered_model_alias("toy-onnx", "champion", version.version)
+    path = files(root, version) / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert register(root)["registered"][0]["version"] == "2"
+    (version,) = versions(root)
+    assert (files(root, version) / "artifacts/onnx/model.onnx").is_file()
+    assert version.aliases == ["champion"]
+
+
+def test_of_two_versions_with_one_content_the_lower_stays(root: Path) -> None:
+    register(root)
+    (first,) = versions(root)
+    client(root).create_model_version(
+        "toy-onnx", source=first.source, run_id=first.run_id, tags=dict(first.tags)
+    )
+    client(root).set_registered_model_alias("toy-onnx", "champion", "2")
+    assert len(versions(root)) == 2
+    assert register(root)["registered"][0]["version"] == "1"
+    (kept,) = versions(root)
+    assert kept.aliases == ["champion"]
+
+
+def test_what_a_killed_registration_left_is_removed(root: Path) -> None:
+    register(root)
+    (version,) = versions(root)
+    api = client(root)
+    # Killed after its version was made; killed after its files were stored.
+    api.update_run(version.run_id, status="RUNNING")
+    experiment = api.get_experiment_by_name("detexport")
+    run = api.create_run(experiment.experiment_id, tags={"detexport.registered_name": "toy-onnx"})
+    model = api.create_logged_model(experiment.experiment_id, name="detector", source_run_id=run.info.run_id)
+    api.log_outputs(run.info.run_id, [mlflow.entities.LoggedModelOutput(model.model_id, step=0)])
+    api.log_model_artifacts(model.model_id, str(files(root, version)))
+    stored = Path(model.artifact_location.removeprefix("file://"))
+    assert (stored / "MLmodel").is_file()
+    foreign = api.create_run(experiment.experiment_id)
+
+    register(root)
+    assert api.get_run(version.run_id).info.status == "FINISHED"
+    assert api.get_run(run.info.run_id).info.lifecycle_stage == "deleted"
+    assert not stored.exists()
+    assert api.get_run(foreign.info.run_id).info.lifecycle_stage == "active"  # not ours
+    assert [v.run_id for v in versions(root)] == [version.run_id]
+
+
+def test_a_workspace_that_was_moved_does_not_write_to_its_old_place(root: Path, tmp_path: Path) -> None:
+    register(root)
+    moved = tmp_path / "moved"
+    root.rename(moved)
+    assert register(moved)["registered"][0]["version"] == "2"
+    (version,) = versions(moved)
+    assert files(moved, version).is_relative_to(moved)
+    assert not root.exists()
+
+
+def test_a_store_that_is_none_is_told(root: Path) -> None:
+    (root / "mlflow.db").write_text("not a database")
+    with pytest.raises(RegistryError, match=r"mlflow\.db cannot be used"):
+        register(root)
+
+
+def test_the_last_of_parameter_variable_and_default_wins(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = f"sqlite:///{shutil.copyfile(root / 'mlflow.db', tmp_path / 'chosen.db')}"
+    with open_store(tmp_path / "no", tracking_uri=chosen, experiment="detexport") as store:
+        assert store.uri == chosen
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
+        with open_store(tmp_path / "no", tracking_uri=chosen, experiment="detexport") as store:
+            assert store.uri == f"sqlite:///{root}/mlflow.db"
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize(
+    ("uri", "absolute"),
+    [
+        ("sqlite:///a.db", "sqlite:////w/a.db"),
+        ("sqlite:////b/a.db", "sqlite:////b/a.db"),
+        ("./mlruns", "/w/mlruns"),
+        ("http://host:5000", "http://host:5000"),
+        ("postgresql://u:p@host/db", "postgresql://u:p@host/db"),
+        ("databricks", "databricks"),
+    ],
+)
+def test_a_relative_store_lies_in_the_workspace(uri: str, absolute: str) -> None:
+    assert absolute_uri(uri, Path("/w")) == absolute
+
+
+def test_passwords_are_not_shown() -> None:
+    assert without_credentials("postgresql://u:p@host/db") == "postgresql://host/db"
+    assert without_credentials("https://h/a@b") == "https://h/a@b"
+    assert without_credentials("sqlite:////w/a@b.db") == "sqlite:////w/a@b.db"
+
+
+def test_the_code_that_is_addressed_is_the_code_that_is_imported(root: Path) -> None:
+    content = Content(toy_artifact(root), toy_job(root).runtime)
+    script = (
+        "import sys, runpy, json; runpy.run_path(sys.argv[1]); import detexport.runtime.onnxruntime;"
+        "ours = [m.__file__ for n, m in sys.modules.items() if n.split('.')[0] == 'detexport'];"
+        "print(json.dumps(ours))"
+    )
+    pyfunc = next(path for path in content.sources if path.name == "pyfunc.py")
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(pyfunc)], capture_output=True, text=True, check=True
+    )
+    assert sorted(map(str, content.sources)) == sorted([*json.loads(done.stdout), str(pyfunc)])
+    assert {"numpy", "onnxruntime", "pycocotools"} <= {r.partition("==")[0] for r in content.requirements}
+    assert "torch" not in {r.partition("==")[0] for r in content.requirements}
