@@ -15,7 +15,7 @@ from detexport.files import write_json
 from detexport.parity import SampleMeta, Tolerance, read_reference, validate_artifact, write_reference
 from detexport.postprocess import postprocess
 from detexport.report.collect import Results, collect
-from detexport.report.page import number, size, speed, without_secrets, write_page
+from detexport.report.page import longest_ms, number, share, size, speed, without_secrets, write_page
 from detexport.runtime import default_engine
 from detexport.runtime.onnxruntime import OnnxRuntime
 from tiny_artifacts import tiny_contract, tiny_image, write_tiny_onnx
@@ -293,3 +293,11 @@ def test_words_for_sizes_and_ratios() -> None:
         "2.00\u00d7 slower",
     ]
     assert without_secrets("sqlite:////a/b@c.db") == "sqlite:////a/b@c.db"
+
+
+def test_a_hiccup_of_the_machine_does_not_flatten_the_bars() -> None:
+    runners = {"eager": {"p90_ms": 60, "p99_ms": 2000}, "onnx": {"p90_ms": 20, "p99_ms": 21}}
+    assert longest_ms({"runners": runners}) == 90
+    runners["eager"]["p99_ms"] = 70
+    assert longest_ms({"runners": runners}) == 70
+    assert (share(45, 90), share(2000, 90)) == ("50.00%", "100.00%")

@@ -129,10 +129,14 @@ def without_secrets(uri: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri
 
 
-def number(value: float | None) -> str:
-    """A measured value, short; a dash where nothing could be measured."""
+def number(value: float | None, unit: str = "") -> str:
+    """A measured value, short, with its unit; a dash where nothing could be measured."""
     if value is None:
         return "\u2013"
+    return f"{_short(value)} {unit}".rstrip()
+
+
+def _short(value: float) -> str:
     if value == 0 or 1e-3 <= abs(value) < 1e5:
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
     mantissa, _, exponent = f"{value:.1e}".partition("e")
@@ -149,6 +153,18 @@ def speed(ratio: float) -> str:
     if 0.98 <= ratio <= 1.02:
         return "as fast as eager"
     return f"{1 / ratio:.2f}\u00d7 faster" if ratio < 1 else f"{ratio:.2f}\u00d7 slower"
+
+
+def longest_ms(measured: dict[str, Any]) -> float:
+    """Where a device's picture of latencies ends: a rare hiccup of the machine must not flatten the bars."""
+    runners = measured["runners"].values()
+    p90s = [runner["p90_ms"] for runner in runners]
+    return min(max((runner["p99_ms"] for runner in runners), default=1), 1.5 * max(p90s, default=1))
+
+
+def share(value: float, longest: float) -> str:
+    """A length in a picture, as a percentage of its width."""
+    return f"{100 * min(value / longest, 1):.2f}%"
 
 
 def _versions(results: Results) -> dict[str, str]:
@@ -177,5 +193,11 @@ def _environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "size": size, "speed": speed}
+    environment.filters |= {
+        "number": number,
+        "size": size,
+        "speed": speed,
+        "longest_ms": longest_ms,
+        "share": share,
+    }
     return environment
