@@ -42,7 +42,14 @@ def main(
     candidates = [Candidate("eager", partial(open_eager, build, weights_file), weights_file.stat().st_size)]
     candidates += [candidate(target, folder, params.threads) for target, folder in folders.items()]
     images = choose_images(read_reference(reference), params.images)
-    measure = partial(benchmark, candidates, images, warmup=params.warmup, rounds=params.rounds)
+    measure = partial(
+        benchmark,
+        candidates,
+        images,
+        warmup=params.warmup,
+        rounds=params.rounds,
+        pause_s=params.pause_s,
+    )
     devices = {
         "cpu": measure("cpu"),
         "cuda": measure("cuda", synchronize=torch.cuda.synchronize) if torch.cuda.is_available() else NO_CUDA,

@@ -105,3 +105,21 @@ def test_the_device_is_waited_for_around_every_call() -> None:
 def test_without_the_baseline_there_are_no_ratios() -> None:
     result = measure_interleaved(Recorder("onnx").runners, IMAGES, warmup=0, rounds=1)
     assert not [key for key in result["onnx"] if key.startswith("ratio")]
+
+
+def test_the_pause_comes_before_every_call_and_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = {"ns": 0}
+    pauses: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        clock["ns"] += 50_000_000
+
+    def run(image: np.ndarray) -> None:
+        clock["ns"] += 1_000_000
+
+    monkeypatch.setattr("detexport.benchmark.latency.perf_counter_ns", lambda: clock["ns"])
+    monkeypatch.setattr("detexport.benchmark.latency.sleep", sleep)
+    result = measure_interleaved({"eager": run, "onnx": run}, IMAGES, warmup=1, rounds=2, pause_s=0.05)
+    assert pauses == [0.05] * 6
+    assert result["eager"]["p99_ms"] == 1

@@ -1,7 +1,7 @@
 """Time callables against each other, so that noise hits all of them alike."""
 
 from collections.abc import Callable, Sequence
-from time import perf_counter_ns
+from time import perf_counter_ns, sleep
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ def measure_interleaved(
     *,
     warmup: int,
     rounds: int,
+    pause_s: float = 0.0,
     baseline: str = "eager",
     synchronize: Callable[[], None] = lambda: None,
     description: str = "benchmark",
@@ -31,6 +32,8 @@ def measure_interleaved(
         images: taken in turn, one a round.
         warmup: rounds that are run and not measured.
         rounds: rounds that are measured.
+        pause_s: before each call. An engine's threads may spin for some 20 ms after it has answered (ONNX
+            Runtime's do) and would take a core from the next one, which it itself never follows.
         baseline: the runner that the ratios refer to; without it among ``runners`` there are no ratios.
         synchronize: waits for the device's queue, before and after each call.
         description: of the progress bar.
@@ -46,6 +49,7 @@ def measure_interleaved(
         image = images[index % len(images)]
         for name in orders[index % len(orders)]:
             synchronize()
+            sleep(pause_s)
             start = perf_counter_ns()
             runners[name](image)
             synchronize()

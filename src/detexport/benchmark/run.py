@@ -58,6 +58,7 @@ def benchmark(
     *,
     warmup: int,
     rounds: int,
+    pause_s: float = 0.0,
     synchronize: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Measure all candidates together on one device.
@@ -71,6 +72,7 @@ def benchmark(
         device: ``"cpu"`` or ``"cuda"``.
         warmup: rounds that are not measured.
         rounds: rounds that are.
+        pause_s: before each call, see ``measure_interleaved``.
         synchronize: waits for the device's queue.
 
     Returns:
@@ -89,7 +91,13 @@ def benchmark(
             runners[candidate.name] = runner
             opened[candidate.name] = {"load_s": round(load_s, 4), "size_bytes": candidate.size_bytes}
     measured = measure_interleaved(
-        runners, images, warmup=warmup, rounds=rounds, synchronize=synchronize, description=device
+        runners,
+        images,
+        warmup=warmup,
+        rounds=rounds,
+        pause_s=pause_s,
+        synchronize=synchronize,
+        description=device,
     )
     return {
         "status": "measured",
