@@ -1,6 +1,7 @@
 """What every stage does first and last: read its parameters, instantiate them, say what went wrong."""
 
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,12 +18,19 @@ PARAMS = Path("params.yaml")
 COMPOSE = "compose params.yaml again with `dvc exp run`"
 
 
-def run(main: Callable[..., None]) -> None:
+def run(main: Callable[..., None], *, fixed_hashes: bool = False) -> None:
     """Run a stage on the command line's arguments.
+
+    Args:
+        main: the stage.
+        fixed_hashes: start the process anew with PYTHONHASHSEED=0: what depends on the order of a set of
+            strings then comes out the same every time.
 
     A ``DetexportError`` is the user's to mend: it is printed in one line and the exit code is 1. Everything
     else that is raised is ours and keeps its trace.
     """
+    if fixed_hashes and os.environ.get("PYTHONHASHSEED") != "0":
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "PYTHONHASHSEED": "0"})
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(main)
     try:

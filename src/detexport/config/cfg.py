@@ -14,14 +14,14 @@ from detexport.errors import ConfigError
 _BASE = "_BASE_"
 
 
-class CfgNode(_YacsNode):  # type: ignore[misc]
+class CfgNode(_YacsNode):
     """A configuration tree that names the key, the file and the alternatives when something does not fit."""
 
     def merge_from_file(self, cfg_filename: str | Path) -> None:
         """Merge a YAML file and, before it, the files that its ``_BASE_`` names.
 
         Raises:
-            ConfigError: the file cannot be read, or holds a key or a type that the configuration does not have.
+            ConfigError: the file cannot be read, or holds a key or a type that is not known.
         """
         tree = load_yaml_with_base(Path(cfg_filename))
         self.merge_from_tree(tree, source=str(cfg_filename))

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from detexport.data.coco import CocoDataset
+from detexport.data.coco import CocoDataset, read_image
 from detexport.data.mapping import training_example
+from detexport.data.resize import resize_image, resized_size
 from detexport.engine.evaluation import coco_ap
 from detexport.errors import DataError
 
@@ -62,7 +63,7 @@ def learning_rate_factor(step: int, settings: TrainingSettings) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - settings.warmup_iterations) / span))
 
 
-def _batches(dataset: CocoDataset, model: nn.Module, settings: TrainingSettings) -> Iterator[list[dict[str, Any]]]:
+def _batches(dataset: CocoDataset, model: Any, settings: TrainingSettings) -> Iterator[list[dict[str, Any]]]:
     """Shuffled batches without end; images without annotations are left out."""
     records = [record for record in dataset.images if record.annotations]
     if not records:
@@ -84,7 +85,7 @@ def _batches(dataset: CocoDataset, model: nn.Module, settings: TrainingSettings)
                 batch = []
 
 
-def train(model: nn.Module, dataset: CocoDataset, settings: TrainingSettings) -> dict[str, Tensor]:
+def train(model: Any, dataset: CocoDataset, settings: TrainingSettings) -> dict[str, Tensor]:
     """Train a model from where it stands.
 
     Args:
@@ -123,7 +124,9 @@ def train(model: nn.Module, dataset: CocoDataset, settings: TrainingSettings) ->
             optimizer.step()
             schedule.step()
             average.update_parameters(model)
-            progress.set_postfix({name.removeprefix("loss_"): f"{value:.2f}" for name, value in losses.items()})
+            progress.set_postfix(
+                {name.removeprefix("loss_"): f"{value:.2f}" for name, value in losses.items()}
+            )
             progress.update()
     return {
         name: value
@@ -133,11 +136,17 @@ def train(model: nn.Module, dataset: CocoDataset, settings: TrainingSettings) ->
 
 
 @torch.no_grad()
-def predictions(model: nn.Module, dataset: CocoDataset) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """Detections of every image, one at a time, as ``coco_ap`` takes them."""
+def predictions(model: Any, dataset: CocoDataset) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """Detections of every image, resized as the model asks, one at a time, as ``coco_ap`` takes them."""
     for record in tqdm(dataset.images, desc="evaluate", unit="image"):
-        example = training_example(record, model.input_format)
-        instances = model([{"image": example["image"]}])[0]["instances"].to("cpu")
+        image = read_image(record.file_name, model.input_format)
+        size = resized_size(record.height, record.width, model.resize)
+        example = {
+            "image": torch.from_numpy(resize_image(image, size)),
+            "height": record.height,
+            "width": record.width,
+        }
+        instances = model([example])[0]["instances"].to("cpu")
         outputs = {
             "pred_boxes": instances.pred_boxes.tensor.numpy(),
             "scores": instances.scores.numpy(),
@@ -148,7 +157,7 @@ def predictions(model: nn.Module, dataset: CocoDataset) -> Iterator[tuple[int, d
         yield record.image_id, outputs
 
 
-def evaluate(model: nn.Module, dataset: CocoDataset) -> dict[str, float]:
+def evaluate(model: Any, dataset: CocoDataset) -> dict[str, float]:
     """COCO AP of boxes and, where the model has them, masks, over all images of a split."""
     model.eval()
     iou_types = ("bbox", "segm") if model.roi_heads.mask_on else ("bbox",)

@@ -1,4 +1,4 @@
-"""What every export method does: check the model, fill a folder beside its place, put it there by one rename."""
+"""What every export method does: check the model, fill a folder, put it in place by one rename."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass

@@ -63,9 +63,7 @@ class Onnx:
             write=lambda path: onnx.save(proto, path),
         )
 
-    def _convert(
-        self, model: ExportableModel, sample: np.ndarray, contract: Contract
-    ) -> onnx.ModelProto:
+    def _convert(self, model: ExportableModel, sample: np.ndarray, contract: Contract) -> onnx.ModelProto:
         image = contract.inputs[0]
         free = {axis: torch.export.Dim(dim) for axis, dim in enumerate(image.shape) if isinstance(dim, str)}
         with torch.no_grad(), _quiet(), _nms_keeps_any_number():
@@ -83,7 +81,9 @@ class Onnx:
             raise ExportError(f"{type(model).__name__} gave no ONNX program")
         proto = program.model_proto
         _strip(proto)
-        for value, spec in zip((*proto.graph.input, *proto.graph.output), (image, *contract.outputs), strict=True):
+        for value, spec in zip(
+            (*proto.graph.input, *proto.graph.output), (image, *contract.outputs), strict=True
+        ):
             _name_dims(value, spec)
         if [entry.version for entry in proto.opset_import if entry.domain == ""] != [self.opset_version]:
             raise ExportError(

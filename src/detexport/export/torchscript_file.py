@@ -18,7 +18,7 @@ SOURCE_RANGES = ".debug_pkl"
 
 
 def require_fixed_hashes() -> None:
-    """Refuse to script in a process whose hashes are random: the order of the modules' constants follows them.
+    """Refuse a process whose hashes are random: the order of a scripted module's constants follows them.
 
     Raises:
         ExportError: PYTHONHASHSEED is not 0.

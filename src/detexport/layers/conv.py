@@ -24,7 +24,8 @@ class Conv2d(nn.Conv2d):
     """
 
     def __init__(self, *args: Any, norm: nn.Module | None = None, relu: bool = False, **kwargs: Any) -> None:
-        super().__init__(*args, bias=kwargs.pop("bias", norm is None), **kwargs)
+        kwargs.setdefault("bias", norm is None)
+        super().__init__(*args, **kwargs)
         self.norm = norm
         self.relu = relu
 

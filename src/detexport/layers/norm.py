@@ -11,6 +11,11 @@ class FrozenBatchNorm2d(nn.Module):
     An unfilled layer is the identity: its variance starts at ``1 - eps``.
     """
 
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.num_features = num_features

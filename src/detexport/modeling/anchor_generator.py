@@ -70,6 +70,8 @@ class AnchorGrid(nn.Module):
         offset: where in its cell an anchor lies, in cells.
     """
 
+    cells: Tensor
+
     def __init__(
         self,
         *,

@@ -1,6 +1,6 @@
 """What is exported of a model: its ``detect`` behind plain tensors."""
 
-from typing import Dict, List
+from typing import Any, Dict, List
 
 from torch import Tensor, nn
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 class ImageGraph(nn.Module):
     """One image in, its detections out as a tuple in the order of the contract."""
 
-    def __init__(self, model: nn.Module, output_names: tuple[str, ...]) -> None:
+    def __init__(self, model: Any, output_names: tuple[str, ...]) -> None:
         super().__init__()
         self.model = model
         self.output_names = output_names
@@ -22,7 +22,7 @@ class ImageGraph(nn.Module):
 class BatchGraph(nn.Module):
     """Images of different sizes in, the detections of each out by field."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 

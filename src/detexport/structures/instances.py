@@ -30,7 +30,7 @@ class Instances:
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width in px."""
-        return self._image_size  # type: ignore[no-any-return,attr-defined]
+        return self._image_size
 
     def set(self, name: str, value: Any) -> None:
         """Set a field; its length must be that of the others."""
@@ -53,7 +53,7 @@ class Instances:
 
     def get_fields(self) -> dict[str, Any]:
         """All fields by name."""
-        return self._fields  # type: ignore[no-any-return,attr-defined]
+        return self._fields
 
     def to(self, *args: Any, **kwargs: Any) -> "Instances":
         """Every field that has a ``to`` moved by it."""

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from torch import nn
-
 from detexport.config import CfgNode
 from detexport.layers import ShapeSpec
 from detexport.modeling.backbone.fpn import FPN, LastLevelMaxPool
@@ -51,12 +49,11 @@ def build_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
 @BACKBONE_REGISTRY.register()
 def build_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """A ResNet under a feature pyramid with p6 by pooling."""
-    top_block: nn.Module = LastLevelMaxPool()
     return FPN(
         bottom_up=build_resnet_backbone(cfg, input_shape),
         in_features=tuple(cfg.MODEL.FPN.IN_FEATURES),
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=cfg.MODEL.FPN.NORM,
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
-        top_block=top_block,
+        top_block=LastLevelMaxPool(),
     )

@@ -4,7 +4,8 @@ Shapes: ``p{k}`` is (N, C, H/2**k, W/2**k) with the same number of channels C fo
 """
 
 import math
-from typing import Dict, Optional
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Dict, Optional
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -40,22 +41,32 @@ class FPN(nn.Module):
         top_block: makes the levels above the last.
     """
 
+    if TYPE_CHECKING:  # a class annotation that exists would be TorchScript's to obey
+        fpn_lateral2: Any
+        fpn_lateral3: Any
+        fpn_lateral4: Any
+        fpn_lateral5: Any
+        fpn_output2: Any
+        fpn_output3: Any
+        fpn_output4: Any
+        fpn_output5: Any
+
     def __init__(
         self,
-        bottom_up: nn.Module,
+        bottom_up: Any,
         *,
         in_features: tuple[str, ...],
         out_channels: int,
         norm: str,
         fuse_type: str,
-        top_block: nn.Module | None,
+        top_block: Any,
     ) -> None:
         super().__init__()
         if fuse_type not in ("sum", "avg"):
             raise ConfigError("unknown MODEL.FPN.FUSE_TYPE", got=fuse_type, expected="sum or avg")
         shapes = bottom_up.output_shape()
         strides = [shapes[name].stride for name in in_features]
-        if any(fine * 2 != coarse for fine, coarse in zip(strides, strides[1:], strict=False)):
+        if any(fine * 2 != coarse for fine, coarse in pairwise(strides)):
             raise ConfigError(
                 "a feature pyramid doubles the stride from level to level",
                 got=f"MODEL.FPN.IN_FEATURES with the strides {strides}",
@@ -110,8 +121,7 @@ class FPN(nn.Module):
             above = self._fuse(self.fpn_lateral2(features[self.in_names[2]]), above)
             outputs["p2"] = self.fpn_output2(above)
         if self.top_block is not None:
-            for name, level in self.top_block(outputs["p5"]).items():
-                outputs[name] = level
+            outputs.update(self.top_block(outputs["p5"]))
         return outputs
 
     def output_shape(self) -> dict[str, ShapeSpec]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from detexport.config import CfgNode
-from detexport.contract import DETECTION_OUTPUTS, IMAGE, Contract, ResizeRule, mask_output
+from detexport.contract import DETECTION_OUTPUTS, IMAGE, Contract, ResizeRule, TensorSpec, mask_output
 from detexport.errors import ConfigError
 from detexport.modeling.backbone import build_backbone
 from detexport.modeling.graph import BatchGraph, ImageGraph
@@ -31,14 +31,16 @@ class GeneralizedRCNN(nn.Module):
         resize: how images are resized before the model.
     """
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
     __jit_unused_properties__ = ["device"]  # noqa: RUF012 - TorchScript looks for this list
 
     def __init__(
         self,
         *,
-        backbone: nn.Module,
-        proposal_generator: nn.Module,
-        roi_heads: nn.Module,
+        backbone: Any,
+        proposal_generator: Any,
+        roi_heads: Any,
         pixel_mean: tuple[float, ...],
         pixel_std: tuple[float, ...],
         input_format: str,
@@ -134,20 +136,15 @@ class GeneralizedRCNN(nn.Module):
         Args:
             images: each (C, H, W), values 0..255.
         """
-        normalized: List[Tensor] = []
-        for image in images:
-            normalized.append(self.normalize(image))
-        batch, image_sizes = pad_images(normalized, self.size_divisibility)
+        batch, image_sizes = pad_images([self.normalize(image) for image in images], self.size_divisibility)
         features = self.backbone(batch)
-        proposals: List[Tensor] = []
-        for boxes, _ in self.proposal_generator.propose(features, image_sizes):
-            proposals.append(boxes)
+        proposals = [boxes for boxes, _ in self.proposal_generator.propose(features, image_sizes)]
         return self.roi_heads.detect(features, proposals, image_sizes)
 
     @torch.jit.unused
     def contract(self, class_names: tuple[str, ...]) -> Contract:
         """What the exported graph takes and gives."""
-        outputs = DETECTION_OUTPUTS
+        outputs: tuple[TensorSpec, ...] = DETECTION_OUTPUTS
         if self.roi_heads.mask_on:
             outputs = (*outputs, mask_output(self.roi_heads.mask_head.resolution))
         predictor = self.roi_heads.box_predictor

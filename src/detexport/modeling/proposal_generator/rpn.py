@@ -102,7 +102,7 @@ class RPN(nn.Module):
         self,
         *,
         in_features: tuple[str, ...],
-        head: nn.Module,
+        head: Any,
         anchor_generator: AnchorGrid,
         box2box_transform: Box2BoxTransform,
         matcher: Matcher,
@@ -285,6 +285,7 @@ class RPN(nn.Module):
 
 @PROPOSAL_GENERATOR_REGISTRY.register(name="RPN")
 def build_rpn(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> RPN:
+    """The proposal network of the published configurations."""
     node = cfg.MODEL.RPN
     if node.BBOX_REG_LOSS_TYPE != "smooth_l1":
         raise ConfigError(

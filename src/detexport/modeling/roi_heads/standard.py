@@ -65,10 +65,10 @@ class StandardROIHeads(nn.Module):
         positive_fraction: float,
         proposal_append_gt: bool,
         box_pooler: ROIPooler,
-        box_head: nn.Module,
+        box_head: Any,
         box_predictor: FastRCNNOutputLayers,
         mask_pooler: ROIPooler | None = None,
-        mask_head: nn.Module | None = None,
+        mask_head: Any = None,
     ) -> None:
         super().__init__()
         self.in_features: List[str] = list(in_features)
@@ -198,7 +198,7 @@ class StandardROIHeads(nn.Module):
 
 
 def detections_as_instances(fields: dict[str, Tensor], image_size: tuple[int, int]) -> Instances:
-    """The fields of one image's detections as ``Instances``; masks become (D, 1, S, S) as detectron2 has them."""
+    """The fields of one image's detections as ``Instances``; masks become (D, 1, S, S)."""
     instances = Instances(image_size)
     for name, value in fields.items():
         if name == "pred_boxes":
