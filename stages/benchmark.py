@@ -17,7 +17,7 @@ from detexport.checkpoint import load_weights, read_state_dict
 from detexport.config.cfg import load_cfg
 from detexport.files import read_json
 from detexport.modeling import build_model
-from detexport.parity import read_reference
+from detexport.parity.reference import read_reference
 from stage import instantiate, load_params, run
 
 NO_CUDA: dict[str, Any] = {"status": "skipped", "reason": "no CUDA device on this machine"}

@@ -162,6 +162,7 @@ def test_a_run_is_told_with_its_failure(run: Path, tmp_path: Path) -> None:
     assert "CUDA skipped no CUDA device on this machine" in text
     assert "(R, 28, 28)" in text
     assert "bbox/AP 0.61" in text
+    assert "model tiny · box AP 0.61" in text
     assert "circle 0.7" in text
 
 
