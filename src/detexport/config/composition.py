@@ -9,7 +9,6 @@ from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue
 
 from detexport.errors import ConfigError
 from detexport.files import sha256_json
@@ -73,18 +72,16 @@ def seal(*, _root_: DictConfig) -> str:
     Raises:
         ConfigError: a value is left for the user to say.
     """
-    try:
-        values = {
-            str(key): OmegaConf.to_container(_root_[key], resolve=True, throw_on_missing=True)
-            for key in _root_
-            if key != SEAL
-        }
-    except MissingMandatoryValue as error:
+    parts = [key for key in _root_ if key != SEAL]
+    missing = sorted(set().union(*(OmegaConf.missing_keys(_root_[key]) for key in parts)))
+    if missing:
         raise ConfigError(
-            "a value is left for you to say",
-            got=str(error).splitlines()[0],
-            remedy="give it: dvc exp run -S NAME=VALUE",
-        ) from error
+            "values are left for you to say",
+            got=", ".join(f"{name}: ???" for name in missing),
+            expected="a value for each",
+            remedy=f"say them: dvc exp run -S {missing[0]}=...",
+        )
+    values = {str(key): OmegaConf.to_container(_root_[key], resolve=True) for key in parts}
     return seal_of(values, Path("conf"))
 
 

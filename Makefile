@@ -1,0 +1,44 @@
+# Every target sets up what it needs; run again, the set-up costs next to nothing.
+PYTHON ?= python3
+VENV := $(CURDIR)/.venv
+READY := $(VENV)/.ready
+export PATH := $(VENV)/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup repro params test lint lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+setup: $(READY) ## make .venv with the pinned packages
+
+# uv makes the environment what requirements.lock says, no more and no less; then comes the package itself.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"error: Python {v.major}.{v.minor}; expected: 3.11 or later; remedy: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(VENV)/bin/uv pip sync --quiet --compile-bytecode --python $(VENV)/bin/python requirements.lock
+	$(VENV)/bin/uv pip install --quiet --no-deps --no-build-isolation --python $(VENV)/bin/python --editable .
+	@touch $@
+
+repro: $(READY) ## run the pipeline: data, export, proof, latency, registry, report
+	@python stages/compose.py --check
+	dvc repro
+
+params: $(READY) ## compose params.yaml from conf/; OVERRIDES="'export=[onnx]' ..." adds to it
+	python stages/compose.py $(OVERRIDES)
+
+test: $(READY) ## run the tests
+	python -m pytest
+
+lint: $(READY) ## run ruff and mypy as pre-commit and CI do
+	ruff check
+	ruff format --check
+	mypy
+
+lock: $(READY) ## resolve pyproject.toml into requirements.lock again
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \
+	  --no-header --no-annotate --output-file requirements.lock
+
+clean: ## remove what the pipeline wrote, but for the registry and DVC's cache
+	rm -rf data outputs reports

@@ -1,0 +1,119 @@
+"""conf/ composes, params.yaml is its composition, and an edit of either is noticed."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from detexport.config.composition import check_composition
+from detexport.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+GIVEN = {
+    "model": {"mine": ["models.mine.config_file=a.yaml", "models.mine.weights=a.pth"]},
+    "data": {"coco_folder": ["data.name=own", "data.source=/own"]},
+}
+LISTS = ("model", "export")
+OPTIONS = sorted(
+    (path.parent.name, path.stem)
+    for path in (ROOT / "conf").glob("*/*.yaml")
+    if path.parent.name != "detectron2"
+)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """The parts of the repository that a composition reads."""
+    for name in ("conf", "stages", "hydra_plugins"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    return tmp_path
+
+
+def compose(tree: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "stages/compose.py", *overrides],
+        cwd=tree,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def params(tree: Path) -> dict:
+    return yaml.safe_load((tree / "params.yaml").read_text())
+
+
+def test_the_committed_params_are_a_fresh_composition_of_the_defaults(tree: Path) -> None:
+    committed = (tree / "params.yaml").read_text()
+    assert compose(tree).returncode == 0
+    assert (tree / "params.yaml").read_text() == committed
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes(tree: Path, group: str, option: str) -> None:
+    choice = f"{group}=[{option}]" if group in LISTS else f"{group}={option}"
+    if group == "artifact":
+        choice = f"artifact=[{option}]"
+        selected = ["export=[]"]
+    else:
+        selected = []
+    done = compose(tree, choice, *selected, *GIVEN.get(group, {}).get(option, []))
+    assert done.returncode == 0, done.stderr
+    check_composition(tree / "params.yaml", tree / "conf")
+
+
+def test_selected_targets_bring_their_artifacts_and_no_others(tree: Path) -> None:
+    assert compose(tree, "export=[onnx]").returncode == 0
+    assert params(tree)["jobs"] == {
+        "mask_rcnn-onnx": {"model": "mask_rcnn", "target": "onnx", "artifact": "onnx"}
+    }
+    assert params(tree)["exports"] == {"mask_rcnn-onnx": {"model": "mask_rcnn", "artifact": "onnx"}}
+
+
+def test_a_model_that_comes_trained_has_no_training(tree: Path) -> None:
+    assert compose(tree, "model=[mine]", *GIVEN["model"]["mine"]).returncode == 0
+    assert params(tree)["trainings"] == {}
+    assert list(params(tree)["jobs"]) == ["mine-tracing", "mine-scripting", "mine-onnx"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["export=[tensorrt_on_the_moon]"], "tensorrt_on_the_moon"),
+        (["model=[mine]"], "models.mine.config_file"),
+        (["artifacts.onnx.method.opset=18"], "opset"),
+        (["artifact=[tracing]"], "scripting"),
+    ],
+)
+def test_what_cannot_be_composed_is_said_in_one_line_and_changes_nothing(
+    tree: Path, overrides: list[str], named: str
+) -> None:
+    before = (tree / "params.yaml").read_text()
+    done = compose(tree, *overrides)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert named in done.stderr
+    assert (tree / "params.yaml").read_text() == before
+
+
+@pytest.mark.parametrize("edited", ["params.yaml", "conf/benchmark/default.yaml"])
+def test_an_edit_is_noticed(tree: Path, edited: str) -> None:
+    assert compose(tree, "--check").returncode == 0
+    path = tree / edited
+    path.write_text(path.read_text().replace("rounds: 60", "rounds: 61"))
+    done = compose(tree, "--check")
+    assert done.returncode == 1
+    assert "make params" in done.stderr
+    with pytest.raises(ConfigError, match="not a composition"):
+        check_composition(tree / "params.yaml", tree / "conf")
+
+
+def test_an_override_is_not_an_edit(tree: Path) -> None:
+    assert compose(tree, "artifacts.onnx.method.opset_version=18", "export=[onnx]").returncode == 0
+    assert params(tree)["artifacts"]["onnx"]["method"]["opset_version"] == 18
+    assert compose(tree, "--check").returncode == 0
