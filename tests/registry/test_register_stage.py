@@ -1,4 +1,4 @@
-"""The register stage as processes: killed, side by side, against a server; what it registers, loaded elsewhere."""
+"""The register stage as processes: killed, side by side, against a server; its versions loaded elsewhere."""
 
 import base64
 import io

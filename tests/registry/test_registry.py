@@ -256,6 +256,23 @@ def test_the_last_of_parameter_variable_and_default_wins(
 
 
 @pytest.mark.parametrize(
+    ("uri", "reason"),
+    [
+        ("sqlite:////no/such/folder/mlflow.db", "unable to open database file"),
+        ("postgresql+nodriver://u:secret@127.0.0.1/db", "nodriver"),
+        ("carrier-pigeon://host", "unsupported URI"),
+    ],
+)
+def test_a_store_that_cannot_be_used_is_told(tmp_path: Path, uri: str, reason: str) -> None:
+    with (
+        pytest.raises(RegistryError, match=reason) as caught,
+        open_store(tmp_path, tracking_uri=uri, experiment="detexport"),
+    ):
+        pass
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("uri", "absolute"),
     [
         ("sqlite:///a.db", "sqlite:////w/a.db"),

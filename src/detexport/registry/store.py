@@ -13,6 +13,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 import logging
 
 import mlflow
+import sqlalchemy
 from filelock import FileLock, Timeout
 from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
@@ -25,6 +26,8 @@ ARTIFACTS = "mlartifacts"
 # For the first request to a server: a wrong address is told at once. MLflow's own limits are minutes.
 FIRST_REQUEST = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 LOCK_TIMEOUT_S = 600
+# The dialects of databases that MLflow writes to itself.
+DATABASE_ENGINES = ("mssql", "mysql", "postgresql", "sqlite")
 # On a server nobody can tell a run that was killed from one at work on another machine, but by its age.
 LEFTOVER_AGE_S = 3600
 
@@ -76,6 +79,7 @@ def open_store(root: Path, *, tracking_uri: str | None = None, experiment: str) 
     if uri != own:
         with _explained(uri):
             with _environment(FIRST_REQUEST):
+                _try_database(uri)
                 experiment_id = _find_experiment(uri, experiment)
             yield Store(uri, experiment_id, leftover_age_s=LEFTOVER_AGE_S, artifacts=None)
         return
@@ -113,6 +117,22 @@ def _locked(folder: Path) -> Iterator[None]:
             got=f"{error.lock_file} locked for {LOCK_TIMEOUT_S} s",
             remedy="wait for it or end it; the lock ends with its process",
         ) from error
+
+
+def _try_database(uri: str) -> None:
+    """Connect to a database once; MLflow tries again for minutes."""
+    if uri.partition(":")[0].partition("+")[0] not in DATABASE_ENGINES:
+        return
+    try:
+        engine = sqlalchemy.create_engine(uri)
+    except ModuleNotFoundError as error:
+        raise RegistryError(
+            f"the registry {without_credentials(uri)} needs a database driver",
+            got=error,
+            remedy=f"install the driver: pip install {error.name}",
+        ) from error
+    engine.connect().close()
+    engine.dispose()
 
 
 def _create_database(database: Path, experiment: str, artifacts: Path) -> None:
