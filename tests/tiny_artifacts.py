@@ -107,10 +107,14 @@ def write_tiny_torchscript(folder: Path, *, method: str = "scripting", **changes
             super().__init__()
             self.one = torch.jit.script(One())
 
-        def forward(
-            self, images: list[torch.Tensor]
-        ) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
-            return [self.one(image) for image in images]
+        def forward(self, images: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+            found: list[dict[str, torch.Tensor]] = []
+            for image in images:
+                boxes, scores, classes, masks = self.one(image)
+                found.append(
+                    {"scores": scores, "pred_boxes": boxes, "pred_classes": classes, "pred_masks": masks}
+                )
+            return found
 
     folder.mkdir(parents=True, exist_ok=True)
     sample = torch.full((3, 30, 50), 200, dtype=torch.uint8)

@@ -30,7 +30,8 @@ class Artifact:
         main_file: the file that a runtime opens, relative to the folder.
         files: every file but the manifest, with its sha256.
         contract: what the graph takes and gives.
-        batch: images a call takes: ``"1"``, or ``"any"`` where a list of images of different sizes is taken.
+        batch: images a call takes: ``"1"``, one tensor in and a tuple of tensors out, or ``"any"``, a list of
+            images of different sizes in and a list of tensors by name out.
         graph_end: ``"raw"`` (masks as a grid over each box) or ``"pasted"`` (masks of the image's size).
         weights_sha256: digest of the weights that were exported.
         config_sha256: digest of the resolved model configuration.

@@ -61,8 +61,13 @@ class TorchScriptSession:
         check_image(image, self.artifact)
         # A copy where the image is a flipped or read-only view: torch takes neither.
         tensor = torch.from_numpy(np.require(image, requirements=("C", "W"))).to(self.device)
-        outputs = self.module([tensor])[0] if self.artifact.batch == "any" else self.module(tensor)
+        outputs = self._by_field(tensor) if self.artifact.batch == "any" else self.module(tensor)
         return name_outputs([output.cpu().numpy() for output in outputs], self.artifact)
+
+    def _by_field(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        """Outputs in the contract's order of a graph that takes a list of images and names its fields."""
+        fields = self.module([tensor])[0]
+        return [fields[name] for name in self.artifact.contract.output_names if name in fields]
 
 
 def _load(path: Path, device: str) -> torch.jit.ScriptModule:
