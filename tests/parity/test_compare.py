@@ -246,6 +246,33 @@ def test_pairs_are_as_many_as_can_be_and_one_to_one() -> None:
     assert (rows.tolist(), columns.tolist()) == ([0, 1], [0, 1])
 
 
+def test_the_best_overlap_pairs_where_scores_mislead() -> None:
+    boxes = np.array([[0, 0, 20, 10], [4, 0, 24, 10]], np.float32)
+    classes = {"pred_classes": np.zeros(2, np.int64)}
+    expected = {"pred_boxes": boxes, "scores": np.array([0.8, 0.7], np.float32), **classes}
+    actual = {"pred_boxes": boxes[::-1], "scores": np.array([0.8, 0.7], np.float32), **classes}
+    rows, columns = pair(expected, actual, 0.5)
+    assert (rows.tolist(), columns.tolist()) == ([0, 1], [1, 0])
+
+
+def test_no_pair_is_given_up_for_a_better_one() -> None:
+    """A perfect pair beside a forbidden one is worth less than two poor pairs."""
+    boxes = np.array([[0, 0, 30, 10], [10, 0, 40, 10], [-10, 0, 20, 10]], np.float32)
+    classes = {"pred_classes": np.zeros(2, np.int64)}
+    expected = {"pred_boxes": boxes[[0, 1]], "scores": np.array([1, 0.9], np.float32), **classes}
+    actual = {"pred_boxes": boxes[[0, 2]], "scores": np.array([0.1, 0.0], np.float32), **classes}
+    rows, columns = pair(expected, actual, 0.5)
+    assert (rows.tolist(), columns.tolist()) == ([0, 1], [1, 0])
+
+
+def test_a_difference_does_not_overflow() -> None:
+    expected, actual = take(detections(), 0), take(detections(), 0)
+    expected["scores"][0], actual["scores"][0] = 3e38, -3e38
+    result = measure(expected, actual)
+    assert not result.passed
+    assert result.max_score_error == pytest.approx(6e38)
+
+
 def test_iou_of_boxes_without_area_is_no_division_by_zero() -> None:
     boxes = np.array([[1, 1, 1, 5], [2, 2, 4, 4]], np.float32)
     assert box_iou(boxes, boxes).tolist() == [[1, 0], [0, 1]]

@@ -143,6 +143,8 @@ def test_another_format_of_the_same_model_passes(reference: Reference, session: 
     assert 0 <= value["max"]["box_error_px"] < 1e-3
     assert [sample["expected"] for sample in value["samples"]] == [3, 3, 0, 0]
     assert list(report.drawn) == ["0003-1x", "0004-1x"]
+    limits = [sample.box_limit_px for sample in report.samples.values()]
+    assert limits[:2] == pytest.approx([0.01 * 60 / 30, 0.01 * 60 / 45]), "output size / input size"
 
 
 def test_the_verdict_is_strict_json_and_the_same_every_time(

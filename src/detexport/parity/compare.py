@@ -193,7 +193,7 @@ def _area(boxes: np.ndarray) -> np.ndarray:
 
 
 def _differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    # In float64: a difference of two float32 rounds.
+    # In float64, in which the difference of two float32 cannot overflow.
     difference: np.ndarray = np.abs(first.astype(np.float64) - second.astype(np.float64))
     return difference
 
