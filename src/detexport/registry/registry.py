@@ -68,7 +68,7 @@ class Registry:
         if kept is None:
             created = self._create(name, folder, content, evidence)
             versions = self._find(name, content)
-            kept = next(version for version in versions if self._holds(version, content))
+            kept = next(v for v in versions if v.run_id == created or self._holds(v, content))
         for other in versions:
             if other.version != kept.version:
                 self._replace(other, kept)
@@ -100,7 +100,7 @@ class Registry:
     def _holds(self, version: ModelVersion, content: Content) -> bool:
         """Whether a version's files are all there, to the byte."""
         try:
-            with self._files(version) as folder:
+            with self._files(_model_id(version)) as folder:
                 _check_files(folder, content)
         except ArtifactError as error:
             print(f"{version.name} version {version.version} is broken: {error}", file=sys.stderr)
@@ -108,10 +108,10 @@ class Registry:
         return True
 
     @contextmanager
-    def _files(self, version: ModelVersion) -> Iterator[Path]:
-        """A version's files: where they are on this machine, else downloaded for as long as needed."""
+    def _files(self, model_id: str) -> Iterator[Path]:
+        """A stored model's files: where they are on this machine, else downloaded for as long as needed."""
         try:
-            model = self.client.get_logged_model(_model_id(version))
+            model = self.client.get_logged_model(model_id)
             if model.artifact_location.startswith(("file:", "/")):
                 yield Path(local_file_uri_to_path(model.artifact_location))
                 return
@@ -127,12 +127,14 @@ class Registry:
             raise ArtifactError("its files are not there", got=str(error)) from error
 
     def _create(self, name: str, folder: Path, content: Content, evidence: Evidence) -> str:
-        """Store a model's files, then create its version; the id of the run."""
+        """Store a model's files, look at what was stored, then create its version; the id of the run."""
         run_id: str = self.client.create_run(
             self.store.experiment_id, run_name=name, tags={NAME: name, ADDRESS: content.sha256}
         ).info.run_id
         with mlflow.start_run(run_id=run_id):
             model_id = _log_model(folder, content)
+            with self._files(model_id) as stored:
+                _check_files(stored, content)
             mlflow.log_params(_describe_options(content))
             mlflow.log_metrics(evidence.metrics, model_id=model_id)
             self._create_name(name)
@@ -240,9 +242,10 @@ def _check_files(folder: Path, content: Content) -> None:
     ]
     if artifact.sha256 != content.artifact.sha256 or wrong:
         raise ArtifactError(
-            "its files are not those that were registered",
+            "the stored files of a model are not those that it was made from",
             got=", ".join(map(str, wrong)) or f"artifact {artifact.sha256}",
             expected=f"artifact {content.artifact.sha256} and its code",
+            remedy="register again; nothing may change the artifact or the package meanwhile",
         )
 
 
