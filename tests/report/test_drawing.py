@@ -27,7 +27,7 @@ def detections(size: tuple[int, int] = (40, 60)) -> dict[str, np.ndarray]:
 
 
 def test_masks_cover_their_pixels_and_the_best_score_lies_on_top() -> None:
-    pixels = np.asarray(decode(draw(detections(), NAMES, (40, 60)).masks).convert("RGBA"))
+    pixels = np.asarray(decode(draw(detections(), NAMES, (40, 60), min_score=0.0).masks).convert("RGBA"))
     circle, star = (tuple(bytes.fromhex(colour[1:])) for colour, _ in PALETTE[:2])
     assert pixels.shape == (40, 60, 4)
     assert tuple(pixels[15, 25, :3]) == star, "where both are"
@@ -38,23 +38,32 @@ def test_masks_cover_their_pixels_and_the_best_score_lies_on_top() -> None:
 
 
 def test_labels_say_class_and_score_and_stay_inside() -> None:
-    overlay = draw(detections(), NAMES, (40, 60))
+    overlay = draw(detections(), NAMES, (40, 60), min_score=0.0)
     assert [label.text for label in overlay.labels] == ["circle 0.50", "star 0.90"]
     for label in overlay.labels:
         assert 0 <= label.text_x <= label.text_x + label.text_width <= 60 + 1e-6
         assert label.text_y >= 0
     assert (
-        draw({**detections(), "pred_classes": np.array([7, 0])}, NAMES, (40, 60)).labels[1].text
+        draw({**detections(), "pred_classes": np.array([7, 0])}, NAMES, (40, 60), min_score=0.0)
+        .labels[1]
+        .text
         == "class 7 0.90"
     )
 
 
+def test_what_is_below_the_least_score_is_left_out() -> None:
+    overlay = draw(detections(), NAMES, (40, 60), min_score=0.6)
+    assert [label.text for label in overlay.labels] == ["star 0.90"]
+    pixels = np.asarray(decode(overlay.masks).convert("RGBA"))
+    assert (pixels[..., 3] > 0).sum() == detections()["pred_masks"][0].sum()
+
+
 def test_nothing_and_no_masks_are_drawn_too() -> None:
     nothing = {name: value[:0] for name, value in detections().items()}
-    assert draw(nothing, NAMES, (40, 60)).labels == ()
+    assert draw(nothing, NAMES, (40, 60), min_score=0.0).labels == ()
     boxes = {name: value for name, value in detections().items() if name != "pred_masks"}
-    assert draw(boxes, NAMES, (40, 60)).masks == ""
-    assert len(draw(boxes, NAMES, (40, 60)).labels) == 2
+    assert draw(boxes, NAMES, (40, 60), min_score=0.0).masks == ""
+    assert len(draw(boxes, NAMES, (40, 60), min_score=0.0).labels) == 2
 
 
 @pytest.mark.parametrize(("order", "expected"), [("RGB", (250, 5, 5)), ("BGR", (5, 5, 250))])
@@ -67,4 +76,4 @@ def test_an_image_has_its_colours(order: str, expected: tuple[int, int, int]) ->
 def test_large_pictures_are_made_smaller() -> None:
     size = (LARGEST_PX * 2, LARGEST_PX)
     assert max(decode(image_uri(np.zeros((3, *size), np.uint8), "RGB")).size) == LARGEST_PX
-    assert max(decode(draw(detections(size), NAMES, size).masks).size) <= LARGEST_PX
+    assert max(decode(draw(detections(size), NAMES, size, min_score=0.0).masks).size) <= LARGEST_PX

@@ -189,11 +189,10 @@ def test_the_same_run_gives_the_same_bytes(run: Path, tmp_path: Path) -> None:
 
 
 def test_the_artifacts_own_detections_are_drawn(run: Path, tmp_path: Path) -> None:
-    """The eager model's panel has three boxes; the one of the artifact that lost a detection has two."""
+    """Of one sure detection: the eager model's panel has it, that of the artifact that lost it does not."""
     page = page_of(collected(run), tmp_path)
-    counts = re.findall(r'aria-label="&lt;1&gt;\.png, (\w+): (\w+) detections"', page)
-    expected = len(read_reference(run / "models/tiny/reference").samples[0].expected()["scores"])
-    assert counts == [("eager", str(expected)), ("onnx", str(expected)), ("lost", str(expected - 1))]
+    counts = re.findall(r'aria-label="&lt;1&gt;\.png, (\w+): (\w+) detections drawn"', page)
+    assert counts == [("eager", "1"), ("onnx", "1"), ("lost", "0")]
 
 
 @pytest.mark.parametrize(

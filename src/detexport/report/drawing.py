@@ -65,14 +65,19 @@ def font_size(output_size: tuple[int, int]) -> float:
     return 0.048 * output_size[1]
 
 
-def draw(detections: Detections, class_names: list[str], output_size: tuple[int, int]) -> Overlay:
+def draw(
+    detections: Detections, class_names: list[str], output_size: tuple[int, int], *, min_score: float
+) -> Overlay:
     """Draw one image's detections.
 
     Args:
         detections: in px of the output, best score first.
         class_names: the name of each class index.
         output_size: height and width of the output, in px.
+        min_score: what lies below is left out; it would hide the rest.
     """
+    surest = detections["scores"] >= min_score
+    detections = {name: value[surest] for name, value in detections.items()}
     order = range(len(detections["scores"]))[::-1]
     labels = tuple(_label(detections, index, class_names, output_size) for index in order)
     masks = _masks_uri(detections) if "pred_masks" in detections and len(order) else ""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -15,6 +16,7 @@ from detexport.report.collect import Job, Model, Results
 from detexport.report.drawing import Overlay, draw, font_size, image_uri
 
 TEMPLATE = "page.html.jinja"
+DRAWN_FROM = 0.5  # the least score in the pictures; verdicts are on all detections
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ def write_page(results: Results, path: Path) -> None:
             tracking_uri=without_secrets(results.tracking_uri),
             comparisons={model.name: list(compare_by_eye(model, results.jobs)) for model in results.models},
             versions=_versions(results),
+            drawn_from=DRAWN_FROM,
         )
     )
     with atomic_file(path) as temporary:
@@ -92,10 +95,11 @@ def compare_by_eye(model: Model, jobs: tuple[Job, ...]) -> Iterator[Comparison]:
         if meta.id not in wanted:
             continue
         names = list(contract.class_names)
-        panels = [Panel("eager", draw(sample.expected(), names, meta.output_size), None, "the reference")]
+        drawn_as = partial(draw, class_names=names, output_size=meta.output_size, min_score=DRAWN_FROM)
+        panels = [Panel("eager", drawn_as(sample.expected()), None, "the reference")]
         for job in own:
             detections = drawn[job.target].get(meta.id)
-            overlay = draw(detections, names, meta.output_size) if detections else None
+            overlay = drawn_as(detections) if detections else None
             panels.append(_panel(job, meta.id, overlay))
         yield Comparison(
             id=f"{model.name}-{meta.id}",
