@@ -1,10 +1,13 @@
 """A convolution with its normalization and activation, and the shapes that modules declare."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from detexport.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -15,6 +18,23 @@ class ShapeSpec:
     stride: int = 1
     height: int | None = None
     width: int | None = None
+
+
+def shapes_of(shapes: Mapping[str, ShapeSpec], names: Sequence[str], key: str) -> list[ShapeSpec]:
+    """The shapes of the feature maps that the configuration's ``key`` names.
+
+    Raises:
+        ConfigError: there is no such feature map, or none is named.
+    """
+    unknown = [name for name in names if name not in shapes]
+    if unknown or not names:
+        raise ConfigError(
+            f"{key} names feature maps that are not there" if unknown else f"{key} names no feature map",
+            got=unknown or None,
+            expected=f"some of {', '.join(shapes)}",
+            remedy=f"correct {key}, or the OUT_FEATURES below it",
+        )
+    return [shapes[name] for name in names]
 
 
 class Conv2d(nn.Conv2d):

@@ -4,6 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detexport.errors import ConfigError
+
+GROUPS = 32
+"""Groups of a group normalization in every published configuration, whatever the width."""
+
 
 class FrozenBatchNorm2d(nn.Module):
     """Batch normalization by fixed statistics and a fixed affine transform.
@@ -36,16 +41,26 @@ def get_norm(norm: str, num_features: int) -> nn.Module | None:
     """The normalization layer named ``norm``; none for an empty name.
 
     Raises:
-        ValueError: the name is not known.
+        ConfigError: the name is not known, or the groups do not divide the channels.
     """
     if not norm:
         return None
     kinds = {
         "BN": lambda: nn.BatchNorm2d(num_features),
         "FrozenBN": lambda: FrozenBatchNorm2d(num_features),
-        # Group normalization has 32 groups in every published configuration, whatever the width.
-        "GN": lambda: nn.GroupNorm(32, num_features),
+        "GN": lambda: nn.GroupNorm(GROUPS, num_features),
     }
     if norm not in kinds:
-        raise ValueError(f"unknown normalization {norm!r}; known: '' and {sorted(kinds)}")
+        raise ConfigError(
+            "unknown normalization",
+            got=f"NORM: {norm!r}",
+            expected=f"'' or one of {', '.join(sorted(kinds))}",
+            remedy="choose one of these; where only inference is wanted, SyncBN's weights fit BN",
+        )
+    if norm == "GN" and num_features % GROUPS:
+        raise ConfigError(
+            "a group normalization does not fit its layer",
+            got=f"NORM: GN over {num_features} channels",
+            expected=f"a multiple of {GROUPS} channels",
+        )
     return kinds[norm]()

@@ -53,6 +53,12 @@ class ROIPooler(nn.Module):
         self.canonical_level = canonical_level
         self.min_level = int(math.log2(strides[0]))
         self.max_level = int(math.log2(strides[-1]))
+        if list(strides) != [2**level for level in range(self.min_level, self.max_level + 1)]:
+            raise ConfigError(
+                "a pooler's levels double the stride from one to the next",
+                got=f"MODEL.ROI_HEADS.IN_FEATURES with the strides {list(strides)}",
+                expected="neighbouring levels from fine to coarse, such as p2, p3, p4, p5",
+            )
 
     @torch.jit.unused
     def forward(self, x: list[Tensor], box_lists: list[Boxes]) -> Tensor:

@@ -20,10 +20,10 @@ class Boxes:
         if not isinstance(tensor, Tensor):
             tensor = torch.as_tensor(tensor, dtype=torch.float32)
         tensor = tensor.to(torch.float32)
-        if tensor.dim() == 1 and tensor.shape[0] == 0:
-            tensor = tensor.reshape(0, 4)
         if tensor.dim() != 2 or tensor.shape[-1] != 4:
-            raise ValueError(f"boxes have the shape (R, 4), got {tuple(tensor.shape)}")
+            if tensor.numel() > 0:
+                raise ValueError(f"boxes have the shape (R, 4), got {tuple(tensor.shape)}")
+            tensor = tensor.reshape(0, 4)
         self.tensor = tensor
 
     def clone(self) -> "Boxes":

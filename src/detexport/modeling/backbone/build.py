@@ -3,6 +3,7 @@
 from typing import Any
 
 from detexport.config import CfgNode
+from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec
 from detexport.modeling.backbone.fpn import FPN, LastLevelMaxPool
 from detexport.modeling.backbone.resnet import ResNet, resnet_stages
@@ -25,6 +26,10 @@ def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> Any:
 def build_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     """A ResNet or ResNeXt, frozen up to ``MODEL.BACKBONE.FREEZE_AT``."""
     resnets = cfg.MODEL.RESNETS
+    if not resnets.OUT_FEATURES:
+        raise ConfigError(
+            "MODEL.RESNETS.OUT_FEATURES names no stage", expected="some of stem, res2, ..., res5"
+        )
     return ResNet(
         stages=resnet_stages(
             depth=resnets.DEPTH,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from detexport.errors import ConfigError
 from detexport.layers import Conv2d, ShapeSpec, get_norm
-from detexport.layers.conv import init_xavier
+from detexport.layers.conv import init_xavier, shapes_of
 
 
 class LastLevelMaxPool(nn.Module):
@@ -65,7 +65,7 @@ class FPN(nn.Module):
         if fuse_type not in ("sum", "avg"):
             raise ConfigError("unknown MODEL.FPN.FUSE_TYPE", got=fuse_type, expected="sum or avg")
         shapes = bottom_up.output_shape()
-        strides = [shapes[name].stride for name in in_features]
+        strides = [spec.stride for spec in shapes_of(shapes, in_features, "MODEL.FPN.IN_FEATURES")]
         if any(fine * 2 != coarse for fine, coarse in pairwise(strides)):
             raise ConfigError(
                 "a feature pyramid doubles the stride from level to level",
@@ -91,6 +91,12 @@ class FPN(nn.Module):
                 init_xavier(conv)
             setattr(self, f"fpn_lateral{level}", lateral)
             setattr(self, f"fpn_output{level}", output)
+        if top_block is not None and f"p{level}" != top_block.in_feature:
+            raise ConfigError(
+                f"the level above the pyramid is made from {top_block.in_feature}",
+                got=f"MODEL.FPN.IN_FEATURES up to p{level}",
+                expected=f"features up to {top_block.in_feature}",
+            )
         self.bottom_up = bottom_up
         self.top_block = top_block
         self._levels = [level for level, name in self.in_names.items() if name]

@@ -155,6 +155,17 @@ def resnet_stages(
             got=f"MODEL.RESNETS.DEFORM_ON_PER_STAGE: {list(deform_on_per_stage)}",
             remedy="choose a model without them",
         )
+    if res5_dilation not in (1, 2):
+        raise ConfigError(
+            "unsupported dilation", got=f"MODEL.RESNETS.RES5_DILATION: {res5_dilation}", expected="1 or 2"
+        )
+    if depth in (18, 34) and (groups, res5_dilation) != (1, 1):
+        raise ConfigError(
+            "the blocks of ResNet-18 and 34 have neither groups nor dilation",
+            got=f"MODEL.RESNETS.NUM_GROUPS: {groups}, RES5_DILATION: {res5_dilation}",
+            expected="1 and 1",
+            remedy="correct them, or choose a depth of 50 or more",
+        )
     stages: dict[str, tuple[nn.Sequential, ShapeSpec]] = {}
     bottleneck_channels = groups * width_per_group
     stride = 4

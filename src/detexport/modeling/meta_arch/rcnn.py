@@ -191,14 +191,21 @@ def build_generalized_rcnn(cfg: CfgNode) -> GeneralizedRCNN:
     """A two-stage detector as the configuration describes it."""
     if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
         raise ConfigError("unsupported INPUT.FORMAT", got=cfg.INPUT.FORMAT, expected="BGR or RGB")
+    mean, std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise ConfigError(
+            "the normalization does not fit the image's channels",
+            got=f"MODEL.PIXEL_MEAN: {list(mean)}, MODEL.PIXEL_STD: {list(std)}",
+            expected="three numbers each, the latter positive",
+        )
     backbone = build_backbone(cfg)
     shapes = backbone.output_shape()
     return GeneralizedRCNN(
         backbone=backbone,
         proposal_generator=build_proposal_generator(cfg, shapes),
         roi_heads=build_roi_heads(cfg, shapes),
-        pixel_mean=tuple(cfg.MODEL.PIXEL_MEAN),
-        pixel_std=tuple(cfg.MODEL.PIXEL_STD),
+        pixel_mean=tuple(mean),
+        pixel_std=tuple(std),
         input_format=cfg.INPUT.FORMAT,
         resize=ResizeRule(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST),
     )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from detexport.config import CfgNode
 from detexport.errors import ConfigError
 from detexport.layers import Conv2d, ShapeSpec, nms_per_class
-from detexport.layers.conv import init_normal
+from detexport.layers.conv import init_normal, shapes_of
 from detexport.modeling.anchor_generator import AnchorGrid, build_anchor_generator
 from detexport.modeling.box_regression import Box2BoxTransform, apply_deltas, smooth_l1_sum
 from detexport.modeling.matcher import Matcher, subsample_labels
@@ -293,7 +293,7 @@ def build_rpn(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> RPN:
             got=f"MODEL.RPN.BBOX_REG_LOSS_TYPE: {node.BBOX_REG_LOSS_TYPE}",
             expected="smooth_l1",
         )
-    shapes = [input_shape[name] for name in node.IN_FEATURES]
+    shapes = shapes_of(input_shape, node.IN_FEATURES, "MODEL.RPN.IN_FEATURES")
     anchors = build_anchor_generator(cfg, shapes)
     return RPN(
         in_features=tuple(node.IN_FEATURES),

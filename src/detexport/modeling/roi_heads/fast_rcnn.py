@@ -40,8 +40,10 @@ def select_detections(
         (D, 4) boxes, (D,) scores in descending order, (D,) int64 classes.
     """
     boxes_per_proposal = boxes.shape[1]
-    flat = clip_boxes(boxes.reshape(-1, 4), image_size)
+    flat = boxes.reshape(-1, 4)
+    # Before clipping, which would make an infinite box a large one.
     finite = torch.isfinite(scores) & torch.isfinite(flat).all(dim=1).reshape(-1, boxes_per_proposal)
+    flat = clip_boxes(flat, image_size)
     found = (finite & (scores > score_threshold)).nonzero()
     proposals, classes = found[:, 0], found[:, 1]
     columns = torch.zeros_like(classes) if boxes_per_proposal == 1 else classes

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from detexport.config import CfgNode
 from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec
+from detexport.layers.conv import shapes_of
 from detexport.modeling.box_regression import Box2BoxTransform
 from detexport.modeling.matcher import Matcher, subsample_labels
 from detexport.modeling.poolers import ROIPooler
@@ -233,8 +234,8 @@ def build_standard_roi_heads(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) ->
     """The heads of the published configurations with FPN."""
     _check_box_options(cfg)
     heads, box, mask = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_MASK_HEAD
-    channels = input_shape[heads.IN_FEATURES[0]].channels
-    strides = [input_shape[name].stride for name in heads.IN_FEATURES]
+    shapes = shapes_of(input_shape, heads.IN_FEATURES, "MODEL.ROI_HEADS.IN_FEATURES")
+    channels, strides = shapes[0].channels, [shape.stride for shape in shapes]
 
     def pooler(node: CfgNode) -> ROIPooler:
         return ROIPooler(
