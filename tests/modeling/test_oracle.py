@@ -1,0 +1,194 @@
+"""Reference models and the outputs that an independent implementation computed for them.
+
+The environment variable ``DETEXPORT_ORACLE`` names a folder with one folder a case: ``config.yaml``, the
+checkpoint that it names, ``inputs.npz``, ``outputs.npz``, ``intermediates.npz``.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from detexport.checkpoint import load_weights, read_state_dict
+from detexport.config.cfg import load_cfg
+from detexport.errors import ConfigError
+from detexport.modeling import build_model
+from detexport.parity.compare import Tolerance, compare
+
+ORACLE = os.environ.get("DETEXPORT_ORACLE")
+CASES = sorted(path.parent for path in Path(ORACLE).glob("*/config.yaml")) if ORACLE else []
+
+# Options that are not supported yet, by key and value; a later model removes its line. A case that has one is
+# refused for that option, every other case is compared.
+UNSUPPORTED = (
+    ("MODEL.META_ARCHITECTURE", "PanopticFPN"),
+    ("MODEL.META_ARCHITECTURE", "ProposalNetwork"),
+    ("MODEL.META_ARCHITECTURE", "RetinaNet"),
+    ("MODEL.META_ARCHITECTURE", "SemanticSegmentor"),
+    ("INPUT.COLOR_AUG_SSD", False),  # PointRend's configurations: one of the keys that they add
+    ("MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"),
+    ("MODEL.ROI_HEADS.NAME", "CascadeROIHeads"),
+    ("MODEL.ROI_HEADS.NAME", "Res5ROIHeads"),
+    ("MODEL.KEYPOINT_ON", True),
+)
+# conf/parity/default.yaml
+TOLERANCE = Tolerance(
+    box_px=0.01, box_floor_px=0.01, score=2e-4, mask_px=9, mask_area_ratio=0.005, pair_iou=0.5
+)
+LOGITS = {"rtol": 0, "atol": 2e-3}
+
+needs_oracle = pytest.mark.skipif(ORACLE is None, reason="DETEXPORT_ORACLE names no folder")
+
+
+def option(tree: Any, key: str) -> Any:
+    for part in key.split("."):
+        tree = tree.get(part) if isinstance(tree, dict) else None
+    return tree
+
+
+def unsupported_key(case: Path) -> str | None:
+    tree = yaml.safe_load((case / "config.yaml").read_text())
+    return next((key for key, value in UNSUPPORTED if option(tree, key) == value), None)
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
+
+
+def watch(module: torch.nn.Module, name: str, seen: dict[str, Any]) -> None:
+    def remember(_module: Any, inputs: Any, output: Any) -> None:
+        seen[name], seen[f"{name}_inputs"] = output, inputs
+
+    module.register_forward_hook(remember)
+
+
+def expected_detections(outputs: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    fields = {name: outputs[prefix + name] for name in ("pred_boxes", "scores", "pred_classes")}
+    if f"{prefix}pred_masks_shape" in outputs:
+        shape = outputs[f"{prefix}pred_masks_shape"]
+        bits = np.unpackbits(outputs[f"{prefix}pred_masks_packed"], count=int(np.prod(shape)))
+        fields["pred_masks"] = bits.reshape(shape).astype(bool)
+    return fields
+
+
+def check_map(stored: Mapping[str, np.ndarray], name: str, value: Tensor) -> None:
+    np.testing.assert_array_equal(value.shape, stored[f"{name}_shape"], err_msg=name)
+    corner = value[:, :4, :8, :8].numpy()
+    np.testing.assert_allclose(corner, stored[f"{name}_slice"], **LOGITS, err_msg=name)
+    moments = [value.double().mean(), value.double().std(correction=0)]
+    np.testing.assert_allclose(moments, stored[f"{name}_mean_std"], rtol=1e-3, atol=1e-3, err_msg=name)
+
+
+def check_intermediates(stored: Mapping[str, np.ndarray], seen: dict[str, Any]) -> None:
+    check_map(stored, "input_tensor", seen["backbone_inputs"][0])
+    maps = seen["backbone"]
+    assert {f"backbone_{name}_shape" for name in maps} == {
+        name for name in stored if name.startswith("backbone_") and name.endswith("_shape")
+    }
+    for name, value in maps.items():
+        check_map(stored, f"backbone_{name}", value)
+    logits, deltas = seen["rpn_head"]
+    for level in range(len(logits)):
+        check_map(stored, f"rpn_logits_lvl{level}", logits[level])
+        check_map(stored, f"rpn_deltas_lvl{level}", deltas[level])
+    for image, proposals in enumerate(seen["rpn"][0]):
+        assert len(proposals) == stored[f"im{image}_rpn_count"]
+        boxes = proposals.proposal_boxes.tensor[:50].numpy()
+        np.testing.assert_allclose(boxes, stored[f"im{image}_rpn_proposal_boxes_top50"], atol=1e-2)
+        scores = proposals.objectness_logits[:50].numpy()
+        np.testing.assert_allclose(scores, stored[f"im{image}_rpn_objectness_logits_top50"], **LOGITS)
+    class_logits, box_deltas = seen["box_predictor"]
+    np.testing.assert_array_equal(class_logits.shape, stored["box_cls_logits_stage0_shape"])
+    np.testing.assert_allclose(class_logits[:50], stored["box_cls_logits_stage0_first50"], **LOGITS)
+    np.testing.assert_allclose(box_deltas[:50], stored["box_deltas_stage0_first50"], **LOGITS)
+    for image, instances in enumerate(seen["roi_heads"][0]):
+        raw = instances.pred_boxes.tensor.numpy()
+        np.testing.assert_allclose(raw, stored[f"im{image}_raw_pred_boxes"], atol=1e-2)
+        if f"im{image}_raw_mask_probs_first1" in stored and len(instances):
+            masks = instances.pred_masks[:1].numpy()
+            np.testing.assert_allclose(masks, stored[f"im{image}_raw_mask_probs_first1"], atol=2e-4)
+
+
+def check_detections(
+    expected: dict[str, np.ndarray], found: Any, threshold: float, most: int, scale: float
+) -> None:
+    actual = {"pred_boxes": found.pred_boxes.tensor.numpy(), "scores": found.scores.numpy()}
+    actual["pred_classes"] = found.pred_classes.numpy()
+    if found.has("pred_masks"):
+        actual["pred_masks"] = found.pred_masks.numpy()
+    parity = compare(
+        expected,
+        actual,
+        tolerance=TOLERANCE,
+        score_threshold=threshold,
+        max_detections=most,
+        scale=scale,
+    )
+    assert parity.passed, parity.reasons
+    assert parity.paired == parity.expected == parity.actual
+    # No case has ties: the order is the reference's, too.
+    np.testing.assert_array_equal(actual["pred_classes"], expected["pred_classes"])
+    np.testing.assert_allclose(actual["scores"], expected["scores"], atol=TOLERANCE.score)
+    np.testing.assert_allclose(
+        actual["pred_boxes"], expected["pred_boxes"], atol=TOLERANCE.box_limit_px(scale)
+    )
+
+
+@needs_oracle
+def test_there_are_cases_to_compare() -> None:
+    assert CASES, f"no folder with a config.yaml in {ORACLE}"
+    assert any(unsupported_key(case) is None for case in CASES)
+
+
+@needs_oracle
+@pytest.mark.parametrize("case", [c for c in CASES if unsupported_key(c)], ids=lambda case: case.name)
+def test_unsupported_models_are_refused_by_the_option(case: Path) -> None:
+    key = unsupported_key(case)
+    assert key is not None
+    with pytest.raises(ConfigError, match="^(unknown|unsupported) ") as caught:
+        build_model(load_cfg(case / "config.yaml"))
+    assert key in str(caught.value)
+
+
+@needs_oracle
+@pytest.mark.parametrize("case", [c for c in CASES if not unsupported_key(c)], ids=lambda case: case.name)
+def test_reference_outputs(case: Path) -> None:
+    cfg = load_cfg(case / "config.yaml")
+    model = build_model(cfg).eval()
+    report = load_weights(model, read_state_dict(case / cfg.MODEL.WEIGHTS))
+    assert report.complete
+    seen: dict[str, Any] = {}
+    watch(model.backbone, "backbone", seen)
+    watch(model.proposal_generator, "rpn", seen)
+    watch(model.proposal_generator.rpn_head, "rpn_head", seen)
+    watch(model.roi_heads.box_predictor, "box_predictor", seen)
+    watch(model.roi_heads, "roi_heads", seen)
+    inputs, outputs = read_npz(case / "inputs.npz"), read_npz(case / "outputs.npz")
+    batch = [
+        {
+            "image": torch.from_numpy(inputs[f"im{i}_image"]),
+            "height": int(inputs[f"im{i}_height"]),
+            "width": int(inputs[f"im{i}_width"]),
+        }
+        for i in range(int(outputs["num_images"]))
+    ]
+    with torch.no_grad():
+        results = model(batch)
+    check_intermediates(read_npz(case / "intermediates.npz"), seen)
+    for i, (example, result) in enumerate(zip(batch, results, strict=True)):
+        assert result["instances"].image_size == tuple(outputs[f"im{i}_image_size"])
+        height, width = example["image"].shape[1:]
+        check_detections(
+            expected_detections(outputs, f"im{i}_"),
+            result["instances"],
+            cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
+            cfg.TEST.DETECTIONS_PER_IMAGE,
+            max(example["height"] / height, example["width"] / width),
+        )
