@@ -1,0 +1,72 @@
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from detexport.checkpoint import load_weights, match_weights
+from detexport.checkpoint.load import model_shapes
+from detexport.errors import CheckpointError
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1, bias=False))
+
+
+def state(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def test_every_parameter_and_buffer_is_filled(model: nn.Module) -> None:
+    wanted = {name: torch.full_like(t, 3) for name, t in state(model).items() if t.is_floating_point()}
+    legacy = {
+        "pixel_mean": torch.zeros(3),
+        "pixel_std": torch.zeros(3),
+        "proposal_generator.anchor_generator.cell_anchors.0": torch.zeros(3, 4),
+    }
+    report = load_weights(model, {**wanted, **legacy})
+    assert report.complete
+    assert report.loaded == tuple(sorted(wanted))
+    assert report.ignored_keys == tuple(sorted(legacy))
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in wanted.items())
+    assert json.loads(json.dumps(report.to_json()))["missing_keys"] == []
+
+
+def test_counters_of_batch_norms_are_neither_needed_nor_left_over(model: nn.Module) -> None:
+    assert not any("num_batches_tracked" in name for name in model_shapes(model))
+    assert load_weights(model, state(model)).ignored_keys == ("1.num_batches_tracked",)
+
+
+def test_half_precision_becomes_the_models_own(model: nn.Module) -> None:
+    load_weights(
+        model, {name: torch.full_like(t, 0.5, dtype=torch.float16) for name, t in state(model).items()}
+    )
+    assert model[0].weight.dtype == torch.float32
+    assert model[0].weight.unique().tolist() == [0.5]
+
+
+def test_all_that_does_not_fit_is_told_at_once_and_nothing_is_loaded(model: nn.Module) -> None:
+    before = state(model)
+    given = {name: tensor + 1 for name, tensor in before.items()}
+    del given["0.bias"]
+    given["2.weight"] = torch.zeros(5, 4, 1, 1)
+    given["head.weight"] = torch.zeros(1)
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(model, given, source="model_final.pth")
+    message = str(caught.value)
+    for part in ("model_final.pth", "1 missing: 0.bias", "1 unexpected: head.weight"):
+        assert part in message
+    assert "1 of another shape: 2.weight [5, 4, 1, 1] instead of [2, 4, 1, 1]" in message
+    after = state(model)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_long_lists_are_cut_but_counted() -> None:
+    shapes = {f"layer{i}": [1] for i in range(9)}
+    fitting, report = match_weights({}, shapes)
+    assert fitting == {}
+    assert len(report.missing_keys) == 9
+    with pytest.raises(CheckpointError, match=r"9 missing: layer0, .*layer4, \.\.\."):
+        report.raise_if_incomplete("x")
