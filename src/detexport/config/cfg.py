@@ -27,7 +27,16 @@ class CfgNode(_YacsNode):
         self.merge_from_tree(tree, source=str(cfg_filename))
 
     def merge_from_tree(self, tree: dict[str, Any], source: str) -> None:
-        """Merge nested keys; ``source`` names them in errors."""
+        """Merge nested keys; ``source`` names them in errors.
+
+        Raises:
+            ConfigError: a key or a type is not known, or the configuration is frozen.
+        """
+        # yacs itself guards attributes only.
+        if self.is_frozen():
+            raise ConfigError(
+                "a frozen configuration does not change", got=source, remedy="change a clone after defrost()"
+            )
         _check_keys(tree, self, source)
         try:
             self.merge_from_other_cfg(CfgNode(tree))
@@ -101,6 +110,8 @@ def load_yaml_with_base(path: Path, _below: tuple[Path, ...] = ()) -> dict[str, 
     base = tree.pop(_BASE, None)
     if base is None:
         return tree
+    if not isinstance(base, str):
+        raise ConfigError(f"{_BASE} of {path} is not a file", got=repr(base), expected="one path")
     below = load_yaml_with_base(path.parent / Path(base).expanduser(), (*_below, path.resolve()))
     return _merged(below, tree)
 

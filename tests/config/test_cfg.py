@@ -1,0 +1,156 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from detexport.config import get_cfg
+from detexport.config.cfg import CfgNode, load_cfg
+from detexport.errors import ConfigError
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_defaults_are_those_that_published_configurations_assume() -> None:
+    cfg = get_cfg()
+    assert cfg.VERSION == 2
+    assert cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN"
+    assert cfg.MODEL.RESNETS.DEPTH == 50
+    assert cfg.MODEL.RPN.PRE_NMS_TOPK_TEST == 6000
+    assert cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST == 0.05
+    assert cfg.MODEL.PIXEL_MEAN == [103.53, 116.28, 123.675]
+    assert cfg.TEST.DETECTIONS_PER_IMAGE == 100
+    assert cfg.INPUT.FORMAT == "BGR"
+
+
+def test_configurations_do_not_share_values() -> None:
+    first, second = get_cfg(), get_cfg()
+    first.MODEL.PIXEL_MEAN[0] = 0.0
+    first.MODEL.RESNETS.DEPTH = 18
+    twin = first.clone()
+    twin.MODEL.PIXEL_MEAN[1] = 0.0
+    assert second.MODEL.PIXEL_MEAN[0] == 103.53
+    assert second.MODEL.RESNETS.DEPTH == 50
+    assert first.MODEL.PIXEL_MEAN[1] == 116.28
+    assert isinstance(twin, CfgNode)
+    assert isinstance(twin.MODEL.RPN, CfgNode)
+
+
+def test_the_nearest_file_of_a_chain_of_bases_wins(tmp_path: Path) -> None:
+    write(
+        tmp_path / "base.yaml",
+        "MODEL: {MASK_ON: true, RESNETS: {DEPTH: 18, NORM: GN}, PIXEL_STD: [1., 2., 3.]}",
+    )
+    write(tmp_path / "family/rcnn.yaml", "_BASE_: ../base.yaml\nMODEL: {RESNETS: {DEPTH: 34}}")
+    top = write(tmp_path / "family/mine.yaml", "_BASE_: rcnn.yaml\nMODEL: {PIXEL_STD: [4., 5., 6.]}")
+    cfg = load_cfg(top)
+    assert cfg.MODEL.MASK_ON is True
+    assert (cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.NORM) == (34, "GN")
+    assert cfg.MODEL.PIXEL_STD == [4.0, 5.0, 6.0]
+    assert "_BASE_" not in cfg
+
+
+def test_a_base_by_an_absolute_path(tmp_path: Path) -> None:
+    base = write(tmp_path / "base.yaml", "SEED: 7")
+    assert load_cfg(write(tmp_path / "x/top.yaml", f"_BASE_: {base}")).SEED == 7
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"top.yaml": "_BASE_: top.yaml"}, "top.yaml is its own _BASE_"),
+        ({"top.yaml": "_BASE_: a.yaml", "a.yaml": "_BASE_: ./top.yaml"}, "top.yaml is its own _BASE_"),
+        ({"top.yaml": "_BASE_: absent.yaml"}, "cannot read the model configuration .*absent.yaml"),
+        ({"top.yaml": "_BASE_: [a.yaml]"}, "_BASE_ of .*top.yaml is not a file"),
+        ({"top.yaml": "a: [1"}, "cannot read the model configuration .*top.yaml"),
+        ({"top.yaml": "- 1"}, "top.yaml is not a model configuration; got: list"),
+        ({"top.yaml": ""}, "top.yaml is not a model configuration; got: NoneType"),
+        (
+            {"top.yaml": "MODEL: {RESNET: {DEPTH: 18}}"},
+            "unknown key MODEL.RESNET in .*top.yaml.*RESNETS",
+        ),
+        (
+            {"top.yaml": "MODEL: {RPN: {NMS_TRESH: 1.0}}"},
+            r"unknown key MODEL.RPN.NMS_TRESH.*MODEL.RPN.NMS_THRESH",
+        ),
+        ({"top.yaml": "1: 2"}, "unknown key 1"),
+        ({"top.yaml": "_BASE_: a.yaml", "a.yaml": "MODLE: {}"}, "unknown key MODLE .*one of MODEL"),
+        ({"top.yaml": "MODEL: 3"}, "MODEL in .*top.yaml is a group of keys; got: 3"),
+        ({"top.yaml": "MODEL: {RPN: }"}, "MODEL.RPN in .*top.yaml is a group of keys; got: None"),
+        ({"top.yaml": "MODEL: {RESNETS: {DEPTH: deep}}"}, "top.yaml does not fit.*DEPTH"),
+        ({"top.yaml": "MODEL: {RPN: {NMS_THRESH: [0.7]}}"}, "top.yaml does not fit.*NMS_THRESH"),
+        ({"top.yaml": "MODEL: {PIXEL_MEAN: {a: 1}}"}, "top.yaml does not fit.*PIXEL_MEAN"),
+        ({"top.yaml": "MODEL: {WEIGHTS: 2020-01-01}"}, "top.yaml does not fit"),
+    ],
+)
+def test_wrong_files_are_named(files: dict[str, str], message: str, tmp_path: Path) -> None:
+    for name, text in files.items():
+        write(tmp_path / name, text)
+    with pytest.raises(ConfigError, match=message):
+        load_cfg(tmp_path / "top.yaml")
+
+
+def test_a_missing_file() -> None:
+    with pytest.raises(ConfigError, match=r"cannot read the model configuration nowhere\.yaml"):
+        get_cfg().merge_from_file("nowhere.yaml")
+
+
+def test_a_file_that_does_not_fit_changes_nothing(tmp_path: Path) -> None:
+    cfg = get_cfg()
+    with pytest.raises(ConfigError):
+        cfg.merge_from_file(write(tmp_path / "a.yaml", "SEED: 3\nUNKNOWN: 1"))
+    assert cfg == get_cfg()
+
+
+def test_overrides_by_a_list() -> None:
+    cfg = get_cfg()
+    cfg.merge_from_list(["MODEL.RESNETS.DEPTH", 18, "MODEL.RPN.NMS_THRESH", "0.5", "MODEL.DEVICE", "cpu"])
+    cfg.merge_from_list(["MODEL.ANCHOR_GENERATOR.SIZES", "[[16], [32]]", "MODEL.MASK_ON", "True"])
+    assert cfg.MODEL.RESNETS.DEPTH == 18
+    assert cfg.MODEL.RPN.NMS_THRESH == 0.5
+    assert cfg.MODEL.ANCHOR_GENERATOR.SIZES == [[16], [32]]
+    assert cfg.MODEL.MASK_ON is True
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["MODEL.DEVICE"], "pairs of a key and a value"),
+        (["MODEL.DEVIC", "cpu"], "unknown key MODEL.DEVIC .*MODEL.DEVICE"),
+        (["MODEL.RESNETS.DEPTH", "deep"], "the override MODEL.RESNETS.DEPTH does not fit"),
+        (["MODEL.RESNETS", 3], "MODEL.RESNETS .*is a group of keys"),
+        (["MODEL.RESNETS.DEPTH.MORE", 3], "override MODEL.RESNETS.DEPTH.MORE"),
+    ],
+)
+def test_wrong_overrides(overrides: list[object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        get_cfg().merge_from_list(overrides)
+
+
+def test_a_frozen_configuration_does_not_change(tmp_path: Path) -> None:
+    cfg = get_cfg()
+    cfg.freeze()
+    path = write(tmp_path / "a.yaml", "SEED: 3")
+    with pytest.raises(AttributeError):
+        cfg.MODEL.DEVICE = "cpu"
+    with pytest.raises(ConfigError, match="frozen"):
+        cfg.merge_from_list(["SEED", 3])
+    with pytest.raises(ConfigError, match="frozen"):
+        cfg.merge_from_file(path)
+    assert cfg.SEED == -1
+    cfg.defrost()
+    cfg.merge_from_file(path)
+    assert cfg.SEED == 3
+
+
+def test_what_is_dumped_is_read_back(tmp_path: Path) -> None:
+    cfg = load_cfg(Path(__file__).parents[2] / "conf/detectron2/mask_rcnn.yaml")
+    cfg.MODEL.WEIGHTS = "ümlaut.pth"
+    text = cfg.dump()
+    again = load_cfg(write(tmp_path / "dumped.yaml", text))
+    assert again == cfg
+    assert again.dump() == text
+    assert yaml.safe_load(text)["MODEL"]["RPN"]["PRE_NMS_TOPK_TEST"] == 300
