@@ -92,8 +92,16 @@ def verify_files(artifact: Artifact, folder: Path) -> None:
     """Compare every file of an artifact with its digest; some formats hold native code, so this comes first.
 
     Raises:
-        ArtifactError: a file is missing or its bytes are not those that were exported.
+        ArtifactError: a file is missing, its bytes are not those that were exported, or the main file has no
+            digest.
     """
+    if artifact.main_file not in artifact.files:
+        raise ArtifactError(
+            f"the main file of {folder} has no digest",
+            got=artifact.main_file,
+            expected=f"one of {', '.join(sorted(artifact.files))}",
+            remedy="export the model again; do not edit an artifact's files",
+        )
     for name, expected in artifact.files.items():
         path = folder / name
         got = sha256_file(path) if path.is_file() else "no such file"

@@ -1,0 +1,44 @@
+import json
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+
+from detexport.contract import DETECTION_OUTPUTS, Contract, ResizeRule, mask_output
+from tiny_artifacts import tiny_contract
+
+
+def test_json_round_trip() -> None:
+    contract = tiny_contract(pixel_mean=(103.53, 116.28, 123.675), channel_order="BGR")
+    again = Contract.from_json(json.loads(json.dumps(contract.to_json())))
+    assert again == contract
+    assert hash(again) == hash(contract)
+    assert again.inputs[0].shape == (3, "H", "W")
+    assert again.resize == ResizeRule(40, 64)
+
+
+def test_output_names_are_in_the_graphs_order() -> None:
+    assert tiny_contract().output_names == ("pred_boxes", "scores", "pred_classes", "pred_masks")
+    assert replace(tiny_contract(), outputs=DETECTION_OUTPUTS).output_names == (
+        "pred_boxes",
+        "scores",
+        "pred_classes",
+    )
+    assert mask_output(28).shape == ("R", 28, 28)
+
+
+def test_a_contract_does_not_change() -> None:
+    with pytest.raises(FrozenInstanceError):
+        tiny_contract().score_threshold = 0.5  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("key", ["inputs", "resize", "class_names", "score_threshold"])
+def test_a_contract_without_a_key_is_none(key: str) -> None:
+    value = tiny_contract().to_json()
+    del value[key]
+    with pytest.raises((KeyError, TypeError)):
+        Contract.from_json(value)
+
+
+def test_a_contract_with_an_unknown_key_is_none() -> None:
+    with pytest.raises(TypeError):
+        Contract.from_json({**tiny_contract().to_json(), "more": 1})
