@@ -48,5 +48,5 @@ def test_a_group_norm_has_32_groups() -> None:
 
 
 def test_an_unknown_name_is_told_with_those_that_are_known() -> None:
-    with pytest.raises(ConfigError, match="'SyncBN'.*BN, FrozenBN, GN"):
+    with pytest.raises(ConfigError, match=r"'SyncBN'.*BN, FrozenBN, GN"):
         get_norm("SyncBN", 8)

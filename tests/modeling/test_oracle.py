@@ -152,7 +152,7 @@ def test_there_are_cases_to_compare() -> None:
 def test_unsupported_models_are_refused_by_the_option(case: Path) -> None:
     key = unsupported_key(case)
     assert key is not None
-    with pytest.raises(ConfigError, match="^(unknown|unsupported) ") as caught:
+    with pytest.raises(ConfigError, match=r"^(unknown|unsupported) ") as caught:
         build_model(load_cfg(case / "config.yaml"))
     assert key in str(caught.value)
 
