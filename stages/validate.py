@@ -8,7 +8,8 @@ from typing import Annotated
 
 from typer import Option, echo
 
-from detexport.parity import read_reference, validate_artifact
+from detexport.parity.reference import read_reference
+from detexport.parity.validate import validate_artifact
 from stage import instantiate, load_params, run
 
 

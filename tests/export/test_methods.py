@@ -55,7 +55,9 @@ def image(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def exported(model: nn.Module, contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def exported(
+    model: nn.Module, contract: Contract, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
     """Every method once; scripting's file is only asked to run, so its order of constants does not matter."""
     folder = tmp_path_factory.mktemp("artifacts")
     methods: dict[str, ExportMethod] = {"tracing": Tracing(), "onnx": Onnx()}
@@ -73,7 +75,11 @@ def eager(model: nn.Module, picture: np.ndarray) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(("name", "runtime"), [("tracing", TorchScript()), ("onnx", OnnxRuntime())])
 def test_an_artifact_computes_what_the_model_computes_at_every_size(
-    model: nn.Module, exported: dict[str, Path], name: str, runtime: TorchScript | OnnxRuntime, size: tuple[int, int]
+    model: nn.Module,
+    exported: dict[str, Path],
+    name: str,
+    runtime: TorchScript | OnnxRuntime,
+    size: tuple[int, int],
 ) -> None:
     picture = image(*size, seed=sum(size))
     expected = eager(model, picture)
@@ -105,7 +111,9 @@ def test_no_detection_at_all_gives_empty_outputs(
     assert outputs["pred_masks"].shape == (0, 28, 28)
 
 
-def test_the_onnx_file_says_nothing_of_this_machine_and_keeps_the_contracts_names(exported: dict[str, Path]) -> None:
+def test_the_onnx_file_says_nothing_of_this_machine_and_keeps_the_contracts_names(
+    exported: dict[str, Path],
+) -> None:
     import onnx
 
     content = (exported["onnx"] / "model.onnx").read_bytes()

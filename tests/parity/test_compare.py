@@ -4,8 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detexport.parity import SampleParity, Tolerance, compare
-from detexport.parity.compare import box_iou, pair
+from detexport.parity.compare import SampleParity, Tolerance, box_iou, compare, pair
 
 TOLERANCE = Tolerance(
     box_px=0.01, box_floor_px=0.01, score=2e-4, mask_px=9, mask_area_ratio=0.005, pair_iou=0.5

@@ -11,16 +11,9 @@ import pytest
 
 from detexport.artifact import Artifact, read_artifact
 from detexport.errors import DataError, RuntimeUnavailableError
-from detexport.parity import (
-    Reference,
-    SampleMeta,
-    Tolerance,
-    read_reference,
-    validate,
-    validate_artifact,
-    write_reference,
-)
-from detexport.parity.validate import read_drawn
+from detexport.parity.compare import Tolerance
+from detexport.parity.reference import Reference, SampleMeta, read_reference, write_reference
+from detexport.parity.validate import read_drawn, validate, validate_artifact
 from detexport.postprocess import postprocess
 from detexport.runtime import Session
 from detexport.runtime.onnxruntime import OnnxRuntime

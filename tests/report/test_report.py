@@ -12,7 +12,9 @@ import pytest
 from detexport.benchmark import Candidate, LatencyReport, benchmark, describe_machine
 from detexport.errors import DataError
 from detexport.files import write_json
-from detexport.parity import SampleMeta, Tolerance, read_reference, validate_artifact, write_reference
+from detexport.parity.compare import Tolerance
+from detexport.parity.reference import SampleMeta, read_reference, write_reference
+from detexport.parity.validate import validate_artifact
 from detexport.postprocess import postprocess
 from detexport.report.collect import Results, collect
 from detexport.report.page import longest_ms, number, share, size, speed, without_secrets, write_page

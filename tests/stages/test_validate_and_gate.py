@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from detexport.files import write_json
-from detexport.parity import SampleMeta, write_reference
+from detexport.parity.reference import SampleMeta, write_reference
 from detexport.postprocess import postprocess
 from detexport.runtime.onnxruntime import OnnxRuntime
 from tiny_artifacts import tiny_contract, tiny_image, write_tiny_onnx

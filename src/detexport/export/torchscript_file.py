@@ -13,8 +13,8 @@ MAIN_FILE = "model.pt"
 # The archive's root folder is named after the file it is first saved to.
 ROOT = Path(MAIN_FILE).stem
 FIXED_DATE = (1980, 1, 1, 0, 0, 0)
-# Source ranges with absolute paths; a loaded module works without them.
-SOURCE_RANGES = ".debug_pkl"
+# Source ranges with absolute paths, and a checksum over them; a loaded module works without either.
+LEFT_OUT = (".debug_pkl", ".data/serialization_id")
 
 
 def require_fixed_hashes() -> None:
@@ -44,7 +44,7 @@ def save_reproducibly(module: torch.jit.ScriptModule, path: Path) -> None:
         module.save(str(saved))
         with zipfile.ZipFile(saved) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as target:
             for member in sorted(source.infolist(), key=lambda info: info.filename):
-                if not member.filename.endswith(SOURCE_RANGES):
+                if not member.filename.endswith(LEFT_OUT):
                     _copy_member(source, member, target)
 
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 from detexport.contract import Contract
 from detexport.errors import RuntimeUnavailableError
 from detexport.files import atomic_file
-from detexport.parity import read_reference
+from detexport.parity.reference import read_reference
 from detexport.parity.validate import read_drawn
 from detexport.report.collect import Job, Model, Results
 from detexport.report.drawing import Overlay, draw, font_size, image_uri

@@ -1,0 +1,106 @@
+"""dvc.yaml says what makes a stage stale: all the code that it runs, and no more."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+# What a stage reaches through a `_target_` of params.yaml instead of an import.
+BY_TARGET = {
+    "prepare_data": ["detexport.data.synthetic", "detexport.data.coco_folder"],
+    "export": ["detexport.export.tracing", "detexport.export.scripting", "detexport.export.onnx"],
+    "validate": [
+        "detexport.runtime.torchscript",
+        "detexport.runtime.onnxruntime",
+        "detexport.parity.compare",
+    ],
+    "benchmark": ["detexport.runtime.torchscript", "detexport.runtime.onnxruntime"],
+}
+# Run at every `dvc repro` whatever changed.
+ALWAYS = {name for name, stage in STAGES.items() if stage.get("always_changed")}
+# Declared by the chain's design to be stale by its data, parameters and training code alone.
+EXEMPT = {"train"}
+CHECKED = sorted(set(STAGES) - ALWAYS - EXEMPT)
+
+LOADED = """
+import importlib, json, sys
+sys.path.insert(0, "stages")
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+print(json.dumps([m.__file__ for n, m in sys.modules.items() if n.startswith("detexport") and m.__file__]))
+"""
+
+
+def declared(stage: str) -> list[str]:
+    definition = STAGES[stage].get("do", STAGES[stage])
+    return [dep for dep in definition["deps"] if dep.startswith(("src/", "stages/"))]
+
+
+@pytest.fixture(scope="module")
+def loaded() -> dict[str, set[str]]:
+    """The project's own files that each stage's process imports."""
+    found = {}
+    for stage in CHECKED:
+        done = subprocess.run(
+            [sys.executable, "-c", LOADED, stage, *BY_TARGET.get(stage, [])],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        files = {Path(name).relative_to(ROOT).as_posix() for name in json.loads(done.stdout)}
+        # A package's __init__ that imports nothing is a sign on the door.
+        found[stage] = {name for name in files if not _only_a_docstring(ROOT / name)}
+    return found
+
+
+def _only_a_docstring(path: Path) -> bool:
+    text = path.read_text()
+    return path.name == "__init__.py" and "import" not in text.rsplit('"""', 1)[-1]
+
+
+def covers(dep: str, file: str) -> bool:
+    return file == dep or file.startswith(f"{dep}/")
+
+
+def test_every_stage_is_a_script_of_its_name() -> None:
+    for name, stage in STAGES.items():
+        assert stage.get("do", stage)["cmd"].split()[1] == f"stages/{name}.py"
+        assert (ROOT / "stages" / f"{name}.py").is_file()
+
+
+@pytest.mark.parametrize("stage", CHECKED)
+def test_all_code_that_a_stage_imports_makes_it_stale(loaded: dict[str, set[str]], stage: str) -> None:
+    deps = declared(stage)
+    assert {"stages/stage.py", f"stages/{stage}.py"} <= set(deps)
+    missing = {file for file in loaded[stage] if not any(covers(dep, file) for dep in deps)}
+    assert not missing
+
+
+@pytest.mark.parametrize("stage", CHECKED)
+def test_no_code_that_a_stage_does_not_import_makes_it_stale(loaded: dict[str, set[str]], stage: str) -> None:
+    unused = {
+        dep
+        for dep in declared(stage)
+        if dep.startswith("src/") and not any(covers(dep, file) for file in loaded[stage])
+    }
+    assert not unused
+
+
+def test_the_runtime_of_a_measurement_makes_it_stale() -> None:
+    for stage in ("reference", "export", "validate", "benchmark"):
+        assert "requirements.lock" in STAGES[stage]["do"]["deps"]
+    assert "requirements.lock" not in STAGES["train"]["do"]["deps"]
+
+
+def test_only_dvc_yaml_names_the_artifacts_paths() -> None:
+    for script in (ROOT / "stages").glob("*.py"):
+        text = script.read_text()
+        assert "outputs/" not in text.replace("to outputs/", ""), script
+        assert "reports/" not in text, script

@@ -1,0 +1,98 @@
+"""Imports go one way, heavy packages stay in their own module, and `import detexport` costs nothing."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parents[1] / "src" / "detexport"
+
+# Who may import whom of our own; a package may always import itself and the leaves.
+LEAVES = {"errors", "files", "contract"}
+ALLOWED = {
+    "artifact": set(),
+    "postprocess": set(),
+    "structures": set(),
+    "layers": set(),
+    "config": set(),
+    "checkpoint": set(),
+    "data": {"structures"},
+    "modeling": {"structures", "layers", "config"},
+    "engine": {"data", "modeling", "structures"},
+    "export": {"artifact"},
+    "runtime": {"artifact", "postprocess", "structures"},
+    "parity": {"artifact", "runtime", "postprocess"},
+    "benchmark": {"artifact", "runtime", "parity"},
+    "report": {"artifact", "parity", "benchmark"},
+    "registry": {"artifact", "postprocess", "runtime", "data", "parity", "benchmark"},
+}
+# Third-party packages that belong to one place.
+OWNED = {
+    "mlflow": ["registry"],
+    "hydra": [],
+    "omegaconf": ["config"],
+    "dvc": [],
+    "onnxruntime": ["runtime/onnxruntime.py"],
+    "onnx": ["export/onnx.py"],
+    "onnxscript": ["export/onnx.py"],
+    "jinja2": ["report"],
+}
+
+
+def modules() -> list[Path]:
+    return sorted(SRC.rglob("*.py"))
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Dotted names of everything that a file imports, also inside functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def room(path: Path) -> str:
+    return path.relative_to(SRC).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(SRC).as_posix())
+def test_a_module_imports_only_what_lies_below_it(path: Path) -> None:
+    here = room(path)
+    if here == "__init__":
+        assert list(imported(path)) == []
+        return
+    allowed = ALLOWED.get(here, set()) | LEAVES | {here}
+    own = {name.split(".")[1] for name in imported(path) if name.startswith("detexport.")}
+    assert own <= allowed
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(SRC).as_posix())
+def test_a_package_with_an_owner_is_imported_by_it_alone(path: Path) -> None:
+    here = path.relative_to(SRC).as_posix()
+    for name in imported(path):
+        owners = OWNED.get(name.split(".")[0])
+        if owners is not None:
+            assert any(here == owner or here.startswith(f"{owner}/") for owner in owners), name
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("detexport", ["torch", "numpy", "mlflow", "onnxruntime"]),
+        ("detexport.runtime", ["torch", "onnxruntime"]),
+        ("detexport.runtime.onnxruntime", ["torch"]),
+        ("detexport.postprocess", ["torch"]),
+        ("detexport.data", ["torch"]),
+        ("detexport.export", ["onnx", "onnxruntime"]),
+        ("detexport.parity.validate", ["torch", "detexport.modeling"]),
+        ("detexport.config.composition", ["torch", "hydra"]),
+    ],
+)
+def test_an_import_brings_nothing_heavy_along(module: str, absent: list[str]) -> None:
+    code = f"import sys, {module}; print(*[name for name in {absent!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
