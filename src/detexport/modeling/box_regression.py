@@ -51,7 +51,8 @@ def apply_deltas(
     Returns:
         (R, K * 4) XYXY in px.
     """
-    deltas = deltas.float().reshape(deltas.shape[0], -1, 4)
+    # Not -1, which has no meaning where there is no box.
+    deltas = deltas.float().reshape(deltas.shape[0], deltas.shape[1] // 4, 4)
     boxes = boxes.to(deltas.dtype)
     widths = boxes[:, 2] - boxes[:, 0]
     heights = boxes[:, 3] - boxes[:, 1]

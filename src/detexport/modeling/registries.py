@@ -48,7 +48,7 @@ class Registry:
             ConfigError: there is none.
         """
         if name not in self._entries:
-            near = difflib.get_close_matches(name, self._entries, n=3) or sorted(self._entries)
+            near = difflib.get_close_matches(str(name), self._entries, n=3) or sorted(self._entries)
             raise ConfigError(
                 f"unknown {self.name}",
                 got=f"{self.key}: {name!r}",

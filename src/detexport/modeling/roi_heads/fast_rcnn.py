@@ -121,7 +121,7 @@ class FastRCNNOutputLayers(nn.Module):
         """Detections of one image from its proposals' outputs: see ``select_detections``."""
         boxes = apply_deltas(deltas, proposals, self.box_weights)
         return select_detections(
-            boxes.reshape(boxes.shape[0], -1, 4),
+            boxes.reshape(boxes.shape[0], boxes.shape[1] // 4, 4),
             self.probabilities(logits),
             image_size,
             self.score_threshold,
@@ -149,7 +149,7 @@ class FastRCNNOutputLayers(nn.Module):
         else:
             loss_cls = F.cross_entropy(logits, classes) if len(classes) else logits.sum() * 0
         foreground = (classes < self.num_classes).nonzero()[:, 0]
-        per_class = deltas.reshape(len(deltas), -1, 4)[foreground]
+        per_class = deltas.reshape(len(deltas), deltas.shape[1] // 4, 4)[foreground]
         if per_class.shape[1] > 1:
             rows = torch.arange(len(foreground), device=deltas.device)
             predicted = per_class[rows, classes[foreground]]

@@ -1,0 +1,133 @@
+import pytest
+import torch
+
+from detexport.layers import ShapeSpec
+from detexport.modeling.box_regression import Box2BoxTransform
+from detexport.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers, select_detections
+from detexport.structures import Boxes, Instances
+
+SIZE = (100, 200)
+FAR = torch.tensor([[0.0, 0.0, 10.0, 10.0], [50.0, 50.0, 60.0, 60.0], [100.0, 0.0, 110.0, 10.0]])
+
+
+def select(boxes: torch.Tensor, scores: torch.Tensor, threshold: float = 0.5, most: int = 100) -> tuple:
+    if boxes.dim() == 2:
+        boxes = boxes[:, None]
+    found, kept, classes = select_detections(boxes, scores, SIZE, threshold, 0.5, most)
+    return found.tolist(), kept.tolist(), classes.tolist()
+
+
+def test_one_proposal_gives_several_classes() -> None:
+    scores = torch.tensor([[0.6, 0.9, 0.1]])
+    boxes, kept, classes = select(FAR[:1], scores)
+    assert boxes == [[0, 0, 10, 10]] * 2
+    assert kept == pytest.approx([0.9, 0.6])
+    assert classes == [1, 0]
+
+
+def test_each_class_has_its_own_box() -> None:
+    boxes, _, classes = select(FAR[None], torch.tensor([[0.7, 0.8, 0.9]]))
+    assert boxes == FAR.flip(0).tolist()
+    assert classes == [2, 1, 0]
+
+
+def test_the_threshold_is_strict() -> None:
+    score = torch.tensor([[0.5], [torch.nextafter(torch.tensor(0.5), torch.tensor(1.0))], [0.4]])
+    assert select(FAR, score)[0] == [FAR[1].tolist()]
+
+
+def test_suppression_is_within_a_class() -> None:
+    near = FAR[:1] + torch.tensor([[0.0], [1.0]])
+    assert select(near, torch.tensor([[0.9, 0.0], [0.8, 0.0]]))[2] == [0]
+    assert select(near, torch.tensor([[0.9, 0.0], [0.0, 0.8]]))[2] == [0, 1]
+
+
+@pytest.mark.parametrize(("most", "count"), [(2, 2), (0, 0), (-1, 3), (3, 3), (9, 3)])
+def test_the_best_of_them(most: int, count: int) -> None:
+    _, kept, _ = select(FAR, torch.tensor([[0.6], [0.8], [0.7]]), most=most)
+    assert kept == pytest.approx([0.8, 0.7, 0.6][:count])
+
+
+def test_boxes_are_clipped() -> None:
+    boxes, _, _ = select(torch.tensor([[-5.0, 90.0, 300.0, 120.0]]), torch.tensor([[0.9]]))
+    assert boxes == [[0, 90, 200, 100]]
+
+
+def test_numbers_that_are_not_finite_are_no_detections() -> None:
+    boxes = FAR.clone()
+    boxes[0, 0], boxes[1, 2] = torch.nan, torch.inf
+    scores = torch.tensor([[0.9], [0.9], [0.9]])
+    assert select(boxes, scores)[0] == [FAR[2].tolist()]
+    scores[2] = torch.nan
+    assert select(boxes, scores)[0] == []
+
+
+@pytest.mark.parametrize("proposals", [0, 2])
+def test_nothing_is_found(proposals: int) -> None:
+    boxes, scores, classes = select_detections(
+        torch.zeros(proposals, 3, 4), torch.zeros(proposals, 3), SIZE, 0.5, 0.5, 10
+    )
+    assert (boxes.shape, scores.shape, classes.shape) == ((0, 4), (0,), (0,))
+    assert classes.dtype == torch.int64
+
+
+def layers(**changes: object) -> FastRCNNOutputLayers:
+    torch.manual_seed(0)
+    transform = Box2BoxTransform((10.0, 10.0, 5.0, 5.0))
+    return FastRCNNOutputLayers(ShapeSpec(8), box2box_transform=transform, num_classes=3, **changes)
+
+
+@pytest.mark.parametrize("agnostic", [False, True])
+@pytest.mark.parametrize("proposals", [0, 1, 5])
+def test_detections_of_any_number_of_proposals(proposals: int, agnostic: bool) -> None:
+    module = layers(cls_agnostic_bbox_reg=agnostic)
+    logits, deltas = module(torch.randn(proposals, 8, 1, 1))
+    assert logits.shape == (proposals, 4)
+    assert deltas.shape == (proposals, 4 if agnostic else 12)
+    corner = torch.rand(proposals, 2) * 50
+    boxes, scores, _ = module.detect(logits, deltas, torch.cat([corner, corner + 20], dim=1), SIZE)
+    assert (len(scores) > 0) == (proposals > 0)
+    assert len(boxes) == len(scores)
+
+
+def test_probabilities_leave_the_background_out() -> None:
+    logits = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+    assert torch.equal(layers().probabilities(logits), logits.softmax(1)[:, :3])
+    assert torch.equal(layers(use_sigmoid=True).probabilities(logits), logits.sigmoid()[:, :3])
+
+
+@pytest.mark.parametrize("changes", [{}, {"use_sigmoid": True}, {"cls_agnostic_bbox_reg": True}])
+def test_losses(changes: dict[str, bool]) -> None:
+    module = layers(box_loss_weight=2.0, **changes)
+    outputs = module(torch.randn(4, 8))
+    proposals = Instances(
+        SIZE,
+        proposal_boxes=Boxes(FAR[[0, 1, 2, 2]]),
+        gt_boxes=Boxes(FAR[[0, 1, 2, 2]] + 1),
+        gt_classes=torch.tensor([0, 2, 3, 3]),
+    )
+    losses = module.losses(outputs, [proposals[:1], proposals[1:]])
+    targets = torch.tensor([[1.0, 1.0, 0.0, 0.0]] * 2)  # a shift of 1 px in boxes of 10 px, times 10
+    if changes.get("cls_agnostic_bbox_reg"):
+        predicted = outputs[1][:2]
+    else:
+        predicted = torch.stack([outputs[1][0, 0:4], outputs[1][1, 8:12]])
+    torch.testing.assert_close(losses["loss_box_reg"], (predicted - targets).abs().sum() / 4 * 2)
+    if not changes.get("use_sigmoid"):
+        expected = -outputs[0].log_softmax(1)[range(4), [0, 2, 3, 3]].mean()
+        torch.testing.assert_close(losses["loss_cls"], expected)
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(p.grad).all() for p in module.parameters())
+
+
+def test_losses_without_proposals_have_gradients() -> None:
+    module = layers()
+    empty = Instances(
+        SIZE,
+        proposal_boxes=Boxes([]),
+        gt_boxes=Boxes([]),
+        gt_classes=torch.zeros(0, dtype=torch.int64),
+    )
+    losses = module.losses(module(torch.zeros(0, 8)), [empty])
+    assert all(loss == 0 for loss in losses.values())
+    sum(losses.values()).backward()

@@ -1,0 +1,72 @@
+import pytest
+import torch
+from torchvision.ops import roi_align
+
+from detexport.errors import ConfigError
+from detexport.modeling.poolers import ROIPooler, rois_of
+from detexport.structures import Boxes
+
+
+def pooler(strides: list[int], **changes: object) -> ROIPooler:
+    return ROIPooler(
+        **{"output_size": 3, "strides": strides, "sampling_ratio": 2, "pooler_type": "ROIAlignV2", **changes}
+    )
+
+
+def box(side: float) -> list[float]:
+    return [3.0, 5.0, 3.0 + side, 5.0 + side]
+
+
+def constant_levels(images: int = 1) -> list[torch.Tensor]:
+    """Each level holds its own index: a pooled value tells the level."""
+    return [torch.full((images, 1, 512 >> level, 512 >> level), float(level)) for level in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("side", "level"),
+    [(1, 0), (111.9, 0), (112, 1), (223.9, 1), (224, 2), (447.9, 2), (448, 3), (900, 3), (1e-3, 0), (0, 0)],
+)
+def test_a_box_of_224_px_belongs_to_p4(side: float, level: int) -> None:
+    pooled = pooler([4, 8, 16, 32]).pool(constant_levels(), [torch.tensor([box(side)])])
+    assert pooled.unique().tolist() == [level]
+
+
+def test_levels_end_at_those_that_are_there() -> None:
+    pooled = pooler([8, 16]).pool(constant_levels()[1:3], [torch.tensor([box(5), box(900)])])
+    assert pooled[:, 0, 0, 0].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(("pooler_type", "aligned"), [("ROIAlignV2", True), ("ROIAlign", False)])
+def test_order_of_the_boxes_over_levels_and_images(pooler_type: str, aligned: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = [torch.rand(2, 2, 64 >> level, 64 >> level, generator=generator) for level in range(4)]
+    sides = [[300, 20, 130, 500, 21], [100, 230]]
+    boxes = [torch.tensor([box(side) for side in image]) for image in sides]
+    pooled = pooler([4, 8, 16, 32], pooler_type=pooler_type).pool(features, boxes)
+    assert pooled.shape == (7, 2, 3, 3)
+    levels = [[2, 0, 1, 3, 0], [0, 2]]
+    alone = [
+        roi_align(features[level][image, None], [one[None]], 3, 0.25 / 2**level, 2, aligned)
+        for image in range(2)
+        for level, one in zip(levels[image], boxes[image], strict=True)
+    ]
+    assert torch.equal(pooled, torch.cat(alone))
+    rich = pooler([4, 8, 16, 32], pooler_type=pooler_type)(features, [Boxes(b) for b in boxes])
+    assert torch.equal(rich, pooled)
+
+
+@pytest.mark.parametrize("strides", [[4, 8, 16, 32], [16]])
+def test_no_box(strides: list[int]) -> None:
+    features = constant_levels(2) if len(strides) > 1 else constant_levels(2)[2:3]
+    empty = torch.zeros(0, 4)
+    assert pooler(strides).pool(features, [empty, empty]).shape == (0, 1, 3, 3)
+    assert pooler(strides).pool(features, [empty, torch.tensor([box(30)])]).shape == (1, 1, 3, 3)
+    assert rois_of([empty, torch.tensor([box(30)])])[:, 0].tolist() == [1]
+
+
+def test_what_cannot_be_pooled_is_refused() -> None:
+    with pytest.raises(ConfigError, match="POOLER_TYPE; got: ROIPool"):
+        pooler([4], pooler_type="ROIPool")
+    for strides in ([4, 16], [8, 4], [4, 12]):
+        with pytest.raises(ConfigError, match="double the stride"):
+            pooler(strides)
