@@ -1,0 +1,132 @@
+"""A tiny training run on two images."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from detexport.checkpoint import load_weights
+from detexport.config.cfg import load_cfg
+from detexport.data.coco import CocoDataset, load_coco
+from detexport.data.mapping import training_example
+from detexport.data.synthetic import SyntheticShapes
+from detexport.engine.training import TrainingSettings, learning_rate_factor, seed_everything, train
+from detexport.errors import DataError
+from detexport.modeling import build_model
+
+CONFIG = Path(__file__).parents[2] / "conf/detectron2/mask_rcnn.yaml"
+SETTINGS = TrainingSettings(
+    iterations=30,
+    batch_size=2,
+    learning_rate=0.002,
+    warmup_iterations=5,
+    weight_decay=0.05,
+    gradient_norm=5.0,
+    average_decay=0.5,
+    flip=False,
+    seed=0,
+    threads=2,
+)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> CocoDataset:
+    folder = tmp_path_factory.mktemp("data") / "shapes"
+    SyntheticShapes(train_images=2, val_images=0, sizes=((96, 96),), max_objects=3).write(folder)
+    return load_coco(folder, "train")
+
+
+def new_model(seed: int = 0) -> Any:
+    seed_everything(seed)
+    return build_model(load_cfg(CONFIG))
+
+
+def examples(dataset: CocoDataset) -> list[dict[str, Any]]:
+    return [training_example(record, "RGB") for record in dataset.images]
+
+
+def total(losses: dict[str, torch.Tensor]) -> float:
+    return float(sum(losses.values()))
+
+
+def loss_of(model: Any, dataset: CocoDataset) -> float:
+    model.train()
+    seed_everything(1)
+    with torch.no_grad():
+        return total(model(examples(dataset)))
+
+
+def test_two_images_are_learnt_by_heart(dataset: CocoDataset) -> None:
+    model = new_model()
+    before = loss_of(model, dataset)
+    averaged = train(model, dataset, SETTINGS)
+    after = loss_of(model, dataset)
+    assert after < 0.6 * before
+    assert not any(name.endswith("num_batches_tracked") for name in averaged)
+    assert all(torch.isfinite(value).all() for value in averaged.values())
+    # What is kept fits the model and is not the last step's weights.
+    assert load_weights(new_model(), averaged).complete
+    assert any(not torch.equal(averaged[name], value) for name, value in model.named_parameters())
+
+
+def test_gradients_reach_every_trainable_parameter(dataset: CocoDataset) -> None:
+    model = new_model().train()
+    losses = model(examples(dataset))
+    assert set(losses) == {"loss_rpn_cls", "loss_rpn_loc", "loss_cls", "loss_box_reg", "loss_mask"}
+    sum(losses.values()).backward()
+    without = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and (parameter.grad is None or not parameter.grad.any())
+    ]
+    assert without == []
+
+
+@pytest.mark.parametrize("empty", [[0], [0, 1]], ids=["one of two", "all"])
+def test_images_without_instances_have_finite_losses(dataset: CocoDataset, empty: list[int]) -> None:
+    batch = examples(dataset)
+    for index in empty:
+        batch[index]["instances"] = batch[index]["instances"][:0]
+    model = new_model().train()
+    losses = model(batch)
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert losses["loss_rpn_cls"] > 0
+    assert losses["loss_cls"] > 0
+    assert (losses["loss_mask"] > 0) == (len(empty) == 1)
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_one_seed_gives_one_result(dataset: CocoDataset) -> None:
+    settings = replace(SETTINGS, iterations=2, flip=True)
+    first, second, other = (train(new_model(seed), dataset, settings) for seed in (0, 0, 1))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_learning_rate_rises_then_falls_to_zero() -> None:
+    settings = replace(SETTINGS, iterations=110, warmup_iterations=10)
+    factors = [learning_rate_factor(step, settings) for step in range(111)]
+    assert factors[0] == pytest.approx(0.1)
+    assert factors[9] == factors[10] == 1.0
+    assert factors[60] == pytest.approx(0.5)
+    assert factors[110] == pytest.approx(0.0)
+    assert factors[:10] == sorted(factors[:10])
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+    assert learning_rate_factor(0, replace(settings, warmup_iterations=0)) == 1.0
+
+
+def test_a_data_set_without_annotations(dataset: CocoDataset) -> None:
+    bare = replace(dataset, images=tuple(replace(record, annotations=()) for record in dataset.images))
+    with pytest.raises(DataError, match="no annotated image"):
+        train(new_model(), bare, SETTINGS)
+
+
+def test_training_needs_a_loss_that_is_finite(dataset: CocoDataset) -> None:
+    model = new_model()
+    with torch.no_grad():
+        model.roi_heads.box_predictor.cls_score.bias[0] = torch.nan
+    with pytest.raises(FloatingPointError, match="at step 0"):
+        train(model, dataset, SETTINGS)
