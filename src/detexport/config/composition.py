@@ -82,7 +82,25 @@ def seal(*, _root_: DictConfig) -> str:
             remedy=f"say them: dvc exp run -S {missing[0]}=...",
         )
     values = {str(key): OmegaConf.to_container(_root_[key], resolve=True) for key in parts}
+    check_model_files(values["models"])
     return seal_of(values, Path("conf"))
+
+
+def check_model_files(models: dict[str, Any]) -> None:
+    """Look for the files that come with the models, before anything is run on them.
+
+    Raises:
+        ConfigError: a configuration, or the weights of a model that is not trained here, do not exist.
+    """
+    for name, model in models.items():
+        for key in ("config_file",) if model["training"] else ("config_file", "weights"):
+            if not Path(model[key]).is_file():
+                raise ConfigError(
+                    f"a file of the model {name} is missing",
+                    got=f"models.{name}.{key}={model[key]}: no such file",
+                    expected="a path that exists, from the repository's root or absolute",
+                    remedy=f"correct models.{name}.{key}, or put the file there",
+                )
 
 
 def seal_of(values: Any, conf: Path) -> str:
@@ -98,10 +116,11 @@ def check_composition(params: Path, conf: Path) -> None:
     """Hold ``params.yaml`` against ``conf/``.
 
     Raises:
-        ConfigError: it was edited by hand, or ``conf/`` changed since it was composed.
+        ConfigError: it was edited by hand, ``conf/`` changed since it was composed, or a model's file is gone.
     """
     values = yaml.safe_load(params.read_text(encoding="utf-8")) if params.is_file() else {}
     sealed = values.pop(SEAL, None)
+    check_model_files(values.get("models", {}))
     if sealed != seal_of(values, conf):
         raise ConfigError(
             f"{params} is not a composition of {conf}/ as it is now",

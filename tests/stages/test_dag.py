@@ -1,0 +1,260 @@
+"""The real stages, run by DVC on a user's own model: a scratch repository, two targets, three images."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+# Somebody's own model, in their own file names.
+MODEL = [
+    "model=[mine]",
+    "models.mine.config_file=own/config.yaml",
+    "models.mine.weights=own/model_final.safetensors",
+    "export=[tracing,scripting]",
+    "data.dataset.train_images=1",
+    "data.dataset.val_images=4",
+    "parity.images=2",
+    "parity.scales=[1.0,1.5]",
+    "benchmark.warmup=1",
+    "benchmark.rounds=3",
+]
+EVERY_RUN = {"describe_machine", "register"}
+
+LOOK_AT_REGISTRY = """
+import json, sys
+from pathlib import Path
+import mlflow, numpy as np
+receipts = json.loads(Path("outputs/registered.json").read_text())
+mlflow.set_tracking_uri(receipts["tracking_uri"])
+client = mlflow.MlflowClient()
+found = {}
+for entry in receipts["registered"]:
+    versions = client.search_model_versions(f"name='{entry['name']}'")
+    model = mlflow.pyfunc.load_model(f"models:/{entry['name']}/{entry['version']}")
+    image = sorted(Path("data/shapes/images/val").iterdir())[0]
+    import pandas as pd
+    row = model.predict(pd.DataFrame({"image": [image.read_bytes()]}))
+    row = row.iloc[0].to_dict() if hasattr(row, "iloc") else row[0]
+    found[entry["name"]] = {
+        "versions": len(versions),
+        "inputs": model.metadata.signature.inputs.input_names(),
+        "outputs": model.metadata.signature.outputs.input_names(),
+        "boxes": np.asarray(list(row["boxes"])).reshape(-1, 4).tolist(),
+        "scores": [float(score) for score in row["scores"]],
+    }
+print(json.dumps(found))
+"""
+
+
+def run(repo: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """A command in the scratch repository, with this interpreter first on the path and no server set."""
+    done = subprocess.run(command, cwd=repo, env=environment(), capture_output=True, text=True, check=False)
+    if check and done.returncode:
+        raise AssertionError(f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+    return done
+
+
+def environment() -> dict[str, str]:
+    kept = {
+        name: value for name, value in os.environ.items() if name not in ("MLFLOW_TRACKING_URI", "DVC_ROOT")
+    }
+    return {**kept, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def stages_run(done: subprocess.CompletedProcess[str]) -> set[str]:
+    return set(re.findall(r"Running stage '([^']+)'", done.stdout))
+
+
+@pytest.fixture(scope="module")
+def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone of the working tree with a model of one's own, run once by `dvc exp run`."""
+    folder = tmp_path_factory.mktemp("dag") / "clone"
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        if not name.startswith(("tests/", "docs/")) and (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    (folder / "own").mkdir()
+    shutil.copy(ROOT / "conf/detectron2/mask_rcnn.yaml", folder / "own/config.yaml")
+    shutil.copy(ROOT / "checkpoints/mask_rcnn.safetensors", folder / "own/model_final.safetensors")
+    (folder / "dvc.lock").unlink(missing_ok=True)
+    for command in (
+        ["init", "-q", "-b", "main"],
+        ["add", "-A"],
+        ["-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "all"],
+    ):
+        run(folder, "git", *command)
+    run(folder, "dvc", "exp", "run", *(part for override in MODEL for part in ("-S", override)))
+    return folder
+
+
+def receipts(repo: Path) -> dict:
+    return json.loads((repo / "outputs/registered.json").read_text())
+
+
+def compose(repo: Path, *overrides: str) -> None:
+    run(repo, sys.executable, "stages/compose.py", *MODEL, *overrides)
+
+
+def test_one_run_registers_every_target_and_writes_the_report(repo: Path) -> None:
+    assert [entry["name"] for entry in receipts(repo)["registered"]] == ["mine-tracing", "mine-scripting"]
+    assert receipts(repo)["refused"] == []
+    page = (repo / "reports/index.html").read_text()
+    assert "mine-tracing" in page
+    assert "mine-scripting" in page
+
+
+def test_a_fresh_process_predicts_from_the_registry_what_eager_detects(repo: Path) -> None:
+    found = json.loads(run(repo, sys.executable, "-c", LOOK_AT_REGISTRY).stdout.splitlines()[-1])
+    import numpy as np
+
+    with np.load(repo / "outputs/models/mine/reference/samples/000001-1x.npz") as expected:
+        boxes, scores = expected["pred_boxes"], expected["scores"]
+    assert len(scores) > 0
+    for name in ("mine-tracing", "mine-scripting"):
+        assert found[name]["versions"] == 1
+        assert found[name]["inputs"] == ["image"]
+        assert {"boxes", "scores", "class_names", "masks"} <= set(found[name]["outputs"])
+        np.testing.assert_allclose(found[name]["scores"], scores, atol=2e-4)
+        np.testing.assert_allclose(found[name]["boxes"], boxes, atol=1e-2)
+
+
+def test_a_second_run_does_no_stages_work_again(repo: Path) -> None:
+    before = (repo / "outputs/registered.json").read_bytes()
+    assert stages_run(run(repo, "dvc", "repro")) == EVERY_RUN
+    assert (repo / "outputs/registered.json").read_bytes() == before
+
+
+def test_an_option_of_one_target_runs_only_what_depends_on_it(repo: Path) -> None:
+    compose(repo, "+targets.tracing.runtime.threads=1")
+    done = run(repo, "dvc", "repro")
+    assert stages_run(done) == {
+        "validate@mine-tracing",
+        "benchmark@mine",
+        "report",
+        "gate",
+        *EVERY_RUN,
+    }
+
+
+def test_a_deselected_target_leaves_the_results(repo: Path) -> None:
+    compose(repo, "export=[tracing]")
+    run(repo, "dvc", "repro")
+    assert [entry["name"] for entry in receipts(repo)["registered"]] == ["mine-tracing"]
+    assert "mine-scripting" not in (repo / "reports/index.html").read_text()
+
+
+def test_what_does_not_pass_is_refused_with_evidence_and_fails_the_run(repo: Path) -> None:
+    before = run(repo, sys.executable, "-c", COUNT_VERSIONS).stdout
+    compose(repo, "parity.tolerance.box_px=1e-12", "parity.tolerance.box_floor_px=1e-12")
+    done = run(repo, "dvc", "repro", check=False)
+    assert done.returncode != 0
+    assert "gate" in done.stderr + done.stdout
+    assert [entry["job"] for entry in receipts(repo)["refused"]] == ["mine-tracing", "mine-scripting"]
+    assert receipts(repo)["registered"] == []
+    assert all(entry["reasons"] for entry in receipts(repo)["refused"])
+    assert "did not pass" in (repo / "reports/index.html").read_text()
+    assert run(repo, sys.executable, "-c", COUNT_VERSIONS).stdout == before
+    compose(repo)
+    run(repo, "dvc", "repro")
+
+
+COUNT_VERSIONS = """
+import mlflow
+mlflow.set_tracking_uri("sqlite:///mlflow.db")
+client = mlflow.MlflowClient()
+for model in client.search_registered_models():
+    print(model.name, sorted(int(v.version) for v in client.search_model_versions(f"name='{model.name}'")))
+"""
+
+
+@pytest.mark.parametrize("stage", ["reference", "export", "register"])
+def test_a_run_that_is_killed_is_completed_by_the_next(repo: Path, stage: str) -> None:
+    versions = run(repo, sys.executable, "-c", COUNT_VERSIONS).stdout
+    expected = (repo / "outputs/registered.json").read_bytes()
+    digests = {
+        p.parent.name: p.read_bytes()
+        for p in (repo / "outputs/models/mine/artifacts").glob("*/artifact.json")
+    }
+    name = next(
+        s for s in run(repo, "dvc", "stage", "list", "--name-only").stdout.split() if s.startswith(stage)
+    )
+    process = subprocess.Popen(
+        ["dvc", "repro", "--force", "--single-item", name],
+        cwd=repo,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("> "):
+            break
+    time.sleep({"register": 4.0, "report": 0.5}.get(stage, 2.5))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    run(repo, "dvc", "repro")
+    assert (repo / "outputs/registered.json").read_bytes() == expected
+    assert run(repo, sys.executable, "-c", COUNT_VERSIONS).stdout == versions
+    for folder, manifest in digests.items():
+        assert (repo / "outputs/models/mine/artifacts" / folder / "artifact.json").read_bytes() == manifest
+    assert not list((repo / "outputs").rglob("*.partial*"))
+
+
+@pytest.mark.parametrize(
+    ("files", "overrides", "said"),
+    [
+        ({}, ["models.mine.weights=own/nowhere.pth"], "no such file"),
+        ({}, ["export=[hologram]"], "hologram"),
+        ({}, ["data.categories=[circle,unicorn]"], "unicorn"),
+        (
+            {"own/other.yaml": {"MODEL": {"ROI_HEADS": {"NUM_CLASSES": 9}}}},
+            ["models.mine.config_file=own/other.yaml"],
+            "NUM_CLASSES",
+        ),
+        (
+            {"own/wide.yaml": {"MODEL": {"FPN": {"OUT_CHANNELS": 64}}}},
+            ["models.mine.config_file=own/wide.yaml"],
+            "another shape",
+        ),
+        (
+            {"own/typo.yaml": {"MODEL": {"ROI_HEADZ": {}}}},
+            ["models.mine.config_file=own/typo.yaml"],
+            "ROI_HEADZ",
+        ),
+    ],
+)
+def test_bad_input_is_said_in_one_message_and_registers_nothing(
+    repo: Path, files: dict[str, dict], overrides: list[str], said: str
+) -> None:
+    versions = run(repo, sys.executable, "-c", COUNT_VERSIONS).stdout
+    for name, tree in files.items():
+        (repo / name).write_text(yaml.safe_dump({"_BASE_": "config.yaml", **tree}))
+    composed = run(repo, sys.executable, "stages/compose.py", *MODEL, *overrides, check=False)
+    done = composed if composed.returncode else run(repo, "dvc", "repro", check=False)
+    assert done.returncode != 0
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    assert said in errors[0]
+    assert "remedy: " in errors[0]
+    assert "Traceback" not in done.stderr
+    assert not list(repo.glob("outputs/**/*.partial*"))
+    assert run(repo, sys.executable, "-c", COUNT_VERSIONS).stdout == versions
+    compose(repo)
