@@ -81,7 +81,7 @@ def seal(*, _root_: DictConfig) -> str:
             expected="a value for each",
             remedy=f"say them: dvc exp run -S {missing[0]}=...",
         )
-    values = {str(key): OmegaConf.to_container(_root_[key], resolve=True) for key in parts}
+    values: dict[str, Any] = {str(key): OmegaConf.to_container(_root_[key], resolve=True) for key in parts}
     check_model_files(values["models"])
     return seal_of(values, Path("conf"))
 
@@ -116,7 +116,7 @@ def check_composition(params: Path, conf: Path) -> None:
     """Hold ``params.yaml`` against ``conf/``.
 
     Raises:
-        ConfigError: it was edited by hand, ``conf/`` changed since it was composed, or a model's file is gone.
+        ConfigError: it was edited by hand, ``conf/`` changed since, or a model's file is gone.
     """
     values = yaml.safe_load(params.read_text(encoding="utf-8")) if params.is_file() else {}
     sealed = values.pop(SEAL, None)
