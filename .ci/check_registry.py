@@ -1,4 +1,4 @@
-"""A fresh process reads the registry as a consumer does: one version a target, and it predicts as eager does."""
+"""A fresh process reads the registry: one version a target, and it predicts as eager does."""
 
 import json
 import sys

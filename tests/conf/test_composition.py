@@ -30,6 +30,8 @@ def tree(tmp_path: Path) -> Path:
     for name in ("conf", "stages", "hydra_plugins"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "params.yaml", tmp_path)
+    for name in ("a.yaml", "a.pth"):
+        (tmp_path / name).touch()
     return tmp_path
 
 
