@@ -8,8 +8,12 @@ import torch
 from torch import nn
 
 from detexport.artifact import read_artifact
+from detexport.checkpoint import load_weights, read_state_dict
 from detexport.config.cfg import load_cfg
 from detexport.contract import Contract
+from detexport.data.coco import read_image
+from detexport.data.resize import resize_image
+from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import ExportError
 from detexport.export import ExportMethod, Provenance
 from detexport.export.onnx import Onnx
@@ -22,20 +26,16 @@ from detexport.runtime.torchscript import TorchScript
 ROOT = Path(__file__).parents[2]
 CLASSES = ("circle", "rectangle", "triangle", "star", "ring")
 PROVENANCE = Provenance(weights_sha256="w", config_sha256="c")
+RUNTIMES = [("tracing", TorchScript()), ("onnx", OnnxRuntime())]
+SAMPLE = np.zeros((3, 64, 64), np.uint8)
 SIZES = [(96, 128), (64, 64), (131, 97), (33, 250), (160, 224), (16, 16)]
 
 
 @pytest.fixture(scope="module")
 def model() -> nn.Module:
-    """The small Mask R-CNN with random weights, scaled so that scores and boxes differ clearly."""
-    torch.manual_seed(1)
-    cfg = load_cfg(ROOT / "conf/detectron2/mask_rcnn.yaml")
-    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.3
-    net = build_model(cfg).eval()
-    with torch.no_grad():
-        net.roi_heads.box_predictor.cls_score.weight.mul_(60)
-        net.roi_heads.mask_head.predictor.weight.mul_(200)
-        net.proposal_generator.rpn_head.objectness_logits.weight.mul_(20)
+    """The small Mask R-CNN as it was trained."""
+    net = build_model(load_cfg(ROOT / "conf/detectron2/mask_rcnn.yaml")).eval()
+    load_weights(net, read_state_dict(ROOT / "checkpoints/mask_rcnn.safetensors"))
     return net
 
 
@@ -44,25 +44,24 @@ def contract(model: nn.Module) -> Contract:
     return model.contract(CLASSES)
 
 
-def image(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """A picture with structure at several scales."""
-    generator = np.random.default_rng(seed)
-    coarse = generator.integers(0, 256, (3, 6, 6))
-    rows = np.arange(height) * 6 // height
-    columns = np.arange(width) * 6 // width
-    noise = generator.integers(-20, 20, (3, height, width))
-    return np.clip(coarse[:, rows][:, :, columns] + noise, 0, 255).astype(np.uint8)
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
+    """A validation image with several shapes."""
+    folder = tmp_path_factory.mktemp("data") / "shapes"
+    SyntheticShapes(train_images=0, val_images=3).write(folder)
+    return read_image(folder / "images/val/000001.png", "RGB")
 
 
 @pytest.fixture(scope="module")
 def exported(
-    model: nn.Module, contract: Contract, tmp_path_factory: pytest.TempPathFactory
+    model: nn.Module, contract: Contract, shapes: np.ndarray, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
-    """Every method once; scripting's file is only asked to run, so its order of constants does not matter."""
+    """Each method once, recorded at a size that the tests do not use again."""
     folder = tmp_path_factory.mktemp("artifacts")
     methods: dict[str, ExportMethod] = {"tracing": Tracing(), "onnx": Onnx()}
+    sample = resize_image(shapes, (112, 144))
     for name, method in methods.items():
-        method.export(model, image(96, 128), folder / name, contract=contract, provenance=PROVENANCE)
+        method.export(model, sample, folder / name, contract=contract, provenance=PROVENANCE)
     return {name: folder / name for name in methods}
 
 
@@ -73,15 +72,16 @@ def eager(model: nn.Module, picture: np.ndarray) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize(("name", "runtime"), [("tracing", TorchScript()), ("onnx", OnnxRuntime())])
+@pytest.mark.parametrize(("name", "runtime"), RUNTIMES)
 def test_an_artifact_computes_what_the_model_computes_at_every_size(
     model: nn.Module,
     exported: dict[str, Path],
+    shapes: np.ndarray,
     name: str,
     runtime: TorchScript | OnnxRuntime,
     size: tuple[int, int],
 ) -> None:
-    picture = image(*size, seed=sum(size))
+    picture = resize_image(shapes, size)
     expected = eager(model, picture)
     actual = runtime.open(exported[name])(picture)
     assert len(actual["scores"]) == len(expected["scores"])
@@ -89,25 +89,21 @@ def test_an_artifact_computes_what_the_model_computes_at_every_size(
         np.testing.assert_allclose(actual[field], expected[field], atol=2e-3, err_msg=field)
 
 
-def test_the_sizes_cover_images_with_and_without_detections(model: nn.Module) -> None:
-    counts = [len(eager(model, image(*size, seed=sum(size)))["scores"]) for size in SIZES]
-    assert max(counts) > 1
+def test_the_sizes_see_many_detections_and_few(model: nn.Module, shapes: np.ndarray) -> None:
+    counts = [len(eager(model, resize_image(shapes, size))["scores"]) for size in SIZES]
+    assert max(counts) > 5
+    assert min(counts) < max(counts)
 
 
-@pytest.mark.parametrize(("name", "runtime"), [("tracing", TorchScript()), ("onnx", OnnxRuntime())])
-def test_no_detection_at_all_gives_empty_outputs(
-    model: nn.Module, contract: Contract, tmp_path: Path, name: str, runtime: TorchScript | OnnxRuntime
+@pytest.mark.parametrize(("name", "runtime"), RUNTIMES)
+def test_an_image_without_any_detection_gives_empty_outputs(
+    model: nn.Module, exported: dict[str, Path], name: str, runtime: TorchScript | OnnxRuntime
 ) -> None:
-    predictor = model.roi_heads.box_predictor
-    before = predictor.score_threshold
-    predictor.score_threshold = 2.0  # no score reaches it
-    try:
-        method: ExportMethod = Tracing() if name == "tracing" else Onnx()
-        method.export(model, image(64, 96), tmp_path / name, contract=contract, provenance=PROVENANCE)
-    finally:
-        predictor.score_threshold = before
-    outputs = runtime.open(tmp_path / name)(image(96, 64))
+    black = np.zeros((3, 96, 64), np.uint8)
+    assert len(eager(model, black)["scores"]) == 0, "this image was chosen to have no detection"
+    outputs = runtime.open(exported[name])(black)
     assert outputs["pred_boxes"].shape == (0, 4)
+    assert outputs["scores"].shape == (0,)
     assert outputs["pred_masks"].shape == (0, 28, 28)
 
 
@@ -154,7 +150,7 @@ def test_a_model_in_training_mode_is_refused_and_nothing_is_written(
     model.train()
     try:
         with pytest.raises(ExportError, match="training mode"):
-            method.export(model, image(64, 64), tmp_path / "a", contract=contract, provenance=PROVENANCE)
+            method.export(model, SAMPLE, tmp_path / "a", contract=contract, provenance=PROVENANCE)
     finally:
         model.eval()
     assert list(tmp_path.iterdir()) == []
@@ -165,9 +161,7 @@ def test_an_opset_that_cannot_hold_the_graph_is_refused(
     model: nn.Module, contract: Contract, tmp_path: Path, opset_version: int
 ) -> None:
     with pytest.raises(ExportError, match="opset_version"):
-        Onnx(opset_version).export(
-            model, image(64, 64), tmp_path / "a", contract=contract, provenance=PROVENANCE
-        )
+        Onnx(opset_version).export(model, SAMPLE, tmp_path / "a", contract=contract, provenance=PROVENANCE)
     assert not (tmp_path / "a").exists()
 
 
@@ -179,4 +173,4 @@ def test_scripting_in_a_process_with_random_hashes_is_refused(
     if not sys.flags.hash_randomization:
         pytest.skip("this process was started with PYTHONHASHSEED=0")
     with pytest.raises(ExportError, match="PYTHONHASHSEED"):
-        Scripting().export(model, image(64, 64), tmp_path / "a", contract=contract, provenance=PROVENANCE)
+        Scripting().export(model, SAMPLE, tmp_path / "a", contract=contract, provenance=PROVENANCE)

@@ -82,19 +82,19 @@ def seal(*, _root_: DictConfig) -> str:
             remedy=f"say them: dvc exp run -S {missing[0]}=...",
         )
     values: dict[str, Any] = {str(key): OmegaConf.to_container(_root_[key], resolve=True) for key in parts}
-    check_model_files(values["models"])
+    check_model_files(values["models"], Path())
     return seal_of(values, Path("conf"))
 
 
-def check_model_files(models: dict[str, Any]) -> None:
-    """Look for the files that come with the models, before anything is run on them.
+def check_model_files(models: dict[str, Any], root: Path) -> None:
+    """Look for the files that come with the models, before anything is run on them; paths are from ``root``.
 
     Raises:
         ConfigError: a configuration, or the weights of a model that is not trained here, do not exist.
     """
     for name, model in models.items():
         for key in ("config_file",) if model["training"] else ("config_file", "weights"):
-            if not Path(model[key]).is_file():
+            if not (root / model[key]).is_file():
                 raise ConfigError(
                     f"a file of the model {name} is missing",
                     got=f"models.{name}.{key}={model[key]}: no such file",
@@ -120,7 +120,7 @@ def check_composition(params: Path, conf: Path) -> None:
     """
     values = yaml.safe_load(params.read_text(encoding="utf-8")) if params.is_file() else {}
     sealed = values.pop(SEAL, None)
-    check_model_files(values.get("models", {}))
+    check_model_files(values.get("models", {}), params.parent)
     if sealed != seal_of(values, conf):
         raise ConfigError(
             f"{params} is not a composition of {conf}/ as it is now",
