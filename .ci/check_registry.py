@@ -18,7 +18,7 @@ assert receipts["refused"] == []
 
 for entry in receipts["registered"]:
     versions = client.search_model_versions(f"name='{entry['name']}'")
-    assert [version.version for version in versions] == [entry["version"]], versions
+    assert [str(version.version) for version in versions] == [entry["version"]], versions
     model = mlflow.pyfunc.load_model(f"models:/{entry['name']}/{entry['version']}")
     assert model.metadata.signature is not None
     reference = models / entry["model"] / "reference"
