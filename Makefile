@@ -22,7 +22,7 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 repro: $(READY) ## run the pipeline: data, export, proof, latency, registry, report
-	@python stages/compose.py --check
+	@python stages/preflight.py
 	dvc repro
 
 params: $(READY) ## compose params.yaml from conf/; OVERRIDES="'export=[onnx]' ..." adds to it

@@ -15,6 +15,7 @@ from detexport.benchmark import Candidate, LatencyReport, benchmark
 from detexport.benchmark.run import choose_images
 from detexport.checkpoint import load_weights, read_state_dict
 from detexport.config.cfg import load_cfg
+from detexport.errors import ConfigError
 from detexport.files import read_json
 from detexport.modeling import build_model
 from detexport.parity.reference import read_reference
@@ -66,7 +67,15 @@ def main(
 
 def candidate(target: str, folder: Path, threads: int) -> Candidate:
     """A target in its runtime, with as many threads as everything else."""
-    engine = replace(instantiate(load_params(f"targets.{target}.runtime")), threads=threads)
+    engine = instantiate(load_params(f"targets.{target}.runtime"))
+    if engine.threads not in (0, threads):
+        raise ConfigError(
+            f"the target {target} asks for other threads than the benchmark",
+            got=f"targets.{target}.runtime.threads={engine.threads}, benchmark.threads={threads}",
+            expected="the same number for all, or 0 in the target",
+            remedy=f"-S benchmark.threads={engine.threads}, or leave the target's at 0",
+        )
+    engine = replace(engine, threads=threads)
     files = read_artifact(folder).files
     return Candidate(
         target, partial(engine.open, folder), sum((folder / name).stat().st_size for name in files)

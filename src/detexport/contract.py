@@ -54,7 +54,7 @@ class Contract:
         class_names: the name of each class index.
         score_threshold: a detection's score is greater than this.
         nms_threshold: of two boxes of one class with a greater IoU the lower score is dropped.
-        max_detections: at most so many detections an image.
+        max_detections: at most so many detections an image; negative: no limit.
         mask_threshold: a pixel belongs to a mask where its probability is at least this.
     """
 

@@ -24,10 +24,15 @@ def sha256_json(value: Any) -> str:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a path to write to; it becomes ``path`` by one rename, or vanishes if the block raises."""
+    """Yield a path to write to; it becomes ``path`` by one rename, or vanishes if the block raises.
+
+    What a killed run left behind beside ``path`` is removed first.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays last: some writers choose the format by it.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    for stale in path.parent.glob(f".{path.stem}.*.partial{path.suffix}"):
+        stale.unlink(missing_ok=True)
     try:
         yield temporary
         temporary.replace(path)

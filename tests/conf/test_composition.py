@@ -31,7 +31,7 @@ def tree(tmp_path: Path) -> Path:
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "params.yaml", tmp_path)
     for name in ("a.yaml", "a.pth"):
-        (tmp_path / name).touch()
+        (tmp_path / name).write_text("{}")
     return tmp_path
 
 
@@ -60,7 +60,7 @@ def test_every_option_composes(tree: Path, group: str, option: str) -> None:
     choice = f"{group}=[{option}]" if group in LISTS else f"{group}={option}"
     if group == "artifact":
         choice = f"artifact=[{option}]"
-        selected = ["export=[]"]
+        selected = [f"export=[{option}]"]
     else:
         selected = []
     done = compose(tree, choice, *selected, *GIVEN.get(group, {}).get(option, []))
@@ -113,6 +113,22 @@ def test_an_edit_is_noticed(tree: Path, edited: str) -> None:
     assert "make params" in done.stderr
     with pytest.raises(ConfigError, match="not a composition"):
         check_composition(tree / "params.yaml", tree / "conf")
+
+
+@pytest.mark.parametrize("content", ["", "- 1", "a: [", "composition: x", "models: {m: {}}"])
+def test_what_is_no_composition_at_all_is_said_in_one_line(tree: Path, content: str) -> None:
+    (tree / "params.yaml").write_text(content)
+    done = compose(tree, "--check")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("choice", ["export=[]", "model=[]"])
+def test_a_selection_of_nothing_is_refused(tree: Path, choice: str) -> None:
+    done = compose(tree, choice)
+    assert done.returncode == 1
+    assert "nothing is selected" in done.stderr
 
 
 def test_an_override_is_not_an_edit(tree: Path) -> None:

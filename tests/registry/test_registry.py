@@ -289,6 +289,7 @@ def test_a_relative_store_lies_in_the_workspace(uri: str, absolute: str) -> None
 
 def test_passwords_are_not_shown() -> None:
     assert without_credentials("postgresql://u:p@host/db") == "postgresql://host/db"
+    assert without_credentials("http://u:p@ss@host:5000") == "http://host:5000"
     assert without_credentials("https://h/a@b") == "https://h/a@b"
     assert without_credentials("sqlite:////w/a@b.db") == "sqlite:////w/a@b.db"
 

@@ -90,6 +90,9 @@ def benchmark(
         else:
             runners[candidate.name] = runner
             opened[candidate.name] = {"load_s": round(load_s, 4), "size_bytes": candidate.size_bytes}
+    if not runners:
+        reasons = "; ".join(f"{name}: {error}" for name, error in failed.items())
+        return {"status": "skipped", "reason": f"nothing runs here: {reasons}"}
     measured = measure_interleaved(
         runners,
         images,

@@ -83,6 +83,19 @@ def load_cfg(path: Path) -> CfgNode:
     return cfg
 
 
+def base_files(path: Path) -> list[Path]:
+    """The file and those that it is merged over, by ``_BASE_``, from the first to the last base.
+
+    Raises:
+        ConfigError: see ``load_yaml_with_base``.
+    """
+    load_yaml_with_base(path)
+    files = [path]
+    while base := yaml.safe_load(files[-1].read_text(encoding="utf-8")).get(_BASE):
+        files.append(files[-1].parent / Path(base).expanduser())
+    return files
+
+
 def load_yaml_with_base(path: Path, _below: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Read a YAML file merged over the file that its ``_BASE_`` names, relative to it.
 

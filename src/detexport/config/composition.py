@@ -3,25 +3,26 @@
 Free of torch: DVC imports it at every composition.
 """
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from detexport.config.cfg import base_files
 from detexport.errors import ConfigError
-from detexport.files import sha256_json
+from detexport.files import sha256_file, sha256_json
 
 SEAL = "composition"
 
 
 def register_resolvers() -> None:
-    """Make ``${jobs:}``, ``${exports:}``, ``${trainings:}`` and ``${composition:}`` known to OmegaConf."""
+    """Make what the functions below compute known to OmegaConf: ``${jobs:}`` and so on."""
     for name, resolver in {
         "jobs": jobs,
         "exports": exports,
         "trainings": trainings,
+        "configs": configs,
         SEAL: seal,
     }.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
@@ -66,6 +67,21 @@ def trainings(*, _root_: DictConfig) -> DictConfig:
     return OmegaConf.create(asked)
 
 
+def configs(*, _root_: DictConfig) -> DictConfig:
+    """Digest of each model's configuration with all its bases: DVC sees no more than the first file."""
+    models = OmegaConf.to_container(_root_.models)
+    return OmegaConf.create(config_digests(models, Path()))
+
+
+def config_digests(models: Any, root: Path) -> dict[str, str]:
+    """See ``configs``; a model whose file is not there has none, and is reported elsewhere."""
+    return {
+        name: sha256_json([sha256_file(file) for file in base_files(root / model["config_file"])])
+        for name, model in models.items()
+        if (root / model["config_file"]).is_file()
+    }
+
+
 def seal(*, _root_: DictConfig) -> str:
     """Digest of the files of ``conf/`` and of the values that were composed from them.
 
@@ -80,6 +96,13 @@ def seal(*, _root_: DictConfig) -> str:
             got=", ".join(f"{name}: ???" for name in missing),
             expected="a value for each",
             remedy=f"say them: dvc exp run -S {missing[0]}=...",
+        )
+    if not _root_.models or not _root_.targets:
+        raise ConfigError(
+            "nothing is selected",
+            got=f"model={list(_root_.models)}, export={list(_root_.targets)}",
+            expected="at least one model and one target",
+            remedy="select them: -S 'model=[...]' -S 'export=[...]'",
         )
     values: dict[str, Any] = {str(key): OmegaConf.to_container(_root_[key], resolve=True) for key in parts}
     check_model_files(values["models"], Path())
@@ -105,26 +128,38 @@ def check_model_files(models: dict[str, Any], root: Path) -> None:
 
 def seal_of(values: Any, conf: Path) -> str:
     """Digest of composed values and of the files that they were composed from."""
-    files = {
-        path.relative_to(conf).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(conf.rglob("*.yaml"))
-    }
+    files = {path.relative_to(conf).as_posix(): sha256_file(path) for path in sorted(conf.rglob("*.yaml"))}
     return sha256_json({"files": files, "values": values})
 
 
 def check_composition(params: Path, conf: Path) -> None:
-    """Hold ``params.yaml`` against ``conf/``.
+    """Hold ``params.yaml`` against ``conf/`` and the models' files.
 
     Raises:
-        ConfigError: it was edited by hand, ``conf/`` changed since, or a model's file is gone.
+        ConfigError: it is not a composition, was edited by hand, or a file that it was composed from changed
+            since or is gone.
     """
-    values = yaml.safe_load(params.read_text(encoding="utf-8")) if params.is_file() else {}
+    try:
+        loaded = yaml.safe_load(params.read_text(encoding="utf-8")) if params.is_file() else None
+    except yaml.YAMLError:
+        loaded = None
+    values: dict[str, Any] = loaded if isinstance(loaded, dict) else {}
     sealed = values.pop(SEAL, None)
-    check_model_files(values.get("models", {}), params.parent)
-    if sealed != seal_of(values, conf):
-        raise ConfigError(
-            f"{params} is not a composition of {conf}/ as it is now",
-            got=f"seal {sealed}",
-            expected="the seal of today's files and values; one of them was edited since it was composed",
-            remedy="`make params` composes the defaults; `dvc exp run -S ...` composes with your overrides",
+    if sealed is None or sealed != seal_of(values, conf):
+        raise _stale(params, f"{params} is not a composition of {conf}/ as it is now", f"seal {sealed}")
+    check_model_files(values["models"], params.parent)
+    digests = config_digests(values["models"], params.parent)
+    changed = sorted(name for name, digest in digests.items() if digest != values["configs"][name])
+    if changed:
+        raise _stale(
+            params, "a model's configuration, or one that it is based on, changed", ", ".join(changed)
         )
+
+
+def _stale(params: Path, what: str, got: str) -> ConfigError:
+    return ConfigError(
+        what,
+        got=got,
+        expected=f"{params} as it was composed from today's files; one of them was edited since",
+        remedy="`make params` composes the defaults; `dvc exp run -S ...` composes with your overrides",
+    )

@@ -1,11 +1,13 @@
 """Compare a runtime's detections on one image with the eager model's."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from detexport.errors import ConfigError
 from detexport.parity.detections import Detections, field_faults
 
 
@@ -28,6 +30,25 @@ class Tolerance:
     mask_px: float
     mask_area_ratio: float
     pair_iou: float
+
+    def __post_init__(self) -> None:
+        """Refuse limits that no error can exceed.
+
+        Raises:
+            ConfigError: a limit is not a finite number of at least 0, or the IoU is not in (0, 1].
+        """
+        wrong = {
+            name: value
+            for name, value in asdict(self).items()
+            if not (math.isfinite(value) and value >= 0) or (name == "pair_iou" and not 0 < value <= 1)
+        }
+        if wrong:
+            raise ConfigError(
+                "a tolerance is not a limit",
+                got=", ".join(f"{name}={value}" for name, value in wrong.items()),
+                expected="finite numbers of at least 0; pair_iou above 0 and at most 1",
+                remedy="correct parity.tolerance",
+            )
 
     def box_limit_px(self, scale: float) -> float:
         """The limit in px of the output, ``scale`` being output size / input size."""
@@ -295,4 +316,4 @@ def _swapped(scores: np.ndarray, rows: np.ndarray, columns: np.ndarray, tie: flo
 
 def _too_many(actual: Detections, max_detections: int) -> list[str]:
     count = len(actual["scores"])
-    return [f"{count} detections, at most {max_detections} promised"] if count > max_detections else []
+    return [f"{count} detections, at most {max_detections} promised"] if count > max_detections >= 0 else []

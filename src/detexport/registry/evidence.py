@@ -53,6 +53,7 @@ class Evidence:
             f"latency/{device}/{name}": runner[name]
             for device, runner in self.runners.items()
             for name in RUNNER_METRICS
+            if name in runner  # there is no ratio where the eager model could not be measured
         }
         for runner in self.runners.values():
             latency["size_bytes"] = runner["size_bytes"]
@@ -87,7 +88,8 @@ class Evidence:
         for device, runner in self.runners.items():
             height, width = self.latency["devices"][device]["image_size"] if self.latency else (0, 0)
             quantiles = " | ".join(f"{runner[name]:.1f} ms" for name in RUNNER_METRICS[:3])
-            lines.append(f"| {device} | {height} x {width} | {quantiles} | {runner['ratio_to_eager']:.2f} |")
+            ratio = f"{runner['ratio_to_eager']:.2f}" if "ratio_to_eager" in runner else "not measured"
+            lines.append(f"| {device} | {height} x {width} | {quantiles} | {ratio} |")
         if not self.runners:
             lines.append("| not measured | | | | | |")
         return "\n".join(lines)

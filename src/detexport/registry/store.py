@@ -102,7 +102,7 @@ def absolute_uri(uri: str, root: Path) -> str:
 
 def without_credentials(uri: str) -> str:
     """A URI without user and password."""
-    return re.sub(r"(?<=://)[^/@]*@", "", uri)
+    return re.sub(r"(?<=://)[^/\s]*@", "", uri)
 
 
 @contextmanager

@@ -1,0 +1,48 @@
+"""Preflight: what `make repro` looks at before DVC runs."""
+
+import json
+import time
+from pathlib import Path
+
+import psutil
+from typer import echo
+
+from detexport.config.composition import check_composition
+from stage import PARAMS, run
+
+# Where DVC notes which process is writing what.
+LOCKS = Path(".dvc/tmp/rwlock")
+PATIENCE_S = 15.0
+
+
+def main(conf: Path = Path("conf")) -> None:
+    """Fail if params.yaml is not a composition of CONF as it is now; let a killed run's process pass away.
+
+    DVC refuses to run beside a process that it finds in its notes, also one that was killed a moment ago and
+    is not yet gone. A process that lives on is DVC's to report.
+    """
+    check_composition(PARAMS, conf)
+    deadline = time.monotonic() + PATIENCE_S
+    while holders() and time.monotonic() < deadline:
+        if deadline - time.monotonic() > PATIENCE_S - 0.1:
+            echo(f"waiting for the process {min(holders(), default=0)} of another run to end")
+        time.sleep(0.2)
+
+
+def holders() -> set[int]:
+    """Processes in DVC's notes that the system still knows."""
+    try:
+        notes = json.loads(LOCKS.read_text())
+    except (OSError, ValueError):
+        return set()
+    entries = [
+        entry
+        for note in notes.values()
+        for held in note.values()
+        for entry in (held if isinstance(held, list) else [held])
+    ]
+    return {entry["pid"] for entry in entries if "pid" in entry and psutil.pid_exists(entry["pid"])}
+
+
+if __name__ == "__main__":
+    run(main)
