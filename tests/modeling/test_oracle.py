@@ -29,7 +29,6 @@ CASES = sorted(path.parent for path in Path(ORACLE).glob("*/config.yaml")) if OR
 UNSUPPORTED = (
     ("MODEL.META_ARCHITECTURE", "PanopticFPN"),
     ("MODEL.META_ARCHITECTURE", "ProposalNetwork"),
-    ("MODEL.META_ARCHITECTURE", "RetinaNet"),
     ("MODEL.META_ARCHITECTURE", "SemanticSegmentor"),
     ("INPUT.COLOR_AUG_SSD", False),  # PointRend's configurations: one of the keys that they add
     ("MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"),
@@ -37,11 +36,22 @@ UNSUPPORTED = (
     ("MODEL.ROI_HEADS.NAME", "Res5ROIHeads"),
     ("MODEL.KEYPOINT_ON", True),
 )
+WITH_ROI_HEADS = ("GeneralizedRCNN", "PanopticFPN")  # the others do not read that option
 # conf/parity/default.yaml
 TOLERANCE = Tolerance(
     box_px=0.01, box_floor_px=0.01, score=2e-4, mask_px=9, mask_area_ratio=0.005, pair_iou=0.5
 )
 LOGITS = {"rtol": 0, "atol": 2e-3}
+# Modules whose outputs are compared too, where a model has them.
+WATCHED = {
+    "backbone": "backbone",
+    "proposal_generator": "rpn",
+    "proposal_generator.rpn_head": "rpn_head",
+    "roi_heads": "roi_heads",
+    "roi_heads.box_predictor": "box_predictor",
+    "head": "retina_head",
+    "sem_seg_head": "sem_seg_head",
+}
 
 needs_oracle = pytest.mark.skipif(ORACLE is None, reason="DETEXPORT_ORACLE names no folder")
 
@@ -54,7 +64,8 @@ def option(tree: Any, key: str) -> Any:
 
 def unsupported_key(case: Path) -> str | None:
     tree = yaml.safe_load((case / "config.yaml").read_text())
-    return next((key for key, value in UNSUPPORTED if option(tree, key) == value), None)
+    unused = () if option(tree, "MODEL.META_ARCHITECTURE") in WITH_ROI_HEADS else ("MODEL.ROI_HEADS.NAME",)
+    return next((key for key, value in UNSUPPORTED if key not in unused and option(tree, key) == value), None)
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -94,16 +105,23 @@ def check_intermediates(stored: Mapping[str, np.ndarray], seen: dict[str, Any]) 
     }
     for name, value in maps.items():
         check_map(stored, f"backbone_{name}", value)
-    logits, deltas = seen["rpn_head"]
-    for level in range(len(logits)):
-        check_map(stored, f"rpn_logits_lvl{level}", logits[level])
-        check_map(stored, f"rpn_deltas_lvl{level}", deltas[level])
-    for image, proposals in enumerate(seen["rpn"][0]):
+    for name, head in (("rpn", "rpn_head"), ("retina", "retina_head")):
+        if head in seen:
+            logits, deltas = seen[head]
+            for level in range(len(logits)):
+                check_map(stored, f"{name}_logits_lvl{level}", logits[level])
+                check_map(stored, f"{name}_deltas_lvl{level}", deltas[level])
+    for image, proposals in enumerate(seen["rpn"][0] if "rpn" in seen else ()):
         assert len(proposals) == stored[f"im{image}_rpn_count"]
         boxes = proposals.proposal_boxes.tensor[:50].numpy()
         np.testing.assert_allclose(boxes, stored[f"im{image}_rpn_proposal_boxes_top50"], atol=1e-2)
         scores = proposals.objectness_logits[:50].numpy()
         np.testing.assert_allclose(scores, stored[f"im{image}_rpn_objectness_logits_top50"], **LOGITS)
+    if "roi_heads" in seen:
+        check_roi_heads(stored, seen)
+
+
+def check_roi_heads(stored: Mapping[str, np.ndarray], seen: dict[str, Any]) -> None:
     class_logits, box_deltas = seen["box_predictor"]
     np.testing.assert_array_equal(class_logits.shape, stored["box_cls_logits_stage0_shape"])
     np.testing.assert_allclose(class_logits[:50], stored["box_cls_logits_stage0_first50"], **LOGITS)
@@ -165,11 +183,10 @@ def test_reference_outputs(case: Path) -> None:
     report = load_weights(model, read_state_dict(case / cfg.MODEL.WEIGHTS))
     assert report.complete
     seen: dict[str, Any] = {}
-    watch(model.backbone, "backbone", seen)
-    watch(model.proposal_generator, "rpn", seen)
-    watch(model.proposal_generator.rpn_head, "rpn_head", seen)
-    watch(model.roi_heads.box_predictor, "box_predictor", seen)
-    watch(model.roi_heads, "roi_heads", seen)
+    for path, name in WATCHED.items():
+        for found, module in model.named_modules():
+            if found == path:
+                watch(module, name, seen)
     inputs, outputs = read_npz(case / "inputs.npz"), read_npz(case / "outputs.npz")
     batch = [
         {
@@ -188,7 +205,7 @@ def test_reference_outputs(case: Path) -> None:
         check_detections(
             expected_detections(outputs, f"im{i}_"),
             result["instances"],
-            cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
+            getattr(cfg.MODEL, "RETINANET" if "retina_head" in seen else "ROI_HEADS").SCORE_THRESH_TEST,
             cfg.TEST.DETECTIONS_PER_IMAGE,
             max(example["height"] / height, example["width"] / width),
         )

@@ -6,7 +6,7 @@ method on tensors alone that both it and the exported graph call.
 """
 
 from detexport.modeling.backbone import FPN, ResNet, build_backbone
-from detexport.modeling.meta_arch import GeneralizedRCNN, build_model
+from detexport.modeling.meta_arch import GeneralizedRCNN, RetinaNet, build_model
 from detexport.modeling.proposal_generator import RPN, build_proposal_generator
 from detexport.modeling.registries import (
     ANCHOR_GENERATOR_REGISTRY,
@@ -33,6 +33,7 @@ __all__ = [
     "RPN_HEAD_REGISTRY",
     "GeneralizedRCNN",
     "ResNet",
+    "RetinaNet",
     "StandardROIHeads",
     "build_backbone",
     "build_model",
