@@ -28,6 +28,13 @@ def main(
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.WEIGHTS = ""
     net = build_model(cfg)
+    if not net.gives_only_detections:
+        raise ConfigError(
+            f"the stages cannot compare what the model {model} gives",
+            got=f"MODEL.META_ARCHITECTURE: {cfg.MODEL.META_ARCHITECTURE}",
+            expected="a model of boxes, classes, scores and masks",
+            remedy="export it in Python: an export method takes the model and its contract",
+        )
     contract = net.contract(class_names(net.num_classes, model, params.class_names, dataset))
     with atomic_dir(save_dir) as folder:
         (folder / "config.yaml").write_text(cfg.dump(), encoding="utf-8")

@@ -39,6 +39,7 @@ class Case:
     threshold: tuple[str, str] | None = None
 
 
+SEM_SEG = {"MODEL.SEM_SEG_HEAD.NUM_CLASSES": 5, "MODEL.SEM_SEG_HEAD.CONVS_DIM": 64}
 CASES = {
     "RetinaNet": Case(
         {
@@ -52,6 +53,10 @@ CASES = {
         predictor="head.cls_score",
         threshold=("", "score_threshold"),
     ),
+    "ProposalNetwork": Case(
+        {"MODEL.RPN.POST_NMS_TOPK_TEST": 20}, "proposals", "proposal_generator.rpn_head.anchor_deltas"
+    ),
+    "SemanticSegmentor": Case(SEM_SEG, "sem_seg", "sem_seg_head.predictor"),
 }
 
 
@@ -190,7 +195,9 @@ def test_forward_gives_the_graphs_detections_in_the_outputs_frame(name: str, mod
         (plain,) = model([{"image": image}])
         (scaled,) = model([{"image": image, "height": 2 * height, "width": 3 * width}])
         raw = model.detect([image])[0]
-        if key not in ("instances", "proposals"):
+        if key == "sem_seg":
+            assert torch.equal(plain[key], raw[key])
+            assert scaled[key].shape == (5, 2 * height, 3 * width)
             continue
         boxes, scores = (
             ("pred_boxes", "scores") if key == "instances" else ("proposal_boxes", "objectness_logits")
@@ -258,6 +265,9 @@ def test_images_without_objects_train(name: str) -> None:
         ("RetinaNet", "MODEL.RETINANET.NORM", "BN"),
         ("RetinaNet", "MODEL.RETINANET.IN_FEATURES", ["p2", "p3"]),
         ("RetinaNet", "MODEL.RESNETS.OUT_FEATURES", ["res3", "res4"]),
+        ("SemanticSegmentor", "MODEL.SEM_SEG_HEAD.NAME", "DeepLabV3Head"),
+        ("SemanticSegmentor", "MODEL.SEM_SEG_HEAD.IN_FEATURES", ["p6"]),
+        ("SemanticSegmentor", "MODEL.SEM_SEG_HEAD.COMMON_STRIDE", 8),
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(name: str, key: str, value: Any) -> None:

@@ -28,8 +28,6 @@ CASES = sorted(path.parent for path in Path(ORACLE).glob("*/config.yaml")) if OR
 # refused for that option, every other case is compared.
 UNSUPPORTED = (
     ("MODEL.META_ARCHITECTURE", "PanopticFPN"),
-    ("MODEL.META_ARCHITECTURE", "ProposalNetwork"),
-    ("MODEL.META_ARCHITECTURE", "SemanticSegmentor"),
     ("INPUT.COLOR_AUG_SSD", False),  # PointRend's configurations: one of the keys that they add
     ("MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"),
     ("MODEL.ROI_HEADS.NAME", "CascadeROIHeads"),
@@ -111,6 +109,8 @@ def check_intermediates(stored: Mapping[str, np.ndarray], seen: dict[str, Any]) 
             for level in range(len(logits)):
                 check_map(stored, f"{name}_logits_lvl{level}", logits[level])
                 check_map(stored, f"{name}_deltas_lvl{level}", deltas[level])
+    if "sem_seg_head" in seen:
+        check_map(stored, "sem_seg_head_out", seen["sem_seg_head"])
     for image, proposals in enumerate(seen["rpn"][0] if "rpn" in seen else ()):
         assert len(proposals) == stored[f"im{image}_rpn_count"]
         boxes = proposals.proposal_boxes.tensor[:50].numpy()
@@ -159,6 +159,13 @@ def check_detections(
     )
 
 
+def check_proposals(outputs: Mapping[str, np.ndarray], prefix: str, found: Any) -> None:
+    assert found.image_size == tuple(outputs[f"{prefix}image_size"])
+    boxes = found.proposal_boxes.tensor.numpy()
+    np.testing.assert_allclose(boxes, outputs[f"{prefix}proposal_boxes"], atol=2e-2)
+    np.testing.assert_allclose(found.objectness_logits, outputs[f"{prefix}objectness_logits"], **LOGITS)
+
+
 @needs_oracle
 def test_there_are_cases_to_compare() -> None:
     assert CASES, f"no folder with a config.yaml in {ORACLE}"
@@ -200,8 +207,15 @@ def test_reference_outputs(case: Path) -> None:
         results = model(batch)
     check_intermediates(read_npz(case / "intermediates.npz"), seen)
     for i, (example, result) in enumerate(zip(batch, results, strict=True)):
-        assert result["instances"].image_size == tuple(outputs[f"im{i}_image_size"])
         height, width = example["image"].shape[1:]
+        if "sem_seg" in result:
+            np.testing.assert_allclose(result["sem_seg"], outputs[f"im{i}_sem_seg"], **LOGITS)
+        if "proposals" in result:
+            check_proposals(outputs, f"im{i}_", result["proposals"])
+        if f"im{i}_pred_boxes" not in outputs:
+            assert "instances" not in result
+            continue
+        assert result["instances"].image_size == tuple(outputs[f"im{i}_image_size"])
         check_detections(
             expected_detections(outputs, f"im{i}_"),
             result["instances"],
