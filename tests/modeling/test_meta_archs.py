@@ -14,8 +14,9 @@ from detexport.errors import ConfigError
 from detexport.export import Provenance
 from detexport.export.onnx import Onnx
 from detexport.modeling import build_model
+from detexport.modeling.meta_arch.panoptic_fpn import PanopticCombination
 from detexport.runtime.onnxruntime import OnnxRuntime
-from detexport.structures import Boxes, Instances
+from detexport.structures import BitMasks, Boxes, Instances
 
 CONFIG = Path(__file__).parents[2] / "conf/detectron2/mask_rcnn.yaml"
 SIZES = [(64, 96), (33, 65), (97, 31), (1, 1), (128, 128), (50, 70), (160, 45), (32, 32)]
@@ -57,6 +58,12 @@ CASES = {
         {"MODEL.RPN.POST_NMS_TOPK_TEST": 20}, "proposals", "proposal_generator.rpn_head.anchor_deltas"
     ),
     "SemanticSegmentor": Case(SEM_SEG, "sem_seg", "sem_seg_head.predictor"),
+    "PanopticFPN": Case(
+        {"MODEL.MASK_ON": True, **SEM_SEG},
+        key="instances",
+        predictor="roi_heads.box_predictor.cls_score",
+        threshold=("roi_heads.box_predictor", "score_threshold"),
+    ),
 }
 
 
@@ -221,7 +228,13 @@ def training_batch() -> list[dict[str, Any]]:
         for index, (x0, y0, x1, y1) in enumerate(boxes.int().tolist()):
             image[index, y0:y1, x0:x1] = 220
             sem_seg[y0:y1, x0:x1] = index + 1
-        instances = Instances((96, 96), gt_boxes=Boxes(boxes), gt_classes=torch.tensor([seed, 3]))
+        masks = torch.stack([sem_seg == 1, sem_seg == 2])
+        instances = Instances(
+            (96, 96),
+            gt_boxes=Boxes(boxes),
+            gt_classes=torch.tensor([seed, 3]),
+            gt_masks=BitMasks(masks),
+        )
         batch.append({"image": image, "instances": instances, "sem_seg": sem_seg})
     return batch
 
@@ -258,6 +271,55 @@ def test_images_without_objects_train(name: str) -> None:
     sum(losses.values()).backward()
 
 
+def combined(scores: list[float], masks: list[tuple[slice, slice]], **options: Any) -> Any:
+    pasted = torch.zeros(len(masks), 4, 6, dtype=torch.bool)
+    for mask, where in zip(pasted, masks, strict=True):
+        mask[where] = True
+    instances = Instances(
+        (4, 6),
+        scores=torch.tensor(scores),
+        pred_classes=torch.arange(len(masks)),
+        pred_masks=pasted,
+    )
+    classes = torch.tensor([[2, 2, 2, 0, 1, 1]] * 4)
+    settings = {"overlap_threshold": 0.5, "stuff_area_limit": 6, "instances_score_threshold": 0.5}
+    return PanopticCombination(**{**settings, **options})(instances, classes)
+
+
+def test_things_take_free_pixels_by_score_and_stuff_the_rest() -> None:
+    left, most = (slice(0, 4), slice(0, 1)), (slice(0, 4), slice(0, 3))
+    ids, segments = combined([0.6, 0.9, 0.4], [most, left, (slice(0, 4), slice(4, 6))])
+    assert ids.dtype == torch.int32
+    assert ids.tolist() == [[1, 2, 2, 0, 3, 3]] * 4
+    assert segments == [
+        {"id": 1, "isthing": True, "score": pytest.approx(0.9), "category_id": 1, "instance_id": 1},
+        {"id": 2, "isthing": True, "score": pytest.approx(0.6), "category_id": 0, "instance_id": 0},
+        {"id": 3, "isthing": False, "category_id": 1, "area": 8},
+    ]
+    # A third of it is taken; stuff of just the limit stays.
+    ids, segments = combined([0.6, 0.9], [most, left], overlap_threshold=0.3, stuff_area_limit=8)
+    assert ids.tolist() == [[1, 3, 3, 0, 2, 2]] * 4
+    assert [segment.get("area") for segment in segments] == [None, 8, 8]
+    ids, segments = combined([], [], stuff_area_limit=9)
+    assert ids.tolist() == [[1, 1, 1, 0, 0, 0]] * 4
+
+
+def test_a_thing_without_pixels_or_with_none_left_is_dropped() -> None:
+    nothing, left = (slice(0, 0), slice(0, 0)), (slice(0, 4), slice(0, 1))
+    _, segments = combined([0.9, 0.8, 0.7], [nothing, left, left], overlap_threshold=1.0)
+    assert [segment["instance_id"] for segment in segments if segment["isthing"]] == [1]
+
+
+@torch.no_grad()
+def test_panoptic_outputs_are_combined_unless_left_apart() -> None:
+    example = {"image": IMAGES[4], "height": 100, "width": 90}
+    (apart,) = build("PanopticFPN", **{"MODEL.PANOPTIC_FPN.COMBINE.ENABLED": False}).eval()([example])
+    assert set(apart) == {"instances", "sem_seg"}
+    (joined,) = build("PanopticFPN").eval()([example])
+    assert joined["panoptic_seg"][0].shape == (100, 90)
+    assert torch.equal(joined["sem_seg"], apart["sem_seg"])
+
+
 @pytest.mark.parametrize(
     ("name", "key", "value"),
     [
@@ -265,6 +327,7 @@ def test_images_without_objects_train(name: str) -> None:
         ("RetinaNet", "MODEL.RETINANET.NORM", "BN"),
         ("RetinaNet", "MODEL.RETINANET.IN_FEATURES", ["p2", "p3"]),
         ("RetinaNet", "MODEL.RESNETS.OUT_FEATURES", ["res3", "res4"]),
+        ("PanopticFPN", "MODEL.MASK_ON", False),
         ("SemanticSegmentor", "MODEL.SEM_SEG_HEAD.NAME", "DeepLabV3Head"),
         ("SemanticSegmentor", "MODEL.SEM_SEG_HEAD.IN_FEATURES", ["p6"]),
         ("SemanticSegmentor", "MODEL.SEM_SEG_HEAD.COMMON_STRIDE", 8),

@@ -4,6 +4,7 @@ The environment variable ``DETEXPORT_ORACLE`` names a folder with one folder a c
 checkpoint that it names, ``inputs.npz``, ``outputs.npz``, ``intermediates.npz``.
 """
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +28,6 @@ CASES = sorted(path.parent for path in Path(ORACLE).glob("*/config.yaml")) if OR
 # Options that are not supported yet, by key and value; a later model removes its line. A case that has one is
 # refused for that option, every other case is compared.
 UNSUPPORTED = (
-    ("MODEL.META_ARCHITECTURE", "PanopticFPN"),
     ("INPUT.COLOR_AUG_SSD", False),  # PointRend's configurations: one of the keys that they add
     ("MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"),
     ("MODEL.ROI_HEADS.NAME", "CascadeROIHeads"),
@@ -126,6 +126,8 @@ def check_roi_heads(stored: Mapping[str, np.ndarray], seen: dict[str, Any]) -> N
     np.testing.assert_array_equal(class_logits.shape, stored["box_cls_logits_stage0_shape"])
     np.testing.assert_allclose(class_logits[:50], stored["box_cls_logits_stage0_first50"], **LOGITS)
     np.testing.assert_allclose(box_deltas[:50], stored["box_deltas_stage0_first50"], **LOGITS)
+    if "sem_seg_head" in seen:
+        return  # of a panoptic model no raw detections are stored
     for image, instances in enumerate(seen["roi_heads"][0]):
         raw = instances.pred_boxes.tensor.numpy()
         np.testing.assert_allclose(raw, stored[f"im{image}_raw_pred_boxes"], atol=1e-2)
@@ -157,6 +159,19 @@ def check_detections(
     np.testing.assert_allclose(
         actual["pred_boxes"], expected["pred_boxes"], atol=TOLERANCE.box_limit_px(scale)
     )
+
+
+def check_panoptic(
+    outputs: Mapping[str, np.ndarray], prefix: str, ids: Tensor, segments: list[dict[str, Any]]
+) -> None:
+    wrong = (ids.numpy() != outputs[f"{prefix}panoptic_seg"]).mean()
+    assert wrong <= 1e-3
+    expected = json.loads(str(outputs[f"{prefix}segments_info"]))
+    assert [one.keys() for one in segments] == [one.keys() for one in expected]
+    for found, stored in zip(segments, expected, strict=True):
+        assert found.pop("score", 0.0) == pytest.approx(stored.pop("score", 0.0), abs=TOLERANCE.score)
+        assert found.pop("area", 0) == pytest.approx(stored.pop("area", 0), abs=5)
+        assert found == stored
 
 
 def check_proposals(outputs: Mapping[str, np.ndarray], prefix: str, found: Any) -> None:
@@ -210,6 +225,8 @@ def test_reference_outputs(case: Path) -> None:
         height, width = example["image"].shape[1:]
         if "sem_seg" in result:
             np.testing.assert_allclose(result["sem_seg"], outputs[f"im{i}_sem_seg"], **LOGITS)
+        if "panoptic_seg" in result:
+            check_panoptic(outputs, f"im{i}_", *result["panoptic_seg"])
         if "proposals" in result:
             check_proposals(outputs, f"im{i}_", result["proposals"])
         if f"im{i}_pred_boxes" not in outputs:

@@ -8,6 +8,7 @@ method on tensors alone that both it and the exported graph call.
 from detexport.modeling.backbone import FPN, ResNet, build_backbone
 from detexport.modeling.meta_arch import (
     GeneralizedRCNN,
+    PanopticFPN,
     ProposalNetwork,
     RetinaNet,
     SemanticSegmentor,
@@ -40,6 +41,7 @@ __all__ = [
     "RPN_HEAD_REGISTRY",
     "SEM_SEG_HEADS_REGISTRY",
     "GeneralizedRCNN",
+    "PanopticFPN",
     "ProposalNetwork",
     "ResNet",
     "RetinaNet",
