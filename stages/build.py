@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 from typer import Option
 
 from detexport.checkpoint.load import model_shapes
-from detexport.config.cfg import CfgNode, load_cfg
+from detexport.config.cfg import load_cfg
 from detexport.errors import ConfigError
 from detexport.files import atomic_dir, read_json, write_json
 from detexport.modeling import build_model
@@ -28,26 +28,32 @@ def main(
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.WEIGHTS = ""
     net = build_model(cfg)
-    contract = net.contract(class_names(cfg, model, params.class_names, dataset))
+    if not net.gives_only_detections:
+        raise ConfigError(
+            f"the stages cannot compare what the model {model} gives",
+            got=f"MODEL.META_ARCHITECTURE: {cfg.MODEL.META_ARCHITECTURE}",
+            expected="a model of boxes, classes, scores and masks",
+            remedy="export it in Python: an export method takes the model and its contract",
+        )
+    contract = net.contract(class_names(net.num_classes, model, params.class_names, dataset))
     with atomic_dir(save_dir) as folder:
         (folder / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
         write_json(folder / "contract.json", contract.to_json())
         write_json(folder / "parameters.json", model_shapes(net))
 
 
-def class_names(cfg: CfgNode, model: str, given: list[str] | None, dataset: Path) -> tuple[str, ...]:
-    """The names that the model's option gives, else the categories asked of the data set, else all of it.
+def class_names(expected: int, model: str, given: list[str] | None, dataset: Path) -> tuple[str, ...]:
+    """EXPECTED names: the model's option, else the categories asked of the data set, else all of it.
 
     Raises:
         ConfigError: there are more or fewer names than the model has classes.
     """
     names = given or load_params("data.categories") or read_json(dataset)["things"]
-    expected = cfg.MODEL.ROI_HEADS.NUM_CLASSES
     if len(names) != expected:
         raise ConfigError(
             f"the model {model} and the class names do not fit",
             got=f"{len(names)} names: {', '.join(list(names)[:5])}{', ...' if len(names) > 5 else ''}",
-            expected=f"{expected}, its MODEL.ROI_HEADS.NUM_CLASSES",
+            expected=f"{expected}, as many as the model has",
             remedy=f"give the names of its classes: -S 'models.{model}.class_names=[...]'",
         )
     return tuple(names)

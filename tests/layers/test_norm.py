@@ -4,6 +4,7 @@ from torch import nn
 
 from detexport.errors import ConfigError
 from detexport.layers import FrozenBatchNorm2d, get_norm
+from detexport.layers.norm import GroupNorm
 
 
 def test_an_unfilled_frozen_norm_is_the_identity() -> None:
@@ -29,7 +30,7 @@ def test_frozen_norm_equals_batch_norm_in_eval(eps: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("BN", nn.BatchNorm2d), ("FrozenBN", FrozenBatchNorm2d), ("GN", nn.GroupNorm)]
+    ("name", "kind"), [("BN", nn.BatchNorm2d), ("FrozenBN", FrozenBatchNorm2d), ("GN", GroupNorm)]
 )
 def test_norms_by_name(name: str, kind: type) -> None:
     assert type(get_norm(name, 64)) is kind
@@ -45,6 +46,16 @@ def test_a_group_norm_has_32_groups() -> None:
     assert norm.num_groups == 32
     with pytest.raises(ConfigError, match="over 48 channels"):
         get_norm("GN", 48)
+
+
+def test_a_group_norm_is_torchs_and_takes_one_pixel() -> None:
+    norm = get_norm("GN", 64)
+    assert isinstance(norm, GroupNorm)
+    nn.init.normal_(norm.weight)
+    image = torch.randn(2, 64, 5, 3)
+    assert torch.equal(norm(image), nn.GroupNorm.forward(norm, image))
+    pixel = GroupNorm(32, 32)(torch.randn(1, 32, 1, 1))
+    torch.testing.assert_close(pixel, torch.zeros(1, 32, 1, 1), rtol=0, atol=1e-3)
 
 
 def test_an_unknown_name_is_told_with_those_that_are_known() -> None:

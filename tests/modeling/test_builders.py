@@ -52,7 +52,7 @@ def configured(*overrides: Any) -> CfgNode:
         (["MODEL.RESNETS.OUT_FEATURES", []], "OUT_FEATURES names no stage"),
         (["MODEL.FPN.IN_FEATURES", ["res2", "res6"]], "MODEL.FPN.IN_FEATURES .*res6"),
         (["MODEL.FPN.IN_FEATURES", ["res2", "res4"]], "doubles the stride"),
-        (["MODEL.FPN.IN_FEATURES", ["res2", "res3"]], "made from p5"),
+        (["MODEL.FPN.IN_FEATURES", ["res2", "res3"]], "follow p5"),
         (["MODEL.FPN.FUSE_TYPE", "max"], "FUSE_TYPE; got: max"),
         (["MODEL.RPN.IN_FEATURES", ["p2", "p7"]], "MODEL.RPN.IN_FEATURES .*p7"),
         (["MODEL.ROI_HEADS.IN_FEATURES", ["res4"]], "MODEL.ROI_HEADS.IN_FEATURES .*res4"),

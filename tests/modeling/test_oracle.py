@@ -4,6 +4,7 @@ The environment variable ``DETEXPORT_ORACLE`` names a folder with one folder a c
 checkpoint that it names, ``inputs.npz``, ``outputs.npz``, ``intermediates.npz``.
 """
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,21 +28,28 @@ CASES = sorted(path.parent for path in Path(ORACLE).glob("*/config.yaml")) if OR
 # Options that are not supported yet, by key and value; a later model removes its line. A case that has one is
 # refused for that option, every other case is compared.
 UNSUPPORTED = (
-    ("MODEL.META_ARCHITECTURE", "PanopticFPN"),
-    ("MODEL.META_ARCHITECTURE", "ProposalNetwork"),
-    ("MODEL.META_ARCHITECTURE", "RetinaNet"),
-    ("MODEL.META_ARCHITECTURE", "SemanticSegmentor"),
     ("INPUT.COLOR_AUG_SSD", False),  # PointRend's configurations: one of the keys that they add
     ("MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"),
     ("MODEL.ROI_HEADS.NAME", "CascadeROIHeads"),
     ("MODEL.ROI_HEADS.NAME", "Res5ROIHeads"),
     ("MODEL.KEYPOINT_ON", True),
 )
+WITH_ROI_HEADS = ("GeneralizedRCNN", "PanopticFPN")  # the others do not read that option
 # conf/parity/default.yaml
 TOLERANCE = Tolerance(
     box_px=0.01, box_floor_px=0.01, score=2e-4, mask_px=9, mask_area_ratio=0.005, pair_iou=0.5
 )
 LOGITS = {"rtol": 0, "atol": 2e-3}
+# Modules whose outputs are compared too, where a model has them.
+WATCHED = {
+    "backbone": "backbone",
+    "proposal_generator": "rpn",
+    "proposal_generator.rpn_head": "rpn_head",
+    "roi_heads": "roi_heads",
+    "roi_heads.box_predictor": "box_predictor",
+    "head": "retina_head",
+    "sem_seg_head": "sem_seg_head",
+}
 
 needs_oracle = pytest.mark.skipif(ORACLE is None, reason="DETEXPORT_ORACLE names no folder")
 
@@ -54,7 +62,8 @@ def option(tree: Any, key: str) -> Any:
 
 def unsupported_key(case: Path) -> str | None:
     tree = yaml.safe_load((case / "config.yaml").read_text())
-    return next((key for key, value in UNSUPPORTED if option(tree, key) == value), None)
+    unused = () if option(tree, "MODEL.META_ARCHITECTURE") in WITH_ROI_HEADS else ("MODEL.ROI_HEADS.NAME",)
+    return next((key for key, value in UNSUPPORTED if key not in unused and option(tree, key) == value), None)
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -94,20 +103,31 @@ def check_intermediates(stored: Mapping[str, np.ndarray], seen: dict[str, Any]) 
     }
     for name, value in maps.items():
         check_map(stored, f"backbone_{name}", value)
-    logits, deltas = seen["rpn_head"]
-    for level in range(len(logits)):
-        check_map(stored, f"rpn_logits_lvl{level}", logits[level])
-        check_map(stored, f"rpn_deltas_lvl{level}", deltas[level])
-    for image, proposals in enumerate(seen["rpn"][0]):
+    for name, head in (("rpn", "rpn_head"), ("retina", "retina_head")):
+        if head in seen:
+            logits, deltas = seen[head]
+            for level in range(len(logits)):
+                check_map(stored, f"{name}_logits_lvl{level}", logits[level])
+                check_map(stored, f"{name}_deltas_lvl{level}", deltas[level])
+    if "sem_seg_head" in seen:
+        check_map(stored, "sem_seg_head_out", seen["sem_seg_head"])
+    for image, proposals in enumerate(seen["rpn"][0] if "rpn" in seen else ()):
         assert len(proposals) == stored[f"im{image}_rpn_count"]
         boxes = proposals.proposal_boxes.tensor[:50].numpy()
         np.testing.assert_allclose(boxes, stored[f"im{image}_rpn_proposal_boxes_top50"], atol=1e-2)
         scores = proposals.objectness_logits[:50].numpy()
         np.testing.assert_allclose(scores, stored[f"im{image}_rpn_objectness_logits_top50"], **LOGITS)
+    if "roi_heads" in seen:
+        check_roi_heads(stored, seen)
+
+
+def check_roi_heads(stored: Mapping[str, np.ndarray], seen: dict[str, Any]) -> None:
     class_logits, box_deltas = seen["box_predictor"]
     np.testing.assert_array_equal(class_logits.shape, stored["box_cls_logits_stage0_shape"])
     np.testing.assert_allclose(class_logits[:50], stored["box_cls_logits_stage0_first50"], **LOGITS)
     np.testing.assert_allclose(box_deltas[:50], stored["box_deltas_stage0_first50"], **LOGITS)
+    if "sem_seg_head" in seen:
+        return  # of a panoptic model no raw detections are stored
     for image, instances in enumerate(seen["roi_heads"][0]):
         raw = instances.pred_boxes.tensor.numpy()
         np.testing.assert_allclose(raw, stored[f"im{image}_raw_pred_boxes"], atol=1e-2)
@@ -141,6 +161,26 @@ def check_detections(
     )
 
 
+def check_panoptic(
+    outputs: Mapping[str, np.ndarray], prefix: str, ids: Tensor, segments: list[dict[str, Any]]
+) -> None:
+    wrong = (ids.numpy() != outputs[f"{prefix}panoptic_seg"]).mean()
+    assert wrong <= 1e-3
+    expected = json.loads(str(outputs[f"{prefix}segments_info"]))
+    assert [one.keys() for one in segments] == [one.keys() for one in expected]
+    for found, stored in zip(segments, expected, strict=True):
+        assert found.pop("score", 0.0) == pytest.approx(stored.pop("score", 0.0), abs=TOLERANCE.score)
+        assert found.pop("area", 0) == pytest.approx(stored.pop("area", 0), abs=5)
+        assert found == stored
+
+
+def check_proposals(outputs: Mapping[str, np.ndarray], prefix: str, found: Any) -> None:
+    assert found.image_size == tuple(outputs[f"{prefix}image_size"])
+    boxes = found.proposal_boxes.tensor.numpy()
+    np.testing.assert_allclose(boxes, outputs[f"{prefix}proposal_boxes"], atol=2e-2)
+    np.testing.assert_allclose(found.objectness_logits, outputs[f"{prefix}objectness_logits"], **LOGITS)
+
+
 @needs_oracle
 def test_there_are_cases_to_compare() -> None:
     assert CASES, f"no folder with a config.yaml in {ORACLE}"
@@ -165,11 +205,10 @@ def test_reference_outputs(case: Path) -> None:
     report = load_weights(model, read_state_dict(case / cfg.MODEL.WEIGHTS))
     assert report.complete
     seen: dict[str, Any] = {}
-    watch(model.backbone, "backbone", seen)
-    watch(model.proposal_generator, "rpn", seen)
-    watch(model.proposal_generator.rpn_head, "rpn_head", seen)
-    watch(model.roi_heads.box_predictor, "box_predictor", seen)
-    watch(model.roi_heads, "roi_heads", seen)
+    for path, name in WATCHED.items():
+        for found, module in model.named_modules():
+            if found == path:
+                watch(module, name, seen)
     inputs, outputs = read_npz(case / "inputs.npz"), read_npz(case / "outputs.npz")
     batch = [
         {
@@ -183,12 +222,21 @@ def test_reference_outputs(case: Path) -> None:
         results = model(batch)
     check_intermediates(read_npz(case / "intermediates.npz"), seen)
     for i, (example, result) in enumerate(zip(batch, results, strict=True)):
-        assert result["instances"].image_size == tuple(outputs[f"im{i}_image_size"])
         height, width = example["image"].shape[1:]
+        if "sem_seg" in result:
+            np.testing.assert_allclose(result["sem_seg"], outputs[f"im{i}_sem_seg"], **LOGITS)
+        if "panoptic_seg" in result:
+            check_panoptic(outputs, f"im{i}_", *result["panoptic_seg"])
+        if "proposals" in result:
+            check_proposals(outputs, f"im{i}_", result["proposals"])
+        if f"im{i}_pred_boxes" not in outputs:
+            assert "instances" not in result
+            continue
+        assert result["instances"].image_size == tuple(outputs[f"im{i}_image_size"])
         check_detections(
             expected_detections(outputs, f"im{i}_"),
             result["instances"],
-            cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
+            getattr(cfg.MODEL, "RETINANET" if "retina_head" in seen else "ROI_HEADS").SCORE_THRESH_TEST,
             cfg.TEST.DETECTIONS_PER_IMAGE,
             max(example["height"] / height, example["width"] / width),
         )

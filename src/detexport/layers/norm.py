@@ -37,6 +37,17 @@ class FrozenBatchNorm2d(nn.Module):
         )
 
 
+class GroupNorm(nn.GroupNorm):
+    """``torch.nn.GroupNorm`` that also takes a group of one value, the coarse levels of a tiny image.
+
+    torch's own refuses it by a test on the size, which would end up in the graph, too.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize (N, C, H, W)."""
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
 def get_norm(norm: str, num_features: int) -> nn.Module | None:
     """The normalization layer named ``norm``; none for an empty name.
 
@@ -48,7 +59,7 @@ def get_norm(norm: str, num_features: int) -> nn.Module | None:
     kinds = {
         "BN": lambda: nn.BatchNorm2d(num_features),
         "FrozenBN": lambda: FrozenBatchNorm2d(num_features),
-        "GN": lambda: nn.GroupNorm(GROUPS, num_features),
+        "GN": lambda: GroupNorm(GROUPS, num_features),
     }
     if norm not in kinds:
         raise ConfigError(

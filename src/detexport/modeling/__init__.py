@@ -6,7 +6,14 @@ method on tensors alone that both it and the exported graph call.
 """
 
 from detexport.modeling.backbone import FPN, ResNet, build_backbone
-from detexport.modeling.meta_arch import GeneralizedRCNN, build_model
+from detexport.modeling.meta_arch import (
+    GeneralizedRCNN,
+    PanopticFPN,
+    ProposalNetwork,
+    RetinaNet,
+    SemanticSegmentor,
+    build_model,
+)
 from detexport.modeling.proposal_generator import RPN, build_proposal_generator
 from detexport.modeling.registries import (
     ANCHOR_GENERATOR_REGISTRY,
@@ -17,6 +24,7 @@ from detexport.modeling.registries import (
     ROI_HEADS_REGISTRY,
     ROI_MASK_HEAD_REGISTRY,
     RPN_HEAD_REGISTRY,
+    SEM_SEG_HEADS_REGISTRY,
 )
 from detexport.modeling.roi_heads import StandardROIHeads, build_roi_heads
 
@@ -31,8 +39,13 @@ __all__ = [
     "ROI_MASK_HEAD_REGISTRY",
     "RPN",
     "RPN_HEAD_REGISTRY",
+    "SEM_SEG_HEADS_REGISTRY",
     "GeneralizedRCNN",
+    "PanopticFPN",
+    "ProposalNetwork",
     "ResNet",
+    "RetinaNet",
+    "SemanticSegmentor",
     "StandardROIHeads",
     "build_backbone",
     "build_model",

@@ -69,3 +69,4 @@ ANCHOR_GENERATOR_REGISTRY = Registry("anchor generator", "MODEL.ANCHOR_GENERATOR
 ROI_HEADS_REGISTRY = Registry("ROI heads", "MODEL.ROI_HEADS.NAME")
 ROI_BOX_HEAD_REGISTRY = Registry("box head", "MODEL.ROI_BOX_HEAD.NAME")
 ROI_MASK_HEAD_REGISTRY = Registry("mask head", "MODEL.ROI_MASK_HEAD.NAME")
+SEM_SEG_HEADS_REGISTRY = Registry("semantic segmentation head", "MODEL.SEM_SEG_HEAD.NAME")

@@ -5,7 +5,8 @@ from typing import Any
 from detexport.config import CfgNode
 from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec
-from detexport.modeling.backbone.fpn import FPN, LastLevelMaxPool
+from detexport.layers.conv import shapes_of
+from detexport.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
 from detexport.modeling.backbone.resnet import ResNet, resnet_stages
 from detexport.modeling.registries import BACKBONE_REGISTRY
 
@@ -54,11 +55,23 @@ def build_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
 @BACKBONE_REGISTRY.register()
 def build_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """A ResNet under a feature pyramid with p6 by pooling."""
+    return _pyramid(cfg, build_resnet_backbone(cfg, input_shape), LastLevelMaxPool())
+
+
+@BACKBONE_REGISTRY.register()
+def build_retinanet_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """A ResNet under a feature pyramid with p6 and p7 by convolutions over res5."""
+    bottom_up = build_resnet_backbone(cfg, input_shape)
+    (res5,) = shapes_of(bottom_up.output_shape(), ["res5"], "LastLevelP6P7")
+    return _pyramid(cfg, bottom_up, LastLevelP6P7(res5.channels, cfg.MODEL.FPN.OUT_CHANNELS))
+
+
+def _pyramid(cfg: CfgNode, bottom_up: ResNet, top_block: Any) -> FPN:
     return FPN(
-        bottom_up=build_resnet_backbone(cfg, input_shape),
+        bottom_up=bottom_up,
         in_features=tuple(cfg.MODEL.FPN.IN_FEATURES),
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=cfg.MODEL.FPN.NORM,
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
-        top_block=LastLevelMaxPool(),
+        top_block=top_block,
     )

@@ -26,6 +26,30 @@ class LastLevelMaxPool(nn.Module):
         return {"p6": F.max_pool2d(x, kernel_size=1, stride=2, padding=0)}
 
 
+class LastLevelP6P7(nn.Module):
+    """p6 and p7 for RetinaNet: strided convolutions over res5, with a ReLU between them.
+
+    Args:
+        in_channels: channels of res5.
+        out_channels: channels of both levels.
+    """
+
+    in_feature = "res5"
+    num_levels = 2
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.p6 = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
+        self.p7 = nn.Conv2d(out_channels, out_channels, 3, stride=2, padding=1)
+        for conv in (self.p6, self.p7):
+            init_xavier(conv)
+
+    def forward(self, x: Tensor) -> Dict[str, Tensor]:
+        """res5 -> {p6, p7}."""
+        p6 = self.p6(x)
+        return {"p6": p6, "p7": self.p7(F.relu(p6))}
+
+
 class FPN(nn.Module):
     """A pyramid over a network's stages.
 
@@ -38,7 +62,7 @@ class FPN(nn.Module):
         out_channels: channels of every level.
         norm: name of the normalization.
         fuse_type: ``"sum"``, or ``"avg"`` which halves the sum.
-        top_block: makes the levels above the last.
+        top_block: makes the levels above the last, from its ``in_feature``.
     """
 
     if TYPE_CHECKING:  # a class annotation that exists would be TorchScript's to obey
@@ -91,14 +115,15 @@ class FPN(nn.Module):
                 init_xavier(conv)
             setattr(self, f"fpn_lateral{level}", lateral)
             setattr(self, f"fpn_output{level}", output)
-        if top_block is not None and f"p{level}" != top_block.in_feature:
+        if top_block is not None and level != 5:
             raise ConfigError(
-                f"the level above the pyramid is made from {top_block.in_feature}",
+                "the levels above the pyramid follow p5",
                 got=f"MODEL.FPN.IN_FEATURES up to p{level}",
-                expected=f"features up to {top_block.in_feature}",
+                expected="features up to p5",
             )
         self.bottom_up = bottom_up
         self.top_block = top_block
+        self.top_feature: str = "" if top_block is None else top_block.in_feature
         self._levels = [level for level, name in self.in_names.items() if name]
         # The image is padded to a multiple of the last bottom-up level's stride.
         self.size_divisibility = 2 ** self._levels[-1]
@@ -127,7 +152,8 @@ class FPN(nn.Module):
             above = self._fuse(self.fpn_lateral2(features[self.in_names[2]]), above)
             outputs["p2"] = self.fpn_output2(above)
         if self.top_block is not None:
-            outputs.update(self.top_block(outputs["p5"]))
+            source = features if self.top_feature in features else outputs
+            outputs.update(self.top_block(source[self.top_feature]))
         return outputs
 
     def output_shape(self) -> dict[str, ShapeSpec]:

@@ -1,6 +1,17 @@
 """Meta architectures: whole models."""
 
 from detexport.modeling.meta_arch.build import build_model
+from detexport.modeling.meta_arch.panoptic_fpn import PanopticFPN
+from detexport.modeling.meta_arch.proposal_network import ProposalNetwork
 from detexport.modeling.meta_arch.rcnn import GeneralizedRCNN
+from detexport.modeling.meta_arch.retinanet import RetinaNet
+from detexport.modeling.meta_arch.semantic_seg import SemanticSegmentor
 
-__all__ = ["GeneralizedRCNN", "build_model"]
+__all__ = [
+    "GeneralizedRCNN",
+    "PanopticFPN",
+    "ProposalNetwork",
+    "RetinaNet",
+    "SemanticSegmentor",
+    "build_model",
+]

@@ -3,22 +3,20 @@
 from typing import Any, Dict, List
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from detexport.config import CfgNode
-from detexport.contract import DETECTION_OUTPUTS, IMAGE, Contract, ResizeRule, TensorSpec, mask_output
-from detexport.errors import ConfigError
+from detexport.contract import DETECTION_OUTPUTS, Contract, ResizeRule, TensorSpec, mask_output
 from detexport.modeling.backbone import build_backbone
-from detexport.modeling.graph import BatchGraph, ImageGraph
+from detexport.modeling.meta_arch.image_model import ImageModel, image_options, output_size
 from detexport.modeling.postprocessing import detector_postprocess
 from detexport.modeling.proposal_generator import build_proposal_generator
 from detexport.modeling.registries import META_ARCH_REGISTRY
 from detexport.modeling.roi_heads import build_roi_heads
-from detexport.structures import ImageList
 from detexport.structures.image_list import pad_images
 
 
-class GeneralizedRCNN(nn.Module):
+class GeneralizedRCNN(ImageModel):
     """Backbone, proposals, ROI heads.
 
     Args:
@@ -31,9 +29,7 @@ class GeneralizedRCNN(nn.Module):
         resize: how images are resized before the model.
     """
 
-    pixel_mean: Tensor
-    pixel_std: Tensor
-    __jit_unused_properties__ = ["device"]  # noqa: RUF012 - TorchScript looks for this list
+    __jit_unused_properties__ = ["device", "num_classes"]  # noqa: RUF012 - TorchScript looks for this list
 
     def __init__(
         self,
@@ -46,20 +42,21 @@ class GeneralizedRCNN(nn.Module):
         input_format: str,
         resize: ResizeRule,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            pixel_mean=pixel_mean,
+            pixel_std=pixel_std,
+            input_format=input_format,
+            resize=resize,
+            size_divisibility=backbone.size_divisibility,
+        )
         self.backbone = backbone
         self.proposal_generator = proposal_generator
         self.roi_heads = roi_heads
-        self.input_format = input_format
-        self.resize = resize
-        self.size_divisibility = backbone.size_divisibility
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
     @property
-    def device(self) -> torch.device:
-        """Where the model computes."""
-        return self.pixel_mean.device
+    def num_classes(self) -> int:
+        """Classes of the detections, without the background."""
+        return self.roi_heads.num_classes
 
     @torch.jit.unused
     def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]] | dict[str, Tensor]:
@@ -106,30 +103,6 @@ class GeneralizedRCNN(nn.Module):
             for found, example in zip(instances, batched_inputs, strict=True)
         ]
 
-    @torch.jit.unused
-    def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
-        """Normalize, pad and batch the images.
-
-        Raises:
-            ValueError: there is no image, or one has a wrong rank, number of channels or size.
-        """
-        if not batched_inputs:
-            raise ValueError("a batch needs at least one image, got none")
-        channels = self.pixel_mean.shape[0]
-        images = []
-        for index, example in enumerate(batched_inputs):
-            image = example["image"]
-            if image.dim() != 3 or image.shape[0] != channels or 0 in image.shape:
-                raise ValueError(
-                    f"image {index} has the shape {tuple(image.shape)}, expected ({channels}, height, width)"
-                )
-            images.append(self.normalize(image.to(self.device)))
-        return ImageList.from_tensors(images, self.size_divisibility)
-
-    def normalize(self, image: Tensor) -> Tensor:
-        """(C, H, W) values 0..255 of any dtype -> float32, mean 0 and standard deviation 1 a channel."""
-        return (image.to(torch.float32) - self.pixel_mean) / self.pixel_std
-
     def detect(self, images: List[Tensor]) -> List[Dict[str, Tensor]]:
         """The graph that is exported: images -> detections by field, in px of each image, masks raw.
 
@@ -148,64 +121,23 @@ class GeneralizedRCNN(nn.Module):
         if self.roi_heads.mask_on:
             outputs = (*outputs, mask_output(self.roi_heads.mask_head.resolution))
         predictor = self.roi_heads.box_predictor
-        return Contract(
-            inputs=(IMAGE,),
-            outputs=outputs,
-            channel_order="RGB" if self.input_format == "RGB" else "BGR",
-            resize=self.resize,
-            pixel_mean=tuple(self.pixel_mean.flatten().tolist()),
-            pixel_std=tuple(self.pixel_std.flatten().tolist()),
-            size_divisibility=self.size_divisibility,
-            class_names=class_names,
+        return self.contract_of(
+            outputs,
+            class_names,
             score_threshold=predictor.score_threshold,
             nms_threshold=predictor.nms_threshold,
             max_detections=predictor.max_detections,
         )
 
-    @torch.jit.unused
-    def image_graph(self, output_names: tuple[str, ...]) -> nn.Module:
-        """One image in, a tuple of tensors out: for tracing and ``torch.export``."""
-        return ImageGraph(self, output_names)
-
-    @torch.jit.unused
-    def batch_graph(self) -> nn.Module:
-        """A list of images of different sizes in, their detections by field out: for scripting."""
-        return BatchGraph(self)
-
-
-def output_size(example: dict[str, Any]) -> tuple[int, int]:
-    """Height and width of the output that an input asks for, by default those of its image.
-
-    Raises:
-        ValueError: only one of them is given.
-    """
-    if ("height" in example) != ("width" in example):
-        raise ValueError("an input gives both height and width, or neither")
-    if "height" in example:
-        return example["height"], example["width"]
-    return example["image"].shape[1], example["image"].shape[2]
-
 
 @META_ARCH_REGISTRY.register(name="GeneralizedRCNN")
 def build_generalized_rcnn(cfg: CfgNode) -> GeneralizedRCNN:
     """A two-stage detector as the configuration describes it."""
-    if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
-        raise ConfigError("unsupported INPUT.FORMAT", got=cfg.INPUT.FORMAT, expected="BGR or RGB")
-    mean, std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise ConfigError(
-            "the normalization does not fit the image's channels",
-            got=f"MODEL.PIXEL_MEAN: {list(mean)}, MODEL.PIXEL_STD: {list(std)}",
-            expected="three numbers each, the latter positive",
-        )
     backbone = build_backbone(cfg)
     shapes = backbone.output_shape()
     return GeneralizedRCNN(
         backbone=backbone,
         proposal_generator=build_proposal_generator(cfg, shapes),
         roi_heads=build_roi_heads(cfg, shapes),
-        pixel_mean=tuple(mean),
-        pixel_std=tuple(std),
-        input_format=cfg.INPUT.FORMAT,
-        resize=ResizeRule(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST),
+        **image_options(cfg),
     )

@@ -1,0 +1,148 @@
+"""What every meta architecture shares: how images come in, and the edges of its exported graph."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detexport.config import CfgNode
+from detexport.contract import IMAGE, Contract, ResizeRule, TensorSpec
+from detexport.errors import ConfigError
+from detexport.modeling.graph import BatchGraph, ImageGraph
+from detexport.structures import ImageList
+
+
+class ImageModel(nn.Module):
+    """A model of images: normalization and padding, and the graphs over its ``detect``.
+
+    A subclass adds ``forward`` for people, ``detect`` for the graphs, ``num_classes`` and ``contract``.
+
+    Args:
+        pixel_mean: of each channel, on the scale 0..255, in the order of ``input_format``.
+        pixel_std: of each channel, likewise.
+        input_format: order of the image's channels, ``"BGR"`` or ``"RGB"``.
+        resize: how images are resized before the model.
+        size_divisibility: images are padded to a multiple of it; 0 for no padding.
+    """
+
+    gives_only_detections = True
+    """Whether boxes, classes, scores and masks are all that the graph gives: what the stages compare."""
+    pixel_mean: Tensor
+    pixel_std: Tensor
+    __jit_unused_properties__ = ["device"]  # noqa: RUF012 - TorchScript looks for this list
+
+    def __init__(
+        self,
+        *,
+        pixel_mean: tuple[float, ...],
+        pixel_std: tuple[float, ...],
+        input_format: str,
+        resize: ResizeRule,
+        size_divisibility: int,
+    ) -> None:
+        super().__init__()
+        self.input_format = input_format
+        self.resize = resize
+        self.size_divisibility = size_divisibility
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.pixel_mean.device
+
+    @torch.jit.unused
+    def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
+        """Normalize, pad and batch the images.
+
+        Raises:
+            ValueError: there is no image, or one has a wrong rank, number of channels or size.
+        """
+        if not batched_inputs:
+            raise ValueError("a batch needs at least one image, got none")
+        channels = self.pixel_mean.shape[0]
+        images = []
+        for index, example in enumerate(batched_inputs):
+            image = example["image"]
+            if image.dim() != 3 or image.shape[0] != channels or 0 in image.shape:
+                raise ValueError(
+                    f"image {index} has the shape {tuple(image.shape)}, expected ({channels}, height, width)"
+                )
+            images.append(self.normalize(image.to(self.device)))
+        return ImageList.from_tensors(images, self.size_divisibility)
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """(C, H, W) values 0..255 of any dtype -> float32, mean 0 and standard deviation 1 a channel."""
+        return (image.to(torch.float32) - self.pixel_mean) / self.pixel_std
+
+    @torch.jit.unused
+    def contract_of(
+        self,
+        outputs: tuple[TensorSpec, ...],
+        class_names: tuple[str, ...],
+        *,
+        score_threshold: float,
+        nms_threshold: float,
+        max_detections: int,
+    ) -> Contract:
+        """The contract of a graph that takes one image and gives ``outputs``."""
+        return Contract(
+            inputs=(IMAGE,),
+            outputs=outputs,
+            channel_order="RGB" if self.input_format == "RGB" else "BGR",
+            resize=self.resize,
+            pixel_mean=tuple(self.pixel_mean.flatten().tolist()),
+            pixel_std=tuple(self.pixel_std.flatten().tolist()),
+            size_divisibility=self.size_divisibility,
+            class_names=class_names,
+            score_threshold=score_threshold,
+            nms_threshold=nms_threshold,
+            max_detections=max_detections,
+        )
+
+    @torch.jit.unused
+    def image_graph(self, output_names: tuple[str, ...]) -> nn.Module:
+        """One image in, a tuple of tensors out: for tracing and ``torch.export``."""
+        return ImageGraph(self, output_names)
+
+    @torch.jit.unused
+    def batch_graph(self) -> nn.Module:
+        """A list of images of different sizes in, their outputs by field out: for scripting."""
+        return BatchGraph(self)
+
+
+def output_size(example: dict[str, Any]) -> tuple[int, int]:
+    """Height and width of the output that an input asks for, by default those of its image.
+
+    Raises:
+        ValueError: only one of them is given.
+    """
+    if ("height" in example) != ("width" in example):
+        raise ValueError("an input gives both height and width, or neither")
+    if "height" in example:
+        return example["height"], example["width"]
+    return example["image"].shape[1], example["image"].shape[2]
+
+
+def image_options(cfg: CfgNode) -> dict[str, Any]:
+    """What a configuration says of the images, as ``ImageModel`` takes it.
+
+    Raises:
+        ConfigError: the order of the channels is not known, or the normalization does not fit them.
+    """
+    if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
+        raise ConfigError("unsupported INPUT.FORMAT", got=cfg.INPUT.FORMAT, expected="BGR or RGB")
+    mean, std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise ConfigError(
+            "the normalization does not fit the image's channels",
+            got=f"MODEL.PIXEL_MEAN: {list(mean)}, MODEL.PIXEL_STD: {list(std)}",
+            expected="three numbers each, the latter positive",
+        )
+    return {
+        "pixel_mean": tuple(mean),
+        "pixel_std": tuple(std),
+        "input_format": cfg.INPUT.FORMAT,
+        "resize": ResizeRule(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST),
+    }

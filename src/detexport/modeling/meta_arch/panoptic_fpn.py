@@ -1,0 +1,214 @@
+"""Panoptic segmentation: things of a Mask R-CNN and stuff of a semantic head over one pyramid.
+
+Kirillov et al. 2019, arXiv:1901.02446.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, Dict, List
+
+import torch
+from torch import Tensor
+
+from detexport.config import CfgNode
+from detexport.contract import Contract
+from detexport.errors import ConfigError
+from detexport.modeling.backbone import build_backbone
+from detexport.modeling.meta_arch.image_model import image_options, output_size
+from detexport.modeling.meta_arch.rcnn import GeneralizedRCNN
+from detexport.modeling.meta_arch.semantic_seg import (
+    build_sem_seg_head,
+    crop_to_image,
+    sem_seg_output,
+    sem_seg_postprocess,
+)
+from detexport.modeling.postprocessing import detector_postprocess
+from detexport.modeling.proposal_generator import build_proposal_generator
+from detexport.modeling.registries import META_ARCH_REGISTRY
+from detexport.modeling.roi_heads import build_roi_heads
+from detexport.structures import Instances
+from detexport.structures.image_list import pad_images
+
+
+@dataclass(frozen=True)
+class PanopticCombination:
+    """Things by descending score, each on pixels that are still free, then stuff on what is left.
+
+    Args:
+        overlap_threshold: a thing is dropped where a greater part of it is taken.
+        stuff_area_limit: stuff of fewer pixels is dropped.
+        instances_score_threshold: things with a lower score are dropped.
+    """
+
+    overlap_threshold: float
+    stuff_area_limit: int
+    instances_score_threshold: float
+
+    def __call__(self, instances: Instances, classes: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:
+        """Combine the outputs of one image.
+
+        Args:
+            instances: ``scores``, ``pred_classes`` and ``pred_masks`` (R, H, W) bool.
+            classes: (H, W) class of each pixel; 0 stands for all things.
+
+        Returns:
+            (H, W) int32 id of each pixel's segment, 0 for none; a dict a segment: ``id``, ``isthing``,
+            ``category_id``, and ``score`` and ``instance_id`` of a thing, ``area`` in px of stuff.
+        """
+        panoptic = torch.zeros_like(classes, dtype=torch.int32)
+        segments: list[dict[str, Any]] = []
+        for index in instances.scores.argsort(descending=True).tolist():
+            score = float(instances.scores[index])
+            if score < self.instances_score_threshold:
+                break
+            mask = instances.pred_masks[index]
+            area = int(mask.sum())
+            free = mask & (panoptic == 0)
+            left = int(free.sum())
+            if left == 0 or (area - left) / area > self.overlap_threshold:
+                continue
+            category = int(instances.pred_classes[index])
+            segment = {"isthing": True, "score": score, "category_id": category, "instance_id": index}
+            segments.append({"id": len(segments) + 1, **segment})
+            panoptic[free] = len(segments)
+        for label in classes.unique().tolist():
+            free = (classes == label) & (panoptic == 0)
+            area = int(free.sum())
+            if label == 0 or area == 0 or area < self.stuff_area_limit:
+                continue
+            segment = {"isthing": False, "category_id": label, "area": area}
+            segments.append({"id": len(segments) + 1, **segment})
+            panoptic[free] = len(segments)
+        return panoptic, segments
+
+
+class PanopticFPN(GeneralizedRCNN):
+    """A Mask R-CNN with a semantic head.
+
+    Args:
+        sem_seg_head: feature maps -> logits over the padded image.
+        combination: how the two outputs become one; none leaves them apart.
+        instance_loss_weight: factor of the losses of the ROI heads.
+        **rcnn: see ``GeneralizedRCNN``.
+    """
+
+    gives_only_detections = False
+
+    def __init__(
+        self,
+        *,
+        sem_seg_head: Any,
+        combination: PanopticCombination | None,
+        instance_loss_weight: float,
+        **rcnn: Any,
+    ) -> None:
+        super().__init__(**rcnn)
+        self.sem_seg_head = sem_seg_head
+        self.combination = combination
+        self.instance_loss_weight = instance_loss_weight
+
+    @torch.jit.unused
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]] | dict[str, Tensor]:
+        """Instances, logits and segments of each image, or in training the losses.
+
+        Args:
+            batched_inputs: see ``GeneralizedRCNN.forward``; with ``sem_seg`` (H, W), the class of each
+                pixel, in training.
+
+        Returns:
+            one dict an image: ``instances`` as a Mask R-CNN's; ``sem_seg`` (K, height, width) logits; and,
+            unless the outputs are left apart, ``panoptic_seg``: see ``PanopticCombination``. In training a
+            loss by name.
+
+        Raises:
+            ValueError: an input is not what is described above.
+        """
+        if not self.training:
+            return self.inference(batched_inputs)
+        images = self.preprocess_image(batched_inputs)
+        targets = [example["instances"].to(self.device) for example in batched_inputs]
+        sem_seg = [example["sem_seg"].to(self.device) for example in batched_inputs]
+        features = self.backbone(images.tensor)
+        sem_seg_losses = self.sem_seg_head.losses(self.sem_seg_head(features), sem_seg)
+        proposals, proposal_losses = self.proposal_generator(images, features, targets)
+        _, head_losses = self.roi_heads(images, features, proposals, targets)
+        weighted = {name: loss * self.instance_loss_weight for name, loss in head_losses.items()}
+        return {**sem_seg_losses, **proposal_losses, **weighted}
+
+    @torch.jit.unused
+    def inference(self, batched_inputs: list[dict[str, Any]], do_postprocess: bool = True) -> Any:
+        """Outputs of each image.
+
+        Args:
+            batched_inputs: see ``forward``.
+            do_postprocess: give what ``forward`` describes; without it the ``Instances`` and the logits of
+                all images, in px of the input, masks as (R, 1, S, S) probabilities.
+        """
+        images = self.preprocess_image(batched_inputs)
+        features = self.backbone(images.tensor)
+        logits = self.sem_seg_head(features)
+        proposals, _ = self.proposal_generator(images, features)
+        instances, _ = self.roi_heads(images, features, proposals)
+        sem_seg = [crop_to_image(one, size) for one, size in zip(logits, images.image_sizes, strict=True)]
+        if not do_postprocess:
+            return instances, sem_seg
+        results = []
+        for found, classes, example in zip(instances, sem_seg, batched_inputs, strict=True):
+            size = output_size(example)
+            result: dict[str, Any] = {
+                "instances": detector_postprocess(found, *size),
+                "sem_seg": sem_seg_postprocess(classes, *size),
+            }
+            if self.combination is not None:
+                labels = result["sem_seg"].argmax(dim=0)
+                result["panoptic_seg"] = self.combination(result["instances"], labels)
+            results.append(result)
+        return results
+
+    def detect(self, images: List[Tensor]) -> List[Dict[str, Tensor]]:
+        """The graph that is exported: images -> detections by field, and ``sem_seg`` (K, H, W) logits.
+
+        Args:
+            images: each (C, H, W), values 0..255.
+        """
+        batch, image_sizes = pad_images([self.normalize(image) for image in images], self.size_divisibility)
+        features = self.backbone(batch)
+        proposals = [boxes for boxes, _ in self.proposal_generator.propose(features, image_sizes)]
+        results = self.roi_heads.detect(features, proposals, image_sizes)
+        logits = self.sem_seg_head(features)
+        for index in range(len(image_sizes)):
+            results[index]["sem_seg"] = crop_to_image(logits[index], image_sizes[index])
+        return results
+
+    @torch.jit.unused
+    def contract(self, class_names: tuple[str, ...]) -> Contract:
+        """What the exported graph takes and gives; the class names are those of the things."""
+        contract = super().contract(class_names)
+        outputs = (*contract.outputs, sem_seg_output(self.sem_seg_head.num_classes))
+        return replace(contract, outputs=outputs)
+
+
+@META_ARCH_REGISTRY.register(name="PanopticFPN")
+def build_panoptic_fpn(cfg: CfgNode) -> PanopticFPN:
+    """A panoptic model as the configuration describes it."""
+    if not cfg.MODEL.MASK_ON:
+        raise ConfigError(
+            "a panoptic model needs masks", got="MODEL.MASK_ON: False", expected="MODEL.MASK_ON: True"
+        )
+    node = cfg.MODEL.PANOPTIC_FPN
+    combination = PanopticCombination(
+        overlap_threshold=node.COMBINE.OVERLAP_THRESH,
+        stuff_area_limit=node.COMBINE.STUFF_AREA_LIMIT,
+        instances_score_threshold=node.COMBINE.INSTANCES_CONFIDENCE_THRESH,
+    )
+    images = image_options(cfg)
+    backbone = build_backbone(cfg)
+    shapes = backbone.output_shape()
+    return PanopticFPN(
+        sem_seg_head=build_sem_seg_head(cfg, shapes),
+        combination=combination if node.COMBINE.ENABLED else None,
+        instance_loss_weight=node.INSTANCE_LOSS_WEIGHT,
+        backbone=backbone,
+        proposal_generator=build_proposal_generator(cfg, shapes),
+        roi_heads=build_roi_heads(cfg, shapes),
+        **images,
+    )

@@ -1,0 +1,117 @@
+"""A proposal network alone: boxes that may hold an object, without classes (Ren et al. 2015)."""
+
+from typing import Any, Dict, List
+
+import torch
+from torch import Tensor
+
+from detexport.config import CfgNode
+from detexport.contract import Contract, TensorSpec
+from detexport.modeling.backbone import build_backbone
+from detexport.modeling.meta_arch.image_model import ImageModel, image_options, output_size
+from detexport.modeling.postprocessing import detector_postprocess
+from detexport.modeling.proposal_generator import build_proposal_generator
+from detexport.modeling.registries import META_ARCH_REGISTRY
+from detexport.structures import Instances
+from detexport.structures.image_list import pad_images
+
+OUTPUTS = (
+    TensorSpec("proposal_boxes", "float32", ("R", 4), "x0, y0, x1, y1 in px of the input image"),
+    TensorSpec("objectness_logits", "float32", ("R",), "logit of holding an object, descending"),
+)
+
+
+class ProposalNetwork(ImageModel):
+    """Backbone and proposals.
+
+    Args:
+        backbone: image -> feature maps.
+        proposal_generator: feature maps -> proposals.
+        **image_options: see ``ImageModel``.
+    """
+
+    gives_only_detections = False
+
+    def __init__(self, *, backbone: Any, proposal_generator: Any, **image_options: Any) -> None:
+        super().__init__(size_divisibility=backbone.size_divisibility, **image_options)
+        self.backbone = backbone
+        self.proposal_generator = proposal_generator
+        # Proposals have no classes.
+        self.num_classes = 0
+
+    @torch.jit.unused
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]] | dict[str, Tensor]:
+        """Proposals of each image, or in training the losses.
+
+        Args:
+            batched_inputs: one dict an image: ``image`` (C, H, W), values 0..255 in the order of
+                ``input_format``; ``height`` and ``width`` of the output in px, by default the image's own;
+                ``instances`` with ``gt_boxes`` in training.
+
+        Returns:
+            one dict an image: ``proposals`` with ``proposal_boxes`` and ``objectness_logits``. In training
+            a loss by name.
+
+        Raises:
+            ValueError: an input is not what is described above.
+        """
+        images = self.preprocess_image(batched_inputs)
+        targets = None
+        if self.training:
+            targets = [example["instances"].to(self.device) for example in batched_inputs]
+        proposals, losses = self.proposal_generator(images, self.backbone(images.tensor), targets)
+        if self.training:
+            return losses
+        return [
+            {"proposals": postprocess_proposals(found, *output_size(example))}
+            for found, example in zip(proposals, batched_inputs, strict=True)
+        ]
+
+    def detect(self, images: List[Tensor]) -> List[Dict[str, Tensor]]:
+        """The graph that is exported: images -> proposals by field, in px of each image.
+
+        Args:
+            images: each (C, H, W), values 0..255.
+        """
+        batch, image_sizes = pad_images([self.normalize(image) for image in images], self.size_divisibility)
+        results: List[Dict[str, Tensor]] = []
+        for boxes, logits in self.proposal_generator.propose(self.backbone(batch), image_sizes):
+            results.append({"proposal_boxes": boxes, "objectness_logits": logits})
+        return results
+
+    @torch.jit.unused
+    def contract(self, class_names: tuple[str, ...]) -> Contract:
+        """What the exported graph takes and gives; no score is too low."""
+        generator = self.proposal_generator
+        return self.contract_of(
+            OUTPUTS,
+            class_names,
+            score_threshold=0.0,
+            nms_threshold=generator.nms_threshold,
+            max_detections=generator.post_nms_topk_test,
+        )
+
+
+def postprocess_proposals(proposals: Instances, output_height: int, output_width: int) -> Instances:
+    """Proposals in the frame of an output of another size; those whose clipped box is empty are dropped."""
+    renamed = Instances(
+        proposals.image_size,
+        pred_boxes=proposals.proposal_boxes,
+        objectness_logits=proposals.objectness_logits,
+    )
+    scaled = detector_postprocess(renamed, output_height, output_width)
+    return Instances(
+        scaled.image_size, proposal_boxes=scaled.pred_boxes, objectness_logits=scaled.objectness_logits
+    )
+
+
+@META_ARCH_REGISTRY.register(name="ProposalNetwork")
+def build_proposal_network(cfg: CfgNode) -> ProposalNetwork:
+    """A proposal network as the configuration describes it."""
+    images = image_options(cfg)
+    backbone = build_backbone(cfg)
+    return ProposalNetwork(
+        backbone=backbone,
+        proposal_generator=build_proposal_generator(cfg, backbone.output_shape()),
+        **images,
+    )

@@ -1,0 +1,375 @@
+"""One-stage detector with the focal loss (Lin et al. 2017, arXiv:1708.02002).
+
+Shapes: N images, L levels, A anchors a cell, K classes, D detections of an image.
+"""
+
+import math
+from typing import Any, Dict, List, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import sigmoid_focal_loss
+
+from detexport.config import CfgNode
+from detexport.contract import DETECTION_OUTPUTS, Contract
+from detexport.errors import ConfigError
+from detexport.layers import get_norm, nms_per_class
+from detexport.layers.conv import init_normal, shapes_of
+from detexport.modeling.anchor_generator import AnchorGrid, build_anchor_generator
+from detexport.modeling.backbone import build_backbone
+from detexport.modeling.box_regression import Box2BoxTransform, apply_deltas, smooth_l1_sum
+from detexport.modeling.matcher import Matcher
+from detexport.modeling.meta_arch.image_model import ImageModel, image_options, output_size
+from detexport.modeling.postprocessing import detector_postprocess
+from detexport.modeling.registries import META_ARCH_REGISTRY
+from detexport.structures import Boxes, Instances, pairwise_iou
+from detexport.structures.image_list import pad_images
+
+NORMALIZER_MOMENTUM = 0.9
+"""Of the moving average of foreground anchors that the losses are divided by."""
+
+
+class RetinaNetHead(nn.Module):
+    """Two stacks of convolutions, shared by the levels: one for the classes, one for the boxes.
+
+    Args:
+        channels: channels of every level.
+        num_anchors: anchors a cell.
+        num_classes: K.
+        num_convs: convolutions of each stack.
+        prior_prob: every class's probability at the start of training.
+        norm: name of the normalization: none or GN.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        num_anchors: int,
+        num_classes: int,
+        num_convs: int,
+        prior_prob: float,
+        norm: str,
+    ) -> None:
+        super().__init__()
+        self.cls_subnet = _subnet(channels, num_convs, norm)
+        self.bbox_subnet = _subnet(channels, num_convs, norm)
+        self.cls_score = nn.Conv2d(channels, num_anchors * num_classes, 3, padding=1)
+        self.bbox_pred = nn.Conv2d(channels, num_anchors * 4, 3, padding=1)
+        init_normal(self.cls_score, std=0.01, bias=-math.log((1 - prior_prob) / prior_prob))
+        init_normal(self.bbox_pred, std=0.01)
+
+    def forward(self, features: List[Tensor]) -> Tuple[List[Tensor], List[Tensor]]:
+        """One (N, C, H, W) a level -> one (N, A * K, H, W) of logits, one (N, A * 4, H, W) of differences."""
+        logits: List[Tensor] = []
+        deltas: List[Tensor] = []
+        for feature in features:
+            logits.append(self.cls_score(self.cls_subnet(feature)))
+            deltas.append(self.bbox_pred(self.bbox_subnet(feature)))
+        return logits, deltas
+
+
+def _subnet(channels: int, num_convs: int, norm: str) -> nn.Sequential:
+    """Convolution, normalization, ReLU, each with an index of its own, as the checkpoints number them."""
+    layers: list[nn.Module] = []
+    for _ in range(num_convs):
+        conv = nn.Conv2d(channels, channels, 3, padding=1)
+        init_normal(conv, std=0.01)
+        layers += [layer for layer in (conv, get_norm(norm, channels), nn.ReLU()) if layer is not None]
+    return nn.Sequential(*layers)
+
+
+class RetinaNet(ImageModel):
+    """Backbone, anchors and a dense head.
+
+    Args:
+        backbone: image -> feature maps.
+        in_features: names of the levels.
+        head: logits and differences for each anchor.
+        anchor_generator: anchors of each level.
+        box2box_transform: meaning of the differences.
+        matcher: labels of the anchors in training.
+        num_classes: K.
+        score_threshold: a detection's score is greater.
+        topk_candidates: candidates a level before suppression.
+        nms_threshold: IoU above which the lower score of one class is dropped.
+        max_detections: detections an image.
+        focal_loss_alpha: weight of the foreground; -1 weighs nothing.
+        focal_loss_gamma: how much easy anchors are discounted.
+        smooth_l1_beta: where the box loss turns linear.
+        **image_options: see ``ImageModel``.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: Any,
+        in_features: tuple[str, ...],
+        head: Any,
+        anchor_generator: AnchorGrid,
+        box2box_transform: Box2BoxTransform,
+        matcher: Matcher,
+        num_classes: int,
+        score_threshold: float,
+        topk_candidates: int,
+        nms_threshold: float,
+        max_detections: int,
+        focal_loss_alpha: float,
+        focal_loss_gamma: float,
+        smooth_l1_beta: float,
+        **image_options: Any,
+    ) -> None:
+        super().__init__(size_divisibility=backbone.size_divisibility, **image_options)
+        self.backbone = backbone
+        self.in_features: List[str] = list(in_features)
+        self.head = head
+        self.anchor_generator = anchor_generator
+        self.box2box_transform = box2box_transform
+        self.box_weights: List[float] = list(box2box_transform.weights)
+        self.anchor_matcher = matcher
+        self.num_classes = num_classes
+        self.score_threshold = score_threshold
+        self.topk_candidates = topk_candidates
+        self.nms_threshold = nms_threshold
+        self.max_detections = max_detections
+        self.focal_loss_alpha = focal_loss_alpha
+        self.focal_loss_gamma = focal_loss_gamma
+        self.smooth_l1_beta = smooth_l1_beta
+        # Foreground anchors of a batch, as a moving average that starts at a usual number of them.
+        self.loss_normalizer = 100.0
+
+    @torch.jit.unused
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]] | dict[str, Tensor]:
+        """Detections of each image, or in training the losses.
+
+        Args:
+            batched_inputs: one dict an image: ``image`` (C, H, W), values 0..255 in the order of
+                ``input_format``; ``height`` and ``width`` of the output in px, by default the image's own;
+                ``instances`` with ``gt_boxes`` and ``gt_classes`` in training.
+
+        Returns:
+            one dict an image: ``instances`` with ``pred_boxes``, ``scores`` and ``pred_classes``. In training
+            ``loss_cls`` and ``loss_box_reg``.
+
+        Raises:
+            ValueError: an input is not what is described above.
+        """
+        if not self.training:
+            return self.inference(batched_inputs)
+        images = self.preprocess_image(batched_inputs)
+        targets = [example["instances"].to(self.device) for example in batched_inputs]
+        logits, deltas, anchors = self.predict_anchors(self.backbone(images.tensor))
+        labels, gt_boxes = self.label_anchors(anchors, targets)
+        return self.losses(anchors, logits, labels, deltas, gt_boxes)
+
+    @torch.jit.unused
+    def inference(self, batched_inputs: list[dict[str, Any]], do_postprocess: bool = True) -> Any:
+        """Detections of each image.
+
+        Args:
+            batched_inputs: see ``forward``.
+            do_postprocess: scale and clip boxes to the output; without it the ``Instances`` are given as they
+                are, in px of the input, and may reach beyond it.
+        """
+        images = self.preprocess_image(batched_inputs)
+        logits, deltas, anchors = self.predict_anchors(self.backbone(images.tensor))
+        found = self.find_detections(anchors, logits, deltas)
+        instances = [
+            Instances(
+                size,
+                pred_boxes=Boxes(fields["pred_boxes"]),
+                scores=fields["scores"],
+                pred_classes=fields["pred_classes"],
+            )
+            for fields, size in zip(found, images.image_sizes, strict=True)
+        ]
+        if not do_postprocess:
+            return instances
+        return [
+            {"instances": detector_postprocess(found, *output_size(example))}
+            for found, example in zip(instances, batched_inputs, strict=True)
+        ]
+
+    def detect(self, images: List[Tensor]) -> List[Dict[str, Tensor]]:
+        """The graph that is exported: images -> detections by field, in px of each image, not clipped to it.
+
+        Args:
+            images: each (C, H, W), values 0..255.
+        """
+        batch, _ = pad_images([self.normalize(image) for image in images], self.size_divisibility)
+        logits, deltas, anchors = self.predict_anchors(self.backbone(batch))
+        return self.find_detections(anchors, logits, deltas)
+
+    def predict_anchors(
+        self,
+        features: Dict[str, Tensor],
+    ) -> Tuple[List[Tensor], List[Tensor], List[Tensor]]:
+        """Logits (N, HWA, K), differences (N, HWA, 4) and anchors (HWA, 4) of each level."""
+        levels = [features[name] for name in self.in_features]
+        anchors = self.anchor_generator(levels)
+        logit_maps, delta_maps = self.head(levels)
+        logits = [_by_anchor(maps, self.num_classes) for maps in logit_maps]
+        deltas = [_by_anchor(maps, 4) for maps in delta_maps]
+        return logits, deltas, anchors
+
+    def find_detections(
+        self,
+        anchors: List[Tensor],
+        logits: List[Tensor],
+        deltas: List[Tensor],
+    ) -> List[Dict[str, Tensor]]:
+        """The best anchors and classes of each level, decoded, and suppressed per class over all levels."""
+        results: List[Dict[str, Tensor]] = []
+        for image in range(logits[0].shape[0]):
+            level_boxes: List[Tensor] = []
+            level_scores: List[Tensor] = []
+            level_classes: List[Tensor] = []
+            for level in range(len(anchors)):
+                scores = logits[level][image].sigmoid()
+                found = (scores > self.score_threshold).nonzero()
+                # Padding lets topk take k of fewer than k; -1 is no score, so the padding is dropped by it.
+                candidates = F.pad(scores[found[:, 0], found[:, 1]], [0, self.topk_candidates], value=-1.0)
+                best, indices = candidates.topk(self.topk_candidates)
+                real = (best >= 0).nonzero()[:, 0]
+                best, found = best[real], found[indices[real]]
+                where, classes = found[:, 0], found[:, 1]
+                level_boxes.append(
+                    apply_deltas(deltas[level][image][where], anchors[level][where], self.box_weights)
+                )
+                level_scores.append(best)
+                level_classes.append(classes)
+            boxes, scores = torch.cat(level_boxes), torch.cat(level_scores)
+            classes = torch.cat(level_classes)
+            finite = torch.isfinite(boxes).all(dim=1).nonzero()[:, 0]
+            boxes, scores, classes = boxes[finite], scores[finite], classes[finite]
+            keep = nms_per_class(boxes, scores, classes, self.nms_threshold)
+            if self.max_detections >= 0:
+                keep = keep[: self.max_detections]
+            results.append({"pred_boxes": boxes[keep], "scores": scores[keep], "pred_classes": classes[keep]})
+        return results
+
+    @torch.jit.unused
+    @torch.no_grad()
+    def label_anchors(
+        self, anchors: list[Tensor], targets: list[Instances]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """For each image (HWA,) classes (K the background, -1 not learnt from) and (HWA, 4) true boxes."""
+        all_anchors = Boxes(torch.cat(anchors))
+        labels, boxes = [], []
+        for target in targets:
+            matches, label = self.anchor_matcher(pairwise_iou(target.gt_boxes, all_anchors))
+            if len(target):
+                classes = target.gt_classes[matches]
+                classes[label == 0] = self.num_classes
+                classes[label == -1] = -1
+                boxes.append(target.gt_boxes.tensor[matches])
+            else:
+                classes = torch.full_like(matches, self.num_classes)
+                boxes.append(torch.zeros_like(all_anchors.tensor))
+            labels.append(classes)
+        return labels, boxes
+
+    @torch.jit.unused
+    def losses(
+        self,
+        anchors: list[Tensor],
+        logits: list[Tensor],
+        labels: list[Tensor],
+        deltas: list[Tensor],
+        gt_boxes: list[Tensor],
+    ) -> dict[str, Tensor]:
+        """``loss_cls`` over the anchors not ignored, ``loss_box_reg`` over those of the foreground.
+
+        Both are divided by a moving average of the number of foreground anchors.
+        """
+        label = torch.stack(labels)
+        learnt, foreground = label >= 0, (label >= 0) & (label < self.num_classes)
+        self.loss_normalizer = NORMALIZER_MOMENTUM * self.loss_normalizer + (1 - NORMALIZER_MOMENTUM) * max(
+            int(foreground.sum()), 1
+        )
+        all_logits = torch.cat(logits, dim=1)[learnt]
+        loss_cls = sigmoid_focal_loss(
+            all_logits,
+            F.one_hot(label[learnt], self.num_classes + 1)[:, :-1].to(all_logits.dtype),
+            alpha=self.focal_loss_alpha,
+            gamma=self.focal_loss_gamma,
+            reduction="sum",
+        )
+        target = torch.stack(
+            [self.box2box_transform.get_deltas(torch.cat(anchors), boxes) for boxes in gt_boxes]
+        )
+        loss_box = smooth_l1_sum(
+            torch.cat(deltas, dim=1)[foreground], target[foreground], self.smooth_l1_beta
+        )
+        return {
+            "loss_cls": loss_cls / self.loss_normalizer,
+            "loss_box_reg": loss_box / self.loss_normalizer,
+        }
+
+    @torch.jit.unused
+    def contract(self, class_names: tuple[str, ...]) -> Contract:
+        """What the exported graph takes and gives."""
+        return self.contract_of(
+            DETECTION_OUTPUTS,
+            class_names,
+            score_threshold=self.score_threshold,
+            nms_threshold=self.nms_threshold,
+            max_detections=self.max_detections,
+        )
+
+
+def _by_anchor(maps: Tensor, values: int) -> Tensor:
+    """(N, A * values, H, W) -> (N, HWA, values)."""
+    return (
+        maps.view(maps.shape[0], -1, values, maps.shape[2], maps.shape[3])
+        .permute(0, 3, 4, 1, 2)
+        .flatten(1, 3)
+    )
+
+
+@META_ARCH_REGISTRY.register(name="RetinaNet")
+def build_retinanet(cfg: CfgNode) -> RetinaNet:
+    """A one-stage detector as the configuration describes it."""
+    node = cfg.MODEL.RETINANET
+    if node.BBOX_REG_LOSS_TYPE != "smooth_l1":
+        raise ConfigError(
+            "unsupported box loss",
+            got=f"MODEL.RETINANET.BBOX_REG_LOSS_TYPE: {node.BBOX_REG_LOSS_TYPE}",
+            expected="smooth_l1",
+        )
+    if node.NORM not in ("", "GN"):
+        # Batch normalization would need statistics of its own for each level.
+        raise ConfigError(
+            "unsupported normalization of a head that all levels share",
+            got=f"MODEL.RETINANET.NORM: {node.NORM!r}",
+            expected="'' or GN",
+        )
+    images = image_options(cfg)
+    backbone = build_backbone(cfg)
+    shapes = shapes_of(backbone.output_shape(), node.IN_FEATURES, "MODEL.RETINANET.IN_FEATURES")
+    anchors = build_anchor_generator(cfg, shapes)
+    return RetinaNet(
+        backbone=backbone,
+        in_features=tuple(node.IN_FEATURES),
+        head=RetinaNetHead(
+            channels=shapes[0].channels,
+            num_anchors=anchors.num_cell_anchors,
+            num_classes=node.NUM_CLASSES,
+            num_convs=node.NUM_CONVS,
+            prior_prob=node.PRIOR_PROB,
+            norm=node.NORM,
+        ),
+        anchor_generator=anchors,
+        box2box_transform=Box2BoxTransform(tuple(node.BBOX_REG_WEIGHTS)),
+        matcher=Matcher(node.IOU_THRESHOLDS, node.IOU_LABELS, allow_low_quality_matches=True),
+        num_classes=node.NUM_CLASSES,
+        score_threshold=node.SCORE_THRESH_TEST,
+        topk_candidates=node.TOPK_CANDIDATES_TEST,
+        nms_threshold=node.NMS_THRESH_TEST,
+        max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
+        focal_loss_alpha=node.FOCAL_LOSS_ALPHA,
+        focal_loss_gamma=node.FOCAL_LOSS_GAMMA,
+        smooth_l1_beta=node.SMOOTH_L1_LOSS_BETA,
+        **images,
+    )

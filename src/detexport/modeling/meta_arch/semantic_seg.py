@@ -1,0 +1,242 @@
+"""Semantic segmentation over a feature pyramid (Kirillov et al. 2019, arXiv:1901.02446).
+
+Shapes: N images, K classes.
+"""
+
+import math
+from typing import TYPE_CHECKING, Any, Dict, List, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detexport.config import CfgNode
+from detexport.contract import Contract, TensorSpec
+from detexport.errors import ConfigError
+from detexport.layers import Conv2d, ShapeSpec, get_norm
+from detexport.layers.conv import init_conv_msra, shapes_of
+from detexport.modeling.backbone import build_backbone
+from detexport.modeling.meta_arch.image_model import ImageModel, image_options, output_size
+from detexport.modeling.registries import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
+from detexport.structures.image_list import pad_images
+
+
+def build_sem_seg_head(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> Any:
+    """Build ``cfg.MODEL.SEM_SEG_HEAD.NAME`` over feature maps of these shapes."""
+    return SEM_SEG_HEADS_REGISTRY.get(cfg.MODEL.SEM_SEG_HEAD.NAME)(cfg, input_shape)
+
+
+class SemSegFPNHead(nn.Module):
+    """Each level brought to a common stride by convolutions and upsampling, then summed.
+
+    The levels are spelled out, as in ``FPN``: scripting cannot look a module up by name.
+
+    Args:
+        input_shape: the levels by name, ``p2`` .. ``p5``, from fine to coarse.
+        num_classes: K.
+        conv_dims: channels of the convolutions.
+        common_stride: stride of the sum, in px.
+        norm: name of the normalization.
+        ignore_value: label of the pixels that are not learnt from.
+        loss_weight: factor of the loss.
+    """
+
+    if TYPE_CHECKING:  # a class annotation that exists would be TorchScript's to obey
+        p2: Any
+        p3: Any
+        p4: Any
+        p5: Any
+
+    def __init__(
+        self,
+        input_shape: dict[str, ShapeSpec],
+        *,
+        num_classes: int,
+        conv_dims: int,
+        common_stride: int,
+        norm: str,
+        ignore_value: int,
+        loss_weight: float,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.common_stride = common_stride
+        self.ignore_value = ignore_value
+        self.loss_weight = loss_weight
+        for name in ("p2", "p3", "p4", "p5"):
+            level = None
+            if name in input_shape:
+                level = _level(input_shape[name], conv_dims, common_stride, norm)
+            self.add_module(name, level)
+        self.predictor = Conv2d(conv_dims, num_classes, 1)
+        init_conv_msra(self.predictor)
+
+    def forward(self, features: Dict[str, Tensor]) -> Tensor:
+        """The levels by name -> (N, K, H, W) logits at the stride of the padded image."""
+        parts: List[Tensor] = []
+        if self.p2 is not None:
+            parts.append(self.p2(features["p2"]))
+        if self.p3 is not None:
+            parts.append(self.p3(features["p3"]))
+        if self.p4 is not None:
+            parts.append(self.p4(features["p4"]))
+        if self.p5 is not None:
+            parts.append(self.p5(features["p5"]))
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        logits = self.predictor(total)
+        return F.interpolate(
+            logits, scale_factor=float(self.common_stride), mode="bilinear", align_corners=False
+        )
+
+    @torch.jit.unused
+    def losses(self, logits: Tensor, targets: list[Tensor]) -> dict[str, Tensor]:
+        """``loss_sem_seg``, the mean over the pixels that are not ignored.
+
+        Args:
+            logits: (N, K, H, W) over the padded images.
+            targets: (H, W) class of each image's pixels.
+        """
+        height, width = logits.shape[-2:]
+        padded = [
+            F.pad(target, [0, width - target.shape[1], 0, height - target.shape[0]], value=self.ignore_value)
+            for target in targets
+        ]
+        target = torch.stack(padded).to(torch.int64)
+        loss = F.cross_entropy(logits, target, ignore_index=self.ignore_value, reduction="sum")
+        # Not the mean, which has no value where every pixel is ignored.
+        learnt = (target != self.ignore_value).sum().clamp(min=1)
+        return {"loss_sem_seg": loss / learnt * self.loss_weight}
+
+
+def _level(shape: ShapeSpec, conv_dims: int, common_stride: int, norm: str) -> nn.Sequential:
+    """Convolutions with an upsampling after each, as many as bring a level to the common stride."""
+    layers: list[nn.Module] = []
+    channels = shape.channels
+    for _ in range(max(1, int(math.log2(shape.stride / common_stride)))):
+        conv = Conv2d(channels, conv_dims, 3, padding=1, norm=get_norm(norm, conv_dims), relu=True)
+        init_conv_msra(conv)
+        layers.append(conv)
+        if shape.stride != common_stride:
+            layers.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
+        channels = conv_dims
+    return nn.Sequential(*layers)
+
+
+@SEM_SEG_HEADS_REGISTRY.register(name="SemSegFPNHead")
+def build_sem_seg_fpn_head(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> SemSegFPNHead:
+    """The head of the published configurations."""
+    node = cfg.MODEL.SEM_SEG_HEAD
+    key = "MODEL.SEM_SEG_HEAD.IN_FEATURES"
+    shapes = shapes_of(input_shape, node.IN_FEATURES, key)
+    others = sorted(set(node.IN_FEATURES) - {"p2", "p3", "p4", "p5"})
+    if others:
+        raise ConfigError("unsupported levels", got=f"{key}: {others}", expected="some of p2, p3, p4, p5")
+    if any(shape.stride < node.COMMON_STRIDE for shape in shapes):
+        raise ConfigError(
+            "a level is finer than the common stride",
+            got=f"MODEL.SEM_SEG_HEAD.COMMON_STRIDE: {node.COMMON_STRIDE}",
+            expected=f"at most {min(shape.stride for shape in shapes)}",
+        )
+    return SemSegFPNHead(
+        dict(zip(node.IN_FEATURES, shapes, strict=True)),
+        num_classes=node.NUM_CLASSES,
+        conv_dims=node.CONVS_DIM,
+        common_stride=node.COMMON_STRIDE,
+        norm=node.NORM,
+        ignore_value=node.IGNORE_VALUE,
+        loss_weight=node.LOSS_WEIGHT,
+    )
+
+
+def sem_seg_output(num_classes: int) -> TensorSpec:
+    """The logits at the end of a graph, in the image's own size."""
+    return TensorSpec(
+        "sem_seg", "float32", (num_classes, "H", "W"), "logit of each class at each pixel of the input image"
+    )
+
+
+def crop_to_image(logits: Tensor, image_size: Tuple[int, int]) -> Tensor:
+    """(K, H', W') over a padded image -> (K, H, W) over the image."""
+    return logits[:, : image_size[0], : image_size[1]]
+
+
+def sem_seg_postprocess(logits: Tensor, output_height: int, output_width: int) -> Tensor:
+    """(K, H, W) logits over an image -> (K, output_height, output_width), bilinear."""
+    size = (output_height, output_width)
+    return F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+class SemanticSegmentor(ImageModel):
+    """Backbone and a head that gives each pixel's class.
+
+    Args:
+        backbone: image -> feature maps.
+        sem_seg_head: feature maps -> logits over the padded image.
+        **image_options: see ``ImageModel``.
+    """
+
+    gives_only_detections = False
+
+    def __init__(self, *, backbone: Any, sem_seg_head: Any, **image_options: Any) -> None:
+        super().__init__(size_divisibility=backbone.size_divisibility, **image_options)
+        self.backbone = backbone
+        self.sem_seg_head = sem_seg_head
+        self.num_classes: int = sem_seg_head.num_classes
+
+    @torch.jit.unused
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]] | dict[str, Tensor]:
+        """Logits of each pixel, or in training the loss.
+
+        Args:
+            batched_inputs: one dict an image: ``image`` (C, H, W), values 0..255 in the order of
+                ``input_format``; ``height`` and ``width`` of the output in px, by default the image's own;
+                ``sem_seg`` (H, W), the class of each pixel, in training.
+
+        Returns:
+            one dict an image: ``sem_seg`` (K, height, width) float32. In training ``loss_sem_seg``.
+
+        Raises:
+            ValueError: an input is not what is described above.
+        """
+        images = self.preprocess_image(batched_inputs)
+        logits = self.sem_seg_head(self.backbone(images.tensor))
+        if self.training:
+            targets = [example["sem_seg"].to(self.device) for example in batched_inputs]
+            return self.sem_seg_head.losses(logits, targets)
+        return [
+            {"sem_seg": sem_seg_postprocess(crop_to_image(one, size), *output_size(example))}
+            for one, size, example in zip(logits, images.image_sizes, batched_inputs, strict=True)
+        ]
+
+    def detect(self, images: List[Tensor]) -> List[Dict[str, Tensor]]:
+        """The graph that is exported: images -> ``sem_seg`` (K, H, W) logits in the size of each.
+
+        Args:
+            images: each (C, H, W), values 0..255.
+        """
+        batch, image_sizes = pad_images([self.normalize(image) for image in images], self.size_divisibility)
+        logits = self.sem_seg_head(self.backbone(batch))
+        return [{"sem_seg": crop_to_image(logits[i], size)} for i, size in enumerate(image_sizes)]
+
+    @torch.jit.unused
+    def contract(self, class_names: tuple[str, ...]) -> Contract:
+        """What the exported graph takes and gives; the thresholds of detections say nothing here."""
+        return self.contract_of(
+            (sem_seg_output(self.num_classes),),
+            class_names,
+            score_threshold=0.0,
+            nms_threshold=1.0,
+            max_detections=0,
+        )
+
+
+@META_ARCH_REGISTRY.register(name="SemanticSegmentor")
+def build_semantic_segmentor(cfg: CfgNode) -> SemanticSegmentor:
+    """A semantic segmentor as the configuration describes it."""
+    images = image_options(cfg)
+    backbone = build_backbone(cfg)
+    return SemanticSegmentor(
+        backbone=backbone, sem_seg_head=build_sem_seg_head(cfg, backbone.output_shape()), **images
+    )
