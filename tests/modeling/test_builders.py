@@ -15,6 +15,8 @@ from detexport.modeling.registries import Registry
 
 CONFIG = Path(__file__).parents[2] / "conf/detectron2/mask_rcnn.yaml"
 
+CASCADE = ["MODEL.ROI_HEADS.NAME", "CascadeROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True]
+
 
 def configured(*overrides: Any) -> CfgNode:
     cfg = load_cfg(CONFIG)
@@ -34,6 +36,9 @@ def configured(*overrides: Any) -> CfgNode:
         (["MODEL.RPN.HEAD_NAME", "Mine"], "unknown RPN head; got: MODEL.RPN.HEAD_NAME"),
         (["MODEL.ANCHOR_GENERATOR.NAME", "RotatedAnchorGenerator"], "MODEL.ANCHOR_GENERATOR.NAME"),
         (["MODEL.ROI_HEADS.NAME", "StandardROIHead"], "MODEL.ROI_HEADS.NAME.*StandardROIHeads"),
+        (["MODEL.ROI_HEADS.NAME", "CascadeROIHeads"], "CLS_AGNOSTIC_BBOX_REG: False"),
+        ([*CASCADE, "MODEL.ROI_BOX_CASCADE_HEAD.IOUS", [0.5, 0.6]], "2 IOUS, 3 BBOX_REG_WEIGHTS"),
+        ([*CASCADE, "MODEL.ROI_HEADS.IOU_THRESHOLDS", [0.6]], r"IOU_THRESHOLDS: \[0.6\]"),
         (["MODEL.ROI_BOX_HEAD.NAME", ""], "MODEL.ROI_BOX_HEAD.NAME: ''"),
         (["MODEL.ROI_MASK_HEAD.NAME", "PointRendMaskHead"], "MODEL.ROI_MASK_HEAD.NAME"),
         (["MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIPool"], "POOLER_TYPE; got: ROIPool"),

@@ -18,7 +18,7 @@ from detexport.modeling.registries import (
     ROI_MASK_HEAD_REGISTRY,
     RPN_HEAD_REGISTRY,
 )
-from detexport.modeling.roi_heads import StandardROIHeads, build_roi_heads
+from detexport.modeling.roi_heads import CascadeROIHeads, StandardROIHeads, build_roi_heads
 
 __all__ = [
     "ANCHOR_GENERATOR_REGISTRY",
@@ -31,6 +31,7 @@ __all__ = [
     "ROI_MASK_HEAD_REGISTRY",
     "RPN",
     "RPN_HEAD_REGISTRY",
+    "CascadeROIHeads",
     "GeneralizedRCNN",
     "ResNet",
     "StandardROIHeads",

@@ -147,7 +147,7 @@ class GeneralizedRCNN(nn.Module):
         outputs: tuple[TensorSpec, ...] = DETECTION_OUTPUTS
         if self.roi_heads.mask_on:
             outputs = (*outputs, mask_output(self.roi_heads.mask_head.resolution))
-        predictor = self.roi_heads.box_predictor
+        predictor = self.roi_heads.final_predictor()
         return Contract(
             inputs=(IMAGE,),
             outputs=outputs,

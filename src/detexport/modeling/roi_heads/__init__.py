@@ -1,11 +1,14 @@
 """ROI heads: proposals -> detections, and what is computed for each detection."""
 
 from detexport.modeling.roi_heads.box_head import FastRCNNConvFCHead
+from detexport.modeling.roi_heads.build import build_roi_heads
+from detexport.modeling.roi_heads.cascade import CascadeROIHeads
 from detexport.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detexport.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
-from detexport.modeling.roi_heads.standard import StandardROIHeads, build_roi_heads
+from detexport.modeling.roi_heads.standard import StandardROIHeads
 
 __all__ = [
+    "CascadeROIHeads",
     "FastRCNNConvFCHead",
     "FastRCNNOutputLayers",
     "MaskRCNNConvUpsampleHead",
