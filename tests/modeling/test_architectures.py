@@ -15,10 +15,11 @@ from detexport.export import Provenance
 from detexport.export.onnx import Onnx
 from detexport.modeling import build_model
 from detexport.runtime.onnxruntime import OnnxRuntime
-from detexport.structures import BitMasks, Boxes, Instances
+from detexport.structures import BitMasks, Boxes, Instances, Keypoints
 
 CONFIG = Path(__file__).parents[2] / "conf/detectron2/mask_rcnn.yaml"
-SMALL = ["MODEL.RESNETS.DEPTH", 18]
+# All anchors are learnt from, so that every level has a gradient.
+SMALL = ["MODEL.RESNETS.DEPTH", 18, "MODEL.RPN.BATCH_SIZE_PER_IMAGE", 4096]
 ARCHITECTURES: dict[str, list[Any]] = {
     "cascade": [
         *SMALL,
@@ -27,10 +28,41 @@ ARCHITECTURES: dict[str, list[Any]] = {
         "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG",
         True,
     ],
+    "keypoints": [
+        *SMALL,
+        "MODEL.MASK_ON",
+        False,
+        "MODEL.KEYPOINT_ON",
+        True,
+        "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS",
+        3,
+        "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS",
+        [32, 32],
+    ],
+    "c4": [
+        "MODEL.BACKBONE.NAME",
+        "build_resnet_backbone",
+        "MODEL.RESNETS.OUT_FEATURES",
+        ["res4"],
+        "MODEL.ANCHOR_GENERATOR.SIZES",
+        [[16, 32, 64]],
+        "MODEL.RPN.IN_FEATURES",
+        ["res4"],
+        "MODEL.ROI_HEADS.NAME",
+        "Res5ROIHeads",
+        "MODEL.ROI_HEADS.IN_FEATURES",
+        ["res4"],
+        "MODEL.ROI_MASK_HEAD.NUM_CONV",
+        0,
+    ],
 }
 LOSSES = {
+    "keypoints": {"loss_cls", "loss_box_reg", "loss_keypoint"},
+    "c4": {"loss_cls", "loss_box_reg", "loss_mask"},
     "cascade": {f"loss_{part}_stage{k}" for part in ("cls", "box_reg") for k in range(3)} | {"loss_mask"},
 }
+# Of the random class scores: wide enough to differ, too narrow to saturate.
+SPREAD = {"cascade": 0.5, "c4": 0.01, "keypoints": 0.5}
 SIZES = [(64, 96), (33, 65), (97, 31), (1, 1), (128, 128), (50, 70), (160, 45)]
 
 
@@ -58,7 +90,7 @@ def model(request: pytest.FixtureRequest) -> Any:
     model = new_model(request.param).eval()
     heads = model.roi_heads
     for predictor in heads.box_predictor if request.param == "cascade" else [heads.box_predictor]:
-        torch.nn.init.normal_(predictor.cls_score.weight, std=0.5)
+        torch.nn.init.normal_(predictor.cls_score.weight, std=SPREAD[request.param])
     final = heads.final_predictor()
     final.score_threshold = 0.0
     with torch.no_grad():
@@ -140,8 +172,14 @@ def examples() -> list[dict[str, Any]]:
         for index, (x0, y0, x1, y1) in enumerate(boxes.int().tolist()):
             masks[index, y0:y1, x0:x1] = True
             image[:, y0:y1, x0:x1] = 120 + 100 * index
+        corners = torch.stack((boxes[:, :2], boxes[:, 2:], boxes[:, [0, 3]]), dim=1)
+        visible = torch.tensor([[2.0, 1.0, 0.0], [0.0, 2.0, 2.0]])
         truth = Instances(
-            (96, 96), gt_boxes=Boxes(boxes), gt_classes=torch.tensor([0, 3]), gt_masks=BitMasks(masks)
+            (96, 96),
+            gt_boxes=Boxes(boxes),
+            gt_classes=torch.tensor([0, 3]),
+            gt_masks=BitMasks(masks),
+            gt_keypoints=Keypoints(torch.cat((corners, visible[..., None]), dim=2)),
         )
         batch.append({"image": image, "instances": truth})
     return batch

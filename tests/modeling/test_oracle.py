@@ -33,8 +33,6 @@ UNSUPPORTED = (
     ("MODEL.META_ARCHITECTURE", "SemanticSegmentor"),
     ("INPUT.COLOR_AUG_SSD", False),  # PointRend's configurations: one of the keys that they add
     ("MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"),
-    ("MODEL.ROI_HEADS.NAME", "Res5ROIHeads"),
-    ("MODEL.KEYPOINT_ON", True),
 )
 # conf/parity/default.yaml
 TOLERANCE = Tolerance(
@@ -74,6 +72,9 @@ def expected_detections(outputs: Mapping[str, np.ndarray], prefix: str) -> dict[
         shape = outputs[f"{prefix}pred_masks_shape"]
         bits = np.unpackbits(outputs[f"{prefix}pred_masks_packed"], count=int(np.prod(shape)))
         fields["pred_masks"] = bits.reshape(shape).astype(bool)
+    for name in ("pred_keypoints", "pred_keypoint_heatmaps_first1"):
+        if prefix + name in outputs:
+            fields[name] = outputs[prefix + name]
     return fields
 
 
@@ -126,6 +127,13 @@ def check_detections(
     actual["pred_classes"] = found.pred_classes.numpy()
     if found.has("pred_masks"):
         actual["pred_masks"] = found.pred_masks.numpy()
+    assert found.has("pred_keypoints") == ("pred_keypoints" in expected)
+    if "pred_keypoints" in expected:
+        keypoints, wanted = found.pred_keypoints.numpy(), expected.pop("pred_keypoints")
+        np.testing.assert_allclose(keypoints[..., :2], wanted[..., :2], atol=2e-2 * scale)
+        np.testing.assert_allclose(keypoints[..., 2], wanted[..., 2], atol=TOLERANCE.score)
+        heatmaps = found.pred_keypoint_heatmaps[:1].numpy()
+        np.testing.assert_allclose(heatmaps, expected.pop("pred_keypoint_heatmaps_first1"), **LOGITS)
     parity = compare(
         expected,
         actual,

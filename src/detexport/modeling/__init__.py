@@ -15,10 +15,11 @@ from detexport.modeling.registries import (
     PROPOSAL_GENERATOR_REGISTRY,
     ROI_BOX_HEAD_REGISTRY,
     ROI_HEADS_REGISTRY,
+    ROI_KEYPOINT_HEAD_REGISTRY,
     ROI_MASK_HEAD_REGISTRY,
     RPN_HEAD_REGISTRY,
 )
-from detexport.modeling.roi_heads import CascadeROIHeads, StandardROIHeads, build_roi_heads
+from detexport.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads, StandardROIHeads, build_roi_heads
 
 __all__ = [
     "ANCHOR_GENERATOR_REGISTRY",
@@ -28,11 +29,13 @@ __all__ = [
     "PROPOSAL_GENERATOR_REGISTRY",
     "ROI_BOX_HEAD_REGISTRY",
     "ROI_HEADS_REGISTRY",
+    "ROI_KEYPOINT_HEAD_REGISTRY",
     "ROI_MASK_HEAD_REGISTRY",
     "RPN",
     "RPN_HEAD_REGISTRY",
     "CascadeROIHeads",
     "GeneralizedRCNN",
+    "Res5ROIHeads",
     "ResNet",
     "StandardROIHeads",
     "build_backbone",

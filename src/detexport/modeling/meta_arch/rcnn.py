@@ -6,7 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from detexport.config import CfgNode
-from detexport.contract import DETECTION_OUTPUTS, IMAGE, Contract, ResizeRule, TensorSpec, mask_output
+from detexport.contract import (
+    DETECTION_OUTPUTS,
+    IMAGE,
+    Contract,
+    ResizeRule,
+    TensorSpec,
+    keypoint_output,
+    mask_output,
+)
 from detexport.errors import ConfigError
 from detexport.modeling.backbone import build_backbone
 from detexport.modeling.graph import BatchGraph, ImageGraph
@@ -71,8 +79,10 @@ class GeneralizedRCNN(nn.Module):
                 ``instances`` with the ground truth in training.
 
         Returns:
-            one dict an image: ``instances`` with ``pred_boxes``, ``scores``, ``pred_classes`` and, with a
-            mask head, ``pred_masks`` (R, height, width) bool. In training a loss by name.
+            one dict an image: ``instances`` with ``pred_boxes``, ``scores``, ``pred_classes``; with a
+            mask head ``pred_masks`` (R, height, width) bool; with a keypoint head ``pred_keypoints``
+            (R, K, 3), x and y in px and a score, and ``pred_keypoint_heatmaps``, logits over the box. In
+            training a loss by name.
 
         Raises:
             ValueError: an input is not what is described above.
@@ -147,6 +157,8 @@ class GeneralizedRCNN(nn.Module):
         outputs: tuple[TensorSpec, ...] = DETECTION_OUTPUTS
         if self.roi_heads.mask_on:
             outputs = (*outputs, mask_output(self.roi_heads.mask_head.resolution))
+        if self.roi_heads.keypoint_on:
+            outputs = (*outputs, keypoint_output(self.roi_heads.keypoint_head.num_keypoints))
         predictor = self.roi_heads.final_predictor()
         return Contract(
             inputs=(IMAGE,),

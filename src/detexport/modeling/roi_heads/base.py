@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from detexport.config import CfgNode
 from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec
+from detexport.layers.conv import shapes_of
 from detexport.modeling.matcher import Matcher, subsample_labels
 from detexport.modeling.poolers import ROIPooler
 from detexport.structures import Boxes, ImageList, Instances, pairwise_iou
@@ -77,7 +78,8 @@ class ROIHeads(nn.Module):
             images: the padded batch.
             features: feature maps by name.
             proposals: of each image, with ``proposal_boxes``.
-            targets: in training the ground truth of each image: ``gt_boxes``, ``gt_classes``, ``gt_masks``.
+            targets: in training the ground truth of each image: ``gt_boxes``, ``gt_classes`` and, by
+                the heads, ``gt_masks``, ``gt_keypoints``.
         """
         if self.training:
             if targets is None:
@@ -176,6 +178,12 @@ def predictor_options(cfg: CfgNode) -> dict[str, Any]:
     }
 
 
+def level_shapes(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> tuple[int, list[int]]:
+    """Channels, and strides in px, of the feature maps that the heads look at."""
+    shapes = shapes_of(input_shape, cfg.MODEL.ROI_HEADS.IN_FEATURES, "MODEL.ROI_HEADS.IN_FEATURES")
+    return shapes[0].channels, [shape.stride for shape in shapes]
+
+
 def build_pooler(node: CfgNode, strides: list[int]) -> ROIPooler:
     """The pooler of a head's configuration."""
     return ROIPooler(
@@ -201,7 +209,6 @@ def check_box_options(cfg: CfgNode) -> None:
     unsupported = {
         "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES": node.TRAIN_ON_PRED_BOXES,
         "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": node.USE_FED_LOSS,
-        "MODEL.KEYPOINT_ON": cfg.MODEL.KEYPOINT_ON,
     }
     for key, value in unsupported.items():
         if value:

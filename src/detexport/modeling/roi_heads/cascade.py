@@ -18,6 +18,7 @@ from detexport.modeling.registries import ROI_HEADS_REGISTRY
 from detexport.modeling.roi_heads.base import (
     build_pooler,
     check_box_options,
+    level_shapes,
     pooled_shape,
     predictor_options,
     sampling_options,
@@ -25,7 +26,7 @@ from detexport.modeling.roi_heads.base import (
 )
 from detexport.modeling.roi_heads.box_head import build_box_head
 from detexport.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
-from detexport.modeling.roi_heads.standard import StandardROIHeads, instance_heads, level_shapes
+from detexport.modeling.roi_heads.standard import StandardROIHeads, instance_heads
 from detexport.structures import Boxes, Instances
 from detexport.structures.boxes import clip_boxes
 

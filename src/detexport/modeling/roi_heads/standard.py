@@ -1,4 +1,4 @@
-"""The heads of models with a feature pyramid: box, and mask where the model has one.
+"""The heads of models with a feature pyramid: box, and mask and keypoints where the model has them.
 
 Shapes: R proposals, D detections of an image, K classes.
 """
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from detexport.config import CfgNode
 from detexport.layers import ShapeSpec
-from detexport.layers.conv import shapes_of
 from detexport.modeling.box_regression import Box2BoxTransform
 from detexport.modeling.poolers import ROIPooler
 from detexport.modeling.registries import ROI_HEADS_REGISTRY
@@ -18,6 +17,7 @@ from detexport.modeling.roi_heads.base import (
     ROIHeads,
     build_pooler,
     check_box_options,
+    level_shapes,
     pooled_shape,
     predictor_options,
     sampling_options,
@@ -25,12 +25,13 @@ from detexport.modeling.roi_heads.base import (
 )
 from detexport.modeling.roi_heads.box_head import build_box_head
 from detexport.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+from detexport.modeling.roi_heads.keypoint_head import build_keypoint_head, heatmaps_to_keypoints
 from detexport.modeling.roi_heads.mask_head import build_mask_head, class_masks
 from detexport.structures import Instances
 
 
 class StandardROIHeads(ROIHeads):
-    """Box and mask heads over shared feature maps, each with a pooler of its own.
+    """Box, mask and keypoint heads over shared feature maps, each with a pooler of its own.
 
     Args:
         box_pooler: features of a proposal.
@@ -38,6 +39,8 @@ class StandardROIHeads(ROIHeads):
         box_predictor: scores and boxes.
         mask_pooler: features of a detection; none without masks.
         mask_head: masks of a detection; none without masks.
+        keypoint_pooler: features of a detection; none without keypoints.
+        keypoint_head: heatmaps of a detection; none without keypoints.
         **options: see ``ROIHeads``.
     """
 
@@ -49,6 +52,8 @@ class StandardROIHeads(ROIHeads):
         box_predictor: Any,
         mask_pooler: ROIPooler | None = None,
         mask_head: Any = None,
+        keypoint_pooler: ROIPooler | None = None,
+        keypoint_head: Any = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -58,6 +63,9 @@ class StandardROIHeads(ROIHeads):
         self.mask_pooler = mask_pooler
         self.mask_head = mask_head
         self.mask_on = mask_head is not None
+        self.keypoint_pooler = keypoint_pooler
+        self.keypoint_head = keypoint_head
+        self.keypoint_on = keypoint_head is not None
 
     @torch.jit.unused
     def final_predictor(self) -> FastRCNNOutputLayers:
@@ -70,7 +78,10 @@ class StandardROIHeads(ROIHeads):
         proposals: List[Tensor],
         image_sizes: List[Tuple[int, int]],
     ) -> List[Dict[str, Tensor]]:
-        """Detections of each image by field: ``pred_boxes``, ``scores``, ``pred_classes``, ``pred_masks``.
+        """Detections of each image by field.
+
+        These are ``pred_boxes``, ``scores``, ``pred_classes`` and, by the heads, ``pred_masks``,
+        ``pred_keypoints`` and ``pred_keypoint_heatmaps``.
 
         Args:
             features: feature maps by name.
@@ -78,7 +89,8 @@ class StandardROIHeads(ROIHeads):
             image_sizes: height and width of each image in px.
         """
         levels = [features[name] for name in self.in_features]
-        return self.add_masks(levels, self.detect_boxes(levels, proposals, image_sizes))
+        results = self.add_masks(levels, self.detect_boxes(levels, proposals, image_sizes))
+        return self.add_keypoints(levels, results, image_sizes)
 
     def detect_boxes(
         self,
@@ -113,17 +125,38 @@ class StandardROIHeads(ROIHeads):
                 detections[index]["pred_masks"] = image_masks[index]
         return detections
 
+    def add_keypoints(
+        self,
+        levels: List[Tensor],
+        detections: List[Dict[str, Tensor]],
+        image_sizes: List[Tuple[int, int]],
+    ) -> List[Dict[str, Tensor]]:
+        """``pred_keypoints`` (D, K, 3) and ``pred_keypoint_heatmaps`` (D, K, S, S), the logits."""
+        if self.keypoint_pooler is not None and self.keypoint_head is not None:
+            boxes = [fields["pred_boxes"] for fields in detections]
+            heatmaps = split_by_image(self.keypoint_head(self.keypoint_pooler.pool(levels, boxes)), boxes)
+            for index in range(len(detections)):
+                detections[index]["pred_keypoint_heatmaps"] = heatmaps[index]
+                detections[index]["pred_keypoints"] = heatmaps_to_keypoints(
+                    heatmaps[index], boxes[index], image_sizes[index]
+                )
+        return detections
+
     @torch.jit.unused
     def losses(
         self, features: dict[str, Tensor], proposals: list[Instances], targets: list[Instances]
     ) -> dict[str, Tensor]:
-        """The losses of the box head and, over the foreground, of the mask head."""
+        """The losses of the box head and, over the foreground, of the others."""
         levels = [features[name] for name in self.in_features]
         losses = self.box_losses(levels, proposals, targets)
+        foreground = self.foreground(proposals)
+        boxes = [instances.proposal_boxes for instances in foreground]
         if self.mask_pooler is not None and self.mask_head is not None:
-            foreground = self.foreground(proposals)
-            pooled = self.mask_pooler(levels, [instances.proposal_boxes for instances in foreground])
-            losses.update(self.mask_head.losses(self.mask_head(pooled), foreground))
+            logits = self.mask_head(self.mask_pooler(levels, boxes))
+            losses.update(self.mask_head.losses(logits, foreground))
+        if self.keypoint_pooler is not None and self.keypoint_head is not None:
+            logits = self.keypoint_head(self.keypoint_pooler(levels, boxes))
+            losses.update(self.keypoint_head.losses(logits, foreground))
         return losses
 
     @torch.jit.unused
@@ -156,12 +189,6 @@ def build_standard_roi_heads(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) ->
     )
 
 
-def level_shapes(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> tuple[int, list[int]]:
-    """Channels, and strides in px, of the feature maps that the heads look at."""
-    shapes = shapes_of(input_shape, cfg.MODEL.ROI_HEADS.IN_FEATURES, "MODEL.ROI_HEADS.IN_FEATURES")
-    return shapes[0].channels, [shape.stride for shape in shapes]
-
-
 def instance_heads(cfg: CfgNode, channels: int, strides: list[int]) -> dict[str, Any]:
     """What is computed for each detection, as ``StandardROIHeads`` takes it."""
     heads: dict[str, Any] = {}
@@ -169,4 +196,8 @@ def instance_heads(cfg: CfgNode, channels: int, strides: list[int]) -> dict[str,
         mask = cfg.MODEL.ROI_MASK_HEAD
         heads["mask_pooler"] = build_pooler(mask, strides)
         heads["mask_head"] = build_mask_head(cfg, pooled_shape(mask, channels))
+    if cfg.MODEL.KEYPOINT_ON:
+        keypoint = cfg.MODEL.ROI_KEYPOINT_HEAD
+        heads["keypoint_pooler"] = build_pooler(keypoint, strides)
+        heads["keypoint_head"] = build_keypoint_head(cfg, pooled_shape(keypoint, channels))
     return heads
