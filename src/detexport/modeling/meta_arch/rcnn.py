@@ -22,7 +22,7 @@ from detexport.modeling.postprocessing import detector_postprocess
 from detexport.modeling.proposal_generator import build_proposal_generator
 from detexport.modeling.registries import META_ARCH_REGISTRY
 from detexport.modeling.roi_heads import build_roi_heads
-from detexport.structures import ImageList
+from detexport.structures import ImageList, Instances
 from detexport.structures.image_list import pad_images
 
 
@@ -31,7 +31,7 @@ class GeneralizedRCNN(nn.Module):
 
     Args:
         backbone: image -> feature maps.
-        proposal_generator: feature maps -> proposals.
+        proposal_generator: feature maps -> proposals; none where each input brings its own.
         roi_heads: proposals -> detections.
         pixel_mean: of each channel, on the scale 0..255, in the order of ``input_format``.
         pixel_std: of each channel, likewise.
@@ -76,7 +76,8 @@ class GeneralizedRCNN(nn.Module):
         Args:
             batched_inputs: one dict an image: ``image`` (C, H, W), values 0..255 in the order of
                 ``input_format``; ``height`` and ``width`` of the output in px, by default the image's own;
-                ``instances`` with the ground truth in training.
+                ``instances`` with the ground truth in training; ``proposals``, ``Instances`` with
+                ``proposal_boxes`` in px of the image, where the model has no proposal generator.
 
         Returns:
             one dict an image: ``instances`` with ``pred_boxes``, ``scores``, ``pred_classes``; with a
@@ -92,7 +93,7 @@ class GeneralizedRCNN(nn.Module):
         images = self.preprocess_image(batched_inputs)
         targets = [example["instances"].to(self.device) for example in batched_inputs]
         features = self.backbone(images.tensor)
-        proposals, proposal_losses = self.proposal_generator(images, features, targets)
+        proposals, proposal_losses = self.propose(batched_inputs, images, features, targets)
         _, head_losses = self.roi_heads(images, features, proposals, targets)
         return {**head_losses, **proposal_losses}
 
@@ -107,7 +108,7 @@ class GeneralizedRCNN(nn.Module):
         """
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
-        proposals, _ = self.proposal_generator(images, features)
+        proposals, _ = self.propose(batched_inputs, images, features)
         instances, _ = self.roi_heads(images, features, proposals)
         if not do_postprocess:
             return instances
@@ -115,6 +116,34 @@ class GeneralizedRCNN(nn.Module):
             {"instances": detector_postprocess(found, *output_size(example))}
             for found, example in zip(instances, batched_inputs, strict=True)
         ]
+
+    @torch.jit.unused
+    def propose(
+        self,
+        batched_inputs: list[dict[str, Any]],
+        images: ImageList,
+        features: dict[str, Tensor],
+        targets: list[Instances] | None = None,
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """The proposals of each image, found or brought by the inputs, and in training their losses.
+
+        Raises:
+            ValueError: there is no proposal generator, and an input without ``proposals`` for its image.
+        """
+        if self.proposal_generator is not None:
+            return self.proposal_generator(images, features, targets)
+        proposals = []
+        for index, (example, size) in enumerate(zip(batched_inputs, images.image_sizes, strict=True)):
+            if "proposals" not in example:
+                raise ValueError(f"input {index} has no proposals, and the model has no proposal generator")
+            brought = example["proposals"]
+            if tuple(brought.image_size) != tuple(size):
+                raise ValueError(
+                    f"the proposals of input {index} are of an image of {tuple(brought.image_size)} px, "
+                    f"expected {tuple(size)}"
+                )
+            proposals.append(brought.to(self.device))
+        return proposals, {}
 
     @torch.jit.unused
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
@@ -153,7 +182,12 @@ class GeneralizedRCNN(nn.Module):
 
     @torch.jit.unused
     def contract(self, class_names: tuple[str, ...]) -> Contract:
-        """What the exported graph takes and gives."""
+        """What the exported graph takes and gives.
+
+        Raises:
+            ConfigError: the model has no graph: see ``require_graph``.
+        """
+        self.require_graph()
         outputs: tuple[TensorSpec, ...] = DETECTION_OUTPUTS
         if self.roi_heads.mask_on:
             outputs = (*outputs, mask_output(self.roi_heads.mask_head.resolution))
@@ -176,13 +210,38 @@ class GeneralizedRCNN(nn.Module):
 
     @torch.jit.unused
     def image_graph(self, output_names: tuple[str, ...]) -> nn.Module:
-        """One image in, a tuple of tensors out: for tracing and ``torch.export``."""
+        """One image in, a tuple of tensors out: for tracing and ``torch.export``.
+
+        Raises:
+            ConfigError: the model has no graph: see ``require_graph``.
+        """
+        self.require_graph()
         return ImageGraph(self, output_names)
 
     @torch.jit.unused
     def batch_graph(self) -> nn.Module:
-        """A list of images of different sizes in, their detections by field out: for scripting."""
+        """A list of images of different sizes in, their detections by field out: for scripting.
+
+        Raises:
+            ConfigError: the model has no graph: see ``require_graph``.
+        """
+        self.require_graph()
         return BatchGraph(self)
+
+    @torch.jit.unused
+    def require_graph(self) -> None:
+        """A graph takes images alone, so the model must find its proposals itself.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        if self.proposal_generator is None:
+            raise ConfigError(
+                "a model that is given its proposals cannot be exported",
+                got="MODEL.PROPOSAL_GENERATOR.NAME: PrecomputedProposals",
+                expected="a proposal generator, such as RPN",
+                remedy="run it eagerly, or export a model that finds its proposals",
+            )
 
 
 def output_size(example: dict[str, Any]) -> tuple[int, int]:
