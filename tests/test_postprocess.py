@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch.nn.functional import grid_sample
 
+from detexport.contract import keypoint_output
 from detexport.errors import ArtifactError
 from detexport.postprocess import paste_masks, postprocess
 from tiny_artifacts import GRID, tiny_contract
@@ -82,3 +83,13 @@ def test_a_model_without_masks_has_no_masks() -> None:
 def test_masks_that_are_pasted_already_are_refused() -> None:
     with pytest.raises(ArtifactError, match=r"not a grid over each box.*\(1, 20, 40\)"):
         postprocess(raw([[1, 1, 5, 5]], np.ones((1, 20, 40), bool)), (20, 40), (20, 40), tiny_contract())
+
+
+def test_keypoints_are_scaled_and_go_with_their_boxes() -> None:
+    contract = tiny_contract(outputs=(*tiny_contract().outputs[:3], keypoint_output(2)))
+    outputs = raw([[5, 5, 10, 20], [40, 2, 60, 9]])
+    del outputs["pred_masks"]
+    outputs["pred_keypoints"] = np.array([[[6, 7, 0.5], [8, 19, 0.1]]] * 2, np.float32)
+    result = postprocess(outputs, (20, 40), (40, 120), contract)
+    assert result["pred_keypoints"].dtype == np.float32
+    np.testing.assert_allclose(result["pred_keypoints"], [[[18, 14, 0.5], [24, 38, 0.1]]])

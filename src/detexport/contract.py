@@ -111,3 +111,13 @@ def mask_output(resolution: int) -> TensorSpec:
         ("R", resolution, resolution),
         "probability of the predicted class in each cell of a grid over the box",
     )
+
+
+def keypoint_output(num_keypoints: int) -> TensorSpec:
+    """The keypoints of each detection."""
+    return TensorSpec(
+        "pred_keypoints",
+        "float32",
+        ("R", num_keypoints, 3),
+        "x and y in px of the input image, and a score, positive",
+    )

@@ -17,14 +17,15 @@ def postprocess(
     Args:
         outputs: the graph's raw outputs by the contract's names: ``pred_boxes`` (R, 4) XYXY in px of the
             graph's image, ``scores`` (R,), ``pred_classes`` (R,) and, where the model has masks,
-            ``pred_masks`` (R, n, n), probabilities in a grid over each box.
+            ``pred_masks`` (R, n, n), probabilities in a grid over each box; ``pred_keypoints`` (R, K, 3).
         image_size: height and width of the graph's image, in px.
         output_size: height and width wanted, in px.
         contract: the graph's contract; its ``mask_threshold`` decides the masks.
 
     Returns:
         ``pred_boxes`` (R, 4) float32 XYXY in px of the output, clipped to it; ``scores`` (R,);
-        ``pred_classes`` (R,) int64; ``pred_masks`` (R, height, width) bool where the model has masks.
+        ``pred_classes`` (R,) int64; ``pred_masks`` (R, height, width) bool where the model has masks;
+        ``pred_keypoints`` (R, K, 3) float32, x and y scaled, where it has keypoints.
         Detections whose clipped box is empty are dropped.
 
     Raises:
@@ -37,6 +38,10 @@ def postprocess(
         "scores": outputs["scores"][kept],
         "pred_classes": outputs["pred_classes"][kept].astype(np.int64, copy=False),
     }
+    if "pred_keypoints" in contract.output_names:
+        (height, width), (output_height, output_width) = image_size, output_size
+        scale = np.array([output_width / width, output_height / height, 1], np.float32)
+        result["pred_keypoints"] = outputs["pred_keypoints"][kept] * scale
     if "pred_masks" in contract.output_names:
         grids = outputs["pred_masks"]
         if grids.ndim != 3 or grids.shape[1] != grids.shape[2]:

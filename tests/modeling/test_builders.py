@@ -15,6 +15,14 @@ from detexport.modeling.registries import Registry
 
 CONFIG = Path(__file__).parents[2] / "conf/detectron2/mask_rcnn.yaml"
 
+CASCADE = ["MODEL.ROI_HEADS.NAME", "CascadeROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True]
+
+C4 = [
+    *("MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.RESNETS.OUT_FEATURES", ["res3", "res4"]),
+    *("MODEL.ROI_HEADS.NAME", "Res5ROIHeads", "MODEL.ROI_HEADS.IN_FEATURES", ["res4"]),
+    *("MODEL.RPN.IN_FEATURES", ["res4"], "MODEL.ANCHOR_GENERATOR.SIZES", [[16]]),
+]
+
 
 def configured(*overrides: Any) -> CfgNode:
     cfg = load_cfg(CONFIG)
@@ -34,6 +42,13 @@ def configured(*overrides: Any) -> CfgNode:
         (["MODEL.RPN.HEAD_NAME", "Mine"], "unknown RPN head; got: MODEL.RPN.HEAD_NAME"),
         (["MODEL.ANCHOR_GENERATOR.NAME", "RotatedAnchorGenerator"], "MODEL.ANCHOR_GENERATOR.NAME"),
         (["MODEL.ROI_HEADS.NAME", "StandardROIHead"], "MODEL.ROI_HEADS.NAME.*StandardROIHeads"),
+        (["MODEL.ROI_HEADS.NAME", "CascadeROIHeads"], "CLS_AGNOSTIC_BBOX_REG: False"),
+        ([*CASCADE, "MODEL.ROI_BOX_CASCADE_HEAD.IOUS", [0.5, 0.6]], "2 IOUS, 3 BBOX_REG_WEIGHTS"),
+        ([*CASCADE, "MODEL.ROI_HEADS.IOU_THRESHOLDS", [0.6]], r"IOU_THRESHOLDS: \[0.6\]"),
+        (["MODEL.ROI_HEADS.NAME", "Res5ROIHeads"], r"ROI_HEADS.IN_FEATURES: \['p2'.*one"),
+        ([*C4, "MODEL.RESNETS.RES5_DILATION", 2], "Res5ROIHeads; got: MODEL.RESNETS.RES5_DILATION: 2"),
+        ([*C4, "MODEL.KEYPOINT_ON", True], "MODEL.KEYPOINT_ON: True"),
+        ([*C4, "MODEL.ROI_HEADS.IN_FEATURES", ["res3"]], r"IN_FEATURES: \['res3'\]"),
         (["MODEL.ROI_BOX_HEAD.NAME", ""], "MODEL.ROI_BOX_HEAD.NAME: ''"),
         (["MODEL.ROI_MASK_HEAD.NAME", "PointRendMaskHead"], "MODEL.ROI_MASK_HEAD.NAME"),
         (["MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIPool"], "POOLER_TYPE; got: ROIPool"),
@@ -41,7 +56,10 @@ def configured(*overrides: Any) -> CfgNode:
         (["MODEL.ROI_BOX_HEAD.USE_FED_LOSS", True], "USE_FED_LOSS"),
         (["MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE", "giou"], "ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE: giou"),
         (["MODEL.RPN.BBOX_REG_LOSS_TYPE", "giou"], "MODEL.RPN.BBOX_REG_LOSS_TYPE: giou"),
-        (["MODEL.KEYPOINT_ON", True], "MODEL.KEYPOINT_ON"),
+        (
+            ["MODEL.KEYPOINT_ON", True, "MODEL.ROI_KEYPOINT_HEAD.NAME", "KRCNN"],
+            "unknown keypoint head; got: MODEL.ROI_KEYPOINT_HEAD.NAME: 'KRCNN'",
+        ),
         (["MODEL.RESNETS.DEPTH", 51], "unknown ResNet depth; got: 51"),
         (["MODEL.RESNETS.NORM", "LN"], "unknown normalization; got: NORM: 'LN'"),
         (["MODEL.FPN.NORM", "GN", "MODEL.FPN.OUT_CHANNELS", 48], "over 48 channels"),

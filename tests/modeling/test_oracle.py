@@ -21,6 +21,7 @@ from detexport.config.cfg import load_cfg
 from detexport.errors import ConfigError
 from detexport.modeling import build_model
 from detexport.parity.compare import Tolerance, compare
+from detexport.structures import Boxes, Instances
 
 ORACLE = os.environ.get("DETEXPORT_ORACLE")
 CASES = sorted(path.parent for path in Path(ORACLE).glob("*/config.yaml")) if ORACLE else []
@@ -29,10 +30,6 @@ CASES = sorted(path.parent for path in Path(ORACLE).glob("*/config.yaml")) if OR
 # refused for that option, every other case is compared.
 UNSUPPORTED = (
     ("INPUT.COLOR_AUG_SSD", False),  # PointRend's configurations: one of the keys that they add
-    ("MODEL.PROPOSAL_GENERATOR.NAME", "PrecomputedProposals"),
-    ("MODEL.ROI_HEADS.NAME", "CascadeROIHeads"),
-    ("MODEL.ROI_HEADS.NAME", "Res5ROIHeads"),
-    ("MODEL.KEYPOINT_ON", True),
 )
 WITH_ROI_HEADS = ("GeneralizedRCNN", "PanopticFPN")  # the others do not read that option
 # conf/parity/default.yaml
@@ -46,7 +43,6 @@ WATCHED = {
     "proposal_generator": "rpn",
     "proposal_generator.rpn_head": "rpn_head",
     "roi_heads": "roi_heads",
-    "roi_heads.box_predictor": "box_predictor",
     "head": "retina_head",
     "sem_seg_head": "sem_seg_head",
 }
@@ -84,6 +80,9 @@ def expected_detections(outputs: Mapping[str, np.ndarray], prefix: str) -> dict[
         shape = outputs[f"{prefix}pred_masks_shape"]
         bits = np.unpackbits(outputs[f"{prefix}pred_masks_packed"], count=int(np.prod(shape)))
         fields["pred_masks"] = bits.reshape(shape).astype(bool)
+    for name in ("pred_keypoints", "pred_keypoint_heatmaps_first1"):
+        if prefix + name in outputs:
+            fields[name] = outputs[prefix + name]
     return fields
 
 
@@ -111,6 +110,7 @@ def check_intermediates(stored: Mapping[str, np.ndarray], seen: dict[str, Any]) 
                 check_map(stored, f"{name}_deltas_lvl{level}", deltas[level])
     if "sem_seg_head" in seen:
         check_map(stored, "sem_seg_head_out", seen["sem_seg_head"])
+    assert ("rpn" in seen) == ("im0_rpn_count" in stored)
     for image, proposals in enumerate(seen["rpn"][0] if "rpn" in seen else ()):
         assert len(proposals) == stored[f"im{image}_rpn_count"]
         boxes = proposals.proposal_boxes.tensor[:50].numpy()
@@ -122,10 +122,14 @@ def check_intermediates(stored: Mapping[str, np.ndarray], seen: dict[str, Any]) 
 
 
 def check_roi_heads(stored: Mapping[str, np.ndarray], seen: dict[str, Any]) -> None:
-    class_logits, box_deltas = seen["box_predictor"]
-    np.testing.assert_array_equal(class_logits.shape, stored["box_cls_logits_stage0_shape"])
-    np.testing.assert_allclose(class_logits[:50], stored["box_cls_logits_stage0_first50"], **LOGITS)
-    np.testing.assert_allclose(box_deltas[:50], stored["box_deltas_stage0_first50"], **LOGITS)
+    stages = [name for name in seen if name.startswith("box_predictor") and not name.endswith("_inputs")]
+    assert sum(name.endswith("_first50") for name in stored) == 2 * len(stages)
+    for stage, name in enumerate(stages):
+        class_logits, box_deltas = seen[name]
+        first_logits = stored[f"box_cls_logits_stage{stage}_first50"]
+        np.testing.assert_array_equal(class_logits.shape, stored[f"box_cls_logits_stage{stage}_shape"])
+        np.testing.assert_allclose(class_logits[:50], first_logits, **LOGITS)
+        np.testing.assert_allclose(box_deltas[:50], stored[f"box_deltas_stage{stage}_first50"], **LOGITS)
     if "sem_seg_head" in seen:
         return  # of a panoptic model no raw detections are stored
     for image, instances in enumerate(seen["roi_heads"][0]):
@@ -143,6 +147,13 @@ def check_detections(
     actual["pred_classes"] = found.pred_classes.numpy()
     if found.has("pred_masks"):
         actual["pred_masks"] = found.pred_masks.numpy()
+    assert found.has("pred_keypoints") == ("pred_keypoints" in expected)
+    if "pred_keypoints" in expected:
+        keypoints, wanted = found.pred_keypoints.numpy(), expected.pop("pred_keypoints")
+        np.testing.assert_allclose(keypoints[..., :2], wanted[..., :2], atol=2e-2 * scale)
+        np.testing.assert_allclose(keypoints[..., 2], wanted[..., 2], atol=TOLERANCE.score)
+        heatmaps = found.pred_keypoint_heatmaps[:1].numpy()
+        np.testing.assert_allclose(heatmaps, expected.pop("pred_keypoint_heatmaps_first1"), **LOGITS)
     parity = compare(
         expected,
         actual,
@@ -209,6 +220,9 @@ def test_reference_outputs(case: Path) -> None:
         for found, module in model.named_modules():
             if found == path:
                 watch(module, name, seen)
+    predictors = model.roi_heads.box_predictor if hasattr(model, "roi_heads") else []
+    for stage, predictor in enumerate(predictors if hasattr(predictors, "__iter__") else [predictors]):
+        watch(predictor, f"box_predictor{stage}", seen)
     inputs, outputs = read_npz(case / "inputs.npz"), read_npz(case / "outputs.npz")
     batch = [
         {
@@ -218,6 +232,14 @@ def test_reference_outputs(case: Path) -> None:
         }
         for i in range(int(outputs["num_images"]))
     ]
+    for i, example in enumerate(batch):
+        if f"im{i}_proposal_boxes" in inputs:
+            boxes, logits = (inputs[f"im{i}_{name}"] for name in ("proposal_boxes", "objectness_logits"))
+            example["proposals"] = Instances(
+                tuple(example["image"].shape[1:]),
+                proposal_boxes=Boxes(torch.from_numpy(boxes)),
+                objectness_logits=torch.from_numpy(logits),
+            )
     with torch.no_grad():
         results = model(batch)
     check_intermediates(read_npz(case / "intermediates.npz"), seen)

@@ -82,3 +82,13 @@ def test_without_masks_and_without_detections() -> None:
     nothing = detector_postprocess(results()[:0], 25, 35)
     assert len(nothing) == 0
     assert nothing.pred_masks.shape == (0, 25, 35)
+
+
+def test_keypoints_are_scaled_and_heatmaps_are_not() -> None:
+    found = results()
+    found.pred_keypoints = torch.ones(6, 2, 3)
+    found.pred_keypoint_heatmaps = torch.ones(6, 2, 8, 8)
+    scaled = detector_postprocess(found, 90, 80)
+    assert torch.equal(scaled.pred_keypoints, torch.tensor([2.0, 3.0, 1.0]).expand(5, 2, 3))
+    assert torch.equal(scaled.pred_keypoint_heatmaps, torch.ones(5, 2, 8, 8))
+    assert torch.equal(found.pred_keypoints, torch.ones(6, 2, 3))

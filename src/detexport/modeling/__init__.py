@@ -22,11 +22,12 @@ from detexport.modeling.registries import (
     PROPOSAL_GENERATOR_REGISTRY,
     ROI_BOX_HEAD_REGISTRY,
     ROI_HEADS_REGISTRY,
+    ROI_KEYPOINT_HEAD_REGISTRY,
     ROI_MASK_HEAD_REGISTRY,
     RPN_HEAD_REGISTRY,
     SEM_SEG_HEADS_REGISTRY,
 )
-from detexport.modeling.roi_heads import StandardROIHeads, build_roi_heads
+from detexport.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads, StandardROIHeads, build_roi_heads
 
 __all__ = [
     "ANCHOR_GENERATOR_REGISTRY",
@@ -36,13 +37,16 @@ __all__ = [
     "PROPOSAL_GENERATOR_REGISTRY",
     "ROI_BOX_HEAD_REGISTRY",
     "ROI_HEADS_REGISTRY",
+    "ROI_KEYPOINT_HEAD_REGISTRY",
     "ROI_MASK_HEAD_REGISTRY",
     "RPN",
     "RPN_HEAD_REGISTRY",
     "SEM_SEG_HEADS_REGISTRY",
+    "CascadeROIHeads",
     "GeneralizedRCNN",
     "PanopticFPN",
     "ProposalNetwork",
+    "Res5ROIHeads",
     "ResNet",
     "RetinaNet",
     "SemanticSegmentor",

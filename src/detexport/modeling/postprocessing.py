@@ -15,7 +15,8 @@ def detector_postprocess(
     """Detections in the frame of an output of another size.
 
     Args:
-        results: detections in px of the network's input; ``pred_masks`` (R, 1, S, S) probabilities.
+        results: detections in px of the network's input; ``pred_masks`` (R, 1, S, S) probabilities;
+            ``pred_keypoints`` (R, K, 3).
         output_height: height of the output in px.
         output_width: width of the output in px.
         mask_threshold: a pixel belongs to a mask where its probability is at least this.
@@ -29,6 +30,9 @@ def detector_postprocess(
     boxes.scale(output_width / width, output_height / height)
     boxes.clip(scaled.image_size)
     scaled.pred_boxes = boxes
+    if scaled.has("pred_keypoints"):
+        scale = results.pred_keypoints.new_tensor([output_width / width, output_height / height, 1.0])
+        scaled.pred_keypoints = results.pred_keypoints * scale
     scaled = scaled[boxes.nonempty()]
     if scaled.has("pred_masks"):
         scaled.pred_masks = paste_masks(

@@ -3,16 +3,25 @@
 from typing import Any, Dict, List
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from detexport.config import CfgNode
-from detexport.contract import DETECTION_OUTPUTS, Contract, ResizeRule, TensorSpec, mask_output
+from detexport.contract import (
+    DETECTION_OUTPUTS,
+    Contract,
+    ResizeRule,
+    TensorSpec,
+    keypoint_output,
+    mask_output,
+)
+from detexport.errors import ConfigError
 from detexport.modeling.backbone import build_backbone
 from detexport.modeling.meta_arch.image_model import ImageModel, image_options, output_size
 from detexport.modeling.postprocessing import detector_postprocess
 from detexport.modeling.proposal_generator import build_proposal_generator
 from detexport.modeling.registries import META_ARCH_REGISTRY
 from detexport.modeling.roi_heads import build_roi_heads
+from detexport.structures import ImageList, Instances
 from detexport.structures.image_list import pad_images
 
 
@@ -21,7 +30,7 @@ class GeneralizedRCNN(ImageModel):
 
     Args:
         backbone: image -> feature maps.
-        proposal_generator: feature maps -> proposals.
+        proposal_generator: feature maps -> proposals; none where each input brings its own.
         roi_heads: proposals -> detections.
         pixel_mean: of each channel, on the scale 0..255, in the order of ``input_format``.
         pixel_std: of each channel, likewise.
@@ -65,11 +74,14 @@ class GeneralizedRCNN(ImageModel):
         Args:
             batched_inputs: one dict an image: ``image`` (C, H, W), values 0..255 in the order of
                 ``input_format``; ``height`` and ``width`` of the output in px, by default the image's own;
-                ``instances`` with the ground truth in training.
+                ``instances`` with the ground truth in training; ``proposals``, ``Instances`` with
+                ``proposal_boxes`` in px of the image, where the model has no proposal generator.
 
         Returns:
-            one dict an image: ``instances`` with ``pred_boxes``, ``scores``, ``pred_classes`` and, with a
-            mask head, ``pred_masks`` (R, height, width) bool. In training a loss by name.
+            one dict an image: ``instances`` with ``pred_boxes``, ``scores``, ``pred_classes``; with a
+            mask head ``pred_masks`` (R, height, width) bool; with a keypoint head ``pred_keypoints``
+            (R, K, 3), x and y in px and a score, and ``pred_keypoint_heatmaps``, logits over the box. In
+            training a loss by name.
 
         Raises:
             ValueError: an input is not what is described above.
@@ -79,7 +91,7 @@ class GeneralizedRCNN(ImageModel):
         images = self.preprocess_image(batched_inputs)
         targets = [example["instances"].to(self.device) for example in batched_inputs]
         features = self.backbone(images.tensor)
-        proposals, proposal_losses = self.proposal_generator(images, features, targets)
+        proposals, proposal_losses = self.propose(batched_inputs, images, features, targets)
         _, head_losses = self.roi_heads(images, features, proposals, targets)
         return {**head_losses, **proposal_losses}
 
@@ -94,7 +106,7 @@ class GeneralizedRCNN(ImageModel):
         """
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
-        proposals, _ = self.proposal_generator(images, features)
+        proposals, _ = self.propose(batched_inputs, images, features)
         instances, _ = self.roi_heads(images, features, proposals)
         if not do_postprocess:
             return instances
@@ -102,6 +114,34 @@ class GeneralizedRCNN(ImageModel):
             {"instances": detector_postprocess(found, *output_size(example))}
             for found, example in zip(instances, batched_inputs, strict=True)
         ]
+
+    @torch.jit.unused
+    def propose(
+        self,
+        batched_inputs: list[dict[str, Any]],
+        images: ImageList,
+        features: dict[str, Tensor],
+        targets: list[Instances] | None = None,
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """The proposals of each image, found or brought by the inputs, and in training their losses.
+
+        Raises:
+            ValueError: there is no proposal generator, and an input without ``proposals`` for its image.
+        """
+        if self.proposal_generator is not None:
+            return self.proposal_generator(images, features, targets)
+        proposals = []
+        for index, (example, size) in enumerate(zip(batched_inputs, images.image_sizes, strict=True)):
+            if "proposals" not in example:
+                raise ValueError(f"input {index} has no proposals, and the model has no proposal generator")
+            brought = example["proposals"]
+            if tuple(brought.image_size) != tuple(size):
+                raise ValueError(
+                    f"the proposals of input {index} are of an image of {tuple(brought.image_size)} px, "
+                    f"expected {tuple(size)}"
+                )
+            proposals.append(brought.to(self.device))
+        return proposals, {}
 
     def detect(self, images: List[Tensor]) -> List[Dict[str, Tensor]]:
         """The graph that is exported: images -> detections by field, in px of each image, masks raw.
@@ -116,11 +156,18 @@ class GeneralizedRCNN(ImageModel):
 
     @torch.jit.unused
     def contract(self, class_names: tuple[str, ...]) -> Contract:
-        """What the exported graph takes and gives."""
+        """What the exported graph takes and gives.
+
+        Raises:
+            ConfigError: the model has no graph: see ``require_graph``.
+        """
+        self.require_graph()
         outputs: tuple[TensorSpec, ...] = DETECTION_OUTPUTS
         if self.roi_heads.mask_on:
             outputs = (*outputs, mask_output(self.roi_heads.mask_head.resolution))
-        predictor = self.roi_heads.box_predictor
+        if self.roi_heads.keypoint_on:
+            outputs = (*outputs, keypoint_output(self.roi_heads.keypoint_head.num_keypoints))
+        predictor = self.roi_heads.final_predictor()
         return self.contract_of(
             outputs,
             class_names,
@@ -128,6 +175,41 @@ class GeneralizedRCNN(ImageModel):
             nms_threshold=predictor.nms_threshold,
             max_detections=predictor.max_detections,
         )
+
+    @torch.jit.unused
+    def image_graph(self, output_names: tuple[str, ...]) -> nn.Module:
+        """One image in, a tuple of tensors out: for tracing and ``torch.export``.
+
+        Raises:
+            ConfigError: the model has no graph: see ``require_graph``.
+        """
+        self.require_graph()
+        return super().image_graph(output_names)
+
+    @torch.jit.unused
+    def batch_graph(self) -> nn.Module:
+        """A list of images of different sizes in, their detections by field out: for scripting.
+
+        Raises:
+            ConfigError: the model has no graph: see ``require_graph``.
+        """
+        self.require_graph()
+        return super().batch_graph()
+
+    @torch.jit.unused
+    def require_graph(self) -> None:
+        """A graph takes images alone, so the model must find its proposals itself.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        if self.proposal_generator is None:
+            raise ConfigError(
+                "a model that is given its proposals cannot be exported",
+                got="MODEL.PROPOSAL_GENERATOR.NAME: PrecomputedProposals",
+                expected="a proposal generator, such as RPN",
+                remedy="run it eagerly, or export a model that finds its proposals",
+            )
 
 
 @META_ARCH_REGISTRY.register(name="GeneralizedRCNN")

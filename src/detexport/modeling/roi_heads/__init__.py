@@ -1,14 +1,21 @@
 """ROI heads: proposals -> detections, and what is computed for each detection."""
 
 from detexport.modeling.roi_heads.box_head import FastRCNNConvFCHead
+from detexport.modeling.roi_heads.build import build_roi_heads
+from detexport.modeling.roi_heads.cascade import CascadeROIHeads
 from detexport.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+from detexport.modeling.roi_heads.keypoint_head import KRCNNConvDeconvUpsampleHead
 from detexport.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
-from detexport.modeling.roi_heads.standard import StandardROIHeads, build_roi_heads
+from detexport.modeling.roi_heads.res5 import Res5ROIHeads
+from detexport.modeling.roi_heads.standard import StandardROIHeads
 
 __all__ = [
+    "CascadeROIHeads",
     "FastRCNNConvFCHead",
     "FastRCNNOutputLayers",
+    "KRCNNConvDeconvUpsampleHead",
     "MaskRCNNConvUpsampleHead",
+    "Res5ROIHeads",
     "StandardROIHeads",
     "build_roi_heads",
 ]

@@ -111,6 +111,26 @@ class FastRCNNOutputLayers(nn.Module):
         scores = logits.sigmoid() if self.use_sigmoid else F.softmax(logits, dim=1)
         return scores[:, :-1]
 
+    def decode(self, deltas: Tensor, proposals: Tensor) -> Tensor:
+        """(R, 4 or K * 4) differences from (R, 4) proposals -> (R, 4 or K * 4) boxes, XYXY in px."""
+        return apply_deltas(deltas, proposals, self.box_weights)
+
+    def select(
+        self,
+        boxes: Tensor,
+        scores: Tensor,
+        image_size: Tuple[int, int],
+    ) -> Tuple[Tensor, Tensor, Tensor]:
+        """Detections of one image from decoded boxes and (R, K) scores: see ``select_detections``."""
+        return select_detections(
+            boxes.reshape(boxes.shape[0], boxes.shape[1] // 4, 4),
+            scores,
+            image_size,
+            self.score_threshold,
+            self.nms_threshold,
+            self.max_detections,
+        )
+
     def detect(
         self,
         logits: Tensor,
@@ -119,15 +139,7 @@ class FastRCNNOutputLayers(nn.Module):
         image_size: Tuple[int, int],
     ) -> Tuple[Tensor, Tensor, Tensor]:
         """Detections of one image from its proposals' outputs: see ``select_detections``."""
-        boxes = apply_deltas(deltas, proposals, self.box_weights)
-        return select_detections(
-            boxes.reshape(boxes.shape[0], boxes.shape[1] // 4, 4),
-            self.probabilities(logits),
-            image_size,
-            self.score_threshold,
-            self.nms_threshold,
-            self.max_detections,
-        )
+        return self.select(self.decode(deltas, proposals), self.probabilities(logits), image_size)
 
     @torch.jit.unused
     def losses(self, outputs: tuple[Tensor, Tensor], proposals: list[Instances]) -> dict[str, Tensor]:

@@ -1,0 +1,221 @@
+"""What ROI heads of every kind share: which proposals to learn from, and detections as ``Instances``.
+
+Shapes: R proposals, D detections of an image, K classes.
+"""
+
+from typing import Any, List
+
+import torch
+from torch import Tensor, nn
+
+from detexport.config import CfgNode
+from detexport.errors import ConfigError
+from detexport.layers import ShapeSpec
+from detexport.layers.conv import shapes_of
+from detexport.modeling.matcher import Matcher, subsample_labels
+from detexport.modeling.poolers import ROIPooler
+from detexport.structures import Boxes, ImageList, Instances, pairwise_iou
+
+
+def split_by_image(x: Tensor, boxes: List[Tensor]) -> List[Tensor]:
+    """Rows of ``x`` by image, as many as each of ``boxes`` has; a single image's stay whole."""
+    if len(boxes) == 1:
+        return [x]
+    parts: List[Tensor] = []
+    start = 0
+    for box in boxes:
+        parts.append(x[start : start + box.shape[0]])
+        start += box.shape[0]
+    return parts
+
+
+class ROIHeads(nn.Module):
+    """Proposals -> detections; a subclass adds the heads, ``detect`` and ``losses``.
+
+    Args:
+        in_features: names of the levels.
+        num_classes: K, without the background.
+        matcher: labels of the proposals in training.
+        batch_size_per_image: proposals an image to learn from.
+        positive_fraction: at most this part of them is foreground.
+        proposal_append_gt: learn from the ground truth's boxes too.
+    """
+
+    detect: Any
+    losses: Any
+
+    def __init__(
+        self,
+        *,
+        in_features: tuple[str, ...],
+        num_classes: int,
+        matcher: Matcher,
+        batch_size_per_image: int,
+        positive_fraction: float,
+        proposal_append_gt: bool,
+    ) -> None:
+        super().__init__()
+        self.in_features: List[str] = list(in_features)
+        self.num_classes = num_classes
+        self.proposal_matcher = matcher
+        self.batch_size_per_image = batch_size_per_image
+        self.positive_fraction = positive_fraction
+        self.proposal_append_gt = proposal_append_gt
+        self.mask_on = False
+        self.keypoint_on = False
+
+    @torch.jit.unused
+    def forward(
+        self,
+        images: ImageList,
+        features: dict[str, Tensor],
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """Detections, or in training the sampled proposals and the losses.
+
+        Args:
+            images: the padded batch.
+            features: feature maps by name.
+            proposals: of each image, with ``proposal_boxes``.
+            targets: in training the ground truth of each image: ``gt_boxes``, ``gt_classes`` and, by
+                the heads, ``gt_masks``, ``gt_keypoints``.
+        """
+        if self.training:
+            if targets is None:
+                raise ValueError("training needs targets for each image")
+            sampled = self.label_and_sample_proposals(proposals, targets)
+            return sampled, self.losses(features, sampled, targets)
+        boxes = [instances.proposal_boxes.tensor for instances in proposals]
+        found = self.detect(features, boxes, images.image_sizes)
+        return [
+            detections_as_instances(fields, size)
+            for fields, size in zip(found, images.image_sizes, strict=True)
+        ], {}
+
+    @torch.jit.unused
+    @torch.no_grad()
+    def label_and_sample_proposals(
+        self, proposals: list[Instances], targets: list[Instances]
+    ) -> list[Instances]:
+        """Proposals to learn from, with the fields of the ground truth that each answers for."""
+        sampled = []
+        for instances, target in zip(proposals, targets, strict=True):
+            boxes: Boxes = instances.proposal_boxes
+            if self.proposal_append_gt:
+                boxes = Boxes.cat([boxes, target.gt_boxes])
+            classes, matches = self.label_boxes(boxes, target, self.proposal_matcher)
+            positive, negative = subsample_labels(
+                classes, self.batch_size_per_image, self.positive_fraction, background=self.num_classes
+            )
+            chosen = torch.cat([positive, negative])
+            result = Instances(instances.image_size, proposal_boxes=boxes[chosen], gt_classes=classes[chosen])
+            if len(target):
+                for name, value in target.get_fields().items():
+                    if name != "gt_classes":
+                        result.set(name, value[matches[chosen]])
+            else:
+                result.gt_boxes = Boxes(torch.zeros_like(boxes[chosen].tensor))
+            sampled.append(result)
+        return sampled
+
+    @torch.jit.unused
+    def foreground(self, proposals: list[Instances]) -> list[Instances]:
+        """The sampled proposals that answer for an object."""
+        return [instances[instances.gt_classes < self.num_classes] for instances in proposals]
+
+    @torch.jit.unused
+    @torch.no_grad()
+    def label_boxes(self, boxes: Boxes, target: Instances, matcher: Matcher) -> tuple[Tensor, Tensor]:
+        """(R,) class of each box, K for the background and -1 for ignored, and (R,) index of its truth."""
+        matches, labels = matcher(pairwise_iou(target.gt_boxes, boxes))
+        if not len(target):
+            return torch.full_like(matches, self.num_classes), matches
+        classes = target.gt_classes[matches]
+        classes[labels == 0] = self.num_classes
+        classes[labels == -1] = -1
+        return classes, matches
+
+
+def detections_as_instances(fields: dict[str, Tensor], image_size: tuple[int, int]) -> Instances:
+    """The fields of one image's detections as ``Instances``; masks become (D, 1, S, S)."""
+    instances = Instances(image_size)
+    for name, value in fields.items():
+        if name == "pred_boxes":
+            instances.set(name, Boxes(value))
+        elif name == "pred_masks":
+            instances.set(name, value[:, None])
+        else:
+            instances.set(name, value)
+    return instances
+
+
+def sampling_options(cfg: CfgNode) -> dict[str, Any]:
+    """What the configuration says for ``ROIHeads``."""
+    node = cfg.MODEL.ROI_HEADS
+    return {
+        "in_features": tuple(node.IN_FEATURES),
+        "num_classes": node.NUM_CLASSES,
+        "matcher": Matcher(node.IOU_THRESHOLDS, node.IOU_LABELS),
+        "batch_size_per_image": node.BATCH_SIZE_PER_IMAGE,
+        "positive_fraction": node.POSITIVE_FRACTION,
+        "proposal_append_gt": node.PROPOSAL_APPEND_GT,
+    }
+
+
+def predictor_options(cfg: CfgNode) -> dict[str, Any]:
+    """What the configuration says for ``FastRCNNOutputLayers``, the meaning of the differences aside."""
+    heads, box = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD
+    return {
+        "num_classes": heads.NUM_CLASSES,
+        "cls_agnostic_bbox_reg": box.CLS_AGNOSTIC_BBOX_REG,
+        "use_sigmoid": box.USE_SIGMOID_CE,
+        "score_threshold": heads.SCORE_THRESH_TEST,
+        "nms_threshold": heads.NMS_THRESH_TEST,
+        "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
+        "smooth_l1_beta": box.SMOOTH_L1_BETA,
+        "box_loss_weight": box.BBOX_REG_LOSS_WEIGHT,
+    }
+
+
+def level_shapes(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> tuple[int, list[int]]:
+    """Channels, and strides in px, of the feature maps that the heads look at."""
+    shapes = shapes_of(input_shape, cfg.MODEL.ROI_HEADS.IN_FEATURES, "MODEL.ROI_HEADS.IN_FEATURES")
+    return shapes[0].channels, [shape.stride for shape in shapes]
+
+
+def build_pooler(node: CfgNode, strides: list[int]) -> ROIPooler:
+    """The pooler of a head's configuration."""
+    return ROIPooler(
+        output_size=node.POOLER_RESOLUTION,
+        strides=strides,
+        sampling_ratio=node.POOLER_SAMPLING_RATIO,
+        pooler_type=node.POOLER_TYPE,
+    )
+
+
+def pooled_shape(node: CfgNode, channels: int) -> ShapeSpec:
+    """What comes out of that pooler."""
+    return ShapeSpec(channels, height=node.POOLER_RESOLUTION, width=node.POOLER_RESOLUTION)
+
+
+def check_box_options(cfg: CfgNode) -> None:
+    """Refuse the options that no heads support.
+
+    Raises:
+        ConfigError: one of them is set.
+    """
+    node = cfg.MODEL.ROI_BOX_HEAD
+    unsupported = {
+        "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES": node.TRAIN_ON_PRED_BOXES,
+        "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": node.USE_FED_LOSS,
+    }
+    for key, value in unsupported.items():
+        if value:
+            raise ConfigError("unsupported option", got=f"{key}: {value}", expected=f"{key}: False")
+    if node.BBOX_REG_LOSS_TYPE != "smooth_l1":
+        raise ConfigError(
+            "unsupported box loss",
+            got=f"MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE: {node.BBOX_REG_LOSS_TYPE}",
+            expected="smooth_l1",
+        )

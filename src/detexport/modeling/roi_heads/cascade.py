@@ -1,0 +1,180 @@
+"""Cascade R-CNN (Cai and Vasconcelos 2018): box heads one after another, each from the boxes of the last.
+
+Shapes: R proposals, D detections of an image, K classes.
+"""
+
+from typing import Any, Dict, List, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from detexport.config import CfgNode
+from detexport.errors import ConfigError
+from detexport.layers import ShapeSpec
+from detexport.modeling.box_regression import Box2BoxTransform
+from detexport.modeling.matcher import Matcher
+from detexport.modeling.poolers import ROIPooler
+from detexport.modeling.registries import ROI_HEADS_REGISTRY
+from detexport.modeling.roi_heads.base import (
+    build_pooler,
+    check_box_options,
+    level_shapes,
+    pooled_shape,
+    predictor_options,
+    sampling_options,
+    split_by_image,
+)
+from detexport.modeling.roi_heads.box_head import build_box_head
+from detexport.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+from detexport.modeling.roi_heads.standard import StandardROIHeads, instance_heads
+from detexport.structures import Boxes, Instances
+from detexport.structures.boxes import clip_boxes
+
+
+class CascadeROIHeads(StandardROIHeads):
+    """Box heads in stages over one pooler; mask head as in ``StandardROIHeads``.
+
+    Args:
+        box_pooler: features of a proposal, at every stage.
+        box_heads: vector of a proposal, one a stage.
+        box_predictors: scores and one box for all classes, one a stage.
+        stage_matchers: labels of the boxes in training, one a stage.
+        **options: see ``StandardROIHeads``.
+    """
+
+    def __init__(
+        self,
+        *,
+        box_pooler: ROIPooler,
+        box_heads: list[Any],
+        box_predictors: list[FastRCNNOutputLayers],
+        stage_matchers: list[Matcher],
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            box_pooler=box_pooler,
+            box_head=nn.ModuleList(box_heads),
+            box_predictor=nn.ModuleList(box_predictors),
+            **options,
+        )
+        self.stage_matchers = stage_matchers
+
+    @torch.jit.unused
+    def final_predictor(self) -> FastRCNNOutputLayers:
+        """What decides the detections: the last stage's."""
+        return self.box_predictor[-1]
+
+    def detect_boxes(
+        self,
+        levels: List[Tensor],
+        proposals: List[Tensor],
+        image_sizes: List[Tuple[int, int]],
+    ) -> List[Dict[str, Tensor]]:
+        """The last stage's boxes with the mean of all stages' scores."""
+        boxes = proposals
+        scores: List[Tensor] = []
+        results: List[Dict[str, Tensor]] = []
+        for stage, (head, predictor) in enumerate(zip(self.box_head, self.box_predictor)):  # noqa: B905
+            if stage > 0:
+                boxes = [clip_boxes(box, image_sizes[index]) for index, box in enumerate(boxes)]
+            logits, deltas = predictor(head(self.box_pooler.pool(levels, boxes)))
+            scores.append(predictor.probabilities(logits))
+            boxes = split_by_image(predictor.decode(deltas, torch.cat(boxes)), boxes)
+        total = scores[0]
+        for stage_scores in scores[1:]:
+            total = total + stage_scores
+        image_scores = split_by_image(total * (1.0 / len(scores)), boxes)
+        for index in range(len(boxes)):
+            selected, best, classes = self.box_predictor[-1].select(
+                boxes[index], image_scores[index], image_sizes[index]
+            )
+            results.append({"pred_boxes": selected, "scores": best, "pred_classes": classes})
+        return results
+
+    @torch.jit.unused
+    def box_losses(
+        self, levels: list[Tensor], proposals: list[Instances], targets: list[Instances]
+    ) -> dict[str, Tensor]:
+        """``loss_cls_stage{k}`` and ``loss_box_reg_stage{k}`` of every stage."""
+        losses: dict[str, Tensor] = {}
+        boxes: list[Tensor] = []
+        stages = zip(self.box_head, self.box_predictor, self.stage_matchers, strict=True)
+        for stage, (head, predictor, matcher) in enumerate(stages):
+            if stage > 0:
+                proposals = self.label_refined(boxes, targets, matcher)
+            pooled = self.box_pooler(levels, [instances.proposal_boxes for instances in proposals])
+            if pooled.requires_grad:
+                # All stages learn from the same features: together they weigh as much as one head.
+                pooled.register_hook(lambda gradient: gradient / len(self.box_head))
+            logits, deltas = predictor(head(pooled))
+            for name, loss in predictor.losses((logits, deltas), proposals).items():
+                losses[f"{name}_stage{stage}"] = loss
+            before = [instances.proposal_boxes.tensor for instances in proposals]
+            boxes = split_by_image(predictor.decode(deltas.detach(), torch.cat(before)), before)
+        return losses
+
+    @torch.jit.unused
+    def label_refined(
+        self, boxes: list[Tensor], targets: list[Instances], matcher: Matcher
+    ) -> list[Instances]:
+        """The last stage's boxes as proposals to learn from: clipped, the empty ones left out."""
+        labelled = []
+        for box, target in zip(boxes, targets, strict=True):
+            refined = Boxes(clip_boxes(box, target.image_size))
+            refined = refined[refined.nonempty()]
+            classes, matches = self.label_boxes(refined, target, matcher)
+            truth = target.gt_boxes[matches] if len(target) else Boxes(torch.zeros_like(refined.tensor))
+            labelled.append(
+                Instances(target.image_size, proposal_boxes=refined, gt_classes=classes, gt_boxes=truth)
+            )
+        return labelled
+
+
+@ROI_HEADS_REGISTRY.register(name="CascadeROIHeads")
+def build_cascade_roi_heads(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> CascadeROIHeads:
+    """The cascade of the published configurations."""
+    check_box_options(cfg)
+    _check_cascade_options(cfg)
+    box, cascade = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_BOX_CASCADE_HEAD
+    channels, strides = level_shapes(cfg, input_shape)
+    heads = [build_box_head(cfg, pooled_shape(box, channels)) for _ in cascade.IOUS]
+    predictors = [
+        FastRCNNOutputLayers(
+            head.output_shape,
+            box2box_transform=Box2BoxTransform(tuple(weights)),
+            **predictor_options(cfg),
+        )
+        for head, weights in zip(heads, cascade.BBOX_REG_WEIGHTS, strict=True)
+    ]
+    return CascadeROIHeads(
+        box_pooler=build_pooler(box, strides),
+        box_heads=heads,
+        box_predictors=predictors,
+        stage_matchers=[Matcher([iou], [0, 1]) for iou in cascade.IOUS],
+        **instance_heads(cfg, channels, strides),
+        **sampling_options(cfg),
+    )
+
+
+def _check_cascade_options(cfg: CfgNode) -> None:
+    cascade, heads = cfg.MODEL.ROI_BOX_CASCADE_HEAD, cfg.MODEL.ROI_HEADS
+    if not cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG:
+        raise ConfigError(
+            "unsupported option: a cascade hands on one box a proposal",
+            got="MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG: False",
+            expected="MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG: True",
+        )
+    if not cascade.IOUS or len(cascade.IOUS) != len(cascade.BBOX_REG_WEIGHTS):
+        raise ConfigError(
+            "a cascade has an IoU and box weights for each stage",
+            got=f"MODEL.ROI_BOX_CASCADE_HEAD: {len(cascade.IOUS)} IOUS, "
+            f"{len(cascade.BBOX_REG_WEIGHTS)} BBOX_REG_WEIGHTS",
+            expected="as many of both, at least one",
+        )
+    if [cascade.IOUS[0]] != list(heads.IOU_THRESHOLDS):
+        raise ConfigError(
+            "the cascade's first stage learns from the proposals as they were sampled",
+            got=f"MODEL.ROI_BOX_CASCADE_HEAD.IOUS: {list(cascade.IOUS)}, "
+            f"MODEL.ROI_HEADS.IOU_THRESHOLDS: {list(heads.IOU_THRESHOLDS)}",
+            expected="the first of IOUS as the only threshold",
+        )

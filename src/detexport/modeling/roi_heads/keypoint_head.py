@@ -1,0 +1,182 @@
+"""Keypoint head (He et al. 2017): pooled features of a detection -> a heatmap for each keypoint.
+
+Shapes: R detections, K keypoints, S cells a side of a heatmap.
+"""
+
+from typing import Any, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detexport.config import CfgNode
+from detexport.layers import Conv2d, ShapeSpec
+from detexport.layers.conv import init_conv_msra
+from detexport.modeling.registries import ROI_KEYPOINT_HEAD_REGISTRY
+from detexport.structures import Instances
+
+
+def build_keypoint_head(cfg: CfgNode, input_shape: ShapeSpec) -> Any:
+    """Build ``cfg.MODEL.ROI_KEYPOINT_HEAD.NAME`` for pooled features of this shape."""
+    return ROI_KEYPOINT_HEAD_REGISTRY.get(cfg.MODEL.ROI_KEYPOINT_HEAD.NAME)(cfg, input_shape)
+
+
+def count(like: Tensor, length: int) -> Tensor:
+    """0, 1, 2, ... (length,) of the dtype of ``like``, by counting ones.
+
+    Neither a size nor a device is written into a trace.
+    """
+    return F.pad(like.sum()[None] * 0, [0, length - 1], value=1.0).cumsum(0)
+
+
+def positions_below(sizes: Tensor, limit: int) -> Tensor:
+    """0, 1, 2, ... below the largest of ``sizes`` (R,), which is at most ``limit``; one at least."""
+    positions = count(sizes, limit)
+    return positions[(positions < F.pad(sizes, [0, 1], value=1.0).max()).nonzero()[:, 0]]
+
+
+def bicubic_weights(sizes: Tensor, positions: Tensor, cells: int) -> Tensor:
+    """How much each cell weighs at each pixel when ``cells`` are resized to ``sizes`` px, along one axis.
+
+    Bicubic with a = -0.75, the outermost cells repeated beyond the edge, as ``interpolate`` has it; pixels
+    beyond a size repeat its last one.
+
+    Args:
+        sizes: (R,) px, whole numbers.
+        positions: (P,) 0, 1, 2, ...
+        cells: cells along the axis.
+
+    Returns:
+        (R, P, cells).
+    """
+    pixel = torch.minimum(positions[None, :], sizes[:, None] - 1)
+    # Not cells / sizes: with a number of a shape, eager and a trace would round differently.
+    scale = torch.ones_like(sizes) * cells / sizes
+    position = (pixel + 0.5) * scale[:, None] - 0.5
+    first = torch.floor(position)
+    fraction = position - first
+    cell = count(sizes, cells)
+    total = torch.zeros_like(position)[:, :, None] * cell
+    for tap in range(-1, 3):
+        distance = (fraction - tap).abs()
+        if tap == -1 or tap == 2:
+            weight = ((distance - 5.0) * distance + 8.0) * distance - 4.0
+            weight = -0.75 * weight
+        else:
+            weight = (1.25 * distance - 2.25) * distance * distance + 1.0
+        place = (first + tap).clamp(min=0.0, max=cells - 1.0)
+        total = total + weight[:, :, None] * (place[:, :, None] == cell).to(weight.dtype)
+    return total
+
+
+def heatmaps_to_keypoints(maps: Tensor, boxes: Tensor, image_size: Tuple[int, int]) -> Tensor:
+    """Where each heatmap, resized to its box, is highest.
+
+    Resizing is a product with the weights of the rows and of the columns, one keypoint after another: no more
+    than a number a pixel and detection is in memory at once.
+
+    Args:
+        maps: (R, K, S, S) logits.
+        boxes: (R, 4) XYXY in px, inside the image.
+        image_size: height and width in px.
+
+    Returns:
+        (R, K, 3): x and y in px, and a score: 1 over the sum of exp(logit - highest).
+    """
+    cells = maps.shape[2]
+    width = (boxes[:, 2] - boxes[:, 0]).clamp(min=1.0)
+    height = (boxes[:, 3] - boxes[:, 1]).clamp(min=1.0)
+    columns, rows = width.ceil(), height.ceil()
+    row_weights = bicubic_weights(rows, positions_below(rows, image_size[0]), cells)
+    column_weights = bicubic_weights(columns, positions_below(columns, image_size[1]), cells).transpose(1, 2)
+    keypoints = []
+    for keypoint in range(maps.shape[1]):
+        heatmap = maps[:, keypoint]
+        resized = torch.matmul(torch.matmul(row_weights, heatmap), column_weights)
+        row_best, row_columns = resized.max(dim=2)
+        best, row = row_best.max(dim=1)
+        column = row_columns.gather(1, row[:, None])[:, 0]
+        # A repeated last pixel may come out higher by a rounding.
+        column_position = torch.minimum(column.to(columns.dtype), columns - 1)
+        row_position = torch.minimum(row.to(rows.dtype), rows - 1)
+        x = (column_position + 0.5) * (width / columns) + boxes[:, 0]
+        y = (row_position + 0.5) * (height / rows) + boxes[:, 1]
+        score = 1.0 / (heatmap - best[:, None, None]).exp().sum(dim=[1, 2])
+        keypoints.append(torch.stack((x, y, score), dim=1))
+    return torch.stack(keypoints, dim=1)
+
+
+class KRCNNConvDeconvUpsampleHead(nn.Sequential):
+    """3x3 convolutions, a 2x deconvolution to a map a keypoint, 2x bilinear upsampling.
+
+    Args:
+        input_shape: pooled features.
+        num_keypoints: K.
+        conv_dims: channels of ``conv_fcn1``, ``conv_fcn2``, ...
+        loss_weight: factor of the keypoint loss.
+        loss_normalizer: divides an image's loss; 0 divides by the number of keypoints that are learnt from.
+    """
+
+    def __init__(
+        self,
+        input_shape: ShapeSpec,
+        *,
+        num_keypoints: int,
+        conv_dims: list[int],
+        loss_weight: float = 1.0,
+        loss_normalizer: float = 0.0,
+    ) -> None:
+        super().__init__()
+        channels = input_shape.channels
+        for index, dim in enumerate(conv_dims, start=1):
+            conv = Conv2d(channels, dim, 3, padding=1, relu=True)
+            init_conv_msra(conv)
+            self.add_module(f"conv_fcn{index}", conv)
+            channels = dim
+        self.score_lowres = nn.ConvTranspose2d(channels, num_keypoints, kernel_size=4, stride=2, padding=1)
+        init_conv_msra(self.score_lowres)  # type: ignore[arg-type]
+        self.num_keypoints = num_keypoints
+        self.loss_weight = loss_weight
+        self.loss_normalizer = loss_normalizer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(R, C, S / 4, S / 4) -> (R, K, S, S) logits."""
+        for layer in self:
+            x = layer(x)
+        return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+    @torch.jit.unused
+    def losses(self, logits: Tensor, instances: list[Instances]) -> dict[str, Tensor]:
+        """``loss_keypoint`` over the keypoints inside the foreground proposals' boxes.
+
+        Args:
+            logits: (R, K, S, S) of all foreground proposals.
+            instances: of each image, with ``proposal_boxes`` and, where it has any, ``gt_keypoints``.
+        """
+        found = [
+            image.gt_keypoints.to_cells(image.proposal_boxes.tensor, logits.shape[-1])
+            for image in instances
+            if len(image)
+        ]
+        if not any(inside.any() for _, inside in found):
+            return {"loss_keypoint": logits.sum() * 0}
+        cells = torch.cat([cell.flatten() for cell, _ in found])
+        learnt = torch.cat([inside.flatten() for _, inside in found]).nonzero()[:, 0]
+        maps = logits.flatten(0, 1).flatten(1)
+        loss = F.cross_entropy(maps[learnt], cells[learnt], reduction="sum")
+        normalizer = self.loss_normalizer * len(instances) or len(learnt)
+        return {"loss_keypoint": loss * (self.loss_weight / normalizer)}
+
+
+@ROI_KEYPOINT_HEAD_REGISTRY.register(name="KRCNNConvDeconvUpsampleHead")
+def build_conv_deconv_head(cfg: CfgNode, input_shape: ShapeSpec) -> KRCNNConvDeconvUpsampleHead:
+    """The head of the published configurations."""
+    node, heads = cfg.MODEL.ROI_KEYPOINT_HEAD, cfg.MODEL.ROI_HEADS
+    most = node.NUM_KEYPOINTS * heads.BATCH_SIZE_PER_IMAGE * heads.POSITIVE_FRACTION
+    return KRCNNConvDeconvUpsampleHead(
+        input_shape,
+        num_keypoints=node.NUM_KEYPOINTS,
+        conv_dims=list(node.CONV_DIMS),
+        loss_weight=node.LOSS_WEIGHT,
+        loss_normalizer=0.0 if node.NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS else most,
+    )

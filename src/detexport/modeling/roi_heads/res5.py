@@ -1,0 +1,188 @@
+"""The heads of models without a pyramid (C4): the network's last stage runs on each box.
+
+Shapes: R proposals, D detections of an image, K classes.
+"""
+
+from typing import Any, Dict, List, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from detexport.config import CfgNode
+from detexport.errors import ConfigError
+from detexport.layers import ShapeSpec
+from detexport.modeling.backbone.resnet import resnet_stages
+from detexport.modeling.box_regression import Box2BoxTransform
+from detexport.modeling.poolers import ROIPooler
+from detexport.modeling.registries import ROI_HEADS_REGISTRY
+from detexport.modeling.roi_heads.base import (
+    ROIHeads,
+    build_pooler,
+    check_box_options,
+    level_shapes,
+    predictor_options,
+    sampling_options,
+    split_by_image,
+)
+from detexport.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+from detexport.modeling.roi_heads.mask_head import build_mask_head, class_masks
+from detexport.structures import Instances
+
+
+class Res5ROIHeads(ROIHeads):
+    """Boxes from the mean, masks from the map of res5's features of a box.
+
+    Args:
+        pooler: features of a box, before res5.
+        res5: the stage.
+        box_predictor: scores and boxes.
+        mask_head: masks of a detection; none without masks.
+        **options: see ``ROIHeads``.
+    """
+
+    def __init__(
+        self,
+        *,
+        pooler: ROIPooler,
+        res5: Any,
+        box_predictor: FastRCNNOutputLayers,
+        mask_head: Any = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.pooler = pooler
+        self.res5 = res5
+        self.box_predictor = box_predictor
+        self.mask_head = mask_head
+        self.mask_on = mask_head is not None
+
+    @torch.jit.unused
+    def final_predictor(self) -> FastRCNNOutputLayers:
+        """What decides the detections."""
+        return self.box_predictor
+
+    def shared_features(self, levels: List[Tensor], boxes: List[Tensor]) -> Tensor:
+        """One (R, 4) an image -> (sum R, C, S, S), in evaluation mode.
+
+        An empty box is added and dropped again: ``torch.export`` cannot follow a normalization of what may
+        be no box at all.
+        """
+        padded = boxes[:-1] + [F.pad(boxes[-1], [0, 0, 0, 1])]  # noqa: RUF005 - as TorchScript takes it
+        return self.res5(self.pooler.pool(levels, padded))[:-1]
+
+    def detect(
+        self,
+        features: Dict[str, Tensor],
+        proposals: List[Tensor],
+        image_sizes: List[Tuple[int, int]],
+    ) -> List[Dict[str, Tensor]]:
+        """Detections of each image by field: ``pred_boxes``, ``scores``, ``pred_classes``, ``pred_masks``.
+
+        Args:
+            features: feature maps by name.
+            proposals: one (R, 4) an image, XYXY in px.
+            image_sizes: height and width of each image in px.
+        """
+        levels = [features[name] for name in self.in_features]
+        logits, deltas = self.box_predictor(self.shared_features(levels, proposals).mean(dim=[2, 3]))
+        image_logits = split_by_image(logits, proposals)
+        image_deltas = split_by_image(deltas, proposals)
+        results: List[Dict[str, Tensor]] = []
+        for index in range(len(proposals)):
+            boxes, scores, classes = self.box_predictor.detect(
+                image_logits[index], image_deltas[index], proposals[index], image_sizes[index]
+            )
+            results.append({"pred_boxes": boxes, "scores": scores, "pred_classes": classes})
+        return self.add_masks(levels, results)
+
+    def add_masks(
+        self,
+        levels: List[Tensor],
+        detections: List[Dict[str, Tensor]],
+    ) -> List[Dict[str, Tensor]]:
+        """``pred_masks`` (D, S, S), a probability a cell of a grid over each box."""
+        if self.mask_head is not None:
+            found = [fields["pred_boxes"] for fields in detections]
+            labels = torch.cat([fields["pred_classes"] for fields in detections])
+            masks = class_masks(self.mask_head(self.shared_features(levels, found)), labels)
+            image_masks = split_by_image(masks, found)
+            for index in range(len(detections)):
+                detections[index]["pred_masks"] = image_masks[index]
+        return detections
+
+    @torch.jit.unused
+    def losses(
+        self, features: dict[str, Tensor], proposals: list[Instances], targets: list[Instances]
+    ) -> dict[str, Tensor]:
+        """The losses of the boxes and, over the foreground, of the masks, from one pass of res5."""
+        levels = [features[name] for name in self.in_features]
+        shared = self.res5(self.pooler(levels, [instances.proposal_boxes for instances in proposals]))
+        losses = self.box_predictor.losses(self.box_predictor(shared.mean(dim=[2, 3])), proposals)
+        if self.mask_head is not None:
+            classes = torch.cat([instances.gt_classes for instances in proposals])
+            logits = self.mask_head(shared[classes < self.num_classes])
+            losses.update(self.mask_head.losses(logits, self.foreground(proposals)))
+        return losses
+
+
+@ROI_HEADS_REGISTRY.register(name="Res5ROIHeads")
+def build_res5_roi_heads(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> Res5ROIHeads:
+    """The heads of the published C4 configurations."""
+    check_box_options(cfg)
+    _check_res5_options(cfg)
+    box, resnets = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.RESNETS
+    channels, strides = level_shapes(cfg, input_shape)
+    stages = resnet_stages(
+        depth=resnets.DEPTH,
+        in_channels=resnets.STEM_OUT_CHANNELS,
+        out_channels=resnets.RES2_OUT_CHANNELS,
+        groups=resnets.NUM_GROUPS,
+        width_per_group=resnets.WIDTH_PER_GROUP,
+        stride_in_1x1=resnets.STRIDE_IN_1X1,
+        res5_dilation=resnets.RES5_DILATION,
+        deform_on_per_stage=tuple(resnets.DEFORM_ON_PER_STAGE),
+        norm=resnets.NORM,
+        last_stage="res5",
+    )
+    if channels != stages["res4"][1].channels:
+        raise ConfigError(
+            "res5 follows on res4",
+            got=f"MODEL.ROI_HEADS.IN_FEATURES: {list(cfg.MODEL.ROI_HEADS.IN_FEATURES)}",
+            expected="res4, as the heads' only feature map",
+        )
+    res5, shape = stages["res5"]
+    mask_head = None
+    if cfg.MODEL.MASK_ON:
+        side = (box.POOLER_RESOLUTION + 1) // 2
+        mask_head = build_mask_head(cfg, ShapeSpec(shape.channels, height=side, width=side))
+    return Res5ROIHeads(
+        pooler=build_pooler(box, strides),
+        res5=res5,
+        box_predictor=FastRCNNOutputLayers(
+            ShapeSpec(shape.channels),
+            box2box_transform=Box2BoxTransform(tuple(box.BBOX_REG_WEIGHTS)),
+            **predictor_options(cfg),
+        ),
+        mask_head=mask_head,
+        **sampling_options(cfg),
+    )
+
+
+def _check_res5_options(cfg: CfgNode) -> None:
+    wanted = {"MODEL.RESNETS.RES5_DILATION": 1, "MODEL.KEYPOINT_ON": False}
+    found = {
+        "MODEL.RESNETS.RES5_DILATION": cfg.MODEL.RESNETS.RES5_DILATION,
+        "MODEL.KEYPOINT_ON": cfg.MODEL.KEYPOINT_ON,
+    }
+    for key, value in wanted.items():
+        if found[key] != value:
+            raise ConfigError(
+                "unsupported option with Res5ROIHeads", got=f"{key}: {found[key]}", expected=f"{key}: {value}"
+            )
+    if len(cfg.MODEL.ROI_HEADS.IN_FEATURES) != 1:
+        raise ConfigError(
+            "unsupported number of feature maps with Res5ROIHeads",
+            got=f"MODEL.ROI_HEADS.IN_FEATURES: {list(cfg.MODEL.ROI_HEADS.IN_FEATURES)}",
+            expected="one, such as res4",
+        )

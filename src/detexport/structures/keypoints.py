@@ -1,0 +1,72 @@
+"""Keypoints of the instances of one image."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+
+class Keypoints:
+    """The same K keypoints of every instance.
+
+    Args:
+        keypoints: (R, K, 3): x and y in px, and the visibility: 0 not labelled, 1 hidden, 2 visible.
+
+    Raises:
+        ValueError: another shape.
+    """
+
+    def __init__(self, keypoints: Tensor | Sequence[Sequence[Sequence[float]]]) -> None:
+        self.tensor = torch.as_tensor(keypoints, dtype=torch.float32)
+        if self.tensor.dim() != 3 or self.tensor.shape[2] != 3:
+            raise ValueError(f"keypoints have the shape (R, K, 3), got {tuple(self.tensor.shape)}")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the keypoints lie."""
+        return self.tensor.device
+
+    def to(self, device: torch.device | str) -> "Keypoints":
+        """The keypoints on ``device``."""
+        return Keypoints(self.tensor.to(device))
+
+    def to_cells(self, boxes: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """The cell of each keypoint on a grid over its box, as the keypoint loss needs it.
+
+        Args:
+            boxes: (R, 4) XYXY in px, one an instance.
+            size: cells a side.
+
+        Returns:
+            (R, K) int64 index into the flattened grid, and (R, K) bool: labelled and inside the box. The
+            index of the others is 0.
+        """
+        if len(boxes) != len(self):
+            raise ValueError(f"keypoints of {len(self)} instances need as many boxes, got {len(boxes)}")
+        start, end = boxes[:, None, :2], boxes[:, None, 2:]
+        position = self.tensor[..., :2]
+        cell = ((position - start) * (size / (end - start))).floor()
+        # The box's last edge belongs to its last cell.
+        cell = torch.where(position == end, torch.full_like(cell, size - 1), cell)
+        inside = ((cell >= 0) & (cell < size)).all(dim=2) & (self.tensor[..., 2] > 0)
+        cell = torch.where(inside[..., None], cell, torch.zeros_like(cell)).to(torch.int64)
+        return cell[..., 1] * size + cell[..., 0], inside
+
+    @staticmethod
+    def cat(keypoints: list["Keypoints"]) -> "Keypoints":
+        """One ``Keypoints`` of several, in order."""
+        return Keypoints(torch.cat([one.tensor for one in keypoints], dim=0))
+
+    def __getitem__(self, item: int | slice | Tensor) -> "Keypoints":
+        if isinstance(item, int):
+            return Keypoints(self.tensor[item].unsqueeze(0))
+        return Keypoints(self.tensor[item])
+
+    def __len__(self) -> int:
+        return self.tensor.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        yield from self.tensor
+
+    def __repr__(self) -> str:
+        return f"Keypoints({len(self)} instances, {self.tensor.shape[1]} keypoints each)"
