@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 export PATH := $(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro params test lint lock clean
+.PHONY: help setup repro params test test-all lint lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -24,12 +24,16 @@ $(READY): requirements.lock pyproject.toml
 repro: $(READY) ## run the pipeline: data, export, proof, latency, registry, report
 	@python stages/preflight.py
 	dvc repro
+	@echo "the report: reports/index.html"
 
 params: $(READY) ## compose params.yaml from conf/; OVERRIDES="'export=[onnx]' ..." adds to it
 	python stages/compose.py $(OVERRIDES)
 
 test: $(READY) ## run the tests
 	python -m pytest
+
+test-all: $(READY) ## run the tests, those of half a minute and more too
+	python -m pytest -m ""
 
 lint: $(READY) ## run ruff and mypy as pre-commit and CI do
 	ruff check

@@ -18,15 +18,32 @@ PATIENCE_S = 15.0
 def main(conf: Path = Path("conf")) -> None:
     """Fail if params.yaml is not a composition of CONF as it is now; let a killed run's process pass away.
 
-    DVC refuses to run beside a process that it finds in its notes, also one that was killed a moment ago and
+    A run that is killed while it writes DVC's notes leaves them cut short, and nothing runs again. And DVC
+    refuses to run beside a process that it finds in its notes, also one that was killed a moment ago and
     is not yet gone. A process that lives on is DVC's to report.
     """
     check_composition(PARAMS, conf)
+    if broken():
+        time.sleep(1.0)  # another run may be about to write them
+        if broken():
+            echo(f"removing {LOCKS}, which a killed run left cut short")
+            LOCKS.unlink(missing_ok=True)
     deadline = time.monotonic() + PATIENCE_S
     while holders() and time.monotonic() < deadline:
         if deadline - time.monotonic() > PATIENCE_S - 0.1:
             echo(f"waiting for the process {min(holders(), default=0)} of another run to end")
         time.sleep(0.2)
+
+
+def broken() -> bool:
+    """Whether DVC's notes are there and cannot be read: DVC would refuse to run for ever."""
+    try:
+        json.loads(LOCKS.read_text())
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        return True
+    return False
 
 
 def holders() -> set[int]:

@@ -17,7 +17,16 @@ from detexport.parity.reference import SampleMeta, read_reference, write_referen
 from detexport.parity.validate import validate_artifact
 from detexport.postprocess import postprocess
 from detexport.report.collect import Results, collect
-from detexport.report.page import longest_ms, number, share, size, speed, without_secrets, write_page
+from detexport.report.page import (
+    longest_ms,
+    number,
+    share,
+    size,
+    speed,
+    unsteady,
+    without_secrets,
+    write_page,
+)
 from detexport.runtime import default_engine
 from detexport.runtime.onnxruntime import OnnxRuntime
 from tiny_artifacts import tiny_contract, tiny_image, write_tiny_onnx
@@ -295,6 +304,12 @@ def test_words_for_sizes_and_ratios() -> None:
         "2.00\u00d7 slower",
     ]
     assert without_secrets("sqlite:////a/b@c.db") == "sqlite:////a/b@c.db"
+
+
+def test_a_busy_machine_is_told_from_a_hiccup() -> None:
+    calm = {"p50_ms": 10, "p90_ms": 12, "p99_ms": 400}
+    assert not unsteady({"runners": {"eager": calm}})
+    assert unsteady({"runners": {"eager": calm, "onnx": {"p50_ms": 10, "p90_ms": 21, "p99_ms": 22}}})
 
 
 def test_a_hiccup_of_the_machine_does_not_flatten_the_bars() -> None:

@@ -49,3 +49,19 @@ def test_no_notes_hold_nothing(notes: Path, content: str | None) -> None:
     if content is not None:
         notes.write_text(content)
     assert preflight.holders() == set()
+
+
+@pytest.mark.parametrize(("content", "expected"), [(None, False), ("{}", False), ("", True), ("{", True)])
+def test_notes_cut_short_are_broken(notes: Path, content: str | None, expected: bool) -> None:
+    if content is not None:
+        notes.write_text(content)
+    assert preflight.broken() is expected
+
+
+def test_a_run_that_was_killed_while_it_wrote_its_notes_does_not_block_the_next(
+    notes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    notes.write_text("")
+    preflight.main()
+    assert not notes.exists()

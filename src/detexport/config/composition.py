@@ -161,5 +161,6 @@ def _stale(params: Path, what: str, got: str) -> ConfigError:
         what,
         got=got,
         expected=f"{params} as it was composed from today's files; one of them was edited since",
-        remedy="`make params` composes the defaults; `dvc exp run -S ...` composes with your overrides",
+        remedy="change conf/, or say -S overrides (a hand edit of params.yaml is lost); then compose: "
+        "`make params` the defaults, `dvc exp run -S ...` with overrides",
     )

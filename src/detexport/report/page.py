@@ -166,6 +166,11 @@ def longest_ms(measured: dict[str, Any]) -> float:
     return min(max((runner["p99_ms"] for runner in runners), default=1), 1.5 * max(p90s, default=1))
 
 
+def unsteady(measured: dict[str, Any]) -> bool:
+    """Whether a tenth of an engine's calls took more than twice its median: something else was at work."""
+    return any(runner["p90_ms"] > 2 * runner["p50_ms"] for runner in measured["runners"].values())
+
+
 def share(value: float, longest: float) -> str:
     """A length in a picture, as a percentage of its width."""
     return f"{100 * min(value / longest, 1):.2f}%"
@@ -202,6 +207,7 @@ def _environment() -> Any:
         "size": size,
         "speed": speed,
         "longest_ms": longest_ms,
+        "unsteady": unsteady,
         "share": share,
     }
     return environment
