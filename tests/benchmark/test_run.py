@@ -75,3 +75,18 @@ def test_images_are_of_one_size_and_scale(count: int, expected: list[str], tmp_p
     write_reference(tmp_path / "reference", samples, contract=tiny_contract(), environment={})
     chosen = choose_images(read_reference(tmp_path / "reference"), count)
     assert [int(image[0, 0, 0]) for image in chosen] == [list(sizes).index(id) for id in expected]
+
+
+def test_a_device_on_which_nothing_runs_is_skipped_with_the_reasons() -> None:
+    def broken(device: str) -> None:
+        raise RuntimeError(f"no kernel image for {device}")
+
+    measured = benchmark(
+        [Candidate("eager", broken, 1), Candidate("tracing", broken, 1)],
+        [np.zeros((3, 8, 8), np.uint8)],
+        "cuda",
+        warmup=0,
+        rounds=1,
+    )
+    assert measured["status"] == "skipped"
+    assert "no kernel image for cuda" in measured["reason"]

@@ -14,7 +14,7 @@ from detexport.errors import ConfigError
 ROOT = Path(__file__).parents[2]
 GIVEN = {
     "model": {"mine": ["models.mine.config_file=a.yaml", "models.mine.weights=a.pth"]},
-    "data": {"coco_folder": ["data.name=own", "data.source=/own"]},
+    "data": {"coco_folder": ["data.name=own", "data.source=own"]},
 }
 LISTS = ("model", "export")
 OPTIONS = sorted(
@@ -30,6 +30,8 @@ def tree(tmp_path: Path) -> Path:
     for name in ("conf", "stages", "hydra_plugins"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "params.yaml", tmp_path)
+    for name in ("src/detexport/data/synthetic", "own"):
+        (tmp_path / name).mkdir(parents=True)
     for name in ("a.yaml", "a.pth"):
         (tmp_path / name).write_text("{}")
     return tmp_path
@@ -88,6 +90,7 @@ def test_a_model_that_comes_trained_has_no_training(tree: Path) -> None:
         (["export=[tensorrt_on_the_moon]"], "tensorrt_on_the_moon"),
         (["model=[mine]"], "models.mine.config_file"),
         (["artifacts.onnx.method.opset=18"], "opset"),
+        (["data.source=nowhere"], "data.source=nowhere"),
         (["artifact=[tracing]"], "scripting"),
     ],
 )

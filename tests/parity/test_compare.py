@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from detexport.errors import ConfigError
 from detexport.parity.compare import SampleParity, Tolerance, box_iou, compare, pair
 
 TOLERANCE = Tolerance(
@@ -277,3 +278,20 @@ def test_iou_of_boxes_without_area_is_no_division_by_zero() -> None:
     assert box_iou(boxes, boxes).tolist() == [[1, 0], [0, 1]]
     inverted = np.array([[4, 4, 2, 2]], np.float32)
     assert box_iou(boxes, inverted).tolist() == [[0], [0]]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("box_px", float("nan")), ("score", float("inf")), ("mask_px", -1), ("pair_iou", 0), ("pair_iou", 1.5)],
+)
+def test_a_limit_that_no_error_exceeds_is_refused(field: str, value: float) -> None:
+    limits = {
+        "box_px": 0.01,
+        "box_floor_px": 0.01,
+        "score": 2e-4,
+        "mask_px": 9,
+        "mask_area_ratio": 0.005,
+        "pair_iou": 0.5,
+    }
+    with pytest.raises(ConfigError, match=field):
+        Tolerance(**{**limits, field: value})

@@ -105,16 +105,25 @@ def seal(*, _root_: DictConfig) -> str:
             remedy="select them: -S 'model=[...]' -S 'export=[...]'",
         )
     values: dict[str, Any] = {str(key): OmegaConf.to_container(_root_[key], resolve=True) for key in parts}
-    check_model_files(values["models"], Path())
+    check_sources(values, Path())
     return seal_of(values, Path("conf"))
 
 
-def check_model_files(models: dict[str, Any], root: Path) -> None:
-    """Look for the files that come with the models, before anything is run on them; paths are from ``root``.
+def check_sources(values: dict[str, Any], root: Path) -> None:
+    """Look for the user's data and models before anything is run on them; paths are from ``root``.
 
     Raises:
-        ConfigError: a configuration, or the weights of a model that is not trained here, do not exist.
+        ConfigError: the data's source, a configuration, or the weights of a model that is not trained here,
+            do not exist.
     """
+    models, source = values["models"], values["data"]["source"]
+    if not (root / source).exists():
+        raise ConfigError(
+            "the data set's source is missing",
+            got=f"data.source={source}: no such file or folder",
+            expected="a path that exists, from the repository's root or absolute",
+            remedy="correct data.source",
+        )
     for name, model in models.items():
         for key in ("config_file",) if model["training"] else ("config_file", "weights"):
             if not (root / model[key]).is_file():
@@ -147,7 +156,7 @@ def check_composition(params: Path, conf: Path) -> None:
     sealed = values.pop(SEAL, None)
     if sealed is None or sealed != seal_of(values, conf):
         raise _stale(params, f"{params} is not a composition of {conf}/ as it is now", f"seal {sealed}")
-    check_model_files(values["models"], params.parent)
+    check_sources(values, params.parent)
     digests = config_digests(values["models"], params.parent)
     changed = sorted(name for name, digest in digests.items() if digest != values["configs"][name])
     if changed:
