@@ -11,6 +11,7 @@ from detexport.config.cfg import load_cfg
 from detexport.errors import ConfigError
 from detexport.files import atomic_dir, read_json, write_json
 from detexport.modeling import build_model
+from detexport.parity.detections import DTYPES
 from stage import load_params, run
 
 
@@ -28,11 +29,12 @@ def main(
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.WEIGHTS = ""
     net = build_model(cfg)
-    if not net.gives_only_detections:
+    incomparable = [name for name in net.contract(()).output_names if name not in DTYPES]
+    if incomparable:
         raise ConfigError(
             f"the stages cannot compare what the model {model} gives",
-            got=f"MODEL.META_ARCHITECTURE: {cfg.MODEL.META_ARCHITECTURE}",
-            expected="a model of boxes, classes, scores and masks",
+            got=f"MODEL.META_ARCHITECTURE: {cfg.MODEL.META_ARCHITECTURE} with {', '.join(incomparable)}",
+            expected=f"a model of {', '.join(DTYPES)} alone",
             remedy="export it in Python: an export method takes the model and its contract",
         )
     contract = net.contract(class_names(net.num_classes, model, params.class_names, dataset))

@@ -49,3 +49,9 @@ def test_a_model_whose_outputs_cannot_be_compared_is_refused(folder: Path, name:
     with pytest.raises(ConfigError, match=f"META_ARCHITECTURE: {name}"):
         build_model_named(folder, {"META_ARCHITECTURE": name, "RESNETS": {"DEPTH": 18}})
     assert not (folder / "build").exists()
+
+
+def test_keypoints_cannot_be_compared_yet(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="pred_keypoints"):
+        build_model_named(folder, {"KEYPOINT_ON": True, "RESNETS": {"DEPTH": 18}})
+    assert not (folder / "build").exists()

@@ -25,8 +25,6 @@ class ImageModel(nn.Module):
         size_divisibility: images are padded to a multiple of it; 0 for no padding.
     """
 
-    gives_only_detections = True
-    """Whether boxes, classes, scores and masks are all that the graph gives: what the stages compare."""
     pixel_mean: Tensor
     pixel_std: Tensor
     __jit_unused_properties__ = ["device"]  # noqa: RUF012 - TorchScript looks for this list

@@ -91,8 +91,6 @@ class PanopticFPN(GeneralizedRCNN):
         **rcnn: see ``GeneralizedRCNN``.
     """
 
-    gives_only_detections = False
-
     def __init__(
         self,
         *,

@@ -30,8 +30,6 @@ class ProposalNetwork(ImageModel):
         **image_options: see ``ImageModel``.
     """
 
-    gives_only_detections = False
-
     def __init__(self, *, backbone: Any, proposal_generator: Any, **image_options: Any) -> None:
         super().__init__(size_divisibility=backbone.size_divisibility, **image_options)
         self.backbone = backbone

@@ -177,8 +177,6 @@ class SemanticSegmentor(ImageModel):
         **image_options: see ``ImageModel``.
     """
 
-    gives_only_detections = False
-
     def __init__(self, *, backbone: Any, sem_seg_head: Any, **image_options: Any) -> None:
         super().__init__(size_divisibility=backbone.size_divisibility, **image_options)
         self.backbone = backbone
