@@ -37,6 +37,8 @@ def configured(*overrides: Any) -> CfgNode:
             ["MODEL.META_ARCHITECTURE", "RetinaNets"],
             "unknown meta architecture; got: MODEL.META_ARCHITECTURE",
         ),
+        (["TEST.AUG.ENABLED", True], "TEST.AUG.ENABLED"),
+        (["FLOAT32_PRECISION", "high"], "FLOAT32_PRECISION"),
         (["MODEL.BACKBONE.NAME", "build_vit"], "unknown backbone; got: MODEL.BACKBONE.NAME"),
         (["MODEL.PROPOSAL_GENERATOR.NAME", "None"], "MODEL.PROPOSAL_GENERATOR.NAME"),
         (["MODEL.RPN.HEAD_NAME", "Mine"], "unknown RPN head; got: MODEL.RPN.HEAD_NAME"),

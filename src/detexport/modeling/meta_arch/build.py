@@ -22,5 +22,16 @@ def build_model(cfg: CfgNode) -> Any:
             expected="cpu, where torch finds no CUDA device",
             remedy="set MODEL.DEVICE to cpu",
         )
+    for key, value in (
+        ("TEST.AUG.ENABLED", cfg.TEST.AUG.ENABLED),
+        ("FLOAT32_PRECISION", cfg.FLOAT32_PRECISION),
+    ):
+        if value:
+            raise ConfigError(
+                "unsupported option",
+                got=f"{key}: {value!r}",
+                expected="its default: one pass over an image, in float32 as torch computes it",
+                remedy=f"set {key} to its default",
+            )
     model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
     return model.to(torch.device(cfg.MODEL.DEVICE))
