@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from torch import nn
+
 from detexport.config import CfgNode
 from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec
@@ -23,6 +25,23 @@ def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> Any:
     return BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg, input_shape)
 
 
+def configured_stages(cfg: CfgNode, last_stage: str) -> dict[str, tuple[nn.Sequential, ShapeSpec]]:
+    """The stages ``res2`` .. ``last_stage`` as ``MODEL.RESNETS`` describes them."""
+    resnets = cfg.MODEL.RESNETS
+    return resnet_stages(
+        depth=resnets.DEPTH,
+        in_channels=resnets.STEM_OUT_CHANNELS,
+        out_channels=resnets.RES2_OUT_CHANNELS,
+        groups=resnets.NUM_GROUPS,
+        width_per_group=resnets.WIDTH_PER_GROUP,
+        stride_in_1x1=resnets.STRIDE_IN_1X1,
+        res5_dilation=resnets.RES5_DILATION,
+        deform_on_per_stage=tuple(resnets.DEFORM_ON_PER_STAGE),
+        norm=resnets.NORM,
+        last_stage=last_stage,
+    )
+
+
 @BACKBONE_REGISTRY.register()
 def build_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     """A ResNet or ResNeXt, frozen up to ``MODEL.BACKBONE.FREEZE_AT``."""
@@ -32,17 +51,8 @@ def build_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
             "MODEL.RESNETS.OUT_FEATURES names no stage", expected="some of stem, res2, ..., res5"
         )
     return ResNet(
-        stages=resnet_stages(
-            depth=resnets.DEPTH,
-            in_channels=resnets.STEM_OUT_CHANNELS,
-            out_channels=resnets.RES2_OUT_CHANNELS,
-            groups=resnets.NUM_GROUPS,
-            width_per_group=resnets.WIDTH_PER_GROUP,
-            stride_in_1x1=resnets.STRIDE_IN_1X1,
-            res5_dilation=resnets.RES5_DILATION,
-            deform_on_per_stage=tuple(resnets.DEFORM_ON_PER_STAGE),
-            norm=resnets.NORM,
-            last_stage=max(resnets.OUT_FEATURES, key=lambda name: (name != "stem", name)),
+        stages=configured_stages(
+            cfg, last_stage=max(resnets.OUT_FEATURES, key=lambda name: (name != "stem", name))
         ),
         in_channels=input_shape.channels,
         stem_channels=resnets.STEM_OUT_CHANNELS,

@@ -12,7 +12,7 @@ from torch import Tensor
 from detexport.config import CfgNode
 from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec
-from detexport.modeling.backbone.resnet import resnet_stages
+from detexport.modeling.backbone.build import configured_stages
 from detexport.modeling.box_regression import Box2BoxTransform
 from detexport.modeling.poolers import ROIPooler
 from detexport.modeling.registries import ROI_HEADS_REGISTRY
@@ -131,20 +131,9 @@ def build_res5_roi_heads(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> Res
     """The heads of the published C4 configurations."""
     check_box_options(cfg)
     _check_res5_options(cfg)
-    box, resnets = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.RESNETS
+    box = cfg.MODEL.ROI_BOX_HEAD
     channels, strides = level_shapes(cfg, input_shape)
-    stages = resnet_stages(
-        depth=resnets.DEPTH,
-        in_channels=resnets.STEM_OUT_CHANNELS,
-        out_channels=resnets.RES2_OUT_CHANNELS,
-        groups=resnets.NUM_GROUPS,
-        width_per_group=resnets.WIDTH_PER_GROUP,
-        stride_in_1x1=resnets.STRIDE_IN_1X1,
-        res5_dilation=resnets.RES5_DILATION,
-        deform_on_per_stage=tuple(resnets.DEFORM_ON_PER_STAGE),
-        norm=resnets.NORM,
-        last_stage="res5",
-    )
+    stages = configured_stages(cfg, last_stage="res5")
     if channels != stages["res4"][1].channels:
         raise ConfigError(
             "res5 follows on res4",
