@@ -55,7 +55,9 @@ class Conv2d(nn.Conv2d):
         if self.norm is not None:
             x = self.norm(x)
         if self.relu:
-            x = F.relu(x)
+            x = F.relu(
+                x, inplace=True
+            )  # what it overwrites is ours, and memory costs more than the arithmetic
         return x
 
 

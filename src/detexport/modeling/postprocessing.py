@@ -1,12 +1,11 @@
 """From the model's own frame to the image that was asked for: scaled boxes, pasted masks."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from detexport.structures import Boxes, Instances
-
-PASTE_CHUNK = 16
-"""Masks pasted at once: bounds the memory to 16 floats a pixel."""
 
 
 def detector_postprocess(
@@ -56,30 +55,33 @@ def paste_masks(masks: Tensor, boxes: Boxes, image_size: tuple[int, int], thresh
     Returns:
         (R, H, W) bool.
     """
-    height, width = image_size
-    pasted = torch.zeros((len(masks), height, width), dtype=torch.bool, device=masks.device)
-    for start in range(0, len(masks), PASTE_CHUNK):
-        part = slice(start, start + PASTE_CHUNK)
-        x0, y0, x1, y1 = boxes.tensor[part].unbind(dim=1)
-        rows = interpolation_weights(y0, y1, height, masks.shape[1])
-        columns = interpolation_weights(x0, x1, width, masks.shape[2])
-        pasted[part] = rows @ masks[part] @ columns.transpose(1, 2) >= threshold
+    pasted = torch.zeros((len(masks), *image_size), dtype=torch.bool, device=masks.device)
+    for place, (mask, (x0, y0, x1, y1)) in enumerate(zip(masks, boxes.tensor.tolist(), strict=True)):
+        # Only the pixels that the box can reach; most of the picture has no part in a mask.
+        top, row_weights = interpolation_weights(y0, y1, image_size[0], mask)
+        left, column_weights = interpolation_weights(x0, x1, image_size[1], mask)
+        bottom, right = top + len(row_weights), left + len(column_weights)
+        pasted[place, top:bottom, left:right] = row_weights @ mask @ column_weights.T >= threshold
     return pasted
 
 
-def interpolation_weights(start: Tensor, end: Tensor, size: int, cells: int) -> Tensor:
-    """How much each of a box's cells weighs at each pixel along one axis.
+def interpolation_weights(start: float, end: float, size: int, mask: Tensor) -> tuple[int, Tensor]:
+    """How much each of a box's cells weighs at each pixel that the box reaches along one axis.
 
     Args:
-        start: (R,) first edge of each box in px.
-        end: (R,) last edge of each box in px.
+        start: first edge of the box in px.
+        end: last edge of the box in px.
         size: pixels along the axis.
-        cells: cells along the axis.
+        mask: (S, S) whose cells divide the box; gives dtype and device, too.
 
     Returns:
-        (R, size, cells).
+        The first pixel, and (pixels, S): the cells' weights in each, 0 half a cell outside of the box.
     """
-    pixel = torch.arange(size, device=start.device, dtype=start.dtype) + 0.5
-    position = (pixel[None] - start[:, None]) / (end - start)[:, None] * cells - 0.5
-    cell = torch.arange(cells, device=start.device, dtype=start.dtype)
-    return (1 - (position[:, :, None] - cell).abs()).clamp(min=0)
+    cells = len(mask)
+    half_cell = (end - start) / (2 * cells)
+    first = min(max(math.floor(start - half_cell), 0), size)
+    last = max(min(math.ceil(end + half_cell), size), first)
+    pixel = torch.arange(first, last, dtype=mask.dtype, device=mask.device) + 0.5
+    position = (pixel - start) / (end - start) * cells - 0.5
+    cell = torch.arange(cells, dtype=mask.dtype, device=mask.device)
+    return first, (1 - (position[:, None] - cell).abs()).clamp(min=0)

@@ -71,7 +71,7 @@ class BasicBlock(nn.Module):
         out = self.conv2(self.conv1(x))
         if self.shortcut is not None:
             x = self.shortcut(x)
-        return F.relu(out + x)
+        return F.relu(out.add_(x), inplace=True)
 
 
 class BottleneckBlock(nn.Module):
@@ -114,7 +114,7 @@ class BottleneckBlock(nn.Module):
         out = self.conv3(self.conv2(self.conv1(x)))
         if self.shortcut is not None:
             x = self.shortcut(x)
-        return F.relu(out + x)
+        return F.relu(out.add_(x), inplace=True)
 
 
 def resnet_stages(

@@ -43,7 +43,7 @@ class FastRCNNConvFCHead(nn.Sequential):
             linear = nn.Linear(channels, dim)
             init_xavier(linear)
             self.add_module(f"fc{index}", linear)
-            self.add_module(f"fc_relu{index}", nn.ReLU())
+            self.add_module(f"fc_relu{index}", nn.ReLU(inplace=True))
             channels = dim
         self.output_shape = ShapeSpec(channels=channels)
         if not fc_dims:

@@ -63,7 +63,7 @@ class MaskRCNNConvUpsampleHead(nn.Sequential):
             channels = dim
         self.deconv = nn.ConvTranspose2d(channels, conv_dims[-1], kernel_size=2, stride=2)
         init_conv_msra(self.deconv)  # type: ignore[arg-type]
-        self.add_module("deconv_relu", nn.ReLU())
+        self.add_module("deconv_relu", nn.ReLU(inplace=True))
         self.predictor = nn.Conv2d(conv_dims[-1], num_classes, 1)
         init_normal(self.predictor, std=0.001)
         self.loss_weight = loss_weight
