@@ -1,7 +1,7 @@
-"""How fast the eager model is, measured against what the machine's own matrix products would need for its FLOPs.
+"""How fast the eager model is, against what its FLOPs need at the rate of the machine's matrix products.
 
-The published Mask R-CNN (ResNet-50, feature pyramid) on an image of 800 x 1216 px with 100 detections. Weights are
-random: time does not depend on them, so long as the lists of candidates are as long as a trained model's.
+The published Mask R-CNN (ResNet-50, feature pyramid) on an image of 800 x 1216 px with 100 detections. Its
+weights are random: time does not depend on them, if as many candidates come as from a trained model.
 
     python benchmarks/eager.py
 """
@@ -14,11 +14,11 @@ from time import perf_counter
 from typing import Annotated, Any
 
 import torch
+from detexport.model_zoo import get_config
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import trange
 from typer import Option, run
 
-from detexport.model_zoo import get_config
 from detexport.modeling import build_model
 
 CONFIG = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml"
@@ -34,7 +34,7 @@ def main(
     rounds: Annotated[int, Option(help="each: the matrix product, the model, the matrix product")] = 10,
     channels_last: Annotated[bool, Option(help="memory format of the weights")] = True,
 ) -> None:
-    """Print the model's time, the time that its FLOPs need at the machine's rate, their ratio and the memory."""
+    """Print the model's time, the time that its FLOPs need, their ratio and the peak memory."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)

@@ -131,7 +131,7 @@ class FPN(nn.Module):
     def _fuse(self, lateral: Tensor, above: Optional[Tensor]) -> Tensor:
         if above is None:
             return lateral
-        fused = lateral + F.interpolate(above, size=lateral.shape[-2:], mode="nearest")
+        fused = lateral.add_(F.interpolate(above, size=lateral.shape[-2:], mode="nearest"))
         return fused / 2 if self.halve else fused
 
     def forward(self, x: Tensor) -> Dict[str, Tensor]:

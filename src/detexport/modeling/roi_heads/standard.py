@@ -88,7 +88,8 @@ class StandardROIHeads(ROIHeads):
             proposals: one (R, 4) an image, XYXY in px.
             image_sizes: height and width of each image in px.
         """
-        levels = [features[name] for name in self.in_features]
+        # Rows for the poolers, once: each would copy a feature map of another memory format for itself.
+        levels = [features[name].contiguous() for name in self.in_features]
         results = self.add_masks(levels, self.detect_boxes(levels, proposals, image_sizes))
         return self.add_keypoints(levels, results, image_sizes)
 
@@ -147,7 +148,7 @@ class StandardROIHeads(ROIHeads):
         self, features: dict[str, Tensor], proposals: list[Instances], targets: list[Instances]
     ) -> dict[str, Tensor]:
         """The losses of the box head and, over the foreground, of the others."""
-        levels = [features[name] for name in self.in_features]
+        levels = [features[name].contiguous() for name in self.in_features]
         losses = self.box_losses(levels, proposals, targets)
         foreground = self.foreground(proposals)
         boxes = [instances.proposal_boxes for instances in foreground]
