@@ -14,11 +14,18 @@ from detexport.modeling.meta_arch import (
     SemanticSegmentor,
     build_model,
 )
+from detexport.modeling.point_rend import (
+    ImplicitPointRendMaskHead,
+    PointRendMaskHead,
+    PointRendSemSegHead,
+    build_point_head,
+)
 from detexport.modeling.proposal_generator import RPN, build_proposal_generator
 from detexport.modeling.registries import (
     ANCHOR_GENERATOR_REGISTRY,
     BACKBONE_REGISTRY,
     META_ARCH_REGISTRY,
+    POINT_HEAD_REGISTRY,
     PROPOSAL_GENERATOR_REGISTRY,
     ROI_BOX_HEAD_REGISTRY,
     ROI_HEADS_REGISTRY,
@@ -34,6 +41,7 @@ __all__ = [
     "BACKBONE_REGISTRY",
     "FPN",
     "META_ARCH_REGISTRY",
+    "POINT_HEAD_REGISTRY",
     "PROPOSAL_GENERATOR_REGISTRY",
     "ROI_BOX_HEAD_REGISTRY",
     "ROI_HEADS_REGISTRY",
@@ -44,7 +52,10 @@ __all__ = [
     "SEM_SEG_HEADS_REGISTRY",
     "CascadeROIHeads",
     "GeneralizedRCNN",
+    "ImplicitPointRendMaskHead",
     "PanopticFPN",
+    "PointRendMaskHead",
+    "PointRendSemSegHead",
     "ProposalNetwork",
     "Res5ROIHeads",
     "ResNet",
@@ -53,6 +64,7 @@ __all__ = [
     "StandardROIHeads",
     "build_backbone",
     "build_model",
+    "build_point_head",
     "build_proposal_generator",
     "build_roi_heads",
 ]

@@ -41,19 +41,24 @@ class Registry:
         self._entries[name] = entry
         return entry
 
-    def get(self, name: str) -> Callable[..., Any]:
+    def get(self, name: str, key: str | None = None) -> Callable[..., Any]:
         """The entry called ``name``.
+
+        Args:
+            name: of the entry.
+            key: configuration key that named it, where it is not the registry's own.
 
         Raises:
             ConfigError: there is none.
         """
         if name not in self._entries:
+            key = key or self.key
             near = difflib.get_close_matches(str(name), self._entries, n=3) or sorted(self._entries)
             raise ConfigError(
                 f"unknown {self.name}",
-                got=f"{self.key}: {name!r}",
+                got=f"{key}: {name!r}",
                 expected=f"one of {', '.join(near)}",
-                remedy=f"correct {self.key}, or register a {self.name} of that name",
+                remedy=f"correct {key}, or register a {self.name} of that name",
             )
         return self._entries[name]
 
@@ -70,4 +75,5 @@ ROI_HEADS_REGISTRY = Registry("ROI heads", "MODEL.ROI_HEADS.NAME")
 ROI_BOX_HEAD_REGISTRY = Registry("box head", "MODEL.ROI_BOX_HEAD.NAME")
 ROI_MASK_HEAD_REGISTRY = Registry("mask head", "MODEL.ROI_MASK_HEAD.NAME")
 SEM_SEG_HEADS_REGISTRY = Registry("semantic segmentation head", "MODEL.SEM_SEG_HEAD.NAME")
+POINT_HEAD_REGISTRY = Registry("point head", "MODEL.POINT_HEAD.NAME")
 ROI_KEYPOINT_HEAD_REGISTRY = Registry("keypoint head", "MODEL.ROI_KEYPOINT_HEAD.NAME")

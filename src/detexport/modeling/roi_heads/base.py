@@ -206,13 +206,9 @@ def check_box_options(cfg: CfgNode) -> None:
         ConfigError: one of them is set.
     """
     node = cfg.MODEL.ROI_BOX_HEAD
-    unsupported = {
-        "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES": node.TRAIN_ON_PRED_BOXES,
-        "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": node.USE_FED_LOSS,
-    }
-    for key, value in unsupported.items():
-        if value:
-            raise ConfigError("unsupported option", got=f"{key}: {value}", expected=f"{key}: False")
+    if node.USE_FED_LOSS:
+        key = "MODEL.ROI_BOX_HEAD.USE_FED_LOSS"
+        raise ConfigError("unsupported option", got=f"{key}: True", expected=f"{key}: False")
     if node.BBOX_REG_LOSS_TYPE != "smooth_l1":
         raise ConfigError(
             "unsupported box loss",

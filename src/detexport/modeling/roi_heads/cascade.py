@@ -151,7 +151,7 @@ def build_cascade_roi_heads(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> 
         box_heads=heads,
         box_predictors=predictors,
         stage_matchers=[Matcher([iou], [0, 1]) for iou in cascade.IOUS],
-        **instance_heads(cfg, channels, strides),
+        **instance_heads(cfg, input_shape),
         **sampling_options(cfg),
     )
 
@@ -163,6 +163,12 @@ def _check_cascade_options(cfg: CfgNode) -> None:
             "unsupported option: a cascade hands on one box a proposal",
             got="MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG: False",
             expected="MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG: True",
+        )
+    if cfg.MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES:
+        raise ConfigError(
+            "unsupported option with a cascade",
+            got="MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES: True",
+            expected="MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES: False",
         )
     if not cascade.IOUS or len(cascade.IOUS) != len(cascade.BBOX_REG_WEIGHTS):
         raise ConfigError(

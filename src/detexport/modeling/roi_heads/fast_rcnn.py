@@ -142,6 +142,29 @@ class FastRCNNOutputLayers(nn.Module):
         return self.select(self.decode(deltas, proposals), self.probabilities(logits), image_size)
 
     @torch.jit.unused
+    @torch.no_grad()
+    def predict_boxes_for_gt_classes(
+        self, outputs: tuple[Tensor, Tensor], proposals: list[Instances]
+    ) -> list[Tensor]:
+        """The box that each proposal's true class predicts; any class's of the background's proposals.
+
+        Args:
+            outputs: logits and differences of all proposals.
+            proposals: of each image, with ``proposal_boxes`` and ``gt_classes``.
+
+        Returns:
+            one (R, 4) an image, XYXY in px, not clipped.
+        """
+        classes = torch.cat([instances.gt_classes for instances in proposals])
+        boxes = self.decode(
+            outputs[1], torch.cat([instances.proposal_boxes.tensor for instances in proposals])
+        )
+        per_class = boxes.reshape(len(boxes), boxes.shape[1] // 4, 4)
+        rows = torch.arange(len(boxes), device=boxes.device)
+        own = per_class[rows, classes.clamp(max=per_class.shape[1] - 1)]
+        return list(own.split([len(instances) for instances in proposals]))
+
+    @torch.jit.unused
     def losses(self, outputs: tuple[Tensor, Tensor], proposals: list[Instances]) -> dict[str, Tensor]:
         """``loss_cls`` and ``loss_box_reg``.
 

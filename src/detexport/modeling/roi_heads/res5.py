@@ -26,7 +26,7 @@ from detexport.modeling.roi_heads.base import (
     split_by_image,
 )
 from detexport.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
-from detexport.modeling.roi_heads.mask_head import build_mask_head, class_masks
+from detexport.modeling.roi_heads.mask_head import build_mask_head
 from detexport.structures import Instances
 
 
@@ -105,7 +105,7 @@ class Res5ROIHeads(ROIHeads):
         if self.mask_head is not None:
             found = [fields["pred_boxes"] for fields in detections]
             labels = torch.cat([fields["pred_classes"] for fields in detections])
-            masks = class_masks(self.mask_head(self.shared_features(levels, found)), labels)
+            masks = self.mask_head.masks([self.shared_features(levels, found)], found, labels)
             image_masks = split_by_image(masks, found)
             for index in range(len(detections)):
                 detections[index]["pred_masks"] = image_masks[index]
@@ -121,8 +121,8 @@ class Res5ROIHeads(ROIHeads):
         losses = self.box_predictor.losses(self.box_predictor(shared.mean(dim=[2, 3])), proposals)
         if self.mask_head is not None:
             classes = torch.cat([instances.gt_classes for instances in proposals])
-            logits = self.mask_head(shared[classes < self.num_classes])
-            losses.update(self.mask_head.losses(logits, self.foreground(proposals)))
+            inside = shared[classes < self.num_classes]
+            losses.update(self.mask_head.losses([inside], self.foreground(proposals)))
         return losses
 
 
@@ -159,10 +159,15 @@ def build_res5_roi_heads(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> Res
 
 
 def _check_res5_options(cfg: CfgNode) -> None:
-    wanted = {"MODEL.RESNETS.RES5_DILATION": 1, "MODEL.KEYPOINT_ON": False}
+    wanted = {
+        "MODEL.RESNETS.RES5_DILATION": 1,
+        "MODEL.KEYPOINT_ON": False,
+        "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES": False,
+    }
     found = {
         "MODEL.RESNETS.RES5_DILATION": cfg.MODEL.RESNETS.RES5_DILATION,
         "MODEL.KEYPOINT_ON": cfg.MODEL.KEYPOINT_ON,
+        "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES": cfg.MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES,
     }
     for key, value in wanted.items():
         if found[key] != value:
