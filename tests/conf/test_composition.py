@@ -10,6 +10,8 @@ import yaml
 
 from detexport.config.composition import check_composition
 from detexport.errors import ConfigError
+from detexport.model_zoo import get_checkpoint_url, get_config
+from detexport.model_zoo.zoo import URL_PREFIX
 
 ROOT = Path(__file__).parents[2]
 GIVEN = {
@@ -17,10 +19,14 @@ GIVEN = {
     "data": {"coco_folder": ["data.name=own", "data.source=own"]},
 }
 LISTS = ("model", "export")
+# The official models differ in names alone: they are composed together.
+OFFICIAL = sorted(
+    path.stem for path in (ROOT / "conf/model").glob("*.yaml") if "model_zoo/configs" in path.read_text()
+)
 OPTIONS = sorted(
     (path.parent.name, path.stem)
     for path in (ROOT / "conf").glob("*/*.yaml")
-    if path.parent.name != "detectron2"
+    if path.parent.name not in ("detectron2", "class_names") and path.stem not in OFFICIAL
 )
 
 
@@ -29,6 +35,8 @@ def tree(tmp_path: Path) -> Path:
     """The parts of the repository that a composition reads."""
     for name in ("conf", "stages", "hydra_plugins"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    configs = "src/detexport/model_zoo/configs"
+    shutil.copytree(ROOT / configs, tmp_path / configs)
     shutil.copy(ROOT / "params.yaml", tmp_path)
     for name in ("src/detexport/data/synthetic", "own"):
         (tmp_path / name).mkdir(parents=True)
@@ -68,6 +76,29 @@ def test_every_option_composes(tree: Path, group: str, option: str) -> None:
     done = compose(tree, choice, *selected, *GIVEN.get(group, {}).get(option, []))
     assert done.returncode == 0, done.stderr
     check_composition(tree / "params.yaml", tree / "conf")
+
+
+def test_the_official_models_are_those_of_the_zoo(tree: Path) -> None:
+    done = compose(tree, f"model=[{','.join(OFFICIAL)}]", "export=[onnx]")
+    assert done.returncode == 0, done.stderr
+    check_composition(tree / "params.yaml", tree / "conf")
+    models = params(tree)["models"]
+    assert list(models) == OFFICIAL
+    for model in models.values():
+        name = model["config_file"].removeprefix("src/detexport/model_zoo/configs/")
+        url = get_checkpoint_url(name).removeprefix(URL_PREFIX)
+        assert model["weights"] == f"detectron2://{url}"
+        assert model["training"] is None
+        if (names := model["class_names"]) is not None:
+            node = get_config(name).MODEL
+            group = node.RETINANET if node.META_ARCHITECTURE == "RetinaNet" else node.ROI_HEADS
+            assert len(set(names)) == len(names) == group.NUM_CLASSES
+
+
+def test_an_official_model_takes_the_class_names_that_one_gives_it(tree: Path) -> None:
+    name = "faster_rcnn_R_50_FPN_3x"
+    assert compose(tree, f"model=[{name}]", f"models.{name}.class_names=[cat]").returncode == 0
+    assert params(tree)["models"][name]["class_names"] == ["cat"]
 
 
 def test_selected_targets_bring_their_artifacts_and_no_others(tree: Path) -> None:
