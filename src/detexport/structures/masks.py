@@ -177,7 +177,7 @@ class PolygonMasks:
         indices = torch.as_tensor(item)
         if indices.dtype == torch.bool:
             indices = indices.nonzero()[:, 0]
-        return PolygonMasks([self.polygons[int(index)] for index in indices])
+        return PolygonMasks([self.polygons[int(index)] for index in indices.tolist()])
 
     def __len__(self) -> int:
         return len(self.polygons)

@@ -11,6 +11,7 @@ from detexport.layers import Conv2d, ShapeSpec, get_norm
 from detexport.layers.conv import init_conv_msra, init_normal
 from detexport.modeling.registries import ROI_MASK_HEAD_REGISTRY
 from detexport.structures import Instances
+from detexport.utils.events import record
 
 
 def build_mask_head(cfg: CfgNode, input_shape: ShapeSpec) -> Any:
@@ -32,6 +33,19 @@ def class_masks(logits: Tensor, classes: Tensor) -> Tensor:
         return logits[:, 0].sigmoid()
     channel = classes[:, None, None, None].expand(-1, 1, logits.shape[2], logits.shape[3])
     return logits.gather(1, channel)[:, 0].sigmoid()
+
+
+def record_mask_accuracy(logits: Tensor, target: Tensor) -> None:
+    """Record which part of all cells is right, of the empty ones is set, and of the set ones is missed.
+
+    Args:
+        logits: (R, S, S) of each mask's own class.
+        target: (R, S, S) bool.
+    """
+    wrong = (logits > 0) != target
+    record("mask_rcnn/accuracy", lambda: 1 - wrong.float().mean())
+    record("mask_rcnn/false_positive", lambda: (wrong & ~target).sum() / (~target).sum().clamp(min=1))
+    record("mask_rcnn/false_negative", lambda: (wrong & target).sum() / target.sum().clamp(min=1))
 
 
 class MaskRCNNConvUpsampleHead(nn.Sequential):
@@ -97,6 +111,7 @@ class MaskRCNNConvUpsampleHead(nn.Sequential):
             logits = logits[torch.arange(len(logits), device=logits.device), classes]
         else:
             logits = logits[:, 0]
+        record_mask_accuracy(logits, target)
         loss = F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype))
         return {"loss_mask": loss * self.loss_weight}
 
