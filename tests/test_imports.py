@@ -20,7 +20,7 @@ ALLOWED = {
     "config": set(),
     "utils": set(),
     "checkpoint": set(),
-    "data": {"structures"},
+    "data": {"structures", "checkpoint"},
     "modeling": {"structures", "layers", "config", "utils"},
     "engine": {"data", "modeling", "structures"},
     "export": {"artifact"},
