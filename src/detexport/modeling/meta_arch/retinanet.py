@@ -25,6 +25,7 @@ from detexport.modeling.postprocessing import detector_postprocess
 from detexport.modeling.registries import META_ARCH_REGISTRY
 from detexport.structures import Boxes, Instances, pairwise_iou
 from detexport.structures.image_list import pad_images
+from detexport.utils.events import record
 
 NORMALIZER_MOMENTUM = 0.9
 """Of the moving average of foreground anchors that the losses are divided by."""
@@ -285,6 +286,7 @@ class RetinaNet(ImageModel):
         """
         label = torch.stack(labels)
         learnt, foreground = label >= 0, (label >= 0) & (label < self.num_classes)
+        record("num_pos_anchors", lambda: foreground.sum() / len(labels))
         self.loss_normalizer = NORMALIZER_MOMENTUM * self.loss_normalizer + (1 - NORMALIZER_MOMENTUM) * max(
             int(foreground.sum()), 1
         )

@@ -19,6 +19,7 @@ from detexport.modeling.matcher import Matcher, subsample_labels
 from detexport.modeling.registries import PROPOSAL_GENERATOR_REGISTRY, RPN_HEAD_REGISTRY
 from detexport.structures import Boxes, ImageList, Instances, pairwise_iou
 from detexport.structures.boxes import clip_boxes, nonempty_boxes
+from detexport.utils.events import record
 
 
 def build_proposal_generator(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> Any:
@@ -269,6 +270,8 @@ class RPN(nn.Module):
         """``loss_rpn_cls`` and ``loss_rpn_loc``, each over the anchors that were drawn."""
         label = torch.stack(labels)
         positive, drawn = label == 1, label >= 0
+        record("rpn/num_pos_anchors", lambda: positive.sum() / len(labels))
+        record("rpn/num_neg_anchors", lambda: (label == 0).sum() / len(labels))
         target = torch.stack(
             [self.box2box_transform.get_deltas(torch.cat(anchors), boxes) for boxes in gt_boxes]
         )

@@ -14,6 +14,7 @@ from detexport.layers.conv import init_normal
 from detexport.modeling.box_regression import Box2BoxTransform, apply_deltas, smooth_l1_sum
 from detexport.structures import Instances
 from detexport.structures.boxes import clip_boxes
+from detexport.utils.events import has_event_storage, record
 
 
 def select_detections(
@@ -53,6 +54,23 @@ def select_detections(
     if max_detections >= 0:
         keep = keep[:max_detections]
     return chosen[keep], chosen_scores[keep], classes[keep]
+
+
+def record_accuracy(logits: Tensor, classes: Tensor) -> None:
+    """Record which part of the proposals is classified rightly, and of the foreground which is missed.
+
+    Args:
+        logits: (R, K + 1), the background last.
+        classes: (R,) the true ones; K is the background.
+    """
+    if not has_event_storage() or len(classes) == 0:
+        return
+    background = logits.shape[1] - 1
+    found, foreground = logits.argmax(dim=1), classes < background
+    record("fast_rcnn/cls_accuracy", lambda: (found == classes).float().mean())
+    if foreground.any():
+        record("fast_rcnn/fg_cls_accuracy", lambda: (found == classes)[foreground].float().mean())
+        record("fast_rcnn/false_negative", lambda: (found == background)[foreground].float().mean())
 
 
 class FastRCNNOutputLayers(nn.Module):
@@ -183,6 +201,7 @@ class FastRCNNOutputLayers(nn.Module):
             loss_cls = loss_cls / max(len(classes), 1)
         else:
             loss_cls = F.cross_entropy(logits, classes) if len(classes) else logits.sum() * 0
+        record_accuracy(logits, classes)
         foreground = (classes < self.num_classes).nonzero()[:, 0]
         per_class = deltas.reshape(len(deltas), deltas.shape[1] // 4, 4)[foreground]
         if per_class.shape[1] > 1:

@@ -154,7 +154,7 @@ class KRCNNConvDeconvUpsampleHead(nn.Sequential):
             instances: of each image, with ``proposal_boxes`` and, where it has any, ``gt_keypoints``.
         """
         found = [
-            image.gt_keypoints.to_cells(image.proposal_boxes.tensor, logits.shape[-1])
+            image.gt_keypoints.to_heatmap(image.proposal_boxes.tensor, logits.shape[-1])
             for image in instances
             if len(image)
         ]

@@ -12,6 +12,7 @@ from detexport.layers import Conv2d, ShapeSpec, get_norm
 from detexport.layers.conv import init_conv_msra, init_normal
 from detexport.modeling.registries import ROI_MASK_HEAD_REGISTRY
 from detexport.structures import Instances
+from detexport.utils.events import record
 
 
 def build_mask_head(cfg: CfgNode, input_shape: ShapeSpec | dict[str, ShapeSpec]) -> Any:
@@ -62,8 +63,22 @@ def mask_loss(logits: Tensor, instances: list[Instances]) -> Tensor:
             if len(image)
         ]
     )
-    own = class_logits(logits.flatten(2), classes)
-    return F.binary_cross_entropy_with_logits(own, target.flatten(1).to(own.dtype))
+    own, target = class_logits(logits.flatten(2), classes), target.flatten(1)
+    record_mask_accuracy(own, target)
+    return F.binary_cross_entropy_with_logits(own, target.to(own.dtype))
+
+
+def record_mask_accuracy(logits: Tensor, target: Tensor) -> None:
+    """Record which part of all cells is right, of the empty ones is set, and of the set ones is missed.
+
+    Args:
+        logits: (R, P) of each mask's own class, a cell or point each.
+        target: (R, P) bool.
+    """
+    wrong = (logits > 0) != target
+    record("mask_rcnn/accuracy", lambda: 1 - wrong.float().mean())
+    record("mask_rcnn/false_positive", lambda: (wrong & ~target).sum() / (~target).sum().clamp(min=1))
+    record("mask_rcnn/false_negative", lambda: (wrong & target).sum() / target.sum().clamp(min=1))
 
 
 class MaskRCNNConvUpsampleHead(nn.Sequential):
