@@ -13,14 +13,20 @@ from detexport.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 GIVEN = {
-    "model": {"mine": ["models.mine.config_file=a.yaml", "models.mine.weights=a.pth"]},
+    "model": {
+        "mine": ["models.mine.config_file=a.yaml", "models.mine.weights=a.pth"],
+        "torchvision": [
+            "models.torchvision.config.MODEL.TORCHVISION.NAME=fcos_resnet50_fpn",
+            "models.torchvision.weights=a.pth",
+        ],
+    },
     "data": {"coco_folder": ["data.name=own", "data.source=own"]},
 }
 LISTS = ("model", "export")
 OPTIONS = sorted(
     (path.parent.name, path.stem)
     for path in (ROOT / "conf").glob("*/*.yaml")
-    if path.parent.name != "detectron2"
+    if path.parent.name not in ("detectron2", "torchvision")
 )
 
 
@@ -89,6 +95,7 @@ def test_a_model_that_comes_trained_has_no_training(tree: Path) -> None:
     [
         (["export=[tensorrt_on_the_moon]"], "tensorrt_on_the_moon"),
         (["model=[mine]"], "models.mine.config_file"),
+        (["model=[torchvision]"], "models.torchvision.config.MODEL.TORCHVISION.NAME"),
         (["artifacts.onnx.method.opset=18"], "opset"),
         (["data.source=nowhere"], "data.source=nowhere"),
         (["artifact=[tracing]"], "scripting"),

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from detexport.checkpoint.torchvision_names import with_new_names
 from detexport.errors import CheckpointError
 
 LEGACY_KEYS = ("pixel_mean", "pixel_std")
@@ -71,12 +72,13 @@ def match_weights(
     """Pick from a checkpoint what a model needs.
 
     Args:
-        state_dict: the checkpoint's tensors by name.
+        state_dict: the checkpoint's tensors by name, also by the names of torchvision's older files.
         shapes: the model's names and shapes.
 
     Returns:
         the tensors that fit, and the account of all names.
     """
+    state_dict = with_new_names(state_dict, shapes)
     ignored = tuple(sorted(name for name in state_dict if _is_legacy(name) and name not in shapes))
     fitting: dict[str, Tensor] = {}
     mismatched: dict[str, tuple[list[int], list[int]]] = {}

@@ -12,6 +12,7 @@ from detexport.modeling.meta_arch import (
     ProposalNetwork,
     RetinaNet,
     SemanticSegmentor,
+    TorchvisionDetector,
     build_model,
 )
 from detexport.modeling.proposal_generator import RPN, build_proposal_generator
@@ -51,6 +52,7 @@ __all__ = [
     "RetinaNet",
     "SemanticSegmentor",
     "StandardROIHeads",
+    "TorchvisionDetector",
     "build_backbone",
     "build_model",
     "build_proposal_generator",

@@ -1,8 +1,8 @@
 """torchvision's own detection models behind the interface of ours.
 
 The layers, their names and the losses are torchvision's. The way from the layers' outputs to detections is
-written with the functions that our models use: torchvision's own code goes through neither ``torch.export`` nor
-ONNX with a free height and width. The detections are the same.
+written with the functions that our models use, because torchvision's own code does not go through
+``torch.export`` and ONNX with a free height and width. The detections are the same.
 
 Shapes: N images, L levels, A anchors a cell, R proposals or detections, K classes without the background.
 """
@@ -223,8 +223,8 @@ class TorchvisionRCNN(TorchvisionDetector):
         self.box_weights: List[float] = list(heads.box_coder.weights)
         self.smallest_detection = SMALLEST_DETECTION
         self.box_pooler = pooler_like(heads.box_roi_pool, shapes)
-        self.mask_pooler = pooler_like(heads.mask_roi_pool, shapes)
-        self.keypoint_pooler = pooler_like(heads.keypoint_roi_pool, shapes)
+        self.mask_pooler = pooler_like(heads.mask_roi_pool, shapes) if heads.has_mask() else None
+        self.keypoint_pooler = pooler_like(heads.keypoint_roi_pool, shapes) if heads.has_keypoint() else None
 
     def detect(self, images: List[Tensor]) -> List[Dict[str, Tensor]]:
         """See ``TorchvisionDetector.detect``."""
@@ -491,10 +491,8 @@ def feature_shapes(backbone: nn.Module, size: tuple[int, int]) -> dict[str, tupl
     return {name: (1, *feature.shape[1:]) for name, feature in features.items()}
 
 
-def pooler_like(pooler: Any, shapes: dict[str, tuple[int, ...]]) -> ROIPooler | None:
-    """Our pooler for torchvision's, ``shapes`` those of an image of ``POOLING_SIDE``; none for none."""
-    if pooler is None:
-        return None
+def pooler_like(pooler: Any, shapes: dict[str, tuple[int, ...]]) -> ROIPooler:
+    """Our pooler for torchvision's, ``shapes`` those of an image of ``POOLING_SIDE``."""
     features = {name: torch.zeros(shape) for name, shape in shapes.items()}
     # torchvision's pooler learns its strides from the first image it meets, wrongly from a tiny one.
     pooler(features, [torch.tensor([[0.0, 0.0, 32.0, 32.0]])], [(POOLING_SIDE, POOLING_SIDE)])
