@@ -15,7 +15,13 @@ from detexport.model_zoo.zoo import URL_PREFIX
 
 ROOT = Path(__file__).parents[2]
 GIVEN = {
-    "model": {"mine": ["models.mine.config_file=a.yaml", "models.mine.weights=a.pth"]},
+    "model": {
+        "mine": ["models.mine.config_file=a.yaml", "models.mine.weights=a.pth"],
+        "torchvision": [
+            "models.torchvision.config.MODEL.TORCHVISION.NAME=fcos_resnet50_fpn",
+            "models.torchvision.weights=a.pth",
+        ],
+    },
     "data": {"coco_folder": ["data.name=own", "data.source=own"]},
 }
 LISTS = ("model", "export")
@@ -26,7 +32,11 @@ OFFICIAL = sorted(
 OPTIONS = sorted(
     (path.parent.name, path.stem)
     for path in (ROOT / "conf").glob("*/*.yaml")
+<<<<<<< HEAD
     if path.parent.name not in ("detectron2", "class_names") and path.stem not in OFFICIAL
+=======
+    if path.parent.name not in ("detectron2", "torchvision")
+>>>>>>> 17601d1c7ef303fad5f5dc64d1397c1c5d897bd7
 )
 
 
@@ -120,6 +130,7 @@ def test_a_model_that_comes_trained_has_no_training(tree: Path) -> None:
     [
         (["export=[tensorrt_on_the_moon]"], "tensorrt_on_the_moon"),
         (["model=[mine]"], "models.mine.config_file"),
+        (["model=[torchvision]"], "models.torchvision.config.MODEL.TORCHVISION.NAME"),
         (["artifacts.onnx.method.opset=18"], "opset"),
         (["data.source=nowhere"], "data.source=nowhere"),
         (["artifact=[tracing]"], "scripting"),

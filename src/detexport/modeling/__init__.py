@@ -12,6 +12,7 @@ from detexport.modeling.meta_arch import (
     ProposalNetwork,
     RetinaNet,
     SemanticSegmentor,
+    TorchvisionDetector,
     build_model,
 )
 from detexport.modeling.point_rend import (
@@ -62,6 +63,7 @@ __all__ = [
     "RetinaNet",
     "SemanticSegmentor",
     "StandardROIHeads",
+    "TorchvisionDetector",
     "build_backbone",
     "build_model",
     "build_point_head",

@@ -6,6 +6,7 @@ from detexport.modeling.meta_arch.proposal_network import ProposalNetwork
 from detexport.modeling.meta_arch.rcnn import GeneralizedRCNN
 from detexport.modeling.meta_arch.retinanet import RetinaNet
 from detexport.modeling.meta_arch.semantic_seg import SemanticSegmentor
+from detexport.modeling.meta_arch.torchvision_detector import TorchvisionDetector
 
 __all__ = [
     "GeneralizedRCNN",
@@ -13,5 +14,6 @@ __all__ = [
     "ProposalNetwork",
     "RetinaNet",
     "SemanticSegmentor",
+    "TorchvisionDetector",
     "build_model",
 ]

@@ -227,14 +227,9 @@ class RetinaNet(ImageModel):
             level_scores: List[Tensor] = []
             level_classes: List[Tensor] = []
             for level in range(len(anchors)):
-                scores = logits[level][image].sigmoid()
-                found = (scores > self.score_threshold).nonzero()
-                # Padding lets topk take k of fewer than k; -1 is no score, so the padding is dropped by it.
-                candidates = F.pad(scores[found[:, 0], found[:, 1]], [0, self.topk_candidates], value=-1.0)
-                best, indices = candidates.topk(self.topk_candidates)
-                real = (best >= 0).nonzero()[:, 0]
-                best, found = best[real], found[indices[real]]
-                where, classes = found[:, 0], found[:, 1]
+                best, where, classes = top_candidates(
+                    logits[level][image].sigmoid(), self.score_threshold, self.topk_candidates
+                )
                 level_boxes.append(
                     apply_deltas(deltas[level][image][where], anchors[level][where], self.box_weights)
                 )
@@ -319,6 +314,26 @@ class RetinaNet(ImageModel):
             nms_threshold=self.nms_threshold,
             max_detections=self.max_detections,
         )
+
+
+def top_candidates(scores: Tensor, score_threshold: float, topk: int) -> Tuple[Tensor, Tensor, Tensor]:
+    """The best pairs of an anchor and a class.
+
+    Args:
+        scores: (A, K).
+        score_threshold: a candidate's score is greater; not negative.
+        topk: how many at most.
+
+    Returns:
+        (R,) scores in descending order, (R,) anchors, (R,) classes.
+    """
+    found = (scores > score_threshold).nonzero()
+    # Padding lets topk take k of fewer than k; -1 is no score, so the padding is dropped by it.
+    candidates = F.pad(scores[found[:, 0], found[:, 1]], [0, topk], value=-1.0)
+    best, indices = candidates.topk(topk)
+    real = (best >= 0).nonzero()[:, 0]
+    found = found[indices[real]]
+    return best[real], found[:, 0], found[:, 1]
 
 
 def _by_anchor(maps: Tensor, values: int) -> Tensor:
