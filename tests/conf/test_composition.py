@@ -32,11 +32,7 @@ OFFICIAL = sorted(
 OPTIONS = sorted(
     (path.parent.name, path.stem)
     for path in (ROOT / "conf").glob("*/*.yaml")
-<<<<<<< HEAD
-    if path.parent.name not in ("detectron2", "class_names") and path.stem not in OFFICIAL
-=======
-    if path.parent.name not in ("detectron2", "torchvision")
->>>>>>> 17601d1c7ef303fad5f5dc64d1397c1c5d897bd7
+    if path.parent.name not in ("detectron2", "torchvision", "class_names") and path.stem not in OFFICIAL
 )
 
 

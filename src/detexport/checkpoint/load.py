@@ -8,11 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-<<<<<<< HEAD
 from detexport.checkpoint.naming import match_names
-=======
 from detexport.checkpoint.torchvision_names import with_new_names
->>>>>>> 17601d1c7ef303fad5f5dc64d1397c1c5d897bd7
 from detexport.errors import CheckpointError
 
 Shapes = tuple[list[int], list[int]]
@@ -104,13 +101,9 @@ def match_weights(
     Raises:
         CheckpointError: a name of the checkpoint fits several places, or a pattern no name of the model.
     """
-<<<<<<< HEAD
+    state_dict = with_new_names(state_dict, shapes)
     _check_patterns(new_parameters, shapes)
     names = match_names(state_dict.keys(), shapes.keys())
-=======
-    state_dict = with_new_names(state_dict, shapes)
-    ignored = tuple(sorted(name for name in state_dict if _is_legacy(name) and name not in shapes))
->>>>>>> 17601d1c7ef303fad5f5dc64d1397c1c5d897bd7
     fitting: dict[str, Tensor] = {}
     mismatched: dict[str, Shapes] = {}
     for name, source in names.sources.items():
