@@ -46,6 +46,12 @@ def class_logits(logits: Tensor, classes: Tensor) -> Tensor:
     return logits.gather(1, classes[:, None, None].expand(-1, 1, logits.shape[2]))[:, 0]
 
 
+def class_masks(logits: Tensor, classes: Tensor) -> Tensor:
+    """Probability of each detection's own class: (R, K or 1, S, S) logits, (R,) int64 -> (R, S, S)."""
+    own = class_logits(logits.flatten(2), classes)
+    return own.reshape(-1, logits.shape[2], logits.shape[3]).sigmoid()
+
+
 def mask_loss(logits: Tensor, instances: list[Instances]) -> Tensor:
     """Mean binary cross entropy between each proposal's mask and the truth in a grid over its box.
 
@@ -124,8 +130,7 @@ class MaskRCNNConvUpsampleHead(nn.Sequential):
 
     def masks(self, features: List[Tensor], boxes: List[Tensor], classes: Tensor) -> Tensor:
         """See ``build_mask_head``; the boxes say nothing beyond their pooled features."""
-        own = class_logits(self(features[0]).flatten(2), classes)
-        return own.reshape(-1, self.resolution, self.resolution).sigmoid()
+        return class_masks(self(features[0]), classes)
 
     @torch.jit.unused
     def losses(self, features: list[Tensor], instances: list[Instances]) -> dict[str, Tensor]:
