@@ -1,7 +1,7 @@
 """Checkpoints: read without running what they say, matched name by name, saved whole or not at all."""
 
 from detexport.checkpoint.checkpointer import DetectionCheckpointer, PeriodicCheckpointer
-from detexport.checkpoint.download import fetch, is_url
+from detexport.checkpoint.download import fetch
 from detexport.checkpoint.load import LoadReport, load_weights, match_weights
 from detexport.checkpoint.read import Checkpoint, read_checkpoint, read_state_dict, write_state_dict
 
@@ -11,7 +11,6 @@ __all__ = [
     "LoadReport",
     "PeriodicCheckpointer",
     "fetch",
-    "is_url",
     "load_weights",
     "match_weights",
     "read_checkpoint",

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from detexport.checkpoint.download import fetch, is_url
+from detexport.checkpoint.download import fetch
 from detexport.checkpoint.load import LoadReport, load_weights
 from detexport.checkpoint.read import read_checkpoint
 from detexport.errors import CheckpointError
-from detexport.files import atomic_file
+from detexport.files import atomic_file, is_url
 
 LAST = "last_checkpoint"
 """The file that names the checkpoint that was saved last."""

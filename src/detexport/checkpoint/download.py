@@ -27,11 +27,6 @@ ABANDONED_S = 600.0
 """Age of a partial file that nobody writes to any more."""
 
 
-def is_url(path: str | os.PathLike[str]) -> bool:
-    """Whether ``path`` is an address, not a file's path."""
-    return "://" in os.fspath(path)
-
-
 def cache_dir() -> Path:
     """``$DETEXPORT_CACHE``, else ``detexport`` in ``$XDG_CACHE_HOME``, else in ``~/.cache``."""
     if chosen := os.environ.get("DETEXPORT_CACHE"):
