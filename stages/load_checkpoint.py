@@ -31,7 +31,7 @@ def main(
     given = params.weights.partition("?")[0] if is_url(params.weights) else checkpoint.name
     report.raise_if_incomplete(given)
     with atomic_dir(save_dir) as folder:
-        initial = initial_values(build, report.initial_keys)
+        initial = initial_values(build, report.new_keys)
         write_state_dict({**initial, **fitting}, folder / "model.safetensors")
         source = {"file": given, "sha256": sha256_file(checkpoint)}
         write_json(folder / "load.json", {"source": source, **report.to_json()})

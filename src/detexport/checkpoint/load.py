@@ -24,7 +24,9 @@ class LoadReport:
         unexpected_keys: names of the checkpoint that the model lacks.
         mismatched_keys: names whose shapes differ: checkpoint's, model's.
         ignored_keys: entries of the checkpoint that are known not to be a detector's parameters.
-        initial_keys: names that rightly keep the value that the model was built with, and why.
+        folded_keys: statistics of normalizations that the checkpoint has folded into scale and bias: they
+            become mean 0 and variance 1.
+        new_keys: names that keep the values that the model was built with, as ``new_parameters`` allows.
         naming: the convention that the checkpoint's names follow.
         note: what the checkpoint demands of the configuration, if anything.
     """
@@ -34,7 +36,8 @@ class LoadReport:
     unexpected_keys: tuple[str, ...]
     mismatched_keys: dict[str, Shapes]
     ignored_keys: tuple[str, ...]
-    initial_keys: dict[str, str]
+    folded_keys: tuple[str, ...]
+    new_keys: tuple[str, ...]
     naming: str
     note: str
 
@@ -49,15 +52,13 @@ class LoadReport:
 
     def describe(self, limit: int | None = None) -> str:
         """All that is not plainly loaded, in one line; at most ``limit`` names of each kind."""
-        reasons: dict[str, list[str]] = {}
-        for name, reason in self.initial_keys.items():
-            reasons.setdefault(reason, []).append(name)
         mismatched = [f"{name} {got} instead of {want}" for name, (got, want) in self.mismatched_keys.items()]
         kinds = {
             "missing": list(self.missing_keys),
             "unexpected": list(self.unexpected_keys),
             "of another shape": mismatched,
-            **{f"left at their initial values ({reason})": names for reason, names in reasons.items()},
+            "new, left at their initial values": list(self.new_keys),
+            "folded into scale and bias": list(self.folded_keys),
         }
         parts = [f"{len(names)} {what}: {_listed(names, limit)}" for what, names in kinds.items() if names]
         return "; ".join([*parts, *([f"named as {self.naming}: {self.note}"] if self.note else [])])
@@ -109,20 +110,18 @@ def match_weights(
             fitting[name] = state_dict[source]
         else:
             mismatched[name] = (got, want)
-    initial = {name: "new" for name in shapes if name not in fitting and _matches(name, new_parameters)}
-    if names.convention.folds_statistics:
-        initial |= {
-            name: "folded into scale and bias"
-            for name in shapes
-            if name not in names.sources and _is_statistic(name) and _scale_of(name) in fitting
-        }
+    loaded = tuple(sorted(fitting))
+    folded = _folded_statistics(fitting, shapes) if names.convention.folds_statistics else {}
+    fitting |= folded
+    new = [name for name in shapes if name not in fitting and _matches(name, new_parameters)]
     report = LoadReport(
-        loaded=tuple(sorted(fitting)),
-        missing_keys=tuple(sorted(n for n in shapes if n not in names.sources and n not in initial)),
+        loaded=loaded,
+        missing_keys=tuple(sorted(shapes.keys() - fitting.keys() - mismatched.keys() - set(new))),
         unexpected_keys=names.unexpected,
-        mismatched_keys={name: both for name, both in mismatched.items() if name not in initial},
+        mismatched_keys={name: both for name, both in mismatched.items() if name not in new},
         ignored_keys=names.ignored,
-        initial_keys=dict(sorted(initial.items())),
+        folded_keys=tuple(sorted(folded)),
+        new_keys=tuple(sorted(new)),
         naming=names.convention.name,
         note=names.convention.note,
     )
@@ -144,12 +143,14 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _is_statistic(name: str) -> bool:
-    return name.endswith((".running_mean", ".running_var"))
-
-
-def _scale_of(statistic: str) -> str:
-    return statistic.rpartition(".")[0] + ".weight"
+def _folded_statistics(fitting: Mapping[str, Tensor], shapes: Mapping[str, list[int]]) -> dict[str, Tensor]:
+    """Mean 0 and variance 1, not the 1 - eps of an unfilled layer, where a scale comes without statistics."""
+    return {
+        name: torch.full(shape, value)
+        for name, shape in shapes.items()
+        for kind, value in ((".running_mean", 0.0), (".running_var", 1.0))
+        if name.endswith(kind) and name not in fitting and f"{name.removesuffix(kind)}.weight" in fitting
+    }
 
 
 def model_shapes(model: nn.Module) -> dict[str, list[int]]:

@@ -96,8 +96,8 @@ CAFFE2 = Convention(
     translate=_from_caffe2,
     # A normalized convolution has no use for a bias, which MSRA's stem has all the same.
     unused=r"fc1000_[wb]|.*_momentum|conv1_b",
-    note="it fills the backbone alone, whose normalization keeps the initial statistics where the file has "
-    "folded them into scale and bias; INPUT.FORMAT, MODEL.PIXEL_MEAN, MODEL.PIXEL_STD and "
+    note="it fills the backbone alone, where the file may have folded the statistics of normalizations into "
+    "scale and bias; INPUT.FORMAT, MODEL.PIXEL_MEAN, MODEL.PIXEL_STD and "
     "MODEL.RESNETS.STRIDE_IN_1X1 must be those that the file was trained with (MSRA's: BGR, "
     "[103.53, 116.28, 123.675], [1, 1, 1], True)",
     folds_statistics=True,
