@@ -121,6 +121,24 @@ def test_a_model_that_comes_trained_has_no_training(tree: Path) -> None:
     assert list(params(tree)["jobs"]) == ["mine-tracing", "mine-scripting", "mine-onnx"]
 
 
+def test_weights_with_an_address_are_downloaded_to_a_file(tree: Path) -> None:
+    address = f"detectron2://COCO-Detection/model_final.pkl#sha256={'0' * 64}"
+    config = "models.mine.config_file=a.yaml"
+    assert compose(tree, "model=[mine]", config, f"models.mine.weights='{address}'").returncode == 0
+    composed = params(tree)
+    assert composed["models"]["mine"]["weights"] == address
+    assert composed["checkpoints"] == composed["downloads"] == {"mine": "downloads/mine"}
+    check_composition(tree / "params.yaml", tree / "conf")
+    assert compose(tree, "model=[mine]", *GIVEN["model"]["mine"]).returncode == 0
+    assert params(tree)["checkpoints"] == {"mine": "a.pth"}
+    assert params(tree)["downloads"] == {}
+
+
+def test_all_models_have_the_same_options() -> None:
+    options = [yaml.safe_load(path.read_text()) for path in (ROOT / "conf/model").glob("*.yaml")]
+    assert {frozenset(option) for option in options} == {frozenset(options[0])}
+
+
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
@@ -130,6 +148,7 @@ def test_a_model_that_comes_trained_has_no_training(tree: Path) -> None:
         (["artifacts.onnx.method.opset=18"], "opset"),
         (["data.source=nowhere"], "data.source=nowhere"),
         (["artifact=[tracing]"], "scripting"),
+        (["models.mask_rcnn.weights=https://host/a.pth"], "models.mask_rcnn.weights=https://host/a.pth"),
     ],
 )
 def test_what_cannot_be_composed_is_said_in_one_line_and_changes_nothing(

@@ -113,7 +113,8 @@ def match_weights(
         else:
             mismatched[name] = (got, want)
     loaded = tuple(sorted(fitting))
-    folded = _folded_statistics(fitting, shapes) if names.convention.folds_statistics else {}
+    absent = {name: shape for name, shape in shapes.items() if name not in names.sources}
+    folded = _folded_statistics(fitting, absent) if names.convention.folds_statistics else {}
     fitting |= folded
     new = [name for name in shapes if name not in fitting and _matches(name, new_parameters)]
     report = LoadReport(
@@ -145,13 +146,13 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _folded_statistics(fitting: Mapping[str, Tensor], shapes: Mapping[str, list[int]]) -> dict[str, Tensor]:
+def _folded_statistics(fitting: Mapping[str, Tensor], absent: Mapping[str, list[int]]) -> dict[str, Tensor]:
     """Mean 0 and variance 1, not the 1 - eps of an unfilled layer, where a scale comes without statistics."""
     return {
         name: torch.full(shape, value)
-        for name, shape in shapes.items()
+        for name, shape in absent.items()
         for kind, value in ((".running_mean", 0.0), (".running_var", 1.0))
-        if name.endswith(kind) and name not in fitting and f"{name.removesuffix(kind)}.weight" in fitting
+        if name.endswith(kind) and f"{name.removesuffix(kind)}.weight" in fitting
     }
 
 

@@ -99,7 +99,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # A file, not its path: torch chooses the format by the name, too.
+        with path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken pickle raises nearly anything
         raise _broken(
             path, error, "tensors and plain containers, as torch.save writes a state dict"
