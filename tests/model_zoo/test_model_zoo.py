@@ -28,8 +28,6 @@ CHECKPOINTS = yaml.safe_load((CONFIGS.parent / "checkpoints.yaml").read_text())
 # The ways of writing that only training, or no model of ours so far, knows: refused by the key's name.
 REFUSED = {
     "giou": "BBOX_REG_LOSS_TYPE",
-    "dconv": "DEFORM_ON_PER_STAGE",
-    "syncbn": "NORM",
 }
 
 
