@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from detexport.contract import DETECTION_OUTPUTS
 from detexport.report.drawing import LARGEST_PX, PALETTE, draw, image_uri
+from tiny_artifacts import tiny_contract
 
-NAMES = ["circle", "star"]
+CONTRACT = tiny_contract(class_names=("circle", "star"))
 
 
 def decode(uri: str) -> Image.Image:
@@ -27,7 +29,7 @@ def detections(size: tuple[int, int] = (40, 60)) -> dict[str, np.ndarray]:
 
 
 def test_masks_cover_their_pixels_and_the_best_score_lies_on_top() -> None:
-    pixels = np.asarray(decode(draw(detections(), NAMES, (40, 60), min_score=0.0).masks).convert("RGBA"))
+    pixels = np.asarray(decode(draw(detections(), CONTRACT, (40, 60), min_score=0.0).regions).convert("RGBA"))
     circle, star = (tuple(bytes.fromhex(colour[1:])) for colour, _ in PALETTE[:2])
     assert pixels.shape == (40, 60, 4)
     assert tuple(pixels[15, 25, :3]) == star, "where both are"
@@ -38,13 +40,13 @@ def test_masks_cover_their_pixels_and_the_best_score_lies_on_top() -> None:
 
 
 def test_labels_say_class_and_score_and_stay_inside() -> None:
-    overlay = draw(detections(), NAMES, (40, 60), min_score=0.0)
+    overlay = draw(detections(), CONTRACT, (40, 60), min_score=0.0)
     assert [label.text for label in overlay.labels] == ["circle 0.50", "star 0.90"]
     for label in overlay.labels:
         assert 0 <= label.text_x <= label.text_x + label.text_width <= 60 + 1e-6
         assert label.text_y >= 0
     assert (
-        draw({**detections(), "pred_classes": np.array([7, 0])}, NAMES, (40, 60), min_score=0.0)
+        draw({**detections(), "pred_classes": np.array([7, 0])}, CONTRACT, (40, 60), min_score=0.0)
         .labels[1]
         .text
         == "class 7 0.90"
@@ -52,18 +54,19 @@ def test_labels_say_class_and_score_and_stay_inside() -> None:
 
 
 def test_what_is_below_the_least_score_is_left_out() -> None:
-    overlay = draw(detections(), NAMES, (40, 60), min_score=0.6)
+    overlay = draw(detections(), CONTRACT, (40, 60), min_score=0.6)
     assert [label.text for label in overlay.labels] == ["star 0.90"]
-    pixels = np.asarray(decode(overlay.masks).convert("RGBA"))
+    pixels = np.asarray(decode(overlay.regions).convert("RGBA"))
     assert (pixels[..., 3] > 0).sum() == detections()["pred_masks"][0].sum()
 
 
 def test_nothing_and_no_masks_are_drawn_too() -> None:
     nothing = {name: value[:0] for name, value in detections().items()}
-    assert draw(nothing, NAMES, (40, 60), min_score=0.0).labels == ()
+    assert draw(nothing, CONTRACT, (40, 60), min_score=0.0).labels == ()
     boxes = {name: value for name, value in detections().items() if name != "pred_masks"}
-    assert draw(boxes, NAMES, (40, 60), min_score=0.0).masks == ""
-    assert len(draw(boxes, NAMES, (40, 60), min_score=0.0).labels) == 2
+    contract = tiny_contract(outputs=DETECTION_OUTPUTS)
+    assert draw(boxes, contract, (40, 60), min_score=0.0).regions == ""
+    assert len(draw(boxes, contract, (40, 60), min_score=0.0).labels) == 2
 
 
 @pytest.mark.parametrize(("order", "expected"), [("RGB", (250, 5, 5)), ("BGR", (5, 5, 250))])
@@ -76,4 +79,4 @@ def test_an_image_has_its_colours(order: str, expected: tuple[int, int, int]) ->
 def test_large_pictures_are_made_smaller() -> None:
     size = (LARGEST_PX * 2, LARGEST_PX)
     assert max(decode(image_uri(np.zeros((3, *size), np.uint8), "RGB")).size) == LARGEST_PX
-    assert max(decode(draw(detections(size), NAMES, size, min_score=0.0).masks).size) <= LARGEST_PX
+    assert max(decode(draw(detections(size), CONTRACT, size, min_score=0.0).regions).size) <= LARGEST_PX

@@ -12,7 +12,6 @@ import pytest
 from detexport.benchmark import Candidate, LatencyReport, benchmark, describe_machine
 from detexport.errors import DataError
 from detexport.files import write_json
-from detexport.parity.compare import Tolerance
 from detexport.parity.reference import SampleMeta, read_reference, write_reference
 from detexport.parity.validate import validate_artifact
 from detexport.postprocess import postprocess
@@ -30,10 +29,8 @@ from detexport.report.page import (
 from detexport.runtime import default_engine
 from detexport.runtime.onnxruntime import OnnxRuntime
 from tiny_artifacts import tiny_contract, tiny_image, write_tiny_onnx
+from tolerances import TOLERANCE
 
-TOLERANCE = Tolerance(
-    box_px=0.01, box_floor_px=0.01, score=2e-4, mask_px=9, mask_area_ratio=0.005, pair_iou=0.5
-)
 JOBS = {
     f"tiny-{target}": {"model": "tiny", "target": target, "artifact": target} for target in ("onnx", "lost")
 }
@@ -202,7 +199,7 @@ def test_the_same_run_gives_the_same_bytes(run: Path, tmp_path: Path) -> None:
 def test_the_artifacts_own_detections_are_drawn(run: Path, tmp_path: Path) -> None:
     """Of one sure detection: the eager model's panel has it, that of the artifact that lost it does not."""
     page = page_of(collected(run), tmp_path)
-    counts = re.findall(r'aria-label="&lt;1&gt;\.png, (\w+): (\w+) detections drawn"', page)
+    counts = re.findall(r'aria-label="&lt;1&gt;\.png, (\w+): (\w+) boxes drawn"', page)
     assert counts == [("eager", "1"), ("onnx", "1"), ("lost", "0")]
 
 
