@@ -182,9 +182,9 @@ def combine_panoptic(
         if score < rule.instances_score_threshold:
             break
         mask = instances["pred_masks"][index]
-        area = np.count_nonzero(mask)
+        area = int(np.count_nonzero(mask))
         free = mask & (panoptic == 0)
-        left = np.count_nonzero(free)
+        left = int(np.count_nonzero(free))
         if left == 0 or (area - left) / area > rule.overlap_threshold:
             continue
         category = int(instances["pred_classes"][index])
@@ -193,7 +193,7 @@ def combine_panoptic(
         panoptic[free] = len(segments)
     for label in np.unique(labels).tolist():
         free = (labels == label) & (panoptic == 0)
-        area = np.count_nonzero(free)
+        area = int(np.count_nonzero(free))
         if label == 0 or area == 0 or area < rule.stuff_area_limit:
             continue
         segments.append({"id": len(segments) + 1, "isthing": False, "category_id": label, "area": area})

@@ -20,8 +20,10 @@ from detexport.checkpoint import load_weights, read_state_dict
 from detexport.config.cfg import load_cfg
 from detexport.errors import ConfigError
 from detexport.modeling import build_model
-from detexport.parity.compare import Tolerance, compare
+from detexport.parity.compare import compare
 from detexport.structures import Boxes, Instances
+from tiny_artifacts import tiny_contract
+from tolerances import TOLERANCE
 
 ORACLE = os.environ.get("DETEXPORT_ORACLE")
 CASES = sorted(path.parent for path in Path(ORACLE).glob("*/config.yaml")) if ORACLE else []
@@ -32,10 +34,6 @@ UNSUPPORTED = (
     ("INPUT.COLOR_AUG_SSD", False),  # PointRend's configurations: one of the keys that they add
 )
 WITH_ROI_HEADS = ("GeneralizedRCNN", "PanopticFPN")  # the others do not read that option
-# conf/parity/default.yaml
-TOLERANCE = Tolerance(
-    box_px=0.01, box_floor_px=0.01, score=2e-4, mask_px=9, mask_area_ratio=0.005, pair_iou=0.5
-)
 LOGITS = {"rtol": 0, "atol": 2e-3}
 # Modules whose outputs are compared too, where a model has them.
 WATCHED = {
@@ -158,8 +156,7 @@ def check_detections(
         expected,
         actual,
         tolerance=TOLERANCE,
-        score_threshold=threshold,
-        max_detections=most,
+        contract=tiny_contract(score_threshold=threshold, max_detections=most),
         scale=scale,
     )
     assert parity.passed, parity.reasons

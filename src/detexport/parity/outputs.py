@@ -52,7 +52,8 @@ DESCENDING = ("scores", "objectness_logits")
 def field_faults(outputs: Outputs, size: tuple[int, int] | None = None) -> list[str]:
     """Say what keeps ``outputs`` from being what ``Outputs`` promises; empty where nothing does.
 
-    Fields, dtypes, shapes, numbers that are not finite, scores that do not descend, segments without pixels.
+    Fields, dtypes, shapes, numbers that are not finite, scores that do not descend, segments that are
+    not those of the picture.
 
     Args:
         outputs: one image's.
@@ -152,7 +153,12 @@ def _ascends(scores: np.ndarray | None) -> bool:
 
 def _segment_faults(panoptic_seg: np.ndarray, segments_info: list[dict[str, Any]]) -> list[str]:
     ids = [segment["id"] for segment in segments_info]
-    drawn = set(np.unique(panoptic_seg).tolist()) - {0}
-    if len(ids) != len(set(ids)) or set(ids) != drawn:
-        return [f"segments_info: ids {ids}, in panoptic_seg {sorted(drawn)}"]
-    return []
+    found, counts = (array.tolist() for array in np.unique(panoptic_seg, return_counts=True))
+    areas = {id: area for id, area in zip(found, counts, strict=True) if id}
+    if sorted(ids) != list(areas):
+        return [f"segments_info: ids {ids}, in panoptic_seg {list(areas)}"]
+    return [
+        f"segments_info: area {segment['area']} of id {segment['id']}, in panoptic_seg {areas[segment['id']]}"
+        for segment in segments_info
+        if segment.get("area", areas[segment["id"]]) != areas[segment["id"]]
+    ]
