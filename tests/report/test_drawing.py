@@ -1,13 +1,14 @@
 import base64
 import io
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from detexport.contract import DETECTION_OUTPUTS
-from detexport.report.drawing import LARGEST_PX, PALETTE, draw, image_uri
-from tiny_artifacts import tiny_contract
+from detexport.report.drawing import LARGEST_PX, MOST_PROPOSALS, PALETTE, draw, image_uri
+from tiny_artifacts import KINDS, tiny_contract
 
 CONTRACT = tiny_contract(class_names=("circle", "star"))
 
@@ -80,3 +81,57 @@ def test_large_pictures_are_made_smaller() -> None:
     size = (LARGEST_PX * 2, LARGEST_PX)
     assert max(decode(image_uri(np.zeros((3, *size), np.uint8), "RGB")).size) == LARGEST_PX
     assert max(decode(draw(detections(size), CONTRACT, size, min_score=0.0).regions).size) <= LARGEST_PX
+
+
+def panoptic() -> dict[str, Any]:
+    ids = np.zeros((40, 60), np.int32)
+    ids[10:20, 10:30], ids[30:] = 1, 2
+    thing = {"id": 1, "isthing": True, "score": 0.9, "category_id": 1, "instance_id": 0}
+    stuff = {"id": 2, "isthing": False, "category_id": 2, "area": 600}
+    return detections() | {"panoptic_seg": ids, "segments_info": [thing, stuff]}
+
+
+def colour_at(uri: str, row: int, column: int) -> tuple[int, ...]:
+    return tuple(np.asarray(decode(uri).convert("RGBA"))[row, column].tolist())
+
+
+def rgb(colour: str) -> tuple[int, ...]:
+    return tuple(bytes.fromhex(colour[1:]))
+
+
+def test_segments_take_the_place_of_masks_and_stuff_is_in_the_legend() -> None:
+    contract = tiny_contract(**KINDS["panoptic"])
+    overlay = draw(panoptic(), contract, (40, 60), min_score=0.0)
+    assert colour_at(overlay.regions, 15, 20)[:3] == rgb(PALETTE[1][0])
+    ((name, colour, _),) = overlay.legend
+    assert name == "blue"
+    assert colour_at(overlay.regions, 35, 5)[:3] == rgb(colour)
+    assert colour_at(overlay.regions, 25, 5)[3] == 0, "no segment"
+    assert len(overlay.labels) == 2
+
+
+def test_classes_of_pixels_have_the_colours_of_the_legend() -> None:
+    sem_seg = np.zeros((3, 40, 60), np.float32)
+    sem_seg[1, :, :30], sem_seg[2, :, 30:] = 1, 1
+    overlay = draw({"sem_seg": sem_seg}, tiny_contract(**KINDS["semantic"]), (40, 60), min_score=0.0)
+    assert [name for name, _, _ in overlay.legend] == ["green", "blue"]
+    assert [colour_at(overlay.regions, 20, x)[:3] for x in (10, 50)] == [rgb(c) for _, c, _ in overlay.legend]
+    assert (overlay.labels, overlay.points) == ((), ())
+
+
+def test_keypoints_of_what_is_drawn_are_drawn() -> None:
+    contract = tiny_contract(**KINDS["keypoints"])
+    outputs = {name: value for name, value in detections().items() if name != "pred_masks"}
+    outputs["pred_keypoints"] = np.array([[[12, 11, 1], [28, 19, 1]], [[21, 13, 1], [49, 17, 1]]], np.float32)
+    overlay = draw(outputs, contract, (40, 60), min_score=0.6)
+    assert [(point.x, point.y) for point in overlay.points] == [(12, 11), (28, 19)]
+    assert overlay.points[0].colour != overlay.points[1].colour
+
+
+def test_the_best_proposals_are_drawn_without_text() -> None:
+    boxes = np.arange(200, dtype=np.float32).reshape(50, 4)
+    outputs = {"proposal_boxes": boxes, "objectness_logits": np.linspace(9, -9, 50, dtype=np.float32)}
+    overlay = draw(outputs, tiny_contract(**KINDS["proposals"]), (40, 60), min_score=0.5)
+    assert len(overlay.labels) == MOST_PROPOSALS
+    assert {label.text for label in overlay.labels} == {""}
+    assert (overlay.labels[-1].x, overlay.labels[-1].y) == (0, 1), "the best on top"

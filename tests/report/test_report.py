@@ -315,3 +315,39 @@ def test_a_hiccup_of_the_machine_does_not_flatten_the_bars() -> None:
     runners["eager"]["p99_ms"] = 70
     assert longest_ms({"runners": runners}) == 70
     assert (share(45, 90), share(2000, 90)) == ("50.00%", "100.00%")
+
+
+@pytest.mark.parametrize(
+    ("kind", "texts"),
+    [
+        (
+            "keypoints",
+            ["keypoints 0 px of 0.02 px x scale", "keypoint scores 0 of 0.002 of each", "head, foot"],
+        ),
+        ("semantic", ["semantic logits 0 of 0.002", "Semantic logits", "things, green, blue"]),
+        ("panoptic", ["panoptic pixels 0 of 0.001 of all", "masks 0 px of 9 px", "stuff of at least 20 px"]),
+        ("proposals", ["objectness logits 0 of 0.002", "boxes 0 px of 0.01 px x scale"]),
+    ],
+)
+def test_every_kind_of_model_has_its_errors_and_its_picture(
+    kind: str, texts: list[str], tmp_path: Path
+) -> None:
+    model = tmp_path / "models" / "tiny"
+    artifact = write_tiny_onnx(model / "artifacts" / "onnx", kind)
+    contract, engine = artifact.contract, OnnxRuntime(threads=1)
+    write_json(model / "build" / "contract.json", contract.to_json())
+    image, size = tiny_image(), (30, 50)
+    outputs = postprocess(engine.open(model / "artifacts" / "onnx")(image), size, size, contract)
+    meta = SampleMeta("0001-1x", 1, "1.png", size, size, 1.0)
+    write_reference(model / "reference", [(meta, image, outputs)], contract=contract, environment={})
+    reference = read_reference(model / "reference")
+    report = validate_artifact(
+        engine, model / "artifacts" / "onnx", reference, TOLERANCE, job="tiny-onnx", draw=1
+    )
+    assert report.passed, report.reasons
+    report.save(model / "parity" / "onnx.json", model / "parity" / "onnx_drawn.npz")
+    page = page_of(collected(tmp_path, {"tiny-onnx": JOBS["tiny-onnx"]}), tmp_path)
+    told = Text(page).text
+    for text in texts:
+        assert text in told
+    assert ("<circle " in page) == (kind == "keypoints")

@@ -118,6 +118,26 @@ def test_a_thing_at_the_score_threshold_may_be_on_one_side_only(
     assert result.passed is passed, result.reasons
 
 
+@pytest.mark.parametrize(("columns", "passed"), [(10, True), (9, False)])
+def test_a_thing_that_is_half_taken_may_be_on_one_side_only(columns: int, passed: bool) -> None:
+    """The mask of the second covers ``columns`` of 20 columns of the third; one more pixel drops it."""
+    has = panoptic()
+    has["pred_masks"][1, 5:35, 60 : 60 + columns] = True
+    has["pred_masks"][1, 5:35, 30:50] = False
+    has = combined(has)
+    lacks = has | {"pred_masks": has["pred_masks"].copy()}
+    lacks["pred_masks"][1, 5, 60 + columns] = True
+    assert len(has["segments_info"]) == 5
+    if passed:
+        lacks = combined(lacks)
+    else:
+        outputs = combined(lacks | {"scores": np.array([0.9, 0.8, 0.1], np.float32)})
+        lacks |= {name: outputs[name] for name in ("panoptic_seg", "segments_info")}
+    assert len(lacks["segments_info"]) == 4
+    result = measure(has, lacks)
+    assert result.passed is passed, result.reasons
+
+
 def test_stuff_at_its_least_area_may_be_on_one_side_only() -> None:
     has, lacks = panoptic(), panoptic()
     for outputs, pixels in ((has, 53), (lacks, 48)):

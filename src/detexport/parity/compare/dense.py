@@ -1,6 +1,5 @@
 """What every pixel has: logits of semantic segmentation, and the segment that it belongs to."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,15 +33,18 @@ class Segments:
     Args:
         ids: (H, W) id of each pixel's segment, 0 for none.
         info: each segment's dict by its id.
+        masks: (R, H, W) bool, those of the detections.
     """
 
     ids: np.ndarray
     info: dict[int, dict[str, Any]]
+    masks: np.ndarray
 
     @classmethod
     def of(cls, outputs: Outputs) -> "Segments":
         """An image's segments."""
-        return cls(outputs["panoptic_seg"], {one["id"]: one for one in outputs["segments_info"]})
+        info = {one["id"]: one for one in outputs["segments_info"]}
+        return cls(outputs["panoptic_seg"], info, outputs["pred_masks"])
 
 
 def compare_panoptic(
@@ -52,25 +54,27 @@ def compare_panoptic(
 
     Segments of one category are the same where they overlap by more than half (Kirillov et al. 2019), which
     is one to one; things must be the same detections, too. A segment that only one side has is excused, and
-    its pixels with it, within the tolerance of what decided it: the score threshold of things, the least area
-    of stuff. The areas in ``segments_info`` are those of ``panoptic_seg``, so its tolerance is theirs.
+    its pixels with it, within the tolerance of what decided it: the score threshold of things or how much of
+    them others had taken, the least area of stuff. The areas in ``segments_info`` are those of
+    ``panoptic_seg``, so its tolerance is theirs.
     """
     first, second = Segments.of(expected), Segments.of(actual)
     same = match_segments(first, second)
     margin_px = tolerance.panoptic_ratio * first.ids.size
-    missing = [first.info[id] for id in first.info if id not in same]
-    extra = [second.info[id] for id in second.info if id not in same.values()]
+    missing = {id for id in first.info if id not in same}
+    extra = {id for id in second.info if id not in same.values()}
     excused = [
-        [one for one in side if _is_borderline(one, rule, tolerance, margin_px)] for side in (missing, extra)
+        [id for id in ids if _is_borderline(side, id, rule, tolerance)]
+        for side, ids in ((first, missing), (second, extra))
     ]
-    left_out = _belongs_to(first, excused[0]) | _belongs_to(second, excused[1])
+    left_out = np.isin(first.ids, excused[0]) | np.isin(second.ids, excused[1])
     renamed = np.full(max(second.info, default=0) + 1, -1)
     renamed[[0, *same.values()]] = [0, *same]
     differing = int(np.count_nonzero((first.ids != renamed[second.ids]) & ~left_out))
     partners = dict(zip(matching.rows.tolist(), matching.columns.tolist(), strict=True))
     reasons = [
-        *(f"missing: {_describe(one)}" for one in missing if one not in excused[0]),
-        *(f"extra: {_describe(one)}" for one in extra if one not in excused[1]),
+        *(f"missing: {_describe(first.info[id])}" for id in sorted(missing - {*excused[0]})),
+        *(f"extra: {_describe(second.info[id])}" for id in sorted(extra - {*excused[1]})),
         *(
             f"segments_info: {_describe(first.info[a])} is another detection"
             for a, b in same.items()
@@ -101,16 +105,21 @@ def _category(segment: dict[str, Any]) -> tuple[bool, int]:
     return segment["isthing"], segment["category_id"]
 
 
-def _is_borderline(
-    segment: dict[str, Any], rule: PanopticRule, tolerance: Tolerance, margin_px: float
-) -> bool:
-    if segment["isthing"]:
-        return bool(abs(segment["score"] - rule.instances_score_threshold) <= tolerance.score)
-    return bool(abs(segment["area"] - rule.stuff_area_limit) <= margin_px)
-
-
-def _belongs_to(side: Segments, segments: Iterable[dict[str, Any]]) -> np.ndarray:
-    return np.isin(side.ids, [segment["id"] for segment in segments])
+def _is_borderline(side: Segments, id: int, rule: PanopticRule, tolerance: Tolerance) -> bool:
+    """Whether rounding may have decided that this segment is there: see ``compare_panoptic``."""
+    segment = side.info[id]
+    if not segment["isthing"]:
+        margin_px = tolerance.panoptic_ratio * side.ids.size
+        return bool(abs(segment["area"] - rule.stuff_area_limit) <= margin_px)
+    mask = side.masks[segment["instance_id"]]
+    area = np.count_nonzero(mask)
+    # Things come in the order of their ids, before all stuff.
+    taken = np.count_nonzero(mask & (side.ids > 0) & (side.ids < id))
+    margin_px = max(tolerance.mask_px, tolerance.mask_area_ratio * area)
+    return bool(
+        abs(segment["score"] - rule.instances_score_threshold) <= tolerance.score
+        or abs(taken - rule.overlap_threshold * area) <= margin_px
+    )
 
 
 def _describe(segment: dict[str, Any]) -> str:
