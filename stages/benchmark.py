@@ -15,6 +15,7 @@ from detexport.benchmark import Candidate, LatencyReport, benchmark
 from detexport.benchmark.run import choose_images
 from detexport.checkpoint import load_weights, read_state_dict
 from detexport.config.cfg import load_cfg
+from detexport.contract import Contract
 from detexport.errors import ConfigError
 from detexport.files import read_json
 from detexport.modeling import build_model
@@ -83,7 +84,8 @@ def candidate(target: str, folder: Path, threads: int) -> Candidate:
 
 
 def open_eager(build: Path, weights_file: Path, device: str) -> Callable[[np.ndarray], Any]:
-    """The eager model up to where the graphs end: masks raw, results in numpy."""
+    """The eager model up to where the graphs end: masks raw, the contract's outputs in numpy."""
+    names = Contract.from_json(read_json(build / "contract.json")).output_names
     cfg = load_cfg(build / "config.yaml")
     cfg.MODEL.DEVICE = device
     model = build_model(cfg).eval()
@@ -92,7 +94,7 @@ def open_eager(build: Path, weights_file: Path, device: str) -> Callable[[np.nda
     @torch.inference_mode()
     def detect(image: np.ndarray) -> dict[str, np.ndarray]:
         fields = model.detect([torch.from_numpy(image).to(device)])[0]
-        return {name: value.cpu().numpy() for name, value in fields.items()}
+        return {name: fields[name].cpu().numpy() for name in names}
 
     return detect
 

@@ -1,5 +1,6 @@
 """Build: a configuration -> resolved, with the I/O contract and the parameters' names and shapes."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,10 +9,10 @@ from typer import Option
 
 from detexport.checkpoint.load import model_shapes
 from detexport.config.cfg import load_cfg
+from detexport.contract import Contract
 from detexport.errors import ConfigError
 from detexport.files import atomic_dir, read_json, write_json
 from detexport.modeling import build_model
-from detexport.parity.detections import DTYPES
 from stage import load_params, run
 
 
@@ -29,36 +30,58 @@ def main(
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.WEIGHTS = ""
     net = build_model(cfg)
-    incomparable = [name for name in net.contract(()).output_names if name not in DTYPES]
-    if incomparable:
-        raise ConfigError(
-            f"the stages cannot compare what the model {model} gives",
-            got=f"MODEL.META_ARCHITECTURE: {cfg.MODEL.META_ARCHITECTURE} with {', '.join(incomparable)}",
-            expected=f"a model of {', '.join(DTYPES)} alone",
-            remedy="export it in Python: an export method takes the model and its contract",
-        )
-    contract = net.contract(class_names(net.num_classes, model, params.class_names, dataset))
+    contract = name_classes(net, model, params.class_names, read_json(dataset))
     with atomic_dir(save_dir) as folder:
         (folder / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
         write_json(folder / "contract.json", contract.to_json())
         write_json(folder / "parameters.json", model_shapes(net))
 
 
-def class_names(expected: int, model: str, given: list[str] | None, dataset: Path) -> tuple[str, ...]:
-    """EXPECTED names: the model's option, else the categories asked of the data set, else all of it.
+def name_classes(net: Any, model: str, given: Any, dataset: dict[str, Any]) -> Contract:
+    """The contract of NET with names for what its outputs count.
+
+    ``things`` are the classes of instances, ``stuff`` those of pixels, of which the first stands for all
+    things, and ``keypoints`` may be without names. GIVEN, the model's option ``class_names``, maps these
+    words to names, or is a list of the things' (of the pixels' in a model without things); what it does not
+    say, DATASET does.
 
     Raises:
-        ConfigError: there are more or fewer names than the model has classes.
+        ConfigError: there are names for what the model does not have, or more or fewer than it has.
     """
-    names = given or load_params("data.categories") or read_json(dataset)["things"]
-    if len(names) != expected:
-        raise ConfigError(
-            f"the model {model} and the class names do not fit",
-            got=f"{len(names)} names: {', '.join(list(names)[:5])}{', ...' if len(names) > 5 else ''}",
-            expected=f"{expected}, as many as the model has",
-            remedy=f"give the names of its classes: -S 'models.{model}.class_names=[...]'",
-        )
-    return tuple(names)
+    shapes = {spec.name: spec.shape for spec in net.contract(()).outputs}
+    counts: dict[str, Any] = {}
+    if "pred_classes" in shapes:
+        counts["things"] = net.num_classes
+    if "sem_seg" in shapes:
+        counts["stuff"] = shapes["sem_seg"][0]
+    if "pred_keypoints" in shapes:
+        counts["keypoints"] = shapes["pred_keypoints"][1]
+    names = {
+        "things": load_params("data.categories") or dataset["things"],
+        "stuff": ["things", *dataset.get("stuff", ())],
+        "keypoints": dataset.get("keypoints", ()),
+    }
+    names = {kind: names[kind] for kind in counts} | as_mapping(given, next(iter(counts), "things"))
+    for kind, found in names.items():
+        count = counts.get(kind, 0)
+        if len(found) != count and (found or kind != "keypoints"):
+            raise ConfigError(
+                f"the model {model} and the class names do not fit",
+                got=f"{len(found)} names: {', '.join(found[:5])}{', ...' if len(found) > 5 else ''}",
+                expected=f"{count} {kind}, as many as the model has",
+                remedy=f"give the names of its classes: -S 'models.{model}.class_names={{{kind}: [...]}}'",
+            )
+    return replace(
+        net.contract(tuple(names.get("things", ()))),
+        stuff_class_names=tuple(names.get("stuff", ())),
+        keypoint_names=tuple(names.get("keypoints", ())),
+    )
+
+
+def as_mapping(given: Any, kind: str) -> dict[str, list[str]]:
+    """The option ``class_names``; a list of names is of KIND."""
+    value: Any = OmegaConf.to_container(given) if OmegaConf.is_config(given) else given
+    return dict(value) if isinstance(value, dict) else {kind: value} if value else {}
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Reference: the eager model's detections on validation images, computed once and stored."""
+"""Reference: the eager model's outputs on validation images, computed once and stored."""
 
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -19,7 +19,9 @@ from detexport.data.resize import resize_image, resized_size
 from detexport.errors import DataError
 from detexport.files import read_json
 from detexport.modeling import build_model
+from detexport.parity.outputs import Outputs
 from detexport.parity.reference import SampleMeta, write_reference
+from detexport.structures import Boxes
 from stage import load_params, run
 
 
@@ -29,7 +31,7 @@ def main(
     data: Annotated[Path, Option()],
     save_dir: Annotated[Path, Option()],
 ) -> None:
-    """Write the detections of the model of BUILD with WEIGHTS on images of DATA into SAVE_DIR."""
+    """Write the outputs of the model of BUILD with WEIGHTS on images of DATA into SAVE_DIR."""
     params = load_params("parity")
     # One thread: the order of sums, and with it the last bits, does not depend on the number of cores.
     torch.set_num_threads(1)
@@ -68,8 +70,8 @@ def spread(records: Sequence[CocoRecord], number: int) -> list[CocoRecord]:
 
 def samples(
     net: nn.Module, contract: Contract, records: Sequence[CocoRecord], scales: Sequence[float]
-) -> Iterator[tuple[SampleMeta, np.ndarray, dict[str, np.ndarray]]]:
-    """Each image at each scale of the model's own size, with the eager model's detections."""
+) -> Iterator[tuple[SampleMeta, np.ndarray, Outputs]]:
+    """Each image at each scale of the model's own size, with the eager model's outputs."""
     pairs = [(record, scale) for record in records for scale in scales]
     for record, scale in tqdm(pairs, desc="reference", unit="image"):
         image = read_image(record.file_name, contract.channel_order)
@@ -84,16 +86,34 @@ def samples(
             traced=(record, scale) == pairs[0],
         )
         network_image = resize_image(image, size)
-        yield meta, network_image, detect(net, network_image, meta.output_size)
+        yield meta, network_image, run_eager(net, network_image, meta.output_size, contract)
 
 
 @torch.inference_mode()
-def detect(net: nn.Module, image: np.ndarray, output_size: tuple[int, int]) -> dict[str, Any]:
-    """The eager model's post-processed detections of one image, as arrays."""
+def run_eager(net: nn.Module, image: np.ndarray, output_size: tuple[int, int], contract: Contract) -> Outputs:
+    """The eager model's post-processed outputs of one image, those that the contract names.
+
+    Not all that it gives: no graph gives intermediate values such as the heatmaps of keypoints.
+    """
     height, width = output_size
-    example = {"image": torch.from_numpy(image), "height": height, "width": width}
-    fields = net([example])[0]["instances"].get_fields()
-    return {name: (value.tensor if name == "pred_boxes" else value).numpy() for name, value in fields.items()}
+    (result,) = net([{"image": torch.from_numpy(image), "height": height, "width": width}])
+    outputs: Outputs = {}
+    for rows in ("instances", "proposals"):
+        if rows in contract.results:
+            fields = result[rows].get_fields()
+            outputs |= {name: as_array(fields[name]) for name in contract.row_names}
+    if "sem_seg" in contract.results:
+        outputs["sem_seg"] = as_array(result["sem_seg"])
+    if "panoptic_seg" in contract.results:
+        panoptic_seg, outputs["segments_info"] = result["panoptic_seg"]
+        outputs["panoptic_seg"] = as_array(panoptic_seg)
+    return outputs
+
+
+def as_array(field: torch.Tensor | Boxes) -> np.ndarray:
+    """A field's values."""
+    array: np.ndarray = (field.tensor if isinstance(field, Boxes) else field).numpy()
+    return array
 
 
 if __name__ == "__main__":

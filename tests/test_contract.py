@@ -4,7 +4,7 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 
 from detexport.contract import DETECTION_OUTPUTS, Contract, ResizeRule, mask_output
-from tiny_artifacts import tiny_contract
+from tiny_artifacts import KINDS, tiny_contract
 
 
 def test_json_round_trip() -> None:
@@ -14,6 +14,37 @@ def test_json_round_trip() -> None:
     assert hash(again) == hash(contract)
     assert again.inputs[0].shape == (3, "H", "W")
     assert again.resize == ResizeRule(40, 64)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_model_survives_json(kind: str) -> None:
+    contract = tiny_contract(**KINDS[kind])
+    assert Contract.from_json(json.loads(json.dumps(contract.to_json()))) == contract
+
+
+def test_a_contract_from_before_there_were_kinds_is_read() -> None:
+    value = tiny_contract().to_json()
+    for key in ("stuff_class_names", "keypoint_names", "panoptic"):
+        del value[key]
+    assert Contract.from_json(value) == tiny_contract()
+
+
+@pytest.mark.parametrize(
+    ("kind", "results", "rows"),
+    [
+        ("instances", ("instances",), ("pred_boxes", "scores", "pred_classes", "pred_masks")),
+        ("semantic", ("sem_seg",), ()),
+        ("proposals", ("proposals",), ("proposal_boxes", "objectness_logits")),
+        (
+            "panoptic",
+            ("instances", "sem_seg", "panoptic_seg"),
+            ("pred_boxes", "scores", "pred_classes", "pred_masks"),
+        ),
+    ],
+)
+def test_results_follow_from_the_outputs(kind: str, results: tuple[str, ...], rows: tuple[str, ...]) -> None:
+    contract = tiny_contract(**KINDS[kind])
+    assert (contract.results, contract.row_names) == (results, rows)
 
 
 def test_output_names_are_in_the_graphs_order() -> None:

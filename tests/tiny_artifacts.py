@@ -6,7 +6,16 @@ from typing import Any
 import numpy as np
 
 from detexport.artifact import Artifact, Format
-from detexport.contract import DETECTION_OUTPUTS, IMAGE, Contract, ResizeRule, mask_output
+from detexport.contract import (
+    DETECTION_OUTPUTS,
+    IMAGE,
+    Contract,
+    PanopticRule,
+    ResizeRule,
+    TensorSpec,
+    keypoint_output,
+    mask_output,
+)
 from detexport.files import sha256_file
 
 SCORE_THRESHOLD = 0.25
@@ -17,6 +26,28 @@ _CELLS = (np.arange(GRID, dtype=np.float32) - 13.5) / 14
 MASKS = np.stack(
     [1 - np.hypot(_CELLS[:, None] * y, _CELLS * x) / 1.2 for y, x in [(1, 1), (0.5, 1), (1, 0.3)]]
 ).astype(np.float32)
+# Two keypoints a class, as fractions of the image, with a score.
+KEYPOINTS = np.array(
+    [[[x, y, 0.5], [x, y + 0.1, 2.0]] for x, y in [(0.2, 0.3), (0.5, 0.2), (0.7, 0.6)]], np.float32
+)
+SEM_SEG = TensorSpec("sem_seg", "float32", (3, "H", "W"), "the channels, in [0, 1]")
+PROPOSALS = (
+    TensorSpec("proposal_boxes", "float32", ("R", 4), "as pred_boxes"),
+    TensorSpec("objectness_logits", "float32", ("R",), "as scores"),
+)
+STUFF = {"stuff_class_names": ("things", "green", "blue")}
+# What the contract of each kind of model says otherwise than `tiny_contract`; their graphs give all of it.
+KINDS: dict[str, dict[str, Any]] = {
+    "instances": {},
+    "keypoints": {"outputs": (*DETECTION_OUTPUTS, keypoint_output(2)), "keypoint_names": ("head", "foot")},
+    "semantic": {"outputs": (SEM_SEG,), "class_names": (), **STUFF},
+    "panoptic": {
+        "outputs": (*DETECTION_OUTPUTS, mask_output(28), SEM_SEG),
+        "panoptic": PanopticRule(overlap_threshold=0.5, stuff_area_limit=20, instances_score_threshold=0.4),
+        **STUFF,
+    },
+    "proposals": {"outputs": PROPOSALS, "class_names": ()},
+}
 
 
 def tiny_contract(**changes: Any) -> Contract:
@@ -36,13 +67,20 @@ def tiny_contract(**changes: Any) -> Contract:
     return Contract(**{**fields, **changes})
 
 
-def write_tiny_onnx(folder: Path, **changes: Any) -> Artifact:
-    """An ONNX artifact: three candidates, those kept whose channel is bright enough, highest score first."""
+def write_tiny_onnx(folder: Path, kind: str = "instances", **changes: Any) -> Artifact:
+    """An ONNX artifact: three candidates, those kept whose channel is bright enough, highest score first.
+
+    Of the other ``KINDS`` the graph gives keypoints of the same candidates, the channels as logits of pixels,
+    or the candidates as proposals.
+    """
     from onnx import TensorProto, checker, helper, numpy_helper, save
 
     tensors = {
         "fractions": FRACTIONS,
         "masks": MASKS,
+        "keypoints": KEYPOINTS,
+        "one": np.ones(1, np.float32),
+        "sides_of_a_point": np.array([0, 1, 4]),
         "threshold": np.float32(SCORE_THRESHOLD),
         "white": np.float32(255),
         "axes": np.array([1, 2]),
@@ -64,8 +102,15 @@ def write_tiny_onnx(folder: Path, **changes: Any) -> Artifact:
         node("Mul", ["fractions", "scale"], ["boxes"]),
         node("Gather", ["boxes", "pred_classes"], ["pred_boxes"]),
         node("Gather", ["masks", "pred_classes"], ["pred_masks"]),
+        node("Concat", ["scale", "one"], ["sides_and_one"], axis=0),
+        node("Gather", ["sides_and_one", "sides_of_a_point"], ["scale_of_points"]),
+        node("Mul", ["keypoints", "scale_of_points"], ["points"]),
+        node("Gather", ["points", "pred_classes"], ["pred_keypoints"]),
+        node("Identity", ["values"], ["sem_seg"]),
+        node("Identity", ["pred_boxes"], ["proposal_boxes"]),
+        node("Identity", ["scores"], ["objectness_logits"]),
     ]
-    contract = tiny_contract()
+    contract = tiny_contract(**KINDS[kind])
     types = {"uint8": TensorProto.UINT8, "float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
     edges = [
         [helper.make_tensor_value_info(spec.name, types[spec.dtype], spec.shape) for spec in specs]
@@ -77,7 +122,8 @@ def write_tiny_onnx(folder: Path, **changes: Any) -> Artifact:
     checker.check_model(model, full_check=True)
     folder.mkdir(parents=True, exist_ok=True)
     save(model, folder / "model.onnx")
-    return _write_manifest(folder, Format.ONNX, "onnx", "model.onnx", batch="1", **changes)
+    fields = {"batch": "1", "contract": contract, **changes}
+    return _write_manifest(folder, Format.ONNX, "onnx", "model.onnx", **fields)
 
 
 def write_tiny_torchscript(folder: Path, *, method: str = "scripting", **changes: Any) -> Artifact:

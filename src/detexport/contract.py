@@ -40,6 +40,21 @@ class ResizeRule:
 
 
 @dataclass(frozen=True)
+class PanopticRule:
+    """How instances and ``sem_seg`` become ``panoptic_seg`` after the graph (Kirillov et al. 2019).
+
+    Args:
+        overlap_threshold: an instance is dropped where a greater part of it is taken by better ones.
+        stuff_area_limit: stuff of fewer px is dropped.
+        instances_score_threshold: instances with a lower score are dropped.
+    """
+
+    overlap_threshold: float
+    stuff_area_limit: int
+    instances_score_threshold: float
+
+
+@dataclass(frozen=True)
 class Contract:
     """What a model's graph takes and gives.
 
@@ -51,11 +66,14 @@ class Contract:
         pixel_mean: subtracted inside the graph, one value a channel, on the scale 0..255.
         pixel_std: divides inside the graph.
         size_divisibility: the graph pads right and bottom with zeros, after normalization, to a multiple.
-        class_names: the name of each class index.
+        class_names: the name of each index in ``pred_classes``.
         score_threshold: a detection's score is greater than this.
         nms_threshold: of two boxes of one class with a greater IoU the lower score is dropped.
         max_detections: at most so many detections an image; negative: no limit.
         mask_threshold: a pixel belongs to a mask where its probability is at least this.
+        stuff_class_names: the name of each channel of ``sem_seg``; beside instances channel 0 is all things.
+        keypoint_names: the name of each keypoint, where they have names.
+        panoptic: how instances and ``sem_seg`` are combined; none leaves them apart.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -70,11 +88,30 @@ class Contract:
     nms_threshold: float
     max_detections: int
     mask_threshold: float = 0.5
+    stuff_class_names: tuple[str, ...] = ()
+    keypoint_names: tuple[str, ...] = ()
+    panoptic: PanopticRule | None = None
 
     @property
     def output_names(self) -> tuple[str, ...]:
         """Names of the graph's outputs, in its order."""
         return tuple(spec.name for spec in self.outputs)
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """What the model gives for an image after post-processing, by the eager model's keys."""
+        given = {
+            "instances": "pred_boxes" in self.output_names,
+            "proposals": "proposal_boxes" in self.output_names,
+            "sem_seg": "sem_seg" in self.output_names,
+            "panoptic_seg": self.panoptic is not None,
+        }
+        return tuple(name for name, is_given in given.items() if is_given)
+
+    @property
+    def row_names(self) -> tuple[str, ...]:
+        """Names of the outputs that hold a row for each detection or proposal."""
+        return tuple(spec.name for spec in self.outputs if spec.shape[0] == "R")
 
     def to_json(self) -> dict[str, Any]:
         """The contract as plain JSON values."""
@@ -92,6 +129,10 @@ class Contract:
         fields["resize"] = ResizeRule(**value["resize"])
         for key in ("pixel_mean", "pixel_std", "class_names"):
             fields[key] = tuple(value[key])
+        for key in ("stuff_class_names", "keypoint_names"):
+            fields[key] = tuple(value.get(key, ()))
+        if value.get("panoptic") is not None:
+            fields["panoptic"] = PanopticRule(**value["panoptic"])
         return cls(**fields)
 
 

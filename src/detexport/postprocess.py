@@ -1,8 +1,10 @@
-"""What lies beyond the graph's end, in numpy: from the graph's image to the output's size, pasted masks."""
+"""What lies beyond the graph's end, in numpy: the output's size, pasted masks, panoptic segments."""
+
+from typing import Any
 
 import numpy as np
 
-from detexport.contract import Contract
+from detexport.contract import Contract, PanopticRule
 from detexport.errors import ArtifactError
 
 
@@ -11,37 +13,55 @@ def postprocess(
     image_size: tuple[int, int],
     output_size: tuple[int, int],
     contract: Contract,
-) -> dict[str, np.ndarray]:
-    """Scale, clip and paste one image's detections.
+) -> dict[str, Any]:
+    """Bring one image's raw outputs into the frame of an output of another size.
 
     Args:
-        outputs: the graph's raw outputs by the contract's names: ``pred_boxes`` (R, 4) XYXY in px of the
-            graph's image, ``scores`` (R,), ``pred_classes`` (R,) and, where the model has masks,
-            ``pred_masks`` (R, n, n), probabilities in a grid over each box; ``pred_keypoints`` (R, K, 3).
+        outputs: the graph's raw outputs by the contract's names. Instances: ``pred_boxes`` (R, 4) XYXY in px
+            of the graph's image, ``scores`` (R,), ``pred_classes`` (R,) and, where the model has them,
+            ``pred_masks`` (R, n, n), probabilities in a grid over each box, and ``pred_keypoints`` (R, K, 3).
+            Proposals: ``proposal_boxes`` (R, 4) and ``objectness_logits`` (R,). Semantic segmentation:
+            ``sem_seg`` (C, H, W) logits.
         image_size: height and width of the graph's image, in px.
         output_size: height and width wanted, in px.
-        contract: the graph's contract; its ``mask_threshold`` decides the masks.
+        contract: the graph's contract.
 
     Returns:
-        ``pred_boxes`` (R, 4) float32 XYXY in px of the output, clipped to it; ``scores`` (R,);
-        ``pred_classes`` (R,) int64; ``pred_masks`` (R, height, width) bool where the model has masks;
-        ``pred_keypoints`` (R, K, 3) float32, x and y scaled, where it has keypoints.
-        Detections whose clipped box is empty are dropped.
+        The same fields. Boxes are in px of the output and clipped to it; a detection or a proposal whose
+        clipped box is empty is dropped with all its fields. ``pred_masks`` are (R, height, width) bool,
+        ``pred_keypoints`` scaled, ``sem_seg`` (C, height, width). Where the contract combines them, also
+        ``panoptic_seg`` (height, width) int32 and ``segments_info``: see ``combine_panoptic``.
 
     Raises:
         ArtifactError: the masks are not a grid over each box.
     """
-    boxes = clip_boxes(scale_boxes(outputs["pred_boxes"], image_size, output_size), output_size)
-    kept = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    result: dict[str, Any] = {}
+    if "instances" in contract.results:
+        result |= _instances(outputs, image_size, output_size, contract)
+    if "proposals" in contract.results:
+        boxes, kept = _place_boxes(outputs["proposal_boxes"], image_size, output_size)
+        result |= {"proposal_boxes": boxes, "objectness_logits": outputs["objectness_logits"][kept]}
+    if "sem_seg" in contract.results:
+        result["sem_seg"] = resize_bilinear(outputs["sem_seg"], output_size)
+    if contract.panoptic is not None:
+        labels = result["sem_seg"].argmax(0)
+        panoptic_seg, segments_info = combine_panoptic(result, labels, contract.panoptic)
+        result |= {"panoptic_seg": panoptic_seg, "segments_info": segments_info}
+    return result
+
+
+def _instances(
+    outputs: dict[str, np.ndarray],
+    image_size: tuple[int, int],
+    output_size: tuple[int, int],
+    contract: Contract,
+) -> dict[str, np.ndarray]:
+    boxes, kept = _place_boxes(outputs["pred_boxes"], image_size, output_size)
     result = {
-        "pred_boxes": boxes[kept],
+        "pred_boxes": boxes,
         "scores": outputs["scores"][kept],
         "pred_classes": outputs["pred_classes"][kept].astype(np.int64, copy=False),
     }
-    if "pred_keypoints" in contract.output_names:
-        (height, width), (output_height, output_width) = image_size, output_size
-        scale = np.array([output_width / width, output_height / height, 1], np.float32)
-        result["pred_keypoints"] = outputs["pred_keypoints"][kept] * scale
     if "pred_masks" in contract.output_names:
         grids = outputs["pred_masks"]
         if grids.ndim != 3 or grids.shape[1] != grids.shape[2]:
@@ -51,10 +71,21 @@ def postprocess(
                 expected="(R, n, n)",
                 remedy="export the model with its graph's end before the pasting of masks",
             )
-        result["pred_masks"] = paste_masks(
-            grids[kept], boxes[kept], output_size, threshold=contract.mask_threshold
-        )
+        result["pred_masks"] = paste_masks(grids[kept], boxes, output_size, threshold=contract.mask_threshold)
+    if "pred_keypoints" in contract.output_names:
+        (height, width), (output_height, output_width) = image_size, output_size
+        scale = np.array([output_width / width, output_height / height, 1], np.float32)
+        result["pred_keypoints"] = outputs["pred_keypoints"][kept] * scale
     return result
+
+
+def _place_boxes(
+    boxes: np.ndarray, image_size: tuple[int, int], output_size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes in the output's frame, without those that are empty there, and which ones were kept (R,) bool."""
+    placed = clip_boxes(scale_boxes(boxes, image_size, output_size), output_size)
+    kept = (placed[:, 2] > placed[:, 0]) & (placed[:, 3] > placed[:, 1])
+    return placed[kept], kept
 
 
 def scale_boxes(boxes: np.ndarray, image_size: tuple[int, int], output_size: tuple[int, int]) -> np.ndarray:
@@ -109,3 +140,62 @@ def _bilinear_weights(start: float, end: float, cells: int, limit: int) -> tuple
     position = (centres - start) / (end - start) * np.float32(cells) - np.float32(0.5)
     weights = np.maximum(0, 1 - np.abs(position[:, None] - np.arange(cells, dtype=np.float32)))
     return slice(first, last), weights
+
+
+def resize_bilinear(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize maps (C, H, W) to ``size`` (height, width), bilinear between pixel centres, edges repeated.
+
+    As ``torch.nn.functional.interpolate`` has it with ``align_corners=False``.
+    """
+    for axis, length in ((1, size[0]), (2, size[1])):
+        cells = maps.shape[axis]
+        if cells == length:  # nothing to do, and not only nearly so
+            continue
+        centres = np.arange(length, dtype=np.float32) + np.float32(0.5)
+        position = np.maximum(centres * np.float32(cells / length) - np.float32(0.5), 0)
+        first = np.minimum(position.astype(np.int64), cells - 1)
+        second = np.minimum(first + 1, cells - 1)
+        weight = (position - first).astype(np.float32).reshape([-1 if i == axis else 1 for i in range(3)])
+        maps = maps.take(first, axis) * (1 - weight) + maps.take(second, axis) * weight
+    return maps
+
+
+def combine_panoptic(
+    instances: dict[str, np.ndarray], labels: np.ndarray, rule: PanopticRule
+) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """Things by descending score, each on pixels that are still free, then stuff on what is left.
+
+    Args:
+        instances: ``scores``, ``pred_classes`` and ``pred_masks`` (R, H, W) bool; others are not looked at.
+        labels: (H, W) class of each pixel; 0 stands for all things.
+        rule: the thresholds.
+
+    Returns:
+        ``panoptic_seg`` (H, W) int32, the id of each pixel's segment, 0 for none; ``segments_info``, a dict a
+        segment with ``id``, ``isthing``, ``category_id``, and of a thing ``score`` and ``instance_id`` (its
+        index in ``instances``), of stuff ``area`` in px.
+    """
+    panoptic = np.zeros(labels.shape, np.int32)
+    segments: list[dict[str, Any]] = []
+    for index in np.argsort(-instances["scores"], kind="stable").tolist():
+        score = float(instances["scores"][index])
+        if score < rule.instances_score_threshold:
+            break
+        mask = instances["pred_masks"][index]
+        area = int(np.count_nonzero(mask))
+        free = mask & (panoptic == 0)
+        left = int(np.count_nonzero(free))
+        if left == 0 or (area - left) / area > rule.overlap_threshold:
+            continue
+        category = int(instances["pred_classes"][index])
+        thing = {"isthing": True, "score": score, "category_id": category, "instance_id": index}
+        segments.append({"id": len(segments) + 1, **thing})
+        panoptic[free] = len(segments)
+    for label in np.unique(labels).tolist():
+        free = (labels == label) & (panoptic == 0)
+        area = int(np.count_nonzero(free))
+        if label == 0 or area == 0 or area < rule.stuff_area_limit:
+            continue
+        segments.append({"id": len(segments) + 1, "isthing": False, "category_id": label, "area": area})
+        panoptic[free] = len(segments)
+    return panoptic, segments

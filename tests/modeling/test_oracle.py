@@ -18,16 +18,14 @@ from torch import Tensor
 from detexport.checkpoint import load_weights, read_state_dict
 from detexport.config.cfg import load_cfg
 from detexport.modeling import build_model
-from detexport.parity.compare import Tolerance, compare
+from detexport.parity.compare import compare
 from detexport.structures import Boxes, Instances
+from tiny_artifacts import tiny_contract
+from tolerances import TOLERANCE
 
 ORACLE = os.environ.get("DETEXPORT_ORACLE")
 CASES = sorted(path.parent for path in Path(ORACLE).glob("*/config.yaml")) if ORACLE else []
 
-# conf/parity/default.yaml
-TOLERANCE = Tolerance(
-    box_px=0.01, box_floor_px=0.01, score=2e-4, mask_px=9, mask_area_ratio=0.005, pair_iou=0.5
-)
 LOGITS = {"rtol": 0, "atol": 2e-3}
 # Modules whose outputs are compared too, where a model has them.
 WATCHED = {
@@ -144,8 +142,7 @@ def check_detections(
         expected,
         actual,
         tolerance=TOLERANCE,
-        score_threshold=threshold,
-        max_detections=most,
+        contract=tiny_contract(score_threshold=threshold, max_detections=most),
         scale=scale,
     )
     assert parity.passed, parity.reasons

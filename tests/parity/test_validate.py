@@ -11,17 +11,21 @@ import pytest
 
 from detexport.artifact import Artifact, read_artifact
 from detexport.errors import DataError, RuntimeUnavailableError
-from detexport.parity.compare import Tolerance
+from detexport.parity.compare import SampleParity
 from detexport.parity.reference import Reference, SampleMeta, read_reference, write_reference
-from detexport.parity.validate import read_drawn, validate, validate_artifact
+from detexport.parity.validate import (
+    ParityReport,
+    output_faults,
+    read_drawn,
+    validate,
+    validate_artifact,
+)
 from detexport.postprocess import postprocess
 from detexport.runtime import Session
 from detexport.runtime.onnxruntime import OnnxRuntime
-from tiny_artifacts import tiny_contract, tiny_image
+from tiny_artifacts import KINDS, tiny_contract, tiny_image, write_tiny_onnx
+from tolerances import TOLERANCE
 
-TOLERANCE = Tolerance(
-    box_px=0.01, box_floor_px=0.01, score=2e-4, mask_px=9, mask_area_ratio=0.005, pair_iou=0.5
-)
 OUTPUT_SIZE = (60, 100)
 
 
@@ -110,7 +114,7 @@ def test_a_reference_has_the_same_bytes_every_time(
         (lambda meta, image, d: (replace(meta, image_size=(9, 9)), image, d), "image: uint8"),
         (lambda meta, image, d: (meta, image, {**d, "scores": d["scores"] * np.nan}), "NaN"),
         (lambda meta, image, d: (meta, image, {**d, "scores": d["scores"][::-1]}), "do not descend"),
-        (lambda meta, image, d: (replace(meta, output_size=(9, 9)), image, d), "the output's size"),
+        (lambda meta, image, d: (replace(meta, output_size=(9, 9)), image, d), r"expected \(3, 9, 9\)"),
     ],
 )
 def test_a_faulty_sample_writes_nothing(
@@ -234,7 +238,7 @@ def test_a_runtime_that_fails_on_one_sample_fails_the_job(reference: Reference, 
     report = validate(Broken(session, fault), reference, TOLERANCE, job="j")
     assert [sample.passed for sample in report.samples.values()] == [True, True, False, False]
     assert report.reasons == ("0004-1x and 1 more: RuntimeError: cannot reshape tensor of 0 elements",)
-    assert report.to_json()["samples"][2]["max_box_error_px"] is None
+    assert report.to_json()["samples"][2]["errors"] == {}
 
 
 def test_a_reference_without_detections_proves_nothing(reference: Reference, session: Session) -> None:
@@ -243,6 +247,79 @@ def test_a_reference_without_detections_proves_nothing(reference: Reference, ses
     assert validate(session, dark, TOLERANCE, job="j", min_detections=0).passed
     empty = replace(reference, samples=())
     assert not validate(session, empty, TOLERANCE, job="j", min_detections=0).passed
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_model_is_stored_compared_and_kept_for_pictures(kind: str, tmp_path: Path) -> None:
+    contract = write_tiny_onnx(tmp_path / "artifact", kind).contract
+    session = OnnxRuntime(threads=1).open(tmp_path / "artifact")
+    image, size = tiny_image(), (30, 50)
+    expected = postprocess(session(image), size, OUTPUT_SIZE, contract)
+    meta = SampleMeta("a", 1, "1.png", size, OUTPUT_SIZE, 1.0)
+    write_reference(tmp_path / "reference", [(meta, image, expected)], contract=contract, environment={})
+    reference = read_reference(tmp_path / "reference")
+    stored = reference.samples[0].expected()
+    assert stored.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(stored[name], value)
+    report = validate(session, reference, TOLERANCE, job="j", draw=1)
+    assert report.passed, report.reasons
+    report.save(tmp_path / "j.json", tmp_path / "j.npz")
+    assert read_drawn(tmp_path / "j.npz")["a"].keys() == expected.keys()
+    worst = json.loads((tmp_path / "j.json").read_text())["max"]
+    assert worst
+    assert set(worst.values()) == {0}
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "reason"),
+    [
+        ("keypoints", "pred_keypoints", "keypoints: "),
+        ("semantic", "sem_seg", "sem_seg: "),
+        ("panoptic", "sem_seg", "sem_seg: "),
+        ("proposals", "objectness_logits", "objectness_logits: 3 of 3 pairs"),
+        ("proposals", "proposal_boxes", "boxes: 3 of 3 pairs"),
+    ],
+)
+def test_a_planted_fault_of_each_kind_does_not_pass(
+    kind: str, field: str, reason: str, tmp_path: Path
+) -> None:
+    contract = write_tiny_onnx(tmp_path / "artifact", kind).contract
+    session = OnnxRuntime(threads=1).open(tmp_path / "artifact")
+    image, size = tiny_image(), (30, 50)
+    meta = SampleMeta("a", 1, "1.png", size, size, 1.0)
+    expected = postprocess(session(image), size, size, contract)
+    write_reference(tmp_path / "reference", [(meta, image, expected)], contract=contract, environment={})
+
+    def fault(outputs: dict[str, np.ndarray]) -> None:
+        outputs[field] *= np.float32(1.01)
+
+    report = validate(Broken(session, fault), read_reference(tmp_path / "reference"), TOLERANCE, job="j")
+    assert reason in " ".join(report.reasons)
+
+
+def test_logits_of_a_padded_image_break_the_contract(tmp_path: Path) -> None:
+    """Free dimensions of an output are those of the image that was given."""
+    contract = write_tiny_onnx(tmp_path, "semantic").contract
+    outputs = OnnxRuntime(threads=1).open(tmp_path)(tiny_image(32, 64))
+    assert output_faults(outputs, contract, tiny_image(32, 64)) == []
+    faults = output_faults(outputs, contract, tiny_image(30, 50))
+    assert faults == ["sem_seg: shape (3, 32, 64), expected (3, 30, 50)"]
+
+
+def test_keypoints_elsewhere_are_counted_over_all_images() -> None:
+    """One flip an image passes, too many of them together do not."""
+    contract = tiny_contract(**KINDS["keypoints"])
+
+    def report(flips: int, images: int) -> ParityReport:
+        one = SampleParity(2, 2, 2, keypoints=10, keypoint_flips=1)
+        none = replace(one, keypoint_flips=0)
+        samples = {str(i): one if i < flips else none for i in range(images)}
+        return ParityReport("j", "0" * 64, TOLERANCE, contract, samples)
+
+    assert report(2, 10).passed
+    assert report(3, 10).reasons == ("keypoints: 3.00% of all lie elsewhere (limit 2.00%)",)
+    assert report(3, 10).to_json()["max"]["keypoint_flip_ratio"] == 0.03
 
 
 def test_a_reference_of_another_contract_fails(reference: Reference, session: Session) -> None:

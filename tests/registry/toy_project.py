@@ -8,6 +8,7 @@ from detexport.artifact import Artifact, read_artifact
 from detexport.files import write_json
 from detexport.registry.jobs import Job
 from tiny_artifacts import tiny_contract, write_tiny_onnx, write_tiny_torchscript
+from tolerances import LIMITS
 
 RUNTIMES = {
     "onnx": "detexport.runtime.onnxruntime.OnnxRuntime",
@@ -53,7 +54,7 @@ def write_verdict(root: Path, target: str, artifact_sha256: str, **changes: Any)
         "job": f"{MODEL}-{target}",
         "passed": True,
         "reasons": [],
-        "tolerance": {"box_px": 0.01, "score": 2e-4, "mask_px": 9, "mask_area_ratio": 0.005},
+        "tolerance": LIMITS,
         "artifact_sha256": artifact_sha256,
         "max": {"box_error_px": 0.001, "score_error": 1e-6, "mask_error_px": None, "mask_error_ratio": None},
         "detections": {"expected": 7, "actual": 7, "paired": 7},

@@ -1,13 +1,16 @@
 import base64
 import io
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from detexport.report.drawing import LARGEST_PX, PALETTE, draw, image_uri
+from detexport.contract import DETECTION_OUTPUTS
+from detexport.report.drawing import LARGEST_PX, MOST_PROPOSALS, PALETTE, draw, image_uri
+from tiny_artifacts import KINDS, tiny_contract
 
-NAMES = ["circle", "star"]
+CONTRACT = tiny_contract(class_names=("circle", "star"))
 
 
 def decode(uri: str) -> Image.Image:
@@ -27,7 +30,7 @@ def detections(size: tuple[int, int] = (40, 60)) -> dict[str, np.ndarray]:
 
 
 def test_masks_cover_their_pixels_and_the_best_score_lies_on_top() -> None:
-    pixels = np.asarray(decode(draw(detections(), NAMES, (40, 60), min_score=0.0).masks).convert("RGBA"))
+    pixels = np.asarray(decode(draw(detections(), CONTRACT, (40, 60), min_score=0.0).regions).convert("RGBA"))
     circle, star = (tuple(bytes.fromhex(colour[1:])) for colour, _ in PALETTE[:2])
     assert pixels.shape == (40, 60, 4)
     assert tuple(pixels[15, 25, :3]) == star, "where both are"
@@ -38,13 +41,13 @@ def test_masks_cover_their_pixels_and_the_best_score_lies_on_top() -> None:
 
 
 def test_labels_say_class_and_score_and_stay_inside() -> None:
-    overlay = draw(detections(), NAMES, (40, 60), min_score=0.0)
+    overlay = draw(detections(), CONTRACT, (40, 60), min_score=0.0)
     assert [label.text for label in overlay.labels] == ["circle 0.50", "star 0.90"]
     for label in overlay.labels:
         assert 0 <= label.text_x <= label.text_x + label.text_width <= 60 + 1e-6
         assert label.text_y >= 0
     assert (
-        draw({**detections(), "pred_classes": np.array([7, 0])}, NAMES, (40, 60), min_score=0.0)
+        draw({**detections(), "pred_classes": np.array([7, 0])}, CONTRACT, (40, 60), min_score=0.0)
         .labels[1]
         .text
         == "class 7 0.90"
@@ -52,18 +55,19 @@ def test_labels_say_class_and_score_and_stay_inside() -> None:
 
 
 def test_what_is_below_the_least_score_is_left_out() -> None:
-    overlay = draw(detections(), NAMES, (40, 60), min_score=0.6)
+    overlay = draw(detections(), CONTRACT, (40, 60), min_score=0.6)
     assert [label.text for label in overlay.labels] == ["star 0.90"]
-    pixels = np.asarray(decode(overlay.masks).convert("RGBA"))
+    pixels = np.asarray(decode(overlay.regions).convert("RGBA"))
     assert (pixels[..., 3] > 0).sum() == detections()["pred_masks"][0].sum()
 
 
 def test_nothing_and_no_masks_are_drawn_too() -> None:
     nothing = {name: value[:0] for name, value in detections().items()}
-    assert draw(nothing, NAMES, (40, 60), min_score=0.0).labels == ()
+    assert draw(nothing, CONTRACT, (40, 60), min_score=0.0).labels == ()
     boxes = {name: value for name, value in detections().items() if name != "pred_masks"}
-    assert draw(boxes, NAMES, (40, 60), min_score=0.0).masks == ""
-    assert len(draw(boxes, NAMES, (40, 60), min_score=0.0).labels) == 2
+    contract = tiny_contract(outputs=DETECTION_OUTPUTS)
+    assert draw(boxes, contract, (40, 60), min_score=0.0).regions == ""
+    assert len(draw(boxes, contract, (40, 60), min_score=0.0).labels) == 2
 
 
 @pytest.mark.parametrize(("order", "expected"), [("RGB", (250, 5, 5)), ("BGR", (5, 5, 250))])
@@ -76,4 +80,58 @@ def test_an_image_has_its_colours(order: str, expected: tuple[int, int, int]) ->
 def test_large_pictures_are_made_smaller() -> None:
     size = (LARGEST_PX * 2, LARGEST_PX)
     assert max(decode(image_uri(np.zeros((3, *size), np.uint8), "RGB")).size) == LARGEST_PX
-    assert max(decode(draw(detections(size), NAMES, size, min_score=0.0).masks).size) <= LARGEST_PX
+    assert max(decode(draw(detections(size), CONTRACT, size, min_score=0.0).regions).size) <= LARGEST_PX
+
+
+def panoptic() -> dict[str, Any]:
+    ids = np.zeros((40, 60), np.int32)
+    ids[10:20, 10:30], ids[30:] = 1, 2
+    thing = {"id": 1, "isthing": True, "score": 0.9, "category_id": 1, "instance_id": 0}
+    stuff = {"id": 2, "isthing": False, "category_id": 2, "area": 600}
+    return detections() | {"panoptic_seg": ids, "segments_info": [thing, stuff]}
+
+
+def colour_at(uri: str, row: int, column: int) -> tuple[int, ...]:
+    return tuple(np.asarray(decode(uri).convert("RGBA"))[row, column].tolist())
+
+
+def rgb(colour: str) -> tuple[int, ...]:
+    return tuple(bytes.fromhex(colour[1:]))
+
+
+def test_segments_take_the_place_of_masks_and_stuff_is_in_the_legend() -> None:
+    contract = tiny_contract(**KINDS["panoptic"])
+    overlay = draw(panoptic(), contract, (40, 60), min_score=0.0)
+    assert colour_at(overlay.regions, 15, 20)[:3] == rgb(PALETTE[1][0])
+    ((name, colour, _),) = overlay.legend
+    assert name == "blue"
+    assert colour_at(overlay.regions, 35, 5)[:3] == rgb(colour)
+    assert colour_at(overlay.regions, 25, 5)[3] == 0, "no segment"
+    assert len(overlay.labels) == 2
+
+
+def test_classes_of_pixels_have_the_colours_of_the_legend() -> None:
+    sem_seg = np.zeros((3, 40, 60), np.float32)
+    sem_seg[1, :, :30], sem_seg[2, :, 30:] = 1, 1
+    overlay = draw({"sem_seg": sem_seg}, tiny_contract(**KINDS["semantic"]), (40, 60), min_score=0.0)
+    assert [name for name, _, _ in overlay.legend] == ["green", "blue"]
+    assert [colour_at(overlay.regions, 20, x)[:3] for x in (10, 50)] == [rgb(c) for _, c, _ in overlay.legend]
+    assert (overlay.labels, overlay.points) == ((), ())
+
+
+def test_keypoints_of_what_is_drawn_are_drawn() -> None:
+    contract = tiny_contract(**KINDS["keypoints"])
+    outputs = {name: value for name, value in detections().items() if name != "pred_masks"}
+    outputs["pred_keypoints"] = np.array([[[12, 11, 1], [28, 19, 1]], [[21, 13, 1], [49, 17, 1]]], np.float32)
+    overlay = draw(outputs, contract, (40, 60), min_score=0.6)
+    assert [(point.x, point.y) for point in overlay.points] == [(12, 11), (28, 19)]
+    assert overlay.points[0].colour != overlay.points[1].colour
+
+
+def test_the_best_proposals_are_drawn_without_text() -> None:
+    boxes = np.arange(200, dtype=np.float32).reshape(50, 4)
+    outputs = {"proposal_boxes": boxes, "objectness_logits": np.linspace(9, -9, 50, dtype=np.float32)}
+    overlay = draw(outputs, tiny_contract(**KINDS["proposals"]), (40, 60), min_score=0.5)
+    assert len(overlay.labels) == MOST_PROPOSALS
+    assert {label.text for label in overlay.labels} == {""}
+    assert (overlay.labels[-1].x, overlay.labels[-1].y) == (0, 1), "the best on top"

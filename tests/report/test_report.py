@@ -12,7 +12,6 @@ import pytest
 from detexport.benchmark import Candidate, LatencyReport, benchmark, describe_machine
 from detexport.errors import DataError
 from detexport.files import write_json
-from detexport.parity.compare import Tolerance
 from detexport.parity.reference import SampleMeta, read_reference, write_reference
 from detexport.parity.validate import validate_artifact
 from detexport.postprocess import postprocess
@@ -30,10 +29,8 @@ from detexport.report.page import (
 from detexport.runtime import default_engine
 from detexport.runtime.onnxruntime import OnnxRuntime
 from tiny_artifacts import tiny_contract, tiny_image, write_tiny_onnx
+from tolerances import TOLERANCE
 
-TOLERANCE = Tolerance(
-    box_px=0.01, box_floor_px=0.01, score=2e-4, mask_px=9, mask_area_ratio=0.005, pair_iou=0.5
-)
 JOBS = {
     f"tiny-{target}": {"model": "tiny", "target": target, "artifact": target} for target in ("onnx", "lost")
 }
@@ -202,7 +199,7 @@ def test_the_same_run_gives_the_same_bytes(run: Path, tmp_path: Path) -> None:
 def test_the_artifacts_own_detections_are_drawn(run: Path, tmp_path: Path) -> None:
     """Of one sure detection: the eager model's panel has it, that of the artifact that lost it does not."""
     page = page_of(collected(run), tmp_path)
-    counts = re.findall(r'aria-label="&lt;1&gt;\.png, (\w+): (\w+) detections drawn"', page)
+    counts = re.findall(r'aria-label="&lt;1&gt;\.png, (\w+): (\w+) boxes drawn"', page)
     assert counts == [("eager", "1"), ("onnx", "1"), ("lost", "0")]
 
 
@@ -327,3 +324,39 @@ def test_a_hiccup_of_the_machine_does_not_flatten_the_bars() -> None:
     runners["eager"]["p99_ms"] = 70
     assert longest_ms({"runners": runners}) == 70
     assert (share(45, 90), share(2000, 90)) == ("50.00%", "100.00%")
+
+
+@pytest.mark.parametrize(
+    ("kind", "texts"),
+    [
+        (
+            "keypoints",
+            ["keypoints 0 px of 0.02 px x scale", "keypoint scores 0 of 0.002 of each", "head, foot"],
+        ),
+        ("semantic", ["semantic logits 0 of 0.002", "Semantic logits", "things, green, blue"]),
+        ("panoptic", ["panoptic pixels 0 of 0.001 of all", "masks 0 px of 9 px", "stuff of at least 20 px"]),
+        ("proposals", ["objectness logits 0 of 0.002", "boxes 0 px of 0.01 px x scale"]),
+    ],
+)
+def test_every_kind_of_model_has_its_errors_and_its_picture(
+    kind: str, texts: list[str], tmp_path: Path
+) -> None:
+    model = tmp_path / "models" / "tiny"
+    artifact = write_tiny_onnx(model / "artifacts" / "onnx", kind)
+    contract, engine = artifact.contract, OnnxRuntime(threads=1)
+    write_json(model / "build" / "contract.json", contract.to_json())
+    image, size = tiny_image(), (30, 50)
+    outputs = postprocess(engine.open(model / "artifacts" / "onnx")(image), size, size, contract)
+    meta = SampleMeta("0001-1x", 1, "1.png", size, size, 1.0)
+    write_reference(model / "reference", [(meta, image, outputs)], contract=contract, environment={})
+    reference = read_reference(model / "reference")
+    report = validate_artifact(
+        engine, model / "artifacts" / "onnx", reference, TOLERANCE, job="tiny-onnx", draw=1
+    )
+    assert report.passed, report.reasons
+    report.save(model / "parity" / "onnx.json", model / "parity" / "onnx_drawn.npz")
+    page = page_of(collected(tmp_path, {"tiny-onnx": JOBS["tiny-onnx"]}), tmp_path)
+    told = Text(page).text
+    for text in texts:
+        assert text in told
+    assert ("<circle " in page) == (kind == "keypoints")

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import interpolate
 
 from detexport.artifact import Format, read_artifact
 from detexport.errors import ArtifactError, RuntimeUnavailableError
 from detexport.runtime import Session, default_engine, load
-from tiny_artifacts import FRACTIONS, tiny_contract, tiny_image, write_tiny_onnx
+from tiny_artifacts import FRACTIONS, KINDS, tiny_contract, tiny_image, write_tiny_onnx
 
 ARTIFACTS = ["tiny_onnx", "tiny_scripting", "tiny_tracing"]
 
@@ -133,3 +134,28 @@ def test_a_runtime_imports_its_own_engine_only(module: str, absent: list[str]) -
     code = f"import sys, {module}; print([name for name in {absent} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_load_gives_what_the_eager_model_gives(kind: str, tmp_path: Path) -> None:
+    artifact = write_tiny_onnx(tmp_path, kind)
+    image = torch.from_numpy(tiny_image())
+    (result,) = load(tmp_path)([{"image": image, "height": 60, "width": 150}])
+    assert set(result) == set(artifact.contract.results)
+    if "instances" in result:
+        assert result["instances"].image_size == (60, 150)
+    if kind == "keypoints":
+        keypoints = result["instances"].pred_keypoints
+        assert keypoints.shape == (3, 2, 3)
+        assert keypoints[0].flatten().tolist() == pytest.approx([30, 18, 0.5, 30, 24, 2])
+    if kind == "proposals":
+        proposals = result["proposals"]
+        assert proposals.proposal_boxes.tensor[0].tolist() == pytest.approx([15, 12, 90, 42])
+        assert proposals.objectness_logits.shape == (3,)
+    if "sem_seg" in result:
+        expected = interpolate(image[None] / 255, (60, 150), mode="bilinear")[0]
+        torch.testing.assert_close(result["sem_seg"], expected)
+    if kind == "panoptic":
+        ids, segments_info = result["panoptic_seg"]
+        assert (ids.shape, ids.dtype) == ((60, 150), torch.int32)
+        assert {one["id"] for one in segments_info} == set(ids.unique().tolist()) - {0}

@@ -1,4 +1,4 @@
-"""The stage `build`: class names by the model's own number of classes, and what the stages cannot compare."""
+"""The stage `build`: names for what the model's own outputs count."""
 
 import json
 from pathlib import Path
@@ -20,12 +20,13 @@ RETINANET: dict[str, Any] = {
 }
 
 
-def build_model_named(folder: Path, tree: dict[str, Any], class_names: list[str] | None = None) -> Path:
+def build_model_named(folder: Path, tree: dict[str, Any], class_names: Any = None) -> Path:
     config_file = ROOT / "conf/detectron2/mask_rcnn.yaml"
     model = {"config_file": str(config_file), "config": {"MODEL": tree}, "class_names": class_names}
     params = {"models": {"m": model}, "data": {"categories": None}}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    (folder / "dataset.json").write_text(json.dumps({"things": ["a", "b", "c", "d", "e"]}))
+    names = {"things": list("abcde"), "stuff": ["sky", "sea"], "keypoints": ["head", "foot"]}
+    (folder / "dataset.json").write_text(json.dumps(names))
     build.main(model="m", dataset=Path("dataset.json"), save_dir=Path("build"))
     return folder / "build"
 
@@ -44,14 +45,60 @@ def test_a_retinanet_has_its_own_number_of_classes(folder: Path) -> None:
     assert [spec["name"] for spec in contract["outputs"]] == ["pred_boxes", "scores", "pred_classes"]
 
 
-@pytest.mark.parametrize("name", ["ProposalNetwork", "SemanticSegmentor", "PanopticFPN"])
-def test_a_model_whose_outputs_cannot_be_compared_is_refused(folder: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match=f"META_ARCHITECTURE: {name}"):
-        build_model_named(folder, {"META_ARCHITECTURE": name, "RESNETS": {"DEPTH": 18}})
-    assert not (folder / "build").exists()
+def contract_of(folder: Path, tree: dict[str, Any], class_names: Any = None) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(
+        (build_model_named(folder, tree, class_names) / "contract.json").read_text()
+    )
+    return value
 
 
-def test_keypoints_cannot_be_compared_yet(folder: Path) -> None:
-    with pytest.raises(ConfigError, match="pred_keypoints"):
-        build_model_named(folder, {"KEYPOINT_ON": True, "RESNETS": {"DEPTH": 18}})
+SMALL = {"DEPTH": 18}
+PANOPTIC = {"META_ARCHITECTURE": "PanopticFPN", "RESNETS": SMALL, "SEM_SEG_HEAD": {"NUM_CLASSES": 3}}
+SEMANTIC = {**PANOPTIC, "META_ARCHITECTURE": "SemanticSegmentor"}
+KEYPOINTS = {"KEYPOINT_ON": True, "RESNETS": SMALL, "ROI_KEYPOINT_HEAD": {"NUM_KEYPOINTS": 2}}
+
+
+def test_a_panoptic_model_has_the_data_sets_things_and_stuff(folder: Path) -> None:
+    contract = contract_of(folder, PANOPTIC)
+    assert contract["class_names"] == ["a", "b", "c", "d", "e"]
+    assert contract["stuff_class_names"] == ["things", "sky", "sea"]
+    assert contract["panoptic"]["instances_score_threshold"] == 0.5
+    assert [spec["name"] for spec in contract["outputs"]][-1] == "sem_seg"
+
+
+@pytest.mark.parametrize("class_names", [["u", "v", "w"], {"stuff": ["u", "v", "w"]}])
+def test_a_model_of_pixels_has_stuff_alone(folder: Path, class_names: Any) -> None:
+    assert contract_of(folder, SEMANTIC)["stuff_class_names"] == ["things", "sky", "sea"]
+    contract = contract_of(folder, SEMANTIC, class_names)
+    assert contract["stuff_class_names"] == ["u", "v", "w"]
+    assert (contract["class_names"], contract["panoptic"]) == ([], None)
+
+
+def test_a_model_of_proposals_has_no_classes(folder: Path) -> None:
+    contract = contract_of(folder, {"META_ARCHITECTURE": "ProposalNetwork", "RESNETS": SMALL})
+    assert (contract["class_names"], contract["stuff_class_names"]) == ([], [])
+    assert [spec["name"] for spec in contract["outputs"]] == ["proposal_boxes", "objectness_logits"]
+
+
+def test_keypoints_have_the_data_sets_names_or_none(folder: Path) -> None:
+    assert contract_of(folder, KEYPOINTS)["keypoint_names"] == ["head", "foot"]
+    five = {**KEYPOINTS, "ROI_KEYPOINT_HEAD": {"NUM_KEYPOINTS": 5}}
+    with pytest.raises(ConfigError, match="2 names: head, foot; expected: 5 keypoints"):
+        build_model_named(folder, five)
+    assert contract_of(folder, five, {"keypoints": list("vwxyz")})["keypoint_names"] == list("vwxyz")
+
+
+@pytest.mark.parametrize(
+    ("tree", "class_names", "message"),
+    [
+        (PANOPTIC, {"stuff": ["x"]}, "1 names: x; expected: 3 stuff"),
+        (PANOPTIC, ["x"], "1 names: x; expected: 5 things"),
+        (SEMANTIC, {"things": ["x"]}, "1 names: x; expected: 0 things"),
+        (SEMANTIC, {"thing": ["x"]}, "1 names: x; expected: 0 thing"),
+        ({"RESNETS": SMALL}, {"keypoints": ["x"]}, "1 names: x; expected: 0 keypoints"),
+    ],
+)
+def test_names_that_do_not_fit_are_refused(folder: Path, tree: Any, class_names: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_model_named(folder, tree, class_names)
     assert not (folder / "build").exists()

@@ -1,4 +1,4 @@
-"""The eager model's detections on validation images: computed once, stored, read by every validation."""
+"""The eager model's outputs on validation images: computed once, stored, read by every validation."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -10,7 +10,7 @@ import numpy as np
 from detexport.contract import Contract
 from detexport.errors import DataError
 from detexport.files import atomic_dir, read_json, sha256_json, write_json
-from detexport.parity.detections import Detections, field_faults, pack, unpack
+from detexport.parity.outputs import Outputs, count_rows, field_faults, pack, unpack
 
 INDEX = "reference.json"
 
@@ -24,7 +24,7 @@ class SampleMeta:
         image_id: the image's id in its annotation file.
         file: the image's file name.
         image_size: height and width of the graph's image, in px.
-        output_size: height and width of the frame that detections are given in, in px.
+        output_size: height and width of the frame that outputs are given in, in px.
         scale: factor on the contract's resize rule.
         traced: whether an export method saw this very image.
     """
@@ -44,7 +44,7 @@ class Sample:
 
     Args:
         meta: what ``reference.json`` says of it.
-        detections: number of the eager model's detections.
+        detections: number of the eager model's detections or proposals.
         path: the file of arrays.
     """
 
@@ -58,8 +58,8 @@ class Sample:
             image: np.ndarray = arrays["image"]
         return image
 
-    def expected(self) -> Detections:
-        """The eager model's detections, in px of the output."""
+    def expected(self) -> Outputs:
+        """The eager model's outputs, in px of the output."""
         with np.load(self.path) as arrays:
             return unpack(arrays)
 
@@ -86,7 +86,7 @@ def contract_sha256(contract: Contract) -> str:
 
 def write_reference(
     folder: Path,
-    samples: Iterable[tuple[SampleMeta, np.ndarray, Detections]],
+    samples: Iterable[tuple[SampleMeta, np.ndarray, Outputs]],
     *,
     contract: Contract,
     environment: dict[str, Any],
@@ -96,21 +96,21 @@ def write_reference(
     Args:
         folder: where to; what is there is replaced.
         samples: per sample its meta, the graph's image (3, H, W) uint8 and the eager model's post-processed
-            detections in px of ``output_size``.
+            outputs in px of ``output_size``.
         contract: the contract of the eager model.
         environment: versions, threads: what the numbers may depend on.
 
     Raises:
-        DataError: a sample is not what ``Detections`` promises, denies its meta, or has a taken id.
+        DataError: a sample is not what ``Outputs`` promises, denies its meta, or has a taken id.
     """
     index: list[dict[str, Any]] = []
     with atomic_dir(folder) as partial:
         (partial / "samples").mkdir()
-        for meta, image, detections in samples:
-            _check(meta, image, detections, taken={entry["id"] for entry in index})
+        for meta, image, outputs in samples:
+            _check(meta, image, outputs, taken={entry["id"] for entry in index})
             with (partial / "samples" / f"{meta.id}.npz").open("wb") as file:
-                np.savez_compressed(file, allow_pickle=False, image=image, **pack(detections))
-            index.append({**asdict(meta), "detections": len(detections["scores"])})
+                np.savez_compressed(file, allow_pickle=False, image=image, **pack(outputs))
+            index.append({**asdict(meta), "detections": count_rows(outputs)})
         write_json(
             partial / INDEX,
             {"environment": environment, "contract_sha256": contract_sha256(contract), "samples": index},
@@ -147,19 +147,16 @@ def _sample(entry: dict[str, Any], folder: Path) -> Sample:
     return Sample(SampleMeta(**fields), detections, path)
 
 
-def _check(meta: SampleMeta, image: np.ndarray, detections: Detections, *, taken: set[str]) -> None:
-    faults = field_faults(detections)
+def _check(meta: SampleMeta, image: np.ndarray, outputs: Outputs, *, taken: set[str]) -> None:
+    faults = field_faults(outputs, meta.output_size)
     if image.dtype != np.uint8 or image.shape != (3, *meta.image_size):
         faults.append(f"image: {image.dtype} {image.shape}, expected uint8 {(3, *meta.image_size)}")
-    masks = detections.get("pred_masks")
-    if masks is not None and masks.shape[1:] != tuple(meta.output_size):
-        faults.append(f"pred_masks: {masks.shape[1:]}, expected the output's size {meta.output_size}")
     if meta.id in taken:
         faults.append("a sample of this id was written before")
     if faults:
         raise DataError(
             f"sample '{meta.id}' cannot be a reference",
             got=", ".join(faults),
-            expected="finite detections in the output's frame, best score first",
+            expected="finite outputs in the output's frame, best score first",
             remedy="look at the eager model: its own outputs are at fault, or the weights hold NaN",
         )

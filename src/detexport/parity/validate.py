@@ -13,7 +13,8 @@ from detexport.contract import Contract
 from detexport.errors import RuntimeUnavailableError
 from detexport.files import atomic_file, write_json
 from detexport.parity.compare import SampleParity, Tolerance, compare
-from detexport.parity.detections import Detections, pack, unpack
+from detexport.parity.measures import measured
+from detexport.parity.outputs import Outputs, array_faults, pack, unpack
 from detexport.parity.reference import Reference, Sample, contract_sha256
 from detexport.postprocess import postprocess
 from detexport.runtime.session import Engine, Session
@@ -27,17 +28,19 @@ class ParityReport:
         job: the job's name.
         artifact_sha256: the artifact that was run.
         tolerance: the limits.
+        contract: the artifact's; what the model gives decides what is measured.
         samples: the measurement of each sample, by its id.
         faults: what is wrong beyond single samples.
-        drawn: the runtime's detections on a few samples, for pictures; not part of the JSON.
+        drawn: the runtime's outputs on a few samples, for pictures; not part of the JSON.
     """
 
     job: str
     artifact_sha256: str
     tolerance: Tolerance
+    contract: Contract
     samples: dict[str, SampleParity]
     faults: tuple[str, ...] = ()
-    drawn: dict[str, Detections] = field(default_factory=dict, repr=False, compare=False)
+    drawn: dict[str, Outputs] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def passed(self) -> bool:
@@ -55,7 +58,18 @@ class ParityReport:
             f"{first} and {len(others)} more: {reason}" if others else f"{first}: {reason}"
             for reason, (first, *others) in ids_by_reason.items()
         )
-        return (*self.faults, *of_samples)
+        return (*self.faults, *self._keypoint_faults(), *of_samples)
+
+    @property
+    def keypoint_flip_ratio(self) -> float | None:
+        """The part of all samples' keypoints that lie elsewhere; ``None`` where there are none."""
+        compared = sum(sample.keypoints for sample in self.samples.values())
+        flipped = sum(sample.keypoint_flips for sample in self.samples.values())
+        return flipped / compared if compared else None
+
+    def _keypoint_faults(self) -> list[str]:
+        ratio, limit = self.keypoint_flip_ratio or 0.0, self.tolerance.keypoint_flip_ratio
+        return [f"keypoints: {ratio:.2%} of all lie elsewhere (limit {limit:.2%})"] if ratio > limit else []
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain JSON values; an error is null where nothing could be compared."""
@@ -66,12 +80,7 @@ class ParityReport:
             "reasons": list(self.reasons),
             "tolerance": asdict(self.tolerance),
             "artifact_sha256": self.artifact_sha256,
-            "max": {
-                "box_error_px": _largest(sample.max_box_error_px for sample in samples),
-                "score_error": _largest(sample.max_score_error for sample in samples),
-                "mask_error_px": _largest(sample.max_mask_error_px for sample in samples),
-                "mask_error_ratio": _largest(sample.max_mask_error_ratio for sample in samples),
-            },
+            "max": {name: self._largest(name) for name in self._measured()},
             "detections": {
                 "expected": sum(sample.expected for sample in samples),
                 "actual": sum(sample.actual for sample in samples),
@@ -80,20 +89,28 @@ class ParityReport:
             "samples": [{"id": id, **sample.to_json()} for id, sample in self.samples.items()],
         }
 
+    def _measured(self) -> list[str]:
+        return measured((*self.contract.output_names, *self.contract.results))
+
+    def _largest(self, name: str) -> float | None:
+        if name == "keypoint_flip_ratio":
+            return self.keypoint_flip_ratio
+        return max((one.errors[name] for one in self.samples.values() if name in one.errors), default=None)
+
     def save(self, path: Path, drawn_path: Path) -> None:
-        """Write the JSON, and the drawn samples' detections as a file of arrays."""
+        """Write the JSON, and the drawn samples' outputs as a file of arrays."""
         arrays = {
             f"{id}/{name}": value
-            for id, detections in self.drawn.items()
-            for name, value in pack(detections).items()
+            for id, outputs in self.drawn.items()
+            for name, value in pack(outputs).items()
         }
         with atomic_file(drawn_path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
         write_json(path, self.to_json())
 
 
-def read_drawn(path: Path) -> dict[str, Detections]:
-    """Read the detections that ``ParityReport.save`` wrote, by sample id."""
+def read_drawn(path: Path) -> dict[str, Outputs]:
+    """Read the outputs that ``ParityReport.save`` wrote, by sample id."""
     with np.load(path) as arrays:
         ids = dict.fromkeys(name.rpartition("/")[0] for name in arrays.files)
         return {
@@ -123,18 +140,19 @@ def validate(
 
     Args:
         session: the loaded artifact.
-        reference: the eager model's detections.
+        reference: the eager model's outputs.
         tolerance: the limits.
         job: the job's name.
-        min_detections: a reference with fewer detections in all proves nothing, and the job does not pass.
-        draw: keep the detections on the first sample of so many images.
+        min_detections: a reference with fewer detections or proposals in all proves nothing, and the job does
+            not pass; where the model gives neither, there is nothing to count.
+        draw: keep the outputs on the first sample of so many images.
     """
     contract = session.artifact.contract
     drawn_ids = first_of_each_image(reference.samples)[:draw]
     samples, drawn = {}, {}
     for sample in tqdm(reference.samples, desc=job, unit="image"):
         try:
-            actual = _detect(session, sample, contract)
+            actual = _run(session, sample, contract)
         except MemoryError:  # says something of the machine, nothing of the artifact
             raise
         except Exception as error:
@@ -145,14 +163,13 @@ def validate(
             sample.expected(),
             actual,
             tolerance=tolerance,
-            score_threshold=contract.score_threshold,
-            max_detections=contract.max_detections,
+            contract=contract,
             scale=_scale(sample),
         )
         if sample.meta.id in drawn_ids:
             drawn[sample.meta.id] = actual
     faults = _reference_faults(reference, contract, min_detections)
-    return ParityReport(job, session.artifact.sha256, tolerance, samples, tuple(faults), drawn)
+    return ParityReport(job, session.artifact.sha256, tolerance, contract, samples, tuple(faults), drawn)
 
 
 def validate_artifact(
@@ -171,7 +188,7 @@ def validate_artifact(
         raise
     except Exception as error:
         fault = f"cannot be opened: {type(error).__name__}: {error}"
-        return ParityReport(options["job"], artifact.sha256, tolerance, {}, (fault,))
+        return ParityReport(options["job"], artifact.sha256, tolerance, artifact.contract, {}, (fault,))
     return validate(session, reference, tolerance, **options)
 
 
@@ -183,34 +200,27 @@ def first_of_each_image(samples: Iterable[Sample]) -> list[str]:
     return list(first.values())
 
 
-def _detect(session: Session, sample: Sample, contract: Contract) -> Detections:
-    outputs = session(sample.image())
-    faults = output_faults(outputs, contract)
+def _run(session: Session, sample: Sample, contract: Contract) -> Outputs:
+    image = sample.image()
+    outputs = session(image)
+    faults = output_faults(outputs, contract, image)
     if faults:
         raise ValueError("; ".join(faults))
     return postprocess(outputs, sample.meta.image_size, sample.meta.output_size, contract)
 
 
-def output_faults(outputs: dict[str, np.ndarray], contract: Contract) -> list[str]:
+def output_faults(outputs: dict[str, np.ndarray], contract: Contract, image: np.ndarray) -> list[str]:
     """Say where raw outputs break the contract (names, dtypes, shapes, NaN), before anything hides it."""
     if tuple(outputs) != contract.output_names:
         return [f"outputs {list(outputs)}, the contract says {list(contract.output_names)}"]
-    faults = []
-    sizes: dict[str, int] = {}  # of the free dimensions, by letter
-    for spec in contract.outputs:
-        value = outputs[spec.name]
-        if value.dtype != spec.dtype:
-            faults.append(f"{spec.name}: dtype {value.dtype}, the contract says {spec.dtype}")
-        wanted = [
-            sizes.setdefault(dim, size) if isinstance(dim, str) else dim
-            for dim, size in zip(spec.shape, value.shape, strict=False)
-        ]
-        if value.ndim != len(spec.shape) or list(value.shape) != wanted:
-            shape = ", ".join(map(str, spec.shape))
-            faults.append(f"{spec.name}: shape {value.shape}, the contract says ({shape}) with {sizes}")
-        if value.dtype.kind == "f" and not np.isfinite(value).all():
-            faults.append(f"{spec.name}: {np.count_nonzero(~np.isfinite(value))} values are NaN or infinite")
-    return faults
+    # Sizes of the free dimensions by letter; those of the image are the outputs' too.
+    sides = zip(contract.inputs[0].shape, image.shape, strict=True)
+    sizes = {dim: size for dim, size in sides if isinstance(dim, str)}
+    return [
+        fault
+        for spec in contract.outputs
+        for fault in array_faults(spec.name, outputs[spec.name], spec.dtype, spec.shape, sizes)
+    ]
 
 
 def _reference_faults(reference: Reference, contract: Contract, min_detections: int) -> list[str]:
@@ -218,7 +228,7 @@ def _reference_faults(reference: Reference, contract: Contract, min_detections: 
     if reference.contract_sha256 != contract_sha256(contract):
         faults.append("the artifact's contract is not the one that the reference was made with")
     count = sum(sample.detections for sample in reference.samples)
-    if not reference.samples or count < min_detections:
+    if not reference.samples or (contract.row_names and count < min_detections):
         faults.append(
             f"the reference proves nothing: {count} detections on {len(reference.samples)} samples, "
             f"at least {min_detections} wanted"
@@ -229,7 +239,3 @@ def _reference_faults(reference: Reference, contract: Contract, min_detections: 
 def _scale(sample: Sample) -> float:
     pairs = zip(sample.meta.output_size, sample.meta.image_size, strict=True)
     return max(output / image for output, image in pairs)
-
-
-def _largest(values: Iterable[float | None]) -> float | None:
-    return max((value for value in values if value is not None), default=None)

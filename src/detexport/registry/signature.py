@@ -8,25 +8,39 @@ from mlflow.types.schema import Array, Object, Property
 
 from detexport.contract import Contract, TensorSpec
 
+LONGS, DOUBLES, STRINGS = Array(DataType.long), Array(DataType.double), Array(DataType.string)
+RLE = Object([Property("size", LONGS), Property("counts", DataType.string)])
+CLASS = [Property("class", DataType.long), Property("class_name", DataType.string)]
+SEGMENT = [
+    Property("id", DataType.long),
+    Property("isthing", DataType.boolean),
+    *CLASS,
+    Property("instance", DataType.long),
+    Property("mask", RLE),
+]
+# The columns of each field.
+COLUMNS = {
+    "pred_boxes": [ColSpec(Array(DOUBLES), "boxes")],
+    "scores": [ColSpec(DOUBLES, "scores")],
+    "pred_classes": [ColSpec(LONGS, "classes"), ColSpec(STRINGS, "class_names")],
+    "pred_masks": [ColSpec(Array(RLE), "masks")],
+    "pred_keypoints": [ColSpec(Array(Array(DOUBLES)), "keypoints")],
+    "proposal_boxes": [ColSpec(Array(DOUBLES), "proposal_boxes")],
+    "objectness_logits": [ColSpec(DOUBLES, "objectness_logits")],
+    "sem_seg": [ColSpec(Array(Object([*CLASS, Property("mask", RLE)])), "sem_seg")],
+    "panoptic_seg": [ColSpec(Array(Object(SEGMENT)), "panoptic_seg")],
+}
+
 
 def build_signature(contract: Contract) -> ModelSignature:
-    """The signature of ``Detector``: a column of encoded images in, a row of detections an image out."""
-    rle = Object([Property("size", Array(DataType.long)), Property("counts", DataType.string)])
-    masks = [ColSpec(Array(rle), "masks")] if "pred_masks" in contract.output_names else []
+    """The signature of ``Detector``: a column of encoded images in, a row of results an image out."""
+    given = {*contract.output_names, *contract.results}
+    columns = [column for name, of_field in COLUMNS.items() if name in given for column in of_field]
+    threshold = ParamSpec("score_threshold", DataType.double, 0.0)
     return ModelSignature(
         inputs=Schema([ColSpec(DataType.binary, "image")]),
-        outputs=Schema(
-            [
-                ColSpec(Array(Array(DataType.double)), "boxes"),
-                ColSpec(Array(DataType.double), "scores"),
-                ColSpec(Array(DataType.long), "classes"),
-                ColSpec(Array(DataType.string), "class_names"),
-                *masks,
-                ColSpec(DataType.long, "height"),
-                ColSpec(DataType.long, "width"),
-            ]
-        ),
-        params=ParamSchema([ParamSpec("score_threshold", DataType.double, 0.0)]),
+        outputs=Schema([*columns, ColSpec(DataType.long, "height"), ColSpec(DataType.long, "width")]),
+        params=ParamSchema([threshold] if "instances" in given else []),
     )
 
 

@@ -1,13 +1,15 @@
-"""Detections as SVG over an image: sharp at every size, and each image is embedded only once."""
+"""Outputs as SVG over an image: sharp at every size, and each image is embedded only once."""
 
 import base64
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from detexport.parity.detections import Detections
+from detexport.contract import Contract
+from detexport.parity.outputs import Outputs
 
 # Colours that stay apart for colour-blind people (Okabe and Ito, 2008), each with the colour of text on it.
 PALETTE = (
@@ -21,11 +23,15 @@ PALETTE = (
 )
 LARGEST_PX = 640  # of an embedded picture's longer side; the page stays small with large images
 MASK_ALPHA, EDGE_ALPHA = 105, 235
+MOST_PROPOSALS = 20  # of the best; a thousand boxes show nothing
 
 
 @dataclass(frozen=True)
 class Label:
-    """A box and its text, in px of the output; the text lies over the box's top edge, inside the image."""
+    """A box and its text, in px of the output; the text lies over the box's top edge, inside the image.
+
+    A proposal has no text.
+    """
 
     x: float
     y: float
@@ -40,16 +46,30 @@ class Label:
 
 
 @dataclass(frozen=True)
+class Point:
+    """A keypoint, in px of the output."""
+
+    x: float
+    y: float
+    colour: str
+
+
+@dataclass(frozen=True)
 class Overlay:
     """What is drawn over an image.
 
     Args:
-        masks: PNG as a data URI, transparent outside the masks; empty where there are none.
+        regions: masks, segments or classes of pixels: PNG as a data URI, transparent outside; empty where
+            there are none.
         labels: boxes with class and score, the best score last, so that it lies on top.
+        points: keypoints.
+        legend: name, colour, and colour of text on it, of the pixels' classes.
     """
 
-    masks: str
+    regions: str
     labels: tuple[Label, ...]
+    points: tuple[Point, ...] = ()
+    legend: tuple[tuple[str, str, str], ...] = ()
 
 
 def image_uri(image: np.ndarray, channel_order: str) -> str:
@@ -65,33 +85,78 @@ def font_size(output_size: tuple[int, int]) -> float:
     return 0.048 * output_size[1]
 
 
-def draw(
-    detections: Detections, class_names: list[str], output_size: tuple[int, int], *, min_score: float
-) -> Overlay:
-    """Draw one image's detections.
+def draw(outputs: Outputs, contract: Contract, output_size: tuple[int, int], *, min_score: float) -> Overlay:
+    """Draw one image's outputs.
 
     Args:
-        detections: in px of the output, best score first.
-        class_names: the name of each class index.
+        outputs: in px of the output, best score first.
+        contract: names the classes, and the fields that have a row for each detection.
         output_size: height and width of the output, in px.
-        min_score: what lies below is left out; it would hide the rest.
+        min_score: detections of less are left out; they would hide the rest.
     """
-    surest = detections["scores"] >= min_score
-    detections = {name: value[surest] for name, value in detections.items()}
-    order = range(len(detections["scores"]))[::-1]
-    labels = tuple(_label(detections, index, class_names, output_size) for index in order)
-    masks = _masks_uri(detections) if "pred_masks" in detections and len(order) else ""
-    return Overlay(masks, labels)
+    if "scores" in outputs:
+        surest = outputs["scores"] >= min_score
+        outputs = outputs | {name: outputs[name][surest] for name in contract.row_names}
+    regions = list(_regions(outputs))
+    return Overlay(
+        _regions_uri(regions) if regions else "",
+        (*_proposals(outputs), *_labels(outputs, contract, output_size)),
+        tuple(_points(outputs)),
+        tuple(_legend(outputs, contract)),
+    )
 
 
-def _label(detections: Detections, index: int, class_names: list[str], output_size: tuple[int, int]) -> Label:
-    x0, y0, x1, y1 = detections["pred_boxes"][index].tolist()
-    pred_class = int(detections["pred_classes"][index])
+def _colour(index: int) -> tuple[str, str]:
+    return PALETTE[index % len(PALETTE)]
+
+
+def _labels(outputs: Outputs, contract: Contract, output_size: tuple[int, int]) -> Iterator[Label]:
+    for index in reversed(range(len(outputs.get("scores", ())))):
+        yield _label(outputs, index, contract.class_names, output_size)
+
+
+def _proposals(outputs: Outputs) -> Iterator[Label]:
+    for x0, y0, x1, y1 in outputs.get("proposal_boxes", np.zeros((0, 4)))[:MOST_PROPOSALS][::-1].tolist():
+        x, y, width, height = (round(side, 1) for side in (x0, y0, x1 - x0, y1 - y0))
+        yield Label(x, y, width, height, "", 0, 0, 0, *_colour(0))
+
+
+def _points(outputs: Outputs) -> Iterator[Point]:
+    if "pred_keypoints" in outputs:
+        for keypoints in outputs["pred_keypoints"][::-1].tolist():
+            for index, (x, y, _) in enumerate(keypoints):
+                yield Point(round(x, 1), round(y, 1), _colour(index)[0])
+
+
+def _legend(outputs: Outputs, contract: Contract) -> Iterator[tuple[str, str, str]]:
+    names = contract.stuff_class_names
+    for label in _classes_of_pixels(outputs):
+        yield (names[label] if label < len(names) else f"class {label}", *_colour(_of_stuff(label)))
+
+
+def _classes_of_pixels(outputs: Outputs) -> list[int]:
+    """Indices of the stuff that is drawn."""
+    if "panoptic_seg" in outputs:
+        return [one["category_id"] for one in outputs["segments_info"] if not one["isthing"]]
+    if "sem_seg" in outputs:
+        labels: list[int] = np.unique(outputs["sem_seg"].argmax(0)).tolist()
+        return labels
+    return []
+
+
+def _of_stuff(label: int) -> int:
+    """Index of stuff's colour: from the other end, so that things beside it have others."""
+    return -1 - label
+
+
+def _label(outputs: Outputs, index: int, class_names: tuple[str, ...], output_size: tuple[int, int]) -> Label:
+    x0, y0, x1, y1 = outputs["pred_boxes"][index].tolist()
+    pred_class = int(outputs["pred_classes"][index])
     name = class_names[pred_class] if pred_class < len(class_names) else f"class {pred_class}"
-    text = f"{name} {detections['scores'][index]:.2f}"
+    text = f"{name} {outputs['scores'][index]:.2f}"
     size = font_size(output_size)
     width = 0.58 * size * len(text)
-    colour, ink = PALETTE[pred_class % len(PALETTE)]
+    colour, ink = _colour(pred_class)
     return Label(
         x=round(x0, 1),
         y=round(y0, 1),
@@ -106,14 +171,29 @@ def _label(detections: Detections, index: int, class_names: list[str], output_si
     )
 
 
-def _masks_uri(detections: Detections) -> str:
-    """All masks in one picture of few colours: for each class one for the area and one for the edge."""
-    masks, classes = detections["pred_masks"], detections["pred_classes"] % len(PALETTE)
-    step = -(-max(masks.shape[1:]) // LARGEST_PX)
-    canvas = np.zeros(masks[0, ::step, ::step].shape, np.uint8)
-    for mask, pred_class in zip(masks[::-1, ::step, ::step], classes[::-1], strict=True):
-        canvas[mask] = 1 + 2 * pred_class
-        canvas[mask & ~_eroded(mask)] = 2 + 2 * pred_class
+def _regions(outputs: Outputs) -> Iterator[tuple[np.ndarray, int]]:
+    """Masks (H, W) bool with the index of their colour, what is to lie on top last."""
+    if "panoptic_seg" in outputs:
+        for segment in outputs["segments_info"]:
+            category = segment["category_id"]
+            colour = category if segment["isthing"] else _of_stuff(category)
+            yield outputs["panoptic_seg"] == segment["id"], colour
+    elif "sem_seg" in outputs:
+        labels = outputs["sem_seg"].argmax(0)
+        for label in np.unique(labels).tolist():
+            yield labels == label, _of_stuff(label)
+    elif "pred_masks" in outputs:
+        yield from zip(outputs["pred_masks"][::-1], outputs["pred_classes"][::-1].tolist(), strict=True)
+
+
+def _regions_uri(regions: list[tuple[np.ndarray, int]]) -> str:
+    """All regions in one picture of few colours: for each index one for the area and one for the edge."""
+    step = -(-max(regions[0][0].shape) // LARGEST_PX)
+    canvas = np.zeros(regions[0][0][::step, ::step].shape, np.uint8)
+    for whole, index in regions:
+        mask, colour = whole[::step, ::step], index % len(PALETTE)
+        canvas[mask] = 1 + 2 * colour
+        canvas[mask & ~_eroded(mask)] = 2 + 2 * colour
     picture = Image.fromarray(canvas)
     colours = [tuple(bytes.fromhex(colour[1:])) for colour, _ in PALETTE for _ in range(2)]
     picture.putpalette([0, 0, 0, *(value for colour in colours for value in colour)])

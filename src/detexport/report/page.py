@@ -10,6 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 from detexport.contract import Contract
 from detexport.errors import RuntimeUnavailableError
 from detexport.files import atomic_file
+from detexport.parity.measures import MEASURES, tell
 from detexport.parity.reference import read_reference
 from detexport.parity.validate import read_drawn
 from detexport.report.collect import Job, Model, Results
@@ -21,7 +22,7 @@ DRAWN_FROM = 0.5  # the least score in the pictures; verdicts are on all detecti
 
 @dataclass(frozen=True)
 class Panel:
-    """One side of a comparison: an image's detections by the eager model or by an artifact.
+    """One side of a comparison: an image's outputs by the eager model or by an artifact.
 
     Args:
         title: ``eager``, or the target's name.
@@ -83,10 +84,10 @@ def write_page(results: Results, path: Path) -> None:
 
 
 def compare_by_eye(model: Model, jobs: tuple[Job, ...]) -> Iterator[Comparison]:
-    """Draw the samples that the model's jobs kept, the eager model's detections beside theirs."""
+    """Draw the samples that the model's jobs kept, the eager model's outputs beside theirs."""
     own = [job for job in jobs if job.model == model.name]
     drawn = {job.target: _read_drawn(model, job.target) for job in own}
-    wanted = {id for detections in drawn.values() for id in detections}
+    wanted = {id for outputs in drawn.values() for id in outputs}
     if not wanted or not model.contract:
         return
     contract = Contract.from_json(model.contract)
@@ -94,12 +95,11 @@ def compare_by_eye(model: Model, jobs: tuple[Job, ...]) -> Iterator[Comparison]:
         meta = sample.meta
         if meta.id not in wanted:
             continue
-        names = list(contract.class_names)
-        drawn_as = partial(draw, class_names=names, output_size=meta.output_size, min_score=DRAWN_FROM)
+        drawn_as = partial(draw, contract=contract, output_size=meta.output_size, min_score=DRAWN_FROM)
         panels = [Panel("eager", drawn_as(sample.expected()), None, "the reference")]
         for job in own:
-            detections = drawn[job.target].get(meta.id)
-            overlay = drawn_as(detections) if detections else None
+            outputs = drawn[job.target].get(meta.id)
+            overlay = drawn_as(outputs) if outputs else None
             panels.append(_panel(job, meta.id, overlay))
         yield Comparison(
             id=f"{model.name}-{meta.id}",
@@ -118,13 +118,27 @@ def _panel(job: Job, id: str, overlay: Overlay | None) -> Panel:
     sample = measured[0]
     if sample["reasons"]:
         return Panel(job.target, overlay, False, sample["reasons"][0])
-    note = f"boxes within {number(sample['max_box_error_px'])} px, {sample['paired']} paired"
-    return Panel(job.target, overlay, True, note)
+    notes = [
+        f"{words} within {number(sample['errors'].get(name), unit)}"
+        for name, words, unit in columns(job.parity)
+    ]
+    if sample["expected"]:
+        notes.append(f"{sample['paired']} paired")
+    return Panel(job.target, overlay, True, ", ".join(notes))
 
 
 def _read_drawn(model: Model, target: str) -> dict[str, Any]:
     path = model.folder / "parity" / f"{target}_drawn.npz"
     return read_drawn(path) if path.is_file() else {}
+
+
+def columns(parity: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Name, words and unit of each error that a verdict tells of every sample."""
+    return [
+        (name, measure.words, measure.unit)
+        for name, measure in MEASURES.items()
+        if name in parity["max"] and measure.of_samples
+    ]
 
 
 def without_secrets(uri: str) -> str:
@@ -204,6 +218,8 @@ def _environment() -> Any:
     )
     environment.filters |= {
         "number": number,
+        "tell": tell,
+        "columns": columns,
         "size": size,
         "speed": speed,
         "longest_ms": longest_ms,

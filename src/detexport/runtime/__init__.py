@@ -20,6 +20,7 @@ DEFAULT_ENGINES = {
     Format.TORCHSCRIPT: ("detexport.runtime.torchscript", "TorchScript"),
     Format.ONNX: ("detexport.runtime.onnxruntime", "OnnxRuntime"),
 }
+BOXES = ("pred_boxes", "proposal_boxes")
 
 
 @dataclass(frozen=True)
@@ -33,31 +34,55 @@ class Runtime:
     session: Session
 
     def __call__(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Detect objects in images, one after another.
+        """Run the model on images, one after another.
 
         Args:
             inputs: per image ``image``, a uint8 tensor (3, H, W) in the contract's channel order, already
                 resized, and, where the result is wanted in another size, ``height`` and ``width`` in px.
 
         Returns:
-            Per image ``{"instances": Instances}`` in the size asked for: ``pred_boxes``, ``scores``,
-            ``pred_classes`` and, where the model has them, ``pred_masks`` (R, height, width) bool.
+            A dict an image, in the size asked for, with what the contract's ``results`` name: ``instances``
+            (``pred_boxes``, ``scores``, ``pred_classes`` and, where the model has them, ``pred_masks``
+            (R, height, width) bool and ``pred_keypoints`` (R, K, 3)), ``proposals`` (``proposal_boxes``,
+            ``objectness_logits``), ``sem_seg`` (C, height, width) logits, and ``panoptic_seg``, a pair of
+            ids (height, width) int32 and ``segments_info``.
         """
-        return [{"instances": self._detect(**item)} for item in inputs]
+        return [self._run(**item) for item in inputs]
 
-    def _detect(self, image: Any, height: int = 0, width: int = 0, **_other: Any) -> Any:
-        import torch
-
-        from detexport.structures import Boxes, Instances
-
+    def _run(self, image: Any, height: int = 0, width: int = 0, **_other: Any) -> dict[str, Any]:
         pixels = image.cpu().numpy()
         image_size = pixels.shape[-2:]
         output_size = (height or image_size[0], width or image_size[1])
-        outputs = self.session(pixels)
-        fields = postprocess(outputs, image_size, output_size, self.session.artifact.contract)
-        boxes = Boxes(torch.from_numpy(fields.pop("pred_boxes")))
-        others = {name: torch.from_numpy(value) for name, value in fields.items()}
-        return Instances(output_size, pred_boxes=boxes, **others)
+        contract = self.session.artifact.contract
+        fields = postprocess(self.session(pixels), image_size, output_size, contract)
+        return to_eager(fields, output_size)
+
+
+def to_eager(fields: dict[str, Any], output_size: tuple[int, int]) -> dict[str, Any]:
+    """Post-processed arrays of one image as the eager model's structures of tensors.
+
+    Args:
+        fields: what ``detexport.postprocess`` gives.
+        output_size: height and width in px.
+    """
+    import torch
+
+    from detexport.structures import Boxes, Instances
+
+    values = {
+        name: Boxes(torch.from_numpy(value)) if name in BOXES else torch.from_numpy(value)
+        for name, value in fields.items()
+        if name != "segments_info"
+    }
+    result: dict[str, Any] = {}
+    if "panoptic_seg" in values:
+        result["panoptic_seg"] = (values.pop("panoptic_seg"), fields["segments_info"])
+    if "sem_seg" in values:
+        result["sem_seg"] = values.pop("sem_seg")
+    if values:
+        rows = "proposals" if "proposal_boxes" in values else "instances"
+        result[rows] = Instances(output_size, **values)
+    return result
 
 
 def default_engine(artifact_format: Format) -> Engine:

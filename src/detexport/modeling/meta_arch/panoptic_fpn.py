@@ -3,14 +3,14 @@
 Kirillov et al. 2019, arXiv:1901.02446.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Dict, List
 
 import torch
 from torch import Tensor
 
 from detexport.config import CfgNode
-from detexport.contract import Contract
+from detexport.contract import Contract, PanopticRule
 from detexport.errors import ConfigError
 from detexport.modeling.backbone import build_backbone
 from detexport.modeling.meta_arch.image_model import image_options, output_size
@@ -182,7 +182,8 @@ class PanopticFPN(GeneralizedRCNN):
         """What the exported graph takes and gives; the class names are those of the things."""
         contract = super().contract(class_names)
         outputs = (*contract.outputs, sem_seg_output(self.sem_seg_head.num_classes))
-        return replace(contract, outputs=outputs)
+        panoptic = None if self.combination is None else PanopticRule(**asdict(self.combination))
+        return replace(contract, outputs=outputs, panoptic=panoptic)
 
 
 @META_ARCH_REGISTRY.register(name="PanopticFPN")

@@ -1,0 +1,72 @@
+"""What a pair of detections has beside box and score: a mask, keypoints."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from detexport.parity.compare.part import Part, beyond, differences, largest
+from detexport.parity.compare.rows import Matching
+from detexport.parity.compare.tolerance import Tolerance
+
+
+def compare_masks(expected: np.ndarray, actual: np.ndarray, matching: Matching, tolerance: Tolerance) -> Part:
+    """Count the pixels (R, H, W) in which the masks of each pair differ."""
+    errors, areas = np.zeros((2, len(matching.rows)), np.int64)
+    for place, (row, column) in enumerate(zip(matching.rows, matching.columns, strict=True)):
+        errors[place] = np.count_nonzero(expected[row] != actual[column])
+        areas[place] = np.count_nonzero(expected[row])
+    limits = np.maximum(tolerance.mask_px, tolerance.mask_area_ratio * areas)
+    return Part(
+        {
+            "mask_error_px": int(errors.max(initial=0)),
+            "mask_error_ratio": largest(errors / np.maximum(areas, 1)),
+        },
+        tuple(beyond("masks", "px", errors, limits)),
+    )
+
+
+@dataclass(frozen=True)
+class KeypointPart(Part):
+    """See ``Part``.
+
+    Args:
+        compared: number of keypoints of all pairs.
+        flipped: number of those whose place differs by more than the tolerance.
+    """
+
+    compared: int = 0
+    flipped: int = 0
+
+
+def compare_keypoints(
+    expected: np.ndarray, actual: np.ndarray, matching: Matching, tolerance: Tolerance, scale: float
+) -> KeypointPart:
+    """Compare places and scores of the keypoints (R, K, 3) of each pair.
+
+    A place is where a heatmap is highest: where two cells are equally high, rounding decides, and the place
+    may be anywhere, but the score, which follows from the height, stays. So a few places may differ by any
+    distance and no score by more than its tolerance. A score is an exponential of logits, which may exceed 1
+    by far, so its error is relative. In one image one flip is allowed, or the tolerance's
+    part if that is more: who validates many images holds their sum against the same part.
+    """
+    error = differences(expected[matching.rows], actual[matching.columns])
+    distance = error[..., :2].max(-1)
+    highest = np.maximum(expected[matching.rows], actual[matching.columns])[..., 2].astype(np.float64)
+    score_error = np.divide(error[..., 2], highest, out=np.zeros_like(highest), where=highest > 0)
+    limit_px = tolerance.keypoint_px * scale
+    is_flip = distance > limit_px
+    flipped, compared = int(np.count_nonzero(is_flip)), is_flip.size
+    reasons = beyond(
+        "keypoint scores", "", score_error, np.full(score_error.shape, tolerance.keypoint_score), "keypoints"
+    )
+    if flipped > max(1, tolerance.keypoint_flip_ratio * compared):
+        reasons += beyond("keypoints", "px", distance, np.full(distance.shape, limit_px), "keypoints")
+    return KeypointPart(
+        errors={
+            "keypoint_error_px": largest(distance[~is_flip]),
+            "keypoint_score_error": largest(score_error),
+        },
+        reasons=tuple(reasons),
+        compared=compared,
+        flipped=flipped,
+    )

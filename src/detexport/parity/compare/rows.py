@@ -1,0 +1,206 @@
+"""Detections or proposals: which are the same on both sides, and what only one side has."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from detexport.contract import Contract
+from detexport.parity.compare.part import Part, beyond, differences, largest
+from detexport.parity.compare.tolerance import Tolerance
+from detexport.parity.outputs import Outputs
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Scored boxes of one image, best first: detections, or proposals, which are all of one class.
+
+    Args:
+        boxes: (R, 4) XYXY in px of the output.
+        scores: (R,) confidences, or logits of holding an object.
+        classes: (R,).
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    classes: np.ndarray
+
+    @classmethod
+    def of(cls, outputs: Outputs) -> "Rows":
+        """An image's detections, or its proposals."""
+        if "scores" in outputs:
+            return cls(outputs["pred_boxes"], outputs["scores"], outputs["pred_classes"])
+        logits = outputs["objectness_logits"]
+        return cls(outputs["proposal_boxes"], logits, np.zeros(len(logits), np.int64))
+
+
+@dataclass(frozen=True)
+class OneSided:
+    """A detection that only one side has.
+
+    Args:
+        index: its place in its own side's list.
+        pred_class: index of its class.
+        score: its score.
+        box: XYXY in px of the output.
+        excused: whether it lies so near to what decided it that rounding may flip it.
+        why: what decided it, and how far away that is.
+    """
+
+    index: int
+    pred_class: int
+    score: float
+    box: tuple[float, ...]
+    excused: bool
+    why: str
+
+
+@dataclass(frozen=True)
+class Matching:
+    """The rows of two sides, paired one to one.
+
+    Args:
+        rows: indices of the pairs in the eager model's list, ascending.
+        columns: indices of their partners in the runtime's.
+        missing: only the eager model has them.
+        extra: only the runtime has them.
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+    missing: tuple[OneSided, ...] = ()
+    extra: tuple[OneSided, ...] = ()
+
+
+NO_ROWS = Matching(np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+
+def match(
+    expected: Outputs, actual: Outputs, *, tolerance: Tolerance, contract: Contract, scale: float
+) -> tuple[Matching, Part]:
+    """Pair detections, or proposals, and measure their boxes and scores.
+
+    Detections are paired one to one by class and IoU, since equal scores may swap places. One that only one
+    side has is excused within the tolerance of what decided it: the score threshold, the least score that the
+    other side kept where its list is full, or the emptiness of a box that is a sliver.
+    """
+    first, second = Rows.of(expected), Rows.of(actual)
+    # Proposals have a score of another kind, and no threshold.
+    is_confidence = "scores" in expected
+    tie = tolerance.score if is_confidence else tolerance.objectness
+    name = "scores" if is_confidence else "objectness_logits"
+    threshold = contract.score_threshold if is_confidence else None
+    limit_px = tolerance.box_limit_px(scale)
+    rows, columns = pair(first, second, tolerance.pair_iou)
+
+    box_errors = differences(first.boxes[rows], second.boxes[columns]).max(1, initial=0)
+    score_errors = differences(first.scores[rows], second.scores[columns])
+    missing, extra = (
+        _one_sided(
+            side, paired, _lowest_kept(other, contract.max_detections), threshold, tie=tie, limit_px=limit_px
+        )
+        for side, paired, other in ((first, rows, second), (second, columns, first))
+    )
+    reasons = (
+        *beyond("boxes", "px", box_errors, np.full(len(rows), limit_px)),
+        *beyond(name, "", score_errors, np.full(len(rows), tie)),
+        *(f"missing: {_describe(one)}" for one in missing if not one.excused),
+        *(f"extra: {_describe(one)}" for one in extra if not one.excused),
+        *_swapped(first.scores, rows, columns, tie),
+        *_too_many(second, contract.max_detections),
+    )
+    errors = {
+        "box_error_px": largest(box_errors),
+        "score_error" if is_confidence else "objectness_error": largest(score_errors),
+    }
+    return Matching(rows, columns, missing, extra), Part(errors, reasons)
+
+
+def pair(expected: Rows, actual: Rows, least_iou: float) -> tuple[np.ndarray, np.ndarray]:
+    """Pair boxes of one class one to one: as many as overlap enough, and of those the best overlaps.
+
+    Returns:
+        Indices into ``expected``, ascending, and of their partners in ``actual``.
+    """
+    iou = box_iou(expected.boxes, actual.boxes)
+    apart = np.minimum(differences(expected.scores[:, None], actual.scores[None]), 1)
+    allowed = (expected.classes[:, None] == actual.classes[None]) & (iou >= least_iou)
+    # An allowed pair costs at most 2: one that is not allowed is dearer than all allowed ones together. The
+    # score decides between copies of one box.
+    cost = np.where(allowed, 1 - iou + apart, 2 * sum(iou.shape) + 1)
+    rows, columns = linear_sum_assignment(cost)
+    kept = allowed[rows, columns]
+    return rows[kept], columns[kept]
+
+
+def box_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """IoU of boxes (N, 4) and (M, 4) XYXY: (N, M) float64; two equal boxes without area have IoU 1."""
+    a, b = first[:, None].astype(np.float64), second[None].astype(np.float64)
+    sides = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None)
+    intersection = sides.prod(-1)
+    union = _area(a) + _area(b) - intersection
+    without_area = (a == b).all(-1).astype(np.float64)
+    iou: np.ndarray = np.divide(intersection, union, out=without_area, where=union > 0)
+    return iou
+
+
+def _area(boxes: np.ndarray) -> np.ndarray:
+    area: np.ndarray = np.clip(boxes[..., 2:] - boxes[..., :2], 0, None).prod(-1)
+    return area
+
+
+def _lowest_kept(side: Rows, max_detections: int) -> float | None:
+    """The score that a detection had to reach to be in a full list; ``None`` where the list is not full."""
+    return float(side.scores[-1]) if len(side.scores) >= max_detections > 0 else None
+
+
+def _one_sided(
+    side: Rows,
+    paired: np.ndarray,
+    lowest_kept: float | None,
+    score_threshold: float | None,
+    *,
+    tie: float,
+    limit_px: float,
+) -> tuple[OneSided, ...]:
+    """Judge the rows of ``side`` that have no partner; ``lowest_kept`` belongs to the other side."""
+    found = []
+    for index in sorted(set(range(len(side.scores))) - set(paired.tolist())):
+        box, score = side.boxes[index], float(side.scores[index])
+        # What may have decided it, how far it is from that, and how far it may be.
+        deciders = [("an empty box", float((box[2:] - box[:2]).min()), limit_px)]
+        if score_threshold is not None:
+            deciders.append(("the score threshold", abs(score - score_threshold), tie))
+        if lowest_kept is not None:
+            deciders.append(("the lowest score kept", abs(score - lowest_kept), tie))
+        name, distance, limit = min(deciders, key=lambda decider: decider[1] - decider[2])
+        found.append(
+            OneSided(
+                index=index,
+                pred_class=int(side.classes[index]),
+                score=score,
+                box=tuple(box.tolist()),
+                excused=distance <= limit,
+                why=f"{distance:.3g} from {name}",
+            )
+        )
+    return tuple(found)
+
+
+def _describe(one: OneSided) -> str:
+    box = ", ".join(f"{value:.1f}" for value in one.box)
+    return f"class {one.pred_class}, score {one.score:.4f}, box [{box}], {one.why}"
+
+
+def _swapped(scores: np.ndarray, rows: np.ndarray, columns: np.ndarray, tie: float) -> list[str]:
+    """Pairs whose order differs on the two sides although their scores (the eager model's) are no tie."""
+    kept = scores[rows].astype(np.float64)
+    later = np.arange(len(rows))[:, None] < np.arange(len(rows))[None]
+    swapped = later & (columns[:, None] > columns[None]) & (kept[:, None] - kept[None] > tie)
+    count = int(np.count_nonzero(swapped))
+    return [f"order: {count} pairs of detections swapped places without a tie"] if count else []
+
+
+def _too_many(side: Rows, max_detections: int) -> list[str]:
+    count = len(side.scores)
+    return [f"{count} detections, at most {max_detections} promised"] if count > max_detections >= 0 else []

@@ -1,0 +1,114 @@
+"""The measurement of one image."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from detexport.contract import Contract
+from detexport.parity.compare.dense import compare_panoptic, compare_sem_seg
+from detexport.parity.compare.pairs import KeypointPart, compare_keypoints, compare_masks
+from detexport.parity.compare.part import Part
+from detexport.parity.compare.rows import NO_ROWS, OneSided, match
+from detexport.parity.compare.tolerance import Tolerance
+from detexport.parity.outputs import Outputs, count_rows, field_faults
+
+
+@dataclass(frozen=True)
+class SampleParity:
+    """The measurement of one image; there are no errors where the fields could not be compared.
+
+    Args:
+        expected: number of the eager model's detections or proposals.
+        actual: number of the runtime's.
+        paired: number of pairs.
+        missing: only the eager model has them.
+        extra: only the runtime has them.
+        errors: the largest error by name, see ``detexport.parity.measures``.
+        box_limit_px: what a box's error is held against.
+        keypoints: number of keypoints compared.
+        keypoint_flips: number of those that lie further apart than the tolerance.
+        reasons: why the image did not pass; empty where it did.
+    """
+
+    expected: int
+    actual: int
+    paired: int = 0
+    missing: tuple[OneSided, ...] = ()
+    extra: tuple[OneSided, ...] = ()
+    errors: dict[str, float] = field(default_factory=dict)
+    box_limit_px: float | None = None
+    keypoints: int = 0
+    keypoint_flips: int = 0
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything is within the tolerance."""
+        return not self.reasons
+
+    def to_json(self) -> dict[str, Any]:
+        """The measurement as plain JSON values."""
+        return {"passed": self.passed, **asdict(self)}
+
+
+def compare(
+    expected: Outputs, actual: Outputs, *, tolerance: Tolerance, contract: Contract, scale: float
+) -> SampleParity:
+    """Measure how far a runtime's outputs lie from the eager model's on one image.
+
+    Args:
+        expected: the eager model's, see ``Outputs``.
+        actual: the runtime's, in the same frame.
+        tolerance: the limits.
+        contract: thresholds and longest list, which decide what is in the outputs at all.
+        scale: output size / input size, the larger of both sides.
+    """
+    counts: dict[str, Any] = {"expected": count_rows(expected), "actual": count_rows(actual)}
+    faults = _faults(expected, actual)
+    if faults:
+        return SampleParity(**counts, reasons=tuple(faults))
+
+    parts: list[Part] = []
+    matching, keypoints = NO_ROWS, KeypointPart()
+    if "scores" in expected or "objectness_logits" in expected:
+        matching, part = match(expected, actual, tolerance=tolerance, contract=contract, scale=scale)
+        parts.append(part)
+    if "pred_masks" in expected:
+        parts.append(compare_masks(expected["pred_masks"], actual["pred_masks"], matching, tolerance))
+    if "pred_keypoints" in expected:
+        places = expected["pred_keypoints"], actual["pred_keypoints"]
+        keypoints = compare_keypoints(*places, matching, tolerance, scale)
+        parts.append(keypoints)
+    if "sem_seg" in expected:
+        parts.append(compare_sem_seg(expected["sem_seg"], actual["sem_seg"], tolerance))
+    if "panoptic_seg" in expected and contract.panoptic is not None:
+        parts.append(compare_panoptic(expected, actual, matching, tolerance, contract.panoptic))
+    return SampleParity(
+        **counts,
+        paired=len(matching.rows),
+        missing=matching.missing,
+        extra=matching.extra,
+        errors={name: error for part in parts for name, error in part.errors.items()},
+        box_limit_px=tolerance.box_limit_px(scale),
+        keypoints=keypoints.compared,
+        keypoint_flips=keypoints.flipped,
+        reasons=tuple(reason for part in parts for reason in part.reasons),
+    )
+
+
+def _faults(expected: Outputs, actual: Outputs) -> list[str]:
+    """What keeps two outputs from being compared."""
+    faults = [
+        *(f"eager model, {fault}" for fault in field_faults(expected)),
+        *(f"runtime, {fault}" for fault in field_faults(actual)),
+    ]
+    if set(expected) != set(actual):
+        faults.append(f"fields: runtime {sorted(actual)}, eager model {sorted(expected)}")
+    if faults:
+        return faults
+    sizes = [
+        (name, *(side[name].shape[first:] for side in (actual, expected)))
+        # Beyond the rows, whose number may differ.
+        for name, first in (("pred_masks", 1), ("pred_keypoints", 1), ("sem_seg", 0), ("panoptic_seg", 0))
+        if name in expected
+    ]
+    return [f"{name}: runtime {a}, eager model {b}" for name, a, b in sizes if a != b]

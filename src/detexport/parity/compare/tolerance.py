@@ -1,0 +1,69 @@
+"""How far an artifact may lie from the eager model."""
+
+import math
+from dataclasses import asdict, dataclass
+
+from detexport.errors import ConfigError
+
+RATIOS = ("mask_area_ratio", "keypoint_flip_ratio", "panoptic_ratio")
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far an artifact may lie from the eager model.
+
+    Args:
+        box_px: of a box's coordinates, in px of the graph's input; in the output it grows with the scale.
+        box_floor_px: of a box's coordinates, in px of the output, where the scale would ask for less.
+        score: of a score; detections whose scores differ by no more are tied.
+        objectness: of a proposal's logit; likewise.
+        mask_px: pixels of a mask that may differ, whatever its area.
+        mask_area_ratio: part of a mask's area that may differ, where that is more.
+        keypoint_px: of a keypoint's x and y, in px of the graph's input; in the output it grows with the
+            scale.
+        keypoint_flip_ratio: part of the keypoints that may lie further away: of two cells of a heatmap that
+            are equally high, rounding decides which is the highest.
+        keypoint_score: of every keypoint's score, as a part of it, those that flip included.
+        sem_seg: of a logit of semantic segmentation.
+        panoptic_ratio: part of the image's pixels that may belong to another segment.
+        pair_iou: detections of one class that overlap less are different objects.
+    """
+
+    box_px: float
+    box_floor_px: float
+    score: float
+    objectness: float
+    mask_px: float
+    mask_area_ratio: float
+    keypoint_px: float
+    keypoint_flip_ratio: float
+    keypoint_score: float
+    sem_seg: float
+    panoptic_ratio: float
+    pair_iou: float
+
+    def __post_init__(self) -> None:
+        """Refuse limits that no error can exceed.
+
+        Raises:
+            ConfigError: a limit is not a finite number of at least 0, a ratio is 1 or more, or the IoU is not
+                in (0, 1].
+        """
+        wrong = {
+            name: value
+            for name, value in asdict(self).items()
+            if not (math.isfinite(value) and value >= 0)
+            or (name in RATIOS and value >= 1)
+            or (name == "pair_iou" and not 0 < value <= 1)
+        }
+        if wrong:
+            raise ConfigError(
+                "a tolerance is not a limit",
+                got=", ".join(f"{name}={value}" for name, value in wrong.items()),
+                expected="finite numbers of at least 0; ratios below 1; pair_iou above 0 and at most 1",
+                remedy="correct parity.tolerance",
+            )
+
+    def box_limit_px(self, scale: float) -> float:
+        """The limit in px of the output, ``scale`` being output size / input size."""
+        return max(self.box_px * scale, self.box_floor_px)

@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+
+from detexport.parity.compare import SampleParity, compare
+from tiny_artifacts import KINDS, tiny_contract
+from tolerances import TOLERANCE
+
+
+def outputs(count: int = 4, keypoints: int = 25) -> dict[str, np.ndarray]:
+    """Detections apart from each other, each with keypoints in its box."""
+    x0 = np.arange(count, dtype=np.float32) * 18
+    boxes = np.stack([x0, np.full(count, 5), x0 + 16, np.full(count, 45)], 1).astype(np.float32)
+    places = np.random.default_rng(0).uniform(0, 16, (count, keypoints, 3))
+    places[..., 0] += x0[:, None]
+    places[..., 2] = 0.3
+    return {
+        "pred_boxes": boxes,
+        "scores": np.linspace(0.9, 0.5, count, dtype=np.float32),
+        "pred_classes": np.zeros(count, np.int64),
+        "pred_keypoints": places.astype(np.float32),
+    }
+
+
+def measure(
+    expected: dict[str, np.ndarray], actual: dict[str, np.ndarray], scale: float = 1.0
+) -> SampleParity:
+    contract = tiny_contract(**KINDS["keypoints"])
+    return compare(expected, actual, tolerance=TOLERANCE, contract=contract, scale=scale)
+
+
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_equal_keypoints_pass(count: int) -> None:
+    result = measure(outputs(count), outputs(count))
+    assert result.passed
+    assert (result.keypoints, result.keypoint_flips) == (25 * count, 0)
+    assert set(result.errors.values()) == {0}
+
+
+@pytest.mark.parametrize(("shift", "scale", "passed"), [(0.015, 1, True), (0.03, 1, False), (0.03, 2, True)])
+def test_all_places_are_held_to_px_of_the_input(shift: float, scale: float, passed: bool) -> None:
+    actual = outputs()
+    actual["pred_keypoints"][..., 0] += np.float32(shift)
+    result = measure(outputs(), actual, scale)
+    assert result.passed is passed
+    if passed:
+        assert result.errors["keypoint_error_px"] == pytest.approx(shift, rel=1e-3)
+    else:
+        assert result.keypoint_flips == 100
+
+
+@pytest.mark.parametrize(("flips", "passed"), [(1, True), (2, True), (3, False)])
+def test_few_places_may_be_elsewhere(flips: int, passed: bool) -> None:
+    actual = outputs()
+    actual["pred_keypoints"][0, :flips, 1] += 9
+    result = measure(outputs(), actual)
+    assert result.keypoint_flips == flips
+    assert result.passed is passed
+    assert passed or "keypoints: 3 of 100 keypoints beyond the tolerance, worst 9 px" in result.reasons[0]
+
+
+def test_one_place_may_be_elsewhere_where_there_are_few() -> None:
+    actual = outputs(1, 5)
+    actual["pred_keypoints"][0, 0, 1] += 9
+    assert measure(outputs(1, 5), actual).passed
+    actual["pred_keypoints"][0, 1, 1] += 9
+    assert not measure(outputs(1, 5), actual).passed
+
+
+@pytest.mark.parametrize("score", [0.3, 3e-5, 4e6])
+@pytest.mark.parametrize(("factor", "passed"), [(1.001, True), (1.003, False)])
+def test_a_keypoints_score_is_held_to_a_part_of_it(score: float, factor: float, passed: bool) -> None:
+    """A score is one over a sum of exponentials, of any size."""
+    expected, actual = outputs(), outputs()
+    expected["pred_keypoints"][..., 2] = score
+    actual["pred_keypoints"][..., 2] = score
+    actual["pred_keypoints"][2, 3, 2] *= factor
+    result = measure(expected, actual)
+    assert result.passed is passed
+    assert result.errors["keypoint_score_error"] == pytest.approx(factor - 1, rel=1e-2)
+
+
+def test_a_place_elsewhere_with_another_score_is_no_flip() -> None:
+    actual = outputs()
+    actual["pred_keypoints"][0, 0] += [5, 5, 0.1]
+    assert "keypoint scores: 1 of 100" in measure(outputs(), actual).reasons[0]
+
+
+def test_scores_that_vanish_are_equal() -> None:
+    expected = outputs()
+    expected["pred_keypoints"][..., 2] = 0
+    assert measure(expected, expected).passed
+
+
+def test_keypoints_of_two_detections_exchanged() -> None:
+    actual = outputs()
+    actual["pred_keypoints"] = actual["pred_keypoints"][[1, 0, 2, 3]]
+    assert not measure(outputs(), actual).passed
+
+
+def test_another_number_of_keypoints_cannot_be_compared() -> None:
+    assert "pred_keypoints: runtime (24, 3)" in measure(outputs(), outputs(4, 24)).reasons[0]
+
+
+def test_a_keypoint_that_is_not_finite_fails() -> None:
+    actual = outputs()
+    actual["pred_keypoints"][1, 2, 0] = np.nan
+    assert measure(outputs(), actual).reasons == ("runtime, pred_keypoints: 1 values are NaN or infinite",)

@@ -1,0 +1,140 @@
+"""What the registered model gives for each kind of model, against the signature that promises it."""
+
+import io
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow.types.schema import Array, DataType, Object
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from detexport.contract import Contract
+from detexport.data import resize_image, resized_size
+from detexport.postprocess import postprocess
+from detexport.registry.pyfunc import Detector
+from detexport.registry.signature import build_signature
+from detexport.runtime.onnxruntime import OnnxRuntime
+from tiny_artifacts import KINDS, tiny_contract, tiny_image, write_tiny_onnx
+
+PYTHON = {DataType.long: int, DataType.double: float, DataType.string: str, DataType.boolean: bool}
+IMAGE = tiny_image(60, 80)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def contract(kind: str) -> Contract:
+    return tiny_contract(**KINDS[kind])
+
+
+@pytest.fixture(scope="module")
+def artifact_dir(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp(kind) / "artifact"
+    write_tiny_onnx(folder, kind)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def detector(artifact_dir: Path) -> Detector:
+    runtime = {"_target_": "detexport.runtime.onnxruntime.OnnxRuntime", "threads": 1}
+    target = artifact_dir.parent / "target.json"
+    target.write_text(json.dumps({"runtime": runtime, "code": {}}))
+    detector = Detector()
+    artifacts = {"artifact": str(artifact_dir), "target": str(target)}
+    detector.load_context(SimpleNamespace(artifacts=artifacts, model_config={"device": "cpu"}))
+    return detector
+
+
+def predict(detector: Detector, **params: float) -> dict[str, Any]:
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(IMAGE.transpose(1, 2, 0))).save(buffer, "PNG")
+    (row,) = detector.predict(None, pd.DataFrame({"image": [buffer.getvalue()]}), params).to_dict("records")
+    return dict(row)
+
+
+@pytest.fixture(scope="module")
+def row(detector: Detector) -> dict[str, Any]:
+    return predict(detector)
+
+
+@pytest.fixture(scope="module")
+def fields(artifact_dir: Path, contract: Contract) -> dict[str, Any]:
+    """What the graph and the post-processing give for the same image."""
+    resized = resize_image(IMAGE, resized_size(60, 80, contract.resize))
+    outputs = OnnxRuntime(threads=1).open(artifact_dir)(resized)
+    return postprocess(outputs, resized.shape[1:], (60, 80), contract)
+
+
+def check(value: Any, promised: Any) -> None:
+    """Hold a value against a type of the signature."""
+    if isinstance(promised, Array):
+        assert isinstance(value, list)
+        for item in value:
+            check(item, promised.dtype)
+    elif isinstance(promised, Object):
+        assert set(value) == {one.name for one in promised.properties}
+        for one in promised.properties:
+            check(value[one.name], one.dtype)
+    else:
+        assert type(value) is PYTHON[promised]
+
+
+def decode(rle: dict[str, Any]) -> np.ndarray:
+    return np.asarray(coco_mask.decode(rle), bool)
+
+
+def test_a_row_is_what_the_signature_promises(row: dict[str, Any], contract: Contract) -> None:
+    promised = {column.name: column.type for column in build_signature(contract).outputs}
+    assert set(row) == set(promised)
+    for name, value in row.items():
+        check(value, promised[name])
+    assert json.loads(json.dumps(row)) == row
+    assert (row["height"], row["width"]) == (60, 80)
+
+
+def test_only_scores_have_a_threshold(contract: Contract) -> None:
+    names = [param.name for param in build_signature(contract).params]
+    assert names == (["score_threshold"] if "instances" in contract.results else [])
+
+
+def test_a_row_is_what_postprocessing_gives(
+    row: dict[str, Any], fields: dict[str, Any], contract: Contract
+) -> None:
+    columns = {"pred_boxes": "boxes", "scores": "scores", "pred_keypoints": "keypoints"}
+    columns |= {name: name for name in ("proposal_boxes", "objectness_logits")}
+    for name in set(columns) & set(fields):
+        np.testing.assert_array_equal(np.array(row[columns[name]], np.float32), fields[name])
+        assert len(fields[name]) == 3
+    if "sem_seg" in fields:
+        labels = fields["sem_seg"].argmax(0)
+        assert [one["class"] for one in row["sem_seg"]] == np.unique(labels).tolist()
+        for one in row["sem_seg"]:
+            np.testing.assert_array_equal(decode(one["mask"]), labels == one["class"])
+            assert one["class_name"] == contract.stuff_class_names[one["class"]]
+    if "panoptic_seg" in fields:
+        for one, segment in zip(row["panoptic_seg"], fields["segments_info"], strict=True):
+            np.testing.assert_array_equal(decode(one["mask"]), fields["panoptic_seg"] == segment["id"])
+            assert (one["id"], one["isthing"]) == (segment["id"], segment["isthing"])
+            assert one["instance"] == segment.get("instance_id", -1)
+
+
+def test_a_score_threshold_leaves_out_the_rows_below(
+    detector: Detector, fields: dict[str, Any], contract: Contract
+) -> None:
+    if "instances" not in contract.results:
+        return
+    row = predict(detector, score_threshold=0.6)
+    assert len(fields["scores"]) == 3
+    assert row["scores"] == [score for score in fields["scores"].tolist() if score > 0.6]
+    others = {"boxes", "classes", "class_names", "masks", "keypoints"} & set(row)
+    assert {len(row[name]) for name in others} == {len(row["scores"])}
+    things = [one["instance"] for one in row.get("panoptic_seg", ()) if one["isthing"]]
+    assert set(things) <= set(range(len(row["scores"])))
