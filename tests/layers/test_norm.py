@@ -1,10 +1,12 @@
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import nn
 
 from detexport.errors import ConfigError
 from detexport.layers import FrozenBatchNorm2d, get_norm
-from detexport.layers.norm import GroupNorm
+from detexport.layers.norm import GroupNorm, LayerNorm
 
 
 def test_an_unfilled_frozen_norm_is_the_identity() -> None:
@@ -30,7 +32,16 @@ def test_frozen_norm_equals_batch_norm_in_eval(eps: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("BN", nn.BatchNorm2d), ("FrozenBN", FrozenBatchNorm2d), ("GN", GroupNorm)]
+    ("name", "kind"),
+    [
+        ("BN", nn.BatchNorm2d),
+        ("FrozenBN", FrozenBatchNorm2d),
+        ("GN", GroupNorm),
+        ("LN", LayerNorm),
+        ("SyncBN", nn.BatchNorm2d),
+        ("nnSyncBN", nn.BatchNorm2d),
+        ("naiveSyncBN", nn.BatchNorm2d),
+    ],
 )
 def test_norms_by_name(name: str, kind: type) -> None:
     assert type(get_norm(name, 64)) is kind
@@ -58,6 +69,43 @@ def test_a_group_norm_is_torchs_and_takes_one_pixel() -> None:
     torch.testing.assert_close(pixel, torch.zeros(1, 32, 1, 1), rtol=0, atol=1e-3)
 
 
+def test_a_layer_norm_is_over_the_channels_of_each_pixel() -> None:
+    norm = get_norm("LN", 5)
+    assert isinstance(norm, LayerNorm)
+    for parameter in norm.parameters():
+        nn.init.normal_(parameter)
+    image = torch.randn(2, 5, 3, 4) * 3 + 7
+    last = nn.functional.layer_norm(image.movedim(1, 3), (5,), norm.weight, norm.bias, eps=1e-6)
+    torch.testing.assert_close(norm(image), last.movedim(3, 1))
+
+
+@pytest.fixture
+def two_processes() -> Iterator[None]:
+    """A process group of two that only this process knows of."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    torch.distributed.init_process_group("fake", rank=0, world_size=2, store=FakeStore())
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("two_processes")
+def test_processes_synchronize_and_their_state_dict_fits_one_alone() -> None:
+    several = get_norm("SyncBN", 6)
+    assert type(several) is nn.SyncBatchNorm
+    nn.init.normal_(several.weight)
+    alone = nn.BatchNorm2d(6)
+    alone.load_state_dict(several.state_dict())
+    image = torch.randn(2, 6, 3, 3)
+    assert torch.equal(several.eval()(image), alone.eval()(image))
+
+
+def test_a_function_makes_a_norm_of_its_own() -> None:
+    norm = get_norm(lambda channels: nn.InstanceNorm2d(channels, affine=True), 7)
+    assert isinstance(norm, nn.InstanceNorm2d)
+    assert norm.num_features == 7
+
+
 def test_an_unknown_name_is_told_with_those_that_are_known() -> None:
-    with pytest.raises(ConfigError, match=r"'SyncBN'.*BN, FrozenBN, GN"):
-        get_norm("SyncBN", 8)
+    with pytest.raises(ConfigError, match=r"'SynchBN'.*BN, FrozenBN, GN, LN, SyncBN"):
+        get_norm("SynchBN", 8)

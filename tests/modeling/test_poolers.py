@@ -64,9 +64,24 @@ def test_no_box(strides: list[int]) -> None:
     assert rois_of([empty, torch.tensor([box(30)])])[:, 0].tolist() == [1]
 
 
+def test_roi_pool_is_the_maximum_of_whole_pixels() -> None:
+    feature = torch.arange(64.0).reshape(1, 1, 8, 8)
+    # Corners at 4 px and 18 px of a map at stride 2: its pixels 2 to 9, of which 2 to 7 are there.
+    pooled = pooler([2], pooler_type="ROIPool", output_size=2).pool(
+        [feature], [torch.tensor([[4.0, 4.0, 10.0, 11.0]])]
+    )
+    rows, columns = slice(2, 7), slice(2, 6)
+    window = feature[0, 0, rows, columns]
+    assert pooled.shape == (1, 1, 2, 2)
+    assert pooled[0, 0].tolist() == [
+        [window[0:3, 0:2].max(), window[0:3, 2:4].max()],
+        [window[2:5, 0:2].max(), window[2:5, 2:4].max()],
+    ]
+
+
 def test_what_cannot_be_pooled_is_refused() -> None:
-    with pytest.raises(ConfigError, match="POOLER_TYPE; got: ROIPool"):
-        pooler([4], pooler_type="ROIPool")
+    with pytest.raises(ConfigError, match="POOLER_TYPE: ROIAlignRotated"):
+        pooler([4], pooler_type="ROIAlignRotated")
     for strides in ([4, 16], [8, 4], [4, 12]):
         with pytest.raises(ConfigError, match="double the stride"):
             pooler(strides)

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import onnxscript
 import torch
 import torchvision  # noqa: F401 - defines the operator whose shape rule is replaced below
 
@@ -75,6 +77,7 @@ class Onnx:
                 output_names=list(contract.output_names),
                 dynamic_shapes=(free,),
                 opset_version=self.opset_version,
+                custom_translation_table=TRANSLATIONS,
                 verbose=False,
             )
         if program is None:
@@ -130,6 +133,49 @@ def _name_dims(value: onnx.ValueInfoProto, spec: TensorSpec) -> None:
     for dim, name in zip(dims, spec.shape, strict=True):
         if isinstance(name, str):
             dim.dim_param = name
+
+
+def _deform_conv2d(
+    x: Any,
+    weight: Any,
+    offset: Any,
+    mask: Any,
+    bias: Any,
+    stride_h: int,
+    stride_w: int,
+    pad_h: int,
+    pad_w: int,
+    dilation_h: int,
+    dilation_w: int,
+    groups: int,
+    offset_groups: int,
+    use_mask: bool,
+) -> Any:
+    return onnxscript.opset19.DeformConv(
+        x,
+        weight,
+        offset,
+        bias,
+        mask if use_mask else None,
+        strides=[stride_h, stride_w],
+        pads=[pad_h, pad_w, pad_h, pad_w],
+        dilations=[dilation_h, dilation_w],
+        group=groups,
+        offset_group=offset_groups,
+    )
+
+
+def _roi_pool(x: Any, rois: Any, spatial_scale: float, height: int, width: int) -> tuple[Any, Any]:
+    pooled = onnxscript.opset19.MaxRoiPool(x, rois, pooled_shape=[height, width], spatial_scale=spatial_scale)
+    # The second output, where each maximum was, is for training alone.
+    return pooled, pooled
+
+
+TRANSLATIONS: dict[Any, Any] = {
+    torch.ops.torchvision.deform_conv2d.default: _deform_conv2d,
+    torch.ops.torchvision.roi_pool.default: _roi_pool,
+}
+"""torchvision's operators that the exporter does not know, in ONNX's."""
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Layers that detection models are made of, on torch's and torchvision's operators."""
 
 from detexport.layers.conv import Conv2d, ShapeSpec
+from detexport.layers.deform_conv import DeformConv
 from detexport.layers.nms import nms_per_class
 from detexport.layers.norm import FrozenBatchNorm2d, get_norm
 
-__all__ = ["Conv2d", "FrozenBatchNorm2d", "ShapeSpec", "get_norm", "nms_per_class"]
+__all__ = ["Conv2d", "DeformConv", "FrozenBatchNorm2d", "ShapeSpec", "get_norm", "nms_per_class"]

@@ -21,13 +21,14 @@ def rois_of(boxes: List[Tensor]) -> Tensor:
 
 
 class ROIPooler(nn.Module):
-    """ROIAlign over one level or several.
+    """ROIAlign, or the older ROIPool, over one level or several.
 
     Args:
         output_size: cells a side.
         strides: px of the image a cell of each level.
-        sampling_ratio: samples a cell and side; 0 adapts to the box.
-        pooler_type: ``"ROIAlignV2"`` (pixel centres at half), or ``"ROIAlign"`` as older models were trained.
+        sampling_ratio: samples a cell and side of ROIAlign; 0 adapts to the box.
+        pooler_type: ``"ROIAlignV2"`` (pixel centres at half), ``"ROIAlign"`` as older models were trained, or
+            ``"ROIPool"``, the maximum of whole pixels (Girshick 2015).
         canonical_box_size: a box of this side, in px, belongs to the level ``canonical_level``.
         canonical_level: log2 of that level's stride.
     """
@@ -43,12 +44,17 @@ class ROIPooler(nn.Module):
         canonical_level: int = 4,
     ) -> None:
         super().__init__()
-        if pooler_type not in ("ROIAlign", "ROIAlignV2"):
-            raise ConfigError("unsupported POOLER_TYPE", got=pooler_type, expected="ROIAlignV2 or ROIAlign")
+        if pooler_type not in ("ROIAlign", "ROIAlignV2", "ROIPool"):
+            raise ConfigError(
+                "unsupported POOLER_TYPE",
+                got=f"POOLER_TYPE: {pooler_type}",
+                expected="ROIAlignV2, ROIAlign or ROIPool",
+            )
         self.output_size = output_size
         self.scales: List[float] = [1.0 / stride for stride in strides]
         self.sampling_ratio = sampling_ratio
         self.aligned = pooler_type == "ROIAlignV2"
+        self.by_maximum = pooler_type == "ROIPool"
         self.canonical_box_size = canonical_box_size
         self.canonical_level = canonical_level
         self.min_level = int(math.log2(strides[0]))
@@ -77,18 +83,23 @@ class ROIPooler(nn.Module):
         """
         rois = rois_of(boxes)
         if len(self.scales) == 1:
-            return self._align(features[0], rois, self.scales[0])
+            return self._pool_level(features[0], rois, self.scales[0])
         levels = self._levels(rois)
         pooled: List[Tensor] = []
         places: List[Tensor] = []
         for index, scale in enumerate(self.scales):
             place = (levels == index).nonzero()[:, 0]
             places.append(place)
-            pooled.append(self._align(features[index], rois[place], scale))
+            pooled.append(self._pool_level(features[index], rois[place], scale))
         # Back into the order of the boxes; a scatter into zeros would write a device into a trace.
         return torch.cat(pooled)[torch.cat(places).argsort()]
 
-    def _align(self, feature: Tensor, rois: Tensor, scale: float) -> Tensor:
+    def _pool_level(self, feature: Tensor, rois: Tensor, scale: float) -> Tensor:
+        if self.by_maximum:
+            pooled, _ = torch.ops.torchvision.roi_pool(
+                feature, rois, scale, self.output_size, self.output_size
+            )
+            return pooled
         return torch.ops.torchvision.roi_align(
             feature, rois, scale, self.output_size, self.output_size, self.sampling_ratio, self.aligned
         )

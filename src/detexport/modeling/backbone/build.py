@@ -37,6 +37,8 @@ def configured_stages(cfg: CfgNode, last_stage: str) -> dict[str, tuple[nn.Seque
         stride_in_1x1=resnets.STRIDE_IN_1X1,
         res5_dilation=resnets.RES5_DILATION,
         deform_on_per_stage=tuple(resnets.DEFORM_ON_PER_STAGE),
+        deform_modulated=resnets.DEFORM_MODULATED,
+        deform_num_groups=resnets.DEFORM_NUM_GROUPS,
         norm=resnets.NORM,
         last_stage=last_stage,
     )

@@ -3,15 +3,17 @@
 Shapes: an image (N, C, H, W); ``res{k}`` has the stride 2**k (res2: 4 ... res5: 32).
 """
 
-from collections.abc import Sequence
-from typing import Dict, List
+from collections.abc import Callable, Sequence
+from typing import Any, Dict, List
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detexport.errors import ConfigError
-from detexport.layers import Conv2d, FrozenBatchNorm2d, ShapeSpec, get_norm
+from detexport.layers import Conv2d, DeformConv, FrozenBatchNorm2d, ShapeSpec, get_norm
 from detexport.layers.conv import init_conv_msra
+from detexport.modeling.backbone.backbone import Backbone
 
 BLOCKS_PER_STAGE = {
     18: (2, 2, 2, 2),
@@ -94,7 +96,7 @@ class BottleneckBlock(nn.Module):
         width = bottleneck_channels
         self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
         self.conv1 = Conv2d(in_channels, width, 1, stride=stride_1x1, norm=get_norm(norm, width), relu=True)
-        self.conv2 = Conv2d(
+        self.conv2: nn.Module = Conv2d(
             width,
             width,
             3,
@@ -117,6 +119,84 @@ class BottleneckBlock(nn.Module):
         return F.relu(out.add_(x), inplace=True)
 
 
+class DeformBottleneckBlock(BottleneckBlock):
+    """A bottleneck whose 3x3 convolution is deformable; a plain convolution of its input gives the offsets.
+
+    The offsets start at 0: a new block is a plain one, and a new modulated one halves the convolution.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        bottleneck_channels: channels of the 3x3 convolution.
+        stride: of the block.
+        groups: groups of the 3x3 convolution.
+        stride_in_1x1: whether the first convolution carries the stride, not the 3x3 one.
+        dilation: of the 3x3 convolution.
+        norm: name of the normalization.
+        deform_modulated: weigh each tap, too.
+        deform_num_groups: groups of channels with offsets of their own.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        bottleneck_channels: int,
+        stride: int,
+        groups: int,
+        stride_in_1x1: bool,
+        dilation: int,
+        norm: str,
+        deform_modulated: bool,
+        deform_num_groups: int,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            bottleneck_channels=bottleneck_channels,
+            stride=stride,
+            groups=groups,
+            stride_in_1x1=stride_in_1x1,
+            dilation=dilation,
+            norm=norm,
+        )
+        self.deform_modulated = deform_modulated
+        taps: dict[str, Any] = {
+            "stride": 1 if stride_in_1x1 else stride,
+            "padding": dilation,
+            "dilation": dilation,
+        }
+        # A shift right and down of each of the nine taps, and its weight.
+        offset_channels = (27 if deform_modulated else 18) * deform_num_groups
+        self.conv2_offset = nn.Conv2d(bottleneck_channels, offset_channels, 3, **taps)
+        self.conv2 = DeformConv(
+            bottleneck_channels,
+            bottleneck_channels,
+            3,
+            groups=groups,
+            deformable_groups=deform_num_groups,
+            norm=get_norm(norm, bottleneck_channels),
+            **taps,
+        )
+        for parameter in self.conv2_offset.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C', H/stride, W/stride)."""
+        out = self.conv1(x)
+        offset = self.conv2_offset(out)
+        if self.deform_modulated:
+            first, second, weights = torch.chunk(offset, 3, dim=1)
+            out = self.conv2(out, torch.cat([first, second], dim=1), weights.sigmoid())
+        else:
+            out = self.conv2(out, offset)
+        out = self.conv3(F.relu(out))
+        if self.shortcut is not None:
+            x = self.shortcut(x)
+        return F.relu(out + x)
+
+
 def resnet_stages(
     *,
     depth: int,
@@ -127,6 +207,8 @@ def resnet_stages(
     stride_in_1x1: bool,
     res5_dilation: int,
     deform_on_per_stage: Sequence[bool],
+    deform_modulated: bool,
+    deform_num_groups: int,
     norm: str,
     last_stage: str,
 ) -> dict[str, tuple[nn.Sequential, ShapeSpec]]:
@@ -140,32 +222,16 @@ def resnet_stages(
         width_per_group: channels a group in res2.
         stride_in_1x1: which convolution of a bottleneck carries the stride.
         res5_dilation: 2 keeps res5 at the stride 16.
-        deform_on_per_stage: stages with deformable convolutions.
+        deform_on_per_stage: whether res2, res3, ... have deformable convolutions.
+        deform_modulated: see ``DeformBottleneckBlock``.
+        deform_num_groups: likewise.
         norm: name of the normalization.
         last_stage: ``res2`` .. ``res5``.
 
     Raises:
         ConfigError: the depth is not known, or an option is not supported.
     """
-    if depth not in BLOCKS_PER_STAGE:
-        raise ConfigError("unknown ResNet depth", got=depth, expected=sorted(BLOCKS_PER_STAGE))
-    if any(deform_on_per_stage):
-        raise ConfigError(
-            "deformable convolutions are not supported",
-            got=f"MODEL.RESNETS.DEFORM_ON_PER_STAGE: {list(deform_on_per_stage)}",
-            remedy="choose a model without them",
-        )
-    if res5_dilation not in (1, 2):
-        raise ConfigError(
-            "unsupported dilation", got=f"MODEL.RESNETS.RES5_DILATION: {res5_dilation}", expected="1 or 2"
-        )
-    if depth in (18, 34) and (groups, res5_dilation) != (1, 1):
-        raise ConfigError(
-            "the blocks of ResNet-18 and 34 have neither groups nor dilation",
-            got=f"MODEL.RESNETS.NUM_GROUPS: {groups}, RES5_DILATION: {res5_dilation}",
-            expected="1 and 1",
-            remedy="correct them, or choose a depth of 50 or more",
-        )
+    _check_stages(depth, groups, res5_dilation, deform_on_per_stage)
     stages: dict[str, tuple[nn.Sequential, ShapeSpec]] = {}
     bottleneck_channels = groups * width_per_group
     stride = 4
@@ -173,24 +239,23 @@ def resnet_stages(
         dilation = res5_dilation if index == 3 else 1
         first_stride = 1 if index == 0 or dilation == 2 else 2
         stride *= first_stride
+        block_class: Callable[..., nn.Module] = BasicBlock
+        options: dict[str, Any] = {}
+        if depth >= 50:
+            block_class = BottleneckBlock
+            options = {
+                "bottleneck_channels": bottleneck_channels,
+                "groups": groups,
+                "stride_in_1x1": stride_in_1x1,
+                "dilation": dilation,
+            }
+        if deform_on_per_stage[index]:
+            block_class = DeformBottleneckBlock
+            options |= {"deform_modulated": deform_modulated, "deform_num_groups": deform_num_groups}
         modules: list[nn.Module] = []
         for block in range(blocks):
             block_stride = first_stride if block == 0 else 1
-            if depth in (18, 34):
-                modules.append(BasicBlock(in_channels, out_channels, stride=block_stride, norm=norm))
-            else:
-                modules.append(
-                    BottleneckBlock(
-                        in_channels,
-                        out_channels,
-                        bottleneck_channels=bottleneck_channels,
-                        stride=block_stride,
-                        groups=groups,
-                        stride_in_1x1=stride_in_1x1,
-                        dilation=dilation,
-                        norm=norm,
-                    )
-                )
+            modules.append(block_class(in_channels, out_channels, stride=block_stride, norm=norm, **options))
             in_channels = out_channels
         name = f"res{index + 2}"
         stages[name] = (nn.Sequential(*modules), ShapeSpec(channels=out_channels, stride=stride))
@@ -201,7 +266,30 @@ def resnet_stages(
     return stages
 
 
-class ResNet(nn.Sequential):
+def _check_stages(depth: int, groups: int, res5_dilation: int, deform_on_per_stage: Sequence[bool]) -> None:
+    if depth not in BLOCKS_PER_STAGE:
+        raise ConfigError("unknown ResNet depth", got=depth, expected=sorted(BLOCKS_PER_STAGE))
+    if len(deform_on_per_stage) != 4:
+        raise ConfigError(
+            "each of res2 .. res5 is deformable or not",
+            got=f"MODEL.RESNETS.DEFORM_ON_PER_STAGE: {list(deform_on_per_stage)}",
+            expected="four values",
+        )
+    if res5_dilation not in (1, 2):
+        raise ConfigError(
+            "unsupported dilation", got=f"MODEL.RESNETS.RES5_DILATION: {res5_dilation}", expected="1 or 2"
+        )
+    if depth in (18, 34) and ((groups, res5_dilation) != (1, 1) or any(deform_on_per_stage)):
+        raise ConfigError(
+            "the blocks of ResNet-18 and 34 have neither groups, nor dilation, nor deformable convolutions",
+            got=f"MODEL.RESNETS.NUM_GROUPS: {groups}, MODEL.RESNETS.RES5_DILATION: {res5_dilation}, "
+            f"MODEL.RESNETS.DEFORM_ON_PER_STAGE: {list(deform_on_per_stage)}",
+            expected="1, 1 and nowhere",
+            remedy="correct them, or choose a depth of 50 or more",
+        )
+
+
+class ResNet(Backbone, nn.Sequential):
     """A residual network that gives the outputs of chosen stages.
 
     A ``Sequential``, since scripting can walk over its named children.
@@ -269,7 +357,7 @@ class ResNet(nn.Sequential):
 
 def _freeze_batch_norms(module: nn.Module) -> None:
     for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
+        if isinstance(child, nn.BatchNorm2d | nn.SyncBatchNorm):
             setattr(module, name, FrozenBatchNorm2d(child.num_features, child.eps))
         else:
             _freeze_batch_norms(child)

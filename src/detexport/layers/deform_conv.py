@@ -1,0 +1,79 @@
+"""Deformable convolution (Dai et al. 2017), also modulated (Zhu et al. 2018, arXiv:1811.11168)."""
+
+import torch
+import torchvision  # noqa: F401 - registers torch.ops.torchvision
+from torch import Tensor, nn
+
+
+class DeformConv(nn.Module):
+    """A square convolution whose taps are moved by offsets and, where it is modulated, weighed by a mask.
+
+    Args:
+        in_channels: C.
+        out_channels: channels of the output.
+        kernel_size: taps a side.
+        stride: of the output's cells, in cells of the input.
+        padding: cells of zeros around the input.
+        dilation: cells between two taps.
+        groups: groups of channels that are convolved apart.
+        deformable_groups: G, groups of input channels with offsets of their own.
+        norm: normalization of the output; it lies inside, as detectron2's checkpoints name it.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
+        deformable_groups: int = 1,
+        norm: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, kernel_size, kernel_size))
+        self.stride = stride
+        self.padding = padding
+        self.dilation = dilation
+        self.groups = groups
+        self.deformable_groups = deformable_groups
+        self.norm = norm
+        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Convolve.
+
+        Args:
+            x: (N, C, H, W).
+            offset: (N, G * taps * 2, H', W'), the shift of each tap down and right, in cells.
+            mask: (N, G * taps, H', W') factor of each tap; none weighs nothing.
+
+        Returns:
+            (N, C', H', W').
+        """
+        use_mask = mask is not None
+        if mask is None:
+            # Not read, yet of the size of the batch.
+            mask = x.new_zeros([x.shape[0], 1])
+        x = torch.ops.torchvision.deform_conv2d(
+            x,
+            self.weight,
+            offset,
+            mask,
+            x.new_zeros([self.weight.shape[0]]),
+            self.stride,
+            self.stride,
+            self.padding,
+            self.padding,
+            self.dilation,
+            self.dilation,
+            self.groups,
+            self.deformable_groups,
+            use_mask,
+        )
+        if self.norm is not None:
+            x = self.norm(x)
+        return x
