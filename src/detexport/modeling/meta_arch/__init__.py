@@ -5,13 +5,15 @@ from detexport.modeling.meta_arch.panoptic_fpn import PanopticFPN
 from detexport.modeling.meta_arch.proposal_network import ProposalNetwork
 from detexport.modeling.meta_arch.rcnn import GeneralizedRCNN
 from detexport.modeling.meta_arch.retinanet import RetinaNet
-from detexport.modeling.meta_arch.semantic_seg import SemanticSegmentor
+from detexport.modeling.meta_arch.semantic_seg import SemanticSegmentor, SemSegFPNHead, build_sem_seg_head
 
 __all__ = [
     "GeneralizedRCNN",
     "PanopticFPN",
     "ProposalNetwork",
     "RetinaNet",
+    "SemSegFPNHead",
     "SemanticSegmentor",
     "build_model",
+    "build_sem_seg_head",
 ]

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detexport.config import CfgNode
+from detexport.config import CfgNode, configurable
 from detexport.layers import Conv2d, ShapeSpec, get_norm
 from detexport.layers.conv import init_conv_msra, init_normal
 from detexport.modeling.registries import ROI_MASK_HEAD_REGISTRY
@@ -15,7 +15,7 @@ from detexport.structures import Instances
 
 def build_mask_head(cfg: CfgNode, input_shape: ShapeSpec) -> Any:
     """Build ``cfg.MODEL.ROI_MASK_HEAD.NAME`` for pooled features of this shape."""
-    return ROI_MASK_HEAD_REGISTRY.get(cfg.MODEL.ROI_MASK_HEAD.NAME)(cfg, input_shape)
+    return ROI_MASK_HEAD_REGISTRY.build(cfg, input_shape)
 
 
 def class_masks(logits: Tensor, classes: Tensor) -> Tensor:
@@ -34,6 +34,7 @@ def class_masks(logits: Tensor, classes: Tensor) -> Tensor:
     return logits.gather(1, channel)[:, 0].sigmoid()
 
 
+@ROI_MASK_HEAD_REGISTRY.register()
 class MaskRCNNConvUpsampleHead(nn.Sequential):
     """3x3 convolutions, a 2x deconvolution and a 1x1 predictor.
 
@@ -45,6 +46,7 @@ class MaskRCNNConvUpsampleHead(nn.Sequential):
         loss_weight: factor of the mask loss.
     """
 
+    @configurable
     def __init__(
         self,
         input_shape: ShapeSpec,
@@ -68,6 +70,17 @@ class MaskRCNNConvUpsampleHead(nn.Sequential):
         init_normal(self.predictor, std=0.001)
         self.loss_weight = loss_weight
         self.resolution = 2 * (input_shape.height or 1)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        """The arguments that a configuration says."""
+        node = cfg.MODEL.ROI_MASK_HEAD
+        return {
+            "input_shape": input_shape,
+            "num_classes": 1 if node.CLS_AGNOSTIC_MASK else cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+            "conv_dims": [node.CONV_DIM] * (node.NUM_CONV + 1),
+            "norm": node.NORM,
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         """(R, C, S, S) -> (R, K, 2S, 2S) logits."""
@@ -99,15 +112,3 @@ class MaskRCNNConvUpsampleHead(nn.Sequential):
             logits = logits[:, 0]
         loss = F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype))
         return {"loss_mask": loss * self.loss_weight}
-
-
-@ROI_MASK_HEAD_REGISTRY.register(name="MaskRCNNConvUpsampleHead")
-def build_conv_upsample_head(cfg: CfgNode, input_shape: ShapeSpec) -> MaskRCNNConvUpsampleHead:
-    """The head of the published configurations."""
-    node = cfg.MODEL.ROI_MASK_HEAD
-    return MaskRCNNConvUpsampleHead(
-        input_shape,
-        num_classes=1 if node.CLS_AGNOSTIC_MASK else cfg.MODEL.ROI_HEADS.NUM_CLASSES,
-        conv_dims=[node.CONV_DIM] * (node.NUM_CONV + 1),
-        norm=node.NORM,
-    )
