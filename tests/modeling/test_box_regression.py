@@ -63,7 +63,7 @@ def by_hand(kind: str, a: list[float], b: list[float]) -> float:
     loss = 1 - iou + distance / (width**2 + height**2)
     if kind == "ciou":
         v = 4 / math.pi**2 * (math.atan(wb / hb) - math.atan(wa / ha)) ** 2
-        loss += v / (1 - iou + v) * v
+        loss += v / (1 - iou + v + 1e-7) * v
     return loss
 
 
@@ -76,7 +76,7 @@ def test_losses_of_overlap_are_those_of_the_decoded_boxes(kind: str) -> None:
     deltas = transform.get_deltas(anchors, predicted).requires_grad_()
     loss = box_loss_sum(deltas, anchors, truth, transform, loss_type=kind, smooth_l1_beta=0.0)
     expected = sum(by_hand(kind, a, b) for a, b in zip(predicted.tolist(), truth.tolist(), strict=True))
-    assert float(loss) == pytest.approx(expected, rel=1e-4)
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
     loss.backward()
     assert deltas.grad is not None
     assert (deltas.grad[:2] != 0).any(dim=1).all()

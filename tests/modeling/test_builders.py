@@ -61,11 +61,12 @@ def configured(*overrides: Any) -> CfgNode:
         (["MODEL.ROI_BOX_HEAD.NAME", ""], "MODEL.ROI_BOX_HEAD.NAME: ''"),
         (["MODEL.ROI_MASK_HEAD.NAME", "PointRendMaskHead"], "MODEL.ROI_MASK_HEAD.NAME"),
         (["MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIPol"], "POOLER_TYPE: ROIPol; expected: .*ROIPool"),
-        (["MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES", True], "TRAIN_ON_PRED_BOXES"),
+        ([*CASCADE, "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES", True], "TRAIN_ON_PRED_BOXES: True"),
+        ([*C4, "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES", True], "TRAIN_ON_PRED_BOXES: True"),
         (["MODEL.ROI_BOX_HEAD.USE_FED_LOSS", True], "USE_SIGMOID_CE: False"),
         (
             ["MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE", "iou"],
-            "ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE: iou.*giou, diou",
+            "ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE: iou.*giou",
         ),
         (["MODEL.RPN.BBOX_REG_LOSS_TYPE", "iou"], "MODEL.RPN.BBOX_REG_LOSS_TYPE: iou"),
         (

@@ -158,6 +158,12 @@ def _check_cascade_options(cfg: CfgNode) -> None:
             got="MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG: False",
             expected="MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG: True",
         )
+    if cfg.MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES:
+        raise ConfigError(
+            "unsupported option with a cascade",
+            got="MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES: True",
+            expected="MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES: False",
+        )
     if not cascade.IOUS or len(cascade.IOUS) != len(cascade.BBOX_REG_WEIGHTS):
         raise ConfigError(
             "a cascade has an IoU and box weights for each stage",

@@ -188,6 +188,25 @@ class FastRCNNOutputLayers(nn.Module):
         return self.select(self.decode(deltas, proposals), self.probabilities(logits), image_size)
 
     @torch.jit.unused
+    @torch.no_grad()
+    def predict_boxes_for_gt_classes(
+        self, outputs: tuple[Tensor, Tensor], proposals: list[Instances]
+    ) -> list[Tensor]:
+        """The box that each proposal's true class predicts; any class's of the background's proposals.
+
+        Args:
+            outputs: logits and differences of all proposals.
+            proposals: of each image, with ``proposal_boxes`` and ``gt_classes``.
+
+        Returns:
+            one (R, 4) an image, XYXY in px, not clipped.
+        """
+        classes = torch.cat([instances.gt_classes for instances in proposals])
+        boxes = torch.cat([instances.proposal_boxes.tensor for instances in proposals])
+        own = self.decode(deltas_of_classes(outputs[1], classes.clamp(max=self.num_classes - 1)), boxes)
+        return list(own.split([len(instances) for instances in proposals]))
+
+    @torch.jit.unused
     def losses(self, outputs: tuple[Tensor, Tensor], proposals: list[Instances]) -> dict[str, Tensor]:
         """``loss_cls`` and ``loss_box_reg``.
 

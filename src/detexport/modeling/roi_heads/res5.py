@@ -152,10 +152,15 @@ class Res5ROIHeads(ROIHeads):
 
 
 def _check_res5_options(cfg: CfgNode) -> None:
-    wanted = {"MODEL.RESNETS.RES5_DILATION": 1, "MODEL.KEYPOINT_ON": False}
+    wanted = {
+        "MODEL.RESNETS.RES5_DILATION": 1,
+        "MODEL.KEYPOINT_ON": False,
+        "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES": False,
+    }
     found = {
         "MODEL.RESNETS.RES5_DILATION": cfg.MODEL.RESNETS.RES5_DILATION,
         "MODEL.KEYPOINT_ON": cfg.MODEL.KEYPOINT_ON,
+        "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES": cfg.MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES,
     }
     for key, value in wanted.items():
         if found[key] != value:

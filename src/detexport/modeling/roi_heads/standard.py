@@ -24,7 +24,7 @@ from detexport.modeling.roi_heads.box_head import build_box_head
 from detexport.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detexport.modeling.roi_heads.keypoint_head import build_keypoint_head, heatmaps_to_keypoints
 from detexport.modeling.roi_heads.mask_head import build_mask_head, class_masks
-from detexport.structures import Instances
+from detexport.structures import Boxes, Instances
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -39,6 +39,8 @@ class StandardROIHeads(ROIHeads):
         mask_head: masks of a detection; none without masks.
         keypoint_pooler: features of a detection; none without keypoints.
         keypoint_head: heatmaps of a detection; none without keypoints.
+        train_on_pred_boxes: masks and keypoints are learnt within the boxes that are predicted for the
+            proposals, not within the proposals.
         **options: see ``ROIHeads``.
     """
 
@@ -53,6 +55,7 @@ class StandardROIHeads(ROIHeads):
         mask_head: Any = None,
         keypoint_pooler: ROIPooler | None = None,
         keypoint_head: Any = None,
+        train_on_pred_boxes: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -65,6 +68,7 @@ class StandardROIHeads(ROIHeads):
         self.keypoint_pooler = keypoint_pooler
         self.keypoint_head = keypoint_head
         self.keypoint_on = keypoint_head is not None
+        self.train_on_pred_boxes = train_on_pred_boxes
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -76,6 +80,7 @@ class StandardROIHeads(ROIHeads):
             "box_pooler": build_pooler(box, strides),
             "box_head": box_head,
             "box_predictor": FastRCNNOutputLayers(cfg, box_head.output_shape),
+            "train_on_pred_boxes": box.TRAIN_ON_PRED_BOXES,
             **instance_heads(cfg, channels, strides),
             **sampling_options(cfg),
         }
@@ -177,9 +182,18 @@ class StandardROIHeads(ROIHeads):
     def box_losses(
         self, levels: list[Tensor], proposals: list[Instances], targets: list[Instances]
     ) -> dict[str, Tensor]:
-        """``loss_cls`` and ``loss_box_reg`` of the sampled proposals."""
+        """``loss_cls`` and ``loss_box_reg`` of the sampled proposals.
+
+        With ``train_on_pred_boxes`` the proposals' boxes are replaced by the predicted ones.
+        """
         pooled = self.box_pooler(levels, [instances.proposal_boxes for instances in proposals])
-        return self.box_predictor.losses(self.box_predictor(self.box_head(pooled)), proposals)
+        outputs = self.box_predictor(self.box_head(pooled))
+        losses = self.box_predictor.losses(outputs, proposals)
+        if self.train_on_pred_boxes:
+            predicted = self.box_predictor.predict_boxes_for_gt_classes(outputs, proposals)
+            for instances, boxes in zip(proposals, predicted, strict=True):
+                instances.proposal_boxes = Boxes(boxes)
+        return losses
 
 
 def instance_heads(cfg: CfgNode, channels: int, strides: list[int]) -> dict[str, Any]:
