@@ -82,7 +82,7 @@ def test_losses_of_overlap_are_those_of_the_decoded_boxes(kind: str) -> None:
     assert (deltas.grad[:2] != 0).any(dim=1).all()
     nothing = torch.zeros(0, 4, requires_grad=True)
     empty = box_loss_sum(nothing, nothing, nothing, transform, loss_type=kind, smooth_l1_beta=0.0)
-    assert float(empty) == 0
+    assert empty.item() == 0
 
 
 def test_smooth_l1_is_of_the_differences() -> None:
