@@ -45,4 +45,4 @@ lock: $(READY) ## resolve pyproject.toml into requirements.lock again
 	  --no-header --no-annotate --output-file requirements.lock
 
 clean: ## remove what the pipeline wrote, but for the registry and DVC's cache
-	rm -rf data outputs reports
+	rm -rf data downloads outputs reports

@@ -14,11 +14,11 @@ from time import perf_counter
 from typing import Annotated, Any
 
 import torch
-from detexport.model_zoo import get_config
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import trange
 from typer import Option, run
 
+from detexport.model_zoo import get_config
 from detexport.modeling import build_model
 
 CONFIG = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml"

@@ -1,28 +1,51 @@
 """Load checkpoint: any supported file, checked against the built model -> safetensors and a load report."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
 
+import torch
+from torch import Tensor
 from typer import Option, echo
 
 from detexport.checkpoint import match_weights, read_state_dict, write_state_dict
-from detexport.files import atomic_dir, read_json, sha256_file, write_json
-from stage import run
+from detexport.config.cfg import load_cfg
+from detexport.files import atomic_dir, is_url, read_json, sha256_file, write_json
+from detexport.modeling import build_model
+from stage import load_params, run
+
+SEED = 0
 
 
 def main(
+    model: Annotated[str, Option()],
     build: Annotated[Path, Option()],
     checkpoint: Annotated[Path, Option()],
     save_dir: Annotated[Path, Option()],
 ) -> None:
-    """Write the weights of CHECKPOINT that the model of BUILD needs into SAVE_DIR; all of them or none."""
-    fitting, report = match_weights(read_state_dict(checkpoint), read_json(build / "parameters.json"))
-    report.raise_if_incomplete(str(checkpoint))
+    """Write what MODEL, built in BUILD, needs of CHECKPOINT into SAVE_DIR; all of it or nothing."""
+    params = load_params(f"models.{model}")
+    fitting, report = match_weights(
+        read_state_dict(checkpoint), read_json(build / "parameters.json"), list(params.new_parameters)
+    )
+    given = params.weights.partition("?")[0] if is_url(params.weights) else checkpoint.name
+    report.raise_if_incomplete(given)
     with atomic_dir(save_dir) as folder:
-        write_state_dict(fitting, folder / "model.safetensors")
-        source = {"file": checkpoint.name, "sha256": sha256_file(checkpoint)}
+        initial = initial_values(build, report.new_keys)
+        write_state_dict({**initial, **fitting}, folder / "model.safetensors")
+        source = {"file": given, "sha256": sha256_file(checkpoint)}
         write_json(folder / "load.json", {"source": source, **report.to_json()})
-    echo(f"{checkpoint}: {len(report.loaded)} tensors, nothing missing, nothing left over")
+    told = report.describe(limit=5) or "nothing is missing or left over"
+    echo(f"{given}: {len(report.loaded)} tensors; {told}")
+
+
+def initial_values(build: Path, names: Collection[str]) -> dict[str, Tensor]:
+    """What NAMES are before any training, the same every time."""
+    if not names:
+        return {}
+    torch.manual_seed(SEED)
+    state = build_model(load_cfg(build / "config.yaml")).state_dict()
+    return {name: state[name] for name in names}
 
 
 if __name__ == "__main__":

@@ -11,6 +11,11 @@ from pathlib import Path
 from typing import Any
 
 
+def is_url(path: str | os.PathLike[str]) -> bool:
+    """Whether ``path`` is an address, such as ``https://...``, not a file's path."""
+    return "://" in os.fspath(path)
+
+
 def sha256_file(path: Path) -> str:
     """Hex digest of a file's bytes."""
     with path.open("rb") as file:

@@ -70,3 +70,47 @@ def test_long_lists_are_cut_but_counted() -> None:
     assert len(report.missing_keys) == 9
     with pytest.raises(CheckpointError, match=r"9 missing: layer0, .*layer4, \.\.\."):
         report.raise_if_incomplete("x")
+
+
+def test_what_is_said_to_be_new_need_not_fit(model: nn.Module) -> None:
+    before = state(model)
+    given = {name: tensor + 1 for name, tensor in before.items() if name != "0.bias"}
+    given["2.weight"] = torch.zeros(5, 4, 1, 1)
+    with pytest.raises(CheckpointError, match="new_parameters"):
+        load_weights(model, given, new_parameters=["0.*"])
+    report = load_weights(model, given, new_parameters=["0.*", "2.weight"])
+    assert report.complete
+    assert report.new_keys == ("0.bias", "2.weight")
+    assert "2 new, left at their initial values: 0.bias, 2.weight" in report.describe()
+    after = state(model)
+    assert torch.equal(after["0.bias"], before["0.bias"])
+    assert torch.equal(after["2.weight"], before["2.weight"])
+    # What fits is loaded, also where it may be new.
+    assert torch.equal(after["0.weight"], before["0.weight"] + 1)
+
+
+def test_what_is_left_over_is_not_new(model: nn.Module) -> None:
+    given = {**state(model), "head.weight": torch.zeros(1)}
+    with pytest.raises(CheckpointError, match=r"1 unexpected: head\.weight"):
+        load_weights(model, given, new_parameters=["*"])
+
+
+def test_new_parameters_that_the_model_lacks_are_refused(model: nn.Module) -> None:
+    with pytest.raises(CheckpointError, match=r"does not have; got: roi_heads\.\*"):
+        load_weights(model, state(model), new_parameters=["0.*", "roi_heads.*"])
+
+
+def test_loading_what_fits_tells_all_of_the_rest(model: nn.Module) -> None:
+    given = {name: tensor + 1 for name, tensor in state(model).items() if name != "0.bias"}
+    given |= {"2.weight": torch.zeros(5, 4, 1, 1), "head.weight": torch.zeros(1)}
+    report = load_weights(model, given, strict=False)
+    assert not report.complete
+    assert report.missing_keys == ("0.bias",)
+    assert report.unexpected_keys == ("head.weight",)
+    assert report.mismatched_keys == {"2.weight": ([5, 4, 1, 1], [2, 4, 1, 1])}
+    assert torch.equal(model[0].weight, given["0.weight"])
+
+
+def test_a_file_of_which_nothing_fits_is_refused(model: nn.Module) -> None:
+    with pytest.raises(CheckpointError, match="1 unexpected: elsewhere"):
+        load_weights(model, {"elsewhere": torch.zeros(1)}, strict=False)

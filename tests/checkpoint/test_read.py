@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from detexport.checkpoint import read_state_dict, write_state_dict
+from detexport.checkpoint import read_checkpoint, read_state_dict, write_state_dict
 from detexport.errors import CheckpointError
 
 TENSORS = {"conv.weight": torch.arange(24.0).reshape(2, 3, 2, 2), "steps": torch.tensor(7)}
@@ -111,14 +111,46 @@ def test_what_is_written_may_be_read_by_others(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
-    [("absent.pth", "no checkpoint"), ("weights.bin", "unknown kind.*\\.bin"), ("weights", "no suffix")],
+    ("name", "content", "message"),
+    [
+        ("absent.pth", None, "no checkpoint"),
+        ("page.pth", b"<!DOCTYPE html>", "begins with b'<!DOCTYPE html"),
+        ("empty.pkl", b"", "an empty file"),
+    ],
 )
-def test_missing_files_and_other_kinds(name: str, message: str, tmp_path: Path) -> None:
-    if not name.startswith("absent"):
-        (tmp_path / name).write_bytes(b"x")
+def test_missing_files_and_other_kinds(
+    name: str, content: bytes | None, message: str, tmp_path: Path
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=message):
         read_state_dict(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", ["", ".bin", ".pth", ".pkl", ".safetensors"])
+def test_a_format_is_recognized_by_the_content(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"weights{suffix}"
+    for legacy in (False, True):
+        torch.save({"model": TENSORS}, path, _use_new_zipfile_serialization=not legacy)
+        assert_same(read_state_dict(path), TENSORS)
+    save_file(TENSORS, path)
+    assert_same(read_state_dict(path), TENSORS)
+    arrays = {name: tensor.numpy() for name, tensor in TENSORS.items()}
+    for content in (arrays, {"model": arrays}, {"blobs": arrays, "cfg": "MODEL: {}"}, OrderedDict(arrays)):
+        for protocol in (0, 1, 2, 4):
+            path.write_bytes(pickle.dumps(content, protocol))
+            assert_same(read_state_dict(path), TENSORS)
+
+
+def test_what_lies_beside_the_tensors_is_kept(tmp_path: Path) -> None:
+    optimizer = {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]}
+    torch.save({"model": TENSORS, "optimizer": optimizer, "iteration": 99}, tmp_path / "a.pth")
+    checkpoint = read_checkpoint(tmp_path / "a.pth")
+    assert_same(checkpoint.model, TENSORS)
+    assert checkpoint.extra.keys() == {"optimizer", "iteration"}
+    assert checkpoint.extra["iteration"] == 99
+    torch.save(TENSORS, tmp_path / "a.pth")
+    assert read_checkpoint(tmp_path / "a.pth").extra == {}
 
 
 @pytest.mark.parametrize(

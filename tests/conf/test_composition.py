@@ -10,17 +10,29 @@ import yaml
 
 from detexport.config.composition import check_composition
 from detexport.errors import ConfigError
+from detexport.model_zoo import get_checkpoint_url, get_config
+from detexport.model_zoo.zoo import URL_PREFIX
 
 ROOT = Path(__file__).parents[2]
 GIVEN = {
-    "model": {"mine": ["models.mine.config_file=a.yaml", "models.mine.weights=a.pth"]},
+    "model": {
+        "mine": ["models.mine.config_file=a.yaml", "models.mine.weights=a.pth"],
+        "torchvision": [
+            "models.torchvision.config.MODEL.TORCHVISION.NAME=fcos_resnet50_fpn",
+            "models.torchvision.weights=a.pth",
+        ],
+    },
     "data": {"coco_folder": ["data.name=own", "data.source=own"]},
 }
 LISTS = ("model", "export")
+# The official models differ in names alone: they are composed together.
+OFFICIAL = sorted(
+    path.stem for path in (ROOT / "conf/model").glob("*.yaml") if "model_zoo/configs" in path.read_text()
+)
 OPTIONS = sorted(
     (path.parent.name, path.stem)
     for path in (ROOT / "conf").glob("*/*.yaml")
-    if path.parent.name != "detectron2"
+    if path.parent.name not in ("detectron2", "torchvision", "class_names") and path.stem not in OFFICIAL
 )
 
 
@@ -29,6 +41,8 @@ def tree(tmp_path: Path) -> Path:
     """The parts of the repository that a composition reads."""
     for name in ("conf", "stages", "hydra_plugins"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    configs = "src/detexport/model_zoo/configs"
+    shutil.copytree(ROOT / configs, tmp_path / configs)
     shutil.copy(ROOT / "params.yaml", tmp_path)
     for name in ("src/detexport/data/synthetic", "own"):
         (tmp_path / name).mkdir(parents=True)
@@ -70,6 +84,29 @@ def test_every_option_composes(tree: Path, group: str, option: str) -> None:
     check_composition(tree / "params.yaml", tree / "conf")
 
 
+def test_the_official_models_are_those_of_the_zoo(tree: Path) -> None:
+    done = compose(tree, f"model=[{','.join(OFFICIAL)}]", "export=[onnx]")
+    assert done.returncode == 0, done.stderr
+    check_composition(tree / "params.yaml", tree / "conf")
+    models = params(tree)["models"]
+    assert list(models) == OFFICIAL
+    for model in models.values():
+        name = model["config_file"].removeprefix("src/detexport/model_zoo/configs/")
+        url = get_checkpoint_url(name).removeprefix(URL_PREFIX)
+        assert model["weights"] == f"detectron2://{url}"
+        assert model["training"] is None
+        if (names := model["class_names"]) is not None:
+            node = get_config(name).MODEL
+            group = node.RETINANET if node.META_ARCHITECTURE == "RetinaNet" else node.ROI_HEADS
+            assert len(set(names)) == len(names) == group.NUM_CLASSES
+
+
+def test_an_official_model_takes_the_class_names_that_one_gives_it(tree: Path) -> None:
+    name = "faster_rcnn_R_50_FPN_3x"
+    assert compose(tree, f"model=[{name}]", f"models.{name}.class_names=[cat]").returncode == 0
+    assert params(tree)["models"][name]["class_names"] == ["cat"]
+
+
 def test_selected_targets_bring_their_artifacts_and_no_others(tree: Path) -> None:
     assert compose(tree, "export=[onnx]").returncode == 0
     assert params(tree)["jobs"] == {
@@ -84,14 +121,36 @@ def test_a_model_that_comes_trained_has_no_training(tree: Path) -> None:
     assert list(params(tree)["jobs"]) == ["mine-tracing", "mine-scripting", "mine-onnx"]
 
 
+def test_weights_with_an_address_are_downloaded_to_a_file(tree: Path) -> None:
+    address = f"detectron2://COCO-Detection/model_final.pkl#sha256={'0' * 64}"
+    config = "models.mine.config_file=a.yaml"
+    assert compose(tree, "model=[mine]", config, f"models.mine.weights='{address}'").returncode == 0
+    composed = params(tree)
+    assert composed["models"]["mine"]["weights"] == address
+    assert composed["checkpoints"] == composed["downloads"] == {"mine": "downloads/mine"}
+    check_composition(tree / "params.yaml", tree / "conf")
+    assert compose(tree, "model=[mine]", *GIVEN["model"]["mine"]).returncode == 0
+    assert params(tree)["checkpoints"] == {"mine": "a.pth"}
+    assert params(tree)["downloads"] == {}
+
+
+def test_all_models_have_the_same_options() -> None:
+    options = [yaml.safe_load(path.read_text()) for path in (ROOT / "conf/model").glob("*.yaml")]
+    # Class names that many models share come from the option's defaults.
+    keys = {frozenset("class_names" if key == "defaults" else key for key in option) for option in options}
+    assert keys == {frozenset(options[0]) - {"defaults"} | {"class_names"}}
+
+
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
         (["export=[tensorrt_on_the_moon]"], "tensorrt_on_the_moon"),
         (["model=[mine]"], "models.mine.config_file"),
+        (["model=[torchvision]"], "models.torchvision.config.MODEL.TORCHVISION.NAME"),
         (["artifacts.onnx.method.opset=18"], "opset"),
         (["data.source=nowhere"], "data.source=nowhere"),
         (["artifact=[tracing]"], "scripting"),
+        (["models.mask_rcnn.weights=https://host/a.pth"], "models.mask_rcnn.weights=https://host/a.pth"),
     ],
 )
 def test_what_cannot_be_composed_is_said_in_one_line_and_changes_nothing(

@@ -1,17 +1,22 @@
-"""COCO AP: perfect, wrong, absent and partly right detections."""
+"""COCO AP: perfect, wrong, absent and partly right detections; whole models by what they give."""
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pycocotools.coco import COCO
 
+from detexport.contract import ResizeRule
 from detexport.data.coco import CocoDataset, load_coco
 from detexport.data.synthetic import SyntheticShapes
-from detexport.engine.evaluation import METRICS, coco_ap
-from detexport.errors import DataError
+from detexport.engine.evaluation import FIELDS, METRICS, coco_ap, evaluate
+from detexport.errors import ConfigError, DataError
+from detexport.structures import Boxes, Instances
 
 Prediction = tuple[int, dict[str, np.ndarray]]
 
@@ -121,3 +126,83 @@ def test_an_annotation_of_id_zero_can_be_found(dataset: CocoDataset, tmp_path: P
 def test_ids_of_another_data_set(dataset: CocoDataset, found: list[Prediction], ids: tuple[int, ...]) -> None:
     with pytest.raises(DataError, match=r"got: \[(77|66)\]"):
         coco_ap(dataset.annotation_file, found, ids)
+
+
+SIGMAS = [0.05] * 5
+
+
+@pytest.fixture(scope="module")
+def keypoints(folder: Path) -> CocoDataset:
+    return load_coco(folder, "val", kind="keypoints")
+
+
+def true_keypoints(dataset: CocoDataset, shift_px: float = 0.0) -> Iterator[Prediction]:
+    """The annotated keypoints at the centres of their pixels, as if a model had found them."""
+    for (image_id, outputs), record in zip(truth(dataset), dataset.images, strict=True):
+        found = np.array([a["keypoints"] for a in record.annotations], np.float32).reshape(-1, 5, 3)
+        yield image_id, {**outputs, "pred_keypoints": found + np.float32([0.5 + shift_px, 0.5, 0])}
+
+
+def keypoint_ap(dataset: CocoDataset, found: Iterator[Prediction], sigmas: list[float]) -> dict[str, float]:
+    return coco_ap(dataset.annotation_file, found, dataset.category_ids, ("keypoints",), sigmas)
+
+
+def test_the_true_keypoints_have_ap_one(keypoints: CocoDataset) -> None:
+    metrics = keypoint_ap(keypoints, true_keypoints(keypoints), SIGMAS)
+    assert {f"keypoints/{name}" for name in ("AP", "AP50", "AP75")} <= set(metrics)
+    assert all(value == pytest.approx(1.0) for value in metrics.values())
+
+
+def test_the_sigmas_say_how_near_is_near(keypoints: CocoDataset) -> None:
+    near, far, tolerated = (
+        keypoint_ap(keypoints, true_keypoints(keypoints, shift), [sigma] * 5)["keypoints/AP"]
+        for shift, sigma in ((0.5, 0.05), (5.0, 0.05), (5.0, 0.5))
+    )
+    assert near > 0.9
+    assert far < 0.4
+    assert tolerated > 0.9
+
+
+def test_one_sigma_for_each_keypoint(keypoints: CocoDataset) -> None:
+    for sigmas, number in (([], 17), ([0.05], 1)):
+        with pytest.raises(ConfigError, match=f"got: {number} sigmas, 5 keypoints"):
+            keypoint_ap(keypoints, true_keypoints(keypoints), sigmas)
+
+
+def test_annotations_without_keypoints(dataset: CocoDataset, keypoints: CocoDataset) -> None:
+    with pytest.raises(DataError, match="no keypoints"):
+        keypoint_ap(dataset, true_keypoints(keypoints), SIGMAS)
+
+
+class Oracle:
+    """A model that gives the truth."""
+
+    input_format = "RGB"
+    resize = ResizeRule(0, 0)
+
+    def __init__(self, dataset: CocoDataset, *fields: str) -> None:
+        found = [outputs for _, outputs in true_keypoints(dataset)]
+        self.results = iter([{"instances": self.instances(outputs, fields)} for outputs in found])
+
+    @staticmethod
+    def instances(outputs: dict[str, np.ndarray], fields: tuple[str, ...]) -> Instances:
+        chosen = {name: torch.from_numpy(outputs[name]) for name in ("scores", "pred_classes", *fields)}
+        return Instances((1, 1), pred_boxes=Boxes(torch.from_numpy(outputs["pred_boxes"])), **chosen)
+
+    def eval(self) -> None:
+        pass
+
+    def __call__(self, batch: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [next(self.results)]
+
+
+@pytest.mark.parametrize("fields", [(), ("pred_masks",), ("pred_keypoints", "pred_masks")])
+def test_a_model_is_judged_by_what_it_gives(keypoints: CocoDataset, fields: tuple[str, ...]) -> None:
+    metrics = evaluate(Oracle(keypoints, *fields), keypoints, SIGMAS)
+    assert {name.split("/")[0] for name in metrics} == {"bbox", *(FIELDS[field] for field in fields)}
+    assert all(value == pytest.approx(1.0) for value in metrics.values())
+
+
+def test_a_data_set_without_images(keypoints: CocoDataset) -> None:
+    with pytest.raises(DataError, match="no image to evaluate on"):
+        evaluate(Oracle(keypoints), replace(keypoints, images=()))

@@ -11,12 +11,13 @@ import torch
 from detexport.checkpoint import load_weights
 from detexport.config.cfg import load_cfg
 from detexport.data.coco import CocoDataset, load_coco
-from detexport.data.mapping import training_example
+from detexport.data.mapping import GroundTruth, training_example
 from detexport.data.synthetic import SyntheticShapes
 from detexport.engine.training import TrainingSettings, learning_rate_factor, seed_everything, train
 from detexport.errors import DataError
 from detexport.modeling import build_model
 
+TRUTH = GroundTruth(masks=True)
 CONFIG = Path(__file__).parents[2] / "conf/detectron2/mask_rcnn.yaml"
 SETTINGS = TrainingSettings(
     iterations=25,
@@ -54,7 +55,7 @@ def new_model(seed: int = 0) -> Any:
 
 
 def examples(dataset: CocoDataset) -> list[dict[str, Any]]:
-    return [training_example(record, "RGB") for record in dataset.images]
+    return [training_example(record, "RGB", TRUTH) for record in dataset.images]
 
 
 def total(losses: dict[str, torch.Tensor]) -> float:
@@ -71,7 +72,7 @@ def loss_of(model: Any, dataset: CocoDataset) -> float:
 def test_two_images_are_learnt_by_heart(dataset: CocoDataset) -> None:
     model = new_model()
     before = loss_of(model, dataset)
-    averaged = train(model, dataset, SETTINGS)
+    averaged = train(model, dataset, SETTINGS, TRUTH)
     after = loss_of(model, dataset)
     assert after < 0.7 * before
     assert not any(name.endswith("num_batches_tracked") for name in averaged)
@@ -111,7 +112,7 @@ def test_images_without_instances_have_finite_losses(dataset: CocoDataset, empty
 
 def test_one_seed_gives_one_result(dataset: CocoDataset) -> None:
     settings = replace(SETTINGS, iterations=2, flip=True)
-    first, second, other = (train(new_model(seed), dataset, settings) for seed in (0, 0, 1))
+    first, second, other = (train(new_model(seed), dataset, settings, TRUTH) for seed in (0, 0, 1))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
@@ -131,7 +132,13 @@ def test_learning_rate_rises_then_falls_to_zero() -> None:
 def test_a_data_set_without_annotations(dataset: CocoDataset) -> None:
     bare = replace(dataset, images=tuple(replace(record, annotations=()) for record in dataset.images))
     with pytest.raises(DataError, match="no annotated image"):
-        train(new_model(), bare, SETTINGS)
+        train(new_model(), bare, SETTINGS, TRUTH)
+
+
+def test_images_of_too_few_keypoints_are_left_out(dataset: CocoDataset) -> None:
+    truth = GroundTruth(keypoints=True, min_keypoints=1)
+    with pytest.raises(DataError, match="none with an annotation of the classes and 1 labelled keypoints"):
+        train(new_model(), dataset, SETTINGS, truth)
 
 
 def test_training_needs_a_loss_that_is_finite(dataset: CocoDataset) -> None:
@@ -139,4 +146,4 @@ def test_training_needs_a_loss_that_is_finite(dataset: CocoDataset) -> None:
     with torch.no_grad():
         model.roi_heads.box_predictor.cls_score.bias[0] = torch.nan
     with pytest.raises(FloatingPointError, match="at step 0"):
-        train(model, dataset, SETTINGS)
+        train(model, dataset, SETTINGS, TRUTH)

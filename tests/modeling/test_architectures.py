@@ -20,6 +20,13 @@ from detexport.structures import BitMasks, Boxes, Instances, Keypoints
 CONFIG = Path(__file__).parents[2] / "conf/detectron2/mask_rcnn.yaml"
 # All anchors are learnt from, so that every level has a gradient.
 SMALL = ["MODEL.RESNETS.DEPTH", 18, "MODEL.RPN.BATCH_SIZE_PER_IMAGE", 4096]
+POINTS = [
+    *("MODEL.ROI_MASK_HEAD.POOLER_TYPE", "", "MODEL.ROI_MASK_HEAD.IN_FEATURES", ["p2"]),
+    *("MODEL.ROI_MASK_HEAD.CONV_DIM", 16, "MODEL.ROI_MASK_HEAD.FC_DIM", 64),
+    *("MODEL.POINT_HEAD.IN_FEATURES", ["p2", "p3"], "MODEL.POINT_HEAD.NUM_CLASSES", 5),
+    *("MODEL.POINT_HEAD.FC_DIM", 16, "MODEL.POINT_HEAD.SUBDIVISION_STEPS", 3),
+    *("MODEL.POINT_HEAD.SUBDIVISION_NUM_POINTS", 196),
+]
 ARCHITECTURES: dict[str, list[Any]] = {
     "deformable": [
         *("MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, False, True, True]),
@@ -62,15 +69,32 @@ ARCHITECTURES: dict[str, list[Any]] = {
         "MODEL.ROI_MASK_HEAD.NUM_CONV",
         0,
     ],
+    "pointrend": [
+        *(*SMALL, *POINTS, "MODEL.ROI_MASK_HEAD.NAME", "PointRendMaskHead"),
+        *("MODEL.ROI_MASK_HEAD.POINT_HEAD_ON", True, "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES", True),
+    ],
+    "implicit pointrend": [
+        *(*SMALL, *POINTS, "MODEL.ROI_MASK_HEAD.NAME", "ImplicitPointRendMaskHead"),
+        *("MODEL.POINT_HEAD.NAME", "ImplicitPointHead"),
+    ],
 }
 LOSSES = {
     "deformable": {"loss_cls", "loss_box_reg", "loss_mask"},
     "keypoints": {"loss_cls", "loss_box_reg", "loss_keypoint"},
     "c4": {"loss_cls", "loss_box_reg", "loss_mask"},
+    "pointrend": {"loss_cls", "loss_box_reg", "loss_mask", "loss_mask_point"},
+    "implicit pointrend": {"loss_cls", "loss_box_reg", "loss_l2", "loss_mask_point"},
     "cascade": {f"loss_{part}_stage{k}" for part in ("cls", "box_reg") for k in range(3)} | {"loss_mask"},
 }
 # Of the random class scores: wide enough to differ, too narrow to saturate.
-SPREAD = {"deformable": 0.5, "cascade": 0.5, "c4": 0.01, "keypoints": 0.5}
+SPREAD = {
+    "deformable": 0.5,
+    "cascade": 0.5,
+    "c4": 0.01,
+    "keypoints": 0.5,
+    "pointrend": 0.5,
+    "implicit pointrend": 0.5,
+}
 SIZES = [(64, 96), (33, 65), (97, 31), (1, 1), (128, 128), (50, 70), (160, 45)]
 
 

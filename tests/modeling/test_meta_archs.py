@@ -58,6 +58,19 @@ CASES = {
         {"MODEL.RPN.POST_NMS_TOPK_TEST": 20}, "proposals", "proposal_generator.rpn_head.anchor_deltas"
     ),
     "SemanticSegmentor": Case(SEM_SEG, "sem_seg", "sem_seg_head.predictor"),
+    "PointRend": Case(
+        {
+            **SEM_SEG,
+            "MODEL.META_ARCHITECTURE": "SemanticSegmentor",
+            "MODEL.SEM_SEG_HEAD.NAME": "PointRendSemSegHead",
+            "MODEL.POINT_HEAD.IN_FEATURES": ["p2"],
+            "MODEL.POINT_HEAD.NUM_CLASSES": 5,
+            "MODEL.POINT_HEAD.FC_DIM": 32,
+            "MODEL.POINT_HEAD.SUBDIVISION_STEPS": 2,
+        },
+        key="sem_seg",
+        predictor="sem_seg_head.point_head.predictor",
+    ),
     "PanopticFPN": Case(
         {"MODEL.MASK_ON": True, **SEM_SEG},
         key="instances",

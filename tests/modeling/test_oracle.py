@@ -13,12 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from torch import Tensor
 
 from detexport.checkpoint import load_weights, read_state_dict
 from detexport.config.cfg import load_cfg
-from detexport.errors import ConfigError
 from detexport.modeling import build_model
 from detexport.parity.compare import Tolerance, compare
 from detexport.structures import Boxes, Instances
@@ -26,12 +24,6 @@ from detexport.structures import Boxes, Instances
 ORACLE = os.environ.get("DETEXPORT_ORACLE")
 CASES = sorted(path.parent for path in Path(ORACLE).glob("*/config.yaml")) if ORACLE else []
 
-# Options that are not supported yet, by key and value; a later model removes its line. A case that has one is
-# refused for that option, every other case is compared.
-UNSUPPORTED = (
-    ("INPUT.COLOR_AUG_SSD", False),  # PointRend's configurations: one of the keys that they add
-)
-WITH_ROI_HEADS = ("GeneralizedRCNN", "PanopticFPN")  # the others do not read that option
 # conf/parity/default.yaml
 TOLERANCE = Tolerance(
     box_px=0.01, box_floor_px=0.01, score=2e-4, mask_px=9, mask_area_ratio=0.005, pair_iou=0.5
@@ -45,21 +37,10 @@ WATCHED = {
     "roi_heads": "roi_heads",
     "head": "retina_head",
     "sem_seg_head": "sem_seg_head",
+    "roi_heads.mask_head.coarse_head": "pointrend_coarse",
 }
 
 needs_oracle = pytest.mark.skipif(ORACLE is None, reason="DETEXPORT_ORACLE names no folder")
-
-
-def option(tree: Any, key: str) -> Any:
-    for part in key.split("."):
-        tree = tree.get(part) if isinstance(tree, dict) else None
-    return tree
-
-
-def unsupported_key(case: Path) -> str | None:
-    tree = yaml.safe_load((case / "config.yaml").read_text())
-    unused = () if option(tree, "MODEL.META_ARCHITECTURE") in WITH_ROI_HEADS else ("MODEL.ROI_HEADS.NAME",)
-    return next((key for key, value in UNSUPPORTED if key not in unused and option(tree, key) == value), None)
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -130,6 +111,11 @@ def check_roi_heads(stored: Mapping[str, np.ndarray], seen: dict[str, Any]) -> N
         np.testing.assert_array_equal(class_logits.shape, stored[f"box_cls_logits_stage{stage}_shape"])
         np.testing.assert_allclose(class_logits[:50], first_logits, **LOGITS)
         np.testing.assert_allclose(box_deltas[:50], stored[f"box_deltas_stage{stage}_first50"], **LOGITS)
+    assert ("pointrend_coarse" in seen) == ("pointrend_coarse_first2" in stored)
+    if "pointrend_coarse" in seen:
+        coarse = seen["pointrend_coarse"]
+        np.testing.assert_array_equal(coarse.shape, stored["pointrend_coarse_shape"])
+        np.testing.assert_allclose(coarse[:2], stored["pointrend_coarse_first2"], **LOGITS)
     if "sem_seg_head" in seen:
         return  # of a panoptic model no raw detections are stored
     for image, instances in enumerate(seen["roi_heads"][0]):
@@ -195,21 +181,10 @@ def check_proposals(outputs: Mapping[str, np.ndarray], prefix: str, found: Any) 
 @needs_oracle
 def test_there_are_cases_to_compare() -> None:
     assert CASES, f"no folder with a config.yaml in {ORACLE}"
-    assert any(unsupported_key(case) is None for case in CASES)
 
 
 @needs_oracle
-@pytest.mark.parametrize("case", [c for c in CASES if unsupported_key(c)], ids=lambda case: case.name)
-def test_unsupported_models_are_refused_by_the_option(case: Path) -> None:
-    key = unsupported_key(case)
-    assert key is not None
-    with pytest.raises(ConfigError, match=r"^(unknown|unsupported) ") as caught:
-        build_model(load_cfg(case / "config.yaml"))
-    assert key in str(caught.value)
-
-
-@needs_oracle
-@pytest.mark.parametrize("case", [c for c in CASES if not unsupported_key(c)], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_reference_outputs(case: Path) -> None:
     cfg = load_cfg(case / "config.yaml")
     model = build_model(cfg).eval()

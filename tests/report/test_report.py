@@ -241,6 +241,15 @@ def test_a_candidate_that_was_not_measured_is_named(run: Path, tmp_path: Path) -
     assert "lost not measured RuntimeError: out of memory" in Text(page_of(collected(root), tmp_path)).text
 
 
+def test_untrained_parameters_are_named(run: Path, tmp_path: Path) -> None:
+    root = copy_without(run, tmp_path / "run")
+    assert "no training has filled" not in Text(page_of(collected(root), tmp_path)).text
+    write_json(root / "models/tiny/weights/load.json", {"new_keys": ["head.weight", "head.bias"]})
+    text = Text(page_of(collected(root), tmp_path)).text
+    assert "tiny has 2 tensors that no training has filled" in text
+    assert "head.bias" in text
+
+
 def test_only_what_was_asked_for_counts(run: Path) -> None:
     results = collected(run, {"tiny-onnx": JOBS["tiny-onnx"]})
     assert [job.name for job in results.jobs] == ["tiny-onnx"]

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from detexport.structures import Boxes, pairwise_iou
+from detexport import structures
+from detexport.structures import Boxes, pairwise_intersection, pairwise_ioa, pairwise_iou
 from detexport.structures.boxes import clip_boxes, nonempty_boxes
 
 
@@ -74,3 +75,17 @@ def test_pairwise_iou_by_hand() -> None:
     expected = torch.tensor([[1, 1 / 7, 0, 0], [0, 0, 0, 0]])
     torch.testing.assert_close(pairwise_iou(first, second), expected)
     assert pairwise_iou(Boxes([]), second).shape == (0, 4)
+
+
+def test_pairwise_intersection_and_ioa_by_hand() -> None:
+    first = Boxes([[0, 0, 4, 4], [5, 5, 5, 9]])
+    second = Boxes([[2, 2, 6, 4], [0, 0, 1, 1], [5, 5, 5, 9], [9, 9, 10, 10]])
+    assert pairwise_intersection(first, second).tolist() == [[4, 1, 0, 0], [0, 0, 0, 0]]
+    assert pairwise_ioa(first, second).tolist() == [[0.5, 1, 0, 0], [0, 0, 0, 0]]
+    assert pairwise_ioa(first, Boxes([])).shape == (2, 0)
+
+
+def test_rotated_boxes_are_refused_by_name() -> None:
+    with pytest.raises(ImportError, match=r"not supported: there is no detexport\.structures\.RotatedBoxes"):
+        from detexport.structures import RotatedBoxes  # noqa: F401
+    assert not hasattr(structures, "NoSuchName")

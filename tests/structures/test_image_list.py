@@ -31,6 +31,31 @@ def test_a_batch_has_the_largest_height_and_the_largest_width() -> None:
     assert batch.tensor.sum() == pytest.approx(float(sum(image.sum() for image in images)), rel=1e-5)
 
 
+def test_padding_constraints() -> None:
+    images = [torch.ones(3, 20, 50), torch.ones(3, 40, 10)]
+    square = ImageList.from_tensors(images, 32, padding_constraints={"square_size": 60})
+    assert square.tensor.shape == (2, 3, 64, 64)
+    assert square.image_sizes == [(20, 50), (40, 10)]
+    assert square.tensor.sum() == 3 * (20 * 50 + 40 * 10)
+    constraints = {"size_divisibility": 16, "square_size": 0}
+    batch = ImageList.from_tensors(images, 32, pad_value=-1.0, padding_constraints=constraints)
+    assert batch.tensor.shape == (2, 3, 48, 64)
+    assert (batch.tensor[0, :, 20:] == -1).all()
+    with pytest.raises(ValueError, match="50 px does not fit into square_size 30"):
+        ImageList.from_tensors(images, padding_constraints={"square_size": 30})
+    with pytest.raises(ValueError, match="'square'"):
+        ImageList.from_tensors(images, padding_constraints={"square": 30})
+
+
+def test_maps_of_classes_are_padded_too() -> None:
+    maps = [torch.ones(4, 6, dtype=torch.long), torch.ones(5, 3, dtype=torch.long)]
+    batch = ImageList.from_tensors(maps, pad_value=255)
+    assert batch.tensor.shape == (2, 5, 6)
+    assert batch.tensor.dtype == torch.long
+    assert (batch.tensor == 255).sum() == 2 * 30 - 24 - 15
+    assert torch.equal(batch[1], maps[1])
+
+
 def test_no_image() -> None:
     with pytest.raises(ValueError, match="at least one image"):
         ImageList.from_tensors([])

@@ -80,3 +80,11 @@ def test_copies_are_independent(three: Instances) -> None:
     assert three.scores[0] == pytest.approx(0.9)
     assert three.has("names")
     assert "image_height=10, image_width=20" in repr(three)
+
+
+def test_the_image_size_stays_and_private_names_are_no_fields(three: Instances) -> None:
+    with pytest.raises(AttributeError, match="image size"):
+        three.image_size = (5, 5)
+    three._note = "of one length more"
+    assert three._note == "of one length more"
+    assert not three.has("_note")

@@ -19,13 +19,13 @@ def test_selection_and_joining() -> None:
 
 def test_cells_of_a_grid_over_the_box() -> None:
     boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0], [4.0, 4.0, 8.0, 8.0]])
-    cells, inside = POINTS.to_cells(boxes, 8)
+    cells, inside = POINTS.to_heatmap(boxes, 8)
     # The second lies unlabelled on the lower edge, the fourth on the corner: in the last cell.
     assert inside.tolist() == [[True, False], [True, True]]
     assert cells.tolist() == [[4 * 8 + 2, 0], [4 * 8 + 2, 63]]
-    assert not POINTS.to_cells(boxes.flip(0), 8)[1].any()
+    assert not POINTS.to_heatmap(boxes.flip(0), 8)[1].any()
     with pytest.raises(ValueError, match="2 instances need as many boxes, got 1"):
-        POINTS.to_cells(boxes[:1], 8)
+        POINTS.to_heatmap(boxes[:1], 8)
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (2, 4, 2), (1, 2, 4, 3)])

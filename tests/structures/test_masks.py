@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from detexport.structures import BitMasks
+from detexport.structures import BitMasks, PolygonMasks, polygons_to_bitmask
 
 
 def test_shape_and_dtype() -> None:
@@ -36,3 +36,73 @@ def test_crop_and_resize_needs_a_box_a_mask() -> None:
     with pytest.raises(ValueError, match="2 masks"):
         masks.crop_and_resize(torch.zeros(1, 4), 7)
     assert BitMasks(torch.zeros(0, 5, 5)).crop_and_resize(torch.zeros(0, 4), 7).shape == (0, 7, 7)
+
+
+SQUARE = [2, 1, 8, 1, 8, 5, 2, 5]
+TRIANGLE = [0.0, 0, 4, 0, 0, 4]
+
+
+def test_polygons_drawn_as_coco_draws_them() -> None:
+    mask = polygons_to_bitmask([SQUARE, [0, 6, 3, 6, 3, 8, 0, 8]], 10, 12)
+    expected = np.zeros((10, 12), bool)
+    expected[1:5, 2:8] = expected[6:8, 0:3] = True
+    assert mask.dtype == bool
+    np.testing.assert_array_equal(mask, expected)
+    assert not polygons_to_bitmask([], 3, 4).any()
+
+
+@pytest.mark.parametrize("polygon", [[], [1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7], [[1, 2], [3, 4], [5, 6]]])
+def test_what_is_no_polygon_is_refused(polygon: list) -> None:
+    with pytest.raises(ValueError, match="three corners"):
+        PolygonMasks([[polygon]])
+    with pytest.raises(ValueError, match="three corners"):
+        polygons_to_bitmask([polygon], 5, 5)
+
+
+def test_bounding_boxes_and_areas() -> None:
+    polygons = PolygonMasks([[SQUARE], [TRIANGLE, SQUARE], []])
+    assert polygons.area().tolist() == [24, 32, 0]
+    assert polygons.nonempty().tolist() == [True, True, False]
+    assert polygons.get_bounding_boxes().tensor.tolist() == [[2, 1, 8, 5], [0, 0, 8, 5], [0, 0, 0, 0]]
+    bitmaps = BitMasks.from_polygon_masks(polygons, 10, 12)
+    assert bitmaps.image_size == (10, 12)
+    assert bitmaps[0].tensor.sum() == 24
+    assert bitmaps.get_bounding_boxes().tensor[[0, 2]].tolist() == [[2, 1, 8, 5], [0, 0, 0, 0]]
+    assert torch.equal(BitMasks.from_polygon_masks(polygons.polygons, 10, 12).tensor, bitmaps.tensor)
+    assert len(BitMasks.from_polygon_masks([], 4, 5).get_bounding_boxes()) == 0
+
+
+def test_polygons_are_selected_and_joined() -> None:
+    polygons = PolygonMasks([[SQUARE], [TRIANGLE], [TRIANGLE, SQUARE]])
+    chosen = {
+        "int": polygons[-1],
+        "slice": polygons[2:],
+        "bool": polygons[torch.tensor([False, False, True])],
+        "index": polygons[torch.tensor([2])],
+        "list": polygons[[2]],
+        "numpy": polygons[np.array([False, False, True])],
+    }
+    for how, one in chosen.items():
+        assert [len(instance) for instance in one] == [2], how
+    assert len(polygons[torch.zeros(0, dtype=torch.int64)]) == 0
+    assert PolygonMasks.cat([polygons, polygons[:1]]).area().tolist() == [24, 8, 32, 24]
+    assert polygons.to("cpu").device == torch.device("cpu")
+    assert str(polygons) == "PolygonMasks(3 instances)"
+
+
+def test_polygons_and_their_bitmaps_agree_on_a_grid() -> None:
+    """The same masks in both forms; a grid's cells differ at most along the outline."""
+    angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    disk = np.stack((60 + 41.3 * np.cos(angle), 50 + 35.2 * np.sin(angle)), axis=1).ravel()
+    polygons = PolygonMasks([[disk], [disk], [[10, 10, 70, 15, 30, 80]]])
+    boxes = torch.tensor([[15.2, 11.7, 104.5, 88.0], [60, 20, 130, 70], [5, 5, 50, 50.0]])
+    drawn = polygons.crop_and_resize(boxes, 28)
+    expected = BitMasks.from_polygon_masks(polygons, 100, 140).crop_and_resize(boxes, 28)
+    assert drawn.dtype == torch.bool
+    assert drawn.shape == (3, 28, 28)
+    assert drawn.flatten(1).sum(dim=1).min() > 100
+    assert (drawn != expected).flatten(1).sum(dim=1).max() < 28
+    assert polygons[:0].crop_and_resize(boxes[:0], 28).shape == (0, 28, 28)
+    assert polygons[0].crop_and_resize(torch.full((1, 4), 50.0), 28).shape == (1, 28, 28)
+    with pytest.raises(ValueError, match="3 masks"):
+        polygons.crop_and_resize(boxes[:2], 28)

@@ -1,6 +1,19 @@
-"""Checkpoints: read without running what they say, matched strictly, saved in one safe format."""
+"""Checkpoints: read without running what they say, matched name by name, saved whole or not at all."""
 
+from detexport.checkpoint.checkpointer import DetectionCheckpointer, PeriodicCheckpointer
+from detexport.checkpoint.download import fetch
 from detexport.checkpoint.load import LoadReport, load_weights, match_weights
-from detexport.checkpoint.read import read_state_dict, write_state_dict
+from detexport.checkpoint.read import Checkpoint, read_checkpoint, read_state_dict, write_state_dict
 
-__all__ = ["LoadReport", "load_weights", "match_weights", "read_state_dict", "write_state_dict"]
+__all__ = [
+    "Checkpoint",
+    "DetectionCheckpointer",
+    "LoadReport",
+    "PeriodicCheckpointer",
+    "fetch",
+    "load_weights",
+    "match_weights",
+    "read_checkpoint",
+    "read_state_dict",
+    "write_state_dict",
+]

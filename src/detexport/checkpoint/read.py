@@ -1,6 +1,7 @@
 """Reading a checkpoint file into tensors. Nothing in a file is ever executed."""
 
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,43 @@ from detexport.checkpoint.plain_pickle import load_plain_pickle
 from detexport.errors import CheckpointError
 from detexport.files import atomic_file
 
-FORMATS = (".pth", ".pkl", ".safetensors")
+FORMATS = "a .pth of torch.save, a model zoo's .pkl, or a .safetensors"
+_TORCH_ZIP = b"PK\x03\x04"
+# torch.save's older format: a pickle of protocol 2 of this number, then more pickles.
+_TORCH_LEGACY = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
+# The length of a header, of less than 4 GiB, and the header.
+_SAFETENSORS = b"\0\0\0\0{"
+# The first byte of a container by protocol: 2 and later; 1; 0.
+_PICKLE = (b"\x80", b"}", b"(", b"c")
+_PARTS = ("model", "blobs")
+"""Where trainers and zoos (``model``), and Caffe2 (``blobs``), put the tensors beside other entries."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    Args:
+        model: the model's tensors by name, on the CPU.
+        extra: what lies beside them, such as the optimizer's state and the iteration.
+    """
+
+    model: dict[str, Tensor]
+    extra: dict[str, Any] = field(default_factory=dict)
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a checkpoint by name, on the CPU.
+    """The tensors of a checkpoint by name; see ``read_checkpoint``."""
+    return read_checkpoint(path).model
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint; its format is recognized by its content, whatever its name.
 
     Args:
-        path: a ``.pth`` (``torch.save`` of a state dict, or of a dict with it under ``model``), a model zoo's
-            ``.pkl`` (numpy arrays under ``model``), or a ``.safetensors``. What is not an array, such as a
-            count of iterations, is left out.
+        path: a file of ``torch.save`` (a state dict, or a dict with it under ``model``), a pickle of numpy
+            arrays by name (alone, or under ``model`` or Caffe2's ``blobs``), or a safetensors file. What is
+            not an array, such as a count of iterations, is left out of the tensors.
 
     Raises:
         CheckpointError: the file is missing, is of another format, is broken, or asks to run code.
@@ -31,17 +59,23 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"no checkpoint at {path}",
             got="no such file",
-            expected=f"a file of the kind {', '.join(FORMATS)}",
+            expected=f"a file: {FORMATS}",
             remedy="give the path of the model's weights, or train them",
         )
-    readers = {".pth": _read_pth, ".pkl": _read_pkl, ".safetensors": _read_safetensors}
-    if path.suffix not in readers:
-        raise CheckpointError(
-            f"unknown kind of checkpoint {path}",
-            got=path.suffix or "no suffix",
-            expected=" or ".join(FORMATS),
-        )
-    return readers[path.suffix](path)
+    with path.open("rb") as file:
+        start = file.read(len(_TORCH_LEGACY))
+    if start.startswith((_TORCH_ZIP, _TORCH_LEGACY)):
+        return _parted(_read_torch(path), path)
+    if start[4:9] == _SAFETENSORS:
+        return Checkpoint(_read_safetensors(path))
+    if start.startswith(_PICKLE):
+        return _parted(load_plain_pickle(path), path)
+    raise CheckpointError(
+        f"cannot read the checkpoint {path}",
+        got=f"a file that begins with {start!r}" if start else "an empty file",
+        expected=FORMATS,
+        remedy="give a checkpoint; a failed download often leaves a web page or nothing",
+    )
 
 
 def write_state_dict(state_dict: dict[str, Tensor], path: Path) -> None:
@@ -63,24 +97,23 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise _broken(path, error, "a safetensors file") from error
 
 
-def _read_pth(path: Path) -> dict[str, Tensor]:
+def _read_torch(path: Path) -> Any:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # A file, not its path: torch chooses the format by the name, too.
+        with path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken pickle raises nearly anything
         raise _broken(
             path, error, "tensors and plain containers, as torch.save writes a state dict"
         ) from error
-    return _tensors(_model_part(content), path)
 
 
-def _read_pkl(path: Path) -> dict[str, Tensor]:
-    return _tensors(_model_part(load_plain_pickle(path)), path)
-
-
-def _model_part(content: Any) -> Any:
-    if isinstance(content, dict) and isinstance(content.get("model"), dict):
-        return content["model"]
-    return content
+def _parted(content: Any, path: Path) -> Checkpoint:
+    for part in _PARTS:
+        if isinstance(content, dict) and isinstance(content.get(part), dict):
+            extra = {str(name): value for name, value in content.items() if name != part}
+            return Checkpoint(_tensors(content[part], path), extra)
+    return Checkpoint(_tensors(content, path))
 
 
 def _tensors(state_dict: Any, path: Path) -> dict[str, Tensor]:

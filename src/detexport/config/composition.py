@@ -3,6 +3,7 @@
 Free of torch: DVC imports it at every composition.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,23 @@ from omegaconf import DictConfig, OmegaConf
 
 from detexport.config.cfg import base_files
 from detexport.errors import ConfigError
-from detexport.files import sha256_file, sha256_json
+from detexport.files import is_url, sha256_file, sha256_json
 
 SEAL = "composition"
 
 
 def register_resolvers() -> None:
     """Make what the functions below compute known to OmegaConf: ``${jobs:}`` and so on."""
-    for name, resolver in {
+    resolvers: dict[str, Callable[..., Any]] = {
         "jobs": jobs,
         "exports": exports,
         "trainings": trainings,
         "configs": configs,
+        "checkpoints": checkpoints,
+        "downloads": downloads,
         SEAL: seal,
-    }.items():
+    }
+    for name, resolver in resolvers.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
 
 
@@ -65,6 +69,31 @@ def trainings(*, _root_: DictConfig) -> DictConfig:
         if model.training
     }
     return OmegaConf.create(asked)
+
+
+def checkpoints(folder: str, *, _root_: DictConfig) -> DictConfig:
+    """The file of each model's weights: the given one, or for an address one in ``folder``."""
+    return OmegaConf.create(
+        {
+            name: f"{folder}/{name}" if is_url(weights) else weights
+            for name, weights in _given_weights(_root_).items()
+        }
+    )
+
+
+def downloads(*, _root_: DictConfig) -> DictConfig:
+    """Those of ``checkpoints`` that are to be downloaded."""
+    addresses = [name for name, weights in _given_weights(_root_).items() if is_url(weights)]
+    return OmegaConf.create({name: _root_.checkpoints[name] for name in addresses})
+
+
+def _given_weights(root: DictConfig) -> dict[str, str]:
+    """Weights by model; those that are left for the user to say are reported elsewhere."""
+    return {
+        str(name): model.weights
+        for name, model in root.models.items()
+        if not OmegaConf.is_missing(model, "weights")
+    }
 
 
 def configs(*, _root_: DictConfig) -> DictConfig:
@@ -114,7 +143,7 @@ def check_sources(values: dict[str, Any], root: Path) -> None:
 
     Raises:
         ConfigError: the data's source, a configuration, or the weights of a model that is not trained here,
-            do not exist.
+            do not exist; or weights that are trained here have an address instead of a path.
     """
     models, source = values["models"], values["data"]["source"]
     if not (root / source).exists():
@@ -125,7 +154,15 @@ def check_sources(values: dict[str, Any], root: Path) -> None:
             remedy="correct data.source",
         )
     for name, model in models.items():
-        for key in ("config_file",) if model["training"] else ("config_file", "weights"):
+        if model["training"] and is_url(model["weights"]):
+            raise ConfigError(
+                f"the model {name} is trained here, and its weights are elsewhere",
+                got=f"models.{name}.weights={model['weights']}",
+                expected="the path of the file that the training writes",
+                remedy=f"give a path, or set models.{name}.training=null",
+            )
+        given = not model["training"] and not is_url(model["weights"])
+        for key in ("config_file", "weights") if given else ("config_file",):
             if not (root / model[key]).is_file():
                 raise ConfigError(
                     f"a file of the model {name} is missing",

@@ -1,14 +1,55 @@
-"""Data sets in COCO's format: made, read, resized; free of torch."""
+"""Data sets in COCO's format: made, read, resized, mapped and loaded.
 
+Importing the package brings no torch: what needs it, such as ``DatasetMapper``, is imported when it is asked
+for.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from detexport.data.catalog import DatasetCatalog, Metadata, MetadataCatalog
 from detexport.data.coco import CocoDataset, CocoRecord, decode_image, load_coco, read_image
 from detexport.data.resize import resize_image, resized_size
+
+if TYPE_CHECKING:
+    from detexport.data.build import (
+        build_detection_test_loader,
+        build_detection_train_loader,
+        get_detection_dataset_dicts,
+    )
+    from detexport.data.dataset_mapper import DatasetMapper
+    from detexport.data.datasets import load_coco_json, register_coco_instances
+
+_WITH_TORCH = {
+    "DatasetMapper": "dataset_mapper",
+    "build_detection_test_loader": "build",
+    "build_detection_train_loader": "build",
+    "get_detection_dataset_dicts": "build",
+    "load_coco_json": "datasets",
+    "register_coco_instances": "datasets",
+}
 
 __all__ = [
     "CocoDataset",
     "CocoRecord",
+    "DatasetCatalog",
+    "DatasetMapper",
+    "Metadata",
+    "MetadataCatalog",
+    "build_detection_test_loader",
+    "build_detection_train_loader",
     "decode_image",
+    "get_detection_dataset_dicts",
     "load_coco",
+    "load_coco_json",
     "read_image",
+    "register_coco_instances",
     "resize_image",
     "resized_size",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WITH_TORCH:
+        return getattr(import_module(f"{__name__}.{_WITH_TORCH[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

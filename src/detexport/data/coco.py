@@ -4,14 +4,18 @@ The standard layout of a data set's folder::
 
     images/{train,val}/*                          images, 8 bits a channel
     annotations/instances_{train,val}.json        COCO's instance annotations
-    dataset.json                                  name, class names, number of images
+    annotations/keypoints_{train,val}.json        the same with keypoints, where there are any
+    annotations/panoptic_{train,val}.json         COCO's panoptic annotations, where there are any
+    panoptic_{train,val}/*.png                    their segments' ids
+    semantic_{train,val}/*.png                    class of each pixel: 0 things, 1.. stuff, 255 not labelled
+    dataset.json                                  name, class names, keypoints' names, number of images
 """
 
 import io
 import json
 import struct
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Literal
@@ -20,6 +24,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from detexport.errors import DataError
+from detexport.files import read_json
 
 REQUIRED_KEYS = {
     "images": ("id", "file_name", "height", "width"),
@@ -33,6 +38,7 @@ DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 DECODING_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
 
 ChannelOrder = Literal["RGB", "BGR"]
+AnnotationKind = Literal["instances", "keypoints"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,7 @@ class CocoRecord:
         width: in px.
         annotations: as COCO has them (``bbox`` is x, y, width, height in px), but for ``category_id``, which
             is an index into the data set's ``class_names``; crowds (``iscrowd`` 1) included.
+        sem_seg_file_name: path of the PNG with the class of each pixel; it need not exist.
     """
 
     image_id: int
@@ -53,6 +60,7 @@ class CocoRecord:
     height: int
     width: int
     annotations: tuple[dict[str, Any], ...]
+    sem_seg_file_name: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -64,15 +72,25 @@ class CocoDataset:
         category_ids: COCO's category id of each class index.
         images: all images of the split, by id; some may have no annotation.
         annotation_file: where it was read from.
+        panoptic_file: COCO's panoptic annotations of the split; they need not exist.
+        keypoint_flip: for each keypoint the index of the one that it becomes in a mirror; none where
+            keypoints were not read.
     """
 
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
     images: tuple[CocoRecord, ...]
     annotation_file: Path
+    panoptic_file: Path
+    keypoint_flip: tuple[int, ...] = ()
 
 
-def load_coco(folder: Path, split: str, categories: Sequence[str] | None = None) -> CocoDataset:
+def load_coco(
+    folder: Path,
+    split: str,
+    categories: Sequence[str] | None = None,
+    kind: AnnotationKind = "instances",
+) -> CocoDataset:
     """Read one split of a folder in the standard layout.
 
     Args:
@@ -80,12 +98,20 @@ def load_coco(folder: Path, split: str, categories: Sequence[str] | None = None)
         split: ``"train"`` or ``"val"``.
         categories: names of the classes to keep, in the order of their indices; None keeps all, in the
             file's order.
+        kind: annotations to read; ``"keypoints"`` are instances that have keypoints too.
 
     Raises:
         DataError: the annotation file is missing or is not COCO's, a category is not in it, or an image that
             it lists does not exist.
     """
-    annotation_file = Path(folder) / "annotations" / f"instances_{split}.json"
+    annotation_file = Path(folder) / "annotations" / f"{kind}_{split}.json"
+    if kind == "keypoints" and not annotation_file.is_file():
+        raise DataError(
+            f"the data set {folder} has no keypoints",
+            got=f"no file {annotation_file}",
+            expected="COCO's keypoint annotations, which the synthetic data set has",
+            remedy="choose other data, or a model without keypoints",
+        )
     value = read_annotations(annotation_file)
     chosen = choose_categories(value, categories, annotation_file)
     index_of = {category["id"]: index for index, category in enumerate(chosen)}
@@ -106,11 +132,31 @@ def load_coco(folder: Path, split: str, categories: Sequence[str] | None = None)
                 height=image["height"],
                 width=image["width"],
                 annotations=tuple(by_image[image["id"]]),
+                sem_seg_file_name=(Path(folder) / f"semantic_{split}" / image["file_name"]).with_suffix(
+                    ".png"
+                ),
             )
             for image in sorted(value["images"], key=lambda image: image["id"])
         ),
         annotation_file=annotation_file,
+        panoptic_file=annotation_file.with_name(f"panoptic_{split}.json"),
+        keypoint_flip=_read_keypoint_flip(Path(folder) / "dataset.json") if kind == "keypoints" else (),
     )
+
+
+def _read_keypoint_flip(path: Path) -> tuple[int, ...]:
+    description = read_json(path)
+    return keypoint_flip(description["keypoints"], description["keypoint_flip"])
+
+
+def keypoint_flip(names: Sequence[str], mirrored: Mapping[str, str]) -> tuple[int, ...]:
+    """For each keypoint the index of the one that it becomes in a mirror.
+
+    Args:
+        names: of the keypoints.
+        mirrored: name of a keypoint -> that of its mirror image; the others are their own.
+    """
+    return tuple(names.index(mirrored.get(name, name)) for name in names)
 
 
 def read_annotations(path: Path) -> dict[str, Any]:
@@ -221,6 +267,42 @@ def read_image(path: Path, channel_order: ChannelOrder = "RGB") -> np.ndarray:
 def decode_image(encoded: bytes, channel_order: ChannelOrder = "RGB") -> np.ndarray:
     """Decode an image file's bytes; as ``read_image``."""
     return _decode(io.BytesIO(encoded), channel_order, f"the input of {len(encoded)} bytes")
+
+
+def read_label_map(path: Path) -> np.ndarray:
+    """Read an image file whose pixels are labels.
+
+    Returns:
+        uint8 (H, W).
+
+    Raises:
+        DataError: there is no such file, or it is not an image of one channel of 8 bits.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("L", "P"):
+                raise DataError(
+                    f"{path} is not a map of labels",
+                    got=f"PIL's mode {image.mode}",
+                    expected="an image of one channel of 8 bits, the label of each pixel",
+                    remedy="convert the image",
+                )
+            return np.array(image)
+    except DECODING_ERRORS as error:
+        raise _not_an_image(str(path), error) from error
+
+
+def read_segment_map(path: Path) -> np.ndarray:
+    """Read COCO's panoptic PNG.
+
+    Returns:
+        int64 (H, W), the id of each pixel's segment: red + 256 green + 256² blue.
+
+    Raises:
+        DataError: there is no such file, or it is not an image of 8 bits a channel.
+    """
+    red, green, blue = read_image(path).astype(np.int64)
+    return red + 256 * green + 256 * 256 * blue
 
 
 def read_image_size(path: Path) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""A short training run, and the average precision of what it gives."""
+"""A short training run."""
 
 import math
 import random
@@ -12,10 +12,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from detexport.data.coco import CocoDataset, read_image
-from detexport.data.mapping import training_example
-from detexport.data.resize import resize_image, resized_size
-from detexport.engine.evaluation import coco_ap
+from detexport.data.coco import CocoDataset
+from detexport.data.mapping import GroundTruth, learnable, training_example
 from detexport.errors import DataError
 
 
@@ -63,13 +61,16 @@ def learning_rate_factor(step: int, settings: TrainingSettings) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - settings.warmup_iterations) / span))
 
 
-def _batches(dataset: CocoDataset, model: Any, settings: TrainingSettings) -> Iterator[list[dict[str, Any]]]:
-    """Shuffled batches without end; images without annotations are left out."""
-    records = [record for record in dataset.images if record.annotations]
+def _batches(
+    dataset: CocoDataset, model: Any, settings: TrainingSettings, truth: GroundTruth
+) -> Iterator[list[dict[str, Any]]]:
+    """Shuffled batches without end; images that nothing can be learnt from are left out."""
+    records = learnable(dataset.images, truth)
     if not records:
         raise DataError(
             f"{dataset.annotation_file} has no annotated image",
-            got=f"{len(dataset.images)} images, none with an annotation of the classes",
+            got=f"{len(dataset.images)} images, none with an annotation of the classes"
+            + (f" and {truth.min_keypoints} labelled keypoints" if truth.min_keypoints else ""),
             expected="at least one",
             remedy="check data.categories and the annotation file",
         )
@@ -79,25 +80,32 @@ def _batches(dataset: CocoDataset, model: Any, settings: TrainingSettings) -> It
         generator.shuffle(records)
         for record in records:
             flip = settings.flip and generator.random() < 0.5
-            batch.append(training_example(record, model.input_format, flip=flip))
+            batch.append(
+                training_example(
+                    record, model.input_format, truth, flip=flip, keypoint_flip=dataset.keypoint_flip
+                )
+            )
             if len(batch) == settings.batch_size:
                 yield batch
                 batch = []
 
 
-def train(model: Any, dataset: CocoDataset, settings: TrainingSettings) -> dict[str, Tensor]:
+def train(
+    model: Any, dataset: CocoDataset, settings: TrainingSettings, truth: GroundTruth
+) -> dict[str, Tensor]:
     """Train a model from where it stands.
 
     Args:
         model: built with the data set's number of classes; left in training mode.
         dataset: the split to learn from.
         settings: how.
+        truth: what the model learns from.
 
     Returns:
         the averaged state dict, counters of batch normalization left out.
 
     Raises:
-        DataError: no image has an annotation.
+        DataError: no image can be learnt from, or one is not annotated with ``truth``.
         FloatingPointError: the loss is not finite.
     """
     model.train()
@@ -111,7 +119,7 @@ def train(model: Any, dataset: CocoDataset, settings: TrainingSettings) -> dict[
     average = AveragedModel(
         model, multi_avg_fn=get_ema_multi_avg_fn(settings.average_decay), use_buffers=True
     )
-    batches = _batches(dataset, model, settings)
+    batches = _batches(dataset, model, settings, truth)
     with tqdm(total=settings.iterations, desc="train", unit="step", smoothing=0.05) as progress:
         for step in range(settings.iterations):
             losses = model(next(batches))
@@ -133,32 +141,3 @@ def train(model: Any, dataset: CocoDataset, settings: TrainingSettings) -> dict[
         for name, value in average.module.state_dict().items()
         if not name.endswith(".num_batches_tracked")
     }
-
-
-@torch.no_grad()
-def predictions(model: Any, dataset: CocoDataset) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """Detections of every image, resized as the model asks, one at a time, as ``coco_ap`` takes them."""
-    for record in tqdm(dataset.images, desc="evaluate", unit="image"):
-        image = read_image(record.file_name, model.input_format)
-        size = resized_size(record.height, record.width, model.resize)
-        example = {
-            "image": torch.from_numpy(resize_image(image, size)),
-            "height": record.height,
-            "width": record.width,
-        }
-        instances = model([example])[0]["instances"].to("cpu")
-        outputs = {
-            "pred_boxes": instances.pred_boxes.tensor.numpy(),
-            "scores": instances.scores.numpy(),
-            "pred_classes": instances.pred_classes.numpy(),
-        }
-        if instances.has("pred_masks"):
-            outputs["pred_masks"] = instances.pred_masks.numpy()
-        yield record.image_id, outputs
-
-
-def evaluate(model: Any, dataset: CocoDataset) -> dict[str, float]:
-    """COCO AP of boxes and, where the model has them, masks, over all images of a split."""
-    model.eval()
-    iou_types = ("bbox", "segm") if model.roi_heads.mask_on else ("bbox",)
-    return coco_ap(dataset.annotation_file, predictions(model, dataset), dataset.category_ids, iou_types)

@@ -61,7 +61,7 @@ class Conv2d(nn.Conv2d):
         return x
 
 
-def init_conv_msra(conv: nn.Conv2d) -> None:
+def init_conv_msra(conv: nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d) -> None:
     """Start a convolution that ReLU follows: normal, variance kept backwards (He et al. 2015)."""
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     if conv.bias is not None:
@@ -75,7 +75,7 @@ def init_xavier(layer: nn.Conv2d | nn.Linear) -> None:
         nn.init.zeros_(layer.bias)
 
 
-def init_normal(layer: nn.Conv2d | nn.Linear, std: float, bias: float = 0.0) -> None:
+def init_normal(layer: nn.Conv1d | nn.Conv2d | nn.Linear, std: float, bias: float = 0.0) -> None:
     """Start a predictor: small normal weights, one bias."""
     nn.init.normal_(layer.weight, std=std)
     if layer.bias is not None:

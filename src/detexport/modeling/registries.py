@@ -55,6 +55,10 @@ class Registry:
             name: of the entry.
             key: configuration key that named it, where it is not the registry's own.
 
+        Args:
+            name: of the entry.
+            key: configuration key that named it, where it is not the registry's own.
+
         Raises:
             ConfigError: there is none.
         """
@@ -122,4 +126,5 @@ ROI_HEADS_REGISTRY = Registry("ROI heads", "MODEL.ROI_HEADS.NAME")
 ROI_BOX_HEAD_REGISTRY = Registry("box head", "MODEL.ROI_BOX_HEAD.NAME")
 ROI_MASK_HEAD_REGISTRY = Registry("mask head", "MODEL.ROI_MASK_HEAD.NAME")
 SEM_SEG_HEADS_REGISTRY = Registry("semantic segmentation head", "MODEL.SEM_SEG_HEAD.NAME")
+POINT_HEAD_REGISTRY = Registry("point head", "MODEL.POINT_HEAD.NAME")
 ROI_KEYPOINT_HEAD_REGISTRY = Registry("keypoint head", "MODEL.ROI_KEYPOINT_HEAD.NAME")

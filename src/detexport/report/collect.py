@@ -88,6 +88,7 @@ class Model:
         latency: the benchmark's file.
         reference: the reference's index.
         training: what was measured at training.
+        weights: what of the model its checkpoint fills.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Model:
     latency: dict[str, Any] = field(default_factory=dict)
     reference: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    weights: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,7 @@ def _model(name: str, folder: Path, checkpoints_dir: Path | None) -> Model:
         latency=_read(folder / "latency.json"),
         reference=_read(folder / "reference" / "reference.json"),
         training=_read(checkpoints_dir / f"{name}.json") if checkpoints_dir else {},
+        weights=_read(folder / "weights" / "load.json"),
     )
 
 

@@ -1,9 +1,30 @@
 """What detection models take and give: boxes, masks, keypoints, instances, batches of images."""
 
-from detexport.structures.boxes import Boxes, pairwise_iou
+from typing import Any
+
+from detexport.structures.box_mode import BoxMode
+from detexport.structures.boxes import Boxes, pairwise_intersection, pairwise_ioa, pairwise_iou
 from detexport.structures.image_list import ImageList
 from detexport.structures.instances import Instances
 from detexport.structures.keypoints import Keypoints
-from detexport.structures.masks import BitMasks
+from detexport.structures.masks import BitMasks, PolygonMasks, polygons_to_bitmask
 
-__all__ = ["BitMasks", "Boxes", "ImageList", "Instances", "Keypoints", "pairwise_iou"]
+__all__ = [
+    "BitMasks",
+    "BoxMode",
+    "Boxes",
+    "ImageList",
+    "Instances",
+    "Keypoints",
+    "PolygonMasks",
+    "pairwise_intersection",
+    "pairwise_ioa",
+    "pairwise_iou",
+    "polygons_to_bitmask",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("RotatedBoxes", "pairwise_iou_rotated"):
+        raise ImportError(f"rotated boxes are not supported: there is no {__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

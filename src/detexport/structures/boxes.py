@@ -119,11 +119,24 @@ def nonempty_boxes(boxes: Tensor, threshold: float = 0.0) -> Tensor:
     return (widths > threshold) & (heights > threshold)
 
 
-def pairwise_iou(boxes1: Boxes, boxes2: Boxes) -> Tensor:
-    """(N, M) intersection over union of every pair; 0 where the union is empty."""
+def pairwise_intersection(boxes1: Boxes, boxes2: Boxes) -> Tensor:
+    """(N, M) area in px² that every pair shares."""
     a, b = boxes1.tensor, boxes2.tensor
     lower = torch.max(a[:, None, :2], b[None, :, :2])
     upper = torch.min(a[:, None, 2:], b[None, :, 2:])
-    intersection = (upper - lower).clamp(min=0).prod(dim=2)
+    return (upper - lower).clamp(min=0).prod(dim=2)
+
+
+def pairwise_iou(boxes1: Boxes, boxes2: Boxes) -> Tensor:
+    """(N, M) intersection over union of every pair; 0 where the union is empty."""
+    intersection = pairwise_intersection(boxes1, boxes2)
     union = boxes1.area()[:, None] + boxes2.area()[None, :] - intersection
     return torch.where(intersection > 0, intersection / union, torch.zeros_like(intersection))
+
+
+def pairwise_ioa(boxes1: Boxes, boxes2: Boxes) -> Tensor:
+    """(N, M) part of each second box that lies in each first one; 0 where the second is empty."""
+    intersection = pairwise_intersection(boxes1, boxes2)
+    return torch.where(
+        intersection > 0, intersection / boxes2.area()[None, :], torch.zeros_like(intersection)
+    )

@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def pad_images(images: List[Tensor], divisibility: int) -> Tuple[Tensor, List[Tuple[int, int]]]:
-    """Pad images right and bottom with zeros to one common size.
+def pad_images(
+    images: List[Tensor], divisibility: int, pad_value: float = 0.0
+) -> Tuple[Tensor, List[Tuple[int, int]]]:
+    """Pad images right and bottom to one common size.
 
     Written so that one image keeps a free height and width in a trace and in an export: it is padded by a
     whole multiple and cropped, since a padding computed from the size adds a guard on the size.
@@ -16,6 +18,7 @@ def pad_images(images: List[Tensor], divisibility: int) -> Tuple[Tensor, List[Tu
     Args:
         images: N float tensors (C, H, W).
         divisibility: the common size is a multiple of it; 0 and 1 mean no more than the largest image.
+        pad_value: what lies beyond an image.
 
     Returns:
         (N, C, H', W') and the N true sizes (H, W).
@@ -31,12 +34,12 @@ def pad_images(images: List[Tensor], divisibility: int) -> Tuple[Tensor, List[Tu
         sizes.append((image.shape[1], image.shape[2]))
         right, bottom = width - image.shape[2], height - image.shape[1]
         if divisibility > 1:
-            image = F.pad(image, [0, right + divisibility, 0, bottom + divisibility])
+            image = F.pad(image, [0, right + divisibility, 0, bottom + divisibility], value=pad_value)
             target_height = (height + divisibility - 1) // divisibility * divisibility
             target_width = (width + divisibility - 1) // divisibility * divisibility
             padded.append(image[:, :target_height, :target_width])
         else:
-            padded.append(F.pad(image, [0, right, 0, bottom]))
+            padded.append(F.pad(image, [0, right, 0, bottom], value=pad_value))
     return torch.stack(padded), sizes
 
 
@@ -44,7 +47,7 @@ class ImageList:
     """Images of different sizes in one padded tensor.
 
     Args:
-        tensor: (N, C, H, W), zeros beyond each image's own size.
+        tensor: (N, C, H, W), padded beyond each image's own size; or (N, H, W).
         image_sizes: the N true sizes, height and width in px.
     """
 
@@ -69,12 +72,42 @@ class ImageList:
         return ImageList(self.tensor.to(device), self.image_sizes)
 
     @staticmethod
-    def from_tensors(tensors: list[Tensor], size_divisibility: int = 0) -> "ImageList":
-        """Pad ``tensors``, each (C, H, W), to one size that ``size_divisibility`` divides.
+    def from_tensors(
+        tensors: list[Tensor],
+        size_divisibility: int = 0,
+        pad_value: float = 0.0,
+        padding_constraints: dict[str, int] | None = None,
+    ) -> "ImageList":
+        """Pad images right and bottom to one size.
+
+        Args:
+            tensors: each (C, H, W), or (H, W) such as maps of classes.
+            size_divisibility: the common height and width are a multiple of it.
+            pad_value: what lies beyond an image.
+            padding_constraints: what a backbone asks for: ``size_divisibility``, where it is not 0 in place
+                of the argument, and ``square_size``, the side of the batch where it is not 0.
 
         Raises:
-            ValueError: there is no image.
+            ValueError: there is no image, an image is larger than ``square_size``, or a constraint is not
+                known.
         """
         if not tensors:
             raise ValueError("a batch needs at least one image, got none")
-        return ImageList(*pad_images(tensors, size_divisibility))
+        constraints = padding_constraints or {}
+        unknown = sorted(set(constraints) - {"size_divisibility", "square_size"})
+        if unknown:
+            raise ValueError(
+                f"unknown padding constraints {unknown}; expected size_divisibility or square_size"
+            )
+        size_divisibility = constraints.get("size_divisibility", 0) or size_divisibility
+        flat = [tensor.reshape(-1, *tensor.shape[-2:]) for tensor in tensors]
+        square = constraints.get("square_size", 0)
+        if square:
+            largest = max(side for tensor in tensors for side in tensor.shape[-2:])
+            if largest > square:
+                raise ValueError(f"an image side of {largest} px does not fit into square_size {square}")
+            # A tensor of that size decides the size of the batch.
+            flat.append(flat[0].new_zeros(len(flat[0]), square, square))
+        batch, sizes = pad_images(flat, size_divisibility, pad_value)
+        batch, sizes = batch[: len(tensors)], sizes[: len(tensors)]
+        return ImageList(batch.reshape(len(tensors), *tensors[0].shape[:-2], *batch.shape[-2:]), sizes)

@@ -82,7 +82,12 @@ class Instances:
         return joined
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self.set(name, value)
+        if name == "image_size":
+            raise AttributeError("the image size of Instances does not change; make new ones")
+        if name.startswith("_"):
+            object.__setattr__(self, name, value)
+        else:
+            self.set(name, value)
 
     def __getattr__(self, name: str) -> Any:
         fields = self.__dict__.get("_fields", {})

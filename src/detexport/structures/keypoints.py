@@ -30,12 +30,12 @@ class Keypoints:
         """The keypoints on ``device``."""
         return Keypoints(self.tensor.to(device))
 
-    def to_cells(self, boxes: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    def to_heatmap(self, boxes: Tensor, heatmap_size: int) -> tuple[Tensor, Tensor]:
         """The cell of each keypoint on a grid over its box, as the keypoint loss needs it.
 
         Args:
             boxes: (R, 4) XYXY in px, one an instance.
-            size: cells a side.
+            heatmap_size: cells a side.
 
         Returns:
             (R, K) int64 index into the flattened grid, and (R, K) bool: labelled and inside the box. The
@@ -45,12 +45,12 @@ class Keypoints:
             raise ValueError(f"keypoints of {len(self)} instances need as many boxes, got {len(boxes)}")
         start, end = boxes[:, None, :2], boxes[:, None, 2:]
         position = self.tensor[..., :2]
-        cell = ((position - start) * (size / (end - start))).floor()
+        cell = ((position - start) * (heatmap_size / (end - start))).floor()
         # The box's last edge belongs to its last cell.
-        cell = torch.where(position == end, torch.full_like(cell, size - 1), cell)
-        inside = ((cell >= 0) & (cell < size)).all(dim=2) & (self.tensor[..., 2] > 0)
+        cell = torch.where(position == end, torch.full_like(cell, heatmap_size - 1), cell)
+        inside = ((cell >= 0) & (cell < heatmap_size)).all(dim=2) & (self.tensor[..., 2] > 0)
         cell = torch.where(inside[..., None], cell, torch.zeros_like(cell)).to(torch.int64)
-        return cell[..., 1] * size + cell[..., 0], inside
+        return cell[..., 1] * heatmap_size + cell[..., 0], inside
 
     @staticmethod
     def cat(keypoints: list["Keypoints"]) -> "Keypoints":

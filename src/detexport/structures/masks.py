@@ -1,10 +1,16 @@
-"""Masks of the instances of one image."""
+"""Masks of the instances of one image, as bitmaps or as polygons."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.ops import roi_align
+
+from detexport.structures.boxes import Boxes
+
+Polygon = np.ndarray | Sequence[float]
+"""x0, y0, x1, y1, ... in px."""
 
 
 class BitMasks:
@@ -34,9 +40,32 @@ class BitMasks:
         """The masks on ``device``."""
         return BitMasks(self.tensor.to(device))
 
+    @staticmethod
+    def from_polygon_masks(
+        polygon_masks: "PolygonMasks | Sequence[Sequence[Polygon]]", height: int, width: int
+    ) -> "BitMasks":
+        """Polygons drawn into images of ``height`` x ``width`` px."""
+        polygons = polygon_masks.polygons if isinstance(polygon_masks, PolygonMasks) else polygon_masks
+        bitmaps = np.zeros((len(polygons), height, width), bool)
+        for bitmap, instance in zip(bitmaps, polygons, strict=True):
+            bitmap[:] = polygons_to_bitmask(instance, height, width)
+        return BitMasks(torch.from_numpy(bitmaps))
+
     def nonempty(self) -> Tensor:
         """(R,) bool: at least one pixel is set."""
         return self.tensor.flatten(1).any(dim=1)
+
+    def get_bounding_boxes(self) -> Boxes:
+        """The edges of the pixels that are set; all 0 where none is."""
+        edges = []
+        for pixels in (self.tensor.any(dim=1), self.tensor.any(dim=2)):
+            size = pixels.shape[1]
+            position = torch.arange(size, device=self.device)
+            first = torch.where(pixels, position, size).amin(dim=1)
+            last = torch.where(pixels, position + 1, 0).amax(dim=1)
+            edges.append((torch.minimum(first, last), last))
+        (x0, x1), (y0, y1) = edges
+        return Boxes(torch.stack((x0, y0, x1, y1), dim=1))
 
     def crop_and_resize(self, boxes: Tensor, mask_size: int) -> Tensor:
         """Each mask within its box on a grid, as the mask loss needs it.
@@ -74,3 +103,120 @@ class BitMasks:
 
     def __repr__(self) -> str:
         return f"BitMasks({len(self)} of {self.image_size})"
+
+
+class PolygonMasks:
+    """Masks as polygons; each instance has one or several, which may overlap.
+
+    Args:
+        polygons: of each instance its polygons, each x0, y0, x1, y1, ... in px.
+
+    Raises:
+        ValueError: a polygon has fewer than three corners, or half a corner.
+    """
+
+    def __init__(self, polygons: Sequence[Sequence[Polygon]]) -> None:
+        self.polygons = [[_corners(polygon) for polygon in instance] for instance in polygons]
+
+    @property
+    def device(self) -> torch.device:
+        """Polygons stay in main memory."""
+        return torch.device("cpu")
+
+    def to(self, *_args: object, **_kwargs: object) -> "PolygonMasks":
+        """The polygons, which no device concerns."""
+        return self
+
+    def nonempty(self) -> Tensor:
+        """(R,) bool: there is a polygon."""
+        return torch.tensor([len(instance) > 0 for instance in self.polygons], dtype=torch.bool)
+
+    def area(self) -> Tensor:
+        """(R,) sum of the polygons' areas in px²; what overlaps counts twice."""
+        return torch.tensor([float(sum(map(_area, instance))) for instance in self.polygons])
+
+    def get_bounding_boxes(self) -> Boxes:
+        """The smallest box around the polygons of each instance; all 0 where there is none."""
+        boxes = torch.zeros(len(self), 4)
+        for box, instance in zip(boxes, self.polygons, strict=True):
+            if instance:
+                corners = torch.from_numpy(np.concatenate(instance).reshape(-1, 2))
+                box[:2], box[2:] = corners.amin(dim=0), corners.amax(dim=0)
+        return Boxes(boxes)
+
+    def crop_and_resize(self, boxes: Tensor, mask_size: int) -> Tensor:
+        """Each mask within its box drawn on a grid, as the mask loss needs it.
+
+        Args:
+            boxes: (R, 4) XYXY in px, one a mask.
+            mask_size: cells a side.
+
+        Returns:
+            (R, mask_size, mask_size) bool, where ``boxes`` lie.
+        """
+        if len(boxes) != len(self):
+            raise ValueError(f"{len(self)} masks need as many boxes, got {len(boxes)}")
+        grids = np.zeros((len(self), mask_size, mask_size), bool)
+        for grid, instance, box in zip(grids, self.polygons, boxes.cpu().double().numpy(), strict=True):
+            # The loss must have a value for a box of no size too.
+            scale = mask_size / np.maximum(box[2:] - box[:2], 0.1)
+            moved = [((polygon.reshape(-1, 2) - box[:2]) * scale).ravel() for polygon in instance]
+            grid[:] = polygons_to_bitmask(moved, mask_size, mask_size)
+        return torch.from_numpy(grids).to(boxes.device)
+
+    @classmethod
+    def cat(cls, polymasks_list: Sequence["PolygonMasks"]) -> "PolygonMasks":
+        """One ``PolygonMasks`` of several, in order."""
+        return cls([instance for masks in polymasks_list for instance in masks.polygons])
+
+    def __getitem__(self, item: int | slice | Sequence[int] | Tensor) -> "PolygonMasks":
+        if isinstance(item, int):
+            return PolygonMasks([self.polygons[item]])
+        if isinstance(item, slice):
+            return PolygonMasks(self.polygons[item])
+        indices = torch.as_tensor(item)
+        if indices.dtype == torch.bool:
+            indices = indices.nonzero()[:, 0]
+        return PolygonMasks([self.polygons[int(index)] for index in indices.tolist()])
+
+    def __len__(self) -> int:
+        return len(self.polygons)
+
+    def __iter__(self) -> Iterator[list[np.ndarray]]:
+        yield from self.polygons
+
+    def __repr__(self) -> str:
+        return f"PolygonMasks({len(self)} instances)"
+
+
+def polygons_to_bitmask(polygons: Sequence[Polygon], height: int, width: int) -> np.ndarray:
+    """The union of polygons as COCO draws it.
+
+    Args:
+        polygons: each x0, y0, x1, y1, ... in px; none gives an empty mask.
+        height: of the mask in px.
+        width: of the mask in px.
+
+    Returns:
+        (height, width) bool.
+    """
+    # Imported where it is needed: models run without it.
+    from pycocotools import mask as coco_mask
+
+    if len(polygons) == 0:
+        return np.zeros((height, width), bool)
+    outlines = coco_mask.frPyObjects([_corners(polygon).tolist() for polygon in polygons], height, width)
+    return coco_mask.decode(coco_mask.merge(outlines)).astype(bool)
+
+
+def _corners(polygon: Polygon) -> np.ndarray:
+    corners = np.asarray(polygon.cpu() if isinstance(polygon, Tensor) else polygon, dtype=np.float64)
+    # COCO's tools would take four numbers for a box.
+    if corners.ndim != 1 or len(corners) < 6 or len(corners) % 2:
+        raise ValueError(f"a polygon is x0, y0, x1, y1, ... of three corners at least, got {corners.shape}")
+    return corners
+
+
+def _area(polygon: np.ndarray) -> float:
+    x, y = polygon[0::2], polygon[1::2]
+    return 0.5 * abs(float(x @ np.roll(y, 1) - y @ np.roll(x, 1)))

@@ -6,6 +6,7 @@ from detexport.modeling.meta_arch.proposal_network import ProposalNetwork
 from detexport.modeling.meta_arch.rcnn import GeneralizedRCNN
 from detexport.modeling.meta_arch.retinanet import RetinaNet
 from detexport.modeling.meta_arch.semantic_seg import SemanticSegmentor, SemSegFPNHead, build_sem_seg_head
+from detexport.modeling.meta_arch.torchvision_detector import TorchvisionDetector
 
 __all__ = [
     "GeneralizedRCNN",
@@ -14,6 +15,7 @@ __all__ = [
     "RetinaNet",
     "SemSegFPNHead",
     "SemanticSegmentor",
+    "TorchvisionDetector",
     "build_model",
     "build_sem_seg_head",
 ]

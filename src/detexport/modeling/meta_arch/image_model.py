@@ -51,8 +51,8 @@ class ImageModel(nn.Module):
         return self.pixel_mean.device
 
     @torch.jit.unused
-    def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
-        """Normalize, pad and batch the images.
+    def input_images(self, batched_inputs: list[dict[str, Any]]) -> list[Tensor]:
+        """The images of the inputs, where the model computes.
 
         Raises:
             ValueError: there is no image, or one has a wrong rank, number of channels or size.
@@ -67,7 +67,17 @@ class ImageModel(nn.Module):
                 raise ValueError(
                     f"image {index} has the shape {tuple(image.shape)}, expected ({channels}, height, width)"
                 )
-            images.append(self.normalize(image.to(self.device)))
+            images.append(image.to(self.device))
+        return images
+
+    @torch.jit.unused
+    def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
+        """Normalize, pad and batch the images.
+
+        Raises:
+            ValueError: see ``input_images``.
+        """
+        images = [self.normalize(image) for image in self.input_images(batched_inputs)]
         return ImageList.from_tensors(images, self.size_divisibility)
 
     def normalize(self, image: Tensor) -> Tensor:

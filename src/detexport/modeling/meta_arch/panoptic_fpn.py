@@ -154,7 +154,7 @@ class PanopticFPN(GeneralizedRCNN):
         targets = [example["instances"].to(self.device) for example in batched_inputs]
         sem_seg = [example["sem_seg"].to(self.device) for example in batched_inputs]
         features = self.backbone(images.tensor)
-        sem_seg_losses = self.sem_seg_head.losses(self.sem_seg_head(features), sem_seg)
+        sem_seg_losses = self.sem_seg_head.losses(features, sem_seg)
         proposals, proposal_losses = self.proposal_generator(images, features, targets)
         _, head_losses = self.roi_heads(images, features, proposals, targets)
         weighted = {name: loss * self.instance_loss_weight for name, loss in head_losses.items()}

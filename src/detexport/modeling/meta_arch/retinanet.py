@@ -25,6 +25,7 @@ from detexport.modeling.postprocessing import detector_postprocess
 from detexport.modeling.registries import META_ARCH_REGISTRY
 from detexport.structures import Boxes, Instances, pairwise_iou
 from detexport.structures.image_list import pad_images
+from detexport.utils.events import record
 
 NORMALIZER_MOMENTUM = 0.9
 """Of the moving average of foreground anchors that the losses are divided by."""
@@ -309,14 +310,9 @@ class RetinaNet(ImageModel):
             level_scores: List[Tensor] = []
             level_classes: List[Tensor] = []
             for level in range(len(anchors)):
-                scores = logits[level][image].sigmoid()
-                found = (scores > self.score_threshold).nonzero()
-                # Padding lets topk take k of fewer than k; -1 is no score, so the padding is dropped by it.
-                candidates = F.pad(scores[found[:, 0], found[:, 1]], [0, self.topk_candidates], value=-1.0)
-                best, indices = candidates.topk(self.topk_candidates)
-                real = (best >= 0).nonzero()[:, 0]
-                best, found = best[real], found[indices[real]]
-                where, classes = found[:, 0], found[:, 1]
+                best, where, classes = top_candidates(
+                    logits[level][image].sigmoid(), self.score_threshold, self.topk_candidates
+                )
                 level_boxes.append(
                     apply_deltas(deltas[level][image][where], anchors[level][where], self.box_weights)
                 )
@@ -368,6 +364,7 @@ class RetinaNet(ImageModel):
         """
         label = torch.stack(labels)
         learnt, foreground = label >= 0, (label >= 0) & (label < self.num_classes)
+        record("num_pos_anchors", lambda: foreground.sum() / len(labels))
         self.loss_normalizer = NORMALIZER_MOMENTUM * self.loss_normalizer + (1 - NORMALIZER_MOMENTUM) * max(
             int(foreground.sum()), 1
         )
@@ -402,6 +399,26 @@ class RetinaNet(ImageModel):
             nms_threshold=self.nms_threshold,
             max_detections=self.max_detections,
         )
+
+
+def top_candidates(scores: Tensor, score_threshold: float, topk: int) -> Tuple[Tensor, Tensor, Tensor]:
+    """The best pairs of an anchor and a class.
+
+    Args:
+        scores: (A, K).
+        score_threshold: a candidate's score is greater; not negative.
+        topk: how many at most.
+
+    Returns:
+        (R,) scores in descending order, (R,) anchors, (R,) classes.
+    """
+    found = (scores > score_threshold).nonzero()
+    # Padding lets topk take k of fewer than k; -1 is no score, so the padding is dropped by it.
+    candidates = F.pad(scores[found[:, 0], found[:, 1]], [0, topk], value=-1.0)
+    best, indices = candidates.topk(topk)
+    real = (best >= 0).nonzero()[:, 0]
+    found = found[indices[real]]
+    return best[real], found[:, 0], found[:, 1]
 
 
 def _by_anchor(maps: Tensor, values: int) -> Tensor:

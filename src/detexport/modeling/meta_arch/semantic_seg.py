@@ -22,7 +22,12 @@ from detexport.structures.image_list import pad_images
 
 
 def build_sem_seg_head(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> Any:
-    """Build ``cfg.MODEL.SEM_SEG_HEAD.NAME`` over feature maps of these shapes."""
+    """Build ``cfg.MODEL.SEM_SEG_HEAD.NAME`` over feature maps of these shapes.
+
+    Returns:
+        a module that takes the feature maps by name and gives (N, K, H, W) logits over the padded images,
+        with ``losses(features, targets)`` and ``num_classes``.
+    """
     return SEM_SEG_HEADS_REGISTRY.build(cfg, input_shape)
 
 
@@ -99,7 +104,11 @@ class SemSegFPNHead(nn.Module):
         }
 
     def forward(self, features: Dict[str, Tensor]) -> Tensor:
-        """The levels by name -> (N, K, H, W) logits at the stride of the padded image."""
+        """The levels by name -> (N, K, H, W) logits over the padded images."""
+        return self.upsample(self.layers(features))
+
+    def layers(self, features: Dict[str, Tensor]) -> Tensor:
+        """The levels by name -> (N, K, H, W) logits at the common stride."""
         parts: List[Tensor] = []
         if self.p2 is not None:
             parts.append(self.p2(features["p2"]))
@@ -112,29 +121,50 @@ class SemSegFPNHead(nn.Module):
         total = parts[0]
         for part in parts[1:]:
             total = total + part
-        logits = self.predictor(total)
+        return self.predictor(total)
+
+    def upsample(self, logits: Tensor) -> Tensor:
+        """(N, K, H, W) logits at the common stride -> over the padded images."""
         return F.interpolate(
             logits, scale_factor=float(self.common_stride), mode="bilinear", align_corners=False
         )
 
     @torch.jit.unused
-    def losses(self, logits: Tensor, targets: list[Tensor]) -> dict[str, Tensor]:
+    def losses(self, features: dict[str, Tensor], targets: list[Tensor]) -> dict[str, Tensor]:
+        """``loss_sem_seg``: see ``pixel_losses``.
+
+        Args:
+            features: the levels by name.
+            targets: (H, W) class of each image's pixels.
+        """
+        return self.pixel_losses(self.layers(features), targets)
+
+    @torch.jit.unused
+    def pixel_losses(self, logits: Tensor, targets: list[Tensor]) -> dict[str, Tensor]:
         """``loss_sem_seg``, the mean over the pixels that are not ignored.
 
         Args:
-            logits: (N, K, H, W) over the padded images.
+            logits: (N, K, H, W) at the common stride.
             targets: (H, W) class of each image's pixels.
         """
-        height, width = logits.shape[-2:]
-        padded = [
-            F.pad(target, [0, width - target.shape[1], 0, height - target.shape[0]], value=self.ignore_value)
-            for target in targets
-        ]
-        target = torch.stack(padded).to(torch.int64)
-        loss = F.cross_entropy(logits, target, ignore_index=self.ignore_value, reduction="sum")
-        # Not the mean, which has no value where every pixel is ignored.
-        learnt = (target != self.ignore_value).sum().clamp(min=1)
-        return {"loss_sem_seg": loss / learnt * self.loss_weight}
+        upsampled = self.upsample(logits)
+        target = pad_targets(targets, upsampled.shape[2], upsampled.shape[3], self.ignore_value)
+        return {"loss_sem_seg": class_loss(upsampled, target, self.ignore_value) * self.loss_weight}
+
+
+def pad_targets(targets: list[Tensor], height: int, width: int, ignore_value: int) -> Tensor:
+    """(H, W) class of each image's pixels -> (N, height, width) int64 over the padded images."""
+    padded = [
+        F.pad(target, [0, width - target.shape[1], 0, height - target.shape[0]], value=ignore_value)
+        for target in targets
+    ]
+    return torch.stack(padded).to(torch.int64)
+
+
+def class_loss(logits: Tensor, target: Tensor, ignore_value: int) -> Tensor:
+    """Mean cross entropy of (N, K, ...) logits and (N, ...) classes; 0 where every one is ignored."""
+    loss = F.cross_entropy(logits, target, ignore_index=ignore_value, reduction="sum")
+    return loss / (target != ignore_value).sum().clamp(min=1)
 
 
 def _level(shape: ShapeSpec, conv_dims: int, common_stride: int, norm: str) -> nn.Sequential:
@@ -213,10 +243,11 @@ class SemanticSegmentor(ImageModel):
             ValueError: an input is not what is described above.
         """
         images = self.preprocess_image(batched_inputs)
-        logits = self.sem_seg_head(self.backbone(images.tensor))
+        features = self.backbone(images.tensor)
         if self.training:
             targets = [example["sem_seg"].to(self.device) for example in batched_inputs]
-            return self.sem_seg_head.losses(logits, targets)
+            return self.sem_seg_head.losses(features, targets)
+        logits = self.sem_seg_head(features)
         return [
             {"sem_seg": sem_seg_postprocess(crop_to_image(one, size), *output_size(example))}
             for one, size, example in zip(logits, images.image_sizes, batched_inputs, strict=True)

@@ -18,6 +18,7 @@ from detexport.modeling.matcher import Matcher, subsample_labels
 from detexport.modeling.registries import PROPOSAL_GENERATOR_REGISTRY, RPN_HEAD_REGISTRY
 from detexport.structures import Boxes, ImageList, Instances, pairwise_iou
 from detexport.structures.boxes import clip_boxes, nonempty_boxes
+from detexport.utils.events import record
 
 
 def build_proposal_generator(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> Any:
@@ -133,8 +134,6 @@ class RPN(nn.Module):
         self.post_nms_topk_train, self.post_nms_topk_test = post_nms_topk
         self.nms_threshold = nms_threshold
         self.min_box_size = float(min_box_size)
-        # Score of the padding that lets topk take k of fewer than k; the padding is dropped by it.
-        self.pad_score = -1e9
         self.boundary_threshold = boundary_threshold
         self.box_reg_loss_type = box_reg_loss_type
         self.smooth_l1_beta = smooth_l1_beta
@@ -212,17 +211,7 @@ class RPN(nn.Module):
         levels = [features[name] for name in self.in_features]
         anchors = self.anchor_generator(levels)
         logit_maps, delta_maps = self.rpn_head(levels)
-        logits: List[Tensor] = []
-        deltas: List[Tensor] = []
-        for level in range(len(levels)):
-            logit_map, delta_map = logit_maps[level], delta_maps[level]
-            logits.append(logit_map.permute(0, 2, 3, 1).flatten(1))
-            # (N, A * 4, H, W) -> (N, H, W, A, 4) -> (N, HWA, 4)
-            deltas.append(
-                delta_map.view(delta_map.shape[0], -1, 4, delta_map.shape[2], delta_map.shape[3])
-                .permute(0, 3, 4, 1, 2)
-                .flatten(1, 3)
-            )
+        logits, deltas = by_anchor(logit_maps, delta_maps)
         return logits, deltas, anchors
 
     def find_proposals(
@@ -233,30 +222,17 @@ class RPN(nn.Module):
         image_sizes: List[Tuple[int, int]],
     ) -> List[Tuple[Tensor, Tensor]]:
         """The best anchors of each level, decoded, clipped and suppressed within their level."""
-        pre_nms_topk = self.pre_nms_topk_train if self.training else self.pre_nms_topk_test
-        post_nms_topk = self.post_nms_topk_train if self.training else self.post_nms_topk_test
-        results: List[Tuple[Tensor, Tensor]] = []
-        for image in range(len(image_sizes)):
-            level_boxes: List[Tensor] = []
-            level_scores: List[Tensor] = []
-            level_ids: List[Tensor] = []
-            for level in range(len(anchors)):
-                padded = F.pad(logits[level][image], [0, pre_nms_topk], value=self.pad_score)
-                scores, indices = padded.topk(pre_nms_topk)
-                real = (scores > self.pad_score).nonzero()[:, 0]
-                scores, indices = scores[real], indices[real]
-                boxes = apply_deltas(deltas[level][image][indices], anchors[level][indices], self.box_weights)
-                level_boxes.append(boxes)
-                level_scores.append(scores)
-                level_ids.append(torch.full_like(indices, level))
-            boxes, scores, ids = torch.cat(level_boxes), torch.cat(level_scores), torch.cat(level_ids)
-            finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores)
-            boxes = clip_boxes(boxes, image_sizes[image])
-            valid = (finite & nonempty_boxes(boxes, self.min_box_size)).nonzero()[:, 0]
-            boxes, scores, ids = boxes[valid], scores[valid], ids[valid]
-            keep = nms_per_class(boxes, scores, ids, self.nms_threshold)[:post_nms_topk]
-            results.append((boxes[keep], scores[keep]))
-        return results
+        return select_proposals(
+            anchors,
+            logits,
+            deltas,
+            image_sizes,
+            self.box_weights,
+            pre_nms_topk=self.pre_nms_topk_train if self.training else self.pre_nms_topk_test,
+            post_nms_topk=self.post_nms_topk_train if self.training else self.post_nms_topk_test,
+            nms_threshold=self.nms_threshold,
+            min_box_size=self.min_box_size,
+        )
 
     @torch.jit.unused
     @torch.no_grad()
@@ -297,6 +273,8 @@ class RPN(nn.Module):
         """``loss_rpn_cls`` and ``loss_rpn_loc``, each over the anchors that were drawn."""
         label = torch.stack(labels)
         positive, drawn = label == 1, label >= 0
+        record("rpn/num_pos_anchors", lambda: positive.sum() / len(labels))
+        record("rpn/num_neg_anchors", lambda: (label == 0).sum() / len(labels))
         loc = box_loss_sum(
             torch.cat(deltas, dim=1)[positive],
             torch.cat(anchors).expand(len(labels), -1, -1)[positive],
@@ -313,3 +291,72 @@ class RPN(nn.Module):
             "loss_rpn_cls": objectness * (self.loss_weights[0] / normalizer),
             "loss_rpn_loc": loc * (self.loss_weights[1] / normalizer),
         }
+
+
+def by_anchor(logit_maps: List[Tensor], delta_maps: List[Tensor]) -> Tuple[List[Tensor], List[Tensor]]:
+    """(N, A, H, W) and (N, A * 4, H, W) a level -> (N, HWA) logits and (N, HWA, 4) differences."""
+    logits: List[Tensor] = []
+    deltas: List[Tensor] = []
+    for level in range(len(logit_maps)):
+        logit_map, delta_map = logit_maps[level], delta_maps[level]
+        logits.append(logit_map.permute(0, 2, 3, 1).flatten(1))
+        # (N, A * 4, H, W) -> (N, H, W, A, 4) -> (N, HWA, 4)
+        deltas.append(
+            delta_map.view(delta_map.shape[0], -1, 4, delta_map.shape[2], delta_map.shape[3])
+            .permute(0, 3, 4, 1, 2)
+            .flatten(1, 3)
+        )
+    return logits, deltas
+
+
+def select_proposals(
+    anchors: List[Tensor],
+    logits: List[Tensor],
+    deltas: List[Tensor],
+    image_sizes: List[Tuple[int, int]],
+    box_weights: List[float],
+    pre_nms_topk: int,
+    post_nms_topk: int,
+    nms_threshold: float,
+    min_box_size: float,
+) -> List[Tuple[Tensor, Tensor]]:
+    """The best anchors of each level, decoded, clipped and suppressed within their level.
+
+    Args:
+        anchors: (HWA, 4) a level, XYXY in px.
+        logits: (N, HWA) a level.
+        deltas: (N, HWA, 4) a level.
+        image_sizes: height and width of each image in px.
+        box_weights: what the four differences were multiplied by.
+        pre_nms_topk: proposals a level before suppression.
+        post_nms_topk: proposals an image after suppression.
+        nms_threshold: IoU above which the lower score is dropped.
+        min_box_size: both sides of a proposal are longer, in px.
+
+    Returns:
+        (R, 4) boxes, XYXY in px, and (R,) logits, descending, of each image.
+    """
+    # Lets topk take k of fewer than k; the padding is dropped by its score.
+    pad_score = -1e9
+    results: List[Tuple[Tensor, Tensor]] = []
+    for image in range(len(image_sizes)):
+        level_boxes: List[Tensor] = []
+        level_scores: List[Tensor] = []
+        level_ids: List[Tensor] = []
+        for level in range(len(anchors)):
+            padded = F.pad(logits[level][image], [0, pre_nms_topk], value=pad_score)
+            scores, indices = padded.topk(pre_nms_topk)
+            real = (scores > pad_score).nonzero()[:, 0]
+            scores, indices = scores[real], indices[real]
+            boxes = apply_deltas(deltas[level][image][indices], anchors[level][indices], box_weights)
+            level_boxes.append(boxes)
+            level_scores.append(scores)
+            level_ids.append(torch.full_like(indices, level))
+        boxes, scores, ids = torch.cat(level_boxes), torch.cat(level_scores), torch.cat(level_ids)
+        finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores)
+        boxes = clip_boxes(boxes, image_sizes[image])
+        valid = (finite & nonempty_boxes(boxes, min_box_size)).nonzero()[:, 0]
+        boxes, scores, ids = boxes[valid], scores[valid], ids[valid]
+        keep = nms_per_class(boxes, scores, ids, nms_threshold)[:post_nms_topk]
+        results.append((boxes[keep], scores[keep]))
+    return results

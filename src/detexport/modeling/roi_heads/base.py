@@ -14,6 +14,7 @@ from detexport.layers.conv import shapes_of
 from detexport.modeling.matcher import Matcher, subsample_labels
 from detexport.modeling.poolers import ROIPooler
 from detexport.structures import Boxes, ImageList, Instances, pairwise_iou
+from detexport.utils.events import record
 
 
 def split_by_image(x: Tensor, boxes: List[Tensor]) -> List[Tensor]:
@@ -116,7 +117,19 @@ class ROIHeads(nn.Module):
             else:
                 result.gt_boxes = Boxes(torch.zeros_like(boxes[chosen].tensor))
             sampled.append(result)
+        self.record_samples(sampled)
         return sampled
+
+    @torch.jit.unused
+    def record_samples(self, sampled: list[Instances]) -> None:
+        """Record how many proposals an image are learnt from, by foreground and background."""
+        classes = [instances.gt_classes for instances in sampled]
+        count = len(classes)
+        record("roi_head/num_bg_samples", lambda: sum((c == self.num_classes).sum() for c in classes) / count)
+        record(
+            "roi_head/num_fg_samples",
+            lambda: sum(((c >= 0) & (c < self.num_classes)).sum() for c in classes) / count,
+        )
 
     @torch.jit.unused
     def foreground(self, proposals: list[Instances]) -> list[Instances]:

@@ -27,6 +27,7 @@ from detexport.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detexport.modeling.roi_heads.standard import StandardROIHeads, instance_heads
 from detexport.structures import Boxes, Instances
 from detexport.structures.boxes import clip_boxes
+from detexport.utils.events import name_scope
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -75,7 +76,7 @@ class CascadeROIHeads(StandardROIHeads):
             "box_heads": heads,
             "box_predictors": predictors,
             "stage_matchers": [Matcher([iou], [0, 1]) for iou in cascade.IOUS],
-            **instance_heads(cfg, channels, strides),
+            **instance_heads(cfg, input_shape),
             **sampling_options(cfg),
         }
 
@@ -122,13 +123,16 @@ class CascadeROIHeads(StandardROIHeads):
         for stage, (head, predictor, matcher) in enumerate(stages):
             if stage > 0:
                 proposals = self.label_refined(boxes, targets, matcher)
+                with name_scope(f"stage{stage}"):
+                    self.record_samples(proposals)
             pooled = self.box_pooler(levels, [instances.proposal_boxes for instances in proposals])
             if pooled.requires_grad:
                 # All stages learn from the same features: together they weigh as much as one head.
                 pooled.register_hook(lambda gradient: gradient / len(self.box_head))
             logits, deltas = predictor(head(pooled))
-            for name, loss in predictor.losses((logits, deltas), proposals).items():
-                losses[f"{name}_stage{stage}"] = loss
+            with name_scope(f"stage{stage}"):
+                stage_losses = predictor.losses((logits, deltas), proposals)
+            losses |= {f"{name}_stage{stage}": loss for name, loss in stage_losses.items()}
             before = [instances.proposal_boxes.tensor for instances in proposals]
             boxes = split_by_image(predictor.decode(deltas.detach(), torch.cat(before)), before)
         return losses

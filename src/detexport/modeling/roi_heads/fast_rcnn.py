@@ -16,6 +16,7 @@ from detexport.layers.conv import init_normal
 from detexport.modeling.box_regression import Box2BoxTransform, apply_deltas, box_loss_sum, box_loss_type
 from detexport.structures import Instances
 from detexport.structures.boxes import clip_boxes
+from detexport.utils.events import has_event_storage, record
 
 
 def select_detections(
@@ -55,6 +56,23 @@ def select_detections(
     if max_detections >= 0:
         keep = keep[:max_detections]
     return chosen[keep], chosen_scores[keep], classes[keep]
+
+
+def record_accuracy(logits: Tensor, classes: Tensor) -> None:
+    """Record which part of the proposals is classified rightly, and of the foreground which is missed.
+
+    Args:
+        logits: (R, K + 1), the background last.
+        classes: (R,) the true ones; K is the background.
+    """
+    if not has_event_storage() or len(classes) == 0:
+        return
+    background = logits.shape[1] - 1
+    found, foreground = logits.argmax(dim=1), classes < background
+    record("fast_rcnn/cls_accuracy", lambda: (found == classes).float().mean())
+    if foreground.any():
+        record("fast_rcnn/fg_cls_accuracy", lambda: (found == classes)[foreground].float().mean())
+        record("fast_rcnn/false_negative", lambda: (found == background)[foreground].float().mean())
 
 
 class FastRCNNOutputLayers(nn.Module):
@@ -219,6 +237,7 @@ class FastRCNNOutputLayers(nn.Module):
         classes = torch.cat([instances.gt_classes for instances in proposals])
         boxes = torch.cat([instances.proposal_boxes.tensor for instances in proposals])
         gt_boxes = torch.cat([instances.gt_boxes.tensor for instances in proposals])
+        record_accuracy(logits, classes)
         foreground = (classes < self.num_classes).nonzero()[:, 0]
         loss_box = box_loss_sum(
             deltas_of_classes(deltas[foreground], classes[foreground]),

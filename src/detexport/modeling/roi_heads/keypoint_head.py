@@ -136,7 +136,7 @@ class KRCNNConvDeconvUpsampleHead(nn.Sequential):
             self.add_module(f"conv_fcn{index}", conv)
             channels = dim
         self.score_lowres = nn.ConvTranspose2d(channels, num_keypoints, kernel_size=4, stride=2, padding=1)
-        init_conv_msra(self.score_lowres)  # type: ignore[arg-type]
+        init_conv_msra(self.score_lowres)
         self.num_keypoints = num_keypoints
         self.loss_weight = loss_weight
         self.loss_normalizer = loss_normalizer
@@ -169,7 +169,7 @@ class KRCNNConvDeconvUpsampleHead(nn.Sequential):
             instances: of each image, with ``proposal_boxes`` and, where it has any, ``gt_keypoints``.
         """
         found = [
-            image.gt_keypoints.to_cells(image.proposal_boxes.tensor, logits.shape[-1])
+            image.gt_keypoints.to_heatmap(image.proposal_boxes.tensor, logits.shape[-1])
             for image in instances
             if len(image)
         ]

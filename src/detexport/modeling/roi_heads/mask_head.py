@@ -1,37 +1,90 @@
 """Mask head (He et al. 2017): pooled features of a detection -> a mask for each class."""
 
-from typing import Any
+from typing import Any, List
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detexport.config import CfgNode, configurable
+from detexport.errors import ConfigError
 from detexport.layers import Conv2d, ShapeSpec, get_norm
 from detexport.layers.conv import init_conv_msra, init_normal
 from detexport.modeling.registries import ROI_MASK_HEAD_REGISTRY
 from detexport.structures import Instances
+from detexport.utils.events import record
 
 
-def build_mask_head(cfg: CfgNode, input_shape: ShapeSpec) -> Any:
-    """Build ``cfg.MODEL.ROI_MASK_HEAD.NAME`` for pooled features of this shape."""
+def build_mask_head(cfg: CfgNode, input_shape: ShapeSpec | dict[str, ShapeSpec]) -> Any:
+    """Build ``cfg.MODEL.ROI_MASK_HEAD.NAME``.
+
+    Args:
+        cfg: the configuration.
+        input_shape: pooled features; or, for a head that looks at the feature maps themselves
+            (``POOLER_TYPE: ''``), these by name.
+
+    Returns:
+        a module with ``masks(features, boxes, classes)``, probabilities (R, S, S) of each detection's own
+        class, S its ``resolution``; and ``losses(features, instances)``. ``features`` is a list: the pooled
+        features alone, or one feature map a level.
+    """
     return ROI_MASK_HEAD_REGISTRY.build(cfg, input_shape)
 
 
-def class_masks(logits: Tensor, classes: Tensor) -> Tensor:
-    """Probability of each detection's own class.
+def class_logits(logits: Tensor, classes: Tensor) -> Tensor:
+    """Logits of each box's own class.
 
     Args:
-        logits: (R, K, S, S), or (R, 1, S, S) where all classes share a mask.
+        logits: (R, K, P), or (R, 1, P) where all classes share a mask.
         classes: (R,) int64.
 
     Returns:
-        (R, S, S) in [0, 1].
+        (R, P).
     """
     if logits.shape[1] == 1:
-        return logits[:, 0].sigmoid()
-    channel = classes[:, None, None, None].expand(-1, 1, logits.shape[2], logits.shape[3])
-    return logits.gather(1, channel)[:, 0].sigmoid()
+        return logits[:, 0]
+    return logits.gather(1, classes[:, None, None].expand(-1, 1, logits.shape[2]))[:, 0]
+
+
+def class_masks(logits: Tensor, classes: Tensor) -> Tensor:
+    """Probability of each detection's own class: (R, K or 1, S, S) logits, (R,) int64 -> (R, S, S)."""
+    own = class_logits(logits.flatten(2), classes)
+    return own.reshape(-1, logits.shape[2], logits.shape[3]).sigmoid()
+
+
+def mask_loss(logits: Tensor, instances: list[Instances]) -> Tensor:
+    """Mean binary cross entropy between each proposal's mask and the truth in a grid over its box.
+
+    Args:
+        logits: (R, K or 1, S, S) of all foreground proposals.
+        instances: of each image, with ``proposal_boxes``, ``gt_classes`` and ``gt_masks``.
+    """
+    if len(logits) == 0:
+        return logits.sum() * 0
+    classes = torch.cat([image.gt_classes for image in instances])
+    target = torch.cat(
+        [
+            image.gt_masks.crop_and_resize(image.proposal_boxes.tensor, logits.shape[-1])
+            for image in instances
+            if len(image)
+        ]
+    )
+    own, target = class_logits(logits.flatten(2), classes), target.flatten(1)
+    record_mask_accuracy(own, target)
+    return F.binary_cross_entropy_with_logits(own, target.to(own.dtype))
+
+
+def record_mask_accuracy(logits: Tensor, target: Tensor) -> None:
+    """Record which part of all cells is right, of the empty ones is set, and of the set ones is missed.
+
+    Args:
+        logits: (R, P) of each mask's own class, a cell or point each.
+        target: (R, P) bool.
+    """
+    wrong = (logits > 0) != target
+    record("mask_rcnn/accuracy", lambda: 1 - wrong.float().mean())
+    record("mask_rcnn/false_positive", lambda: (wrong & ~target).sum() / (~target).sum().clamp(min=1))
+    record("mask_rcnn/false_negative", lambda: (wrong & target).sum() / target.sum().clamp(min=1))
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
@@ -64,7 +117,7 @@ class MaskRCNNConvUpsampleHead(nn.Sequential):
             self.add_module(f"mask_fcn{index}", conv)
             channels = dim
         self.deconv = nn.ConvTranspose2d(channels, conv_dims[-1], kernel_size=2, stride=2)
-        init_conv_msra(self.deconv)  # type: ignore[arg-type]
+        init_conv_msra(self.deconv)
         self.add_module("deconv_relu", nn.ReLU(inplace=True))
         self.predictor = nn.Conv2d(conv_dims[-1], num_classes, 1)
         init_normal(self.predictor, std=0.001)
@@ -75,6 +128,12 @@ class MaskRCNNConvUpsampleHead(nn.Sequential):
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         """The arguments that a configuration says."""
         node = cfg.MODEL.ROI_MASK_HEAD
+        if not isinstance(input_shape, ShapeSpec):
+            raise ConfigError(
+                f"{node.NAME} needs pooled features",
+                got=f"MODEL.ROI_MASK_HEAD.POOLER_TYPE: {node.POOLER_TYPE!r}",
+                expected="ROIAlignV2, ROIAlign or ROIPool",
+            )
         return {
             "input_shape": input_shape,
             "num_classes": 1 if node.CLS_AGNOSTIC_MASK else cfg.MODEL.ROI_HEADS.NUM_CLASSES,
@@ -88,27 +147,11 @@ class MaskRCNNConvUpsampleHead(nn.Sequential):
             x = layer(x)
         return x
 
-    @torch.jit.unused
-    def losses(self, logits: Tensor, instances: list[Instances]) -> dict[str, Tensor]:
-        """``loss_mask`` over the foreground proposals.
+    def masks(self, features: List[Tensor], boxes: List[Tensor], classes: Tensor) -> Tensor:
+        """See ``build_mask_head``; the boxes say nothing beyond their pooled features."""
+        return class_masks(self(features[0]), classes)
 
-        Args:
-            logits: (R, K, S, S) of all foreground proposals.
-            instances: of each image, with ``proposal_boxes``, ``gt_classes`` and ``gt_masks``.
-        """
-        if len(logits) == 0:
-            return {"loss_mask": logits.sum() * 0}
-        classes = torch.cat([image.gt_classes for image in instances])
-        target = torch.cat(
-            [
-                image.gt_masks.crop_and_resize(image.proposal_boxes.tensor, logits.shape[-1])
-                for image in instances
-                if len(image)
-            ]
-        )
-        if logits.shape[1] > 1:
-            logits = logits[torch.arange(len(logits), device=logits.device), classes]
-        else:
-            logits = logits[:, 0]
-        loss = F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype))
-        return {"loss_mask": loss * self.loss_weight}
+    @torch.jit.unused
+    def losses(self, features: list[Tensor], instances: list[Instances]) -> dict[str, Tensor]:
+        """``loss_mask`` over the foreground proposals: see ``mask_loss``."""
+        return {"loss_mask": mask_loss(self(features[0]), instances) * self.loss_weight}

@@ -23,7 +23,7 @@ from detexport.modeling.roi_heads.base import (
     split_by_image,
 )
 from detexport.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
-from detexport.modeling.roi_heads.mask_head import build_mask_head, class_masks
+from detexport.modeling.roi_heads.mask_head import build_mask_head
 from detexport.structures import Instances
 
 
@@ -130,7 +130,7 @@ class Res5ROIHeads(ROIHeads):
         if self.mask_head is not None:
             found = [fields["pred_boxes"] for fields in detections]
             labels = torch.cat([fields["pred_classes"] for fields in detections])
-            masks = class_masks(self.mask_head(self.shared_features(levels, found)), labels)
+            masks = self.mask_head.masks([self.shared_features(levels, found)], found, labels)
             image_masks = split_by_image(masks, found)
             for index in range(len(detections)):
                 detections[index]["pred_masks"] = image_masks[index]
@@ -146,8 +146,8 @@ class Res5ROIHeads(ROIHeads):
         losses = self.box_predictor.losses(self.box_predictor(shared.mean(dim=[2, 3])), proposals)
         if self.mask_head is not None:
             classes = torch.cat([instances.gt_classes for instances in proposals])
-            logits = self.mask_head(shared[classes < self.num_classes])
-            losses.update(self.mask_head.losses(logits, self.foreground(proposals)))
+            inside = shared[classes < self.num_classes]
+            losses.update(self.mask_head.losses([inside], self.foreground(proposals)))
         return losses
 
 

@@ -23,7 +23,7 @@ from detexport.modeling.roi_heads.base import (
 from detexport.modeling.roi_heads.box_head import build_box_head
 from detexport.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detexport.modeling.roi_heads.keypoint_head import build_keypoint_head, heatmaps_to_keypoints
-from detexport.modeling.roi_heads.mask_head import build_mask_head, class_masks
+from detexport.modeling.roi_heads.mask_head import build_mask_head
 from detexport.structures import Boxes, Instances
 
 
@@ -35,7 +35,8 @@ class StandardROIHeads(ROIHeads):
         box_pooler: features of a proposal.
         box_head: vector of a proposal.
         box_predictor: scores and boxes.
-        mask_pooler: features of a detection; none without masks.
+        mask_pooler: features of a detection; none without masks, and where the mask head looks at the feature
+            maps themselves.
         mask_head: masks of a detection; none without masks.
         keypoint_pooler: features of a detection; none without keypoints.
         keypoint_head: heatmaps of a detection; none without keypoints.
@@ -81,7 +82,7 @@ class StandardROIHeads(ROIHeads):
             "box_head": box_head,
             "box_predictor": FastRCNNOutputLayers(cfg, box_head.output_shape),
             "train_on_pred_boxes": box.TRAIN_ON_PRED_BOXES,
-            **instance_heads(cfg, channels, strides),
+            **instance_heads(cfg, input_shape),
             **sampling_options(cfg),
         }
 
@@ -135,14 +136,20 @@ class StandardROIHeads(ROIHeads):
         detections: List[Dict[str, Tensor]],
     ) -> List[Dict[str, Tensor]]:
         """``pred_masks`` (D, S, S), a probability a cell of a grid over each box."""
-        if self.mask_pooler is not None and self.mask_head is not None:
+        if self.mask_head is not None:
             boxes = [fields["pred_boxes"] for fields in detections]
             classes = torch.cat([fields["pred_classes"] for fields in detections])
-            masks = class_masks(self.mask_head(self.mask_pooler.pool(levels, boxes)), classes)
+            masks = self.mask_head.masks(self.mask_features(levels, boxes), boxes, classes)
             image_masks = split_by_image(masks, boxes)
             for index in range(len(detections)):
                 detections[index]["pred_masks"] = image_masks[index]
         return detections
+
+    def mask_features(self, levels: List[Tensor], boxes: List[Tensor]) -> List[Tensor]:
+        """What the mask head looks at: the boxes' pooled features or, without a pooler, the levels."""
+        if self.mask_pooler is not None:
+            levels = [self.mask_pooler.pool(levels, boxes)]
+        return levels
 
     def add_keypoints(
         self,
@@ -170,9 +177,9 @@ class StandardROIHeads(ROIHeads):
         losses = self.box_losses(levels, proposals, targets)
         foreground = self.foreground(proposals)
         boxes = [instances.proposal_boxes for instances in foreground]
-        if self.mask_pooler is not None and self.mask_head is not None:
-            logits = self.mask_head(self.mask_pooler(levels, boxes))
-            losses.update(self.mask_head.losses(logits, foreground))
+        if self.mask_head is not None:
+            inside = self.mask_features(levels, [box.tensor for box in boxes])
+            losses.update(self.mask_head.losses(inside, foreground))
         if self.keypoint_pooler is not None and self.keypoint_head is not None:
             logits = self.keypoint_head(self.keypoint_pooler(levels, boxes))
             losses.update(self.keypoint_head.losses(logits, foreground))
@@ -196,13 +203,18 @@ class StandardROIHeads(ROIHeads):
         return losses
 
 
-def instance_heads(cfg: CfgNode, channels: int, strides: list[int]) -> dict[str, Any]:
+def instance_heads(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
     """What is computed for each detection, as ``StandardROIHeads`` takes it."""
     heads: dict[str, Any] = {}
-    if cfg.MODEL.MASK_ON:
-        mask = cfg.MODEL.ROI_MASK_HEAD
+    channels, strides = level_shapes(cfg, input_shape)
+    mask = cfg.MODEL.ROI_MASK_HEAD
+    if cfg.MODEL.MASK_ON and mask.POOLER_TYPE:
         heads["mask_pooler"] = build_pooler(mask, strides)
         heads["mask_head"] = build_mask_head(cfg, pooled_shape(mask, channels))
+    elif cfg.MODEL.MASK_ON:
+        heads["mask_head"] = build_mask_head(
+            cfg, {name: input_shape[name] for name in cfg.MODEL.ROI_HEADS.IN_FEATURES}
+        )
     if cfg.MODEL.KEYPOINT_ON:
         keypoint = cfg.MODEL.ROI_KEYPOINT_HEAD
         heads["keypoint_pooler"] = build_pooler(keypoint, strides)

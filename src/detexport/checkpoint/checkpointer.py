@@ -1,0 +1,264 @@
+"""``DetectionCheckpointer``: a model, what trains it, and the folder of its checkpoints."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from detexport.checkpoint.download import fetch
+from detexport.checkpoint.load import LoadReport, load_weights
+from detexport.checkpoint.read import read_checkpoint
+from detexport.errors import CheckpointError
+from detexport.files import atomic_file, is_url
+
+LAST = "last_checkpoint"
+"""The file that names the checkpoint that was saved last."""
+
+logger = logging.getLogger(__name__)
+
+
+class DetectionCheckpointer:
+    """Saves and loads a model together with whatever else has a state.
+
+    A file holds ``{"model": ..., <checkpointable>: ..., <extra>: ...}`` as ``torch.save`` writes it.
+
+    Args:
+        model: the model; a data parallel wrapper around it is looked through.
+        save_dir: where checkpoints are saved.
+        save_to_disk: whether ``save`` writes; None: in the main process alone.
+        checkpointables: objects with ``state_dict`` and ``load_state_dict``, such as an optimizer, by name.
+
+    ``report`` is the account of the last ``load``: None before it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str | os.PathLike[str] = "",
+        *,
+        save_to_disk: bool | None = None,
+        **checkpointables: Any,
+    ) -> None:
+        self.model: nn.Module = (
+            model.module if isinstance(model, DataParallel | DistributedDataParallel) else model
+        )
+        self.save_dir = os.fspath(save_dir)
+        self.save_to_disk = _is_main_process() if save_to_disk is None else save_to_disk
+        self.checkpointables: dict[str, Any] = {}
+        self.report: LoadReport | None = None
+        for name, checkpointable in checkpointables.items():
+            self.add_checkpointable(name, checkpointable)
+
+    def add_checkpointable(self, key: str, checkpointable: Any) -> None:
+        """Save and load ``checkpointable`` too, under ``key``.
+
+        Raises:
+            CheckpointError: the key is taken, or the object has no state.
+        """
+        lacking = [verb for verb in ("state_dict", "load_state_dict") if not hasattr(checkpointable, verb)]
+        if lacking or key == "model" or key in self.checkpointables:
+            raise CheckpointError(
+                f"cannot save {key} with the model",
+                got=f"{type(checkpointable).__name__} without {lacking[0]}" if lacking else "the name again",
+                expected="a name of its own and an object with state_dict and load_state_dict",
+                remedy="pass plain values to save()",
+            )
+        self.checkpointables[key] = checkpointable
+
+    def load(
+        self,
+        path: str | os.PathLike[str] | None,
+        checkpointables: Sequence[str] | None = None,
+        *,
+        strict: bool = False,
+        new_parameters: Sequence[str] = (),
+    ) -> dict[str, Any]:
+        """Fill the model, and the checkpointables that the file holds.
+
+        What does not fit is left out and logged, all of it together; ``self.report`` tells it, too.
+
+        Args:
+            path: a file of any format that ``read_checkpoint`` knows, or an address that ``fetch`` knows;
+                nothing: the model stays as it was built.
+            checkpointables: names of those to load; None: all.
+            strict: refuse a file that does not fit instead.
+            new_parameters: patterns of names that need not fit; see ``match_weights``.
+
+        Returns:
+            what the file holds beside the model and the loaded checkpointables, such as ``iteration``.
+
+        Raises:
+            CheckpointError: the file cannot be had or read, nothing of it fits the model, or not all fits and
+                ``strict`` is asked for.
+        """
+        self.report = None
+        if not path:
+            logger.info("no checkpoint is given: the model stays as it was built")
+            return {}
+        wanted = self._named(checkpointables)
+        source = os.fspath(path)
+        checkpoint = read_checkpoint(fetch(source) if is_url(source) else Path(source))
+        self.report = load_weights(
+            self.model, checkpoint.model, source, strict=strict, new_parameters=new_parameters
+        )
+        if told := self.report.describe():
+            logger.warning("%s: %d tensors are loaded; %s", source, len(self.report.loaded), told)
+        else:
+            logger.info("%s: all %d tensors are loaded", source, len(self.report.loaded))
+        for name, checkpointable in wanted.items():
+            if name in checkpoint.extra:
+                checkpointable.load_state_dict(checkpoint.extra.pop(name))
+            else:
+                logger.warning("%s holds no %s: it stays as it was built", source, name)
+        return checkpoint.extra
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write ``<save_dir>/<name>.pth`` and tag it as the last; a kill leaves the one before whole.
+
+        Args:
+            name: of the file, without folder and suffix.
+            kwargs: plain values to save beside, such as ``iteration=100``.
+
+        Raises:
+            CheckpointError: a value is not plain, so that the file could not be read safely; or a name is
+                taken.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        taken = kwargs.keys() & {"model", *self.checkpointables}
+        if taken or Path(name).name != name:
+            raise CheckpointError(
+                "cannot save a checkpoint under this name",
+                got=f"the extra value {sorted(taken)[0]}" if taken else repr(name),
+                expected="names that are not taken" if taken else "a file's name without folder and suffix",
+            )
+        states = {key: value.state_dict() for key, value in self.checkpointables.items()}
+        path = Path(self.save_dir) / f"{name}.pth"
+        with atomic_file(path) as temporary:
+            torch.save({"model": self.model.state_dict(), **states, **kwargs}, temporary)
+            _check_readable(temporary, path)
+        self.tag_last_checkpoint(path.name)
+
+    def resume_or_load(self, path: str | os.PathLike[str] | None, *, resume: bool = True) -> dict[str, Any]:
+        """Go on from the last checkpoint of ``save_dir``, all checkpointables included, if there is one.
+
+        Otherwise load the model alone from ``path``: another training's optimizer is none of this one's.
+        Returns and raises as ``load`` does.
+        """
+        if resume and self.has_checkpoint():
+            return self.load(self.get_checkpoint_file())
+        return self.load(path, checkpointables=[])
+
+    def has_checkpoint(self) -> bool:
+        """Whether a checkpoint in ``save_dir`` is tagged as the last."""
+        return (Path(self.save_dir) / LAST).is_file()
+
+    def get_checkpoint_file(self) -> str:
+        """Path of the checkpoint that was saved last; empty if there is none."""
+        if not self.has_checkpoint():
+            return ""
+        last = (Path(self.save_dir) / LAST).read_text(encoding="utf-8").strip()
+        return os.path.join(self.save_dir, last)
+
+    def get_all_checkpoint_files(self) -> list[str]:
+        """Paths of all checkpoints in ``save_dir``, by name; what a killed save left is none."""
+        return [
+            os.path.join(self.save_dir, path.name)
+            for path in sorted(Path(self.save_dir).glob("*.pth"))
+            if path.is_file() and not path.name.startswith(".")
+        ]
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Make the file of this name the one that ``resume_or_load`` goes on from."""
+        with atomic_file(Path(self.save_dir) / LAST) as temporary:
+            temporary.write_text(last_filename_basename, encoding="utf-8")
+
+    def _named(self, names: Sequence[str] | None) -> Mapping[str, Any]:
+        if names is None:
+            return self.checkpointables
+        unknown = [name for name in names if name not in self.checkpointables]
+        if unknown:
+            raise CheckpointError(
+                "nothing of this name is saved and loaded with the model",
+                got=", ".join(unknown),
+                expected=", ".join(self.checkpointables) or "no name",
+                remedy="give it to the checkpointer's constructor",
+            )
+        return {name: self.checkpointables[name] for name in names}
+
+
+class PeriodicCheckpointer:
+    """Saves every ``period`` iterations, and after the last one.
+
+    Args:
+        checkpointer: saves.
+        period: iterations between two checkpoints.
+        max_iter: number of iterations; after the last one ``<file_prefix>_final`` is saved.
+        max_to_keep: how many of the periodic ones are kept; None: all.
+        file_prefix: begins the files' names.
+    """
+
+    def __init__(
+        self,
+        checkpointer: DetectionCheckpointer,
+        period: int,
+        max_iter: int | None = None,
+        max_to_keep: int | None = None,
+        file_prefix: str = "model",
+    ) -> None:
+        if max_to_keep is not None and max_to_keep < 1:
+            raise CheckpointError(
+                "no checkpoint would be kept", got=f"max_to_keep={max_to_keep}", expected="1 up"
+            )
+        self.checkpointer = checkpointer
+        self.period = int(period)
+        self.max_iter = max_iter
+        self.max_to_keep = max_to_keep
+        self.file_prefix = file_prefix
+        self.recent: list[str] = []
+
+    def step(self, iteration: int, **kwargs: Any) -> None:
+        """Save ``kwargs`` and all if ``iteration``, counted from 0, ends a period or the training."""
+        kwargs = {"iteration": int(iteration), **kwargs}
+        if (iteration + 1) % self.period == 0:
+            name = f"{self.file_prefix}_{iteration:07d}"
+            self.checkpointer.save(name, **kwargs)
+            self._forget_oldest(name)
+        if self.max_iter is not None and iteration >= self.max_iter - 1:
+            self.checkpointer.save(f"{self.file_prefix}_final", **kwargs)
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Save at any other moment."""
+        self.checkpointer.save(name, **kwargs)
+
+    def _forget_oldest(self, name: str) -> None:
+        if self.max_to_keep is None:
+            return
+        self.recent.append(name)
+        while len(self.recent) > self.max_to_keep:
+            oldest = Path(self.checkpointer.save_dir) / f"{self.recent.pop(0)}.pth"
+            if self.checkpointer.save_to_disk:
+                oldest.unlink(missing_ok=True)
+
+
+def _is_main_process() -> bool:
+    distributed = torch.distributed
+    return not (distributed.is_available() and distributed.is_initialized() and distributed.get_rank())
+
+
+def _check_readable(written: Path, path: Path) -> None:
+    """Read back what was written, without copying its tensors."""
+    try:
+        torch.load(written, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # whatever it is, nobody could load the file
+        raise CheckpointError(
+            f"cannot save {path}: it could not be loaded again without running what it says",
+            got=str(error).partition("\n")[0],
+            expected="tensors, numbers, strings and plain containers in every state",
+            remedy="pass plain values to save(), and let state_dict() return them",
+        ) from error

@@ -1,0 +1,190 @@
+"""Names of a checkpoint file -> names of a model.
+
+A file that shares names with the model is taken at its word. Any other is a part of the model, such as a
+backbone: its names, translated where it follows another convention, are matched as suffixes of the model's.
+"""
+
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from detexport.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Convention:
+    """How the writer of a file names the parameters of a residual network.
+
+    Args:
+        name: for people.
+        translate: a name of the file -> the name that the layers have here, without the path to the backbone.
+        unused: names that are no part of a detector: the classifier, the optimizer's memory.
+        note: what such a file demands of the configuration, or does not hold.
+        folds_statistics: whether the file's normalizations hold their statistics in scale and bias.
+    """
+
+    name: str
+    translate: Callable[[str], str] = str
+    unused: str = r"$^"
+    note: str = ""
+    folds_statistics: bool = False
+
+
+@dataclass(frozen=True)
+class NameMatch:
+    """Which name of the file fills which name of the model.
+
+    Args:
+        sources: the model's name -> the file's.
+        unexpected: names of the file that fill nothing.
+        ignored: the same, but known not to be parameters of a detector.
+        convention: what the file's names follow.
+    """
+
+    sources: dict[str, str]
+    unexpected: tuple[str, ...]
+    ignored: tuple[str, ...]
+    convention: Convention
+
+
+# Caffe2's residual blocks: branch1 is the projection, branch2a to 2c the convolutions, each with an affine
+# or group normalization; `riv` holds variances, whatever its name says.
+_CAFFE2_LAYER = re.compile(
+    r"(?:(?P<stem>(?:res_)?conv1)|res(?P<stage>\d)_(?P<block>\d+)_branch(?P<branch>1|2[abc]))"
+    r"(?P<norm>_bn|_gn)?_(?P<kind>w|b|s|rm|riv)"
+)
+_CAFFE2_KINDS = {"w": "weight", "s": "weight", "b": "bias", "rm": "running_mean", "riv": "running_var"}
+_BRANCHES = {"1": "shortcut", "2a": "conv1", "2b": "conv2", "2c": "conv3"}
+
+_TORCHVISION_LAYER = re.compile(
+    r"(?:layer(?P<layer>\d)\.(?P<block>\d+)\.)?(?P<part>conv|bn|downsample\.)(?P<number>\d)\.(?P<kind>\w+)"
+)
+
+
+def _from_caffe2(name: str) -> str:
+    match = _CAFFE2_LAYER.fullmatch(name)
+    if match is None:
+        return name
+    layer = (
+        "stem.conv1"
+        if match["stem"]
+        else f"res{match['stage']}.{match['block']}.{_BRANCHES[match['branch']]}"
+    )
+    return f"{layer}{'.norm' if match['norm'] else ''}.{_CAFFE2_KINDS[match['kind']]}"
+
+
+def _from_torchvision(name: str) -> str:
+    match = _TORCHVISION_LAYER.fullmatch(name)
+    if match is None:
+        return name
+    stage = f"res{int(match['layer']) + 1}.{match['block']}" if match["layer"] else "stem"
+    if match["part"] == "downsample.":
+        layer, is_norm = "shortcut", match["number"] == "1"
+    else:
+        layer, is_norm = f"conv{match['number']}", match["part"] == "bn"
+    return f"{stage}.{layer}{'.norm' if is_norm else ''}.{match['kind']}"
+
+
+OWN = Convention("the model's own names")
+PART = Convention(
+    "a part of the model",
+    unused=r"stem\.fc\.(weight|bias)",
+    note="it fills the part of the model that it names",
+)
+CAFFE2 = Convention(
+    "Caffe2's residual networks",
+    translate=_from_caffe2,
+    # A normalized convolution has no use for a bias, which MSRA's stem has all the same.
+    unused=r"fc1000_[wb]|.*_momentum|conv1_b",
+    note="it fills the backbone alone, where the file may have folded the statistics of normalizations into "
+    "scale and bias; INPUT.FORMAT, MODEL.PIXEL_MEAN, MODEL.PIXEL_STD and "
+    "MODEL.RESNETS.STRIDE_IN_1X1 must be those that the file was trained with (MSRA's: BGR, "
+    "[103.53, 116.28, 123.675], [1, 1, 1], True)",
+    folds_statistics=True,
+)
+TORCHVISION = Convention(
+    "torchvision's residual networks",
+    translate=_from_torchvision,
+    unused=r"fc\.(weight|bias)",
+    note="it fills the backbone alone; it was trained on INPUT.FORMAT RGB with MODEL.PIXEL_MEAN "
+    "[123.675, 116.28, 103.53], MODEL.PIXEL_STD [58.395, 57.12, 57.375] and "
+    "MODEL.RESNETS.STRIDE_IN_1X1 False",
+)
+
+_LEGACY = re.compile(r"pixel_mean|pixel_std|.*\.cell_anchors\..*|(.*\.)?num_batches_tracked")
+"""Entries of model zoo files that are configuration or counters, not parameters."""
+_PARALLEL = "module."
+"""What torch's data parallel wrappers put before every name."""
+
+
+def match_names(file_names: Collection[str], model_names: Collection[str]) -> NameMatch:
+    """Find for each name of the model the name in the file that fills it.
+
+    Raises:
+        CheckpointError: two names of the file mean the same parameter, or one is the suffix of several.
+    """
+    prefix = _wrapper(file_names, model_names)
+    convention = _convention({name.removeprefix(prefix) for name in file_names}, model_names)
+    by_meaning: dict[str, str] = {}
+    for name in file_names:
+        meaning = convention.translate(name.removeprefix(prefix))
+        if meaning in by_meaning:
+            raise CheckpointError(
+                "two tensors of the checkpoint are the same parameter",
+                got=f"{by_meaning[meaning]} and {name}, both {meaning}",
+                remedy="remove one of them from the file",
+            )
+        by_meaning[meaning] = name
+    meanings = {
+        name: name if convention is OWN else _longest_suffix(name, by_meaning) for name in model_names
+    }
+    sources = {name: by_meaning[meaning] for name, meaning in meanings.items() if meaning in by_meaning}
+    if convention is not OWN:
+        _check_one_to_one(sources)
+    left = sorted(set(file_names) - set(sources.values()))
+    ignored = tuple(name for name in left if _is_unused(name.removeprefix(prefix), convention))
+    return NameMatch(
+        sources=sources,
+        unexpected=tuple(name for name in left if name not in ignored),
+        ignored=ignored,
+        convention=convention,
+    )
+
+
+def _convention(file_names: Collection[str], model_names: Collection[str]) -> Convention:
+    if not file_names or any(name in model_names for name in file_names):
+        return OWN
+    if "layer1.0.conv1.weight" in file_names:
+        return TORCHVISION
+    if any(_CAFFE2_LAYER.fullmatch(name) for name in file_names):
+        return CAFFE2
+    return PART
+
+
+def _wrapper(file_names: Collection[str], model_names: Collection[str]) -> str:
+    """A data parallel wrapper's prefix, if all names of the file have it and none of the model's."""
+    wrapped = all(name.startswith(_PARALLEL) for name in file_names)
+    return _PARALLEL if wrapped and not any(name.startswith(_PARALLEL) for name in model_names) else ""
+
+
+def _longest_suffix(name: str, candidates: Collection[str]) -> str | None:
+    parts = name.split(".")
+    suffixes = (".".join(parts[start:]) for start in range(len(parts)))
+    return next((suffix for suffix in suffixes if suffix in candidates), None)
+
+
+def _check_one_to_one(sources: dict[str, str]) -> None:
+    filled: dict[str, str] = {}
+    for name, source in sources.items():
+        if source in filled:
+            raise CheckpointError(
+                "a tensor of the checkpoint fits several places of the model",
+                got=f"{source} for {filled[source]} and {name}",
+                expected="names that are the end of one name of the model",
+                remedy="save the weights under the model's own names",
+            )
+        filled[source] = name
+
+
+def _is_unused(name: str, convention: Convention) -> bool:
+    return bool(_LEGACY.fullmatch(name) or re.fullmatch(convention.unused, name))

@@ -1,0 +1,39 @@
+"""Names of torchvision's older detection checkpoints, which its own models still read.
+
+Some convolutions stood alone then that are the first layer of a block now.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+
+from torch import Tensor
+
+BLOCKS = (
+    # A convolution of the feature pyramid, or of the proposal network.
+    (re.compile(r"(.*fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)"), lambda m: f"{m[1]}.0.{m[2]}"),
+    (re.compile(r"(rpn\.head\.conv)\.(weight|bias)"), lambda m: f"{m[1]}.0.0.{m[2]}"),
+    # The mask head counted its convolutions from 1.
+    (
+        re.compile(r"(roi_heads\.mask_head)\.mask_fcn(\d+)\.(weight|bias)"),
+        lambda m: f"{m[1]}.{int(m[2]) - 1}.0.{m[3]}",
+    ),
+    # RetinaNet's heads: every second layer was an activation.
+    (
+        re.compile(r"(head\.(?:classification|regression)_head\.conv)\.(\d+)\.(weight|bias)"),
+        lambda m: f"{m[1]}.{int(m[2]) // 2}.0.{m[3]}",
+    ),
+)
+
+
+def with_new_names(state_dict: Mapping[str, Tensor], wanted: Collection[str]) -> dict[str, Tensor]:
+    """Rename the tensors that a model wants by their new names alone; the others keep theirs."""
+    return {_new_name(name, wanted): tensor for name, tensor in state_dict.items()}
+
+
+def _new_name(name: str, wanted: Collection[str]) -> str:
+    if name not in wanted:
+        for old, rename in BLOCKS:
+            match = old.fullmatch(name)
+            if match and rename(match) in wanted:
+                return rename(match)
+    return name

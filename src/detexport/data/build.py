@@ -1,0 +1,360 @@
+"""Loaders: a data set's records, mapped, in batches as models take them."""
+
+import logging
+import random
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+
+from detexport.checkpoint.plain_pickle import load_plain_pickle
+from detexport.data.catalog import DatasetCatalog
+from detexport.data.dataset_mapper import DatasetMapper
+from detexport.data.samplers import InferenceSampler, RepeatFactorTrainingSampler, TrainingSampler
+from detexport.errors import ConfigError, DataError
+from detexport.structures import BoxMode
+
+logger = logging.getLogger(__name__)
+Records = list[dict[str, Any]]
+Mapper = Callable[[Any], Any]
+Option = TypeVar("Option")
+ATTEMPTS = 100
+"""Records that a mapper may refuse in a row by giving None."""
+
+
+def get_detection_dataset_dicts(
+    names: str | Sequence[str],
+    filter_empty: bool = True,
+    min_keypoints: int = 0,
+    proposal_files: Sequence[str] | None = None,
+) -> Records:
+    """The records of one or several registered data sets.
+
+    Args:
+        names: of the data sets.
+        filter_empty: leave out images without annotations but crowds.
+        min_keypoints: leave out images with fewer labelled keypoints.
+        proposal_files: proposals of each data set: see ``load_proposals_into_dataset``.
+
+    Raises:
+        DataError: a name is not registered, or no image is left.
+    """
+    names = [names] if isinstance(names, str) else list(names)
+    if not names:
+        raise DataError("no data set is named", got=names, remedy="set DATASETS.TRAIN and DATASETS.TEST")
+    parts = [DatasetCatalog.get(name) for name in names]
+    if proposal_files is not None:
+        if len(proposal_files) != len(names):
+            raise DataError(
+                "each data set has its own file of proposals",
+                got=f"{len(proposal_files)} files for {len(names)} data sets",
+                expected="as many files",
+                remedy="set DATASETS.PROPOSAL_FILES_TRAIN and DATASETS.PROPOSAL_FILES_TEST",
+            )
+        parts = [load_proposals_into_dataset(*pair) for pair in zip(parts, proposal_files, strict=True)]
+    records = [record for part in parts for record in part]
+    kept = [
+        record
+        for record in records
+        if "annotations" not in record or _learnable(record["annotations"], filter_empty, min_keypoints)
+    ]
+    if not kept:
+        raise DataError(
+            f"no image is left of {', '.join(names)}",
+            got=f"{len(records)} images, none with enough annotations",
+            expected="at least one",
+            remedy="check the annotations, and DATALOADER.FILTER_EMPTY_ANNOTATIONS",
+        )
+    logger.info("%d of %d images of %s are kept", len(kept), len(records), ", ".join(names))
+    return kept
+
+
+def _learnable(annotations: Records, filter_empty: bool, min_keypoints: int) -> bool:
+    if filter_empty and all(annotation.get("iscrowd", 0) for annotation in annotations):
+        return False
+    labelled = sum(
+        visibility > 0
+        for annotation in annotations
+        for visibility in np.reshape(annotation.get("keypoints", ()), -1)[2::3]
+    )
+    return labelled >= min_keypoints
+
+
+def load_proposals_into_dataset(dataset_dicts: Records, proposal_file: str | Path) -> Records:
+    """Give each record its proposals, by descending score.
+
+    Args:
+        dataset_dicts: records with ``image_id``; they are changed.
+        proposal_file: a pickle of plain values and arrays: ``ids``, of the images, ``boxes``, of each (P, 4),
+            ``objectness_logits``, of each (P,), and perhaps ``bbox_mode``. Nothing in it is executed.
+
+    Raises:
+        CheckpointError: the file is missing, is broken, or asks to run code.
+        DataError: a part is missing, or an image has no proposals.
+    """
+    value = load_plain_pickle(Path(proposal_file))
+    # The names of older files.
+    value = {{"indexes": "ids", "scores": "objectness_logits"}.get(k, k): v for k, v in value.items()}
+    missing = [key for key in ("ids", "boxes", "objectness_logits") if key not in value]
+    if missing:
+        raise DataError(
+            f"{proposal_file} holds no proposals",
+            got=f"no {', '.join(missing)}",
+            expected="ids, boxes, objectness_logits",
+        )
+    place = {str(image_id): index for index, image_id in enumerate(value["ids"])}
+    for record in dataset_dicts:
+        if str(record["image_id"]) not in place:
+            raise DataError(
+                f"{proposal_file} is of another data set",
+                got=f"no proposals for the image {record['image_id']}",
+                expected="proposals for each image",
+                remedy="name the files of DATASETS.PROPOSAL_FILES_* in the order of the data sets",
+            )
+        index = place[str(record["image_id"])]
+        logits = np.asarray(value["objectness_logits"][index])
+        order = logits.argsort(kind="stable")[::-1]
+        record["proposal_boxes"] = np.asarray(value["boxes"][index])[order]
+        record["proposal_objectness_logits"] = logits[order]
+        record["proposal_bbox_mode"] = BoxMode(value.get("bbox_mode", BoxMode.XYXY_ABS))
+    return dataset_dicts
+
+
+class MapDataset(Dataset):
+    """A data set through a mapper; where that gives None, another record takes the place.
+
+    Args:
+        dataset: of records, with a length.
+        map_func: record -> a model's input, or None.
+    """
+
+    def __init__(self, dataset: Any, map_func: Mapper) -> None:
+        self._dataset = dataset
+        self._map_func = map_func
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        others = random.Random(index)
+        for _ in range(ATTEMPTS):
+            mapped = self._map_func(self._dataset[index])
+            if mapped is not None:
+                return mapped
+            index = others.randrange(len(self._dataset))
+        raise DataError(
+            "the mapper gave None for each record", got=f"{ATTEMPTS} times None", expected="an input"
+        )
+
+
+class AspectRatioGroupedDataset:
+    """Batches of images that are all wide or all high, so that little is padded.
+
+    At most a batch of each kind waits.
+
+    Args:
+        dataset: of inputs with ``width`` and ``height`` in px.
+        batch_size: images a batch.
+    """
+
+    def __init__(self, dataset: Any, batch_size: int) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        waiting: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+        for example in self.dataset:
+            wide = example["width"] > example["height"]
+            waiting[wide].append(example)
+            if len(waiting[wide]) == self.batch_size:
+                yield waiting[wide]
+                waiting[wide] = []
+
+
+def trivial_batch_collator(batch: list[Any]) -> list[Any]:
+    """A batch is the list of its images."""
+    return batch
+
+
+def build_detection_train_loader(
+    cfg: Any = None,
+    *,
+    dataset: Any = None,
+    mapper: Mapper | None = None,
+    sampler: Sampler[int] | None = None,
+    total_batch_size: int | None = None,
+    aspect_ratio_grouping: bool | None = None,
+    num_workers: int | None = None,
+    collate_fn: Callable[[list[Any]], Any] | None = None,
+    seed: int | None = None,
+) -> Any:
+    """Batches to learn from, without end.
+
+    ``build_detection_train_loader(cfg)`` reads ``cfg.DATASETS``, ``cfg.DATALOADER`` and
+    ``cfg.SOLVER.IMS_PER_BATCH``; each keyword takes the place of what it says.
+    ``build_detection_train_loader(dataset, mapper=mapper, total_batch_size=16)`` needs no configuration.
+
+    The same seed gives the same batches, for the same number of workers. Without workers the augmentations
+    draw from the generator of this process: start that one too, by ``numpy.random.seed``. A worker holds two
+    images ahead, and no more than a batch of each orientation waits.
+
+    Args:
+        cfg: a configuration, or the data set.
+        dataset: records, by default those of ``cfg.DATASETS.TRAIN``.
+        mapper: record -> a model's input, by default ``DatasetMapper(cfg)``.
+        sampler: which record is next, by default ``cfg.DATALOADER.SAMPLER_TRAIN``.
+        total_batch_size: images a batch.
+        aspect_ratio_grouping: batches of images that are all wide or all high.
+        num_workers: processes that map; 0 maps in this one.
+        collate_fn: what becomes of a batch's list.
+        seed: of the order and the augmentations, by default ``cfg.SEED``; None and negative ones draw one.
+
+    Returns:
+        an iterable of lists of inputs.
+
+    Raises:
+        ConfigError: the sampler is not known.
+        DataError: a data set is not known, or holds nothing to learn from.
+        TypeError: without a configuration, something is missing.
+    """
+    if not _is_cfg(cfg):
+        cfg, dataset = None, dataset if cfg is None else cfg
+    if cfg is not None:
+        dataset = _train_records(cfg) if dataset is None else dataset
+        mapper = mapper or DatasetMapper(cfg, is_train=True)
+        seed = cfg.SEED if seed is None else seed
+        total_batch_size = total_batch_size or cfg.SOLVER.IMS_PER_BATCH
+        num_workers = cfg.DATALOADER.NUM_WORKERS if num_workers is None else num_workers
+        if aspect_ratio_grouping is None:
+            aspect_ratio_grouping = cfg.DATALOADER.ASPECT_RATIO_GROUPING
+    seed = None if seed is None or seed < 0 else seed
+    dataset, mapper = _records_by_index(dataset), _needed("mapper", mapper)
+    batch_size = _needed("total_batch_size", total_batch_size)
+    if sampler is None:
+        sampler = (
+            TrainingSampler(len(dataset), seed=seed) if cfg is None else _train_sampler(cfg, dataset, seed)
+        )
+    grouped = aspect_ratio_grouping is not False
+    loader = DataLoader(
+        MapDataset(dataset, mapper),
+        sampler=sampler,
+        batch_size=None if grouped else batch_size,
+        num_workers=num_workers or 0,
+        collate_fn=trivial_batch_collator if grouped else (collate_fn or trivial_batch_collator),
+        generator=None if seed is None else torch.Generator().manual_seed(seed),
+    )
+    if not grouped:
+        return loader
+    batches = AspectRatioGroupedDataset(loader, batch_size)
+    return batches if collate_fn is None else _Collated(batches, collate_fn)
+
+
+def build_detection_test_loader(
+    cfg: Any = None,
+    dataset_name: str | Sequence[str] | None = None,
+    *,
+    dataset: Any = None,
+    mapper: Mapper | None = None,
+    sampler: Sampler[int] | None = None,
+    batch_size: int = 1,
+    num_workers: int | None = None,
+    collate_fn: Callable[[list[Any]], Any] | None = None,
+) -> DataLoader:
+    """Each image once, in order, in batches.
+
+    ``build_detection_test_loader(cfg, "my_val")``, or without a configuration
+    ``build_detection_test_loader(dataset, mapper=mapper)``.
+
+    Args:
+        cfg: a configuration, or the data set.
+        dataset_name: registered data sets, by default ``cfg.DATASETS.TEST``.
+        dataset: records, in place of the registered ones.
+        mapper: record -> a model's input, by default ``DatasetMapper(cfg, is_train=False)``.
+        sampler: which record is next.
+        batch_size: images a batch.
+        num_workers: processes that map; 0 maps in this one.
+        collate_fn: what becomes of a batch's list.
+
+    Raises:
+        DataError: a data set is not known.
+        TypeError: without a configuration, something is missing.
+    """
+    if not _is_cfg(cfg):
+        cfg, dataset = None, dataset if cfg is None else cfg
+    if cfg is not None:
+        mapper = mapper or DatasetMapper(cfg, is_train=False)
+        num_workers = cfg.DATALOADER.NUM_WORKERS if num_workers is None else num_workers
+        if dataset is None:
+            dataset = _test_records(cfg, dataset_name)
+    dataset, mapper = _records_by_index(dataset), _needed("mapper", mapper)
+    return DataLoader(
+        MapDataset(dataset, mapper),
+        sampler=sampler or InferenceSampler(len(dataset)),
+        batch_size=batch_size,
+        num_workers=num_workers or 0,
+        collate_fn=collate_fn or trivial_batch_collator,
+    )
+
+
+class _Collated:
+    def __init__(self, batches: Any, collate_fn: Callable[[list[Any]], Any]) -> None:
+        self.batches, self.collate_fn = batches, collate_fn
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self.collate_fn, self.batches)
+
+
+def _is_cfg(value: Any) -> bool:
+    return hasattr(value, "DATALOADER")
+
+
+def _train_records(cfg: Any) -> Records:
+    return get_detection_dataset_dicts(
+        cfg.DATASETS.TRAIN,
+        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+        min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0,
+        proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
+    )
+
+
+def _test_records(cfg: Any, names: str | Sequence[str] | None) -> Records:
+    names = [names] if isinstance(names, str) else list(cfg.DATASETS.TEST if names is None else names)
+    files = None
+    if cfg.MODEL.LOAD_PROPOSALS:
+        file_of = dict(zip(cfg.DATASETS.TEST, cfg.DATASETS.PROPOSAL_FILES_TEST, strict=False))
+        files = [file_of[name] for name in names if name in file_of]
+    return get_detection_dataset_dicts(names, filter_empty=False, proposal_files=files)
+
+
+def _train_sampler(cfg: Any, dataset: Any, seed: int | None) -> Sampler[int]:
+    name, node = cfg.DATALOADER.SAMPLER_TRAIN, cfg.DATALOADER
+    if name == "TrainingSampler":
+        return TrainingSampler(len(dataset), seed=seed)
+    if name == "RepeatFactorTrainingSampler":
+        factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+            dataset, node.REPEAT_THRESHOLD, sqrt=node.REPEAT_SQRT
+        )
+        return RepeatFactorTrainingSampler(factors, seed=seed)
+    raise ConfigError(
+        "unknown sampler",
+        got=f"DATALOADER.SAMPLER_TRAIN: {name}",
+        expected="TrainingSampler or RepeatFactorTrainingSampler",
+        remedy="give build_detection_train_loader a sampler",
+    )
+
+
+def _needed(name: str, value: Option | None) -> Option:
+    if value is None:
+        raise TypeError(f"a loader without a configuration needs {name}")
+    return value
+
+
+def _records_by_index(dataset: Any) -> Any:
+    if isinstance(_needed("dataset", dataset), IterableDataset):
+        raise TypeError("a loader needs records by index; got an IterableDataset")
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        raise NotImplementedError("loaders serve one process; give each of several a sampler of its own part")
+    return dataset

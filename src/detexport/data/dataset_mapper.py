@@ -1,0 +1,172 @@
+"""From a record of ``DatasetCatalog`` to what a model takes: read, augmented, as tensors."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from detexport.data import detection_utils as utils
+from detexport.data import transforms as T
+from detexport.errors import ConfigError
+
+
+class DatasetMapper:
+    """Reads a record's image, augments it with its annotations, and gives a model's input.
+
+    Made from a configuration, ``DatasetMapper(cfg, is_train=True)``, by options,
+    ``DatasetMapper(is_train=True, augmentations=[...], image_format="BGR")``, or from a configuration with
+    options in place of its own.
+
+    Args:
+        cfg: a configuration, or none.
+        is_train: give the ground truth too; without it, records' annotations are left out.
+        **options: ``augmentations``, a list; ``image_format``, ``"BGR"`` or ``"RGB"``; ``use_instance_mask``
+            (False) and ``use_keypoint`` (False), whether to give them; ``instance_mask_format``
+            (``"polygon"``) or ``"bitmask"``; ``keypoint_hflip_indices`` (None), see
+            ``create_keypoint_hflip_indices``; ``precomputed_proposal_topk`` (None), how many of a record's
+            proposals to give; ``recompute_boxes`` (False), boxes from the augmented masks.
+
+    Raises:
+        ConfigError: an option of the configuration is not known or not supported.
+        TypeError: an option is missing or unknown.
+    """
+
+    def __init__(self, cfg: Any = None, is_train: bool = True, **options: Any) -> None:
+        values = dict(OPTIONS)
+        values |= mapper_options(cfg, is_train) if cfg is not None else {}
+        unknown = sorted(set(options) - set(values))
+        if unknown:
+            raise TypeError(f"unknown options {unknown} of DatasetMapper; expected some of {sorted(values)}")
+        values |= options
+        missing = [name for name in ("augmentations", "image_format") if values[name] is None]
+        if missing:
+            raise TypeError(f"DatasetMapper needs a configuration, or the options {missing}")
+        self.is_train = is_train
+        self.augmentations = T.AugmentationList(values["augmentations"])
+        self.image_format: str = values["image_format"]
+        self.use_instance_mask: bool = values["use_instance_mask"]
+        self.use_keypoint: bool = values["use_keypoint"]
+        self.instance_mask_format: str = values["instance_mask_format"]
+        self.keypoint_hflip_indices: np.ndarray | None = values["keypoint_hflip_indices"]
+        self.proposal_topk: int | None = values["precomputed_proposal_topk"]
+        self.recompute_boxes: bool = values["recompute_boxes"]
+        if self.recompute_boxes and not self.use_instance_mask:
+            raise TypeError("recompute_boxes needs use_instance_mask")
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        """The input that a record makes.
+
+        Args:
+            dataset_dict: see ``detexport.data.datasets``; left as it is.
+
+        Returns:
+            the record, without what was read from it, with ``image`` (3, H, W) uint8; with ``proposals``
+            where it has any; and to train with ``instances`` and, where it has one, ``sem_seg`` (H, W) int64.
+
+        Raises:
+            DataError: the image cannot be read, or is of another size than the record says.
+        """
+        record = copy.deepcopy(dataset_dict)
+        image = utils.read_image(record["file_name"], format=self.image_format)
+        utils.check_image_size(record, image)
+        sem_seg_file = record.pop("sem_seg_file_name", None)
+        sem_seg = utils.read_image(sem_seg_file, "L")[:, :, 0] if self.is_train and sem_seg_file else None
+        inputs = T.AugInput(image, sem_seg=sem_seg)
+        transforms = self.augmentations(inputs)
+        size = inputs.image.shape[:2]
+        record["image"] = torch.from_numpy(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
+        if inputs.sem_seg is not None:
+            record["sem_seg"] = torch.from_numpy(inputs.sem_seg.astype(np.int64))
+        if self.proposal_topk is not None:
+            utils.transform_proposals(record, size, transforms, proposal_topk=self.proposal_topk)
+        annotations = record.pop("annotations", None)
+        if self.is_train and annotations is not None:
+            record["instances"] = self._instances(annotations, transforms, size)
+        return record
+
+    def _instances(
+        self, annotations: Sequence[dict[str, Any]], transforms: T.Transform, size: tuple[int, int]
+    ) -> Any:
+        unused = {"segmentation": not self.use_instance_mask, "keypoints": not self.use_keypoint}
+        transformed = [
+            utils.transform_instance_annotations(
+                {key: value for key, value in annotation.items() if not unused.get(key)},
+                transforms,
+                size,
+                keypoint_hflip_indices=self.keypoint_hflip_indices,
+            )
+            for annotation in annotations
+            if not annotation.get("iscrowd", 0)
+        ]
+        instances = utils.annotations_to_instances(transformed, size, self.instance_mask_format)
+        # A crop leaves a part of each object, and of its box perhaps more than that.
+        if self.recompute_boxes and instances.has("gt_masks"):
+            instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+        return utils.filter_empty_instances(instances)
+
+
+OPTIONS: dict[str, Any] = {
+    "augmentations": None,
+    "image_format": None,
+    "use_instance_mask": False,
+    "use_keypoint": False,
+    "instance_mask_format": "polygon",
+    "keypoint_hflip_indices": None,
+    "precomputed_proposal_topk": None,
+    "recompute_boxes": False,
+}
+"""Options of a mapper and their defaults; None where there is none."""
+
+
+def mapper_options(cfg: Any, is_train: bool) -> dict[str, Any]:
+    """What a configuration says for ``DatasetMapper``.
+
+    Raises:
+        ConfigError: an option is not known or not supported.
+    """
+    node, data = cfg.INPUT, cfg.DATASETS
+    augmentations = utils.build_augmentation(cfg, is_train)
+    if is_train and node.get("COLOR_AUG_SSD", False):
+        raise ConfigError(
+            "unsupported augmentation",
+            got="INPUT.COLOR_AUG_SSD: True",
+            expected="INPUT.COLOR_AUG_SSD: False",
+            remedy="set it to False, or give DatasetMapper augmentations of your own",
+        )
+    if node.MASK_FORMAT not in utils.MASK_FORMATS:
+        raise ConfigError(
+            "unknown form of masks",
+            got=f"INPUT.MASK_FORMAT: {node.MASK_FORMAT}",
+            expected=" or ".join(utils.MASK_FORMATS),
+        )
+    cropped = is_train and node.CROP.ENABLED
+    if cropped:
+        augmentations.insert(0, _crop(node.CROP))
+    options: dict[str, Any] = {
+        "augmentations": augmentations,
+        "image_format": node.FORMAT,
+        "use_instance_mask": cfg.MODEL.MASK_ON,
+        "use_keypoint": cfg.MODEL.KEYPOINT_ON,
+        "instance_mask_format": node.MASK_FORMAT,
+        "recompute_boxes": cropped and cfg.MODEL.MASK_ON,
+    }
+    if cfg.MODEL.KEYPOINT_ON and is_train:
+        options["keypoint_hflip_indices"] = utils.create_keypoint_hflip_indices(data.TRAIN)
+    if cfg.MODEL.LOAD_PROPOSALS:
+        options["precomputed_proposal_topk"] = (
+            data.PRECOMPUTED_PROPOSAL_TOPK_TRAIN if is_train else data.PRECOMPUTED_PROPOSAL_TOPK_TEST
+        )
+    return options
+
+
+def _crop(node: Any) -> T.RandomCrop:
+    try:
+        return T.RandomCrop(node.TYPE, node.SIZE)
+    except ValueError as error:
+        raise ConfigError(
+            "unknown crop",
+            got=f"INPUT.CROP.TYPE: {node.TYPE}",
+            expected="relative, relative_range, absolute or absolute_range",
+        ) from error

@@ -1,0 +1,155 @@
+"""Panoptic quality (Kirillov et al. 2019, arXiv:1801.00868)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detexport.data.coco import read_segment_map
+from detexport.errors import DataError
+from detexport.files import read_json
+
+VOID = 0
+"""Id of the pixels of no segment."""
+
+
+@dataclass
+class Tally:
+    """Segments of one category over all images.
+
+    Args:
+        iou: sum over the matched pairs.
+        matched: pairs of a predicted and a true segment with an IoU above 0.5; there can be but one for each.
+        wrong: predicted segments that match none.
+        missed: true segments that match none.
+    """
+
+    iou: float = 0.0
+    matched: int = 0
+    wrong: int = 0
+    missed: int = 0
+
+    @property
+    def seen(self) -> bool:
+        """Whether there is anything to judge."""
+        return self.matched + self.wrong + self.missed > 0
+
+    @property
+    def qualities(self) -> tuple[float, float, float]:
+        """PQ, and its factors: SQ, the mean IoU of the matches, and RQ, the F1 score of finding them."""
+        segmentation = self.iou / self.matched if self.matched else 0.0
+        recognition = self.matched / (self.matched + self.wrong / 2 + self.missed / 2)
+        return segmentation * recognition, segmentation, recognition
+
+
+class PanopticQuality:
+    """PQ, SQ and RQ of segments, gathered image by image.
+
+    Args:
+        annotations: COCO's panoptic annotations; the PNGs lie in the folder of the file's stem beside the
+            file's folder.
+        thing_ids: COCO's category id of each class index of the things; true segments of other things count
+            as not labelled.
+
+    Raises:
+        DataError: there is no such file.
+    """
+
+    def __init__(self, annotations: Path, thing_ids: Sequence[int]) -> None:
+        if not annotations.is_file():
+            raise DataError(
+                "the data set has no panoptic annotations",
+                got=f"no file {annotations}",
+                expected="COCO's panoptic annotations, which the synthetic data set has",
+                remedy="choose other data, or a model that gives no segments",
+            )
+        value = read_json(annotations)
+        self.thing_ids = list(thing_ids)
+        self.stuff_ids = [c["id"] for c in value["categories"] if not c["isthing"]]
+        self.truth = {entry["image_id"]: entry for entry in value["annotations"]}
+        self.folder = annotations.parent.parent / annotations.stem
+        self.tallies = {category: Tally() for category in (*self.thing_ids, *self.stuff_ids)}
+
+    def add(self, image_id: int, segment_map: np.ndarray, segments: Sequence[Mapping[str, Any]]) -> None:
+        """Judge the segments of one image.
+
+        Args:
+            image_id: COCO's.
+            segment_map: (H, W) id of each pixel's segment, 0 for none.
+            segments: ``id``, ``isthing`` and ``category_id`` of each: an index of a thing's class, or the
+                label of stuff, 1 being the first.
+        """
+        entry = self.truth[image_id]
+        true_map = read_segment_map(self.folder / entry["file_name"])
+        labelled = [s for s in entry["segments_info"] if s["category_id"] in self.tallies]
+        true = {s["id"]: s["category_id"] for s in labelled if not s.get("iscrowd", 0)}
+        predicted = {
+            s["id"]: self.thing_ids[s["category_id"]]
+            if s["isthing"]
+            else self.stuff_ids[s["category_id"] - 1]
+            for s in segments
+        }
+        judge_image(
+            self.tallies,
+            np.where(np.isin(true_map, list(true)), true_map, VOID),
+            true,
+            segment_map,
+            predicted,
+        )
+
+    def result(self) -> dict[str, float]:
+        """``panoptic/PQ``, ``SQ`` and ``RQ``: means over the categories, over the things, over the stuff."""
+        metrics: dict[str, float] = {}
+        groups = {"": [*self.thing_ids, *self.stuff_ids], "_th": self.thing_ids, "_st": self.stuff_ids}
+        for suffix, categories in groups.items():
+            qualities = [self.tallies[c].qualities for c in categories if self.tallies[c].seen]
+            if qualities:
+                means = np.mean(qualities, axis=0)
+                metrics |= {
+                    f"panoptic/{name}{suffix}": float(v)
+                    for name, v in zip(("PQ", "SQ", "RQ"), means, strict=True)
+                }
+        return metrics
+
+
+def judge_image(
+    tallies: Mapping[int, Tally],
+    true_map: np.ndarray,
+    true: Mapping[int, int],
+    segment_map: np.ndarray,
+    predicted: Mapping[int, int],
+) -> None:
+    """Count one image's segments into the tallies of their categories.
+
+    What is not labelled counts neither for nor against: it is no part of a predicted segment's area, and a
+    predicted segment that lies there by more than half is not wrong.
+
+    Args:
+        tallies: by category.
+        true_map: (H, W) id of each pixel's true segment, 0 where it is not labelled.
+        true: category of each true segment by id.
+        segment_map: (H, W) id of each pixel's predicted segment, 0 for none.
+        predicted: category of each predicted segment by id.
+    """
+    pairs, counts = np.unique(np.stack([true_map.ravel(), segment_map.ravel()]), axis=1, return_counts=True)
+    overlap = {(int(t), int(p)): int(n) for (t, p), n in zip(pairs.T, counts, strict=True)}
+    true_area = {t: sum(n for (other, _), n in overlap.items() if other == t) for t in true}
+    area = {p: sum(n for (_, other), n in overlap.items() if other == p) for p in predicted}
+    unlabelled = {p: overlap.get((VOID, p), 0) for p in predicted}
+    matched_true, matched = set(), set()
+    for (t, p), common in overlap.items():
+        if t == VOID or p == VOID or true[t] != predicted[p]:
+            continue
+        iou = common / (true_area[t] + area[p] - unlabelled[p] - common)
+        if iou > 0.5:
+            tallies[true[t]].iou += iou
+            tallies[true[t]].matched += 1
+            matched_true.add(t)
+            matched.add(p)
+    for t in true.keys() - matched_true:
+        tallies[true[t]].missed += 1
+    for p in predicted.keys() - matched:
+        if unlabelled[p] <= 0.5 * area[p]:
+            tallies[predicted[p]].wrong += 1

@@ -1,0 +1,102 @@
+"""Models of rich inputs and outputs for ``torch.jit.trace``, which takes and gives tuples of tensors."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detexport.errors import ExportError
+from detexport.schema import Schema, flatten
+
+
+class TracingAdapter(nn.Module):
+    """A model behind flattened inputs and outputs, and the schemas that lead back.
+
+    ::
+
+        adapter = TracingAdapter(model, inputs)
+        traced = torch.jit.trace(adapter, adapter.flattened_inputs)
+        outputs = adapter.outputs_schema(traced(*adapter.flattened_inputs))
+
+    Args:
+        model: the model.
+        inputs: one argument of the model, or a tuple of its arguments.
+        inference_func: called with the model and the arguments; by default the model's ``inference`` without
+            post-processing where it has that choice (a trace would keep which pixels a mask covers), else the
+            model itself.
+        allow_non_tensor: leave what is not made of tensors out of the inputs and outputs. The schemas can
+            then build nothing: for one run that is looked at, such as a count of operations.
+
+    Attributes:
+        flattened_inputs: the tensors of ``inputs``.
+        inputs_schema: how they make up the inputs; None with ``allow_non_tensor``.
+        outputs_schema: how the outputs are made up; None before the first call, and with
+            ``allow_non_tensor``.
+
+    Raises:
+        ExportError: the inputs, or in a call the outputs, are not made of tensors, or the outputs are made up
+            in another way than those of the call before.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Any,
+        inference_func: Callable[..., Any] | None = None,
+        allow_non_tensor: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.inference_func = inference_func or default_inference
+        self.allow_non_tensor = allow_non_tensor
+        self.inputs = inputs if isinstance(inputs, tuple) else (inputs,)
+        self.flattened_inputs, schema = flatten(self.inputs, allow_non_tensor=allow_non_tensor)
+        self.inputs_schema: Schema | None = None if allow_non_tensor else schema
+        self.outputs_schema: Schema | None = None
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """The flattened outputs for flattened inputs.
+
+        With ``allow_non_tensor`` the given tensors must be ``flattened_inputs`` themselves.
+        """
+        with torch.no_grad():
+            if self.inputs_schema is not None:
+                inputs = self.inputs_schema(tensors)
+            else:
+                self._require_own(tensors)
+                inputs = self.inputs
+            flattened, schema = flatten(
+                self.inference_func(self.model, *inputs), allow_non_tensor=self.allow_non_tensor
+            )
+        if not self.allow_non_tensor:
+            if self.outputs_schema not in (None, schema):
+                raise ExportError(
+                    "the model's outputs are made up in another way than in the call before",
+                    got=schema,
+                    expected=self.outputs_schema,
+                    remedy="trace one adapter with one kind of input",
+                )
+            self.outputs_schema = schema
+        return flattened
+
+    def _require_own(self, tensors: tuple[Tensor, ...]) -> None:
+        if len(tensors) != len(self.flattened_inputs) or any(
+            given is not own and given.data_ptr() != own.data_ptr()
+            for given, own in zip(tensors, self.flattened_inputs, strict=True)
+        ):
+            raise ExportError(
+                "the inputs cannot be built from other tensors",
+                got=f"{len(tensors)} tensors",
+                expected="flattened_inputs, since parts of the inputs were filtered out",
+                remedy="build the adapter without allow_non_tensor",
+            )
+
+
+def default_inference(model: Any, *inputs: Any) -> Any:
+    """Call the model, without post-processing where it offers that."""
+    inference = getattr(model, "inference", None)
+    if inference is not None and "do_postprocess" in inspect.signature(inference).parameters:
+        return inference(*inputs, do_postprocess=False)
+    return model(*inputs)

@@ -1,0 +1,122 @@
+"""Look-ups in the shipped configurations and in the table of published checkpoints.
+
+Importing this module costs no torch: ``get`` alone builds a model.
+"""
+
+import difflib
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from detexport.config import CfgNode, get_cfg
+from detexport.errors import CheckpointError, ConfigError
+
+URL_PREFIX = "https://dl.fbaipublicfiles.com/detectron2/"
+
+_PACKAGE = Path(str(files("detexport.model_zoo")))
+_CONFIGS = _PACKAGE / "configs"
+_TABLE = _PACKAGE / "checkpoints.yaml"
+_SUFFIX = ".yaml"
+
+
+def get_config_file(config_path: str) -> str:
+    """Path of a shipped configuration.
+
+    Args:
+        config_path: name in the zoo, ``"COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml"``.
+
+    Raises:
+        ConfigError: the zoo has no such configuration.
+    """
+    if config_path not in _names():
+        raise ConfigError(
+            "the model zoo has no such configuration",
+            got=repr(config_path),
+            expected=f"a name such as {', '.join(_near(config_path, _names()))}",
+            remedy=f"correct the name; all {len(_names())} lie below {_CONFIGS}",
+        )
+    return str(_CONFIGS / config_path)
+
+
+def get_config(config_path: str, trained: bool = False) -> CfgNode:
+    """The configuration of a model of the zoo.
+
+    Args:
+        config_path: see ``get_config_file``.
+        trained: point ``MODEL.WEIGHTS`` at the trained checkpoint. Without it they are what the model's
+            training began with, mostly an ImageNet backbone.
+
+    Raises:
+        ConfigError: the zoo has no such configuration.
+        CheckpointError: ``trained``, and no checkpoint is published for it.
+    """
+    cfg = get_cfg()
+    cfg.merge_from_file(get_config_file(config_path))
+    if trained:
+        cfg.MODEL.WEIGHTS = get_checkpoint_url(config_path)
+    return cfg
+
+
+def get_checkpoint_url(config_path: str) -> str:
+    """URL of the checkpoint that was trained with a configuration of the zoo.
+
+    Raises:
+        ConfigError: the zoo has no such configuration.
+        CheckpointError: no checkpoint is published for it.
+    """
+    get_config_file(config_path)
+    name = config_path.removesuffix(_SUFFIX)
+    published = _checkpoints()
+    if name not in published:
+        near = [f"{other}{_SUFFIX}" for other in _near(name, list(published))]
+        raise CheckpointError(
+            f"no trained checkpoint is published for {config_path}",
+            expected=f"a name such as {', '.join(near)}",
+            remedy=f"choose one of the {len(published)} in {_TABLE}, or give a checkpoint of your own",
+        )
+    return f"{URL_PREFIX}{name}/{published[name]}"
+
+
+def get(config_path: str, trained: bool = False, device: str | None = None) -> Any:
+    """A model of the zoo, in training mode, with the weights that ``get_config`` names.
+
+    A trained checkpoint must fill all of the model; an ImageNet backbone fills its part, and the log says so.
+
+    Args:
+        config_path: see ``get_config_file``.
+        trained: load the trained checkpoint; see ``get_config``.
+        device: where to build it; None: on a CUDA device where torch finds one, else on the CPU.
+
+    Raises:
+        ConfigError: the zoo has no such configuration, or an option of it is not supported.
+        CheckpointError: there is no checkpoint, it cannot be had, or it is not the model's.
+    """
+    import torch
+
+    from detexport.checkpoint import DetectionCheckpointer
+    from detexport.modeling import build_model
+
+    cfg = get_config(config_path, trained)
+    cfg.MODEL.DEVICE = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = build_model(cfg)
+    # What a training began with is a backbone; what came out of it is the whole model.
+    DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS, strict=trained)
+    return model
+
+
+@cache
+def _names() -> list[str]:
+    return sorted(path.relative_to(_CONFIGS).as_posix() for path in _CONFIGS.rglob(f"*{_SUFFIX}"))
+
+
+@cache
+def _checkpoints() -> dict[str, str]:
+    table: dict[str, str] = yaml.safe_load(_TABLE.read_text(encoding="utf-8"))
+    return table
+
+
+def _near(name: str, known: list[str]) -> list[str]:
+    return difflib.get_close_matches(name, known, n=5, cutoff=0.0)

@@ -1,0 +1,388 @@
+"""PointRend's mask heads: a coarse mask, or a network for each mask, asked again where it is uncertain.
+
+Shapes: R boxes, P points of each, C channels, K classes, S cells a side.
+"""
+
+import math
+from typing import Any, List
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detexport.config import CfgNode
+from detexport.errors import ConfigError
+from detexport.layers import Conv2d, ShapeSpec
+from detexport.layers.conv import init_conv_msra, init_normal, init_xavier
+from detexport.modeling.point_rend.point_head import build_point_head, check_num_classes
+from detexport.modeling.point_rend.sampling import (
+    PointPooler,
+    PointSampling,
+    cell_centres,
+    draw_uniformly,
+    point_sampling,
+    points_in_image,
+    regular_grid,
+    sample,
+)
+from detexport.modeling.registries import ROI_MASK_HEAD_REGISTRY
+from detexport.modeling.roi_heads.base import split_by_image
+from detexport.modeling.roi_heads.mask_head import class_logits, mask_loss
+from detexport.structures import BitMasks, Instances
+
+
+class ConvFCHead(nn.Sequential):
+    """A box's features, halved in size, through fully connected layers to numbers of a given shape.
+
+    Args:
+        input_shape: pooled features, of an even number of cells a side.
+        conv_dim: channels of the halved map.
+        fc_dims: channels of the layers ``fc1``, ``fc2``, ...
+        output_shape: of a box's numbers.
+    """
+
+    def __init__(
+        self, input_shape: ShapeSpec, *, conv_dim: int, fc_dims: list[int], output_shape: tuple[int, ...]
+    ) -> None:
+        super().__init__()
+        channels, side = input_shape.channels, input_shape.height or 1
+        if channels > conv_dim:
+            self.reduce_channel_dim_conv = Conv2d(channels, conv_dim, 1, relu=True)
+            init_conv_msra(self.reduce_channel_dim_conv)
+            channels = conv_dim
+        self.reduce_spatial_dim_conv = Conv2d(channels, conv_dim, 2, stride=2, relu=True)
+        init_conv_msra(self.reduce_spatial_dim_conv)
+        self.flatten = nn.Flatten()
+        channels = conv_dim * (side // 2) ** 2
+        for index, dim in enumerate(fc_dims, start=1):
+            linear = nn.Linear(channels, dim)
+            init_xavier(linear)
+            self.add_module(f"fc{index}", linear)
+            self.add_module(f"fc_relu{index}", nn.ReLU())
+            channels = dim
+        self.prediction = nn.Linear(channels, math.prod(output_shape))
+        init_normal(self.prediction, std=0.001)
+        self.output_shape: List[int] = list(output_shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(R, C, S, S) -> (R, *output_shape)."""
+        for layer in self:
+            x = layer(x)
+        return x.reshape([-1] + self.output_shape)  # noqa: RUF005 - as TorchScript takes it
+
+
+class PointMaskHead(nn.Module):
+    """What the mask heads by points share; a subclass adds ``forward``, ``point_logits`` and ``losses``.
+
+    Args:
+        box_pooler: features of a box, one point a cell.
+        box_side: cells a side of these.
+        first_side: cells a side of the first mask; it is doubled with each step.
+        sampling: points to learn from.
+        point_pooler: features of a point; none without a point head.
+        point_head: logits of a point.
+        steps: how often the mask is doubled.
+        num_points: cells that are predicted again after each doubling.
+    """
+
+    cells: Tensor
+    first_grid: Tensor
+    point_logits: Any
+
+    def __init__(
+        self,
+        *,
+        box_pooler: PointPooler,
+        box_side: int,
+        first_side: int,
+        sampling: PointSampling,
+        point_pooler: Any = None,
+        point_head: Any = None,
+        steps: int = 0,
+        num_points: int = 0,
+    ) -> None:
+        super().__init__()
+        self.box_pooler = box_pooler
+        self.box_side = box_side
+        self.point_pooler = point_pooler
+        self.point_head = point_head
+        # Steps below this size would predict every cell again.
+        while steps > 0 and 4 * first_side**2 <= num_points:
+            first_side, steps = 2 * first_side, steps - 1
+        self.first_side = first_side
+        self.steps = steps
+        self.num_points = num_points
+        self.sampling = sampling
+        self.resolution = first_side * 2**steps
+        self.register_buffer("cells", regular_grid(box_side), persistent=False)
+        self.register_buffer("first_grid", regular_grid(first_side), persistent=False)
+
+    def masks(self, features: List[Tensor], boxes: List[Tensor], classes: Tensor) -> Tensor:
+        """Probabilities of each detection's own class: see ``forward``."""
+        return self(features, boxes, classes).sigmoid()
+
+    def pool_boxes(self, features: List[Tensor], boxes: List[Tensor]) -> Tensor:
+        """Features at the centres of a grid over each box: (sum R, C, S, S)."""
+        rows = torch.cat(boxes).shape[0]
+        pooled = self.box_pooler(features, boxes, self.cells.expand(rows, -1, -1))
+        return pooled.reshape(-1, self.box_pooler.channels, self.box_side, self.box_side)
+
+    def subdivide(
+        self, features: List[Tensor], boxes: List[Tensor], classes: Tensor, context: Tensor
+    ) -> Tensor:
+        """Predict a small mask, then double it again and again, with its uncertain cells predicted anew.
+
+        Args:
+            features: one (N, C, H, W) a level.
+            boxes: one (R, 4) an image, XYXY in px.
+            classes: (sum R,) int64, the class whose mask is wanted.
+            context: what ``point_logits`` knows of each box.
+
+        Returns:
+            (sum R, S, S) logits.
+        """
+        side = self.first_side
+        grid = self.first_grid.expand(classes.shape[0], -1, -1)
+        logits = class_logits(self.point_logits(features, boxes, grid, context), classes)
+        for _ in range(self.steps):
+            coarse = logits.reshape(-1, 1, side, side)
+            finer = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
+            side = 2 * side
+            logits = finer.flatten(1)
+            uncertain = logits.abs().neg().topk(self.num_points, dim=1).indices
+            points = cell_centres(uncertain, side, side)
+            again = class_logits(self.point_logits(features, boxes, points, context), classes)
+            logits = logits.scatter(1, uncertain, again)
+        return logits.reshape(-1, self.resolution, self.resolution)
+
+    @torch.jit.unused
+    def point_loss(self, logits: Tensor, points: Tensor, instances: list[Instances]) -> Tensor:
+        """Binary cross entropy between the logits of the true class and the true masks at points.
+
+        Args:
+            logits: (R, K or 1, P).
+            points: (R, P, 2) within the boxes.
+            instances: see ``losses``.
+        """
+        if len(logits) == 0:
+            return logits.sum() * 0
+        classes = torch.cat([image.gt_classes for image in instances])
+        target = masks_at_points(instances, points)
+        return F.binary_cross_entropy_with_logits(class_logits(logits, classes), target)
+
+
+def masks_at_points(instances: list[Instances], points: Tensor) -> Tensor:
+    """(R, P) in [0, 1]: the true masks at points (R, P, 2) within the boxes.
+
+    Raises:
+        ConfigError: the masks are not bitmaps.
+    """
+    labels = []
+    boxes = [image.proposal_boxes.tensor for image in instances]
+    for image, box, inside in zip(instances, boxes, split_by_image(points, boxes), strict=True):
+        if not len(image):
+            continue
+        if not isinstance(image.gt_masks, BitMasks):
+            raise ConfigError(
+                "PointRend learns from masks as bitmaps",
+                got=f"gt_masks as {type(image.gt_masks).__name__}",
+                expected="INPUT.MASK_FORMAT: bitmask",
+            )
+        height, width = image.gt_masks.image_size
+        place = points_in_image(box, inside) / points.new_tensor([width, height])
+        labels.append(sample(image.gt_masks.tensor[:, None].to(points.dtype), place)[:, 0])
+    return torch.cat(labels)
+
+
+class PointRendMaskHead(PointMaskHead):
+    """A coarse mask of each class, and a point head that refines it from finer features.
+
+    Args:
+        coarse_head: pooled features of a box -> (K, S, S) logits.
+        **options: see ``PointMaskHead``; without a point head the coarse masks are given as they are.
+    """
+
+    def __init__(self, *, coarse_head: Any, **options: Any) -> None:
+        super().__init__(**options)
+        self.coarse_head = coarse_head
+
+    def forward(self, features: List[Tensor], boxes: List[Tensor], classes: Tensor) -> Tensor:
+        """Masks of detections.
+
+        Args:
+            features: one (N, C, H, W) a level.
+            boxes: one (R, 4) an image, XYXY in px.
+            classes: (sum R,) int64.
+
+        Returns:
+            (sum R, S, S) logits of each detection's own class in a grid over its box.
+        """
+        coarse = self.coarse_head(self.pool_boxes(features, boxes))
+        if self.point_head is not None:
+            logits = self.subdivide(features, boxes, classes, coarse)
+        else:
+            logits = class_logits(coarse.flatten(2), classes)
+            logits = logits.reshape(-1, self.resolution, self.resolution)
+        return logits
+
+    def point_logits(
+        self, features: List[Tensor], boxes: List[Tensor], points: Tensor, context: Tensor
+    ) -> Tensor:
+        """Points (R, P, 2) within the boxes, over coarse masks (R, K, S, S) -> (R, K or 1, P) logits."""
+        return self.point_head(self.point_pooler(features, boxes, points), sample(context, points))
+
+    @torch.jit.unused
+    def losses(self, features: list[Tensor], instances: list[Instances]) -> dict[str, Tensor]:
+        """``loss_mask`` of the coarse masks and ``loss_mask_point`` of the points.
+
+        Args:
+            features: one (N, C, H, W) a level.
+            instances: the foreground proposals of each image, with ``proposal_boxes``, ``gt_classes`` and
+                ``gt_masks``.
+        """
+        boxes = [image.proposal_boxes.tensor for image in instances]
+        coarse = self.coarse_head(self.pool_boxes(features, boxes))
+        losses = {"loss_mask": mask_loss(coarse, instances)}
+        if self.point_head is not None:
+            classes = torch.cat([image.gt_classes for image in instances])
+            points = self.sampling.draw(coarse, lambda logits: -class_logits(logits, classes).abs())
+            logits = self.point_logits(features, boxes, points, coarse)
+            losses["loss_mask_point"] = self.point_loss(logits, points, instances)
+        return losses
+
+
+class ImplicitPointRendMaskHead(PointMaskHead):
+    """A network for each box whose parameters are predicted, and which gives the logits of any point.
+
+    Args:
+        parameter_head: pooled features of a box -> (num_params,).
+        point_head: runs these networks.
+        regularizer: factor of the parameters' mean square in the loss.
+        **options: see ``PointMaskHead``.
+    """
+
+    def __init__(self, *, parameter_head: Any, regularizer: float, **options: Any) -> None:
+        super().__init__(**options)
+        self.parameter_head = parameter_head
+        self.regularizer = regularizer
+
+    def forward(self, features: List[Tensor], boxes: List[Tensor], classes: Tensor) -> Tensor:
+        """Masks of detections: see ``PointRendMaskHead.forward``."""
+        parameters = self.parameter_head(self.pool_boxes(features, boxes))
+        return self.subdivide(features, boxes, classes, parameters)
+
+    def point_logits(
+        self, features: List[Tensor], boxes: List[Tensor], points: Tensor, context: Tensor
+    ) -> Tensor:
+        """Points (R, P, 2) within the boxes, by the networks of (R, D) -> (R, K or 1, P) logits."""
+        return self.point_head(self.point_pooler(features, boxes, points), points, context)
+
+    @torch.jit.unused
+    def losses(self, features: list[Tensor], instances: list[Instances]) -> dict[str, Tensor]:
+        """``loss_mask_point`` at points drawn uniformly, and ``loss_l2`` of the networks' parameters.
+
+        Args:
+            features: see ``PointRendMaskHead.losses``.
+            instances: likewise.
+        """
+        boxes = [image.proposal_boxes.tensor for image in instances]
+        parameters = self.parameter_head(self.pool_boxes(features, boxes))
+        points = draw_uniformly(parameters, self.sampling.num_points)
+        logits = self.point_logits(features, boxes, points, parameters)
+        mean_square = parameters.square().sum() / max(parameters.numel(), 1)
+        return {
+            "loss_l2": self.regularizer * mean_square,
+            "loss_mask_point": self.point_loss(logits, points, instances),
+        }
+
+
+@ROI_MASK_HEAD_REGISTRY.register(name="PointRendMaskHead")
+def build_point_rend_mask_head(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> PointRendMaskHead:
+    """The head of the published configurations of PointRend."""
+    node = cfg.MODEL.ROI_MASK_HEAD
+    _check_options(cfg, input_shape, implicit=False)
+    options = _box_options(cfg, input_shape)
+    if node.POINT_HEAD_ON:
+        options |= _point_options(cfg, input_shape)
+    side = node.OUTPUT_SIDE_RESOLUTION
+    coarse_head = _box_network(cfg, options, (cfg.MODEL.ROI_HEADS.NUM_CLASSES, side, side))
+    return PointRendMaskHead(coarse_head=coarse_head, **options)
+
+
+@ROI_MASK_HEAD_REGISTRY.register(name="ImplicitPointRendMaskHead")
+def build_implicit_mask_head(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> ImplicitPointRendMaskHead:
+    """The head of the published configurations of implicit PointRend."""
+    _check_options(cfg, input_shape, implicit=True)
+    options = _box_options(cfg, input_shape) | _point_options(cfg, input_shape)
+    point_head = options["point_head"]
+    parameter_head = _box_network(cfg, options, (point_head.num_params,))
+    with torch.no_grad():
+        # Of numbers near 0, as a predictor otherwise starts, a network would have no gradient to speak of.
+        parameter_head.prediction.bias.copy_(point_head.initial_parameters())
+    regularizer = cfg.MODEL.IMPLICIT_POINTREND.PARAMS_L2_REGULARIZER
+    return ImplicitPointRendMaskHead(parameter_head=parameter_head, regularizer=regularizer, **options)
+
+
+def _box_options(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+    """What the configuration says for ``PointMaskHead`` of a box as a whole; no point head."""
+    node = cfg.MODEL.ROI_MASK_HEAD
+    return {
+        "box_pooler": PointPooler(input_shape, node.IN_FEATURES, "MODEL.ROI_MASK_HEAD.IN_FEATURES"),
+        "box_side": node.POOLER_RESOLUTION,
+        "first_side": node.OUTPUT_SIDE_RESOLUTION,
+        "sampling": point_sampling(cfg),
+    }
+
+
+def _point_options(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+    """What the configuration says for ``PointMaskHead`` of the points."""
+    node = cfg.MODEL.POINT_HEAD
+    point_pooler = PointPooler(input_shape, node.IN_FEATURES, "MODEL.POINT_HEAD.IN_FEATURES")
+    return {
+        "point_pooler": point_pooler,
+        "point_head": build_point_head(cfg, ShapeSpec(point_pooler.channels)),
+        "steps": node.SUBDIVISION_STEPS,
+        "num_points": node.SUBDIVISION_NUM_POINTS,
+    }
+
+
+def _box_network(cfg: CfgNode, options: dict[str, Any], output_shape: tuple[int, ...]) -> ConvFCHead:
+    """The network over a box's pooled features."""
+    node, side = cfg.MODEL.ROI_MASK_HEAD, options["box_side"]
+    return ConvFCHead(
+        ShapeSpec(options["box_pooler"].channels, height=side, width=side),
+        conv_dim=node.CONV_DIM,
+        fc_dims=[node.FC_DIM] * node.NUM_FC,
+        output_shape=output_shape,
+    )
+
+
+def _check_options(cfg: CfgNode, input_shape: Any, *, implicit: bool) -> None:
+    """Refuse what a mask head by points cannot be built of."""
+    node, name = cfg.MODEL.ROI_MASK_HEAD, cfg.MODEL.POINT_HEAD.NAME
+    if not isinstance(input_shape, dict):
+        raise ConfigError(
+            f"{node.NAME} looks at the feature maps themselves",
+            got=f"MODEL.ROI_MASK_HEAD.POOLER_TYPE: {node.POOLER_TYPE!r}, "
+            f"MODEL.ROI_HEADS.NAME: {cfg.MODEL.ROI_HEADS.NAME}",
+            expected="POOLER_TYPE: '' with StandardROIHeads or CascadeROIHeads",
+        )
+    if (name == "ImplicitPointHead") != implicit:
+        raise ConfigError(
+            f"{node.NAME} needs another point head",
+            got=f"MODEL.POINT_HEAD.NAME: {name}",
+            expected="ImplicitPointHead with ImplicitPointRendMaskHead, and with that alone",
+        )
+    if node.CLS_AGNOSTIC_MASK:
+        raise ConfigError(
+            f"unsupported option with {node.NAME}",
+            got="MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK: True",
+            expected="False; MODEL.POINT_HEAD.CLS_AGNOSTIC_MASK shares the points' masks",
+        )
+    if node.POOLER_RESOLUTION < 2:
+        raise ConfigError(
+            f"{node.NAME} halves its features",
+            got=f"MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION: {node.POOLER_RESOLUTION}",
+            expected="2 or more",
+        )
+    check_num_classes(cfg, "MODEL.ROI_HEADS.NUM_CLASSES", cfg.MODEL.ROI_HEADS.NUM_CLASSES)

@@ -1,0 +1,199 @@
+"""Point heads: features of a point -> a logit for each class.
+
+Shapes: R boxes or images, P points of each, C channels, K classes.
+"""
+
+import math
+from typing import Any, List
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detexport.config import CfgNode
+from detexport.errors import ConfigError
+from detexport.layers import ShapeSpec
+from detexport.layers.conv import init_conv_msra, init_normal
+from detexport.modeling.registries import POINT_HEAD_REGISTRY
+
+ENCODING_FREQUENCIES = 128
+"""Random frequencies of the positional encoding in every published configuration."""
+
+
+def build_point_head(cfg: CfgNode, input_shape: ShapeSpec) -> Any:
+    """Build ``cfg.MODEL.POINT_HEAD.NAME`` for features of a point of this shape."""
+    return POINT_HEAD_REGISTRY.build(cfg, input_shape)
+
+
+class StandardPointHead(nn.Sequential):
+    """Layers shared by all points: from a fine feature and a coarse prediction to a finer one.
+
+    Args:
+        input_shape: the fine features.
+        num_classes: K of the coarse prediction.
+        num_outputs: logits of a point: K, or 1 where all classes share a mask.
+        fc_dims: channels of the layers ``fc1``, ``fc2``, ...
+        coarse_each_layer: every layer sees the coarse prediction, not the first alone.
+    """
+
+    def __init__(
+        self,
+        input_shape: ShapeSpec,
+        *,
+        num_classes: int,
+        num_outputs: int,
+        fc_dims: list[int],
+        coarse_each_layer: bool,
+    ) -> None:
+        super().__init__()
+        channels = input_shape.channels + num_classes
+        for index, dim in enumerate(fc_dims, start=1):
+            layer = nn.Conv1d(channels, dim, 1)
+            init_conv_msra(layer)
+            self.add_module(f"fc{index}", layer)
+            channels = dim + (num_classes if coarse_each_layer else 0)
+        self.predictor = nn.Conv1d(channels, num_outputs, 1)
+        init_normal(self.predictor, std=0.001)
+        self.coarse_each_layer = coarse_each_layer
+
+    def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:  # type: ignore[override]
+        """(R, C, P) features and (R, K, P) coarse logits -> (R, K or 1, P) logits."""
+        x = torch.cat((fine, coarse), dim=1)
+        logits = x
+        for layer in self:
+            logits = layer(x)
+            x = F.relu(logits)
+            if self.coarse_each_layer:
+                x = torch.cat((x, coarse), dim=1)
+        return logits
+
+
+class ImplicitPointHead(nn.Module):
+    """A small network for each box, its parameters given: from a place and its features to logits.
+
+    The place is encoded by sines and cosines of random frequencies (Tancik et al. 2020, arXiv:2006.10739).
+
+    Args:
+        input_shape: the features of a point.
+        num_outputs: logits of a point: K, or 1 where all classes share a mask.
+        fc_dims: channels of the network's layers but the last.
+        use_features: the network sees the point's features.
+        use_position: the network sees the point's encoded place.
+    """
+
+    positional_encoding_gaussian_matrix: Tensor
+
+    def __init__(
+        self,
+        input_shape: ShapeSpec,
+        *,
+        num_outputs: int,
+        fc_dims: list[int],
+        use_features: bool,
+        use_position: bool,
+    ) -> None:
+        super().__init__()
+        channels = 0
+        if use_position:
+            self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(2, ENCODING_FREQUENCIES))
+            channels += 2 * ENCODING_FREQUENCIES
+        if use_features:
+            channels += input_shape.channels
+        self.use_features = use_features
+        self.use_position = use_position
+        self.dims: List[int] = [channels, *fc_dims, num_outputs]
+        weights = [first * second for first, second in zip(self.dims, self.dims[1:], strict=False)]
+        self.sizes: List[int] = weights + self.dims[1:]
+        self.num_params = sum(self.sizes)
+
+    def forward(self, fine: Tensor, points: Tensor, parameters: Tensor) -> Tensor:
+        """Run each box's network.
+
+        Args:
+            fine: (R, C, P) features.
+            points: (R, P, 2) within the boxes, 0..1.
+            parameters: (R, num_params): the weights of all layers, (out, in) each, then their biases.
+
+        Returns:
+            (R, K or 1, P) logits.
+        """
+        x = self.inputs(fine, points)
+        parts = parameters.split(self.sizes, dim=1)
+        layers = len(self.dims) - 1
+        for layer in range(layers):
+            weight = parts[layer].reshape(-1, self.dims[layer + 1], self.dims[layer])
+            x = torch.matmul(weight, x) + parts[layers + layer][:, :, None]
+            if layer < layers - 1:
+                x = F.relu(x)
+        return x
+
+    def inputs(self, fine: Tensor, points: Tensor) -> Tensor:
+        """What the networks see of each point: (R, D, P)."""
+        if not self.use_position:
+            return fine
+        angles = 2.0 * math.pi * torch.matmul(2.0 * points - 1.0, self.positional_encoding_gaussian_matrix)
+        position = torch.cat((angles.sin(), angles.cos()), dim=2).transpose(1, 2)
+        if not self.use_features:
+            return position
+        return torch.cat((position, fine), dim=1)
+
+    @torch.jit.unused
+    def initial_parameters(self) -> Tensor:
+        """(num_params,) to start from: layers as any others would start, an output near 0."""
+        weights = [
+            torch.randn(size) * (math.sqrt(2.0 / channels) if dim != self.dims[-1] else 0.001)
+            for size, channels, dim in zip(self.sizes, self.dims, self.dims[1:], strict=False)
+        ]
+        return torch.cat((*weights, torch.zeros(sum(self.dims[1:]))))
+
+
+def point_outputs(cfg: CfgNode) -> int:
+    """Logits of a point."""
+    node = cfg.MODEL.POINT_HEAD
+    return 1 if node.CLS_AGNOSTIC_MASK else node.NUM_CLASSES
+
+
+@POINT_HEAD_REGISTRY.register(name="StandardPointHead")
+def build_standard_point_head(cfg: CfgNode, input_shape: ShapeSpec) -> StandardPointHead:
+    """The head of the published configurations."""
+    node = cfg.MODEL.POINT_HEAD
+    return StandardPointHead(
+        input_shape,
+        num_classes=node.NUM_CLASSES,
+        num_outputs=point_outputs(cfg),
+        fc_dims=[node.FC_DIM] * node.NUM_FC,
+        coarse_each_layer=node.COARSE_PRED_EACH_LAYER,
+    )
+
+
+@POINT_HEAD_REGISTRY.register(name="ImplicitPointHead")
+def build_implicit_point_head(cfg: CfgNode, input_shape: ShapeSpec) -> ImplicitPointHead:
+    """The head of the published configurations of implicit PointRend."""
+    node, implicit = cfg.MODEL.POINT_HEAD, cfg.MODEL.IMPLICIT_POINTREND
+    if not implicit.IMAGE_FEATURE_ENABLED and not implicit.POS_ENC_ENABLED:
+        raise ConfigError(
+            "an implicit point head sees nothing",
+            got="MODEL.IMPLICIT_POINTREND: IMAGE_FEATURE_ENABLED and POS_ENC_ENABLED False",
+            expected="one of them True",
+        )
+    return ImplicitPointHead(
+        input_shape,
+        num_outputs=point_outputs(cfg),
+        fc_dims=[node.FC_DIM] * node.NUM_FC,
+        use_features=implicit.IMAGE_FEATURE_ENABLED,
+        use_position=implicit.POS_ENC_ENABLED,
+    )
+
+
+def check_num_classes(cfg: CfgNode, key: str, num_classes: int) -> None:
+    """A point head's classes are those of the prediction that it refines.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    if num_classes != cfg.MODEL.POINT_HEAD.NUM_CLASSES:
+        raise ConfigError(
+            "a point head has the classes of what it refines",
+            got=f"MODEL.POINT_HEAD.NUM_CLASSES: {cfg.MODEL.POINT_HEAD.NUM_CLASSES}",
+            expected=f"{num_classes}, as {key}",
+        )

@@ -1,0 +1,1 @@
+"""What models and training loops record while they run."""

@@ -1,0 +1,238 @@
+"""Loaders and samplers: what comes, in which order, and how much of it waits."""
+
+import itertools
+import pickle
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from coco_files import SIZES, annotation, write_coco
+from torch.utils.data import IterableDataset
+
+from detexport.config import get_cfg
+from detexport.config.cfg import CfgNode
+from detexport.data import (
+    DatasetCatalog,
+    MetadataCatalog,
+    build_detection_test_loader,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+    register_coco_instances,
+)
+from detexport.data.build import AspectRatioGroupedDataset, MapDataset, load_proposals_into_dataset
+from detexport.data.samplers import InferenceSampler, RepeatFactorTrainingSampler, TrainingSampler
+from detexport.errors import CheckpointError, ConfigError, DataError
+from detexport.structures import BoxMode
+
+NAME = "loaders_pets"
+
+
+@pytest.fixture
+def cfg(tmp_path: Path) -> Iterator[CfgNode]:
+    further = [annotation(10, 4), annotation(11, 3, keypoints=[0] * 9)]
+    register_coco_instances(NAME, {}, write_coco(tmp_path, annotations=further), tmp_path)
+    cfg = get_cfg()
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (NAME,)
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST = (32, 48), 32
+    cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_WORKERS, cfg.SEED = 2, 0, 5
+    yield cfg
+    DatasetCatalog.remove(NAME)
+    MetadataCatalog.remove(NAME)
+
+
+def first(loader: Any, count: int) -> list[list[dict[str, Any]]]:
+    return list(itertools.islice(iter(loader), count))
+
+
+def flat(batches: list[list[Any]]) -> list[Any]:
+    return list(itertools.chain.from_iterable(batches))
+
+
+def ids(batches: list[list[dict[str, Any]]]) -> list[list[int]]:
+    return [[example["image_id"] for example in batch] for batch in batches]
+
+
+def test_batches_are_of_one_orientation(cfg: CfgNode) -> None:
+    batches = first(build_detection_train_loader(cfg), 12)
+    for batch in batches:
+        assert len(batch) == 2
+        assert len({example["width"] > example["height"] for example in batch}) == 1
+        assert all(example["instances"].has("gt_boxes") for example in batch)
+    assert set(flat(ids(batches))) == {1, 2, 3, 4}
+
+
+def test_at_most_a_batch_of_each_orientation_waits() -> None:
+    taken = []
+    examples = (
+        {"width": 1 + index % 2, "height": 1, "taken": taken.append(index)} for index in itertools.count()
+    )
+    for count, batch in enumerate(itertools.islice(AspectRatioGroupedDataset(examples, 3), 20), start=1):
+        assert len(batch) == 3
+        assert len(taken) - 3 * count <= 2 * 2
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_seed_gives_the_same_batches(cfg: CfgNode, workers: int) -> None:
+    runs = []
+    for _ in range(2):
+        np.random.seed(0)
+        runs.append(first(build_detection_train_loader(cfg, num_workers=workers), 6))
+        torch.rand(7)
+    assert ids(runs[0]) == ids(runs[1])
+    for one, other in zip(flat(runs[0]), flat(runs[1]), strict=True):
+        assert torch.equal(one["image"], other["image"])
+        assert torch.equal(one["instances"].gt_boxes.tensor, other["instances"].gt_boxes.tensor)
+    # Sizes are drawn, so the augmentations took part.
+    assert len({min(example["image"].shape[1:]) for example in flat(runs[0])}) == 2
+    others = first(build_detection_train_loader(cfg, num_workers=workers, seed=6), 6)
+    assert ids(others) != ids(runs[0])
+
+
+def test_keywords_take_the_place_of_the_configuration(cfg: CfgNode) -> None:
+    loader = build_detection_train_loader(
+        cfg,
+        mapper=lambda record: record["image_id"],
+        sampler=InferenceSampler(4),
+        aspect_ratio_grouping=False,
+        total_batch_size=3,
+    )
+    assert list(loader) == [[1, 2, 3], [4]]
+    cfg.DATALOADER.SAMPLER_TRAIN = "RandomSubsetTrainingSampler"
+    with pytest.raises(ConfigError, match=r"DATALOADER\.SAMPLER_TRAIN: RandomSubset"):
+        build_detection_train_loader(cfg)
+
+
+def test_without_a_configuration() -> None:
+    records = [{"image_id": index, "width": 2, "height": 1} for index in range(5)]
+    loader = build_detection_train_loader(records, mapper=dict, total_batch_size=2, seed=1)
+    assert sorted(flat(ids(first(loader, 5)))) == sorted([0, 1, 2, 3, 4] * 2)
+    counts = build_detection_train_loader(
+        dataset=records, mapper=dict, total_batch_size=2, seed=1, collate_fn=len
+    )
+    assert first(counts, 2) == [2, 2]
+    with pytest.raises(TypeError, match="needs mapper"):
+        build_detection_train_loader(records, total_batch_size=2)
+    with pytest.raises(TypeError, match="needs dataset"):
+        build_detection_test_loader(mapper=dict)
+
+    class Stream(IterableDataset):
+        def __iter__(self) -> Iterator[int]:
+            yield 1
+
+    with pytest.raises(TypeError, match="IterableDataset"):
+        build_detection_train_loader(Stream(), mapper=dict, total_batch_size=2)
+
+
+def test_to_detect_each_image_comes_once_in_order(cfg: CfgNode) -> None:
+    for loader in (build_detection_test_loader(cfg, NAME), build_detection_test_loader(cfg)):
+        batches = list(loader)
+        assert ids(batches) == [[1], [2], [3], [4]]
+        assert [(b[0]["height"], b[0]["width"]) for b in batches] == SIZES
+        assert all("instances" not in batch[0] for batch in batches)
+    by_three = build_detection_test_loader([{"image_id": i} for i in range(4)], mapper=dict, batch_size=3)
+    assert ids(list(by_three)) == [[0, 1, 2], [3]]
+
+
+def test_what_nothing_is_learnt_from_is_left_out(cfg: CfgNode) -> None:
+    def kept(**options: Any) -> list[int]:
+        return [record["image_id"] for record in get_detection_dataset_dicts(NAME, **options)]
+
+    assert kept() == kept(filter_empty=False) == [1, 2, 3, 4]
+    assert kept(min_keypoints=2) == [1, 2, 3, 4]
+    assert kept(min_keypoints=3) == [1]
+    with pytest.raises(DataError, match="no image is left"):
+        kept(min_keypoints=100)
+    with pytest.raises(DataError, match="no data set is named"):
+        get_detection_dataset_dicts([])
+
+
+def test_images_of_crowds_alone_are_left_out(tmp_path: Path) -> None:
+    register_coco_instances("loaders_crowds", {}, write_coco(tmp_path), tmp_path)
+    try:
+        assert [r["image_id"] for r in get_detection_dataset_dicts(["loaders_crowds"])] == [1, 2]
+        assert len(get_detection_dataset_dicts(["loaders_crowds"], filter_empty=False)) == 4
+    finally:
+        DatasetCatalog.remove("loaders_crowds")
+        MetadataCatalog.remove("loaders_crowds")
+
+
+def test_a_mapper_may_refuse_a_record() -> None:
+    mapped = MapDataset(list(range(10)), lambda value: value if value % 2 else None)
+    assert len(mapped) == 10
+    assert mapped[3] == 3
+    assert mapped[4] == mapped[4]
+    assert mapped[4] % 2 == 1
+    with pytest.raises(DataError, match="None for each record"):
+        MapDataset([1, 2], lambda _: None)[0]
+
+
+def write_proposals(path: Path, **changes: Any) -> Path:
+    boxes = np.array([[0.0, 0, 30, 20], [5, 5, 20, 20]], np.float32)
+    value = {
+        "ids": [4, 3, 2, 1],
+        "boxes": [boxes] * 3 + [boxes + 1],
+        "objectness_logits": [np.array([1.0, 2.0], np.float32)] * 4,
+    }
+    path.write_bytes(pickle.dumps({**value, **changes}))
+    return path
+
+
+def test_proposals_of_a_file(cfg: CfgNode, tmp_path: Path) -> None:
+    path = write_proposals(tmp_path / "proposals.pkl")
+    records = load_proposals_into_dataset(DatasetCatalog.get(NAME), path)
+    assert records[0]["proposal_boxes"].tolist() == [[6, 6, 21, 21], [1, 1, 31, 21]]
+    assert records[1]["proposal_objectness_logits"].tolist() == [2, 1]
+    assert records[1]["proposal_bbox_mode"] == BoxMode.XYXY_ABS
+    cfg.MODEL.LOAD_PROPOSALS = True
+    cfg.DATASETS.PROPOSAL_FILES_TEST = cfg.DATASETS.PROPOSAL_FILES_TRAIN = (str(path),)
+    for batch in (
+        next(iter(build_detection_test_loader(cfg, NAME))),
+        next(iter(build_detection_train_loader(cfg))),
+    ):
+        assert len(batch[0]["proposals"]) == 2
+    cfg.DATASETS.PROPOSAL_FILES_TEST = ()
+    with pytest.raises(DataError, match="0 files for 1 data sets"):
+        build_detection_test_loader(cfg, NAME)
+
+
+class Runs:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return print, ("it ran",)
+
+
+def test_proposals_that_do_not_fit(cfg: CfgNode, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    records = DatasetCatalog.get(NAME)
+    with pytest.raises(DataError, match="no proposals for the image 1"):
+        load_proposals_into_dataset(records, write_proposals(tmp_path / "a.pkl", ids=[9, 8, 7, 6]))
+    (tmp_path / "b.pkl").write_bytes(pickle.dumps({"ids": [1]}))
+    with pytest.raises(DataError, match="no boxes, objectness_logits"):
+        load_proposals_into_dataset(records, tmp_path / "b.pkl")
+    with pytest.raises(CheckpointError):
+        load_proposals_into_dataset(records, write_proposals(tmp_path / "c.pkl", ids=Runs()))
+    assert capsys.readouterr().out == ""
+
+
+def test_training_goes_through_all_images_each_time() -> None:
+    order = list(itertools.islice(TrainingSampler(7, seed=3), 21))
+    assert all(sorted(order[start : start + 7]) == list(range(7)) for start in (0, 7, 14))
+    assert order[:7] != order[7:14]
+    assert order == list(itertools.islice(TrainingSampler(7, seed=3), 21))
+    assert list(itertools.islice(TrainingSampler(3, shuffle=False), 5)) == [0, 1, 2, 0, 1]
+    with pytest.raises(DataError, match="no image to learn from"):
+        TrainingSampler(0)
+
+
+def test_rare_categories_come_more_often() -> None:
+    records = [{"annotations": [{"category_id": 0}]}] * 99 + [{"annotations": [{"category_id": 1}]}]
+    factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(records, 0.09)
+    assert factors[:99].tolist() == [1] * 99
+    assert factors[99] == pytest.approx(3)
+    linear = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(records, 0.09, sqrt=False)
+    assert linear[99] == pytest.approx(9)
+    sampler = RepeatFactorTrainingSampler(torch.tensor([1.0, 2.25]), seed=0)
+    counts = Counter(itertools.islice(sampler, 32500))
+    assert counts[1] / counts[0] == pytest.approx(2.25, rel=0.02)

@@ -1,0 +1,212 @@
+"""The model zoo: what its names lead to, and that the models are the published ones by size."""
+
+import pickle
+import re
+from collections.abc import Iterator
+from functools import cache, partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+import torch
+import torchvision
+import yaml
+from torch import nn
+
+from detexport import model_zoo
+from detexport.config import get_cfg
+from detexport.errors import CheckpointError, ConfigError
+from detexport.model_zoo import zoo
+from detexport.modeling import build_model
+
+MASK_RCNN = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml"
+CONFIGS = Path(zoo.__file__).parent / "configs"
+NAMES = sorted(path.relative_to(CONFIGS).as_posix() for path in CONFIGS.rglob("*.yaml"))
+MODELS = [name for name in NAMES if not Path(name).name.startswith("Base-")]
+CHECKPOINTS = yaml.safe_load((CONFIGS.parent / "checkpoints.yaml").read_text())
+# The ways of writing that only training, or no model of ours so far, knows: refused by the key's name.
+REFUSED = {
+    "giou": "BBOX_REG_LOSS_TYPE",
+}
+
+
+config = cache(model_zoo.get_config)
+
+
+def build_on_meta(name: str) -> nn.Module:
+    """A model of the zoo without memory for its parameters."""
+    cfg = config(name).clone()
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        return build_model(cfg)
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def parameters_without_norms(model: nn.Module) -> int:
+    """As many as there are where batch normalization is frozen, in buffers."""
+    norms = (module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+    return parameters(model) - sum(map(parameters, norms))
+
+
+def distinct(names: list[str]) -> list[str]:
+    """One name for each model: schedules and starting weights make no other."""
+    seen = {}
+    for name in names:
+        node = config(name).MODEL.clone()
+        node.WEIGHTS = ""
+        seen.setdefault(node.dump(), name)
+    return sorted(seen.values())
+
+
+def test_the_zoo_is_shipped() -> None:
+    families = {name.partition("/")[0] for name in MODELS}
+    assert families == {
+        "COCO-Detection",
+        "COCO-InstanceSegmentation",
+        "COCO-Keypoints",
+        "COCO-PanopticSegmentation",
+        "Cityscapes",
+        "Detectron1-Comparisons",
+        "LVISv0.5-InstanceSegmentation",
+        "LVISv1-InstanceSegmentation",
+        "Misc",
+        "PascalVOC-Detection",
+    }
+    assert len(MODELS) == 59
+
+
+def test_every_name_leads_to_a_file_that_users_can_merge() -> None:
+    cfg = get_cfg()
+    cfg.merge_from_file(model_zoo.get_config_file(MASK_RCNN))
+    assert cfg.dump() == config(MASK_RCNN).dump()
+    for name in NAMES:
+        assert config(name).DATASETS.TEST
+
+
+@pytest.mark.parametrize("name", distinct(MODELS))
+def test_every_model_is_built_or_refused_by_the_key(name: str) -> None:
+    refused = next((key for mark, key in REFUSED.items() if mark in name), None)
+    if refused:
+        with pytest.raises(ConfigError, match=refused):
+            build_on_meta(name)
+    else:
+        assert parameters(build_on_meta(name)) > 1e7
+
+
+@pytest.mark.parametrize(
+    ("name", "twin", "difference"),
+    [
+        # torchvision counts the background as a class, and regresses boxes for it, too.
+        ("COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml", "fasterrcnn_resnet50_fpn", 4 * 1025),
+        (MASK_RCNN, "maskrcnn_resnet50_fpn", 4 * 1025 + 257),
+        ("COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x.yaml", "keypointrcnn_resnet50_fpn", 4 * 1025),
+        # torchvision's p6 comes from p5 (256 channels), not from res5 (2048).
+        ("COCO-Detection/retinanet_R_50_FPN_3x.yaml", "retinanet_resnet50_fpn", -9 * 256 * (2048 - 256)),
+    ],
+)
+def test_parameters_are_as_many_as_in_torchvisions_models(name: str, twin: str, difference: int) -> None:
+    node = config(name).MODEL
+    classes = node.RETINANET.NUM_CLASSES if "retinanet" in name else node.ROI_HEADS.NUM_CLASSES + 1
+    with torch.device("meta"):
+        other = torchvision.models.get_model(twin, weights=None, weights_backbone=None, num_classes=classes)
+    assert parameters(build_on_meta(name)) == parameters_without_norms(other) - difference
+
+
+def test_parameters_of_the_heads_without_a_pyramid() -> None:
+    with torch.device("meta"):
+        resnet = torchvision.models.resnet50(weights=None)
+    backbone = parameters_without_norms(resnet) - parameters(resnet.fc)
+
+    def rpn(channels: int) -> int:
+        return 9 * channels**2 + channels + 15 * 5 * (channels + 1)
+
+    predictor = (81 + 4 * 80) * 2049
+    c4 = build_on_meta("COCO-Detection/faster_rcnn_R_50_C4_3x.yaml")
+    assert parameters(c4) == backbone + rpn(1024) + predictor
+    box_head = (49 * 2048 + 1) * 1024 + 1025 * 1024 + (81 + 4 * 80) * 1025
+    dc5 = build_on_meta("COCO-Detection/faster_rcnn_R_50_DC5_3x.yaml")
+    assert parameters(dc5) == backbone + rpn(2048) + box_head
+
+
+def test_a_trained_configuration_names_its_checkpoint() -> None:
+    url = (
+        "https://dl.fbaipublicfiles.com/detectron2/COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x/"
+        "137849600/model_final_f10217.pkl"
+    )
+    assert model_zoo.get_checkpoint_url(MASK_RCNN) == url
+    assert url == model_zoo.get_config(MASK_RCNN, trained=True).MODEL.WEIGHTS
+    assert config(MASK_RCNN).MODEL.WEIGHTS == "detectron2://ImageNetPretrained/MSRA/R-50.pkl"
+
+
+def test_every_published_checkpoint_belongs_to_a_configuration() -> None:
+    assert {f"{name}.yaml" for name in CHECKPOINTS} <= set(MODELS)
+    for file in CHECKPOINTS.values():
+        assert re.fullmatch(r"\d{8,9}/model_(final|\d{7})_[0-9a-f]{6}\.pkl", file)
+    assert len(set(CHECKPOINTS.values())) == len(CHECKPOINTS) == 52
+
+
+def test_a_wrong_name_is_told_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=re.escape(MASK_RCNN)):
+        model_zoo.get_config("COCO-InstanceSegmentation/mask_rcnn_R50_FPN_3x.yaml")
+    for wrong in ("", "/etc/hostname", "../zoo.py", "COCO-Detection", MASK_RCNN.removesuffix(".yaml")):
+        with pytest.raises(ConfigError, match="no such configuration"):
+            model_zoo.get_checkpoint_url(wrong)
+
+
+def test_a_configuration_without_a_checkpoint_is_told_those_that_have_one() -> None:
+    name = "Misc/mask_rcnn_R_50_FPN_1x_cls_agnostic.yaml"
+    assert model_zoo.get_config(name).MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG
+    with pytest.raises(CheckpointError, match=r"no trained checkpoint.*Misc/mask_rcnn_R_50_FPN_1x_dconv"):
+        model_zoo.get_config(name, trained=True)
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder in the place of the published storage, and an empty cache."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "storage"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        monkeypatch.setattr(zoo, "URL_PREFIX", f"http://127.0.0.1:{server.server_port}/")
+        monkeypatch.setenv("DETEXPORT_CACHE", str(tmp_path / "cache"))
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield tmp_path / "storage"
+        server.shutdown()
+        thread.join()
+
+
+def publish(model: nn.Module, name: str, storage: Path) -> None:
+    """Write a model's weights where those of ``name`` are looked for, as the zoo's files are written."""
+    file = storage / name / CHECKPOINTS[name]
+    file.parent.mkdir(parents=True)
+    state = {key: value.numpy() for key, value in model.state_dict().items()}
+    file.write_bytes(pickle.dumps({"model": state, "__author__": "zoo"}, protocol=4))
+
+
+def test_a_trained_model_comes_with_its_weights(served: Path) -> None:
+    name = "COCO-Detection/rpn_R_50_C4_1x"
+    cfg = model_zoo.get_config(f"{name}.yaml")
+    cfg.MODEL.DEVICE = "cpu"
+    published = build_model(cfg)
+    publish(published, name, served)
+    model = model_zoo.get(f"{name}.yaml", trained=True, device="cpu")
+    assert model.training
+    assert model.device == torch.device("cpu")
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(value, published.state_dict()[key], rtol=0, atol=0)
+
+
+def test_a_trained_checkpoint_that_is_not_the_models_is_refused(served: Path) -> None:
+    name = "COCO-Detection/rpn_R_50_C4_1x"
+    publish(nn.ModuleDict({"proposal_generator": nn.Linear(2, 2)}), name, served)
+    with pytest.raises(CheckpointError, match="does not belong to this model"):
+        model_zoo.get(f"{name}.yaml", trained=True, device="cpu")
+
+
+def test_a_model_whose_training_began_with_nothing_is_built_without_a_download(served: Path) -> None:
+    model = model_zoo.get("Misc/scratch_mask_rcnn_R_50_FPN_3x_gn.yaml", device="cpu")
+    assert model.training
+    assert not served.exists()

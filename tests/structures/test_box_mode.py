@@ -1,0 +1,45 @@
+import numpy as np
+import pytest
+import torch
+
+from detexport.structures import BoxMode
+
+XYXY, XYWH = BoxMode.XYXY_ABS, BoxMode.XYWH_ABS
+
+
+def test_values_are_those_that_annotations_store() -> None:
+    assert [int(mode) for mode in BoxMode] == [0, 1, 2, 3, 4]
+    assert BoxMode.convert([1, 2, 3, 4], 1, 0) == [1, 2, 4, 6]
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_plain_boxes_keep_their_type(kind: type) -> None:
+    converted = BoxMode.convert(kind([1.5, 2, 3, 4]), XYWH, XYXY)
+    assert type(converted) is kind
+    assert converted == kind([1.5, 2, 4.5, 6])
+
+
+@pytest.mark.parametrize("make", [torch.tensor, np.array])
+def test_arrays_there_and_back(make: type) -> None:
+    boxes = make([[1.0, 2.0, 4.0, 6.0], [0.0, 0.0, 1.0, 1.0]])
+    there = BoxMode.convert(boxes, XYXY, XYWH)
+    assert type(there) is type(boxes)
+    assert there.tolist() == [[1, 2, 3, 4], [0, 0, 1, 1]]
+    assert boxes[0, 2] == 4
+    assert BoxMode.convert(there, XYWH, XYXY).tolist() == boxes.tolist()
+    assert BoxMode.convert(boxes[:0], XYXY, XYWH).shape == (0, 4)
+    assert BoxMode.convert(boxes, XYXY, XYXY) is not boxes
+
+
+@pytest.mark.parametrize("mode", ["XYXY_REL", "XYWH_REL", "XYWHA_ABS"])
+def test_relative_and_rotated_boxes_are_refused_by_name(mode: str) -> None:
+    for modes in ((BoxMode[mode], XYXY), (XYXY, BoxMode[mode])):
+        with pytest.raises(NotImplementedError, match=rf"BoxMode\.{mode} are not supported"):
+            BoxMode.convert([0, 0, 1, 1, 30], *modes)
+
+
+def test_other_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(R, 4\)"):
+        BoxMode.convert(torch.zeros(2, 5), XYXY, XYWH)
+    with pytest.raises(ValueError, match=r"\(R, 4\)"):
+        BoxMode.convert([0, 0, 1], XYXY, XYWH)
