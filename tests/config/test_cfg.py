@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from detexport.config import get_cfg
-from detexport.config.cfg import CfgNode, load_cfg
+from detexport.config.cfg import CfgNode, load_cfg, naming_sources
 from detexport.errors import ConfigError
 
 
@@ -81,7 +81,12 @@ def test_a_base_by_an_absolute_path(tmp_path: Path) -> None:
             r"unknown key MODEL.RPN.NMS_TRESH.*MODEL.RPN.NMS_THRESH",
         ),
         ({"top.yaml": "1: 2"}, "unknown key 1"),
-        ({"top.yaml": "_BASE_: a.yaml", "a.yaml": "MODLE: {}"}, "unknown key MODLE .*one of MODEL"),
+        (
+            {"top.yaml": "_BASE_: a.yaml", "a.yaml": "MODLE: {}"},
+            "unknown key MODLE in .*a.yaml.*one of MODEL",
+        ),
+        ({"top.yaml": "_BASE_: a.yaml", "a.yaml": "SEED: [1]"}, "a.yaml does not fit.*SEED"),
+        ({"top.yaml": "VERSION: 1"}, "top.yaml is .*another version; got: VERSION: 1"),
         ({"top.yaml": "MODEL: 3"}, "MODEL in .*top.yaml is a group of keys; got: 3"),
         ({"top.yaml": "MODEL: {RPN: }"}, "MODEL.RPN in .*top.yaml is a group of keys; got: None"),
         ({"top.yaml": "MODEL: {RESNETS: {DEPTH: deep}}"}, "top.yaml does not fit.*DEPTH"),
@@ -158,3 +163,63 @@ def test_what_is_dumped_is_read_back(tmp_path: Path) -> None:
     assert again == cfg
     assert again.dump() == text
     assert yaml.safe_load(text)["MODEL"]["RPN"]["PRE_NMS_TOPK_TEST"] == 300
+
+
+def test_a_file_with_a_wrong_type_changes_nothing(tmp_path: Path) -> None:
+    cfg = get_cfg()
+    with pytest.raises(ConfigError):
+        cfg.merge_from_file(write(tmp_path / "a.yaml", "MODEL: {MASK_ON: true}\nSEED: deep"))
+    assert cfg == get_cfg()
+
+
+def test_a_tree_with_its_bases_as_plain_values(tmp_path: Path) -> None:
+    write(tmp_path / "base.yaml", "SEED: 1\nMODEL: {DEVICE: cpu, MASK_ON: true}")
+    top = write(tmp_path / "top.yaml", "_BASE_: base.yaml\nMODEL: {MASK_ON: false}")
+    expected = {"SEED": 1, "MODEL": {"DEVICE": "cpu", "MASK_ON": False}}
+    assert CfgNode.load_yaml_with_base(str(top)) == expected
+
+
+def test_where_a_value_is_from(tmp_path: Path) -> None:
+    base = write(tmp_path / "base.yaml", "MODEL: {RESNETS: {DEPTH: 18, NORM: GN}, PIXEL_STD: [1., 2., 3.]}")
+    top = write(tmp_path / "top.yaml", "_BASE_: base.yaml\nMODEL: {RESNETS: {NORM: BN}}")
+    cfg = load_cfg(top)
+    cfg.merge_from_list(["SEED", 3])
+    twin = cfg.clone()
+    assert twin.source_of("MODEL.RESNETS.DEPTH") == str(base)
+    assert twin.source_of("MODEL.RESNETS.NORM") == str(top)
+    assert twin.source_of("SEED") == "the override SEED"
+    assert twin.source_of("MODEL.RPN.NMS_THRESH") is None
+    twin.MODEL.RESNETS.DEPTH = 34
+    twin.MODEL.PIXEL_STD[0] = 7.0
+    assert twin.source_of("MODEL.RESNETS.DEPTH") is None
+    assert twin.source_of("MODEL.PIXEL_STD") is None
+    assert cfg.source_of("MODEL.PIXEL_STD") == str(base)
+    with pytest.raises(KeyError):
+        cfg.source_of("MODEL.NOTHING")
+
+
+def test_an_error_says_where_the_values_that_it_names_are_from(tmp_path: Path) -> None:
+    top = write(tmp_path / "top.yaml", "MODEL: {RESNETS: {DEPTH: 18}}")
+    cfg = load_cfg(top)
+    cfg.MODEL.MASK_ON = True
+    keys = "MODEL.RESNETS.DEPTH: 18, MODEL.MASK_ON: True, SEED: -1, MODEL.NO_KEY, MODEL.RESNETS, CUDA"
+    with pytest.raises(ConfigError) as caught, naming_sources(get_cfg()), naming_sources(cfg):
+        raise ConfigError("these do not fit", got=keys)
+    assert str(caught.value) == (
+        f"these do not fit; got: {keys}; where: MODEL.RESNETS.DEPTH in {top}, MODEL.MASK_ON set in code, "
+        "SEED at its default"
+    )
+    with pytest.raises(ConfigError, match=r"^no key$"), naming_sources(cfg):
+        raise ConfigError("no key")
+
+
+def test_a_key_is_set_on_its_own_branch_of_a_clone() -> None:
+    cfg = get_cfg()
+    cfg.freeze()
+    twin = cfg.clone()
+    assert twin.is_frozen()
+    twin.defrost()
+    twin.MODEL.DEVICE = "cpu"
+    assert (cfg.MODEL.DEVICE, twin.MODEL.DEVICE) == ("cuda", "cpu")
+    with pytest.raises(ConfigError, match="frozen"):
+        cfg.merge_from_list(["MODEL.DEVICE", "cpu"])

@@ -21,7 +21,7 @@ def test_grid_by_hand() -> None:
 def test_an_offset_of_zero_starts_at_the_corner_and_anchors_of_a_cell_are_neighbours() -> None:
     grid = AnchorGrid(sizes=[2, 4], aspect_ratios=[1.0], strides=[10], offset=0.0)
     (anchors,) = grid([torch.zeros(1, 3, 1, 2)])
-    assert grid.num_cell_anchors == 2
+    assert grid.num_anchors == [2]
     assert anchors.tolist() == [[-1, -1, 1, 1], [-2, -2, 2, 2], [9, -1, 11, 1], [8, -2, 12, 2]]
 
 

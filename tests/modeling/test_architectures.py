@@ -28,6 +28,13 @@ POINTS = [
     *("MODEL.POINT_HEAD.SUBDIVISION_NUM_POINTS", 196),
 ]
 ARCHITECTURES: dict[str, list[Any]] = {
+    "deformable": [
+        *("MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, False, True, True]),
+        *("MODEL.RESNETS.DEFORM_MODULATED", True, "MODEL.RESNETS.DEFORM_NUM_GROUPS", 2),
+        *("MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE", "giou", "MODEL.RPN.BBOX_REG_LOSS_TYPE", "diou"),
+        *("MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES", True, "MODEL.RPN.BATCH_SIZE_PER_IMAGE", 4096),
+        *("MODEL.FPN.NORM", "LN", "MODEL.FPN.FUSE_TYPE", "avg", "MODEL.RPN.CONV_DIMS", [-1, 32]),
+    ],
     "cascade": [
         *SMALL,
         "MODEL.ROI_HEADS.NAME",
@@ -72,6 +79,7 @@ ARCHITECTURES: dict[str, list[Any]] = {
     ],
 }
 LOSSES = {
+    "deformable": {"loss_cls", "loss_box_reg", "loss_mask"},
     "keypoints": {"loss_cls", "loss_box_reg", "loss_keypoint"},
     "c4": {"loss_cls", "loss_box_reg", "loss_mask"},
     "pointrend": {"loss_cls", "loss_box_reg", "loss_mask", "loss_mask_point"},
@@ -79,7 +87,14 @@ LOSSES = {
     "cascade": {f"loss_{part}_stage{k}" for part in ("cls", "box_reg") for k in range(3)} | {"loss_mask"},
 }
 # Of the random class scores: wide enough to differ, too narrow to saturate.
-SPREAD = {"cascade": 0.5, "c4": 0.01, "keypoints": 0.5, "pointrend": 0.5, "implicit pointrend": 0.5}
+SPREAD = {
+    "deformable": 0.5,
+    "cascade": 0.5,
+    "c4": 0.01,
+    "keypoints": 0.5,
+    "pointrend": 0.5,
+    "implicit pointrend": 0.5,
+}
 SIZES = [(64, 96), (33, 65), (97, 31), (1, 1), (128, 128), (50, 70), (160, 45)]
 
 
@@ -108,6 +123,9 @@ def model(request: pytest.FixtureRequest) -> Any:
     heads = model.roi_heads
     for predictor in heads.box_predictor if request.param == "cascade" else [heads.box_predictor]:
         torch.nn.init.normal_(predictor.cls_score.weight, std=SPREAD[request.param])
+    for name, parameter in model.named_parameters():
+        if "conv2_offset.bias" in name:
+            torch.nn.init.normal_(parameter)
     final = heads.final_predictor()
     final.score_threshold = 0.0
     with torch.no_grad():

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from detexport.modeling.box_regression import Box2BoxTransform, apply_deltas, smooth_l1_sum
+from detexport.modeling.box_regression import Box2BoxTransform, apply_deltas, box_loss_sum, smooth_l1_sum
 
 
 @pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0)])
@@ -48,3 +48,46 @@ def test_smooth_l1(beta: float) -> None:
     torch.testing.assert_close(smooth_l1_sum(prediction, target, beta), expected)
     nothing = torch.zeros(0, 4, requires_grad=True)
     smooth_l1_sum(nothing, nothing, beta).backward()
+
+
+def by_hand(kind: str, a: list[float], b: list[float]) -> float:
+    """The loss of one box by the papers' formulas."""
+    intersection = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    (wa, ha), (wb, hb) = ((box[2] - box[0], box[3] - box[1]) for box in (a, b))
+    union = wa * ha + wb * hb - intersection
+    iou = intersection / union
+    width, height = max(a[2], b[2]) - min(a[0], b[0]), max(a[3], b[3]) - min(a[1], b[1])
+    if kind == "giou":
+        return 1 - iou + (width * height - union) / (width * height)
+    distance = ((a[0] + a[2] - b[0] - b[2]) ** 2 + (a[1] + a[3] - b[1] - b[3]) ** 2) / 4
+    loss = 1 - iou + distance / (width**2 + height**2)
+    if kind == "ciou":
+        v = 4 / math.pi**2 * (math.atan(wb / hb) - math.atan(wa / ha)) ** 2
+        loss += v / (1 - iou + v + 1e-7) * v
+    return loss
+
+
+@pytest.mark.parametrize("kind", ["giou", "diou", "ciou"])
+def test_losses_of_overlap_are_those_of_the_decoded_boxes(kind: str) -> None:
+    transform = Box2BoxTransform((10.0, 10.0, 5.0, 5.0))
+    anchors = torch.tensor([[0.0, 0, 10, 10], [20, 20, 40, 30], [5, 5, 9, 25]])
+    predicted = torch.tensor([[1.0, 2, 12, 9], [50, 60, 70, 95], [5, 5, 9, 25]])
+    truth = torch.tensor([[0.0, 0, 8, 12], [20, 22, 38, 31], [5, 5, 9, 25]])
+    deltas = transform.get_deltas(anchors, predicted).requires_grad_()
+    loss = box_loss_sum(deltas, anchors, truth, transform, loss_type=kind, smooth_l1_beta=0.0)
+    expected = sum(by_hand(kind, a, b) for a, b in zip(predicted.tolist(), truth.tolist(), strict=True))
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
+    loss.backward()
+    assert deltas.grad is not None
+    assert (deltas.grad[:2] != 0).any(dim=1).all()
+    nothing = torch.zeros(0, 4, requires_grad=True)
+    empty = box_loss_sum(nothing, nothing, nothing, transform, loss_type=kind, smooth_l1_beta=0.0)
+    assert empty.item() == 0
+
+
+def test_smooth_l1_is_of_the_differences() -> None:
+    transform = Box2BoxTransform((1.0, 2.0, 3.0, 4.0))
+    anchors, truth = torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([[2.0, 2, 10, 14]])
+    deltas = torch.randn(1, 4)
+    loss = box_loss_sum(deltas, anchors, truth, transform, loss_type="smooth_l1", smooth_l1_beta=0.5)
+    assert torch.equal(loss, smooth_l1_sum(deltas, transform.get_deltas(anchors, truth), 0.5))

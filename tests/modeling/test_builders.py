@@ -5,16 +5,19 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from detexport.config.cfg import CfgNode, load_cfg
 from detexport.errors import ConfigError
 from detexport.layers import FrozenBatchNorm2d, ShapeSpec
+from detexport.layers.norm import LayerNorm
 from detexport.modeling import build_backbone, build_model
-from detexport.modeling.registries import Registry
+from detexport.modeling.backbone.resnet import DeformBottleneckBlock
 
 CONFIG = Path(__file__).parents[2] / "conf/detectron2/mask_rcnn.yaml"
 
+ROTATED = "rotated boxes are not supported"
 CASCADE = ["MODEL.ROI_HEADS.NAME", "CascadeROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True]
 
 C4 = [
@@ -42,7 +45,11 @@ def configured(*overrides: Any) -> CfgNode:
         (["MODEL.BACKBONE.NAME", "build_vit"], "unknown backbone; got: MODEL.BACKBONE.NAME"),
         (["MODEL.PROPOSAL_GENERATOR.NAME", "None"], "MODEL.PROPOSAL_GENERATOR.NAME"),
         (["MODEL.RPN.HEAD_NAME", "Mine"], "unknown RPN head; got: MODEL.RPN.HEAD_NAME"),
-        (["MODEL.ANCHOR_GENERATOR.NAME", "RotatedAnchorGenerator"], "MODEL.ANCHOR_GENERATOR.NAME"),
+        (["MODEL.ANCHOR_GENERATOR.NAME", "RotatedAnchorGenerator"], f"{ROTATED}.*ANCHOR_GENERATOR.NAME"),
+        (["MODEL.PROPOSAL_GENERATOR.NAME", "RRPN"], f"{ROTATED}.*MODEL.PROPOSAL_GENERATOR.NAME: 'RRPN'"),
+        (["MODEL.ROI_HEADS.NAME", "RROIHeads"], f"{ROTATED}.*MODEL.ROI_HEADS.NAME: 'RROIHeads'"),
+        (["MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIAlignRotated"], f"{ROTATED}.*ROIAlignRotated"),
+        (["MODEL.ANCHOR_GENERATOR.OFFSET", 1.0], "MODEL.ANCHOR_GENERATOR.OFFSET: 1.0"),
         (["MODEL.ROI_HEADS.NAME", "StandardROIHead"], "MODEL.ROI_HEADS.NAME.*StandardROIHeads"),
         (["MODEL.ROI_HEADS.NAME", "CascadeROIHeads"], "CLS_AGNOSTIC_BBOX_REG: False"),
         ([*CASCADE, "MODEL.ROI_BOX_CASCADE_HEAD.IOUS", [0.5, 0.6]], "2 IOUS, 3 BBOX_REG_WEIGHTS"),
@@ -54,20 +61,27 @@ def configured(*overrides: Any) -> CfgNode:
         (["MODEL.ROI_BOX_HEAD.NAME", ""], "MODEL.ROI_BOX_HEAD.NAME: ''"),
         (["MODEL.ROI_MASK_HEAD.NAME", "CoarseMaskHead"], "MODEL.ROI_MASK_HEAD.NAME"),
         (["MODEL.ROI_MASK_HEAD.POOLER_TYPE", ""], "MODEL.ROI_MASK_HEAD.POOLER_TYPE: ''"),
-        (["MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIPool"], "POOLER_TYPE; got: ROIPool"),
-        ([*CASCADE, "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES", True], "cascade; got: .*TRAIN_ON_PRED_BOXES"),
-        ([*C4, "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES", True], "Res5ROIHeads; got: .*TRAIN_ON_PRED_BOXES"),
-        (["MODEL.ROI_BOX_HEAD.USE_FED_LOSS", True], "USE_FED_LOSS"),
-        (["MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE", "giou"], "ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE: giou"),
-        (["MODEL.RPN.BBOX_REG_LOSS_TYPE", "giou"], "MODEL.RPN.BBOX_REG_LOSS_TYPE: giou"),
+        (["MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIPol"], "POOLER_TYPE: ROIPol; expected: .*ROIPool"),
+        ([*CASCADE, "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES", True], "TRAIN_ON_PRED_BOXES: True"),
+        ([*C4, "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES", True], "TRAIN_ON_PRED_BOXES: True"),
+        (["MODEL.ROI_BOX_HEAD.USE_FED_LOSS", True], "USE_SIGMOID_CE: False"),
+        (
+            ["MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE", "iou"],
+            "ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE: iou.*giou",
+        ),
+        (["MODEL.RPN.BBOX_REG_LOSS_TYPE", "iou"], "MODEL.RPN.BBOX_REG_LOSS_TYPE: iou"),
         (
             ["MODEL.KEYPOINT_ON", True, "MODEL.ROI_KEYPOINT_HEAD.NAME", "KRCNN"],
             "unknown keypoint head; got: MODEL.ROI_KEYPOINT_HEAD.NAME: 'KRCNN'",
         ),
         (["MODEL.RESNETS.DEPTH", 51], "unknown ResNet depth; got: 51"),
-        (["MODEL.RESNETS.NORM", "LN"], "unknown normalization; got: NORM: 'LN'"),
+        (["MODEL.RESNETS.NORM", "IN"], "unknown normalization; got: NORM: 'IN'"),
         (["MODEL.FPN.NORM", "GN", "MODEL.FPN.OUT_CHANNELS", 48], "over 48 channels"),
-        (["MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, True, True, True]], "DEFORM_ON_PER_STAGE"),
+        (["MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, True]], "DEFORM_ON_PER_STAGE: .*four"),
+        (
+            ["MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, False, False, True]],
+            "ResNet-18 .*DEFORM_ON_PER_STAGE: .*True",
+        ),
         (["MODEL.RESNETS.RES5_DILATION", 4], "RES5_DILATION: 4"),
         (["MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.NUM_GROUPS", 2], "NUM_GROUPS: 2"),
         (["MODEL.RESNETS.OUT_FEATURES", ["res2", "res9"]], "OUT_FEATURES: .'res9'"),
@@ -147,18 +161,84 @@ def test_a_dilated_res5_keeps_the_stride() -> None:
     assert list(maps) == ["res4", "res5"]
 
 
-def test_registries_take_classes_and_functions() -> None:
-    registry = Registry("thing", "MODEL.THING")
+DEFORMABLE = ["MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, True, False, True]]
+BLOCKS = {"res3": 4, "res5": 3}
 
-    @registry.register()
-    def build_one() -> int:
-        return 1
 
-    registry.register(dict, name="Two")
-    assert registry.get("build_one")() == 1
-    assert registry.get("Two") is dict
-    assert "Two" in registry
-    with pytest.raises(ValueError, match="'Two' is registered already"):
-        registry.register(list, name="Two")
-    with pytest.raises(ConfigError, match=r"unknown thing; got: MODEL\.THING: 'build_on'.*build_one"):
-        registry.get("build_on")
+@pytest.mark.parametrize("stride_in_1x1", [False, True])
+@pytest.mark.parametrize("modulated", [False, True])
+def test_new_deformable_blocks_are_plain_ones(modulated: bool, stride_in_1x1: bool) -> None:
+    options = ["MODEL.RESNETS.STRIDE_IN_1X1", stride_in_1x1, "MODEL.BACKBONE.FREEZE_AT", 0]
+    plain = build_backbone(configured(*options)).eval()
+    cfg = configured(*options, *DEFORMABLE, "MODEL.RESNETS.DEFORM_MODULATED", modulated)
+    cfg.MODEL.RESNETS.DEFORM_NUM_GROUPS = 2
+    deformable = build_backbone(cfg).eval()
+    added = deformable.load_state_dict(plain.state_dict(), strict=False)
+    assert not added.unexpected_keys
+    expected = {
+        f"bottom_up.{stage}.{block}.conv2_offset.{name}"
+        for stage, blocks in BLOCKS.items()
+        for block in range(blocks)
+        for name in ("weight", "bias")
+    }
+    assert set(added.missing_keys) == expected
+    offset = deformable.bottom_up.res3[0].conv2_offset
+    assert offset.out_channels == 2 * (27 if modulated else 18)
+    assert offset.stride == ((1, 1) if stride_in_1x1 else (2, 2))
+    if modulated:
+        # The mask starts at a half.
+        for stage, blocks in BLOCKS.items():
+            for block in range(blocks):
+                getattr(deformable.bottom_up, stage)[block].conv2.weight.data *= 2
+    image = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        for name, expected_map in plain(image).items():
+            torch.testing.assert_close(deformable(image)[name], expected_map, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("modulated", [False, True])
+def test_offsets_of_a_deformable_block_move_what_it_sees(modulated: bool) -> None:
+    torch.manual_seed(0)
+    block = DeformBottleneckBlock(
+        4,
+        4,
+        bottleneck_channels=2,
+        stride=1,
+        groups=1,
+        stride_in_1x1=False,
+        dilation=1,
+        norm="",
+        deform_modulated=modulated,
+        deform_num_groups=1,
+    )
+    # Every tap one cell to the right (x is the second of a pair); the mask, last, at sigmoid(0.0).
+    block.conv2_offset.bias.data[1:18:2] = 1.0
+    x = torch.rand(1, 4, 6, 8)
+    hidden = block.conv1(x)
+    moved = F.pad(hidden, [0, 1])[..., 1:]
+    wide = F.conv2d(moved, block.conv2.weight, padding=1) * (0.5 if modulated else 1.0)
+    expected = F.relu(block.conv3(F.relu(wide)) + x)
+    # The column that looks across the left edge of the moved map sees what is there.
+    torch.testing.assert_close(block(x)[..., 1:], expected[..., 1:])
+
+
+def test_frozen_deformable_stages_have_frozen_norms() -> None:
+    cfg = configured(*DEFORMABLE, "MODEL.BACKBONE.FREEZE_AT", 3)
+    network = build_backbone(cfg).bottom_up
+    assert isinstance(network.res3[0].conv2.norm, FrozenBatchNorm2d)
+    assert isinstance(network.res5[0].conv2.norm, nn.BatchNorm2d)
+
+
+@pytest.mark.parametrize("norm", ["SyncBN", "LN"])
+def test_every_module_takes_a_norm(norm: str) -> None:
+    keys = [f"MODEL.{part}.NORM" for part in ("RESNETS", "FPN", "ROI_BOX_HEAD", "ROI_MASK_HEAD")]
+    cfg = configured(*(value for key in keys for value in (key, norm)), "MODEL.ROI_BOX_HEAD.NUM_CONV", 1)
+    model = build_model(cfg)
+    kind = {"SyncBN": nn.BatchNorm2d, "LN": LayerNorm}[norm]
+    for conv in (
+        model.backbone.bottom_up.res5[0].conv2,
+        model.backbone.fpn_output3,
+        model.roi_heads.box_head.conv1,
+        model.roi_heads.mask_head.mask_fcn1,
+    ):
+        assert isinstance(conv.norm, kind)

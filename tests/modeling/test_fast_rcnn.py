@@ -1,9 +1,10 @@
 import pytest
 import torch
 
+from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec
 from detexport.modeling.box_regression import Box2BoxTransform
-from detexport.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers, select_detections
+from detexport.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers, federated_classes, select_detections
 from detexport.structures import Boxes, Instances
 
 SIZE = (100, 200)
@@ -148,3 +149,60 @@ def test_boxes_of_the_true_classes() -> None:
     shared = torch.tensor([[0.0, 0.0, 0.0, 0.0]] * 3)
     together = layers(cls_agnostic_bbox_reg=True).predict_boxes_for_gt_classes((shared, shared), proposals)
     assert torch.equal(torch.cat(together), FAR)
+def foreground() -> Instances:
+    return Instances(
+        SIZE,
+        proposal_boxes=Boxes(FAR),
+        gt_boxes=Boxes(FAR + 1),
+        gt_classes=torch.tensor([0, 2, 3]),
+    )
+
+
+@pytest.mark.parametrize("agnostic", [False, True])
+def test_boxes_predicted_for_the_true_classes(agnostic: bool) -> None:
+    module = layers(cls_agnostic_bbox_reg=agnostic)
+    proposals = foreground()
+    deltas = torch.randn(3, 4 if agnostic else 12)
+    found = module.predict_boxes_for_gt_classes((torch.zeros(3, 4), deltas), [proposals[:1], proposals[1:]])
+    assert [len(boxes) for boxes in found] == [1, 2]
+    all_boxes = module.decode(deltas, FAR).reshape(3, -1, 4)
+    columns = [0, 0] if agnostic else [0, 2]
+    expected = torch.stack([all_boxes[0, columns[0]], all_boxes[1, columns[1]]])
+    torch.testing.assert_close(torch.cat(found)[:2], expected)
+
+
+def test_a_box_loss_of_overlap() -> None:
+    module = layers(box_reg_loss_type="giou")
+    outputs = (torch.zeros(3, 4), torch.zeros(3, 12))
+    # Two boxes of 10 px, each 1 px beside the truth; the third proposal is background.
+    intersection, union = 81.0, 119.0
+    giou = intersection / union - (121 - union) / 121
+    loss = module.losses(outputs, [foreground()])["loss_box_reg"]
+    assert float(loss) == pytest.approx(2 * (1 - giou) / 3, rel=1e-4)
+
+
+def test_a_federated_loss_is_over_the_classes_that_are_there_and_some_others() -> None:
+    module = layers(use_sigmoid=True, use_fed_loss=True, fed_loss_num_classes=3)
+    logits, classes = torch.randn(4, 4), torch.tensor([0, 3, 3, 0])
+    with pytest.raises(ConfigError, match=r"USE_FED_LOSS: True.*set_class_frequencies"):
+        module.class_loss(logits, classes)
+    module.set_class_frequencies(torch.tensor([9, 0, 4]))
+    assert module.fed_loss_cls_weights is not None
+    assert module.fed_loss_cls_weights.tolist() == [3, 0, 2]
+    # Class 0 is there, class 1 is in no image, so class 2 is the only other; with the background, three.
+    target = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(
+        logits[:, [0, 2]], target, reduction="sum"
+    )
+    torch.testing.assert_close(module.class_loss(logits, classes), expected / 4)
+
+
+def test_classes_of_a_federated_loss_are_drawn_by_weight() -> None:
+    torch.manual_seed(0)
+    weights = torch.tensor([1.0, 5.0, 1e-6, 5.0, 5.0])
+    for _ in range(20):
+        drawn = federated_classes(torch.tensor([0, 0, 5]), weights, 4)
+        assert len(drawn) == len(drawn.unique()) == 3
+        assert drawn[0] == 0
+        assert set(drawn[1:].tolist()) <= {1, 3, 4}
+    assert federated_classes(torch.tensor([1, 2, 3]), weights, 2).tolist() == [1, 2, 3]

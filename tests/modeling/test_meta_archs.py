@@ -336,8 +336,8 @@ def test_panoptic_outputs_are_combined_unless_left_apart() -> None:
 @pytest.mark.parametrize(
     ("name", "key", "value"),
     [
-        ("RetinaNet", "MODEL.RETINANET.BBOX_REG_LOSS_TYPE", "giou"),
-        ("RetinaNet", "MODEL.RETINANET.NORM", "BN"),
+        ("RetinaNet", "MODEL.RETINANET.BBOX_REG_LOSS_TYPE", "iou"),
+        ("RetinaNet", "MODEL.RETINANET.NORM", "IN"),
         ("RetinaNet", "MODEL.RETINANET.IN_FEATURES", ["p2", "p3"]),
         ("RetinaNet", "MODEL.RESNETS.OUT_FEATURES", ["res3", "res4"]),
         ("PanopticFPN", "MODEL.MASK_ON", False),

@@ -1,5 +1,6 @@
 """Model configurations with detectron2's keys and defaults."""
 
 from detexport.config.cfg import CfgNode, get_cfg
+from detexport.config.configurable import configurable
 
-__all__ = ["CfgNode", "get_cfg"]
+__all__ = ["CfgNode", "configurable", "get_cfg"]

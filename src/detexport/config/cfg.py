@@ -1,7 +1,10 @@
 """``get_cfg()``: a yacs node with detectron2's keys, defaults and ``_BASE_`` inheritance."""
 
 import difflib
-from collections.abc import Sequence
+import functools
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,40 +15,78 @@ from yacs.config import CfgNode as _YacsNode
 from detexport.errors import ConfigError
 
 _BASE = "_BASE_"
+_SOURCES = "__sources__"
+_KEY = re.compile(r"[A-Z][A-Z0-9_]*(?:\.[A-Z0-9_]+)*")
 
 
 class CfgNode(_YacsNode):
     """A configuration tree that names the key, the file and the alternatives when something does not fit."""
 
+    @classmethod
+    def load_yaml_with_base(cls, filename: str | Path) -> dict[str, Any]:
+        """See ``load_yaml_with_base``."""
+        return load_yaml_with_base(Path(filename))
+
     def merge_from_file(self, cfg_filename: str | Path) -> None:
-        """Merge a YAML file and, before it, the files that its ``_BASE_`` names.
+        """Merge a YAML file and, before it, the files that its ``_BASE_`` names; all of them, or nothing.
 
         Raises:
-            ConfigError: the file cannot be read, or holds a key or a type that is not known.
+            ConfigError: a file cannot be read, or holds a key or a type that is not known.
         """
-        tree = load_yaml_with_base(Path(cfg_filename))
-        self.merge_from_tree(tree, source=str(cfg_filename))
+        self._merge_all([(str(path), tree) for path, tree in yaml_layers(Path(cfg_filename))])
 
     def merge_from_tree(self, tree: dict[str, Any], source: str) -> None:
-        """Merge nested keys; ``source`` names them in errors.
+        """Merge nested keys, all of them or nothing; ``source`` names them in errors.
 
         Raises:
             ConfigError: a key or a type is not known, or the configuration is frozen.
         """
+        self._merge_all([(source, tree)])
+
+    def _merge_all(self, layers: Sequence[tuple[str, dict[str, Any]]]) -> None:
         # yacs itself guards attributes only.
         if self.is_frozen():
             raise ConfigError(
-                "a frozen configuration does not change", got=source, remedy="change a clone after defrost()"
+                "a frozen configuration does not change",
+                got=layers[-1][0],
+                remedy="change a clone after defrost()",
             )
-        _check_keys(tree, self, source)
-        try:
-            self.merge_from_other_cfg(CfgNode(tree))
-        except (ValueError, AssertionError, KeyError) as error:
-            raise ConfigError(
-                f"{source} does not fit the configuration",
-                got=str(error),
-                remedy="give the value the type that the key's default has",
-            ) from error
+        merged, sources = self.clone(), dict(self._sources())
+        for source, tree in layers:
+            _check_version(tree, source)
+            _check_keys(tree, merged, source)
+            try:
+                merged.merge_from_other_cfg(CfgNode(tree))
+            except (ValueError, AssertionError, KeyError) as error:
+                raise ConfigError(
+                    f"{source} does not fit the configuration",
+                    got=str(error),
+                    remedy="give the value the type that the key's default has",
+                ) from error
+            sources |= {key: (source, merged.value_of(key)) for key in _leaves(tree, merged)}
+        self.merge_from_other_cfg(merged)
+        self.__dict__[_SOURCES] = sources
+
+    def _sources(self) -> dict[str, tuple[str, Any]]:
+        return self.__dict__.get(_SOURCES, {})
+
+    def value_of(self, key: str) -> Any:
+        """The value of a key with dots, such as ``MODEL.RESNETS.DEPTH``.
+
+        Raises:
+            KeyError: there is no such key.
+        """
+        return functools.reduce(lambda node, part: node[part], key.split("."), self)
+
+    def source_of(self, key: str) -> str | None:
+        """Where the value of a key with dots is from; none where no file and no override said it.
+
+        Raises:
+            KeyError: there is no such key.
+        """
+        value = self.value_of(key)
+        source, said = self._sources().get(key, (None, None))
+        return source if said == value else None
 
     def merge_from_list(self, cfg_list: Sequence[Any]) -> None:
         """Merge ``[key, value, key, value, ...]``, keys with dots.
@@ -87,22 +128,43 @@ def base_files(path: Path) -> list[Path]:
     """The file and those that it is merged over, by ``_BASE_``, from the first to the last base.
 
     Raises:
-        ConfigError: see ``load_yaml_with_base``.
+        ConfigError: see ``yaml_layers``.
     """
-    load_yaml_with_base(path)
-    files = [path]
-    while base := yaml.safe_load(files[-1].read_text(encoding="utf-8")).get(_BASE):
-        files.append(files[-1].parent / Path(base).expanduser())
-    return files
+    return [file for file, _ in reversed(yaml_layers(path))]
 
 
-def load_yaml_with_base(path: Path, _below: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Read a YAML file merged over the file that its ``_BASE_`` names, relative to it.
+@contextmanager
+def naming_sources(cfg: CfgNode) -> Iterator[None]:
+    """Add to an error about keys of ``cfg`` where their values are from."""
+    try:
+        yield
+    except ConfigError as error:
+        places = [] if "; where: " in str(error) else [_place(cfg, key) for key in _KEY.findall(str(error))]
+        if known := list(dict.fromkeys(place for place in places if place)):
+            error.args = (f"{error}; where: {', '.join(known)}",)
+        raise
+
+
+def _place(cfg: CfgNode, key: str) -> str | None:
+    try:
+        value, source = cfg.value_of(key), cfg.source_of(key)
+        default = get_cfg().value_of(key)
+    except (KeyError, TypeError):
+        return None
+    if isinstance(value, _YacsNode):
+        return None
+    if source is None:
+        return f"{key} at its default" if value == default else f"{key} set in code"
+    return f"{key} in {source}"
+
+
+def yaml_layers(path: Path, _above: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
+    """A YAML file and those that it is merged over, by ``_BASE_``, the last base first.
 
     Raises:
         ConfigError: a file is missing, is not a YAML mapping, or is its own base.
     """
-    if path.resolve() in _below:
+    if path.resolve() in _above:
         raise ConfigError(f"{path} is its own {_BASE}", remedy=f"remove the circle of {_BASE} entries")
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -122,11 +184,20 @@ def load_yaml_with_base(path: Path, _below: tuple[Path, ...] = ()) -> dict[str, 
         )
     base = tree.pop(_BASE, None)
     if base is None:
-        return tree
+        return [(path, tree)]
     if not isinstance(base, str):
         raise ConfigError(f"{_BASE} of {path} is not a file", got=repr(base), expected="one path")
-    below = load_yaml_with_base(path.parent / Path(base).expanduser(), (*_below, path.resolve()))
-    return _merged(below, tree)
+    below = yaml_layers(path.parent / Path(base).expanduser(), (*_above, path.resolve()))
+    return [*below, (path, tree)]
+
+
+def load_yaml_with_base(path: Path) -> dict[str, Any]:
+    """A YAML file merged over the file that its ``_BASE_`` names, relative to it, and so on.
+
+    Raises:
+        ConfigError: see ``yaml_layers``.
+    """
+    return functools.reduce(_merged, [tree for _, tree in yaml_layers(path)])
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -135,6 +206,25 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         old = merged.get(key)
         merged[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
+
+
+def _check_version(tree: dict[str, Any], source: str) -> None:
+    if tree.get("VERSION", 2) != 2:
+        raise ConfigError(
+            f"{source} is a configuration of another version",
+            got=f"VERSION: {tree['VERSION']}",
+            expected="VERSION: 2, with the keys that detectron2 has had since its release",
+            remedy="give the keys their present names, and remove VERSION",
+        )
+
+
+def _leaves(tree: dict[str, Any], known: _YacsNode, prefix: str = "") -> Iterator[str]:
+    """Keys with dots of the values that ``tree`` gives."""
+    for key, value in tree.items():
+        if isinstance(known[key], _YacsNode):
+            yield from _leaves(value, known[key], f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
 
 
 def _check_keys(tree: dict[str, Any], known: _YacsNode, source: str, prefix: str = "") -> None:

@@ -68,7 +68,7 @@ class LayerNorm(nn.Module):
         )
 
 
-def synchronized_batch_norm(num_features: int) -> nn.Module:
+def synchronized_batch_norm(num_features: int, affine: bool = True) -> nn.Module:
     """Batch normalization over the batches of all processes.
 
     A process alone has no other to agree with, so there it is the plain one, which can be exported; the
@@ -76,8 +76,8 @@ def synchronized_batch_norm(num_features: int) -> nn.Module:
     """
     distributed = torch.distributed
     if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
-        return nn.SyncBatchNorm(num_features)
-    return nn.BatchNorm2d(num_features)
+        return nn.SyncBatchNorm(num_features, affine=affine)
+    return nn.BatchNorm2d(num_features, affine=affine)
 
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {

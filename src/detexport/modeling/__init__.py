@@ -5,15 +5,22 @@ The code is written once for every path: it runs eager, trains, traces, scripts 
 method on tensors alone that both it and the exported graph call.
 """
 
-from detexport.modeling.backbone import FPN, ResNet, build_backbone
+from detexport.layers import ShapeSpec
+from detexport.modeling.anchor_generator import AnchorGrid as DefaultAnchorGenerator
+from detexport.modeling.anchor_generator import build_anchor_generator
+from detexport.modeling.backbone import FPN, Backbone, ResNet, build_backbone
+from detexport.modeling.box_regression import Box2BoxTransform
+from detexport.modeling.matcher import Matcher
 from detexport.modeling.meta_arch import (
     GeneralizedRCNN,
     PanopticFPN,
     ProposalNetwork,
     RetinaNet,
     SemanticSegmentor,
+    SemSegFPNHead,
     TorchvisionDetector,
     build_model,
+    build_sem_seg_head,
 )
 from detexport.modeling.point_rend import (
     ImplicitPointRendMaskHead,
@@ -21,7 +28,10 @@ from detexport.modeling.point_rend import (
     PointRendSemSegHead,
     build_point_head,
 )
+from detexport.modeling.poolers import ROIPooler
+from detexport.modeling.postprocessing import detector_postprocess
 from detexport.modeling.proposal_generator import RPN, build_proposal_generator
+from detexport.modeling.proposal_generator import RPNHead as StandardRPNHead
 from detexport.modeling.registries import (
     ANCHOR_GENERATOR_REGISTRY,
     BACKBONE_REGISTRY,
@@ -35,7 +45,20 @@ from detexport.modeling.registries import (
     RPN_HEAD_REGISTRY,
     SEM_SEG_HEADS_REGISTRY,
 )
-from detexport.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads, StandardROIHeads, build_roi_heads
+from detexport.modeling.roi_heads import (
+    CascadeROIHeads,
+    FastRCNNConvFCHead,
+    FastRCNNOutputLayers,
+    KRCNNConvDeconvUpsampleHead,
+    MaskRCNNConvUpsampleHead,
+    Res5ROIHeads,
+    ROIHeads,
+    StandardROIHeads,
+    build_box_head,
+    build_keypoint_head,
+    build_mask_head,
+    build_roi_heads,
+)
 
 __all__ = [
     "ANCHOR_GENERATOR_REGISTRY",
@@ -51,22 +74,41 @@ __all__ = [
     "RPN",
     "RPN_HEAD_REGISTRY",
     "SEM_SEG_HEADS_REGISTRY",
+    "Backbone",
+    "Box2BoxTransform",
     "CascadeROIHeads",
+    "DefaultAnchorGenerator",
+    "FastRCNNConvFCHead",
+    "FastRCNNOutputLayers",
     "GeneralizedRCNN",
     "ImplicitPointRendMaskHead",
+    "KRCNNConvDeconvUpsampleHead",
+    "MaskRCNNConvUpsampleHead",
+    "Matcher",
     "PanopticFPN",
     "PointRendMaskHead",
     "PointRendSemSegHead",
     "ProposalNetwork",
+    "ROIHeads",
+    "ROIPooler",
     "Res5ROIHeads",
     "ResNet",
     "RetinaNet",
+    "SemSegFPNHead",
     "SemanticSegmentor",
+    "ShapeSpec",
     "StandardROIHeads",
+    "StandardRPNHead",
     "TorchvisionDetector",
+    "build_anchor_generator",
     "build_backbone",
+    "build_box_head",
+    "build_keypoint_head",
+    "build_mask_head",
     "build_model",
     "build_point_head",
     "build_proposal_generator",
     "build_roi_heads",
+    "build_sem_seg_head",
+    "detector_postprocess",
 ]

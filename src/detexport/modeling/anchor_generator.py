@@ -7,7 +7,7 @@ from typing import Any, List
 import torch
 from torch import Tensor, nn
 
-from detexport.config import CfgNode
+from detexport.config import CfgNode, configurable
 from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec
 from detexport.modeling.registries import ANCHOR_GENERATOR_REGISTRY
@@ -15,19 +15,7 @@ from detexport.modeling.registries import ANCHOR_GENERATOR_REGISTRY
 
 def build_anchor_generator(cfg: CfgNode, input_shape: list[ShapeSpec]) -> Any:
     """Build ``cfg.MODEL.ANCHOR_GENERATOR.NAME`` for feature maps of these shapes."""
-    return ANCHOR_GENERATOR_REGISTRY.get(cfg.MODEL.ANCHOR_GENERATOR.NAME)(cfg, input_shape)
-
-
-@ANCHOR_GENERATOR_REGISTRY.register(name="DefaultAnchorGenerator")
-def build_anchor_grid(cfg: CfgNode, input_shape: list[ShapeSpec]) -> "AnchorGrid":
-    """Anchors by size and aspect ratio, for one feature map or several."""
-    node = cfg.MODEL.ANCHOR_GENERATOR
-    return AnchorGrid(
-        sizes=node.SIZES,
-        aspect_ratios=node.ASPECT_RATIOS,
-        strides=[shape.stride for shape in input_shape],
-        offset=node.OFFSET,
-    )
+    return ANCHOR_GENERATOR_REGISTRY.build(cfg, input_shape)
 
 
 def _per_level(values: Sequence[Any], levels: int, key: str) -> list[list[float]]:
@@ -60,6 +48,7 @@ def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Tens
     return torch.tensor(boxes)
 
 
+@ANCHOR_GENERATOR_REGISTRY.register(name="DefaultAnchorGenerator")
 class AnchorGrid(nn.Module):
     """The anchors of every cell of every level.
 
@@ -72,6 +61,7 @@ class AnchorGrid(nn.Module):
 
     cells: Tensor
 
+    @configurable
     def __init__(
         self,
         *,
@@ -81,6 +71,12 @@ class AnchorGrid(nn.Module):
         offset: float,
     ) -> None:
         super().__init__()
+        if not 0 <= offset < 1:
+            raise ConfigError(
+                "an anchor lies in its cell",
+                got=f"MODEL.ANCHOR_GENERATOR.OFFSET: {offset}",
+                expected="a part of the cell's side, at least 0 and less than 1",
+            )
         self.strides: List[int] = list(strides)
         self.offset = offset
         levels = len(strides)
@@ -96,8 +92,19 @@ class AnchorGrid(nn.Module):
             raise ConfigError(
                 "every level has the same number of anchors a cell", got=[len(cell) for cell in cells]
             )
-        self.num_cell_anchors = len(cells[0])
+        self.num_anchors: List[int] = [len(cell) for cell in cells]
         self.register_buffer("cells", torch.stack(cells), persistent=False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: list[ShapeSpec]) -> dict[str, Any]:
+        """The arguments that a configuration says."""
+        node = cfg.MODEL.ANCHOR_GENERATOR
+        return {
+            "sizes": node.SIZES,
+            "aspect_ratios": node.ASPECT_RATIOS,
+            "strides": [shape.stride for shape in input_shape],
+            "offset": node.OFFSET,
+        }
 
     def forward(self, features: List[Tensor]) -> List[Tensor]:
         """The anchors of each level, in the order of a (H, W, A) grid.

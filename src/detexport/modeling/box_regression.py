@@ -7,6 +7,9 @@ from typing import List
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
+
+from detexport.errors import ConfigError
 
 MAX_LOG_SCALE = math.log(1000.0 / 16)
 """A box grows at most by this factor: exp of a wild delta would overflow."""
@@ -74,3 +77,47 @@ def smooth_l1_sum(prediction: Tensor, target: Tensor, beta: float) -> Tensor:
     if beta < 1e-5:
         return (prediction - target).abs().sum()
     return F.smooth_l1_loss(prediction, target, beta=beta, reduction="sum")
+
+
+IOU_LOSSES = {
+    "giou": generalized_box_iou_loss,
+    "diou": distance_box_iou_loss,
+    "ciou": complete_box_iou_loss,
+}
+"""Losses of overlapping boxes: Rezatofighi et al. 2019 (giou), Zheng et al. 2020 (diou and ciou)."""
+
+
+def box_loss_sum(
+    deltas: Tensor,
+    boxes: Tensor,
+    gt_boxes: Tensor,
+    transform: Box2BoxTransform,
+    *,
+    loss_type: str,
+    smooth_l1_beta: float,
+) -> Tensor:
+    """Sum of the losses of predicted boxes.
+
+    Args:
+        deltas: (R, 4) predicted differences.
+        boxes: (R, 4) XYXY in px, from which the differences are.
+        gt_boxes: (R, 4) XYXY in px, where they should lead.
+        transform: meaning of the differences.
+        loss_type: ``smooth_l1`` of the differences; ``giou``, ``diou`` or ``ciou`` of the boxes.
+        smooth_l1_beta: where ``smooth_l1`` turns linear.
+    """
+    if loss_type == "smooth_l1":
+        return smooth_l1_sum(deltas, transform.get_deltas(boxes, gt_boxes), smooth_l1_beta)
+    return IOU_LOSSES[loss_type](transform.apply_deltas(deltas, boxes), gt_boxes, reduction="sum")
+
+
+def box_loss_type(value: str, key: str) -> str:
+    """The ``value`` of the configuration's ``key``, as ``box_loss_sum`` takes it.
+
+    Raises:
+        ConfigError: there is no such loss.
+    """
+    known = ["smooth_l1", *IOU_LOSSES]
+    if value not in known:
+        raise ConfigError("unknown box loss", got=f"{key}: {value}", expected=f"one of {', '.join(known)}")
+    return value

@@ -4,6 +4,34 @@ from typing import Any, Dict, List
 
 from torch import Tensor, nn
 
+from detexport.errors import ExportError
+
+GRAPH_METHODS = {"": "detect", "roi_heads": "detect", "proposal_generator": "propose"}
+"""What a model and its parts compute in a graph, where people call ``forward``."""
+
+
+def require_graph_methods(model: nn.Module) -> None:
+    """See that a graph would leave nothing out that ``forward`` was written to do.
+
+    Raises:
+        ExportError: a class of its own gives a new ``forward``, and not the method that graphs call.
+    """
+    for part, method in GRAPH_METHODS.items():
+        module = getattr(model, part, None) if part else model
+        if module is None:
+            continue
+        owners = [
+            next((place for place, cls in enumerate(type(module).__mro__) if name in vars(cls)), None)
+            for name in ("forward", method)
+        ]
+        if owners[1] is None or (owners[0] is not None and owners[0] < owners[1]):
+            raise ExportError(
+                f"a graph would leave out what {type(module).__name__}.forward does",
+                got=f"no {method} of its own",
+                expected=f"{method}, which works on tensors alone: see the class it extends",
+                remedy=f"write {type(module).__name__}.{method}, or override the methods that it calls",
+            )
+
 
 class ImageGraph(nn.Module):
     """One image in, its detections out as a tuple in the order of the contract."""

@@ -44,6 +44,12 @@ class ROIPooler(nn.Module):
         canonical_level: int = 4,
     ) -> None:
         super().__init__()
+        if pooler_type == "ROIAlignRotated":
+            raise ConfigError(
+                "rotated boxes are not supported",
+                got=f"POOLER_TYPE: {pooler_type}",
+                remedy="choose a model of axis-aligned boxes",
+            )
         if pooler_type not in ("ROIAlign", "ROIAlignV2", "ROIPool"):
             raise ConfigError(
                 "unsupported POOLER_TYPE",

@@ -1,17 +1,24 @@
 """Registries by which a configuration names a module, and users' extensions join it without touching ours."""
 
 import difflib
-from collections.abc import Callable
+import importlib
+import inspect
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
+from detexport.config import CfgNode
+from detexport.config.cfg import naming_sources
 from detexport.errors import ConfigError
 
 Entry = TypeVar("Entry", bound=Callable[..., Any])
 
+ROTATED = ("RRPN", "RROIHeads", "RotatedAnchorGenerator")
+"""Modules of rotated boxes, which detectron2 has."""
+
 
 class Registry:
-    """Classes and functions by name.
+    """Classes and functions by name, or by the dotted path of a module that Python can import.
 
     Args:
         name: what the entries are, for errors.
@@ -42,7 +49,11 @@ class Registry:
         return entry
 
     def get(self, name: str, key: str | None = None) -> Callable[..., Any]:
-        """The entry called ``name``.
+        """The entry called ``name``, or what lies at the dotted path ``name``: ``"package.module.Class"``.
+
+        Args:
+            name: of the entry.
+            key: configuration key that named it, where it is not the registry's own.
 
         Args:
             name: of the entry.
@@ -51,16 +62,56 @@ class Registry:
         Raises:
             ConfigError: there is none.
         """
-        if name not in self._entries:
-            key = key or self.key
-            near = difflib.get_close_matches(str(name), self._entries, n=3) or sorted(self._entries)
+        name, key = str(name), key or self.key
+        if name in self._entries:
+            return self._entries[name]
+        if name in ROTATED:
             raise ConfigError(
-                f"unknown {self.name}",
+                "rotated boxes are not supported",
                 got=f"{key}: {name!r}",
-                expected=f"one of {', '.join(near)}",
-                remedy=f"correct {key}, or register a {self.name} of that name",
+                expected=f"one of {', '.join(sorted(self._entries))}",
+                remedy="choose a model of axis-aligned boxes",
             )
-        return self._entries[name]
+        if "." in name:
+            return self._import(name, key)
+        near = difflib.get_close_matches(name, self._entries, n=3) or sorted(self._entries)
+        raise ConfigError(
+            f"unknown {self.name}",
+            got=f"{key}: {name!r}",
+            expected=f"one of {', '.join(near)}, or the dotted path of your own",
+            remedy=f"correct {key}, or register a {self.name} of that name",
+        )
+
+    def build(self, cfg: CfgNode, *args: Any) -> Any:
+        """Call what the registry's key names with ``cfg`` and ``args``; errors say where a value is from.
+
+        Raises:
+            ConfigError: there is no such entry, or it cannot be built as it is configured.
+        """
+        with naming_sources(cfg):
+            return self.get(cfg.value_of(self.key))(cfg, *args)
+
+    def _import(self, path: str, key: str) -> Callable[..., Any]:
+        module_name, _, attribute = path.rpartition(".")
+        try:
+            entry = getattr(importlib.import_module(module_name), attribute)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ConfigError(
+                f"cannot import a {self.name}",
+                got=f"{key}: {path!r} ({type(error).__name__}: {error})",
+                expected=f"package.module.Name, or one of {', '.join(sorted(self._entries))}",
+                remedy=f"correct {key}, or put the module's folder on PYTHONPATH",
+            ) from error
+        if not (inspect.isclass(entry) or inspect.isfunction(entry)):
+            raise ConfigError(
+                f"this is no {self.name}",
+                got=f"{key}: {path!r}, a {type(entry).__name__}",
+                expected="a class or a function",
+            )
+        return entry
+
+    def __iter__(self) -> Iterator[tuple[str, Callable[..., Any]]]:
+        return iter(self._entries.items())
 
     def __contains__(self, name: str) -> bool:
         return name in self._entries

@@ -22,7 +22,7 @@ def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> Any:
     """
     if input_shape is None:
         input_shape = ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
-    return BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg, input_shape)
+    return BACKBONE_REGISTRY.build(cfg, input_shape)
 
 
 def configured_stages(cfg: CfgNode, last_stage: str) -> dict[str, tuple[nn.Sequential, ShapeSpec]]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from detexport.errors import ConfigError
 from detexport.layers import Conv2d, ShapeSpec, get_norm
 from detexport.layers.conv import init_xavier, shapes_of
+from detexport.modeling.backbone.backbone import Backbone
 
 
 class LastLevelMaxPool(nn.Module):
@@ -50,7 +51,7 @@ class LastLevelP6P7(nn.Module):
         return {"p6": p6, "p7": self.p7(F.relu(p6))}
 
 
-class FPN(nn.Module):
+class FPN(Backbone):
     """A pyramid over a network's stages.
 
     The levels are spelled out: scripting cannot look a module up by name, and the names

@@ -5,7 +5,7 @@ from detexport.modeling.meta_arch.panoptic_fpn import PanopticFPN
 from detexport.modeling.meta_arch.proposal_network import ProposalNetwork
 from detexport.modeling.meta_arch.rcnn import GeneralizedRCNN
 from detexport.modeling.meta_arch.retinanet import RetinaNet
-from detexport.modeling.meta_arch.semantic_seg import SemanticSegmentor
+from detexport.modeling.meta_arch.semantic_seg import SemanticSegmentor, SemSegFPNHead, build_sem_seg_head
 from detexport.modeling.meta_arch.torchvision_detector import TorchvisionDetector
 
 __all__ = [
@@ -13,7 +13,9 @@ __all__ = [
     "PanopticFPN",
     "ProposalNetwork",
     "RetinaNet",
+    "SemSegFPNHead",
     "SemanticSegmentor",
     "TorchvisionDetector",
     "build_model",
+    "build_sem_seg_head",
 ]

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from detexport.config import CfgNode
+from detexport.config.cfg import naming_sources
 from detexport.errors import ConfigError
 from detexport.modeling.registries import META_ARCH_REGISTRY
 
@@ -15,6 +16,12 @@ def build_model(cfg: CfgNode) -> Any:
     Raises:
         ConfigError: a name or an option is not supported, or the device is not on this machine.
     """
+    with naming_sources(cfg):
+        _check_options(cfg)
+    return META_ARCH_REGISTRY.build(cfg).to(torch.device(cfg.MODEL.DEVICE))
+
+
+def _check_options(cfg: CfgNode) -> None:
     if str(cfg.MODEL.DEVICE).startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(
             "the model's device is not on this machine",
@@ -33,5 +40,3 @@ def build_model(cfg: CfgNode) -> Any:
                 expected="its default: one pass over an image, in float32 as torch computes it",
                 remedy=f"set {key} to its default",
             )
-    model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
-    return model.to(torch.device(cfg.MODEL.DEVICE))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from detexport.config import CfgNode
 from detexport.contract import IMAGE, Contract, ResizeRule, TensorSpec
 from detexport.errors import ConfigError, InputError
-from detexport.modeling.graph import BatchGraph, ImageGraph
+from detexport.modeling.graph import BatchGraph, ImageGraph, require_graph_methods
 from detexport.modeling.meta_arch.inputs import checked_image
 from detexport.structures import ImageList
 
@@ -111,12 +111,22 @@ class ImageModel(nn.Module):
 
     @torch.jit.unused
     def image_graph(self, output_names: tuple[str, ...]) -> nn.Module:
-        """One image in, a tuple of tensors out: for tracing and ``torch.export``."""
+        """One image in, a tuple of tensors out: for tracing and ``torch.export``.
+
+        Raises:
+            ExportError: see ``require_graph_methods``.
+        """
+        require_graph_methods(self)
         return ImageGraph(self, output_names)
 
     @torch.jit.unused
     def batch_graph(self) -> nn.Module:
-        """A list of images of different sizes in, their outputs by field out: for scripting."""
+        """A list of images of different sizes in, their outputs by field out: for scripting.
+
+        Raises:
+            ExportError: see ``require_graph_methods``.
+        """
+        require_graph_methods(self)
         return BatchGraph(self)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Dict, List
 import torch
 from torch import Tensor
 
-from detexport.config import CfgNode
+from detexport.config import CfgNode, configurable
 from detexport.contract import Contract, PanopticRule
 from detexport.errors import ConfigError
 from detexport.modeling.backbone import build_backbone
@@ -82,6 +82,7 @@ class PanopticCombination:
         return panoptic, segments
 
 
+@META_ARCH_REGISTRY.register()
 class PanopticFPN(GeneralizedRCNN):
     """A Mask R-CNN with a semantic head.
 
@@ -92,6 +93,7 @@ class PanopticFPN(GeneralizedRCNN):
         **rcnn: see ``GeneralizedRCNN``.
     """
 
+    @configurable
     def __init__(
         self,
         *,
@@ -104,6 +106,32 @@ class PanopticFPN(GeneralizedRCNN):
         self.sem_seg_head = sem_seg_head
         self.combination = combination
         self.instance_loss_weight = instance_loss_weight
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """The arguments that a configuration says."""
+        if not cfg.MODEL.MASK_ON:
+            raise ConfigError(
+                "a panoptic model needs masks", got="MODEL.MASK_ON: False", expected="MODEL.MASK_ON: True"
+            )
+        node = cfg.MODEL.PANOPTIC_FPN
+        combination = PanopticCombination(
+            overlap_threshold=node.COMBINE.OVERLAP_THRESH,
+            stuff_area_limit=node.COMBINE.STUFF_AREA_LIMIT,
+            instances_score_threshold=node.COMBINE.INSTANCES_CONFIDENCE_THRESH,
+        )
+        images = image_options(cfg)
+        backbone = build_backbone(cfg)
+        shapes = backbone.output_shape()
+        return {
+            "sem_seg_head": build_sem_seg_head(cfg, shapes),
+            "combination": combination if node.COMBINE.ENABLED else None,
+            "instance_loss_weight": node.INSTANCE_LOSS_WEIGHT,
+            "backbone": backbone,
+            "proposal_generator": build_proposal_generator(cfg, shapes),
+            "roi_heads": build_roi_heads(cfg, shapes),
+            **images,
+        }
 
     @torch.jit.unused
     def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]] | dict[str, Tensor]:
@@ -185,30 +213,3 @@ class PanopticFPN(GeneralizedRCNN):
         outputs = (*contract.outputs, sem_seg_output(self.sem_seg_head.num_classes))
         panoptic = None if self.combination is None else PanopticRule(**asdict(self.combination))
         return replace(contract, outputs=outputs, panoptic=panoptic)
-
-
-@META_ARCH_REGISTRY.register(name="PanopticFPN")
-def build_panoptic_fpn(cfg: CfgNode) -> PanopticFPN:
-    """A panoptic model as the configuration describes it."""
-    if not cfg.MODEL.MASK_ON:
-        raise ConfigError(
-            "a panoptic model needs masks", got="MODEL.MASK_ON: False", expected="MODEL.MASK_ON: True"
-        )
-    node = cfg.MODEL.PANOPTIC_FPN
-    combination = PanopticCombination(
-        overlap_threshold=node.COMBINE.OVERLAP_THRESH,
-        stuff_area_limit=node.COMBINE.STUFF_AREA_LIMIT,
-        instances_score_threshold=node.COMBINE.INSTANCES_CONFIDENCE_THRESH,
-    )
-    images = image_options(cfg)
-    backbone = build_backbone(cfg)
-    shapes = backbone.output_shape()
-    return PanopticFPN(
-        sem_seg_head=build_sem_seg_head(cfg, shapes),
-        combination=combination if node.COMBINE.ENABLED else None,
-        instance_loss_weight=node.INSTANCE_LOSS_WEIGHT,
-        backbone=backbone,
-        proposal_generator=build_proposal_generator(cfg, shapes),
-        roi_heads=build_roi_heads(cfg, shapes),
-        **images,
-    )

@@ -5,7 +5,7 @@ from typing import Any, Dict, List
 import torch
 from torch import Tensor
 
-from detexport.config import CfgNode
+from detexport.config import CfgNode, configurable
 from detexport.contract import Contract, TensorSpec
 from detexport.modeling.backbone import build_backbone
 from detexport.modeling.meta_arch.image_model import ImageModel, image_options
@@ -22,6 +22,7 @@ OUTPUTS = (
 )
 
 
+@META_ARCH_REGISTRY.register()
 class ProposalNetwork(ImageModel):
     """Backbone and proposals.
 
@@ -31,12 +32,24 @@ class ProposalNetwork(ImageModel):
         **image_options: see ``ImageModel``.
     """
 
+    @configurable
     def __init__(self, *, backbone: Any, proposal_generator: Any, **image_options: Any) -> None:
         super().__init__(size_divisibility=backbone.size_divisibility, **image_options)
         self.backbone = backbone
         self.proposal_generator = proposal_generator
         # Proposals have no classes.
         self.num_classes = 0
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """The arguments that a configuration says."""
+        images = image_options(cfg)
+        backbone = build_backbone(cfg)
+        return {
+            "backbone": backbone,
+            "proposal_generator": build_proposal_generator(cfg, backbone.output_shape()),
+            **images,
+        }
 
     @torch.jit.unused
     def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]] | dict[str, Tensor]:
@@ -101,16 +114,4 @@ def postprocess_proposals(proposals: Instances, output_height: int, output_width
     scaled = detector_postprocess(renamed, output_height, output_width)
     return Instances(
         scaled.image_size, proposal_boxes=scaled.pred_boxes, objectness_logits=scaled.objectness_logits
-    )
-
-
-@META_ARCH_REGISTRY.register(name="ProposalNetwork")
-def build_proposal_network(cfg: CfgNode) -> ProposalNetwork:
-    """A proposal network as the configuration describes it."""
-    images = image_options(cfg)
-    backbone = build_backbone(cfg)
-    return ProposalNetwork(
-        backbone=backbone,
-        proposal_generator=build_proposal_generator(cfg, backbone.output_shape()),
-        **images,
     )

@@ -5,7 +5,7 @@ from typing import Any, Dict, List
 import torch
 from torch import Tensor, nn
 
-from detexport.config import CfgNode
+from detexport.config import CfgNode, configurable
 from detexport.contract import (
     DETECTION_OUTPUTS,
     Contract,
@@ -26,6 +26,7 @@ from detexport.structures import ImageList, Instances
 from detexport.structures.image_list import pad_images
 
 
+@META_ARCH_REGISTRY.register()
 class GeneralizedRCNN(ImageModel):
     """Backbone, proposals, ROI heads.
 
@@ -41,6 +42,7 @@ class GeneralizedRCNN(ImageModel):
 
     __jit_unused_properties__ = ["device", "num_classes"]  # noqa: RUF012 - TorchScript looks for this list
 
+    @configurable
     def __init__(
         self,
         *,
@@ -62,6 +64,18 @@ class GeneralizedRCNN(ImageModel):
         self.backbone = backbone
         self.proposal_generator = proposal_generator
         self.roi_heads = roi_heads
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """The arguments that a configuration says."""
+        backbone = build_backbone(cfg)
+        shapes = backbone.output_shape()
+        return {
+            "backbone": backbone,
+            "proposal_generator": build_proposal_generator(cfg, shapes),
+            "roi_heads": build_roi_heads(cfg, shapes),
+            **image_options(cfg),
+        }
 
     @property
     def num_classes(self) -> int:
@@ -217,16 +231,3 @@ class GeneralizedRCNN(ImageModel):
                 expected="a proposal generator, such as RPN",
                 remedy="run it eagerly, or export a model that finds its proposals",
             )
-
-
-@META_ARCH_REGISTRY.register(name="GeneralizedRCNN")
-def build_generalized_rcnn(cfg: CfgNode) -> GeneralizedRCNN:
-    """A two-stage detector as the configuration describes it."""
-    backbone = build_backbone(cfg)
-    shapes = backbone.output_shape()
-    return GeneralizedRCNN(
-        backbone=backbone,
-        proposal_generator=build_proposal_generator(cfg, shapes),
-        roi_heads=build_roi_heads(cfg, shapes),
-        **image_options(cfg),
-    )

@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
-from detexport.config import CfgNode
+from detexport.config import CfgNode, configurable
 from detexport.contract import DETECTION_OUTPUTS, Contract
-from detexport.errors import ConfigError
-from detexport.layers import get_norm, nms_per_class
+from detexport.layers import ShapeSpec, get_norm, nms_per_class
 from detexport.layers.conv import init_normal, shapes_of
+from detexport.layers.levels import LevelsBatchNorm, LevelsConv2d, LevelsReLU
 from detexport.modeling.anchor_generator import AnchorGrid, build_anchor_generator
 from detexport.modeling.backbone import build_backbone
-from detexport.modeling.box_regression import Box2BoxTransform, apply_deltas, smooth_l1_sum
+from detexport.modeling.box_regression import Box2BoxTransform, apply_deltas, box_loss_sum, box_loss_type
 from detexport.modeling.matcher import Matcher
 from detexport.modeling.meta_arch.image_model import ImageModel, image_options
 from detexport.modeling.meta_arch.inputs import output_size, true_instances
@@ -41,7 +41,7 @@ class RetinaNetHead(nn.Module):
         num_classes: K.
         num_convs: convolutions of each stack.
         prior_prob: every class's probability at the start of training.
-        norm: name of the normalization: none or GN.
+        norm: name of the normalization, whose parameters and statistics all levels share.
     """
 
     def __init__(
@@ -72,6 +72,41 @@ class RetinaNetHead(nn.Module):
         return logits, deltas
 
 
+class LevelsRetinaNetHead(RetinaNetHead):
+    """The head with batch normalization: each level has statistics of its own.
+
+    Args:
+        channels: channels of every level.
+        num_convs: convolutions of each stack.
+        num_levels: levels that come.
+        norm: ``"BN"`` or ``"SyncBN"``.
+        **options: see ``RetinaNetHead``.
+    """
+
+    def __init__(self, *, channels: int, num_convs: int, num_levels: int, norm: str, **options: Any) -> None:
+        super().__init__(channels=channels, num_convs=0, norm="", **options)
+        self.cls_subnet = _levels_subnet(channels, num_convs, num_levels, norm)
+        self.bbox_subnet = _levels_subnet(channels, num_convs, num_levels, norm)
+
+    def forward(self, features: List[Tensor]) -> Tuple[List[Tensor], List[Tensor]]:
+        """See ``RetinaNetHead.forward``."""
+        for_classes, for_boxes = features, features
+        for layer in self.cls_subnet:
+            for_classes = layer(for_classes)
+        for layer in self.bbox_subnet:
+            for_boxes = layer(for_boxes)
+        return [self.cls_score(x) for x in for_classes], [self.bbox_pred(x) for x in for_boxes]
+
+
+def _levels_subnet(channels: int, num_convs: int, num_levels: int, norm: str) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for _ in range(num_convs):
+        conv = LevelsConv2d(channels, channels, 3, padding=1)
+        init_normal(conv, std=0.01)
+        layers += [conv, LevelsBatchNorm(norm, num_levels, channels), LevelsReLU()]
+    return nn.Sequential(*layers)
+
+
 def _subnet(channels: int, num_convs: int, norm: str) -> nn.Sequential:
     """Convolution, normalization, ReLU, each with an index of its own, as the checkpoints number them."""
     layers: list[nn.Module] = []
@@ -82,6 +117,23 @@ def _subnet(channels: int, num_convs: int, norm: str) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+def build_retinanet_head(cfg: CfgNode, input_shape: list[ShapeSpec], num_anchors: int) -> RetinaNetHead:
+    """The head that ``cfg.MODEL.RETINANET`` describes, over levels of these shapes."""
+    node = cfg.MODEL.RETINANET
+    options: dict[str, Any] = {
+        "channels": input_shape[0].channels,
+        "num_anchors": num_anchors,
+        "num_classes": node.NUM_CLASSES,
+        "num_convs": node.NUM_CONVS,
+        "prior_prob": node.PRIOR_PROB,
+        "norm": node.NORM,
+    }
+    if node.NORM in ("BN", "SyncBN"):
+        return LevelsRetinaNetHead(num_levels=len(input_shape), **options)
+    return RetinaNetHead(**options)
+
+
+@META_ARCH_REGISTRY.register()
 class RetinaNet(ImageModel):
     """Backbone, anchors and a dense head.
 
@@ -99,10 +151,12 @@ class RetinaNet(ImageModel):
         max_detections: detections an image.
         focal_loss_alpha: weight of the foreground; -1 weighs nothing.
         focal_loss_gamma: how much easy anchors are discounted.
-        smooth_l1_beta: where the box loss turns linear.
+        box_reg_loss_type: kind of the box loss: see ``box_loss_sum``.
+        smooth_l1_beta: where a smooth L1 loss turns linear.
         **image_options: see ``ImageModel``.
     """
 
+    @configurable
     def __init__(
         self,
         *,
@@ -119,6 +173,7 @@ class RetinaNet(ImageModel):
         max_detections: int,
         focal_loss_alpha: float,
         focal_loss_gamma: float,
+        box_reg_loss_type: str,
         smooth_l1_beta: float,
         **image_options: Any,
     ) -> None:
@@ -137,9 +192,37 @@ class RetinaNet(ImageModel):
         self.max_detections = max_detections
         self.focal_loss_alpha = focal_loss_alpha
         self.focal_loss_gamma = focal_loss_gamma
+        self.box_reg_loss_type = box_reg_loss_type
         self.smooth_l1_beta = smooth_l1_beta
         # Foreground anchors of a batch, as a moving average that starts at a usual number of them.
         self.loss_normalizer = 100.0
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """The arguments that a configuration says."""
+        node = cfg.MODEL.RETINANET
+        images = image_options(cfg)
+        backbone = build_backbone(cfg)
+        shapes = shapes_of(backbone.output_shape(), node.IN_FEATURES, "MODEL.RETINANET.IN_FEATURES")
+        anchors = build_anchor_generator(cfg, shapes)
+        return {
+            "backbone": backbone,
+            "in_features": tuple(node.IN_FEATURES),
+            "head": build_retinanet_head(cfg, shapes, anchors.num_anchors[0]),
+            "anchor_generator": anchors,
+            "box2box_transform": Box2BoxTransform(tuple(node.BBOX_REG_WEIGHTS)),
+            "matcher": Matcher(node.IOU_THRESHOLDS, node.IOU_LABELS, allow_low_quality_matches=True),
+            "num_classes": node.NUM_CLASSES,
+            "score_threshold": node.SCORE_THRESH_TEST,
+            "topk_candidates": node.TOPK_CANDIDATES_TEST,
+            "nms_threshold": node.NMS_THRESH_TEST,
+            "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "focal_loss_alpha": node.FOCAL_LOSS_ALPHA,
+            "focal_loss_gamma": node.FOCAL_LOSS_GAMMA,
+            "box_reg_loss_type": box_loss_type(node.BBOX_REG_LOSS_TYPE, "MODEL.RETINANET.BBOX_REG_LOSS_TYPE"),
+            "smooth_l1_beta": node.SMOOTH_L1_LOSS_BETA,
+            **images,
+        }
 
     @torch.jit.unused
     def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]] | dict[str, Tensor]:
@@ -294,11 +377,13 @@ class RetinaNet(ImageModel):
             gamma=self.focal_loss_gamma,
             reduction="sum",
         )
-        target = torch.stack(
-            [self.box2box_transform.get_deltas(torch.cat(anchors), boxes) for boxes in gt_boxes]
-        )
-        loss_box = smooth_l1_sum(
-            torch.cat(deltas, dim=1)[foreground], target[foreground], self.smooth_l1_beta
+        loss_box = box_loss_sum(
+            torch.cat(deltas, dim=1)[foreground],
+            torch.cat(anchors).expand(len(labels), -1, -1)[foreground],
+            torch.stack(gt_boxes)[foreground],
+            self.box2box_transform,
+            loss_type=self.box_reg_loss_type,
+            smooth_l1_beta=self.smooth_l1_beta,
         )
         return {
             "loss_cls": loss_cls / self.loss_normalizer,
@@ -343,51 +428,4 @@ def _by_anchor(maps: Tensor, values: int) -> Tensor:
         maps.view(maps.shape[0], -1, values, maps.shape[2], maps.shape[3])
         .permute(0, 3, 4, 1, 2)
         .flatten(1, 3)
-    )
-
-
-@META_ARCH_REGISTRY.register(name="RetinaNet")
-def build_retinanet(cfg: CfgNode) -> RetinaNet:
-    """A one-stage detector as the configuration describes it."""
-    node = cfg.MODEL.RETINANET
-    if node.BBOX_REG_LOSS_TYPE != "smooth_l1":
-        raise ConfigError(
-            "unsupported box loss",
-            got=f"MODEL.RETINANET.BBOX_REG_LOSS_TYPE: {node.BBOX_REG_LOSS_TYPE}",
-            expected="smooth_l1",
-        )
-    if node.NORM not in ("", "GN"):
-        # Batch normalization would need statistics of its own for each level.
-        raise ConfigError(
-            "unsupported normalization of a head that all levels share",
-            got=f"MODEL.RETINANET.NORM: {node.NORM!r}",
-            expected="'' or GN",
-        )
-    images = image_options(cfg)
-    backbone = build_backbone(cfg)
-    shapes = shapes_of(backbone.output_shape(), node.IN_FEATURES, "MODEL.RETINANET.IN_FEATURES")
-    anchors = build_anchor_generator(cfg, shapes)
-    return RetinaNet(
-        backbone=backbone,
-        in_features=tuple(node.IN_FEATURES),
-        head=RetinaNetHead(
-            channels=shapes[0].channels,
-            num_anchors=anchors.num_cell_anchors,
-            num_classes=node.NUM_CLASSES,
-            num_convs=node.NUM_CONVS,
-            prior_prob=node.PRIOR_PROB,
-            norm=node.NORM,
-        ),
-        anchor_generator=anchors,
-        box2box_transform=Box2BoxTransform(tuple(node.BBOX_REG_WEIGHTS)),
-        matcher=Matcher(node.IOU_THRESHOLDS, node.IOU_LABELS, allow_low_quality_matches=True),
-        num_classes=node.NUM_CLASSES,
-        score_threshold=node.SCORE_THRESH_TEST,
-        topk_candidates=node.TOPK_CANDIDATES_TEST,
-        nms_threshold=node.NMS_THRESH_TEST,
-        max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
-        focal_loss_alpha=node.FOCAL_LOSS_ALPHA,
-        focal_loss_gamma=node.FOCAL_LOSS_GAMMA,
-        smooth_l1_beta=node.SMOOTH_L1_LOSS_BETA,
-        **images,
     )

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detexport.config import CfgNode
+from detexport.config import CfgNode, configurable
 from detexport.contract import Contract, TensorSpec
 from detexport.errors import ConfigError
 from detexport.layers import Conv2d, ShapeSpec, get_norm
@@ -29,9 +29,10 @@ def build_sem_seg_head(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> Any:
         a module that takes the feature maps by name and gives (N, K, H, W) logits over the padded images,
         with ``losses(features, targets)`` and ``num_classes``.
     """
-    return SEM_SEG_HEADS_REGISTRY.get(cfg.MODEL.SEM_SEG_HEAD.NAME)(cfg, input_shape)
+    return SEM_SEG_HEADS_REGISTRY.build(cfg, input_shape)
 
 
+@SEM_SEG_HEADS_REGISTRY.register()
 class SemSegFPNHead(nn.Module):
     """Each level brought to a common stride by convolutions and upsampling, then summed.
 
@@ -53,6 +54,7 @@ class SemSegFPNHead(nn.Module):
         p4: Any
         p5: Any
 
+    @configurable
     def __init__(
         self,
         input_shape: dict[str, ShapeSpec],
@@ -76,6 +78,31 @@ class SemSegFPNHead(nn.Module):
             self.add_module(name, level)
         self.predictor = Conv2d(conv_dims, num_classes, 1)
         init_conv_msra(self.predictor)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """The arguments that a configuration says."""
+        node = cfg.MODEL.SEM_SEG_HEAD
+        key = "MODEL.SEM_SEG_HEAD.IN_FEATURES"
+        shapes = shapes_of(input_shape, node.IN_FEATURES, key)
+        others = sorted(set(node.IN_FEATURES) - {"p2", "p3", "p4", "p5"})
+        if others:
+            raise ConfigError("unsupported levels", got=f"{key}: {others}", expected="some of p2, p3, p4, p5")
+        if any(shape.stride < node.COMMON_STRIDE for shape in shapes):
+            raise ConfigError(
+                "a level is finer than the common stride",
+                got=f"MODEL.SEM_SEG_HEAD.COMMON_STRIDE: {node.COMMON_STRIDE}",
+                expected=f"at most {min(shape.stride for shape in shapes)}",
+            )
+        return {
+            "input_shape": dict(zip(node.IN_FEATURES, shapes, strict=True)),
+            "num_classes": node.NUM_CLASSES,
+            "conv_dims": node.CONVS_DIM,
+            "common_stride": node.COMMON_STRIDE,
+            "norm": node.NORM,
+            "ignore_value": node.IGNORE_VALUE,
+            "loss_weight": node.LOSS_WEIGHT,
+        }
 
     def forward(self, features: Dict[str, Tensor]) -> Tensor:
         """The levels by name -> (N, K, H, W) logits over the padded images."""
@@ -155,32 +182,6 @@ def _level(shape: ShapeSpec, conv_dims: int, common_stride: int, norm: str) -> n
     return nn.Sequential(*layers)
 
 
-@SEM_SEG_HEADS_REGISTRY.register(name="SemSegFPNHead")
-def build_sem_seg_fpn_head(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> SemSegFPNHead:
-    """The head of the published configurations."""
-    node = cfg.MODEL.SEM_SEG_HEAD
-    key = "MODEL.SEM_SEG_HEAD.IN_FEATURES"
-    shapes = shapes_of(input_shape, node.IN_FEATURES, key)
-    others = sorted(set(node.IN_FEATURES) - {"p2", "p3", "p4", "p5"})
-    if others:
-        raise ConfigError("unsupported levels", got=f"{key}: {others}", expected="some of p2, p3, p4, p5")
-    if any(shape.stride < node.COMMON_STRIDE for shape in shapes):
-        raise ConfigError(
-            "a level is finer than the common stride",
-            got=f"MODEL.SEM_SEG_HEAD.COMMON_STRIDE: {node.COMMON_STRIDE}",
-            expected=f"at most {min(shape.stride for shape in shapes)}",
-        )
-    return SemSegFPNHead(
-        dict(zip(node.IN_FEATURES, shapes, strict=True)),
-        num_classes=node.NUM_CLASSES,
-        conv_dims=node.CONVS_DIM,
-        common_stride=node.COMMON_STRIDE,
-        norm=node.NORM,
-        ignore_value=node.IGNORE_VALUE,
-        loss_weight=node.LOSS_WEIGHT,
-    )
-
-
 def sem_seg_output(num_classes: int) -> TensorSpec:
     """The logits at the end of a graph, in the image's own size."""
     return TensorSpec(
@@ -199,6 +200,7 @@ def sem_seg_postprocess(logits: Tensor, output_height: int, output_width: int) -
     return F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
+@META_ARCH_REGISTRY.register()
 class SemanticSegmentor(ImageModel):
     """Backbone and a head that gives each pixel's class.
 
@@ -208,11 +210,23 @@ class SemanticSegmentor(ImageModel):
         **image_options: see ``ImageModel``.
     """
 
+    @configurable
     def __init__(self, *, backbone: Any, sem_seg_head: Any, **image_options: Any) -> None:
         super().__init__(size_divisibility=backbone.size_divisibility, **image_options)
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
         self.num_classes: int = sem_seg_head.num_classes
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """The arguments that a configuration says."""
+        images = image_options(cfg)
+        backbone = build_backbone(cfg)
+        return {
+            "backbone": backbone,
+            "sem_seg_head": build_sem_seg_head(cfg, backbone.output_shape()),
+            **images,
+        }
 
     @torch.jit.unused
     def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]] | dict[str, Tensor]:
@@ -260,13 +274,3 @@ class SemanticSegmentor(ImageModel):
             nms_threshold=1.0,
             max_detections=0,
         )
-
-
-@META_ARCH_REGISTRY.register(name="SemanticSegmentor")
-def build_semantic_segmentor(cfg: CfgNode) -> SemanticSegmentor:
-    """A semantic segmentor as the configuration describes it."""
-    images = image_options(cfg)
-    backbone = build_backbone(cfg)
-    return SemanticSegmentor(
-        backbone=backbone, sem_seg_head=build_sem_seg_head(cfg, backbone.output_shape()), **images
-    )

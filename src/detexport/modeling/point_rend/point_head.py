@@ -22,7 +22,7 @@ ENCODING_FREQUENCIES = 128
 
 def build_point_head(cfg: CfgNode, input_shape: ShapeSpec) -> Any:
     """Build ``cfg.MODEL.POINT_HEAD.NAME`` for features of a point of this shape."""
-    return POINT_HEAD_REGISTRY.get(cfg.MODEL.POINT_HEAD.NAME)(cfg, input_shape)
+    return POINT_HEAD_REGISTRY.build(cfg, input_shape)
 
 
 class StandardPointHead(nn.Sequential):

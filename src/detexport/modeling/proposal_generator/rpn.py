@@ -9,12 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detexport.config import CfgNode
-from detexport.errors import ConfigError
+from detexport.config import CfgNode, configurable
 from detexport.layers import Conv2d, ShapeSpec, nms_per_class
 from detexport.layers.conv import init_normal, shapes_of
 from detexport.modeling.anchor_generator import AnchorGrid, build_anchor_generator
-from detexport.modeling.box_regression import Box2BoxTransform, apply_deltas, smooth_l1_sum
+from detexport.modeling.box_regression import Box2BoxTransform, apply_deltas, box_loss_sum, box_loss_type
 from detexport.modeling.matcher import Matcher, subsample_labels
 from detexport.modeling.registries import PROPOSAL_GENERATOR_REGISTRY, RPN_HEAD_REGISTRY
 from detexport.structures import Boxes, ImageList, Instances, pairwise_iou
@@ -24,9 +23,10 @@ from detexport.utils.events import record
 
 def build_proposal_generator(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> Any:
     """Build ``cfg.MODEL.PROPOSAL_GENERATOR.NAME`` over feature maps of these shapes."""
-    return PROPOSAL_GENERATOR_REGISTRY.get(cfg.MODEL.PROPOSAL_GENERATOR.NAME)(cfg, input_shape)
+    return PROPOSAL_GENERATOR_REGISTRY.build(cfg, input_shape)
 
 
+@RPN_HEAD_REGISTRY.register(name="StandardRPNHead")
 class RPNHead(nn.Module):
     """A 3x3 convolution, then objectness and box differences for each anchor.
 
@@ -37,6 +37,7 @@ class RPNHead(nn.Module):
         conv_dims: channels of the convolutions; -1 keeps the input's.
     """
 
+    @configurable
     def __init__(
         self, *, in_channels: int, num_anchors: int, box_dim: int = 4, conv_dims: tuple[int, ...] = (-1,)
     ) -> None:
@@ -58,6 +59,15 @@ class RPNHead(nn.Module):
         for layer in (*convs, self.objectness_logits, self.anchor_deltas):
             init_normal(layer, std=0.01)
 
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: list[ShapeSpec]) -> dict[str, Any]:
+        """The arguments that a configuration says."""
+        return {
+            "in_channels": input_shape[0].channels,
+            "num_anchors": build_anchor_generator(cfg, input_shape).num_anchors[0],
+            "conv_dims": tuple(cfg.MODEL.RPN.CONV_DIMS),
+        }
+
     def forward(self, features: List[Tensor]) -> Tuple[List[Tensor], List[Tensor]]:
         """One (N, C, H, W) a level -> one (N, A, H, W) of logits, one (N, A * 4, H, W) of differences."""
         logits: List[Tensor] = []
@@ -69,16 +79,7 @@ class RPNHead(nn.Module):
         return logits, deltas
 
 
-@RPN_HEAD_REGISTRY.register(name="StandardRPNHead")
-def build_rpn_head(cfg: CfgNode, input_shape: list[ShapeSpec], num_anchors: int) -> RPNHead:
-    """The head of the published configurations."""
-    return RPNHead(
-        in_channels=input_shape[0].channels,
-        num_anchors=num_anchors,
-        conv_dims=tuple(cfg.MODEL.RPN.CONV_DIMS),
-    )
-
-
+@PROPOSAL_GENERATOR_REGISTRY.register()
 class RPN(nn.Module):
     """Proposes boxes from feature maps.
 
@@ -95,10 +96,12 @@ class RPN(nn.Module):
         nms_threshold: IoU above which the lower score is dropped, within a level.
         min_box_size: both sides of a proposal are longer, in px.
         boundary_threshold: anchors further outside the image are not learnt from; -1 keeps all.
-        smooth_l1_beta: where the box loss turns linear.
+        box_reg_loss_type: kind of the box loss: see ``box_loss_sum``.
+        smooth_l1_beta: where a smooth L1 loss turns linear.
         loss_weights: factors of the objectness and the box loss.
     """
 
+    @configurable
     def __init__(
         self,
         *,
@@ -114,8 +117,9 @@ class RPN(nn.Module):
         nms_threshold: float,
         min_box_size: float,
         boundary_threshold: int,
-        smooth_l1_beta: float,
-        loss_weights: tuple[float, float],
+        box_reg_loss_type: str = "smooth_l1",
+        smooth_l1_beta: float = 0.0,
+        loss_weights: tuple[float, float] = (1.0, 1.0),
     ) -> None:
         super().__init__()
         self.in_features: List[str] = list(in_features)
@@ -131,8 +135,32 @@ class RPN(nn.Module):
         self.nms_threshold = nms_threshold
         self.min_box_size = float(min_box_size)
         self.boundary_threshold = boundary_threshold
+        self.box_reg_loss_type = box_reg_loss_type
         self.smooth_l1_beta = smooth_l1_beta
         self.loss_weights = loss_weights
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """The arguments that a configuration says."""
+        node = cfg.MODEL.RPN
+        shapes = shapes_of(input_shape, node.IN_FEATURES, "MODEL.RPN.IN_FEATURES")
+        return {
+            "in_features": tuple(node.IN_FEATURES),
+            "head": RPN_HEAD_REGISTRY.get(node.HEAD_NAME)(cfg, shapes),
+            "anchor_generator": build_anchor_generator(cfg, shapes),
+            "box2box_transform": Box2BoxTransform(tuple(node.BBOX_REG_WEIGHTS)),
+            "matcher": Matcher(node.IOU_THRESHOLDS, node.IOU_LABELS, allow_low_quality_matches=True),
+            "batch_size_per_image": node.BATCH_SIZE_PER_IMAGE,
+            "positive_fraction": node.POSITIVE_FRACTION,
+            "pre_nms_topk": (node.PRE_NMS_TOPK_TRAIN, node.PRE_NMS_TOPK_TEST),
+            "post_nms_topk": (node.POST_NMS_TOPK_TRAIN, node.POST_NMS_TOPK_TEST),
+            "nms_threshold": node.NMS_THRESH,
+            "min_box_size": cfg.MODEL.PROPOSAL_GENERATOR.MIN_SIZE,
+            "boundary_threshold": node.BOUNDARY_THRESH,
+            "box_reg_loss_type": box_loss_type(node.BBOX_REG_LOSS_TYPE, "MODEL.RPN.BBOX_REG_LOSS_TYPE"),
+            "smooth_l1_beta": node.SMOOTH_L1_BETA,
+            "loss_weights": (node.LOSS_WEIGHT, node.LOSS_WEIGHT * node.BBOX_REG_LOSS_WEIGHT),
+        }
 
     @torch.jit.unused
     def forward(
@@ -247,10 +275,14 @@ class RPN(nn.Module):
         positive, drawn = label == 1, label >= 0
         record("rpn/num_pos_anchors", lambda: positive.sum() / len(labels))
         record("rpn/num_neg_anchors", lambda: (label == 0).sum() / len(labels))
-        target = torch.stack(
-            [self.box2box_transform.get_deltas(torch.cat(anchors), boxes) for boxes in gt_boxes]
+        loc = box_loss_sum(
+            torch.cat(deltas, dim=1)[positive],
+            torch.cat(anchors).expand(len(labels), -1, -1)[positive],
+            torch.stack(gt_boxes)[positive],
+            self.box2box_transform,
+            loss_type=self.box_reg_loss_type,
+            smooth_l1_beta=self.smooth_l1_beta,
         )
-        loc = smooth_l1_sum(torch.cat(deltas, dim=1)[positive], target[positive], self.smooth_l1_beta)
         objectness = F.binary_cross_entropy_with_logits(
             torch.cat(logits, dim=1)[drawn], label[drawn].float(), reduction="sum"
         )
@@ -328,33 +360,3 @@ def select_proposals(
         keep = nms_per_class(boxes, scores, ids, nms_threshold)[:post_nms_topk]
         results.append((boxes[keep], scores[keep]))
     return results
-
-
-@PROPOSAL_GENERATOR_REGISTRY.register(name="RPN")
-def build_rpn(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> RPN:
-    """The proposal network of the published configurations."""
-    node = cfg.MODEL.RPN
-    if node.BBOX_REG_LOSS_TYPE != "smooth_l1":
-        raise ConfigError(
-            "unsupported box loss",
-            got=f"MODEL.RPN.BBOX_REG_LOSS_TYPE: {node.BBOX_REG_LOSS_TYPE}",
-            expected="smooth_l1",
-        )
-    shapes = shapes_of(input_shape, node.IN_FEATURES, "MODEL.RPN.IN_FEATURES")
-    anchors = build_anchor_generator(cfg, shapes)
-    return RPN(
-        in_features=tuple(node.IN_FEATURES),
-        head=RPN_HEAD_REGISTRY.get(node.HEAD_NAME)(cfg, shapes, anchors.num_cell_anchors),
-        anchor_generator=anchors,
-        box2box_transform=Box2BoxTransform(tuple(node.BBOX_REG_WEIGHTS)),
-        matcher=Matcher(node.IOU_THRESHOLDS, node.IOU_LABELS, allow_low_quality_matches=True),
-        batch_size_per_image=node.BATCH_SIZE_PER_IMAGE,
-        positive_fraction=node.POSITIVE_FRACTION,
-        pre_nms_topk=(node.PRE_NMS_TOPK_TRAIN, node.PRE_NMS_TOPK_TEST),
-        post_nms_topk=(node.POST_NMS_TOPK_TRAIN, node.POST_NMS_TOPK_TEST),
-        nms_threshold=node.NMS_THRESH,
-        min_box_size=cfg.MODEL.PROPOSAL_GENERATOR.MIN_SIZE,
-        boundary_threshold=node.BOUNDARY_THRESH,
-        smooth_l1_beta=node.SMOOTH_L1_BETA,
-        loss_weights=(node.LOSS_WEIGHT, node.LOSS_WEIGHT * node.BBOX_REG_LOSS_WEIGHT),
-    )

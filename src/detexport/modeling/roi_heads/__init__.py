@@ -1,11 +1,12 @@
 """ROI heads: proposals -> detections, and what is computed for each detection."""
 
-from detexport.modeling.roi_heads.box_head import FastRCNNConvFCHead
+from detexport.modeling.roi_heads.base import ROIHeads
+from detexport.modeling.roi_heads.box_head import FastRCNNConvFCHead, build_box_head
 from detexport.modeling.roi_heads.build import build_roi_heads
 from detexport.modeling.roi_heads.cascade import CascadeROIHeads
 from detexport.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
-from detexport.modeling.roi_heads.keypoint_head import KRCNNConvDeconvUpsampleHead
-from detexport.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
+from detexport.modeling.roi_heads.keypoint_head import KRCNNConvDeconvUpsampleHead, build_keypoint_head
+from detexport.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead, build_mask_head
 from detexport.modeling.roi_heads.res5 import Res5ROIHeads
 from detexport.modeling.roi_heads.standard import StandardROIHeads
 
@@ -15,7 +16,11 @@ __all__ = [
     "FastRCNNOutputLayers",
     "KRCNNConvDeconvUpsampleHead",
     "MaskRCNNConvUpsampleHead",
+    "ROIHeads",
     "Res5ROIHeads",
     "StandardROIHeads",
+    "build_box_head",
+    "build_keypoint_head",
+    "build_mask_head",
     "build_roi_heads",
 ]

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from detexport.config import CfgNode
-from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec
 from detexport.layers.conv import shapes_of
 from detexport.modeling.matcher import Matcher, subsample_labels
@@ -176,21 +175,6 @@ def sampling_options(cfg: CfgNode) -> dict[str, Any]:
     }
 
 
-def predictor_options(cfg: CfgNode) -> dict[str, Any]:
-    """What the configuration says for ``FastRCNNOutputLayers``, the meaning of the differences aside."""
-    heads, box = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD
-    return {
-        "num_classes": heads.NUM_CLASSES,
-        "cls_agnostic_bbox_reg": box.CLS_AGNOSTIC_BBOX_REG,
-        "use_sigmoid": box.USE_SIGMOID_CE,
-        "score_threshold": heads.SCORE_THRESH_TEST,
-        "nms_threshold": heads.NMS_THRESH_TEST,
-        "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
-        "smooth_l1_beta": box.SMOOTH_L1_BETA,
-        "box_loss_weight": box.BBOX_REG_LOSS_WEIGHT,
-    }
-
-
 def level_shapes(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> tuple[int, list[int]]:
     """Channels, and strides in px, of the feature maps that the heads look at."""
     shapes = shapes_of(input_shape, cfg.MODEL.ROI_HEADS.IN_FEATURES, "MODEL.ROI_HEADS.IN_FEATURES")
@@ -210,21 +194,3 @@ def build_pooler(node: CfgNode, strides: list[int]) -> ROIPooler:
 def pooled_shape(node: CfgNode, channels: int) -> ShapeSpec:
     """What comes out of that pooler."""
     return ShapeSpec(channels, height=node.POOLER_RESOLUTION, width=node.POOLER_RESOLUTION)
-
-
-def check_box_options(cfg: CfgNode) -> None:
-    """Refuse the options that no heads support.
-
-    Raises:
-        ConfigError: one of them is set.
-    """
-    node = cfg.MODEL.ROI_BOX_HEAD
-    if node.USE_FED_LOSS:
-        key = "MODEL.ROI_BOX_HEAD.USE_FED_LOSS"
-        raise ConfigError("unsupported option", got=f"{key}: True", expected=f"{key}: False")
-    if node.BBOX_REG_LOSS_TYPE != "smooth_l1":
-        raise ConfigError(
-            "unsupported box loss",
-            got=f"MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE: {node.BBOX_REG_LOSS_TYPE}",
-            expected="smooth_l1",
-        )

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from detexport.config import CfgNode
+from detexport.config import CfgNode, configurable
 from detexport.layers import Conv2d, ShapeSpec, get_norm
 from detexport.layers.conv import init_conv_msra, init_xavier
 from detexport.modeling.registries import ROI_BOX_HEAD_REGISTRY
@@ -12,9 +12,10 @@ from detexport.modeling.registries import ROI_BOX_HEAD_REGISTRY
 
 def build_box_head(cfg: CfgNode, input_shape: ShapeSpec) -> Any:
     """Build ``cfg.MODEL.ROI_BOX_HEAD.NAME`` for pooled features of this shape."""
-    return ROI_BOX_HEAD_REGISTRY.get(cfg.MODEL.ROI_BOX_HEAD.NAME)(cfg, input_shape)
+    return ROI_BOX_HEAD_REGISTRY.build(cfg, input_shape)
 
 
+@ROI_BOX_HEAD_REGISTRY.register()
 class FastRCNNConvFCHead(nn.Sequential):
     """Convolutions, then fully connected layers, each followed by ReLU.
 
@@ -25,6 +26,7 @@ class FastRCNNConvFCHead(nn.Sequential):
         norm: name of the convolutions' normalization.
     """
 
+    @configurable
     def __init__(
         self, input_shape: ShapeSpec, *, conv_dims: list[int], fc_dims: list[int], norm: str = ""
     ) -> None:
@@ -49,20 +51,19 @@ class FastRCNNConvFCHead(nn.Sequential):
         if not fc_dims:
             self.output_shape = ShapeSpec(channels, height=input_shape.height, width=input_shape.width)
 
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        """The arguments that a configuration says."""
+        node = cfg.MODEL.ROI_BOX_HEAD
+        return {
+            "input_shape": input_shape,
+            "conv_dims": [node.CONV_DIM] * node.NUM_CONV,
+            "fc_dims": [node.FC_DIM] * node.NUM_FC,
+            "norm": node.NORM,
+        }
+
     def forward(self, x: Tensor) -> Tensor:
         """(R, C, H, W) -> (R, D), or (R, D, H, W) without fully connected layers."""
         for layer in self:
             x = layer(x)
         return x
-
-
-@ROI_BOX_HEAD_REGISTRY.register(name="FastRCNNConvFCHead")
-def build_conv_fc_head(cfg: CfgNode, input_shape: ShapeSpec) -> FastRCNNConvFCHead:
-    """The head of the published configurations with FPN."""
-    node = cfg.MODEL.ROI_BOX_HEAD
-    return FastRCNNConvFCHead(
-        input_shape,
-        conv_dims=[node.CONV_DIM] * node.NUM_CONV,
-        fc_dims=[node.FC_DIM] * node.NUM_FC,
-        norm=node.NORM,
-    )

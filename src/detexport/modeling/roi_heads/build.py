@@ -9,4 +9,4 @@ from detexport.modeling.registries import ROI_HEADS_REGISTRY
 
 def build_roi_heads(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> Any:
     """Build ``cfg.MODEL.ROI_HEADS.NAME`` over feature maps of these shapes."""
-    return ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME)(cfg, input_shape)
+    return ROI_HEADS_REGISTRY.build(cfg, input_shape)

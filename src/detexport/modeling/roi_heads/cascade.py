@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Tuple
 import torch
 from torch import Tensor, nn
 
-from detexport.config import CfgNode
+from detexport.config import CfgNode, configurable
 from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec
 from detexport.modeling.box_regression import Box2BoxTransform
@@ -17,10 +17,8 @@ from detexport.modeling.poolers import ROIPooler
 from detexport.modeling.registries import ROI_HEADS_REGISTRY
 from detexport.modeling.roi_heads.base import (
     build_pooler,
-    check_box_options,
     level_shapes,
     pooled_shape,
-    predictor_options,
     sampling_options,
     split_by_image,
 )
@@ -32,6 +30,7 @@ from detexport.structures.boxes import clip_boxes
 from detexport.utils.events import name_scope
 
 
+@ROI_HEADS_REGISTRY.register()
 class CascadeROIHeads(StandardROIHeads):
     """Box heads in stages over one pooler; mask head as in ``StandardROIHeads``.
 
@@ -43,6 +42,7 @@ class CascadeROIHeads(StandardROIHeads):
         **options: see ``StandardROIHeads``.
     """
 
+    @configurable
     def __init__(
         self,
         *,
@@ -59,6 +59,26 @@ class CascadeROIHeads(StandardROIHeads):
             **options,
         )
         self.stage_matchers = stage_matchers
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """The arguments that a configuration says."""
+        _check_cascade_options(cfg)
+        box, cascade = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_BOX_CASCADE_HEAD
+        channels, strides = level_shapes(cfg, input_shape)
+        heads = [build_box_head(cfg, pooled_shape(box, channels)) for _ in cascade.IOUS]
+        predictors = [
+            FastRCNNOutputLayers(cfg, head.output_shape, box2box_transform=Box2BoxTransform(tuple(weights)))
+            for head, weights in zip(heads, cascade.BBOX_REG_WEIGHTS, strict=True)
+        ]
+        return {
+            "box_pooler": build_pooler(box, strides),
+            "box_heads": heads,
+            "box_predictors": predictors,
+            "stage_matchers": [Matcher([iou], [0, 1]) for iou in cascade.IOUS],
+            **instance_heads(cfg, input_shape),
+            **sampling_options(cfg),
+        }
 
     @torch.jit.unused
     def final_predictor(self) -> FastRCNNOutputLayers:
@@ -132,32 +152,6 @@ class CascadeROIHeads(StandardROIHeads):
                 Instances(target.image_size, proposal_boxes=refined, gt_classes=classes, gt_boxes=truth)
             )
         return labelled
-
-
-@ROI_HEADS_REGISTRY.register(name="CascadeROIHeads")
-def build_cascade_roi_heads(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> CascadeROIHeads:
-    """The cascade of the published configurations."""
-    check_box_options(cfg)
-    _check_cascade_options(cfg)
-    box, cascade = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_BOX_CASCADE_HEAD
-    channels, strides = level_shapes(cfg, input_shape)
-    heads = [build_box_head(cfg, pooled_shape(box, channels)) for _ in cascade.IOUS]
-    predictors = [
-        FastRCNNOutputLayers(
-            head.output_shape,
-            box2box_transform=Box2BoxTransform(tuple(weights)),
-            **predictor_options(cfg),
-        )
-        for head, weights in zip(heads, cascade.BBOX_REG_WEIGHTS, strict=True)
-    ]
-    return CascadeROIHeads(
-        box_pooler=build_pooler(box, strides),
-        box_heads=heads,
-        box_predictors=predictors,
-        stage_matchers=[Matcher([iou], [0, 1]) for iou in cascade.IOUS],
-        **instance_heads(cfg, input_shape),
-        **sampling_options(cfg),
-    )
 
 
 def _check_cascade_options(cfg: CfgNode) -> None:

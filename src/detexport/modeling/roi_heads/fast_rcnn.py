@@ -3,15 +3,17 @@
 Shapes: R proposals of an image, K classes, D detections of an image.
 """
 
-from typing import List, Tuple
+from typing import Any, List, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detexport.config import CfgNode, configurable
+from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec, nms_per_class
 from detexport.layers.conv import init_normal
-from detexport.modeling.box_regression import Box2BoxTransform, apply_deltas, smooth_l1_sum
+from detexport.modeling.box_regression import Box2BoxTransform, apply_deltas, box_loss_sum, box_loss_type
 from detexport.structures import Instances
 from detexport.structures.boxes import clip_boxes
 from detexport.utils.events import has_event_storage, record
@@ -85,10 +87,16 @@ class FastRCNNOutputLayers(nn.Module):
         score_threshold: a detection's score is greater.
         nms_threshold: IoU above which the lower score of one class is dropped.
         max_detections: detections an image.
-        smooth_l1_beta: where the box loss turns linear.
+        box_reg_loss_type: kind of the box loss: see ``box_loss_sum``.
+        smooth_l1_beta: where a smooth L1 loss turns linear.
         box_loss_weight: factor of the box loss.
+        use_fed_loss: learn from some classes at a time, by sigmoid scores: see ``federated_classes``; it
+            needs ``set_class_frequencies`` before.
+        fed_loss_num_classes: classes to learn from at once.
+        fed_loss_freq_weight_power: exponent of a class's frequency.
     """
 
+    @configurable
     def __init__(
         self,
         input_shape: ShapeSpec,
@@ -100,8 +108,12 @@ class FastRCNNOutputLayers(nn.Module):
         score_threshold: float = 0.0,
         nms_threshold: float = 0.5,
         max_detections: int = 100,
+        box_reg_loss_type: str = "smooth_l1",
         smooth_l1_beta: float = 0.0,
         box_loss_weight: float = 1.0,
+        use_fed_loss: bool = False,
+        fed_loss_num_classes: int = 50,
+        fed_loss_freq_weight_power: float = 0.5,
     ) -> None:
         super().__init__()
         channels = input_shape.channels * (input_shape.width or 1) * (input_shape.height or 1)
@@ -112,12 +124,46 @@ class FastRCNNOutputLayers(nn.Module):
         self.score_threshold = score_threshold
         self.nms_threshold = nms_threshold
         self.max_detections = max_detections
+        self.box_reg_loss_type = box_reg_loss_type
         self.smooth_l1_beta = smooth_l1_beta
         self.box_loss_weight = box_loss_weight
+        self.use_fed_loss = use_fed_loss
+        self.fed_loss_num_classes = fed_loss_num_classes
+        self.fed_loss_freq_weight_power = fed_loss_freq_weight_power
+        self.fed_loss_cls_weights: Tensor | None = None
         self.cls_score = nn.Linear(channels, num_classes + 1)
         self.bbox_pred = nn.Linear(channels, 4 * (1 if cls_agnostic_bbox_reg else num_classes))
         init_normal(self.cls_score, std=0.01)
         init_normal(self.bbox_pred, std=0.001)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        """The arguments that a configuration says."""
+        heads, box = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD
+        if box.USE_FED_LOSS and not box.USE_SIGMOID_CE:
+            raise ConfigError(
+                "a federated loss is one of sigmoid scores",
+                got="MODEL.ROI_BOX_HEAD.USE_FED_LOSS: True, MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE: False",
+                expected="both, or neither",
+            )
+        return {
+            "input_shape": input_shape,
+            "box2box_transform": Box2BoxTransform(tuple(box.BBOX_REG_WEIGHTS)),
+            "num_classes": heads.NUM_CLASSES,
+            "cls_agnostic_bbox_reg": box.CLS_AGNOSTIC_BBOX_REG,
+            "use_sigmoid": box.USE_SIGMOID_CE,
+            "score_threshold": heads.SCORE_THRESH_TEST,
+            "nms_threshold": heads.NMS_THRESH_TEST,
+            "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "box_reg_loss_type": box_loss_type(
+                box.BBOX_REG_LOSS_TYPE, "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE"
+            ),
+            "smooth_l1_beta": box.SMOOTH_L1_BETA,
+            "box_loss_weight": box.BBOX_REG_LOSS_WEIGHT,
+            "use_fed_loss": box.USE_FED_LOSS,
+            "fed_loss_num_classes": box.FED_LOSS_NUM_CLASSES,
+            "fed_loss_freq_weight_power": box.FED_LOSS_FREQ_WEIGHT_POWER,
+        }
 
     def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
         """(R, D) or (R, C, H, W) -> (R, K + 1) logits, the background last; (R, 4 or K * 4) differences."""
@@ -174,12 +220,8 @@ class FastRCNNOutputLayers(nn.Module):
             one (R, 4) an image, XYXY in px, not clipped.
         """
         classes = torch.cat([instances.gt_classes for instances in proposals])
-        boxes = self.decode(
-            outputs[1], torch.cat([instances.proposal_boxes.tensor for instances in proposals])
-        )
-        per_class = boxes.reshape(len(boxes), boxes.shape[1] // 4, 4)
-        rows = torch.arange(len(boxes), device=boxes.device)
-        own = per_class[rows, classes.clamp(max=per_class.shape[1] - 1)]
+        boxes = torch.cat([instances.proposal_boxes.tensor for instances in proposals])
+        own = self.decode(deltas_of_classes(outputs[1], classes.clamp(max=self.num_classes - 1)), boxes)
         return list(own.split([len(instances) for instances in proposals]))
 
     @torch.jit.unused
@@ -195,20 +237,70 @@ class FastRCNNOutputLayers(nn.Module):
         classes = torch.cat([instances.gt_classes for instances in proposals])
         boxes = torch.cat([instances.proposal_boxes.tensor for instances in proposals])
         gt_boxes = torch.cat([instances.gt_boxes.tensor for instances in proposals])
-        if self.use_sigmoid:
-            target = F.one_hot(classes, self.num_classes + 1)[:, :-1].to(logits.dtype)
-            loss_cls = F.binary_cross_entropy_with_logits(logits[:, :-1], target, reduction="sum")
-            loss_cls = loss_cls / max(len(classes), 1)
-        else:
-            loss_cls = F.cross_entropy(logits, classes) if len(classes) else logits.sum() * 0
         record_accuracy(logits, classes)
         foreground = (classes < self.num_classes).nonzero()[:, 0]
-        per_class = deltas.reshape(len(deltas), deltas.shape[1] // 4, 4)[foreground]
-        if per_class.shape[1] > 1:
-            rows = torch.arange(len(foreground), device=deltas.device)
-            predicted = per_class[rows, classes[foreground]]
-        else:
-            predicted = per_class[:, 0]
-        target = self.box2box_transform.get_deltas(boxes[foreground], gt_boxes[foreground])
-        loss_box = smooth_l1_sum(predicted, target, self.smooth_l1_beta) / max(len(classes), 1)
-        return {"loss_cls": loss_cls, "loss_box_reg": loss_box * self.box_loss_weight}
+        loss_box = box_loss_sum(
+            deltas_of_classes(deltas[foreground], classes[foreground]),
+            boxes[foreground],
+            gt_boxes[foreground],
+            self.box2box_transform,
+            loss_type=self.box_reg_loss_type,
+            smooth_l1_beta=self.smooth_l1_beta,
+        )
+        return {
+            "loss_cls": self.class_loss(logits, classes),
+            "loss_box_reg": loss_box / max(len(classes), 1) * self.box_loss_weight,
+        }
+
+    @torch.jit.unused
+    def set_class_frequencies(self, frequencies: Tensor) -> None:
+        """Say in how many training images each of the (K,) classes is, for a federated loss."""
+        self.fed_loss_cls_weights = frequencies.float() ** self.fed_loss_freq_weight_power
+
+    @torch.jit.unused
+    def class_loss(self, logits: Tensor, classes: Tensor) -> Tensor:
+        """Mean over the proposals of the cross entropy, with sigmoid scores summed over the classes."""
+        if not self.use_sigmoid:
+            return F.cross_entropy(logits, classes) if len(classes) else logits.sum() * 0
+        target = F.one_hot(classes, self.num_classes + 1)[:, :-1].to(logits.dtype)
+        loss = F.binary_cross_entropy_with_logits(logits[:, :-1], target, reduction="none")
+        if self.use_fed_loss:
+            if self.fed_loss_cls_weights is None:
+                raise ConfigError(
+                    "a federated loss needs the frequencies of the classes",
+                    got="MODEL.ROI_BOX_HEAD.USE_FED_LOSS: True",
+                    remedy="give them to box_predictor.set_class_frequencies before training",
+                )
+            learnt = federated_classes(classes, self.fed_loss_cls_weights, self.fed_loss_num_classes)
+            loss = loss[:, learnt]
+        return loss.sum() / max(len(classes), 1)
+
+
+def deltas_of_classes(deltas: Tensor, classes: Tensor) -> Tensor:
+    """(R, 4) differences of (R,) classes, out of (R, K * 4), or (R, 4) that all classes share."""
+    per_class = deltas.reshape(len(deltas), deltas.shape[1] // 4, 4)
+    if per_class.shape[1] == 1:
+        return per_class[:, 0]
+    return per_class[torch.arange(len(classes), device=deltas.device), classes]
+
+
+def federated_classes(classes: Tensor, weights: Tensor, num_classes: int) -> Tensor:
+    """Classes to learn from: those that are there, and others drawn (Zhou et al. 2021, arXiv:2103.07461).
+
+    Args:
+        classes: (R,) true classes; K is the background.
+        weights: (K,) how readily a class that is not there is drawn.
+        num_classes: how many classes in all, the background among them, unless more are there.
+
+    Returns:
+        indices of the classes, each once.
+    """
+    present = classes.unique()
+    missing = num_classes - len(present)
+    present = present[present < len(weights)]
+    absent = weights.to(classes.device).clone()
+    absent[present] = 0
+    missing = min(missing, int((absent > 0).sum()))
+    if missing <= 0:
+        return present
+    return torch.cat([present, torch.multinomial(absent, missing)])

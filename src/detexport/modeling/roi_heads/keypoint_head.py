@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detexport.config import CfgNode
+from detexport.config import CfgNode, configurable
 from detexport.layers import Conv2d, ShapeSpec
 from detexport.layers.conv import init_conv_msra
 from detexport.modeling.registries import ROI_KEYPOINT_HEAD_REGISTRY
@@ -18,7 +18,7 @@ from detexport.structures import Instances
 
 def build_keypoint_head(cfg: CfgNode, input_shape: ShapeSpec) -> Any:
     """Build ``cfg.MODEL.ROI_KEYPOINT_HEAD.NAME`` for pooled features of this shape."""
-    return ROI_KEYPOINT_HEAD_REGISTRY.get(cfg.MODEL.ROI_KEYPOINT_HEAD.NAME)(cfg, input_shape)
+    return ROI_KEYPOINT_HEAD_REGISTRY.build(cfg, input_shape)
 
 
 def count(like: Tensor, length: int) -> Tensor:
@@ -106,6 +106,7 @@ def heatmaps_to_keypoints(maps: Tensor, boxes: Tensor, image_size: Tuple[int, in
     return torch.stack(keypoints, dim=1)
 
 
+@ROI_KEYPOINT_HEAD_REGISTRY.register()
 class KRCNNConvDeconvUpsampleHead(nn.Sequential):
     """3x3 convolutions, a 2x deconvolution to a map a keypoint, 2x bilinear upsampling.
 
@@ -117,6 +118,7 @@ class KRCNNConvDeconvUpsampleHead(nn.Sequential):
         loss_normalizer: divides an image's loss; 0 divides by the number of keypoints that are learnt from.
     """
 
+    @configurable
     def __init__(
         self,
         input_shape: ShapeSpec,
@@ -138,6 +140,19 @@ class KRCNNConvDeconvUpsampleHead(nn.Sequential):
         self.num_keypoints = num_keypoints
         self.loss_weight = loss_weight
         self.loss_normalizer = loss_normalizer
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        """The arguments that a configuration says."""
+        node, heads = cfg.MODEL.ROI_KEYPOINT_HEAD, cfg.MODEL.ROI_HEADS
+        most = node.NUM_KEYPOINTS * heads.BATCH_SIZE_PER_IMAGE * heads.POSITIVE_FRACTION
+        return {
+            "input_shape": input_shape,
+            "num_keypoints": node.NUM_KEYPOINTS,
+            "conv_dims": list(node.CONV_DIMS),
+            "loss_weight": node.LOSS_WEIGHT,
+            "loss_normalizer": 0.0 if node.NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS else most,
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         """(R, C, S / 4, S / 4) -> (R, K, S, S) logits."""
@@ -166,17 +181,3 @@ class KRCNNConvDeconvUpsampleHead(nn.Sequential):
         loss = F.cross_entropy(maps[learnt], cells[learnt], reduction="sum")
         normalizer = self.loss_normalizer * len(instances) or len(learnt)
         return {"loss_keypoint": loss * (self.loss_weight / normalizer)}
-
-
-@ROI_KEYPOINT_HEAD_REGISTRY.register(name="KRCNNConvDeconvUpsampleHead")
-def build_conv_deconv_head(cfg: CfgNode, input_shape: ShapeSpec) -> KRCNNConvDeconvUpsampleHead:
-    """The head of the published configurations."""
-    node, heads = cfg.MODEL.ROI_KEYPOINT_HEAD, cfg.MODEL.ROI_HEADS
-    most = node.NUM_KEYPOINTS * heads.BATCH_SIZE_PER_IMAGE * heads.POSITIVE_FRACTION
-    return KRCNNConvDeconvUpsampleHead(
-        input_shape,
-        num_keypoints=node.NUM_KEYPOINTS,
-        conv_dims=list(node.CONV_DIMS),
-        loss_weight=node.LOSS_WEIGHT,
-        loss_normalizer=0.0 if node.NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS else most,
-    )

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detexport.config import CfgNode
+from detexport.config import CfgNode, configurable
 from detexport.errors import ConfigError
 from detexport.layers import Conv2d, ShapeSpec, get_norm
 from detexport.layers.conv import init_conv_msra, init_normal
@@ -28,7 +28,7 @@ def build_mask_head(cfg: CfgNode, input_shape: ShapeSpec | dict[str, ShapeSpec])
         class, S its ``resolution``; and ``losses(features, instances)``. ``features`` is a list: the pooled
         features alone, or one feature map a level.
     """
-    return ROI_MASK_HEAD_REGISTRY.get(cfg.MODEL.ROI_MASK_HEAD.NAME)(cfg, input_shape)
+    return ROI_MASK_HEAD_REGISTRY.build(cfg, input_shape)
 
 
 def class_logits(logits: Tensor, classes: Tensor) -> Tensor:
@@ -87,6 +87,7 @@ def record_mask_accuracy(logits: Tensor, target: Tensor) -> None:
     record("mask_rcnn/false_negative", lambda: (wrong & target).sum() / target.sum().clamp(min=1))
 
 
+@ROI_MASK_HEAD_REGISTRY.register()
 class MaskRCNNConvUpsampleHead(nn.Sequential):
     """3x3 convolutions, a 2x deconvolution and a 1x1 predictor.
 
@@ -98,6 +99,7 @@ class MaskRCNNConvUpsampleHead(nn.Sequential):
         loss_weight: factor of the mask loss.
     """
 
+    @configurable
     def __init__(
         self,
         input_shape: ShapeSpec,
@@ -122,6 +124,23 @@ class MaskRCNNConvUpsampleHead(nn.Sequential):
         self.loss_weight = loss_weight
         self.resolution = 2 * (input_shape.height or 1)
 
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        """The arguments that a configuration says."""
+        node = cfg.MODEL.ROI_MASK_HEAD
+        if not isinstance(input_shape, ShapeSpec):
+            raise ConfigError(
+                f"{node.NAME} needs pooled features",
+                got=f"MODEL.ROI_MASK_HEAD.POOLER_TYPE: {node.POOLER_TYPE!r}",
+                expected="ROIAlignV2, ROIAlign or ROIPool",
+            )
+        return {
+            "input_shape": input_shape,
+            "num_classes": 1 if node.CLS_AGNOSTIC_MASK else cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+            "conv_dims": [node.CONV_DIM] * (node.NUM_CONV + 1),
+            "norm": node.NORM,
+        }
+
     def forward(self, x: Tensor) -> Tensor:
         """(R, C, S, S) -> (R, K, 2S, 2S) logits."""
         for layer in self:
@@ -136,21 +155,3 @@ class MaskRCNNConvUpsampleHead(nn.Sequential):
     def losses(self, features: list[Tensor], instances: list[Instances]) -> dict[str, Tensor]:
         """``loss_mask`` over the foreground proposals: see ``mask_loss``."""
         return {"loss_mask": mask_loss(self(features[0]), instances) * self.loss_weight}
-
-
-@ROI_MASK_HEAD_REGISTRY.register(name="MaskRCNNConvUpsampleHead")
-def build_conv_upsample_head(cfg: CfgNode, input_shape: ShapeSpec) -> MaskRCNNConvUpsampleHead:
-    """The head of the published configurations."""
-    node = cfg.MODEL.ROI_MASK_HEAD
-    if not isinstance(input_shape, ShapeSpec):
-        raise ConfigError(
-            f"{node.NAME} needs pooled features",
-            got=f"MODEL.ROI_MASK_HEAD.POOLER_TYPE: {node.POOLER_TYPE!r}",
-            expected="ROIAlignV2 or ROIAlign",
-        )
-    return MaskRCNNConvUpsampleHead(
-        input_shape,
-        num_classes=1 if node.CLS_AGNOSTIC_MASK else cfg.MODEL.ROI_HEADS.NUM_CLASSES,
-        conv_dims=[node.CONV_DIM] * (node.NUM_CONV + 1),
-        norm=node.NORM,
-    )

@@ -9,19 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detexport.config import CfgNode
+from detexport.config import CfgNode, configurable
 from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec
 from detexport.modeling.backbone.build import configured_stages
-from detexport.modeling.box_regression import Box2BoxTransform
 from detexport.modeling.poolers import ROIPooler
 from detexport.modeling.registries import ROI_HEADS_REGISTRY
 from detexport.modeling.roi_heads.base import (
     ROIHeads,
     build_pooler,
-    check_box_options,
     level_shapes,
-    predictor_options,
     sampling_options,
     split_by_image,
 )
@@ -30,6 +27,7 @@ from detexport.modeling.roi_heads.mask_head import build_mask_head
 from detexport.structures import Instances
 
 
+@ROI_HEADS_REGISTRY.register()
 class Res5ROIHeads(ROIHeads):
     """Boxes from the mean, masks from the map of res5's features of a box.
 
@@ -41,6 +39,7 @@ class Res5ROIHeads(ROIHeads):
         **options: see ``ROIHeads``.
     """
 
+    @configurable
     def __init__(
         self,
         *,
@@ -56,6 +55,32 @@ class Res5ROIHeads(ROIHeads):
         self.box_predictor = box_predictor
         self.mask_head = mask_head
         self.mask_on = mask_head is not None
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """The arguments that a configuration says."""
+        _check_res5_options(cfg)
+        box = cfg.MODEL.ROI_BOX_HEAD
+        channels, strides = level_shapes(cfg, input_shape)
+        stages = configured_stages(cfg, last_stage="res5")
+        if channels != stages["res4"][1].channels:
+            raise ConfigError(
+                "res5 follows on res4",
+                got=f"MODEL.ROI_HEADS.IN_FEATURES: {list(cfg.MODEL.ROI_HEADS.IN_FEATURES)}",
+                expected="res4, as the heads' only feature map",
+            )
+        res5, shape = stages["res5"]
+        mask_head = None
+        if cfg.MODEL.MASK_ON:
+            side = (box.POOLER_RESOLUTION + 1) // 2
+            mask_head = build_mask_head(cfg, ShapeSpec(shape.channels, height=side, width=side))
+        return {
+            "pooler": build_pooler(box, strides),
+            "res5": res5,
+            "box_predictor": FastRCNNOutputLayers(cfg, ShapeSpec(shape.channels)),
+            "mask_head": mask_head,
+            **sampling_options(cfg),
+        }
 
     @torch.jit.unused
     def final_predictor(self) -> FastRCNNOutputLayers:
@@ -124,38 +149,6 @@ class Res5ROIHeads(ROIHeads):
             inside = shared[classes < self.num_classes]
             losses.update(self.mask_head.losses([inside], self.foreground(proposals)))
         return losses
-
-
-@ROI_HEADS_REGISTRY.register(name="Res5ROIHeads")
-def build_res5_roi_heads(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> Res5ROIHeads:
-    """The heads of the published C4 configurations."""
-    check_box_options(cfg)
-    _check_res5_options(cfg)
-    box = cfg.MODEL.ROI_BOX_HEAD
-    channels, strides = level_shapes(cfg, input_shape)
-    stages = configured_stages(cfg, last_stage="res5")
-    if channels != stages["res4"][1].channels:
-        raise ConfigError(
-            "res5 follows on res4",
-            got=f"MODEL.ROI_HEADS.IN_FEATURES: {list(cfg.MODEL.ROI_HEADS.IN_FEATURES)}",
-            expected="res4, as the heads' only feature map",
-        )
-    res5, shape = stages["res5"]
-    mask_head = None
-    if cfg.MODEL.MASK_ON:
-        side = (box.POOLER_RESOLUTION + 1) // 2
-        mask_head = build_mask_head(cfg, ShapeSpec(shape.channels, height=side, width=side))
-    return Res5ROIHeads(
-        pooler=build_pooler(box, strides),
-        res5=res5,
-        box_predictor=FastRCNNOutputLayers(
-            ShapeSpec(shape.channels),
-            box2box_transform=Box2BoxTransform(tuple(box.BBOX_REG_WEIGHTS)),
-            **predictor_options(cfg),
-        ),
-        mask_head=mask_head,
-        **sampling_options(cfg),
-    )
 
 
 def _check_res5_options(cfg: CfgNode) -> None:

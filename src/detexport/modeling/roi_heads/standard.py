@@ -8,18 +8,15 @@ from typing import Any, Dict, List, Tuple
 import torch
 from torch import Tensor
 
-from detexport.config import CfgNode
+from detexport.config import CfgNode, configurable
 from detexport.layers import ShapeSpec
-from detexport.modeling.box_regression import Box2BoxTransform
 from detexport.modeling.poolers import ROIPooler
 from detexport.modeling.registries import ROI_HEADS_REGISTRY
 from detexport.modeling.roi_heads.base import (
     ROIHeads,
     build_pooler,
-    check_box_options,
     level_shapes,
     pooled_shape,
-    predictor_options,
     sampling_options,
     split_by_image,
 )
@@ -30,6 +27,7 @@ from detexport.modeling.roi_heads.mask_head import build_mask_head
 from detexport.structures import Boxes, Instances
 
 
+@ROI_HEADS_REGISTRY.register()
 class StandardROIHeads(ROIHeads):
     """Box, mask and keypoint heads over shared feature maps, each with a pooler of its own.
 
@@ -47,6 +45,7 @@ class StandardROIHeads(ROIHeads):
         **options: see ``ROIHeads``.
     """
 
+    @configurable
     def __init__(
         self,
         *,
@@ -71,6 +70,21 @@ class StandardROIHeads(ROIHeads):
         self.keypoint_head = keypoint_head
         self.keypoint_on = keypoint_head is not None
         self.train_on_pred_boxes = train_on_pred_boxes
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """The arguments that a configuration says."""
+        box = cfg.MODEL.ROI_BOX_HEAD
+        channels, strides = level_shapes(cfg, input_shape)
+        box_head = build_box_head(cfg, pooled_shape(box, channels))
+        return {
+            "box_pooler": build_pooler(box, strides),
+            "box_head": box_head,
+            "box_predictor": FastRCNNOutputLayers(cfg, box_head.output_shape),
+            "train_on_pred_boxes": box.TRAIN_ON_PRED_BOXES,
+            **instance_heads(cfg, input_shape),
+            **sampling_options(cfg),
+        }
 
     @torch.jit.unused
     def final_predictor(self) -> FastRCNNOutputLayers:
@@ -187,28 +201,6 @@ class StandardROIHeads(ROIHeads):
             for instances, boxes in zip(proposals, predicted, strict=True):
                 instances.proposal_boxes = Boxes(boxes)
         return losses
-
-
-@ROI_HEADS_REGISTRY.register(name="StandardROIHeads")
-def build_standard_roi_heads(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> StandardROIHeads:
-    """The heads of the published configurations with FPN."""
-    check_box_options(cfg)
-    box = cfg.MODEL.ROI_BOX_HEAD
-    channels, strides = level_shapes(cfg, input_shape)
-    box_head = build_box_head(cfg, pooled_shape(box, channels))
-    predictor = FastRCNNOutputLayers(
-        box_head.output_shape,
-        box2box_transform=Box2BoxTransform(tuple(box.BBOX_REG_WEIGHTS)),
-        **predictor_options(cfg),
-    )
-    return StandardROIHeads(
-        box_pooler=build_pooler(box, strides),
-        box_head=box_head,
-        box_predictor=predictor,
-        train_on_pred_boxes=box.TRAIN_ON_PRED_BOXES,
-        **instance_heads(cfg, input_shape),
-        **sampling_options(cfg),
-    )
 
 
 def instance_heads(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:

@@ -1,0 +1,75 @@
+"""Classes and functions that are called with a configuration or with plain arguments."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from yacs.config import CfgNode as _YacsNode
+
+
+def configurable(init: Callable[..., Any] | None = None, *, from_config: Any = None) -> Any:
+    """Let ``__init__``, or a function, take a configuration in place of its arguments.
+
+    Of a class, the class method ``from_config`` says what the configuration means::
+
+        class Head(nn.Module):
+            @configurable
+            def __init__(self, *, channels: int, classes: int): ...
+
+            @classmethod
+            def from_config(cls, cfg, input_shape):
+                return {"channels": input_shape.channels, "classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES}
+
+        Head(channels=8, classes=3)         # plain arguments
+        Head(cfg, input_shape)              # a configuration
+        Head(cfg, input_shape, classes=7)   # a configuration, and arguments that go before it
+
+    A function names its own: ``@configurable(from_config=lambda cfg: {...})``.
+
+    Args:
+        init: the ``__init__`` or the function.
+        from_config: of a function, what turns its configuration into its arguments.
+
+    Raises:
+        TypeError: a class has no class method ``from_config``, or one that takes no ``cfg`` first.
+    """
+    if init is None:
+        return functools.partial(configurable, from_config=from_config)
+    function = init
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        bound, given = (args[:1], args[1:]) if from_config is None else ((), args)
+        if not _starts_with_cfg(given, kwargs):
+            return function(*args, **kwargs)
+        translate = from_config or _class_method(type(bound[0]))
+        return function(*bound, **_explicit(translate, given, kwargs))
+
+    return wrapped
+
+
+def _starts_with_cfg(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return isinstance(args[0] if args else kwargs.get("cfg"), _YacsNode)
+
+
+def _class_method(cls: type) -> Callable[..., dict[str, Any]]:
+    method = getattr(cls, "from_config", None)
+    if not inspect.ismethod(method):
+        raise TypeError(f"{cls.__name__} is configurable, and so needs a class method from_config(cls, cfg)")
+    return method
+
+
+def _explicit(
+    translate: Callable[..., dict[str, Any]], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """The arguments that ``translate`` finds; those that it does not take itself go before its own."""
+    parameters = inspect.signature(translate).parameters
+    if next(iter(parameters), None) != "cfg":
+        raise TypeError(f"{translate.__qualname__} takes cfg as its first argument")
+    kinds = {parameter.kind for parameter in parameters.values()}
+    if inspect.Parameter.VAR_KEYWORD in kinds or inspect.Parameter.VAR_POSITIONAL in kinds:
+        return translate(*args, **kwargs)
+    own = {name: value for name, value in kwargs.items() if name in parameters}
+    others = {name: value for name, value in kwargs.items() if name not in parameters}
+    return {**translate(*args, **own), **others}
