@@ -31,6 +31,10 @@ class DataError(DetexportError):
     """A data set, an annotation file or an image is not what was asked for."""
 
 
+class InputError(DetexportError, ValueError):
+    """What a model is given is not what it takes."""
+
+
 class ArtifactError(DetexportError):
     """An artifact is incomplete, was changed, or is asked for what it was not exported for."""
 

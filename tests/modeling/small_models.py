@@ -22,6 +22,16 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS": 3,
         "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS": [32],
     },
+    "mask_rcnn_c4": {  # nothing is padded
+        "MODEL.BACKBONE.NAME": "build_resnet_backbone",
+        "MODEL.RESNETS.OUT_FEATURES": ["res4"],
+        "MODEL.RESNETS.DEPTH": 50,
+        "MODEL.ANCHOR_GENERATOR.SIZES": [[16, 32, 64]],
+        "MODEL.RPN.IN_FEATURES": ["res4"],
+        "MODEL.ROI_HEADS.NAME": "Res5ROIHeads",
+        "MODEL.ROI_HEADS.IN_FEATURES": ["res4"],
+        "MODEL.ROI_MASK_HEAD.NUM_CONV": 0,
+    },
     "cascade_rcnn": {
         "MODEL.ROI_HEADS.NAME": "CascadeROIHeads",
         "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True,

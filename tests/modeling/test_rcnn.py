@@ -123,7 +123,7 @@ def test_images_of_any_dtype_are_normalized(model: Any) -> None:
     "shape", [(64, 64), (1, 3, 64, 64), (1, 64, 64), (4, 64, 64), (64, 64, 3), (3, 0, 64), (3, 64, 0)]
 )
 def test_an_image_of_another_shape_is_refused(model: Any, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"image 1 has the shape .*expected \(3, height, width\)"):
+    with pytest.raises(ValueError, match=r"image 1 has a wrong shape; .*expected: \(3, height, width\)"):
         model([{"image": IMAGES[0]}, {"image": torch.zeros(shape, dtype=torch.uint8)}])
 
 

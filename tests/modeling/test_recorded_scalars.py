@@ -15,6 +15,7 @@ STAGES = {f"stage{k}/{name}" for k in range(3) for name in BOX | (SAMPLES if k e
 RECORDED = {
     "faster_rcnn": RPN | SAMPLES | BOX,
     "mask_rcnn": RPN | SAMPLES | BOX | MASK,
+    "mask_rcnn_c4": RPN | SAMPLES | BOX | MASK,
     "keypoint_rcnn": RPN | SAMPLES | BOX,
     "cascade_rcnn": RPN | SAMPLES | STAGES | MASK,
     "fast_rcnn": SAMPLES | BOX,
@@ -59,7 +60,7 @@ def test_anchors_and_samples_are_counted_by_image() -> None:
     assert 0 < seen["roi_head/num_fg_samples"] <= 16
 
 
-@pytest.mark.parametrize("name", ["mask_rcnn", "cascade_rcnn", "panoptic_fpn"])
+@pytest.mark.parametrize("name", ["mask_rcnn", "mask_rcnn_c4", "panoptic_fpn"])
 def test_masks_may_be_polygons(name: str) -> None:
     batch = [example(seed=0), example(seed=1)]
     losses = []

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from detexport.config import CfgNode
 from detexport.contract import IMAGE, Contract, ResizeRule, TensorSpec
-from detexport.errors import ConfigError
+from detexport.errors import ConfigError, InputError
 from detexport.modeling.graph import BatchGraph, ImageGraph
+from detexport.modeling.meta_arch.inputs import checked_image
 from detexport.structures import ImageList
 
 
@@ -55,27 +56,26 @@ class ImageModel(nn.Module):
         """The images of the inputs, where the model computes.
 
         Raises:
-            ValueError: there is no image, or one has a wrong rank, number of channels or size.
+            InputError: there is no image, or an input is not what ``checked_image`` describes.
         """
-        if not batched_inputs:
-            raise ValueError("a batch needs at least one image, got none")
+        if not isinstance(batched_inputs, list | tuple) or not batched_inputs:
+            raise InputError(
+                "a batch needs at least one image",
+                got="none" if isinstance(batched_inputs, list | tuple) else type(batched_inputs).__name__,
+                expected="a list of dicts, one an image",
+            )
         channels = self.pixel_mean.shape[0]
-        images = []
-        for index, example in enumerate(batched_inputs):
-            image = example["image"]
-            if image.dim() != 3 or image.shape[0] != channels or 0 in image.shape:
-                raise ValueError(
-                    f"image {index} has the shape {tuple(image.shape)}, expected ({channels}, height, width)"
-                )
-            images.append(image.to(self.device))
-        return images
+        return [
+            checked_image(example, index, channels).to(self.device)
+            for index, example in enumerate(batched_inputs)
+        ]
 
     @torch.jit.unused
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalize, pad and batch the images.
 
         Raises:
-            ValueError: see ``input_images``.
+            InputError: see ``input_images``.
         """
         images = [self.normalize(image) for image in self.input_images(batched_inputs)]
         return ImageList.from_tensors(images, self.size_divisibility)
@@ -118,19 +118,6 @@ class ImageModel(nn.Module):
     def batch_graph(self) -> nn.Module:
         """A list of images of different sizes in, their outputs by field out: for scripting."""
         return BatchGraph(self)
-
-
-def output_size(example: dict[str, Any]) -> tuple[int, int]:
-    """Height and width of the output that an input asks for, by default those of its image.
-
-    Raises:
-        ValueError: only one of them is given.
-    """
-    if ("height" in example) != ("width" in example):
-        raise ValueError("an input gives both height and width, or neither")
-    if "height" in example:
-        return example["height"], example["width"]
-    return example["image"].shape[1], example["image"].shape[2]
 
 
 def image_options(cfg: CfgNode) -> dict[str, Any]:

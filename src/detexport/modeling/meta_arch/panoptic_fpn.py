@@ -13,7 +13,8 @@ from detexport.config import CfgNode
 from detexport.contract import Contract
 from detexport.errors import ConfigError
 from detexport.modeling.backbone import build_backbone
-from detexport.modeling.meta_arch.image_model import image_options, output_size
+from detexport.modeling.meta_arch.image_model import image_options
+from detexport.modeling.meta_arch.inputs import output_size, true_classes, true_instances
 from detexport.modeling.meta_arch.rcnn import GeneralizedRCNN
 from detexport.modeling.meta_arch.semantic_seg import (
     build_sem_seg_head,
@@ -118,13 +119,13 @@ class PanopticFPN(GeneralizedRCNN):
             loss by name.
 
         Raises:
-            ValueError: an input is not what is described above.
+            InputError: an input is not what is described above.
         """
         if not self.training:
             return self.inference(batched_inputs)
         images = self.preprocess_image(batched_inputs)
-        targets = [example["instances"].to(self.device) for example in batched_inputs]
-        sem_seg = [example["sem_seg"].to(self.device) for example in batched_inputs]
+        targets = true_instances(batched_inputs, self.device, self.num_classes)
+        sem_seg = true_classes(batched_inputs, self.device)
         features = self.backbone(images.tensor)
         sem_seg_losses = self.sem_seg_head.losses(features, sem_seg)
         proposals, proposal_losses = self.proposal_generator(images, features, targets)

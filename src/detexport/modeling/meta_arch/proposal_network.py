@@ -8,7 +8,8 @@ from torch import Tensor
 from detexport.config import CfgNode
 from detexport.contract import Contract, TensorSpec
 from detexport.modeling.backbone import build_backbone
-from detexport.modeling.meta_arch.image_model import ImageModel, image_options, output_size
+from detexport.modeling.meta_arch.image_model import ImageModel, image_options
+from detexport.modeling.meta_arch.inputs import output_size, true_instances
 from detexport.modeling.postprocessing import detector_postprocess
 from detexport.modeling.proposal_generator import build_proposal_generator
 from detexport.modeling.registries import META_ARCH_REGISTRY
@@ -51,12 +52,12 @@ class ProposalNetwork(ImageModel):
             a loss by name.
 
         Raises:
-            ValueError: an input is not what is described above.
+            InputError: an input is not what is described above.
         """
         images = self.preprocess_image(batched_inputs)
         targets = None
         if self.training:
-            targets = [example["instances"].to(self.device) for example in batched_inputs]
+            targets = true_instances(batched_inputs, self.device, num_classes=0)
         proposals, losses = self.proposal_generator(images, self.backbone(images.tensor), targets)
         if self.training:
             return losses

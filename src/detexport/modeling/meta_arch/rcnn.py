@@ -14,9 +14,10 @@ from detexport.contract import (
     keypoint_output,
     mask_output,
 )
-from detexport.errors import ConfigError
+from detexport.errors import ConfigError, InputError
 from detexport.modeling.backbone import build_backbone
-from detexport.modeling.meta_arch.image_model import ImageModel, image_options, output_size
+from detexport.modeling.meta_arch.image_model import ImageModel, image_options
+from detexport.modeling.meta_arch.inputs import output_size, true_instances
 from detexport.modeling.postprocessing import detector_postprocess
 from detexport.modeling.proposal_generator import build_proposal_generator
 from detexport.modeling.registries import META_ARCH_REGISTRY
@@ -84,12 +85,12 @@ class GeneralizedRCNN(ImageModel):
             training a loss by name.
 
         Raises:
-            ValueError: an input is not what is described above.
+            InputError: an input is not what is described above.
         """
         if not self.training:
             return self.inference(batched_inputs)
         images = self.preprocess_image(batched_inputs)
-        targets = [example["instances"].to(self.device) for example in batched_inputs]
+        targets = true_instances(batched_inputs, self.device, self.num_classes)
         features = self.backbone(images.tensor)
         proposals, proposal_losses = self.propose(batched_inputs, images, features, targets)
         _, head_losses = self.roi_heads(images, features, proposals, targets)
@@ -126,19 +127,25 @@ class GeneralizedRCNN(ImageModel):
         """The proposals of each image, found or brought by the inputs, and in training their losses.
 
         Raises:
-            ValueError: there is no proposal generator, and an input without ``proposals`` for its image.
+            InputError: there is no proposal generator, and an input without ``proposals`` for its image.
         """
         if self.proposal_generator is not None:
             return self.proposal_generator(images, features, targets)
         proposals = []
         for index, (example, size) in enumerate(zip(batched_inputs, images.image_sizes, strict=True)):
             if "proposals" not in example:
-                raise ValueError(f"input {index} has no proposals, and the model has no proposal generator")
+                raise InputError(
+                    f"input {index} has no proposals, and the model has no proposal generator",
+                    got=f"keys {sorted(example)}",
+                    expected="'proposals', Instances with proposal_boxes",
+                )
             brought = example["proposals"]
             if tuple(brought.image_size) != tuple(size):
-                raise ValueError(
-                    f"the proposals of input {index} are of an image of {tuple(brought.image_size)} px, "
-                    f"expected {tuple(size)}"
+                raise InputError(
+                    f"the proposals of input {index} are of an image of another size",
+                    got=f"(height, width) {tuple(brought.image_size)}",
+                    expected=f"{tuple(size)}, as the image",
+                    remedy="transform the proposals with the image",
                 )
             proposals.append(brought.to(self.device))
         return proposals, {}

@@ -20,7 +20,8 @@ from detexport.modeling.anchor_generator import AnchorGrid, build_anchor_generat
 from detexport.modeling.backbone import build_backbone
 from detexport.modeling.box_regression import Box2BoxTransform, apply_deltas, smooth_l1_sum
 from detexport.modeling.matcher import Matcher
-from detexport.modeling.meta_arch.image_model import ImageModel, image_options, output_size
+from detexport.modeling.meta_arch.image_model import ImageModel, image_options
+from detexport.modeling.meta_arch.inputs import output_size, true_instances
 from detexport.modeling.postprocessing import detector_postprocess
 from detexport.modeling.registries import META_ARCH_REGISTRY
 from detexport.structures import Boxes, Instances, pairwise_iou
@@ -154,12 +155,12 @@ class RetinaNet(ImageModel):
             ``loss_cls`` and ``loss_box_reg``.
 
         Raises:
-            ValueError: an input is not what is described above.
+            InputError: an input is not what is described above.
         """
         if not self.training:
             return self.inference(batched_inputs)
         images = self.preprocess_image(batched_inputs)
-        targets = [example["instances"].to(self.device) for example in batched_inputs]
+        targets = true_instances(batched_inputs, self.device, self.num_classes)
         logits, deltas, anchors = self.predict_anchors(self.backbone(images.tensor))
         labels, gt_boxes = self.label_anchors(anchors, targets)
         return self.losses(anchors, logits, labels, deltas, gt_boxes)

@@ -16,7 +16,8 @@ from detexport.errors import ConfigError
 from detexport.layers import Conv2d, ShapeSpec, get_norm
 from detexport.layers.conv import init_conv_msra, shapes_of
 from detexport.modeling.backbone import build_backbone
-from detexport.modeling.meta_arch.image_model import ImageModel, image_options, output_size
+from detexport.modeling.meta_arch.image_model import ImageModel, image_options
+from detexport.modeling.meta_arch.inputs import output_size, true_classes
 from detexport.modeling.registries import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 from detexport.structures.image_list import pad_images
 
@@ -226,13 +227,12 @@ class SemanticSegmentor(ImageModel):
             one dict an image: ``sem_seg`` (K, height, width) float32. In training ``loss_sem_seg``.
 
         Raises:
-            ValueError: an input is not what is described above.
+            InputError: an input is not what is described above.
         """
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
         if self.training:
-            targets = [example["sem_seg"].to(self.device) for example in batched_inputs]
-            return self.sem_seg_head.losses(features, targets)
+            return self.sem_seg_head.losses(features, true_classes(batched_inputs, self.device))
         logits = self.sem_seg_head(features)
         return [
             {"sem_seg": sem_seg_postprocess(crop_to_image(one, size), *output_size(example))}
