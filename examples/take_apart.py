@@ -1,0 +1,99 @@
+"""A model taken apart: its parts called one by one, and one of them watched by a forward hook.
+
+    python examples/take_apart.py model.yaml [image] [--weights model_final.pth]
+
+Each part has a ``forward`` of the values that people handle (``ImageList``, ``Instances``), with the names
+and the order of arguments that detectron2 gave them, so the tensors between two parts can be had by calling
+the parts oneself. What is inside a part can be had by a forward hook.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detexport.checkpoint import load_weights, read_state_dict
+from detexport.config import get_cfg
+from detexport.data import read_image, resize_image, resized_size
+from detexport.modeling import build_model
+from detexport.structures import Instances
+
+
+@torch.no_grad()
+def detections_by_parts(model: Any, inputs: list[dict[str, Any]]) -> list[Instances]:
+    """What ``model.inference(inputs, do_postprocess=False)`` does, one part after another."""
+    images = model.preprocess_image(inputs)  # an ImageList: normalized, padded, in one tensor
+    features = model.backbone(images.tensor)  # {"p2": (N, C, H, W), ...}
+    proposals, _ = model.proposal_generator(images, features)
+    instances, _ = model.roi_heads(images, features, proposals)
+    return instances
+
+
+@torch.no_grad()
+def mask_features_by_parts(model: Any, inputs: list[dict[str, Any]]) -> tuple[Tensor, list[Instances]]:
+    """What the mask head looks at: pooled features (R, C, S, S) of the detections of all images."""
+    images = model.preprocess_image(inputs)
+    features = model.backbone(images.tensor)
+    proposals, _ = model.proposal_generator(images, features)
+    instances, _ = model.roi_heads(images, features, proposals)
+    mask_features = [features[f] for f in model.roi_heads.in_features]
+    mask_features = model.roi_heads.mask_pooler(mask_features, [x.pred_boxes for x in instances])
+    return mask_features, instances
+
+
+@torch.no_grad()
+def masks_by_parts(model: Any, inputs: list[dict[str, Any]]) -> Tensor:
+    """The mask head by hand: (R, 2S, 2S) probabilities of each detection's own class."""
+    mask_features, instances = mask_features_by_parts(model, inputs)
+    logits = model.roi_heads.mask_head(mask_features)
+    classes = torch.cat([x.pred_classes for x in instances])
+    if logits.shape[1] == 1:  # all classes share a mask
+        return logits[:, 0].sigmoid()
+    return logits[torch.arange(len(classes), device=classes.device), classes].sigmoid()
+
+
+@torch.no_grad()
+def outputs_by_hook(model: nn.Module, inputs: list[dict[str, Any]], name: str) -> list[Any]:
+    """What the module ``name`` gives, each time that it is called while the model runs."""
+    seen: list[Any] = []
+    hook = model.get_submodule(name).register_forward_hook(lambda module, args, output: seen.append(output))
+    try:
+        model(inputs)
+    finally:
+        hook.remove()
+    return seen
+
+
+def main() -> None:
+    """Print the shapes of what lies between the parts."""
+    parser = argparse.ArgumentParser(description="The tensors between the parts of a Mask R-CNN")
+    parser.add_argument("config_file", type=Path)
+    parser.add_argument("image", type=Path, nargs="?", help="an image file; without one, a grey picture")
+    parser.add_argument("--weights", type=Path, help="a checkpoint; without one, random parameters")
+    args = parser.parse_args()
+
+    cfg = get_cfg()
+    cfg.merge_from_file(args.config_file)
+    cfg.MODEL.DEVICE = "cpu"
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    if args.weights:
+        load_weights(model, read_state_dict(args.weights), source=str(args.weights))
+    image = torch.full((3, 96, 128), 127, dtype=torch.uint8)
+    if args.image:
+        pixels = read_image(args.image, cfg.INPUT.FORMAT)
+        image = torch.from_numpy(resize_image(pixels, resized_size(*pixels.shape[1:], model.resize)))
+    inputs = [{"image": image}]
+
+    mask_features, instances = mask_features_by_parts(model, inputs)
+    print(f"{len(instances[0])} detections; the mask head looks at {tuple(mask_features.shape)}")
+    print(f"and gives {tuple(masks_by_parts(model, inputs).shape)}")
+    for logits, deltas in outputs_by_hook(model, inputs, "proposal_generator.rpn_head"):
+        for level, (logit, delta) in enumerate(zip(logits, deltas, strict=True)):
+            print(f"level {level}: objectness {tuple(logit.shape)}, box differences {tuple(delta.shape)}")
+
+
+if __name__ == "__main__":
+    main()

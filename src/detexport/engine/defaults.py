@@ -1,0 +1,80 @@
+"""A model for one image at a time: loaded, with all that happens before it."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from detexport.checkpoint import load_weights, read_state_dict
+from detexport.config import CfgNode
+from detexport.data import MetadataCatalog
+from detexport.data import transforms as T
+from detexport.errors import InputError
+from detexport.modeling import build_model
+
+logger = logging.getLogger(__name__)
+
+
+class DefaultPredictor:
+    """The model of a configuration with its weights, from an image as it was read to its detections.
+
+    It resizes by ``INPUT.MIN_SIZE_TEST`` and ``INPUT.MAX_SIZE_TEST`` and puts the channels into the order of
+    ``INPUT.FORMAT``. Attributes: ``cfg``, ``model``, ``metadata`` of the first data set of ``DATASETS.TEST``,
+    ``aug``, ``input_format``.
+
+    Args:
+        cfg: a configuration; ``MODEL.WEIGHTS`` names the checkpoint. Without one the parameters are random,
+            which is logged as a warning.
+
+    Raises:
+        ConfigError: the configuration names something that does not exist or is not supported.
+        CheckpointError: the checkpoint cannot be read, or is not the model's in every parameter.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        self.cfg = cfg.clone()
+        self.model = build_model(self.cfg).eval()
+        if self.cfg.MODEL.WEIGHTS:
+            weights = Path(self.cfg.MODEL.WEIGHTS)
+            load_weights(self.model, read_state_dict(weights), source=str(weights))
+        else:
+            logger.warning("MODEL.WEIGHTS is empty: the predictor's parameters are random")
+        if self.cfg.DATASETS.TEST:
+            self.metadata = MetadataCatalog.get(self.cfg.DATASETS.TEST[0])
+        self.aug = T.ResizeShortestEdge(self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST)
+        self.input_format: str = self.cfg.INPUT.FORMAT
+
+    @torch.no_grad()
+    def __call__(self, original_image: np.ndarray) -> dict[str, Any]:
+        """What the model finds in one image.
+
+        Args:
+            original_image: uint8 (H, W, 3), BGR.
+
+        Returns:
+            the model's output for this image, in px of it: see the model's ``forward``.
+
+        Raises:
+            InputError: it is not such an array.
+        """
+        _check_image(original_image)
+        height, width = original_image.shape[:2]
+        image = original_image[:, :, ::-1] if self.input_format == "RGB" else original_image
+        image = self.aug.get_transform(image).apply_image(image)
+        tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        output: dict[str, Any] = self.model([{"image": tensor, "height": height, "width": width}])[0]
+        return output
+
+
+def _check_image(image: Any) -> None:
+    array = isinstance(image, np.ndarray)
+    if array and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size:
+        return
+    raise InputError(
+        "this is not an image",
+        got=f"{image.dtype} {image.shape}" if array else type(image).__name__,
+        expected="a numpy array uint8 (H, W, 3), BGR",
+        remedy="detexport.data.detection_utils.read_image(path) gives one",
+    )
