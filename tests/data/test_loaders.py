@@ -26,9 +26,12 @@ from detexport.data import (
 from detexport.data.build import AspectRatioGroupedDataset, MapDataset, load_proposals_into_dataset
 from detexport.data.samplers import InferenceSampler, RepeatFactorTrainingSampler, TrainingSampler
 from detexport.errors import CheckpointError, ConfigError, DataError
+from detexport.modeling import build_model
 from detexport.structures import BoxMode
+from detexport.utils.events import EventStorage
 
 NAME = "loaders_pets"
+CONFIG = Path(__file__).parents[2] / "conf/detectron2/mask_rcnn.yaml"
 
 
 @pytest.fixture
@@ -135,6 +138,26 @@ def test_to_detect_each_image_comes_once_in_order(cfg: CfgNode) -> None:
         assert all("instances" not in batch[0] for batch in batches)
     by_three = build_detection_test_loader([{"image_id": i} for i in range(4)], mapper=dict, batch_size=3)
     assert ids(list(by_three)) == [[0, 1, 2], [3]]
+
+
+def test_a_batch_is_what_a_model_learns_from_and_detects_in(cfg: CfgNode) -> None:
+    """From a registered data set to losses and detections, as the documents have it."""
+    further = ["MODEL.RESNETS.DEPTH", 18, "MODEL.ROI_HEADS.NUM_CLASSES", 2, "DATASETS.TRAIN", (NAME,)]
+    cfg.merge_from_file(CONFIG)
+    cfg.merge_from_list([*further, "DATASETS.TEST", (NAME,), "INPUT.MIN_SIZE_TRAIN", (64,)])
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    (batch,) = first(build_detection_train_loader(cfg), 1)
+    with EventStorage() as storage:
+        losses = model(batch)
+    assert {"loss_mask", "loss_cls", "loss_rpn_cls"} <= set(losses)
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert storage.latest()["rpn/num_pos_anchors"][0] > 0
+    model.eval()
+    with torch.no_grad():
+        for (example,) in build_detection_test_loader(cfg, NAME):
+            (output,) = model([example])
+            assert output["instances"].image_size == (example["height"], example["width"])
 
 
 def test_what_nothing_is_learnt_from_is_left_out(cfg: CfgNode) -> None:
