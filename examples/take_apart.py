@@ -84,7 +84,8 @@ def main() -> None:
     image = torch.full((3, 96, 128), 127, dtype=torch.uint8)
     if args.image:
         pixels = read_image(args.image, cfg.INPUT.FORMAT)
-        image = torch.from_numpy(resize_image(pixels, resized_size(*pixels.shape[1:], model.resize)))
+        _, height, width = pixels.shape
+        image = torch.from_numpy(resize_image(pixels, resized_size(height, width, model.resize)))
     inputs = [{"image": image}]
 
     mask_features, instances = mask_features_by_parts(model, inputs)

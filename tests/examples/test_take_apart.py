@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
+from detexport.checkpoint import write_state_dict
 from detexport.config.cfg import load_cfg
 from detexport.modeling import build_model
 
@@ -88,3 +90,14 @@ def test_the_program_runs() -> None:
     assert "the mask head looks at" in lines[0]
     assert lines[2] == "level 0: objectness (1, 3, 24, 32), box differences (1, 12, 24, 32)"
     assert len(lines) == 7
+
+
+def test_the_program_takes_an_image_and_weights(
+    program: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_state_dict(build_model(load_cfg(CONFIG)).state_dict(), tmp_path / "model.safetensors")
+    Image.new("RGB", (100, 70)).save(tmp_path / "a.png")
+    arguments = [CONFIG, tmp_path / "a.png", "--weights", tmp_path / "model.safetensors"]
+    monkeypatch.setattr(sys, "argv", ["take_apart.py", *map(str, arguments)])
+    program.main()
+    assert "level 0: objectness (1, 3, 24, 32)" in capsys.readouterr().out
