@@ -32,7 +32,8 @@ from detexport.contract import (
 from detexport.errors import ConfigError
 from detexport.layers import FrozenBatchNorm2d, nms_per_class
 from detexport.modeling.box_regression import apply_deltas
-from detexport.modeling.meta_arch.image_model import ImageModel, output_size
+from detexport.modeling.meta_arch.image_model import ImageModel
+from detexport.modeling.meta_arch.inputs import output_size, true_instances
 from detexport.modeling.meta_arch.retinanet import top_candidates
 from detexport.modeling.poolers import ROIPooler
 from detexport.modeling.postprocessing import detector_postprocess
@@ -42,7 +43,7 @@ from detexport.modeling.roi_heads.base import split_by_image
 from detexport.modeling.roi_heads.fast_rcnn import select_detections
 from detexport.modeling.roi_heads.keypoint_head import heatmaps_to_keypoints
 from detexport.modeling.roi_heads.mask_head import class_masks
-from detexport.structures import BitMasks, Boxes, Instances
+from detexport.structures import BitMasks, Boxes, Instances, PolygonMasks
 from detexport.structures.boxes import clip_boxes, nonempty_boxes
 from detexport.structures.image_list import pad_images
 
@@ -117,12 +118,13 @@ class TorchvisionDetector(ImageModel):
             (R, K, 3), x and y in px and a score. In training torchvision's losses by torchvision's names.
 
         Raises:
-            ValueError: an input is not what is described above.
+            InputError: an input is not what is described above.
         """
         if not self.training:
             return self.inference(batched_inputs)
         images = [image.to(torch.float32) / 255 for image in self.input_images(batched_inputs)]
-        return self.torchvision_losses(images, [self.target(example) for example in batched_inputs])
+        targets = true_instances(batched_inputs, self.device, self.num_classes)
+        return self.torchvision_losses(images, [self.target(instances) for instances in targets])
 
     @torch.jit.unused
     def inference(self, batched_inputs: list[dict[str, Any]], do_postprocess: bool = True) -> Any:
@@ -154,21 +156,17 @@ class TorchvisionDetector(ImageModel):
         raise NotImplementedError
 
     @torch.jit.unused
-    def target(self, example: dict[str, Any]) -> dict[str, Tensor]:
-        """The ground truth of an input as torchvision's losses take it.
-
-        Raises:
-            ValueError: the masks are not ``BitMasks``.
-        """
-        instances = example["instances"].to(self.device)
+    def target(self, instances: Instances) -> dict[str, Tensor]:
+        """The ground truth of an image as torchvision's losses take it."""
         target = {
             "boxes": instances.gt_boxes.tensor,
             "labels": instances.gt_classes.to(torch.int64) + self.first_label,
         }
         if instances.has("gt_masks"):
-            if not isinstance(instances.gt_masks, BitMasks):
-                raise ValueError(f"gt_masks are BitMasks, got {type(instances.gt_masks).__name__}")
-            target["masks"] = instances.gt_masks.tensor.to(torch.uint8)
+            masks = instances.gt_masks
+            if isinstance(masks, PolygonMasks):
+                masks = BitMasks.from_polygon_masks(masks, *instances.image_size).to(self.device)
+            target["masks"] = masks.tensor.to(torch.uint8)
         if instances.has("gt_keypoints"):
             target["keypoints"] = instances.gt_keypoints.tensor
         return target
