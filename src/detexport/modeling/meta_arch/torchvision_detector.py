@@ -124,7 +124,7 @@ class TorchvisionDetector(ImageModel):
             return self.inference(batched_inputs)
         images = [image.to(torch.float32) / 255 for image in self.input_images(batched_inputs)]
         targets = true_instances(batched_inputs, self.device, self.num_classes)
-        return self.torchvision_losses(images, [self.target(instances) for instances in targets])
+        return self.torchvision_losses(images, [self.target({"instances": truth}) for truth in targets])
 
     @torch.jit.unused
     def inference(self, batched_inputs: list[dict[str, Any]], do_postprocess: bool = True) -> Any:
@@ -156,8 +156,9 @@ class TorchvisionDetector(ImageModel):
         raise NotImplementedError
 
     @torch.jit.unused
-    def target(self, instances: Instances) -> dict[str, Tensor]:
-        """The ground truth of an image as torchvision's losses take it."""
+    def target(self, example: dict[str, Any]) -> dict[str, Tensor]:
+        """The ground truth of an input as torchvision's losses take it."""
+        instances = example["instances"].to(self.device)
         target = {
             "boxes": instances.gt_boxes.tensor,
             "labels": instances.gt_classes.to(torch.int64) + self.first_label,
