@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detexport.checkpoint import load_weights, read_state_dict
+from detexport.checkpoint import DetectionCheckpointer
 from detexport.config import get_cfg
 from detexport.data import read_image, resize_image, resized_size
 from detexport.modeling import build_model
@@ -80,7 +80,7 @@ def main() -> None:
     torch.manual_seed(0)
     model = build_model(cfg).eval()
     if args.weights:
-        load_weights(model, read_state_dict(args.weights), source=str(args.weights))
+        DetectionCheckpointer(model).load(args.weights, strict=True)
     image = torch.full((3, 96, 128), 127, dtype=torch.uint8)
     if args.image:
         pixels = read_image(args.image, cfg.INPUT.FORMAT)

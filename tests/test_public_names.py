@@ -5,6 +5,7 @@ import importlib
 import pytest
 
 NAMES = {
+    "checkpoint": "DetectionCheckpointer",
     "config": "CfgNode get_cfg",
     "modeling": (
         "ANCHOR_GENERATOR_REGISTRY BACKBONE_REGISTRY META_ARCH_REGISTRY PROPOSAL_GENERATOR_REGISTRY "

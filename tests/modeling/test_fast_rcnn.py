@@ -149,6 +149,8 @@ def test_boxes_of_the_true_classes() -> None:
     shared = torch.tensor([[0.0, 0.0, 0.0, 0.0]] * 3)
     together = layers(cls_agnostic_bbox_reg=True).predict_boxes_for_gt_classes((shared, shared), proposals)
     assert torch.equal(torch.cat(together), FAR)
+
+
 def foreground() -> Instances:
     return Instances(
         SIZE,

@@ -190,7 +190,7 @@ def test_losses_are_torchvisions_and_reach_every_parameter(model: Any) -> None:
     assert (
         losses.keys()
         == learner.torchvision_losses.__self__(  # type: ignore[attr-defined]
-            [image / 255 for image in IMAGES[:2]], [learner.target(example["instances"]) for example in inputs]
+            [image / 255 for image in IMAGES[:2]], [learner.target(x["instances"]) for x in inputs]
         ).keys()
     )
     sum(losses.values()).backward()

@@ -1,13 +1,12 @@
 """A model for one image at a time: loaded, with all that happens before it."""
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from detexport.checkpoint import load_weights, read_state_dict
+from detexport.checkpoint import DetectionCheckpointer
 from detexport.config import CfgNode
 from detexport.data import MetadataCatalog
 from detexport.data import transforms as T
@@ -25,20 +24,19 @@ class DefaultPredictor:
     ``aug``, ``input_format``.
 
     Args:
-        cfg: a configuration; ``MODEL.WEIGHTS`` names the checkpoint. Without one the parameters are random,
-            which is logged as a warning.
+        cfg: a configuration; ``MODEL.WEIGHTS`` names the checkpoint, a file or an address. Without one the
+            parameters are random, which is logged as a warning.
 
     Raises:
         ConfigError: the configuration names something that does not exist or is not supported.
-        CheckpointError: the checkpoint cannot be read, or is not the model's in every parameter.
+        CheckpointError: the checkpoint cannot be had or read, or is not the model's in every parameter.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
         self.cfg = cfg.clone()
         self.model = build_model(self.cfg).eval()
         if self.cfg.MODEL.WEIGHTS:
-            weights = Path(self.cfg.MODEL.WEIGHTS)
-            load_weights(self.model, read_state_dict(weights), source=str(weights))
+            DetectionCheckpointer(self.model).load(self.cfg.MODEL.WEIGHTS, strict=True)
         else:
             logger.warning("MODEL.WEIGHTS is empty: the predictor's parameters are random")
         if self.cfg.DATASETS.TEST:

@@ -246,8 +246,7 @@ class SemanticSegmentor(ImageModel):
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
         if self.training:
-            targets = true_classes(batched_inputs, self.device)
-            return self.sem_seg_head.losses(features, targets)
+            return self.sem_seg_head.losses(features, true_classes(batched_inputs, self.device))
         logits = self.sem_seg_head(features)
         return [
             {"sem_seg": sem_seg_postprocess(crop_to_image(one, size), *output_size(example))}

@@ -29,7 +29,7 @@ from detexport.contract import (
     keypoint_output,
     mask_output,
 )
-from detexport.errors import ConfigError, InputError
+from detexport.errors import ConfigError
 from detexport.layers import FrozenBatchNorm2d, nms_per_class
 from detexport.modeling.box_regression import apply_deltas
 from detexport.modeling.meta_arch.image_model import ImageModel
@@ -43,7 +43,7 @@ from detexport.modeling.roi_heads.base import split_by_image
 from detexport.modeling.roi_heads.fast_rcnn import select_detections
 from detexport.modeling.roi_heads.keypoint_head import heatmaps_to_keypoints
 from detexport.modeling.roi_heads.mask_head import class_masks
-from detexport.structures import BitMasks, Boxes, Instances
+from detexport.structures import BitMasks, Boxes, Instances, PolygonMasks
 from detexport.structures.boxes import clip_boxes, nonempty_boxes
 from detexport.structures.image_list import pad_images
 
@@ -157,24 +157,16 @@ class TorchvisionDetector(ImageModel):
 
     @torch.jit.unused
     def target(self, instances: Instances) -> dict[str, Tensor]:
-        """The ground truth of an image as torchvision's losses take it.
-
-        Raises:
-            InputError: the masks are not ``BitMasks``.
-        """
+        """The ground truth of an image as torchvision's losses take it."""
         target = {
             "boxes": instances.gt_boxes.tensor,
             "labels": instances.gt_classes.to(torch.int64) + self.first_label,
         }
         if instances.has("gt_masks"):
-            if not isinstance(instances.gt_masks, BitMasks):
-                raise InputError(
-                    "torchvision's losses need bitmaps",
-                    got=f"gt_masks: {type(instances.gt_masks).__name__}",
-                    expected="BitMasks",
-                    remedy="set INPUT.MASK_FORMAT to bitmask",
-                )
-            target["masks"] = instances.gt_masks.tensor.to(torch.uint8)
+            masks = instances.gt_masks
+            if isinstance(masks, PolygonMasks):
+                masks = BitMasks.from_polygon_masks(masks, *instances.image_size).to(self.device)
+            target["masks"] = masks.tensor.to(torch.uint8)
         if instances.has("gt_keypoints"):
             target["keypoints"] = instances.gt_keypoints.tensor
         return target
