@@ -17,6 +17,7 @@ from detexport.config.cfg import load_cfg
 from detexport.contract import Contract
 from detexport.engine.training import seed_everything
 from detexport.errors import CheckpointError, ConfigError
+from detexport.layers import FrozenBatchNorm2d
 from detexport.modeling import build_model
 from detexport.modeling.meta_arch.torchvision_detector import (
     TorchvisionDense,
@@ -84,7 +85,7 @@ def settle(model: Any) -> None:
 @pytest.fixture(scope="module", params=FAMILIES)
 def model(request: pytest.FixtureRequest) -> Any:
     """Each family with random weights; few detections, since the heads on them take the time."""
-    model = new_model(request.param, SCORE_THRESH=0.0001, DETECTIONS_PER_IMAGE=3).eval()
+    model = new_model(request.param, SCORE_THRESH=0.0001, DETECTIONS_PER_IMAGE=2).eval()
     settle(model)
     return model
 
@@ -160,11 +161,12 @@ def test_instances_lie_in_the_output_that_was_asked_for(model: Any) -> None:
     first, second = (output["instances"] for output in model(inputs))
     assert (first.image_size, second.image_size) == ((128, 48), SIZES[1])
     raw, _ = model.inference(inputs, do_postprocess=False)
-    torch.testing.assert_close(first.pred_boxes.tensor, raw.pred_boxes.tensor * torch.tensor([0.5, 2.0] * 2))
+    expected = raw.pred_boxes.tensor * torch.tensor([0.5, 2.0] * 2)
+    torch.testing.assert_close(first.pred_boxes.tensor, expected[raw.pred_boxes.nonempty()])
     if first.has("pred_masks"):
         assert first.pred_masks.dtype == torch.bool
-        assert first.pred_masks.shape == (3, 128, 48)
-    assert not first.has("pred_keypoints") or first.pred_keypoints.shape == (3, 17, 3)
+        assert first.pred_masks.shape == (len(first), 128, 48)
+    assert not first.has("pred_keypoints") or first.pred_keypoints.shape == (len(first), 17, 3)
     with pytest.raises(ValueError, match="got none"):
         model([])
 
@@ -210,7 +212,7 @@ def test_the_contract_says_what_the_graph_gives(model: Any) -> None:
         sizes = [size if isinstance(size, int) else value.shape[0] for size in spec.shape]
         assert list(value.shape) == sizes
     assert contract.channel_order == "RGB"
-    assert contract.max_detections == 3
+    assert contract.max_detections == 2
 
 
 @pytest.mark.parametrize(
@@ -281,13 +283,11 @@ def test_fixed_normalization_keeps_names_and_detections() -> None:
     settle(model)
     frozen = new_model(name, NORM_EPS=0.01, SCORE_THRESH=0.0001, DETECTIONS_PER_IMAGE=5, FREEZE_NORM=True)
     load_weights(frozen, model.state_dict())
-    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in frozen.backbone.body.modules())
+    norms = [layer for layer in frozen.backbone.body.modules() if hasattr(layer, "running_var")]
+    assert {(type(norm), norm.eps) for norm in norms} == {(FrozenBatchNorm2d, 0.01)}
     with torch.no_grad():
         expected, found = model.detect(IMAGES[:1])[0], frozen.eval().detect(IMAGES[:1])[0]
         torch.testing.assert_close(found["pred_boxes"], expected["pred_boxes"], rtol=0, atol=1e-2)
-        other = new_model(name, SCORE_THRESH=0.0001, DETECTIONS_PER_IMAGE=5).eval()
-        load_weights(other, model.state_dict())
-        assert not torch.allclose(other.detect(IMAGES[:1])[0]["scores"], expected["scores"], atol=1e-6)
 
 
 def test_a_first_label_of_0_keeps_every_class() -> None:
