@@ -4,6 +4,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -14,9 +15,11 @@ from detexport.checkpoint import load_weights
 from detexport.checkpoint.load import match_weights, model_shapes
 from detexport.config import get_cfg
 from detexport.config.cfg import load_cfg
-from detexport.contract import Contract
+from detexport.contract import Contract, ResizeRule
 from detexport.engine.training import seed_everything
 from detexport.errors import CheckpointError, ConfigError
+from detexport.export import Provenance
+from detexport.export.onnx import Onnx
 from detexport.layers import FrozenBatchNorm2d
 from detexport.modeling import build_model
 from detexport.modeling.meta_arch.torchvision_detector import (
@@ -24,7 +27,8 @@ from detexport.modeling.meta_arch.torchvision_detector import (
     TorchvisionRCNN,
     TorchvisionSSD,
 )
-from detexport.structures import BitMasks, Boxes, Instances, Keypoints
+from detexport.runtime.onnxruntime import OnnxRuntime
+from detexport.structures import BitMasks, Boxes, Instances, Keypoints, PolygonMasks
 
 CONFIG = Path(__file__).parents[2] / "conf/torchvision/detector.yaml"
 FAMILIES = [
@@ -200,6 +204,60 @@ def test_losses_are_torchvisions_and_reach_every_parameter(model: Any) -> None:
     without = [name for name, value in learner.named_parameters() if value.grad is None]
     assert without == []
     assert all(value.grad is None for value in model.parameters())
+
+
+def test_polygons_are_drawn_for_torchvisions_mask_loss() -> None:
+    model = new_model("ssdlite320_mobilenet_v3_large")
+    truth = ground_truth(64, 96)
+    truth.gt_masks = PolygonMasks([[np.array([24.0, 16.0, 48.0, 16.0, 48.0, 32.0, 24.0, 32.0])]])
+    target = model.target({"instances": truth})
+    assert torch.equal(target["masks"], ground_truth(64, 96).gt_masks.tensor.to(torch.uint8))
+    assert target["labels"].tolist() == [3]
+
+
+class Levels(nn.Module):
+    """Five levels of strides 8 to 128, small enough to be exported in a minute."""
+
+    out_channels = 64
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(64 if index else 3, 64, 3, 2, 1) for index in range(7))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        levels = {}
+        for index, conv in enumerate(self.convs):
+            x = conv(x)
+            if index >= 2:
+                levels[str(index)] = x
+        return levels
+
+
+@pytest.mark.slow
+def test_onnx_finds_the_same_where_the_sample_had_a_level_of_one_cell(tmp_path: Path) -> None:
+    seed_everything(0)
+    net = detection.FCOS(Levels(), num_classes=6)
+    nn.init.normal_(net.head.classification_head.cls_logits.weight, std=0.3)
+    net.head.classification_head.conv = nn.Identity()
+    net.head.regression_head.conv = nn.Identity()
+    model = TorchvisionDense(
+        net,
+        num_classes=5,
+        score_threshold=0.001,
+        nms_threshold=0.5,
+        max_detections=10,
+        first_label=1,
+        resize=ResizeRule(0, 0),
+        size_divisibility=32,
+    ).eval()
+    contract, provenance = model.contract(tuple("abcde")), Provenance("w", "c")
+    Onnx().export(model, draw(96, 128).numpy(), tmp_path / "onnx", contract=contract, provenance=provenance)
+    session = OnnxRuntime().open(tmp_path / "onnx")
+    for image in (draw(33, 250), draw(250, 33), *IMAGES):
+        with torch.no_grad():
+            expected = model.detect([image])[0]
+        for name, value in session(image.numpy()).items():
+            np.testing.assert_allclose(value, expected[name].numpy(), atol=1e-3)
 
 
 @torch.no_grad()

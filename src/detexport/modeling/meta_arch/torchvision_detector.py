@@ -42,7 +42,7 @@ from detexport.modeling.roi_heads.base import split_by_image
 from detexport.modeling.roi_heads.fast_rcnn import select_detections
 from detexport.modeling.roi_heads.keypoint_head import heatmaps_to_keypoints
 from detexport.modeling.roi_heads.mask_head import class_masks
-from detexport.structures import BitMasks, Boxes, Instances
+from detexport.structures import BitMasks, Boxes, Instances, PolygonMasks
 from detexport.structures.boxes import clip_boxes, nonempty_boxes
 from detexport.structures.image_list import pad_images
 
@@ -156,20 +156,17 @@ class TorchvisionDetector(ImageModel):
 
     @torch.jit.unused
     def target(self, example: dict[str, Any]) -> dict[str, Tensor]:
-        """The ground truth of an input as torchvision's losses take it.
-
-        Raises:
-            ValueError: the masks are not ``BitMasks``.
-        """
+        """The ground truth of an input as torchvision's losses take it."""
         instances = example["instances"].to(self.device)
         target = {
             "boxes": instances.gt_boxes.tensor,
             "labels": instances.gt_classes.to(torch.int64) + self.first_label,
         }
         if instances.has("gt_masks"):
-            if not isinstance(instances.gt_masks, BitMasks):
-                raise ValueError(f"gt_masks are BitMasks, got {type(instances.gt_masks).__name__}")
-            target["masks"] = instances.gt_masks.tensor.to(torch.uint8)
+            masks = instances.gt_masks
+            if isinstance(masks, PolygonMasks):
+                masks = BitMasks.from_polygon_masks(masks, *instances.image_size).to(self.device)
+            target["masks"] = masks.tensor.to(torch.uint8)
         if instances.has("gt_keypoints"):
             target["keypoints"] = instances.gt_keypoints.tensor
         return target
