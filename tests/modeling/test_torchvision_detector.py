@@ -4,6 +4,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -14,16 +15,20 @@ from detexport.checkpoint import load_weights
 from detexport.checkpoint.load import match_weights, model_shapes
 from detexport.config import get_cfg
 from detexport.config.cfg import load_cfg
-from detexport.contract import Contract
+from detexport.contract import Contract, ResizeRule
 from detexport.engine.training import seed_everything
 from detexport.errors import CheckpointError, ConfigError
+from detexport.export import Provenance
+from detexport.export.onnx import Onnx
+from detexport.layers import FrozenBatchNorm2d
 from detexport.modeling import build_model
 from detexport.modeling.meta_arch.torchvision_detector import (
     TorchvisionDense,
     TorchvisionRCNN,
     TorchvisionSSD,
 )
-from detexport.structures import BitMasks, Boxes, Instances, Keypoints
+from detexport.runtime.onnxruntime import OnnxRuntime
+from detexport.structures import BitMasks, Boxes, Instances, Keypoints, PolygonMasks
 
 CONFIG = Path(__file__).parents[2] / "conf/torchvision/detector.yaml"
 FAMILIES = [
@@ -84,7 +89,7 @@ def settle(model: Any) -> None:
 @pytest.fixture(scope="module", params=FAMILIES)
 def model(request: pytest.FixtureRequest) -> Any:
     """Each family with random weights; few detections, since the heads on them take the time."""
-    model = new_model(request.param, SCORE_THRESH=0.0001, DETECTIONS_PER_IMAGE=3).eval()
+    model = new_model(request.param, SCORE_THRESH=0.0001, DETECTIONS_PER_IMAGE=2).eval()
     settle(model)
     return model
 
@@ -160,12 +165,13 @@ def test_instances_lie_in_the_output_that_was_asked_for(model: Any) -> None:
     first, second = (output["instances"] for output in model(inputs))
     assert (first.image_size, second.image_size) == ((128, 48), SIZES[1])
     raw, _ = model.inference(inputs, do_postprocess=False)
-    torch.testing.assert_close(first.pred_boxes.tensor, raw.pred_boxes.tensor * torch.tensor([0.5, 2.0] * 2))
+    expected = raw.pred_boxes.tensor * torch.tensor([0.5, 2.0] * 2)
+    torch.testing.assert_close(first.pred_boxes.tensor, expected[raw.pred_boxes.nonempty()])
     if first.has("pred_masks"):
         assert first.pred_masks.dtype == torch.bool
-        assert first.pred_masks.shape == (3, 128, 48)
-    assert not first.has("pred_keypoints") or first.pred_keypoints.shape == (3, 17, 3)
-    with pytest.raises(ValueError, match="got none"):
+        assert first.pred_masks.shape == (len(first), 128, 48)
+    assert not first.has("pred_keypoints") or first.pred_keypoints.shape == (len(first), 17, 3)
+    with pytest.raises(ValueError, match="got: none"):
         model([])
 
 
@@ -200,6 +206,60 @@ def test_losses_are_torchvisions_and_reach_every_parameter(model: Any) -> None:
     assert all(value.grad is None for value in model.parameters())
 
 
+def test_polygons_are_drawn_for_torchvisions_mask_loss() -> None:
+    model = new_model("ssdlite320_mobilenet_v3_large")
+    truth = ground_truth(64, 96)
+    truth.gt_masks = PolygonMasks([[np.array([24.0, 16.0, 48.0, 16.0, 48.0, 32.0, 24.0, 32.0])]])
+    target = model.target(truth)
+    assert torch.equal(target["masks"], ground_truth(64, 96).gt_masks.tensor.to(torch.uint8))
+    assert target["labels"].tolist() == [3]
+
+
+class Levels(nn.Module):
+    """Five levels of strides 8 to 128, small enough to be exported in a minute."""
+
+    out_channels = 64
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(64 if index else 3, 64, 3, 2, 1) for index in range(7))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        levels = {}
+        for index, conv in enumerate(self.convs):
+            x = conv(x)
+            if index >= 2:
+                levels[str(index)] = x
+        return levels
+
+
+@pytest.mark.slow
+def test_onnx_finds_the_same_where_the_sample_had_a_level_of_one_cell(tmp_path: Path) -> None:
+    seed_everything(0)
+    net = detection.FCOS(Levels(), num_classes=6)
+    nn.init.normal_(net.head.classification_head.cls_logits.weight, std=0.3)
+    net.head.classification_head.conv = nn.Identity()
+    net.head.regression_head.conv = nn.Identity()
+    model = TorchvisionDense(
+        net,
+        num_classes=5,
+        score_threshold=0.001,
+        nms_threshold=0.5,
+        max_detections=10,
+        first_label=1,
+        resize=ResizeRule(0, 0),
+        size_divisibility=32,
+    ).eval()
+    contract, provenance = model.contract(tuple("abcde")), Provenance("w", "c")
+    Onnx().export(model, draw(96, 128).numpy(), tmp_path / "onnx", contract=contract, provenance=provenance)
+    session = OnnxRuntime().open(tmp_path / "onnx")
+    for image in (draw(33, 250), draw(250, 33), *IMAGES):
+        with torch.no_grad():
+            expected = model.detect([image])[0]
+        for name, value in session(image.numpy()).items():
+            np.testing.assert_allclose(value, expected[name].numpy(), atol=1e-3)
+
+
 @torch.no_grad()
 def test_the_contract_says_what_the_graph_gives(model: Any) -> None:
     contract = Contract.from_json(model.contract(tuple("abcde")).to_json())
@@ -210,7 +270,7 @@ def test_the_contract_says_what_the_graph_gives(model: Any) -> None:
         sizes = [size if isinstance(size, int) else value.shape[0] for size in spec.shape]
         assert list(value.shape) == sizes
     assert contract.channel_order == "RGB"
-    assert contract.max_detections == 3
+    assert contract.max_detections == 2
 
 
 @pytest.mark.parametrize(
@@ -281,13 +341,11 @@ def test_fixed_normalization_keeps_names_and_detections() -> None:
     settle(model)
     frozen = new_model(name, NORM_EPS=0.01, SCORE_THRESH=0.0001, DETECTIONS_PER_IMAGE=5, FREEZE_NORM=True)
     load_weights(frozen, model.state_dict())
-    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in frozen.backbone.body.modules())
+    norms = [layer for layer in frozen.backbone.body.modules() if hasattr(layer, "running_var")]
+    assert {(type(norm), norm.eps) for norm in norms} == {(FrozenBatchNorm2d, 0.01)}
     with torch.no_grad():
         expected, found = model.detect(IMAGES[:1])[0], frozen.eval().detect(IMAGES[:1])[0]
         torch.testing.assert_close(found["pred_boxes"], expected["pred_boxes"], rtol=0, atol=1e-2)
-        other = new_model(name, SCORE_THRESH=0.0001, DETECTIONS_PER_IMAGE=5).eval()
-        load_weights(other, model.state_dict())
-        assert not torch.allclose(other.detect(IMAGES[:1])[0]["scores"], expected["scores"], atol=1e-6)
 
 
 def test_a_first_label_of_0_keeps_every_class() -> None:

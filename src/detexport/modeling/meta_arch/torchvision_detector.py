@@ -114,8 +114,9 @@ class TorchvisionDetector(ImageModel):
         Returns:
             one dict an image: ``instances`` with ``pred_boxes``, ``scores``, ``pred_classes`` (torchvision's
             label less ``first_label``: COCO's labels keep the gaps that they have in torchvision); with a
-            mask head ``pred_masks`` (R, height, width) bool; with a keypoint head ``pred_keypoints``
-            (R, K, 3), x and y in px and a score. In training torchvision's losses by torchvision's names.
+            mask head ``pred_masks`` (R, height, width) bool, pasted as for our models; with a keypoint
+            head ``pred_keypoints`` (R, K, 3), x and y in px and a score. Boxes that are empty in the output
+            are dropped. In training torchvision's losses by torchvision's names.
 
         Raises:
             InputError: an input is not what is described above.
@@ -124,7 +125,7 @@ class TorchvisionDetector(ImageModel):
             return self.inference(batched_inputs)
         images = [image.to(torch.float32) / 255 for image in self.input_images(batched_inputs)]
         instances = true_instances(batched_inputs, self.device, self.num_classes)
-        return self.torchvision_losses(images, [self.target(image) for image in instances])
+        return self.torchvision_losses(images, [self.target(truth) for truth in instances])
 
     @torch.jit.unused
     def inference(self, batched_inputs: list[dict[str, Any]], do_postprocess: bool = True) -> Any:
@@ -325,7 +326,9 @@ class TorchvisionDense(TorchvisionDetector):
         self.register_buffer("cells", torch.stack(net.anchor_generator.cell_anchors), persistent=False)
         self.topk_candidates: int = net.topk_candidates
         self.has_centerness = isinstance(net, detection.FCOS)
-        self.box_weights: List[float] = [] if self.has_centerness else list(net.box_coder.weights)
+        # FCOS has none; TorchScript wants a list of numbers.
+        weights = (1.0, 1.0, 1.0, 1.0) if self.has_centerness else net.box_coder.weights
+        self.box_weights: List[float] = list(weights)
 
     def detect(self, images: List[Tensor]) -> List[Dict[str, Tensor]]:
         """See ``TorchvisionDetector.detect``."""
@@ -445,14 +448,22 @@ def anchor_grids(batch: Tensor, levels: List[Tensor], cells: Tensor) -> List[Ten
     """
     anchors: List[Tensor] = []
     for index, level in enumerate(levels):
-        # By counting ones: neither a size nor a device is written into a trace.
-        rows = torch.ones_like(level[0, 0, :, 0]).cumsum(0) - 1.0
-        columns = torch.ones_like(level[0, 0, 0, :]).cumsum(0) - 1.0
-        y = (rows * (batch.shape[2] // level.shape[2]))[:, None].expand(-1, level.shape[3])
-        x = (columns * (batch.shape[3] // level.shape[3]))[None, :].expand(level.shape[2], -1)
+        y = first_pixels(batch[0, 0, :, 0], level[0, 0, :, 0])[:, None].expand(-1, level.shape[3])
+        x = first_pixels(batch[0, 0, 0, :], level[0, 0, 0, :])[None, :].expand(level.shape[2], -1)
         shifts = torch.stack((x, y, x, y), dim=2)
         anchors.append((shifts[:, :, None, :] + cells[index]).reshape(-1, 4))
     return anchors
+
+
+def first_pixels(pixels: Tensor, cells: Tensor) -> Tensor:
+    """Where each cell starts: (P,) pixels and (C,) cells of one line -> (C,) px.
+
+    By counting ones: neither a size nor a device is written into a trace, and no number is multiplied with a
+    line, which an exporter takes for a line of one cell where the sample has one.
+    """
+    stride = torch.floor(torch.ones_like(pixels).sum() / torch.ones_like(cells).sum())
+    steps = stride.expand_as(cells)
+    return steps.cumsum(0) - steps
 
 
 def suppress(
