@@ -24,6 +24,10 @@ def test_defaults_are_those_that_published_configurations_assume() -> None:
     assert cfg.MODEL.PIXEL_MEAN == [103.53, 116.28, 123.675]
     assert cfg.TEST.DETECTIONS_PER_IMAGE == 100
     assert cfg.INPUT.FORMAT == "BGR"
+    assert cfg.INPUT.COLOR_AUG_SSD is False
+    assert cfg.MODEL.ROI_MASK_HEAD.OUTPUT_SIDE_RESOLUTION == 7
+    assert cfg.MODEL.POINT_HEAD.SUBDIVISION_NUM_POINTS == 28 * 28
+    assert cfg.MODEL.IMPLICIT_POINTREND.PARAMS_L2_REGULARIZER == 1e-5
 
 
 def test_configurations_do_not_share_values() -> None:

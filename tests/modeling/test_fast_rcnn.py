@@ -131,3 +131,20 @@ def test_losses_without_proposals_have_gradients() -> None:
     losses = module.losses(module(torch.zeros(0, 8)), [empty])
     assert all(loss == 0 for loss in losses.values())
     sum(losses.values()).backward()
+
+
+def test_boxes_of_the_true_classes() -> None:
+    """The background's proposals have some class's box; nothing is learnt from these."""
+    predictor = layers()
+    deltas = torch.zeros(3, 3, 4)
+    deltas[0, 1, 0] = deltas[2, 2, 1] = 10.0  # by a side
+    proposals = [
+        Instances(SIZE, proposal_boxes=Boxes(FAR[:1]), gt_classes=torch.tensor([1])),
+        Instances(SIZE, proposal_boxes=Boxes(FAR[1:]), gt_classes=torch.tensor([0, 3])),
+    ]
+    first, second = predictor.predict_boxes_for_gt_classes((torch.zeros(3, 4), deltas.flatten(1)), proposals)
+    assert first.tolist() == [[10, 0, 20, 10]]
+    assert second.tolist() == [[50, 50, 60, 60], [100, 10, 110, 20]]
+    shared = torch.tensor([[0.0, 0.0, 0.0, 0.0]] * 3)
+    together = layers(cls_agnostic_bbox_reg=True).predict_boxes_for_gt_classes((shared, shared), proposals)
+    assert torch.equal(torch.cat(together), FAR)

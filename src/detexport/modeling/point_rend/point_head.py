@@ -4,7 +4,7 @@ Shapes: R boxes or images, P points of each, C channels, K classes.
 """
 
 import math
-from typing import Any, List
+from typing import Any, List, Optional
 
 import torch
 import torch.nn.functional as F
@@ -81,7 +81,7 @@ class ImplicitPointHead(nn.Module):
         use_position: the network sees the point's encoded place.
     """
 
-    positional_encoding_gaussian_matrix: Tensor
+    positional_encoding_gaussian_matrix: Optional[Tensor]
 
     def __init__(
         self,
@@ -93,14 +93,12 @@ class ImplicitPointHead(nn.Module):
         use_position: bool,
     ) -> None:
         super().__init__()
-        channels = 0
-        if use_position:
-            self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(2, ENCODING_FREQUENCIES))
-            channels += 2 * ENCODING_FREQUENCIES
+        matrix = torch.randn(2, ENCODING_FREQUENCIES) if use_position else None
+        self.register_buffer("positional_encoding_gaussian_matrix", matrix)
+        self.use_features = use_features
+        channels = 2 * ENCODING_FREQUENCIES if use_position else 0
         if use_features:
             channels += input_shape.channels
-        self.use_features = use_features
-        self.use_position = use_position
         self.dims: List[int] = [channels, *fc_dims, num_outputs]
         weights = [first * second for first, second in zip(self.dims, self.dims[1:], strict=False)]
         self.sizes: List[int] = weights + self.dims[1:]
@@ -129,13 +127,14 @@ class ImplicitPointHead(nn.Module):
 
     def inputs(self, fine: Tensor, points: Tensor) -> Tensor:
         """What the networks see of each point: (R, D, P)."""
-        if not self.use_position:
-            return fine
-        angles = 2.0 * math.pi * torch.matmul(2.0 * points - 1.0, self.positional_encoding_gaussian_matrix)
-        position = torch.cat((angles.sin(), angles.cos()), dim=2).transpose(1, 2)
-        if not self.use_features:
-            return position
-        return torch.cat((position, fine), dim=1)
+        parts: List[Tensor] = []
+        frequencies = self.positional_encoding_gaussian_matrix
+        if frequencies is not None:
+            angles = 2.0 * math.pi * torch.matmul(2.0 * points - 1.0, frequencies)
+            parts.append(torch.cat((angles.sin(), angles.cos()), dim=2).transpose(1, 2))
+        if self.use_features:
+            parts.append(fine)
+        return torch.cat(parts, dim=1)
 
     @torch.jit.unused
     def initial_parameters(self) -> Tensor:
