@@ -156,6 +156,7 @@ def test_by_options_alone(records: list[dict[str, Any]]) -> None:
         ("INPUT.MASK_FORMAT", "rle"),
         ("INPUT.RANDOM_FLIP", "both"),
         ("INPUT.CROP.TYPE", "half"),
+        ("INPUT.CROP.SINGLE_CATEGORY_MAX_AREA", "0.5"),
     ],
 )
 def test_unknown_options_are_refused_by_name(cfg: CfgNode, key: str, value: str) -> None:

@@ -22,6 +22,7 @@ from detexport.modeling.point_rend.sampling import (
     sample,
 )
 from detexport.structures import BitMasks, Boxes, Instances
+from detexport.utils.events import EventStorage
 
 CONFIG = Path(__file__).parents[2] / "conf/detectron2/mask_rcnn.yaml"
 LEVELS = {"p2": ShapeSpec(2, stride=4), "p3": ShapeSpec(3, stride=8)}
@@ -236,7 +237,9 @@ def test_losses_are_those_of_the_true_class() -> None:
         coarse = head.coarse_head.prediction.bias.view(5, 49)
         coarse.fill_(-9.0)
         head.point_head.predictor.bias.fill_(-9.0)
-        losses = head.losses(features, [proposals()])
+        with EventStorage() as storage:
+            losses = head.losses(features, [proposals()])
+        assert 0 < storage.latest()["point/accuracy"][0] < 1
         assert losses["loss_mask"] > 3
         assert losses["loss_mask_point"] > 3
         # The other classes change nothing.

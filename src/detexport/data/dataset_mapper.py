@@ -162,6 +162,13 @@ def mapper_options(cfg: Any, is_train: bool) -> dict[str, Any]:
 
 
 def _crop(node: Any) -> T.RandomCrop:
+    if node.get("SINGLE_CATEGORY_MAX_AREA", 1.0) != 1.0:
+        raise ConfigError(
+            "unsupported crop: one that is drawn again where a class fills it",
+            got=f"INPUT.CROP.SINGLE_CATEGORY_MAX_AREA: {node.SINGLE_CATEGORY_MAX_AREA}",
+            expected="INPUT.CROP.SINGLE_CATEGORY_MAX_AREA: 1.0",
+            remedy="set it to 1.0, or give DatasetMapper augmentations of your own",
+        )
     try:
         return T.RandomCrop(node.TYPE, node.SIZE)
     except ValueError as error:

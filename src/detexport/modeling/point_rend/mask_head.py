@@ -29,6 +29,7 @@ from detexport.modeling.registries import ROI_MASK_HEAD_REGISTRY
 from detexport.modeling.roi_heads.base import split_by_image
 from detexport.modeling.roi_heads.mask_head import class_logits, mask_loss
 from detexport.structures import BitMasks, Instances
+from detexport.utils.events import record
 
 
 class ConvFCHead(nn.Sequential):
@@ -168,7 +169,9 @@ class PointMaskHead(nn.Module):
             return logits.sum() * 0
         classes = torch.cat([image.gt_classes for image in instances])
         target = masks_at_points(instances, points)
-        return F.binary_cross_entropy_with_logits(class_logits(logits, classes), target)
+        own = class_logits(logits, classes)
+        record("point/accuracy", lambda: ((own > 0) == (target > 0.5)).float().mean())
+        return F.binary_cross_entropy_with_logits(own, target)
 
 
 def masks_at_points(instances: list[Instances], points: Tensor) -> Tensor:
@@ -221,8 +224,8 @@ class PointRendMaskHead(PointMaskHead):
         if self.point_head is not None:
             logits = self.subdivide(features, boxes, classes, coarse)
         else:
-            logits = class_logits(coarse.flatten(2), classes)
-            logits = logits.reshape(-1, self.resolution, self.resolution)
+            own = class_logits(coarse.flatten(2), classes)
+            logits = own.reshape(-1, self.resolution, self.resolution)
         return logits
 
     def point_logits(

@@ -35,8 +35,10 @@ def sample(maps: Tensor, points: Tensor) -> Tensor:
 def cell_centres(cells: Tensor, height: int, width: int) -> Tensor:
     """Index of a cell in a map of ``height`` x ``width``, row after row, (R, P) -> its centre (R, P, 2)."""
     step_x, step_y = 1.0 / width, 1.0 / height
-    x = (cells % width).to(torch.float32) * step_x + step_x / 2.0
-    y = torch.div(cells, width, rounding_mode="floor").to(torch.float32) * step_y + step_y / 2.0
+    row = torch.div(cells, width, rounding_mode="floor")
+    column = cells - row * width  # not a remainder, which ONNX's exporter cannot take by a number of a shape
+    x = column.to(torch.float32) * step_x + step_x / 2.0
+    y = row.to(torch.float32) * step_y + step_y / 2.0
     return torch.stack((x, y), dim=2)
 
 
