@@ -11,6 +11,7 @@ import yaml
 
 from detexport.checkpoint import write_state_dict
 from detexport.config.cfg import load_cfg
+from detexport.files import write_json
 from detexport.modeling import build_model
 from detexport.parity.reference import SampleMeta, write_reference
 from tiny_artifacts import tiny_contract, tiny_image, write_tiny_onnx
@@ -37,6 +38,7 @@ def test_eager_and_targets_are_measured_and_cuda_is_skipped_visibly(tmp_path: Pa
     cfg = load_cfg(ROOT / "conf" / "detectron2" / "mask_rcnn.yaml")
     (tmp_path / "build").mkdir()
     (tmp_path / "build" / "config.yaml").write_text(cfg.dump())
+    write_json(tmp_path / "build" / "contract.json", tiny_contract().to_json())
     state_dict = build_model(cfg).state_dict()
     write_state_dict(state_dict, tmp_path / "weights" / "model.safetensors")
     artifact = write_tiny_onnx(tmp_path / "artifacts" / "onnx")

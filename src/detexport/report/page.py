@@ -133,11 +133,11 @@ def _read_drawn(model: Model, target: str) -> dict[str, Any]:
 
 
 def columns(parity: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Name, words and unit of each error that a verdict tells of every sample."""
+    """Name, words and unit of each error that a verdict holds every sample to."""
     return [
         (name, measure.words, measure.unit)
         for name, measure in MEASURES.items()
-        if name in parity["max"] and measure.of_samples
+        if name in parity["max"] and measure.of_samples and measure.limit
     ]
 
 
