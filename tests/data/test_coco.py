@@ -172,3 +172,21 @@ def test_what_is_not_a_whole_image(tmp_path: Path, encoded: bytes) -> None:
 def test_an_image_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="FileNotFoundError"):
         read_image(tmp_path / "none.png")
+
+
+def test_keypoints_are_read_with_their_mirror_images(shapes: Path) -> None:
+    instances, keypoints = load_coco(shapes, "val"), load_coco(shapes, "val", kind="keypoints")
+    # center, top, right, bottom, left
+    assert keypoints.keypoint_flip == (0, 1, 4, 3, 2)
+    assert instances.keypoint_flip == ()
+    for plain, record in zip(instances.images, keypoints.images, strict=True):
+        assert [a["bbox"] for a in plain.annotations] == [a["bbox"] for a in record.annotations]
+        assert all(len(a["keypoints"]) == 15 for a in record.annotations)
+
+
+def test_a_data_set_without_keypoints(shapes: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(shapes, copy)
+    (copy / "annotations/keypoints_val.json").unlink()
+    with pytest.raises(DataError, match="has no keypoints"):
+        load_coco(copy, "val", kind="keypoints")

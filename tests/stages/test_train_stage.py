@@ -1,0 +1,51 @@
+"""What the training stage refuses before it trains."""
+
+from typing import Any
+
+import pytest
+
+import train
+from detexport.config import CfgNode, get_cfg
+from detexport.errors import ConfigError
+
+SHAPES = {"keypoints": ["a", "b"], "stuff": ["x", "y", "z"], "things": ["p", "q"]}
+USERS = {"keypoints": [], "stuff": [], "things": ["p", "q"]}
+
+
+def config(*keys: Any) -> CfgNode:
+    cfg = get_cfg()
+    cfg.merge_from_list(list(keys))
+    return cfg
+
+
+KEYPOINTS = ("MODEL.KEYPOINT_ON", True, "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 2)
+PANOPTIC = ("MODEL.META_ARCHITECTURE", "PanopticFPN", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 4)
+
+
+@pytest.mark.parametrize("keys", [(), KEYPOINTS, PANOPTIC], ids=["boxes", "keypoints", "panoptic"])
+def test_a_model_that_fits(keys: tuple[Any, ...]) -> None:
+    train.check_fits(config(*keys), 2, 2, SHAPES)
+
+
+@pytest.mark.parametrize(
+    ("keys", "classes", "description", "message"),
+    [
+        ((), 3, SHAPES, "got: classes: 3; expected: 2,"),
+        ((*KEYPOINTS[:2],), 2, SHAPES, "NUM_KEYPOINTS: 17; expected: 2,"),
+        (KEYPOINTS, 2, USERS, "NUM_KEYPOINTS: 2; expected: 0,"),
+        ((*PANOPTIC[:2],), 2, SHAPES, "NUM_CLASSES, all things being one,: 54; expected: 4,"),
+        (PANOPTIC, 2, USERS, "all things being one,: 4; expected: 1,"),
+        (
+            ("MODEL.META_ARCHITECTURE", "ProposalNetwork"),
+            2,
+            SHAPES,
+            "got: MODEL.META_ARCHITECTURE: ProposalN",
+        ),
+        (("MODEL.META_ARCHITECTURE", "SemanticSegmentor"), 2, SHAPES, "MODEL.META_ARCHITECTURE: SemanticSeg"),
+    ],
+)
+def test_a_model_that_does_not_fit(
+    keys: tuple[Any, ...], classes: int, description: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train.check_fits(config(*keys), classes, 2, description)
