@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode as _YacsNode
 
+from detexport.config import plain_yaml
 from detexport.errors import ConfigError
 
 _BASE = "_BASE_"
@@ -167,7 +168,7 @@ def yaml_layers(path: Path, _above: tuple[Path, ...] = ()) -> list[tuple[Path, d
     if path.resolve() in _above:
         raise ConfigError(f"{path} is its own {_BASE}", remedy=f"remove the circle of {_BASE} entries")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = plain_yaml.load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"cannot read the model configuration {path}",
