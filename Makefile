@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := $(CURDIR)/.venv
 READY := $(VENV)/.ready
 export PATH := $(VENV)/bin:$(PATH)
+# A file's tests share what they have built; each process has a core, and as many threads.
+TEST := OMP_NUM_THREADS=1 python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup repro params test test-all lint lock clean
@@ -29,11 +31,11 @@ repro: $(READY) ## run the pipeline: data, export, proof, latency, registry, rep
 params: $(READY) ## compose params.yaml from conf/; OVERRIDES="'export=[onnx]' ..." adds to it
 	python stages/compose.py $(OVERRIDES)
 
-test: $(READY) ## run the tests
-	python -m pytest
+test: $(READY) ## run the tests, a process a core
+	$(TEST)
 
 test-all: $(READY) ## run the tests, those of half a minute and more too
-	python -m pytest -m ""
+	$(TEST) -m ""
 
 lint: $(READY) ## run ruff and mypy as pre-commit and CI do
 	ruff check
