@@ -98,7 +98,9 @@ def test_the_official_models_are_those_of_the_zoo(tree: Path) -> None:
         if (names := model["class_names"]) is not None:
             node = get_config(name).MODEL
             group = node.RETINANET if node.META_ARCHITECTURE == "RetinaNet" else node.ROI_HEADS
-            assert len(set(names)) == len(names) == group.NUM_CLASSES
+            given = names if isinstance(names, dict) else {"things": names}
+            counts = {"things": group.NUM_CLASSES, "stuff": node.SEM_SEG_HEAD.NUM_CLASSES}
+            assert all(len(set(found)) == len(found) == counts[kind] for kind, found in given.items())
 
 
 def test_an_official_model_takes_the_class_names_that_one_gives_it(tree: Path) -> None:
