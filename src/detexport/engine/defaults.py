@@ -8,6 +8,7 @@ import torch
 
 from detexport.checkpoint import DetectionCheckpointer
 from detexport.config import CfgNode
+from detexport.contract import ResizeRule
 from detexport.data import MetadataCatalog
 from detexport.data import transforms as T
 from detexport.errors import InputError
@@ -19,7 +20,7 @@ logger = logging.getLogger(__name__)
 class DefaultPredictor:
     """The model of a configuration with its weights, from an image as it was read to its detections.
 
-    It resizes by ``INPUT.MIN_SIZE_TEST`` and ``INPUT.MAX_SIZE_TEST`` and puts the channels into the order of
+    It resizes as the model asks (``INPUT.MIN_SIZE_TEST`` and ``INPUT.MAX_SIZE_TEST``) and puts the channels into the order of
     ``INPUT.FORMAT``. Attributes: ``cfg``, ``model``, ``metadata`` of the first data set of ``DATASETS.TEST``,
     ``aug``, ``input_format``.
 
@@ -41,7 +42,10 @@ class DefaultPredictor:
             logger.warning("MODEL.WEIGHTS is empty: the predictor's parameters are random")
         if self.cfg.DATASETS.TEST:
             self.metadata = MetadataCatalog.get(self.cfg.DATASETS.TEST[0])
-        self.aug = T.ResizeShortestEdge(self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST)
+        # The model's own rule, which is the configuration's unless the model says better, as torchvision's do.
+        configured = ResizeRule(self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST)
+        resize = getattr(self.model, "resize", configured)
+        self.aug = T.ResizeShortestEdge(resize.min_size, resize.max_size)
         self.input_format: str = self.cfg.INPUT.FORMAT
 
     @torch.no_grad()
