@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 class DefaultPredictor:
     """The model of a configuration with its weights, from an image as it was read to its detections.
 
-    It resizes as the model asks (``INPUT.MIN_SIZE_TEST`` and ``INPUT.MAX_SIZE_TEST``) and puts the channels into the order of
-    ``INPUT.FORMAT``. Attributes: ``cfg``, ``model``, ``metadata`` of the first data set of ``DATASETS.TEST``,
+    It resizes as the model asks (``INPUT.MIN_SIZE_TEST`` and ``INPUT.MAX_SIZE_TEST``) and puts the channels into
+    the order of ``INPUT.FORMAT``. Attributes: ``cfg``, ``model``, ``metadata`` of the first data set of ``DATASETS.TEST``,
     ``aug``, ``input_format``.
 
     Args:
@@ -42,7 +42,7 @@ class DefaultPredictor:
             logger.warning("MODEL.WEIGHTS is empty: the predictor's parameters are random")
         if self.cfg.DATASETS.TEST:
             self.metadata = MetadataCatalog.get(self.cfg.DATASETS.TEST[0])
-        # The model's own rule, which is the configuration's unless the model says better, as torchvision's do.
+        # The model's own rule, which is the configuration's unless it says otherwise, as torchvision's do.
         configured = ResizeRule(self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST)
         resize = getattr(self.model, "resize", configured)
         self.aug = T.ResizeShortestEdge(resize.min_size, resize.max_size)
