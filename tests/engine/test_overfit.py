@@ -1,6 +1,7 @@
 """Every architecture learns a few images by heart, with all its parameters."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from detexport.modeling import build_model
 
 CONFIGS = Path(__file__).parents[2] / "conf/detectron2"
 SETTINGS = TrainingSettings(
-    iterations=250,
+    iterations=200,
     batch_size=4,
     learning_rate=0.002,
     warmup_iterations=20,
@@ -48,7 +49,9 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "pointrend": ("pointrend", {}),
     "retinanet": ("retinanet", {}),
 }
-QUICK = "faster"
+QUICK = "retinanet"
+# The later stages of a cascade magnify what is left of the boxes' differences, so these fall last.
+MORE_ITERATIONS = {"cascade": 600}
 
 
 @pytest.fixture(autouse=True)
@@ -97,11 +100,12 @@ class Case:
 def test_a_few_images_are_learnt_by_heart(shapes: Path, architecture: str) -> None:
     case = Case(architecture, shapes)
     before = case.loss()
-    averaged = train(case.model, case.dataset, SETTINGS, case.truth)
-    assert case.loss() < before / 10
+    settings = replace(SETTINGS, iterations=MORE_ITERATIONS.get(architecture, SETTINGS.iterations))
+    averaged = train(case.model, case.dataset, settings, case.truth)
+    after = case.loss()
+    assert after < before / 10
     case.model.load_state_dict(averaged, strict=False)
     measured = evaluate(case.model, case.dataset, case.cfg.TEST.KEYPOINT_OKS_SIGMAS)
-    print(architecture, before, case.loss(), measured)
     assert {name: value for name, value in measured.items() if name.endswith("/AP50") and value < 0.9} == {}
     assert measured.get("panoptic/PQ", 1.0) > 0.8
 
