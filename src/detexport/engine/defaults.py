@@ -20,9 +20,9 @@ logger = logging.getLogger(__name__)
 class DefaultPredictor:
     """The model of a configuration with its weights, from an image as it was read to its detections.
 
-    It resizes as the model asks (``INPUT.MIN_SIZE_TEST`` and ``INPUT.MAX_SIZE_TEST``) and puts the channels into
-    the order of ``INPUT.FORMAT``. Attributes: ``cfg``, ``model``, ``metadata`` of the first data set of ``DATASETS.TEST``,
-    ``aug``, ``input_format``.
+    It resizes as the model asks (``INPUT.MIN_SIZE_TEST`` and ``INPUT.MAX_SIZE_TEST``) and puts the channels
+    into the order of ``INPUT.FORMAT``. Attributes: ``cfg``, ``model``, ``metadata`` of the first data set of
+    ``DATASETS.TEST``, ``aug``, ``input_format``.
 
     Args:
         cfg: a configuration; ``MODEL.WEIGHTS`` names the checkpoint, a file or an address. Without one the
