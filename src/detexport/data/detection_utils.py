@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from detexport.data import coco
@@ -38,29 +37,11 @@ def read_image(file_name: str | Path, format: str = "BGR") -> np.ndarray:
         ValueError: another format.
     """
     if format == "L":
-        return read_label_map(Path(file_name))[:, :, None]
+        return coco.read_label_map(Path(file_name))[:, :, None]
     if format not in ("BGR", "RGB"):
         raise ValueError(f"an image is read as BGR, RGB or L, not {format!r}")
     image = coco.read_image(Path(file_name), cast("coco.ChannelOrder", format))
     return np.ascontiguousarray(image.transpose(1, 2, 0))
-
-
-def read_label_map(path: Path) -> np.ndarray:
-    """Read an image file whose pixels are labels, uint8 (H, W).
-
-    Raises:
-        DataError: the file cannot be read, or is not of one channel of 8 bits.
-    """
-    coco.read_image_size(path)
-    with Image.open(path) as image:
-        if image.mode not in ("L", "P"):
-            raise DataError(
-                f"{path} is not a map of labels",
-                got=f"PIL's mode {image.mode}",
-                expected="an image of one channel of 8 bits, the label of each pixel",
-                remedy="convert the image",
-            )
-        return np.array(image)
 
 
 def check_image_size(dataset_dict: dict[str, Any], image: np.ndarray) -> None:
