@@ -1,5 +1,6 @@
 """The real stages, run by DVC on a user's own model: a scratch repository, two targets, three images."""
 
+import contextlib
 import json
 import os
 import re
@@ -183,7 +184,7 @@ def test_a_deselected_target_leaves_the_results(repo: Path) -> None:
 
 def test_what_does_not_pass_is_refused_with_evidence_and_fails_the_run(repo: Path) -> None:
     before = run(repo, sys.executable, "-c", COUNT_VERSIONS).stdout
-    compose(repo, "parity.tolerance.box_px=1e-12", "parity.tolerance.box_floor_px=1e-12")
+    compose(repo, "parity.min_detections=1000000")
     done = run(repo, "dvc", "repro", check=False)
     assert done.returncode != 0
     assert "gate" in done.stderr + done.stdout
@@ -212,8 +213,10 @@ def wait_until_at_work(process: subprocess.Popen, repo: Path, stage: str, leftov
         if stage == "register":
             time.sleep(2.5)  # about its look-up; tests/registry kills it at chosen moments
             return
-        if set(repo.glob("outputs/models/mine/**/.*.partial*")) - leftovers:
-            return
+        # A folder may go while it is listed.
+        with contextlib.suppress(FileNotFoundError):
+            if set(repo.glob("outputs/models/mine/**/.*.partial*")) - leftovers:
+                return
         time.sleep(0.002)
 
 
@@ -259,7 +262,7 @@ def test_a_run_that_is_killed_is_completed_by_the_next(repo: Path, stage: str) -
         (
             {"own/other.yaml": {"MODEL": {"ROI_HEADS": {"NUM_CLASSES": 9}}}},
             ["models.mine.config_file=own/other.yaml"],
-            "9, as many as the model has",
+            "9 things, as many as the model has",
         ),
         (
             {"own/wide.yaml": {"MODEL": {"FPN": {"OUT_CHANNELS": 64}}}},

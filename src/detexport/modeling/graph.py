@@ -6,20 +6,17 @@ from torch import Tensor, nn
 
 from detexport.errors import ExportError
 
-GRAPH_METHODS = {"": "detect", "roi_heads": "detect", "proposal_generator": "propose"}
-"""What a model and its parts compute in a graph, where people call ``forward``."""
 
-
-def require_graph_methods(model: nn.Module) -> None:
+def require_graph_methods(methods: list[tuple[nn.Module, str]]) -> None:
     """See that a graph would leave nothing out that ``forward`` was written to do.
+
+    Args:
+        methods: modules, and the name of the method that a graph calls where people call ``forward``.
 
     Raises:
         ExportError: a class of its own gives a new ``forward``, and not the method that graphs call.
     """
-    for part, method in GRAPH_METHODS.items():
-        module = getattr(model, part, None) if part else model
-        if module is None:
-            continue
+    for module, method in methods:
         owners = [
             next((place for place, cls in enumerate(type(module).__mro__) if name in vars(cls)), None)
             for name in ("forward", method)

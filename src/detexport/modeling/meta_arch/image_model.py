@@ -110,13 +110,18 @@ class ImageModel(nn.Module):
         )
 
     @torch.jit.unused
+    def graph_methods(self) -> list[tuple[nn.Module, str]]:
+        """The model, and those of its parts whose ``forward`` a graph leaves out: what it calls instead."""
+        return [(self, "detect")]
+
+    @torch.jit.unused
     def image_graph(self, output_names: tuple[str, ...]) -> nn.Module:
         """One image in, a tuple of tensors out: for tracing and ``torch.export``.
 
         Raises:
             ExportError: see ``require_graph_methods``.
         """
-        require_graph_methods(self)
+        require_graph_methods(self.graph_methods())
         return ImageGraph(self, output_names)
 
     @torch.jit.unused
@@ -126,7 +131,7 @@ class ImageModel(nn.Module):
         Raises:
             ExportError: see ``require_graph_methods``.
         """
-        require_graph_methods(self)
+        require_graph_methods(self.graph_methods())
         return BatchGraph(self)
 
 

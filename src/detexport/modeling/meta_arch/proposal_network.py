@@ -3,7 +3,7 @@
 from typing import Any, Dict, List
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from detexport.config import CfgNode, configurable
 from detexport.contract import Contract, TensorSpec
@@ -90,6 +90,11 @@ class ProposalNetwork(ImageModel):
         for boxes, logits in self.proposal_generator.propose(self.backbone(batch), image_sizes):
             results.append({"proposal_boxes": boxes, "objectness_logits": logits})
         return results
+
+    @torch.jit.unused
+    def graph_methods(self) -> list[tuple[nn.Module, str]]:
+        """See ``ImageModel.graph_methods``."""
+        return [*super().graph_methods(), (self.proposal_generator, "propose")]
 
     @torch.jit.unused
     def contract(self, class_names: tuple[str, ...]) -> Contract:

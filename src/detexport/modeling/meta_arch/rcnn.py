@@ -176,6 +176,12 @@ class GeneralizedRCNN(ImageModel):
         return self.roi_heads.detect(features, proposals, image_sizes)
 
     @torch.jit.unused
+    def graph_methods(self) -> list[tuple[nn.Module, str]]:
+        """See ``ImageModel.graph_methods``."""
+        proposing = [] if self.proposal_generator is None else [(self.proposal_generator, "propose")]
+        return [*super().graph_methods(), *proposing, (self.roi_heads, "detect")]
+
+    @torch.jit.unused
     def contract(self, class_names: tuple[str, ...]) -> Contract:
         """What the exported graph takes and gives.
 
