@@ -206,3 +206,11 @@ def test_a_model_is_judged_by_what_it_gives(keypoints: CocoDataset, fields: tupl
 def test_a_data_set_without_images(keypoints: CocoDataset) -> None:
     with pytest.raises(DataError, match="no image to evaluate on"):
         evaluate(Oracle(keypoints), replace(keypoints, images=()))
+
+
+def test_a_panoptic_map_that_nobody_explains(keypoints: CocoDataset) -> None:
+    model = Oracle(keypoints)
+    found = next(model.results)
+    model.results = iter([{**found, "panoptic_seg": (torch.zeros(2, 2, dtype=torch.int64), None)}])
+    with pytest.raises(DataError, match="segments_of_ids"):
+        evaluate(model, keypoints, SIGMAS)

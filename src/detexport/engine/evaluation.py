@@ -74,6 +74,9 @@ def predictions(model: Any, dataset: CocoDataset) -> Iterator[tuple[int, dict[st
     Yields:
         image id and, as numpy arrays, the fields of ``instances`` in px of the image as it was read; and
         ``panoptic_seg``, an array and a list, where the model gives it.
+
+    Raises:
+        DataError: a panoptic map comes without ``segments_info``: what its numbers mean is not known here.
     """
     for record in tqdm(dataset.images, desc="evaluate", unit="image"):
         image = read_image(record.file_name, model.input_format)
@@ -91,6 +94,13 @@ def predictions(model: Any, dataset: CocoDataset) -> Iterator[tuple[int, dict[st
         }
         if "panoptic_seg" in result:
             segment_map, segments = result["panoptic_seg"]
+            if segments is None:
+                raise DataError(
+                    "a panoptic map without segments_info cannot be evaluated",
+                    got="segments_info: None",
+                    expected="a dict a segment",
+                    remedy="make it of the map and the label_divisor: detexport.data.panoptic.segments_of_ids",
+                )
             outputs["panoptic_seg"] = segment_map.cpu().numpy(), segments
         yield record.image_id, outputs
 
