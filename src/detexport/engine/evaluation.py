@@ -99,7 +99,7 @@ def predictions(model: Any, dataset: CocoDataset) -> Iterator[tuple[int, dict[st
                     "a panoptic map without segments_info cannot be evaluated",
                     got="segments_info: None",
                     expected="a dict a segment",
-                    remedy="make it of the map and the label_divisor: detexport.data.panoptic.segments_of_ids",
+                    remedy="make them by detexport.data.panoptic.segments_of_ids",
                 )
             outputs["panoptic_seg"] = segment_map.cpu().numpy(), segments
         yield record.image_id, outputs
