@@ -36,6 +36,18 @@ OVERRIDES: dict[str, dict[str, Any]] = {
         "MODEL.ROI_HEADS.NAME": "CascadeROIHeads",
         "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True,
     },
+    "pointrend": {
+        "MODEL.ROI_MASK_HEAD.NAME": "PointRendMaskHead",
+        "MODEL.ROI_MASK_HEAD.POOLER_TYPE": "",
+        "MODEL.ROI_MASK_HEAD.IN_FEATURES": ["p2"],
+        "MODEL.ROI_MASK_HEAD.POINT_HEAD_ON": True,
+        "MODEL.ROI_MASK_HEAD.FC_DIM": 32,
+        "MODEL.POINT_HEAD.NUM_CLASSES": NUM_CLASSES,
+        "MODEL.POINT_HEAD.IN_FEATURES": ["p2"],
+        "MODEL.POINT_HEAD.FC_DIM": 16,
+        "MODEL.POINT_HEAD.SUBDIVISION_STEPS": 2,
+        "MODEL.POINT_HEAD.SUBDIVISION_NUM_POINTS": 196,
+    },
     "fast_rcnn": {"MODEL.MASK_ON": False, "MODEL.PROPOSAL_GENERATOR.NAME": "PrecomputedProposals"},
     "retinanet": {
         "MODEL.META_ARCHITECTURE": "RetinaNet",

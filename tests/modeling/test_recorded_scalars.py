@@ -18,6 +18,7 @@ RECORDED = {
     "mask_rcnn_c4": RPN | SAMPLES | BOX | MASK,
     "keypoint_rcnn": RPN | SAMPLES | BOX,
     "cascade_rcnn": RPN | SAMPLES | STAGES | MASK,
+    "pointrend": RPN | SAMPLES | BOX | MASK | {"point/accuracy"},
     "fast_rcnn": SAMPLES | BOX,
     "retinanet": {"num_pos_anchors"},
     "proposal_network": RPN,
