@@ -1,6 +1,7 @@
 """Residual networks (He et al. 2016; ResNeXt: Xie et al. 2017).
 
-Shapes: an image (N, C, H, W); ``res{k}`` has the stride 2**k (res2: 4 ... res5: 32).
+Shapes: an image (N, C, H, W); ``res{k}`` has the stride 2**k (res2: 4 ... res5: 32). No convolution of a
+block or stem has a bias, not even without a normalization: so checkpoints have it.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,7 +32,14 @@ class BasicStem(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, norm: str) -> None:
         super().__init__()
         self.conv1 = Conv2d(
-            in_channels, out_channels, 7, stride=2, padding=3, norm=get_norm(norm, out_channels), relu=True
+            in_channels,
+            out_channels,
+            7,
+            stride=2,
+            padding=3,
+            bias=False,
+            norm=get_norm(norm, out_channels),
+            relu=True,
         )
         init_conv_msra(self.conv1)
 
@@ -44,7 +52,9 @@ def _shortcut(in_channels: int, out_channels: int, stride: int, norm: str) -> Co
     """A projection exists only where the number of channels changes."""
     if in_channels == out_channels:
         return None
-    shortcut = Conv2d(in_channels, out_channels, 1, stride=stride, norm=get_norm(norm, out_channels))
+    shortcut = Conv2d(
+        in_channels, out_channels, 1, stride=stride, bias=False, norm=get_norm(norm, out_channels)
+    )
     init_conv_msra(shortcut)
     return shortcut
 
@@ -61,10 +71,13 @@ class BasicBlock(nn.Module):
             3,
             stride=stride,
             padding=1,
+            bias=False,
             norm=get_norm(norm, out_channels),
             relu=True,
         )
-        self.conv2 = Conv2d(out_channels, out_channels, 3, padding=1, norm=get_norm(norm, out_channels))
+        self.conv2 = Conv2d(
+            out_channels, out_channels, 3, padding=1, bias=False, norm=get_norm(norm, out_channels)
+        )
         for conv in (self.conv1, self.conv2):
             init_conv_msra(conv)
 
@@ -95,7 +108,9 @@ class BottleneckBlock(nn.Module):
         stride_1x1, stride_3x3 = (stride, 1) if stride_in_1x1 else (1, stride)
         width = bottleneck_channels
         self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
-        self.conv1 = Conv2d(in_channels, width, 1, stride=stride_1x1, norm=get_norm(norm, width), relu=True)
+        self.conv1 = Conv2d(
+            in_channels, width, 1, stride=stride_1x1, bias=False, norm=get_norm(norm, width), relu=True
+        )
         self.conv2: nn.Module = Conv2d(
             width,
             width,
@@ -104,10 +119,11 @@ class BottleneckBlock(nn.Module):
             padding=dilation,
             dilation=dilation,
             groups=groups,
+            bias=False,
             norm=get_norm(norm, width),
             relu=True,
         )
-        self.conv3 = Conv2d(width, out_channels, 1, norm=get_norm(norm, out_channels))
+        self.conv3 = Conv2d(width, out_channels, 1, bias=False, norm=get_norm(norm, out_channels))
         for conv in (self.conv1, self.conv2, self.conv3):
             init_conv_msra(conv)
 
