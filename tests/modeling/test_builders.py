@@ -13,7 +13,7 @@ from detexport.errors import ConfigError
 from detexport.layers import FrozenBatchNorm2d, ShapeSpec
 from detexport.layers.norm import LayerNorm
 from detexport.modeling import build_backbone, build_model
-from detexport.modeling.backbone.resnet import DeformBottleneckBlock
+from detexport.modeling.backbone.resnet import BottleneckBlock, DeformBottleneckBlock
 
 CONFIG = Path(__file__).parents[2] / "conf/detectron2/mask_rcnn.yaml"
 
@@ -229,12 +229,28 @@ def test_frozen_deformable_stages_have_frozen_norms() -> None:
     assert isinstance(network.res5[0].conv2.norm, nn.BatchNorm2d)
 
 
-@pytest.mark.parametrize("norm", ["SyncBN", "LN"])
+@pytest.mark.parametrize(("depth", "deformable"), [(18, False), (50, False), (50, True)])
+def test_a_network_without_norms_has_no_biases_either(depth: int, deformable: bool) -> None:
+    cfg = configured("MODEL.RESNETS.NORM", "", "MODEL.RESNETS.DEPTH", depth)
+    cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE = [deformable] * 4
+    biases = [name for name in build_backbone(cfg).bottom_up.state_dict() if not name.endswith(".weight")]
+    assert all(name.endswith(".conv2_offset.bias") for name in biases)
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50])
+def test_the_heads_of_a_c4_model_are_three_bottlenecks(depth: int) -> None:
+    model = build_model(configured(*C4, "MODEL.RESNETS.DEPTH", depth))
+    assert [type(block) for block in model.roi_heads.res5] == [BottleneckBlock] * 3
+    x = torch.rand(2, model.roi_heads.res5[0].conv1.in_channels, 14, 14)
+    assert model.roi_heads.res5(x).shape[2:] == (7, 7)
+
+
+@pytest.mark.parametrize("norm", ["SyncBN", "LN", "naiveSyncBN_N"])
 def test_every_module_takes_a_norm(norm: str) -> None:
     keys = [f"MODEL.{part}.NORM" for part in ("RESNETS", "FPN", "ROI_BOX_HEAD", "ROI_MASK_HEAD")]
     cfg = configured(*(value for key in keys for value in (key, norm)), "MODEL.ROI_BOX_HEAD.NUM_CONV", 1)
     model = build_model(cfg)
-    kind = {"SyncBN": nn.BatchNorm2d, "LN": LayerNorm}[norm]
+    kind = LayerNorm if norm == "LN" else nn.BatchNorm2d
     for conv in (
         model.backbone.bottom_up.res5[0].conv2,
         model.backbone.fpn_output3,

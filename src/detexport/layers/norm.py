@@ -85,9 +85,11 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
     "FrozenBN": FrozenBatchNorm2d,
     "GN": lambda num_features: GroupNorm(GROUPS, num_features),
     "LN": LayerNorm,
-    # detectron2's "naive" one weighs each process alike, torch's each pixel: batches of one size agree.
+    # detectron2's "naive" one weighs each process alike, "_N" by its images, torch's by its pixels: batches
+    # of one size agree.
     "SyncBN": synchronized_batch_norm,
     "naiveSyncBN": synchronized_batch_norm,
+    "naiveSyncBN_N": synchronized_batch_norm,
     "nnSyncBN": synchronized_batch_norm,
 }
 

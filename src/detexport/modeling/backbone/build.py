@@ -25,11 +25,13 @@ def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> Any:
     return BACKBONE_REGISTRY.build(cfg, input_shape)
 
 
-def configured_stages(cfg: CfgNode, last_stage: str) -> dict[str, tuple[nn.Sequential, ShapeSpec]]:
-    """The stages ``res2`` .. ``last_stage`` as ``MODEL.RESNETS`` describes them."""
+def configured_stages(
+    cfg: CfgNode, last_stage: str, depth: int
+) -> dict[str, tuple[nn.Sequential, ShapeSpec]]:
+    """The stages ``res2`` .. ``last_stage`` as ``MODEL.RESNETS`` has them, of a network of this depth."""
     resnets = cfg.MODEL.RESNETS
     return resnet_stages(
-        depth=resnets.DEPTH,
+        depth=depth,
         in_channels=resnets.STEM_OUT_CHANNELS,
         out_channels=resnets.RES2_OUT_CHANNELS,
         groups=resnets.NUM_GROUPS,
@@ -54,7 +56,9 @@ def build_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
         )
     return ResNet(
         stages=configured_stages(
-            cfg, last_stage=max(resnets.OUT_FEATURES, key=lambda name: (name != "stem", name))
+            cfg,
+            last_stage=max(resnets.OUT_FEATURES, key=lambda name: (name != "stem", name)),
+            depth=resnets.DEPTH,
         ),
         in_channels=input_shape.channels,
         stem_channels=resnets.STEM_OUT_CHANNELS,

@@ -62,7 +62,8 @@ class Res5ROIHeads(ROIHeads):
         _check_res5_options(cfg)
         box = cfg.MODEL.ROI_BOX_HEAD
         channels, strides = level_shapes(cfg, input_shape)
-        stages = configured_stages(cfg, last_stage="res5")
+        # Three bottlenecks under every backbone: those of ResNet-50, also over ResNet-18 and 34.
+        stages = configured_stages(cfg, last_stage="res5", depth=50)
         if channels != stages["res4"][1].channels:
             raise ConfigError(
                 "res5 follows on res4",
