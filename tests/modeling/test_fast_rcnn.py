@@ -63,6 +63,14 @@ def test_numbers_that_are_not_finite_are_no_detections() -> None:
     assert select(boxes, scores)[0] == []
 
 
+def test_a_proposal_with_a_number_that_is_not_finite_gives_no_detection_at_all() -> None:
+    boxes, scores = FAR.repeat(2, 1, 1), torch.tensor([[0.9, 0.9, 0.9], [0.9, 0.8, 0.7]])
+    boxes[0, 2, 0] = torch.inf
+    assert select(boxes, scores)[1] == pytest.approx([0.9, 0.8, 0.7])
+    scores[1, 0] = torch.nan
+    assert select(boxes, scores)[1] == []
+
+
 @pytest.mark.parametrize("proposals", [0, 2])
 def test_nothing_is_found(proposals: int) -> None:
     boxes, scores, classes = select_detections(

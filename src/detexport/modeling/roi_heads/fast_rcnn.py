@@ -29,7 +29,7 @@ def select_detections(
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Detections of one image: above the threshold, suppressed per class, the best of them.
 
-    One proposal may give detections of several classes.
+    One proposal may give detections of several classes; it gives none where one of its numbers is not finite.
 
     Args:
         boxes: (R, K, 4), or (R, 1, 4) where all classes share a box; XYXY in px.
@@ -44,10 +44,10 @@ def select_detections(
     """
     boxes_per_proposal = boxes.shape[1]
     flat = boxes.reshape(-1, 4)
-    # Before clipping, which would make an infinite box a large one.
-    finite = torch.isfinite(scores) & torch.isfinite(flat).all(dim=1).reshape(-1, boxes_per_proposal)
+    # A proposal as a whole, and before clipping, which would make an infinite box a large one.
+    finite = torch.isfinite(scores).all(dim=1) & torch.isfinite(boxes.flatten(1)).all(dim=1)
     flat = clip_boxes(flat, image_size)
-    found = (finite & (scores > score_threshold)).nonzero()
+    found = (finite[:, None] & (scores > score_threshold)).nonzero()
     proposals, classes = found[:, 0], found[:, 1]
     columns = torch.zeros_like(classes) if boxes_per_proposal == 1 else classes
     chosen = flat[proposals * boxes_per_proposal + columns]
