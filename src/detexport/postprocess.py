@@ -194,7 +194,7 @@ def combine_panoptic(
     for label in np.unique(labels).tolist():
         free = (labels == label) & (panoptic == 0)
         area = int(np.count_nonzero(free))
-        if label == 0 or area == 0 or area < rule.stuff_area_limit:
+        if label == 0 or area < rule.stuff_area_limit:
             continue
         segments.append({"id": len(segments) + 1, "isthing": False, "category_id": label, "area": area})
         panoptic[free] = len(segments)

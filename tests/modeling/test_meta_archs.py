@@ -323,6 +323,12 @@ def test_a_thing_without_pixels_or_with_none_left_is_dropped() -> None:
     assert [segment["instance_id"] for segment in segments if segment["isthing"]] == [1]
 
 
+def test_without_an_area_limit_stuff_that_things_cover_stays_a_segment() -> None:
+    ids, segments = combined([0.9], [(slice(0, 4), slice(4, 6))], stuff_area_limit=0)
+    assert ids.tolist() == [[3, 3, 3, 0, 1, 1]] * 4
+    assert [(segment["category_id"], segment.get("area")) for segment in segments[1:]] == [(1, 0), (2, 12)]
+
+
 @torch.no_grad()
 def test_panoptic_outputs_are_combined_unless_left_apart() -> None:
     example = {"image": IMAGES[4], "height": 100, "width": 90}

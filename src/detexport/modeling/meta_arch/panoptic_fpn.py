@@ -74,7 +74,7 @@ class PanopticCombination:
         for label in classes.unique().tolist():
             free = (classes == label) & (panoptic == 0)
             area = int(free.sum())
-            if label == 0 or area == 0 or area < self.stuff_area_limit:
+            if label == 0 or area < self.stuff_area_limit:
                 continue
             segment = {"isthing": False, "category_id": label, "area": area}
             segments.append({"id": len(segments) + 1, **segment})
