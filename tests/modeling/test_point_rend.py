@@ -21,6 +21,7 @@ from detexport.modeling.point_rend.sampling import (
     regular_grid,
     sample,
 )
+from detexport.modeling.roi_heads import StandardROIHeads
 from detexport.structures import BitMasks, Boxes, Instances
 from detexport.utils.events import EventStorage
 
@@ -358,3 +359,10 @@ def test_uncertain_pixels_are_predicted_anew(num_points: int) -> None:
 def test_what_cannot_be_built_is_named(options: dict[str, Any], change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build(options, **change)
+
+
+def test_the_older_name_of_its_roi_heads() -> None:
+    cfg = load_cfg(CONFIG)
+    overrides = {**MASK_HEAD, "MODEL.ROI_HEADS.NAME": "PointRendROIHeads"}
+    cfg.merge_from_list([part for item in overrides.items() for part in item])
+    assert type(build_model(cfg).roi_heads) is StandardROIHeads

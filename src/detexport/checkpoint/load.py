@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from detexport.checkpoint.naming import match_names
-from detexport.checkpoint.torchvision_names import with_new_names
+from detexport.checkpoint.older_names import with_new_names
 from detexport.errors import CheckpointError
 
 Shapes = tuple[list[int], list[int]]
@@ -90,7 +90,7 @@ def match_weights(
     """Pick from a checkpoint what a model needs.
 
     Args:
-        state_dict: the checkpoint's tensors by name, also by the names of torchvision's older files.
+        state_dict: the checkpoint's tensors by name, also by the names of older files.
         shapes: the model's names and shapes.
         new_parameters: patterns such as ``roi_heads.box_predictor.*`` of names that the checkpoint may lack
             or hold in another shape, a new head's.

@@ -25,11 +25,15 @@ from detexport.modeling.point_rend.sampling import (
     regular_grid,
     sample,
 )
-from detexport.modeling.registries import ROI_MASK_HEAD_REGISTRY
+from detexport.modeling.registries import ROI_HEADS_REGISTRY, ROI_MASK_HEAD_REGISTRY
 from detexport.modeling.roi_heads.base import split_by_image
 from detexport.modeling.roi_heads.mask_head import class_logits, mask_loss
+from detexport.modeling.roi_heads.standard import StandardROIHeads
 from detexport.structures import BitMasks, Instances
 from detexport.utils.events import record
+
+# What older configurations call the heads around this mask head.
+ROI_HEADS_REGISTRY.register(StandardROIHeads, name="PointRendROIHeads")
 
 
 class ConvFCHead(nn.Sequential):

@@ -1,14 +1,12 @@
-"""Names of torchvision's older detection checkpoints, which its own models still read.
-
-Some convolutions stood alone then that are the first layer of a block now.
-"""
+"""Names of older detection checkpoints, torchvision's and PointRend's, which their own models still read."""
 
 import re
 from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
-BLOCKS = (
+OLDER = (
+    # torchvision: some convolutions stood alone then that are the first layer of a block now.
     # A convolution of the feature pyramid, or of the proposal network.
     (re.compile(r"(.*fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)"), lambda m: f"{m[1]}.0.{m[2]}"),
     (re.compile(r"(rpn\.head\.conv)\.(weight|bias)"), lambda m: f"{m[1]}.0.0.{m[2]}"),
@@ -22,6 +20,12 @@ BLOCKS = (
         re.compile(r"(head\.(?:classification|regression)_head\.conv)\.(\d+)\.(weight|bias)"),
         lambda m: f"{m[1]}.{int(m[2]) // 2}.0.{m[3]}",
     ),
+    # PointRend: both its networks were the ROI heads' own before they were the mask head's.
+    (re.compile(r"roi_heads\.mask_point_head\.(.+)"), lambda m: f"roi_heads.mask_head.point_head.{m[1]}"),
+    (
+        re.compile(r"roi_heads\.mask_coarse_head\.(?:coarse_mask_(?=fc))?(.+)"),
+        lambda m: f"roi_heads.mask_head.coarse_head.{m[1]}",
+    ),
 )
 
 
@@ -32,7 +36,7 @@ def with_new_names(state_dict: Mapping[str, Tensor], wanted: Collection[str]) ->
 
 def _new_name(name: str, wanted: Collection[str]) -> str:
     if name not in wanted:
-        for old, rename in BLOCKS:
+        for old, rename in OLDER:
             match = old.fullmatch(name)
             if match and rename(match) in wanted:
                 return rename(match)
