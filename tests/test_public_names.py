@@ -13,6 +13,12 @@ NAMES = {
         "RPN_HEAD_REGISTRY SEM_SEG_HEADS_REGISTRY build_backbone build_model build_proposal_generator "
         "build_roi_heads"
     ),
+    "modeling.backbone": "BACKBONE_REGISTRY",
+    "modeling.meta_arch": "META_ARCH_REGISTRY SEM_SEG_HEADS_REGISTRY",
+    "modeling.proposal_generator": "PROPOSAL_GENERATOR_REGISTRY RPN_HEAD_REGISTRY",
+    "modeling.roi_heads": (
+        "ROI_BOX_HEAD_REGISTRY ROI_HEADS_REGISTRY ROI_KEYPOINT_HEAD_REGISTRY ROI_MASK_HEAD_REGISTRY"
+    ),
     "structures": (
         "BitMasks BoxMode Boxes ImageList Instances Keypoints PolygonMasks pairwise_ioa pairwise_iou "
         "polygons_to_bitmask"

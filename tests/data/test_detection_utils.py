@@ -99,7 +99,7 @@ def test_every_segmentation_gives_one_bitmap(kind: str) -> None:
     assert isinstance(masks, BitMasks)
     np.testing.assert_array_equal(masks.tensor[0].numpy(), bitmap[:, ::-1].astype(bool))
     if kind != "polygon":
-        with pytest.raises(DataError, match="MASK_FORMAT to bitmask"):
+        with pytest.raises(DataError, match=r"got: ndarray.*RLE.*MASK_FORMAT to bitmask"):
             utils.annotations_to_instances([done], SIZE)
 
 

@@ -42,6 +42,7 @@ def configured(*overrides: Any) -> CfgNode:
         ),
         (["TEST.AUG.ENABLED", True], "TEST.AUG.ENABLED"),
         (["FLOAT32_PRECISION", "high"], "FLOAT32_PRECISION"),
+        (["MODEL.DEVICE", "gpu"], "unknown device; got: MODEL.DEVICE: 'gpu'; expected: cpu"),
         (["MODEL.BACKBONE.NAME", "build_vit"], "unknown backbone; got: MODEL.BACKBONE.NAME"),
         (["MODEL.PROPOSAL_GENERATOR.NAME", "None"], "MODEL.PROPOSAL_GENERATOR.NAME"),
         (["MODEL.RPN.HEAD_NAME", "Mine"], "unknown RPN head; got: MODEL.RPN.HEAD_NAME"),

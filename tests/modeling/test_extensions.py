@@ -123,6 +123,13 @@ TOY = [
 ]
 
 
+def test_a_backbone_that_tells_no_shapes_is_refused() -> None:
+    cfg = load_cfg(CONFIG)
+    cfg.MODEL.BACKBONE.NAME = "torch.nn.Identity"
+    with pytest.raises(ConfigError, match=r"'torch.nn.Identity' gives a Identity; .*output_shape"):
+        build_backbone(cfg)
+
+
 def test_a_backbone_by_registration() -> None:
     model = seeded(configured(*TOY))
     assert isinstance(model.backbone, ToyBackbone)

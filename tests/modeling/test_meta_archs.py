@@ -339,6 +339,22 @@ def test_panoptic_outputs_are_combined_unless_left_apart() -> None:
     assert torch.equal(joined["sem_seg"], apart["sem_seg"])
 
 
+@pytest.mark.filterwarnings("error")
+def test_things_may_carry_gradients() -> None:
+    things = Instances(
+        (2, 3),
+        scores=torch.tensor([0.9], requires_grad=True),
+        pred_classes=torch.tensor([1]),
+        pred_masks=torch.ones(1, 2, 3, dtype=torch.bool),
+    )
+    combination = PanopticCombination(
+        overlap_threshold=0.5, stuff_area_limit=1, instances_score_threshold=0.5
+    )
+    ids, segments = combination(things, torch.zeros(2, 3, dtype=torch.int64))
+    assert ids.tolist() == [[1] * 3] * 2
+    assert segments[0]["score"] == pytest.approx(0.9)
+
+
 @pytest.mark.parametrize(
     ("name", "key", "value"),
     [

@@ -359,7 +359,7 @@ def test_a_first_label_of_0_keeps_every_class() -> None:
     [
         ({"NAME": "fasterrcnn_resnet5_fpn"}, "fasterrcnn_resnet50_fpn"),
         ({"NAME": ""}, "keypointrcnn_resnet50_fpn"),
-        ({"NAME": "resnet50"}, "MODEL.TORCHVISION.NAME"),
+        ({"NAME": "resnet50"}, "maskrcnn_resnet50_fpn, "),
         ({"NUM_CLASSES": 0}, "NUM_CLASSES: 0"),
         ({"NMS_THRESH": 2.0}, "NMS_THRESH: 2.0"),
         ({"SCORE_THRESH": "high"}, "SCORE_THRESH: 'high'"),

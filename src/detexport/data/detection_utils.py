@@ -246,7 +246,7 @@ def _polygon_masks(segmentations: Sequence[Any]) -> PolygonMasks:
     if kinds:
         raise DataError(
             "a segmentation is no polygon",
-            got=", ".join(kinds),
+            got=f"{', '.join(kinds)}, which an RLE becomes",
             expected="lists of polygons",
             remedy="set INPUT.MASK_FORMAT to bitmask",
         )

@@ -55,10 +55,6 @@ class Registry:
             name: of the entry.
             key: configuration key that named it, where it is not the registry's own.
 
-        Args:
-            name: of the entry.
-            key: configuration key that named it, where it is not the registry's own.
-
         Raises:
             ConfigError: there is none.
         """

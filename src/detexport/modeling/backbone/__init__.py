@@ -4,5 +4,12 @@ from detexport.modeling.backbone.backbone import Backbone
 from detexport.modeling.backbone.build import build_backbone
 from detexport.modeling.backbone.fpn import FPN
 from detexport.modeling.backbone.resnet import ResNet
+from detexport.modeling.registries import BACKBONE_REGISTRY
 
-__all__ = ["FPN", "Backbone", "ResNet", "build_backbone"]
+__all__ = [
+    "BACKBONE_REGISTRY",
+    "FPN",
+    "Backbone",
+    "ResNet",
+    "build_backbone",
+]

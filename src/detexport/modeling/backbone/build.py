@@ -19,10 +19,21 @@ def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> Any:
     Args:
         cfg: a configuration.
         input_shape: channels of the image; by default as many as ``PIXEL_MEAN`` has.
+
+    Raises:
+        ConfigError: there is no such backbone, or what is built does not tell its feature maps' shapes.
     """
     if input_shape is None:
         input_shape = ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
-    return BACKBONE_REGISTRY.build(cfg, input_shape)
+    backbone = BACKBONE_REGISTRY.build(cfg, input_shape)
+    if not callable(getattr(backbone, "output_shape", None)):
+        raise ConfigError(
+            "a backbone tells no shapes",
+            got=f"MODEL.BACKBONE.NAME: {cfg.MODEL.BACKBONE.NAME!r} gives a {type(backbone).__name__}",
+            expected="a module with output_shape(), the ShapeSpec of each feature map by name",
+            remedy="derive it from detexport.modeling.Backbone",
+        )
+    return backbone
 
 
 def configured_stages(

@@ -7,8 +7,11 @@ from detexport.modeling.meta_arch.rcnn import GeneralizedRCNN
 from detexport.modeling.meta_arch.retinanet import RetinaNet
 from detexport.modeling.meta_arch.semantic_seg import SemanticSegmentor, SemSegFPNHead, build_sem_seg_head
 from detexport.modeling.meta_arch.torchvision_detector import TorchvisionDetector
+from detexport.modeling.registries import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 
 __all__ = [
+    "META_ARCH_REGISTRY",
+    "SEM_SEG_HEADS_REGISTRY",
     "GeneralizedRCNN",
     "PanopticFPN",
     "ProposalNetwork",

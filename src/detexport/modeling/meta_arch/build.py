@@ -22,6 +22,15 @@ def build_model(cfg: CfgNode) -> Any:
 
 
 def _check_options(cfg: CfgNode) -> None:
+    try:
+        torch.device(cfg.MODEL.DEVICE)
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(
+            "unknown device",
+            got=f"MODEL.DEVICE: {cfg.MODEL.DEVICE!r}",
+            expected="cpu, cuda, cuda:1, ...",
+            remedy="correct MODEL.DEVICE",
+        ) from error
     if str(cfg.MODEL.DEVICE).startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(
             "the model's device is not on this machine",

@@ -140,10 +140,11 @@ def true_classes(batched_inputs: list[dict[str, Any]], device: torch.device) -> 
 
 def _required(example: dict[str, Any], key: str, index: int) -> Any:
     if key not in example:
+        from_where = ", from records with sem_seg_file_name" if key == "sem_seg" else ""
         raise InputError(
             f"input {index} has nothing to learn from",
             got=f"keys {sorted(example)}",
             expected=f"{key!r} with the ground truth, in training",
-            remedy="map the data with is_train=True, or call model.eval() to detect",
+            remedy=f"map the data with is_train=True{from_where}, or call model.eval() to detect",
         )
     return example[key]

@@ -57,8 +57,9 @@ class PanopticCombination:
         """
         panoptic = torch.zeros_like(classes, dtype=torch.int32)
         segments: list[dict[str, Any]] = []
+        scores: list[float] = instances.scores.tolist()
         for index in instances.scores.argsort(descending=True).tolist():
-            score = float(instances.scores[index])
+            score = scores[index]
             if score < self.instances_score_threshold:
                 break
             mask = instances.pred_masks[index]

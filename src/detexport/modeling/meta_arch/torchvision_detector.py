@@ -7,7 +7,6 @@ written with the functions that our models use, because torchvision's own code d
 Shapes: N images, L levels, A anchors a cell, R proposals or detections, K classes without the background.
 """
 
-import difflib
 import math
 from collections.abc import Callable
 from typing import Any, Dict, List, Tuple
@@ -531,7 +530,7 @@ def new_net(cfg: CfgNode) -> Any:
         raise ConfigError(
             "unknown detection model of torchvision",
             got=f"MODEL.TORCHVISION.NAME: {node.NAME!r}",
-            expected=f"one of {', '.join(difflib.get_close_matches(str(node.NAME), known, n=3) or known)}",
+            expected=f"one of {', '.join(known)}",
             remedy="correct MODEL.TORCHVISION.NAME",
         )
     options: dict[str, Any] = {}

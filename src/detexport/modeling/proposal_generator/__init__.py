@@ -2,5 +2,13 @@
 
 from detexport.modeling.proposal_generator.precomputed import no_proposal_generator
 from detexport.modeling.proposal_generator.rpn import RPN, RPNHead, build_proposal_generator
+from detexport.modeling.registries import PROPOSAL_GENERATOR_REGISTRY, RPN_HEAD_REGISTRY
 
-__all__ = ["RPN", "RPNHead", "build_proposal_generator", "no_proposal_generator"]
+__all__ = [
+    "PROPOSAL_GENERATOR_REGISTRY",
+    "RPN",
+    "RPN_HEAD_REGISTRY",
+    "RPNHead",
+    "build_proposal_generator",
+    "no_proposal_generator",
+]

@@ -1,5 +1,11 @@
 """ROI heads: proposals -> detections, and what is computed for each detection."""
 
+from detexport.modeling.registries import (
+    ROI_BOX_HEAD_REGISTRY,
+    ROI_HEADS_REGISTRY,
+    ROI_KEYPOINT_HEAD_REGISTRY,
+    ROI_MASK_HEAD_REGISTRY,
+)
 from detexport.modeling.roi_heads.base import ROIHeads
 from detexport.modeling.roi_heads.box_head import FastRCNNConvFCHead, build_box_head
 from detexport.modeling.roi_heads.build import build_roi_heads
@@ -11,6 +17,10 @@ from detexport.modeling.roi_heads.res5 import Res5ROIHeads
 from detexport.modeling.roi_heads.standard import StandardROIHeads
 
 __all__ = [
+    "ROI_BOX_HEAD_REGISTRY",
+    "ROI_HEADS_REGISTRY",
+    "ROI_KEYPOINT_HEAD_REGISTRY",
+    "ROI_MASK_HEAD_REGISTRY",
     "CascadeROIHeads",
     "FastRCNNConvFCHead",
     "FastRCNNOutputLayers",
