@@ -154,8 +154,9 @@ def _ascends(scores: np.ndarray | None) -> bool:
 def _segment_faults(panoptic_seg: np.ndarray, segments_info: list[dict[str, Any]]) -> list[str]:
     ids = [segment["id"] for segment in segments_info]
     found, counts = (array.tolist() for array in np.unique(panoptic_seg, return_counts=True))
-    areas = {id: area for id, area in zip(found, counts, strict=True) if id}
-    if sorted(ids) != list(areas):
+    areas = {segment["id"]: 0 for segment in segments_info if segment.get("area") == 0}
+    areas |= {id: area for id, area in zip(found, counts, strict=True) if id}
+    if sorted(ids) != sorted(areas):
         return [f"segments_info: ids {ids}, in panoptic_seg {list(areas)}"]
     return [
         f"segments_info: area {segment['area']} of id {segment['id']}, in panoptic_seg {areas[segment['id']]}"

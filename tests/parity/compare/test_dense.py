@@ -170,3 +170,12 @@ def test_segments_that_are_none_cannot_be_compared(change: Any, reason: str) -> 
     result = measure(panoptic(), actual)
     assert reason in result.reasons[0]
     assert result.errors == {}
+
+
+def test_stuff_of_no_pixel_is_a_segment_like_any_other() -> None:
+    outputs = panoptic()
+    hidden = {"id": len(outputs["segments_info"]) + 1, "isthing": False, "category_id": 0, "area": 0}
+    with_hidden = {**outputs, "segments_info": [*outputs["segments_info"], hidden]}
+    assert measure(with_hidden, with_hidden).passed
+    assert not measure(with_hidden, outputs).passed
+    assert not measure(outputs, with_hidden).passed

@@ -98,7 +98,14 @@ def match_segments(first: Segments, second: Segments) -> dict[int, int]:
         union = areas[0][a] + areas[1][b] - overlap
         if a and b and _category(first.info[a]) == _category(second.info[b]) and 2 * overlap > union:
             same[a] = b
-    return same
+    # Stuff of no pixel, which things cover and no limit drops, overlaps nothing.
+    unseen = [
+        {_category(side.info[id]): id for id in side.info if id not in area}
+        for side, area in zip((first, second), areas, strict=True)
+    ]
+    return same | {
+        unseen[0][category]: unseen[1][category] for category in unseen[0].keys() & unseen[1].keys()
+    }
 
 
 def _category(segment: dict[str, Any]) -> tuple[bool, int]:
