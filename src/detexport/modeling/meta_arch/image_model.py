@@ -9,8 +9,9 @@ from detexport.config import CfgNode
 from detexport.contract import IMAGE, Contract, ResizeRule, TensorSpec
 from detexport.errors import ConfigError, InputError
 from detexport.modeling.graph import BatchGraph, ImageGraph, require_graph_methods
-from detexport.modeling.meta_arch.inputs import checked_image
-from detexport.structures import ImageList
+from detexport.modeling.meta_arch.inputs import checked_image, output_size
+from detexport.modeling.postprocessing import detector_postprocess
+from detexport.structures import ImageList, Instances
 
 
 class ImageModel(nn.Module):
@@ -108,6 +109,16 @@ class ImageModel(nn.Module):
             nms_threshold=nms_threshold,
             max_detections=max_detections,
         )
+
+    @torch.jit.unused
+    def postprocess(
+        self, instances: list[Instances], batched_inputs: list[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """The detections of each image in the frame that its input asks for: see ``detector_postprocess``."""
+        return [
+            {"instances": detector_postprocess(found, *output_size(example))}
+            for found, example in zip(instances, batched_inputs, strict=True)
+        ]
 
     @torch.jit.unused
     def graph_methods(self) -> list[tuple[nn.Module, str]]:

@@ -17,8 +17,7 @@ from detexport.contract import (
 from detexport.errors import ConfigError, InputError
 from detexport.modeling.backbone import build_backbone
 from detexport.modeling.meta_arch.image_model import ImageModel, image_options
-from detexport.modeling.meta_arch.inputs import output_size, true_instances
-from detexport.modeling.postprocessing import detector_postprocess
+from detexport.modeling.meta_arch.inputs import true_instances
 from detexport.modeling.proposal_generator import build_proposal_generator
 from detexport.modeling.registries import META_ARCH_REGISTRY
 from detexport.modeling.roi_heads import build_roi_heads
@@ -125,10 +124,7 @@ class GeneralizedRCNN(ImageModel):
         instances, _ = self.roi_heads(images, features, proposals)
         if not do_postprocess:
             return instances
-        return [
-            {"instances": detector_postprocess(found, *output_size(example))}
-            for found, example in zip(instances, batched_inputs, strict=True)
-        ]
+        return self.postprocess(instances, batched_inputs)
 
     @torch.jit.unused
     def propose(

@@ -21,8 +21,7 @@ from detexport.modeling.backbone import build_backbone
 from detexport.modeling.box_regression import Box2BoxTransform, apply_deltas, box_loss_sum, box_loss_type
 from detexport.modeling.matcher import Matcher
 from detexport.modeling.meta_arch.image_model import ImageModel, image_options
-from detexport.modeling.meta_arch.inputs import output_size, true_instances
-from detexport.modeling.postprocessing import detector_postprocess
+from detexport.modeling.meta_arch.inputs import true_instances
 from detexport.modeling.registries import META_ARCH_REGISTRY
 from detexport.structures import Boxes, Instances, pairwise_iou
 from detexport.structures.image_list import pad_images
@@ -271,10 +270,7 @@ class RetinaNet(ImageModel):
         ]
         if not do_postprocess:
             return instances
-        return [
-            {"instances": detector_postprocess(found, *output_size(example))}
-            for found, example in zip(instances, batched_inputs, strict=True)
-        ]
+        return self.postprocess(instances, batched_inputs)
 
     def detect(self, images: List[Tensor]) -> List[Dict[str, Tensor]]:
         """The graph that is exported: images -> detections by field, in px of each image, not clipped to it.

@@ -32,10 +32,9 @@ from detexport.errors import ConfigError
 from detexport.layers import FrozenBatchNorm2d, nms_per_class
 from detexport.modeling.box_regression import apply_deltas
 from detexport.modeling.meta_arch.image_model import ImageModel
-from detexport.modeling.meta_arch.inputs import output_size, true_instances
+from detexport.modeling.meta_arch.inputs import true_instances
 from detexport.modeling.meta_arch.retinanet import top_candidates
 from detexport.modeling.poolers import ROIPooler
-from detexport.modeling.postprocessing import detector_postprocess
 from detexport.modeling.proposal_generator.rpn import by_anchor, select_proposals
 from detexport.modeling.registries import META_ARCH_REGISTRY
 from detexport.modeling.roi_heads.base import split_by_image
@@ -142,10 +141,7 @@ class TorchvisionDetector(ImageModel):
         ]
         if not do_postprocess:
             return instances
-        return [
-            {"instances": detector_postprocess(found, *output_size(example))}
-            for found, example in zip(instances, batched_inputs, strict=True)
-        ]
+        return self.postprocess(instances, batched_inputs)
 
     def detect(self, images: List[Tensor]) -> List[Dict[str, Tensor]]:
         """The graph that is exported: images -> detections by field, in px of each image, masks raw.
