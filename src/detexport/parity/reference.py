@@ -72,11 +72,14 @@ class Reference:
         environment: versions and threads that the eager model ran with.
         contract_sha256: digest of the contract of the model that was run.
         samples: in the order in which they were written.
+        quality: how good the eager model is against annotations, see ``detexport.parity.quality``; none where
+            no target asks for it.
     """
 
     environment: dict[str, Any]
     contract_sha256: str
     samples: tuple[Sample, ...]
+    quality: dict[str, Any] | None = None
 
 
 def contract_sha256(contract: Contract) -> str:
@@ -90,6 +93,7 @@ def write_reference(
     *,
     contract: Contract,
     environment: dict[str, Any],
+    quality: dict[str, Any] | None = None,
 ) -> None:
     """Write a reference, sample by sample, so that memory does not grow; the folder appears when it is whole.
 
@@ -99,6 +103,7 @@ def write_reference(
             outputs in px of ``output_size``.
         contract: the contract of the eager model.
         environment: versions, threads: what the numbers may depend on.
+        quality: see ``Reference``.
 
     Raises:
         DataError: a sample is not what ``Outputs`` promises, denies its meta, or has a taken id.
@@ -113,7 +118,12 @@ def write_reference(
             index.append({**asdict(meta), "detections": count_rows(outputs)})
         write_json(
             partial / INDEX,
-            {"environment": environment, "contract_sha256": contract_sha256(contract), "samples": index},
+            {
+                "environment": environment,
+                "contract_sha256": contract_sha256(contract),
+                "quality": quality,
+                "samples": index,
+            },
         )
 
 
@@ -126,7 +136,7 @@ def read_reference(folder: Path) -> Reference:
     try:
         value = read_json(folder / INDEX)
         samples = tuple(_sample(entry, folder) for entry in value["samples"])
-        return Reference(value["environment"], value["contract_sha256"], samples)
+        return Reference(value["environment"], value["contract_sha256"], samples, value["quality"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{folder} is not a reference",
