@@ -13,7 +13,7 @@ from typer import Option, echo
 from detexport.artifact import read_artifact
 from detexport.data.coco import load_coco
 from detexport.errors import ConfigError, DataError
-from detexport.parity.quality import EagerQuality, Quality, measure_quality
+from detexport.parity.quality import EagerQuality, Quality, annotation_kind, measure_quality
 from detexport.parity.reference import Reference, read_reference
 from detexport.parity.validate import validate_artifact
 from detexport.runtime.session import Session
@@ -74,9 +74,7 @@ def quality_measure(
             expected="its metrics on annotated images",
             remedy="run the stage `reference` again",
         )
-    kind = (
-        "keypoints" if "pred_keypoints" in read_artifact(artifact_dir).contract.output_names else "instances"
-    )
+    kind = annotation_kind(read_artifact(artifact_dir).contract)
     return partial(
         measure_quality,
         eager=EagerQuality.from_json(reference.quality),

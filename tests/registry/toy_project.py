@@ -81,7 +81,9 @@ def folder(root: Path) -> Path:
 
 def toy_job(root: Path, target: str = "onnx") -> Job:
     runtime = {"_target_": RUNTIMES[target], "threads": 1}
-    return Job(f"{MODEL}-{target}", MODEL, target, target, runtime, folder(root))
+    return Job(
+        f"{MODEL}-{target}", MODEL, target, target, runtime, folder(root), (f"export@{MODEL}-{target}",)
+    )
 
 
 def toy_artifact(root: Path, target: str = "onnx") -> Artifact:
