@@ -1,10 +1,9 @@
 """Reference: the eager model's outputs on validation images, computed once and stored."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -20,10 +19,10 @@ from detexport.data.resize import resize_image, resized_size
 from detexport.engine.evaluation import evaluate, spread
 from detexport.errors import DataError
 from detexport.files import read_json
+from detexport.metrics.judge import annotation_kind
 from detexport.modeling import build_model
 from detexport.parity.outputs import Outputs
-from detexport.parity.quality import EagerQuality, annotation_kind
-from detexport.parity.reference import SampleMeta, write_reference
+from detexport.parity.reference import EagerQuality, SampleMeta, write_reference
 from detexport.structures import Boxes
 from stage import load_params, run
 
@@ -68,14 +67,12 @@ def main(
     )
 
 
-def measure_eager(
-    net: nn.Module, contract: Contract, data: Path, sigmas: tuple[float, ...]
-) -> dict[str, Any]:
+def measure_eager(net: nn.Module, contract: Contract, data: Path, sigmas: tuple[float, ...]) -> EagerQuality:
     """How good the eager model is on annotated images, which targets of reduced precision are held to."""
     dataset = load_coco(data, "val", load_params("data.categories"), annotation_kind(contract))
     chosen = spread(dataset, load_params("parity.quality_images"))
     metrics = evaluate(net, chosen, sigmas)
-    return asdict(EagerQuality(metrics, tuple(image.image_id for image in chosen.images), sigmas))
+    return EagerQuality(metrics, tuple(image.image_id for image in chosen.images), sigmas)
 
 
 def samples(

@@ -13,7 +13,8 @@ from typer import Option, echo
 from detexport.artifact import read_artifact
 from detexport.data.coco import load_coco
 from detexport.errors import ConfigError, DataError
-from detexport.parity.quality import EagerQuality, Quality, annotation_kind, measure_quality
+from detexport.metrics.judge import annotation_kind
+from detexport.parity.quality import Quality, measure_quality
 from detexport.parity.reference import Reference, read_reference
 from detexport.parity.validate import validate_artifact
 from detexport.runtime.session import Session
@@ -77,7 +78,7 @@ def quality_measure(
     kind = annotation_kind(read_artifact(artifact_dir).contract)
     return partial(
         measure_quality,
-        eager=EagerQuality.from_json(reference.quality),
+        eager=reference.quality,
         dataset=load_coco(data, "val", load_params("data.categories"), kind),
         precision=precision,
         budget=budgets[precision],

@@ -14,8 +14,8 @@ from detexport.data.coco import CocoDataset, load_coco
 from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import DataError
 from detexport.parity.measures import tell
-from detexport.parity.quality import EagerQuality, Quality, measure_quality
-from detexport.parity.reference import Reference, SampleMeta, read_reference, write_reference
+from detexport.parity.quality import Quality, measure_quality
+from detexport.parity.reference import EagerQuality, Reference, SampleMeta, read_reference, write_reference
 from detexport.parity.validate import validate
 from detexport.postprocess import postprocess
 from detexport.runtime.session import Session
@@ -120,7 +120,7 @@ def reference(tmp_path: Path, dataset: CocoDataset, artifact: Artifact) -> Refer
             yield meta, image, postprocess(session(image), size, size, artifact.contract)
 
     write_reference(
-        tmp_path / "reference", samples(), contract=artifact.contract, environment={}, quality={"a": 1}
+        tmp_path / "reference", samples(), contract=artifact.contract, environment={}, quality=eager(dataset)
     )
     return read_reference(tmp_path / "reference")
 
@@ -176,5 +176,5 @@ def test_data_without_the_annotations_says_nothing_of_the_artifact(
         validate(Finder(dataset, artifact), reference, TOLERANCE, job="j", measure=unannotated)
 
 
-def test_the_reference_keeps_what_eager_reached(reference: Reference) -> None:
-    assert reference.quality == {"a": 1}
+def test_the_reference_keeps_what_eager_reached(dataset: CocoDataset, reference: Reference) -> None:
+    assert reference.quality == eager(dataset)

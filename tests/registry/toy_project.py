@@ -31,6 +31,7 @@ def write_project(root: Path, targets: tuple[str, ...] = ("onnx",)) -> None:
     latency = {"artifacts": artifacts, "devices": {"cpu": device, "cuda": skipped}}
     write_json(folder(root) / "latency.json", latency)
     params = {
+        "conversions": {},
         "jobs": {f"{MODEL}-{t}": {"model": MODEL, "target": t, "artifact": t} for t in targets},
         "targets": {t: {"artifact": t, "runtime": {"_target_": RUNTIMES[t], "threads": 1}} for t in targets},
         "registry": {"tracking_uri": None, "experiment": "detexport"},

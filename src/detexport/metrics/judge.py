@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
-from detexport.data.coco import CocoDataset, CocoRecord
+from detexport.contract import Contract
+from detexport.data.coco import AnnotationKind, CocoDataset, CocoRecord
 from detexport.errors import DataError
 from detexport.metrics.average_precision import coco_ap
 from detexport.metrics.panoptic_quality import PanopticQuality
@@ -20,6 +21,11 @@ FIELDS = {
 
 HEADLINES = ("bbox/AP", "segm/AP", "keypoints/AP", "proposals/AR100", "panoptic/PQ", "sem_seg/mIoU")
 """Of each kind the metric that stands for it."""
+
+
+def annotation_kind(contract: Contract) -> AnnotationKind:
+    """The annotations that a model of this contract is judged by."""
+    return "keypoints" if "pred_keypoints" in contract.output_names else "instances"
 
 
 def judge(

@@ -6,33 +6,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from detexport.contract import Contract
-from detexport.data.coco import AnnotationKind, CocoDataset, CocoRecord, read_image
+from detexport.data.coco import CocoDataset, CocoRecord, read_image
 from detexport.data.resize import resize_image, resized_size
 from detexport.metrics.judge import HEADLINES, judge
 from detexport.parity.outputs import Outputs
+from detexport.parity.reference import EagerQuality
 from detexport.postprocess import postprocess
 from detexport.runtime.session import Session
-
-
-@dataclass(frozen=True)
-class EagerQuality:
-    """What the eager model reached, stored with the reference.
-
-    Args:
-        metrics: see ``detexport.metrics.judge``.
-        image_ids: the validation images it was measured on.
-        keypoint_sigmas: see ``coco_ap``.
-    """
-
-    metrics: dict[str, float]
-    image_ids: tuple[int, ...]
-    keypoint_sigmas: tuple[float, ...] = ()
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "EagerQuality":
-        """Undo ``dataclasses.asdict``."""
-        return cls(value["metrics"], tuple(value["image_ids"]), tuple(value["keypoint_sigmas"]))
 
 
 @dataclass(frozen=True)
@@ -83,11 +63,6 @@ class Quality:
     def to_json(self) -> dict[str, Any]:
         """The measurement as plain JSON values."""
         return {**asdict(self), "differences": self.differences}
-
-
-def annotation_kind(contract: Contract) -> AnnotationKind:
-    """The annotations that a model of this contract is judged by."""
-    return "keypoints" if "pred_keypoints" in contract.output_names else "instances"
 
 
 def measure_quality(
