@@ -150,8 +150,8 @@ def scripting_with_instances(model: nn.Module, fields: Mapping[str, type]) -> to
 
     Scripted ``Instances`` are made by ``Instances(image_size)``, with or without fields as keywords; they
     have their fields as attributes, ``image_size``, ``has``, ``set``, ``to``, a length, an index by a tensor,
-    and ``get_fields``, which gives tensors. ``from_scripted`` makes what a scripted model returns to Python the
-    ordinary class again. Where the model is one of ``detexport.modeling`` or holds one, its
+    and ``get_fields``, which gives tensors. ``from_scripted`` makes what a scripted model returns to Python
+    the ordinary class again. Where the model is one of ``detexport.modeling`` or holds one, its
     ``inference(inputs, do_postprocess=False)``, which is also its ``forward``, is what is compiled.
 
     Args:
