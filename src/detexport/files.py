@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -78,22 +78,27 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def repack_zip(source: Path, target: Path, left_out: tuple[str, ...]) -> None:
+def repack_zip(
+    source: Path, target: Path, left_out: tuple[str, ...], rename: Callable[[str], str] = str
+) -> None:
     """Copy an archive so that its bytes say nothing of the hour, nor of the order it was written in.
 
     Args:
         source: an archive whose members are not compressed, as torch writes them.
         target: the archive to write.
         left_out: ends of the names of members that are dropped.
+        rename: gives each of the others its name.
     """
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as new:
         for member in sorted(old.infolist(), key=lambda info: info.filename):
             if not member.filename.endswith(left_out):
-                _copy_member(old, member, new)
+                _copy_member(old, member, new, rename(member.filename))
 
 
-def _copy_member(source: zipfile.ZipFile, member: zipfile.ZipInfo, target: zipfile.ZipFile) -> None:
-    info = zipfile.ZipInfo(member.filename, (1980, 1, 1, 0, 0, 0))
+def _copy_member(
+    source: zipfile.ZipFile, member: zipfile.ZipInfo, target: zipfile.ZipFile, name: str
+) -> None:
+    info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
     data = source.read(member)
     # Tensors start at a multiple of 64 bytes, as torch.save aligns them for memory mapping.
     padding = -(target.fp.tell() + 30 + len(info.filename.encode()) + 4) % 64  # type: ignore[union-attr]

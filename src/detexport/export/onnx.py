@@ -18,7 +18,8 @@ from detexport.artifact import Artifact, Format
 from detexport.contract import Contract, TensorSpec
 from detexport.errors import ExportError
 from detexport.export.method import ExportableModel, Provenance, require_eval, write_artifact
-from detexport.export.program import nms_keeps_any_number, record_program
+from detexport.export.program import record_program
+from detexport.pt2 import nms_keeps_any_number
 
 MAIN_FILE = "model.onnx"
 
