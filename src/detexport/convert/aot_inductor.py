@@ -175,10 +175,11 @@ def _is_compiled(node: torch.fx.Node) -> bool:
 def plain_images(spec: TensorSpec) -> list[np.ndarray]:
     """Images beside the samples: one of nothing, and noise, small and odd, where the sizes are free."""
     random = np.random.default_rng(0)
-    images = [np.zeros(_sized(spec, (160, 160)), np.uint8)]
-    for size in ((64, 96), (131, 77), (320, 256)):
-        images.append(random.integers(0, 256, _sized(spec, size), dtype=np.uint8))
-    return images
+    noise = [
+        random.integers(0, 256, _sized(spec, size), dtype=np.uint8)
+        for size in ((64, 96), (131, 77), (320, 256))
+    ]
+    return [np.zeros(_sized(spec, (160, 160)), np.uint8), *noise]
 
 
 def _sized(spec: TensorSpec, size: tuple[int, int]) -> list[int]:
