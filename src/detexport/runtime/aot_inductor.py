@@ -1,5 +1,8 @@
 """PyTorch as a runtime: AOTInductor packages, native code for one kind of device and processor."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +51,8 @@ class AotInductor:
         path = artifact_dir / artifact.main_file
         index = int(device.partition(":")[2] or 0) if device.startswith("cuda") else -1
         try:
-            package = torch._inductor.aoti_load_package(str(path), device_index=index)
+            with _own_judgement():
+                package = torch._inductor.aoti_load_package(str(path), device_index=index)
         except RuntimeError as error:
             raise ArtifactError(
                 f"{path} cannot be loaded by torch {torch.__version__}",
@@ -74,6 +78,18 @@ class AotInductorSession:
         # A copy where the image is a flipped or read-only view: torch takes neither.
         tensor = torch.from_numpy(np.require(image, requirements=("C", "W"))).to(self.device)
         return name_outputs([output.cpu().numpy() for output in self.package(tensor)], self.artifact)
+
+
+@contextmanager
+def _own_judgement() -> Iterator[None]:
+    """Without torch's warning that the processor could run code of a newer instruction set, too."""
+    logger = logging.getLogger("torch.export.pt2_archive._package")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _require_compiled_for(artifact: Artifact, device: str) -> None:
