@@ -1,4 +1,4 @@
-"""The program that ``torch.export`` records of a model: what ``torch_export`` saves and ``onnx`` translates."""
+"""What ``torch.export`` records of a model: ``torch_export`` saves it, ``onnx`` translates it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,14 +42,14 @@ def record_program(model: ExportableModel, sample: np.ndarray, contract: Contrac
         torch.no_grad(),
         nms_keeps_any_number(),
         # Without it a size of 1 is taken for another kind of size, and a feature map of one cell is refused.
-        symbolic_shapes.patch(backed_size_oblivious=True),
+        symbolic_shapes.patch(backed_size_oblivious=True),  # type: ignore[attr-defined]
     ):
         try:
             program = torch.export.export(
                 graph,
                 (torch.zeros(sizes, dtype=getattr(torch, image.dtype)),),
                 # Not a named ``Dim``: its check does not see that rounding up to a multiple holds for all.
-                dynamic_shapes=({axis: Dim.DYNAMIC for axis in free},),
+                dynamic_shapes=(dict.fromkeys(free, Dim.DYNAMIC(min=1)),),
                 strict=False,
             )
         except Exception as error:  # torch.export's errors have no base of their own
@@ -61,6 +61,8 @@ def record_program(model: ExportableModel, sample: np.ndarray, contract: Contrac
             ) from error
     _drop_notes(program)
     require_every_size(program, image)
+    # Seen to hold for every size, they have nothing left to refuse, and would be source code in a file.
+    program._guards_code.clear()
     return program
 
 

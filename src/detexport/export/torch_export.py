@@ -1,16 +1,15 @@
 """An ExportedProgram: the graph that ``torch.export`` records, in PyTorch's own operators."""
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from detexport.artifact import Artifact, Format
 from detexport.contract import Contract
 from detexport.export.method import ExportableModel, Provenance, require_eval, write_artifact
 from detexport.export.program import record_program
+from detexport.pt2 import save_program
 
 MAIN_FILE = "model.pt2"
 
@@ -43,8 +42,3 @@ class TorchExport:
             provenance=provenance,
             write=lambda path: save_program(program, path),
         )
-
-
-def save_program(program: torch.export.ExportedProgram, path: Path) -> None:
-    """Save a program."""
-    torch.export.save(program, path)

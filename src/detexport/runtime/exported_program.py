@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision  # noqa: F401  (its operators, nms and roi_align, are looked up by name when a file is loaded)
+from torch.export.passes import move_to_device_pass
 
 from detexport.artifact import Artifact, Format
-from detexport.errors import ArtifactError
+from detexport.pt2 import load_program
 from detexport.runtime.session import check_image, name_outputs, read_verified
 from detexport.runtime.torchscript import require_device
 
@@ -29,16 +29,17 @@ class ExportedProgram:
         """Load an artifact after its files' digests were checked.
 
         Raises:
-            ArtifactError: not an ExportedProgram, or one that was changed.
+            ArtifactError: not an ExportedProgram, one that was changed, or one that says more than a graph.
             RuntimeUnavailableError: the device is not on this machine.
         """
         require_device(device)
         artifact = read_verified(artifact_dir, Format.EXPORTED_PROGRAM)
         if self.threads:
             torch.set_num_threads(self.threads)
-        return ExportedProgramSession(
-            artifact, device, load_program(artifact_dir, artifact).module().to(device)
-        )
+        program = load_program(artifact_dir / artifact.main_file)
+        if device != "cpu":
+            program = move_to_device_pass(program, device)
+        return ExportedProgramSession(artifact, device, program.module())
 
 
 @dataclass(frozen=True)
@@ -56,21 +57,3 @@ class ExportedProgramSession:
         # A copy where the image is a flipped or read-only view: torch takes neither.
         tensor = torch.from_numpy(np.require(image, requirements=("C", "W"))).to(self.device)
         return name_outputs([output.cpu().numpy() for output in self.module(tensor)], self.artifact)
-
-
-def load_program(folder: Path, artifact: Artifact) -> torch.export.ExportedProgram:
-    """Load the program of an artifact whose files' digests were checked.
-
-    Raises:
-        ArtifactError: this torch cannot read it.
-    """
-    path = folder / artifact.main_file
-    try:
-        return torch.export.load(path)
-    except Exception as error:  # the reader's errors have no base of their own
-        raise ArtifactError(
-            f"{path} cannot be loaded by torch {torch.__version__}",
-            got=str(error).strip().splitlines()[-1],
-            expected=f"an ExportedProgram of torch {artifact.versions.get('torch', '(not recorded)')}",
-            remedy="export the model again with the installed torch",
-        ) from error
