@@ -25,7 +25,7 @@ ALLOWED = {
     "modeling": {"structures", "layers", "config", "utils"},
     "engine": {"data", "modeling", "structures", "config", "checkpoint"},
     "schema": {"structures"},
-    "export": {"artifact", "schema"},
+    "export": {"artifact", "schema", "structures", "layers"},
     "convert": {"artifact"},
     "runtime": {"artifact", "postprocess", "structures"},
     "parity": {"artifact", "runtime", "postprocess"},

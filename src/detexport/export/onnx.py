@@ -17,6 +17,7 @@ import torchvision  # noqa: F401 - defines the operator whose shape rule is repl
 from detexport.artifact import Artifact, Format
 from detexport.contract import Contract, TensorSpec
 from detexport.errors import ExportError
+from detexport.export.graph_end import example_inputs, image_graph
 from detexport.export.method import ExportableModel, Provenance, require_eval, write_artifact
 
 MAIN_FILE = "model.onnx"
@@ -29,9 +30,11 @@ class Onnx:
     Args:
         opset_version: version of ONNX's operators; 18 or later (RoiAlign with half-pixel centres and
             ReduceMax with axes as an input need it).
+        graph_end: ``"raw"`` or ``"pasted"``: see ``Contract.ending``.
     """
 
     opset_version: int = 20
+    graph_end: str = "raw"
 
     def export(
         self,
@@ -51,6 +54,7 @@ class Onnx:
                 expected=f"18 to {onnx.defs.onnx_opset_version()}",
                 remedy="set artifacts.onnx.method.opset_version",
             )
+        contract = contract.ending(self.graph_end)
         proto = self._convert(model, sample, contract)
         return write_artifact(
             self,
@@ -66,16 +70,18 @@ class Onnx:
         )
 
     def _convert(self, model: ExportableModel, sample: np.ndarray, contract: Contract) -> onnx.ModelProto:
-        image = contract.inputs[0]
-        free = {axis: torch.export.Dim(dim) for axis, dim in enumerate(image.shape) if isinstance(dim, str)}
+        free = tuple(
+            {axis: torch.export.Dim(dim) for axis, dim in enumerate(spec.shape) if isinstance(dim, str)}
+            for spec in contract.inputs
+        )
         with torch.no_grad(), _quiet(), _nms_keeps_any_number():
             program = torch.onnx.export(
-                model.image_graph(contract.output_names).eval(),
-                (torch.from_numpy(sample),),
+                image_graph(model, contract),
+                example_inputs(sample, contract),
                 dynamo=True,
-                input_names=[image.name],
+                input_names=[spec.name for spec in contract.inputs],
                 output_names=list(contract.output_names),
-                dynamic_shapes=(free,),
+                dynamic_shapes=free,
                 opset_version=self.opset_version,
                 custom_translation_table=TRANSLATIONS,
                 verbose=False,
@@ -85,7 +91,7 @@ class Onnx:
         proto = program.model_proto
         _strip(proto)
         for value, spec in zip(
-            (*proto.graph.input, *proto.graph.output), (image, *contract.outputs), strict=True
+            (*proto.graph.input, *proto.graph.output), (*contract.inputs, *contract.outputs), strict=True
         ):
             _name_dims(value, spec)
         if [entry.version for entry in proto.opset_import if entry.domain == ""] != [self.opset_version]:

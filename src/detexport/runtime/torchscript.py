@@ -1,6 +1,7 @@
 """PyTorch as a runtime: TorchScript files, traced or scripted."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torchvision  # noqa: F401  (its operators, nms and roi_align, are looked 
 
 from detexport.artifact import Artifact, Format
 from detexport.errors import ArtifactError, RuntimeUnavailableError
-from detexport.runtime.session import check_image, name_outputs, read_verified
+from detexport.runtime.session import checked_inputs, name_outputs, read_verified
 
 
 @dataclass(frozen=True)
@@ -55,19 +56,36 @@ class TorchScriptSession:
     device: str
     module: torch.jit.ScriptModule
 
-    @torch.inference_mode()
-    def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
+    def __call__(
+        self, image: np.ndarray, output_size: tuple[int, int] | None = None
+    ) -> dict[str, np.ndarray]:
         """Run the graph on one image; see ``Session``."""
-        check_image(image, self.artifact)
-        # A copy where the image is a flipped or read-only view: torch takes neither.
-        tensor = torch.from_numpy(np.require(image, requirements=("C", "W"))).to(self.device)
-        outputs = self._by_field(tensor) if self.artifact.batch == "any" else self.module(tensor)
-        return name_outputs([output.cpu().numpy() for output in outputs], self.artifact)
+        if self.artifact.batch == "any":
+            return self.run_batch([image], [output_size])[0]
+        inputs = checked_inputs(image, output_size, self.artifact)
+        with torch.inference_mode():
+            return self._by_name(self.module(*map(self._tensor, inputs.values())))
 
-    def _by_field(self, tensor: torch.Tensor) -> list[torch.Tensor]:
-        """Outputs in the contract's order of a graph that takes a list of images and names its fields."""
-        fields = self.module([tensor])[0]
-        return [fields[name] for name in self.artifact.contract.output_names if name in fields]
+    def run_batch(
+        self, images: Sequence[np.ndarray], output_sizes: Sequence[tuple[int, int] | None]
+    ) -> list[dict[str, np.ndarray]]:
+        """Run the graph once on a list of images, of an artifact that takes one; see ``BatchSession``."""
+        inputs = [
+            checked_inputs(image, size, self.artifact)
+            for image, size in zip(images, output_sizes, strict=True)
+        ]
+        lists = zip(*(given.values() for given in inputs), strict=True)
+        names = self.artifact.contract.output_names
+        with torch.inference_mode():
+            found = self.module(*(list(map(self._tensor, values)) for values in lists))
+            return [self._by_name([fields[name] for name in names if name in fields]) for fields in found]
+
+    def _tensor(self, value: np.ndarray) -> torch.Tensor:
+        # A copy where the array is a flipped or read-only view: torch takes neither.
+        return torch.from_numpy(np.require(value, requirements=("C", "W"))).to(self.device)
+
+    def _by_name(self, outputs: Sequence[torch.Tensor]) -> dict[str, np.ndarray]:
+        return name_outputs([output.cpu().numpy() for output in outputs], self.artifact)
 
 
 def _load(path: Path, device: str) -> torch.jit.ScriptModule:
