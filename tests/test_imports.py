@@ -26,7 +26,7 @@ ALLOWED = {
     "metrics": {"data"},
     "engine": {"metrics", "data", "modeling", "structures", "config", "checkpoint"},
     "schema": {"structures"},
-    "export": {"artifact", "schema", "structures"},
+    "export": {"artifact", "schema", "structures", "layers"},
     "convert": {"artifact"},
     "runtime": {"artifact", "postprocess", "structures"},
     "parity": {"artifact", "runtime", "postprocess", "data", "metrics"},

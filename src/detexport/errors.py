@@ -35,6 +35,10 @@ class InputError(DetexportError, ValueError):
     """What a model is given is not what it takes."""
 
 
+class OutOfMemoryError(DetexportError, MemoryError):
+    """What is asked for needs more memory than there is; smaller things still work."""
+
+
 class ArtifactError(DetexportError):
     """An artifact is incomplete, was changed, or is asked for what it was not exported for."""
 

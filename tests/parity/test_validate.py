@@ -302,8 +302,8 @@ def test_logits_of_a_padded_image_break_the_contract(tmp_path: Path) -> None:
     """Free dimensions of an output are those of the image that was given."""
     contract = write_tiny_onnx(tmp_path, "semantic").contract
     outputs = OnnxRuntime(threads=1).open(tmp_path)(tiny_image(32, 64))
-    assert output_faults(outputs, contract, tiny_image(32, 64)) == []
-    faults = output_faults(outputs, contract, tiny_image(30, 50))
+    assert output_faults(outputs, contract, tiny_image(32, 64), (32, 64)) == []
+    faults = output_faults(outputs, contract, tiny_image(30, 50), (30, 50))
     assert faults == ["sem_seg: shape (3, 32, 64), expected (3, 30, 50)"]
 
 

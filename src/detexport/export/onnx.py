@@ -30,9 +30,11 @@ class Onnx:
     Args:
         opset_version: version of ONNX's operators; 18 or later (RoiAlign with half-pixel centres and
             ReduceMax with axes as an input need it).
+        graph_end: ``"raw"`` or ``"pasted"``: see ``Contract.ending``.
     """
 
     opset_version: int = 20
+    graph_end: str = "raw"
 
     def export(
         self,
@@ -52,6 +54,7 @@ class Onnx:
                 expected=f"18 to {onnx.defs.onnx_opset_version()}",
                 remedy="set artifacts.onnx.method.opset_version",
             )
+        contract = contract.ending(self.graph_end)
         proto = self._convert(model, sample, contract)
         return write_artifact(
             self,
@@ -67,7 +70,6 @@ class Onnx:
         )
 
     def _convert(self, model: ExportableModel, sample: np.ndarray, contract: Contract) -> onnx.ModelProto:
-        image = contract.inputs[0]
         recorded = record_program(model, sample, contract)
         # The translation records the program once more, by ONNX's rules of decomposition.
         with torch.no_grad(), _quiet(), nms_keeps_any_number():
@@ -75,7 +77,7 @@ class Onnx:
                 recorded,
                 (),
                 dynamo=True,
-                input_names=[image.name],
+                input_names=[spec.name for spec in contract.inputs],
                 output_names=list(contract.output_names),
                 opset_version=self.opset_version,
                 custom_translation_table=TRANSLATIONS,
@@ -86,7 +88,7 @@ class Onnx:
         proto = program.model_proto
         _strip(proto)
         for value, spec in zip(
-            (*proto.graph.input, *proto.graph.output), (image, *contract.outputs), strict=True
+            (*proto.graph.input, *proto.graph.output), (*contract.inputs, *contract.outputs), strict=True
         ):
             _name_dims(value, spec)
         if [entry.version for entry in proto.opset_import if entry.domain == ""] != [self.opset_version]:

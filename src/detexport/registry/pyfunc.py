@@ -27,6 +27,7 @@ from detexport.data.resize import resize_image, resized_size
 from detexport.errors import DataError
 from detexport.files import sha256_file
 from detexport.postprocess import postprocess
+from detexport.runtime.session import memory_guard
 
 # Fields whose values are the column's.
 PLAIN_COLUMNS = {
@@ -96,11 +97,12 @@ class Detector(PythonModel):
             raise MlflowException.invalid_parameter_value(f"row {row}: {error}") from error
         height, width = image.shape[1:]
         resized = resize_image(image, resized_size(height, width, contract.resize))
-        outputs = self.session(resized)
-        if "scores" in outputs:
-            kept = outputs["scores"] > threshold
-            outputs |= {name: outputs[name][kept] for name in contract.row_names}
-        fields = postprocess(outputs, resized.shape[1:], (height, width), contract)
+        with memory_guard(resized.shape):
+            outputs = self.session(resized, (height, width))
+            if "scores" in outputs:
+                kept = outputs["scores"] > threshold
+                outputs |= {name: outputs[name][kept] for name in contract.row_names}
+            fields = postprocess(outputs, resized.shape[1:], (height, width), contract)
         return _to_row(fields, contract) | {"height": height, "width": width}
 
 
