@@ -29,8 +29,10 @@ ALLOWED = {
     "runtime": {"artifact", "postprocess", "structures"},
     "parity": {"artifact", "runtime", "postprocess"},
     "benchmark": {"artifact", "runtime", "parity"},
-    "report": {"artifact", "parity", "benchmark"},
-    "registry": {"artifact", "postprocess", "runtime", "data", "parity", "benchmark"},
+    "drawing": {"parity"},
+    "predictions": {"data", "postprocess", "runtime"},
+    "report": {"artifact", "parity", "benchmark", "drawing"},
+    "registry": {"artifact", "runtime", "data", "parity", "benchmark", "predictions"},
 }
 # Third-party packages that belong to one place.
 OWNED = {
@@ -89,6 +91,8 @@ def test_a_package_with_an_owner_is_imported_by_it_alone(path: Path) -> None:
         ("detexport.runtime", ["torch", "onnxruntime"]),
         ("detexport.runtime.onnxruntime", ["torch"]),
         ("detexport.postprocess", ["torch"]),
+        ("detexport.predictions", ["torch", "onnxruntime"]),
+        ("detexport.drawing", ["torch", "jinja2"]),
         ("detexport.data", ["torch"]),
         ("detexport.model_zoo", ["torch", "numpy", "omegaconf"]),
         ("detexport.utils.events", ["torch", "tensorboard"]),
