@@ -32,9 +32,12 @@ ALLOWED = {
     "benchmark": {"artifact", "runtime", "parity"},
     "drawing": {"parity"},
     "predictions": {"data", "postprocess", "runtime"},
+    "targets": set(),
     "report": {"artifact", "parity", "benchmark", "drawing"},
     "registry": {"artifact", "runtime", "data", "parity", "benchmark", "predictions"},
 }
+# The command line stands over all of it but the registry and the report.
+ALLOWED["cli"] = ALLOWED.keys() - {"registry", "report", "benchmark"}
 # Third-party packages that belong to one place.
 OWNED = {
     "mlflow": ["registry"],
@@ -94,6 +97,10 @@ def test_a_package_with_an_owner_is_imported_by_it_alone(path: Path) -> None:
         ("detexport.runtime", ["torch", "onnxruntime"]),
         ("detexport.runtime.onnxruntime", ["torch"]),
         ("detexport.postprocess", ["torch"]),
+        ("detexport.cli", ["torch", "numpy", "rich", "onnxruntime"]),
+        ("detexport.cli.predict", ["torch", "onnxruntime", "openvino"]),
+        ("detexport.cli.inspect", ["torch", "numpy"]),
+        ("detexport.targets", ["torch", "numpy"]),
         ("detexport.predictions", ["torch", "onnxruntime"]),
         ("detexport.drawing", ["torch", "jinja2"]),
         ("detexport.data", ["torch"]),
