@@ -13,13 +13,14 @@ from typing import Any
 
 from detexport.errors import DetexportError, OutputError
 
-FULL_BYTES = 64 * 1024
 OF_THE_PLACE = {
     getattr(errno, name)
     for name in ("EACCES", "EDQUOT", "EEXIST", "EFBIG", "EIO", "ENOSPC", "ENOTDIR", "EPERM", "EROFS")
     if hasattr(errno, name)
 }
 """Errors that are the fault of a folder or a disk."""
+NATIVE_WRITE_ERRORS = ("No space left on device", "iostream error")
+"""What writers in native code say instead, those of safetensors and OpenVINO."""
 
 
 def is_url(path: str | os.PathLike[str]) -> bool:
@@ -79,7 +80,7 @@ def atomic_dir(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Say of what goes wrong while ``path`` is written that it is the place that is at fault, if it is.
+    """Say of an error while ``path`` is written that the folder or the disk is at fault, if it is.
 
     Raises:
         OutputError: ``path`` cannot be written, or there is no room for it.
@@ -87,23 +88,15 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # Writers in native code do not say why they failed: a full disk tells itself by what is free.
-        full = not isinstance(error, DetexportError) and _free_bytes(path) < FULL_BYTES
-        if not (full or (isinstance(error, OSError) and error.errno in OF_THE_PLACE)):
+        native = any(words in str(error) for words in NATIVE_WRITE_ERRORS)
+        if isinstance(error, DetexportError) or not (native or getattr(error, "errno", None) in OF_THE_PLACE):
             raise
-        got = "No space left on device" if full else getattr(error, "strerror", None) or error
         raise OutputError(
             f"cannot write {path}",
-            got=got,
+            got=getattr(error, "strerror", None) or error,
             expected="a folder that can be written, with room for what is written",
             remedy="make room, or write elsewhere",
         ) from error
-
-
-def _free_bytes(path: Path) -> int:
-    """Room where ``path`` is to be."""
-    there = next(parent for parent in path.absolute().parents if parent.is_dir())
-    return shutil.disk_usage(there).free
 
 
 def write_json(path: Path, value: Any) -> None:

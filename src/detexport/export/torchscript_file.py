@@ -1,7 +1,7 @@
 """TorchScript files whose bytes say nothing of the machine, the folder or the hour they were written in."""
 
+import io
 import sys
-import tempfile
 import zipfile
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import torch
 from detexport.errors import ExportError
 
 MAIN_FILE = "model.pt"
-# The archive's root folder is named after the file it is first saved to.
+# The archive's root folder is named after the file, as torch names it.
 ROOT = Path(MAIN_FILE).stem
 FIXED_DATE = (1980, 1, 1, 0, 0, 0)
 # Source ranges with absolute paths, and a checksum over them; a loaded module works without either.
@@ -39,17 +39,16 @@ def save_reproducibly(module: torch.jit.ScriptModule, path: Path) -> None:
         module: a traced or scripted module.
         path: the file to write.
     """
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        saved = Path(folder) / MAIN_FILE
-        module.save(str(saved))
-        with zipfile.ZipFile(saved) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as target:
-            for member in sorted(source.infolist(), key=lambda info: info.filename):
-                if not member.filename.endswith(LEFT_OUT):
-                    _copy_member(source, member, target)
+    # Into memory first: torch's own writer ends the whole process where the disk is full.
+    saved = io.BytesIO(module.save_to_buffer())
+    with zipfile.ZipFile(saved) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as target:
+        for member in sorted(source.infolist(), key=lambda info: info.filename):
+            if not member.filename.endswith(LEFT_OUT):
+                _copy_member(source, member, target)
 
 
 def _copy_member(source: zipfile.ZipFile, member: zipfile.ZipInfo, target: zipfile.ZipFile) -> None:
-    info = zipfile.ZipInfo(member.filename, FIXED_DATE)
+    info = zipfile.ZipInfo(f"{ROOT}/{member.filename.partition('/')[2]}", FIXED_DATE)
     data = source.read(member)
     # Tensors start at a multiple of 64 bytes, as torch.save aligns them for memory mapping.
     padding = -(target.fp.tell() + 30 + len(info.filename.encode()) + 4) % 64  # type: ignore[union-attr]
