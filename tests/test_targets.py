@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from detexport.errors import ConfigError, RuntimeUnavailableError
 from detexport.parity.compare import Tolerance
+from detexport.parity.quality import BUDGETS, LEAST_QUALITY
 from detexport.targets import ARTIFACTS, TARGETS, Part, artifact_chain, build_makers, find_target
 from stage import instantiate
 from tolerances import TOLERANCE
@@ -45,7 +46,9 @@ def test_conf_runs_a_target_as_the_table_does(name: str) -> None:
 
 
 def test_the_limits_in_the_code_are_those_of_conf() -> None:
+    parity = options("parity")["default"]
     assert Tolerance() == TOLERANCE
+    assert (parity["budgets"], parity["least_quality"]) == (BUDGETS, LEAST_QUALITY)
 
 
 def test_a_chain_begins_with_an_export() -> None:

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from detexport import model_zoo
 from detexport.artifact import MANIFEST, Artifact, read_artifact
 from detexport.checkpoint import fetch, load_weights, match_weights, read_state_dict, write_state_dict
 from detexport.checkpoint.load import model_shapes
-from detexport.cli.evaluation import compare_precision, load_dataset
+from detexport.cli.evaluation import evaluate_both, load_dataset
 from detexport.cli.images import find_images
 from detexport.cli.progress import say, step
 from detexport.cli.proof import prove
@@ -26,7 +27,8 @@ from detexport.export import Provenance
 from detexport.files import atomic_dir, is_url, sha256_file, writing
 from detexport.modeling import build_model
 from detexport.modeling.class_names import count_classes, named_contract
-from detexport.runtime import Engine, Runtime, Session
+from detexport.parity.quality import Quality
+from detexport.runtime import Engine, Session
 from detexport.targets import ARTIFACTS, Target, build_makers, find_target
 
 BUNDLED_SAMPLE = Path(__file__).parents[1] / "data" / "sample.png"
@@ -97,17 +99,10 @@ def export(request: Request) -> None:
         calibration = calibration or _training_images(request.data) or files
         made = _make(makers, model, next(iter(images)), _samples(calibration, model.contract), steps)
         engine = OnDevice(target.runtime.build(), request.device)
-        if request.proof and not target.precision:
-            prove(engine, made, model.net, model.contract, files, steps / "reference", target=request.target)
-        if model.dataset and (request.run_eval or (request.proof and target.precision)):
-            compare_precision(
-                model.net,
-                Runtime(engine.open(made)),
-                model.dataset,
-                model.cfg.TEST.KEYPOINT_OKS_SIGMAS,
-                target=request.target,
-                precision=target.precision if request.proof else "",
-            )
+        if request.proof:
+            _prove(request, target, model, engine, made, files, steps / "reference")
+        elif request.run_eval:
+            _evaluate(model, target, engine.open(made))
         artifact = _promote(made, folder)
     size = sum((request.output / name).stat().st_size for name in artifact.files)
     say(f"{request.output}: {artifact.format.value}, {size / 1e6:.1f} MB, sha256 {artifact.sha256}")
@@ -190,9 +185,8 @@ def _dataset(request: Request, net: Any) -> CocoDataset | None:
     """The data to judge on, with keypoints if the model gives them."""
     if request.data is None:
         return None
-    counts = count_classes(net)
-    names = request.class_names if "things" in counts else ()
-    return load_dataset(request.data, names, keypoints="keypoints" in counts)
+    names = request.class_names if "things" in count_classes(net) else ()
+    return load_dataset(request.data, names, net.contract(()))
 
 
 def _configuration(request: Request) -> CfgNode:
@@ -201,10 +195,19 @@ def _configuration(request: Request) -> CfgNode:
     if path.is_file():
         cfg = load_cfg(path)
     else:
-        given = bool(request.weights) or "MODEL.WEIGHTS" in request.overrides[::2]
-        cfg = model_zoo.get_config(request.config_file, trained=not given)
+        cfg = _zoo_configuration(request)
     cfg.merge_from_list(request.overrides)
     return cfg
+
+
+def _zoo_configuration(request: Request) -> CfgNode:
+    """With the weights that were trained with it, where no others are given."""
+    try:
+        model_zoo.get_config_file(request.config_file)
+    except ConfigError as error:
+        raise ConfigError(f"there is no file {request.config_file}, and {error}") from error
+    given = bool(request.weights) or "MODEL.WEIGHTS" in request.overrides[::2]
+    return model_zoo.get_config(request.config_file, trained=not given)
 
 
 def _named(net: Any, request: Request, dataset: CocoDataset | None) -> Contract:
@@ -243,6 +246,37 @@ def _make(
             else:
                 maker.export(model.net, sample, made, contract=model.contract, provenance=model.provenance)
     return made
+
+
+def _prove(
+    request: Request,
+    target: Target,
+    model: Model,
+    engine: Engine,
+    made: Path,
+    files: Sequence[Path],
+    reference: Path,
+) -> None:
+    measure = partial(_evaluate, model, target)
+    prove(
+        engine,
+        made,
+        model.net,
+        model.contract,
+        files,
+        reference,
+        target=request.target,
+        measure=measure if target.precision else None,
+    )
+    if request.run_eval and not target.precision:
+        measure(engine.open(made))
+
+
+def _evaluate(model: Model, target: Target, session: Session) -> Quality:
+    if model.dataset is None:
+        raise ConfigError("there is no data to judge on", remedy="give --data DIR")
+    sigmas = tuple(model.cfg.TEST.KEYPOINT_OKS_SIGMAS)
+    return evaluate_both(model.net, session, model.dataset, sigmas, precision=target.precision)
 
 
 def _promote(made: Path, folder: Path) -> Artifact:

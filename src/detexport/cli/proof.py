@@ -1,6 +1,6 @@
 """The proof of a fresh artifact: beside the eager model on the samples, at several sizes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from detexport.parity.compare import Tolerance
 from detexport.parity.eager import run_eager
 from detexport.parity.measures import tell
 from detexport.parity.outputs import Outputs
+from detexport.parity.quality import Quality
 from detexport.parity.reference import SampleMeta, read_reference, write_reference
 from detexport.parity.validate import ParityReport, validate_artifact
-from detexport.runtime.session import Engine
+from detexport.runtime.session import Engine, Session
 
 SCALES = {"as exported": 1.0, "smaller": 0.75, "larger": 1.5}
 ODD_SCALE = 0.9
@@ -34,6 +35,7 @@ def prove(
     reference: Path,
     *,
     target: str,
+    measure: Callable[[Session], Quality] | None = None,
 ) -> None:
     """Run model and artifact on the samples, and say how far they are apart.
 
@@ -45,22 +47,23 @@ def prove(
         files: the samples.
         reference: folder for what the model gives.
         target: its name.
+        measure: for reduced precision, how the artifact is judged instead.
 
     Raises:
-        ExportError: they are further apart than the table of limits allows.
+        ExportError: they are further apart than the table of limits allows, or the budget of the precision.
     """
     write_reference(reference, _eager(net, contract, files), contract=contract, environment={})
     report = validate_artifact(
-        engine, artifact_dir, read_reference(reference), Tolerance(), job=target, min_detections=1
+        engine, artifact_dir, read_reference(reference), Tolerance(), job=target, measure=measure
     )
     _tell(report)
     if not report.passed:
         raise ExportError(
             f"{target} does not compute what the model computes",
             got="; ".join(report.reasons[:MOST_REASONS]),
-            expected="every sample within the limits",
-            remedy="give --sample images that the model finds something in, choose another target, or keep "
-            "the artifact unproved by --no-proof",
+            expected="what the model finds, within the limits",
+            remedy="give images of the model's kind by --sample (for int8 by --calibration), choose another "
+            "target, or keep the artifact unproved by --no-proof",
         )
 
 
@@ -104,7 +107,7 @@ def _meta(
 
 
 def _tell(report: ParityReport) -> None:
-    """The largest errors beside their limits."""
+    """The verdict, and what decided it beside its limits."""
     verdict = report.to_json()
     counts = verdict["detections"]
     passed = "passed" if report.passed else "did not pass"
