@@ -111,7 +111,7 @@ def test_an_artifact_of_onnx_runs_without_torch(tiny_onnx: Path, picture: Path, 
         [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "1 detections" in done.stdout
+    assert "2 detections" in done.stdout
     assert (tmp_path / "drawn/picture.png").is_file()
 
 

@@ -125,6 +125,9 @@ def export_command(
     folder, and the exit code is 1. A target of less precision than float32 is proved by its average
     precision, on --data.
     """  # noqa: D301
+    from detexport.targets import find_target
+
+    find_target(target)  # before anything heavy is imported
     if os.environ.get("PYTHONHASHSEED") != "0":
         # The order of a scripted module's constants follows the hashes of strings.
         os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONHASHSEED": "0"})

@@ -192,10 +192,7 @@ def _dataset(request: Request, net: Any) -> CocoDataset | None:
 def _configuration(request: Request) -> CfgNode:
     """The configuration by path or by its name in the zoo, with the overrides."""
     path = Path(request.config_file)
-    if path.is_file():
-        cfg = load_cfg(path)
-    else:
-        cfg = _zoo_configuration(request)
+    cfg = load_cfg(path) if path.is_file() else _zoo_configuration(request)
     cfg.merge_from_list(request.overrides)
     return cfg
 
