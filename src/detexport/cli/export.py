@@ -15,7 +15,7 @@ from detexport.artifact import MANIFEST, Artifact, read_artifact
 from detexport.checkpoint import fetch, load_weights, match_weights, read_state_dict, write_state_dict
 from detexport.checkpoint.load import model_shapes
 from detexport.cli.evaluation import evaluate_both, load_dataset
-from detexport.cli.images import find_images
+from detexport.cli.images import find_images, list_images
 from detexport.cli.progress import say, step
 from detexport.cli.proof import prove
 from detexport.config.cfg import CfgNode, load_cfg
@@ -227,8 +227,7 @@ def _samples(files: Sequence[Path], contract: Contract) -> ImageSamples:
 
 def _training_images(data: Path | None) -> list[Path]:
     """The images of the training split, if there is one."""
-    folder = data / "images" / "train" if data else None
-    return find_images([str(folder)]) if folder and folder.is_dir() else []
+    return list_images(data / "images" / "train") if data else []
 
 
 def _make(

@@ -34,5 +34,12 @@ def _files(name: str) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        return sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+        return list_images(path)
     return [Path(file) for file in sorted(glob.glob(name, recursive=True)) if Path(file).is_file()]
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The images in a folder; none where there is no folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
