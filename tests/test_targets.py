@@ -8,6 +8,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from detexport.errors import ConfigError, RuntimeUnavailableError
+from detexport.model_zoo import get_class_names
 from detexport.parity.compare import Tolerance
 from detexport.parity.quality import BUDGETS, LEAST_QUALITY
 from detexport.targets import ARTIFACTS, TARGETS, Part, artifact_chain, build_makers, find_target
@@ -49,6 +50,14 @@ def test_the_limits_in_the_code_are_those_of_conf() -> None:
     parity = options("parity")["default"]
     assert Tolerance() == TOLERANCE
     assert (parity["budgets"], parity["least_quality"]) == (BUDGETS, LEAST_QUALITY)
+
+
+def test_conf_names_classes_as_the_zoo_does() -> None:
+    conf = options("class_names")
+    assert conf["coco"]["class_names"] == get_class_names("coco_2017_val")["things"]
+    panoptic = get_class_names("coco_2017_val_panoptic_separated")
+    assert conf["coco_panoptic"]["class_names"] == {"stuff": panoptic["stuff"]}
+    assert panoptic["things"] == conf["coco"]["class_names"]
 
 
 def test_a_chain_begins_with_an_export() -> None:

@@ -16,6 +16,7 @@ from conftest import Run
 from detexport.artifact import read_artifact, verify_files
 from detexport.checkpoint import read_state_dict, write_state_dict
 from detexport.cli.export import BUNDLED_SAMPLE, Request, export
+from detexport.data import MetadataCatalog
 from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import CheckpointError, ConfigError, DataError, ExportError, OutputError
 from detexport.runtime import load
@@ -111,6 +112,21 @@ def test_a_model_that_finds_nothing_proves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"proves nothing: 0 detections.*remedy: give images of"):
         export(replace(request_to(tmp_path / "artifact"), overrides=overrides))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("registered", "expected"), [(NAMES, NAMES), (("one", "two"), ("0", "1", "2", "3", "4"))]
+)
+def test_classes_are_called_as_the_data_set_that_the_model_is_tested_on_says_if_it_fits(
+    tmp_path: Path, registered: tuple[str, ...], expected: tuple[str, ...]
+) -> None:
+    MetadataCatalog.get("named").set(thing_classes=list(registered))
+    try:
+        overrides = ("DATASETS.TEST", "['named']")
+        export(replace(request_to(tmp_path / "artifact"), overrides=overrides, proof=False))
+    finally:
+        MetadataCatalog.remove("named")
+    assert read_artifact(tmp_path / "artifact").contract.class_names == expected
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,11 @@ def export_command(
         Option(metavar="NAME=VALUE", help="Option of the method, such as opset_version=18; repeatable."),
     ] = None,
     class_names: Annotated[
-        str, Option(metavar="A,B,...", help="Names of the classes. Default: those of --data, else numbers.")
+        str,
+        Option(
+            metavar="A,B,...",
+            help="Names of the classes. Default: those of --data, else of DATASETS.TEST, else numbers.",
+        ),
     ] = "",
     data: Annotated[
         Path | None,

@@ -20,6 +20,7 @@ from detexport.cli.progress import say, step
 from detexport.cli.proof import prove
 from detexport.config.cfg import CfgNode, load_cfg
 from detexport.contract import Contract
+from detexport.data import MetadataCatalog
 from detexport.data.coco import CocoDataset
 from detexport.data.samples import ImageSamples
 from detexport.errors import CheckpointError, ConfigError
@@ -172,7 +173,7 @@ def load_model(request: Request, folder: Path) -> Model:
     return Model(
         cfg,
         net,
-        _named(net, request, dataset),
+        _named(net, cfg, request, dataset),
         Provenance(
             weights_sha256=sha256_file(folder / "model.safetensors"),
             config_sha256=sha256_file(folder / "config.yaml"),
@@ -207,18 +208,31 @@ def _zoo_configuration(request: Request) -> CfgNode:
     return model_zoo.get_config(request.config_file, trained=not given)
 
 
-def _named(net: Any, request: Request, dataset: CocoDataset | None) -> Contract:
-    """The model's contract with the names that are given, else the data's, else numbers."""
+def _named(net: Any, cfg: CfgNode, request: Request, dataset: CocoDataset | None) -> Contract:
+    """The model's contract with the names that are given, the data's, those of its data set, or numbers."""
     counts = count_classes(net)
     names: dict[str, Sequence[str]] = {
         kind: [str(index) for index in range(count)] for kind, count in counts.items() if kind != "keypoints"
     }
+    known = _names_of_dataset(cfg)
+    # A model of other classes whose configuration still names the data set that it began with has no names.
+    names |= {kind: known[kind] for kind in names if len(known.get(kind, ())) == counts[kind]}
     if dataset is not None and "things" in counts:
         names["things"] = dataset.class_names
     if request.class_names:
         names[next(iter(counts), "things")] = request.class_names
     remedy = "name as many as the model has: --class-names"
     return named_contract(net, names, what=request.config_file, remedy=remedy)
+
+
+def _names_of_dataset(cfg: CfgNode) -> dict[str, Sequence[str]]:
+    """Names by kind that are known of the data set which the model is tested on."""
+    if not cfg.DATASETS.TEST:
+        return {}
+    metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
+    registered = {"things": metadata.get("thing_classes"), "stuff": metadata.get("stuff_classes")}
+    zoo = model_zoo.get_class_names(cfg.DATASETS.TEST[0])
+    return {**zoo, **{kind: names for kind, names in registered.items() if names}}
 
 
 def _samples(files: Sequence[Path], contract: Contract) -> ImageSamples:
