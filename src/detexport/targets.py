@@ -136,6 +136,8 @@ def _parsed(text: str) -> Any:
 
 def _with_option(maker: Any, name: str, value: Any, option: str) -> Any:
     default = getattr(maker, name)
+    if isinstance(default, tuple) and isinstance(value, list):
+        value = tuple(value)
     if default is not None and type(value) is not type(default):
         raise ConfigError(
             f"the option {name} has another type",
