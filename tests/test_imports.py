@@ -29,11 +29,16 @@ ALLOWED = {
     "export": {"artifact", "schema", "structures", "layers"},
     "convert": {"artifact"},
     "runtime": {"artifact", "postprocess", "structures"},
-    "parity": {"artifact", "runtime", "postprocess", "data", "metrics"},
+    "parity": {"artifact", "runtime", "postprocess", "data", "metrics", "predictions"},
     "benchmark": {"artifact", "runtime", "parity"},
-    "report": {"artifact", "parity", "benchmark"},
-    "registry": {"artifact", "postprocess", "runtime", "data", "parity", "benchmark"},
+    "drawing": {"parity"},
+    "predictions": {"data", "postprocess", "runtime"},
+    "targets": set(),
+    "report": {"artifact", "parity", "benchmark", "drawing"},
+    "registry": {"artifact", "runtime", "data", "parity", "benchmark", "predictions"},
 }
+# The command line stands over all of it but the registry and the report.
+ALLOWED["cli"] = ALLOWED.keys() - {"registry", "report", "benchmark"}
 # Third-party packages that belong to one place.
 OWNED = {
     "mlflow": ["registry"],
@@ -93,6 +98,12 @@ def test_a_package_with_an_owner_is_imported_by_it_alone(path: Path) -> None:
         ("detexport.runtime", ["torch", "onnxruntime"]),
         ("detexport.runtime.onnxruntime", ["torch"]),
         ("detexport.postprocess", ["torch"]),
+        ("detexport.cli", ["torch", "numpy", "rich", "onnxruntime"]),
+        ("detexport.cli.predict", ["torch", "onnxruntime", "openvino"]),
+        ("detexport.cli.inspect", ["torch", "numpy"]),
+        ("detexport.targets", ["torch", "numpy"]),
+        ("detexport.predictions", ["torch", "onnxruntime"]),
+        ("detexport.drawing", ["torch", "jinja2"]),
         ("detexport.data", ["torch"]),
         ("detexport.model_zoo", ["torch", "numpy", "omegaconf"]),
         ("detexport.utils.events", ["torch", "tensorboard"]),

@@ -47,5 +47,9 @@ class ExportError(DetexportError):
     """A model cannot be exported as it is."""
 
 
+class OutputError(DetexportError):
+    """A file or a folder cannot be written."""
+
+
 class RuntimeUnavailableError(DetexportError):
     """A runtime, or the device that it was asked for, is not on this machine."""

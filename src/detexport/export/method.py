@@ -12,7 +12,7 @@ from torch import nn
 from detexport.artifact import Artifact, Format
 from detexport.contract import MAX_SIDE, Contract
 from detexport.errors import ExportError
-from detexport.files import atomic_dir, sha256_file
+from detexport.files import atomic_dir, sha256_file, writing
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,11 @@ def write_artifact(
         provenance: where the model comes from.
         write: writes the main file to the path that it is given.
         image_sides: the smallest and the largest height and width in px that the graph takes.
+
+    Raises:
+        OutputError: ``save_dir`` cannot be written.
     """
-    with atomic_dir(save_dir) as folder:
+    with writing(save_dir), atomic_dir(save_dir) as folder:
         write(folder / main_file)
         artifact = Artifact(
             format=format,

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from detexport.contract import DETECTION_OUTPUTS
-from detexport.report.drawing import LARGEST_PX, MOST_PROPOSALS, PALETTE, draw, image_uri
+from detexport.drawing import LARGEST_PX, MOST_PROPOSALS, PALETTE, draw, image_uri
 from tiny_artifacts import KINDS, tiny_contract
 
 CONTRACT = tiny_contract(class_names=("circle", "star"))
