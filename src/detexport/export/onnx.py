@@ -1,5 +1,6 @@
-"""ONNX through ``torch.export``."""
+"""ONNX through ``torch.export``, or from a trace."""
 
+import io
 import logging
 import warnings
 from collections.abc import Iterator
@@ -22,16 +23,24 @@ from detexport.export.method import ExportableModel, Provenance, require_eval, w
 MAIN_FILE = "model.onnx"
 
 
+LATEST_OPSETS = {"dynamo": onnx.defs.onnx_opset_version(), "torchscript": 20}
+"""The exporters, and the latest version of ONNX's operators that each writes."""
+
+
 @dataclass(frozen=True)
 class Onnx:
-    """``torch.onnx.export`` of the program that ``torch.export`` records; height and width stay free.
+    """``torch.onnx.export``; height and width stay free.
 
     Args:
         opset_version: version of ONNX's operators; 18 or later (RoiAlign with half-pixel centres and
-            ReduceMax with axes as an input need it).
+            ReduceMax with axes as an input need it), at most 20 for ``torchscript``.
+        exporter: ``"dynamo"`` translates the program that ``torch.export`` records, which refuses code that it
+            cannot follow at every size. ``"torchscript"``, torch's older exporter, translates a trace, for models
+            that trace and that ``torch.export`` refuses: see ``Tracing`` for what a trace keeps of its sample.
     """
 
     opset_version: int = 20
+    exporter: str = "dynamo"
 
     def export(
         self,
@@ -44,13 +53,7 @@ class Onnx:
     ) -> Artifact:
         """See ``ExportMethod.export``."""
         require_eval(model)
-        if not 18 <= self.opset_version <= onnx.defs.onnx_opset_version():
-            raise ExportError(
-                "unsupported opset_version",
-                got=self.opset_version,
-                expected=f"18 to {onnx.defs.onnx_opset_version()}",
-                remedy="set artifacts.onnx.method.opset_version",
-            )
+        self._check_options()
         proto = self._convert(model, sample, contract)
         return write_artifact(
             self,
@@ -65,27 +68,31 @@ class Onnx:
             write=lambda path: onnx.save(proto, path),
         )
 
-    def _convert(self, model: ExportableModel, sample: np.ndarray, contract: Contract) -> onnx.ModelProto:
-        image = contract.inputs[0]
-        free = {axis: torch.export.Dim(dim) for axis, dim in enumerate(image.shape) if isinstance(dim, str)}
-        with torch.no_grad(), _quiet(), _nms_keeps_any_number():
-            program = torch.onnx.export(
-                model.image_graph(contract.output_names).eval(),
-                (torch.from_numpy(sample),),
-                dynamo=True,
-                input_names=[image.name],
-                output_names=list(contract.output_names),
-                dynamic_shapes=(free,),
-                opset_version=self.opset_version,
-                custom_translation_table=TRANSLATIONS,
-                verbose=False,
+    def _check_options(self) -> None:
+        latest = LATEST_OPSETS.get(self.exporter)
+        if latest is None:
+            raise ExportError(
+                "unknown exporter",
+                got=self.exporter,
+                expected=" or ".join(LATEST_OPSETS),
+                remedy="set artifacts.onnx.method.exporter",
             )
-        if program is None:
-            raise ExportError(f"{type(model).__name__} gave no ONNX program")
-        proto = program.model_proto
+        if not 18 <= self.opset_version <= latest:
+            raise ExportError(
+                f"unsupported opset_version of the {self.exporter} exporter",
+                got=self.opset_version,
+                expected=f"18 to {latest}",
+                remedy="set artifacts.onnx.method.opset_version",
+            )
+
+    def _convert(self, model: ExportableModel, sample: np.ndarray, contract: Contract) -> onnx.ModelProto:
+        graph = model.image_graph(contract.output_names).eval()
+        export = _export_program if self.exporter == "dynamo" else _export_trace
+        with torch.no_grad(), _quiet():
+            proto = export(graph, torch.from_numpy(sample), contract, self.opset_version)
         _strip(proto)
         for value, spec in zip(
-            (*proto.graph.input, *proto.graph.output), (image, *contract.outputs), strict=True
+            (*proto.graph.input, *proto.graph.output), (*contract.inputs, *contract.outputs), strict=True
         ):
             _name_dims(value, spec)
         if [entry.version for entry in proto.opset_import if entry.domain == ""] != [self.opset_version]:
@@ -97,6 +104,74 @@ class Onnx:
             )
         onnx.checker.check_model(proto)
         return proto
+
+
+def _export_program(
+    graph: torch.nn.Module, image: torch.Tensor, contract: Contract, opset_version: int
+) -> onnx.ModelProto:
+    """ONNX of the program that ``torch.export`` records.
+
+    Raises:
+        ExportError: it refuses the model.
+    """
+    dims = {axis: torch.export.Dim(dim) for axis, dim in _free_dims(contract.inputs[0]).items()}
+    try:
+        with _nms_keeps_any_number():
+            program = torch.onnx.export(
+                graph,
+                (image,),
+                dynamo=True,
+                input_names=[contract.inputs[0].name],
+                output_names=list(contract.output_names),
+                dynamic_shapes=(dims,),
+                opset_version=opset_version,
+                custom_translation_table=TRANSLATIONS,
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise ExportError(
+            "torch.export does not record this model",
+            got=_first_line(error),
+            expected="code that holds at every size, without branches on what a tensor says",
+            remedy="set artifacts.onnx.method.exporter=torchscript if it traces, or rewrite what is named above",
+        ) from error
+    assert program is not None
+    return program.model_proto
+
+
+def _export_trace(
+    graph: torch.nn.Module, image: torch.Tensor, contract: Contract, opset_version: int
+) -> onnx.ModelProto:
+    """ONNX of a trace."""
+    file = io.BytesIO()
+    torch.onnx.export(
+        graph,
+        (image,),
+        file,
+        dynamo=False,
+        input_names=[contract.inputs[0].name],
+        output_names=list(contract.output_names),
+        dynamic_axes={spec.name: _free_dims(spec) for spec in (*contract.inputs, *contract.outputs)},
+        opset_version=opset_version,
+    )
+    proto = onnx.load_from_string(file.getvalue())
+    for value, spec in zip(proto.graph.output, contract.outputs, strict=True):
+        # This exporter follows shapes less far than the other: what it does not know, the contract does.
+        for dim, size in zip(value.type.tensor_type.shape.dim, spec.shape, strict=True):
+            if isinstance(size, int) and not dim.HasField("dim_value"):
+                dim.dim_value = size
+    return proto
+
+
+def _free_dims(spec: TensorSpec) -> dict[int, str]:
+    return {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)}
+
+
+def _first_line(error: BaseException) -> str:
+    """The first line of the error that began a chain of them."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
 
 
 def _strip(proto: onnx.ModelProto) -> None:
