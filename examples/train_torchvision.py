@@ -1,7 +1,7 @@
 """One of torchvision's detection models, by name or built by a function of yours, trained on a COCO folder.
 
     python examples/train_torchvision.py detexport.modeling.meta_arch.torchvision_small.mask_rcnn \\
-        data/shapes model.safetensors [--iterations 800]
+        data/shapes model.safetensors
 
 The checkpoint is what ``conf/model/torchvision*.yaml`` names as ``weights``. Those of the small models in
 ``checkpoints/`` were made by this program.
@@ -55,9 +55,9 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("data", type=Path)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--iterations", type=int, default=800)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--learning-rate", type=float, default=0.002)
+    parser.add_argument("--iterations", type=int, default=150)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--learning-rate", type=float, default=0.004)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     settings = TrainingSettings(
@@ -67,7 +67,7 @@ def main() -> None:
         warmup_iterations=arguments.iterations // 10,
         weight_decay=0.05,
         gradient_norm=5.0,
-        average_decay=0.99,
+        average_decay=0.95,
         flip=True,
         seed=0,
         threads=arguments.threads,

@@ -144,16 +144,19 @@ def _export_trace(
 ) -> onnx.ModelProto:
     """ONNX of a trace."""
     file = io.BytesIO()
-    torch.onnx.export(
-        graph,
-        (image,),
-        file,
-        dynamo=False,
-        input_names=[contract.inputs[0].name],
-        output_names=list(contract.output_names),
-        dynamic_axes={spec.name: _free_dims(spec) for spec in (*contract.inputs, *contract.outputs)},
-        opset_version=opset_version,
-    )
+    with warnings.catch_warnings():
+        # What became a constant, or fails on a negative index, is measured afterwards by running the artifact.
+        warnings.simplefilter("ignore", (torch.jit.TracerWarning, UserWarning))
+        torch.onnx.export(
+            graph,
+            (image,),
+            file,
+            dynamo=False,
+            input_names=[contract.inputs[0].name],
+            output_names=list(contract.output_names),
+            dynamic_axes={spec.name: _free_dims(spec) for spec in (*contract.inputs, *contract.outputs)},
+            opset_version=opset_version,
+        )
     proto = onnx.load_from_string(file.getvalue())
     for value, spec in zip(proto.graph.output, contract.outputs, strict=True):
         # This exporter follows shapes less far than the other: what it does not know, the contract does.
