@@ -1,10 +1,9 @@
 """One of torchvision's detection models, by name or built by a function of yours, trained on a COCO folder.
 
-    python examples/train_torchvision.py detexport.modeling.meta_arch.torchvision_small.mask_rcnn \\
-        data/shapes model.safetensors
+    python examples/train_torchvision.py fcos_resnet50_fpn data/shapes fcos.safetensors
 
-The checkpoint is what ``conf/model/torchvision*.yaml`` names as ``weights``. Those of the small models in
-``checkpoints/`` were made by this program.
+The checkpoint is what ``conf/model/torchvision.yaml`` takes as ``weights``. Those of the small models in
+``checkpoints/`` were made so, by a name such as ``detexport.modeling.meta_arch.torchvision_small.fcos``.
 """
 
 import argparse
@@ -77,7 +76,9 @@ def main() -> None:
     keypoints = "keypoint" in arguments.name
     truth = GroundTruth(masks="mask" in arguments.name, keypoints=keypoints, min_keypoints=int(keypoints))
     names = read_json(arguments.data / "dataset.json")
-    train_set, val_set = (load_coco(arguments.data, split, None, truth.annotations) for split in ("train", "val"))
+    train_set, val_set = (
+        load_coco(arguments.data, split, None, truth.annotations) for split in ("train", "val")
+    )
     num_keypoints = len(names["keypoints"]) if keypoints else None
     model = new_model(arguments.name, len(train_set.class_names), num_keypoints)
     averaged = train(model, train_set, settings, truth)

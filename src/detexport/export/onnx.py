@@ -34,9 +34,9 @@ class Onnx:
     Args:
         opset_version: version of ONNX's operators; 18 or later (RoiAlign with half-pixel centres and
             ReduceMax with axes as an input need it), at most 20 for ``torchscript``.
-        exporter: ``"dynamo"`` translates the program that ``torch.export`` records, which refuses code that it
-            cannot follow at every size. ``"torchscript"``, torch's older exporter, translates a trace, for models
-            that trace and that ``torch.export`` refuses: see ``Tracing`` for what a trace keeps of its sample.
+        exporter: ``"dynamo"`` translates the program that ``torch.export`` records, which refuses code that
+            it cannot follow at every size. ``"torchscript"``, torch's older exporter, translates a trace, for
+            models that trace and that ``torch.export`` refuses: see ``Tracing`` for what a trace keeps.
     """
 
     opset_version: int = 20
@@ -131,9 +131,9 @@ def _export_program(
     except torch.onnx.errors.OnnxExporterError as error:
         raise ExportError(
             "torch.export does not record this model",
-            got=_first_line(error),
+            got=_cause(error),
             expected="code that holds at every size, without branches on what a tensor says",
-            remedy="set artifacts.onnx.method.exporter=torchscript if it traces, or rewrite what is named above",
+            remedy="rewrite what is named, or, if it traces, set artifacts.onnx.method.exporter=torchscript",
         ) from error
     assert program is not None
     return program.model_proto
@@ -145,12 +145,12 @@ def _export_trace(
     """ONNX of a trace."""
     file = io.BytesIO()
     with warnings.catch_warnings():
-        # What became a constant, or fails on a negative index, is measured afterwards by running the artifact.
+        # Constants and negative indices, of which it warns, are found afterwards by running the artifact.
         warnings.simplefilter("ignore", (torch.jit.TracerWarning, UserWarning))
         torch.onnx.export(
             graph,
             (image,),
-            file,
+            file,  # type: ignore[arg-type]  # a file serves as well as a path
             dynamo=False,
             input_names=[contract.inputs[0].name],
             output_names=list(contract.output_names),
@@ -170,11 +170,12 @@ def _free_dims(spec: TensorSpec) -> dict[int, str]:
     return {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)}
 
 
-def _first_line(error: BaseException) -> str:
-    """The first line of the error that began a chain of them."""
+def _cause(error: BaseException) -> str:
+    """What the error that began a chain of them says, and the line of the model that it names."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    first, *others = str(error).strip().splitlines()
+    return " ".join([f"{type(error).__name__}: {first}", *(line for line in others if "Caused by" in line)])
 
 
 def _strip(proto: onnx.ModelProto) -> None:

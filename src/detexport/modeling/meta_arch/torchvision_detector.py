@@ -524,7 +524,7 @@ def pooler_like(pooler: Any, shapes: dict[str, tuple[int, ...]]) -> ROIPooler:
 
 
 def new_net(cfg: CfgNode) -> Any:
-    """torchvision's model of that name, or one built by a function of yours; nothing is downloaded.
+    """One of torchvision's models by its name, or one built by a function of yours; nothing is downloaded.
 
     Raises:
         ConfigError: there is no such model, it does not take an option, or it is none of torchvision's.
@@ -538,7 +538,7 @@ def new_net(cfg: CfgNode) -> Any:
             raise unfit(node.NAME, "NUM_KEYPOINTS", node.NUM_KEYPOINTS, "null: it has no keypoints")
         options["num_keypoints"] = node.NUM_KEYPOINTS
     net = TORCHVISION_REGISTRY.get(node.NAME)(**options)
-    if not isinstance(net, (detection.FasterRCNN, detection.RetinaNet, detection.FCOS, SSD)):
+    if not isinstance(net, detection.FasterRCNN | detection.RetinaNet | detection.FCOS | SSD):
         raise ConfigError(
             "this is none of torchvision's detection models",
             got=f"MODEL.TORCHVISION.NAME: {node.NAME}, which gives a {type(net).__name__}",

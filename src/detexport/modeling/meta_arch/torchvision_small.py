@@ -1,14 +1,14 @@
 """torchvision's detection models, narrow enough to train in minutes on a laptop, one of each kind.
 
-Layers, heads and losses are torchvision's own, fewer and with fewer channels than the models that it has by name.
-A configuration names one by its dotted path: ``MODEL.TORCHVISION.NAME: detexport.modeling.meta_arch.
-torchvision_small.mask_rcnn``, as it would name one of yours.
+Layers, heads and losses are torchvision's own, fewer and with fewer channels than its models by name have.
+``MODEL.TORCHVISION.NAME`` names one by its dotted path, as it would name a function of yours.
 
 Every function takes ``num_classes``, labels with the background, as torchvision's do.
 """
 
 from collections import OrderedDict
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ def body() -> nn.Sequential:
             stride=2,
             downsample=Conv2dNormActivation(inputs, outputs, 1, stride=2, activation_layer=None),
         )
-        for inputs, outputs in zip(STAGES, STAGES[1:], strict=False)
+        for inputs, outputs in pairwise(STAGES)
     ]
     names = ["stem", "layer1", "layer2", "layer3", "layer4"]
     return nn.Sequential(OrderedDict(zip(names, [stem, *stages], strict=True)))
@@ -104,9 +104,7 @@ def keypoint_rcnn(*, num_classes: int, num_keypoints: int = 5) -> detection.Keyp
 
 def retinanet(*, num_classes: int) -> detection.RetinaNet:
     """RetinaNet, three anchors a cell, levels of the strides 8 to 128."""
-    anchors = AnchorGenerator(
-        tuple((side,) for side in OBJECT_SIDES), ((0.5, 1.0, 2.0),) * len(OBJECT_SIDES)
-    )
+    anchors = AnchorGenerator(tuple((side,) for side in OBJECT_SIDES), ((0.5, 1.0, 2.0),) * len(OBJECT_SIDES))
     return detection.RetinaNet(
         pyramid(2, LastLevelP6P7(CHANNELS, CHANNELS)),
         num_classes,
@@ -154,7 +152,9 @@ class Maps(nn.Module):
 def ssd(*, num_classes: int) -> detection.ssd.SSD:
     """SSD of images stretched to 160 x 160."""
     boxes = DefaultBoxGenerator([[2], [2, 3], [2, 3], [2], [2]], min_ratio=0.12, max_ratio=0.7)
-    return detection.ssd.SSD(Maps(), boxes, (160, 160), num_classes, detections_per_img=20, topk_candidates=100)
+    return detection.ssd.SSD(
+        Maps(), boxes, (160, 160), num_classes, detections_per_img=20, topk_candidates=100
+    )
 
 
 def ssdlite(*, num_classes: int) -> detection.ssd.SSD:
