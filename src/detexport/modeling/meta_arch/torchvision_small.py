@@ -103,7 +103,7 @@ def keypoint_rcnn(*, num_classes: int, num_keypoints: int = 5) -> detection.Keyp
 
 
 def retinanet(*, num_classes: int) -> detection.RetinaNet:
-    """RetinaNet with strides 8 to 128, three anchors a cell, its head normalized as in torchvision's second."""
+    """RetinaNet, strides 8 to 128, three anchors a cell; its head normalized as in torchvision's second."""
     anchors = AnchorGenerator(tuple((side,) for side in OBJECT_SIDES), ((0.5, 1.0, 2.0),) * len(OBJECT_SIDES))
     return detection.RetinaNet(
         pyramid(2, LastLevelP6P7(CHANNELS, CHANNELS)),
