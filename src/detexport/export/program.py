@@ -59,7 +59,8 @@ def record_program(model: ExportableModel, sample: np.ndarray, contract: Contrac
                 f"torch.export cannot record {type(model).__name__}",
                 got=str(error).strip().splitlines()[0],
                 expected="code whose branches and sizes do not depend on values",
-                remedy="export it by tracing, or write the part that is named with torch's operators alone",
+                remedy="export it by tracing, as ONNX with exporter=torchscript, or write the named part with "
+                "torch's operators alone",
             ) from error
     _drop_notes(program)
     require_every_size(program, contract)
