@@ -5,9 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from detexport.contract import MAX_SIDE, OUTPUT_SIZE, Contract
+from detexport.contract import MAX_SIDE, Contract
 from detexport.errors import ArtifactError
 from detexport.files import read_json, sha256_file, sha256_json, write_json
 
@@ -98,23 +96,6 @@ def read_artifact(folder: Path) -> Artifact:
             expected=f"a folder with a {MANIFEST} as the export writes it",
             remedy="export the model again",
         ) from error
-
-
-def graph_inputs(
-    contract: Contract, image: np.ndarray, output_size: tuple[int, int] | None = None
-) -> dict[str, np.ndarray]:
-    """What a graph takes for one image, by the contract's names and in its order.
-
-    Args:
-        contract: the graph's.
-        image: (3, H, W) uint8.
-        output_size: height and width in px of the output that is wanted, by default those of the image; a raw
-            graph does not ask for it.
-    """
-    given = {contract.inputs[0].name: image}
-    if contract.graph_end == "pasted":
-        given[OUTPUT_SIZE.name] = np.array(output_size or image.shape[1:], OUTPUT_SIZE.dtype)
-    return given
 
 
 def verify_files(artifact: Artifact, folder: Path) -> None:

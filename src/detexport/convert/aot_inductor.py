@@ -22,7 +22,7 @@ from torch.export.passes import move_to_device_pass
 from detexport.artifact import Artifact, Format
 from detexport.convert.conversion import Samples, read_source, write_converted
 from detexport.errors import ExportError
-from detexport.export.program import nms_keeps_any_number
+from detexport.pt2 import nms_keeps_any_number
 
 MAIN_FILE = "model.pt2"
 ROOT = Path(MAIN_FILE).stem

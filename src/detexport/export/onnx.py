@@ -20,7 +20,8 @@ from detexport.contract import Contract, TensorSpec
 from detexport.errors import ExportError
 from detexport.export.graph_end import example_inputs, image_graph
 from detexport.export.method import ExportableModel, Provenance, require_eval, write_artifact
-from detexport.export.program import nms_keeps_any_number, record_program
+from detexport.export.program import record_program
+from detexport.pt2 import nms_keeps_any_number
 
 MAIN_FILE = "model.onnx"
 

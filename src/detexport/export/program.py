@@ -1,18 +1,15 @@
 """What ``torch.export`` records of a model: ``torch_export`` saves it, ``onnx`` translates it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import torch
 import torch.fx.experimental._config as symbolic_shapes
-import torchvision  # noqa: F401 - defines the operator whose shape rule is replaced below
 from torch.export import Dim, ExportedProgram
 
 from detexport.contract import Contract, TensorSpec
 from detexport.errors import ExportError
 from detexport.export.graph_end import example_inputs, image_graph
 from detexport.export.method import ExportableModel
+from detexport.pt2 import nms_keeps_any_number
 
 RECORDED_SIZES = (333, 475)
 """Free sizes while recording, in px: their values matter to nothing, only that none equals another."""
@@ -59,8 +56,8 @@ def record_program(model: ExportableModel, sample: np.ndarray, contract: Contrac
                 f"torch.export cannot record {type(model).__name__}",
                 got=str(error).strip().splitlines()[0],
                 expected="code whose branches and sizes do not depend on values",
-                remedy="export it by tracing, as ONNX with exporter=torchscript, or write the named part with "
-                "torch's operators alone",
+                remedy="export it by tracing, as ONNX with exporter=torchscript, or write the named part "
+                "with torch's operators alone",
             ) from error
     _drop_notes(program)
     require_every_size(program, contract)
@@ -110,19 +107,3 @@ def _drop_notes(program: ExportedProgram) -> None:
             if node.target is torch.ops.aten._assert_tensor_metadata.default:
                 module.graph.erase_node(node)
         module.recompile()
-
-
-@contextmanager
-def nms_keeps_any_number() -> Iterator[None]:
-    """Tell ``torch.export`` that suppression may keep no box, or one.
-
-    torchvision's own shape rule promises at least two, and the exported program would break on fewer.
-    """
-    library = torch.library.Library("torchvision", "FRAGMENT")
-
-    def kept(dets: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
-        count = torch.library.get_ctx().new_dynamic_size(min=0)
-        return dets.new_empty((count,), dtype=torch.int64)
-
-    torch.library.register_fake("torchvision::nms", kept, lib=library, allow_override=True)
-    yield
