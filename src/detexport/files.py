@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -111,20 +111,21 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def repack_zip(source: Path | IO[bytes], target: Path, left_out: tuple[str, ...], *, root: str = "") -> None:
+def repack_zip(
+    source: Path | IO[bytes], target: Path, left_out: tuple[str, ...], rename: Callable[[str], str] = str
+) -> None:
     """Copy an archive so that its bytes say nothing of the hour, nor of the order it was written in.
 
     Args:
         source: an archive whose members are not compressed, as torch writes them.
         target: the archive to write.
         left_out: ends of the names of members that are dropped.
-        root: a new name for the folder that all members lie in.
+        rename: gives each of the others its name.
     """
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as new:
         for member in sorted(old.infolist(), key=lambda info: info.filename):
             if not member.filename.endswith(left_out):
-                name = f"{root}/{member.filename.partition('/')[2]}" if root else member.filename
-                _copy_member(old, member, new, name)
+                _copy_member(old, member, new, rename(member.filename))
 
 
 def _copy_member(

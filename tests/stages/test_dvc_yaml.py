@@ -15,13 +15,18 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 BY_TARGET = {
     "prepare_data": ["detexport.data.synthetic", "detexport.data.coco_folder"],
     "export": ["detexport.export.tracing", "detexport.export.scripting", "detexport.export.onnx"],
-    "convert": ["detexport.convert"],
+    "convert": ["detexport.convert.aot_inductor"],
     "validate": [
         "detexport.runtime.torchscript",
         "detexport.runtime.onnxruntime",
+        "detexport.runtime.aot_inductor",
         "detexport.parity.compare",
     ],
-    "benchmark": ["detexport.runtime.torchscript", "detexport.runtime.onnxruntime"],
+    "benchmark": [
+        "detexport.runtime.torchscript",
+        "detexport.runtime.onnxruntime",
+        "detexport.runtime.aot_inductor",
+    ],
 }
 # Run at every `dvc repro` whatever changed.
 ALWAYS = {name for name, stage in STAGES.items() if stage.get("always_changed")}

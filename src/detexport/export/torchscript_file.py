@@ -39,4 +39,9 @@ def save_reproducibly(module: torch.jit.ScriptModule, path: Path) -> None:
         path: the file to write.
     """
     # Into memory first: torch's own writer ends the whole process where the disk is full.
-    repack_zip(io.BytesIO(module.save_to_buffer()), path, LEFT_OUT, root=ROOT)
+    repack_zip(io.BytesIO(module.save_to_buffer()), path, LEFT_OUT, rename=_in_root)
+
+
+def _in_root(name: str) -> str:
+    """A member's name below ``ROOT``, whatever the folder that torch made up."""
+    return f"{ROOT}/{name.partition('/')[2]}"

@@ -23,6 +23,7 @@ DEFAULT_ENGINES = {
     Format.TORCHSCRIPT: ("detexport.runtime.torchscript", "TorchScript"),
     Format.ONNX: ("detexport.runtime.onnxruntime", "OnnxRuntime"),
     Format.EXPORTED_PROGRAM: ("detexport.runtime.exported_program", "ExportedProgram"),
+    Format.AOT_INDUCTOR: ("detexport.runtime.aot_inductor", "AotInductor"),
 }
 
 
