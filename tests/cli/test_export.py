@@ -15,11 +15,12 @@ from PIL import Image
 from conftest import Run
 from detexport.artifact import read_artifact, verify_files
 from detexport.checkpoint import read_state_dict, write_state_dict
-from detexport.cli.export import BUNDLED_SAMPLE, Request, export
+from detexport.cli.export import BUNDLED_SAMPLE, Request, check_request, export
 from detexport.data import MetadataCatalog
 from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import CheckpointError, ConfigError, DataError, ExportError, OutputError
 from detexport.runtime import load
+from detexport.targets import TARGETS
 from small_disk import small_disk
 
 ROOT = Path(__file__).parents[2]
@@ -213,3 +214,32 @@ def test_the_command_makes_what_the_library_makes(exported: Path, run: Run, tmp_
     assert (tmp_path / "artifact/artifact.json").read_bytes() == (exported / "artifact.json").read_bytes()
     shown = run("inspect", "artifact", "--json")
     assert json.loads(shown.stdout)["sha256"] == read_artifact(exported).sha256
+
+
+@pytest.mark.parametrize(
+    ("precision", "changes", "message"),
+    [
+        ("bf16", {}, "is proved by its average precision; got: no --data"),
+        ("int8", {}, "is proved by its average precision; got: no --data"),
+        ("int8", {"proof": False}, "needs images to take its ranges from"),
+    ],
+)
+def test_less_precision_asks_for_what_it_is_judged_by_before_any_work(
+    tmp_path: Path, precision: str, changes: dict, message: str
+) -> None:
+    target = replace(TARGETS["onnx"], precision=precision)
+    with pytest.raises(ConfigError, match=message):
+        check_request(replace(request_to(tmp_path / "artifact"), **changes), target)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"data": Path("data")},
+        {"proof": False, "calibration": ("images",)},
+        {"samples": ("a",), "proof": False},
+    ],
+)
+def test_less_precision_takes_what_it_needs(tmp_path: Path, changes: dict) -> None:
+    target = replace(TARGETS["onnx"], precision="int8")
+    check_request(replace(request_to(tmp_path / "artifact"), **changes), target)

@@ -88,7 +88,7 @@ def export(request: Request) -> None:
     """
     target = find_target(request.target)
     makers = _for_device(build_makers(target.artifact, list(request.options)), request.device)
-    _check_request(request, target)
+    check_request(request, target)
     files = find_images(request.samples) if request.samples else [BUNDLED_SAMPLE]
     calibration = find_images(request.calibration)
     with writing(request.output), atomic_dir(request.output) as folder:
@@ -111,8 +111,12 @@ def export(request: Request) -> None:
         say("not proved, as asked for by --no-proof")
 
 
-def _check_request(request: Request, target: Target) -> None:
-    """Refuse what cannot end well before any work is done."""
+def check_request(request: Request, target: Target) -> None:
+    """Refuse what cannot end well before any work is done.
+
+    Raises:
+        ConfigError: data or images are missing, or the output folder holds something else.
+    """
     judged_by_ap = bool(target.precision and request.proof)
     if (request.run_eval or judged_by_ap) and request.data is None:
         raise ConfigError(
