@@ -19,6 +19,7 @@ __all__ = ["Engine", "Runtime", "Session", "load"]
 DEFAULT_ENGINES = {
     Format.TORCHSCRIPT: ("detexport.runtime.torchscript", "TorchScript"),
     Format.ONNX: ("detexport.runtime.onnxruntime", "OnnxRuntime"),
+    Format.OPENVINO: ("detexport.runtime.openvino", "OpenVino"),
 }
 BOXES = ("pred_boxes", "proposal_boxes")
 
