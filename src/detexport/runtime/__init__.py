@@ -24,6 +24,7 @@ DEFAULT_ENGINES = {
     Format.ONNX: ("detexport.runtime.onnxruntime", "OnnxRuntime"),
     Format.EXPORTED_PROGRAM: ("detexport.runtime.exported_program", "ExportedProgram"),
     Format.AOT_INDUCTOR: ("detexport.runtime.aot_inductor", "AotInductor"),
+    Format.OPENVINO: ("detexport.runtime.openvino", "OpenVino"),
 }
 
 
