@@ -15,6 +15,7 @@ LEAVES = {"errors", "files", "contract", "offline"}
 ALLOWED = {
     "artifact": set(),
     "postprocess": set(),
+    "preprocess": set(),
     "structures": set(),
     "layers": set(),
     "config": set(),
@@ -28,8 +29,8 @@ ALLOWED = {
     "schema": {"structures"},
     "pt2": set(),
     "export": {"artifact", "schema", "structures", "layers", "pt2"},
-    "convert": {"artifact", "pt2"},
-    "runtime": {"artifact", "postprocess", "structures", "pt2"},
+    "convert": {"artifact", "preprocess", "pt2"},
+    "runtime": {"artifact", "preprocess", "postprocess", "structures", "pt2"},
     "parity": {"artifact", "runtime", "postprocess", "data", "metrics", "predictions"},
     "benchmark": {"artifact", "runtime", "parity"},
     "drawing": {"parity"},

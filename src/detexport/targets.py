@@ -70,13 +70,29 @@ ARTIFACTS = {
     "tracing": Recipe(Part("detexport.export.tracing.Tracing")),
     "scripting": Recipe(Part("detexport.export.scripting.Scripting")),
     "onnx": Recipe(Part("detexport.export.onnx.Onnx")),
+    "onnx_torchscript": Recipe(Part("detexport.export.onnx.Onnx", {"exporter": "torchscript"})),
+    "torch_export": Recipe(Part("detexport.export.torch_export.TorchExport")),
+    "aot_inductor": Recipe(Part("detexport.convert.aot_inductor.AotInductor"), "torch_export"),
+    "onnx_int8": Recipe(Part("detexport.convert.onnx_int8.OnnxInt8"), "onnx"),
+    "openvino": Recipe(Part("detexport.convert.openvino.OpenVino"), "onnx"),
+    "openvino_int8": Recipe(Part("detexport.convert.openvino_int8.OpenVinoInt8"), "openvino"),
 }
 TORCHSCRIPT = Part("detexport.runtime.torchscript.TorchScript")
 ONNX_RUNTIME = Part("detexport.runtime.onnxruntime.OnnxRuntime")
+OPENVINO = Part("detexport.runtime.openvino.OpenVino")
 TARGETS = {
     "tracing": Target("tracing", TORCHSCRIPT),
     "scripting": Target("scripting", TORCHSCRIPT),
     "onnx": Target("onnx", ONNX_RUNTIME),
+    "onnx_torchscript": Target("onnx_torchscript", ONNX_RUNTIME),
+    "torch_export": Target("torch_export", Part("detexport.runtime.exported_program.ExportedProgram")),
+    "aot_inductor": Target("aot_inductor", Part("detexport.runtime.aot_inductor.AotInductor")),
+    "onnx_int8": Target("onnx_int8", ONNX_RUNTIME, "int8"),
+    "openvino": Target("openvino", OPENVINO),
+    "openvino_bf16": Target(
+        "openvino", Part("detexport.runtime.openvino.OpenVino", {"precision": "bf16"}), "bf16"
+    ),
+    "openvino_int8": Target("openvino_int8", OPENVINO, "int8"),
 }
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from detexport.artifact import Artifact, Format
+from detexport.contract import Contract
 from detexport.convert.calibration import CalibrationSet
 from detexport.convert.conversion import Samples, read_source, write_converted
 from detexport.errors import ExportError, RuntimeUnavailableError
+from detexport.preprocess import graph_inputs
 
 try:
     import onnx
@@ -38,8 +40,8 @@ class OnnxInt8:
     """Layers with weights take 8 bits (QDQ), everything between and after them stays in float32.
 
     What decodes boxes, suppresses and pastes has ranges of hundreds of px and is left as it is, and so are
-    the layers that predict: an error of theirs is an error of the result. Ranges of activations are those that
-    were seen, with a zero point; those of weights are symmetric.
+    the layers that predict: an error of theirs is an error of the result. Ranges of activations are those
+    that were seen, with a zero point; those of weights are symmetric.
 
     Args:
         samples: number of images to calibrate on.
@@ -74,7 +76,7 @@ class OnnxInt8:
             main_file=MAIN_FILE,
             packages=("onnx", "onnxruntime"),
             write=lambda folder: self._quantize(
-                model_file, names, _Reader(images, source.contract.inputs[0].name), folder / MAIN_FILE
+                model_file, names, _Reader(images, source.contract), folder / MAIN_FILE
             ),
         )
 
@@ -97,8 +99,8 @@ class OnnxInt8:
 class _Reader(quantization.CalibrationDataReader):
     """Images as ONNX Runtime asks for them: one after another, then None."""
 
-    def __init__(self, images: CalibrationSet, input_name: str) -> None:
-        self.feeds = ({input_name: image} for image in images)
+    def __init__(self, images: CalibrationSet, contract: Contract) -> None:
+        self.feeds = (graph_inputs(contract, image) for image in images)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         return next(self.feeds, None)

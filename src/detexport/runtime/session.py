@@ -8,8 +8,9 @@ from typing import Protocol
 import numpy as np
 
 from detexport.artifact import Artifact, Format, read_artifact, verify_files
-from detexport.contract import MAX_SIDE, OUTPUT_SIZE, Contract
+from detexport.contract import MAX_SIDE
 from detexport.errors import ArtifactError, DetexportError, OutOfMemoryError
+from detexport.preprocess import graph_inputs
 
 
 class Session(Protocol):
@@ -136,23 +137,6 @@ def checked_inputs(
             expected=f"two whole numbers of px, from 1 to {MAX_SIDE}",
         )
     return graph_inputs(artifact.contract, image, output_size)
-
-
-def graph_inputs(
-    contract: Contract, image: np.ndarray, output_size: tuple[int, int] | None = None
-) -> dict[str, np.ndarray]:
-    """What a graph takes for one image, by the contract's names and in its order.
-
-    Args:
-        contract: the graph's.
-        image: (3, H, W) uint8.
-        output_size: height and width in px of the output that is wanted, by default those of the image; a raw
-            graph does not ask for it.
-    """
-    given = {contract.inputs[0].name: image}
-    if contract.graph_end == "pasted":
-        given[OUTPUT_SIZE.name] = np.array(output_size or image.shape[1:], OUTPUT_SIZE.dtype)
-    return given
 
 
 def name_outputs(values: Sequence[np.ndarray], artifact: Artifact) -> dict[str, np.ndarray]:
