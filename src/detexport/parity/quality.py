@@ -95,5 +95,6 @@ def _predictions(session: Session, records: list[CocoRecord]) -> Iterator[tuple[
     for record in tqdm(records, desc="quality", unit="image"):
         image = read_image(record.file_name, contract.channel_order)
         size = resized_size(record.height, record.width, contract.resize)
-        outputs = session(resize_image(image, size))
-        yield record, postprocess(outputs, size, (record.height, record.width), contract)
+        output_size = (record.height, record.width)
+        outputs = session(resize_image(image, size), output_size)
+        yield record, postprocess(outputs, size, output_size, contract)
