@@ -10,12 +10,13 @@ from detexport.artifact import Artifact
 from detexport.contract import DETECTION_OUTPUTS, Contract, keypoint_output, mask_output
 from detexport.export import Provenance
 from detexport.export.tracing import Tracing
-from tiny_artifacts import FRACTIONS, GRID, KEYPOINTS, KINDS, MASKS, SEM_SEG, tiny_contract, tiny_image
+from tiny_artifacts import FRACTIONS, GRID, KEYPOINTS, KINDS, MASKS, SEM_SEG, STUFF, tiny_contract, tiny_image
 
 CONTRACTS = {
     "everything": tiny_contract(
         outputs=(*DETECTION_OUTPUTS, mask_output(GRID), keypoint_output(2), SEM_SEG),
         panoptic=KINDS["panoptic"]["panoptic"],
+        **STUFF,
     ),
     "proposals": tiny_contract(**KINDS["proposals"]),
 }
