@@ -81,11 +81,15 @@ class TorchScriptSession:
             return [self._by_name([fields[name] for name in names if name in fields]) for fields in found]
 
     def _tensor(self, value: np.ndarray) -> torch.Tensor:
-        # A copy where the array is a flipped or read-only view: torch takes neither.
-        return torch.from_numpy(np.require(value, requirements=("C", "W"))).to(self.device)
+        return to_tensor(value, self.device)
 
     def _by_name(self, outputs: Sequence[torch.Tensor]) -> dict[str, np.ndarray]:
         return name_outputs([output.cpu().numpy() for output in outputs], self.artifact)
+
+
+def to_tensor(value: np.ndarray, device: str) -> torch.Tensor:
+    """An array as a tensor on a device, a copy only where it is a view that torch does not take."""
+    return torch.from_numpy(np.require(value, requirements=("C", "W"))).to(device)
 
 
 def _load(path: Path, device: str) -> torch.jit.ScriptModule:
