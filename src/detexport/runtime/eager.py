@@ -41,8 +41,9 @@ def checked_examples(inputs: Any, contract: Contract) -> list[tuple[np.ndarray, 
     channels = int(contract.inputs[0].shape[0])
     examples = []
     for index, example in enumerate(inputs):
+        if isinstance(example, dict) and "image" in example:
+            _refuse_unknown(example, index)
         image = checked_image(example, index, channels)
-        _refuse_unknown(example, index)
         examples.append((_as_uint8(image, index).detach().cpu().numpy(), output_size(example)))
     return examples
 

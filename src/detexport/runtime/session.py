@@ -134,7 +134,7 @@ def checked_inputs(
         raise ArtifactError(
             "no output has such a size",
             got=f"(height, width) {tuple(output_size)}",
-            expected=f"two whole numbers of px, from 1 to {MAX_SIDE}",
+            expected=f"two positive whole numbers of px, at most {MAX_SIDE}",
         )
     return graph_inputs(artifact.contract, image, output_size)
 

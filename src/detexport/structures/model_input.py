@@ -73,5 +73,5 @@ def output_size(example: dict[str, Any]) -> tuple[int, int]:
     raise InputError(
         "an input gives both height and width of the output, or neither",
         got=", ".join(f"{key}: {example[key]!r}" for key in ("height", "width") if key in example),
-        expected=f"two whole numbers of px, from 1 to {MAX_SIDE}",
+        expected=f"two positive whole numbers of px, at most {MAX_SIDE}",
     )
