@@ -12,6 +12,7 @@ from detexport.artifact import Artifact, Format
 from detexport.contract import Contract
 from detexport.convert.calibration import CalibrationSet
 from detexport.convert.conversion import Samples, read_source, write_converted
+from detexport.coordinates import ONNX as READ_AT
 from detexport.errors import ExportError, RuntimeUnavailableError
 from detexport.preprocess import graph_inputs
 
@@ -30,9 +31,6 @@ INT8 = ("Conv", "Gemm", "MatMul")
 
 WEIGHTED = (*INT8, "ConvTranspose", "DeformConv")
 """Operators that multiply by trained weights."""
-
-SAMPLERS = {"RoiAlign": (1, 2), "GridSample": (1,), "MaxRoiPool": (1,)}
-"""Operators that read a map of features at coordinates, and which of their inputs these come through."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,7 @@ def quantizable(graph: onnx.GraphProto) -> set[str]:
     }
     producer = {name: node for node in graph.node for name in node.output}
     sampled = [
-        node.input[port] for node in graph.node for port in SAMPLERS.get(node.op_type, ()) if node.input[port]
+        node.input[port] for node in graph.node for port in READ_AT.get(node.op_type, ()) if node.input[port]
     ]
     last: set[str] = set()
     seen: set[str] = set()
@@ -133,7 +131,7 @@ def quantizable(graph: onnx.GraphProto) -> set[str]:
         if node.name in weighted:
             last.add(node.name)
         # A shape is the same in every precision.
-        elif node.op_type not in SAMPLERS and node.op_type != "Shape":
+        elif node.op_type not in READ_AT and node.op_type != "Shape":
             left += node.input
     return {node.name for node in graph.node if node.op_type in INT8 and node.name in weighted} - last
 
