@@ -66,8 +66,12 @@ def clones(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, dict[st
 
 @pytest.mark.parametrize(
     ("method", "file"),
-    [("Tracing", "model.pt"), ("Scripting", "model.pt"), ("Onnx", "model.onnx")]("method", "file"),
-    [("Tracing", "model.pt"), ("Scripting", "model.pt"), ("TorchExport", "model.pt2")],
+    [
+        ("Tracing", "model.pt"),
+        ("Scripting", "model.pt"),
+        ("TorchExport", "model.pt2"),
+        ("Onnx", "model.onnx"),
+    ],
 )
 def test_two_clones_give_the_same_bytes(
     clones: list[tuple[Path, dict[str, str]]], method: str, file: str

@@ -116,10 +116,13 @@ def retinanet(*, num_classes: int) -> detection.RetinaNet:
 
 def fcos(*, num_classes: int) -> detection.FCOS:
     """FCOS with the strides 8 to 128; two convolutions before each output instead of four."""
+    head = FCOSHead(CHANNELS, 1, num_classes, num_convs=2)
+    for norm in head.modules():
+        if isinstance(norm, nn.GroupNorm):
+            # Of torchvision's 32 groups each would be one channel: on a map of one cell nothing to normalize.
+            norm.num_groups = 8
     backbone = pyramid(2, LastLevelP6P7(CHANNELS, CHANNELS))
-    return detection.FCOS(
-        backbone, num_classes, head=FCOSHead(CHANNELS, 1, num_classes, num_convs=2), detections_per_img=20
-    )
+    return detection.FCOS(backbone, num_classes, head=head, detections_per_img=20)
 
 
 class Maps(nn.Module):
