@@ -17,6 +17,9 @@ class Format(StrEnum):
 
     TORCHSCRIPT = "TorchScript"
     ONNX = "ONNX"
+    EXPORTED_PROGRAM = "ExportedProgram"
+    AOT_INDUCTOR = "AOTInductor package"
+    OPENVINO = "OpenVINO IR"
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Artifact:
 
     Args:
         format: what the main file is.
-        method: export method that wrote it (``tracing``, ``scripting``, ``onnx``).
+        method: export method or conversion that wrote it (``tracing``, ``onnx``, ``openvino``).
         options: the method's options.
         main_file: the file that a runtime opens, relative to the folder.
         files: every file but the manifest, with its sha256.
@@ -36,6 +39,7 @@ class Artifact:
         weights_sha256: digest of the weights that were exported.
         config_sha256: digest of the resolved model configuration.
         versions: versions of the packages that shaped the file.
+        source_sha256: the artifact that it was converted from, by its name; empty for an export.
     """
 
     format: Format
@@ -49,6 +53,7 @@ class Artifact:
     weights_sha256: str
     config_sha256: str
     versions: dict[str, str]
+    source_sha256: str = ""
 
     @property
     def sha256(self) -> str:

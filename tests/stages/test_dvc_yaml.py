@@ -15,6 +15,7 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 BY_TARGET = {
     "prepare_data": ["detexport.data.synthetic", "detexport.data.coco_folder"],
     "export": ["detexport.export.tracing", "detexport.export.scripting", "detexport.export.onnx"],
+    "convert": ["detexport.convert"],
     "validate": [
         "detexport.runtime.torchscript",
         "detexport.runtime.onnxruntime",

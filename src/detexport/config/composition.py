@@ -3,7 +3,8 @@
 Free of torch: DVC imports it at every composition.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ def register_resolvers() -> None:
     resolvers: dict[str, Callable[..., Any]] = {
         "jobs": jobs,
         "exports": exports,
+        "conversions": conversions,
         "trainings": trainings,
         "configs": configs,
         "checkpoints": checkpoints,
@@ -33,32 +35,95 @@ def register_resolvers() -> None:
 
 
 def jobs(*, _root_: DictConfig) -> DictConfig:
-    """Every selected model with every selected target: ``{"M-T": {model, target, artifact}}``.
-
-    Raises:
-        ConfigError: a target names an artifact that there is no option for.
-    """
+    """Every selected model with every target that can work: ``{"M-T": {model, target, artifact}}``."""
     pairs: dict[str, dict[str, str]] = {}
+    declared = unsupported(_root_=_root_)
     for model in _root_.models:
         for target, options in _root_.targets.items():
-            if options.artifact not in _root_.artifacts:
-                raise ConfigError(
-                    f"the target {target} needs an artifact that is not selected",
-                    got=options.artifact,
-                    expected=", ".join(_root_.artifacts),
-                    remedy="select it: artifact=[...]",
-                )
-            pairs[f"{model}-{target}"] = {"model": model, "target": target, "artifact": options.artifact}
+            if f"{model}-{target}" not in declared:
+                pairs[f"{model}-{target}"] = {
+                    "model": model,
+                    "target": target,
+                    "artifact": options.artifact,
+                }
     return OmegaConf.create(pairs)
 
 
+def unsupported(*, _root_: DictConfig) -> DictConfig:
+    """The selected pairs that were declared not to work: ``{"M-T": reason}``."""
+    return OmegaConf.create(
+        {
+            f"{model}-{target}": entry.reason
+            for entry in _root_.unsupported
+            for model in _root_.models
+            for target in _root_.targets
+            if _matches(model, entry.models) and _matches(target, entry.targets)
+        }
+    )
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
 def exports(*, _root_: DictConfig) -> DictConfig:
-    """The artifacts that the jobs need, each once: ``{"M-A": {model, artifact}}``."""
+    """The artifacts that are made from a model, each once: ``{"M-A": {model, artifact}}``."""
     needed = {
-        f"{job.model}-{job.artifact}": {"model": job.model, "artifact": job.artifact}
-        for job in jobs(_root_=_root_).values()
+        f"{model}-{name}": {"model": model, "artifact": name}
+        for model, name in _needed_artifacts(_root_)
+        if "source" not in _root_.artifacts[name]
     }
     return OmegaConf.create(needed)
+
+
+def conversions(*, _root_: DictConfig) -> DictConfig:
+    """The artifacts that are made from another one, each once: ``{"M-A": {model, artifact, source}}``."""
+    needed = {
+        f"{model}-{name}": {"model": model, "artifact": name, "source": _root_.artifacts[name].source}
+        for model, name in _needed_artifacts(_root_)
+        if "source" in _root_.artifacts[name]
+    }
+    return OmegaConf.create(needed)
+
+
+def _needed_artifacts(root: DictConfig) -> list[tuple[str, str]]:
+    """Model and artifact of every job, and what that is converted from, each once."""
+    needed: dict[tuple[str, str], None] = {}
+    for job in jobs(_root_=root).values():
+        for name in _with_sources(job.artifact, root.artifacts):
+            needed[job.model, name] = None
+    return list(needed)
+
+
+def _with_sources(name: str, artifacts: DictConfig) -> list[str]:
+    """An artifact after those that it is converted from.
+
+    Raises:
+        ConfigError: one has no option, or a conversion starts from its own result.
+    """
+    chain = [name]
+    while "source" in (options := _artifact_options(chain[-1], artifacts)):
+        if options.source in chain:
+            raise ConfigError(
+                f"the artifact {name} is converted from itself",
+                got=" <- ".join([*chain, options.source]),
+                expected="conversions that start from an export",
+                remedy="correct conf/artifact/",
+            )
+        chain.append(options.source)
+    return chain[::-1]
+
+
+def _artifact_options(name: str, artifacts: DictConfig) -> DictConfig:
+    if name not in artifacts:
+        raise ConfigError(
+            "a target or a conversion needs an artifact that is not selected",
+            got=name,
+            expected=", ".join(artifacts),
+            remedy="select it: artifact=[...]",
+        )
+    options: DictConfig = artifacts[name]
+    return options
 
 
 def trainings(*, _root_: DictConfig) -> DictConfig:

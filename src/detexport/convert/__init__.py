@@ -1,0 +1,8 @@
+"""Conversions: an artifact -> another one, of another format or precision, without the model.
+
+One module a conversion, imported only when it is used.
+"""
+
+from detexport.convert.conversion import Conversion, Samples, write_converted
+
+__all__ = ["Conversion", "Samples", "write_converted"]

@@ -1,0 +1,99 @@
+"""What every conversion does: read an artifact, fill a folder, put it in place by one rename."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from detexport.artifact import Artifact, Format, read_artifact, verify_files
+from detexport.errors import ExportError
+from detexport.files import atomic_dir, sha256_file
+
+
+class Samples(Protocol):
+    """Images to calibrate on, read when they are asked for, as often as they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Each uint8 (3, H, W) in the contract's channel order, resized by its rule."""
+        ...
+
+
+class Conversion(Protocol):
+    """A frozen dataclass of a conversion's options."""
+
+    def convert(self, source_dir: Path, samples: Samples, save_dir: Path) -> Artifact:
+        """Write the artifact made from that of ``source_dir`` into ``save_dir``, whole or not at all.
+
+        Args:
+            source_dir: folder of the artifact to start from.
+            samples: images to calibrate on; a conversion that needs none leaves them unread.
+            save_dir: folder of the new artifact; replaced if it exists.
+
+        Raises:
+            ArtifactError: the source is not of the format that is converted, or was changed.
+            ExportError: it cannot be converted.
+        """
+
+
+def read_source(folder: Path, expected: Format) -> Artifact:
+    """Read the artifact that a conversion starts from, and check its files.
+
+    Raises:
+        ArtifactError: it is not an artifact, or its files were changed.
+        ExportError: it is of another format.
+    """
+    artifact = read_artifact(folder)
+    if artifact.format is not expected:
+        raise ExportError(
+            f"{folder} cannot be converted",
+            got=artifact.format.value,
+            expected=expected.value,
+            remedy="set the artifact's source to one of that format",
+        )
+    verify_files(artifact, folder)
+    return artifact
+
+
+def write_converted(
+    conversion: Any,
+    source: Artifact,
+    save_dir: Path,
+    *,
+    name: str,
+    format: Format,
+    main_file: str,
+    packages: tuple[str, ...],
+    write: Callable[[Path], None],
+) -> Artifact:
+    """Let ``write`` fill a folder, add the manifest, and put the finished folder in place.
+
+    Args:
+        conversion: the frozen dataclass of options.
+        source: the artifact that is converted; contract and origin are taken over from it.
+        save_dir: folder of the new artifact.
+        name: the conversion's name.
+        format: what the main file is.
+        main_file: the file that a runtime opens, relative to the folder.
+        packages: distributions whose versions shape the files.
+        write: writes the files into the folder that it is given.
+    """
+    with atomic_dir(save_dir) as folder:
+        write(folder)
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        artifact = replace(
+            source,
+            format=format,
+            method=name,
+            options=asdict(conversion),
+            main_file=main_file,
+            files={path.relative_to(folder).as_posix(): sha256_file(path) for path in files},
+            versions={**source.versions, **{package: version(package) for package in packages}},
+            source_sha256=source.sha256,
+        )
+        artifact.save(folder)
+    return artifact

@@ -1,0 +1,37 @@
+"""Images as a graph takes them, read one by one."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from detexport.contract import ResizeRule
+from detexport.data.coco import read_image
+from detexport.data.resize import resize_image, resized_size
+
+
+@dataclass(frozen=True)
+class ImageSamples:
+    """Image files, decoded and resized whenever they are asked for; none is kept.
+
+    Args:
+        files: the images.
+        channel_order: ``"RGB"`` or ``"BGR"``.
+        resize: the rule that gives their size.
+    """
+
+    files: Sequence[Path]
+    channel_order: Literal["RGB", "BGR"]
+    resize: ResizeRule
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Each uint8 (3, H, W)."""
+        for file in self.files:
+            image = read_image(file, self.channel_order)
+            _, height, width = image.shape
+            yield resize_image(image, resized_size(height, width, self.resize))

@@ -1,0 +1,37 @@
+"""Convert: artifact -> artifact of another format or precision, calibrated on the training split."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Option, echo
+
+from detexport.artifact import read_artifact
+from detexport.data.coco import load_coco
+from detexport.data.samples import ImageSamples
+from stage import instantiate, load_params, run
+
+CALIBRATION_SPLIT = "train"  # never the split that verdicts are made on
+
+
+def main(
+    artifact: Annotated[str, Option()],
+    source_dir: Annotated[Path, Option()],
+    data: Annotated[Path, Option()],
+    save_dir: Annotated[Path, Option()],
+) -> None:
+    """Write ARTIFACT, made from that of SOURCE_DIR and where it asks for samples from DATA, into SAVE_DIR."""
+    conversion = instantiate(load_params(f"artifacts.{artifact}.conversion"))
+    converted = conversion.convert(source_dir, samples(source_dir, data), save_dir)
+    echo(f"{artifact}: {converted.format} {converted.sha256}")
+
+
+def samples(source_dir: Path, data: Path) -> ImageSamples:
+    """The training images, as the graph of SOURCE_DIR takes them; none where DATA has no such split."""
+    contract = read_artifact(source_dir).contract
+    annotated = (data / "annotations" / f"instances_{CALIBRATION_SPLIT}.json").is_file()
+    images = load_coco(data, CALIBRATION_SPLIT).images if annotated else ()
+    return ImageSamples([image.file_name for image in images], contract.channel_order, contract.resize)
+
+
+if __name__ == "__main__":
+    run(main, fixed_hashes=True)
