@@ -9,10 +9,11 @@ Session open_aot_inductor(const Artifact& artifact, const Options& options) {
     load_torchvision_operators();
     if (options.threads) at::set_num_threads(options.threads);
     const auto package = std::make_shared<torch::inductor::AOTIModelPackageLoader>(artifact.main_file);
-    return [package](const Image& image) {
+    return [package, contract = artifact.contract](const Given& given) {
         const c10::InferenceMode guard;
         std::vector<Tensor> outputs;
-        for (const torch::Tensor& output : package->run({to_torch(image)})) outputs.push_back(from_torch(output));
+        for (const torch::Tensor& output : package->run(to_torch(given, contract)))
+            outputs.push_back(from_torch(output));
         return outputs;
     };
 }

@@ -15,7 +15,9 @@ using nlohmann::json;
 
 class Sha256 {
 public:
-    Sha256() : context_(EVP_MD_CTX_new(), EVP_MD_CTX_free) { EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr); }
+    Sha256() : context_(EVP_MD_CTX_new(), EVP_MD_CTX_free) {
+        EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr);
+    }
 
     void update(const void* data, size_t size) { EVP_DigestUpdate(context_.get(), data, size); }
 
@@ -46,17 +48,17 @@ std::string sha256_file(const fs::path& path) {
 
 Contract read_contract(const json& value) {
     Contract contract{
-        .input_name = value.at("inputs").at(0).at("name"),
+        .input_names = {},
         .outputs = {},
         .channel_order = value.at("channel_order"),
         .min_size = value.at("resize").at("min_size"),
         .max_size = value.at("resize").at("max_size"),
         .class_names = value.at("class_names"),
         .stuff_class_names = value.value("stuff_class_names", std::vector<std::string>{}),
-        .keypoint_names = value.value("keypoint_names", std::vector<std::string>{}),
         .mask_threshold = value.at("mask_threshold"),
         .panoptic = {},
     };
+    for (const json& spec : value.at("inputs")) contract.input_names.push_back(spec.at("name"));
     for (const json& spec : value.at("outputs"))
         contract.outputs.push_back({spec.at("name"), spec.at("dtype"), spec.at("shape").size()});
     if (const auto rule = value.find("panoptic"); rule != value.end() && !rule->is_null())
@@ -67,7 +69,8 @@ Contract read_contract(const json& value) {
 
 void verify_files(const json& files, const std::string& main_file, const fs::path& folder) {
     const std::string remedy = "export the model again; do not edit an artifact's files";
-    if (!files.contains(main_file)) throw Error("the main file of " + folder.string() + " has no digest", {main_file, "", remedy});
+    if (!files.contains(main_file))
+        throw Error("the main file of " + folder.string() + " has no digest", {main_file, "", remedy});
     for (const auto& [name, digest] : files.items()) {
         const std::string got = sha256_file(folder / name), expected = digest;
         if (got != expected)
@@ -89,17 +92,23 @@ Artifact read_verified(const fs::path& folder, const std::string& format) {
     Artifact artifact;
     try {
         manifest = json::parse(std::ifstream(folder / "artifact.json"));
-        artifact = {manifest.at("format"), folder / manifest.at("main_file").get<std::string>(), manifest.at("batch"),
-                    read_contract(manifest.at("contract"))};
+        const auto sides = manifest.value("image_sides", std::vector<int64_t>{1, 65535});
+        artifact = {manifest.at("format"), folder / manifest.at("main_file").get<std::string>(),
+                    manifest.at("batch"),  sides.at(0),
+                    sides.at(1),           read_contract(manifest.at("contract"))};
         if (artifact.format != format)
-            throw Error(folder.string() + " cannot be opened by this program",
-                        {artifact.format, format, "choose the program that belongs to the artifact's format"});
-        if (manifest.at("graph_end") != "raw")
-            throw Error("the masks of " + folder.string() + " are already pasted",
-                        {manifest.at("graph_end"), "graph_end raw", "export with the graph's end before the pasting"});
+            throw Error(
+                folder.string() + " cannot be opened by this program",
+                {artifact.format, format, "choose the program that belongs to the artifact's format"});
+        const std::vector<std::string>& inputs = artifact.contract.input_names;
+        if (inputs.empty() || inputs.size() > 2 || (inputs.size() == 2 && inputs[1] != "output_size"))
+            throw Error(
+                "this program does not know what the graph takes",
+                {manifest.at("contract").at("inputs").dump(), "an image, and at most its output_size"});
     } catch (const json::exception& error) {
         throw Error(folder.string() + " is not an artifact",
-                    {error.what(), "a folder with an artifact.json as the export writes it", "export the model again"});
+                    {error.what(), "a folder with an artifact.json as the export writes it",
+                     "export the model again"});
     }
     verify_files(manifest.at("files"), manifest.at("main_file"), folder);
     return artifact;

@@ -24,11 +24,11 @@ struct TensorSpec {
 
 // What a graph takes and gives; see detexport.contract.
 struct Contract {
-    std::string input_name;
+    std::vector<std::string> input_names;  // the image and, where the graph ends pasted, the output's size
     std::vector<TensorSpec> outputs;
     std::string channel_order;
     int64_t min_size, max_size;
-    std::vector<std::string> class_names, stuff_class_names, keypoint_names;
+    std::vector<std::string> class_names, stuff_class_names;
     float mask_threshold;
     std::optional<PanopticRule> panoptic;
 };
@@ -38,11 +38,12 @@ struct Artifact {
     std::filesystem::path main_file;
     // "1": one image a call; "any": a list of images, a result for each.
     std::string batch;
+    int64_t smallest_side, largest_side;  // of an image that the graph takes, in px
     Contract contract;
 };
 
-// Read the manifest of an artifact of `format` and hold every file against its digest: some formats are native
-// code, so this comes before anything is loaded.
+// Read the manifest of an artifact of `format` and hold every file against its digest: some formats are
+// native code, so this comes before anything is loaded.
 Artifact read_verified(const std::filesystem::path& folder, const std::string& format);
 
 // In hexadecimal digits.

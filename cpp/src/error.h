@@ -12,7 +12,8 @@ struct Facts {
 
 class Error : public std::runtime_error {
 public:
-    explicit Error(std::string what, const Facts& facts = {}) : std::runtime_error(join(std::move(what), facts)) {}
+    explicit Error(std::string what, const Facts& facts = {})
+        : std::runtime_error(join(std::move(what), facts)) {}
 
 private:
     static std::string join(std::string text, const Facts& facts) {

@@ -16,20 +16,23 @@ int exif_orientation(std::span<const uint8_t> exif) {
     const auto number = [&](size_t offset, size_t bytes) -> uint64_t {
         uint64_t value = 0;
         if (offset + bytes > exif.size()) return 0;
-        for (size_t i = 0; i < bytes; ++i) value |= uint64_t(exif[offset + i]) << 8 * (little ? i : bytes - 1 - i);
+        for (size_t i = 0; i < bytes; ++i)
+            value |= uint64_t(exif[offset + i]) << 8 * (little ? i : bytes - 1 - i);
         return value;
     };
     const size_t directory = number(4, 4);
     for (size_t entry = 0; entry < number(directory, 2); ++entry)
-        if (const size_t offset = directory + 2 + 12 * entry; number(offset, 2) == 274) return number(offset + 8, 2);
+        if (const size_t offset = directory + 2 + 12 * entry; number(offset, 2) == 274)
+            return number(offset + 8, 2);
     return 1;
 }
 
-// libpng reports an error by a call that must not return: it jumps back to where a method was entered, which then
-// throws. So no object that has a destructor lives between the two.
+// libpng reports an error by a call that must not return: it jumps back to where a method was entered, which
+// then throws. So no object that has a destructor lives between the two.
 class PngReader {
 public:
-    explicit PngReader(FILE* file) : png_(png_create_read_struct(PNG_LIBPNG_VER_STRING, &message_, fail, ignore)) {
+    explicit PngReader(FILE* file)
+        : png_(png_create_read_struct(PNG_LIBPNG_VER_STRING, &message_, fail, ignore)) {
         info_ = png_create_info_struct(png_);
         png_init_io(png_, file);
     }
@@ -51,14 +54,16 @@ public:
         passes_ = png_set_interlace_handling(png_);
         png_read_update_info(png_, info_);
         const Size size{png_get_image_height(png_, info_), png_get_image_width(png_, info_)};
-        if (png_get_rowbytes(png_, info_) != size_t(3 * size.width)) png_error(png_, "not three channels of 8 bits");
+        if (png_get_rowbytes(png_, info_) != size_t(3 * size.width))
+            png_error(png_, "not three channels of 8 bits");
         return size;
     }
 
     void read_rows(uint8_t* pixels, Size size) {
         if (setjmp(png_jmpbuf(png_))) throw std::runtime_error(message_);
         for (int pass = 0; pass < passes_; ++pass)
-            for (int64_t y = 0; y < size.height; ++y) png_read_row(png_, pixels + 3 * size.width * y, nullptr);
+            for (int64_t y = 0; y < size.height; ++y)
+                png_read_row(png_, pixels + 3 * size.width * y, nullptr);
         png_read_end(png_, info_);
         png_bytep exif = nullptr;
         png_uint_32 exif_size = 0;
@@ -102,7 +107,8 @@ std::vector<Window> triangle_windows(int64_t from, int64_t to) {
             sum += weights.back();
         }
         windows.push_back({first, {}});
-        for (double weight : weights) windows.back().weights.push_back(int32_t(0.5 + weight / sum * (1 << kPlaces)));
+        for (double weight : weights)
+            windows.back().weights.push_back(int32_t(0.5 + weight / sum * (1 << kPlaces)));
     }
     return windows;
 }

@@ -5,8 +5,8 @@
 namespace detexport {
 namespace {
 
-// COCO's compressed run lengths: the pixels column by column, zeros first; a length from the third on is told by
-// what it has more than the one before the last, in groups of five bits, the lowest first.
+// COCO's compressed run lengths: the pixels column by column, zeros first; a length from the third on is told
+// by what it has more than the one before the last, in groups of five bits, the lowest first.
 std::string compress(const std::vector<int64_t>& lengths) {
     std::string text;
     for (size_t i = 0; i < lengths.size(); ++i) {

@@ -17,17 +17,29 @@ Tensor from_openvino(const ov::Tensor& tensor) {
 
 Session open_openvino(const Artifact& artifact, const Options& options) {
     ov::Core core;
+    const ov::element::Type precision = options.precision == "f32" ? ov::element::f32 : ov::element::bf16;
     // OpenVINO takes bfloat16 by itself where the processor has it.
-    ov::AnyMap settings = {ov::hint::inference_precision(options.precision == "f32" ? ov::element::f32 : ov::element::bf16)};
+    ov::AnyMap settings = {ov::hint::inference_precision(precision),
+                           ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY)};
     if (options.threads) settings.insert(ov::inference_num_threads(options.threads));
-    auto request = core.compile_model(artifact.main_file, "CPU", settings).create_infer_request();
-    return [request, contract = artifact.contract](const Image& image) mutable {
-        const ov::Shape shape = {3, size_t(image.size.height), size_t(image.size.width)};
-        // OpenVINO takes a pointer that it does not write to.
-        request.set_tensor(contract.input_name, {ov::element::u8, shape, const_cast<uint8_t*>(image.pixels.data())});
+    ov::CompiledModel model = core.compile_model(artifact.main_file, "CPU", settings);
+    if (const auto taken = model.get_property(ov::hint::inference_precision); taken != precision)
+        throw Error("OpenVINO does not compute in " + options.precision + " on this processor",
+                    {taken.get_type_name(), options.precision, "choose --precision f32"});
+    ov::InferRequest request = model.create_infer_request();
+    return [request, contract = artifact.contract](const Given& given) mutable {
+        // OpenVINO takes pointers that it does not write to.
+        const auto& [size, pixels] = given.image;
+        const ov::Shape shape = {3, size_t(size.height), size_t(size.width)};
+        request.set_tensor(contract.input_names[0],
+                           {ov::element::u8, shape, const_cast<uint8_t*>(pixels.data())});
+        if (contract.input_names.size() > 1)
+            request.set_tensor(contract.input_names[1],
+                               {ov::element::i64, {2}, const_cast<int64_t*>(given.output_size.data())});
         request.infer();
         std::vector<Tensor> outputs;
-        for (const TensorSpec& spec : contract.outputs) outputs.push_back(from_openvino(request.get_tensor(spec.name)));
+        for (const TensorSpec& spec : contract.outputs)
+            outputs.push_back(from_openvino(request.get_tensor(spec.name)));
         return outputs;
     };
 }
@@ -35,4 +47,6 @@ Session open_openvino(const Artifact& artifact, const Options& options) {
 }  // namespace
 }  // namespace detexport
 
-int main(int argc, char** argv) { return detexport::run_program(argc, argv, "OpenVINO IR", detexport::open_openvino); }
+int main(int argc, char** argv) {
+    return detexport::run_program(argc, argv, "OpenVINO IR", detexport::open_openvino);
+}

@@ -11,7 +11,8 @@ namespace {
 // A graph's outputs by the contract's names.
 class Outputs {
 public:
-    Outputs(const std::vector<Tensor>& tensors, const Contract& contract) : tensors_(tensors), contract_(contract) {}
+    Outputs(const std::vector<Tensor>& tensors, const Contract& contract)
+        : tensors_(tensors), contract_(contract) {}
 
     // Null where the model does not have it.
     const Tensor* find(const std::string& name) const {
@@ -39,13 +40,15 @@ struct Frame {
     // Scaled and clipped to the image; nothing where no pixel of it is left.
     std::optional<Box> place(std::span<const float> box) const {
         const float width = image.width, height = image.height;
-        const Box placed = {std::clamp(box[0] * x_scale(), 0.f, width), std::clamp(box[1] * y_scale(), 0.f, height),
-                            std::clamp(box[2] * x_scale(), 0.f, width), std::clamp(box[3] * y_scale(), 0.f, height)};
+        const Box placed = {
+            std::clamp(box[0] * x_scale(), 0.f, width), std::clamp(box[1] * y_scale(), 0.f, height),
+            std::clamp(box[2] * x_scale(), 0.f, width), std::clamp(box[3] * y_scale(), 0.f, height)};
         return placed[2] > placed[0] && placed[3] > placed[1] ? std::optional(placed) : std::nullopt;
     }
 };
 
-// Where the pixels first, first + 1, ... of one axis lie among the cells of a grid over [start, end], in cells.
+// Where the pixels first, first + 1, ... of one axis lie among the cells of a grid over [start, end], in
+// cells.
 struct Axis {
     int64_t first;
     std::vector<float> positions;
@@ -82,20 +85,28 @@ Mask paste(std::span<const float> grid, int64_t cells, const Box& box, Size size
     return mask;
 }
 
+// A mask as the graph gives it: pasted already, or a grid of probabilities over the box.
+Mask to_mask(const Tensor& masks, int64_t index, const Box& box, Size size, float threshold) {
+    if (masks.dtype != "bool") return paste(masks.row<float>(index), masks.shape[1], box, size, threshold);
+    const std::span<const uint8_t> pixels = masks.row<uint8_t>(index);
+    return {size, {pixels.begin(), pixels.end()}};
+}
+
 std::vector<Instance> place_instances(const Outputs& outputs, const Frame& frame, float mask_threshold) {
     const Tensor &boxes = outputs.at("pred_boxes"), &scores = outputs.at("scores");
     const Tensor& classes = outputs.at("pred_classes");
-    const Tensor *grids = outputs.find("pred_masks"), *keypoints = outputs.find("pred_keypoints");
+    const Tensor *masks = outputs.find("pred_masks"), *keypoints = outputs.find("pred_keypoints");
     std::vector<Instance> instances;
     for (int64_t i = 0; i < scores.length(); ++i) {
         const std::optional<Box> box = frame.place(boxes.row<float>(i));
         if (!box) continue;
         Instance instance{*box, scores.values<float>()[i], classes.values<int64_t>()[i], {}, {}};
-        if (grids) instance.mask = paste(grids->row<float>(i), grids->shape[1], *box, frame.image, mask_threshold);
+        if (masks) instance.mask = to_mask(*masks, i, *box, frame.image, mask_threshold);
         if (keypoints) {
             const std::span<const float> row = keypoints->row<float>(i);
             for (size_t k = 0; k < row.size(); k += 3)
-                instance.keypoints.push_back({row[k] * frame.x_scale(), row[k + 1] * frame.y_scale(), row[k + 2]});
+                instance.keypoints.push_back(
+                    {row[k] * frame.x_scale(), row[k + 1] * frame.y_scale(), row[k + 2]});
         }
         instances.push_back(std::move(instance));
     }
@@ -130,7 +141,8 @@ std::vector<Between> between_cells(int64_t cells, int64_t length) {
 // The channel with the highest logit, of equal ones the first, after the logits (C, H, W) were resized.
 Map<int32_t> label_pixels(const Tensor& logits, Size size) {
     const int64_t channels = logits.shape[0], height = logits.shape[1], width = logits.shape[2];
-    const std::vector<Between> rows = between_cells(height, size.height), columns = between_cells(width, size.width);
+    const std::vector<Between> rows = between_cells(height, size.height),
+                               columns = between_cells(width, size.width);
     Map<int32_t> labels{size, std::vector<int32_t>(size.height * size.width)};
     std::vector<float> best(labels.values.size(), -INFINITY);
     for (int32_t channel = 0; channel < channels; ++channel) {
@@ -148,7 +160,8 @@ Map<int32_t> label_pixels(const Tensor& logits, Size size) {
 }
 
 // Things by descending score, each on pixels that are still free, then stuff on what is left.
-Panoptic combine(const std::vector<Instance>& instances, const Map<int32_t>& labels, const PanopticRule& rule) {
+Panoptic combine(const std::vector<Instance>& instances, const Map<int32_t>& labels,
+                 const PanopticRule& rule) {
     Panoptic panoptic{{labels.size, std::vector<int32_t>(labels.values.size())}, {}};
     std::vector<int32_t>& ids = panoptic.ids.values;
     // Take the free pixels that belong to a segment.
@@ -165,7 +178,8 @@ Panoptic combine(const std::vector<Instance>& instances, const Map<int32_t>& lab
     };
     std::vector<size_t> order(instances.size());
     std::iota(order.begin(), order.end(), 0);
-    std::ranges::stable_sort(order, [&](size_t a, size_t b) { return instances[a].score > instances[b].score; });
+    std::ranges::stable_sort(order,
+                             [&](size_t a, size_t b) { return instances[a].score > instances[b].score; });
     for (const size_t index : order) {
         const Instance& instance = instances[index];
         if (instance.score < rule.instances_score_threshold) break;
@@ -186,12 +200,14 @@ Panoptic combine(const std::vector<Instance>& instances, const Map<int32_t>& lab
 
 Found postprocess(const std::vector<Tensor>& tensors, Size input, Size image, const Contract& contract) {
     const Outputs outputs(tensors, contract);
-    const Frame frame{input, image};
+    const Frame frame{contract.input_names.size() > 1 ? image : input, image};
     Found found;
-    if (outputs.find("pred_boxes")) found.instances = place_instances(outputs, frame, contract.mask_threshold);
+    if (outputs.find("pred_boxes"))
+        found.instances = place_instances(outputs, frame, contract.mask_threshold);
     if (outputs.find("proposal_boxes")) found.proposals = place_proposals(outputs, frame);
     if (const Tensor* logits = outputs.find("sem_seg")) found.labels = label_pixels(*logits, image);
-    if (contract.panoptic) found.panoptic = combine(found.instances.value(), found.labels.value(), *contract.panoptic);
+    if (contract.panoptic)
+        found.panoptic = combine(found.instances.value(), found.labels.value(), *contract.panoptic);
     return found;
 }
 

@@ -1,4 +1,5 @@
-// What lies beyond the graph's end, as detexport.postprocess has it: the image's own frame, pasted masks, segments.
+// What lies beyond the graph's end, as detexport.postprocess has it: the image's own frame, pasted masks,
+// segments.
 #pragma once
 
 #include <array>
@@ -56,7 +57,8 @@ struct Found {
     std::optional<Panoptic> panoptic;
 };
 
-// Bring a graph's outputs, in the contract's order, from px of its input into px of the image.
+// Bring a graph's outputs, in the contract's order, from px of its input into px of the image, where a graph
+// that ends pasted has brought them already.
 Found postprocess(const std::vector<Tensor>& outputs, Size input, Size image, const Contract& contract);
 
 }  // namespace detexport

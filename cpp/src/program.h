@@ -9,8 +9,8 @@
 
 namespace detexport {
 
-// A loaded artifact: an image in, the graph's outputs in the contract's order out.
-using Session = std::function<std::vector<Tensor>(const Image&)>;
+// A loaded artifact: what the contract's inputs name in, the graph's outputs in the contract's order out.
+using Session = std::function<std::vector<Tensor>(const Given&)>;
 
 // What the user asked for that a runtime has to know.
 struct Options {

@@ -1,6 +1,7 @@
 // What goes into a graph and what comes out of it.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <cstring>
 #include <map>
@@ -22,6 +23,12 @@ struct Size {
 struct Image {
     Size size;
     std::vector<uint8_t> pixels;
+};
+
+// All that a graph may ask for.
+struct Given {
+    Image image;
+    std::array<int64_t, 2> output_size;  // height and width in px of the frame that outputs are wanted in
 };
 
 // An output of a graph, on the CPU, contiguous; the type by numpy's name, as the contract has it.
@@ -46,7 +53,8 @@ public:
 
     template <typename T>
     std::span<const T> values() const {
-        if (sizeof(T) != item_size(dtype)) throw std::logic_error("a tensor of " + dtype + " is read as another type");
+        if (sizeof(T) != item_size(dtype))
+            throw std::logic_error("a tensor of " + dtype + " is read as another type");
         return {reinterpret_cast<const T*>(data_.data()), data_.size() / sizeof(T)};
     }
 

@@ -9,8 +9,8 @@
 
 namespace detexport {
 
-// torchvision's operators (nms, roi_align) are registered when their library is loaded. TORCHVISION_OPERATORS in the
-// environment names another one than that of the build.
+// torchvision's operators (nms, roi_align) are registered when their library is loaded. TORCHVISION_OPERATORS
+// in the environment names another one than that of the build.
 inline void load_torchvision_operators() {
     const char* other = std::getenv("TORCHVISION_OPERATORS");
     const std::string path = other ? other : TORCHVISION_OPERATORS_LIBRARY;
@@ -20,10 +20,16 @@ inline void load_torchvision_operators() {
                      "name it in the environment's TORCHVISION_OPERATORS"});
 }
 
-inline torch::Tensor to_torch(const Image& image) {
-    // libtorch takes a pointer that it might write to; graphs do not write to their input.
-    return torch::from_blob(const_cast<uint8_t*>(image.pixels.data()), {3, image.size.height, image.size.width},
-                            torch::kUInt8);
+// The graph's inputs, in the contract's order.
+inline std::vector<torch::Tensor> to_torch(const Given& given, const Contract& contract) {
+    // libtorch takes pointers that it might write to; graphs do not write to their inputs.
+    const auto pixels = const_cast<uint8_t*>(given.image.pixels.data());
+    const auto [height, width] = given.image.size;
+    std::vector<torch::Tensor> inputs = {torch::from_blob(pixels, {3, height, width}, torch::kUInt8)};
+    if (contract.input_names.size() > 1)
+        inputs.push_back(
+            torch::from_blob(const_cast<int64_t*>(given.output_size.data()), {2}, torch::kInt64));
+    return inputs;
 }
 
 inline Tensor from_torch(const torch::Tensor& tensor) {
