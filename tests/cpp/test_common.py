@@ -11,14 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper, save
 from PIL import Image
 from programs import BUILD, PROGRAMS, detect, expected, graph_input, run, to_labels, to_outputs
 
 from detexport.artifact import MANIFEST, read_artifact
-from detexport.contract import ResizeRule
+from detexport.contract import DETECTION_OUTPUTS, IMAGE, ResizeRule, TensorSpec
+from detexport.files import sha256_file
 from detexport.parity.compare import compare
 from detexport.runtime import default_engine
-from tiny_artifacts import KINDS, tiny_image, write_tiny_onnx
+from tiny_artifacts import FRACTIONS, KINDS, tiny_image, write_tiny_onnx
 from tolerances import TOLERANCE
 
 pytestmark = pytest.mark.cpp
@@ -52,6 +54,56 @@ def changed(folder: Path, copy: Path, **contract: object) -> Path:
 def input_digest(folder: Path, image: Path) -> str:
     pixels = graph_input(image, read_artifact(folder))
     return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
+
+
+def write_pasted_onnx(source: Path, folder: Path) -> None:
+    """Two detections whose boxes and masks are in the frame of ``output_size``, whatever the image."""
+    node = helper.make_node
+    tensors = {
+        "fractions": FRACTIONS[:2],
+        "order": np.array([1, 0, 1, 0]),
+        "two_scores": np.array([0.9, 0.8], np.float32),
+        "two_classes": np.array([1, 0]),
+        "first_rows": np.array([5, 40]).reshape(2, 1, 1),
+        "zero": np.array(0),
+        "one": np.array(1),
+        "two": np.array([2]),
+        "around": np.array([0, 2]),
+    }
+    nodes = [
+        node("Gather", ["output_size", "order"], ["sides"]),
+        node("Cast", ["sides"], ["scale"], to=TensorProto.FLOAT),
+        node("Mul", ["fractions", "scale"], ["pred_boxes"]),
+        node("Gather", ["output_size", "zero"], ["height"]),
+        node("Range", ["zero", "height", "one"], ["y"]),
+        node("Unsqueeze", ["y", "around"], ["rows"]),
+        node("GreaterOrEqual", ["rows", "first_rows"], ["inside"]),
+        node("Concat", ["two", "output_size"], ["shape"], axis=0),
+        node("Expand", ["inside", "shape"], ["pred_masks"]),
+        node("Identity", ["two_scores"], ["scores"]),
+        node("Identity", ["two_classes"], ["pred_classes"]),
+    ]
+    artifact = read_artifact(source)
+    size = TensorSpec("output_size", "int64", (2,), "height and width in px")
+    masks = TensorSpec("pred_masks", "bool", ("R", "height", "width"), "pixels of the output")
+    contract = replace(artifact.contract, inputs=(IMAGE, size), outputs=(*DETECTION_OUTPUTS, masks))
+    types = {
+        "uint8": TensorProto.UINT8,
+        "float32": TensorProto.FLOAT,
+        "int64": TensorProto.INT64,
+        "bool": TensorProto.BOOL,
+    }
+    edges = [
+        [helper.make_tensor_value_info(spec.name, types[spec.dtype], spec.shape) for spec in specs]
+        for specs in (contract.inputs, contract.outputs)
+    ]
+    initializers = [numpy_helper.from_array(value, name) for name, value in tensors.items()]
+    graph = helper.make_graph(nodes, "pasted", *edges, initializers)
+    folder.mkdir()
+    opset = [helper.make_opsetid("", 18)]
+    save(helper.make_model(graph, opset_imports=opset, ir_version=9), folder / "model.onnx")
+    files = {"model.onnx": sha256_file(folder / "model.onnx")}
+    replace(artifact, files=files, contract=contract, graph_end="pasted").save(folder)
 
 
 def write_png(
@@ -187,6 +239,19 @@ def test_every_kind_of_output_in_the_images_own_frame(picture: Path, tmp_path: P
     assert found.expected == 3
     if kind == "panoptic":
         assert len(actual["segments_info"]) > 2
+
+
+def test_a_graph_that_ends_pasted_is_given_the_images_size(
+    tiny_onnx: Path, picture: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "pasted"
+    write_pasted_onnx(tiny_onnx, folder)
+    printed = detect("onnx_runtime", folder, picture)
+    assert printed["input"]["height"] == 40
+    found = to_outputs(printed, (47, 61), read_artifact(folder).contract)
+    np.testing.assert_allclose(found["pred_boxes"], FRACTIONS[:2] * np.array([61, 47, 61, 47], np.float32))
+    rows = np.arange(47)[:, None] >= np.array([[[5]], [[40]]])
+    np.testing.assert_array_equal(found["pred_masks"], np.broadcast_to(rows, (2, 47, 61)))
 
 
 @pytest.mark.parametrize("artifact", ["tiny_onnx", "tiny_scripting", "tiny_tracing"])
