@@ -16,11 +16,13 @@ from detexport.config.cfg import load_cfg
 from detexport.contract import Contract
 from detexport.data.coco import CocoRecord, load_coco, read_image
 from detexport.data.resize import resize_image, resized_size
+from detexport.engine.evaluation import evaluate, spread
 from detexport.errors import DataError
 from detexport.files import read_json
+from detexport.metrics.judge import annotation_kind
 from detexport.modeling import build_model
 from detexport.parity.outputs import Outputs
-from detexport.parity.reference import SampleMeta, write_reference
+from detexport.parity.reference import EagerQuality, SampleMeta, write_reference
 from detexport.structures import Boxes
 from stage import load_params, run
 
@@ -36,7 +38,8 @@ def main(
     # One thread: the order of sums, and with it the last bits, does not depend on the number of cores.
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    net = build_model(load_cfg(build / "config.yaml")).eval()
+    cfg = load_cfg(build / "config.yaml")
+    net = build_model(cfg).eval()
     weights_file = weights / "model.safetensors"
     load_weights(net, read_state_dict(weights_file), str(weights_file))
     contract = Contract.from_json(read_json(build / "contract.json"))
@@ -47,11 +50,13 @@ def main(
             expected="at least one validation image",
             remedy="check the data set's val split",
         )
-    chosen = spread(dataset.images, params.images)
+    chosen = spread(dataset, params.images).images
+    sigmas = tuple(cfg.TEST.KEYPOINT_OKS_SIGMAS)
     write_reference(
         save_dir,
         samples(net, contract, chosen, params.scales),
         contract=contract,
+        quality=measure_eager(net, contract, data, sigmas) if load_params("reduced_precision") else None,
         environment={
             "threads": torch.get_num_threads(),
             "dtype": "float32",
@@ -62,10 +67,12 @@ def main(
     )
 
 
-def spread(records: Sequence[CocoRecord], number: int) -> list[CocoRecord]:
-    """``number`` records at even distances, or all if there are fewer."""
-    number = min(number, len(records))
-    return [records[index * len(records) // number] for index in range(number)]
+def measure_eager(net: nn.Module, contract: Contract, data: Path, sigmas: tuple[float, ...]) -> EagerQuality:
+    """How good the eager model is on annotated images, which targets of reduced precision are held to."""
+    dataset = load_coco(data, "val", load_params("data.categories"), annotation_kind(contract))
+    chosen = spread(dataset, load_params("parity.quality_images"))
+    metrics = evaluate(net, chosen, sigmas)
+    return EagerQuality(metrics, tuple(image.image_id for image in chosen.images), sigmas)
 
 
 def samples(

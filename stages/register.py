@@ -14,10 +14,16 @@ from stage import load_params, run
 
 def main(models_dir: Annotated[Path, Option()], receipts: Annotated[Path, Option()]) -> None:
     """Register the jobs of MODELS_DIR and write RECEIPTS."""
-    jobs, targets, options = (to_dict(key) for key in ("jobs", "targets", "registry"))
+    jobs, targets, options, conversions = map(to_dict, ("jobs", "targets", "registry", "conversions"))
     outcome = register_jobs(
         [
-            Job(name, **job, runtime=targets[job["target"]]["runtime"], folder=models_dir / job["model"])
+            Job(
+                name,
+                **job,
+                runtime=targets[job["target"]]["runtime"],
+                folder=models_dir / job["model"],
+                made_by=tuple(made_by(job["model"], job["artifact"], conversions)),
+            )
             for name, job in jobs.items()
         ],
         workspace=workspace(),
@@ -29,6 +35,14 @@ def main(models_dir: Annotated[Path, Option()], receipts: Annotated[Path, Option
         echo(f"{entry['job']}: {entry['name']} version {entry['version']}")
     for entry in outcome["refused"]:
         echo(f"{entry['job']}: refused: {entry['reasons'][0]}")
+
+
+def made_by(model: str, artifact: str, conversions: dict[str, Any]) -> list[str]:
+    """The stages that made an artifact, the export first."""
+    conversion = conversions.get(f"{model}-{artifact}")
+    if conversion is None:
+        return [f"export@{model}-{artifact}"]
+    return [*made_by(model, conversion["source"], conversions), f"convert@{model}-{artifact}"]
 
 
 def to_dict(key: str) -> dict[str, Any]:

@@ -3,13 +3,21 @@
 A verdict is a result, also a bad one: the exit code stays 0. The model's own code is never imported here.
 """
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 from typer import Option, echo
 
-from detexport.parity.reference import read_reference
+from detexport.artifact import read_artifact
+from detexport.data.coco import load_coco
+from detexport.errors import ConfigError, DataError
+from detexport.metrics.judge import annotation_kind
+from detexport.parity.quality import Quality, measure_quality
+from detexport.parity.reference import Reference, read_reference
 from detexport.parity.validate import validate_artifact
+from detexport.runtime.session import Session
 from stage import instantiate, load_params, run
 
 
@@ -17,25 +25,65 @@ def main(
     job: Annotated[str, Option()],
     artifact_dir: Annotated[Path, Option()],
     reference: Annotated[Path, Option()],
+    data: Annotated[Path, Option()],
     save_to: Annotated[Path, Option()],
     save_drawn_to: Annotated[Path, Option()],
 ) -> None:
     """Write JOB's verdict to SAVE_TO and the detections that the report draws to SAVE_DRAWN_TO."""
     parity = load_params("parity")
-    engine = instantiate(load_params(f"targets.{load_params(f'jobs.{job}.target')}.runtime"))
+    target = load_params(f"targets.{load_params(f'jobs.{job}.target')}")
+    engine = instantiate(target.runtime)
+    expected = read_reference(reference)
+    precision = target.get("precision")
     report = validate_artifact(
         engine,
         artifact_dir,
-        read_reference(reference),
+        expected,
         instantiate(parity.tolerance),
         job=job,
         min_detections=parity.min_detections,
         draw=parity.draw,
+        measure=quality_measure(precision, expected, artifact_dir, data) if precision else None,
     )
     report.save(save_to, save_drawn_to)
     echo(f"{job}: {'passed' if report.passed else 'did not pass'}")
     for reason in report.reasons:
         echo(f"  {reason}")
+
+
+def quality_measure(
+    precision: str, reference: Reference, artifact_dir: Path, data: Path
+) -> Callable[[Session], Quality]:
+    """How an artifact of reduced PRECISION is judged, on the images that the eager model was judged on.
+
+    Raises:
+        ConfigError: there is no budget for the precision.
+        DataError: the reference does not say how good the eager model is.
+    """
+    budgets = load_params("parity.budgets")
+    if precision not in budgets:
+        raise ConfigError(
+            f"there is no budget for the precision {precision}",
+            got=f"parity.budgets: {', '.join(budgets)}",
+            expected=precision,
+            remedy=f"-S +parity.budgets.{precision}=<difference of average precision>",
+        )
+    if reference.quality is None:
+        raise DataError(
+            "the reference does not say how good the eager model is",
+            got="no quality",
+            expected="its metrics on annotated images",
+            remedy="run the stage `reference` again",
+        )
+    kind = annotation_kind(read_artifact(artifact_dir).contract)
+    return partial(
+        measure_quality,
+        eager=reference.quality,
+        dataset=load_coco(data, "val", load_params("data.categories"), kind),
+        precision=precision,
+        budget=budgets[precision],
+        least=load_params("parity.least_quality"),
+    )
 
 
 if __name__ == "__main__":

@@ -14,8 +14,10 @@ from pycocotools.coco import COCO
 from detexport.contract import ResizeRule
 from detexport.data.coco import CocoDataset, load_coco
 from detexport.data.synthetic import SyntheticShapes
-from detexport.engine.evaluation import FIELDS, METRICS, coco_ap, evaluate
+from detexport.engine.evaluation import evaluate
 from detexport.errors import ConfigError, DataError
+from detexport.metrics.average_precision import METRICS, coco_ap
+from detexport.metrics.judge import FIELDS
 from detexport.structures import Boxes, Instances
 
 Prediction = tuple[int, dict[str, np.ndarray]]

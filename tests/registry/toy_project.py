@@ -31,6 +31,7 @@ def write_project(root: Path, targets: tuple[str, ...] = ("onnx",)) -> None:
     latency = {"artifacts": artifacts, "devices": {"cpu": device, "cuda": skipped}}
     write_json(folder(root) / "latency.json", latency)
     params = {
+        "conversions": {},
         "jobs": {f"{MODEL}-{t}": {"model": MODEL, "target": t, "artifact": t} for t in targets},
         "targets": {t: {"artifact": t, "runtime": {"_target_": RUNTIMES[t], "threads": 1}} for t in targets},
         "registry": {"tracking_uri": None, "experiment": "detexport"},
@@ -81,7 +82,9 @@ def folder(root: Path) -> Path:
 
 def toy_job(root: Path, target: str = "onnx") -> Job:
     runtime = {"_target_": RUNTIMES[target], "threads": 1}
-    return Job(f"{MODEL}-{target}", MODEL, target, target, runtime, folder(root))
+    return Job(
+        f"{MODEL}-{target}", MODEL, target, target, runtime, folder(root), (f"export@{MODEL}-{target}",)
+    )
 
 
 def toy_artifact(root: Path, target: str = "onnx") -> Artifact:

@@ -60,6 +60,7 @@ def validate(workspace: Path, **changes: str | Path) -> subprocess.CompletedProc
         "job": JOB,
         "artifact_dir": model / "artifacts" / "onnx",
         "reference": model / "reference",
+        "data": "data",
         "save_to": model / "parity" / "onnx.json",
         "save_drawn_to": model / "parity" / "onnx_drawn.npz",
     }

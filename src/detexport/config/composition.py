@@ -24,6 +24,7 @@ def register_resolvers() -> None:
         "jobs": jobs,
         "exports": exports,
         "conversions": conversions,
+        "reduced_precision": reduced_precision,
         "trainings": trainings,
         "configs": configs,
         "checkpoints": checkpoints,
@@ -84,6 +85,11 @@ def conversions(*, _root_: DictConfig) -> DictConfig:
         if "source" in _root_.artifacts[name]
     }
     return OmegaConf.create(needed)
+
+
+def reduced_precision(*, _root_: DictConfig) -> bool:
+    """Whether a job's target computes in less than float32, and is judged against annotations."""
+    return any("precision" in _root_.targets[job.target] for job in jobs(_root_=_root_).values())
 
 
 def _needed_artifacts(root: DictConfig) -> list[tuple[str, str]]:
@@ -183,7 +189,11 @@ def seal(*, _root_: DictConfig) -> str:
         ConfigError: a value is left for the user to say.
     """
     parts = [key for key in _root_ if key != SEAL]
-    missing = sorted(set().union(*(OmegaConf.missing_keys(_root_[key]) for key in parts)))
+    missing = sorted(
+        set().union(
+            *(OmegaConf.missing_keys(_root_[key]) for key in parts if OmegaConf.is_config(_root_[key]))
+        )
+    )
     if missing:
         raise ConfigError(
             "values are left for you to say",
@@ -198,9 +208,13 @@ def seal(*, _root_: DictConfig) -> str:
             expected="at least one model and one target",
             remedy="select them: -S 'model=[...]' -S 'export=[...]'",
         )
-    values: dict[str, Any] = {str(key): OmegaConf.to_container(_root_[key], resolve=True) for key in parts}
+    values = {str(key): _plain(_root_[key]) for key in parts}
     check_sources(values, Path())
     return seal_of(values, Path("conf"))
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def check_sources(values: dict[str, Any], root: Path) -> None:

@@ -50,7 +50,18 @@ def measured(names: Iterable[str]) -> list[str]:
 
 
 def tell(verdict: Mapping[str, Any]) -> list[tuple[Measure, float | None, str]]:
-    """Each error of a verdict (as JSON) that has a limit of its own, the largest of it, and the limit."""
+    """What decided a verdict (as JSON): each error with a limit of its own, the largest of it, the limit.
+
+    Reduced precision is decided by how far each metric lies from the eager model's.
+    """
+    quality = verdict.get("quality")
+    if quality:
+        return [
+            (Measure((), f"{name} less eager's", "", None), difference, f"{quality['budget']:g}")
+            for name, difference in quality["differences"].items()
+        ]
+    if verdict["tolerance"] is None:
+        return []
     return [
         (measure, verdict["max"][name], measure.limit.format(**verdict["tolerance"]))
         for name, measure in MEASURES.items()

@@ -65,6 +65,26 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class EagerQuality:
+    """What the eager model reached, stored with the reference.
+
+    Args:
+        metrics: see ``detexport.metrics.judge``.
+        image_ids: the validation images it was measured on.
+        keypoint_sigmas: see ``coco_ap``.
+    """
+
+    metrics: dict[str, float]
+    image_ids: tuple[int, ...]
+    keypoint_sigmas: tuple[float, ...] = ()
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "EagerQuality":
+        """Undo ``dataclasses.asdict``."""
+        return cls(value["metrics"], tuple(value["image_ids"]), tuple(value["keypoint_sigmas"]))
+
+
+@dataclass(frozen=True)
 class Reference:
     """A folder of samples.
 
@@ -72,11 +92,13 @@ class Reference:
         environment: versions and threads that the eager model ran with.
         contract_sha256: digest of the contract of the model that was run.
         samples: in the order in which they were written.
+        quality: how good the eager model is against annotations; none where no target asks for it.
     """
 
     environment: dict[str, Any]
     contract_sha256: str
     samples: tuple[Sample, ...]
+    quality: EagerQuality | None = None
 
 
 def contract_sha256(contract: Contract) -> str:
@@ -90,6 +112,7 @@ def write_reference(
     *,
     contract: Contract,
     environment: dict[str, Any],
+    quality: EagerQuality | None = None,
 ) -> None:
     """Write a reference, sample by sample, so that memory does not grow; the folder appears when it is whole.
 
@@ -99,6 +122,7 @@ def write_reference(
             outputs in px of ``output_size``.
         contract: the contract of the eager model.
         environment: versions, threads: what the numbers may depend on.
+        quality: see ``Reference``.
 
     Raises:
         DataError: a sample is not what ``Outputs`` promises, denies its meta, or has a taken id.
@@ -113,7 +137,12 @@ def write_reference(
             index.append({**asdict(meta), "detections": count_rows(outputs)})
         write_json(
             partial / INDEX,
-            {"environment": environment, "contract_sha256": contract_sha256(contract), "samples": index},
+            {
+                "environment": environment,
+                "contract_sha256": contract_sha256(contract),
+                "quality": asdict(quality) if quality else None,
+                "samples": index,
+            },
         )
 
 
@@ -126,7 +155,8 @@ def read_reference(folder: Path) -> Reference:
     try:
         value = read_json(folder / INDEX)
         samples = tuple(_sample(entry, folder) for entry in value["samples"])
-        return Reference(value["environment"], value["contract_sha256"], samples)
+        quality = EagerQuality.from_json(value["quality"]) if value["quality"] else None
+        return Reference(value["environment"], value["contract_sha256"], samples, quality)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{folder} is not a reference",

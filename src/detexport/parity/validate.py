@@ -1,7 +1,7 @@
 """Validate an artifact: its runtime against the stored reference, one image after another."""
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,12 @@ from tqdm import tqdm
 
 from detexport.artifact import read_artifact
 from detexport.contract import Contract
-from detexport.errors import RuntimeUnavailableError
+from detexport.errors import DataError, RuntimeUnavailableError
 from detexport.files import atomic_file, write_json
 from detexport.parity.compare import SampleParity, Tolerance, compare
 from detexport.parity.measures import measured
 from detexport.parity.outputs import Outputs, array_faults, pack, unpack
+from detexport.parity.quality import Quality
 from detexport.parity.reference import Reference, Sample, contract_sha256
 from detexport.postprocess import postprocess
 from detexport.runtime.session import Engine, Session
@@ -27,19 +28,21 @@ class ParityReport:
     Args:
         job: the job's name.
         artifact_sha256: the artifact that was run.
-        tolerance: the limits.
+        tolerance: the limits; none where the precision is reduced, and errors are evidence alone.
         contract: the artifact's; what the model gives decides what is measured.
         samples: the measurement of each sample, by its id.
         faults: what is wrong beyond single samples.
+        quality: where the precision is reduced, what was reached against annotations.
         drawn: the runtime's outputs on a few samples, for pictures; not part of the JSON.
     """
 
     job: str
     artifact_sha256: str
-    tolerance: Tolerance
+    tolerance: Tolerance | None
     contract: Contract
     samples: dict[str, SampleParity]
     faults: tuple[str, ...] = ()
+    quality: Quality | None = None
     drawn: dict[str, Outputs] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -58,7 +61,8 @@ class ParityReport:
             f"{first} and {len(others)} more: {reason}" if others else f"{first}: {reason}"
             for reason, (first, *others) in ids_by_reason.items()
         )
-        return (*self.faults, *self._keypoint_faults(), *of_samples)
+        of_quality = self.quality.faults if self.quality else ()
+        return (*self.faults, *self._keypoint_faults(), *of_quality, *of_samples)
 
     @property
     def keypoint_flip_ratio(self) -> float | None:
@@ -68,6 +72,8 @@ class ParityReport:
         return flipped / compared if compared else None
 
     def _keypoint_faults(self) -> list[str]:
+        if self.tolerance is None:
+            return []
         ratio, limit = self.keypoint_flip_ratio or 0.0, self.tolerance.keypoint_flip_ratio
         return [f"keypoints: {ratio:.2%} of all lie elsewhere (limit {limit:.2%})"] if ratio > limit else []
 
@@ -78,7 +84,8 @@ class ParityReport:
             "job": self.job,
             "passed": self.passed,
             "reasons": list(self.reasons),
-            "tolerance": asdict(self.tolerance),
+            "tolerance": asdict(self.tolerance) if self.tolerance else None,
+            "quality": self.quality.to_json() if self.quality else None,
             "artifact_sha256": self.artifact_sha256,
             "max": {name: self._largest(name) for name in self._measured()},
             "detections": {
@@ -88,6 +95,24 @@ class ParityReport:
             },
             "samples": [{"id": id, **sample.to_json()} for id, sample in self.samples.items()],
         }
+
+    def judged_by(self, session: Session, measure: Callable[[Session], Quality]) -> "ParityReport":
+        """This report for an artifact of reduced precision: errors stay as evidence, without limits.
+
+        What could not be compared at all, or not be judged, stays a reason.
+        """
+        samples = {
+            id: replace(sample, reasons=(), box_limit_px=None) if sample.compared else sample
+            for id, sample in self.samples.items()
+        }
+        quality, faults = None, self.faults
+        try:
+            quality = measure(session)
+        except (DataError, MemoryError):  # says nothing of the artifact
+            raise
+        except Exception as error:
+            faults = (*faults, f"quality: {type(error).__name__}: {error}")
+        return replace(self, tolerance=None, samples=samples, faults=faults, quality=quality)
 
     def _measured(self) -> list[str]:
         return measured((*self.contract.output_names, *self.contract.results))
@@ -133,6 +158,7 @@ def validate(
     job: str,
     min_detections: int = 1,
     draw: int = 0,
+    measure: Callable[[Session], Quality] | None = None,
 ) -> ParityReport:
     """Run a session on every sample of a reference and compare; memory does not grow with their number.
 
@@ -146,6 +172,7 @@ def validate(
         min_detections: a reference with fewer detections or proposals in all proves nothing, and the job does
             not pass; where the model gives neither, there is nothing to count.
         draw: keep the outputs on the first sample of so many images.
+        measure: for reduced precision, how the artifact is judged instead of by the tolerance.
     """
     contract = session.artifact.contract
     drawn_ids = first_of_each_image(reference.samples)[:draw]
@@ -168,8 +195,9 @@ def validate(
         )
         if sample.meta.id in drawn_ids:
             drawn[sample.meta.id] = actual
-    faults = _reference_faults(reference, contract, min_detections)
-    return ParityReport(job, session.artifact.sha256, tolerance, contract, samples, tuple(faults), drawn)
+    faults = tuple(_reference_faults(reference, contract, min_detections))
+    report = ParityReport(job, session.artifact.sha256, tolerance, contract, samples, faults, drawn=drawn)
+    return report.judged_by(session, measure) if measure else report
 
 
 def validate_artifact(

@@ -27,6 +27,7 @@ class Job:
         artifact: name of the artifact that the target runs.
         runtime: the target's runtime, ``_target_`` and options.
         folder: the model's folder, with ``artifacts/``, ``parity/`` and ``latency.json`` in it.
+        made_by: the pipeline's stages that made the artifact out of the model.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Job:
     artifact: str
     runtime: dict[str, Any]
     folder: Path
+    made_by: tuple[str, ...]
 
     @property
     def artifact_dir(self) -> Path:
@@ -47,7 +49,7 @@ class Job:
         of_model = ("build", "load_checkpoint", "reference", "benchmark")
         return [
             *(f"{stage}@{self.model}" for stage in of_model),
-            f"export@{self.model}-{self.artifact}",
+            *self.made_by,
             f"validate@{self.name}",
         ]
 

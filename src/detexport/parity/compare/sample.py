@@ -27,6 +27,7 @@ class SampleParity:
         keypoints: number of keypoints compared.
         keypoint_flips: number of those that lie further apart than the tolerance.
         reasons: why the image did not pass; empty where it did.
+        compared: whether the fields could be compared at all.
     """
 
     expected: int
@@ -39,6 +40,7 @@ class SampleParity:
     keypoints: int = 0
     keypoint_flips: int = 0
     reasons: tuple[str, ...] = ()
+    compared: bool = False
 
     @property
     def passed(self) -> bool:
@@ -92,6 +94,7 @@ def compare(
         keypoints=keypoints.compared,
         keypoint_flips=keypoints.flipped,
         reasons=tuple(reason for part in parts for reason in part.reasons),
+        compared=True,
     )
 
 

@@ -1,0 +1,44 @@
+"""Mean IoU of the classes of pixels."""
+
+import numpy as np
+
+from detexport.data.coco import CocoRecord, read_image
+from detexport.errors import DataError
+
+UNLABELLED = 255
+"""The class of a pixel that counts neither for nor against."""
+
+
+class PixelIou:
+    """Intersection and union of each class's pixels, gathered image by image."""
+
+    def __init__(self) -> None:
+        self.both: dict[int, int] = {}
+        self.either: dict[int, int] = {}
+
+    def add(self, record: CocoRecord, sem_seg: np.ndarray) -> None:
+        """Judge the (C, H, W) logits of one image.
+
+        Raises:
+            DataError: the data set does not say the classes of its pixels.
+        """
+        path = record.sem_seg_file_name
+        if path is None or not path.is_file():
+            raise DataError(
+                "the data set has no classes of pixels",
+                got=f"no file {path}",
+                expected="a PNG an image, which the synthetic data set has",
+                remedy="choose other data, or a model that gives no sem_seg",
+            )
+        true = read_image(path)[0]
+        labels = np.where(true == UNLABELLED, UNLABELLED, sem_seg.argmax(0))
+        for label in np.union1d(true, labels).tolist():
+            if label != UNLABELLED:
+                is_true, is_found = true == label, labels == label
+                self.both[label] = self.both.get(label, 0) + int((is_true & is_found).sum())
+                self.either[label] = self.either.get(label, 0) + int((is_true | is_found).sum())
+
+    def result(self) -> dict[str, float]:
+        """``sem_seg/mIoU``, over the classes that are there or were found."""
+        ious = [self.both[label] / pixels for label, pixels in self.either.items()]
+        return {"sem_seg/mIoU": float(np.mean(ious))} if ious else {}
