@@ -135,5 +135,5 @@ def measured_in(verdict: Mapping[str, Any], reference: Reference, artifact: Arti
         "batch": artifact.batch,
         "zero_detections": kinds.counts["no"] <= passed if kinds.counts.get("no") else None,
         "fresh_process": bool(verdict["samples"]),
-        "errors": dict(verdict["max"]),
+        "errors": dict(quality["differences"] if (quality := verdict["quality"]) else verdict["max"]),
     }

@@ -50,6 +50,7 @@ class Outcome:
             what it needs was not made.
         reason: why it is not ``ok``.
         seconds: how long it ran.
+        cpu_seconds: how long it kept a core busy, whatever else ran.
         peak_bytes: the most memory that its process held.
         outs: digest of each file or folder that it wrote.
     """
@@ -58,6 +59,7 @@ class Outcome:
     status: str
     reason: str = ""
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     peak_bytes: int = 0
     outs: dict[str, str] = field(default_factory=dict)
 
@@ -166,6 +168,7 @@ class Runner:
             status,
             reason,
             seconds,
+            round(usage.ru_utime + usage.ru_stime, 1),
             usage.ru_maxrss * 1024,
             {out: digest(self.folder / out) for out in step.outs} if status == OK else {},
         )
