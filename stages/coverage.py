@@ -7,7 +7,7 @@ conf/experiment/coverage.yaml, and where one fails it goes on and says so in the
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections import Counter
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,14 +17,12 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 from typer import Exit, Option, echo
 
-from detexport.artifact import MANIFEST, read_artifact
 from detexport.config.composition import unsupported
-from detexport.coverage.cells import Cell, kinds_of, measured_in, status_of
-from detexport.coverage.run import OK, Outcome, Runner
+from detexport.coverage.cells import Cell, cell_of
+from detexport.coverage.run import Outcome, Runner
 from detexport.coverage.steps import Step, needed, producers, read_steps
 from detexport.errors import ConfigError
-from detexport.files import read_json, write_json
-from detexport.parity.reference import read_reference
+from detexport.files import write_json
 from stage import PARAMS, run
 
 PIPELINE = Path("dvc.yaml")
@@ -42,10 +40,11 @@ def main(
     processes: Annotated[int, Option(help="steps at a time; each has one thread")] = os.cpu_count() or 1,
     time_limit_s: Annotated[float, Option(help="a step that takes longer has failed")] = 600,
 ) -> None:
-    """Measure every architecture x every target and write the cells to SAVE_TO; exit code 1 if a cell failed.
+    """Measure every architecture x every target, write the cells to SAVE_TO; exit code 1 if one failed.
 
-    A cell is a small model, exported and run in a fresh process against the PyTorch model. What an earlier run
-    measured with the same code, options and packages is not measured again, also where it was killed.
+    A cell is a small model, exported and run in a fresh process against the PyTorch model. What an earlier
+    run measured with the same code, options and packages is not measured again, also if it was killed.
+    Pairs that conf/unsupported.yaml declares are tried, too: a declaration that no longer holds is told.
 
         python stages/coverage.py ... --only mask_rcnn --target onnx     one cell
 
@@ -54,45 +53,37 @@ def main(
     Logs of the steps lie in WORK_DIR/logs, artifacts in WORK_DIR/outputs.
     """
     params = prepare(work_dir)
-    jobs = {
-        name: job
-        for name, job in params["jobs"].items()
-        if matches(job["model"], only) and matches(job["target"], target)
-    }
-    if not jobs:
-        raise ConfigError(
-            "no cell is asked for",
-            got=f"--only {only}, --target {target}",
-            expected=f"models: {', '.join(params['models'])}; targets: {', '.join(params['targets'])}",
-        )
+    jobs = chosen(params, only, target)
     steps = read_steps(read_yaml(PIPELINE)["stages"], params, STAGES)
     before = producers(steps)
-    goals = {step.name: step for step in steps}
-    asked = needed([goals[f"validate@{name}"] for name in jobs], before)
-    declared = unsupported(_root_=OmegaConf.create({**params, "unsupported": read_yaml(DECLARED)["unsupported"]}))
+    verdicts = {step.name.partition("@")[2]: step for step in steps if step.stage == "validate"}
+    asked = needed([verdicts[name] for name in jobs], before)
+    declared = declared_unsupported(params)
     cells: dict[str, Cell] = {}
+    outcomes: dict[str, Outcome] = {}
     with tqdm(total=len(asked), desc="coverage", unit="step", smoothing=0) as progress:
 
         def report(step: Step, outcome: Outcome, ran: bool) -> None:
             outcomes[step.name] = outcome
             progress.update()
             progress.set_postfix_str(f"{step.name} {outcome.status}, {outcome.seconds:.0f} s" if ran else "")
-            if step.stage == "validate":
-                name = step.name.partition("@")[2]
-                cells[name] = cell(name, params, work_dir, needed([step], before), outcomes, declared.get(name))
-                progress.write(describe(cells[name]))
+            name = step.name.partition("@")[2]
+            if step is verdicts.get(name):
+                architecture = params["architectures"][jobs[name]["model"]]
+                way = needed([step], before)
+                cell = cell_of(jobs[name], architecture, way, outcomes, work_dir, declared.get(name))
+                cells[name] = cell
+                progress.write(describe(cell))
 
-        outcomes: dict[str, Outcome] = {}
         Runner(work_dir, time_limit_s).run(asked, before, processes=processes, report=report)
     write_json(save_to, [cells[name].to_json() for name in jobs])
-    statuses = [each.status for each in cells.values()]
-    counts = {status: statuses.count(status) for status in dict.fromkeys(statuses)}
+    counts = Counter(cell.status for cell in cells.values())
     echo(f"{save_to}: {', '.join(f'{count} {status}' for status, count in counts.items())}")
-    raise Exit(int("failed" in statuses))
+    raise Exit(int(counts["failed"] > 0))
 
 
 def prepare(work_dir: Path) -> dict[str, Any]:
-    """Lay WORK_DIR out like the repository and compose its parameters: all pairs, declared unsupported or not."""
+    """Lay WORK_DIR out like the repository and compose its parameters, declared pairs among the jobs."""
     work_dir.mkdir(parents=True, exist_ok=True)
     for name in LINKED:
         link = work_dir / name
@@ -106,42 +97,42 @@ def prepare(work_dir: Path) -> dict[str, Any]:
     return params
 
 
-def read_yaml(path: Path) -> Any:
-    """A YAML file's value."""
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+def chosen(
+    params: dict[str, Any], models: list[str] | None, targets: list[str] | None
+) -> dict[str, dict[str, str]]:
+    """The jobs whose model and target match one of the patterns; no patterns match all.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    jobs = {
+        name: job
+        for name, job in params["jobs"].items()
+        if matches(job["model"], models) and matches(job["target"], targets)
+    }
+    if not jobs:
+        raise ConfigError(
+            "no cell is asked for",
+            got=f"--only {models}, --target {targets}",
+            expected=f"models: {', '.join(params['models'])}; targets: {', '.join(params['targets'])}",
+        )
+    return jobs
 
 
 def matches(name: str, patterns: list[str] | None) -> bool:
-    """Whether a name is asked for; without patterns every one is."""
+    """Whether a name is asked for."""
     return not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def cell(
-    name: str,
-    params: dict[str, Any],
-    work_dir: Path,
-    steps: Sequence[Step],
-    outcomes: dict[str, Outcome],
-    declared: str | None,
-) -> Cell:
-    """What became of the job NAME, whose verdict STEPS lead to."""
-    model, target, artifact = (params["jobs"][name][key] for key in ("model", "target", "artifact"))
-    folder = work_dir / "outputs/models" / model
-    measured: dict[str, Any] = {}
-    faults: list[str] = []
-    made = [step for step in steps if step.stage in ("export", "convert") and outcomes[step.name].seconds]
-    if made:
-        measured |= {
-            "export_s": round(sum(outcomes[step.name].seconds for step in made), 1),
-            "peak_bytes": max(outcomes[step.name].peak_bytes for step in made),
-        }
-    if outcomes[steps[-1].name].status == OK:
-        verdict, reference = read_json(work_dir / steps[-1].outs[-1]), read_reference(folder / "reference")
-        manifest = read_artifact(folder / "artifacts" / artifact)
-        faults = [*verdict["reasons"], *kinds_of(reference.samples, manifest.contract).gaps]
-        measured |= measured_in(verdict, reference, manifest)
-    status, reason = status_of(outcomes[steps[-1].name], faults, declared)
-    return Cell(model, params["architectures"][model], target, status, reason, **measured)
+def declared_unsupported(params: dict[str, Any]) -> dict[str, str]:
+    """The reasons of the declared pairs, by job."""
+    root = OmegaConf.create({**params, "unsupported": read_yaml(DECLARED)["unsupported"]})
+    return {str(name): reason for name, reason in unsupported(_root_=root).items()}
+
+
+def read_yaml(path: Path) -> Any:
+    """A YAML file's value."""
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def describe(cell: Cell) -> str:

@@ -32,6 +32,7 @@ ALLOWED = {
     "parity": {"artifact", "runtime", "postprocess", "data", "metrics"},
     "benchmark": {"artifact", "runtime", "parity"},
     "report": {"artifact", "parity", "benchmark"},
+    "coverage": {"artifact", "parity"},
     "registry": {"artifact", "postprocess", "runtime", "data", "parity", "benchmark"},
 }
 # Third-party packages that belong to one place.
@@ -100,6 +101,7 @@ def test_a_package_with_an_owner_is_imported_by_it_alone(path: Path) -> None:
         ("detexport.export", ["onnx", "onnxruntime"]),
         ("detexport.parity.validate", ["torch", "detexport.modeling"]),
         ("detexport.config.composition", ["torch", "hydra"]),
+        ("detexport.coverage.run", ["torch"]),
     ],
 )
 def test_an_import_brings_nothing_heavy_along(module: str, absent: list[str]) -> None:

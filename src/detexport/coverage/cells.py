@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
-from detexport.artifact import Artifact
+from detexport.artifact import Artifact, read_artifact
 from detexport.contract import Contract
 from detexport.coverage.run import OK, UNAVAILABLE, Outcome
-from detexport.parity.reference import Reference, Sample
+from detexport.coverage.steps import Step
+from detexport.files import read_json
+from detexport.parity.reference import Reference, Sample, read_reference
 
 STATUSES = ("ok", "failed", "unsupported", "skipped")
 
@@ -20,15 +23,17 @@ class Cell:
         model: the model's name in ``conf/model``.
         architecture: what it is an example of.
         target: the target's name in ``conf/export``.
-        status: ``ok``; ``failed``; ``unsupported``, declared beforehand in ``conf/unsupported.yaml``; ``skipped``,
-            because this machine lacks what it needs.
+        status: ``ok``; ``failed``; ``unsupported``, declared beforehand in ``conf/unsupported.yaml``;
+            ``skipped``, because this machine lacks what it needs.
         reason: why it is not ``ok``; or that it is, against its declaration.
-        dynamic_size: it was right at the exported size, a smaller, a larger and an odd one; null: not measured.
+        dynamic_size: it was right at the exported size, a smaller, a larger and an odd one; null: not
+            measured.
         batch: images a call takes: ``"1"`` or ``"any"``; empty without an artifact.
-        zero_detections: it was right where there is nothing to detect; null where the model always gives something,
-            or it was not measured.
+        zero_detections: it was right where there is nothing to detect; null where the model always gives
+            something, or it was not measured.
         fresh_process: the artifact ran in a process in which the models' code could not be imported.
-        errors: the largest error by measure, see ``detexport.parity.measures``, or the loss of average precision.
+        errors: the largest error by measure, see ``detexport.parity.measures``; for reduced precision each
+            metric less the eager model's.
         export_s: seconds from the model to the artifact, conversions included.
         peak_bytes: the most memory that one of these steps held.
     """
@@ -77,8 +82,8 @@ class Kinds:
 
     Args:
         sizes: ids of the samples of the exported size, with both sides smaller, larger, odd.
-        counts: ids of the samples with no, one and many detections; empty where a model gives as many rows, or
-            none, on any image.
+        counts: ids of the samples with no, one and many detections; empty where a model gives
+            as many rows, or none, on any image.
     """
 
     sizes: dict[str, set[str]]
@@ -87,8 +92,9 @@ class Kinds:
     @property
     def gaps(self) -> list[str]:
         """What the reference does not show, in words."""
-        sizes = [f"the reference has no sample of {name} size" for name, ids in self.sizes.items() if not ids]
-        return sizes + [f"the reference has no sample with {n} detections" for n, i in self.counts.items() if not i]
+        lacking = [f"of {name} size" for name, ids in self.sizes.items() if not ids]
+        lacking += [f"with {count} detections" for count, ids in self.counts.items() if not ids]
+        return [f"the reference has no sample {kind}" for kind in lacking]
 
 
 def kinds_of(samples: Sequence[Sample], contract: Contract) -> Kinds:
@@ -137,3 +143,39 @@ def measured_in(verdict: Mapping[str, Any], reference: Reference, artifact: Arti
         "fresh_process": bool(verdict["samples"]),
         "errors": dict(quality["differences"] if (quality := verdict["quality"]) else verdict["max"]),
     }
+
+
+def cell_of(
+    job: Mapping[str, str],
+    architecture: str,
+    steps: Sequence[Step],
+    outcomes: Mapping[str, Outcome],
+    folder: Path,
+    declared: str | None,
+) -> Cell:
+    """What became of a job.
+
+    Args:
+        job: its model, target and artifact.
+        architecture: what the model is an example of.
+        steps: that lead to its verdict; the last one writes it.
+        outcomes: of the steps, by name.
+        folder: where the steps ran.
+        declared: the reason why the pair was declared unsupported, if it was.
+    """
+    last = outcomes[steps[-1].name]
+    written = {step.stage: folder / step.outs[-1] for step in steps}
+    made = [step for step in steps if step.stage in ("export", "convert")]
+    measured: dict[str, Any] = {}
+    faults: list[str] = []
+    if all(outcomes[step.name].status == OK for step in made):
+        measured["export_s"] = round(sum(outcomes[step.name].seconds for step in made), 1)
+        measured["peak_bytes"] = max(outcomes[step.name].peak_bytes for step in made)
+    if last.status == OK:
+        reference = read_reference(written["reference"])
+        artifact = read_artifact(folder / made[-1].outs[-1])
+        verdict = read_json(written["validate"])
+        faults = [*verdict["reasons"], *kinds_of(reference.samples, artifact.contract).gaps]
+        measured |= measured_in(verdict, reference, artifact)
+    status, reason = status_of(last, faults, declared)
+    return Cell(job["model"], architecture, job["target"], status, reason, **measured)

@@ -1,4 +1,4 @@
-"""Run steps, each in a process of its own, several at a time; what was done with the same inputs is not done again."""
+"""Run steps, each in a process of its own, several at a time, and none again on the same inputs."""
 
 import os
 import shlex
@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -46,8 +46,8 @@ class Outcome:
 
     Args:
         key: digest of all that the step depends on.
-        status: ``ok``; ``failed``; ``unavailable``, where this machine lacks what it needs; or ``blocked``, where
-            what it needs was not made.
+        status: ``ok``; ``failed``; ``unavailable``, where this machine lacks what it needs; or ``blocked``,
+            where what it needs was not made.
         reason: why it is not ``ok``.
         seconds: how long it ran.
         cpu_seconds: how long it kept a core busy, whatever else ran.
@@ -67,8 +67,8 @@ class Outcome:
 class Runner:
     """Runs steps in a folder that is laid out like the repository.
 
-    A step's outcome is kept under its key, a digest of its command, its parameters and the bytes of all that it
-    reads, its code included. A runner that was killed goes on where it stopped.
+    A step's outcome is kept with its key, a digest of its command, its parameters and the bytes of all that
+    it reads, its code included: a runner goes on where a killed one stopped.
 
     Args:
         folder: where commands run; ``stages/``, ``src/`` and what else the steps read lie in it.
@@ -118,7 +118,8 @@ class Runner:
                     if known is not None:
                         settle(step, known, False)
                     elif len(running) < processes:
-                        running[pool.submit(self._run, step, self._key(step, before[step.name], outcomes))] = step
+                        key = self._key(step, before[step.name], outcomes)
+                        running[pool.submit(self._run, step, key)] = step
                     else:
                         continue
                     waiting.remove(step)
@@ -160,9 +161,9 @@ class Runner:
         log.parent.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
         with log.open("wb") as file:
-            status, usage = self._wait(self._start(step, file))
+            code, usage = self._wait(self._start(step, file))
         seconds = round(time.monotonic() - start, 1)
-        status, reason = judge(status, log, seconds >= self.time_limit_s)
+        status, reason = judge(code, log, seconds >= self.time_limit_s)
         outcome = Outcome(
             key,
             status,
@@ -172,7 +173,8 @@ class Runner:
             usage.ru_maxrss * 1024,
             {out: digest(self.folder / out) for out in step.outs} if status == OK else {},
         )
-        write_json(self._record(step), asdict(outcome))
+        if code >= 0:  # one that was killed is to be tried again
+            write_json(self._record(step), asdict(outcome))
         return outcome
 
     def _start(self, step: Step, file: Any) -> "subprocess.Popen[bytes]":
@@ -214,10 +216,8 @@ class Runner:
 
 def kill(pid: int) -> None:
     """End a process that leads a session, with all that it started."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def judge(code: int, log: Path, late: bool) -> tuple[str, str]:

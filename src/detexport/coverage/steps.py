@@ -62,8 +62,12 @@ def _step(name: str, stage: Mapping[str, Any], values: Mapping[str, Any]) -> Ste
         name=name,
         cmd=_filled(stage["cmd"], values),
         deps=tuple(_filled(dep, values) for dep in stage.get("deps", ())),
-        outs=tuple(_filled(out, values) for kind in ("outs", "metrics") for out in _paths(stage.get(kind, ()))),
-        params={key: lookup(values, key) for key in (_filled(key, values) for key in stage.get("params", ()))},
+        outs=tuple(
+            _filled(out, values) for kind in ("outs", "metrics") for out in _paths(stage.get(kind, ()))
+        ),
+        params={
+            key: lookup(values, key) for key in (_filled(key, values) for key in stage.get("params", ()))
+        },
     )
 
 

@@ -11,15 +11,15 @@ Cells = Sequence[Mapping[str, Any]]
 HEAD = """\
 # Architectures and targets
 
-Written by `make coverage-docs` from `coverage.json`, which is what `make coverage` measured; do not edit. Each cell is
-a small model that was exported, and its artifact run in a fresh process, without the models' code, against the
-PyTorch model: at the exported size, a smaller, a larger and an odd one, with no, one and many detections. What may
-differ is in `conf/parity/default.yaml`.
+Written by `make coverage-docs` from `coverage.json`, which is what `make coverage` measured; do not edit.
+Each cell is a small model that was exported, and its artifact run in a fresh process, without the models'
+code, against the PyTorch model: at the exported size, a smaller, a larger and an odd one, with no, one and
+many detections. How far they may differ is said in `conf/parity/default.yaml`.
 
 """
 LEGEND = """
-`ok`: it works at all of these. **failed**: it should, and does not. `n/a`: it cannot, for the reason of that number
-below. `skipped`: the machine lacked what it needs.
+`ok`: it works at all of these. **failed**: it should, and does not. `n/a`: it cannot, for the reason of that
+number below. `skipped`: the machine lacked what it needs.
 """
 WORDS = {"ok": "ok", "failed": "**failed**", "skipped": "skipped"}
 
@@ -58,7 +58,7 @@ def _of_targets(cells: Cells, targets: Sequence[str]) -> Iterator[list[str]]:
     questions: dict[str, Callable[[Cells], str]] = {
         "Any height and width": lambda own: _answer(cell["dynamic_size"] for cell in own),
         "No detections": lambda own: _answer(cell["zero_detections"] for cell in own),
-        "In a fresh process, without the models' code": lambda own: _answer(cell["fresh_process"] for cell in own),
+        "In a fresh process": lambda own: _answer(cell["fresh_process"] for cell in own),
         "Images a call": lambda own: " or ".join(_names(own, "batch")),
         "Export, median": lambda own: f"{median(cell['export_s'] for cell in own):.0f} s",
         "Memory, at most": lambda own: f"{max(cell['peak_bytes'] for cell in own) / 2**30:.1f} GiB",
