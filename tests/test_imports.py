@@ -26,7 +26,7 @@ ALLOWED = {
     "metrics": {"data"},
     "engine": {"metrics", "data", "modeling", "structures", "config", "checkpoint"},
     "schema": {"structures"},
-    "export": {"artifact", "schema"},
+    "export": {"artifact", "schema", "structures"},
     "convert": {"artifact"},
     "runtime": {"artifact", "postprocess", "structures"},
     "parity": {"artifact", "runtime", "postprocess", "data", "metrics"},
