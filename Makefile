@@ -32,10 +32,10 @@ params: $(READY) ## compose params.yaml from conf/; OVERRIDES="'export=[onnx]' .
 	python stages/compose.py $(OVERRIDES)
 
 coverage: $(READY) ## measure every architecture x every target; ONLY="--only mask_rcnn --target onnx" some
-	python stages/coverage.py --work-dir outputs/coverage --save-to reports/coverage.json $(ONLY)
+	python stages/measure_coverage.py --work-dir outputs/coverage --save-to reports/coverage.json $(ONLY)
 
 coverage-docs: $(READY) ## make docs/coverage.md of what `make coverage` measured
-	python stages/coverage_docs.py --cells reports/coverage.json --save-dir docs
+	python stages/document_coverage.py --cells reports/coverage.json --save-dir docs
 
 test: $(READY) ## run the tests, a process a core
 	$(TEST)

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 from typer import Exit, Option, echo
 
-from detexport.config.composition import unsupported
+from detexport.config.composition import left_out
 from detexport.coverage.cells import Cell, cell_of
 from detexport.coverage.run import Outcome, Runner
 from detexport.coverage.steps import Step, needed, producers, read_steps
@@ -46,9 +46,9 @@ def main(
     run measured with the same code, options and packages is not measured again, also if it was killed.
     Pairs that conf/unsupported.yaml declares are tried, too: a declaration that no longer holds is told.
 
-        python stages/coverage.py ... --only mask_rcnn --target onnx     one cell
+        python stages/measure_coverage.py ... --only mask_rcnn --target onnx     one cell
 
-        python stages/coverage.py ... --only '*_C4' --target 'openvino*' some
+        python stages/measure_coverage.py ... --only '*_C4' --target 'openvino*' some
 
     Logs of the steps lie in WORK_DIR/logs, artifacts in WORK_DIR/outputs.
     """
@@ -127,7 +127,10 @@ def matches(name: str, patterns: list[str] | None) -> bool:
 def declared_unsupported(params: dict[str, Any]) -> dict[str, str]:
     """The reasons of the declared pairs, by job."""
     root = OmegaConf.create({**params, "unsupported": read_yaml(DECLARED)["unsupported"]})
-    return {str(name): reason for name, reason in unsupported(_root_=root).items()}
+    return {
+        str(name): f"{entry.reason} ({entry.upstream})" if entry.upstream else entry.reason
+        for name, entry in left_out(_root_=root).items()
+    }
 
 
 def read_yaml(path: Path) -> Any:
