@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,3 +76,26 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def repack_zip(source: Path, target: Path, left_out: tuple[str, ...]) -> None:
+    """Copy an archive so that its bytes say nothing of the hour, nor of the order it was written in.
+
+    Args:
+        source: an archive whose members are not compressed, as torch writes them.
+        target: the archive to write.
+        left_out: ends of the names of members that are dropped.
+    """
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as new:
+        for member in sorted(old.infolist(), key=lambda info: info.filename):
+            if not member.filename.endswith(left_out):
+                _copy_member(old, member, new)
+
+
+def _copy_member(source: zipfile.ZipFile, member: zipfile.ZipInfo, target: zipfile.ZipFile) -> None:
+    info = zipfile.ZipInfo(member.filename, (1980, 1, 1, 0, 0, 0))
+    data = source.read(member)
+    # Tensors start at a multiple of 64 bytes, as torch.save aligns them for memory mapping.
+    padding = -(target.fp.tell() + 30 + len(info.filename.encode()) + 4) % 64  # type: ignore[union-attr]
+    info.extra = b"FB" + padding.to_bytes(2, "little") + b"\0" * padding
+    target.writestr(info, data)

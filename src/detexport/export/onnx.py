@@ -12,12 +12,13 @@ import numpy as np
 import onnx
 import onnxscript
 import torch
-import torchvision  # noqa: F401 - defines the operator whose shape rule is replaced below
+import torchvision  # noqa: F401 - defines operators that are translated below
 
 from detexport.artifact import Artifact, Format
 from detexport.contract import Contract, TensorSpec
 from detexport.errors import ExportError
 from detexport.export.method import ExportableModel, Provenance, require_eval, write_artifact
+from detexport.export.program import nms_keeps_any_number, record_program
 
 MAIN_FILE = "model.onnx"
 
@@ -67,15 +68,15 @@ class Onnx:
 
     def _convert(self, model: ExportableModel, sample: np.ndarray, contract: Contract) -> onnx.ModelProto:
         image = contract.inputs[0]
-        free = {axis: torch.export.Dim(dim) for axis, dim in enumerate(image.shape) if isinstance(dim, str)}
-        with torch.no_grad(), _quiet(), _nms_keeps_any_number():
+        recorded = record_program(model, sample, contract)
+        # The translation records the program once more, by ONNX's rules of decomposition.
+        with torch.no_grad(), _quiet(), nms_keeps_any_number():
             program = torch.onnx.export(
-                model.image_graph(contract.output_names).eval(),
-                (torch.from_numpy(sample),),
+                recorded,
+                (),
                 dynamo=True,
                 input_names=[image.name],
                 output_names=list(contract.output_names),
-                dynamic_shapes=(free,),
                 opset_version=self.opset_version,
                 custom_translation_table=TRANSLATIONS,
                 verbose=False,
@@ -176,22 +177,6 @@ TRANSLATIONS: dict[Any, Any] = {
     torch.ops.torchvision.roi_pool.default: _roi_pool,
 }
 """torchvision's operators that the exporter does not know, in ONNX's."""
-
-
-@contextmanager
-def _nms_keeps_any_number() -> Iterator[None]:
-    """Tell ``torch.export`` that suppression may keep no box, or one.
-
-    torchvision's own shape rule promises at least two, and the exported program would break on fewer.
-    """
-    library = torch.library.Library("torchvision", "FRAGMENT")
-
-    def kept(dets: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
-        count = torch.library.get_ctx().new_dynamic_size(min=0)
-        return dets.new_empty((count,), dtype=torch.int64)
-
-    torch.library.register_fake("torchvision::nms", kept, lib=library, allow_override=True)
-    yield
 
 
 @contextmanager

@@ -2,17 +2,16 @@
 
 import sys
 import tempfile
-import zipfile
 from pathlib import Path
 
 import torch
 
 from detexport.errors import ExportError
+from detexport.files import repack_zip
 
 MAIN_FILE = "model.pt"
 # The archive's root folder is named after the file it is first saved to.
 ROOT = Path(MAIN_FILE).stem
-FIXED_DATE = (1980, 1, 1, 0, 0, 0)
 # Source ranges with absolute paths, and a checksum over them; a loaded module works without either.
 LEFT_OUT = (".debug_pkl", ".data/serialization_id")
 
@@ -42,16 +41,4 @@ def save_reproducibly(module: torch.jit.ScriptModule, path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         saved = Path(folder) / MAIN_FILE
         module.save(str(saved))
-        with zipfile.ZipFile(saved) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as target:
-            for member in sorted(source.infolist(), key=lambda info: info.filename):
-                if not member.filename.endswith(LEFT_OUT):
-                    _copy_member(source, member, target)
-
-
-def _copy_member(source: zipfile.ZipFile, member: zipfile.ZipInfo, target: zipfile.ZipFile) -> None:
-    info = zipfile.ZipInfo(member.filename, FIXED_DATE)
-    data = source.read(member)
-    # Tensors start at a multiple of 64 bytes, as torch.save aligns them for memory mapping.
-    padding = -(target.fp.tell() + 30 + len(info.filename.encode()) + 4) % 64  # type: ignore[union-attr]
-    info.extra = b"FB" + padding.to_bytes(2, "little") + b"\0" * padding
-    target.writestr(info, data)
+        repack_zip(saved, path, LEFT_OUT)

@@ -19,6 +19,7 @@ __all__ = ["Engine", "Runtime", "Session", "load"]
 DEFAULT_ENGINES = {
     Format.TORCHSCRIPT: ("detexport.runtime.torchscript", "TorchScript"),
     Format.ONNX: ("detexport.runtime.onnxruntime", "OnnxRuntime"),
+    Format.EXPORTED_PROGRAM: ("detexport.runtime.exported_program", "ExportedProgram"),
 }
 BOXES = ("pred_boxes", "proposal_boxes")
 

@@ -31,7 +31,7 @@ class TorchScript:
             ArtifactError: not a TorchScript artifact, or one that was changed.
             RuntimeUnavailableError: the device is not on this machine.
         """
-        _check_device(device)
+        require_device(device)
         artifact = read_verified(artifact_dir, Format.TORCHSCRIPT)
         if self.threads:
             torch.set_num_threads(self.threads)
@@ -77,7 +77,7 @@ def _load(path: Path, device: str) -> torch.jit.ScriptModule:
         return torch.jit.load(path, map_location=device).eval()
 
 
-def _check_device(device: str) -> None:
+def require_device(device: str) -> None:
     """Raise ``RuntimeUnavailableError`` unless ``device`` names one that is there."""
     kind, _, index = device.partition(":")
     count = {"cpu": 1, "cuda": torch.cuda.device_count()}.get(kind, 0)

@@ -1,0 +1,59 @@
+"""PyTorch as a runtime: ExportedPrograms."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.export.passes import move_to_device_pass
+
+from detexport.artifact import Artifact, Format
+from detexport.pt2 import load_program
+from detexport.runtime.session import check_image, name_outputs, read_verified
+from detexport.runtime.torchscript import require_device
+
+
+@dataclass(frozen=True)
+class ExportedProgram:
+    """An ExportedProgram, run operator by operator in the PyTorch process.
+
+    Args:
+        threads: threads of one operator, for the whole process (PyTorch has no finer setting);
+            0 leaves the process's setting as it is.
+    """
+
+    threads: int = 0
+
+    def open(self, artifact_dir: Path, device: str = "cpu") -> "ExportedProgramSession":
+        """Load an artifact after its files' digests were checked.
+
+        Raises:
+            ArtifactError: not an ExportedProgram, one that was changed, or one that says more than a graph.
+            RuntimeUnavailableError: the device is not on this machine.
+        """
+        require_device(device)
+        artifact = read_verified(artifact_dir, Format.EXPORTED_PROGRAM)
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        program = load_program(artifact_dir / artifact.main_file)
+        if device != "cpu":
+            program = move_to_device_pass(program, device)
+        return ExportedProgramSession(artifact, device, program.module())
+
+
+@dataclass(frozen=True)
+class ExportedProgramSession:
+    """A loaded program; see ``Session``."""
+
+    artifact: Artifact
+    device: str
+    module: Any
+
+    @torch.inference_mode()
+    def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """Run the graph on one image; see ``Session``."""
+        check_image(image, self.artifact)
+        # A copy where the image is a flipped or read-only view: torch takes neither.
+        tensor = torch.from_numpy(np.require(image, requirements=("C", "W"))).to(self.device)
+        return name_outputs([output.cpu().numpy() for output in self.module(tensor)], self.artifact)
