@@ -31,13 +31,18 @@ STAGES = ("prepare_data", "build", "load_checkpoint", "reference", "export", "co
 LINKED = ("checkpoints", "conf", "hydra_plugins", "requirements.lock", "src", "stages")
 """What the stages read, beside what they write."""
 
+STEP_BYTES = 4 * 2**30
+"""The most memory that a step is expected to take."""
+
 
 def main(
     work_dir: Annotated[Path, Option(help="what is made, and what is known from earlier runs")],
     save_to: Annotated[Path, Option(help="the cells, as JSON")],
     only: Annotated[list[str] | None, Option(help="models, e.g. 'mask_rcnn*'; may be given again")] = None,
     target: Annotated[list[str] | None, Option(help="targets, e.g. 'openvino*'; may be given again")] = None,
-    processes: Annotated[int, Option(help="steps at a time; each has one thread")] = os.cpu_count() or 1,
+    processes: Annotated[
+        int, Option(help="steps at a time, one thread each; 0: one a core, as memory allows")
+    ] = 0,
     time_limit_s: Annotated[float, Option(help="a step that takes longer has failed")] = 600,
 ) -> None:
     """Measure every architecture x every target, write the cells to SAVE_TO; exit code 1 if one failed.
@@ -75,7 +80,9 @@ def main(
                 cells[name] = cell
                 progress.write(describe(cell))
 
-        Runner(work_dir, time_limit_s).run(asked, before, processes=processes, report=report)
+        Runner(work_dir, time_limit_s).run(
+            asked, before, processes=processes or most_processes(), report=report
+        )
     write_json(save_to, [cells[name].to_json() for name in jobs])
     counts = Counter(cell.status for cell in cells.values())
     echo(f"{save_to}: {', '.join(f'{count} {status}' for status, count in counts.items())}")
@@ -131,6 +138,12 @@ def declared_unsupported(params: dict[str, Any]) -> dict[str, str]:
         str(name): f"{entry.reason} ({entry.upstream})" if entry.upstream else entry.reason
         for name, entry in left_out(_root_=root).items()
     }
+
+
+def most_processes() -> int:
+    """One a core of this process, and no more than the machine's memory is enough for."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, min(len(os.sched_getaffinity(0)), memory // STEP_BYTES))
 
 
 def read_yaml(path: Path) -> Any:

@@ -1,5 +1,6 @@
 """Run steps, each in a process of its own, several at a time, and none again on the same inputs."""
 
+import fcntl
 import os
 import shlex
 import signal
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from detexport.coverage.steps import Step, inside
-from detexport.errors import DataError
+from detexport.errors import ConfigError, DataError
 from detexport.files import read_json, sha256_file, sha256_json, write_json
 
 OK, FAILED, UNAVAILABLE, BLOCKED = "ok", "failed", "unavailable", "blocked"
@@ -99,6 +100,9 @@ class Runner:
 
         Returns:
             the outcome of each step by name.
+
+        Raises:
+            ConfigError: another runner is at work in the folder.
         """
         outcomes: dict[str, Outcome] = {}
         waiting = list(steps)
@@ -108,7 +112,7 @@ class Runner:
             outcomes[step.name] = outcome
             report(step, outcome, ran)
 
-        with ThreadPoolExecutor(processes) as pool, self._children_end_with_us():
+        with self._alone(), ThreadPoolExecutor(processes) as pool, self._children_end_with_us():
             while waiting or running:
                 for step in list(waiting):
                     needs = [outcomes.get(other.name) for other in before[step.name]]
@@ -203,6 +207,20 @@ class Runner:
         self._running.discard(process.pid)
         process.returncode = os.waitstatus_to_exitcode(status)
         return process.returncode, usage
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the folder's lock; the system lets go of it when the process ends, however it ends."""
+        with (self.folder / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ConfigError(
+                    "another run is at work in this folder",
+                    got=self.folder,
+                    remedy="wait for it, or give another folder",
+                ) from error
+            yield
 
     @contextmanager
     def _children_end_with_us(self) -> Iterator[None]:
