@@ -15,13 +15,22 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 BY_TARGET = {
     "prepare_data": ["detexport.data.synthetic", "detexport.data.coco_folder"],
     "export": ["detexport.export.tracing", "detexport.export.scripting", "detexport.export.onnx"],
-    "convert": ["detexport.convert"],
+    "convert": [
+        "detexport.convert.onnx_int8",
+        "detexport.convert.openvino",
+        "detexport.convert.openvino_int8",
+    ],
     "validate": [
         "detexport.runtime.torchscript",
         "detexport.runtime.onnxruntime",
+        "detexport.runtime.openvino",
         "detexport.parity.compare",
     ],
-    "benchmark": ["detexport.runtime.torchscript", "detexport.runtime.onnxruntime"],
+    "benchmark": [
+        "detexport.runtime.torchscript",
+        "detexport.runtime.onnxruntime",
+        "detexport.runtime.openvino",
+    ],
 }
 # Run at every `dvc repro` whatever changed.
 ALWAYS = {name for name, stage in STAGES.items() if stage.get("always_changed")}

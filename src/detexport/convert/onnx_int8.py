@@ -111,6 +111,10 @@ def quantizable(graph: onnx.GraphProto) -> set[str]:
     other one with weights.
     """
     weights = {tensor.name for tensor in graph.initializer}
+    # The product of two activations, as in decoding, has no weights.
+    weighted = {
+        node.name for node in graph.node if node.op_type in WEIGHTED and not weights.isdisjoint(node.input)
+    }
     producer = {name: node for node in graph.node for name in node.output}
     sampled = [
         node.input[port] for node in graph.node for port in SAMPLERS.get(node.op_type, ()) if node.input[port]
@@ -124,15 +128,12 @@ def quantizable(graph: onnx.GraphProto) -> set[str]:
             continue
         seen.add(name)
         node = producer[name]
-        if node.op_type in WEIGHTED:
+        if node.name in weighted:
             last.add(node.name)
         # A shape is the same in every precision.
         elif node.op_type not in SAMPLERS and node.op_type != "Shape":
             left += node.input
-    weighted = {
-        node.name for node in graph.node if node.op_type in INT8 and not weights.isdisjoint(node.input)
-    }
-    return weighted - last
+    return {node.name for node in graph.node if node.op_type in INT8 and node.name in weighted} - last
 
 
 @contextmanager

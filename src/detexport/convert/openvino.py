@@ -106,7 +106,22 @@ def last_weighted(model: Any) -> set[str]:
     Between them and the outputs, or the coordinates at which features are read, is no other one with weights.
     """
     starts = [*_sampled_at(model), *(result.input_value(0).get_node() for result in model.get_results())]
-    return {node.get_friendly_name() for node in _before(starts) if node.get_type_name() in WEIGHTED}
+    return {node.get_friendly_name() for node in _before(starts) if has_weights(node)}
+
+
+def has_weights(node: Any) -> bool:
+    """Whether it multiplies by a constant: the product of two activations, as in decoding, has no weights."""
+    return node.get_type_name() in WEIGHTED and any(
+        _is_constant(value.get_node()) for value in node.input_values()
+    )
+
+
+def _is_constant(node: Any) -> bool:
+    """Whether its value is stored, perhaps reshaped or of another type."""
+    if node.get_type_name() == "Constant":
+        return True
+    stored = node.get_type_name() in ("Convert", "FakeQuantize", "Multiply", "Reshape", "Subtract")
+    return stored and all(_is_constant(value.get_node()) for value in node.input_values())
 
 
 def _sampled_at(model: Any) -> Iterator[Any]:
@@ -128,7 +143,7 @@ def _before(starts: Iterable[Any]) -> Iterator[Any]:
         yield node
         kind = node.get_type_name()
         # A shape is the same in every precision.
-        if kind not in WEIGHTED and kind not in SAMPLERS and kind != "ShapeOf":
+        if kind not in SAMPLERS and kind != "ShapeOf" and not has_weights(node):
             left += [value.get_node() for value in node.input_values()]
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from detexport.artifact import Artifact, Format
 from detexport.convert.calibration import CalibrationSet
 from detexport.convert.conversion import Samples, read_source, write_converted
-from detexport.convert.openvino import MAIN_FILE, WEIGHTED, last_weighted, read_model, save_ir
+from detexport.convert.openvino import MAIN_FILE, has_weights, last_weighted, read_model, save_ir
 from detexport.errors import RuntimeUnavailableError
 from detexport.offline import no_telemetry
 
@@ -76,13 +76,6 @@ def left_in_float(model: Any) -> set[str]:
     unweighted = {
         node.get_friendly_name()
         for node in model.get_ordered_ops()
-        if node.get_type_name() not in ("Constant", "Parameter", "Result") and not _has_weights(node)
+        if node.get_type_name() not in ("Constant", "Parameter", "Result") and not has_weights(node)
     }
     return unweighted | last_weighted(model)
-
-
-def _has_weights(node: Any) -> bool:
-    """Whether it multiplies by a constant: the product of two activations has no weights."""
-    return node.get_type_name() in WEIGHTED and any(
-        value.get_node().get_type_name() in ("Constant", "Convert") for value in node.input_values()
-    )

@@ -20,6 +20,7 @@ DEFAULT_ENGINES = {
     Format.TORCHSCRIPT: ("detexport.runtime.torchscript", "TorchScript"),
     Format.ONNX: ("detexport.runtime.onnxruntime", "OnnxRuntime"),
     Format.EXPORTED_PROGRAM: ("detexport.runtime.exported_program", "ExportedProgram"),
+    Format.OPENVINO: ("detexport.runtime.openvino", "OpenVino"),
 }
 BOXES = ("pred_boxes", "proposal_boxes")
 
