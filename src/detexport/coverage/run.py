@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +79,6 @@ class Runner:
         self.folder = folder
         self.time_limit_s = time_limit_s
         self._running: set[int] = set()
-        self._digest_of = cache(digest)
 
     def run(
         self,
@@ -154,7 +152,7 @@ class Runner:
         read = {}
         for dep in step.deps:
             sources = {out: sha for out, sha in made.items() if inside(dep, out)}
-            read[dep] = sources or self._digest_of(self.folder / dep)
+            read[dep] = sources or digest(self.folder / dep)
         return sha256_json({"cmd": step.cmd, "params": step.params, "read": read})
 
     def _record(self, step: Step) -> Path:
