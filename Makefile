@@ -11,10 +11,10 @@ CPP_PACKAGES := cmake g++ make libpng-dev libssl-dev nlohmann-json3-dev
 CPP_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro params test test-all cpp-test lint lock clean
+.PHONY: help setup repro params coverage coverage-docs test test-all cpp-test lint lock clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 15
 
 setup: $(READY) ## make .venv with the pinned packages
 
@@ -34,6 +34,12 @@ repro: $(READY) ## run the pipeline: data, export, proof, latency, registry, rep
 
 params: $(READY) ## compose params.yaml from conf/; OVERRIDES="'export=[onnx]' ..." adds to it
 	python stages/compose.py $(OVERRIDES)
+
+coverage: $(READY) ## measure every architecture x every target; ONLY="--only mask_rcnn --target onnx" some
+	python stages/measure_coverage.py --work-dir outputs/coverage --save-to reports/coverage.json $(ONLY)
+
+coverage-docs: $(READY) ## make docs/coverage.md of what `make coverage` measured
+	python stages/document_coverage.py --cells reports/coverage.json --save-dir docs
 
 test: $(READY) ## run the tests, a process a core
 	$(TEST)

@@ -36,6 +36,7 @@ ALLOWED = {
     "drawing": {"parity"},
     "predictions": {"data", "postprocess", "runtime"},
     "targets": set(),
+    "coverage": {"artifact", "parity"},
     "report": {"artifact", "parity", "benchmark", "drawing"},
     "registry": {"artifact", "runtime", "data", "parity", "benchmark", "predictions"},
 }
@@ -113,6 +114,7 @@ def test_a_package_with_an_owner_is_imported_by_it_alone(path: Path) -> None:
         ("detexport.export", ["onnx", "onnxruntime"]),
         ("detexport.parity.validate", ["torch", "detexport.modeling"]),
         ("detexport.config.composition", ["torch", "hydra"]),
+        ("detexport.coverage.run", ["torch"]),
     ],
 )
 def test_an_import_brings_nothing_heavy_along(module: str, absent: list[str]) -> None:
