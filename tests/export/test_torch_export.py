@@ -48,6 +48,7 @@ TRAINED = [
     ),
 ]
 DC5 = {
+    "MODEL.RESNETS.DEPTH": 50,
     "MODEL.BACKBONE.NAME": "build_resnet_backbone",
     "MODEL.RESNETS.OUT_FEATURES": ["res5"],
     "MODEL.RESNETS.RES5_DILATION": 2,
