@@ -19,7 +19,7 @@ from typer import Exit, Option, echo
 
 from detexport.config.composition import left_out
 from detexport.coverage.cells import Cell, cell_of
-from detexport.coverage.run import Outcome, Runner
+from detexport.coverage.run import Outcome, Runner, alone
 from detexport.coverage.steps import Step, needed, producers, read_steps
 from detexport.errors import ConfigError
 from detexport.files import write_json
@@ -57,32 +57,10 @@ def main(
 
     Logs of the steps lie in WORK_DIR/logs, artifacts in WORK_DIR/outputs.
     """
-    params = prepare(work_dir)
-    jobs = chosen(params, only, target)
-    steps = read_steps(read_yaml(PIPELINE)["stages"], params, STAGES)
-    before = producers(steps)
-    verdicts = {step.name.partition("@")[2]: step for step in steps if step.stage == "validate"}
-    asked = needed([verdicts[name] for name in jobs], before)
-    declared = declared_unsupported(params)
-    cells: dict[str, Cell] = {}
-    outcomes: dict[str, Outcome] = {}
-    with tqdm(total=len(asked), desc="coverage", unit="step", smoothing=0) as progress:
-
-        def report(step: Step, outcome: Outcome, ran: bool) -> None:
-            outcomes[step.name] = outcome
-            progress.update()
-            progress.set_postfix_str(f"{step.name} {outcome.status}, {outcome.seconds:.0f} s" if ran else "")
-            name = step.name.partition("@")[2]
-            if step is verdicts.get(name):
-                architecture = params["architectures"][jobs[name]["model"]]
-                way = needed([step], before)
-                cell = cell_of(jobs[name], architecture, way, outcomes, work_dir, declared.get(name))
-                cells[name] = cell
-                progress.write(describe(cell))
-
-        Runner(work_dir, time_limit_s).run(
-            asked, before, processes=processes or most_processes(), report=report
-        )
+    with alone(work_dir):
+        params = prepare(work_dir)
+        jobs = chosen(params, only, target)
+        cells = measure(params, jobs, work_dir, processes or most_processes(), time_limit_s)
     write_json(save_to, [cells[name].to_json() for name in jobs])
     counts = Counter(cell.status for cell in cells.values())
     echo(f"{save_to}: {', '.join(f'{count} {status}' for status, count in counts.items())}")
@@ -91,7 +69,6 @@ def main(
 
 def prepare(work_dir: Path) -> dict[str, Any]:
     """Lay WORK_DIR out like the repository and compose its parameters, declared pairs among the jobs."""
-    work_dir.mkdir(parents=True, exist_ok=True)
     for name in LINKED:
         link = work_dir / name
         if not link.is_symlink():
@@ -124,6 +101,38 @@ def chosen(
             expected=f"models: {', '.join(params['models'])}; targets: {', '.join(params['targets'])}",
         )
     return jobs
+
+
+def measure(
+    params: dict[str, Any],
+    jobs: dict[str, dict[str, str]],
+    work_dir: Path,
+    processes: int,
+    time_limit_s: float,
+) -> dict[str, Cell]:
+    """The cells of JOBS, each told as soon as it is known."""
+    steps = read_steps(read_yaml(PIPELINE)["stages"], params, STAGES)
+    before = producers(steps)
+    verdicts = {step.name: step.name.partition("@")[2] for step in steps if step.stage == "validate"}
+    asked = needed([step for step in steps if verdicts.get(step.name) in jobs], before)
+    declared = declared_unsupported(params)
+    cells: dict[str, Cell] = {}
+    outcomes: dict[str, Outcome] = {}
+    with tqdm(total=len(asked), desc="coverage", unit="step", smoothing=0) as progress:
+
+        def report(step: Step, outcome: Outcome, ran: bool) -> None:
+            outcomes[step.name] = outcome
+            progress.update()
+            progress.set_postfix_str(f"{step.name} {outcome.status}, {outcome.seconds:.0f} s" if ran else "")
+            name = verdicts.get(step.name)
+            if name is not None:
+                architecture = params["architectures"][jobs[name]["model"]]
+                way = needed([step], before)
+                cells[name] = cell_of(jobs[name], architecture, way, outcomes, work_dir, declared.get(name))
+                progress.write(describe(cells[name]))
+
+        Runner(work_dir, time_limit_s).run(asked, before, processes=processes, report=report)
+    return cells
 
 
 def matches(name: str, patterns: list[str] | None) -> bool:

@@ -98,9 +98,6 @@ class Runner:
 
         Returns:
             the outcome of each step by name.
-
-        Raises:
-            ConfigError: another runner is at work in the folder.
         """
         outcomes: dict[str, Outcome] = {}
         waiting = list(steps)
@@ -110,7 +107,7 @@ class Runner:
             outcomes[step.name] = outcome
             report(step, outcome, ran)
 
-        with self._alone(), ThreadPoolExecutor(processes) as pool, self._children_end_with_us():
+        with ThreadPoolExecutor(processes) as pool, self._children_end_with_us():
             while waiting or running:
                 for step in list(waiting):
                     needs = [outcomes.get(other.name) for other in before[step.name]]
@@ -207,20 +204,6 @@ class Runner:
         return process.returncode, usage
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold the folder's lock; the system lets go of it when the process ends, however it ends."""
-        with (self.folder / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ConfigError(
-                    "another run is at work in this folder",
-                    got=self.folder,
-                    remedy="wait for it, or give another folder",
-                ) from error
-            yield
-
-    @contextmanager
     def _children_end_with_us(self) -> Iterator[None]:
         try:
             yield
@@ -228,6 +211,26 @@ class Runner:
             for pid in tuple(self._running):
                 kill(pid)
             raise
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock; the system lets go of it when the process ends, however it ends.
+
+    Raises:
+        ConfigError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                "another run is at work in this folder",
+                got=folder,
+                remedy="wait for it, or give another folder",
+            ) from error
+        yield
 
 
 def kill(pid: int) -> None:
