@@ -5,7 +5,22 @@
 
 namespace detexport {
 
+// Refuse code that this program or this processor would die of.
+void require_runnable(const Artifact& artifact) {
+    if (artifact.device != "cpu")
+        throw Error("this program runs on the CPU",
+                    {"code compiled for '" + artifact.device + "'", "code compiled for 'cpu'",
+                     "convert the ExportedProgram with device=cpu"});
+    const bool fits = artifact.instruction_set == "x86-64" ||
+                      (artifact.instruction_set == "x86-64-v3" && __builtin_cpu_supports("x86-64-v3"));
+    if (!fits)
+        throw Error("the package's code cannot run on this processor",
+                    {"code compiled for '" + artifact.instruction_set + "'", "instructions that it has",
+                     "convert the ExportedProgram with instruction_set=x86-64"});
+}
+
 Session open_aot_inductor(const Artifact& artifact, const Options& options) {
+    require_runnable(artifact);
     load_torchvision_operators();
     if (options.threads) at::set_num_threads(options.threads);
     const auto package = std::make_shared<torch::inductor::AOTIModelPackageLoader>(artifact.main_file);

@@ -93,9 +93,15 @@ Artifact read_verified(const fs::path& folder, const std::string& format) {
     try {
         manifest = json::parse(std::ifstream(folder / "artifact.json"));
         const auto sides = manifest.value("image_sides", std::vector<int64_t>{1, 65535});
-        artifact = {manifest.at("format"), folder / manifest.at("main_file").get<std::string>(),
-                    manifest.at("batch"),  sides.at(0),
-                    sides.at(1),           read_contract(manifest.at("contract"))};
+        const json& options = manifest.at("options");
+        artifact = {.format = manifest.at("format"),
+                    .main_file = folder / manifest.at("main_file").get<std::string>(),
+                    .batch = manifest.at("batch"),
+                    .device = options.value("device", ""),
+                    .instruction_set = options.value("instruction_set", ""),
+                    .smallest_side = sides.at(0),
+                    .largest_side = sides.at(1),
+                    .contract = read_contract(manifest.at("contract"))};
         if (artifact.format != format)
             throw Error(
                 folder.string() + " cannot be opened by this program",

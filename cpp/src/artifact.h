@@ -38,6 +38,8 @@ struct Artifact {
     std::filesystem::path main_file;
     // "1": one image a call; "any": a list of images, a result for each.
     std::string batch;
+    // What native code was compiled for, "cpu" or "cuda" and "x86-64" or "x86-64-v3"; else empty.
+    std::string device, instruction_set;
     int64_t smallest_side, largest_side;  // of an image that the graph takes, in px
     Contract contract;
 };
