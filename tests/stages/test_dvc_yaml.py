@@ -20,17 +20,26 @@ BY_TARGET = {
         "detexport.export.onnx",
         "detexport.export.torch_export",
     ],
-    "convert": ["detexport.convert"],
+    "convert": [
+        "detexport.convert.aot_inductor",
+        "detexport.convert.onnx_int8",
+        "detexport.convert.openvino",
+        "detexport.convert.openvino_int8",
+    ],
     "validate": [
         "detexport.runtime.torchscript",
         "detexport.runtime.onnxruntime",
+        "detexport.runtime.aot_inductor",
         "detexport.runtime.exported_program",
+        "detexport.runtime.openvino",
         "detexport.parity.compare",
     ],
     "benchmark": [
         "detexport.runtime.torchscript",
         "detexport.runtime.onnxruntime",
+        "detexport.runtime.aot_inductor",
         "detexport.runtime.exported_program",
+        "detexport.runtime.openvino",
     ],
 }
 # Run at every `dvc repro` whatever changed.
