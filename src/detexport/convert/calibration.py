@@ -1,6 +1,6 @@
 """The images that ranges of activations are measured on."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -44,5 +44,44 @@ class CalibrationSet:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Each uint8 (3, H, W)."""
+        yield from self._read("calibrate")
+
+    def where(self, holds: Callable[[np.ndarray], bool]) -> "ChosenSamples":
+        """Those samples for which a condition holds.
+
+        Raises:
+            ExportError: it holds for none.
+        """
+        indices = frozenset(index for index, image in enumerate(self._read("choose")) if holds(image))
+        if not indices:
+            raise ExportError(
+                "the model finds nothing on any sample, so its heads have nothing to calibrate on",
+                got=f"0 detections on {len(self)} samples",
+                expected="images of what the model was trained to find",
+                remedy="check the weights and the data set, or raise samples",
+            )
+        return ChosenSamples(self, indices)
+
+    def _read(self, what: str) -> Iterator[np.ndarray]:
         chosen = islice(self.samples, len(self))
-        yield from tqdm(chosen, desc="calibrate", unit="image", total=len(self), mininterval=1.0)
+        yield from tqdm(chosen, desc=what, unit="image", total=len(self), mininterval=1.0)
+
+
+@dataclass(frozen=True)
+class ChosenSamples:
+    """Some of the samples.
+
+    Args:
+        images: all of them.
+        indices: positions of those that are given.
+    """
+
+    images: CalibrationSet
+    indices: frozenset[int]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Each uint8 (3, H, W)."""
+        return (image for index, image in enumerate(self.images) if index in self.indices)

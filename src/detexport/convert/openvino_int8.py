@@ -6,17 +6,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from detexport.artifact import Artifact, Format
-from detexport.convert.calibration import CalibrationSet
+from detexport.contract import Contract
+from detexport.convert.calibration import CalibrationSet, ChosenSamples
 from detexport.convert.conversion import Samples, read_source, write_converted
 from detexport.convert.openvino import MAIN_FILE, has_weights, last_weighted, read_model, save_ir
-from detexport.errors import RuntimeUnavailableError
+from detexport.errors import ExportError, RuntimeUnavailableError
 from detexport.offline import no_telemetry
 from detexport.preprocess import graph_inputs
 
 try:
     with no_telemetry():
         import nncf
+        import openvino as ov
 except ModuleNotFoundError as error:
     raise RuntimeUnavailableError(
         "NNCF is not installed", remedy="pip install 'detexport[openvino]'"
@@ -47,8 +51,8 @@ class OpenVinoInt8:
             ExportError: there are no samples, or the model has no layer to quantize.
         """
         source = read_source(source_dir, Format.OPENVINO)
-        images = CalibrationSet(samples, self.samples)
         model = read_model(source_dir / source.main_file)
+        images = _with_detections(CalibrationSet(samples, self.samples), model, source.contract)
         nncf.set_log_level(logging.ERROR)
         quantized = nncf.quantize(
             model,
@@ -60,6 +64,7 @@ class OpenVinoInt8:
                 names=sorted(left_in_float(model)), patterns=list(self.float_patterns)
             ),
         )
+        _require_finite(quantized)
         return write_converted(
             self,
             source,
@@ -70,6 +75,35 @@ class OpenVinoInt8:
             packages=("openvino", "nncf"),
             write=lambda folder: save_ir(quantized, folder / MAIN_FILE),
         )
+
+
+def _with_detections(
+    images: CalibrationSet, model: Any, contract: Contract
+) -> CalibrationSet | ChosenSamples:
+    """The images that reach every layer: where nothing is found, NNCF takes the mean of no value, NaN."""
+    if not contract.row_names:
+        return images
+    compiled = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": ov.Type.f32})
+    input_name, rows = contract.inputs[0].name, contract.row_names[0]
+    return images.where(lambda image: len(compiled({input_name: image})[rows]) > 0)
+
+
+def _require_finite(model: Any) -> None:
+    """Refuse ranges and corrected biases that are no numbers.
+
+    Raises:
+        ExportError: there are some.
+    """
+    for node in model.get_ordered_ops():
+        for value in node.input_values() if node.get_type_name() in ("Add", "FakeQuantize") else ():
+            constant = value.get_node()
+            if constant.get_type_name() == "Constant" and not np.isfinite(constant.data).all():
+                raise ExportError(
+                    f"the quantization of {node.get_friendly_name()} is not finite",
+                    got=constant.data.ravel()[:3],
+                    expected="ranges and biases that are numbers",
+                    remedy="calibrate on other samples, or leave the layer in float: float_patterns",
+                )
 
 
 def left_in_float(model: Any) -> set[str]:
