@@ -10,6 +10,8 @@ import json
 import re
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +152,19 @@ def _refusal(place: Path | str, got: str) -> ArtifactError:
         expected="tensors, and a graph of the operators of torch and torchvision",
         remedy="export the model again; a file from elsewhere that says more could run anything here",
     )
+
+
+@contextmanager
+def nms_keeps_any_number() -> Iterator[None]:
+    """Tell ``torch.export`` that suppression may keep no box, or one.
+
+    torchvision's own shape rule promises at least two, and the exported program would break on fewer.
+    """
+    library = torch.library.Library("torchvision", "FRAGMENT")
+
+    def kept(dets: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
+        count = torch.library.get_ctx().new_dynamic_size(min=0)
+        return dets.new_empty((count,), dtype=torch.int64)
+
+    torch.library.register_fake("torchvision::nms", kept, lib=library, allow_override=True)
+    yield

@@ -47,8 +47,10 @@ class LosesOne:
             artifact = session.artifact
             device = session.device
 
-            def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
-                return {name: value[1:] for name, value in session(image).items()}
+            def __call__(
+                self, image: np.ndarray, output_size: tuple[int, int] | None = None
+            ) -> dict[str, np.ndarray]:
+                return {name: value[1:] for name, value in session(image, output_size).items()}
 
         return Lossy()
 

@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from detexport.artifact import Artifact, Format
+from detexport.contract import Contract
 from detexport.convert.calibration import CalibrationSet
 from detexport.convert.conversion import Samples, read_source, write_converted
+from detexport.coordinates import ONNX as READ_AT
 from detexport.errors import ExportError, RuntimeUnavailableError
+from detexport.preprocess import graph_inputs
 
 try:
     import onnx
@@ -29,17 +32,14 @@ INT8 = ("Conv", "Gemm", "MatMul")
 WEIGHTED = (*INT8, "ConvTranspose", "DeformConv")
 """Operators that multiply by trained weights."""
 
-SAMPLERS = {"RoiAlign": (1, 2), "GridSample": (1,), "MaxRoiPool": (1,)}
-"""Operators that read a map of features at coordinates, and which of their inputs these come through."""
-
 
 @dataclass(frozen=True)
 class OnnxInt8:
     """Layers with weights take 8 bits (QDQ), everything between and after them stays in float32.
 
     What decodes boxes, suppresses and pastes has ranges of hundreds of px and is left as it is, and so are
-    the layers that predict: an error of theirs is an error of the result. Ranges of activations are those that
-    were seen, with a zero point; those of weights are symmetric.
+    the layers that predict: an error of theirs is an error of the result. Ranges of activations are those
+    that were seen, with a zero point; those of weights are symmetric.
 
     Args:
         samples: number of images to calibrate on.
@@ -74,7 +74,7 @@ class OnnxInt8:
             main_file=MAIN_FILE,
             packages=("onnx", "onnxruntime"),
             write=lambda folder: self._quantize(
-                model_file, names, _Reader(images, source.contract.inputs[0].name), folder / MAIN_FILE
+                model_file, names, _Reader(images, source.contract), folder / MAIN_FILE
             ),
         )
 
@@ -97,8 +97,8 @@ class OnnxInt8:
 class _Reader(quantization.CalibrationDataReader):
     """Images as ONNX Runtime asks for them: one after another, then None."""
 
-    def __init__(self, images: CalibrationSet, input_name: str) -> None:
-        self.feeds = ({input_name: image} for image in images)
+    def __init__(self, images: CalibrationSet, contract: Contract) -> None:
+        self.feeds = (graph_inputs(contract, image) for image in images)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         return next(self.feeds, None)
@@ -117,7 +117,7 @@ def quantizable(graph: onnx.GraphProto) -> set[str]:
     }
     producer = {name: node for node in graph.node for name in node.output}
     sampled = [
-        node.input[port] for node in graph.node for port in SAMPLERS.get(node.op_type, ()) if node.input[port]
+        node.input[port] for node in graph.node for port in READ_AT.get(node.op_type, ()) if node.input[port]
     ]
     last: set[str] = set()
     seen: set[str] = set()
@@ -131,7 +131,7 @@ def quantizable(graph: onnx.GraphProto) -> set[str]:
         if node.name in weighted:
             last.add(node.name)
         # A shape is the same in every precision.
-        elif node.op_type not in SAMPLERS and node.op_type != "Shape":
+        elif node.op_type not in READ_AT and node.op_type != "Shape":
             left += node.input
     return {node.name for node in graph.node if node.op_type in INT8 and node.name in weighted} - last
 

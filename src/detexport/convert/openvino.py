@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 from detexport.artifact import Artifact, Format
 from detexport.convert.conversion import Samples, read_source, write_converted
+from detexport.coordinates import OPENVINO as READ_AT
 from detexport.errors import ExportError, RuntimeUnavailableError
 from detexport.offline import no_telemetry
 
@@ -31,9 +32,6 @@ WEIGHTED = {
     "MatMul",
 }
 """Operators that multiply by trained weights."""
-
-SAMPLERS = {"ROIAlign": (1, 2), "GridSample": (1,), "ROIPooling": (1,)}
-"""Operators that read a map of features at coordinates, and which of their inputs these come through."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +88,11 @@ def name_nodes(model: Any) -> None:
 
 
 def save_ir(model: Any, path: Path, *, compress_to_fp16: bool = False) -> None:
-    """Write ``path`` and its weights beside it; coordinates are marked to be computed in float32."""
+    """Write ``path`` and its weights beside it."""
     name_nodes(model)
-    coordinates = {node.get_friendly_name() for node in _before(_sampled_at(model))}
     ov.save_model(model, path, compress_to_fp16=compress_to_fp16)
     tree = ElementTree.parse(path)
     _strip(tree)
-    _keep_float32(tree, coordinates)
     tree.write(path, encoding="utf-8", xml_declaration=True)
 
 
@@ -127,7 +123,7 @@ def _is_constant(node: Any) -> bool:
 def _sampled_at(model: Any) -> Iterator[Any]:
     """The nodes that give the coordinates at which features are read."""
     for node in model.get_ordered_ops():
-        for port in SAMPLERS.get(node.get_type_name(), ()):
+        for port in READ_AT.get(node.get_type_name(), ()):
             yield node.input_value(port).get_node()
 
 
@@ -143,7 +139,7 @@ def _before(starts: Iterable[Any]) -> Iterator[Any]:
         yield node
         kind = node.get_type_name()
         # A shape is the same in every precision.
-        if kind not in SAMPLERS and kind != "ShapeOf" and not has_weights(node):
+        if kind not in READ_AT and kind != "ShapeOf" and not has_weights(node):
             left += [value.get_node() for value in node.input_values()]
 
 
@@ -152,16 +148,3 @@ def _strip(tree: Any) -> None:
     net = tree.getroot()
     for info in net.findall("rt_info"):
         net.remove(info)
-
-
-def _keep_float32(tree: Any, names: set[str]) -> None:
-    """Mark layers of an IR to be left out of the precision hint.
-
-    With bfloat16's 8 bits a box at 800 px would be rounded to 4 px before features are read in it. The mark
-    is OpenVINO's own (``ov::disable_fp16_compression``), which its Python API cannot set.
-    """
-    for layer in tree.iter("layer"):
-        if layer.get("name") in names and layer.get("type") != "Const" and layer.find("rt_info") is None:
-            info = ElementTree.Element("rt_info")
-            ElementTree.SubElement(info, "attribute", name="precise", version="0")
-            layer.insert(0 if layer.find("data") is None else 1, info)

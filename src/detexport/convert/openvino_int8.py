@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from detexport.convert.conversion import Samples, read_source, write_converted
 from detexport.convert.openvino import MAIN_FILE, has_weights, last_weighted, read_model, save_ir
 from detexport.errors import RuntimeUnavailableError
 from detexport.offline import no_telemetry
+from detexport.preprocess import graph_inputs
 
 try:
     with no_telemetry():
@@ -48,10 +50,9 @@ class OpenVinoInt8:
         images = CalibrationSet(samples, self.samples)
         model = read_model(source_dir / source.main_file)
         nncf.set_log_level(logging.ERROR)
-        input_name = source.contract.inputs[0].name
         quantized = nncf.quantize(
             model,
-            nncf.Dataset(images, lambda image: {input_name: image}),
+            nncf.Dataset(images, partial(graph_inputs, source.contract)),
             preset=nncf.QuantizationPreset(self.preset),
             target_device=nncf.TargetDevice.CPU,
             subset_size=len(images),
