@@ -1,14 +1,27 @@
 """Files that are whole or absent: write beside, then rename; digests of what was written."""
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from detexport.errors import DetexportError, OutputError
+
+OF_THE_PLACE = {
+    getattr(errno, name)
+    for name in ("EACCES", "EDQUOT", "EEXIST", "EFBIG", "EIO", "ENOSPC", "ENOTDIR", "EPERM", "EROFS")
+    if hasattr(errno, name)
+}
+"""Errors that are the fault of a folder or a disk."""
+NATIVE_WRITE_ERRORS = ("No space left on device", "iostream error")
+"""What writers in native code say instead, those of safetensors and OpenVINO."""
 
 
 def is_url(path: str | os.PathLike[str]) -> bool:
@@ -66,6 +79,27 @@ def atomic_dir(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say of an error while ``path`` is written that the folder or the disk is at fault, if it is.
+
+    Raises:
+        OutputError: ``path`` cannot be written, or there is no room for it.
+    """
+    try:
+        yield
+    except Exception as error:
+        native = any(words in str(error) for words in NATIVE_WRITE_ERRORS)
+        if isinstance(error, DetexportError) or not (native or getattr(error, "errno", None) in OF_THE_PLACE):
+            raise
+        raise OutputError(
+            f"cannot write {path}",
+            got=getattr(error, "strerror", None) or error,
+            expected="a folder that can be written, with room for what is written",
+            remedy="make room, or write elsewhere",
+        ) from error
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON with a final newline, atomically."""
     with atomic_file(path) as temporary:
@@ -75,3 +109,31 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def repack_zip(
+    source: Path | IO[bytes], target: Path, left_out: tuple[str, ...], rename: Callable[[str], str] = str
+) -> None:
+    """Copy an archive so that its bytes say nothing of the hour, nor of the order it was written in.
+
+    Args:
+        source: an archive whose members are not compressed, as torch writes them.
+        target: the archive to write.
+        left_out: ends of the names of members that are dropped.
+        rename: gives each of the others its name.
+    """
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as new:
+        for member in sorted(old.infolist(), key=lambda info: info.filename):
+            if not member.filename.endswith(left_out):
+                _copy_member(old, member, new, rename(member.filename))
+
+
+def _copy_member(
+    source: zipfile.ZipFile, member: zipfile.ZipInfo, target: zipfile.ZipFile, name: str
+) -> None:
+    info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+    data = source.read(member)
+    # Tensors start at a multiple of 64 bytes, as torch.save aligns them for memory mapping.
+    padding = -(target.fp.tell() + 30 + len(info.filename.encode()) + 4) % 64  # type: ignore[union-attr]
+    info.extra = b"FB" + padding.to_bytes(2, "little") + b"\0" * padding
+    target.writestr(info, data)

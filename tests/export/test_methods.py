@@ -145,7 +145,7 @@ def test_no_torchscript_file_holds_a_source_path_or_a_device(exported: dict[str,
 def test_the_manifest_records_the_method_and_its_options(exported: dict[str, Path]) -> None:
     artifact = read_artifact(exported["onnx"])
     assert (artifact.method, artifact.batch, artifact.graph_end) == ("onnx", "1", "raw")
-    assert artifact.options == {"opset_version": 20, "exporter": "dynamo"}
+    assert artifact.options == {"opset_version": 20, "exporter": "dynamo", "graph_end": "raw"}
     assert artifact.weights_sha256 == "w"
 
 

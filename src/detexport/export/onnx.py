@@ -13,12 +13,15 @@ import numpy as np
 import onnx
 import onnxscript
 import torch
-import torchvision  # noqa: F401 - defines the operator whose shape rule is replaced below
+import torchvision  # noqa: F401 - defines operators that are translated below
 
 from detexport.artifact import Artifact, Format
 from detexport.contract import Contract, TensorSpec
 from detexport.errors import ExportError
+from detexport.export.graph_end import example_inputs, image_graph
 from detexport.export.method import ExportableModel, Provenance, require_eval, write_artifact
+from detexport.export.program import record_program
+from detexport.pt2 import nms_keeps_any_number
 
 MAIN_FILE = "model.onnx"
 
@@ -37,10 +40,12 @@ class Onnx:
         exporter: ``"dynamo"`` translates the program that ``torch.export`` records, which refuses code that
             it cannot follow at every size. ``"torchscript"``, torch's older exporter, translates a trace, for
             models that trace and that ``torch.export`` refuses: see ``Tracing`` for what a trace keeps.
+        graph_end: ``"raw"`` or ``"pasted"``: see ``Contract.ending``.
     """
 
     opset_version: int = 20
     exporter: str = "dynamo"
+    graph_end: str = "raw"
 
     def export(
         self,
@@ -54,6 +59,7 @@ class Onnx:
         """See ``ExportMethod.export``."""
         require_eval(model)
         self._check_options()
+        contract = contract.ending(self.graph_end)
         proto = self._convert(model, sample, contract)
         return write_artifact(
             self,
@@ -86,10 +92,9 @@ class Onnx:
             )
 
     def _convert(self, model: ExportableModel, sample: np.ndarray, contract: Contract) -> onnx.ModelProto:
-        graph = model.image_graph(contract.output_names).eval()
         export = _export_program if self.exporter == "dynamo" else _export_trace
         with torch.no_grad(), _quiet():
-            proto = export(graph, torch.from_numpy(sample), contract, self.opset_version)
+            proto = export(model, sample, contract, self.opset_version)
         _strip(proto)
         for value, spec in zip(
             (*proto.graph.input, *proto.graph.output), (*contract.inputs, *contract.outputs), strict=True
@@ -107,32 +112,32 @@ class Onnx:
 
 
 def _export_program(
-    graph: torch.nn.Module, image: torch.Tensor, contract: Contract, opset_version: int
+    model: ExportableModel, sample: np.ndarray, contract: Contract, opset_version: int
 ) -> onnx.ModelProto:
     """ONNX of the program that ``torch.export`` records.
 
     Raises:
-        ExportError: it refuses the model.
+        ExportError: it refuses the model, or ONNX has no word for what the model does.
     """
-    dims = {axis: torch.export.Dim(dim) for axis, dim in _free_dims(contract.inputs[0]).items()}
+    recorded = record_program(model, sample, contract)
     try:
-        with _nms_keeps_any_number():
+        # The translation records the program once more, by ONNX's rules of decomposition.
+        with nms_keeps_any_number():
             program = torch.onnx.export(
-                graph,
-                (image,),
+                recorded,
+                (),
                 dynamo=True,
-                input_names=[contract.inputs[0].name],
+                input_names=[spec.name for spec in contract.inputs],
                 output_names=list(contract.output_names),
-                dynamic_shapes=(dims,),
                 opset_version=opset_version,
                 custom_translation_table=TRANSLATIONS,
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:
         raise ExportError(
-            "torch.export does not record this model",
+            "the recorded program cannot be written as ONNX",
             got=_cause(error),
-            expected="code that holds at every size, without branches on what a tensor says",
+            expected="operators that ONNX has a translation for",
             remedy="rewrite what is named, or, if it traces, set artifacts.onnx.method.exporter=torchscript",
         ) from error
     assert program is not None
@@ -140,7 +145,7 @@ def _export_program(
 
 
 def _export_trace(
-    graph: torch.nn.Module, image: torch.Tensor, contract: Contract, opset_version: int
+    model: ExportableModel, sample: np.ndarray, contract: Contract, opset_version: int
 ) -> onnx.ModelProto:
     """ONNX of a trace."""
     file = io.BytesIO()
@@ -148,11 +153,11 @@ def _export_trace(
         # Constants and negative indices, of which it warns, are found afterwards by running the artifact.
         warnings.simplefilter("ignore", (torch.jit.TracerWarning, UserWarning))
         torch.onnx.export(
-            graph,
-            (image,),
+            image_graph(model, contract),
+            example_inputs(sample, contract),
             file,  # type: ignore[arg-type]  # a file serves as well as a path
             dynamo=False,
-            input_names=[contract.inputs[0].name],
+            input_names=[spec.name for spec in contract.inputs],
             output_names=list(contract.output_names),
             dynamic_axes={spec.name: _free_dims(spec) for spec in (*contract.inputs, *contract.outputs)},
             opset_version=opset_version,
@@ -255,22 +260,6 @@ TRANSLATIONS: dict[Any, Any] = {
     torch.ops.torchvision.roi_pool.default: _roi_pool,
 }
 """torchvision's operators that the exporter does not know, in ONNX's."""
-
-
-@contextmanager
-def _nms_keeps_any_number() -> Iterator[None]:
-    """Tell ``torch.export`` that suppression may keep no box, or one.
-
-    torchvision's own shape rule promises at least two, and the exported program would break on fewer.
-    """
-    library = torch.library.Library("torchvision", "FRAGMENT")
-
-    def kept(dets: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
-        count = torch.library.get_ctx().new_dynamic_size(min=0)
-        return dets.new_empty((count,), dtype=torch.int64)
-
-    torch.library.register_fake("torchvision::nms", kept, lib=library, allow_override=True)
-    yield
 
 
 @contextmanager

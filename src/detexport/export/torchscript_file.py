@@ -1,18 +1,17 @@
 """TorchScript files whose bytes say nothing of the machine, the folder or the hour they were written in."""
 
+import io
 import sys
-import tempfile
-import zipfile
 from pathlib import Path
 
 import torch
 
 from detexport.errors import ExportError
+from detexport.files import repack_zip
 
 MAIN_FILE = "model.pt"
-# The archive's root folder is named after the file it is first saved to.
+# The archive's root folder is named after the file, as torch names it.
 ROOT = Path(MAIN_FILE).stem
-FIXED_DATE = (1980, 1, 1, 0, 0, 0)
 # Source ranges with absolute paths, and a checksum over them; a loaded module works without either.
 LEFT_OUT = (".debug_pkl", ".data/serialization_id")
 
@@ -39,19 +38,10 @@ def save_reproducibly(module: torch.jit.ScriptModule, path: Path) -> None:
         module: a traced or scripted module.
         path: the file to write.
     """
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        saved = Path(folder) / MAIN_FILE
-        module.save(str(saved))
-        with zipfile.ZipFile(saved) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as target:
-            for member in sorted(source.infolist(), key=lambda info: info.filename):
-                if not member.filename.endswith(LEFT_OUT):
-                    _copy_member(source, member, target)
+    # Into memory first: torch's own writer ends the whole process where the disk is full.
+    repack_zip(io.BytesIO(module.save_to_buffer()), path, LEFT_OUT, rename=_in_root)
 
 
-def _copy_member(source: zipfile.ZipFile, member: zipfile.ZipInfo, target: zipfile.ZipFile) -> None:
-    info = zipfile.ZipInfo(member.filename, FIXED_DATE)
-    data = source.read(member)
-    # Tensors start at a multiple of 64 bytes, as torch.save aligns them for memory mapping.
-    padding = -(target.fp.tell() + 30 + len(info.filename.encode()) + 4) % 64  # type: ignore[union-attr]
-    info.extra = b"FB" + padding.to_bytes(2, "little") + b"\0" * padding
-    target.writestr(info, data)
+def _in_root(name: str) -> str:
+    """A member's name below ``ROOT``, whatever the folder that torch made up."""
+    return f"{ROOT}/{name.partition('/')[2]}"

@@ -130,3 +130,22 @@ class AnchorGrid(nn.Module):
             shifts = torch.stack((x, y, x, y), dim=2)
             anchors.append((shifts[:, :, None, :] + self.cells[level]).reshape(-1, 4))
         return anchors
+
+
+def by_anchor(maps: Tensor, values: int) -> Tensor:
+    """What a head predicts for the anchors of a level, in the anchors' order.
+
+    Args:
+        maps: (N, A * values, H, W).
+        values: numbers that belong to one anchor.
+
+    Returns:
+        (N, HWA, values).
+    """
+    return (
+        maps.view(maps.shape[0], -1, values, maps.shape[2], maps.shape[3])
+        .permute(0, 3, 4, 1, 2)
+        # Written out: whether flatten must copy depends on the size, and torch.export would ask.
+        .clone(memory_format=torch.contiguous_format)
+        .flatten(1, 3)
+    )

@@ -16,7 +16,7 @@ from detexport.contract import DETECTION_OUTPUTS, Contract
 from detexport.layers import ShapeSpec, get_norm, nms_per_class
 from detexport.layers.conv import init_normal, shapes_of
 from detexport.layers.levels import LevelsBatchNorm, LevelsConv2d, LevelsReLU
-from detexport.modeling.anchor_generator import AnchorGrid, build_anchor_generator
+from detexport.modeling.anchor_generator import AnchorGrid, build_anchor_generator, by_anchor
 from detexport.modeling.backbone import build_backbone
 from detexport.modeling.box_regression import Box2BoxTransform, apply_deltas, box_loss_sum, box_loss_type
 from detexport.modeling.matcher import Matcher
@@ -290,8 +290,8 @@ class RetinaNet(ImageModel):
         levels = [features[name] for name in self.in_features]
         anchors = self.anchor_generator(levels)
         logit_maps, delta_maps = self.head(levels)
-        logits = [_by_anchor(maps, self.num_classes) for maps in logit_maps]
-        deltas = [_by_anchor(maps, 4) for maps in delta_maps]
+        logits = [by_anchor(maps, self.num_classes) for maps in logit_maps]
+        deltas = [by_anchor(maps, 4) for maps in delta_maps]
         return logits, deltas, anchors
 
     def find_detections(
@@ -416,12 +416,3 @@ def top_candidates(scores: Tensor, score_threshold: float, topk: int) -> Tuple[T
     real = (best >= 0).nonzero()[:, 0]
     found = found[indices[real]]
     return best[real], found[:, 0], found[:, 1]
-
-
-def _by_anchor(maps: Tensor, values: int) -> Tensor:
-    """(N, A * values, H, W) -> (N, HWA, values)."""
-    return (
-        maps.view(maps.shape[0], -1, values, maps.shape[2], maps.shape[3])
-        .permute(0, 3, 4, 1, 2)
-        .flatten(1, 3)
-    )

@@ -31,12 +31,13 @@ from detexport.contract import (
 )
 from detexport.errors import ConfigError
 from detexport.layers import FrozenBatchNorm2d, nms_per_class
+from detexport.modeling.anchor_generator import by_anchor
 from detexport.modeling.box_regression import apply_deltas
 from detexport.modeling.meta_arch.image_model import ImageModel
 from detexport.modeling.meta_arch.inputs import true_instances
 from detexport.modeling.meta_arch.retinanet import top_candidates
 from detexport.modeling.poolers import ROIPooler
-from detexport.modeling.proposal_generator.rpn import by_anchor, select_proposals
+from detexport.modeling.proposal_generator.rpn import select_proposals
 from detexport.modeling.registries import META_ARCH_REGISTRY, Registry
 from detexport.modeling.roi_heads.base import split_by_image
 from detexport.modeling.roi_heads.fast_rcnn import select_detections
@@ -241,7 +242,8 @@ class TorchvisionRCNN(TorchvisionDetector):
     ) -> List[Tensor]:
         """Boxes (R, 4) XYXY in px for each image."""
         logit_maps, delta_maps = self.rpn.head(levels)
-        logits, deltas = by_anchor(logit_maps, delta_maps)
+        logits = [by_anchor(maps, 1).flatten(1) for maps in logit_maps]
+        deltas = [by_anchor(maps, 4) for maps in delta_maps]
         proposals = select_proposals(
             anchor_grids(batch, levels, self.cells),
             logits,

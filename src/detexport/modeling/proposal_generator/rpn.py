@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from detexport.config import CfgNode, configurable
 from detexport.layers import Conv2d, ShapeSpec, nms_per_class
 from detexport.layers.conv import init_normal, shapes_of
-from detexport.modeling.anchor_generator import AnchorGrid, build_anchor_generator
+from detexport.modeling.anchor_generator import AnchorGrid, build_anchor_generator, by_anchor
 from detexport.modeling.box_regression import Box2BoxTransform, apply_deltas, box_loss_sum, box_loss_type
 from detexport.modeling.matcher import Matcher, subsample_labels
 from detexport.modeling.registries import PROPOSAL_GENERATOR_REGISTRY, RPN_HEAD_REGISTRY
@@ -211,7 +211,8 @@ class RPN(nn.Module):
         levels = [features[name] for name in self.in_features]
         anchors = self.anchor_generator(levels)
         logit_maps, delta_maps = self.rpn_head(levels)
-        logits, deltas = by_anchor(logit_maps, delta_maps)
+        logits = [by_anchor(maps, 1).flatten(1) for maps in logit_maps]
+        deltas = [by_anchor(maps, 4) for maps in delta_maps]
         return logits, deltas, anchors
 
     def find_proposals(
@@ -291,22 +292,6 @@ class RPN(nn.Module):
             "loss_rpn_cls": objectness * (self.loss_weights[0] / normalizer),
             "loss_rpn_loc": loc * (self.loss_weights[1] / normalizer),
         }
-
-
-def by_anchor(logit_maps: List[Tensor], delta_maps: List[Tensor]) -> Tuple[List[Tensor], List[Tensor]]:
-    """(N, A, H, W) and (N, A * 4, H, W) a level -> (N, HWA) logits and (N, HWA, 4) differences."""
-    logits: List[Tensor] = []
-    deltas: List[Tensor] = []
-    for level in range(len(logit_maps)):
-        logit_map, delta_map = logit_maps[level], delta_maps[level]
-        logits.append(logit_map.permute(0, 2, 3, 1).flatten(1))
-        # (N, A * 4, H, W) -> (N, H, W, A, 4) -> (N, HWA, 4)
-        deltas.append(
-            delta_map.view(delta_map.shape[0], -1, 4, delta_map.shape[2], delta_map.shape[3])
-            .permute(0, 3, 4, 1, 2)
-            .flatten(1, 3)
-        )
-    return logits, deltas
 
 
 def select_proposals(

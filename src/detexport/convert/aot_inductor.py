@@ -1,0 +1,256 @@
+"""An AOTInductor package: an ExportedProgram compiled to native code, which runs without Python."""
+
+import logging
+import math
+import os
+import platform
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch._inductor
+from torch._inductor.codecache import cache_dir
+from torch._inductor.package import package_aoti
+from torch.export.passes import move_to_device_pass
+
+from detexport.artifact import Artifact, Format
+from detexport.contract import TensorSpec
+from detexport.convert.conversion import Samples, read_source, write_converted
+from detexport.errors import ExportError
+from detexport.files import repack_zip
+from detexport.pt2 import load_program, nms_keeps_any_number
+
+MAIN_FILE = "model.pt2"
+LEFT_OUT = (".cpp", "kernel_metadata.json", ".data/serialization_id")
+"""Members that no runtime reads: the code before it was compiled, and a random number."""
+DIGEST = re.compile(r"[^/.]+(?=\.wrapper)")
+"""What a member's name begins with; paths of this machine went into it."""
+CHECK_LAYOUTS = "AOTI_RUNTIME_CHECK_INPUTS"
+INSTRUCTION_SETS = {"x86-64": 1, "x86-64-v3": 256}
+"""Processors that the code runs on, by the names of the System V ABI, and bits of a vector that is used."""
+MAX_ERROR = 1e-3
+"""Of an output's largest value: above what another order of summing gives, far below a wrong stride."""
+MAX_DIFFERING = 0.05
+"""Part of an output's values that may lie elsewhere: detections of equal score swap places."""
+CHECKED_SAMPLES = 4
+
+
+@dataclass(frozen=True)
+class AotInductor:
+    """``torch._inductor.aoti_compile_and_package``; height, width and the number of detections stay free.
+
+    Args:
+        device: what the code is compiled for, ``"cpu"`` or ``"cuda"``; it runs on no other.
+        instruction_set: one of ``INSTRUCTION_SETS``; an older processor is refused at run time.
+    """
+
+    device: str = "cpu"
+    instruction_set: str = "x86-64-v3"
+
+    def convert(self, source_dir: Path, samples: Samples, save_dir: Path) -> Artifact:
+        """See ``Conversion.convert``; the first samples are used to compare the package with the program."""
+        self._require_tools()
+        source = read_source(source_dir, Format.EXPORTED_PROGRAM)
+        program = load_program(source_dir / source.main_file)
+        reference = program.module()
+        images = [*islice(iter(samples), CHECKED_SAMPLES), *plain_images(source.contract.inputs[0])]
+
+        def write(folder: Path) -> None:
+            package = folder / MAIN_FILE
+            self._compile(program, package)
+            require_equal(reference, package, images, self.device)
+
+        return write_converted(
+            self,
+            source,
+            save_dir,
+            name="aot_inductor",
+            format=Format.AOT_INDUCTOR,
+            main_file=MAIN_FILE,
+            packages=("torch", "torchvision"),
+            write=write,
+        )
+
+    def _require_tools(self) -> None:
+        """Refuse what cannot be compiled here."""
+        compiler = os.environ.get("CXX", "g++")
+        if shutil.which(compiler) is None:
+            raise ExportError(
+                "AOTInductor needs a C++ compiler",
+                got=f"no program '{compiler}'",
+                expected="g++ on the PATH, or the compiler that CXX names",
+                remedy="install one (Debian: apt-get install g++)",
+            )
+        if self.instruction_set not in INSTRUCTION_SETS or platform.machine() != "x86_64":
+            raise ExportError(
+                "AOTInductor cannot compile for this processor",
+                got=f"instruction_set '{self.instruction_set}' on {platform.machine()}",
+                expected=f"one of {', '.join(INSTRUCTION_SETS)}, on x86_64",
+                remedy="choose one of these, or convert on such a machine",
+            )
+        if self.device not in ("cpu", "cuda") or (self.device == "cuda" and not torch.cuda.is_available()):
+            raise ExportError(
+                f"AOTInductor cannot compile for '{self.device}'",
+                got=f"{torch.cuda.device_count()} CUDA device(s) on this machine",
+                expected="'cpu', or 'cuda' where there is one",
+                remedy="choose 'cpu', or convert where the device and its driver are",
+            )
+
+    def _compile(self, program: torch.export.ExportedProgram, package: Path) -> None:
+        if self.device != "cpu":
+            program = move_to_device_pass(program, self.device)
+        args, kwargs = program.example_inputs
+        with nms_keeps_any_number(), quiet():
+            try:
+                files = torch._inductor.aot_compile(program.module(), args, kwargs, options=self._settings())
+            except Exception as error:  # Inductor's errors have no base of their own
+                raise ExportError(
+                    "AOTInductor cannot compile the program",
+                    got=f"{type(error).__name__}: {str(error).strip().splitlines()[:1]}",
+                    expected="a program of operators that it knows, and a C++ compiler that takes its code",
+                    remedy="ship this model as the ExportedProgram, or by another target",
+                ) from error
+        with tempfile.TemporaryDirectory() as folder:
+            # The archive's root folder is named after the file it is first saved to.
+            saved = package_aoti(str(Path(folder) / MAIN_FILE), files)
+            repack_zip(Path(saved), package, LEFT_OUT, lambda name: DIGEST.sub("model", name))
+        shutil.rmtree(Path(files[0]).parent)  # Inductor's cache keeps it for ever
+
+    def _settings(self) -> dict[str, Any]:
+        # Inductor hands this on to the compiler as it is; it has no other way to say that neither paths nor
+        # symbols are to stay in the code.
+        flags = [
+            self.instruction_set,
+            *(f"ffile-prefix-map={path}=." for path in (cache_dir(), Path(torch.__file__).parent)),
+            "s",
+        ]
+        return {
+            # With it, convolutions whose batch is a number of detections give their values in an order that
+            # the compiled code does not expect: it is recorded as contiguous and comes channels last.
+            "layout_optimization": False,
+            "aot_inductor.package": True,
+            "fallback_by_default": True,
+            "post_grad_custom_post_pass": choose_compiled,
+            "cpp.march": " -".join(flags),
+            "cpp.simdlen": INSTRUCTION_SETS[self.instruction_set],
+            "cpp.vec_isa_ok": True,
+            # Threads of the machine that it runs on, not of this one.
+            "cpp.dynamic_threads": True,
+            # The calls between the kernels: nothing to optimize, and twice the time to compile otherwise.
+            "aot_inductor.compile_wrapper_opt_level": "O0",
+            "aot_inductor.precompile_headers": False,  # 300 MB and more time than one model saves by them
+            "aot_inductor.enable_line_tables": False,
+        }
+
+
+def choose_compiled(graph: torch.fx.Graph) -> None:
+    """Mark what is worth compiling, arithmetic on feature maps; the rest is left to PyTorch's operators.
+
+    The code for lists of boxes would take most of the time to compile, and next to none to run.
+    """
+    for node in graph.nodes:
+        if isinstance(node.target, torch._ops.OpOverload) and _is_compiled(node):
+            node.meta["custom"] = {**(node.meta.get("custom") or {}), "compile_with_inductor": True}
+
+
+def _is_compiled(node: torch.fx.Node) -> bool:
+    value = node.meta.get("val")
+    values = value if isinstance(value, (list, tuple)) else (value,)
+    return (
+        node.target.is_view  # type: ignore[union-attr]
+        or any(isinstance(one, torch.Tensor) and one.ndim >= 4 for one in values)
+        # A package cannot hold such a number as an operator's argument.
+        or any(isinstance(arg, float) and not math.isfinite(arg) for arg in node.args)
+    )
+
+
+def plain_images(spec: TensorSpec) -> list[np.ndarray]:
+    """Images beside the samples: one of nothing, and noise, small and odd, where the sizes are free."""
+    random = np.random.default_rng(0)
+    noise = [
+        random.integers(0, 256, _sized(spec, size), dtype=np.uint8)
+        for size in ((64, 96), (131, 77), (320, 256))
+    ]
+    return [np.zeros(_sized(spec, (160, 160)), np.uint8), *noise]
+
+
+def _sized(spec: TensorSpec, size: tuple[int, int]) -> list[int]:
+    sides = iter(size)
+    return [dim if isinstance(dim, int) else next(sides) for dim in spec.shape]
+
+
+def require_equal(program: Any, package: Path, images: list[np.ndarray], device: str) -> None:
+    """See that a package computes what the program does that it was compiled from.
+
+    Compiled code trusts the layout that it was promised for every tensor; where the promise does not hold it
+    gives other numbers without a word. So layouts are checked while it runs, and every output after it.
+
+    Raises:
+        ExportError: it does not.
+    """
+    with checked_layouts():
+        compiled = torch._inductor.aoti_load_package(str(package))
+        for image in images:
+            tensor = torch.from_numpy(np.require(image, requirements=("C", "W")))
+            with torch.inference_mode():
+                expected = program(tensor)
+                try:
+                    actual = compiled(tensor.to(device))
+                except RuntimeError as error:
+                    raise _differs(image, str(error).strip().splitlines()[0]) from error
+            for index, (want, got) in enumerate(zip(expected, actual, strict=True)):
+                fault = _fault(want, got.cpu())
+                if fault:
+                    raise _differs(image, f"output {index}: {fault}")
+
+
+def _fault(want: torch.Tensor, got: torch.Tensor) -> str:
+    if want.shape != got.shape or want.dtype != got.dtype:
+        return f"{got.dtype} {tuple(got.shape)} where the program gives {want.dtype} {tuple(want.shape)}"
+    want, got = want.double(), got.double()
+    limit = MAX_ERROR * want.abs().flatten().amax().clamp(min=1) if want.numel() else 0
+    differing = int((~((want - got).abs() <= limit)).sum())
+    return "" if differing <= MAX_DIFFERING * want.numel() else f"{differing} of {want.numel()} values differ"
+
+
+def _differs(image: np.ndarray, got: str) -> ExportError:
+    return ExportError(
+        "the compiled package does not compute what the program computes",
+        got=f"on an image of {' x '.join(map(str, image.shape))}, {got}",
+        expected="the program's outputs",
+        remedy="ship this model as the ExportedProgram, or by another target",
+    )
+
+
+@contextmanager
+def checked_layouts() -> Iterator[None]:
+    """Let packages that are loaded check sizes and strides of every tensor."""
+    previous = os.environ.get(CHECK_LAYOUTS)
+    os.environ[CHECK_LAYOUTS] = "1"
+    try:
+        yield
+    finally:
+        if previous is None:
+            del os.environ[CHECK_LAYOUTS]
+        else:
+            os.environ[CHECK_LAYOUTS] = previous
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without a line for every operator that is left to PyTorch, which is what was asked for."""
+    logger = logging.getLogger("torch._inductor.ir")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

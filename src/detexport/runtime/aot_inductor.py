@@ -1,0 +1,90 @@
+"""PyTorch as a runtime: AOTInductor packages, native code for one kind of device and processor."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch._inductor
+import torchvision  # noqa: F401  (its operators, nms and roi_align, are looked up by name when a file is loaded)
+
+from detexport.artifact import Artifact, Format
+from detexport.errors import ArtifactError, RuntimeUnavailableError
+from detexport.runtime.session import read_verified
+from detexport.runtime.torch_session import TorchSession, require_device
+
+NEEDED_FEATURES = {
+    "x86-64": (),
+    "x86-64-v3": ("avx", "avx2", "bmi", "bmi2", "f16c", "fma3", "lzcnt"),
+}
+"""What a processor must have for code of an instruction set, by torch's names."""
+
+
+@dataclass(frozen=True)
+class AotInductor:
+    """An AOTInductor package, run in the PyTorch process.
+
+    Args:
+        threads: threads of one operator, for the whole process (PyTorch has no finer setting);
+            0 leaves the process's setting as it is.
+    """
+
+    threads: int = 0
+
+    def open(self, artifact_dir: Path, device: str = "cpu") -> TorchSession:
+        """Load an artifact after its files' digests were checked: it is native code.
+
+        Raises:
+            ArtifactError: not an AOTInductor package, one that was changed, or one for another device.
+            RuntimeUnavailableError: the device is not on this machine, or the processor lacks instructions.
+        """
+        require_device(device)
+        artifact = read_verified(artifact_dir, Format.AOT_INDUCTOR)
+        _require_compiled_for(artifact, device)
+        _require_processor(artifact.options["instruction_set"], torch.cpu.get_capabilities())
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        path = artifact_dir / artifact.main_file
+        index = int(device.partition(":")[2] or 0) if device.startswith("cuda") else -1
+        try:
+            package = torch._inductor.aoti_load_package(str(path), device_index=index)
+        except RuntimeError as error:
+            raise ArtifactError(
+                f"{path} cannot be loaded by torch {torch.__version__}",
+                got=str(error).strip().splitlines()[0],
+                expected=f"a package of torch {artifact.versions.get('torch', '(not recorded)')}",
+                remedy="convert the ExportedProgram again with the installed torch",
+            ) from error
+        return TorchSession(artifact, device, package)
+
+
+def _require_compiled_for(artifact: Artifact, device: str) -> None:
+    compiled_for = artifact.options["device"]
+    if device.partition(":")[0] != compiled_for:
+        raise ArtifactError(
+            f"the package cannot run on '{device}'",
+            got=f"code compiled for '{compiled_for}'",
+            expected=f"code compiled for '{device}'",
+            remedy=f"open it on '{compiled_for}', or convert the ExportedProgram with device={device}",
+        )
+
+
+def _require_processor(instruction_set: str, features: dict[str, Any]) -> None:
+    """Refuse code that this machine's processor would die of.
+
+    Args:
+        instruction_set: what the package was compiled for.
+        features: what the processor has, as ``torch.cpu.get_capabilities`` gives it.
+
+    Raises:
+        RuntimeUnavailableError: the processor lacks some of it.
+    """
+    needed = NEEDED_FEATURES[instruction_set]
+    missing = [name for name in needed if not features.get(name)]
+    if missing or features.get("architecture") != "x86_64":
+        raise RuntimeUnavailableError(
+            "the package's code cannot run on this processor",
+            got=f"{features.get('cpu_name')} ({features.get('architecture')}), without {', '.join(missing)}",
+            expected=f"{instruction_set}: {', '.join(needed)}",
+            remedy="run it on such a machine, or convert with another instruction_set",
+        )

@@ -1,0 +1,40 @@
+"""PyTorch as a runtime: ExportedPrograms."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.export.passes import move_to_device_pass
+
+from detexport.artifact import Format
+from detexport.pt2 import load_program
+from detexport.runtime.session import read_verified
+from detexport.runtime.torch_session import TorchSession, require_device
+
+
+@dataclass(frozen=True)
+class ExportedProgram:
+    """An ExportedProgram, run operator by operator in the PyTorch process.
+
+    Args:
+        threads: threads of one operator, for the whole process (PyTorch has no finer setting);
+            0 leaves the process's setting as it is.
+    """
+
+    threads: int = 0
+
+    def open(self, artifact_dir: Path, device: str = "cpu") -> TorchSession:
+        """Load an artifact after its files' digests were checked.
+
+        Raises:
+            ArtifactError: not an ExportedProgram, one that was changed, or one that says more than a graph.
+            RuntimeUnavailableError: the device is not on this machine.
+        """
+        require_device(device)
+        artifact = read_verified(artifact_dir, Format.EXPORTED_PROGRAM)
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        program = load_program(artifact_dir / artifact.main_file)
+        if device != "cpu":
+            program = move_to_device_pass(program, device)
+        return TorchSession(artifact, device, program.module())
