@@ -30,7 +30,9 @@ LEAST = {
     "mask_rcnn": {"bbox/AP": 0.60, "segm/AP": 0.55},
     "panoptic_fpn": {"bbox/AP": 0.60, "segm/AP": 0.55, "panoptic/PQ": 0.55},
     "pointrend": {"bbox/AP": 0.60, "segm/AP": 0.55},
+    "proposal_network": {"proposals/AR100": 0.55},
     "retinanet": {"bbox/AP": 0.60},
+    "semantic_segmentor": {"sem_seg/mIoU": 0.70},
 }
 
 
