@@ -162,7 +162,7 @@ def ssd(*, num_classes: int) -> detection.ssd.SSD:
 
 def ssdlite(*, num_classes: int) -> detection.ssd.SSD:
     """SSDlite of images stretched to 160 x 160: a MobileNetV3 of a quarter of the channels."""
-    norm = partial(nn.BatchNorm2d, eps=0.001, momentum=0.03)
+    norm = partial(nn.BatchNorm2d, eps=0.001)
     features = mobilenet_v3_large(width_mult=0.25, reduced_tail=True, norm_layer=norm).features
     # The last block of half the resolution of the one before: its widest layer is SSDlite's first map.
     last = max(index for index, block in enumerate(features) if getattr(block, "_is_cn", False))
