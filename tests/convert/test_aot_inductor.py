@@ -31,7 +31,8 @@ class BrightCells(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.register_buffer("cell", torch.full((1, 1, 8, 8), 1 / 64))
+        # Two channels: of one, the exporter asks in which order its values lie.
+        self.register_buffer("cells", torch.full((2, 3, 8, 8), 1 / 192))
         self.backbone = nn.Conv2d(3, 4, 3, stride=8, padding=1)
         self.mask_head = nn.Sequential(
             nn.Conv2d(4, 8, 3, padding=1),
@@ -51,14 +52,17 @@ class BrightCells(nn.Module):
         """(3, H, W) -> boxes, scores, classes and masks."""
         pixels = image[None].float() / 255
         features = torch.relu(self.backbone(pixels))
-        gray = pad(pixels.mean(1, keepdim=True), [0, 7, 0, 7])
-        brightness = conv2d(gray, self.cell, stride=8)[0, 0]
-        place = (brightness > 0.9).nonzero()
-        corner = place.flip(1).float() * 8
-        boxes = torch.cat([corner, corner + 8], dim=1)
-        scores = brightness[place[:, 0], place[:, 1]]
+        brightness = conv2d(pad(pixels, [0, 7, 0, 7]), self.cells, stride=8)[0, 0]
+        rows = torch.zeros_like(brightness) + torch.arange(brightness.shape[0])[:, None]
+        columns = torch.zeros_like(brightness) + torch.arange(brightness.shape[1])
+        corner = 8 * torch.stack([columns, rows], dim=2).flatten(0, 1)
+        # With candidates to spare, so that an index into them never is one into a single row.
+        boxes = pad(torch.cat([corner, corner + 8], dim=1), [0, 0, 0, 8])
+        scores = pad(brightness.flatten(), [0, 8])
         kept = torch.ops.torchvision.nms(boxes, scores, 0.5)
         boxes, scores = boxes[kept], scores[kept]
+        bright = (scores > 0.9).nonzero()[:, 0]
+        boxes, scores = boxes[bright], scores[bright]
         rois = torch.cat([torch.zeros_like(boxes[:, :1]), boxes], dim=1)
         pooled = torch.ops.torchvision.roi_align(features, rois, 0.125, GRID // 2, GRID // 2, 2, True)
         masks = self.mask_head(pooled)[:, 0]
