@@ -108,6 +108,7 @@ class AotInductor:
         if self.device != "cpu":
             program = move_to_device_pass(program, self.device)
         args, kwargs = program.example_inputs
+        files: Any  # a list, as it is packaged
         with nms_keeps_any_number(), quiet():
             try:
                 files = torch._inductor.aot_compile(program.module(), args, kwargs, options=self._settings())
@@ -120,8 +121,9 @@ class AotInductor:
                 ) from error
         with tempfile.TemporaryDirectory() as folder:
             # The archive's root folder is named after the file it is first saved to.
-            saved = package_aoti(str(Path(folder) / MAIN_FILE), files)
-            repack_zip(Path(saved), package, LEFT_OUT, lambda name: DIGEST.sub("model", name))
+            saved = Path(folder) / MAIN_FILE
+            package_aoti(str(saved), files)
+            repack_zip(saved, package, LEFT_OUT, lambda name: DIGEST.sub("model", name))
         shutil.rmtree(Path(files[0]).parent)  # Inductor's cache keeps it for ever
 
     def _settings(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """PyTorch as a runtime: AOTInductor packages, native code for one kind of device and processor."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def _require_compiled_for(artifact: Artifact, device: str) -> None:
         )
 
 
-def _require_processor(instruction_set: str, features: dict[str, Any]) -> None:
+def _require_processor(instruction_set: str, features: Mapping[str, Any]) -> None:
     """Refuse code that this machine's processor would die of.
 
     Args:
