@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch._inductor
+import torch.fx.experimental._config as symbolic_shapes
 from torch._inductor.codecache import cache_dir
 from torch._inductor.package import package_aoti
 from torch.export.passes import move_to_device_pass
@@ -109,7 +110,8 @@ class AotInductor:
             program = move_to_device_pass(program, self.device)
         args, kwargs = program.example_inputs
         files: Any  # a list, as it is packaged
-        with nms_keeps_any_number(), quiet():
+        # As for the recording: a feature map of one cell is no other kind of feature map.
+        with nms_keeps_any_number(), symbolic_shapes.patch(backed_size_oblivious=True), quiet():
             try:
                 files = torch._inductor.aot_compile(program.module(), args, kwargs, options=self._settings())
             except Exception as error:  # Inductor's errors have no base of their own
