@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch._inductor
-import torch.fx.experimental._config as symbolic_shapes
 from torch._inductor.codecache import cache_dir
 from torch._inductor.package import package_aoti
 from torch.export.passes import move_to_device_pass
@@ -27,7 +26,7 @@ from detexport.contract import TensorSpec
 from detexport.convert.conversion import Samples, read_source, write_converted
 from detexport.errors import ExportError
 from detexport.files import repack_zip
-from detexport.pt2 import load_program, nms_keeps_any_number
+from detexport.pt2 import load_program, nms_keeps_any_number, one_is_a_size
 
 MAIN_FILE = "model.pt2"
 LEFT_OUT = (".cpp", "kernel_metadata.json", ".data/serialization_id")
@@ -110,8 +109,7 @@ class AotInductor:
             program = move_to_device_pass(program, self.device)
         args, kwargs = program.example_inputs
         files: Any  # a list, as it is packaged
-        # As for the recording: a feature map of one cell is no other kind of feature map.
-        with nms_keeps_any_number(), symbolic_shapes.patch(backed_size_oblivious=True), quiet():
+        with nms_keeps_any_number(), one_is_a_size(), quiet():
             try:
                 files = torch._inductor.aot_compile(program.module(), args, kwargs, options=self._settings())
             except Exception as error:  # Inductor's errors have no base of their own

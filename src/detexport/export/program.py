@@ -2,14 +2,13 @@
 
 import numpy as np
 import torch
-import torch.fx.experimental._config as symbolic_shapes
 from torch.export import Dim, ExportedProgram
 
 from detexport.contract import Contract, TensorSpec
 from detexport.errors import ExportError
 from detexport.export.graph_end import example_inputs, image_graph
 from detexport.export.method import ExportableModel
-from detexport.pt2 import nms_keeps_any_number
+from detexport.pt2 import nms_keeps_any_number, one_is_a_size
 
 RECORDED_SIZES = (333, 475)
 """Free sizes while recording, in px: their values matter to nothing, only that none equals another."""
@@ -40,8 +39,7 @@ def record_program(model: ExportableModel, sample: np.ndarray, contract: Contrac
     with (
         torch.no_grad(),
         nms_keeps_any_number(),
-        # Without it a size of 1 is taken for another kind of size, and a feature map of one cell is refused.
-        symbolic_shapes.patch(backed_size_oblivious=True),  # type: ignore[attr-defined]
+        one_is_a_size(),
     ):
         try:
             program = torch.export.export(
