@@ -6,11 +6,15 @@ export PATH := $(VENV)/bin:$(PATH)
 # A file's tests share what they have built; each process has a core, and as many threads.
 TEST := OMP_NUM_THREADS=1 python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 
+# What the C++ programs are built with; docs/cpp.md says what runs them.
+CPP_PACKAGES := cmake g++ make libpng-dev libssl-dev nlohmann-json3-dev
+CPP_OPTIONS ?=
+
 .DEFAULT_GOAL := help
-.PHONY: help setup repro params test test-all lint lock clean
+.PHONY: help setup repro params coverage coverage-docs test test-all cpp-test lint lock clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 15
 
 setup: $(READY) ## make .venv with the pinned packages
 
@@ -31,11 +35,24 @@ repro: $(READY) ## run the pipeline: data, export, proof, latency, registry, rep
 params: $(READY) ## compose params.yaml from conf/; OVERRIDES="'export=[onnx]' ..." adds to it
 	python stages/compose.py $(OVERRIDES)
 
+coverage: $(READY) ## measure every architecture x every target; ONLY="--only mask_rcnn --target onnx" some
+	python stages/measure_coverage.py --work-dir outputs/coverage --save-to reports/coverage.json $(ONLY)
+
+coverage-docs: $(READY) ## make docs/coverage.md of what `make coverage` measured
+	python stages/document_coverage.py --cells reports/coverage.json --save-dir docs
+
 test: $(READY) ## run the tests, a process a core
 	$(TEST)
 
 test-all: $(READY) ## run the tests, those of half a minute and more too
 	$(TEST) -m ""
+
+cpp-test: $(READY) ## build the C++ programs, hold them against the Python runtimes; CPP_OPTIONS goes to CMake
+	@for tool in cmake c++ make; do command -v $$tool >/dev/null || { \
+	  echo "error: $$tool is missing; remedy: apt-get install $(CPP_PACKAGES)" >&2; exit 1; }; done
+	cmake -S cpp -B build/cpp -DSITE_PACKAGES="$$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" $(CPP_OPTIONS)
+	cmake --build build/cpp --parallel 2
+	$(TEST) tests/cpp -m cpp
 
 lint: $(READY) ## run ruff and mypy as pre-commit and CI do
 	ruff check

@@ -20,6 +20,7 @@ from detexport.errors import ConfigError
 from detexport.files import read_json
 from detexport.modeling import build_model
 from detexport.parity.reference import read_reference
+from detexport.postprocess import postprocess
 from stage import instantiate, load_params, run
 
 NO_CUDA: dict[str, Any] = {"status": "skipped", "reason": "no CUDA device on this machine"}
@@ -41,8 +42,12 @@ def main(
     jobs = [job for job in load_params("jobs").values() if job.model == model]
     folders = {job.target: artifacts_dir / job.artifact for job in jobs}
     weights_file = weights / "model.safetensors"
-    candidates = [Candidate("eager", partial(open_eager, build, weights_file), weights_file.stat().st_size)]
-    candidates += [candidate(target, folder, params.threads) for target, folder in folders.items()]
+    # All are measured to one end, the farthest: what a graph leaves to be done is done after it.
+    ends = {read_artifact(folder).graph_end for folder in folders.values()}
+    graph_end = "pasted" if "pasted" in ends else "raw"
+    eager = partial(open_eager, build, weights_file, graph_end)
+    candidates = [Candidate("eager", eager, weights_file.stat().st_size)]
+    candidates += [candidate(target, folder, graph_end, params.threads) for target, folder in folders.items()]
     images = choose_images(read_reference(reference), params.images)
     measure = partial(
         benchmark,
@@ -66,8 +71,8 @@ def main(
             echo(f"  {name}: not measured: {reason}")
 
 
-def candidate(target: str, folder: Path, threads: int) -> Candidate:
-    """A target in its runtime, with as many threads as everything else."""
+def candidate(target: str, folder: Path, graph_end: str, threads: int) -> Candidate:
+    """A target in its runtime up to ``graph_end``, with as many threads as everything else."""
     engine = instantiate(load_params(f"targets.{target}.runtime"))
     if engine.threads not in (0, threads):
         raise ConfigError(
@@ -77,14 +82,25 @@ def candidate(target: str, folder: Path, threads: int) -> Candidate:
             remedy=f"-S benchmark.threads={engine.threads}, or leave the target's at 0",
         )
     engine = replace(engine, threads=threads)
-    files = read_artifact(folder).files
-    return Candidate(
-        target, partial(engine.open, folder), sum((folder / name).stat().st_size for name in files)
-    )
+    artifact = read_artifact(folder)
+    size_bytes = sum((folder / name).stat().st_size for name in artifact.files)
+
+    def open_session(device: str) -> Callable[[np.ndarray], Any]:
+        session = engine.open(folder, device)
+        if artifact.graph_end == graph_end:
+            return session
+
+        def detect(image: np.ndarray) -> dict[str, Any]:
+            size = image.shape[1:]
+            return postprocess(session(image), size, size, artifact.contract)
+
+        return detect
+
+    return Candidate(target, open_session, size_bytes)
 
 
-def open_eager(build: Path, weights_file: Path, device: str) -> Callable[[np.ndarray], Any]:
-    """The eager model up to where the graphs end: masks raw, the contract's outputs in numpy."""
+def open_eager(build: Path, weights_file: Path, graph_end: str, device: str) -> Callable[[np.ndarray], Any]:
+    """The eager model up to ``graph_end``: raw outputs in numpy, or all that it gives for the image."""
     names = Contract.from_json(read_json(build / "contract.json")).output_names
     cfg = load_cfg(build / "config.yaml")
     cfg.MODEL.DEVICE = device
@@ -92,11 +108,15 @@ def open_eager(build: Path, weights_file: Path, device: str) -> Callable[[np.nda
     load_weights(model, read_state_dict(weights_file), str(weights_file))
 
     @torch.inference_mode()
+    def predict(image: np.ndarray) -> Any:
+        return model([{"image": torch.from_numpy(image)}])[0]
+
+    @torch.inference_mode()
     def detect(image: np.ndarray) -> dict[str, np.ndarray]:
         fields = model.detect([torch.from_numpy(image).to(device)])[0]
         return {name: fields[name].cpu().numpy() for name in names}
 
-    return detect
+    return predict if graph_end == "pasted" else detect
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Build: a configuration -> resolved, with the I/O contract and the parameters' names and shapes."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,9 +9,9 @@ from typer import Option
 from detexport.checkpoint.load import model_shapes
 from detexport.config.cfg import load_cfg
 from detexport.contract import Contract
-from detexport.errors import ConfigError
 from detexport.files import atomic_dir, read_json, write_json
 from detexport.modeling import build_model
+from detexport.modeling.class_names import count_classes, named_contract
 from stage import load_params, run
 
 
@@ -46,36 +45,17 @@ def name_classes(net: Any, model: str, given: Any, dataset: dict[str, Any]) -> C
     say, DATASET does.
 
     Raises:
-        ConfigError: there are names for what the model does not have, or more or fewer than it has.
+        ConfigError: see ``named_contract``.
     """
-    shapes = {spec.name: spec.shape for spec in net.contract(()).outputs}
-    counts: dict[str, Any] = {}
-    if "pred_classes" in shapes:
-        counts["things"] = net.num_classes
-    if "sem_seg" in shapes:
-        counts["stuff"] = shapes["sem_seg"][0]
-    if "pred_keypoints" in shapes:
-        counts["keypoints"] = shapes["pred_keypoints"][1]
+    counts = count_classes(net)
     names = {
         "things": load_params("data.categories") or dataset["things"],
         "stuff": ["things", *dataset.get("stuff", ())],
         "keypoints": dataset.get("keypoints", ()),
     }
     names = {kind: names[kind] for kind in counts} | as_mapping(given, next(iter(counts), "things"))
-    for kind, found in names.items():
-        count = counts.get(kind, 0)
-        if len(found) != count and (found or kind != "keypoints"):
-            raise ConfigError(
-                f"the model {model} and the class names do not fit",
-                got=f"{len(found)} names: {', '.join(found[:5])}{', ...' if len(found) > 5 else ''}",
-                expected=f"{count} {kind}, as many as the model has",
-                remedy=f"give the names of its classes: -S 'models.{model}.class_names={{{kind}: [...]}}'",
-            )
-    return replace(
-        net.contract(tuple(names.get("things", ()))),
-        stuff_class_names=tuple(names.get("stuff", ())),
-        keypoint_names=tuple(names.get("keypoints", ())),
-    )
+    remedy = f"give the names of its classes: -S 'models.{model}.class_names={{{{{{kind}}: [...]}}}}'"
+    return named_contract(net, names, what=f"the model {model}", remedy=remedy)
 
 
 def as_mapping(given: Any, kind: str) -> dict[str, list[str]]:

@@ -21,9 +21,9 @@ from detexport.errors import DataError
 from detexport.files import read_json
 from detexport.metrics.judge import annotation_kind
 from detexport.modeling import build_model
+from detexport.parity.eager import run_eager
 from detexport.parity.outputs import Outputs
 from detexport.parity.reference import EagerQuality, SampleMeta, write_reference
-from detexport.structures import Boxes
 from stage import load_params, run
 
 
@@ -94,33 +94,6 @@ def samples(
         )
         network_image = resize_image(image, size)
         yield meta, network_image, run_eager(net, network_image, meta.output_size, contract)
-
-
-@torch.inference_mode()
-def run_eager(net: nn.Module, image: np.ndarray, output_size: tuple[int, int], contract: Contract) -> Outputs:
-    """The eager model's post-processed outputs of one image, those that the contract names.
-
-    Not all that it gives: no graph gives intermediate values such as the heatmaps of keypoints.
-    """
-    height, width = output_size
-    (result,) = net([{"image": torch.from_numpy(image), "height": height, "width": width}])
-    outputs: Outputs = {}
-    for rows in ("instances", "proposals"):
-        if rows in contract.results:
-            fields = result[rows].get_fields()
-            outputs |= {name: as_array(fields[name]) for name in contract.row_names}
-    if "sem_seg" in contract.results:
-        outputs["sem_seg"] = as_array(result["sem_seg"])
-    if "panoptic_seg" in contract.results:
-        panoptic_seg, outputs["segments_info"] = result["panoptic_seg"]
-        outputs["panoptic_seg"] = as_array(panoptic_seg)
-    return outputs
-
-
-def as_array(field: torch.Tensor | Boxes) -> np.ndarray:
-    """A field's values."""
-    array: np.ndarray = (field.tensor if isinstance(field, Boxes) else field).numpy()
-    return array
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ def main(
     checkpoints_dir: Annotated[Path | None, Option()] = None,
 ) -> None:
     """Write the report on the jobs that were asked for to SAVE_TO."""
-    write_page(collect(load_params("jobs"), models_dir, registered, data, checkpoints_dir), save_to)
+    jobs, left_out = load_params("jobs"), load_params("left_out")
+    write_page(collect(jobs, models_dir, registered, data, checkpoints_dir, left_out), save_to)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import typer
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
-from detexport.errors import ConfigError, DetexportError
+from detexport.errors import ConfigError, DetexportError, RuntimeUnavailableError
 
 PARAMS = Path("params.yaml")
 COMPOSE = "compose params.yaml again with `dvc exp run`"
@@ -26,8 +26,8 @@ def run(main: Callable[..., None], *, fixed_hashes: bool = False) -> None:
         fixed_hashes: start the process anew with PYTHONHASHSEED=0: what depends on the order of a set of
             strings then comes out the same every time.
 
-    A ``DetexportError`` is the user's to mend: it is printed in one line and the exit code is 1. Everything
-    else that is raised is ours and keeps its trace.
+    A ``DetexportError`` is the user's to mend: it is printed in one line and the exit code is 1, or 69 where
+    this machine lacks what is needed. Everything else that is raised is ours and keeps its trace.
     """
     if fixed_hashes and os.environ.get("PYTHONHASHSEED") != "0":
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "PYTHONHASHSEED": "0"})
@@ -37,7 +37,7 @@ def run(main: Callable[..., None], *, fixed_hashes: bool = False) -> None:
         app()
     except DetexportError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(1)
+        sys.exit(os.EX_UNAVAILABLE if isinstance(error, RuntimeUnavailableError) else 1)
 
 
 def load_params(key: str) -> Any:

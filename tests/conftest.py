@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny_artifacts import write_tiny_onnx, write_tiny_torchscript
+from tiny_artifacts import no_samples, write_tiny_onnx, write_tiny_torchscript
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -14,6 +14,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def tiny_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "onnx"
     write_tiny_onnx(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_openvino(tiny_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from detexport.convert.openvino import OpenVino
+
+    folder = tmp_path_factory.mktemp("tiny") / "openvino"
+    OpenVino().convert(tiny_onnx, no_samples(), folder)
     return folder
 
 

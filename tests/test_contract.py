@@ -3,7 +3,8 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from detexport.contract import DETECTION_OUTPUTS, Contract, ResizeRule, mask_output
+from detexport.contract import DETECTION_OUTPUTS, OUTPUT_SIZE, Contract, ResizeRule, mask_output
+from detexport.errors import ExportError
 from tiny_artifacts import KINDS, tiny_contract
 
 
@@ -73,3 +74,25 @@ def test_a_contract_without_a_key_is_none(key: str) -> None:
 def test_a_contract_with_an_unknown_key_is_none() -> None:
     with pytest.raises(TypeError):
         Contract.from_json({**tiny_contract().to_json(), "more": 1})
+
+
+def test_a_pasted_graph_takes_the_wanted_size_and_gives_all_in_it() -> None:
+    raw = tiny_contract(**KINDS["panoptic"])
+    pasted = raw.ending("pasted")
+    assert (raw.graph_end, pasted.graph_end) == ("raw", "pasted")
+    assert pasted.inputs == (*raw.inputs, OUTPUT_SIZE)
+    assert (pasted.output_names, pasted.results) == (raw.output_names, raw.results)
+    specs = {spec.name: spec for spec in pasted.outputs}
+    assert (specs["pred_masks"].dtype, specs["pred_masks"].shape) == ("bool", ("R", "height", "width"))
+    assert specs["sem_seg"].shape == (3, "height", "width")
+    assert specs["pred_boxes"].meaning == "x0, y0, x1, y1 in px of the output"
+    assert replace(pasted, inputs=raw.inputs, outputs=raw.outputs) == raw
+    assert Contract.from_json(json.loads(json.dumps(pasted.to_json()))) == pasted
+    assert (raw.ending("raw"), pasted.ending("pasted")) == (raw, pasted)
+
+
+def test_a_graph_has_two_ends_and_no_way_back() -> None:
+    with pytest.raises(ExportError, match="cannot end there; got: graph_end: 'middle'"):
+        tiny_contract().ending("middle")
+    with pytest.raises(ExportError, match="cannot end there; got: graph_end: 'raw' of a graph"):
+        tiny_contract().ending("pasted").ending("raw")

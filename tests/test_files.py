@@ -1,10 +1,12 @@
+import errno
 import hashlib
 import json
 from pathlib import Path
 
 import pytest
 
-from detexport.files import atomic_dir, atomic_file, read_json, sha256_file, sha256_json, write_json
+from detexport.errors import DetexportError, OutputError
+from detexport.files import atomic_dir, atomic_file, read_json, sha256_file, sha256_json, write_json, writing
 
 
 class InterruptedWriting(Exception):  # noqa: N818 - what happens, not what is wrong
@@ -88,3 +90,29 @@ def test_digests(tmp_path: Path) -> None:
     assert sha256_json({"a": 1, "b": [2]}) == sha256_json(json.loads('{"b": [2], "a": 1}'))
     assert sha256_json({"a": 1}) != sha256_json({"a": 2})
     assert sha256_json((1, 2)) == sha256_json([1, 2])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        PermissionError(errno.EACCES, "Permission denied"),
+        RuntimeError("I/O error: No space left on device (os error 28)"),
+        RuntimeError("basic_ios::clear: iostream error"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_named(error: Exception) -> None:
+    with (
+        pytest.raises(OutputError, match=r"cannot write model; got: .*remedy: make room"),
+        writing(Path("model")),
+    ):
+        raise error
+
+
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(errno.ENOENT, "no file"), RuntimeError("shapes"), DetexportError("our own")]
+)
+def test_other_errors_stay_what_they_are(error: Exception) -> None:
+    with pytest.raises(type(error)) as raised, writing(Path("model")):
+        raise error
+    assert raised.value is error

@@ -214,3 +214,15 @@ def test_segments_follow_from_the_resized_outputs() -> None:
 def test_a_model_of_pixels_has_no_detections() -> None:
     outputs = {"sem_seg": np.ones((3, 20, 40), np.float32)}
     assert set(postprocess(outputs, (20, 40), (10, 20), tiny_contract(**KINDS["semantic"]))) == {"sem_seg"}
+
+
+def test_what_is_in_the_outputs_frame_stays_as_it_is() -> None:
+    raw_contract = tiny_contract(**KINDS["panoptic"])
+    outputs = raw([[5, 5, 15, 15]]) | {"sem_seg": np.zeros((3, 20, 40), np.float32)}
+    outputs["sem_seg"][2] = 1
+    expected = postprocess(outputs, (20, 40), (40, 80), raw_contract)
+    placed = {name: expected[name] for name in raw_contract.output_names}
+    result = postprocess(placed, (20, 40), (40, 80), raw_contract.ending("pasted"))
+    assert all(result[name] is value for name, value in placed.items())
+    np.testing.assert_array_equal(result["panoptic_seg"], expected["panoptic_seg"])
+    assert result["segments_info"] == expected["segments_info"]

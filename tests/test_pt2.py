@@ -170,7 +170,7 @@ def test_an_archive_that_says_more_than_a_graph_is_refused(saved: Path, what: st
         load_program(saved)
 
 
-def test_sample_inputs_that_are_more_than_tensors_are_refused_and_not_run(saved: Path, tmp_path: Path) -> None:
+def test_sample_inputs_of_more_than_tensors_are_refused_and_not_run(saved: Path, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     payload = pickle.dumps(Touch(mark))
     rewrite(saved, lambda members: members.update({"model/data/sample_inputs/model.pt": payload}))

@@ -16,6 +16,7 @@ from detexport.contract import (
     keypoint_output,
     mask_output,
 )
+from detexport.data.samples import ImageSamples
 from detexport.files import sha256_file
 
 SCORE_THRESHOLD = 0.25
@@ -86,6 +87,7 @@ def write_tiny_onnx(folder: Path, kind: str = "instances", **changes: Any) -> Ar
         "axes": np.array([1, 2]),
         "size": np.array([2, 1, 2, 1]),
         "first": np.array([0]),
+        "candidates": np.array([3]),
     }
     node = helper.make_node
     nodes = [
@@ -95,7 +97,10 @@ def write_tiny_onnx(folder: Path, kind: str = "instances", **changes: Any) -> Ar
         node("Greater", ["means", "threshold"], ["kept"]),
         node("Cast", ["kept"], ["ones"], to=TensorProto.INT64),
         node("ReduceSum", ["ones", "first"], ["count"], keepdims=1),
-        node("TopK", ["means", "count"], ["scores", "pred_classes"]),
+        # Not the first ``count`` of them: OpenVINO cannot take the first 0.
+        node("TopK", ["means", "candidates"], ["all_scores", "order"]),
+        node("Slice", ["all_scores", "first", "count"], ["scores"]),
+        node("Slice", ["order", "first", "count"], ["pred_classes"]),
         node("Shape", ["image"], ["shape"]),
         node("Gather", ["shape", "size"], ["sides"]),
         node("Cast", ["sides"], ["scale"], to=TensorProto.FLOAT),
@@ -124,6 +129,48 @@ def write_tiny_onnx(folder: Path, kind: str = "instances", **changes: Any) -> Ar
     save(model, folder / "model.onnx")
     fields = {"batch": "1", "contract": contract, **changes}
     return _write_manifest(folder, Format.ONNX, "onnx", "model.onnx", **fields)
+
+
+def write_tiny_layers(folder: Path) -> Artifact:
+    """An ONNX artifact of three convolutions, the last of which predicts ``sem_seg``."""
+    from onnx import TensorProto, checker, helper, numpy_helper, save
+
+    random = np.random.default_rng(0)
+    node = helper.make_node
+    tensors = {
+        "white": np.float32(255),
+        "first": np.array([0]),
+        **{
+            f"weight{index}": random.normal(0, 0.2, shape).astype(np.float32)
+            for index, shape in enumerate([(8, 3, 3, 3), (8, 8, 3, 3), (3, 8, 3, 3)])
+        },
+    }
+    nodes = [
+        node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+        node("Div", ["pixels", "white"], ["values"]),
+        node("Unsqueeze", ["values", "first"], ["x0"]),
+        node("Conv", ["x0", "weight0"], ["y0"], name="conv0", pads=[1] * 4),
+        node("Relu", ["y0"], ["x1"]),
+        node("Conv", ["x1", "weight1"], ["y1"], name="conv1", pads=[1] * 4),
+        node("Relu", ["y1"], ["x2"]),
+        node("Conv", ["x2", "weight2"], ["y2"], name="predictor", pads=[1] * 4),
+        node("Squeeze", ["y2", "first"], ["sem_seg"]),
+    ]
+    contract = tiny_contract(**KINDS["semantic"])
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, [3, "H", "W"])
+    output = helper.make_tensor_value_info("sem_seg", TensorProto.FLOAT, [3, "H", "W"])
+    initializers = [numpy_helper.from_array(np.asarray(value), name) for name, value in tensors.items()]
+    graph = helper.make_graph(nodes, "layers", [image], [output], initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    checker.check_model(model, full_check=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    save(model, folder / "model.onnx")
+    return _write_manifest(folder, Format.ONNX, "onnx", "model.onnx", contract=contract)
+
+
+def no_samples() -> ImageSamples:
+    """Of a data set without a training split."""
+    return ImageSamples([], "RGB", ResizeRule(0, 0))
 
 
 def write_tiny_torchscript(folder: Path, *, method: str = "scripting", **changes: Any) -> Artifact:

@@ -5,7 +5,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from detexport.contract import Contract
+from detexport.contract import MAX_SIDE, Contract
 from detexport.errors import ArtifactError
 from detexport.files import read_json, sha256_file, sha256_json, write_json
 
@@ -34,12 +34,15 @@ class Artifact:
         files: every file but the manifest, with its sha256.
         contract: what the graph takes and gives.
         batch: images a call takes: ``"1"``, one tensor in and a tuple of tensors out, or ``"any"``, a list of
-            images of different sizes in and a list of tensors by name out.
-        graph_end: ``"raw"`` (masks as a grid over each box) or ``"pasted"`` (masks of the image's size).
+            images of different sizes in and a list of tensors by name out; within a call they are padded to
+            one size, as the eager model pads its batch.
+        graph_end: the contract's: ``"raw"`` (masks as a grid over each box, boxes in px of the graph's image)
+            or ``"pasted"`` (all in the frame of the output that is wanted).
         weights_sha256: digest of the weights that were exported.
         config_sha256: digest of the resolved model configuration.
         versions: versions of the packages that shaped the file.
         source_sha256: the artifact that it was converted from, by its name; empty for an export.
+        image_sides: the smallest and the largest height and width in px of an image that the graph takes.
     """
 
     format: Format
@@ -54,6 +57,7 @@ class Artifact:
     config_sha256: str
     versions: dict[str, str]
     source_sha256: str = ""
+    image_sides: tuple[int, int] = (1, MAX_SIDE)
 
     @property
     def sha256(self) -> str:
@@ -82,6 +86,7 @@ def read_artifact(folder: Path) -> Artifact:
                 **value,
                 "format": Format(value["format"]),
                 "contract": Contract.from_json(value["contract"]),
+                "image_sides": tuple(value.get("image_sides", (1, MAX_SIDE))),
             }
         )
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -4,11 +4,16 @@ The names of ONNX's inputs and outputs, the schema in the registry, the pre-proc
 post-processing after it are all derived from this one value.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from detexport.errors import ExportError
+
 Dim = int | str
-"""A fixed size, or the name of a size that is free: H and W of the input image, R detections, N images."""
+"""A fixed size, or the name of one that is free: H, W of the image, height, width of the output, R rows."""
+
+MAX_SIDE = 65_535
+"""Longest side of an image and of an output in px: that of the largest JPEG."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,8 @@ class Contract:
 
     Args:
         inputs: tensors that the graph takes.
-        outputs: tensors that the graph gives, in order; boxes are XYXY in px of the graph's input image.
+        outputs: tensors that the graph gives, in order; boxes are XYXY in px, of the graph's input image
+            where it ends raw, of the output that is wanted where it ends pasted: see ``ending``.
         channel_order: order of the image's channels, ``"RGB"`` or ``"BGR"``.
         resize: how an image is resized before the graph (never inside it).
         pixel_mean: subtracted inside the graph, one value a channel, on the scale 0..255.
@@ -91,6 +97,35 @@ class Contract:
     stuff_class_names: tuple[str, ...] = ()
     keypoint_names: tuple[str, ...] = ()
     panoptic: PanopticRule | None = None
+
+    @property
+    def graph_end(self) -> Literal["raw", "pasted"]:
+        """Whether the outputs are as the model leaves them, or in the frame of a wanted output."""
+        return "pasted" if OUTPUT_SIZE in self.inputs else "raw"
+
+    def ending(self, graph_end: str) -> "Contract":
+        """The contract of the same model's graph with another end.
+
+        Args:
+            graph_end: ``"raw"`` or ``"pasted"``. A pasted graph takes ``output_size`` too, and gives its
+                outputs in that frame: boxes scaled and clipped, without the empty ones, masks in the
+                output's pixels, maps of classes resized. What follows from all of them together
+                (``panoptic``) stays beyond its end.
+
+        Raises:
+            ExportError: there is no such end, or the graph has gone beyond it.
+        """
+        if graph_end == self.graph_end:
+            return self
+        if graph_end != "pasted":
+            raise ExportError(
+                "a graph cannot end there",
+                got=f"graph_end: {graph_end!r} of a graph that ends {self.graph_end}",
+                expected="raw or pasted; pasted stays pasted",
+                remedy="set the export method's graph_end to one of them",
+            )
+        outputs = tuple(_in_output_frame(spec) for spec in self.outputs)
+        return replace(self, inputs=(*self.inputs, OUTPUT_SIZE), outputs=outputs)
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -137,6 +172,9 @@ class Contract:
 
 
 IMAGE = TensorSpec("image", "uint8", (3, "H", "W"), "one image, values 0..255, any height and width")
+OUTPUT_SIZE = TensorSpec(
+    "output_size", "int64", (2,), "height and width in px, positive, of the output that is wanted"
+)
 DETECTION_OUTPUTS = (
     TensorSpec("pred_boxes", "float32", ("R", 4), "x0, y0, x1, y1 in px of the input image"),
     TensorSpec("scores", "float32", ("R",), "confidence in [0, 1], descending"),
@@ -161,4 +199,17 @@ def keypoint_output(num_keypoints: int) -> TensorSpec:
         "float32",
         ("R", num_keypoints, 3),
         "x and y in px of the input image, and a score, positive",
+    )
+
+
+def _in_output_frame(spec: TensorSpec) -> TensorSpec:
+    """An output of a raw graph as a pasted one gives it."""
+    if spec.name == "pred_masks":
+        meaning = "the pixels of the output that belong to the object"
+        return TensorSpec(spec.name, "bool", ("R", "height", "width"), meaning)
+    sides: dict[Dim, Dim] = {"H": "height", "W": "width"}
+    return replace(
+        spec,
+        shape=tuple(sides.get(dim, dim) for dim in spec.shape),
+        meaning=spec.meaning.replace("the input image", "the output"),
     )

@@ -35,12 +35,20 @@ class InputError(DetexportError, ValueError):
     """What a model is given is not what it takes."""
 
 
+class OutOfMemoryError(DetexportError, MemoryError):
+    """What is asked for needs more memory than there is; smaller things still work."""
+
+
 class ArtifactError(DetexportError):
     """An artifact is incomplete, was changed, or is asked for what it was not exported for."""
 
 
 class ExportError(DetexportError):
     """A model cannot be exported as it is."""
+
+
+class OutputError(DetexportError):
+    """A file or a folder cannot be written."""
 
 
 class RuntimeUnavailableError(DetexportError):

@@ -1,5 +1,6 @@
 """Files that are whole or absent: write beside, then rename; digests of what was written."""
 
+import errno
 import hashlib
 import json
 import os
@@ -9,7 +10,18 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from detexport.errors import DetexportError, OutputError
+
+OF_THE_PLACE = {
+    getattr(errno, name)
+    for name in ("EACCES", "EDQUOT", "EEXIST", "EFBIG", "EIO", "ENOSPC", "ENOTDIR", "EPERM", "EROFS")
+    if hasattr(errno, name)
+}
+"""Errors that are the fault of a folder or a disk."""
+NATIVE_WRITE_ERRORS = ("No space left on device", "iostream error")
+"""What writers in native code say instead, those of safetensors and OpenVINO."""
 
 
 def is_url(path: str | os.PathLike[str]) -> bool:
@@ -67,6 +79,27 @@ def atomic_dir(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say of an error while ``path`` is written that the folder or the disk is at fault, if it is.
+
+    Raises:
+        OutputError: ``path`` cannot be written, or there is no room for it.
+    """
+    try:
+        yield
+    except Exception as error:
+        native = any(words in str(error) for words in NATIVE_WRITE_ERRORS)
+        if isinstance(error, DetexportError) or not (native or getattr(error, "errno", None) in OF_THE_PLACE):
+            raise
+        raise OutputError(
+            f"cannot write {path}",
+            got=getattr(error, "strerror", None) or error,
+            expected="a folder that can be written, with room for what is written",
+            remedy="make room, or write elsewhere",
+        ) from error
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON with a final newline, atomically."""
     with atomic_file(path) as temporary:
@@ -79,7 +112,7 @@ def read_json(path: Path) -> Any:
 
 
 def repack_zip(
-    source: Path, target: Path, left_out: tuple[str, ...], rename: Callable[[str], str] = str
+    source: Path | IO[bytes], target: Path, left_out: tuple[str, ...], rename: Callable[[str], str] = str
 ) -> None:
     """Copy an archive so that its bytes say nothing of the hour, nor of the order it was written in.
 

@@ -14,10 +14,12 @@ def postprocess(
     output_size: tuple[int, int],
     contract: Contract,
 ) -> dict[str, Any]:
-    """Bring one image's raw outputs into the frame of an output of another size.
+    """Bring one image's outputs into the frame of an output of another size.
+
+    Those of a graph that ends pasted are there already; what follows from all of them together is added.
 
     Args:
-        outputs: the graph's raw outputs by the contract's names. Instances: ``pred_boxes`` (R, 4) XYXY in px
+        outputs: the graph's outputs by the contract's names. Instances: ``pred_boxes`` (R, 4) XYXY in px
             of the graph's image, ``scores`` (R,), ``pred_classes`` (R,) and, where the model has them,
             ``pred_masks`` (R, n, n), probabilities in a grid over each box, and ``pred_keypoints`` (R, K, 3).
             Proposals: ``proposal_boxes`` (R, 4) and ``objectness_logits`` (R,). Semantic segmentation:
@@ -35,7 +37,26 @@ def postprocess(
     Raises:
         ArtifactError: the masks are not a grid over each box.
     """
-    result: dict[str, Any] = {}
+    result: dict[str, Any] = (
+        dict(outputs)
+        if contract.graph_end == "pasted"
+        else _paste(outputs, image_size, output_size, contract)
+    )
+    if contract.panoptic is not None:
+        labels = result["sem_seg"].argmax(0)
+        panoptic_seg, segments_info = combine_panoptic(result, labels, contract.panoptic)
+        result |= {"panoptic_seg": panoptic_seg, "segments_info": segments_info}
+    return result
+
+
+def _paste(
+    outputs: dict[str, np.ndarray],
+    image_size: tuple[int, int],
+    output_size: tuple[int, int],
+    contract: Contract,
+) -> dict[str, np.ndarray]:
+    """What a raw graph leaves to be done of what a pasted one does."""
+    result: dict[str, np.ndarray] = {}
     if "instances" in contract.results:
         result |= _instances(outputs, image_size, output_size, contract)
     if "proposals" in contract.results:
@@ -43,10 +64,6 @@ def postprocess(
         result |= {"proposal_boxes": boxes, "objectness_logits": outputs["objectness_logits"][kept]}
     if "sem_seg" in contract.results:
         result["sem_seg"] = resize_bilinear(outputs["sem_seg"], output_size)
-    if contract.panoptic is not None:
-        labels = result["sem_seg"].argmax(0)
-        panoptic_seg, segments_info = combine_panoptic(result, labels, contract.panoptic)
-        result |= {"panoptic_seg": panoptic_seg, "segments_info": segments_info}
     return result
 
 

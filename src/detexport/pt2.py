@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.fx.experimental._config as symbolic_shapes
 import torchvision  # noqa: F401 - its operators are looked up by name when a program is loaded
 from torch.export import ExportedProgram
 
@@ -168,3 +169,8 @@ def nms_keeps_any_number() -> Iterator[None]:
 
     torch.library.register_fake("torchvision::nms", kept, lib=library, allow_override=True)
     yield
+
+
+def one_is_a_size() -> Any:
+    """A context in which a size of 1 is like any other: a feature map of one cell is refused without it."""
+    return symbolic_shapes.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]

@@ -44,6 +44,7 @@ def tree(tmp_path: Path) -> Path:
     configs = "src/detexport/model_zoo/configs"
     shutil.copytree(ROOT / configs, tmp_path / configs)
     shutil.copy(ROOT / "params.yaml", tmp_path)
+    (tmp_path / "checkpoints").symlink_to(ROOT / "checkpoints")
     for name in ("src/detexport/data/synthetic", "own"):
         (tmp_path / name).mkdir(parents=True)
     for name in ("a.yaml", "a.pth"):
@@ -71,11 +72,17 @@ def test_the_committed_params_are_a_fresh_composition_of_the_defaults(tree: Path
     assert (tree / "params.yaml").read_text() == committed
 
 
+def with_sources(artifact: str) -> list[str]:
+    """An artifact's option after those that it is converted from."""
+    options = next(iter(yaml.safe_load((ROOT / f"conf/artifact/{artifact}.yaml").read_text()).items()))
+    return [*with_sources(options[1]), artifact] if options[0] == "source" else [artifact]
+
+
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes(tree: Path, group: str, option: str) -> None:
     choice = f"{group}=[{option}]" if group in LISTS else f"{group}={option}"
     if group == "artifact":
-        choice = f"artifact=[{option}]"
+        choice = f"artifact=[{','.join(with_sources(option))}]"
         selected = [f"export=[{option}]"]
     else:
         selected = []
@@ -115,6 +122,25 @@ def test_selected_targets_bring_their_artifacts_and_no_others(tree: Path) -> Non
         "mask_rcnn-onnx": {"model": "mask_rcnn", "target": "onnx", "artifact": "onnx"}
     }
     assert params(tree)["exports"] == {"mask_rcnn-onnx": {"model": "mask_rcnn", "artifact": "onnx"}}
+
+
+def test_a_pair_that_is_declared_unsupported_is_left_out_with_its_reason(tree: Path) -> None:
+    (tree / "conf/unsupported.yaml").write_text(
+        "unsupported:\n"
+        "  - {models: [mask*], targets: [onnx, scripting], reason: a loop, upstream: issue 7}\n"
+        "  - {models: [retinanet], targets: [tracing], reason: another}\n"
+    )
+    assert compose(tree, "model=[mask_rcnn,pointrend]").returncode == 0
+    composed = params(tree)
+    assert list(composed["jobs"]) == ["mask_rcnn-tracing", *(f"pointrend-{t}" for t in composed["targets"])]
+    declared = {"reason": "a loop", "upstream": "issue 7"}
+    assert composed["left_out"] == {"mask_rcnn-scripting": declared, "mask_rcnn-onnx": declared}
+
+
+def test_coverage_trains_no_model_on_its_data(tree: Path) -> None:
+    assert compose(tree, "experiment=coverage").returncode == 0
+    assert params(tree)["trainings"] == {}
+    assert params(tree)["data"]["name"] != "shapes"
 
 
 def test_a_model_that_comes_trained_has_no_training(tree: Path) -> None:

@@ -166,11 +166,25 @@ def test_description_counts_what_is_there(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"train_images": -1}, {"max_objects": 1}, {"object_px": (4, 8)}, {"sizes": ((8, 200),)}, {"sizes": ()}],
+    [
+        {"train_images": -1},
+        {"max_objects": 1},
+        {"min_objects": -1},
+        {"min_objects": 0, "max_objects": 0},
+        {"object_px": (4, 8)},
+        {"sizes": ((8, 200),)},
+        {"sizes": ()},
+    ],
 )
 def test_numbers_out_of_range_are_refused(options: dict) -> None:
     with pytest.raises(ConfigError, match=r"out of range.*expected.*remedy"):
         SyntheticShapes(**options)
+
+
+def test_few_objects_are_drawn_where_they_are_asked_for(tmp_path: Path) -> None:
+    SyntheticShapes(train_images=0, val_images=8, min_objects=0, max_objects=1).write(tmp_path / "sparse")
+    coco = COCO(str(tmp_path / "sparse/annotations/instances_val.json"))
+    assert {len(coco.getAnnIds(image)) for image in coco.imgs} == {0, 1}
 
 
 def test_polygons_of_parts_that_touch_at_a_corner() -> None:

@@ -1,6 +1,7 @@
 """Each export method on a small model whose weights see something: equal to eager at every size."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from detexport.runtime.torchscript import TorchScript
 ROOT = Path(__file__).parents[2]
 CLASSES = ("circle", "rectangle", "triangle", "star", "ring")
 PROVENANCE = Provenance(weights_sha256="w", config_sha256="c")
-RUNTIMES = [("tracing", TorchScript()), ("onnx", OnnxRuntime())]
+RUNTIMES = [("tracing", TorchScript()), ("onnx", OnnxRuntime()), ("onnx_torchscript", OnnxRuntime())]
 SAMPLE = np.zeros((3, 64, 64), np.uint8)
 SIZES = [(96, 128), (64, 64), (131, 97), (33, 250), (160, 224), (16, 16)]
 
@@ -58,7 +59,11 @@ def exported(
 ) -> dict[str, Path]:
     """Each method once, recorded at a size that the tests do not use again."""
     folder = tmp_path_factory.mktemp("artifacts")
-    methods: dict[str, ExportMethod] = {"tracing": Tracing(), "onnx": Onnx()}
+    methods: dict[str, ExportMethod] = {
+        "tracing": Tracing(),
+        "onnx": Onnx(),
+        "onnx_torchscript": Onnx(exporter="torchscript"),
+    }
     sample = resize_image(shapes, (112, 144))
     for name, method in methods.items():
         method.export(model, sample, folder / name, contract=contract, provenance=PROVENANCE)
@@ -107,12 +112,13 @@ def test_an_image_without_any_detection_gives_empty_outputs(
     assert outputs["pred_masks"].shape == (0, 28, 28)
 
 
+@pytest.mark.parametrize("name", ["onnx", "onnx_torchscript"])
 def test_the_onnx_file_says_nothing_of_this_machine_and_keeps_the_contracts_names(
-    exported: dict[str, Path],
+    exported: dict[str, Path], name: str
 ) -> None:
     import onnx
 
-    content = (exported["onnx"] / "model.onnx").read_bytes()
+    content = (exported[name] / "model.onnx").read_bytes()
     assert str(ROOT).encode() not in content
     assert b".py" not in content
     graph = onnx.load_from_string(content).graph
@@ -139,11 +145,11 @@ def test_no_torchscript_file_holds_a_source_path_or_a_device(exported: dict[str,
 def test_the_manifest_records_the_method_and_its_options(exported: dict[str, Path]) -> None:
     artifact = read_artifact(exported["onnx"])
     assert (artifact.method, artifact.batch, artifact.graph_end) == ("onnx", "1", "raw")
-    assert artifact.options == {"opset_version": 20}
+    assert artifact.options == {"opset_version": 20, "exporter": "dynamo", "graph_end": "raw"}
     assert artifact.weights_sha256 == "w"
 
 
-@pytest.mark.parametrize("method", [Tracing(), Scripting(), Onnx()])
+@pytest.mark.parametrize("method", [Tracing(), Scripting(), Onnx(), Onnx(exporter="torchscript")])
 def test_a_model_in_training_mode_is_refused_and_nothing_is_written(
     model: nn.Module, contract: Contract, tmp_path: Path, method: ExportMethod
 ) -> None:
@@ -156,12 +162,22 @@ def test_a_model_in_training_mode_is_refused_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("opset_version", [9, 17, 999])
-def test_an_opset_that_cannot_hold_the_graph_is_refused(
-    model: nn.Module, contract: Contract, tmp_path: Path, opset_version: int
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"opset_version": 9},
+        {"opset_version": 17},
+        {"opset_version": 999},
+        {"opset_version": 21, "exporter": "torchscript"},
+        {"exporter": "onnx"},
+    ],
+    ids=str,
+)
+def test_what_no_exporter_can_write_is_refused(
+    model: nn.Module, contract: Contract, tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    with pytest.raises(ExportError, match="opset_version"):
-        Onnx(opset_version).export(model, SAMPLE, tmp_path / "a", contract=contract, provenance=PROVENANCE)
+    with pytest.raises(ExportError, match=list(options)[-1]):
+        Onnx(**options).export(model, SAMPLE, tmp_path / "a", contract=contract, provenance=PROVENANCE)
     assert not (tmp_path / "a").exists()
 
 

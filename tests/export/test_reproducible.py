@@ -21,7 +21,9 @@ from pathlib import Path
 import numpy as np, torch
 from detexport.config.cfg import load_cfg
 from detexport.export import Provenance
+from detexport.export.onnx import Onnx
 from detexport.export.scripting import Scripting
+from detexport.export.torch_export import TorchExport
 from detexport.export.tracing import Tracing
 from detexport.modeling import build_model
 import detexport
@@ -31,7 +33,7 @@ model = build_model(load_cfg(Path("conf/detectron2/mask_rcnn.yaml"))).eval()
 contract = model.contract(("a", "b", "c", "d", "e"))
 sample = np.arange(3 * 64 * 80, dtype=np.uint8).reshape(3, 64, 80)
 found = {"source": detexport.__file__}
-for method in (Tracing(), Scripting()):
+for method in (Tracing(), Scripting(), TorchExport(), Onnx(exporter="torchscript")):
     folder = Path(type(method).__name__)
     artifact = method.export(
         model, sample, folder, contract=contract, provenance=Provenance(weights_sha256="w", config_sha256="c")
@@ -62,12 +64,22 @@ def clones(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, dict[st
     return found
 
 
-@pytest.mark.parametrize("method", ["Tracing", "Scripting"])
-def test_two_clones_give_the_same_bytes(clones: list[tuple[Path, dict[str, str]]], method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "file"),
+    [
+        ("Tracing", "model.pt"),
+        ("Scripting", "model.pt"),
+        ("TorchExport", "model.pt2"),
+        ("Onnx", "model.onnx"),
+    ],
+)
+def test_two_clones_give_the_same_bytes(
+    clones: list[tuple[Path, dict[str, str]]], method: str, file: str
+) -> None:
     (first, one), (second, other) = clones
     assert one["source"] != other["source"], "both processes imported the same copy of the code"
     assert one[method] == other[method]
-    assert (first / method / "model.pt").read_bytes() == (second / method / "model.pt").read_bytes()
+    assert (first / method / file).read_bytes() == (second / method / file).read_bytes()
 
 
 def test_a_scripted_file_takes_images_of_different_sizes_in_one_call(

@@ -201,3 +201,19 @@ def test_a_model_whose_training_began_with_nothing_is_built_without_a_download(s
     model = model_zoo.get("Misc/scratch_mask_rcnn_R_50_FPN_3x_gn.yaml", device="cpu")
     assert model.training
     assert not served.exists()
+
+
+@pytest.mark.parametrize("name", ["COCO", "Cityscapes", "PascalVOC"])
+def test_a_model_has_as_many_classes_as_its_data_set_has_names(name: str) -> None:
+    for path in (path for path in MODELS if path.startswith(name) and "rpn" not in path):
+        cfg = config(path)
+        names = model_zoo.get_class_names(cfg.DATASETS.TEST[0])
+        heads = {"RetinaNet": cfg.MODEL.RETINANET, "SemanticSegmentor": None}
+        head = heads.get(cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.ROI_HEADS)
+        assert head is None or len(names["things"]) == head.NUM_CLASSES, path
+        if "stuff" in names:
+            assert len(names["stuff"]) == cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+
+
+def test_of_an_unknown_data_set_no_names_are_known() -> None:
+    assert model_zoo.get_class_names("mine") == {}

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_models import OVERRIDES, example, small_model
 
 from detexport.errors import InputError
 from detexport.structures import Instances
+from small_models import OVERRIDES, example, small_model
 
 Example = dict[str, Any]
 

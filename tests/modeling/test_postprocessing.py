@@ -1,8 +1,6 @@
-import pytest
 import torch
-import torch.nn.functional as F
 
-from detexport.modeling.postprocessing import detector_postprocess, paste_masks
+from detexport.modeling.postprocessing import detector_postprocess
 from detexport.structures import Boxes, Instances
 
 BOXES = torch.tensor(
@@ -15,40 +13,6 @@ BOXES = torch.tensor(
         [-20.0, 5.0, -3.0, 9.0],  # outside
     ]
 )
-
-
-def by_grid_sample(masks: torch.Tensor, boxes: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Each pixel's centre in the frame of the box, sampled bilinearly with zeros outside."""
-    x0, y0, x1, y1 = boxes.double()[:, :, None].unbind(1)
-    x = (torch.arange(width).double()[None] + 0.5 - x0) / (x1 - x0) * 2 - 1
-    y = (torch.arange(height).double()[None] + 0.5 - y0) / (y1 - y0) * 2 - 1
-    grid = torch.stack([x[:, None, :].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], dim=3)
-    return F.grid_sample(masks.double()[:, None], grid, align_corners=False)[:, 0]
-
-
-@pytest.mark.parametrize("copies", [1, 7])
-def test_paste_against_grid_sample(copies: int) -> None:
-    boxes = BOXES.repeat(copies, 1)  # 42 masks are more than are pasted at once
-    masks = torch.rand(len(boxes), 28, 28, generator=torch.Generator().manual_seed(0))
-    expected = by_grid_sample(masks, boxes, 30, 40)
-    pasted = paste_masks(masks, Boxes(boxes), (30, 40), 0.5)
-    assert pasted.dtype == torch.bool
-    sure = (expected - 0.5).abs() > 1e-5
-    assert sure.double().mean() > 0.99
-    assert torch.equal(pasted[sure], (expected >= 0.5)[sure])
-    assert pasted[0].any()
-    assert not pasted[5].any()
-
-
-def test_a_full_mask_fills_its_box_and_the_threshold_counts() -> None:
-    masks = torch.stack([torch.ones(4, 4), torch.full((4, 4), 0.5)])
-    boxes = Boxes([[2, 3, 10, 7], [0, 0, 20, 20]])
-    pasted = paste_masks(masks, boxes, (12, 16), 0.5)
-    expected = torch.zeros(12, 16, dtype=torch.bool)
-    expected[3:7, 2:10] = True
-    assert torch.equal(pasted[0], expected)
-    assert pasted[1, 5, 5]
-    assert paste_masks(torch.zeros(0, 4, 4), Boxes([]), (12, 16), 0.5).shape == (0, 12, 16)
 
 
 def results() -> Instances:

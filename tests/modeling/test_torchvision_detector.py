@@ -354,12 +354,28 @@ def test_a_first_label_of_0_keeps_every_class() -> None:
     assert model.head.classification_head.num_classes == 5
 
 
+def own_model(*, num_classes: int) -> nn.Module:
+    """As a user would write it: a torchvision model of other layers, here a short backbone."""
+    return detection.FCOS(Levels(), num_classes)
+
+
+def test_a_function_of_ones_own_builds_the_model() -> None:
+    model = new_model(f"{__name__}.own_model", NUM_CLASSES=3)
+    assert isinstance(model, TorchvisionDense)
+    assert isinstance(model.backbone, Levels)
+    assert model.num_classes == 3
+    with torch.no_grad():
+        assert set(model.eval().detect(IMAGES[:1])[0]) == {"pred_boxes", "scores", "pred_classes"}
+
+
 @pytest.mark.parametrize(
     ("options", "named_in_error"),
     [
         ({"NAME": "fasterrcnn_resnet5_fpn"}, "fasterrcnn_resnet50_fpn"),
         ({"NAME": ""}, "keypointrcnn_resnet50_fpn"),
-        ({"NAME": "resnet50"}, "maskrcnn_resnet50_fpn, "),
+        ({"NAME": "resnet50"}, "fcos_resnet50_fpn"),
+        ({"NAME": "torchvision.models.resnet18"}, "resnet18, which gives a ResNet"),
+        ({"NAME": "torchvision.models.resnet0"}, "torchvision.models.resnet0"),
         ({"NUM_CLASSES": 0}, "NUM_CLASSES: 0"),
         ({"NMS_THRESH": 2.0}, "NMS_THRESH: 2.0"),
         ({"SCORE_THRESH": "high"}, "SCORE_THRESH: 'high'"),

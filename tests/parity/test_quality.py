@@ -46,7 +46,9 @@ class Finder:
     def __post_init__(self) -> None:
         self._records = iter(self.dataset.images)
 
-    def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
+    def __call__(
+        self, image: np.ndarray, output_size: tuple[int, int] | None = None
+    ) -> dict[str, np.ndarray]:
         annotations = next(self._records).annotations[self.left_out :]
         boxes = np.array([a["bbox"] for a in annotations], np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
@@ -158,8 +160,10 @@ def test_what_cannot_be_compared_stays_a_reason(
     dataset: CocoDataset, reference: Reference, artifact: Artifact
 ) -> None:
     class Nan(Finder):
-        def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
-            return {**super().__call__(image), "scores": np.full(0, np.nan, np.float32)}
+        def __call__(
+            self, image: np.ndarray, output_size: tuple[int, int] | None = None
+        ) -> dict[str, np.ndarray]:
+            return {**super().__call__(image, output_size), "scores": np.full(0, np.nan, np.float32)}
 
     report = verdict(dataset, reference, Nan(dataset, artifact), reduced=True)
     assert not report["passed"]

@@ -23,7 +23,9 @@ from detexport.parity.validate import (
 from detexport.postprocess import postprocess
 from detexport.runtime import Session
 from detexport.runtime.onnxruntime import OnnxRuntime
+from detexport.runtime.torchscript import TorchScript
 from tiny_artifacts import KINDS, tiny_contract, tiny_image, write_tiny_onnx
+from tiny_models import CONTRACTS, raw_outputs, write_tiny_pasted
 from tolerances import TOLERANCE
 
 OUTPUT_SIZE = (60, 100)
@@ -77,8 +79,10 @@ class Broken:
     def device(self) -> str:
         return self.session.device
 
-    def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        outputs = {name: value.copy() for name, value in self.session(image).items()}
+    def __call__(
+        self, image: np.ndarray, output_size: tuple[int, int] | None = None
+    ) -> dict[str, np.ndarray]:
+        outputs = {name: value.copy() for name, value in self.session(image, output_size).items()}
         return self.fault(outputs) or outputs
 
 
@@ -302,8 +306,8 @@ def test_logits_of_a_padded_image_break_the_contract(tmp_path: Path) -> None:
     """Free dimensions of an output are those of the image that was given."""
     contract = write_tiny_onnx(tmp_path, "semantic").contract
     outputs = OnnxRuntime(threads=1).open(tmp_path)(tiny_image(32, 64))
-    assert output_faults(outputs, contract, tiny_image(32, 64)) == []
-    faults = output_faults(outputs, contract, tiny_image(30, 50))
+    assert output_faults(outputs, contract, tiny_image(32, 64), (32, 64)) == []
+    faults = output_faults(outputs, contract, tiny_image(30, 50), (30, 50))
     assert faults == ["sem_seg: shape (3, 32, 64), expected (3, 30, 50)"]
 
 
@@ -355,3 +359,22 @@ def test_validation_imports_neither_the_model_nor_torch() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_a_graph_that_ends_pasted_is_held_against_the_same_reference(tmp_path: Path) -> None:
+    contract = CONTRACTS["everything"]
+    write_tiny_pasted(tmp_path / "artifact", contract)
+    image, size = tiny_image(), (30, 50)
+    expected = postprocess(raw_outputs(contract, image), size, OUTPUT_SIZE, contract)
+    meta = SampleMeta("a", 1, "1.png", size, OUTPUT_SIZE, 1.0)
+    write_reference(tmp_path / "reference", [(meta, image, expected)], contract=contract, environment={})
+    session = TorchScript().open(tmp_path / "artifact")
+    report = validate(session, read_reference(tmp_path / "reference"), TOLERANCE, job="j")
+    assert report.passed, report.reasons
+    assert report.to_json()["detections"] == {"expected": 3, "actual": 3, "paired": 3}
+
+    def shrink(outputs: dict[str, np.ndarray]) -> None:
+        outputs["pred_masks"] = outputs["pred_masks"][:, :-1]
+
+    broken = validate(Broken(session, shrink), read_reference(tmp_path / "reference"), TOLERANCE, job="j")
+    assert "pred_masks: shape" in broken.reasons[0]

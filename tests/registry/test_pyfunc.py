@@ -19,7 +19,9 @@ from detexport.postprocess import postprocess
 from detexport.registry.pyfunc import Detector
 from detexport.registry.signature import build_signature
 from detexport.runtime.onnxruntime import OnnxRuntime
+from detexport.runtime.torchscript import TorchScript
 from tiny_artifacts import KINDS, tiny_contract, tiny_image, write_tiny_onnx
+from tiny_models import CONTRACTS, raw_outputs, write_tiny_pasted
 
 PYTHON = {DataType.long: int, DataType.double: float, DataType.string: str, DataType.boolean: bool}
 IMAGE = tiny_image(60, 80)
@@ -138,3 +140,23 @@ def test_a_score_threshold_leaves_out_the_rows_below(
     assert {len(row[name]) for name in others} == {len(row["scores"])}
     things = [one["instance"] for one in row.get("panoptic_seg", ()) if one["isthing"]]
     assert set(things) <= set(range(len(row["scores"])))
+
+
+def test_a_graph_that_ends_pasted_gives_the_same_rows(tmp_path: Path) -> None:
+    contract = CONTRACTS["everything"]
+    artifact = write_tiny_pasted(tmp_path / "artifact", contract)
+    detector = Detector()
+    detector.session = TorchScript().open(tmp_path / "artifact")
+    row = predict(detector, score_threshold=0.5)
+    height, width = IMAGE.shape[1:]
+    resized = resize_image(IMAGE, resized_size(height, width, contract.resize))
+    outputs = raw_outputs(contract, resized)
+    kept = outputs["scores"] > 0.5
+    outputs |= {name: outputs[name][kept] for name in contract.row_names}
+    expected = postprocess(outputs, resized.shape[1:], (height, width), contract)
+    assert 0 < len(row["scores"]) < 3
+    np.testing.assert_allclose(row["boxes"], expected["pred_boxes"], rtol=1e-5)
+    masks = [coco_mask.decode({**one, "counts": one["counts"].encode()}) for one in row["masks"]]
+    np.testing.assert_array_equal(masks, expected["pred_masks"])
+    assert len(row["panoptic_seg"]) == len(expected["segments_info"])
+    assert build_signature(artifact.contract) == build_signature(contract)

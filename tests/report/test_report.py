@@ -47,8 +47,10 @@ class LosesOne:
             artifact = session.artifact
             device = session.device
 
-            def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
-                return {name: value[1:] for name, value in session(image).items()}
+            def __call__(
+                self, image: np.ndarray, output_size: tuple[int, int] | None = None
+            ) -> dict[str, np.ndarray]:
+                return {name: value[1:] for name, value in session(image, output_size).items()}
 
         return Lossy()
 
@@ -157,6 +159,16 @@ class Text(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.words.append(data)
+
+
+def test_a_pair_that_was_left_out_is_shown_with_its_reason(run: Path, tmp_path: Path) -> None:
+    declared = {"tiny-scripting": {"reason": "a loop <of its own>", "upstream": "issue 7"}}
+    registered, data = run / "registered.json", run / "data"
+    results = collect(JOBS, run / "models", registered, data, run / "checkpoints", declared)
+    page = page_of(results, tmp_path)
+    for told in ("tiny-scripting", "unsupported", "a loop &lt;of its own&gt;", "issue 7"):
+        assert told in page
+    assert "unsupported" not in page_of(collected(run), tmp_path)
 
 
 def test_a_run_is_told_with_its_failure(run: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from detexport.errors import ArtifactError, RuntimeUnavailableError
 from detexport.runtime import Session, default_engine, load
 from tiny_artifacts import FRACTIONS, KINDS, tiny_contract, tiny_image, write_tiny_onnx
 
-ARTIFACTS = ["tiny_onnx", "tiny_scripting", "tiny_tracing"]
+ARTIFACTS = ["tiny_onnx", "tiny_openvino", "tiny_scripting", "tiny_tracing"]
 
 
 @pytest.fixture(params=ARTIFACTS)
@@ -85,7 +85,8 @@ def test_a_changed_file_is_not_loaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ARTIFACTS)
 def test_a_runtime_refuses_another_format(name: str, request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue(name)
-    other = {Format.ONNX: Format.TORCHSCRIPT, Format.TORCHSCRIPT: Format.ONNX}[read_artifact(folder).format]
+    own = read_artifact(folder).format
+    other = Format.TORCHSCRIPT if own is Format.ONNX else Format.ONNX
     with pytest.raises(ArtifactError, match="cannot be opened by this runtime"):
         default_engine(other).open(folder)
 
@@ -126,7 +127,8 @@ def test_load_gives_the_eager_models_interface(folder: Path) -> None:
     [
         ("detexport.runtime", ["torch", "onnxruntime", "onnx"]),
         ("detexport.runtime.onnxruntime", ["torch", "onnx"]),
-        ("detexport.runtime.torchscript", ["onnxruntime", "onnx"]),
+        ("detexport.runtime.openvino", ["torch", "onnxruntime", "onnx", "openvino_telemetry"]),
+        ("detexport.runtime.torchscript", ["onnxruntime", "onnx", "openvino"]),
         ("detexport.postprocess", ["torch", "onnxruntime", "onnx"]),
     ],
 )

@@ -14,18 +14,32 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 # What a stage reaches through a `_target_` of params.yaml instead of an import.
 BY_TARGET = {
     "prepare_data": ["detexport.data.synthetic", "detexport.data.coco_folder"],
-    "export": ["detexport.export.tracing", "detexport.export.scripting", "detexport.export.onnx"],
-    "convert": ["detexport.convert.aot_inductor"],
+    "export": [
+        "detexport.export.tracing",
+        "detexport.export.scripting",
+        "detexport.export.onnx",
+        "detexport.export.torch_export",
+    ],
+    "convert": [
+        "detexport.convert.aot_inductor",
+        "detexport.convert.onnx_int8",
+        "detexport.convert.openvino",
+        "detexport.convert.openvino_int8",
+    ],
     "validate": [
         "detexport.runtime.torchscript",
         "detexport.runtime.onnxruntime",
         "detexport.runtime.aot_inductor",
+        "detexport.runtime.exported_program",
+        "detexport.runtime.openvino",
         "detexport.parity.compare",
     ],
     "benchmark": [
         "detexport.runtime.torchscript",
         "detexport.runtime.onnxruntime",
         "detexport.runtime.aot_inductor",
+        "detexport.runtime.exported_program",
+        "detexport.runtime.openvino",
     ],
 }
 # Run at every `dvc repro` whatever changed.

@@ -22,6 +22,7 @@ def register_resolvers() -> None:
     """Make what the functions below compute known to OmegaConf: ``${jobs:}`` and so on."""
     resolvers: dict[str, Callable[..., Any]] = {
         "jobs": jobs,
+        "left_out": left_out,
         "exports": exports,
         "conversions": conversions,
         "reduced_precision": reduced_precision,
@@ -38,7 +39,7 @@ def register_resolvers() -> None:
 def jobs(*, _root_: DictConfig) -> DictConfig:
     """Every selected model with every target that can work: ``{"M-T": {model, target, artifact}}``."""
     pairs: dict[str, dict[str, str]] = {}
-    declared = unsupported(_root_=_root_)
+    declared = left_out(_root_=_root_)
     for model in _root_.models:
         for target, options in _root_.targets.items():
             if f"{model}-{target}" not in declared:
@@ -50,11 +51,11 @@ def jobs(*, _root_: DictConfig) -> DictConfig:
     return OmegaConf.create(pairs)
 
 
-def unsupported(*, _root_: DictConfig) -> DictConfig:
-    """The selected pairs that were declared not to work: ``{"M-T": reason}``."""
+def left_out(*, _root_: DictConfig) -> DictConfig:
+    """The selected pairs that were declared not to work: ``{"M-T": {reason, upstream}}``."""
     return OmegaConf.create(
         {
-            f"{model}-{target}": entry.reason
+            f"{model}-{target}": {"reason": entry.reason, "upstream": entry.get("upstream", "")}
             for entry in _root_.unsupported
             for model in _root_.models
             for target in _root_.targets

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch._inductor
-import torch.fx.experimental._config as symbolic_shapes
 from torch._inductor.codecache import cache_dir
 from torch._inductor.package import package_aoti
 from torch.export.passes import move_to_device_pass
@@ -27,7 +26,7 @@ from detexport.contract import TensorSpec
 from detexport.convert.conversion import Samples, read_source, write_converted
 from detexport.errors import ExportError
 from detexport.files import repack_zip
-from detexport.pt2 import load_program, nms_keeps_any_number
+from detexport.pt2 import load_program, nms_keeps_any_number, one_is_a_size
 
 MAIN_FILE = "model.pt2"
 LEFT_OUT = (".cpp", "kernel_metadata.json", ".data/serialization_id")
@@ -109,8 +108,8 @@ class AotInductor:
         if self.device != "cpu":
             program = move_to_device_pass(program, self.device)
         args, kwargs = program.example_inputs
-        # As for the recording: a feature map of one cell is no other kind of feature map.
-        with nms_keeps_any_number(), symbolic_shapes.patch(backed_size_oblivious=True), quiet():
+        files: Any  # a list, as it is packaged
+        with nms_keeps_any_number(), one_is_a_size(), quiet():
             try:
                 files = torch._inductor.aot_compile(program.module(), args, kwargs, options=self._settings())
             except Exception as error:  # Inductor's errors have no base of their own
@@ -122,8 +121,9 @@ class AotInductor:
                 ) from error
         with tempfile.TemporaryDirectory() as folder:
             # The archive's root folder is named after the file it is first saved to.
-            saved = package_aoti(str(Path(folder) / MAIN_FILE), files)
-            repack_zip(Path(saved), package, LEFT_OUT, lambda name: DIGEST.sub("model", name))
+            saved = Path(folder) / MAIN_FILE
+            package_aoti(str(saved), files)
+            repack_zip(saved, package, LEFT_OUT, lambda name: DIGEST.sub("model", name))
         shutil.rmtree(Path(files[0]).parent)  # Inductor's cache keeps it for ever
 
     def _settings(self) -> dict[str, Any]:

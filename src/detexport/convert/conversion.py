@@ -10,7 +10,7 @@ import numpy as np
 
 from detexport.artifact import Artifact, Format, read_artifact, verify_files
 from detexport.errors import ExportError
-from detexport.files import atomic_dir, sha256_file
+from detexport.files import atomic_dir, sha256_file, writing
 
 
 class Samples(Protocol):
@@ -81,8 +81,11 @@ def write_converted(
         main_file: the file that a runtime opens, relative to the folder.
         packages: distributions whose versions shape the files.
         write: writes the files into the folder that it is given.
+
+    Raises:
+        OutputError: ``save_dir`` cannot be written.
     """
-    with atomic_dir(save_dir) as folder:
+    with writing(save_dir), atomic_dir(save_dir) as folder:
         write(folder)
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         artifact = replace(

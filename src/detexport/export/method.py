@@ -10,9 +10,9 @@ import numpy as np
 from torch import nn
 
 from detexport.artifact import Artifact, Format
-from detexport.contract import Contract
+from detexport.contract import MAX_SIDE, Contract
 from detexport.errors import ExportError
-from detexport.files import atomic_dir, sha256_file
+from detexport.files import atomic_dir, sha256_file, writing
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ def write_artifact(
     contract: Contract,
     provenance: Provenance,
     write: Callable[[Path], None],
+    image_sides: tuple[int, int] = (1, MAX_SIDE),
 ) -> Artifact:
     """Let ``write`` make the main file, add the manifest, and put the finished folder in place.
 
@@ -92,8 +93,12 @@ def write_artifact(
         contract: what the graph takes and gives.
         provenance: where the model comes from.
         write: writes the main file to the path that it is given.
+        image_sides: the smallest and the largest height and width in px that the graph takes.
+
+    Raises:
+        OutputError: ``save_dir`` cannot be written.
     """
-    with atomic_dir(save_dir) as folder:
+    with writing(save_dir), atomic_dir(save_dir) as folder:
         write(folder / main_file)
         artifact = Artifact(
             format=format,
@@ -103,10 +108,11 @@ def write_artifact(
             files={main_file: sha256_file(folder / main_file)},
             contract=contract,
             batch=batch,
-            graph_end="raw",
+            graph_end=contract.graph_end,
             weights_sha256=provenance.weights_sha256,
             config_sha256=provenance.config_sha256,
             versions={package: version(package) for package in ("detexport", *packages)},
+            image_sides=image_sides,
         )
         artifact.save(folder)
     return artifact

@@ -1,5 +1,6 @@
-"""ONNX through ``torch.export``."""
+"""ONNX through ``torch.export``, or from a trace."""
 
+import io
 import logging
 import warnings
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import torchvision  # noqa: F401 - defines operators that are translated below
 from detexport.artifact import Artifact, Format
 from detexport.contract import Contract, TensorSpec
 from detexport.errors import ExportError
+from detexport.export.graph_end import example_inputs, image_graph
 from detexport.export.method import ExportableModel, Provenance, require_eval, write_artifact
 from detexport.export.program import record_program
 from detexport.pt2 import nms_keeps_any_number
@@ -24,16 +26,26 @@ from detexport.pt2 import nms_keeps_any_number
 MAIN_FILE = "model.onnx"
 
 
+LATEST_OPSETS = {"dynamo": onnx.defs.onnx_opset_version(), "torchscript": 20}
+"""The exporters, and the latest version of ONNX's operators that each writes."""
+
+
 @dataclass(frozen=True)
 class Onnx:
-    """``torch.onnx.export`` of the program that ``torch.export`` records; height and width stay free.
+    """``torch.onnx.export``; height and width stay free.
 
     Args:
         opset_version: version of ONNX's operators; 18 or later (RoiAlign with half-pixel centres and
-            ReduceMax with axes as an input need it).
+            ReduceMax with axes as an input need it), at most 20 for ``torchscript``.
+        exporter: ``"dynamo"`` translates the program that ``torch.export`` records, which refuses code that
+            it cannot follow at every size. ``"torchscript"``, torch's older exporter, translates a trace, for
+            models that trace and that ``torch.export`` refuses: see ``Tracing`` for what a trace keeps.
+        graph_end: ``"raw"`` or ``"pasted"``: see ``Contract.ending``.
     """
 
     opset_version: int = 20
+    exporter: str = "dynamo"
+    graph_end: str = "raw"
 
     def export(
         self,
@@ -46,13 +58,8 @@ class Onnx:
     ) -> Artifact:
         """See ``ExportMethod.export``."""
         require_eval(model)
-        if not 18 <= self.opset_version <= onnx.defs.onnx_opset_version():
-            raise ExportError(
-                "unsupported opset_version",
-                got=self.opset_version,
-                expected=f"18 to {onnx.defs.onnx_opset_version()}",
-                remedy="set artifacts.onnx.method.opset_version",
-            )
+        self._check_options()
+        contract = contract.ending(self.graph_end)
         proto = self._convert(model, sample, contract)
         return write_artifact(
             self,
@@ -67,27 +74,30 @@ class Onnx:
             write=lambda path: onnx.save(proto, path),
         )
 
-    def _convert(self, model: ExportableModel, sample: np.ndarray, contract: Contract) -> onnx.ModelProto:
-        image = contract.inputs[0]
-        recorded = record_program(model, sample, contract)
-        # The translation records the program once more, by ONNX's rules of decomposition.
-        with torch.no_grad(), _quiet(), nms_keeps_any_number():
-            program = torch.onnx.export(
-                recorded,
-                (),
-                dynamo=True,
-                input_names=[image.name],
-                output_names=list(contract.output_names),
-                opset_version=self.opset_version,
-                custom_translation_table=TRANSLATIONS,
-                verbose=False,
+    def _check_options(self) -> None:
+        latest = LATEST_OPSETS.get(self.exporter)
+        if latest is None:
+            raise ExportError(
+                "unknown exporter",
+                got=self.exporter,
+                expected=" or ".join(LATEST_OPSETS),
+                remedy="set artifacts.onnx.method.exporter",
             )
-        if program is None:
-            raise ExportError(f"{type(model).__name__} gave no ONNX program")
-        proto = program.model_proto
+        if not 18 <= self.opset_version <= latest:
+            raise ExportError(
+                f"unsupported opset_version of the {self.exporter} exporter",
+                got=self.opset_version,
+                expected=f"18 to {latest}",
+                remedy="set artifacts.onnx.method.opset_version",
+            )
+
+    def _convert(self, model: ExportableModel, sample: np.ndarray, contract: Contract) -> onnx.ModelProto:
+        export = _export_program if self.exporter == "dynamo" else _export_trace
+        with torch.no_grad(), _quiet():
+            proto = export(model, sample, contract, self.opset_version)
         _strip(proto)
         for value, spec in zip(
-            (*proto.graph.input, *proto.graph.output), (image, *contract.outputs), strict=True
+            (*proto.graph.input, *proto.graph.output), (*contract.inputs, *contract.outputs), strict=True
         ):
             _name_dims(value, spec)
         if [entry.version for entry in proto.opset_import if entry.domain == ""] != [self.opset_version]:
@@ -99,6 +109,78 @@ class Onnx:
             )
         onnx.checker.check_model(proto)
         return proto
+
+
+def _export_program(
+    model: ExportableModel, sample: np.ndarray, contract: Contract, opset_version: int
+) -> onnx.ModelProto:
+    """ONNX of the program that ``torch.export`` records.
+
+    Raises:
+        ExportError: it refuses the model, or ONNX has no word for what the model does.
+    """
+    recorded = record_program(model, sample, contract)
+    try:
+        # The translation records the program once more, by ONNX's rules of decomposition.
+        with nms_keeps_any_number():
+            program = torch.onnx.export(
+                recorded,
+                (),
+                dynamo=True,
+                input_names=[spec.name for spec in contract.inputs],
+                output_names=list(contract.output_names),
+                opset_version=opset_version,
+                custom_translation_table=TRANSLATIONS,
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise ExportError(
+            "the recorded program cannot be written as ONNX",
+            got=_cause(error),
+            expected="operators that ONNX has a translation for",
+            remedy="rewrite what is named, or, if it traces, set artifacts.onnx.method.exporter=torchscript",
+        ) from error
+    assert program is not None
+    return program.model_proto
+
+
+def _export_trace(
+    model: ExportableModel, sample: np.ndarray, contract: Contract, opset_version: int
+) -> onnx.ModelProto:
+    """ONNX of a trace."""
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        # Constants and negative indices, of which it warns, are found afterwards by running the artifact.
+        warnings.simplefilter("ignore", (torch.jit.TracerWarning, UserWarning))
+        torch.onnx.export(
+            image_graph(model, contract),
+            example_inputs(sample, contract),
+            file,  # type: ignore[arg-type]  # a file serves as well as a path
+            dynamo=False,
+            input_names=[spec.name for spec in contract.inputs],
+            output_names=list(contract.output_names),
+            dynamic_axes={spec.name: _free_dims(spec) for spec in (*contract.inputs, *contract.outputs)},
+            opset_version=opset_version,
+        )
+    proto = onnx.load_from_string(file.getvalue())
+    for value, spec in zip(proto.graph.output, contract.outputs, strict=True):
+        # This exporter follows shapes less far than the other: what it does not know, the contract does.
+        for dim, size in zip(value.type.tensor_type.shape.dim, spec.shape, strict=True):
+            if isinstance(size, int) and not dim.HasField("dim_value"):
+                dim.dim_value = size
+    return proto
+
+
+def _free_dims(spec: TensorSpec) -> dict[int, str]:
+    return {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)}
+
+
+def _cause(error: BaseException) -> str:
+    """What the error that began a chain of them says, and the line of the model that it names."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    first, *others = str(error).strip().splitlines()
+    return " ".join([f"{type(error).__name__}: {first}", *(line for line in others if "Caused by" in line)])
 
 
 def _strip(proto: onnx.ModelProto) -> None:

@@ -2,13 +2,13 @@
 
 import numpy as np
 import torch
-import torch.fx.experimental._config as symbolic_shapes
 from torch.export import Dim, ExportedProgram
 
 from detexport.contract import Contract, TensorSpec
 from detexport.errors import ExportError
+from detexport.export.graph_end import example_inputs, image_graph
 from detexport.export.method import ExportableModel
-from detexport.pt2 import nms_keeps_any_number
+from detexport.pt2 import nms_keeps_any_number, one_is_a_size
 
 RECORDED_SIZES = (333, 475)
 """Free sizes while recording, in px: their values matter to nothing, only that none equals another."""
@@ -29,24 +29,24 @@ def record_program(model: ExportableModel, sample: np.ndarray, contract: Contrac
         ExportError: the model's code asks for a value or a size in a way that cannot be recorded, or some
             size of the image would be refused by the program.
     """
-    graph = model.image_graph(contract.output_names).eval()
+    graph = image_graph(model, contract)
     image = contract.inputs[0]
     free = [axis for axis, dim in enumerate(image.shape) if isinstance(dim, str)]
     sizes = list(sample.shape)
     for axis, size in zip(free, RECORDED_SIZES, strict=False):
         sizes[axis] = size
+    inputs = example_inputs(np.zeros(sizes, image.dtype), contract)
     with (
         torch.no_grad(),
         nms_keeps_any_number(),
-        # Without it a size of 1 is taken for another kind of size, and a feature map of one cell is refused.
-        symbolic_shapes.patch(backed_size_oblivious=True),  # type: ignore[attr-defined]
+        one_is_a_size(),
     ):
         try:
             program = torch.export.export(
                 graph,
-                (torch.zeros(sizes, dtype=getattr(torch, image.dtype)),),
+                inputs,
                 # Not a named ``Dim``: its check does not see that rounding up to a multiple holds for all.
-                dynamic_shapes=(dict.fromkeys(free, Dim.DYNAMIC(min=1)),),
+                dynamic_shapes=(dict.fromkeys(free, Dim.DYNAMIC(min=1)), *[None] * (len(inputs) - 1)),
                 strict=False,
             )
         except Exception as error:  # torch.export's errors have no base of their own
@@ -54,16 +54,17 @@ def record_program(model: ExportableModel, sample: np.ndarray, contract: Contrac
                 f"torch.export cannot record {type(model).__name__}",
                 got=str(error).strip().splitlines()[0],
                 expected="code whose branches and sizes do not depend on values",
-                remedy="export it by tracing, or write the part that is named with torch's operators alone",
+                remedy="export it by tracing, as ONNX with exporter=torchscript, or write the named part "
+                "with torch's operators alone",
             ) from error
     _drop_notes(program)
-    require_every_size(program, image)
+    require_every_size(program, contract)
     # Seen to hold for every size, they have nothing left to refuse, and would be source code in a file.
     program._guards_code.clear()
     return program
 
 
-def require_every_size(program: ExportedProgram, image: TensorSpec) -> None:
+def require_every_size(program: ExportedProgram, contract: Contract) -> None:
     """See that what recording took for granted of the image's free sizes holds for all of them.
 
     Raises:
@@ -74,17 +75,23 @@ def require_every_size(program: ExportedProgram, image: TensorSpec) -> None:
         return
     pairs = {pair for a in CHECKED_SIZES for b in CHECKED_OTHER_SIZES for pair in ((a, b), (b, a))}
     for pair in sorted(pairs):
-        sides = iter(pair)
-        shape = [dim if isinstance(dim, int) else next(sides) for dim in image.shape]
+        sides = dict(zip("HW", pair, strict=True))
+        tensors = [_without_values(spec, sides) for spec in contract.inputs]
         try:
-            guards(torch.empty(shape, dtype=getattr(torch, image.dtype), device="meta"))
+            guards(*tensors)
         except AssertionError as error:
             raise ExportError(
                 "the recorded program would refuse some images that the model takes",
-                got=f"an image of {' x '.join(map(str, shape))}: {error}",
+                got=f"an image of {' x '.join(map(str, pair))} px: {error}",
                 expected="every height and width from 1 px on",
                 remedy="write the operator that asks for the size so that it need not",
             ) from error
+
+
+def _without_values(spec: TensorSpec, sizes: dict[str, int]) -> torch.Tensor:
+    """A tensor of an input's type and shape, free sizes by their letters."""
+    shape = [dim if isinstance(dim, int) else sizes[dim] for dim in spec.shape]
+    return torch.empty(shape, dtype=getattr(torch, spec.dtype), device="meta")
 
 
 def _drop_notes(program: ExportedProgram) -> None:

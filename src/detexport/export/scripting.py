@@ -10,13 +10,21 @@ import torch
 from detexport.artifact import Artifact, Format
 from detexport.contract import Contract
 from detexport.errors import ExportError
+from detexport.export.graph_end import batch_graph
 from detexport.export.method import ExportableModel, Provenance, require_eval, write_artifact
 from detexport.export.torchscript_file import MAIN_FILE, require_fixed_hashes, save_reproducibly
 
 
 @dataclass(frozen=True)
 class Scripting:
-    """``torch.jit.script``: a list of any number of images of different sizes."""
+    """``torch.jit.script``: a list of any number of images of different sizes.
+
+    Args:
+        graph_end: ``"raw"`` or ``"pasted"``: see ``Contract.ending``; pasted, the graph takes a list of
+            wanted sizes beside the list of images.
+    """
+
+    graph_end: str = "raw"
 
     def export(
         self,
@@ -30,10 +38,11 @@ class Scripting:
         """See ``ExportMethod.export``; the sample is not needed."""
         require_eval(model)
         require_fixed_hashes()
+        contract = contract.ending(self.graph_end)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", (FutureWarning, DeprecationWarning))
-                scripted = torch.jit.script(model.batch_graph().eval())
+                scripted = torch.jit.script(batch_graph(model, contract))
         except (RuntimeError, torch.jit.frontend.NotSupportedError) as error:
             raise ExportError(
                 f"{type(model).__name__} cannot be compiled by torch.jit.script",

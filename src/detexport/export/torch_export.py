@@ -16,7 +16,13 @@ MAIN_FILE = "model.pt2"
 
 @dataclass(frozen=True)
 class TorchExport:
-    """``torch.export``: height and width stay free, the batch is one image."""
+    """``torch.export``: height and width stay free, the batch is one image.
+
+    Args:
+        graph_end: ``"raw"`` or ``"pasted"``: see ``Contract.ending``.
+    """
+
+    graph_end: str = "raw"
 
     def export(
         self,
@@ -29,6 +35,7 @@ class TorchExport:
     ) -> Artifact:
         """See ``ExportMethod.export``; of the sample only its fixed sizes are needed."""
         require_eval(model)
+        contract = contract.ending(self.graph_end)
         program = record_program(model, sample, contract)
         return write_artifact(
             self,

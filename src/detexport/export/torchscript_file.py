@@ -1,7 +1,7 @@
 """TorchScript files whose bytes say nothing of the machine, the folder or the hour they were written in."""
 
+import io
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
@@ -10,7 +10,7 @@ from detexport.errors import ExportError
 from detexport.files import repack_zip
 
 MAIN_FILE = "model.pt"
-# The archive's root folder is named after the file it is first saved to.
+# The archive's root folder is named after the file, as torch names it.
 ROOT = Path(MAIN_FILE).stem
 # Source ranges with absolute paths, and a checksum over them; a loaded module works without either.
 LEFT_OUT = (".debug_pkl", ".data/serialization_id")
@@ -38,7 +38,10 @@ def save_reproducibly(module: torch.jit.ScriptModule, path: Path) -> None:
         module: a traced or scripted module.
         path: the file to write.
     """
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        saved = Path(folder) / MAIN_FILE
-        module.save(str(saved))
-        repack_zip(saved, path, LEFT_OUT)
+    # Into memory first: torch's own writer ends the whole process where the disk is full.
+    repack_zip(io.BytesIO(module.save_to_buffer()), path, LEFT_OUT, rename=_in_root)
+
+
+def _in_root(name: str) -> str:
+    """A member's name below ``ROOT``, whatever the folder that torch made up."""
+    return f"{ROOT}/{name.partition('/')[2]}"

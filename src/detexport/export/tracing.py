@@ -9,6 +9,7 @@ import torch
 
 from detexport.artifact import Artifact, Format
 from detexport.contract import Contract
+from detexport.export.graph_end import example_inputs, image_graph
 from detexport.export.method import ExportableModel, Provenance, require_eval, write_artifact
 from detexport.export.torchscript_file import MAIN_FILE, save_reproducibly
 
@@ -19,7 +20,12 @@ class Tracing:
 
     A trace keeps the branches that its sample takes. The project's models have none on this road, so any
     image serves; a model of your own needs a sample that takes the branches which real images take.
+
+    Args:
+        graph_end: ``"raw"`` or ``"pasted"``: see ``Contract.ending``.
     """
+
+    graph_end: str = "raw"
 
     def export(
         self,
@@ -32,12 +38,13 @@ class Tracing:
     ) -> Artifact:
         """See ``ExportMethod.export``."""
         require_eval(model)
-        graph = model.image_graph(contract.output_names).eval()
+        contract = contract.ending(self.graph_end)
+        graph = image_graph(model, contract)
         with torch.no_grad(), warnings.catch_warnings():
             # TorchScript is what was asked for, and that shapes become constants is measured afterwards
             # by running the artifact at other sizes.
             warnings.simplefilter("ignore", (FutureWarning, torch.jit.TracerWarning))
-            traced = torch.jit.trace(graph, torch.from_numpy(sample), check_trace=False)
+            traced = torch.jit.trace(graph, example_inputs(sample, contract), check_trace=False)
 
         return write_artifact(
             self,

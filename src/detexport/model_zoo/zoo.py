@@ -19,6 +19,7 @@ URL_PREFIX = "https://dl.fbaipublicfiles.com/detectron2/"
 _PACKAGE = Path(str(files("detexport.model_zoo")))
 _CONFIGS = _PACKAGE / "configs"
 _TABLE = _PACKAGE / "checkpoints.yaml"
+_CLASS_NAMES = _PACKAGE / "class_names.yaml"
 _SUFFIX = ".yaml"
 
 
@@ -105,6 +106,21 @@ def get(config_path: str, trained: bool = False, device: str | None = None) -> A
     # What a training began with is a backbone; what came out of it is the whole model.
     DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS, strict=trained)
     return model
+
+
+def get_class_names(dataset: str) -> dict[str, list[str]]:
+    """Names of ``things`` and ``stuff`` of a data set that the zoo's models are tested on; of others none.
+
+    Args:
+        dataset: a name as in ``DATASETS.TEST``.
+    """
+    return _class_names().get(dataset, {})
+
+
+@cache
+def _class_names() -> dict[str, dict[str, list[str]]]:
+    table: dict[str, dict[str, list[str]]] = yaml.safe_load(_CLASS_NAMES.read_text(encoding="utf-8"))
+    return table
 
 
 @cache

@@ -54,17 +54,17 @@ def apply_deltas(
     Returns:
         (R, K * 4) XYXY in px.
     """
-    # Not -1, which has no meaning where there is no box.
-    deltas = deltas.float().reshape(deltas.shape[0], deltas.shape[1] // 4, 4)
+    deltas = deltas.float()
     boxes = boxes.to(deltas.dtype)
     widths = boxes[:, 2] - boxes[:, 0]
     heights = boxes[:, 3] - boxes[:, 1]
     centers_x = boxes[:, 0] + 0.5 * widths
     centers_y = boxes[:, 1] + 0.5 * heights
-    dx = deltas[:, :, 0] / weights[0]
-    dy = deltas[:, :, 1] / weights[1]
-    dw = (deltas[:, :, 2] / weights[2]).clamp(max=max_log_scale)
-    dh = (deltas[:, :, 3] / weights[3]).clamp(max=max_log_scale)
+    # By steps, not by a change of shape: of no box at all, ONNX of a trace could not work one out.
+    dx = deltas[:, 0::4] / weights[0]
+    dy = deltas[:, 1::4] / weights[1]
+    dw = (deltas[:, 2::4] / weights[2]).clamp(max=max_log_scale)
+    dh = (deltas[:, 3::4] / weights[3]).clamp(max=max_log_scale)
     x = dx * widths[:, None] + centers_x[:, None]
     y = dy * heights[:, None] + centers_y[:, None]
     w = torch.exp(dw) * widths[:, None]

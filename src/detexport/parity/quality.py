@@ -7,12 +7,17 @@ from typing import Any
 from tqdm import tqdm
 
 from detexport.data.coco import CocoDataset, CocoRecord, read_image
-from detexport.data.resize import resize_image, resized_size
 from detexport.metrics.judge import HEADLINES, judge
 from detexport.parity.outputs import Outputs
 from detexport.parity.reference import EagerQuality
-from detexport.postprocess import postprocess
+from detexport.predictions import predict
 from detexport.runtime.session import Session
+
+BUDGETS = {"bf16": 0.005, "int8": 0.02}
+"""How far each headline metric may lie from the eager model's, by precision; ``conf/parity`` has the same."""
+
+LEAST_QUALITY = 0.1
+"""An eager metric below this proves nothing; likewise."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +96,6 @@ def measure_quality(
 
 
 def _predictions(session: Session, records: list[CocoRecord]) -> Iterator[tuple[CocoRecord, Outputs]]:
-    contract = session.artifact.contract
+    order = session.artifact.contract.channel_order
     for record in tqdm(records, desc="quality", unit="image"):
-        image = read_image(record.file_name, contract.channel_order)
-        size = resized_size(record.height, record.width, contract.resize)
-        outputs = session(resize_image(image, size))
-        yield record, postprocess(outputs, size, (record.height, record.width), contract)
+        yield record, predict(session, read_image(record.file_name, order))

@@ -102,8 +102,8 @@ class Reference:
 
 
 def contract_sha256(contract: Contract) -> str:
-    """Digest by which a reference names the contract that it was made with."""
-    return sha256_json(contract.to_json())
+    """Digest by which a reference names the contract that it was made with, wherever the graph ends."""
+    return sha256_json(contract.ending("pasted").to_json())
 
 
 def write_reference(

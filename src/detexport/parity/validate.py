@@ -18,7 +18,7 @@ from detexport.parity.outputs import Outputs, array_faults, pack, unpack
 from detexport.parity.quality import Quality
 from detexport.parity.reference import Reference, Sample, contract_sha256
 from detexport.postprocess import postprocess
-from detexport.runtime.session import Engine, Session
+from detexport.runtime.session import Engine, Session, memory_guard
 
 
 @dataclass(frozen=True)
@@ -229,21 +229,25 @@ def first_of_each_image(samples: Iterable[Sample]) -> list[str]:
 
 
 def _run(session: Session, sample: Sample, contract: Contract) -> Outputs:
-    image = sample.image()
-    outputs = session(image)
-    faults = output_faults(outputs, contract, image)
-    if faults:
-        raise ValueError("; ".join(faults))
-    return postprocess(outputs, sample.meta.image_size, sample.meta.output_size, contract)
+    image, output_size = sample.image(), sample.meta.output_size
+    with memory_guard(image.shape):
+        outputs = session(image, output_size)
+        faults = output_faults(outputs, contract, image, output_size)
+        if faults:
+            raise ValueError("; ".join(faults))
+        return postprocess(outputs, sample.meta.image_size, output_size, contract)
 
 
-def output_faults(outputs: dict[str, np.ndarray], contract: Contract, image: np.ndarray) -> list[str]:
-    """Say where raw outputs break the contract (names, dtypes, shapes, NaN), before anything hides it."""
+def output_faults(
+    outputs: dict[str, np.ndarray], contract: Contract, image: np.ndarray, output_size: tuple[int, int]
+) -> list[str]:
+    """Say where the outputs break the contract (names, dtypes, shapes, NaN) before anything hides it."""
     if tuple(outputs) != contract.output_names:
         return [f"outputs {list(outputs)}, the contract says {list(contract.output_names)}"]
-    # Sizes of the free dimensions by letter; those of the image are the outputs' too.
+    # Sizes of the free dimensions by name; those of the image and of the wanted output are the outputs' too.
     sides = zip(contract.inputs[0].shape, image.shape, strict=True)
     sizes = {dim: size for dim, size in sides if isinstance(dim, str)}
+    sizes |= zip(("height", "width"), output_size, strict=True)
     return [
         fault
         for spec in contract.outputs

@@ -8,35 +8,20 @@ import base64
 import binascii
 import json
 import warnings
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import mlflow.models
-import numpy as np
 import pandas as pd  # type: ignore[import-untyped]
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PythonModel
-from pycocotools import mask as coco_mask
 
 import detexport
-from detexport.contract import Contract
 from detexport.data.coco import decode_image
-from detexport.data.resize import resize_image, resized_size
 from detexport.errors import DataError
 from detexport.files import sha256_file
-from detexport.postprocess import postprocess
-
-# Fields whose values are the column's.
-PLAIN_COLUMNS = {
-    "pred_boxes": "boxes",
-    "scores": "scores",
-    "pred_classes": "classes",
-    "pred_keypoints": "keypoints",
-    "proposal_boxes": "proposal_boxes",
-    "objectness_logits": "objectness_logits",
-}
+from detexport.predictions import predict, to_plain
 
 
 class Detector(PythonModel):
@@ -68,13 +53,8 @@ class Detector(PythonModel):
             params: ``score_threshold``, of a model of instances; only those with a greater score are given.
 
         Returns:
-            A row an image: ``height`` and ``width`` in px, and what the model gives. Instances: ``boxes``
-            [x0, y0, x1, y1] in px of the image, ``scores``, ``classes``, ``class_names``, ``masks`` (COCO's
-            compressed RLE), ``keypoints``, a list of [x, y, score] each. Proposals: ``proposal_boxes``,
-            ``objectness_logits``. Semantic segmentation: ``sem_seg``, for each class that is in the image
-            ``class``, ``class_name`` and ``mask``, the pixels in which its logit is the highest. Panoptic
-            segmentation: ``panoptic_seg``, for each segment ``id``, ``isthing``, ``class``, ``class_name``,
-            ``instance`` (a thing's index in the lists above, -1 for stuff) and ``mask``.
+            A row an image: ``height`` and ``width`` in px, and what the model gives, as
+            ``detexport.predictions.to_plain`` has it.
 
         Raises:
             MlflowException: a row is not an image, or ``score_threshold`` is not in [0, 1].
@@ -95,13 +75,8 @@ class Detector(PythonModel):
             # A service answers this kind with 400 and the message, any other with a stack trace.
             raise MlflowException.invalid_parameter_value(f"row {row}: {error}") from error
         height, width = image.shape[1:]
-        resized = resize_image(image, resized_size(height, width, contract.resize))
-        outputs = self.session(resized)
-        if "scores" in outputs:
-            kept = outputs["scores"] > threshold
-            outputs |= {name: outputs[name][kept] for name in contract.row_names}
-        fields = postprocess(outputs, resized.shape[1:], (height, width), contract)
-        return _to_row(fields, contract) | {"height": height, "width": width}
+        fields = predict(self.session, image, threshold)
+        return to_plain(fields, contract) | {"height": height, "width": width}
 
 
 def _to_bytes(encoded: Any) -> bytes:
@@ -117,49 +92,6 @@ def _to_bytes(encoded: Any) -> bytes:
             expected="the bytes of a PNG or JPEG file, or those in base64",
             remedy="send the file as it is, not its pixels",
         ) from error
-
-
-def _to_row(fields: dict[str, Any], contract: Contract) -> dict[str, Any]:
-    """Post-processed outputs as plain Python values, which JSON takes."""
-    row: dict[str, Any] = {}
-    for name, column in PLAIN_COLUMNS.items():
-        if name in fields:
-            row[column] = fields[name].tolist()
-    if "pred_classes" in fields:
-        row["class_names"] = [contract.class_names[index] for index in row["classes"]]
-    if "pred_masks" in fields:
-        row["masks"] = [_to_rle(mask) for mask in fields["pred_masks"]]
-    if "sem_seg" in fields:
-        row["sem_seg"] = list(_classes_of_pixels(fields["sem_seg"].argmax(0), contract))
-    if "panoptic_seg" in fields:
-        row["panoptic_seg"] = [
-            _to_segment(segment, fields["panoptic_seg"], contract) for segment in fields["segments_info"]
-        ]
-    return row
-
-
-def _classes_of_pixels(labels: np.ndarray, contract: Contract) -> Iterator[dict[str, Any]]:
-    for label in np.unique(labels).tolist():
-        name = contract.stuff_class_names[label]
-        yield {"class": label, "class_name": name, "mask": _to_rle(labels == label)}
-
-
-def _to_segment(segment: dict[str, Any], panoptic_seg: np.ndarray, contract: Contract) -> dict[str, Any]:
-    names = contract.class_names if segment["isthing"] else contract.stuff_class_names
-    return {
-        "id": segment["id"],
-        "isthing": segment["isthing"],
-        "class": segment["category_id"],
-        "class_name": names[segment["category_id"]],
-        "instance": segment.get("instance_id", -1),
-        "mask": _to_rle(panoptic_seg == segment["id"]),
-    }
-
-
-def _to_rle(mask: np.ndarray) -> dict[str, Any]:
-    """A mask (H, W) as COCO's compressed RLE, its counts a str."""
-    rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
-    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
 def _compare_code(digests: dict[str, str]) -> None:

@@ -109,12 +109,14 @@ class Results:
         models: the jobs' models.
         tracking_uri: the registry's address; empty where nothing was registered.
         dataset: what the data set says of itself.
+        left_out: pairs that were declared unsupported and not run: ``{name: {reason, upstream}}``.
     """
 
     jobs: tuple[Job, ...]
     models: tuple[Model, ...]
     tracking_uri: str = ""
     dataset: dict[str, Any] = field(default_factory=dict)
+    left_out: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def passed(self) -> int:
@@ -133,6 +135,7 @@ def collect(
     registered: Path,
     data_dir: Path | None = None,
     checkpoints_dir: Path | None = None,
+    left_out: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Results:
     """Read what the stages wrote for ``jobs``; folders of jobs that were not asked for are left alone.
 
@@ -142,6 +145,7 @@ def collect(
         registered: the receipts of the stage ``register``.
         data_dir: the data set.
         checkpoints_dir: what was measured at training, a file a model.
+        left_out: see ``Results``.
 
     Raises:
         DataError: a file that is there is not JSON.
@@ -154,6 +158,7 @@ def collect(
         models=tuple(models.values()),
         tracking_uri=receipts.get("tracking_uri", ""),
         dataset=_read(data_dir / "dataset.json") if data_dir else {},
+        left_out=left_out or {},
     )
 
 

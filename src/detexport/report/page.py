@@ -8,13 +8,13 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from detexport.contract import Contract
+from detexport.drawing import Overlay, draw, font_size, image_uri
 from detexport.errors import RuntimeUnavailableError
 from detexport.files import atomic_file
 from detexport.parity.measures import MEASURES, tell
 from detexport.parity.reference import read_reference
 from detexport.parity.validate import read_drawn
 from detexport.report.collect import Job, Model, Results
-from detexport.report.drawing import Overlay, draw, font_size, image_uri
 
 TEMPLATE = "page.html.jinja"
 DRAWN_FROM = 0.5  # the least score in the pictures; verdicts are on all detections

@@ -4,16 +4,19 @@
 in, numpy out) and ``detexport.postprocess`` what lies beyond the graph's end.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import numpy as np
 
 from detexport.artifact import Format, read_artifact
 from detexport.postprocess import postprocess
-from detexport.runtime.session import Engine, Session
+from detexport.runtime.session import BatchSession, Engine, Session, memory_guard
 
-__all__ = ["Engine", "Runtime", "Session", "load"]
+__all__ = ["BatchSession", "Engine", "Runtime", "Session", "load"]
 
 # By name: each runtime is imported only where it is used.
 DEFAULT_ENGINES = {
@@ -21,8 +24,8 @@ DEFAULT_ENGINES = {
     Format.ONNX: ("detexport.runtime.onnxruntime", "OnnxRuntime"),
     Format.EXPORTED_PROGRAM: ("detexport.runtime.exported_program", "ExportedProgram"),
     Format.AOT_INDUCTOR: ("detexport.runtime.aot_inductor", "AotInductor"),
+    Format.OPENVINO: ("detexport.runtime.openvino", "OpenVino"),
 }
-BOXES = ("pred_boxes", "proposal_boxes")
 
 
 @dataclass(frozen=True)
@@ -36,55 +39,52 @@ class Runtime:
     session: Session
 
     def __call__(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Run the model on images, one after another.
+        """Run the model on images.
+
+        An artifact whose ``batch`` is ``"any"`` takes them all in one call of its graph, padded to one size
+        as an eager batch is; one of batch ``"1"`` takes one after another, each as an eager batch of its own.
 
         Args:
-            inputs: per image ``image``, a uint8 tensor (3, H, W) in the contract's channel order, already
-                resized, and, where the result is wanted in another size, ``height`` and ``width`` in px.
+            inputs: per image ``image``, a tensor (3, H, W) in the contract's channel order, already resized,
+                whole numbers 0..255 of any dtype, and, where the result is wanted in another size, ``height``
+                and ``width`` in px. What else a mapped record of a data set has is not looked at.
 
         Returns:
-            A dict an image, in the size asked for, with what the contract's ``results`` name: ``instances``
-            (``pred_boxes``, ``scores``, ``pred_classes`` and, where the model has them, ``pred_masks``
-            (R, height, width) bool and ``pred_keypoints`` (R, K, 3)), ``proposals`` (``proposal_boxes``,
-            ``objectness_logits``), ``sem_seg`` (C, height, width) logits, and ``panoptic_seg``, a pair of
-            ids (height, width) int32 and ``segments_info``.
+            A dict an image, in the size asked for and on the CPU, with what the contract's ``results`` name:
+            ``instances`` (``pred_boxes``, ``scores``, ``pred_classes`` and, where the model has them,
+            ``pred_masks`` (R, height, width) bool and ``pred_keypoints`` (R, K, 3)), ``proposals``
+            (``proposal_boxes``, ``objectness_logits``), ``sem_seg`` (C, height, width) logits, and
+            ``panoptic_seg``, a pair of ids (height, width) int32 and ``segments_info``.
+
+        Raises:
+            InputError: an input is not what is described above.
+            ArtifactError: an image has a size that the graph was not exported for.
+            OutOfMemoryError: the memory does not suffice; the runtime stays as it is.
         """
-        return [self._run(**item) for item in inputs]
+        from detexport.runtime.eager import checked_examples, to_eager
 
-    def _run(self, image: Any, height: int = 0, width: int = 0, **_other: Any) -> dict[str, Any]:
-        pixels = image.cpu().numpy()
-        image_size = pixels.shape[-2:]
-        output_size = (height or image_size[0], width or image_size[1])
+        artifact = self.session.artifact
+        with memory_guard():
+            examples = checked_examples(inputs, artifact.contract)
+        # In as many calls of the graph as it needs.
+        calls = [examples] if artifact.batch == "any" else [[example] for example in examples]
+        return [
+            to_eager(fields, output_size)
+            for call in calls
+            for fields, (_, output_size) in zip(self._run(call), call, strict=True)
+        ]
+
+    def _run(self, call: list[tuple[np.ndarray, tuple[int, int]]]) -> Iterator[dict[str, Any]]:
+        """Post-processed arrays of each image of one call."""
+        images, output_sizes = zip(*call, strict=True)
         contract = self.session.artifact.contract
-        fields = postprocess(self.session(pixels), image_size, output_size, contract)
-        return to_eager(fields, output_size)
-
-
-def to_eager(fields: dict[str, Any], output_size: tuple[int, int]) -> dict[str, Any]:
-    """Post-processed arrays of one image as the eager model's structures of tensors.
-
-    Args:
-        fields: what ``detexport.postprocess`` gives.
-        output_size: height and width in px.
-    """
-    import torch
-
-    from detexport.structures import Boxes, Instances
-
-    values = {
-        name: Boxes(torch.from_numpy(value)) if name in BOXES else torch.from_numpy(value)
-        for name, value in fields.items()
-        if name != "segments_info"
-    }
-    result: dict[str, Any] = {}
-    if "panoptic_seg" in values:
-        result["panoptic_seg"] = (values.pop("panoptic_seg"), fields["segments_info"])
-    if "sem_seg" in values:
-        result["sem_seg"] = values.pop("sem_seg")
-    if values:
-        rows = "proposals" if "proposal_boxes" in values else "instances"
-        result[rows] = Instances(output_size, **values)
-    return result
+        with memory_guard(*(image.shape for image in images)):
+            if len(images) == 1:
+                found = [self.session(*call[0])]
+            else:
+                found = cast(BatchSession, self.session).run_batch(images, output_sizes)
+            for outputs, image, output_size in zip(found, images, output_sizes, strict=True):
+                yield postprocess(outputs, image.shape[1:], output_size, contract)
 
 
 def default_engine(artifact_format: Format) -> Engine:

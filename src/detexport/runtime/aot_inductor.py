@@ -1,21 +1,20 @@
 """PyTorch as a runtime: AOTInductor packages, native code for one kind of device and processor."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch._inductor
 import torchvision  # noqa: F401  (its operators, nms and roi_align, are looked up by name when a file is loaded)
 
 from detexport.artifact import Artifact, Format
 from detexport.errors import ArtifactError, RuntimeUnavailableError
-from detexport.runtime.session import check_image, name_outputs, read_verified
-from detexport.runtime.torchscript import require_device
+from detexport.runtime.session import read_verified
+from detexport.runtime.torch_session import TorchSession, require_device
 
 NEEDED_FEATURES = {
     "x86-64": (),
@@ -35,7 +34,7 @@ class AotInductor:
 
     threads: int = 0
 
-    def open(self, artifact_dir: Path, device: str = "cpu") -> "AotInductorSession":
+    def open(self, artifact_dir: Path, device: str = "cpu") -> TorchSession:
         """Load an artifact after its files' digests were checked: it is native code.
 
         Raises:
@@ -60,24 +59,7 @@ class AotInductor:
                 expected=f"a package of torch {artifact.versions.get('torch', '(not recorded)')}",
                 remedy="convert the ExportedProgram again with the installed torch",
             ) from error
-        return AotInductorSession(artifact, device, package)
-
-
-@dataclass(frozen=True)
-class AotInductorSession:
-    """A loaded package; see ``Session``."""
-
-    artifact: Artifact
-    device: str
-    package: Any
-
-    @torch.inference_mode()
-    def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        """Run the graph on one image; see ``Session``."""
-        check_image(image, self.artifact)
-        # A copy where the image is a flipped or read-only view: torch takes neither.
-        tensor = torch.from_numpy(np.require(image, requirements=("C", "W"))).to(self.device)
-        return name_outputs([output.cpu().numpy() for output in self.package(tensor)], self.artifact)
+        return TorchSession(artifact, device, package)
 
 
 @contextmanager
@@ -103,7 +85,7 @@ def _require_compiled_for(artifact: Artifact, device: str) -> None:
         )
 
 
-def _require_processor(instruction_set: str, features: dict[str, Any]) -> None:
+def _require_processor(instruction_set: str, features: Mapping[str, Any]) -> None:
     """Refuse code that this machine's processor would die of.
 
     Args:

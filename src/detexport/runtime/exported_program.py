@@ -2,16 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch.export.passes import move_to_device_pass
 
-from detexport.artifact import Artifact, Format
+from detexport.artifact import Format
 from detexport.pt2 import load_program
-from detexport.runtime.session import check_image, name_outputs, read_verified
-from detexport.runtime.torchscript import require_device
+from detexport.runtime.session import read_verified
+from detexport.runtime.torch_session import TorchSession, require_device
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,7 @@ class ExportedProgram:
 
     threads: int = 0
 
-    def open(self, artifact_dir: Path, device: str = "cpu") -> "ExportedProgramSession":
+    def open(self, artifact_dir: Path, device: str = "cpu") -> TorchSession:
         """Load an artifact after its files' digests were checked.
 
         Raises:
@@ -39,21 +37,4 @@ class ExportedProgram:
         program = load_program(artifact_dir / artifact.main_file)
         if device != "cpu":
             program = move_to_device_pass(program, device)
-        return ExportedProgramSession(artifact, device, program.module())
-
-
-@dataclass(frozen=True)
-class ExportedProgramSession:
-    """A loaded program; see ``Session``."""
-
-    artifact: Artifact
-    device: str
-    module: Any
-
-    @torch.inference_mode()
-    def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        """Run the graph on one image; see ``Session``."""
-        check_image(image, self.artifact)
-        # A copy where the image is a flipped or read-only view: torch takes neither.
-        tensor = torch.from_numpy(np.require(image, requirements=("C", "W"))).to(self.device)
-        return name_outputs([output.cpu().numpy() for output in self.module(tensor)], self.artifact)
+        return TorchSession(artifact, device, program.module())

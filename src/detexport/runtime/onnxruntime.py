@@ -8,7 +8,7 @@ import numpy as np
 
 from detexport.artifact import Artifact, Format
 from detexport.errors import ArtifactError, RuntimeUnavailableError
-from detexport.runtime.session import check_image, name_outputs, read_verified
+from detexport.runtime.session import checked_inputs, name_outputs, read_verified
 
 try:
     import onnxruntime as ort
@@ -72,12 +72,14 @@ class OnnxSession:
     device: str
     session: Any
 
-    def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
+    def __call__(
+        self, image: np.ndarray, output_size: tuple[int, int] | None = None
+    ) -> dict[str, np.ndarray]:
         """Run the graph on one image; see ``Session``."""
-        check_image(image, self.artifact)
-        contract = self.artifact.contract
-        feed = {contract.inputs[0].name: np.ascontiguousarray(image)}
-        return name_outputs(self.session.run(list(contract.output_names), feed), self.artifact)
+        given = checked_inputs(image, output_size, self.artifact)
+        feed = {name: np.ascontiguousarray(value) for name, value in given.items()}
+        names = list(self.artifact.contract.output_names)
+        return name_outputs(self.session.run(names, feed), self.artifact)
 
 
 def _provider(device: str) -> tuple[str, dict[str, str]]:

@@ -1,13 +1,16 @@
-"""What every runtime gives: a session, one image in, the graph's raw outputs by name out."""
+"""What every runtime gives: a session, one image in, the graph's outputs by name out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from detexport.artifact import Artifact, Format, read_artifact, verify_files
-from detexport.errors import ArtifactError
+from detexport.contract import MAX_SIDE
+from detexport.errors import ArtifactError, DetexportError, OutOfMemoryError
+from detexport.preprocess import graph_inputs
 
 
 class Session(Protocol):
@@ -24,17 +27,43 @@ class Session(Protocol):
     @property
     def device(self) -> str: ...  # noqa: D102
 
-    def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
+    def __call__(
+        self, image: np.ndarray, output_size: tuple[int, int] | None = None
+    ) -> dict[str, np.ndarray]:
         """Run the graph on one image.
 
         Args:
             image: (3, H, W) uint8 in the contract's channel order, resized by the contract's rule.
+            output_size: height and width in px that a pasted graph's outputs are wanted in, by default those
+                of ``image``; a raw graph does not ask for it.
 
         Returns:
-            The graph's outputs by the contract's names; boxes in px of ``image``.
+            The graph's outputs by the contract's names; boxes in px of ``image`` where it ends raw, of the
+            output where it ends pasted.
 
         Raises:
             ArtifactError: the image is not what the graph was exported for.
+        """
+        ...
+
+
+class BatchSession(Session, Protocol):
+    """A session of an artifact that takes any number of images in a call (``batch`` is ``"any"``)."""
+
+    def run_batch(
+        self, images: Sequence[np.ndarray], output_sizes: Sequence[tuple[int, int] | None]
+    ) -> list[dict[str, np.ndarray]]:
+        """Run the graph once on images of different sizes.
+
+        The graph pads them to one size, as the eager model does; so in a batch, as in an eager one, an
+        image's outputs depend a little on the sizes of the others.
+
+        Args:
+            images: each as ``Session.__call__`` takes it.
+            output_sizes: one an image, likewise.
+
+        Raises:
+            ArtifactError: an image is not what the graph was exported for.
         """
         ...
 
@@ -69,15 +98,16 @@ def check_image(image: np.ndarray, artifact: Artifact) -> None:
     """Compare an image with the graph's input.
 
     Raises:
-        ArtifactError: another dtype, rank or number of channels, or an image without pixels.
+        ArtifactError: another dtype, rank or number of channels, or a side that the graph does not take.
     """
     spec = artifact.contract.inputs[0]
+    smallest, largest = artifact.image_sides
     fits = (
         isinstance(image, np.ndarray)
         and image.dtype == spec.dtype
         and image.ndim == len(spec.shape)
         and all(
-            got == want if isinstance(want, int) else got > 0
+            got == want if isinstance(want, int) else smallest <= got <= largest
             for got, want in zip(image.shape, spec.shape, strict=True)
         )
     )
@@ -85,9 +115,28 @@ def check_image(image: np.ndarray, artifact: Artifact) -> None:
         raise ArtifactError(
             f"the input '{spec.name}' does not fit the graph",
             got=f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__,
-            expected=f"numpy {spec.dtype} ({', '.join(map(str, spec.shape))}), no side 0",
+            expected=f"numpy {spec.dtype} ({', '.join(map(str, spec.shape))}), "
+            f"sides of {smallest} to {largest} px",
             remedy=f"give one image, {artifact.contract.channel_order}, channels first, values 0..255",
         )
+
+
+def checked_inputs(
+    image: np.ndarray, output_size: tuple[int, int] | None, artifact: Artifact
+) -> dict[str, np.ndarray]:
+    """What an artifact's graph takes for one image, by name and in its order: see ``Session.__call__``.
+
+    Raises:
+        ArtifactError: the image does not fit the graph, or the wanted size is none.
+    """
+    check_image(image, artifact)
+    if output_size is not None and not all(0 < side <= MAX_SIDE for side in output_size):
+        raise ArtifactError(
+            "no output has such a size",
+            got=f"(height, width) {tuple(output_size)}",
+            expected=f"two positive whole numbers of px, at most {MAX_SIDE}",
+        )
+    return graph_inputs(artifact.contract, image, output_size)
 
 
 def name_outputs(values: Sequence[np.ndarray], artifact: Artifact) -> dict[str, np.ndarray]:
@@ -106,3 +155,46 @@ def name_outputs(values: Sequence[np.ndarray], artifact: Artifact) -> dict[str, 
             remedy="export the model again",
         )
     return {spec.name: value for spec, value in zip(specs, values, strict=True)}
+
+
+# How engines say, each in its own words and some in an error of no own type, that an allocation failed.
+ALLOCATION_FAILURES = (
+    "allocate memory",
+    "allocation failed",
+    "bad_alloc",
+    "bad allocation",
+    "not enough memory",
+    "out of memory",
+    "storage size calculation overflowed",
+)
+
+
+@contextmanager
+def memory_guard(*sizes: tuple[int, ...]) -> Iterator[None]:
+    """Say clearly that memory did not suffice for images of these sizes, whatever the engine raises.
+
+    Args:
+        *sizes: shape of each image.
+
+    Raises:
+        OutOfMemoryError: an allocation failed.
+    """
+    try:
+        yield
+    except DetexportError:
+        raise
+    except Exception as error:
+        text = str(error).lower()
+        if not isinstance(error, MemoryError) and not any(words in text for words in ALLOCATION_FAILURES):
+            raise
+        raise OutOfMemoryError(
+            "there is not enough memory for this",
+            got=", ".join(
+                [
+                    *("image " + " x ".join(map(str, size)) for size in sizes),
+                    (str(error).strip() or type(error).__name__).splitlines()[0][:200],
+                ]
+            ),
+            expected="images and outputs that fit into the device's memory",
+            remedy="resize them by the contract's rule, give fewer at once, or ask for a smaller output",
+        ) from error

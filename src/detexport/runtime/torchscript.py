@@ -1,6 +1,7 @@
 """PyTorch as a runtime: TorchScript files, traced or scripted."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,9 +9,10 @@ import numpy as np
 import torch
 import torchvision  # noqa: F401  (its operators, nms and roi_align, are looked up by name when a file is loaded)
 
-from detexport.artifact import Artifact, Format
-from detexport.errors import ArtifactError, RuntimeUnavailableError
-from detexport.runtime.session import check_image, name_outputs, read_verified
+from detexport.artifact import Format
+from detexport.errors import ArtifactError
+from detexport.runtime.session import checked_inputs, read_verified
+from detexport.runtime.torch_session import TorchSession, require_device
 
 
 @dataclass(frozen=True)
@@ -48,26 +50,30 @@ class TorchScript:
 
 
 @dataclass(frozen=True)
-class TorchScriptSession:
+class TorchScriptSession(TorchSession):
     """A loaded TorchScript module; see ``Session``."""
 
-    artifact: Artifact
-    device: str
-    module: torch.jit.ScriptModule
-
-    @torch.inference_mode()
-    def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
+    def __call__(
+        self, image: np.ndarray, output_size: tuple[int, int] | None = None
+    ) -> dict[str, np.ndarray]:
         """Run the graph on one image; see ``Session``."""
-        check_image(image, self.artifact)
-        # A copy where the image is a flipped or read-only view: torch takes neither.
-        tensor = torch.from_numpy(np.require(image, requirements=("C", "W"))).to(self.device)
-        outputs = self._by_field(tensor) if self.artifact.batch == "any" else self.module(tensor)
-        return name_outputs([output.cpu().numpy() for output in outputs], self.artifact)
+        if self.artifact.batch == "any":
+            return self.run_batch([image], [output_size])[0]
+        return super().__call__(image, output_size)
 
-    def _by_field(self, tensor: torch.Tensor) -> list[torch.Tensor]:
-        """Outputs in the contract's order of a graph that takes a list of images and names its fields."""
-        fields = self.module([tensor])[0]
-        return [fields[name] for name in self.artifact.contract.output_names if name in fields]
+    def run_batch(
+        self, images: Sequence[np.ndarray], output_sizes: Sequence[tuple[int, int] | None]
+    ) -> list[dict[str, np.ndarray]]:
+        """Run the graph once on a list of images, of an artifact that takes one; see ``BatchSession``."""
+        inputs = [
+            checked_inputs(image, size, self.artifact)
+            for image, size in zip(images, output_sizes, strict=True)
+        ]
+        lists = zip(*(given.values() for given in inputs), strict=True)
+        names = self.artifact.contract.output_names
+        with torch.inference_mode():
+            found = self.module(*(list(map(self.to_tensor, values)) for values in lists))
+            return [self.by_name([fields[name] for name in names if name in fields]) for fields in found]
 
 
 def _load(path: Path, device: str) -> torch.jit.ScriptModule:
@@ -75,16 +81,3 @@ def _load(path: Path, device: str) -> torch.jit.ScriptModule:
         # TorchScript is what was asked for; that PyTorch deprecates it helps nobody at every load.
         warnings.filterwarnings("ignore", message=r".torch\.jit\.load. is deprecated", category=FutureWarning)
         return torch.jit.load(path, map_location=device).eval()
-
-
-def require_device(device: str) -> None:
-    """Raise ``RuntimeUnavailableError`` unless ``device`` names one that is there."""
-    kind, _, index = device.partition(":")
-    count = {"cpu": 1, "cuda": torch.cuda.device_count()}.get(kind, 0)
-    if not (index or "0").isdecimal() or int(index or 0) >= count:
-        raise RuntimeUnavailableError(
-            f"PyTorch cannot run on '{device}'",
-            got=f"cpu and {torch.cuda.device_count()} CUDA device(s)",
-            expected="'cpu', 'cuda' or 'cuda:<index>' of a device on this machine",
-            remedy="choose 'cpu', or run where the device and its driver are",
-        )

@@ -24,7 +24,6 @@ from detexport.errors import ConfigError
 from detexport.files import atomic_dir
 
 KEYPOINT_FLIP = {"right": "left", "left": "right"}
-MIN_OBJECTS = 2
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,8 @@ class SyntheticShapes:
         val_images: number of images to validate on.
         sizes: height and width in px, of which each image draws one.
         object_px: smallest and largest extent of a shape in px.
-        max_objects: at most so many shapes an image, at least two are tried.
+        max_objects: at most so many shapes an image.
+        min_objects: at least so many are tried; 0 draws images of ground alone, too.
 
     Raises:
         ConfigError: the numbers leave nothing to draw.
@@ -60,13 +60,15 @@ class SyntheticShapes:
     )
     object_px: tuple[int, int] = (18, 90)
     max_objects: int = 6
+    min_objects: int = 2
 
     def __post_init__(self) -> None:
         """Check the numbers before anything is drawn."""
         checks = {
             "train_images": (self.train_images, 0, (1 << 24) // IDS_PER_IMAGE - 1),
             "val_images": (self.val_images, 0, (1 << 24) // IDS_PER_IMAGE - 1),
-            "max_objects": (self.max_objects, MIN_OBJECTS, len(THING_COLORS)),
+            "min_objects": (self.min_objects, 0, len(THING_COLORS)),
+            "max_objects": (self.max_objects, max(1, self.min_objects), len(THING_COLORS)),
             "object_px": (min(self.object_px), 8, max(self.object_px)),
             "the smallest side in sizes": (min(map(min, self.sizes), default=0), 32, 1 << 14),
         }
@@ -128,7 +130,7 @@ class SyntheticShapes:
 
     def _draw(self, rng: np.random.Generator) -> Scene:
         height, width = self.sizes[rng.integers(len(self.sizes))]
-        objects = int(rng.integers(MIN_OBJECTS, self.max_objects + 1))
+        objects = int(rng.integers(self.min_objects, self.max_objects + 1))
         return draw_scene(rng, height, width, objects, (self.object_px[0], self.object_px[1]))
 
 

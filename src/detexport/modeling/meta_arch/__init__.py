@@ -1,6 +1,7 @@
 """Meta architectures: whole models."""
 
 from detexport.modeling.meta_arch.build import build_model
+from detexport.modeling.meta_arch.image_model import ImageModel
 from detexport.modeling.meta_arch.panoptic_fpn import PanopticFPN
 from detexport.modeling.meta_arch.proposal_network import ProposalNetwork
 from detexport.modeling.meta_arch.rcnn import GeneralizedRCNN
@@ -13,6 +14,7 @@ __all__ = [
     "META_ARCH_REGISTRY",
     "SEM_SEG_HEADS_REGISTRY",
     "GeneralizedRCNN",
+    "ImageModel",
     "PanopticFPN",
     "ProposalNetwork",
     "RetinaNet",

@@ -9,9 +9,9 @@ from detexport.config import CfgNode
 from detexport.contract import IMAGE, Contract, ResizeRule, TensorSpec
 from detexport.errors import ConfigError, InputError
 from detexport.modeling.graph import BatchGraph, ImageGraph, require_graph_methods
-from detexport.modeling.meta_arch.inputs import checked_image, output_size
 from detexport.modeling.postprocessing import detector_postprocess
 from detexport.structures import ImageList, Instances
+from detexport.structures.model_input import checked_image, output_size
 
 
 class ImageModel(nn.Module):

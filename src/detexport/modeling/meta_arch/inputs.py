@@ -1,6 +1,5 @@
-"""What people give a model, checked before anything is computed."""
+"""The ground truth that people give a model, checked before anything is computed."""
 
-import operator
 from typing import Any
 
 import torch
@@ -8,73 +7,6 @@ from torch import Tensor
 
 from detexport.errors import InputError
 from detexport.structures import Instances
-
-
-def checked_image(example: Any, index: int, channels: int) -> Tensor:
-    """The image of one input.
-
-    Args:
-        example: a dict with ``image``, (C, H, W), values 0..255 of any real dtype, and perhaps ``height`` and
-            ``width``: see ``output_size``.
-        index: its place in the batch, for errors.
-        channels: C.
-
-    Raises:
-        InputError: it is not that.
-    """
-    if not isinstance(example, dict) or not isinstance(example.get("image"), Tensor):
-        got = type(example).__name__
-        if isinstance(example, dict):
-            got = type(example["image"]).__name__ if "image" in example else f"keys {sorted(example)}"
-        raise InputError(
-            f"input {index} has no image",
-            got=got,
-            expected="a dict with a tensor (C, H, W) under 'image'",
-            remedy="torch.as_tensor(array.transpose(2, 0, 1).copy()) makes one of an (H, W, C) array",
-        )
-    image: Tensor = example["image"]
-    if image.dim() != 3 or image.shape[0] != channels or 0 in image.shape:
-        raise InputError(
-            f"image {index} has a wrong shape",
-            got=tuple(image.shape),
-            expected=f"({channels}, height, width), at least 1 px high and wide",
-            remedy="give one image a dict, its channels first",
-        )
-    if image.dtype == torch.bool or image.is_complex():
-        raise InputError(
-            f"image {index} holds no colours",
-            got=image.dtype,
-            expected="values 0..255 as torch.uint8 or another real dtype",
-        )
-    if image.is_floating_point() and not torch.isfinite(image).all():
-        raise InputError(
-            f"image {index} holds values that are not finite",
-            got=f"{int((~torch.isfinite(image)).sum())} times NaN or infinity",
-            expected="values 0..255",
-        )
-    output_size(example)
-    return image
-
-
-def output_size(example: dict[str, Any]) -> tuple[int, int]:
-    """Height and width in px of the output that an input asks for, by default those of its image.
-
-    Raises:
-        InputError: only one of them is given, or one is not a positive whole number.
-    """
-    if "height" not in example and "width" not in example:
-        return example["image"].shape[1], example["image"].shape[2]
-    try:
-        height, width = operator.index(example["height"]), operator.index(example["width"])
-        if height > 0 and width > 0:
-            return height, width
-    except (KeyError, TypeError):
-        pass
-    raise InputError(
-        "an input gives both height and width of the output, or neither",
-        got=", ".join(f"{key}: {example[key]!r}" for key in ("height", "width") if key in example),
-        expected="two positive whole numbers of px",
-    )
 
 
 def true_instances(

@@ -14,7 +14,7 @@ from detexport.contract import Contract, PanopticRule
 from detexport.errors import ConfigError
 from detexport.modeling.backbone import build_backbone
 from detexport.modeling.meta_arch.image_model import image_options
-from detexport.modeling.meta_arch.inputs import output_size, true_classes, true_instances
+from detexport.modeling.meta_arch.inputs import true_classes, true_instances
 from detexport.modeling.meta_arch.rcnn import GeneralizedRCNN
 from detexport.modeling.meta_arch.semantic_seg import (
     build_sem_seg_head,
@@ -28,6 +28,7 @@ from detexport.modeling.registries import META_ARCH_REGISTRY
 from detexport.modeling.roi_heads import build_roi_heads
 from detexport.structures import Instances
 from detexport.structures.image_list import pad_images
+from detexport.structures.model_input import output_size
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,13 @@ from detexport.config import CfgNode, configurable
 from detexport.contract import Contract, TensorSpec
 from detexport.modeling.backbone import build_backbone
 from detexport.modeling.meta_arch.image_model import ImageModel, image_options
-from detexport.modeling.meta_arch.inputs import output_size, true_instances
+from detexport.modeling.meta_arch.inputs import true_instances
 from detexport.modeling.postprocessing import detector_postprocess
 from detexport.modeling.proposal_generator import build_proposal_generator
 from detexport.modeling.registries import META_ARCH_REGISTRY
 from detexport.structures import Instances
 from detexport.structures.image_list import pad_images
+from detexport.structures.model_input import output_size
 
 OUTPUTS = (
     TensorSpec("proposal_boxes", "float32", ("R", 4), "x0, y0, x1, y1 in px of the input image"),

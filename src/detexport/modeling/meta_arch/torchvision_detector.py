@@ -9,6 +9,7 @@ Shapes: N images, L levels, A anchors a cell, R proposals or detections, K class
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Dict, List, Tuple
 
 import torch
@@ -37,7 +38,7 @@ from detexport.modeling.meta_arch.inputs import true_instances
 from detexport.modeling.meta_arch.retinanet import top_candidates
 from detexport.modeling.poolers import ROIPooler
 from detexport.modeling.proposal_generator.rpn import select_proposals
-from detexport.modeling.registries import META_ARCH_REGISTRY
+from detexport.modeling.registries import META_ARCH_REGISTRY, Registry
 from detexport.modeling.roi_heads.base import split_by_image
 from detexport.modeling.roi_heads.fast_rcnn import select_detections
 from detexport.modeling.roi_heads.keypoint_head import heatmaps_to_keypoints
@@ -51,6 +52,14 @@ SMALLEST_DETECTION = 1e-2
 
 POOLING_SIDE = 64
 """Side in px of an image that every stride of a pooled level divides."""
+
+TORCHVISION_REGISTRY = Registry("detection model of torchvision", "MODEL.TORCHVISION.NAME")
+"""What builds a model with random parameters; ``num_classes`` counts labels, with the background."""
+
+for _name in torchvision.models.list_models(module=detection):
+    TORCHVISION_REGISTRY.register(
+        partial(torchvision.models.get_model, _name, weights=None, weights_backbone=None), name=_name
+    )
 
 
 class TorchvisionDetector(ImageModel):
@@ -517,28 +526,27 @@ def pooler_like(pooler: Any, shapes: dict[str, tuple[int, ...]]) -> ROIPooler:
 
 
 def new_net(cfg: CfgNode) -> Any:
-    """The model that torchvision has by that name, with random parameters; nothing is downloaded.
+    """One of torchvision's models by its name, or one built by a function of yours; nothing is downloaded.
 
     Raises:
-        ConfigError: torchvision has no detection model of that name, or it does not take an option.
+        ConfigError: there is no such model, it does not take an option, or it is none of torchvision's.
     """
     node = cfg.MODEL.TORCHVISION
-    known = torchvision.models.list_models(module=detection)
-    if node.NAME not in known:
-        raise ConfigError(
-            "unknown detection model of torchvision",
-            got=f"MODEL.TORCHVISION.NAME: {node.NAME!r}",
-            expected=f"one of {', '.join(known)}",
-            remedy="correct MODEL.TORCHVISION.NAME",
-        )
     options: dict[str, Any] = {}
     if node.NUM_CLASSES is not None:
         options["num_classes"] = node.NUM_CLASSES + node.FIRST_LABEL
     if node.NUM_KEYPOINTS is not None:
-        if not node.NAME.startswith("keypointrcnn"):
+        if "." not in node.NAME and not node.NAME.startswith("keypointrcnn"):
             raise unfit(node.NAME, "NUM_KEYPOINTS", node.NUM_KEYPOINTS, "null: it has no keypoints")
         options["num_keypoints"] = node.NUM_KEYPOINTS
-    return torchvision.models.get_model(node.NAME, weights=None, weights_backbone=None, **options)
+    net = TORCHVISION_REGISTRY.get(node.NAME)(**options)
+    if not isinstance(net, detection.FasterRCNN | detection.RetinaNet | detection.FCOS | SSD):
+        raise ConfigError(
+            "this is none of torchvision's detection models",
+            got=f"MODEL.TORCHVISION.NAME: {node.NAME}, which gives a {type(net).__name__}",
+            expected="FasterRCNN, RetinaNet, FCOS, SSD, or a class that extends one of them",
+        )
+    return net
 
 
 def set_norm(backbone: nn.Module, eps: float | None, freeze: bool) -> None:
@@ -640,7 +648,7 @@ def build_torchvision_detector(cfg: CfgNode) -> TorchvisionDetector:
                 node.NAME, key, node[key], f"{default}: SSD has a fixed size and trains all its layers"
             )
     if fixed_size is None:
-        set_norm(net.backbone.body, node.NORM_EPS, node.FREEZE_NORM)
+        set_norm(getattr(net.backbone, "body", net.backbone), node.NORM_EPS, node.FREEZE_NORM)
         # In training, too, images come as they are to be used.
         net.transform._skip_resize = True
     # The first stage of a two-stage model has thresholds of its own.

@@ -48,8 +48,11 @@ def class_logits(logits: Tensor, classes: Tensor) -> Tensor:
 
 def class_masks(logits: Tensor, classes: Tensor) -> Tensor:
     """Probability of each detection's own class: (R, K or 1, S, S) logits, (R,) int64 -> (R, S, S)."""
-    own = class_logits(logits.flatten(2), classes)
-    return own.reshape(-1, logits.shape[2], logits.shape[3]).sigmoid()
+    if logits.shape[1] == 1:
+        return logits[:, 0].sigmoid()
+    # Without a change of shape: of no detection at all, ONNX of a trace could not work one out.
+    index = classes[:, None, None, None].expand(-1, 1, logits.shape[2], logits.shape[3])
+    return logits.gather(1, index)[:, 0].sigmoid()
 
 
 def mask_loss(logits: Tensor, instances: list[Instances]) -> Tensor:

@@ -10,7 +10,7 @@ RATIOS = ("mask_area_ratio", "keypoint_flip_ratio", "panoptic_ratio")
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far an artifact may lie from the eager model.
+    """How far an artifact may lie from the eager model; ``conf/parity`` says why by the same limits.
 
     Args:
         box_px: of a box's coordinates, in px of the graph's input; in the output it grows with the scale.
@@ -29,18 +29,18 @@ class Tolerance:
         pair_iou: detections of one class that overlap less are different objects.
     """
 
-    box_px: float
-    box_floor_px: float
-    score: float
-    objectness: float
-    mask_px: float
-    mask_area_ratio: float
-    keypoint_px: float
-    keypoint_flip_ratio: float
-    keypoint_score: float
-    sem_seg: float
-    panoptic_ratio: float
-    pair_iou: float
+    box_px: float = 0.01
+    box_floor_px: float = 0.01
+    score: float = 2e-4
+    objectness: float = 2e-3
+    mask_px: float = 9.0
+    mask_area_ratio: float = 0.005
+    keypoint_px: float = 0.02
+    keypoint_flip_ratio: float = 0.02
+    keypoint_score: float = 2e-3
+    sem_seg: float = 2e-3
+    panoptic_ratio: float = 1e-3
+    pair_iou: float = 0.5
 
     def __post_init__(self) -> None:
         """Refuse limits that no error can exceed.

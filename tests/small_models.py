@@ -9,7 +9,7 @@ from detexport.config.cfg import CfgNode, load_cfg
 from detexport.modeling import build_model
 from detexport.structures import BitMasks, Boxes, Instances, Keypoints
 
-CONFIG = Path(__file__).parents[2] / "conf/detectron2/mask_rcnn.yaml"
+CONFIG = Path(__file__).parents[1] / "conf/detectron2/mask_rcnn.yaml"
 NUM_CLASSES = 5
 SEM_SEG = {"MODEL.SEM_SEG_HEAD.NUM_CLASSES": NUM_CLASSES, "MODEL.SEM_SEG_HEAD.CONVS_DIM": 32}
 # What each changes in the Mask R-CNN's configuration.

@@ -1,14 +1,16 @@
-"""Outputs as SVG over an image: sharp at every size, and each image is embedded only once."""
+"""Outputs over an image: as SVG, sharp at every size, each image embedded only once; or as a picture."""
 
 import base64
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from detexport.contract import Contract
+from detexport.files import atomic_file
 from detexport.parity.outputs import Outputs
 
 # Colours that stay apart for colour-blind people (Okabe and Ito, 2008), each with the colour of text on it.
@@ -23,6 +25,7 @@ PALETTE = (
 )
 LARGEST_PX = 640  # of an embedded picture's longer side; the page stays small with large images
 MASK_ALPHA, EDGE_ALPHA = 105, 235
+LARGEST_FONT_PX = 24.0  # in a picture of its own
 MOST_PROPOSALS = 20  # of the best; a thousand boxes show nothing
 
 
@@ -213,3 +216,45 @@ def _data_uri(picture: Image.Image, picture_format: str, **options: object) -> s
     picture.save(buffer, picture_format, **options)
     encoded = base64.b64encode(buffer.getvalue()).decode()
     return f"data:image/{picture_format.lower()};base64,{encoded}"
+
+
+def save_picture(path: Path, image: np.ndarray, channel_order: str, overlay: Overlay) -> None:
+    """Write an image with what is drawn over it, in the image's own size.
+
+    Args:
+        path: the file; its suffix is the format.
+        image: (3, H, W) uint8.
+        channel_order: of the image, ``"RGB"`` or ``"BGR"``.
+        overlay: what ``draw`` gives for the image's size.
+    """
+    pixels = image[::-1] if channel_order == "BGR" else image
+    picture = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    if overlay.regions:
+        encoded = base64.b64decode(overlay.regions.partition(",")[2])
+        regions = Image.open(io.BytesIO(encoded)).convert("RGBA")
+        regions = regions.resize(picture.size, Image.Resampling.NEAREST)
+        picture.paste(regions, (0, 0), regions)
+    _draw_labels(picture, overlay)
+    with atomic_file(path) as temporary:
+        picture.save(temporary)
+
+
+def _draw_labels(picture: Image.Image, overlay: Overlay) -> None:
+    canvas = ImageDraw.Draw(picture)
+    size = min(font_size((picture.height, picture.width)), LARGEST_FONT_PX)
+    font = ImageFont.load_default(size)
+    line = max(1, round(size / 8))
+    for label in overlay.labels:
+        box = (label.x, label.y, label.x + label.width, label.y + label.height)
+        canvas.rectangle(box, outline=label.colour, width=line)
+        if label.text:
+            place = (label.text_x, label.text_y)
+            canvas.rectangle(canvas.textbbox(place, label.text, font), fill=label.colour)
+            canvas.text(place, label.text, label.ink, font)
+    for point in overlay.points:
+        corner = (point.x - line, point.y - line, point.x + line, point.y + line)
+        canvas.ellipse(corner, fill=point.colour)
+    for number, (name, colour, ink) in enumerate(overlay.legend):
+        place = (line, picture.height - (len(overlay.legend) - number) * 1.3 * size)
+        canvas.rectangle(canvas.textbbox(place, name, font), fill=colour)
+        canvas.text(place, name, ink, font)

@@ -1,5 +1,6 @@
 import base64
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from PIL import Image
 
 from detexport.contract import DETECTION_OUTPUTS
-from detexport.report.drawing import LARGEST_PX, MOST_PROPOSALS, PALETTE, draw, image_uri
+from detexport.drawing import LARGEST_PX, MOST_PROPOSALS, PALETTE, draw, image_uri, save_picture
 from tiny_artifacts import KINDS, tiny_contract
 
 CONTRACT = tiny_contract(class_names=("circle", "star"))
@@ -135,3 +136,24 @@ def test_the_best_proposals_are_drawn_without_text() -> None:
     assert len(overlay.labels) == MOST_PROPOSALS
     assert {label.text for label in overlay.labels} == {""}
     assert (overlay.labels[-1].x, overlay.labels[-1].y) == (0, 1), "the best on top"
+
+
+@pytest.mark.parametrize("order", ["RGB", "BGR"])
+def test_a_picture_of_its_own_has_the_images_size_and_colours(order: str, tmp_path: Path) -> None:
+    image = np.array([250, 5, 5], np.uint8)[:, None, None].repeat(40, 1).repeat(60, 2)
+    overlay = draw(detections(), CONTRACT, (40, 60), min_score=0.6)
+    save_picture(tmp_path / "new/picture.png", image, order, overlay)
+    pixels = np.asarray(Image.open(tmp_path / "new/picture.png"))
+    assert pixels.shape == (40, 60, 3)
+    assert tuple(pixels[38, 58]) == ((250, 5, 5) if order == "RGB" else (5, 5, 250)), "nothing is drawn here"
+    star = rgb(PALETTE[1][0])
+    assert tuple(pixels[19, 10]) == star, "the box's edge"
+    inside, ground = pixels[15, 20].astype(int), pixels[38, 58].astype(int)
+    assert np.abs(inside - star).sum() < np.abs(ground - star).sum(), "the mask lets the image through"
+
+
+def test_a_large_picture_keeps_its_size(tmp_path: Path) -> None:
+    size = (LARGEST_PX + 101, LARGEST_PX * 2)
+    overlay = draw(detections(size), CONTRACT, size, min_score=0.0)
+    save_picture(tmp_path / "large.png", np.zeros((3, *size), np.uint8), "RGB", overlay)
+    assert Image.open(tmp_path / "large.png").size == size[::-1]

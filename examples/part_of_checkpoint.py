@@ -1,0 +1,33 @@
+r"""The part of a checkpoint that a model of another configuration has too, as a checkpoint of its own.
+
+    python examples/part_of_checkpoint.py conf/detectron2/proposal_network.yaml \
+        checkpoints/faster_rcnn.safetensors checkpoints/proposal_network.safetensors data/shapes
+
+Weights are loaded strictly: a file with more than the model has is refused. Beside the new file lies what the
+model finds on the validation split of the data set, as training writes it.
+"""
+
+import sys
+from pathlib import Path
+
+from detexport.checkpoint import load_weights, read_state_dict, write_state_dict
+from detexport.config.cfg import load_cfg
+from detexport.data.coco import load_coco
+from detexport.engine.evaluation import evaluate
+from detexport.files import write_json
+from detexport.modeling import build_model
+
+
+def main(config_file: Path, checkpoint: Path, part: Path, data: Path) -> None:
+    """Write PART of CHECKPOINT, and beside it what the model of CONFIG_FILE finds with it on DATA."""
+    model = build_model(load_cfg(config_file))
+    names = set(model.state_dict())
+    state = {name: value for name, value in read_state_dict(checkpoint).items() if name in names}
+    load_weights(model, state, str(checkpoint))
+    write_state_dict(state, part)
+    quality = evaluate(model, load_coco(data, "val"))
+    write_json(part.with_suffix(".json"), {name: round(value, 4) for name, value in quality.items()})
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))

@@ -1,0 +1,214 @@
+"""The command line: the one-off road beside the pipeline. ``detexport --help`` says more.
+
+What a command needs, torch among it, is imported when the command runs.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer import Argument, Option
+
+from detexport.errors import ConfigError, DetexportError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    help="""Export a detection model, look at the artifact, run it on images.
+
+    \b
+      detexport export --config-file config.yaml --weights model.pth --target onnx --output model_onnx
+      detexport inspect model_onnx
+      detexport predict model_onnx photo.jpg --draw drawn
+
+    `detexport COMMAND --help` explains a command. `dvc repro` in the project's repository does the same for
+    many models and targets, and measures and registers what passed.""",
+)
+
+Artifact = Annotated[Path, Argument(metavar="ARTIFACT", help="Folder that an export wrote.")]
+
+
+def main() -> None:
+    """Run the command line.
+
+    What the user can mend is told in one line: exit code 2 for a wrong request, 1 for all else. Everything
+    else that is raised is a fault of ours and keeps its trace.
+    """
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        app()
+    except DetexportError as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+
+
+def _end(signum: int, _frame: Any) -> None:
+    """End as an exception does, so that what is half written is removed."""
+    print("error: ended by a signal; nothing is left behind", file=sys.stderr)
+    sys.exit(128 + signum)
+
+
+@app.command("export")
+def export_command(
+    config_file: Annotated[
+        str,
+        Option(help="detectron2 YAML by path, or by its name in the model zoo (COCO-Detection/...yaml)."),
+    ],
+    target: Annotated[str, Option(help="What to make; an unknown name lists them all.")],
+    output: Annotated[Path, Option(help="Folder of the artifact; an artifact that is there is replaced.")],
+    weights: Annotated[
+        str,
+        Option(
+            help="Checkpoint by path, https:// or detectron2://, .pth, .pkl or .safetensors. Every parameter "
+            "must be accounted for. Default: MODEL.WEIGHTS; of a zoo's name what was trained with it."
+        ),
+    ] = "",
+    sample: Annotated[
+        list[str] | None,
+        Option(
+            help="Image, folder or 'pattern' to record with and to prove on; repeatable. "
+            "Default: a picture that comes along."
+        ),
+    ] = None,
+    calibration: Annotated[
+        list[str] | None,
+        Option(
+            help="Images, likewise, that int8 takes its ranges from. Default: those of --data's training "
+            "split, else the samples."
+        ),
+    ] = None,
+    opt: Annotated[
+        list[str] | None,
+        Option(metavar="NAME=VALUE", help="Option of the method, such as opset_version=18; repeatable."),
+    ] = None,
+    class_names: Annotated[
+        str,
+        Option(
+            metavar="A,B,...",
+            help="Names of the classes. Default: those of --data, else of DATASETS.TEST, else numbers.",
+        ),
+    ] = "",
+    data: Annotated[
+        Path | None,
+        Option(help="Data set: images/val and annotations/instances_val.json, as COCO has them."),
+    ] = None,
+    run_eval: Annotated[
+        bool, Option("--run-eval", help="Average precision of the model and of the artifact on --data.")
+    ] = False,
+    device: Annotated[
+        str, Option(help="Where the artifact is compiled for, if it is, and proved: cpu or cuda.")
+    ] = "cpu",
+    proof: Annotated[
+        bool,
+        Option("--proof/--no-proof", help="Whether the artifact must prove to compute what the model does."),
+    ] = True,
+    overrides: Annotated[
+        list[str] | None,
+        Argument(
+            metavar="[KEY VALUE]...",
+            help="Keys over the configuration's, such as MODEL.ROI_HEADS.SCORE_THRESH_TEST 0.3. "
+            "Write -- before them where a value begins with -.",
+        ),
+    ] = None,
+) -> None:
+    """Export a model, and prove that the artifact computes what the model computes.
+
+    \b
+      detexport export --config-file COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml \\
+        --weights model_final.pkl --target onnx --output mask_rcnn_onnx --sample street.jpg \\
+        --opt opset_version=18 MODEL.ROI_HEADS.SCORE_THRESH_TEST 0.3
+
+    The artifact runs on the samples at several sizes beside the model, on a flat picture too, and every
+    box, score and mask is held against a table of limits. One that does not pass is not left in the output
+    folder, and the exit code is 1. A target of less precision than float32 is proved by its average
+    precision, on --data.
+    """  # noqa: D301
+    from detexport.targets import find_target
+
+    find_target(target)  # before anything heavy is imported
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        # The order of a scripted module's constants follows the hashes of strings.
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONHASHSEED": "0"})
+    from detexport.cli.export import Request, export
+
+    export(
+        Request(
+            config_file=config_file,
+            weights=weights,
+            target=target,
+            output=output,
+            samples=tuple(sample or ()),
+            calibration=tuple(calibration or ()),
+            options=tuple(opt or ()),
+            class_names=tuple(name.strip() for name in class_names.split(",") if name.strip()),
+            data=data,
+            run_eval=run_eval,
+            device=device,
+            proof=proof,
+            overrides=tuple(overrides or ()),
+        )
+    )
+
+
+@app.command("predict")
+def predict_command(
+    artifact: Artifact,
+    images: Annotated[list[str], Argument(help="Files, folders, or 'patterns' in quotes.")],
+    as_json: Annotated[bool, Option("--json", help="One JSON document instead of a table.")] = False,
+    draw: Annotated[
+        Path | None, Option(help="Folder for a picture of each image with what is found.")
+    ] = None,
+    device: Annotated[str, Option(help="Where to run: cpu, cuda or cuda:<index>.")] = "cpu",
+    target: Annotated[
+        str, Option(help="Run it as this target does. Default: the format's runtime, in float32.")
+    ] = "",
+    score_threshold: Annotated[
+        float, Option(min=0.0, max=1.0, help="Instances are given whose score is greater.")
+    ] = 0.5,
+) -> None:
+    """Run an artifact on images, in its own runtime alone.
+
+    \b
+      detexport predict model_onnx photo.jpg
+      detexport predict model_onnx 'photos/*.jpg' --json --score-threshold 0.3 > found.json
+      detexport predict model_onnx photos --draw drawn
+
+    Images have any size: they are resized by the artifact's rule, and boxes (x0, y0, x1, y1), masks and
+    keypoints are in px of the image as it is. In JSON masks are COCO's compressed RLE.
+    """  # noqa: D301
+    from detexport.cli.predict import predict
+
+    predict(
+        artifact,
+        images,
+        as_json=as_json,
+        draw_to=draw,
+        device=device,
+        target=target,
+        score_threshold=score_threshold,
+    )
+
+
+@app.command("inspect")
+def inspect_command(
+    artifact: Artifact,
+    as_json: Annotated[bool, Option("--json", help="One JSON document instead of text.")] = False,
+    dump: Annotated[
+        Path | None, Option(help="Folder for the code and the graphs of a TorchScript artifact, as text.")
+    ] = None,
+) -> None:
+    """Say what an artifact is, and whether its files are those that were exported; if not, exit with 1.
+
+    \b
+      detexport inspect model_onnx
+      detexport inspect model_tracing --dump model_tracing_text
+    """  # noqa: D301
+    from detexport.cli.inspect import inspect
+
+    inspect(artifact, as_json=as_json, dump_to=dump)

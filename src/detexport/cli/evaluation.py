@@ -1,0 +1,45 @@
+"""What the model and its artifact find on the user's annotated images."""
+
+from pathlib import Path
+from typing import Any
+
+from detexport.cli.progress import say
+from detexport.contract import Contract
+from detexport.data.coco import CocoDataset, load_coco
+from detexport.engine.evaluation import evaluate
+from detexport.metrics.judge import annotation_kind
+from detexport.parity.quality import BUDGETS, LEAST_QUALITY, Quality, measure_quality
+from detexport.parity.reference import EagerQuality
+from detexport.runtime.session import Session
+
+SPLIT = "val"
+
+
+def load_dataset(folder: Path, class_names: tuple[str, ...], contract: Contract) -> CocoDataset:
+    """The validation split, with the classes of ``class_names`` in their order, else with all."""
+    return load_coco(folder, SPLIT, class_names or None, annotation_kind(contract))
+
+
+def evaluate_both(
+    net: Any, session: Session, dataset: CocoDataset, keypoint_sigmas: tuple[float, ...], *, precision: str
+) -> Quality:
+    """Judge the eager model and the artifact on all images of a split, and print both.
+
+    Args:
+        net: the eager model.
+        session: the artifact, loaded.
+        dataset: the split, with keypoints if the model gives them.
+        keypoint_sigmas: see ``evaluate``.
+        precision: the target's; empty: float32.
+    """
+    image_ids = tuple(image.image_id for image in dataset.images)
+    eager = EagerQuality(evaluate(net, dataset, keypoint_sigmas), image_ids, keypoint_sigmas)
+    budget = BUDGETS.get(precision, 0.0)
+    quality = measure_quality(
+        session, eager, dataset, precision=precision, budget=budget, least=LEAST_QUALITY
+    )
+    say(f"on {quality.images} annotated images {'model':>10} {'artifact':>10} {'difference':>11}")
+    for name, value in quality.eager.items():
+        found = quality.artifact.get(name, 0.0)
+        say(f"  {name:24} {value:10.4f} {found:10.4f} {found - value:+11.4f}")
+    return quality

@@ -1,0 +1,301 @@
+"""``detexport export``: a model -> an artifact that is proved, or nothing."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from detexport import model_zoo
+from detexport.artifact import MANIFEST, Artifact, read_artifact
+from detexport.checkpoint import fetch, load_weights, match_weights, read_state_dict, write_state_dict
+from detexport.checkpoint.load import model_shapes
+from detexport.cli.evaluation import evaluate_both, load_dataset
+from detexport.cli.images import find_images, list_images
+from detexport.cli.progress import say, step
+from detexport.cli.proof import prove
+from detexport.config.cfg import CfgNode, load_cfg
+from detexport.contract import Contract
+from detexport.data import MetadataCatalog
+from detexport.data.coco import CocoDataset
+from detexport.data.samples import ImageSamples
+from detexport.errors import CheckpointError, ConfigError
+from detexport.export import Provenance
+from detexport.files import atomic_dir, is_url, sha256_file, writing
+from detexport.modeling import build_model
+from detexport.modeling.class_names import count_classes, named_contract
+from detexport.parity.quality import Quality
+from detexport.runtime import Engine, Session
+from detexport.targets import ARTIFACTS, Target, build_makers, find_target
+
+BUNDLED_SAMPLE = Path(__file__).parents[1] / "data" / "sample.png"
+STEPS = ".steps"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for: see ``detexport export --help``."""
+
+    config_file: str
+    weights: str
+    target: str
+    output: Path
+    samples: tuple[str, ...] = ()
+    calibration: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
+    data: Path | None = None
+    run_eval: bool = False
+    device: str = "cpu"
+    proof: bool = True
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model and where it comes from."""
+
+    cfg: CfgNode
+    net: Any
+    contract: Contract
+    provenance: Provenance
+    dataset: CocoDataset | None
+
+
+@dataclass(frozen=True)
+class OnDevice:
+    """A runtime that opens artifacts where the user said."""
+
+    engine: Engine
+    device: str
+
+    def open(self, artifact_dir: Path, _device: str = "cpu") -> Session:
+        """See ``Engine``."""
+        return self.engine.open(artifact_dir, self.device)
+
+
+def export(request: Request) -> None:
+    """Export, prove, and only then put the artifact into the output folder.
+
+    Raises:
+        ConfigError: the request names what does not exist or does not fit.
+        CheckpointError: the weights are not the model's.
+        ExportError: the model cannot be exported, or the artifact does not compute what the model computes.
+    """
+    target = find_target(request.target)
+    makers = _for_device(build_makers(target.artifact, list(request.options)), request.device)
+    check_request(request, target)
+    files = find_images(request.samples) if request.samples else [BUNDLED_SAMPLE]
+    calibration = find_images(request.calibration)
+    with writing(request.output), atomic_dir(request.output) as folder:
+        steps = folder / STEPS
+        steps.mkdir()
+        with step("build the model and load its weights"):
+            model = load_model(request, steps)
+        images = _samples(files, model.contract)
+        calibration = calibration or _training_images(request.data) or files
+        made = _make(makers, model, next(iter(images)), _samples(calibration, model.contract), steps)
+        engine = OnDevice(target.runtime.build(), request.device)
+        if request.proof:
+            _prove(request, target, model, engine, made, files, steps / "reference")
+        elif request.run_eval:
+            _evaluate(model, target, engine.open(made))
+        artifact = _promote(made, folder)
+    size = sum((request.output / name).stat().st_size for name in artifact.files)
+    say(f"{request.output}: {artifact.format.value}, {size / 1e6:.1f} MB, sha256 {artifact.sha256}")
+    if not request.proof:
+        say("not proved, as asked for by --no-proof")
+
+
+def check_request(request: Request, target: Target) -> None:
+    """Refuse what cannot end well before any work is done.
+
+    Raises:
+        ConfigError: data or images are missing, or the output folder holds something else.
+    """
+    judged_by_ap = bool(target.precision and request.proof)
+    if (request.run_eval or judged_by_ap) and request.data is None:
+        raise ConfigError(
+            f"{request.target} is proved by its average precision"
+            if judged_by_ap
+            else "--run-eval needs data",
+            got="no --data",
+            expected="a folder with images/val and annotations/instances_val.json",
+            remedy="give --data DIR" + (", or --no-proof to go without" if judged_by_ap else ""),
+        )
+    if target.precision == "int8" and not (request.calibration or request.samples or request.data):
+        raise ConfigError(
+            f"{request.target} needs images to take its ranges from",
+            got="none",
+            expected="some dozens of images like those that the model will see",
+            remedy="give --calibration DIR, --sample, or --data with a training split",
+        )
+    output = request.output
+    replaceable = (output / MANIFEST).is_file() or (output.is_dir() and not any(output.iterdir()))
+    if output.exists() and not replaceable:
+        raise ConfigError(
+            f"{output} is there and is not an artifact",
+            got=f"a folder with {next(output.iterdir()).name}" if output.is_dir() else "a file",
+            expected="a new or empty folder, or an artifact to replace",
+            remedy="choose another --output",
+        )
+
+
+def _for_device(makers: dict[str, Any], device: str) -> dict[str, Any]:
+    """What is compiled is compiled for the device; all else does not know one."""
+    return {
+        name: replace(maker, device=device) if "device" in [one.name for one in fields(maker)] else maker
+        for name, maker in makers.items()
+    }
+
+
+def load_model(request: Request, folder: Path) -> Model:
+    """The model in evaluation mode on the CPU, its digests those that the pipeline gives it."""
+    cfg = _configuration(request)
+    weights = request.weights or cfg.MODEL.WEIGHTS
+    if not weights:
+        raise CheckpointError(
+            "there are no weights",
+            got="neither --weights nor MODEL.WEIGHTS",
+            expected="a checkpoint by path, https:// or detectron2://",
+            remedy="give --weights",
+        )
+    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", ""
+    torch.manual_seed(0)
+    net = build_model(cfg).eval()
+    state_dict = read_state_dict(fetch(weights) if is_url(weights) else Path(weights))
+    fitting, report = match_weights(state_dict, model_shapes(net))
+    report.raise_if_incomplete(weights)
+    load_weights(net, fitting, weights)
+    dataset = _dataset(request, net)
+    write_state_dict(fitting, folder / "model.safetensors")
+    (folder / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
+    return Model(
+        cfg,
+        net,
+        _named(net, cfg, request, dataset),
+        Provenance(
+            weights_sha256=sha256_file(folder / "model.safetensors"),
+            config_sha256=sha256_file(folder / "config.yaml"),
+        ),
+        dataset,
+    )
+
+
+def _dataset(request: Request, net: Any) -> CocoDataset | None:
+    """The data to judge on, with keypoints if the model gives them."""
+    if request.data is None:
+        return None
+    names = request.class_names if "things" in count_classes(net) else ()
+    return load_dataset(request.data, names, net.contract(()))
+
+
+def _configuration(request: Request) -> CfgNode:
+    """The configuration by path or by its name in the zoo, with the overrides."""
+    path = Path(request.config_file)
+    cfg = load_cfg(path) if path.is_file() else _zoo_configuration(request)
+    cfg.merge_from_list(request.overrides)
+    return cfg
+
+
+def _zoo_configuration(request: Request) -> CfgNode:
+    """With the weights that were trained with it, where no others are given."""
+    try:
+        model_zoo.get_config_file(request.config_file)
+    except ConfigError as error:
+        raise ConfigError(f"there is no file {request.config_file}, and {error}") from error
+    given = bool(request.weights) or "MODEL.WEIGHTS" in request.overrides[::2]
+    return model_zoo.get_config(request.config_file, trained=not given)
+
+
+def _named(net: Any, cfg: CfgNode, request: Request, dataset: CocoDataset | None) -> Contract:
+    """The model's contract with the names that are given, the data's, those of its data set, or numbers."""
+    counts = count_classes(net)
+    names: dict[str, Sequence[str]] = {
+        kind: [str(index) for index in range(count)] for kind, count in counts.items() if kind != "keypoints"
+    }
+    known = _names_of_dataset(cfg)
+    # A model of other classes whose configuration still names the data set that it began with has no names.
+    names |= {kind: known[kind] for kind in names if len(known.get(kind, ())) == counts[kind]}
+    if dataset is not None and "things" in counts:
+        names["things"] = dataset.class_names
+    if request.class_names:
+        names[next(iter(counts), "things")] = request.class_names
+    remedy = "name as many as the model has: --class-names"
+    return named_contract(net, names, what=request.config_file, remedy=remedy)
+
+
+def _names_of_dataset(cfg: CfgNode) -> dict[str, Sequence[str]]:
+    """Names by kind that are known of the data set which the model is tested on."""
+    if not cfg.DATASETS.TEST:
+        return {}
+    metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
+    registered = {"things": metadata.get("thing_classes"), "stuff": metadata.get("stuff_classes")}
+    zoo = model_zoo.get_class_names(cfg.DATASETS.TEST[0])
+    return {**zoo, **{kind: names for kind, names in registered.items() if names}}
+
+
+def _samples(files: Sequence[Path], contract: Contract) -> ImageSamples:
+    return ImageSamples(files, contract.channel_order, contract.resize)
+
+
+def _training_images(data: Path | None) -> list[Path]:
+    """The images of the training split, if there is one."""
+    return list_images(data / "images" / "train") if data else []
+
+
+def _make(
+    makers: dict[str, Any], model: Model, sample: np.ndarray, calibration: ImageSamples, folder: Path
+) -> Path:
+    """Make one artifact after another; the folder of the last."""
+    for number, (name, maker) in enumerate(makers.items(), start=1):
+        with step(f"{name} ({number} of {len(makers)})"):
+            made = folder / name
+            if source := ARTIFACTS[name].source:
+                maker.convert(folder / source, calibration, made)
+            else:
+                maker.export(model.net, sample, made, contract=model.contract, provenance=model.provenance)
+    return made
+
+
+def _prove(
+    request: Request,
+    target: Target,
+    model: Model,
+    engine: Engine,
+    made: Path,
+    files: Sequence[Path],
+    reference: Path,
+) -> None:
+    measure = partial(_evaluate, model, target)
+    prove(
+        engine,
+        made,
+        model.net,
+        model.contract,
+        files,
+        reference,
+        target=request.target,
+        measure=measure if target.precision else None,
+    )
+    if request.run_eval and not target.precision:
+        measure(engine.open(made))
+
+
+def _evaluate(model: Model, target: Target, session: Session) -> Quality:
+    if model.dataset is None:
+        raise ConfigError("there is no data to judge on", remedy="give --data DIR")
+    sigmas = tuple(model.cfg.TEST.KEYPOINT_OKS_SIGMAS)
+    return evaluate_both(model.net, session, model.dataset, sigmas, precision=target.precision)
+
+
+def _promote(made: Path, folder: Path) -> Artifact:
+    """Leave in ``folder`` the finished artifact and nothing of the way to it."""
+    for path in made.iterdir():
+        path.replace(folder / path.name)
+    shutil.rmtree(folder / STEPS)
+    return read_artifact(folder)

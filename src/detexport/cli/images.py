@@ -1,0 +1,45 @@
+"""Image files as people name them: paths, folders, patterns."""
+
+import glob
+from collections.abc import Iterable
+from pathlib import Path
+
+from detexport.errors import DataError
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+
+def find_images(names: Iterable[str]) -> list[Path]:
+    """The files that ``names`` stand for, each once: files, the images of folders, patterns with ``*``.
+
+    Raises:
+        DataError: a name stands for no image.
+    """
+    found: dict[Path, None] = {}
+    for name in names:
+        files = _files(name)
+        if not files:
+            raise DataError(
+                "there is no such image",
+                got=name,
+                expected=f"a file, a folder with {', '.join(SUFFIXES)}, or a pattern such as 'images/*.png'",
+                remedy="correct the path",
+            )
+        found |= dict.fromkeys(files)
+    return list(found)
+
+
+def _files(name: str) -> list[Path]:
+    path = Path(name)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        return list_images(path)
+    return [Path(file) for file in sorted(glob.glob(name, recursive=True)) if Path(file).is_file()]
+
+
+def list_images(folder: Path) -> list[Path]:
+    """The images in a folder; none where there is no folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)

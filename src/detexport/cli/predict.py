@@ -1,0 +1,139 @@
+"""``detexport predict``: images -> what an artifact finds in them."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from detexport.artifact import read_artifact
+from detexport.cli.images import find_images
+from detexport.cli.progress import say
+from detexport.contract import Contract
+from detexport.data.coco import read_image
+from detexport.drawing import draw, save_picture
+from detexport.errors import ConfigError
+from detexport.files import writing
+from detexport.predictions import predict as predict_image
+from detexport.predictions import to_plain
+from detexport.runtime import Engine, default_engine
+from detexport.targets import find_target
+
+MOST_PROPOSALS = 10  # in the table, of an image; a thousand say nothing
+
+
+def predict(
+    artifact_dir: Path,
+    names: Sequence[str],
+    *,
+    as_json: bool,
+    draw_to: Path | None,
+    device: str,
+    target: str,
+    score_threshold: float,
+) -> None:
+    """Run an artifact on images; see ``detexport predict --help``.
+
+    Raises:
+        ArtifactError: the folder is not an artifact, or was changed.
+        DataError: an image does not exist, or cannot be read.
+        RuntimeUnavailableError: the runtime or the device is not on this machine.
+        OutputError: a picture cannot be written.
+    """
+    files = find_images(names)
+    pictures = _picture_files(files, draw_to) if draw_to else {}
+    session = _engine(artifact_dir, target).open(artifact_dir, device)
+    contract = session.artifact.contract
+    rows = []
+    for file in tqdm(files, desc="predict", unit="image", disable=True if len(files) == 1 else None):
+        image = read_image(file, contract.channel_order)
+        fields = predict_image(session, image, score_threshold)
+        size = {"height": image.shape[1], "width": image.shape[2]}
+        row = {"image": str(file), **size, **to_plain(fields, contract)}
+        if file in pictures:
+            overlay = draw(fields, contract, image.shape[1:], min_score=score_threshold)
+            with writing(pictures[file]):
+                save_picture(pictures[file], image, contract.channel_order, overlay)
+        if as_json:
+            rows.append(row)
+        else:
+            print("\n".join(_table(row, contract)), flush=True)
+    if as_json:
+        document = {
+            "artifact": session.artifact.sha256,
+            "score_threshold": score_threshold,
+            "images": rows,
+        }
+        json.dump(document, sys.stdout, indent=1, ensure_ascii=False)
+        print()
+    if draw_to:
+        say(f"{draw_to}: {len(pictures)} pictures")
+
+
+def _engine(artifact_dir: Path, target: str) -> Engine:
+    """The target's runtime, or that of the artifact's format."""
+    if not target:
+        return default_engine(read_artifact(artifact_dir).format)
+    engine: Engine = find_target(target).runtime.build()
+    return engine
+
+
+def _picture_files(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
+    """Where each image's picture goes: ``<name>.png``.
+
+    Raises:
+        ConfigError: two of them would be the same file.
+    """
+    pictures = {file: folder / f"{file.stem}.png" for file in files}
+    taken: dict[Path, Path] = {}
+    for file, picture in pictures.items():
+        if picture in taken or picture.resolve() == file.resolve():
+            raise ConfigError(
+                f"the picture of {file} would take the place of another file",
+                got=f"{picture}, that of {taken.get(picture, file)}",
+                expected="images of different names, and another folder than theirs",
+                remedy="draw them one after another, into folders of their own",
+            )
+        taken[picture] = file
+    return pictures
+
+
+def _table(row: dict[str, Any], contract: Contract) -> list[str]:
+    """What was found in an image, a line each."""
+    lines = [f"{row['image']}  {row['width']} x {row['height']} px  {_counted(row)}"]
+    for name, score, box in zip(
+        row.get("class_names", ()), row.get("scores", ()), row.get("boxes", ()), strict=True
+    ):
+        lines.append(f"  {name:20} {score:.3f}  {_corners(box)}")
+    proposals = list(zip(row.get("objectness_logits", ()), row.get("proposal_boxes", ()), strict=True))
+    lines += [f"  {logit:8.3f}  {_corners(box)}" for logit, box in proposals[:MOST_PROPOSALS]]
+    if len(proposals) > MOST_PROPOSALS:
+        lines.append(f"  and {len(proposals) - MOST_PROPOSALS} more")
+    parts = row.get("panoptic_seg") or row.get("sem_seg", [])
+    pixels = row["width"] * row["height"]
+    for part in parts:
+        lines.append(f"  {part['class_name']:20} {_area(part['mask']) / pixels:6.1%} of the pixels")
+    return lines
+
+
+def _counted(row: dict[str, Any]) -> str:
+    counts = {
+        "detections": row.get("scores"),
+        "proposals": row.get("objectness_logits"),
+        "segments": row.get("panoptic_seg"),
+        "classes of pixels": None if "panoptic_seg" in row else row.get("sem_seg"),
+    }
+    return ", ".join(f"{len(found)} {name}" for name, found in counts.items() if found is not None)
+
+
+def _corners(box: list[float]) -> str:
+    return " ".join(f"{side:8.1f}" for side in box)
+
+
+def _area(rle: dict[str, Any]) -> int:
+    from pycocotools import mask as coco_mask
+
+    return int(np.asarray(coco_mask.area(rle)))

@@ -1,0 +1,87 @@
+"""The images that ranges of activations are measured on."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from tqdm import tqdm
+
+from detexport.convert.conversion import Samples
+from detexport.errors import ConfigError, ExportError
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """The first samples, read again at each pass.
+
+    Args:
+        samples: of the training split.
+        number: at most so many.
+
+    Raises:
+        ConfigError: ``number`` is not positive.
+        ExportError: there are no samples.
+    """
+
+    samples: Samples
+    number: int
+
+    def __post_init__(self) -> None:
+        """Refuse to calibrate on nothing."""
+        if self.number < 1:
+            raise ConfigError("a quantization needs samples", got=self.number, expected="samples: 1 or more")
+        if not len(self.samples):
+            raise ExportError(
+                "there is nothing to calibrate on",
+                got="0 samples",
+                expected="images that the model was trained for, some hundred",
+                remedy="give the data set a training split",
+            )
+
+    def __len__(self) -> int:
+        return min(self.number, len(self.samples))
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Each uint8 (3, H, W)."""
+        yield from self._read("calibrate")
+
+    def where(self, holds: Callable[[np.ndarray], bool]) -> "ChosenSamples":
+        """Those samples for which a condition holds.
+
+        Raises:
+            ExportError: it holds for none.
+        """
+        indices = frozenset(index for index, image in enumerate(self._read("choose")) if holds(image))
+        if not indices:
+            raise ExportError(
+                "the model finds nothing on any sample, so its heads have nothing to calibrate on",
+                got=f"0 detections on {len(self)} samples",
+                expected="images of what the model was trained to find",
+                remedy="check the weights and the data set, or raise samples",
+            )
+        return ChosenSamples(self, indices)
+
+    def _read(self, what: str) -> Iterator[np.ndarray]:
+        chosen = islice(self.samples, len(self))
+        yield from tqdm(chosen, desc=what, unit="image", total=len(self), mininterval=1.0)
+
+
+@dataclass(frozen=True)
+class ChosenSamples:
+    """Some of the samples.
+
+    Args:
+        images: all of them.
+        indices: positions of those that are given.
+    """
+
+    images: CalibrationSet
+    indices: frozenset[int]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Each uint8 (3, H, W)."""
+        return (image for index, image in enumerate(self.images) if index in self.indices)

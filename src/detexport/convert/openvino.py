@@ -1,0 +1,150 @@
+"""ONNX -> OpenVINO IR, and what every IR of ours has in common."""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from detexport.artifact import Artifact, Format
+from detexport.convert.conversion import Samples, read_source, write_converted
+from detexport.coordinates import OPENVINO as READ_AT
+from detexport.errors import ExportError, RuntimeUnavailableError
+from detexport.offline import no_telemetry
+
+try:
+    with no_telemetry():
+        import openvino as ov
+except ModuleNotFoundError as error:
+    raise RuntimeUnavailableError(
+        "OpenVINO is not installed", remedy="pip install 'detexport[openvino]'"
+    ) from error
+
+MAIN_FILE = "model.xml"
+
+WEIGHTED = {
+    "Convolution",
+    "ConvolutionBackpropData",
+    "DeformableConvolution",
+    "GroupConvolution",
+    "GroupConvolutionBackpropData",
+    "MatMul",
+}
+"""Operators that multiply by trained weights."""
+
+
+@dataclass(frozen=True)
+class OpenVino:
+    """The IR of an ONNX model; what is free in its shapes stays free.
+
+    Args:
+        compress_to_fp16: store the weights in half precision: half the size, and another model.
+    """
+
+    compress_to_fp16: bool = False
+
+    def convert(self, source_dir: Path, samples: Samples, save_dir: Path) -> Artifact:
+        """See ``Conversion.convert``; samples are not read."""
+        source = read_source(source_dir, Format.ONNX)
+        model = read_model(source_dir / source.main_file)
+        return write_converted(
+            self,
+            source,
+            save_dir,
+            name="openvino",
+            format=Format.OPENVINO,
+            main_file=MAIN_FILE,
+            packages=("openvino",),
+            write=lambda folder: save_ir(model, folder / MAIN_FILE, compress_to_fp16=self.compress_to_fp16),
+        )
+
+
+def read_model(path: Path) -> Any:
+    """Read an ONNX model or an IR; its operators are then named alike in every process.
+
+    Raises:
+        ExportError: OpenVINO cannot read it.
+    """
+    try:
+        model = ov.Core().read_model(path)
+    except RuntimeError as error:
+        raise ExportError(
+            f"{path} cannot be read by OpenVINO {ov.__version__}",
+            got=str(error).strip().splitlines()[-1],
+            expected="a model whose operators it knows",
+            remedy="declare the pair unsupported, or export the model with other operators",
+        ) from error
+    name_nodes(model)
+    return model
+
+
+def name_nodes(model: Any) -> None:
+    """Name the operators that have no name from their source; OpenVINO's numbers count all of a process."""
+    for index, node in enumerate(model.get_ordered_ops()):
+        name, kind = node.get_friendly_name(), node.get_type_name()
+        if name == node.get_name() or re.fullmatch(rf"{kind}\.\d+", name):
+            node.set_friendly_name(f"{kind}.{index}")
+
+
+def save_ir(model: Any, path: Path, *, compress_to_fp16: bool = False) -> None:
+    """Write ``path`` and its weights beside it."""
+    name_nodes(model)
+    ov.save_model(model, path, compress_to_fp16=compress_to_fp16)
+    tree = ElementTree.parse(path)
+    _strip(tree)
+    tree.write(path, encoding="utf-8", xml_declaration=True)
+
+
+def last_weighted(model: Any) -> set[str]:
+    """Names of the layers that predict.
+
+    Between them and the outputs, or the coordinates at which features are read, is no other one with weights.
+    """
+    starts = [*_sampled_at(model), *(result.input_value(0).get_node() for result in model.get_results())]
+    return {node.get_friendly_name() for node in _before(starts) if has_weights(node)}
+
+
+def has_weights(node: Any) -> bool:
+    """Whether it multiplies by a constant: the product of two activations, as in decoding, has no weights."""
+    return node.get_type_name() in WEIGHTED and any(
+        _is_constant(value.get_node()) for value in node.input_values()
+    )
+
+
+def _is_constant(node: Any) -> bool:
+    """Whether its value is stored, perhaps reshaped or of another type."""
+    if node.get_type_name() == "Constant":
+        return True
+    stored = node.get_type_name() in ("Convert", "FakeQuantize", "Multiply", "Reshape", "Subtract")
+    return stored and all(_is_constant(value.get_node()) for value in node.input_values())
+
+
+def _sampled_at(model: Any) -> Iterator[Any]:
+    """The nodes that give the coordinates at which features are read."""
+    for node in model.get_ordered_ops():
+        for port in READ_AT.get(node.get_type_name(), ()):
+            yield node.input_value(port).get_node()
+
+
+def _before(starts: Iterable[Any]) -> Iterator[Any]:
+    """The nodes and all that they are computed from, back to the layers with weights, these included."""
+    seen: set[str] = set()
+    left = list(starts)
+    while left:
+        node = left.pop()
+        if node.get_friendly_name() in seen:
+            continue
+        seen.add(node.get_friendly_name())
+        yield node
+        kind = node.get_type_name()
+        # A shape is the same in every precision.
+        if kind not in READ_AT and kind != "ShapeOf" and not has_weights(node):
+            left += [value.get_node() for value in node.input_values()]
+
+
+def _strip(tree: Any) -> None:
+    """Remove what the tools note of themselves; the artifact's manifest has it."""
+    net = tree.getroot()
+    for info in net.findall("rt_info"):
+        net.remove(info)

@@ -1,0 +1,132 @@
+"""The stages of ``dvc.yaml``, one step for each model, artifact and job that they loop over."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from detexport.errors import ConfigError
+
+REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of the pipeline.
+
+    Args:
+        name: ``stage@key``, or the stage's name where it does not loop.
+        cmd: the command line; paths are from the folder that the pipeline runs in.
+        deps: files and folders that it reads, its own code among them.
+        outs: files and folders that it writes.
+        params: the parameters that it reads, by dotted name.
+    """
+
+    name: str
+    cmd: str
+    deps: tuple[str, ...]
+    outs: tuple[str, ...]
+    params: dict[str, Any]
+
+    @property
+    def stage(self) -> str:
+        """The stage's name."""
+        return self.name.partition("@")[0]
+
+
+def read_steps(stages: Mapping[str, Any], params: Mapping[str, Any], names: Iterable[str]) -> list[Step]:
+    """Fill in what ``dvc.yaml`` leaves to the parameters.
+
+    Args:
+        stages: the value of ``stages`` in ``dvc.yaml``.
+        params: the value of ``params.yaml``.
+        names: the stages that are wanted.
+
+    Raises:
+        ConfigError: a stage refers to a parameter that does not exist.
+    """
+    return [step for name in names for step in _steps(name, stages[name], params)]
+
+
+def _steps(name: str, stage: Mapping[str, Any], params: Mapping[str, Any]) -> Iterator[Step]:
+    if "foreach" not in stage:
+        yield _step(name, stage, params)
+        return
+    for key, item in _value(stage["foreach"], params).items():
+        yield _step(f"{name}@{key}", stage["do"], {**params, "key": key, "item": item})
+
+
+def _step(name: str, stage: Mapping[str, Any], values: Mapping[str, Any]) -> Step:
+    return Step(
+        name=name,
+        cmd=_filled(stage["cmd"], values),
+        deps=tuple(_filled(dep, values) for dep in stage.get("deps", ())),
+        outs=tuple(
+            _filled(out, values) for kind in ("outs", "metrics") for out in _paths(stage.get(kind, ()))
+        ),
+        params={
+            key: lookup(values, key) for key in (_filled(key, values) for key in stage.get("params", ()))
+        },
+    )
+
+
+def _paths(outs: Sequence[Any]) -> list[str]:
+    """Paths of outs, of which some are mappings to options."""
+    return [next(iter(out)) if isinstance(out, Mapping) else out for out in outs]
+
+
+def _filled(text: str, values: Mapping[str, Any]) -> str:
+    return REFERENCE.sub(lambda match: str(lookup(values, match[1])), text)
+
+
+def _value(text: str, values: Mapping[str, Any]) -> Any:
+    match = REFERENCE.fullmatch(text)
+    return lookup(values, match[1]) if match else text
+
+
+def lookup(values: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    node: Any = values
+    for part in key.split("."):
+        if not isinstance(node, Mapping) or part not in node:
+            raise ConfigError("dvc.yaml refers to a parameter that does not exist", got=key)
+        node = node[part]
+    return node
+
+
+def producers(steps: Iterable[Step]) -> dict[str, tuple[Step, ...]]:
+    """For each step, by name, the steps that write what it reads."""
+    steps = tuple(steps)
+    return {
+        step.name: tuple(
+            other
+            for other in steps
+            if other is not step and any(inside(dep, out) for dep in step.deps for out in other.outs)
+        )
+        for step in steps
+    }
+
+
+def needed(goals: Iterable[Step], before: Mapping[str, tuple[Step, ...]]) -> list[Step]:
+    """The goals and all that they need, each once, what is needed first before what needs it."""
+    ordered: dict[str, Step] = {}
+
+    def add(step: Step) -> None:
+        if step.name not in ordered:
+            for other in before[step.name]:
+                add(other)
+            ordered[step.name] = step
+
+    for goal in goals:
+        add(goal)
+    return list(ordered.values())
+
+
+def inside(path: str, folder: str) -> bool:
+    """Whether ``path`` is ``folder`` or lies in it."""
+    return PurePosixPath(path).is_relative_to(folder)

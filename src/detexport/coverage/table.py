@@ -1,0 +1,101 @@
+"""The table of the documentation, made from the cells."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from detexport.parity.measures import MEASURES
+
+Cells = Sequence[Mapping[str, Any]]
+
+HEAD = """\
+# Architectures and targets
+
+Written by `make coverage-docs` from `coverage.json`, which is what `make coverage` measured; do not edit.
+Each cell is a small model that was exported, and its artifact run in a fresh process, without the models'
+code, against the PyTorch model: at the exported size, a smaller, a larger and an odd one, with no, one and
+many detections. How far they may differ is said in `conf/parity/default.yaml`.
+
+"""
+LEGEND = """
+`ok`: it works at all of these. **failed**: it should, and does not. `n/a`: it cannot, for the reason of that
+number below. `skipped`: the machine lacked what it needs.
+"""
+WORDS = {"ok": "ok", "failed": "**failed**", "skipped": "skipped"}
+
+
+def render(cells: Cells) -> str:
+    """The page, in Markdown.
+
+    Args:
+        cells: plain JSON values, as ``Cell.to_json`` gives them.
+    """
+    reasons = list(dict.fromkeys(cell["reason"] for cell in cells if cell["status"] == "unsupported"))
+    by_pair = {(cell["architecture"], cell["target"]): cell for cell in cells}
+    targets = _names(cells, "target")
+
+    def word(architecture: str, target: str) -> str:
+        cell = by_pair.get((architecture, target))
+        if cell is None:
+            return ""
+        if cell["status"] == "unsupported":
+            return f"n/a ({reasons.index(cell['reason']) + 1})"
+        return WORDS[cell["status"]]
+
+    rows = [[name, *(word(name, target) for target in targets)] for name in _names(cells, "architecture")]
+    parts = [HEAD, _table(["", *targets], rows), LEGEND]
+    if reasons:
+        parts += ["\n", *(f"{number}. {reason}\n" for number, reason in enumerate(reasons, start=1))]
+    others = [cell for cell in cells if cell["status"] != "unsupported" and cell["reason"]]
+    parts += ["\n", *(f"- {cell['architecture']}, {cell['target']}: {cell['reason']}\n" for cell in others)]
+    parts += ["\n## Targets\n\n", _table(["", *targets], list(_of_targets(cells, targets)))]
+    parts += ["\n## Largest errors\n\n", _table(["", *targets], list(_errors(cells, targets)))]
+    return "".join(parts).replace("\n\n\n", "\n\n")
+
+
+def _of_targets(cells: Cells, targets: Sequence[str]) -> Iterator[list[str]]:
+    """Rows on what each target does, over all of its cells."""
+    questions: dict[str, Callable[[Cells], str]] = {
+        "Any height and width": lambda own: _answer(cell["dynamic_size"] for cell in own),
+        "No detections": lambda own: _answer(cell["zero_detections"] for cell in own),
+        "In a fresh process": lambda own: _answer(cell["fresh_process"] for cell in own),
+        "Images a call": lambda own: " or ".join(_names(own, "batch")),
+        "Export, median": lambda own: f"{median(cell['export_s'] for cell in own):.0f} s",
+        "Memory, at most": lambda own: f"{max(cell['peak_bytes'] for cell in own) / 2**30:.1f} GiB",
+    }
+    for words, answer in questions.items():
+        yield [words, *_by_target(cells, targets, answer)]
+
+
+def _errors(cells: Cells, targets: Sequence[str]) -> Iterator[list[str]]:
+    """Rows of the largest error by measure."""
+    for name in dict.fromkeys(name for cell in cells for name in cell["errors"]):
+        measure = MEASURES.get(name)
+        words = f"{measure.words}{', ' + measure.unit if measure.unit else ''}" if measure else name
+
+        def largest(own: Cells, name: str = name) -> str:
+            values = [cell["errors"][name] for cell in own if cell["errors"].get(name) is not None]
+            return f"{max(values):.1g}" if values else ""
+
+        yield [words, *_by_target(cells, targets, largest)]
+
+
+def _by_target(cells: Cells, targets: Sequence[str], answer: Callable[[Cells], str]) -> list[str]:
+    """An answer for each target, on those of its cells that work."""
+    own = [[cell for cell in cells if cell["target"] == t and cell["status"] == "ok"] for t in targets]
+    return [answer(cells_of_target) if cells_of_target else "" for cells_of_target in own]
+
+
+def _answer(values: Iterable[bool | None]) -> str:
+    known = [value for value in values if value is not None]
+    return "" if not known else "yes" if all(known) else "**no**"
+
+
+def _names(cells: Cells, key: str) -> list[str]:
+    """The values of a field, each once."""
+    return list(dict.fromkeys(cell[key] for cell in cells))
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -1,0 +1,54 @@
+"""Names for what a model's outputs count: its contract."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from detexport.contract import Contract
+from detexport.errors import ConfigError
+
+
+def count_classes(net: Any) -> dict[str, int]:
+    """How many ``things``, ``stuff`` and ``keypoints`` a model tells apart, of those that it gives.
+
+    ``things`` are the classes of instances, ``stuff`` those of pixels, of which the first stands for all
+    things.
+    """
+    shapes = {spec.name: spec.shape for spec in net.contract(()).outputs}
+    counts: dict[str, Any] = {}
+    if "pred_classes" in shapes:
+        counts["things"] = net.num_classes
+    if "sem_seg" in shapes:
+        counts["stuff"] = shapes["sem_seg"][0]
+    if "pred_keypoints" in shapes:
+        counts["keypoints"] = shapes["pred_keypoints"][1]
+    return counts
+
+
+def named_contract(net: Any, names: Mapping[str, Sequence[str]], *, what: str, remedy: str) -> Contract:
+    """A model's contract with names by kind, as ``count_classes`` has them; keypoints may be without.
+
+    Args:
+        net: the model.
+        names: for each kind one name a class.
+        what: names the model in errors.
+        remedy: how to give other names, for errors.
+
+    Raises:
+        ConfigError: there are names for what the model does not have, or more or fewer than it has.
+    """
+    counts = count_classes(net)
+    for kind, found in names.items():
+        count = counts.get(kind, 0)
+        if len(found) != count and (found or kind != "keypoints"):
+            raise ConfigError(
+                f"{what} and the class names do not fit",
+                got=f"{len(found)} names: {', '.join(found[:5])}{', ...' if len(found) > 5 else ''}",
+                expected=f"{count} {kind}, as many as the model has",
+                remedy=remedy.format(kind=kind),
+            )
+    return replace(
+        net.contract(tuple(names.get("things", ()))),
+        stuff_class_names=tuple(names.get("stuff", ())),
+        keypoint_names=tuple(names.get("keypoints", ())),
+    )

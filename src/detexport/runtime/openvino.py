@@ -1,0 +1,116 @@
+"""OpenVINO on the CPU."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from detexport.artifact import Artifact, Format
+from detexport.coordinates import OPENVINO as READ_AT
+from detexport.errors import ArtifactError, RuntimeUnavailableError
+from detexport.offline import no_telemetry
+from detexport.runtime.session import checked_inputs, name_outputs, read_verified
+
+try:
+    with no_telemetry():
+        import openvino as ov
+except ModuleNotFoundError as error:
+    raise RuntimeUnavailableError(
+        "OpenVINO is not installed", remedy="pip install 'detexport[openvino]'"
+    ) from error
+
+TYPES = {"f32": ov.Type.f32, "bf16": ov.Type.bf16}
+
+
+@dataclass(frozen=True)
+class OpenVino:
+    """OpenVINO's CPU plugin.
+
+    Args:
+        threads: threads of one inference; 0 lets OpenVINO take every core.
+        precision: what floating-point operators compute in. Never left to OpenVINO, which takes bfloat16 by
+            itself where the processor has it.
+    """
+
+    threads: int = 0
+    precision: Literal["f32", "bf16"] = "f32"
+
+    def open(self, artifact_dir: Path, device: str = "cpu") -> "OpenVinoSession":
+        """Load an artifact after its files' digests were checked.
+
+        Raises:
+            ArtifactError: not an OpenVINO artifact, one that was changed, or one that this OpenVINO refuses.
+            RuntimeUnavailableError: the device is not the CPU, or the processor lacks the precision.
+        """
+        if device != "cpu":
+            raise RuntimeUnavailableError(
+                f"OpenVINO cannot run on '{device}'",
+                got=", ".join(ov.Core().available_devices),
+                expected="'cpu'",
+                remedy="choose 'cpu', or a target of another runtime",
+            )
+        artifact = read_verified(artifact_dir, Format.OPENVINO)
+        path = artifact_dir / artifact.main_file
+        try:
+            model = ov.Core().read_model(path)
+            if self.precision != "f32":
+                _keep_coordinates_float32(model)
+            compiled = ov.Core().compile_model(model, "CPU", self._properties())
+        except RuntimeError as error:
+            raise ArtifactError(
+                f"{path} cannot be loaded by OpenVINO {ov.__version__}",
+                got=str(error).strip().splitlines()[-1],
+                expected="an IR for its CPU plugin",
+                remedy="convert the model again with the OpenVINO that is installed",
+            ) from error
+        taken = compiled.get_property("INFERENCE_PRECISION_HINT")
+        if taken != TYPES[self.precision]:
+            raise RuntimeUnavailableError(
+                f"OpenVINO does not compute in {self.precision} on this processor",
+                got=taken,
+                expected=self.precision,
+                remedy="choose precision f32, or a processor with bfloat16 (AVX512_BF16, AMX)",
+            )
+        return OpenVinoSession(artifact, device, compiled.create_infer_request())
+
+    def _properties(self) -> dict[str, Any]:
+        properties: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": TYPES[self.precision],
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        return properties | ({"INFERENCE_NUM_THREADS": self.threads} if self.threads else {})
+
+
+@dataclass(frozen=True)
+class OpenVinoSession:
+    """A compiled IR; see ``Session``."""
+
+    artifact: Artifact
+    device: str
+    request: Any
+
+    def __call__(
+        self, image: np.ndarray, output_size: tuple[int, int] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Run the graph on one image; see ``Session``."""
+        inputs = checked_inputs(image, output_size, self.artifact)
+        found = self.request.infer({name: np.ascontiguousarray(value) for name, value in inputs.items()})
+        return name_outputs([found[name] for name in self.artifact.contract.output_names], self.artifact)
+
+
+def _keep_coordinates_float32(model: Any) -> None:
+    """Make the coordinates at which features are read outputs too; nobody asks for them.
+
+    In 8 bits of bfloat16 a box at 800 px would be rounded to 4 px. OpenVINO leaves in float32 what lies
+    between the last layer with weights and an output; a mark on single operators gets lost when it rewrites
+    them.
+    """
+    coordinates = [
+        node.input_value(port)
+        for node in model.get_ordered_ops()
+        for port in READ_AT.get(node.get_type_name(), ())
+        if node.get_input_element_type(port) == ov.Type.f32
+    ]
+    for value in dict.fromkeys(coordinates):
+        model.add_outputs(value)

@@ -1,0 +1,80 @@
+"""What `detexport inspect` says, and that it notices what was changed."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from detexport.artifact import read_artifact
+from detexport.cli.inspect import inspect
+from detexport.errors import ArtifactError, ConfigError
+from tiny_artifacts import KINDS, write_tiny_onnx
+
+
+def test_it_says_what_the_artifact_is(tiny_onnx: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inspect(tiny_onnx, as_json=False, dump_to=None)
+    text = capsys.readouterr().out
+    artifact = read_artifact(tiny_onnx)
+    for part in (
+        "ONNX",
+        artifact.sha256,
+        artifact.weights_sha256,
+        "shortest edge to 40 px, longest at most 64 px",
+        "3: circle, square, star",
+        "(R, 28, 28)",
+        "x0, y0, x1, y1 in px of the input image",
+        "raw masks",
+        "as exported",
+    ):
+        assert part in text, part
+
+
+def test_json_is_the_manifest_and_the_files_as_they_are(
+    tiny_onnx: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inspect(tiny_onnx, as_json=True, dump_to=None)
+    document = json.loads(capsys.readouterr().out)
+    artifact = read_artifact(tiny_onnx)
+    assert document["contract"] == json.loads(json.dumps(artifact.contract.to_json()))
+    assert document["sha256"] == artifact.sha256
+    assert document["files_now"] == {"model.onnx": "as exported"}
+    assert document["size_bytes"] == (tiny_onnx / "model.onnx").stat().st_size
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_model_is_described(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    artifact = write_tiny_onnx(tmp_path, kind)
+    inspect(tmp_path, as_json=False, dump_to=None)
+    text = capsys.readouterr().out
+    assert f"gives          {', '.join(artifact.contract.results)}\n" in text
+    for spec in artifact.contract.outputs:
+        assert f"  {spec.name} " in text
+
+
+@pytest.mark.parametrize("fault", ["changed", "missing"])
+def test_what_was_changed_is_told(
+    tiny_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str
+) -> None:
+    folder = tmp_path / "artifact"
+    shutil.copytree(tiny_onnx, folder)
+    if fault == "changed":
+        (folder / "model.onnx").write_bytes(b"other")
+    else:
+        (folder / "model.onnx").unlink()
+    with pytest.raises(ArtifactError, match=f"is not what was exported; got: model.onnx: {fault}"):
+        inspect(folder, as_json=False, dump_to=None)
+    assert fault in capsys.readouterr().out, "and all else is said, too"
+
+
+def test_torchscript_is_dumped_as_text(tiny_tracing: Path, tmp_path: Path) -> None:
+    inspect(tiny_tracing, as_json=False, dump_to=tmp_path / "text")
+    assert "def forward" in (tmp_path / "text/model_ts_code.txt").read_text()
+
+
+def test_nothing_else_is_dumped(tiny_onnx: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="only TorchScript is dumped; got: ONNX"):
+        inspect(tiny_onnx, as_json=False, dump_to=tmp_path / "text")
+    assert not (tmp_path / "text").exists()

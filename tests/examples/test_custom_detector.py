@@ -1,0 +1,82 @@
+"""The example of a model of one's own: by every method, at other sizes, and where it finds nothing."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from detexport import runtime
+from detexport.export import Provenance
+from detexport.export.onnx import Onnx
+from detexport.export.scripting import Scripting
+from detexport.export.torch_export import TorchExport
+from detexport.export.tracing import Tracing
+
+PROGRAM = Path(__file__).parents[2] / "examples/custom_detector.py"
+METHODS = {"tracing": Tracing, "scripting": Scripting, "torch_export": TorchExport, "onnx": Onnx}
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    spec = importlib.util.spec_from_file_location("custom_detector", PROGRAM)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["custom_detector"] = module  # where TorchScript looks for the names in its source
+    spec.loader.exec_module(module)
+    torch.manual_seed(0)
+    return module.PeakDetector().eval()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
+@pytest.mark.parametrize("method", METHODS)
+def test_an_artifact_finds_what_the_model_finds(model: Any, method: str, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(1)
+    sizes = [(120, 160), (64, 48), (131, 203)]
+    images = [torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator) for size in sizes]
+    images.append(torch.full((3, 50, 70), 127, dtype=torch.uint8))
+    METHODS[method]().export(
+        model,
+        images[0].numpy(),
+        tmp_path / method,
+        contract=model.contract(("dark", "light")),
+        provenance=Provenance(weights_sha256="none", config_sha256="none"),
+    )
+    loaded = runtime.load(tmp_path / method)
+    counts = []
+    for image in images:
+        with torch.no_grad():
+            expected = model([{"image": image, "height": 100, "width": 90}])[0]["instances"]
+        found = loaded([{"image": image, "height": 100, "width": 90}])[0]["instances"]
+        counts.append(len(expected))
+        order = [np.lexsort(one.pred_boxes.tensor.numpy().T) for one in (found, expected)]
+        for name in ("scores", "pred_classes"):
+            pair = [one.get(name).numpy()[rows] for one, rows in zip((found, expected), order, strict=True)]
+            np.testing.assert_allclose(*pair, atol=1e-5)
+        pair = [
+            one.pred_boxes.tensor.numpy()[rows] for one, rows in zip((found, expected), order, strict=True)
+        ]
+        np.testing.assert_allclose(*pair, atol=1e-3)
+    assert counts[-1] == 0 < counts[0]
+
+
+def test_the_program_says_what_it_did(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(PROGRAM), str(tmp_path)],
+        env={"PYTHONHASHSEED": "0", "PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == [
+        "tracing",
+        "scripting",
+        "torchexport",
+        "onnx",
+    ]
+    assert (tmp_path / "onnx" / "artifact.json").is_file()
