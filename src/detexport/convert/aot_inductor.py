@@ -203,7 +203,7 @@ def require_equal(program: Any, package: Path, images: list[np.ndarray], device:
     Raises:
         ExportError: it does not.
     """
-    with checked_layouts():
+    with checked_layouts(), quiet():
         compiled = torch._inductor.aoti_load_package(str(package))
         for image in images:
             tensor = torch.from_numpy(np.require(image, requirements=("C", "W")))
@@ -253,11 +253,18 @@ def checked_layouts() -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without a line for every operator that is left to PyTorch, which is what was asked for."""
-    logger = logging.getLogger("torch._inductor.ir")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Without a line for every operator that is left to PyTorch, which is what was asked for.
+
+    Nor is it told that this processor could run code of a newer instruction set, too.
+    """
+    loggers = [
+        logging.getLogger(name) for name in ("torch._inductor.ir", "torch.export.pt2_archive._package")
+    ]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
