@@ -1,5 +1,6 @@
 """The compiled package against the program that it is made from, and what it says of its making."""
 
+import json
 import re
 import zipfile
 from pathlib import Path
@@ -142,6 +143,12 @@ def test_says_nothing_of_the_machine(package: Path) -> None:
         for name in archive.namelist():
             for place in (rb"/tmp/", rb"/home/", rb"/root/", rb"site-packages", b"torchinductor_"):
                 assert re.search(re.escape(place), archive.read(name)) is None, (name, place)
+
+
+def test_calls_operators_that_are_there_without_python(package: Path) -> None:
+    with zipfile.ZipFile(package / "model.pt2") as archive:
+        calls = json.loads(archive.read("model/data/aotinductor/model/model.wrapper.json"))["nodes"]
+    assert {call["node"]["target"].partition("::")[0] for call in calls} == {"aten", "torchvision"}
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 """PyTorch as a runtime: AOTInductor packages, native code for one kind of device and processor."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +50,8 @@ class AotInductor:
         path = artifact_dir / artifact.main_file
         index = int(device.partition(":")[2] or 0) if device.startswith("cuda") else -1
         try:
-            package = torch._inductor.aoti_load_package(str(path), device_index=index)
+            with _own_judgement():
+                package = torch._inductor.aoti_load_package(str(path), device_index=index)
         except RuntimeError as error:
             raise ArtifactError(
                 f"{path} cannot be loaded by torch {torch.__version__}",
@@ -57,6 +60,18 @@ class AotInductor:
                 remedy="convert the ExportedProgram again with the installed torch",
             ) from error
         return TorchSession(artifact, device, package)
+
+
+@contextmanager
+def _own_judgement() -> Iterator[None]:
+    """Without torch's warning that the processor could run code of a newer instruction set, too."""
+    logger = logging.getLogger("torch.export.pt2_archive._package")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _require_compiled_for(artifact: Artifact, device: str) -> None:
