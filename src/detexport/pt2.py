@@ -8,7 +8,6 @@ one that a plain graph of PyTorch's operators needs.
 import io
 import json
 import re
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from torch.export import ExportedProgram
 from detexport.errors import ArtifactError
 from detexport.files import repack_zip
 
-SAVED_NAME = "model.pt2"
+ROOT = "model"
 # A checksum that follows from the rest.
 LEFT_OUT = (".data/serialization_id",)
 SAMPLE_INPUTS = "data/sample_inputs/model.pt"
@@ -70,12 +69,16 @@ def save_program(program: ExportedProgram, path: Path) -> None:
     Raises:
         ArtifactError: the program says more than ``load_program`` reads.
     """
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        # The archive's root folder is named after the file it is first saved to.
-        saved = Path(folder) / SAVED_NAME
-        torch.export.save(program, saved)
-        repack_zip(saved, path, LEFT_OUT)
+    # Into memory first: torch's own writer ends the whole process where the disk is full.
+    saved = io.BytesIO()
+    torch.export.save(program, saved)
+    repack_zip(saved, path, LEFT_OUT, in_root)
     require_plain(path)
+
+
+def in_root(name: str) -> str:
+    """A member's name below ``ROOT``, whatever the folder that torch made up."""
+    return f"{ROOT}/{name.partition('/')[2]}"
 
 
 def load_program(path: Path) -> ExportedProgram:
@@ -119,7 +122,7 @@ def require_plain(path: Path) -> None:
 
 
 def _require_members(archive: zipfile.ZipFile, path: Path) -> None:
-    root = Path(SAVED_NAME).stem + "/"
+    root = f"{ROOT}/"
     names = archive.namelist()
     for member in archive.infolist():
         name = member.filename

@@ -60,9 +60,11 @@ def test_a_checkpoint_finds_what_training_measured(shapes: Path, model: str) -> 
 
 
 def test_every_checkpoint_is_judged() -> None:
-    assert {path.stem for path in CHECKPOINTS.glob("*.safetensors")} == set(LEAST)
+    # Those of torchvision's layers find too little to be judged: they are for exports, which have to agree.
+    stems = {path.stem for path in CHECKPOINTS.glob("*.safetensors")}
+    assert {stem for stem in stems if not stem.startswith("torchvision_")} == set(LEAST)
 
 
-@pytest.mark.parametrize("model", sorted(LEAST))
-def test_a_file_is_small_enough_to_commit(model: str) -> None:
-    assert (CHECKPOINTS / f"{model}.safetensors").stat().st_size <= 3_000_000
+@pytest.mark.parametrize("file", sorted(CHECKPOINTS.glob("*.safetensors")), ids=lambda file: file.stem)
+def test_a_file_is_small_enough_to_commit(file: Path) -> None:
+    assert file.stat().st_size <= 3_000_000

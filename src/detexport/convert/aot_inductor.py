@@ -1,12 +1,12 @@
 """An AOTInductor package: an ExportedProgram compiled to native code, which runs without Python."""
 
+import io
 import logging
 import math
 import os
 import platform
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from detexport.contract import TensorSpec
 from detexport.convert.conversion import Samples, read_source, write_converted
 from detexport.errors import ExportError
 from detexport.files import repack_zip
-from detexport.pt2 import load_program, nms_keeps_any_number, one_is_a_size
+from detexport.pt2 import in_root, load_program, nms_keeps_any_number, one_is_a_size
 
 MAIN_FILE = "model.pt2"
 LEFT_OUT = (".cpp", "kernel_metadata.json", ".data/serialization_id")
@@ -119,11 +119,10 @@ class AotInductor:
                     expected="a program of operators that it knows, and a C++ compiler that takes its code",
                     remedy="ship this model as the ExportedProgram, or by another target",
                 ) from error
-        with tempfile.TemporaryDirectory() as folder:
-            # The archive's root folder is named after the file it is first saved to.
-            saved = Path(folder) / MAIN_FILE
-            package_aoti(str(saved), files)
-            repack_zip(saved, package, LEFT_OUT, lambda name: DIGEST.sub("model", name))
+        # Into memory first: torch's own writer ends the whole process where the disk is full.
+        saved = io.BytesIO()
+        package_aoti(saved, files)
+        repack_zip(saved, package, LEFT_OUT, lambda name: DIGEST.sub("model", in_root(name)))
         shutil.rmtree(Path(files[0]).parent)  # Inductor's cache keeps it for ever
 
     def _settings(self) -> dict[str, Any]:

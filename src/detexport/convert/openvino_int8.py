@@ -40,7 +40,7 @@ class OpenVinoInt8:
         float_patterns: regular expressions of names of operators that stay in float32 too.
     """
 
-    samples: int = 300
+    samples: int = 100
     preset: Literal["mixed", "performance"] = "mixed"
     float_patterns: tuple[str, ...] = ()
 

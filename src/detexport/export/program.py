@@ -82,7 +82,7 @@ def require_every_size(program: ExportedProgram, contract: Contract) -> None:
         except AssertionError as error:
             raise ExportError(
                 "the recorded program would refuse some images that the model takes",
-                got=f"an image of {' x '.join(map(str, pair))} px: {error}",
+                got=f"an image of {' x '.join(map(str, tensors[0].shape))}: {error}",
                 expected="every height and width from 1 px on",
                 remedy="write the operator that asks for the size so that it need not",
             ) from error
