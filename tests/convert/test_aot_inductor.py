@@ -186,9 +186,9 @@ def test_other_values_are_refused(source: Path, package: Path) -> None:
 
     image = bright_image(72, 104, 5)
     with pytest.raises(ExportError, match=r"output 3: 320 of 320 values differ"):
-        require_equal(other, package / "model.pt2", [image], "cpu")
+        require_equal(other, package / "model.pt2", [(image,)], "cpu")
     with pytest.raises(ExportError, match=r"output 1: torch\.float32 \(5,\) where the program gives"):
-        require_equal(lambda image: program(image)[:1] * 4, package / "model.pt2", [image], "cpu")
+        require_equal(lambda image: program(image)[:1] * 4, package / "model.pt2", [(image,)], "cpu")
 
 
 def test_changed_code_is_not_loaded(package: Path, tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_says_that_there_is_no_compiler(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(ExportError, match=r"needs a C\+\+ compiler; got: no program 'g\+\+'"):
+    with pytest.raises(RuntimeUnavailableError, match=r"needs a C\+\+ compiler; got: no program 'g\+\+'"):
         AotInductor().convert(source, [], tmp_path / "none")  # type: ignore[arg-type]
     assert not (tmp_path / "none").exists()
 

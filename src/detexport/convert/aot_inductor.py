@@ -7,7 +7,7 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -24,8 +24,9 @@ from torch.export.passes import move_to_device_pass
 from detexport.artifact import Artifact, Format
 from detexport.contract import TensorSpec
 from detexport.convert.conversion import Samples, read_source, write_converted
-from detexport.errors import ExportError
+from detexport.errors import ExportError, RuntimeUnavailableError
 from detexport.files import repack_zip
+from detexport.preprocess import graph_inputs
 from detexport.pt2 import in_root, load_program, nms_keeps_any_number, one_is_a_size
 
 MAIN_FILE = "model.pt2"
@@ -66,7 +67,8 @@ class AotInductor:
         def write(folder: Path) -> None:
             package = folder / MAIN_FILE
             self._compile(program, package)
-            require_equal(reference, package, images, self.device)
+            inputs = (tuple(graph_inputs(source.contract, image).values()) for image in images)
+            require_equal(reference, package, inputs, self.device)
 
         return write_converted(
             self,
@@ -80,10 +82,15 @@ class AotInductor:
         )
 
     def _require_tools(self) -> None:
-        """Refuse what cannot be compiled here."""
+        """Refuse what cannot be compiled here.
+
+        Raises:
+            RuntimeUnavailableError: this machine lacks the compiler or the device.
+            ExportError: nothing can be compiled for such a device or processor.
+        """
         compiler = os.environ.get("CXX", "g++")
         if shutil.which(compiler) is None:
-            raise ExportError(
+            raise RuntimeUnavailableError(
                 "AOTInductor needs a C++ compiler",
                 got=f"no program '{compiler}'",
                 expected="g++ on the PATH, or the compiler that CXX names",
@@ -96,12 +103,18 @@ class AotInductor:
                 expected=f"one of {', '.join(INSTRUCTION_SETS)}, on x86_64",
                 remedy="choose one of these, or convert on such a machine",
             )
-        if self.device not in ("cpu", "cuda") or (self.device == "cuda" and not torch.cuda.is_available()):
+        if self.device not in ("cpu", "cuda"):
             raise ExportError(
                 f"AOTInductor cannot compile for '{self.device}'",
-                got=f"{torch.cuda.device_count()} CUDA device(s) on this machine",
-                expected="'cpu', or 'cuda' where there is one",
-                remedy="choose 'cpu', or convert where the device and its driver are",
+                expected="'cpu' or 'cuda'",
+                remedy="choose one",
+            )
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise RuntimeUnavailableError(
+                "AOTInductor cannot compile for 'cuda'",
+                got="no CUDA device on this machine",
+                expected="a CUDA device and its driver",
+                remedy="choose 'cpu', or convert where the device is",
             )
 
     def _compile(self, program: torch.export.ExportedProgram, package: Path) -> None:
@@ -193,7 +206,7 @@ def _sized(spec: TensorSpec, size: tuple[int, int]) -> list[int]:
     return [dim if isinstance(dim, int) else next(sides) for dim in spec.shape]
 
 
-def require_equal(program: Any, package: Path, images: list[np.ndarray], device: str) -> None:
+def require_equal(program: Any, package: Path, inputs: Iterable[tuple[np.ndarray, ...]], device: str) -> None:
     """See that a package computes what the program does that it was compiled from.
 
     Compiled code trusts the layout that it was promised for every tensor; where the promise does not hold it
@@ -204,18 +217,18 @@ def require_equal(program: Any, package: Path, images: list[np.ndarray], device:
     """
     with checked_layouts(), quiet():
         compiled = torch._inductor.aoti_load_package(str(package))
-        for image in images:
-            tensor = torch.from_numpy(np.require(image, requirements=("C", "W")))
+        for arrays in inputs:
+            tensors = [torch.from_numpy(np.require(array, requirements=("C", "W"))) for array in arrays]
             with torch.inference_mode():
-                expected = program(tensor)
+                expected = program(*tensors)
                 try:
-                    actual = compiled(tensor.to(device))
+                    actual = compiled(*(tensor.to(device) for tensor in tensors))
                 except RuntimeError as error:
-                    raise _differs(image, str(error).strip().splitlines()[0]) from error
+                    raise _differs(arrays[0], str(error).strip().splitlines()[0]) from error
             for index, (want, got) in enumerate(zip(expected, actual, strict=True)):
                 fault = _fault(want, got.cpu())
                 if fault:
-                    raise _differs(image, f"output {index}: {fault}")
+                    raise _differs(arrays[0], f"output {index}: {fault}")
 
 
 def _fault(want: torch.Tensor, got: torch.Tensor) -> str:
