@@ -111,6 +111,10 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+ARCHIVE_ROOT = "model"
+"""The folder in an archive that all its members lie in; torch names it after a file, or makes a name up."""
+
+
 def repack_zip(
     source: Path | IO[bytes], target: Path, left_out: tuple[str, ...], rename: Callable[[str], str] = str
 ) -> None:
@@ -120,12 +124,13 @@ def repack_zip(
         source: an archive whose members are not compressed, as torch writes them.
         target: the archive to write.
         left_out: ends of the names of members that are dropped.
-        rename: gives each of the others its name.
+        rename: gives each of the others its name, from its name below ``ARCHIVE_ROOT``.
     """
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as new:
         for member in sorted(old.infolist(), key=lambda info: info.filename):
             if not member.filename.endswith(left_out):
-                _copy_member(old, member, new, rename(member.filename))
+                in_root = f"{ARCHIVE_ROOT}/{member.filename.partition('/')[2]}"
+                _copy_member(old, member, new, rename(in_root))
 
 
 def _copy_member(

@@ -20,9 +20,8 @@ import torchvision  # noqa: F401 - its operators are looked up by name when a pr
 from torch.export import ExportedProgram
 
 from detexport.errors import ArtifactError
-from detexport.files import repack_zip
+from detexport.files import ARCHIVE_ROOT, repack_zip
 
-ROOT = "model"
 # A checksum that follows from the rest.
 LEFT_OUT = (".data/serialization_id",)
 SAMPLE_INPUTS = "data/sample_inputs/model.pt"
@@ -72,13 +71,8 @@ def save_program(program: ExportedProgram, path: Path) -> None:
     # Into memory first: torch's own writer ends the whole process where the disk is full.
     saved = io.BytesIO()
     torch.export.save(program, saved)
-    repack_zip(saved, path, LEFT_OUT, in_root)
+    repack_zip(saved, path, LEFT_OUT)
     require_plain(path)
-
-
-def in_root(name: str) -> str:
-    """A member's name below ``ROOT``, whatever the folder that torch made up."""
-    return f"{ROOT}/{name.partition('/')[2]}"
 
 
 def load_program(path: Path) -> ExportedProgram:
@@ -122,7 +116,7 @@ def require_plain(path: Path) -> None:
 
 
 def _require_members(archive: zipfile.ZipFile, path: Path) -> None:
-    root = f"{ROOT}/"
+    root = f"{ARCHIVE_ROOT}/"
     names = archive.namelist()
     for member in archive.infolist():
         name = member.filename

@@ -27,7 +27,7 @@ from detexport.convert.conversion import Samples, read_source, write_converted
 from detexport.errors import ExportError, RuntimeUnavailableError
 from detexport.files import repack_zip
 from detexport.preprocess import graph_inputs
-from detexport.pt2 import in_root, load_program, nms_keeps_any_number, one_is_a_size
+from detexport.pt2 import load_program, nms_keeps_any_number, one_is_a_size
 
 MAIN_FILE = "model.pt2"
 LEFT_OUT = (".cpp", "kernel_metadata.json", ".data/serialization_id")
@@ -135,7 +135,7 @@ class AotInductor:
         # Into memory first: torch's own writer ends the whole process where the disk is full.
         saved = io.BytesIO()
         package_aoti(saved, files)
-        repack_zip(saved, package, LEFT_OUT, lambda name: DIGEST.sub("model", in_root(name)))
+        repack_zip(saved, package, LEFT_OUT, lambda name: DIGEST.sub("model", name))
         shutil.rmtree(Path(files[0]).parent)  # Inductor's cache keeps it for ever
 
     def _settings(self) -> dict[str, Any]:

@@ -10,8 +10,6 @@ from detexport.errors import ExportError
 from detexport.files import repack_zip
 
 MAIN_FILE = "model.pt"
-# The archive's root folder is named after the file, as torch names it.
-ROOT = Path(MAIN_FILE).stem
 # Source ranges with absolute paths, and a checksum over them; a loaded module works without either.
 LEFT_OUT = (".debug_pkl", ".data/serialization_id")
 
@@ -39,9 +37,4 @@ def save_reproducibly(module: torch.jit.ScriptModule, path: Path) -> None:
         path: the file to write.
     """
     # Into memory first: torch's own writer ends the whole process where the disk is full.
-    repack_zip(io.BytesIO(module.save_to_buffer()), path, LEFT_OUT, rename=_in_root)
-
-
-def _in_root(name: str) -> str:
-    """A member's name below ``ROOT``, whatever the folder that torch made up."""
-    return f"{ROOT}/{name.partition('/')[2]}"
+    repack_zip(io.BytesIO(module.save_to_buffer()), path, LEFT_OUT)
