@@ -18,7 +18,7 @@ from detexport.data.coco import load_coco
 from detexport.data.mapping import GroundTruth
 from detexport.engine.evaluation import evaluate
 from detexport.engine.training import TrainingSettings, seed_everything, train
-from detexport.files import read_json
+from detexport.files import read_json, write_json
 from detexport.modeling import build_model
 
 KEYPOINT_SIGMA = 0.05
@@ -49,14 +49,14 @@ def new_model(name: str, num_classes: int, num_keypoints: int | None) -> Any:
 
 
 def main() -> None:
-    """Train, judge on the validation split, write the averaged weights."""
+    """Train, judge on the validation split, write the averaged weights and, beside them, what they find."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("name")
     parser.add_argument("data", type=Path)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--iterations", type=int, default=150)
-    parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--learning-rate", type=float, default=0.004)
+    parser.add_argument("--iterations", type=int, default=800)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--learning-rate", type=float, default=0.002)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     settings = TrainingSettings(
@@ -66,7 +66,7 @@ def main() -> None:
         warmup_iterations=arguments.iterations // 10,
         weight_decay=0.05,
         gradient_norm=5.0,
-        average_decay=0.95,
+        average_decay=0.99,
         flip=True,
         seed=0,
         threads=arguments.threads,
@@ -83,9 +83,14 @@ def main() -> None:
     model = new_model(arguments.name, len(train_set.class_names), num_keypoints)
     averaged = train(model, train_set, settings, truth)
     model.load_state_dict(averaged, strict=False)
-    for metric, value in evaluate(model, val_set, (KEYPOINT_SIGMA,) * (num_keypoints or 0)).items():
+    quality = evaluate(model, val_set, (KEYPOINT_SIGMA,) * (num_keypoints or 0))
+    for metric, value in quality.items():
         print(f"{metric}: {value:.3f}")
     write_state_dict(averaged, arguments.checkpoint)
+    write_json(
+        arguments.checkpoint.with_suffix(".json"),
+        {metric: round(value, 4) for metric, value in quality.items()},
+    )
 
 
 if __name__ == "__main__":

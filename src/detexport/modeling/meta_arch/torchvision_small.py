@@ -31,6 +31,9 @@ CHANNELS = 32
 STAGES = (16, 16, 24, 32, 48)
 """Channels of the stem and of the four stages after it, each of half the resolution of the one before."""
 
+STRIDES = (8, 16, 32, 64, 128)
+"""Of the levels of a detector in one stage, in px."""
+
 OBJECT_SIDES = (16, 24, 40, 64, 96)
 """Sides in px of the anchors' squares, one a level."""
 
@@ -103,13 +106,15 @@ def keypoint_rcnn(*, num_classes: int, num_keypoints: int = 5) -> detection.Keyp
 
 
 def retinanet(*, num_classes: int) -> detection.RetinaNet:
-    """RetinaNet, strides 8 to 128, three anchors a cell; its head normalized as in torchvision's second."""
-    anchors = AnchorGenerator(tuple((side,) for side in OBJECT_SIDES), ((0.5, 1.0, 2.0),) * len(OBJECT_SIDES))
+    """RetinaNet, strides 8 to 128, nine anchors a cell; its head normalized as in torchvision's second."""
+    # Twice the stride and the two thirds of an octave above, so that neighbouring levels leave no gap.
+    sides = tuple(tuple(round(2 * stride * 2 ** (third / 3)) for third in range(3)) for stride in STRIDES)
+    anchors = AnchorGenerator(sides, ((0.5, 1.0, 2.0),) * len(sides))
     return detection.RetinaNet(
         pyramid(2, LastLevelP6P7(CHANNELS, CHANNELS)),
         num_classes,
         anchor_generator=anchors,
-        head=RetinaNetHead(CHANNELS, 3, num_classes, norm_layer=partial(nn.GroupNorm, 8)),
+        head=RetinaNetHead(CHANNELS, 9, num_classes, norm_layer=partial(nn.GroupNorm, 8)),
         detections_per_img=20,
     )
 
