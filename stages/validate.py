@@ -44,6 +44,7 @@ def main(
         min_detections=parity.min_detections,
         draw=parity.draw,
         measure=quality_measure(precision, expected, artifact_dir, data) if precision else None,
+        reduced=bool(precision),
     )
     report.save(save_to, save_drawn_to)
     echo(f"{job}: {'passed' if report.passed else 'did not pass'}")

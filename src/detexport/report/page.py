@@ -13,7 +13,7 @@ from detexport.errors import RuntimeUnavailableError
 from detexport.files import atomic_file
 from detexport.parity.measures import MEASURES, tell
 from detexport.parity.reference import read_reference
-from detexport.parity.validate import read_drawn
+from detexport.parity.report import read_drawn
 from detexport.report.collect import Job, Model, Results
 
 TEMPLATE = "page.html.jinja"
