@@ -14,11 +14,13 @@ from detexport.artifact import read_artifact
 from detexport.data.coco import load_coco
 from detexport.errors import ConfigError, DataError
 from detexport.metrics.judge import annotation_kind
-from detexport.parity.quality import Quality, measure_quality
+from detexport.parity.quality import FLOAT32, Quality, measure_quality
 from detexport.parity.reference import Reference, read_reference
 from detexport.parity.validate import validate_artifact
 from detexport.runtime.session import Session
 from stage import instantiate, load_params, run
+
+NOT_MEASURED = "quality: not measured (parity.quality_images=0)"
 
 
 def main(
@@ -34,7 +36,7 @@ def main(
     target = load_params(f"targets.{load_params(f'jobs.{job}.target')}")
     engine = instantiate(target.runtime)
     expected = read_reference(reference)
-    precision = target.get("precision")
+    precision = target.get("precision", FLOAT32)
     report = validate_artifact(
         engine,
         artifact_dir,
@@ -43,22 +45,28 @@ def main(
         job=job,
         min_detections=parity.min_detections,
         draw=parity.draw,
-        measure=quality_measure(precision, expected, artifact_dir, data) if precision else None,
+        measure=quality_measure(precision, expected, artifact_dir, data),
+        reduced=precision != FLOAT32,
     )
     report.save(save_to, save_drawn_to)
     echo(f"{job}: {'passed' if report.passed else 'did not pass'}")
+    for note in report.quality.notes if report.quality else [NOT_MEASURED]:
+        echo(f"  {note}")
     for reason in report.reasons:
         echo(f"  {reason}")
 
 
 def quality_measure(
     precision: str, reference: Reference, artifact_dir: Path, data: Path
-) -> Callable[[Session], Quality]:
-    """How an artifact of reduced PRECISION is judged, on the images that the eager model was judged on.
+) -> Callable[[Session], Quality] | None:
+    """How an artifact of PRECISION is judged, on the images that the eager model was judged on.
+
+    Returns:
+        none where nobody asked for it.
 
     Raises:
         ConfigError: there is no budget for the precision.
-        DataError: the reference does not say how good the eager model is.
+        DataError: the precision is reduced, and the reference does not say how good the eager model is.
     """
     budgets = load_params("parity.budgets")
     if precision not in budgets:
@@ -68,12 +76,14 @@ def quality_measure(
             expected=precision,
             remedy=f"-S +parity.budgets.{precision}=<difference of average precision>",
         )
+    if reference.quality is None and precision == FLOAT32:
+        return None
     if reference.quality is None:
         raise DataError(
-            "the reference does not say how good the eager model is",
-            got="no quality",
+            "the reference does not say how good the eager model is, which decides on reduced precision",
+            got="parity.quality_images=0",
             expected="its metrics on annotated images",
-            remedy="run the stage `reference` again",
+            remedy="set parity.quality_images, and run the stage `reference` again",
         )
     kind = annotation_kind(read_artifact(artifact_dir).contract)
     return partial(

@@ -36,6 +36,7 @@ def prove(
     *,
     target: str,
     measure: Callable[[Session], Quality] | None = None,
+    reduced: bool = False,
 ) -> None:
     """Run model and artifact on the samples, and say how far they are apart.
 
@@ -47,14 +48,21 @@ def prove(
         files: the samples.
         reference: folder for what the model gives.
         target: its name.
-        measure: for reduced precision, how the artifact is judged instead.
+        measure: how the artifact is judged against annotations.
+        reduced: the artifact's precision is reduced: that alone decides.
 
     Raises:
         ExportError: they are further apart than the table of limits allows, or the budget of the precision.
     """
     write_reference(reference, _eager(net, contract, files), contract=contract, environment={})
     report = validate_artifact(
-        engine, artifact_dir, read_reference(reference), Tolerance(), job=target, measure=measure
+        engine,
+        artifact_dir,
+        read_reference(reference),
+        Tolerance(),
+        job=target,
+        measure=measure,
+        reduced=reduced,
     )
     _tell(report)
     if not report.passed:

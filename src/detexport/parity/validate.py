@@ -32,7 +32,7 @@ class ParityReport:
         contract: the artifact's; what the model gives decides what is measured.
         samples: the measurement of each sample, by its id.
         faults: what is wrong beyond single samples.
-        quality: where the precision is reduced, what was reached against annotations.
+        quality: what was reached against annotations, where that was measured.
         drawn: the runtime's outputs on a few samples, for pictures; not part of the JSON.
     """
 
@@ -96,15 +96,19 @@ class ParityReport:
             "samples": [{"id": id, **sample.to_json()} for id, sample in self.samples.items()],
         }
 
-    def judged_by(self, session: Session, measure: Callable[[Session], Quality]) -> "ParityReport":
-        """This report for an artifact of reduced precision: errors stay as evidence, without limits.
+    def without_limits(self) -> "ParityReport":
+        """This report for an artifact of reduced precision: errors stay as evidence.
 
-        What could not be compared at all, or not be judged, stays a reason.
+        What could not be compared at all stays a reason.
         """
         samples = {
             id: replace(sample, reasons=(), box_limit_px=None) if sample.compared else sample
             for id, sample in self.samples.items()
         }
+        return replace(self, tolerance=None, samples=samples)
+
+    def judged_by(self, session: Session, measure: Callable[[Session], Quality]) -> "ParityReport":
+        """This report with the task metric; a runtime that fails on its images is a reason."""
         quality, faults = None, self.faults
         try:
             quality = measure(session)
@@ -112,7 +116,7 @@ class ParityReport:
             raise
         except Exception as error:
             faults = (*faults, f"quality: {type(error).__name__}: {error}")
-        return replace(self, tolerance=None, samples=samples, faults=faults, quality=quality)
+        return replace(self, faults=faults, quality=quality)
 
     def _measured(self) -> list[str]:
         return measured((*self.contract.output_names, *self.contract.results))
@@ -159,6 +163,7 @@ def validate(
     min_detections: int = 1,
     draw: int = 0,
     measure: Callable[[Session], Quality] | None = None,
+    reduced: bool = False,
 ) -> ParityReport:
     """Run a session on every sample of a reference and compare; memory does not grow with their number.
 
@@ -172,7 +177,8 @@ def validate(
         min_detections: a reference with fewer detections or proposals in all proves nothing, and the job does
             not pass; where the model gives neither, there is nothing to count.
         draw: keep the outputs on the first sample of so many images.
-        measure: for reduced precision, how the artifact is judged instead of by the tolerance.
+        measure: how the artifact is judged against annotations.
+        reduced: the artifact's precision is reduced: it is judged by ``measure`` instead of the tolerance.
     """
     contract = session.artifact.contract
     drawn_ids = first_of_each_image(reference.samples)[:draw]
@@ -197,6 +203,7 @@ def validate(
             drawn[sample.meta.id] = actual
     faults = tuple(_reference_faults(reference, contract, min_detections))
     report = ParityReport(job, session.artifact.sha256, tolerance, contract, samples, faults, drawn=drawn)
+    report = report.without_limits() if reduced else report
     return report.judged_by(session, measure) if measure else report
 
 
