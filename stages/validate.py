@@ -13,12 +13,14 @@ from typer import Option, echo
 from detexport.artifact import read_artifact
 from detexport.data.coco import load_coco
 from detexport.errors import ConfigError, DataError
+from detexport.files import sha256_file
 from detexport.metrics.judge import annotation_kind
+from detexport.parity.progress import Progress, progress_folder, validation_key
 from detexport.parity.quality import FLOAT32, Quality, measure_quality
 from detexport.parity.reference import Reference, read_reference
 from detexport.parity.validate import validate_artifact
 from detexport.runtime.session import Session
-from stage import instantiate, load_params, run
+from stage import PARAMS, instantiate, load_params, run
 
 NOT_MEASURED = "quality: not measured (parity.quality_images=0)"
 
@@ -37,18 +39,22 @@ def main(
     engine = instantiate(target.runtime)
     expected = read_reference(reference)
     precision = target.get("precision", FLOAT32)
-    report = validate_artifact(
-        engine,
-        artifact_dir,
-        expected,
-        instantiate(parity.tolerance),
-        job=job,
-        min_detections=parity.min_detections,
-        draw=parity.draw,
-        measure=quality_measure(precision, expected, artifact_dir, data),
-        reduced=precision != FLOAT32,
-    )
-    report.save(save_to, save_drawn_to)
+    settings = {"job": job, "params": sha256_file(PARAMS)}
+    key = validation_key(read_artifact(artifact_dir).sha256, reference, data, settings)
+    with Progress(progress_folder(save_to), key) as progress:
+        report = validate_artifact(
+            engine,
+            artifact_dir,
+            expected,
+            instantiate(parity.tolerance),
+            job=job,
+            min_detections=parity.min_detections,
+            draw=parity.draw,
+            measure=quality_measure(precision, expected, artifact_dir, data, progress),
+            reduced=precision != FLOAT32,
+            progress=progress,
+        )
+        report.save(save_to, save_drawn_to)
     echo(f"{job}: {'passed' if report.passed else 'did not pass'}")
     for note in report.quality.notes if report.quality else [NOT_MEASURED]:
         echo(f"  {note}")
@@ -57,7 +63,7 @@ def main(
 
 
 def quality_measure(
-    precision: str, reference: Reference, artifact_dir: Path, data: Path
+    precision: str, reference: Reference, artifact_dir: Path, data: Path, progress: Progress
 ) -> Callable[[Session], Quality] | None:
     """How an artifact of PRECISION is judged, on the images that the eager model was judged on.
 
@@ -93,6 +99,7 @@ def quality_measure(
         precision=precision,
         budget=budgets[precision],
         least=load_params("parity.least_quality"),
+        progress=progress,
     )
 
 

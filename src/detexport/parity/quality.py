@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from detexport.errors import DataError
 from detexport.metrics.bootstrap import PairedDifference, paired_difference
 from detexport.metrics.judge import HEADLINES, Finding, Judge, Judgement
 from detexport.metrics.tallies import unpack_tallies
+from detexport.parity.progress import Progress
 from detexport.parity.reference import EagerQuality
 from detexport.predictions import predict
 from detexport.runtime.session import Session
@@ -138,6 +140,7 @@ def measure_quality(
     precision: str,
     budget: float,
     least: float,
+    progress: Progress | None = None,
 ) -> Quality:
     """Judge an artifact on the images that the eager model was judged on.
 
@@ -148,13 +151,14 @@ def measure_quality(
         precision: of the target.
         budget: see ``Quality``.
         least: see ``Quality``.
+        progress: what an earlier run has found, which this one goes on from.
 
     Raises:
         DataError: the data set lacks an image that the eager model was judged on, or the annotations.
     """
     records = records_of(dataset, eager.image_ids)
     judge = Judge(dataset, eager.keypoint_sigmas)
-    reached = judge.conclude(findings(session, records, judge))
+    reached = judge.conclude(findings(session, records, judge, progress or Progress()))
     return compare_quality(eager, reached, precision=precision, budget=budget, least=least)
 
 
@@ -205,8 +209,15 @@ def records_of(dataset: CocoDataset, image_ids: tuple[int, ...]) -> list[CocoRec
     return [records[image_id] for image_id in image_ids]
 
 
-def findings(session: Session, records: list[CocoRecord], judge: Judge) -> Iterator[Finding]:
+def findings(
+    session: Session, records: list[CocoRecord], judge: Judge, progress: Progress
+) -> Iterator[Finding]:
     """What an artifact finds on each image."""
-    order = session.artifact.contract.channel_order
     for record in tqdm(records, desc="task metric", unit="image"):
-        yield judge.look(record, predict(session, read_image(record.file_name, order)))
+        look = partial(_look, session, record, judge)
+        yield progress.once(f"task metric {record.image_id}", Finding, look)
+
+
+def _look(session: Session, record: CocoRecord, judge: Judge) -> Finding:
+    image = read_image(record.file_name, session.artifact.contract.channel_order)
+    return judge.look(record, predict(session, image))
