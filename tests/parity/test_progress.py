@@ -151,7 +151,15 @@ def test_without_a_folder_nothing_is_kept() -> None:
 
 
 def test_a_measurement_comes_back_as_it_was() -> None:
-    one = OneSided(1, 2, 0.1 + 0.2, (1.5, 2.5, 3.5, float(np.float32(0.1))), excused=True, why="near")
+    one = OneSided(
+        1,
+        2,
+        0.1 + 0.2,
+        (1.5, 2.5, 3.5, float(np.float32(0.1))),
+        "the score threshold",
+        0.1 + 0.7,
+        excused=True,
+    )
     sample = SampleParity(
         3, 2, 1, missing=(one,), errors={"box_error_px": 1e-7, "mask_error_px": 3}, box_limit_px=None
     )
