@@ -16,10 +16,11 @@ from detexport.config.cfg import load_cfg
 from detexport.contract import Contract
 from detexport.data.coco import CocoRecord, load_coco, read_image
 from detexport.data.resize import resize_image, resized_size
-from detexport.engine.evaluation import evaluate, spread
+from detexport.engine.evaluation import judge_model, spread
 from detexport.errors import DataError
 from detexport.files import read_json
 from detexport.metrics.judge import annotation_kind
+from detexport.metrics.tallies import pack_tallies
 from detexport.modeling import build_model
 from detexport.parity.eager import run_eager
 from detexport.parity.outputs import Outputs
@@ -56,7 +57,7 @@ def main(
         save_dir,
         samples(net, contract, chosen, params.scales),
         contract=contract,
-        quality=measure_eager(net, contract, data, sigmas) if load_params("reduced_precision") else None,
+        quality=measure_eager(net, contract, data, sigmas) if params.quality_images else None,
         environment={
             "threads": torch.get_num_threads(),
             "dtype": "float32",
@@ -68,11 +69,11 @@ def main(
 
 
 def measure_eager(net: nn.Module, contract: Contract, data: Path, sigmas: tuple[float, ...]) -> EagerQuality:
-    """How good the eager model is on annotated images, which targets of reduced precision are held to."""
+    """How good the eager model is on annotated images, which every target is held to."""
     dataset = load_coco(data, "val", load_params("data.categories"), annotation_kind(contract))
     chosen = spread(dataset, load_params("parity.quality_images"))
-    metrics = evaluate(net, chosen, sigmas)
-    return EagerQuality(metrics, tuple(image.image_id for image in chosen.images), sigmas)
+    judged = judge_model(net, chosen, sigmas)
+    return EagerQuality(judged.metrics, judged.image_ids, sigmas, pack_tallies(judged.tallies))
 
 
 def samples(

@@ -91,7 +91,7 @@ def test_an_artifact_that_agrees_passes_and_the_gate_opens(workspace: Path) -> N
         "  contract passed",
         "  drift    passed",
         "  flips    passed",
-        "  metric   not judged",
+        "  metric   not judged (not measured)",
     ]
     assert "1/1" in result.stderr, "a progress bar"
     assert verdict(workspace)["passed"] is True

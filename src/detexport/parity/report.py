@@ -109,6 +109,7 @@ class ParityReport:
                 "Does it find as much of what is annotated?",
                 self.quality is not None,
                 self.quality.faults if self.quality else (),
+                "; ".join(self.quality.notes) if self.quality else "not measured",
             ),
         }
 

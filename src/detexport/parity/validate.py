@@ -1,6 +1,7 @@
 """Validate an artifact: its runtime against the stored reference, one image after another."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from detexport.contract import Contract
 from detexport.errors import RuntimeUnavailableError
 from detexport.parity.compare import SampleParity, Tolerance, compare
 from detexport.parity.outputs import Outputs, array_faults
+from detexport.parity.progress import Progress
 from detexport.parity.quality import Quality
 from detexport.parity.reference import Reference, Sample, contract_sha256
 from detexport.parity.report import ParityReport
@@ -29,6 +31,7 @@ def validate(
     draw: int = 0,
     measure: Callable[[Session], Quality] | None = None,
     reduced: bool = False,
+    progress: Progress | None = None,
 ) -> ParityReport:
     """Run a session on every sample of a reference and compare; memory does not grow with their number.
 
@@ -45,28 +48,18 @@ def validate(
         measure: how what the artifact finds is held against annotations; none leaves that out.
         reduced: whether the target computes in less than float32: that alone judges it then, errors are
             evidence.
+        progress: what an earlier run has measured, which this one goes on from.
     """
     contract = session.artifact.contract
     drawn_ids = first_of_each_image(reference.samples)[:draw]
     samples, drawn = {}, {}
+    progress = progress or Progress()
     for sample in tqdm(reference.samples, desc=job, unit="image"):
-        try:
-            actual = _run(session, sample, contract)
-        except MemoryError:  # says something of the machine, nothing of the artifact
-            raise
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            samples[sample.meta.id] = SampleParity(sample.detections, 0, broken=(reason,))
-            continue
-        samples[sample.meta.id] = compare(
-            sample.expected(),
-            actual,
-            tolerance=tolerance,
-            contract=contract,
-            scale=_scale(sample),
-        )
-        if sample.meta.id in drawn_ids:
-            drawn[sample.meta.id] = actual
+        id = sample.meta.id
+        measure_it = partial(_measure, session, sample, tolerance, keep=id in drawn_ids)
+        samples[id], outputs = progress.once_with_outputs(f"sample {id}", SampleParity, measure_it)
+        if outputs is not None:
+            drawn[id] = outputs
     faults = tuple(_reference_faults(reference, contract, min_detections))
     report = ParityReport(job, session.artifact.sha256, tolerance, contract, samples, faults, drawn=drawn)
     if measure:
@@ -100,6 +93,24 @@ def first_of_each_image(samples: Iterable[Sample]) -> list[str]:
     for sample in samples:
         first.setdefault(sample.meta.image_id, sample.meta.id)
     return list(first.values())
+
+
+def _measure(
+    session: Session, sample: Sample, tolerance: Tolerance, *, keep: bool
+) -> tuple[SampleParity, Outputs | None]:
+    """The measurement of a sample, and the runtime's outputs if they are to be kept."""
+    contract = session.artifact.contract
+    try:
+        actual = _run(session, sample, contract)
+    except MemoryError:  # says something of the machine, nothing of the artifact
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        return SampleParity(sample.detections, 0, broken=(reason,)), None
+    measured = compare(
+        sample.expected(), actual, tolerance=tolerance, contract=contract, scale=_scale(sample)
+    )
+    return measured, actual if keep else None
 
 
 def _run(session: Session, sample: Sample, contract: Contract) -> Outputs:
