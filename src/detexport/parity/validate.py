@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from tqdm import tqdm
@@ -13,12 +13,13 @@ from detexport.contract import Contract
 from detexport.errors import DataError, RuntimeUnavailableError
 from detexport.files import atomic_file, write_json
 from detexport.parity.compare import SampleParity, Tolerance, compare
+from detexport.parity.inputs import claimed, groups
 from detexport.parity.measures import measured
 from detexport.parity.outputs import Outputs, array_faults, pack, unpack
 from detexport.parity.quality import Quality
-from detexport.parity.reference import Reference, Sample, contract_sha256
+from detexport.parity.reference import DATA, Reference, Sample, contract_sha256
 from detexport.postprocess import postprocess
-from detexport.runtime.session import Engine, Session, memory_guard
+from detexport.runtime.session import BatchSession, Engine, Session, memory_guard
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class ParityReport:
         samples: the measurement of each sample, by its id.
         faults: what is wrong beyond single samples.
         quality: where the precision is reduced, what was reached against annotations.
+        left_out: why a sample was not run, by its id: what the artifact does not claim.
         drawn: the runtime's outputs on a few samples, for pictures; not part of the JSON.
     """
 
@@ -43,6 +45,7 @@ class ParityReport:
     samples: dict[str, SampleParity]
     faults: tuple[str, ...] = ()
     quality: Quality | None = None
+    left_out: dict[str, str] = field(default_factory=dict)
     drawn: dict[str, Outputs] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -93,6 +96,7 @@ class ParityReport:
                 "actual": sum(sample.actual for sample in samples),
                 "paired": sum(sample.paired for sample in samples),
             },
+            "not_claimed": self.left_out,
             "samples": [{"id": id, **sample.to_json()} for id, sample in self.samples.items()],
         }
 
@@ -176,27 +180,31 @@ def validate(
     """
     contract = session.artifact.contract
     drawn_ids = first_of_each_image(reference.samples)[:draw]
-    samples, drawn = {}, {}
-    for sample in tqdm(reference.samples, desc=job, unit="image"):
+    samples, drawn, left_out = {}, {}, {}
+    for group in tqdm(groups(reference.samples), desc=job, unit="image"):
+        unclaimed = claimed(session.artifact, [sample.meta for sample in group])
+        if unclaimed:
+            left_out |= {sample.meta.id: unclaimed for sample in group}
+            continue
         try:
-            actual = _run(session, sample, contract)
+            found = _run(session, group, contract)
         except MemoryError:  # says something of the machine, nothing of the artifact
             raise
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
-            samples[sample.meta.id] = SampleParity(sample.detections, 0, reasons=(reason,))
+            for sample in group:
+                samples[sample.meta.id] = SampleParity(sample.detections, 0, reasons=(reason,))
             continue
-        samples[sample.meta.id] = compare(
-            sample.expected(),
-            actual,
-            tolerance=tolerance,
-            contract=contract,
-            scale=_scale(sample),
-        )
-        if sample.meta.id in drawn_ids:
-            drawn[sample.meta.id] = actual
+        for sample, actual in zip(group, found, strict=True):
+            samples[sample.meta.id] = compare(
+                sample.expected(), actual, tolerance=tolerance, contract=contract, scale=_scale(sample)
+            )
+            if sample.meta.id in drawn_ids:
+                drawn[sample.meta.id] = actual
     faults = tuple(_reference_faults(reference, contract, min_detections))
-    report = ParityReport(job, session.artifact.sha256, tolerance, contract, samples, faults, drawn=drawn)
+    report = ParityReport(
+        job, session.artifact.sha256, tolerance, contract, samples, faults, left_out=left_out, drawn=drawn
+    )
     return report.judged_by(session, measure) if measure else report
 
 
@@ -221,21 +229,30 @@ def validate_artifact(
 
 
 def first_of_each_image(samples: Iterable[Sample]) -> list[str]:
-    """Ids of the first sample of each image."""
+    """Ids of the first sample of each image of the data set."""
     first: dict[int, str] = {}
     for sample in samples:
-        first.setdefault(sample.meta.image_id, sample.meta.id)
+        if sample.meta.kind == DATA:
+            first.setdefault(sample.meta.image_id, sample.meta.id)
     return list(first.values())
 
 
-def _run(session: Session, sample: Sample, contract: Contract) -> Outputs:
-    image, output_size = sample.image(), sample.meta.output_size
-    with memory_guard(image.shape):
-        outputs = session(image, output_size)
-        faults = output_faults(outputs, contract, image, output_size)
-        if faults:
-            raise ValueError("; ".join(faults))
-        return postprocess(outputs, sample.meta.image_size, output_size, contract)
+def _run(session: Session, group: tuple[Sample, ...], contract: Contract) -> list[Outputs]:
+    """The outputs of a sample, or of all of a batch in one call."""
+    images = [sample.image() for sample in group]
+    sizes = [sample.meta.output_size for sample in group]
+    with memory_guard(*(image.shape for image in images)):
+        if group[0].meta.batch:
+            given = cast(BatchSession, session).run_batch(images, sizes)
+        else:
+            given = [session(images[0], sizes[0])]
+        found = []
+        for image, size, outputs in zip(images, sizes, given, strict=True):
+            faults = output_faults(outputs, contract, image, size)
+            if faults:
+                raise ValueError("; ".join(faults))
+            found.append(postprocess(outputs, image.shape[1:], size, contract))
+        return found
 
 
 def output_faults(
