@@ -46,8 +46,8 @@ ASPECT = 8
 ODD_SCALE = 0.9
 TILES = 4
 TILE_PX = 128
-"""Sides of a tile are multiples of this, so that all copies meet the grids of strides alike: their scores are then
-equal to the last bit, or nearly."""
+"""Sides of a tile are multiples of this, so that all copies meet the grids of strides alike: their scores
+are then equal to the last bit, or nearly."""
 PROBED_BELOW = 0.01
 """How far below the lowest threshold scores are looked at."""
 
@@ -186,7 +186,8 @@ def _made(records: Sequence[CocoRecord], contract: Contract) -> Iterator[Picture
     images = [read_image(record.file_name, contract.channel_order) for record in records[:ASPECT]]
     first = records[0]
     height, width = resized_size(first.height, first.width, contract.resize)
-    odd = tuple(side | 1 for side in resized_size(first.height, first.width, contract.resize, ODD_SCALE))
+    even = resized_size(first.height, first.width, contract.resize, ODD_SCALE)
+    odd = even[0] | 1, even[1] | 1
     frame = first.height, first.width
     yield (
         replace(_meta(ODD, odd, frame), image_id=first.image_id, file=first.file_name.name, scale=ODD_SCALE),
@@ -207,7 +208,8 @@ def _made(records: Sequence[CocoRecord], contract: Contract) -> Iterator[Picture
 def _nothing(kind: str, size: Size, contract: Contract) -> np.ndarray:
     if kind == NOISE:
         return noise(size)
-    return plain(size, {FLAT: contract.pixel_mean, BLACK: 0, WHITE: 255}[kind])
+    colors = {FLAT: contract.pixel_mean, BLACK: (0.0,), WHITE: (255.0,)}
+    return plain(size, colors[kind])
 
 
 def _most(crowded: list[np.ndarray], contract: Contract, plan: Plan, run: Run) -> Triple:
@@ -252,7 +254,7 @@ def _sought(trail: Trail, contract: Contract, plan: Plan, *, has_one: bool) -> I
 def _near(trail: Trail, threshold: float, plan: Plan) -> dict[str, Find]:
     """Places with a score next to a threshold on either side, and with one ``plan.offset`` away."""
     left = plan.threshold_runs
-    left -= trail.approach(threshold, runs=left, hair=plan.hair)
+    left -= trail.approach(threshold, runs=left - left // 4, hair=plan.hair)
     finds = {"above": trail.nearest(threshold, 1), "below": trail.nearest(threshold, -1)}
     for name, sign in (("higher", 1), ("lower", -1)):
         level = threshold + sign * plan.offset
@@ -269,13 +271,8 @@ def _batches(pictures: Sequence[Picture], run: Run) -> Iterator[Triple]:
     of_data = [picture for picture in pictures if picture[0].kind == DATA]
     extreme = [picture for picture in pictures if picture[0].kind in (WIDE, TALL, FLAT)]
     for number, batch in enumerate((_of_different_sizes(of_data), extreme), start=1):
-        for place, ((meta, image), outputs) in enumerate(
-            zip(
-                batch,
-                run([image for _, image in batch], [meta.output_size for meta, _ in batch]),
-                strict=True,
-            )
-        ):
+        given = run([image for _, image in batch], [meta.output_size for meta, _ in batch])
+        for place, ((meta, image), outputs) in enumerate(zip(batch, given, strict=True)):
             note = f"{meta.id} in a batch of {len(batch)}"
             id = f"{BATCH}-{number}-{place}"
             yield replace(meta, id=id, kind=BATCH, note=note, batch=str(number), traced=False), image, outputs

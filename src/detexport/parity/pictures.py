@@ -10,7 +10,7 @@ Size = tuple[int, int]
 """Height and width in px."""
 
 
-def plain(size: Size, color: Sequence[float] | float) -> np.ndarray:
+def plain(size: Size, color: Sequence[float]) -> np.ndarray:
     """One color everywhere: uint8 (3, *size); ``color`` is one value, or one a channel, 0..255."""
     image = np.empty((3, *size), np.uint8)
     image[:] = np.round(np.broadcast_to(np.asarray(color, np.float64), 3)).astype(np.uint8)[:, None, None]

@@ -201,8 +201,9 @@ def _sample(entry: dict[str, Any], folder: Path) -> Sample:
 
 
 def _count(tally: Tally, meta: SampleMeta, outputs: Outputs) -> None:
-    known = meta.threshold is not None and meta.threshold_distance is not None
-    distances = {meta.threshold: meta.threshold_distance} if known else {}
+    distances: dict[float, float] = {}
+    if meta.threshold is not None and meta.threshold_distance is not None:
+        distances[meta.threshold] = meta.threshold_distance
     tally.add(kind=meta.kind, size=meta.image_size, batch=meta.batch, distances=distances, outputs=outputs)
 
 

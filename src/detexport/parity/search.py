@@ -113,7 +113,7 @@ class Trail:
             and first < (first + second) / 2 < second
             and self._cost(first, second, level)[1] < STEEPEST * (second - first)
         ]
-        return min(crossings, key=lambda places: self._cost(*places, level), default=None)
+        return min(crossings, key=lambda ends: self._cost(ends[0], ends[1], level)) if crossings else None
 
     def _cost(self, first: float, second: float, level: float) -> tuple[int, float]:
         inside, outside = self._sides(first, second, level)

@@ -180,7 +180,8 @@ def validate(
     """
     contract = session.artifact.contract
     drawn_ids = first_of_each_image(reference.samples)[:draw]
-    samples, drawn, left_out = {}, {}, {}
+    samples, drawn = {}, {}
+    left_out: dict[str, str] = {}
     for group in tqdm(groups(reference.samples), desc=job, unit="image"):
         unclaimed = claimed(session.artifact, [sample.meta for sample in group])
         if unclaimed:
