@@ -11,7 +11,7 @@ from detexport.contract import Contract
 from detexport.parity.outputs import DESCENDING, Outputs
 
 Size = tuple[int, int]
-TIE = 1e-6
+TIE = 1e-5
 """Rounding decides about the order of scores that are so near to one another."""
 
 

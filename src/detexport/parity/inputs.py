@@ -76,8 +76,8 @@ class Plan:
     mosaics: int = 3
     mosaic_area: float = 4.0
     one_runs: int = 12
-    threshold_runs: int = 32
-    hair: float = 1e-6
+    threshold_runs: int = 40
+    hair: float = 1e-5
     offset: float = 5e-4
 
     def most_runs(self, records: int, contract: Contract) -> int:

@@ -14,7 +14,7 @@ from detexport.parity.pictures import Blend
 
 SURVEY = 8
 """Steps of the first look at a way."""
-STEEPEST = 1e3
+STEEPEST = 100.0
 """A score that changes faster, per part of the way, does not change but jumps: other boxes were proposed."""
 
 Probe = Callable[[np.ndarray], np.ndarray]
