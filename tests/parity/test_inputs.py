@@ -1,4 +1,4 @@
-"""The reference's inputs: of a small trained model, of models without detections, and who is asked for them."""
+"""The reference's inputs: of a small trained model and of models without detections; who is asked for them."""
 
 import json
 from collections import Counter

@@ -13,7 +13,7 @@ SIZE = (40, 50)
 
 
 def trail(scores: Callable[[float], list[float]]) -> tuple[Trail, list[float]]:
-    """From black to white; the scores follow from the brightness in [0, 1]. With it all that was looked at."""
+    """From black to white, the scores follow from the brightness in [0, 1]; and all that was looked at."""
     seen: list[float] = []
 
     def probe(image: np.ndarray) -> np.ndarray:

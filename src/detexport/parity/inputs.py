@@ -13,6 +13,7 @@ one or a branch that some detection takes. So a reference always holds these kin
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 
@@ -39,6 +40,8 @@ ONE = "one detection"
 NEAR = "near a threshold"
 BATCH = "batch"
 
+KEPT = 25
+"""Images of the data set that others are made of; memory does not grow with their number beyond that."""
 BATCHES = 2
 BATCH_SIZE = 3
 ASPECT = 8
@@ -108,23 +111,25 @@ def inputs(
         run: the eager model.
         probe: likewise, for a model that gives scores; see ``probed_threshold``.
     """
-    seen: dict[str, tuple[int, np.ndarray]] = {}
-    pictures = [*_data(records, contract, plan.scales), *_made(records, contract)]
-    for meta, image in pictures:
+    counts: dict[str, int] = {}
+    kept: list[Picture] = []
+    for meta, image in chain(_data(records, contract, plan.scales), _made(records, contract)):
         (outputs,) = run([image], [meta.output_size])
-        seen[meta.id] = count_rows(outputs), image
+        counts[meta.id] = count_rows(outputs)
+        if meta.kind != DATA or len(kept) < KEPT * len(plan.scales):
+            kept.append((meta, image))
         yield meta, image, outputs
     if contract.row_names:
-        crowded = sorted((meta.id for meta, _ in pictures if _is_whole(meta)), key=lambda id: -seen[id][0])
-        yield _most([seen[id][1] for id in crowded], contract, plan, run)
+        whole = [(meta, image) for meta, image in kept if meta.kind == DATA and meta.scale == plan.scales[0]]
+        crowded = [image for _, image in sorted(whole, key=lambda picture: -counts[picture[0].id])]
+        yield from _most(crowded, contract, plan, run)
         if probe is not None:
-            emptiest = min((FLAT, BLACK, WHITE, NOISE), key=lambda kind: seen[_id(kind)][0])
-            full = seen[crowded[0]][1]
-            trail = Trail(Blend(_nothing(emptiest, full.shape[1:], contract), full), probe)
-            has_one = any(count == 1 for count, _ in seen.values())
-            for meta, image in _sought(trail, contract, plan, has_one=has_one):
+            emptiest = min((FLAT, BLACK, WHITE, NOISE), key=lambda kind: counts[_id(kind)])
+            nothing = _nothing(emptiest, crowded[0].shape[1:], contract)
+            trail = Trail(Blend(nothing, crowded[0]), probe)
+            for meta, image in _sought(trail, contract, plan, has_one=1 in counts.values()):
                 yield meta, image, run([image], [meta.output_size])[0]
-    yield from _batches(pictures, run)
+    yield from _batches(kept, run)
 
 
 def probed_threshold(contract: Contract) -> float:
@@ -212,7 +217,7 @@ def _nothing(kind: str, size: Size, contract: Contract) -> np.ndarray:
     return plain(size, colors[kind])
 
 
-def _most(crowded: list[np.ndarray], contract: Contract, plan: Plan, run: Run) -> Triple:
+def _most(crowded: list[np.ndarray], contract: Contract, plan: Plan, run: Run) -> Iterator[Triple]:
     """The mosaic on which the model gives the most; of images in the order of what it gave on them."""
     best: Triple | None = None
     most = -1
@@ -227,8 +232,8 @@ def _most(crowded: list[np.ndarray], contract: Contract, plan: Plan, run: Run) -
             best = replace(_meta(MOST, size), note=note), image, outputs
         if most >= contract.max_detections >= 0:
             break
-    assert best is not None
-    return best
+    if best is not None:
+        yield best
 
 
 def _sought(trail: Trail, contract: Contract, plan: Plan, *, has_one: bool) -> Iterator[Picture]:
@@ -287,11 +292,6 @@ def _of_different_sizes(pictures: Sequence[Picture]) -> list[Picture]:
         if len(chosen) < BATCH_SIZE and picture[0].image_size not in sizes and picture[0].image_id not in ids:
             chosen.append(picture)
     return chosen
-
-
-def _is_whole(meta: SampleMeta) -> bool:
-    """Whether a picture is one of the data set at the model's own size."""
-    return meta.kind == DATA and meta.scale == 1
 
 
 def _tile_side(side: int) -> int:

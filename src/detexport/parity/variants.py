@@ -39,15 +39,13 @@ def channels_last(net: nn.Module) -> Iterator[nn.Module]:
 @contextmanager
 def on_cuda(net: nn.Module, *, tf32: bool) -> Iterator[nn.Module]:
     """On a GPU, with or without the shorter mantissa of TF32."""
-    parts = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    before = [part.allow_tf32 for part in parts]
-    for part in parts:
-        part.allow_tf32 = tf32
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = convolutions.allow_tf32, products.allow_tf32
+    convolutions.allow_tf32 = products.allow_tf32 = tf32
     try:
         yield deepcopy(net).to("cuda")
     finally:
-        for part, value in zip(parts, before, strict=True):
-            part.allow_tf32 = value
+        convolutions.allow_tf32, products.allow_tf32 = before
 
 
 @contextmanager
