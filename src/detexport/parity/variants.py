@@ -33,7 +33,7 @@ def many_threads(net: nn.Module) -> Iterator[nn.Module]:
 def channels_last(net: nn.Module) -> Iterator[nn.Module]:
     """With the channels of a pixel next to one another in memory, for which there are other kernels."""
     copied = deepcopy(net)
-    yield copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    yield copied.to(memory_format=torch.channels_last)
 
 
 @contextmanager
