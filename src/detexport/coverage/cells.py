@@ -108,6 +108,8 @@ def kinds_of(samples: Sequence[Sample], contract: Contract) -> Kinds:
     sizes: dict[str, set[str]] = {name: set() for name in SIZES}
     counts: dict[str, set[str]] = {name: set() for name in COUNTS} if "scores" in contract.row_names else {}
     for sample in samples:
+        if sample.meta.batch:  # an artifact that takes one image in a call is not asked for it
+            continue
         for name in _sizes(sample.meta.image_size, exported):
             sizes[name].add(sample.meta.id)
         if counts:

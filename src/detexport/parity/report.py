@@ -56,6 +56,7 @@ class ParityReport:
         samples: the measurement of each sample, by its id.
         faults: what is wrong beyond single samples.
         quality: what it found against annotations; none where that was not measured.
+        not_claimed: why a sample was not run, by its id: what the artifact does not promise.
         drawn: the runtime's outputs on a few samples, for pictures; not part of the JSON.
     """
 
@@ -66,6 +67,7 @@ class ParityReport:
     samples: dict[str, SampleParity]
     faults: tuple[str, ...] = ()
     quality: Quality | None = None
+    not_claimed: dict[str, str] = field(default_factory=dict)
     drawn: dict[str, Outputs] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -155,6 +157,7 @@ class ParityReport:
                 "paired": sum(sample.paired for sample in samples),
             },
             "flips": self._flips(),
+            "not_claimed": self.not_claimed,
             "samples": [{"id": id, **sample.to_json()} for id, sample in self.samples.items()],
         }
 
