@@ -2,7 +2,7 @@
 
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from detexport.contract import Contract
 from detexport.data.resize import resize_image
-from detexport.diagnosis.limits import Limits, Measured, as_outputs, limits_of, measure, measure_outputs
+from detexport.diagnosis.limits import Limits, Measured, limits_of, measure, measure_outputs
 from detexport.diagnosis.segments import Cut, Kind, Segment, Step, cut, require_faithful, walk
 from detexport.diagnosis.twin import Twin, read_twin, run_segment
 from detexport.errors import ArtifactError, ExportError, RuntimeUnavailableError
@@ -81,6 +81,7 @@ class Diagnosis:
         recorded_size: likewise of the image that the segments were exported with.
         artifact: the whole artifact against the eager model, post-processed.
         segments: in the order of the computation, the post-processing last.
+        quantization: see ``Twin``.
         notes: in what the segments are not the artifact's, and where they are coarse.
         evidence: for a picture; not part of the JSON.
     """
@@ -93,6 +94,7 @@ class Diagnosis:
     recorded_size: tuple[int, int]
     artifact: SegmentReport
     segments: tuple[SegmentReport, ...]
+    quantization: str = ""
     notes: tuple[str, ...] = ()
     evidence: Evidence | None = field(default=None, repr=False, compare=False)
 
@@ -111,14 +113,20 @@ class Diagnosis:
         """The finding, in words."""
         unsaid = f" Nothing is known of {', '.join(self.unknown)}." if self.unknown else ""
         if self.first is not None:
-            although = " on its own, though the whole artifact passes on this image" if self.artifact.passed else ""
+            although = (
+                " on its own, though the whole artifact passes on this image" if self.artifact.passed else ""
+            )
             return f"The first divergence is {self.first.name}{although}: {self.first.why}.{unsaid}"
         if self.artifact.passed:
             return f"Nothing diverges on this image: the artifact and every segment of its twin pass.{unsaid}"
         known = "Every segment" if not self.unknown else "Every segment that is known"
+        blamed = (
+            f"what is left is the quantization itself, {self.quantization}"
+            if self.quantization
+            else "its packaging, its options or its runtime are at fault"
+        )
         return (
-            f"{known} passes on its own, and the artifact does not: its packaging, its options or its runtime are at "
-            f"fault, or what only the whole graph has ({self.artifact.why}).{unsaid}"
+            f"{known} passes on its own, and the artifact does not: {blamed} ({self.artifact.why}).{unsaid}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -205,9 +213,15 @@ def diagnose(
         recorded_size=(recorded.shape[1], recorded.shape[2]),
         artifact=whole,
         segments=(*reports, last),
-        notes=(*twin.notes, *chain.notes),
+        quantization=twin.quantization,
+        notes=(*twin.notes, *chain.notes, *_emptiness(outputs, contract)),
         evidence=evidence,
     )
+
+
+def _emptiness(outputs: dict[str, np.ndarray], contract: Contract) -> list[str]:
+    empty = contract.row_names and not len(outputs[contract.row_names[0]])
+    return ["the eager model finds nothing on this image; another would show more"] if empty else []
 
 
 def _smaller(image: np.ndarray) -> tuple[int, int]:
@@ -272,8 +286,9 @@ def _examine(
     return _report(head, measured), actual
 
 
-def _report(head: tuple[Any, ...], measured: Measured) -> SegmentReport:
-    return SegmentReport(*head, passed=not measured.why, **asdict(measured))
+def _report(head: tuple[str, str, tuple[str, ...], tuple[str, ...]], measured: Measured) -> SegmentReport:
+    errors, limits, worst, why = measured.errors, measured.limits, measured.worst, measured.why
+    return SegmentReport(*head, not why, errors, limits, worst, why)
 
 
 def _first_line(error: Exception) -> str:

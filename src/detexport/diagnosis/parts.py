@@ -44,7 +44,7 @@ def size_of(image: Tensor) -> Tuple[int, int]:
 class Preprocess(nn.Module):
     """image -> the padded batch of it."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = own_methods(model)
 
@@ -69,7 +69,7 @@ class Layers(nn.Module):
 class NamedMaps(nn.Module):
     """x -> those of ``network(x)`` that have these names."""
 
-    def __init__(self, network: nn.Module, names: List[str]) -> None:
+    def __init__(self, network: Any, names: List[str]) -> None:
         super().__init__()
         self.network = network
         self.names: List[str] = list(names)
@@ -83,7 +83,7 @@ class NamedMaps(nn.Module):
 class PyramidLevel(nn.Module):
     """a stage and the level above, if there is one -> the fused map and the level."""
 
-    def __init__(self, fpn: nn.Module, level: int) -> None:
+    def __init__(self, fpn: Any, level: int) -> None:
         super().__init__()
         self.lateral = getattr(fpn, f"fpn_lateral{level}")
         self.output = getattr(fpn, f"fpn_output{level}")
@@ -101,9 +101,9 @@ class PyramidLevel(nn.Module):
 class DenseHead(nn.Module):
     """L levels -> L maps of logits, L maps of deltas."""
 
-    def __init__(self, head: nn.Module) -> None:
+    def __init__(self, head: Any) -> None:
         super().__init__()
-        self.head = head
+        self.head: Any = head
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
         """See the class."""
@@ -114,10 +114,10 @@ class DenseHead(nn.Module):
 class Proposals(nn.Module):
     """L maps of logits, L of deltas, image -> boxes and their logits."""
 
-    def __init__(self, rpn: nn.Module) -> None:
+    def __init__(self, rpn: Any) -> None:
         super().__init__()
         self.rpn = own_methods(rpn)
-        self.anchors = rpn.anchor_generator
+        self.anchors: Any = rpn.anchor_generator
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
         """See the class."""
@@ -132,10 +132,10 @@ class Proposals(nn.Module):
 class DenseDetections(nn.Module):
     """L maps of logits, L of deltas -> boxes, scores, classes."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = own_methods(model)
-        self.anchors = model.anchor_generator
+        self.anchors: Any = model.anchor_generator
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
         """See the class."""
@@ -149,7 +149,7 @@ class DenseDetections(nn.Module):
 class Pool(nn.Module):
     """L levels, boxes -> the boxes' features."""
 
-    def __init__(self, pooler: nn.Module) -> None:
+    def __init__(self, pooler: Any) -> None:
         super().__init__()
         self.pooler = own_methods(pooler)
 
@@ -161,9 +161,9 @@ class Pool(nn.Module):
 class BoxHead(nn.Module):
     """pooled features -> logits and deltas of each proposal."""
 
-    def __init__(self, head: nn.Module, predictor: nn.Module) -> None:
+    def __init__(self, head: Any, predictor: nn.Module) -> None:
         super().__init__()
-        self.head = head
+        self.head: Any = head
         self.predictor = predictor
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
@@ -175,7 +175,7 @@ class BoxHead(nn.Module):
 class BoxInference(nn.Module):
     """logits, deltas, proposals, image -> boxes, scores, classes."""
 
-    def __init__(self, predictor: nn.Module) -> None:
+    def __init__(self, predictor: Any) -> None:
         super().__init__()
         self.predictor = own_methods(predictor)
 
@@ -190,7 +190,7 @@ class BoxInference(nn.Module):
 class ClippedPool(nn.Module):
     """L levels, boxes, image -> the boxes inside the image, their features."""
 
-    def __init__(self, pooler: nn.Module) -> None:
+    def __init__(self, pooler: Any) -> None:
         super().__init__()
         self.pooler = own_methods(pooler)
 
@@ -203,7 +203,7 @@ class ClippedPool(nn.Module):
 class CascadeBoxes(nn.Module):
     """logits, deltas, the stage's boxes -> scores, the next boxes."""
 
-    def __init__(self, predictor: nn.Module) -> None:
+    def __init__(self, predictor: Any) -> None:
         super().__init__()
         self.predictor = own_methods(predictor)
 
@@ -215,7 +215,7 @@ class CascadeBoxes(nn.Module):
 class CascadeInference(nn.Module):
     """the scores of all stages, the last boxes, image -> boxes, scores, classes."""
 
-    def __init__(self, predictor: nn.Module) -> None:
+    def __init__(self, predictor: Any) -> None:
         super().__init__()
         self.predictor = own_methods(predictor)
 
@@ -233,7 +233,7 @@ class CascadeInference(nn.Module):
 class PoolWithEmpty(nn.Module):
     """a level, boxes -> their features and those of an empty box: see ``Res5ROIHeads.shared_features``."""
 
-    def __init__(self, pooler: nn.Module) -> None:
+    def __init__(self, pooler: Any) -> None:
         super().__init__()
         self.pooler = own_methods(pooler)
 
@@ -257,7 +257,7 @@ class WithoutEmpty(nn.Module):
 class MeanPredictor(nn.Module):
     """features of each box -> logits and deltas."""
 
-    def __init__(self, predictor: nn.Module) -> None:
+    def __init__(self, predictor: Any) -> None:
         super().__init__()
         self.predictor = predictor
 
@@ -270,9 +270,9 @@ class MeanPredictor(nn.Module):
 class MaskHead(nn.Module):
     """features, boxes, classes -> a mask in each box."""
 
-    def __init__(self, head: nn.Module) -> None:
+    def __init__(self, head: Any) -> None:
         super().__init__()
-        self.head = head
+        self.head: Any = head
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
         """See the class."""
@@ -282,7 +282,7 @@ class MaskHead(nn.Module):
 class CoarseMasks(nn.Module):
     """L levels, boxes -> the coarse masks of all classes."""
 
-    def __init__(self, head: nn.Module) -> None:
+    def __init__(self, head: Any) -> None:
         super().__init__()
         self.head = own_methods(head, "box_pooler", "coarse_head")
 
@@ -294,7 +294,7 @@ class CoarseMasks(nn.Module):
 class PointMasks(nn.Module):
     """L levels, boxes, classes, coarse masks -> a mask in each box, refined point by point."""
 
-    def __init__(self, head: nn.Module) -> None:
+    def __init__(self, head: Any) -> None:
         super().__init__()
         self.head = own_methods(head, "point_pooler", "point_head")
 
@@ -315,9 +315,9 @@ class KeypointDecoding(nn.Module):
 class SemSegLayers(nn.Module):
     """levels -> logits at the common stride."""
 
-    def __init__(self, head: nn.Module, names: List[str]) -> None:
+    def __init__(self, head: Any, names: List[str]) -> None:
         super().__init__()
-        self.head = head
+        self.head: Any = head
         self.names: List[str] = list(names)
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
@@ -331,7 +331,7 @@ class SemSegLayers(nn.Module):
 class SemSegUpsampling(nn.Module):
     """logits at the common stride, image -> logits of each pixel."""
 
-    def __init__(self, head: nn.Module) -> None:
+    def __init__(self, head: Any) -> None:
         super().__init__()
         self.head = own_methods(head)
 
@@ -343,9 +343,9 @@ class SemSegUpsampling(nn.Module):
 class SemSegHead(nn.Module):
     """levels, image -> logits of each pixel, by a head of any kind."""
 
-    def __init__(self, head: nn.Module, names: List[str]) -> None:
+    def __init__(self, head: Any, names: List[str]) -> None:
         super().__init__()
-        self.head = head
+        self.head: Any = head
         self.names: List[str] = list(names)
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
@@ -359,9 +359,9 @@ class SemSegHead(nn.Module):
 class RoiHeads(nn.Module):
     """levels, proposals, image -> detections, by ROI heads of any kind."""
 
-    def __init__(self, heads: nn.Module, levels: List[str], names: List[str]) -> None:
+    def __init__(self, heads: Any, levels: List[str], names: List[str]) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads: Any = heads
         self.levels: List[str] = list(levels)
         self.names: List[str] = list(names)
 
@@ -377,9 +377,9 @@ class RoiHeads(nn.Module):
 class Whole(nn.Module):
     """image -> the raw outputs, by a model of any kind."""
 
-    def __init__(self, model: nn.Module, names: List[str]) -> None:
+    def __init__(self, model: Any, names: List[str]) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model
         self.names: List[str] = list(names)
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
@@ -403,7 +403,7 @@ class TorchvisionLevels(nn.Module):
 class TorchvisionProposals(nn.Module):
     """levels, batch, image -> boxes."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = own_methods(model, "rpn")
 
@@ -415,7 +415,7 @@ class TorchvisionProposals(nn.Module):
 class TorchvisionBoxes(nn.Module):
     """levels, proposals, image -> boxes, scores, classes."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = own_methods(model, "box_pooler", "roi_heads")
 
@@ -428,7 +428,7 @@ class TorchvisionBoxes(nn.Module):
 class TorchvisionMasks(nn.Module):
     """levels, boxes, classes -> a mask in each box."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = own_methods(model, "mask_pooler", "roi_heads")
 
@@ -441,7 +441,7 @@ class TorchvisionMasks(nn.Module):
 class TorchvisionKeypoints(nn.Module):
     """levels, boxes, image -> keypoints."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = own_methods(model, "keypoint_pooler", "roi_heads")
 
@@ -467,3 +467,32 @@ class Placement(nn.Module):
             fields[name] = tensors[index]
         placed = place_outputs(fields, tensors[-1], tensors[-2], self.mask_threshold)
         return [placed[name] for name in self.names]
+
+
+class Flat(nn.Module):
+    """A segment whose tensors come one by one, as a trace and a program take them."""
+
+    def __init__(self, segment: nn.Module) -> None:
+        super().__init__()
+        self.segment = segment
+
+    def forward(self, *tensors: Tensor) -> Tuple[Tensor, ...]:
+        """The segment's tensors."""
+        return tuple(self.segment(list(tensors)))
+
+
+class Listed(nn.Module):
+    """A segment as TorchScript takes it, which has no function of any number of tensors."""
+
+    def __init__(self, segment: nn.Module, names: List[str]) -> None:
+        super().__init__()
+        self.segment = segment
+        self.names: List[str] = list(names)
+
+    def forward(self, tensors: List[Tensor]) -> List[Dict[str, Tensor]]:
+        """All tensors of the segment in one list -> its outputs by name, in a list of one."""
+        found: Dict[str, Tensor] = {}
+        outputs = self.segment(tensors)
+        for index, name in enumerate(self.names):
+            found[name] = outputs[index]
+        return [found]

@@ -1,6 +1,6 @@
 """A model cut between named tensors: its segments, in the order of the computation.
 
-The segments run one after another compute what the model computes, to the bit; ``require_faithful`` sees to it.
+Run one after another they compute what the model computes, to the bit: see ``require_faithful``.
 """
 
 from collections.abc import Iterator, Sequence
@@ -199,7 +199,9 @@ def _semantic(result: Cut, model: Any) -> None:
 def _retinanet(result: Cut, model: Any) -> None:
     _features(result, model)
     levels = [result.levels[name] for name in model.in_features]
-    logits, deltas = (maps(*(f"{what}_{name}" for name in model.in_features)) for what in ("logits", "deltas"))
+    logits, deltas = (
+        maps(*(f"{what}_{name}" for name in model.in_features)) for what in ("logits", "deltas")
+    )
     result.add("retinanet_head", parts.DenseHead(model.head), levels, [*logits, *deltas])
     module = parts.DenseDetections(model)
     result.add("detections", module, [*logits, *deltas], rows(*BOXES), Kind.DETECTIONS)
@@ -275,7 +277,9 @@ def _roi_heads(result: Cut, heads: Any) -> None:
 
 def _box_head(result: Cut, heads: Any, levels: list[Port]) -> None:
     boxes = rows("proposal_boxes")
-    result.add("box_pooled", parts.Pool(heads.box_pooler), [*levels, *boxes], rows("box_pooled"), Kind.CHOICES)
+    result.add(
+        "box_pooled", parts.Pool(heads.box_pooler), [*levels, *boxes], rows("box_pooled"), Kind.CHOICES
+    )
     found = rows("box_logits", "box_deltas")
     result.add("box_head", parts.BoxHead(heads.box_head, heads.box_predictor), rows("box_pooled"), found)
     _box_inference(result, heads, found)
@@ -453,7 +457,8 @@ def require_faithful(chain: Cut, model: Any, image: np.ndarray) -> dict[str, np.
     Raises:
         ExportError: they do not, to the bit.
     """
-    contract, found = chain.contract, {}
+    contract = chain.contract
+    found: dict[str, Tensor] = {}
     for step in walk(chain, image):
         found |= {port.name: value for port, value in zip(step.segment.outputs, step.outputs, strict=True)}
         found = {name: value for name, value in found.items() if name in chain.output_names}
@@ -469,7 +474,7 @@ def require_faithful(chain: Cut, model: Any, image: np.ndarray) -> dict[str, np.
             "the segments do not compute what the model computes, so they can show nothing",
             got=f"other {', '.join(differing)}",
             expected="the model's outputs, to the bit",
-            remedy="give the model as it is built from its configuration; a method that was replaced on it is "
-            "not followed",
+            remedy="give the model as it is built from its configuration: a method that was replaced is not "
+            "followed",
         )
     return {name: want.numpy() for name, want in zip(contract.output_names, expected, strict=True)}

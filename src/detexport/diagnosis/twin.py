@@ -3,48 +3,21 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from detexport.artifact import Artifact, read_artifact
 from detexport.contract import Contract, TensorSpec
+from detexport.diagnosis.parts import Flat, Listed
 from detexport.errors import ArtifactError, ConfigError
 from detexport.export import Provenance
 from detexport.runtime import Engine
 from detexport.targets import ARTIFACTS, Part, Recipe, find_target
 
-QUANTIZED = ("onnx_int8", "openvino_int8")
-
-
-class Flat(nn.Module):
-    """A segment whose tensors come one by one, as a trace and a program take them."""
-
-    def __init__(self, segment: nn.Module) -> None:
-        super().__init__()
-        self.segment = segment
-
-    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """The segment's tensors."""
-        return tuple(self.segment(list(tensors)))
-
-
-class Listed(nn.Module):
-    """A segment as TorchScript takes it, which has no function of any number of tensors."""
-
-    def __init__(self, segment: nn.Module, names: Sequence[str]) -> None:
-        super().__init__()
-        self.segment = segment
-        self.names: List[str] = list(names)
-
-    def forward(self, tensors: List[Tensor]) -> List[Dict[str, Tensor]]:
-        """All tensors of the segment in one list -> its outputs by name, in a list of one."""
-        found: Dict[str, Tensor] = {}
-        for name, value in zip(self.names, self.segment(tensors)):  # noqa: B905 - as TorchScript takes it
-            found[name] = value
-        return [found]
+QUANTIZED = ("OnnxInt8", "OpenVinoInt8")
 
 
 @dataclass(frozen=True)
@@ -61,7 +34,7 @@ class ExportableSegment:
 
     def batch_graph(self) -> nn.Module:
         """A list of its tensors in."""
-        return Listed(self.module, self.names)
+        return Listed(self.module, list(self.names))
 
 
 @dataclass(frozen=True)
@@ -73,6 +46,7 @@ class Twin:
         makers: an export method, and conversions of what it makes, in their order.
         engine: the runtime.
         precision: of the target, where it is less than float32.
+        quantization: what the artifact's last step was, where the segments are those of its float32 source.
         notes: in what the twin is not the artifact's.
     """
 
@@ -80,6 +54,7 @@ class Twin:
     makers: tuple[Any, ...]
     engine: Engine
     precision: str = ""
+    quantization: str = ""
     notes: tuple[str, ...] = ()
 
     def make(
@@ -118,8 +93,8 @@ def run_segment(session: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.
         return found
     with torch.inference_mode():
         (fields,) = session.module([session.to_tensor(value) for value in inputs.values()])
-    found = session.by_name(list(fields.values()))
-    return found
+    named: dict[str, np.ndarray] = session.by_name(list(fields.values()))
+    return named
 
 
 def segment_contract(
@@ -145,30 +120,50 @@ def read_twin(artifact_dir: Path, target: str = "", sources: Sequence[Path] | No
     if sources is None:
         sources = [path for path in sorted(artifact_dir.resolve().parent.iterdir()) if path.is_dir()]
     chain, notes = _chain(artifact, sources)
-    kept = [one for one in chain if one[0] not in QUANTIZED]
-    method = kept[-1][0]
-    if kept != chain:
-        notes.append(
-            f"{artifact.method} chooses its layers and ranges over the whole graph, so the segments are those "
-            f"of its source, {method}, in float32; where they pass, the quantization itself is left"
-        )
-    asked = find_target(target or method)
-    precision = "" if kept != chain else asked.precision
-    makers = tuple(_maker(*one) for one in kept)
-    return Twin(artifact, makers, asked.runtime.build(), precision, tuple(notes))
+    asked = find_target(target or artifact.method)
+    makers = [(method, _maker(method, options)) for method, options in chain]
+    return twin_of(artifact, makers, asked.runtime.build(), asked.precision, notes)
 
 
-def _chain(
-    artifact: Artifact, sources: Sequence[Path]
-) -> tuple[list[tuple[str, dict[str, Any]]], list[str]]:
-    """Methods with their options, from the first to the artifact's; a source that is gone has its defaults."""
+def twin_of(
+    artifact: Artifact,
+    makers: Sequence[tuple[str, Any]],
+    engine: Engine,
+    precision: str = "",
+    notes: Sequence[str] = (),
+) -> Twin:
+    """The twin of an artifact whose makers are known.
+
+    Args:
+        artifact: what is diagnosed.
+        makers: the export method and the conversions after it, each by its name.
+        engine: the runtime of the artifact.
+        precision: of the target.
+        notes: see ``Twin``.
+    """
+    kept = [(name, _ending_raw(maker)) for name, maker in makers if type(maker).__name__ not in QUANTIZED]
+    parts = tuple(maker for _, maker in kept)
+    if len(kept) == len(makers):
+        return Twin(artifact, parts, engine, precision, notes=tuple(notes))
+    quantization = makers[-1][0]
+    note = (
+        f"{quantization} chooses its layers and ranges over the whole graph: the segments are those of its "
+        f"source, {kept[-1][0]}, in float32"
+    )
+    return Twin(artifact, parts, engine, "", quantization, (*notes, note))
+
+
+def _chain(artifact: Artifact, sources: Sequence[Path]) -> tuple[list[tuple[str, dict[str, Any]]], list[str]]:
+    """Methods with their options, the artifact's last; a source that is gone has its defaults."""
     known = {one.sha256: one for one in map(_manifest, sources) if one is not None}
     chain, notes = [(artifact.method, artifact.options)], []
     source: Artifact | None = artifact
     while name := _recipe(chain[0][0]).source:
         source = known.get(source.source_sha256) if source is not None else None
         if source is None:
-            notes.append(f"{chain[0][0]} was made from an artifact that is not here: {name} is taken, by default")
+            notes.append(
+                f"{chain[0][0]} was made from an artifact that is not here: {name} is taken, by default"
+            )
         chain.insert(0, (source.method, source.options) if source is not None else (name, {}))
     return chain, notes
 
@@ -192,8 +187,14 @@ def _recipe(method: str) -> Recipe:
 
 
 def _maker(method: str, options: Mapping[str, Any]) -> Any:
-    """The export method or conversion with these options, its graph ending raw: a segment has no other end."""
-    default = _recipe(method).maker.build() if not options else None
+    """The export method or conversion with these options, by default the target's."""
+    maker = _recipe(method).maker
+    if not options:
+        return maker.build()
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
-    maker = default or Part(_recipe(method).maker.path, given).build()
+    return Part(maker.path, given).build()
+
+
+def _ending_raw(maker: Any) -> Any:
+    """A segment has no other end; that of a pasted graph is a segment of its own."""
     return replace(maker, graph_end="raw") if "graph_end" in [one.name for one in fields(maker)] else maker
