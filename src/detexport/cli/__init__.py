@@ -54,6 +54,12 @@ def _end(signum: int, _frame: Any) -> None:
     sys.exit(128 + signum)
 
 
+def _fix_hashes() -> None:
+    """Start anew where hashes are random: the order of a scripted module's constants follows them."""
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONHASHSEED": "0"})
+
+
 @app.command("export")
 def export_command(
     config_file: Annotated[
@@ -132,9 +138,7 @@ def export_command(
     from detexport.targets import find_target
 
     find_target(target)  # before anything heavy is imported
-    if os.environ.get("PYTHONHASHSEED") != "0":
-        # The order of a scripted module's constants follows the hashes of strings.
-        os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONHASHSEED": "0"})
+    _fix_hashes()
     from detexport.cli.export import Request, export
 
     export(
@@ -233,6 +237,7 @@ def diagnose_command(
     in its runtime on the eager model's own tensors, and held against what the model gives. Weights and
     configuration must be those of the artifact.
     """  # noqa: D301
+    _fix_hashes()
     from detexport.cli.diagnose import Question, run
 
     run(Question(artifact, config_file, weights, image, target, save_dir, as_json, tuple(overrides or ())))

@@ -1,8 +1,9 @@
 """How far a segment may lie from the eager model's, and how that is measured.
 
 A segment is fed the eager model's own tensors, so nothing has added up before it: what is left is another
-order of summing in a few layers. In float32 that is up to 1e-6 of a tensor's largest value (measured: 7e-7 of
-a trained Mask R-CNN in ONNX Runtime); a rounding to half precision is 5e-4 of a value. The limit lies between.
+order of summing in a few layers. In float32 that is up to 1e-6 of a tensor's largest value (measured: 7e-7
+of a trained Mask R-CNN in ONNX Runtime); a rounding to half precision is 5e-4 of a value. The limit lies
+between.
 """
 
 from collections.abc import Mapping
