@@ -3,7 +3,8 @@
     python examples/train_torchvision.py fcos_resnet50_fpn data/shapes fcos.safetensors
 
 The checkpoint is what ``conf/model/torchvision.yaml`` takes as ``weights``. Those of the small models in
-``checkpoints/`` were made so, by a name such as ``detexport.modeling.meta_arch.torchvision_small.fcos``.
+``checkpoints/`` were made so, by a name such as ``detexport.modeling.meta_arch.torchvision_small.fcos``;
+RetinaNet with ``--iterations 1200``, SSDlite with ``--iterations 3000 --learning-rate 0.003``.
 """
 
 import argparse

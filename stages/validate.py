@@ -6,14 +6,17 @@ A verdict is a result, also a bad one: the exit code stays 0. The model's own co
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+from omegaconf import OmegaConf
 from typer import Option, echo
 
 from detexport.artifact import read_artifact
 from detexport.data.coco import load_coco
 from detexport.errors import ConfigError, DataError
+from detexport.files import write_json
 from detexport.metrics.judge import annotation_kind
+from detexport.parity.certificate import certify
 from detexport.parity.quality import Quality, measure_quality
 from detexport.parity.reference import Reference, read_reference
 from detexport.parity.validate import validate_artifact
@@ -28,8 +31,12 @@ def main(
     data: Annotated[Path, Option()],
     save_to: Annotated[Path, Option()],
     save_drawn_to: Annotated[Path, Option()],
+    save_certificate_to: Annotated[Path, Option()],
 ) -> None:
-    """Write JOB's verdict to SAVE_TO and the detections that the report draws to SAVE_DRAWN_TO."""
+    """Write JOB's verdict to SAVE_TO, what a registry asks for to SAVE_CERTIFICATE_TO.
+
+    The detections that the report draws go to SAVE_DRAWN_TO.
+    """
     parity = load_params("parity")
     target = load_params(f"targets.{load_params(f'jobs.{job}.target')}")
     engine = instantiate(target.runtime)
@@ -44,9 +51,20 @@ def main(
         min_detections=parity.min_detections,
         draw=parity.draw,
         measure=quality_measure(precision, expected, artifact_dir, data) if precision else None,
+        reduced=bool(precision),
     )
     report.save(save_to, save_drawn_to)
+    runtime: Any = OmegaConf.to_object(target.runtime)
+    certificate = certify(
+        report.to_json(),
+        read_artifact(artifact_dir),
+        reference=reference,
+        runtime=runtime,
+    )
+    write_json(save_certificate_to, certificate)
     echo(f"{job}: {'passed' if report.passed else 'did not pass'}")
+    for name, verdict in report.verdicts.items():
+        echo(f"  {name:9}{'not judged' if not verdict.judged else 'passed' if verdict.passed else 'failed'}")
     for reason in report.reasons:
         echo(f"  {reason}")
 

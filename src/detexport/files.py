@@ -40,6 +40,14 @@ def sha256_json(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def sha256_tree(path: Path) -> str:
+    """Hex digest of a file's bytes, or of the names and bytes of all files of a folder."""
+    if path.is_file():
+        return sha256_file(path)
+    files = [file for file in sorted(path.rglob("*")) if file.is_file() and "__pycache__" not in file.parts]
+    return sha256_json([(file.relative_to(path).as_posix(), sha256_file(file)) for file in files])
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a path to write to; it becomes ``path`` by one rename, or vanishes if the block raises.

@@ -138,6 +138,7 @@ def verdict(dataset: CocoDataset, reference: Reference, session: Session, *, red
         TOLERANCE,
         job="j",
         measure=(lambda _: measure(second)) if reduced else None,
+        reduced=reduced,
     )
     return report.to_json()
 

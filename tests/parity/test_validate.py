@@ -13,13 +13,8 @@ from detexport.artifact import Artifact, read_artifact
 from detexport.errors import DataError, RuntimeUnavailableError
 from detexport.parity.compare import SampleParity
 from detexport.parity.reference import Reference, SampleMeta, read_reference, write_reference
-from detexport.parity.validate import (
-    ParityReport,
-    output_faults,
-    read_drawn,
-    validate,
-    validate_artifact,
-)
+from detexport.parity.report import ParityReport, read_drawn
+from detexport.parity.validate import output_faults, validate, validate_artifact
 from detexport.postprocess import postprocess
 from detexport.runtime import Session
 from detexport.runtime.onnxruntime import OnnxRuntime
@@ -211,25 +206,26 @@ def _raises(outputs: dict[str, np.ndarray]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "reason"),
+    ("fault", "verdict", "reason"),
     [
-        (_nan_score, "scores: 1 values are NaN"),
-        (_class_shift, "missing: class"),
-        (_scaled, "boxes: 3 of 3 pairs"),
-        (_masks_off, "masks: "),
-        (_dropped, "missing: class 0"),
-        (_swapped, "do not descend"),
-        (_renamed, "the contract says"),
-        (_ragged, "pred_masks: shape"),
-        (_int32_classes, "pred_classes: dtype int32"),
-        (_raises, "ZeroDivisionError: a kernel failed"),
+        (_nan_score, "contract", "scores: 1 values are NaN"),
+        (_class_shift, "flips", "missing: class"),
+        (_scaled, "drift", "boxes: 3 of 3 pairs"),
+        (_masks_off, "drift", "masks: "),
+        (_dropped, "flips", "missing: class 0"),
+        (_swapped, "contract", "do not descend"),
+        (_renamed, "contract", "the contract says"),
+        (_ragged, "contract", "pred_masks: shape"),
+        (_int32_classes, "contract", "pred_classes: dtype int32"),
+        (_raises, "contract", "ZeroDivisionError: a kernel failed"),
     ],
 )
-def test_a_planted_fault_does_not_pass(
-    fault: Callable[..., Any], reason: str, reference: Reference, session: Session
+def test_a_planted_fault_is_told_by_its_verdict(
+    fault: Callable[..., Any], verdict: str, reason: str, reference: Reference, session: Session
 ) -> None:
     report = validate(Broken(session, fault), reference, TOLERANCE, job="j")
     assert not report.passed
+    assert [name for name, one in report.verdicts.items() if not one.passed] == [verdict]
     assert report.reasons[0].startswith("0003-1x")
     assert reason in " ".join(report.reasons)
 

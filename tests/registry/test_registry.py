@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,14 @@ def root(template: Path, tmp_path: Path) -> Path:
 def register(root: Path, *targets: str) -> dict[str, Any]:
     jobs = [toy_job(root, target) for target in targets or ("onnx",)]
     return register_jobs(jobs, workspace=root, checkout=root, tracking_uri=None, experiment="detexport")
+
+
+def certificate(root: Path) -> Path:
+    return folder(root) / "parity" / "onnx_certificate.json"
+
+
+def edit(path: Path, **changes: Any) -> None:
+    write_json(path, {**read_json(path), **changes})
 
 
 def client(root: Path) -> mlflow.MlflowClient:
@@ -89,6 +98,9 @@ def test_a_version_carries_its_evidence(root: Path) -> None:
     assert run.data.metrics["latency/cpu/p50_ms"] == 5.0
     assert run.data.metrics["parity/max_box_error_px"] == 0.001
     assert "parity/max_mask_error_px" not in run.data.metrics  # nothing was compared
+    stored = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/certificate.json")
+    assert stored == read_json(certificate(root))
+    assert stored["artifact"]["sha256"] == artifact.sha256
     model = client(root).get_logged_model(version.source.removeprefix("models:/"))
     assert {metric.key: metric.value for metric in model.metrics} == run.data.metrics
 
@@ -150,19 +162,32 @@ def test_latency_of_another_artifact_is_not_told(root: Path) -> None:
     [
         (lambda root: (folder(root) / "parity" / "onnx.json").unlink(), "not validated: there is no"),
         (
-            lambda root: write_verdict(
-                root, "onnx", toy_artifact(root).sha256, passed=False, reasons=["0-1x: off"]
-            ),
+            lambda root: write_verdict(root, "onnx", toy_artifact(root), passed=False, reasons=["0-1x: off"]),
             "did not pass",
         ),
-        (lambda root: write_verdict(root, "onnx", "d" * 64), "the verdict is about another artifact"),
+        (
+            lambda root: write_verdict(root, "onnx", replace(toy_artifact(root), weights_sha256="d" * 64)),
+            "the certificate is about another artifact",
+        ),
+        (lambda root: certificate(root).unlink(), "is not a certificate"),
+        (lambda root: edit(certificate(root), job="another"), "was edited"),
+        (lambda root: edit(folder(root) / "parity/onnx.json", job="another"), "about another verdict"),
         (
             lambda root: (folder(root) / "artifacts/onnx/model.onnx").write_bytes(b"x"),
             "is not the file that was exported",
         ),
         (lambda root: shutil.rmtree(folder(root) / "artifacts"), "is not an artifact"),
     ],
-    ids=["no-verdict", "failed", "other-artifact", "changed-file", "no-artifact"],
+    ids=[
+        "no-verdict",
+        "failed",
+        "other-artifact",
+        "no-certificate",
+        "edited-certificate",
+        "edited-verdict",
+        "changed-file",
+        "no-artifact",
+    ],
 )
 def test_what_did_not_pass_is_refused_with_its_reasons(root: Path, spoil: Any, reason: str) -> None:
     spoil(root)

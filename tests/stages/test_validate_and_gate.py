@@ -63,6 +63,7 @@ def validate(workspace: Path, **changes: str | Path) -> subprocess.CompletedProc
         "data": "data",
         "save_to": model / "parity" / "onnx.json",
         "save_drawn_to": model / "parity" / "onnx_drawn.npz",
+        "save_certificate_to": model / "parity" / "onnx_certificate.json",
     }
     return stage("validate", workspace, **{**arguments, **changes})
 
@@ -85,7 +86,13 @@ def register(workspace: Path, **receipts: Any) -> None:
 def test_an_artifact_that_agrees_passes_and_the_gate_opens(workspace: Path) -> None:
     result = validate(workspace)
     assert result.returncode == 0, result.stderr
-    assert result.stdout == f"{JOB}: passed\n"
+    assert result.stdout.splitlines() == [
+        f"{JOB}: passed",
+        "  contract passed",
+        "  drift    passed",
+        "  flips    passed",
+        "  metric   not judged",
+    ]
     assert "1/1" in result.stderr, "a progress bar"
     assert verdict(workspace)["passed"] is True
     register(workspace)

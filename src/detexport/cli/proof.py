@@ -18,7 +18,8 @@ from detexport.parity.measures import tell
 from detexport.parity.outputs import Outputs
 from detexport.parity.quality import Quality
 from detexport.parity.reference import SampleMeta, read_reference, write_reference
-from detexport.parity.validate import ParityReport, validate_artifact
+from detexport.parity.report import ParityReport
+from detexport.parity.validate import validate_artifact
 from detexport.runtime.session import Engine, Session
 
 SCALES = {"as exported": 1.0, "smaller": 0.75, "larger": 1.5}
@@ -54,7 +55,13 @@ def prove(
     """
     write_reference(reference, _eager(net, contract, files), contract=contract, environment={})
     report = validate_artifact(
-        engine, artifact_dir, read_reference(reference), Tolerance(), job=target, measure=measure
+        engine,
+        artifact_dir,
+        read_reference(reference),
+        Tolerance(),
+        job=target,
+        measure=measure,
+        reduced=measure is not None,
     )
     _tell(report)
     if not report.passed:

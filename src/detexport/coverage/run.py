@@ -17,7 +17,7 @@ from typing import Any
 
 from detexport.coverage.steps import Step, inside
 from detexport.errors import ConfigError, DataError
-from detexport.files import read_json, sha256_file, sha256_json, write_json
+from detexport.files import read_json, sha256_json, sha256_tree, write_json
 
 OK, FAILED, UNAVAILABLE, BLOCKED = "ok", "failed", "unavailable", "blocked"
 # One thread a process, hashes that do not change: what a step writes does not depend on what runs beside it.
@@ -254,10 +254,11 @@ def judge(code: int, log: Path, late: bool) -> tuple[str, str]:
 
 
 def digest(path: Path) -> str:
-    """Digest of a file, or of the names and bytes of all files of a folder."""
-    if path.is_file():
-        return sha256_file(path)
-    if not path.is_dir():
+    """Digest of what a step reads.
+
+    Raises:
+        DataError: it is not there.
+    """
+    if not path.exists():
         raise DataError(f"{path} is missing", remedy="restore it; a stage of dvc.yaml reads it")
-    files = [file for file in sorted(path.rglob("*")) if file.is_file() and "__pycache__" not in file.parts]
-    return sha256_json([(file.relative_to(path).as_posix(), sha256_file(file)) for file in files])
+    return sha256_tree(path)

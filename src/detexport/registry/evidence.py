@@ -27,12 +27,14 @@ class Evidence:
         target: name of the job's target.
         verdict: the parity report, as JSON.
         latency: the model's latency report, as JSON; None where nothing was measured on this artifact.
+        certificate: the verdict's, which says what it is about.
         lineage: tags that say where the artifact comes from.
     """
 
     target: str
     verdict: dict[str, Any]
     latency: dict[str, Any] | None
+    certificate: dict[str, Any]
     lineage: dict[str, str]
 
     @property
@@ -68,7 +70,8 @@ class Evidence:
     def sha256(self) -> str:
         """Changes when something was measured again or made again, not when a commit was."""
         lock = self.lineage.get("dvc.lock_sha256")
-        return sha256_json({"verdict": self.verdict, "latency": self.latency, "lock": lock})
+        certificate = self.certificate["sha256"]
+        return sha256_json({"certificate": certificate, "latency": self.latency, "lock": lock})
 
     def describe(self) -> str:
         """The verdict and the latency as Markdown."""

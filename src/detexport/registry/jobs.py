@@ -8,8 +8,9 @@ from typing import Any
 from tqdm import tqdm
 
 from detexport.artifact import Artifact, read_artifact, verify_files
-from detexport.errors import ArtifactError
+from detexport.errors import ArtifactError, DataError
 from detexport.files import read_json
+from detexport.parity.certificate import certificate_faults, read_certificate
 from detexport.registry.content import Content
 from detexport.registry.evidence import Evidence, Lineage, read_lineage
 from detexport.registry.registry import Registry
@@ -62,12 +63,17 @@ class Job:
         try:
             artifact = read_artifact(self.artifact_dir)
             verify_files(artifact, self.artifact_dir)
-        except ArtifactError as error:
+            return verdict, certificate_faults(self.certificate(), verdict, artifact)
+        except (ArtifactError, DataError) as error:
             return verdict, [str(error)]
-        if verdict["artifact_sha256"] != artifact.sha256:
-            judged = f"validated {verdict['artifact_sha256']}, exported {artifact.sha256}"
-            return verdict, [f"the verdict is about another artifact: {judged}"]
-        return verdict, [] if verdict["passed"] else ["did not pass", *verdict["reasons"]]
+
+    def certificate(self) -> dict[str, Any]:
+        """The job's certificate.
+
+        Raises:
+            DataError: there is none, or it was edited.
+        """
+        return read_certificate(self.folder / "parity" / f"{self.target}_certificate.json")
 
     def latency_of(self, artifact: Artifact) -> dict[str, Any] | None:
         """The model's latency report, if it measured this artifact."""
@@ -112,7 +118,7 @@ def _register(registry: Registry, job: Job, verdict: dict[str, Any], lineage: Li
     artifact = read_artifact(job.artifact_dir)
     content = Content(artifact, job.runtime)
     tags = lineage.describe(job.stages, optional=[f"train@{job.model}"])
-    evidence = Evidence(job.target, verdict, job.latency_of(artifact), tags)
+    evidence = Evidence(job.target, verdict, job.latency_of(artifact), job.certificate(), tags)
     version = registry.register(job.name, job.artifact_dir, content, evidence)
     return {
         "job": job.name,

@@ -34,6 +34,8 @@ from detexport.registry.store import Store
 ADDRESS = "detexport.content_sha256"
 EVIDENCE = "detexport.evidence_sha256"
 NAME = "detexport.registered_name"
+CERTIFICATE = "certificate.json"
+"""In a version's run: what its verdict is about, and the verdict."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ class Registry:
                 _check_files(stored, content)
             mlflow.log_params(_describe_options(content))
             mlflow.log_metrics(evidence.metrics, model_id=model_id)
+            mlflow.log_dict(evidence.certificate, CERTIFICATE)
             self._create_name(name)
             version = self.client.create_model_version(
                 name,
@@ -166,6 +169,7 @@ class Registry:
         if run.info.lifecycle_stage == "active":  # a user may have deleted it; tags and description stay
             model_id = _model_id(version)
             mlflow.log_metrics(evidence.metrics, run_id=version.run_id, model_id=model_id)
+            self.client.log_dict(str(version.run_id), evidence.certificate, CERTIFICATE)
         self.client.update_model_version(version.name, version.version, description=evidence.describe())
         for key, value in (_describe(content) | evidence.lineage | {EVIDENCE: evidence.sha256}).items():
             self.client.set_model_version_tag(version.name, version.version, key, value)

@@ -13,7 +13,7 @@ from detexport.errors import RuntimeUnavailableError
 from detexport.files import atomic_file
 from detexport.parity.measures import MEASURES, tell
 from detexport.parity.reference import read_reference
-from detexport.parity.validate import read_drawn
+from detexport.parity.report import read_drawn
 from detexport.report.collect import Job, Model, Results
 
 TEMPLATE = "page.html.jinja"
@@ -141,6 +141,34 @@ def columns(parity: dict[str, Any]) -> list[tuple[str, str, str]]:
     ]
 
 
+def grounds(parity: dict[str, Any], name: str) -> Iterator[str]:
+    """What a verdict rests on, in short lines of text."""
+    verdict = parity["verdicts"][name]
+    if name == "contract":
+        yield f"{len(parity['samples'])} inputs"
+    elif name == "drift" and parity["tolerance"]:
+        for measure, worst, limit in tell({**parity, "quality": None}):
+            yield f"{measure.words} {number(worst, measure.unit)} of {limit}"
+    elif name == "flips":
+        counts = parity["detections"]
+        yield f"{counts['paired']} of the model's {counts['expected']} detections paired"
+        yield f"{len(parity['flips'])} on one side only"
+    elif name == "metric" and parity["quality"]:
+        yield from _of_metric(parity["quality"])
+    if verdict["note"]:
+        yield verdict["note"]
+
+
+def _of_metric(quality: dict[str, Any]) -> Iterator[str]:
+    yield f"{quality['images']} annotated images"
+    for name, difference in quality["differences"].items():
+        interval = quality.get("intervals", {}).get(name)
+        between = f", 95 % of resamples from {interval[0]:+.4f} to {interval[1]:+.4f}" if interval else ""
+        reached = quality["artifact"].get(name, 0.0)
+        yield f"{name} {reached:.4f}, eager {quality['eager'][name]:.4f}: {difference:+.4f}{between}"
+    yield f"may differ by {quality['budget']:g}"
+
+
 def without_secrets(uri: str) -> str:
     """An address without user name and password: the report is handed around."""
     parts = urlsplit(uri)
@@ -220,6 +248,7 @@ def _environment() -> Any:
         "number": number,
         "tell": tell,
         "columns": columns,
+        "grounds": grounds,
         "size": size,
         "speed": speed,
         "longest_ms": longest_ms,

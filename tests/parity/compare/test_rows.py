@@ -168,6 +168,18 @@ def test_a_flip_at_the_cut_to_the_most_detections(distance: float, passed: bool)
     assert not measure(expected, actual, contract=tiny_contract(max_detections=5)).passed, "nothing was cut"
 
 
+@pytest.mark.parametrize(("shift_px", "passed"), [(0.0, True), (0.5, False)])
+def test_a_flip_at_the_overlap_that_drops_a_box(shift_px: float, passed: bool) -> None:
+    """Two boxes of 60 x 40 px, one moved by a third of the width: their IoU is a half."""
+    expected = take(detections(2), 0, 0)
+    expected["scores"] = np.array([0.9, 0.8], np.float32)
+    expected["pred_boxes"] = np.array([[0, 5, 60, 45], [20 + shift_px, 5, 80 + shift_px, 45]], np.float32)
+    result = measure(expected, take(expected, 0), contract=tiny_contract(nms_threshold=0.5))
+    assert result.missing[0].decider == "the IoU threshold"
+    assert result.missing[0].distance == pytest.approx(0.0 if passed else 0.0094, abs=1e-3)
+    assert result.passed is passed
+
+
 def test_a_sliver_may_be_empty_on_one_side() -> None:
     expected = detections()
     expected["pred_boxes"][3] = [40, 10, 40.005, 30]

@@ -19,11 +19,11 @@ def compare_sem_seg(expected: np.ndarray, actual: np.ndarray, tolerance: Toleran
         errors = np.abs(first.astype(np.float64) - second)
         worst = max(worst, float(errors.max(initial=0)))
         count += int(np.count_nonzero(errors > tolerance.sem_seg))
-    reasons = (
+    drift = (
         f"sem_seg: {count} of {expected.size} logits beyond the tolerance, worst {worst:.4g} "
         f"(limit {tolerance.sem_seg:.4g})",
     )
-    return Part({"sem_seg_error": worst}, reasons if count else ())
+    return Part({"sem_seg_error": worst}, drift if count else ())
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def compare_panoptic(
     renamed[[0, *same.values()]] = [0, *same]
     differing = int(np.count_nonzero((first.ids != renamed[second.ids]) & ~left_out))
     partners = dict(zip(matching.rows.tolist(), matching.columns.tolist(), strict=True))
-    reasons = [
+    flips = (
         *(f"missing: {_describe(first.info[id])}" for id in sorted(missing - {*excused[0]})),
         *(f"extra: {_describe(second.info[id])}" for id in sorted(extra - {*excused[1]})),
         *(
@@ -81,12 +81,11 @@ def compare_panoptic(
             if first.info[a]["isthing"]
             and partners.get(first.info[a]["instance_id"]) != second.info[b]["instance_id"]
         ),
-    ]
-    if differing > margin_px:
-        reasons.append(
-            f"panoptic_seg: {differing} of {first.ids.size} px beyond the tolerance (limit {margin_px:.4g})"
-        )
-    return Part({"panoptic_error_ratio": differing / max(first.ids.size, 1)}, tuple(reasons))
+    )
+    count = first.ids.size
+    drift = (f"panoptic_seg: {differing} of {count} px beyond the tolerance (limit {margin_px:.4g})",)
+    ratio = differing / max(count, 1)
+    return Part({"panoptic_error_ratio": ratio}, drift if differing > margin_px else (), flips)
 
 
 def match_segments(first: Segments, second: Segments) -> dict[int, int]:

@@ -21,7 +21,7 @@ def compare_masks(expected: np.ndarray, actual: np.ndarray, matching: Matching, 
             "mask_error_px": int(errors.max(initial=0)),
             "mask_error_ratio": largest(errors / np.maximum(areas, 1)),
         },
-        tuple(beyond("masks", "px", errors, limits)),
+        drift=beyond("masks", "px", errors, limits),
     )
 
 
@@ -56,17 +56,16 @@ def compare_keypoints(
     limit_px = tolerance.keypoint_px * scale
     is_flip = distance > limit_px
     flipped, compared = int(np.count_nonzero(is_flip)), is_flip.size
-    reasons = beyond(
-        "keypoint scores", "", score_error, np.full(score_error.shape, tolerance.keypoint_score), "keypoints"
-    )
-    if flipped > max(1, tolerance.keypoint_flip_ratio * compared):
-        reasons += beyond("keypoints", "px", distance, np.full(distance.shape, limit_px), "keypoints")
+    score_limits = np.full(score_error.shape, tolerance.keypoint_score)
+    too_many = flipped > max(1, tolerance.keypoint_flip_ratio * compared)
+    limits_px = np.full(distance.shape, limit_px)
     return KeypointPart(
         errors={
             "keypoint_error_px": largest(distance[~is_flip]),
             "keypoint_score_error": largest(score_error),
         },
-        reasons=tuple(reasons),
+        drift=beyond("keypoint scores", "", score_error, score_limits, "keypoints"),
+        flips=beyond("keypoints", "px", distance, limits_px, "keypoints") if too_many else (),
         compared=compared,
         flipped=flipped,
     )

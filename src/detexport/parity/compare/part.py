@@ -11,11 +11,15 @@ class Part:
 
     Args:
         errors: the largest error by name, see ``detexport.parity.measures``.
-        reasons: why the image does not pass; empty where it does.
+        drift: where numbers lie beyond the tolerance; empty where none does.
+        flips: what was decided otherwise, and not at the edge; empty where nothing was.
+        broken: what is promised and not kept.
     """
 
     errors: dict[str, float] = field(default_factory=dict)
-    reasons: tuple[str, ...] = ()
+    drift: tuple[str, ...] = ()
+    flips: tuple[str, ...] = ()
+    broken: tuple[str, ...] = ()
 
 
 def differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -29,13 +33,15 @@ def largest(errors: np.ndarray) -> float:
     return float(errors.max(initial=0))
 
 
-def beyond(name: str, unit: str, errors: np.ndarray, limits: np.ndarray, counted: str = "pairs") -> list[str]:
+def beyond(
+    name: str, unit: str, errors: np.ndarray, limits: np.ndarray, counted: str = "pairs"
+) -> tuple[str, ...]:
     """Say how many errors exceed their limits, and the worst of them; nothing where none does."""
     indices = np.flatnonzero(errors > limits)
     if not len(indices):
-        return []
+        return ()
     worst = indices[np.argmax(errors.flat[indices])]
-    return [
+    return (
         f"{name}: {len(indices)} of {errors.size} {counted} beyond the tolerance, "
-        f"worst {errors.flat[worst]:.4g} {unit} (limit {limits.flat[worst]:.4g})".replace("  ", " ")
-    ]
+        f"worst {errors.flat[worst]:.4g} {unit} (limit {limits.flat[worst]:.4g})".replace("  ", " "),
+    )

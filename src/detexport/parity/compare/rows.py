@@ -1,5 +1,6 @@
 """Detections or proposals: which are the same on both sides, and what only one side has."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,16 +44,37 @@ class OneSided:
         pred_class: index of its class.
         score: its score.
         box: XYXY in px of the output.
-        excused: whether it lies so near to what decided it that rounding may flip it.
-        why: what decided it, and how far away that is.
+        decider: what decided it.
+        distance: how far it lies from that, in score or in px.
+        excused: whether that is so near that rounding may flip it.
     """
 
     index: int
     pred_class: int
     score: float
     box: tuple[float, ...]
+    decider: str
+    distance: float
     excused: bool
-    why: str
+
+
+@dataclass(frozen=True)
+class Edges:
+    """What decides that a row is in a list, and how near to it rounding may decide otherwise.
+
+    Args:
+        score: a row's score is greater; none where there is no such threshold.
+        iou: a row that overlaps a better one of its class by more is dropped; likewise.
+        longest: a list holds so many rows at most; negative: any number.
+        tie: scores that differ by no more are equal.
+        limit_px: coordinates that differ by no more are equal.
+    """
+
+    score: float | None
+    iou: float | None
+    longest: int
+    tie: float
+    limit_px: float
 
 
 @dataclass(frozen=True)
@@ -82,38 +104,48 @@ def match(
 
     Detections are paired one to one by class and IoU, since equal scores may swap places. One that only one
     side has is excused within the tolerance of what decided it: the score threshold, the least score that the
-    other side kept where its list is full, or the emptiness of a box that is a sliver.
+    other side kept where its list is full, the overlap with a better detection that drops it, or the
+    emptiness of a box that is a sliver.
     """
     first, second = Rows.of(expected), Rows.of(actual)
     # Proposals have a score of another kind, and no threshold.
     is_confidence = "scores" in expected
     tie = tolerance.score if is_confidence else tolerance.objectness
     name = "scores" if is_confidence else "objectness_logits"
-    threshold = contract.score_threshold if is_confidence else None
     limit_px = tolerance.box_limit_px(scale)
     rows, columns = pair(first, second, tolerance.pair_iou)
 
     box_errors = differences(first.boxes[rows], second.boxes[columns]).max(1, initial=0)
     score_errors = differences(first.scores[rows], second.scores[columns])
+    edges = Edges(
+        score=contract.score_threshold if is_confidence else None,
+        # Proposals are dropped by their neighbours of the same level, which is not known here.
+        iou=contract.nms_threshold if is_confidence else None,
+        longest=contract.max_detections,
+        tie=tie,
+        limit_px=limit_px,
+    )
     missing, extra = (
-        _one_sided(
-            side, paired, _lowest_kept(other, contract.max_detections), threshold, tie=tie, limit_px=limit_px
-        )
+        tuple(_one_sided(side, other, set(range(len(side.scores))) - set(paired.tolist()), edges))
         for side, paired, other in ((first, rows, second), (second, columns, first))
     )
-    reasons = (
-        *beyond("boxes", "px", box_errors, np.full(len(rows), limit_px)),
-        *beyond(name, "", score_errors, np.full(len(rows), tie)),
-        *(f"missing: {_describe(one)}" for one in missing if not one.excused),
-        *(f"extra: {_describe(one)}" for one in extra if not one.excused),
-        *_swapped(first.scores, rows, columns, tie),
-        *_too_many(second, contract.max_detections),
+    part = Part(
+        errors={
+            "box_error_px": largest(box_errors),
+            "score_error" if is_confidence else "objectness_error": largest(score_errors),
+        },
+        drift=(
+            *beyond("boxes", "px", box_errors, np.full(len(rows), limit_px)),
+            *beyond(name, "", score_errors, np.full(len(rows), tie)),
+            *_swapped(first.scores, rows, columns, tie),
+        ),
+        flips=(
+            *(f"missing: {_describe(one)}" for one in missing if not one.excused),
+            *(f"extra: {_describe(one)}" for one in extra if not one.excused),
+        ),
+        broken=_too_many(second, contract.max_detections),
     )
-    errors = {
-        "box_error_px": largest(box_errors),
-        "score_error" if is_confidence else "objectness_error": largest(score_errors),
-    }
-    return Matching(rows, columns, missing, extra), Part(errors, reasons)
+    return Matching(rows, columns, missing, extra), part
 
 
 def pair(expected: Rows, actual: Rows, least_iou: float) -> tuple[np.ndarray, np.ndarray]:
@@ -154,42 +186,45 @@ def _lowest_kept(side: Rows, max_detections: int) -> float | None:
     return float(side.scores[-1]) if len(side.scores) >= max_detections > 0 else None
 
 
-def _one_sided(
-    side: Rows,
-    paired: np.ndarray,
-    lowest_kept: float | None,
-    score_threshold: float | None,
-    *,
-    tie: float,
-    limit_px: float,
-) -> tuple[OneSided, ...]:
-    """Judge the rows of ``side`` that have no partner; ``lowest_kept`` belongs to the other side."""
-    found = []
-    for index in sorted(set(range(len(side.scores))) - set(paired.tolist())):
-        box, score = side.boxes[index], float(side.scores[index])
-        # What may have decided it, how far it is from that, and how far it may be.
-        deciders = [("an empty box", float((box[2:] - box[:2]).min()), limit_px)]
-        if score_threshold is not None:
-            deciders.append(("the score threshold", abs(score - score_threshold), tie))
-        if lowest_kept is not None:
-            deciders.append(("the lowest score kept", abs(score - lowest_kept), tie))
+def _one_sided(side: Rows, other: Rows, alone: set[int], edges: Edges) -> Iterator[OneSided]:
+    """Judge the rows of ``side`` that have no partner in ``other``, by what decided them most narrowly."""
+    for index in sorted(alone):
+        deciders = list(_deciders(side, index, other, edges))
         name, distance, limit = min(deciders, key=lambda decider: decider[1] - decider[2])
-        found.append(
-            OneSided(
-                index=index,
-                pred_class=int(side.classes[index]),
-                score=score,
-                box=tuple(box.tolist()),
-                excused=distance <= limit,
-                why=f"{distance:.3g} from {name}",
-            )
+        yield OneSided(
+            index=index,
+            pred_class=int(side.classes[index]),
+            score=float(side.scores[index]),
+            box=tuple(side.boxes[index].tolist()),
+            decider=name,
+            distance=distance,
+            excused=distance <= limit,
         )
-    return tuple(found)
+
+
+def _deciders(side: Rows, index: int, other: Rows, edges: Edges) -> Iterator[tuple[str, float, float]]:
+    """What may have decided that only ``side`` has a row, how far it is from that, how far it may be."""
+    box, score = side.boxes[index], float(side.scores[index])
+    least_side = float((box[2:] - box[:2]).min())
+    yield "an empty box", least_side, edges.limit_px
+    if edges.score is not None:
+        yield "the score threshold", abs(score - edges.score), edges.tie
+    lowest_kept = _lowest_kept(other, edges.longest)
+    if lowest_kept is not None:
+        yield "the lowest score kept", abs(score - lowest_kept), edges.tie
+    if edges.iou is not None and least_side > 0:
+        rivals = (other.classes == side.classes[index]) & (other.scores >= score - edges.tie)
+        apart = np.abs(box_iou(box[None], other.boxes[rivals]) - edges.iou)
+        if apart.size:
+            # Each edge of both boxes may lie a limit away: that moves the overlap by about so much.
+            yield "the IoU threshold", float(apart.min()), 4 * edges.limit_px / least_side
 
 
 def _describe(one: OneSided) -> str:
     box = ", ".join(f"{value:.1f}" for value in one.box)
-    return f"class {one.pred_class}, score {one.score:.4f}, box [{box}], {one.why}"
+    return (
+        f"class {one.pred_class}, score {one.score:.4f}, box [{box}], {one.distance:.3g} from {one.decider}"
+    )
 
 
 def _swapped(scores: np.ndarray, rows: np.ndarray, columns: np.ndarray, tie: float) -> list[str]:
@@ -201,6 +236,6 @@ def _swapped(scores: np.ndarray, rows: np.ndarray, columns: np.ndarray, tie: flo
     return [f"order: {count} pairs of detections swapped places without a tie"] if count else []
 
 
-def _too_many(side: Rows, max_detections: int) -> list[str]:
+def _too_many(side: Rows, max_detections: int) -> tuple[str, ...]:
     count = len(side.scores)
-    return [f"{count} detections, at most {max_detections} promised"] if count > max_detections >= 0 else []
+    return (f"{count} detections, at most {max_detections} promised",) if count > max_detections >= 0 else ()

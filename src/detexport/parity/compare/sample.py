@@ -26,7 +26,9 @@ class SampleParity:
         box_limit_px: what a box's error is held against.
         keypoints: number of keypoints compared.
         keypoint_flips: number of those that lie further apart than the tolerance.
-        reasons: why the image did not pass; empty where it did.
+        broken: what is promised and not kept, or why nothing could be compared.
+        drift: where numbers lie beyond the tolerance.
+        flips: what was decided otherwise, and not at the edge.
         compared: whether the fields could be compared at all.
     """
 
@@ -39,8 +41,15 @@ class SampleParity:
     box_limit_px: float | None = None
     keypoints: int = 0
     keypoint_flips: int = 0
-    reasons: tuple[str, ...] = ()
+    broken: tuple[str, ...] = ()
+    drift: tuple[str, ...] = ()
+    flips: tuple[str, ...] = ()
     compared: bool = False
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why the image did not pass; empty where it did."""
+        return (*self.broken, *self.drift, *self.flips)
 
     @property
     def passed(self) -> bool:
@@ -49,7 +58,7 @@ class SampleParity:
 
     def to_json(self) -> dict[str, Any]:
         """The measurement as plain JSON values."""
-        return {"passed": self.passed, **asdict(self)}
+        return {"passed": self.passed, "reasons": list(self.reasons), **asdict(self)}
 
 
 def compare(
@@ -67,7 +76,7 @@ def compare(
     counts: dict[str, Any] = {"expected": count_rows(expected), "actual": count_rows(actual)}
     faults = _faults(expected, actual)
     if faults:
-        return SampleParity(**counts, reasons=tuple(faults))
+        return SampleParity(**counts, broken=tuple(faults))
 
     parts: list[Part] = []
     matching, keypoints = NO_ROWS, KeypointPart()
@@ -93,7 +102,9 @@ def compare(
         box_limit_px=tolerance.box_limit_px(scale),
         keypoints=keypoints.compared,
         keypoint_flips=keypoints.flipped,
-        reasons=tuple(reason for part in parts for reason in part.reasons),
+        broken=tuple(reason for part in parts for reason in part.broken),
+        drift=tuple(reason for part in parts for reason in part.drift),
+        flips=tuple(reason for part in parts for reason in part.flips),
         compared=True,
     )
 
