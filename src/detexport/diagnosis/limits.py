@@ -176,10 +176,9 @@ def _row_sets(expected: Arrays, actual: Arrays, contract: Contract, limits: Limi
     unpaired = sum(not one.excused for one in (*matching.missing, *matching.extra))
     count = len(next(iter(expected.values())))
     allowed = int(limits.differing * count)
-    reasons = [one for one in part.reasons if not one.startswith(("missing", "extra"))]
+    reasons = [*part.broken, *part.drift]
     if unpaired > allowed:
-        first = next(one for one in part.reasons if one.startswith(("missing", "extra")))
-        reasons.append(f"{unpaired} rows on one side only, of {count} (allowed {allowed}); {first}")
+        reasons.append(f"{unpaired} rows on one side only, of {count} (allowed {allowed}); {part.flips[0]}")
     tolerance = limits.tolerance
     bounds = {"box_error_px": tolerance.box_limit_px(1.0), "unpaired": float(allowed)}
     score = "score_error" if "scores" in expected else "objectness_error"
@@ -197,7 +196,7 @@ def _keypoints(expected: Arrays, actual: Arrays, limits: Limits) -> Measured:
         "keypoint_error_px": limits.tolerance.keypoint_px,
         "keypoint_score_error": limits.tolerance.keypoint_score,
     }
-    return Measured(dict(part.errors), bounds, "", "; ".join(part.reasons))
+    return Measured(dict(part.errors), bounds, "", "; ".join((*part.drift, *part.flips)))
 
 
 def as_outputs(arrays: Arrays, image_size: tuple[int, int], contract: Contract) -> dict[str, np.ndarray]:

@@ -70,12 +70,14 @@ def heat_map(error: np.ndarray) -> np.ndarray:
 
     Of a feature map (1, C, H, W) the largest over the channels of each cell; of rows (R, ...) a line each.
     """
-    flat = error[0].max(0) if error.ndim == 4 and len(error) == 1 else error.reshape(max(len(error), 1), -1)
-    largest = flat.max(initial=0)
+    is_map = error.ndim == 4 and len(error) == 1
+    flat = error[0].max(0) if is_map else error.reshape(len(error), -1 if error.size else 0)
+    flat = flat if flat.size else np.zeros((1, 1))
+    largest = flat.max()
     place = (flat / largest if largest else flat) * (len(HEAT) - 1)
     channels = [np.interp(place, np.arange(len(HEAT)), HEAT[:, channel]) for channel in range(3)]
     picture = np.round(np.stack(channels)).astype(np.uint8)
     factors = [max(1, SIDE_PX // max(side, 1)) for side in picture.shape[1:]]
     # Cells of a map stay square; a line of a row need not.
-    rows, columns = (min(factors),) * 2 if error.ndim == 4 and len(error) == 1 else factors
+    rows, columns = (min(factors),) * 2 if is_map else factors
     return picture.repeat(rows, axis=1).repeat(columns, axis=2)
