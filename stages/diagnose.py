@@ -39,8 +39,10 @@ def main(
         if judged["passed"]:
             write_json(folder / REPORT, {"needed": False})
             return
+        twin = job_twin(job, artifact_dir)
+        samples = read_reference(reference).samples
         try:
-            diagnosis = find(job, artifact_dir, build, weights, read_reference(reference).samples, judged)
+            diagnosis = find(twin, artifact_dir, build, weights, samples, judged)
         except RuntimeUnavailableError:  # says nothing of the artifact
             raise
         except DetexportError as error:
@@ -57,7 +59,7 @@ def main(
 
 
 def find(
-    job: str,
+    twin: Twin,
     artifact_dir: Path,
     build: Path,
     weights: Path,
@@ -81,7 +83,7 @@ def find(
         artifact_dir,
         image,
         recorded=recorded.image() if recorded else None,
-        twin=job_twin(job, artifact_dir),
+        twin=twin,
     )
 
 
