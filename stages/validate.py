@@ -17,6 +17,7 @@ from detexport.errors import ConfigError, DataError
 from detexport.files import sha256_file, write_json
 from detexport.metrics.judge import annotation_kind
 from detexport.parity.certificate import certify
+from detexport.parity.floor import read_floor
 from detexport.parity.progress import Progress, progress_folder, validation_key
 from detexport.parity.quality import FLOAT32, Quality, measure_quality
 from detexport.parity.reference import Reference, read_reference
@@ -29,6 +30,7 @@ def main(
     job: Annotated[str, Option()],
     artifact_dir: Annotated[Path, Option()],
     reference: Annotated[Path, Option()],
+    floor: Annotated[Path, Option()],
     data: Annotated[Path, Option()],
     save_to: Annotated[Path, Option()],
     save_drawn_to: Annotated[Path, Option()],
@@ -43,7 +45,8 @@ def main(
     engine = instantiate(target.runtime)
     expected = read_reference(reference)
     precision = target.get("precision", FLOAT32)
-    settings = {"job": job, "params": sha256_file(PARAMS)}
+    noise = read_floor(floor)
+    settings = {"job": job, "params": sha256_file(PARAMS), "floor": noise.limits}
     key = validation_key(read_artifact(artifact_dir).sha256, reference, data, settings)
     with Progress(progress_folder(save_to), key) as progress:
         report = validate_artifact(
@@ -52,6 +55,7 @@ def main(
             expected,
             instantiate(parity.tolerance),
             job=job,
+            floor=noise,
             min_detections=parity.min_detections,
             draw=parity.draw,
             measure=quality_measure(precision, expected, artifact_dir, data, progress),

@@ -12,6 +12,7 @@ from detexport.artifact import read_artifact
 from detexport.contract import Contract
 from detexport.errors import RuntimeUnavailableError
 from detexport.parity.compare import SampleParity, Tolerance, compare
+from detexport.parity.floor import Floor, limits_of, widen
 from detexport.parity.inputs import claimed, groups
 from detexport.parity.outputs import Outputs, array_faults
 from detexport.parity.progress import Progress
@@ -30,6 +31,7 @@ def validate(
     job: str,
     min_detections: int = 1,
     draw: int = 0,
+    floor: Floor | None = None,
     measure: Callable[[Session], Quality] | None = None,
     reduced: bool = False,
     progress: Progress | None = None,
@@ -46,12 +48,15 @@ def validate(
         min_detections: a reference with fewer detections or proposals in all proves nothing, and the job does
             not pass; where the model gives neither, there is nothing to count.
         draw: keep the outputs on the first sample of so many images.
+        floor: the model's noise, which no limit lies below; none where it was not measured.
         measure: how what the artifact finds is held against annotations; none leaves that out.
         reduced: whether the target computes in less than float32: that alone judges it then, errors are
             evidence.
         progress: what an earlier run has measured, which this one goes on from.
     """
     contract = session.artifact.contract
+    limits = tuple(limits_of(tolerance, floor)) if floor else ()
+    tolerance = widen(tolerance, floor) if floor else tolerance
     drawn_ids = first_of_each_image(reference.samples)[:draw]
     samples, drawn = {}, {}
     progress = progress or Progress()
@@ -76,6 +81,8 @@ def validate(
         contract,
         samples,
         faults,
+        limits=limits,
+        conditions=reference.conditions,
         not_claimed=not_claimed,
         drawn=drawn,
     )
