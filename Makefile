@@ -11,7 +11,7 @@ CPP_PACKAGES := cmake g++ make libpng-dev libssl-dev nlohmann-json3-dev
 CPP_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro params coverage coverage-docs test test-all cpp-test lint lock clean
+.PHONY: help setup repro params coverage coverage-docs parity-benchmark test test-all cpp-test lint lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 15
@@ -40,6 +40,13 @@ coverage: $(READY) ## measure every architecture x every target; ONLY="--only ma
 
 coverage-docs: $(READY) ## make docs/coverage.md of what `make coverage` measured
 	python stages/document_coverage.py --cells reports/coverage.json --save-dir docs
+
+# Models that give everything there is, on a target of every engine.
+parity-benchmark: $(READY) ## plant faults in artifacts, count what validation catches and what it flags wrongly
+	python stages/measure_coverage.py --work-dir outputs/coverage --save-to outputs/coverage/faults.json \
+	  $(foreach model,mask_rcnn keypoint_rcnn retinanet panoptic_fpn,--only $(model)) \
+	  $(foreach target,tracing scripting onnx torch_export openvino,--target $(target))
+	python benchmarks/parity.py --models-dir outputs/coverage/outputs/models --data outputs/coverage/data/shapes_sparse
 
 test: $(READY) ## run the tests, a process a core
 	$(TEST)

@@ -1,10 +1,10 @@
-"""Faults to plant in an artifact that is right, and changes that are none: what a validation has to tell apart.
+"""Faults to plant in an artifact that is right, and changes that are none: validation has to tell them apart.
 
-Most sit between the engine and who asks it, so that one list serves every target; some are planted in the file.
+They sit between the engine and who asks it, so that one list serves every target.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -244,6 +244,12 @@ def shifted(array: np.ndarray) -> np.ndarray:
     return np.concatenate([array[..., :1], array[..., :-1]], axis=-1)
 
 
+def centered(image: np.ndarray, contract: Contract) -> np.ndarray:
+    """An image less its mean, cut to what a byte holds."""
+    mean = np.float32(contract.pixel_mean)[:, None, None]
+    return np.clip(image - mean, 0, 255).astype(np.uint8)
+
+
 def edge_dropped(arrays: Arrays, contract: Contract) -> Arrays:
     """Detections at the very edge of the threshold are dropped."""
     return rows(arrays, contract, arrays["scores"] > contract.score_threshold + 1e-4)
@@ -255,7 +261,9 @@ FAULTS: tuple[Fault, ...] = (
     of_outputs("boxes scaled by 1.05", on("pred_boxes", lambda boxes: boxes * 1.05), *ANY),
     of_outputs("boxes moved by 0.05 px", on("pred_boxes", lambda boxes: boxes + 0.05), "drift"),
     of_outputs("boxes moved by 1 px", on("pred_boxes", lambda boxes: boxes + 1), *ANY),
-    of_outputs("right and bottom include a pixel", on("pred_boxes", lambda b: b + [0, 0, 1, 1]), *ANY),
+    of_outputs(
+        "right and bottom include a pixel", on("pred_boxes", lambda b: b + np.float32([0, 0, 1, 1])), *ANY
+    ),
     of_outputs("boxes rounded to whole px", on("pred_boxes", np.round), *ANY),
     of_outputs("boxes in half precision", on("pred_boxes", lambda b: b.astype(np.float16)), "drift"),
     of_outputs("x and y exchanged", on("pred_boxes", lambda boxes: boxes[:, [1, 0, 3, 2]]), *ANY),
@@ -264,12 +272,8 @@ FAULTS: tuple[Fault, ...] = (
     of_outputs("scores times 0.999", on("scores", lambda scores: scores * 0.999), "drift"),
     of_outputs("a sigmoid too many", on("scores", lambda s: 1 / (1 + np.exp(-s))), "drift"),
     of_outputs("scores in half precision", on("scores", lambda s: s.astype(np.float16)), "drift"),
-    of_outputs(
-        "masks moved by a cell", on("pred_masks", shifted), "drift", needs=("scores", "pred_masks")
-    ),
-    of_outputs(
-        "masks inverted", on("pred_masks", lambda m: 1 - m), "drift", needs=("scores", "pred_masks")
-    ),
+    of_outputs("masks moved by a cell", on("pred_masks", shifted), "drift", needs=("scores", "pred_masks")),
+    of_outputs("masks inverted", on("pred_masks", lambda m: 1 - m), "drift", needs=("scores", "pred_masks")),
     of_outputs(
         "a sigmoid of masks too many",
         on("pred_masks", lambda m: 1 / (1 + np.exp(-m))),
@@ -281,7 +285,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     of_outputs(
         "keypoints moved by 1 px",
-        on("pred_keypoints", lambda k: k + [1, 0, 0]),
+        on("pred_keypoints", lambda k: k + np.float32([1, 0, 0])),
         *ANY,
         needs=("pred_keypoints",),
     ),
@@ -314,7 +318,11 @@ FAULTS: tuple[Fault, ...] = (
     of_outputs(
         "classes as int32", lambda a, _: {**a, "pred_classes": a["pred_classes"].astype(np.int32)}, "contract"
     ),
-    of_outputs("boxes in double precision", lambda a, _: {**a, "pred_boxes": a["pred_boxes"] * 1.0**2 + np.zeros(1)}, "contract"),
+    of_outputs(
+        "boxes in double precision",
+        lambda a, _: {**a, "pred_boxes": a["pred_boxes"].astype(np.float64)},
+        "contract",
+    ),
     of_outputs(
         "an output renamed",
         lambda a, _: {{"scores": "confidences"}.get(name, name): value for name, value in a.items()},
@@ -326,7 +334,7 @@ FAULTS: tuple[Fault, ...] = (
     of_images("colours in the wrong order", lambda image, _: image[::-1].copy(), *ANY),
     of_images("values of 0 to 1", lambda image, _: image // 255, *ANY),
     of_images("darker by 2 %", lambda image, _: (image * 0.98).astype(np.uint8), *ANY),
-    of_images("normalized twice", lambda image, c: np.clip((image - np.float32(c.pixel_mean)[:, None, None]) + 64, 0, 255).astype(np.uint8), *ANY),
+    of_images("the mean subtracted twice", centered, *ANY),
     of_images("rows and columns exchanged", lambda image, _: image.transpose(0, 2, 1).copy(), *ANY),
     of_images("moved by a pixel", lambda image, _: shifted(image), *ANY),
     # What is frozen.
@@ -334,7 +342,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("the size is frozen, images are stretched", lambda s: Stretched(s, size=(128, 160)), ANY),
     Fault("the outputs are those of the image before", Stale, ("contract", *ANY)),
     Fault("a batch is its first image", FrozenBatch, ("contract", *ANY), ("batch",)),
-)  # fmt: skip
+)
 """Harmful: each has to be named."""
 
 HARMLESS: tuple[Fault, ...] = (
@@ -349,7 +357,7 @@ HARMLESS: tuple[Fault, ...] = (
     ),
     of_outputs(
         "keypoints moved by 0.005 px",
-        on("pred_keypoints", lambda k: k + [0.005, 0, 0]),
+        on("pred_keypoints", lambda k: k + np.float32([0.005, 0, 0])),
         needs=("pred_keypoints",),
     ),
     of_outputs("stuff less by 1e-5", on("sem_seg", lambda s: s - 1e-5), needs=("sem_seg",)),
@@ -361,5 +369,3 @@ TIES = (
     of_outputs("order changed among ties", swap_ties),
 )
 """Harmless, against a reference made by ``with_ties``."""
-
-__all__ = ["FAULTS", "HARMLESS", "TIES", "Around", "Fault", "replace", "with_ties"]
