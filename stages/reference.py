@@ -16,10 +16,11 @@ from detexport.checkpoint import load_weights, read_state_dict
 from detexport.config.cfg import load_cfg
 from detexport.contract import Contract
 from detexport.data.coco import load_coco
-from detexport.engine.evaluation import evaluate, spread
+from detexport.engine.evaluation import judge_model, spread
 from detexport.errors import DataError
 from detexport.files import read_json
 from detexport.metrics.judge import annotation_kind
+from detexport.metrics.tallies import pack_tallies
 from detexport.modeling import build_model
 from detexport.parity.eager import run_eager_batch, with_score_threshold
 from detexport.parity.inputs import Plan, Probe, Run, inputs, probed_threshold
@@ -61,7 +62,7 @@ def main(
         save_dir,
         inputs(chosen, contract, plan, run_eager, probe),
         contract=contract,
-        quality=measure_eager(net, contract, data, sigmas) if load_params("reduced_precision") else None,
+        quality=measure_eager(net, contract, data, sigmas) if params.quality_images else None,
         environment={
             "threads": torch.get_num_threads(),
             "dtype": "float32",
@@ -74,11 +75,11 @@ def main(
 
 
 def measure_eager(net: nn.Module, contract: Contract, data: Path, sigmas: tuple[float, ...]) -> EagerQuality:
-    """How good the eager model is on annotated images, which targets of reduced precision are held to."""
+    """How good the eager model is on annotated images, which every target is held to."""
     dataset = load_coco(data, "val", load_params("data.categories"), annotation_kind(contract))
     chosen = spread(dataset, load_params("parity.quality_images"))
-    metrics = evaluate(net, chosen, sigmas)
-    return EagerQuality(metrics, tuple(image.image_id for image in chosen.images), sigmas)
+    judged = judge_model(net, chosen, sigmas)
+    return EagerQuality(judged.metrics, judged.image_ids, sigmas, pack_tallies(judged.tallies))
 
 
 def running(net: nn.Module, contract: Contract, progress: tqdm) -> Run:

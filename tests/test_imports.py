@@ -34,6 +34,20 @@ ALLOWED = {
     "parity": {"artifact", "runtime", "postprocess", "data", "metrics", "predictions"},
     "benchmark": {"artifact", "runtime", "parity"},
     "drawing": {"parity"},
+    # It cuts the model, exports the parts by the artifact's method, and runs them in its runtime: it stands
+    # over all of these as the command line does, and none of them knows it.
+    "diagnosis": {
+        "artifact",
+        "data",
+        "drawing",
+        "export",
+        "modeling",
+        "parity",
+        "postprocess",
+        "runtime",
+        "structures",
+        "targets",
+    },
     "predictions": {"data", "postprocess", "runtime"},
     "targets": set(),
     "coverage": {"artifact", "parity"},

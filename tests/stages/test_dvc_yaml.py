@@ -42,6 +42,8 @@ BY_TARGET = {
         "detexport.runtime.openvino",
     ],
 }
+# What failed is made again by its own method, and run in its own runtime.
+BY_TARGET["diagnose"] = [*BY_TARGET["export"], *BY_TARGET["convert"], *BY_TARGET["validate"]]
 # Run at every `dvc repro` whatever changed.
 ALWAYS = {name for name, stage in STAGES.items() if stage.get("always_changed")}
 # Declared by the chain's design to be stale by its data, parameters and training code alone.

@@ -54,6 +54,12 @@ def _end(signum: int, _frame: Any) -> None:
     sys.exit(128 + signum)
 
 
+def _fix_hashes() -> None:
+    """Start anew where hashes are random: the order of a scripted module's constants follows them."""
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONHASHSEED": "0"})
+
+
 @app.command("export")
 def export_command(
     config_file: Annotated[
@@ -132,9 +138,7 @@ def export_command(
     from detexport.targets import find_target
 
     find_target(target)  # before anything heavy is imported
-    if os.environ.get("PYTHONHASHSEED") != "0":
-        # The order of a scripted module's constants follows the hashes of strings.
-        os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONHASHSEED": "0"})
+    _fix_hashes()
     from detexport.cli.export import Request, export
 
     export(
@@ -193,6 +197,50 @@ def predict_command(
         target=target,
         score_threshold=score_threshold,
     )
+
+
+@app.command("diagnose")
+def diagnose_command(
+    artifact: Artifact,
+    config_file: Annotated[
+        str,
+        Option(
+            help="Configuration that was exported, as for export. Default: ../../build/config.yaml from the "
+            "artifact, where the pipeline leaves it."
+        ),
+    ] = "",
+    weights: Annotated[
+        str,
+        Option(help="Weights that were exported. Default: likewise ../../weights/model.safetensors."),
+    ] = "",
+    image: Annotated[str, Option(help="Image to run on. Default: a picture that comes along.")] = "",
+    target: Annotated[
+        str, Option(help="Diagnose it as this target runs it. Default: the format's runtime, in float32.")
+    ] = "",
+    save_dir: Annotated[
+        Path | None, Option(help="Folder for diagnosis.json and, where something differs, difference.png.")
+    ] = None,
+    as_json: Annotated[bool, Option("--json", help="One JSON document instead of a table.")] = False,
+    overrides: Annotated[
+        list[str] | None,
+        Argument(metavar="[KEY VALUE]...", help="Keys over the configuration's, as they were exported."),
+    ] = None,
+) -> None:
+    """Name the first part of the model in which an artifact computes something else.
+
+    \b
+      detexport diagnose model_onnx --config-file config.yaml --weights model_final.pth --image street.jpg
+      detexport diagnose outputs/models/mask_rcnn/artifacts/onnx --save-dir diagnosis
+
+    The model is cut between the image, the backbone's stages, the pyramid's levels, the proposals, the pooled
+    features, the heads and the post-processing. Each segment is exported alone by the artifact's method, run
+    in its runtime on the eager model's own tensors, and held against what the model gives. Weights and
+    configuration must be those of the artifact.
+    """  # noqa: D301
+    _fix_hashes()
+    from detexport.cli.diagnose import Question, run
+
+    run(Question(artifact, config_file, weights, image, target, save_dir, as_json, tuple(overrides or ())))
 
 
 @app.command("inspect")

@@ -22,7 +22,7 @@ from torch._inductor.package import package_aoti
 from torch.export.passes import move_to_device_pass
 
 from detexport.artifact import Artifact, Format
-from detexport.contract import TensorSpec
+from detexport.contract import IMAGE, Contract, TensorSpec
 from detexport.convert.conversion import Samples, read_source, write_converted
 from detexport.errors import ExportError, RuntimeUnavailableError
 from detexport.files import repack_zip
@@ -62,7 +62,7 @@ class AotInductor:
         source = read_source(source_dir, Format.EXPORTED_PROGRAM)
         program = load_program(source_dir / source.main_file)
         reference = program.module()
-        images = [*islice(iter(samples), CHECKED_SAMPLES), *plain_images(source.contract.inputs[0])]
+        images = [*islice(iter(samples), CHECKED_SAMPLES), *plain_images(source.contract)]
 
         def write(folder: Path) -> None:
             package = folder / MAIN_FILE
@@ -191,8 +191,14 @@ def _is_compiled(node: torch.fx.Node) -> bool:
     )
 
 
-def plain_images(spec: TensorSpec) -> list[np.ndarray]:
-    """Images beside the samples: one of nothing, and noise, small and odd, where the sizes are free."""
+def plain_images(contract: Contract) -> list[np.ndarray]:
+    """Images beside the samples: one of nothing, and noise, small and odd, where the sizes are free.
+
+    None for a graph that takes something else.
+    """
+    spec = contract.inputs[0]
+    if spec.name != IMAGE.name:
+        return []
     random = np.random.default_rng(0)
     noise = [
         random.integers(0, 256, _sized(spec, size), dtype=np.uint8)

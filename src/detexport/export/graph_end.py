@@ -4,6 +4,7 @@ Pasted means what the eager model's post-processing means: boxes and keypoints s
 ones dropped, masks in the output's pixels, maps of classes resized.
 """
 
+from collections.abc import Mapping
 from typing import Dict, List
 
 import numpy as np
@@ -29,8 +30,13 @@ def batch_graph(model: ExportableModel, contract: Contract) -> nn.Module:
     return PastedBatch(raw, contract).eval() if contract.graph_end == "pasted" else raw
 
 
-def example_inputs(sample: np.ndarray, contract: Contract) -> tuple[Tensor, ...]:
-    """What a graph of this contract is recorded with: an image and, where it is asked for, its own size."""
+def example_inputs(sample: np.ndarray | Mapping[str, np.ndarray], contract: Contract) -> tuple[Tensor, ...]:
+    """What a graph of this contract is recorded with.
+
+    An image and, where it is asked for, its own size; or what a sample says of every input by name.
+    """
+    if isinstance(sample, Mapping):
+        return tuple(torch.from_numpy(sample[spec.name]) for spec in contract.inputs)
     image = torch.from_numpy(sample)
     return (image, torch.tensor(image.shape[1:])) if contract.graph_end == "pasted" else (image,)
 

@@ -1,6 +1,6 @@
 """What every export method does: check the model, fill a folder, put it in place by one rename."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -46,7 +46,7 @@ class ExportMethod(Protocol):
     def export(
         self,
         model: ExportableModel,
-        sample: np.ndarray,
+        sample: np.ndarray | Mapping[str, np.ndarray],
         save_dir: Path,
         *,
         contract: Contract,
@@ -56,7 +56,8 @@ class ExportMethod(Protocol):
 
         Args:
             model: in evaluation mode, on the CPU.
-            sample: uint8 (C, H, W), one image to record with; any size serves.
+            sample: uint8 (C, H, W), one image to record with; any size serves. Or, of a graph that takes
+                something else, all inputs by the contract's names.
             save_dir: folder of the artifact; replaced if it exists.
             contract: what the graph takes and gives.
             provenance: where the model comes from.

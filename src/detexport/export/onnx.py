@@ -3,7 +3,7 @@
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +50,7 @@ class Onnx:
     def export(
         self,
         model: ExportableModel,
-        sample: np.ndarray,
+        sample: np.ndarray | Mapping[str, np.ndarray],
         save_dir: Path,
         *,
         contract: Contract,
@@ -91,7 +91,9 @@ class Onnx:
                 remedy="set artifacts.onnx.method.opset_version",
             )
 
-    def _convert(self, model: ExportableModel, sample: np.ndarray, contract: Contract) -> onnx.ModelProto:
+    def _convert(
+        self, model: ExportableModel, sample: np.ndarray | Mapping[str, np.ndarray], contract: Contract
+    ) -> onnx.ModelProto:
         export = _export_program if self.exporter == "dynamo" else _export_trace
         with torch.no_grad(), _quiet():
             proto = export(model, sample, contract, self.opset_version)
@@ -112,7 +114,10 @@ class Onnx:
 
 
 def _export_program(
-    model: ExportableModel, sample: np.ndarray, contract: Contract, opset_version: int
+    model: ExportableModel,
+    sample: np.ndarray | Mapping[str, np.ndarray],
+    contract: Contract,
+    opset_version: int,
 ) -> onnx.ModelProto:
     """ONNX of the program that ``torch.export`` records.
 
@@ -145,7 +150,10 @@ def _export_program(
 
 
 def _export_trace(
-    model: ExportableModel, sample: np.ndarray, contract: Contract, opset_version: int
+    model: ExportableModel,
+    sample: np.ndarray | Mapping[str, np.ndarray],
+    contract: Contract,
+    opset_version: int,
 ) -> onnx.ModelProto:
     """ONNX of a trace."""
     file = io.BytesIO()

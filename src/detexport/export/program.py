@@ -1,7 +1,11 @@
 """What ``torch.export`` records of a model: ``torch_export`` saves it, ``onnx`` translates it."""
 
+import inspect
+from collections.abc import Mapping
+
 import numpy as np
 import torch
+from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from detexport.contract import Contract, TensorSpec
@@ -17,12 +21,15 @@ CHECKED_SIZES = (*range(1, 200), 333, 512, 800, 1333, 4096)
 CHECKED_OTHER_SIZES = (1, 31, 32, 33, 64, 65, 127, 500, 4096)
 
 
-def record_program(model: ExportableModel, sample: np.ndarray, contract: Contract) -> ExportedProgram:
+def record_program(
+    model: ExportableModel, sample: np.ndarray | Mapping[str, np.ndarray], contract: Contract
+) -> ExportedProgram:
     """Record the graph of one image; each size that the contract leaves free stays free from 1 px on.
 
     Args:
         model: in evaluation mode, on the CPU.
-        sample: uint8 (C, H, W); of it only the sizes that the contract fixes are taken.
+        sample: uint8 (C, H, W); of it only the sizes that the contract fixes are taken. Or, of a graph that
+            takes something else, all inputs by name; that the program takes every size is then not seen to.
         contract: what the graph takes and gives.
 
     Raises:
@@ -30,38 +37,48 @@ def record_program(model: ExportableModel, sample: np.ndarray, contract: Contrac
             size of the image would be refused by the program.
     """
     graph = image_graph(model, contract)
-    image = contract.inputs[0]
+    inputs = example_inputs(sample if isinstance(sample, Mapping) else _blank(sample, contract), contract)
+    free: tuple = tuple(
+        {axis: Dim.DYNAMIC(min=1) for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} or None
+        for spec in contract.inputs
+    )
+    program = _record(graph, inputs, free, type(model).__name__)
+    _drop_notes(program)
+    if not isinstance(sample, Mapping):
+        require_every_size(program, contract)
+    # Seen to hold for every size, they have nothing left to refuse, and would be source code in a file.
+    program._guards_code.clear()
+    return program
+
+
+def _blank(sample: np.ndarray, contract: Contract) -> np.ndarray:
+    """A black image of the sizes to record with."""
+    image, sizes = contract.inputs[0], list(sample.shape)
     free = [axis for axis, dim in enumerate(image.shape) if isinstance(dim, str)]
-    sizes = list(sample.shape)
     for axis, size in zip(free, RECORDED_SIZES, strict=False):
         sizes[axis] = size
-    inputs = example_inputs(np.zeros(sizes, image.dtype), contract)
-    with (
-        torch.no_grad(),
-        nms_keeps_any_number(),
-        one_is_a_size(),
-    ):
+    return np.zeros(sizes, image.dtype)
+
+
+def _record(graph: nn.Module, inputs: tuple[Tensor, ...], free: tuple, name: str) -> ExportedProgram:
+    """What ``torch.export`` records; not with a named ``Dim``.
+
+    Its check does not see that rounding up to a multiple holds for all.
+    """
+    # A graph of any number of tensors has one argument for them all.
+    kinds = {parameter.kind for parameter in inspect.signature(graph.forward).parameters.values()}
+    shapes = (free,) if inspect.Parameter.VAR_POSITIONAL in kinds else free
+    with torch.no_grad(), nms_keeps_any_number(), one_is_a_size():
         try:
-            program = torch.export.export(
-                graph,
-                inputs,
-                # Not a named ``Dim``: its check does not see that rounding up to a multiple holds for all.
-                dynamic_shapes=(dict.fromkeys(free, Dim.DYNAMIC(min=1)), *[None] * (len(inputs) - 1)),
-                strict=False,
-            )
+            return torch.export.export(graph, inputs, dynamic_shapes=shapes, strict=False)
         except Exception as error:  # torch.export's errors have no base of their own
             raise ExportError(
-                f"torch.export cannot record {type(model).__name__}",
+                f"torch.export cannot record {name}",
                 got=str(error).strip().splitlines()[0],
                 expected="code whose branches and sizes do not depend on values",
                 remedy="export it by tracing, as ONNX with exporter=torchscript, or write the named part "
                 "with torch's operators alone",
             ) from error
-    _drop_notes(program)
-    require_every_size(program, contract)
-    # Seen to hold for every size, they have nothing left to refuse, and would be source code in a file.
-    program._guards_code.clear()
-    return program
 
 
 def require_every_size(program: ExportedProgram, contract: Contract) -> None:

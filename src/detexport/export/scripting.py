@@ -1,6 +1,7 @@
 """TorchScript by compiling the model's source."""
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +30,7 @@ class Scripting:
     def export(
         self,
         model: ExportableModel,
-        sample: np.ndarray,
+        sample: np.ndarray | Mapping[str, np.ndarray],
         save_dir: Path,
         *,
         contract: Contract,

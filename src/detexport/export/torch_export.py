@@ -1,5 +1,6 @@
 """An ExportedProgram: the graph that ``torch.export`` records, in PyTorch's own operators."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +28,7 @@ class TorchExport:
     def export(
         self,
         model: ExportableModel,
-        sample: np.ndarray,
+        sample: np.ndarray | Mapping[str, np.ndarray],
         save_dir: Path,
         *,
         contract: Contract,

@@ -1,6 +1,7 @@
 """TorchScript by recording one forward pass."""
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,7 @@ class Tracing:
     def export(
         self,
         model: ExportableModel,
-        sample: np.ndarray,
+        sample: np.ndarray | Mapping[str, np.ndarray],
         save_dir: Path,
         *,
         contract: Contract,

@@ -1,7 +1,7 @@
 """The eager model's outputs on validation images: computed once, stored, read by every validation."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from detexport.parity.conditions import Conditions, Tally
 from detexport.parity.outputs import Outputs, count_rows, field_faults, pack, unpack
 
 INDEX = "reference.json"
+TALLIES = "tallies.npz"
 DATA = "data"
 """Kind of the samples that are images of the data set as they are, at some scale."""
 NO_IMAGE = -1
@@ -89,16 +90,30 @@ class EagerQuality:
         metrics: see ``detexport.metrics.judge``.
         image_ids: the validation images it was measured on.
         keypoint_sigmas: see ``coco_ap``.
+        tallies: what each image adds, in arrays, see ``detexport.metrics.tallies.pack_tallies``.
     """
 
     metrics: dict[str, float]
     image_ids: tuple[int, ...]
     keypoint_sigmas: tuple[float, ...] = ()
+    tallies: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
+
+    def save(self, folder: Path) -> dict[str, Any]:
+        """Write the tallies into a folder; what is left goes into its index."""
+        with (folder / TALLIES).open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **self.tallies)
+        return {
+            "metrics": self.metrics,
+            "image_ids": list(self.image_ids),
+            "keypoint_sigmas": list(self.keypoint_sigmas),
+        }
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "EagerQuality":
-        """Undo ``dataclasses.asdict``."""
-        return cls(value["metrics"], tuple(value["image_ids"]), tuple(value["keypoint_sigmas"]))
+    def read(cls, value: dict[str, Any], folder: Path) -> "EagerQuality":
+        """Undo ``save``."""
+        with np.load(folder / TALLIES) as arrays:
+            tallies = dict(arrays)
+        return cls(value["metrics"], tuple(value["image_ids"]), tuple(value["keypoint_sigmas"]), tallies)
 
 
 @dataclass(frozen=True)
@@ -110,7 +125,7 @@ class Reference:
         contract_sha256: digest of the contract of the model that was run.
         samples: in the order in which they were written.
         conditions: what the samples put to the test.
-        quality: how good the eager model is against annotations; none where no target asks for it.
+        quality: how good the eager model is against annotations; none where it was not measured.
     """
 
     environment: dict[str, Any]
@@ -161,7 +176,7 @@ def write_reference(
             {
                 "environment": environment,
                 "contract_sha256": contract_sha256(contract),
-                "quality": asdict(quality) if quality else None,
+                "quality": quality.save(partial) if quality else None,
                 "conditions": asdict(tally.conditions()),
                 "samples": index,
             },
@@ -177,7 +192,7 @@ def read_reference(folder: Path) -> Reference:
     try:
         value = read_json(folder / INDEX)
         samples = tuple(_sample(entry, folder) for entry in value["samples"])
-        quality = EagerQuality.from_json(value["quality"]) if value["quality"] else None
+        quality = EagerQuality.read(value["quality"], folder) if value["quality"] else None
         conditions = Conditions.from_json(value["conditions"])
         return Reference(value["environment"], value["contract_sha256"], samples, conditions, quality)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -1,6 +1,7 @@
 """Validate an artifact: its runtime against the stored reference, one image after another."""
 
 from collections.abc import Callable, Iterable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,8 +12,10 @@ from detexport.artifact import read_artifact
 from detexport.contract import Contract
 from detexport.errors import RuntimeUnavailableError
 from detexport.parity.compare import SampleParity, Tolerance, compare
+from detexport.parity.floor import Floor, limits_of, widen
 from detexport.parity.inputs import claimed, groups
 from detexport.parity.outputs import Outputs, array_faults
+from detexport.parity.progress import Progress
 from detexport.parity.quality import Quality
 from detexport.parity.reference import DATA, Reference, Sample, contract_sha256
 from detexport.parity.report import ParityReport
@@ -28,8 +31,10 @@ def validate(
     job: str,
     min_detections: int = 1,
     draw: int = 0,
+    floor: Floor | None = None,
     measure: Callable[[Session], Quality] | None = None,
     reduced: bool = False,
+    progress: Progress | None = None,
 ) -> ParityReport:
     """Run a session on every sample of a reference and compare; memory does not grow with their number.
 
@@ -43,34 +48,31 @@ def validate(
         min_detections: a reference with fewer detections or proposals in all proves nothing, and the job does
             not pass; where the model gives neither, there is nothing to count.
         draw: keep the outputs on the first sample of so many images.
+        floor: the model's noise, which no limit lies below; none where it was not measured.
         measure: how what the artifact finds is held against annotations; none leaves that out.
         reduced: whether the target computes in less than float32: that alone judges it then, errors are
             evidence.
+        progress: what an earlier run has measured, which this one goes on from.
     """
     contract = session.artifact.contract
+    limits = tuple(limits_of(tolerance, floor)) if floor else ()
+    tolerance = widen(tolerance, floor) if floor else tolerance
     drawn_ids = first_of_each_image(reference.samples)[:draw]
     samples, drawn = {}, {}
+    progress = progress or Progress()
     not_claimed: dict[str, str] = {}
     for group in tqdm(groups(reference.samples), desc=job, unit="image"):
         unclaimed = claimed(session.artifact, [sample.meta for sample in group])
         if unclaimed:
             not_claimed |= {sample.meta.id: unclaimed for sample in group}
             continue
-        try:
-            found = _run(session, group, contract)
-        except MemoryError:  # says something of the machine, nothing of the artifact
-            raise
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            for sample in group:
-                samples[sample.meta.id] = SampleParity(sample.detections, 0, broken=(reason,))
-            continue
-        for sample, actual in zip(group, found, strict=True):
-            samples[sample.meta.id] = compare(
-                sample.expected(), actual, tolerance=tolerance, contract=contract, scale=_scale(sample)
-            )
-            if sample.meta.id in drawn_ids:
-                drawn[sample.meta.id] = actual
+        measure_group = cache(partial(_measure, session, group, tolerance))
+        for place, sample in enumerate(group):
+            id = sample.meta.id
+            measure_it = partial(_one, measure_group, place, keep=id in drawn_ids)
+            samples[id], outputs = progress.once_with_outputs(f"sample {id}", SampleParity, measure_it)
+            if outputs is not None:
+                drawn[id] = outputs
     faults = tuple(_reference_faults(reference, contract, min_detections))
     report = ParityReport(
         job,
@@ -79,6 +81,8 @@ def validate(
         contract,
         samples,
         faults,
+        limits=limits,
+        conditions=reference.conditions,
         not_claimed=not_claimed,
         drawn=drawn,
     )
@@ -114,6 +118,35 @@ def first_of_each_image(samples: Iterable[Sample]) -> list[str]:
         if sample.meta.kind == DATA:
             first.setdefault(sample.meta.image_id, sample.meta.id)
     return list(first.values())
+
+
+Measured = tuple[SampleParity, Outputs | None]
+"""Of a sample, with the runtime's outputs where it gave any."""
+
+
+def _one(measure_group: Callable[[], list[Measured]], place: int, *, keep: bool) -> Measured:
+    """The measurement of one sample of a group, which is run once; outputs only if they are to be kept."""
+    measured, outputs = measure_group()[place]
+    return measured, outputs if keep else None
+
+
+def _measure(session: Session, group: tuple[Sample, ...], tolerance: Tolerance) -> list[Measured]:
+    """The measurements of samples that go through the runtime in one call."""
+    contract = session.artifact.contract
+    try:
+        found = _run(session, group, contract)
+    except MemoryError:  # says something of the machine, nothing of the artifact
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        return [(SampleParity(sample.detections, 0, broken=(reason,)), None) for sample in group]
+    return [
+        (
+            compare(sample.expected(), actual, tolerance=tolerance, contract=contract, scale=_scale(sample)),
+            actual,
+        )
+        for sample, actual in zip(group, found, strict=True)
+    ]
 
 
 def _run(session: Session, group: tuple[Sample, ...], contract: Contract) -> list[Outputs]:

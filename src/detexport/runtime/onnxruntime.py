@@ -1,5 +1,6 @@
 """ONNX Runtime."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,11 @@ class OnnxSession:
         self, image: np.ndarray, output_size: tuple[int, int] | None = None
     ) -> dict[str, np.ndarray]:
         """Run the graph on one image; see ``Session``."""
-        given = checked_inputs(image, output_size, self.artifact)
-        feed = {name: np.ascontiguousarray(value) for name, value in given.items()}
+        return self.run(checked_inputs(image, output_size, self.artifact))
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run the graph on its inputs by name, unchecked; see ``Session.run``."""
+        feed = {name: np.ascontiguousarray(value) for name, value in inputs.items()}
         names = list(self.artifact.contract.output_names)
         return name_outputs(self.session.run(names, feed), self.artifact)
 

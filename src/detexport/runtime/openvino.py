@@ -1,5 +1,6 @@
 """OpenVINO on the CPU."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -94,7 +95,10 @@ class OpenVinoSession:
         self, image: np.ndarray, output_size: tuple[int, int] | None = None
     ) -> dict[str, np.ndarray]:
         """Run the graph on one image; see ``Session``."""
-        inputs = checked_inputs(image, output_size, self.artifact)
+        return self.run(checked_inputs(image, output_size, self.artifact))
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run the graph on its inputs by name, unchecked; see ``Session.run``."""
         found = self.request.infer({name: np.ascontiguousarray(value) for name, value in inputs.items()})
         return name_outputs([found[name] for name in self.artifact.contract.output_names], self.artifact)
 

@@ -1,6 +1,6 @@
 """What every runtime gives: a session, one image in, the graph's outputs by name out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -43,6 +43,14 @@ class Session(Protocol):
 
         Raises:
             ArtifactError: the image is not what the graph was exported for.
+        """
+        ...
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run the graph on its inputs by name, in the contract's order; nothing is checked before.
+
+        Raises:
+            ArtifactError: the graph's outputs are not those of its contract.
         """
         ...
 

@@ -1,6 +1,6 @@
 """What the formats that PyTorch runs have in common: tensors in, a tuple of tensors out, on a device."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,10 @@ class TorchSession:
         self, image: np.ndarray, output_size: tuple[int, int] | None = None
     ) -> dict[str, np.ndarray]:
         """Run the graph on one image; see ``Session``."""
-        inputs = checked_inputs(image, output_size, self.artifact)
+        return self.run(checked_inputs(image, output_size, self.artifact))
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run the graph on its inputs by name, unchecked; see ``Session.run``."""
         with torch.inference_mode():
             return self.by_name(self.module(*map(self.to_tensor, inputs.values())))
 

@@ -1,7 +1,7 @@
 """PyTorch as a runtime: TorchScript files, traced or scripted."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,13 +53,11 @@ class TorchScript:
 class TorchScriptSession(TorchSession):
     """A loaded TorchScript module; see ``Session``."""
 
-    def __call__(
-        self, image: np.ndarray, output_size: tuple[int, int] | None = None
-    ) -> dict[str, np.ndarray]:
-        """Run the graph on one image; see ``Session``."""
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run the graph on its inputs by name, unchecked; see ``Session.run``."""
         if self.artifact.batch == "any":
-            return self.run_batch([image], [output_size])[0]
-        return super().__call__(image, output_size)
+            return self._run_lists([inputs])[0]
+        return super().run(inputs)
 
     def run_batch(
         self, images: Sequence[np.ndarray], output_sizes: Sequence[tuple[int, int] | None]
@@ -69,6 +67,9 @@ class TorchScriptSession(TorchSession):
             checked_inputs(image, size, self.artifact)
             for image, size in zip(images, output_sizes, strict=True)
         ]
+        return self._run_lists(inputs)
+
+    def _run_lists(self, inputs: Sequence[Mapping[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
         lists = zip(*(given.values() for given in inputs), strict=True)
         names = self.artifact.contract.output_names
         with torch.inference_mode():

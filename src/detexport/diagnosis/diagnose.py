@@ -1,0 +1,325 @@
+"""Diagnose an artifact: the first segment of its twin that leaves tolerance."""
+
+import math
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from detexport.contract import Contract
+from detexport.data.resize import resize_image
+from detexport.diagnosis.limits import Limits, Measured, limits_of, measure, measure_outputs
+from detexport.diagnosis.segments import Cut, Kind, Segment, Step, cut, require_faithful, walk
+from detexport.diagnosis.twin import Twin, read_twin, run_segment
+from detexport.errors import ArtifactError, ExportError, RuntimeUnavailableError
+from detexport.parity.eager import run_eager
+from detexport.postprocess import postprocess
+
+RECORDED_SCALE = 0.75
+"""Size of the image to export with, by that to run on: what a trace freezes shows at another size."""
+POSTPROCESSING = "postprocessing"
+
+
+@dataclass(frozen=True)
+class SegmentReport:
+    """What became of a segment.
+
+    Args:
+        name: see ``segments``.
+        kind: how its outputs are compared.
+        inputs: names of the tensors that it was fed.
+        outputs: names of those that were compared.
+        passed: whether they are within the limits; none where the segment could not be made or fed.
+        errors: see ``Measured``.
+        limits: likewise.
+        worst: likewise.
+        why: why it did not pass, or could not be made.
+    """
+
+    name: str
+    kind: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    passed: bool | None
+    errors: dict[str, float] = field(default_factory=dict)
+    limits: dict[str, float] = field(default_factory=dict)
+    worst: str = ""
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Both sides of the first segment that differs, for a picture.
+
+    Args:
+        kind: of the segment.
+        image: uint8 (3, H, W).
+        expected: the eager model's tensors by name.
+        actual: those of the artifact's side; none where it gave none.
+    """
+
+    kind: Kind
+    image: np.ndarray
+    expected: Mapping[str, np.ndarray]
+    actual: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Where an artifact first computes something else than the model, on one image.
+
+    Args:
+        artifact_sha256: the artifact.
+        method: how it was made.
+        runtime: the engine that ran it and the segments.
+        precision: of the target, where it is less than float32.
+        image_size: height and width in px of the image that was run on.
+        recorded_size: likewise of the image that the segments were exported with.
+        artifact: the whole artifact against the eager model, post-processed.
+        segments: in the order of the computation, the post-processing last.
+        quantization: see ``Twin``.
+        notes: in what the segments are not the artifact's, and where they are coarse.
+        evidence: for a picture; not part of the JSON.
+    """
+
+    artifact_sha256: str
+    method: str
+    runtime: str
+    precision: str
+    image_size: tuple[int, int]
+    recorded_size: tuple[int, int]
+    artifact: SegmentReport
+    segments: tuple[SegmentReport, ...]
+    quantization: str = ""
+    notes: tuple[str, ...] = ()
+    evidence: Evidence | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def first(self) -> SegmentReport | None:
+        """The first segment that leaves tolerance."""
+        return next((one for one in self.segments if one.passed is False), None)
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Names of the segments that could not be made or fed."""
+        return tuple(one.name for one in self.segments if one.passed is None)
+
+    @property
+    def sentence(self) -> str:
+        """The finding, in words."""
+        unsaid = f" Nothing is known of {', '.join(self.unknown)}." if self.unknown else ""
+        if self.first is not None:
+            although = (
+                " on its own, though the whole artifact passes on this image" if self.artifact.passed else ""
+            )
+            return f"The first divergence is {self.first.name}{although}: {self.first.why}.{unsaid}"
+        if self.artifact.passed:
+            return f"Nothing diverges on this image: the artifact and every segment of its twin pass.{unsaid}"
+        known = "Every segment" if not self.unknown else "Every segment that is known"
+        blamed = (
+            f"what is left is the quantization itself, {self.quantization}"
+            if self.quantization
+            else "its packaging, its options or its runtime are at fault"
+        )
+        return (
+            f"{known} passes on its own, and the artifact does not: {blamed} ({self.artifact.why}).{unsaid}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The diagnosis as plain JSON values; a number that is none is null."""
+        value = {
+            "needed": True,
+            "sentence": self.sentence,
+            "first": self.first.name if self.first else None,
+            **{name: getattr(self, name) for name in ("artifact_sha256", "method", "runtime", "precision")},
+            "image_size": list(self.image_size),
+            "recorded_size": list(self.recorded_size),
+            "artifact": asdict(self.artifact),
+            "segments": [asdict(one) for one in self.segments],
+            "notes": list(self.notes),
+        }
+        plain: dict[str, Any] = _plain(value)
+        return plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def diagnose(
+    model: Any,
+    artifact_dir: Path,
+    image: np.ndarray,
+    *,
+    exported_model: Any = None,
+    recorded: np.ndarray | None = None,
+    target: str = "",
+    twin: Twin | None = None,
+) -> Diagnosis:
+    """Find the first segment in which an artifact's method and runtime leave the model.
+
+    Every segment is exported by the artifact's method with the sizes free that are free in the artifact, run
+    in its runtime, and fed the eager model's tensors, so that an error does not carry over to the next.
+
+    Args:
+        model: the eager model as it should be, in evaluation mode, on the CPU.
+        artifact_dir: folder of the artifact.
+        image: uint8 (3, H, W), the contract's channel order, resized.
+        exported_model: the model that was exported, where it may be another; ``model`` by default.
+        recorded: an image to export the segments with, of another size than ``image``; by default ``image``,
+            smaller.
+        target: see ``read_twin``.
+        twin: by default that which ``read_twin`` finds.
+
+    Raises:
+        ArtifactError: the folder is not an artifact.
+        ConfigError: its method has no twin.
+        ExportError: the segments are not the model's: see ``require_faithful``.
+        RuntimeUnavailableError: the runtime is not on this machine.
+    """
+    twin = twin or read_twin(artifact_dir, target)
+    contract, limits = twin.artifact.contract, limits_of(twin.precision)
+    if recorded is None:
+        recorded = resize_image(image, _smaller(image))
+    chain = cut(model, contract)
+    outputs = require_faithful(chain, model, image)
+    modules = _modules(chain, chain if exported_model is None else cut(exported_model, contract))
+
+    size: tuple[int, int] = (image.shape[1], image.shape[2])
+    eager = run_eager(model, image, size, contract)
+    reports, evidence = [], None
+    steps = zip(walk(chain, image), walk(chain, recorded), modules, strict=True)
+    for step, sample, module in tqdm(steps, desc="segments", unit="segment", total=len(modules)):
+        report, actual = _examine(twin, step, sample, module, size, limits)
+        reports.append(report)
+        if report.passed is False and evidence is None:
+            evidence = Evidence(step.segment.kind, image, _arrays(step), actual)
+    last = _examine_postprocessing(outputs, eager, size, contract)
+    whole = _examine_artifact(twin, artifact_dir, image, eager, contract, limits)
+    return Diagnosis(
+        artifact_sha256=twin.artifact.sha256,
+        method=twin.artifact.method,
+        runtime=type(twin.engine).__name__,
+        precision=twin.precision,
+        image_size=size,
+        recorded_size=(recorded.shape[1], recorded.shape[2]),
+        artifact=whole,
+        segments=(*reports, last),
+        quantization=twin.quantization,
+        notes=(*twin.notes, *chain.notes, *_emptiness(outputs, contract)),
+        evidence=evidence,
+    )
+
+
+def _emptiness(outputs: dict[str, np.ndarray], contract: Contract) -> list[str]:
+    empty = contract.row_names and not len(outputs[contract.row_names[0]])
+    return ["the eager model finds nothing on this image; another would show more"] if empty else []
+
+
+def _smaller(image: np.ndarray) -> tuple[int, int]:
+    height, width = (max(1, round(side * RECORDED_SCALE)) for side in image.shape[1:])
+    return height, width
+
+
+def _modules(chain: Cut, exported: Cut) -> list[Any]:
+    """The segments' modules of the model that was exported, which has the same segments.
+
+    Raises:
+        ExportError: it has others.
+    """
+
+    def shape(one: Segment) -> tuple[Any, ...]:
+        return one.name, one.inputs, one.outputs
+
+    if list(map(shape, chain.segments)) != list(map(shape, exported.segments)):
+        raise ExportError(
+            "the model that was exported is not built like the eager one",
+            got=", ".join(one.name for one in exported.segments),
+            expected=", ".join(one.name for one in chain.segments),
+            remedy="build both from one configuration",
+        )
+    return [one.module for one in exported.segments]
+
+
+def _arrays(step: Step) -> dict[str, np.ndarray]:
+    return {port.name: value.numpy() for port, value in zip(step.segment.outputs, step.outputs, strict=True)}
+
+
+def _examine(
+    twin: Twin, step: Step, sample: Step, module: Any, size: tuple[int, int], limits: Limits
+) -> tuple[SegmentReport, dict[str, np.ndarray]]:
+    """Make the twin's segment, run it, and measure."""
+    segment = step.segment
+    names = tuple(port.name for port in segment.inputs), tuple(port.name for port in segment.outputs)
+    head = (segment.name, segment.kind.value, *names)
+    # A list of no rows leaves nothing to record; the image itself may have some.
+    chosen = sample if all(value.numel() for value in sample.inputs) else step
+    if not all(value.numel() for value in chosen.inputs):
+        return SegmentReport(*head, passed=None, why="the eager model finds nothing on this image"), {}
+    inputs = {port.name: value.numpy() for port, value in zip(segment.inputs, step.inputs, strict=True)}
+    recorded = {port.name: value.numpy() for port, value in zip(segment.inputs, chosen.inputs, strict=True)}
+    specs = (
+        tuple(port.spec(value) for port, value in zip(segment.inputs, step.inputs, strict=True)),
+        tuple(port.spec(value) for port, value in zip(segment.outputs, step.outputs, strict=True)),
+    )
+    expected = _arrays(step)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            session = twin.make(module, specs, recorded, Path(folder))
+        except (ArtifactError, ExportError, RuntimeError) as error:
+            return SegmentReport(*head, passed=None, why=f"not made on its own: {_first_line(error)}"), {}
+        try:
+            actual = run_segment(session, inputs)
+        except MemoryError:  # says something of the machine
+            raise
+        except Exception as error:  # what a runtime raises on a segment is evidence; they have no common base
+            return SegmentReport(*head, passed=False, why=_first_line(error)), {}
+    measured = measure(segment.kind, expected, actual, size, twin.artifact.contract, limits)
+    return _report(head, measured), actual
+
+
+def _report(head: tuple[str, str, tuple[str, ...], tuple[str, ...]], measured: Measured) -> SegmentReport:
+    errors, limits, worst, why = measured.errors, measured.limits, measured.worst, measured.why
+    return SegmentReport(*head, not why, errors, limits, worst, why)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+
+
+def _examine_postprocessing(
+    raw: dict[str, np.ndarray], eager: dict[str, Any], size: tuple[int, int], contract: Contract
+) -> SegmentReport:
+    """The post-processing in numpy against the eager model's; no artifact is in it, nor an engine."""
+    head = (POSTPROCESSING, Kind.OUTPUTS.value, contract.output_names, tuple(eager))
+    actual = postprocess(raw, size, size, contract)
+    return _report(head, measure_outputs(eager, actual, contract, Limits()))
+
+
+def _examine_artifact(
+    twin: Twin,
+    artifact_dir: Path,
+    image: np.ndarray,
+    eager: dict[str, Any],
+    contract: Contract,
+    limits: Limits,
+) -> SegmentReport:
+    """The artifact as it is, from the image to the post-processed outputs."""
+    head = ("artifact", Kind.OUTPUTS.value, tuple(spec.name for spec in contract.inputs), tuple(eager))
+    size: tuple[int, int] = (image.shape[1], image.shape[2])
+    try:
+        found = twin.engine.open(artifact_dir)(image, size)
+        actual = postprocess(found, size, size, contract)
+    except (RuntimeUnavailableError, MemoryError):
+        raise
+    except Exception as error:
+        return SegmentReport(*head, passed=False, why=_first_line(error))
+    return _report(head, measure_outputs(eager, actual, contract, limits))

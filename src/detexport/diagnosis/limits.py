@@ -1,0 +1,216 @@
+"""How far a segment may lie from the eager model's, and how that is measured.
+
+A segment is fed the eager model's own tensors, so nothing has added up before it: what is left is another
+order of summing in a few layers. In float32 that is up to 1e-6 of a tensor's largest value (measured: 7e-7
+of a trained Mask R-CNN in ONNX Runtime); a rounding to half precision is 5e-4 of a value. The limit lies
+between.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from detexport.contract import Contract
+from detexport.diagnosis.segments import PLACED, Kind
+from detexport.errors import ConfigError
+from detexport.parity.compare import Tolerance, compare
+from detexport.parity.compare.pairs import compare_keypoints
+from detexport.parity.compare.part import differences
+from detexport.parity.compare.rows import Matching, match
+from detexport.postprocess import postprocess
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of one precision.
+
+    Args:
+        relative: of a number's error, as a part of the largest value of its tensor.
+        differing: part of a tensor's values, or of a list's rows, that may lie elsewhere where rounding
+            decides: which level a box is pooled from, which cells a point head looks at, which of two boxes
+            is suppressed. Elsewhere none may.
+        tolerance: of boxes, scores and what else a verdict compares.
+    """
+
+    relative: float = 5e-5
+    differing: float = 0.01
+    tolerance: Tolerance = field(default_factory=Tolerance)
+
+
+LIMITS = {
+    "": Limits(),
+    # 8 bits of a number: a rounding is 0.4 % of it, and a segment has some ten layers.
+    "bf16": Limits(
+        0.05,
+        0.1,
+        Tolerance(
+            box_px=4.0,
+            score=0.05,
+            objectness=0.5,
+            mask_px=50,
+            mask_area_ratio=0.1,
+            keypoint_px=4.0,
+            keypoint_flip_ratio=0.2,
+            keypoint_score=0.2,
+            sem_seg=0.5,
+            panoptic_ratio=0.05,
+        ),
+    ),
+}
+
+
+def limits_of(precision: str) -> Limits:
+    """The limits of a target's precision.
+
+    Raises:
+        ConfigError: segments cannot be held against any.
+    """
+    if precision not in LIMITS:
+        raise ConfigError(
+            "segments of this precision have no limits",
+            got=precision,
+            expected=" or ".join(name or "float32" for name in LIMITS),
+            remedy="diagnose the artifact that it was made from",
+        )
+    return LIMITS[precision]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of a segment.
+
+    Args:
+        errors: by name: ``absolute`` and ``relative``, the largest, and ``differing``, the number of values
+            beyond the limit; or the errors that a verdict measures, and ``unpaired`` rows.
+        limits: what some of them are held against.
+        worst: the tensor that the largest error is of.
+        why: what is beyond its limit; empty where nothing is.
+    """
+
+    errors: dict[str, float]
+    limits: dict[str, float]
+    worst: str
+    why: str = ""
+
+
+def measure(
+    kind: Kind,
+    expected: Arrays,
+    actual: Arrays,
+    image_size: tuple[int, int],
+    contract: Contract,
+    limits: Limits,
+) -> Measured:
+    """Hold what a segment gave against what the eager model gave.
+
+    Args:
+        kind: how it is compared.
+        expected: the eager model's tensors by name.
+        actual: the segment's.
+        image_size: height and width of the image in px.
+        contract: of the artifact's graph.
+        limits: see ``Limits``.
+    """
+    if kind in (Kind.VALUES, Kind.CHOICES):
+        return _values(expected, actual, limits, limits.differing if kind is Kind.CHOICES else 0.0)
+    broken = _broken(expected, actual)
+    if broken:
+        return Measured({}, {}, "", broken)
+    if kind in (Kind.PROPOSALS, Kind.DETECTIONS):
+        return _row_sets(expected, actual, contract, limits)
+    if kind is Kind.KEYPOINTS:
+        return _keypoints(expected, actual, limits)
+    sides = [as_outputs(side, image_size, contract) for side in (expected, actual)]
+    return measure_outputs(sides[0], sides[1], contract, limits)
+
+
+def _values(expected: Arrays, actual: Arrays, limits: Limits, share: float) -> Measured:
+    """Each tensor number by number; the errors are those of the worst tensor."""
+    found = [_of_tensor(name, want, actual[name], limits.relative, share) for name, want in expected.items()]
+    worst = max(found, key=lambda one: (bool(one.why), one.errors.get("relative", np.inf)))
+    return replace(worst, why="; ".join(one.why for one in found if one.why))
+
+
+def _of_tensor(name: str, want: np.ndarray, got: np.ndarray, limit: float, share: float) -> Measured:
+    bounds = {"relative": limit, "differing": float(int(share * want.size))}
+    if want.shape != got.shape or want.dtype != got.dtype:
+        why = f"{name}: {got.dtype} {got.shape} where the model gives {want.dtype} {want.shape}"
+        return Measured({}, bounds, name, why)
+    error = differences(want, got)
+    # NaN on both sides is no difference, on one side it is the largest.
+    error = np.where(np.isnan(want) & np.isnan(got), 0, np.where(np.isnan(error), np.inf, error))
+    error = np.where(want == got, 0, error)
+    scale = float(np.abs(want[np.isfinite(want)]).max(initial=0))
+    largest = float(error.max(initial=0))
+    relative = largest / scale if scale else (np.inf if largest else 0.0)
+    differing = int(np.count_nonzero(error > limit * scale))
+    errors = {"absolute": largest, "relative": float(relative), "differing": float(differing)}
+    if differing <= bounds["differing"]:
+        return Measured(errors, bounds, name)
+    why = f"{name}: {differing} of {want.size} values differ, the worst by {largest:.3g}"
+    return Measured(errors, bounds, name, f"{why}, {relative:.3g} of the largest value (limit {limit:g})")
+
+
+def _broken(expected: Arrays, actual: Arrays) -> str:
+    """What keeps rows from being compared."""
+    for name, want in expected.items():
+        got = actual[name]
+        if want.shape[1:] != got.shape[1:] and not name.startswith(PLACED):
+            return f"{name}: rows of {got.shape[1:]} where the model gives {want.shape[1:]}"
+        if got.dtype.kind == "f" and not np.isfinite(got).all():
+            return f"{name}: {np.count_nonzero(~np.isfinite(got))} values are NaN or infinite"
+    return ""
+
+
+def _row_sets(expected: Arrays, actual: Arrays, contract: Contract, limits: Limits) -> Measured:
+    sides = [dict(expected), dict(actual)]
+    if "scores" not in expected:
+        for side in sides:  # torchvision's proposals come without
+            side.setdefault("objectness_logits", np.zeros(len(side["proposal_boxes"]), np.float32))
+        longest = max(len(side["proposal_boxes"]) for side in sides)
+        contract = replace(contract, max_detections=longest)
+    matching, part = match(*sides, tolerance=limits.tolerance, contract=contract, scale=1.0)
+    unpaired = sum(not one.excused for one in (*matching.missing, *matching.extra))
+    count = len(next(iter(expected.values())))
+    allowed = int(limits.differing * count)
+    reasons = [*part.broken, *part.drift]
+    if unpaired > allowed:
+        reasons.append(f"{unpaired} rows on one side only, of {count} (allowed {allowed}); {part.flips[0]}")
+    tolerance = limits.tolerance
+    bounds = {"box_error_px": tolerance.box_limit_px(1.0), "unpaired": float(allowed)}
+    score = "score_error" if "scores" in expected else "objectness_error"
+    bounds[score] = tolerance.score if "scores" in expected else tolerance.objectness
+    return Measured({**part.errors, "unpaired": float(unpaired)}, bounds, "", "; ".join(reasons))
+
+
+def _keypoints(expected: Arrays, actual: Arrays, limits: Limits) -> Measured:
+    (want,), (got,) = expected.values(), actual.values()
+    if want.shape != got.shape:
+        return Measured({}, {}, "", f"{got.shape} where the model gives {want.shape}")
+    same = Matching(np.arange(len(want)), np.arange(len(want)))
+    part = compare_keypoints(want, got, same, limits.tolerance, 1.0)
+    bounds = {
+        "keypoint_error_px": limits.tolerance.keypoint_px,
+        "keypoint_score_error": limits.tolerance.keypoint_score,
+    }
+    return Measured(dict(part.errors), bounds, "", "; ".join((*part.drift, *part.flips)))
+
+
+def as_outputs(arrays: Arrays, image_size: tuple[int, int], contract: Contract) -> dict[str, np.ndarray]:
+    """Raw or placed outputs of a graph, or some of them, as a verdict compares them."""
+    outputs = {name.removeprefix(PLACED): value for name, value in arrays.items()}
+    given = tuple(spec for spec in contract.outputs if spec.name in outputs)
+    return postprocess(outputs, image_size, image_size, replace(contract, outputs=given, panoptic=None))
+
+
+def measure_outputs(expected: Arrays, actual: Arrays, contract: Contract, limits: Limits) -> Measured:
+    """Hold post-processed outputs against the eager model's, as a verdict does, in the image's own size."""
+    tolerance = limits.tolerance
+    part = compare(dict(expected), dict(actual), tolerance=tolerance, contract=contract, scale=1.0)
+    unpaired = float(len(part.missing) + len(part.extra))
+    bounds = {"box_error_px": tolerance.box_limit_px(1.0), "score_error": tolerance.score}
+    bounds = {name: value for name, value in bounds.items() if name in part.errors}
+    return Measured({**part.errors, "unpaired": unpaired}, bounds, "", "; ".join(part.reasons))

@@ -1,0 +1,222 @@
+"""A fault is planted in the model that is exported; the diagnosis names the segment that it is in."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from trained import picture, trained_model, write
+
+from detexport.diagnosis.diagnose import POSTPROCESSING, Diagnosis, diagnose
+from detexport.diagnosis.picture import save_evidence
+from detexport.errors import ExportError
+
+Fault = Callable[[Any], None]
+
+
+def flip(*path: str) -> Fault:
+    """The kernel of a convolution turned upside down, or the columns of a matrix turned round."""
+
+    def plant(model: Any) -> None:
+        for one in path:
+            weight = model.get_submodule(one).weight
+            weight.data = weight.data.flip(weight.dim() - 2 if weight.dim() == 4 else 1).contiguous()
+
+    return plant
+
+
+def swap_channels(path: str) -> Fault:
+    def plant(model: Any) -> None:
+        weight = model.get_submodule(path).weight
+        weight.data[[0, 1]] = weight.data[[1, 0]]
+
+    return plant
+
+
+def set_value(path: str, value: Any) -> Fault:
+    def plant(model: Any) -> None:
+        owner, _, name = path.rpartition(".")
+        assert getattr(model.get_submodule(owner), name) != value
+        setattr(model.get_submodule(owner), name, value)
+
+    return plant
+
+
+def swap_colours(model: Any) -> None:
+    model.pixel_mean = model.pixel_mean.flip(0) + torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1)
+
+
+class InHalf(nn.Module):
+    """A layer that computes in half precision."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer.half()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.half()).float()
+
+
+def halve(path: str) -> Fault:
+    def plant(model: Any) -> None:
+        owner, _, name = path.rpartition(".")
+        setattr(model.get_submodule(owner), name, InHalf(model.get_submodule(path)))
+
+    return plant
+
+
+def diagnose_planted(name: str, fault: Fault, method: str, folder: Path) -> Diagnosis:
+    """The model as it should be against an artifact of a faulty copy."""
+    faulty = trained_model(name)
+    fault(faulty)
+    artifact_dir = write(faulty, method, folder)
+    return diagnose(trained_model(name), artifact_dir, picture(), exported_model=faulty)
+
+
+# The model, the segment, and a fault in it.
+FAULTS: list[tuple[str, str, Fault]] = [
+    ("mask_rcnn", "preprocess", set_value("size_divisibility", 128)),
+    ("mask_rcnn", "preprocess", swap_colours),
+    ("mask_rcnn", "stem", set_value("backbone.bottom_up.stem.conv1.padding_mode", "circular")),
+    ("mask_rcnn", "res2", swap_channels("backbone.bottom_up.res2.0.conv1")),
+    ("mask_rcnn", "res4", set_value("backbone.bottom_up.res4.0.conv1.relu", False)),
+    ("mask_rcnn", "p5", flip("backbone.fpn_output5")),
+    ("mask_rcnn", "p2", swap_channels("backbone.fpn_output2")),
+    ("mask_rcnn", "rpn_head", swap_channels("proposal_generator.rpn_head.anchor_deltas")),
+    ("mask_rcnn", "rpn_head", halve("proposal_generator.rpn_head.conv")),
+    ("mask_rcnn", "proposals", set_value("proposal_generator.nms_threshold", 0.3)),
+    ("mask_rcnn", "proposals", set_value("proposal_generator.post_nms_topk_test", 20)),
+    ("mask_rcnn", "box_pooled", set_value("roi_heads.box_pooler.aligned", False)),
+    ("mask_rcnn", "box_pooled", set_value("roi_heads.box_pooler.scales", [0.24, 0.125, 0.0625, 0.03125])),
+    ("mask_rcnn", "box_head", flip("roi_heads.box_head.fc1")),
+    ("mask_rcnn", "box_inference", set_value("roi_heads.box_predictor.nms_threshold", 0.1)),
+    ("mask_rcnn", "box_inference", set_value("roi_heads.box_predictor.score_threshold", 0.6)),
+    ("mask_rcnn", "mask_pooled", set_value("roi_heads.mask_pooler.sampling_ratio", 1)),
+    ("mask_rcnn", "mask_head", halve("roi_heads.mask_head.mask_fcn1")),
+    ("keypoint_rcnn", "keypoint_pooled", set_value("roi_heads.keypoint_pooler.aligned", False)),
+    ("keypoint_rcnn", "keypoint_head", flip("roi_heads.keypoint_head.score_lowres")),
+    ("retinanet", "retinanet_head", flip("head.cls_score")),
+    ("retinanet", "detections", set_value("nms_threshold", 0.1)),
+    ("cascade_mask_rcnn", "stage1_head", flip("roi_heads.box_head.1.fc1")),
+    ("cascade_mask_rcnn", "stage2_boxes", set_value("roi_heads.box_predictor.2.box_weights", [9.0] * 4)),
+    ("pointrend", "coarse_mask_head", flip("roi_heads.mask_head.coarse_head.fc1")),
+    ("pointrend", "point_head", swap_channels("roi_heads.mask_head.point_head.fc1")),
+    ("panoptic_fpn", "sem_seg_head", swap_channels("sem_seg_head.predictor")),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "segment", "fault"), FAULTS, ids=[f"{a}-{b}-{i}" for i, (a, b, _) in enumerate(FAULTS)]
+)
+def test_a_fault_is_named_in_a_trace(name: str, segment: str, fault: Fault, tmp_path: Path) -> None:
+    found = diagnose_planted(name, fault, "tracing", tmp_path)
+    assert found.first is not None
+    assert found.first.name == segment, found.sentence
+    assert found.sentence.startswith(f"The first divergence is {segment}")
+    assert not found.unknown
+
+
+def test_a_faultless_model_diverges_nowhere(tmp_path: Path) -> None:
+    model = trained_model("mask_rcnn")
+    found = diagnose(model, write(model, "tracing", tmp_path), picture())
+    assert found.first is None
+    assert found.artifact.passed
+    assert found.sentence.startswith("Nothing diverges on this image")
+    assert [one.name for one in found.segments][-3:] == ["mask_pooled", "mask_head", POSTPROCESSING]
+    assert found.recorded_size != found.image_size
+    assert found.evidence is None
+
+
+def test_where_only_the_artifact_fails_the_packaging_is_blamed(tmp_path: Path) -> None:
+    other = trained_model("mask_rcnn")
+    swap_channels("roi_heads.box_predictor.cls_score")(other)
+    found = diagnose(trained_model("mask_rcnn"), write(other, "tracing", tmp_path), picture())
+    assert found.first is None
+    assert not found.artifact.passed
+    assert "packaging" in found.sentence
+    assert found.artifact.why in found.sentence
+
+
+def test_what_a_trace_freezes_shows_since_it_is_recorded_at_another_size(tmp_path: Path) -> None:
+    class Frozen(nn.Module):
+        """The size of the map is a number in the trace."""
+
+        def __init__(self, layer: nn.Module) -> None:
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x: Tensor) -> Tensor:
+            height, width = int(x.shape[2]), int(x.shape[3])
+            return nn.functional.interpolate(self.layer(x), size=(height, width))
+
+    def plant(model: Any) -> None:
+        model.backbone.fpn_output4 = Frozen(model.backbone.fpn_output4)
+
+    found = diagnose_planted("mask_rcnn", plant, "tracing", tmp_path)
+    assert found.first is not None
+    assert found.first.name == "p4"
+
+
+def test_a_model_whose_methods_were_replaced_is_refused(tmp_path: Path) -> None:
+    model = trained_model("mask_rcnn")
+    artifact_dir = write(model, "tracing", tmp_path)
+    add_masks = model.roi_heads.add_masks
+
+    def inverted(levels: Any, detections: Any) -> Any:
+        return [{**one, "pred_masks": 1 - one["pred_masks"]} for one in add_masks(levels, detections)]
+
+    model.roi_heads.add_masks = inverted
+    with pytest.raises(ExportError, match="pred_masks"):
+        diagnose(model, artifact_dir, picture())
+
+
+def test_models_that_are_cut_otherwise_are_refused(tmp_path: Path) -> None:
+    model = trained_model("mask_rcnn")
+    artifact_dir = write(model, "tracing", tmp_path)
+    with pytest.raises(ExportError, match="not built like"):
+        diagnose(model, artifact_dir, picture(), exported_model=trained_model("faster_rcnn"))
+
+
+def test_the_json_is_plain_and_the_picture_is_drawn(tmp_path: Path) -> None:
+    found = diagnose_planted("mask_rcnn", flip("backbone.fpn_output5"), "tracing", tmp_path)
+    value = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert value["needed"] is True
+    assert value["first"] == "p5"
+    by_name = {one["name"]: one for one in value["segments"]}
+    assert by_name["p5"]["passed"] is False
+    assert by_name["p5"]["errors"]["relative"] > by_name["p5"]["limits"]["relative"]
+    assert by_name["p4"]["passed"] is True
+    assert found.evidence is not None
+    save_evidence(tmp_path / "p5.png", found.evidence, "BGR")
+    assert min(Image.open(tmp_path / "p5.png").size) > 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["scripting", "onnx", "torch_export", "onnx_torchscript", "openvino"])
+@pytest.mark.parametrize(
+    ("segment", "fault"),
+    [
+        ("res3", swap_channels("backbone.bottom_up.res3.0.conv1")),
+        ("proposals", set_value("proposal_generator.nms_threshold", 0.3)),
+        ("mask_head", swap_channels("roi_heads.mask_head.mask_fcn1")),
+    ],
+)
+def test_a_fault_is_named_by_every_method(method: str, segment: str, fault: Fault, tmp_path: Path) -> None:
+    found = diagnose_planted("mask_rcnn", fault, method, tmp_path)
+    assert found.first is not None
+    assert found.first.name == segment, found.sentence
+    assert not found.unknown
+
+
+@pytest.mark.slow
+def test_of_an_int8_artifact_the_source_is_diagnosed_and_the_quantization_named(tmp_path: Path) -> None:
+    model = trained_model("faster_rcnn")
+    found = diagnose(model, write(model, "onnx_int8", tmp_path), picture())
+    assert found.first is None
+    assert not found.artifact.passed
+    assert "the quantization itself, onnx_int8" in found.sentence
+    assert any("in float32" in note for note in found.notes)
