@@ -25,7 +25,9 @@ for entry in receipts["registered"]:
     assert model.metadata.signature is not None
     reference = models / entry["model"] / "reference"
     samples = [
-        s for s in json.loads((reference / "reference.json").read_text())["samples"] if s["scale"] == 1.0
+        s
+        for s in json.loads((reference / "reference.json").read_text())["samples"]
+        if s["kind"] == "data" and s["scale"] == 1.0
     ]
     detections = 0
     for sample in samples:

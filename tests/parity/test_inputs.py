@@ -1,4 +1,4 @@
-"""The inputs of a reference: of a small trained model, of models without detections; who asks for them."""
+"""The inputs of a reference: of a small trained model, of models without detections; who is asked."""
 
 import json
 from collections import Counter
@@ -18,6 +18,7 @@ from detexport.contract import IMAGE, Contract
 from detexport.data.coco import CocoRecord, load_coco
 from detexport.data.synthetic import SyntheticShapes
 from detexport.modeling import build_model
+from detexport.parity.compare import compare
 from detexport.parity.conditions import Conditions, Nearness
 from detexport.parity.eager import run_eager_batch, with_score_threshold
 from detexport.parity.inputs import (
@@ -160,6 +161,23 @@ def test_scores_lie_within_a_hair_of_the_threshold_on_both_sides(
             given = sample.expected()["scores"].astype(np.float64) - near.threshold
             assert bool((np.abs(given - distance) < 1e-12).any()) == (distance > 0)
             assert f"{abs(distance):.2g}" in sample.meta.note
+
+
+@pytest.mark.parametrize("by", [1e-3, -1e-3])
+def test_a_threshold_that_moved_by_a_thousandth_decides_otherwise_on_these_inputs(
+    model: Counted, reference: Reference, by: float
+) -> None:
+    moved = with_score_threshold(model.net, model.contract.score_threshold + by)
+    flips = []
+    for sample in reference.samples:
+        if sample.meta.kind == NEAR:
+            size = sample.meta.output_size
+            (outputs,) = run_eager_batch(moved, [sample.image()], [size], model.contract)
+            found = compare(
+                sample.expected(), outputs, tolerance=TOLERANCE, contract=model.contract, scale=1.0
+            )
+            flips += [one for one in (*found.missing, *found.extra) if not one.excused]
+    assert flips
 
 
 def test_the_lowered_copy_gives_the_same_detections_and_some_more(

@@ -133,8 +133,12 @@ def inputs(
 
 
 def probed_threshold(contract: Contract) -> float:
-    """The score threshold of the model that a probe runs: somewhat below the lowest that decides."""
-    return max(0.0, min(score_thresholds(contract)) - PROBED_BELOW)
+    """The score threshold of the model that a probe runs: somewhat below the lowest that decides.
+
+    At most halved: a model without a threshold would have to suppress every box that it proposes.
+    """
+    lowest = min(score_thresholds(contract))
+    return max(lowest / 2, lowest - PROBED_BELOW)
 
 
 def groups(samples: Iterable[Sample]) -> list[tuple[Sample, ...]]:
