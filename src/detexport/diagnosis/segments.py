@@ -21,6 +21,7 @@ from detexport.modeling import (
     FPN,
     CascadeROIHeads,
     GeneralizedRCNN,
+    MaskRCNNConvUpsampleHead,
     PanopticFPN,
     PointRendMaskHead,
     ProposalNetwork,
@@ -327,8 +328,7 @@ def _res5_heads(result: Cut, heads: Any) -> None:
         taken = [*levels, *rows("pred_boxes")]
         result.add("mask_pooled", parts.PoolWithEmpty(heads.pooler), taken, rows("mask_pooled"))
         result.add("mask_res5", parts.WithoutEmpty(heads.res5), rows("mask_pooled"), rows("mask_res5"))
-        taken = list(rows("mask_res5", "pred_boxes", "pred_classes"))
-        result.add("mask_head", parts.MaskHead(heads.mask_head), taken, rows("pred_masks"))
+        _pooled_mask_head(result, heads.mask_head, rows("mask_res5"))
 
 
 def _mask_head(result: Cut, heads: Any, levels: list[Port]) -> None:
@@ -338,8 +338,7 @@ def _mask_head(result: Cut, heads: Any, levels: list[Port]) -> None:
     if heads.mask_pooler is not None:
         module: nn.Module = parts.Pool(heads.mask_pooler)
         result.add("mask_pooled", module, [*levels, detections[0]], rows("mask_pooled"), Kind.CHOICES)
-        taken = [*rows("mask_pooled"), *detections]
-        result.add("mask_head", parts.MaskHead(heads.mask_head), taken, rows("pred_masks"))
+        _pooled_mask_head(result, heads.mask_head, rows("mask_pooled"))
     elif type(heads.mask_head) is PointRendMaskHead and heads.mask_head.point_head is not None:
         coarse = rows("coarse_masks")
         result.add("coarse_mask_head", parts.CoarseMasks(heads.mask_head), [*levels, detections[0]], coarse)
@@ -350,6 +349,17 @@ def _mask_head(result: Cut, heads: Any, levels: list[Port]) -> None:
         result.coarse("the mask head", heads.mask_head)
         module = parts.MaskHead(heads.mask_head)
         result.add("mask_head", module, [*levels, *detections], rows("pred_masks"), Kind.CHOICES)
+
+
+def _pooled_mask_head(result: Cut, head: Any, pooled: tuple[Port, ...]) -> None:
+    if type(head) is MaskRCNNConvUpsampleHead:
+        module: nn.Module = parts.ConvMaskHead(head)
+        taken = [*pooled, *(rows("pred_classes") if head.predictor.out_channels > 1 else ())]
+    else:
+        result.coarse("the mask head", head)
+        module = parts.MaskHead(head)
+        taken = [*pooled, *rows("pred_boxes", "pred_classes")]
+    result.add("mask_head", module, taken, rows("pred_masks"))
 
 
 def _keypoint_head(result: Cut, heads: Any, levels: list[Port]) -> None:
