@@ -341,8 +341,11 @@ def _mask_head(result: Cut, heads: Any, levels: list[Port]) -> None:
         _pooled_mask_head(result, heads.mask_head, rows("mask_pooled"))
     elif type(heads.mask_head) is PointRendMaskHead and heads.mask_head.point_head is not None:
         coarse = rows("coarse_masks")
-        result.add("coarse_mask_head", parts.CoarseMasks(heads.mask_head), [*levels, detections[0]], coarse)
-        taken = [*levels, *detections, *coarse]
+        head = heads.mask_head
+        seen = levels[: max(head.box_pooler.places) + 1]
+        result.add("coarse_mask_head", parts.CoarseMasks(head), [*seen, detections[0]], coarse)
+        seen = levels[: max(head.point_pooler.places) + 1]
+        taken = [*seen, *detections, *coarse]
         module = parts.PointMasks(heads.mask_head)
         result.add("point_head", module, taken, rows("pred_masks"), Kind.CHOICES)
     else:
@@ -394,13 +397,14 @@ def _torchvision(result: Cut, model: Any) -> None:
     boxes = rows("proposal_boxes")
     taken = [*levels, *maps("batch"), IMAGE_PORT]
     result.add("proposals", parts.TorchvisionProposals(model), taken, boxes, Kind.PROPOSALS)
-    taken = [*levels, *boxes, IMAGE_PORT]
+    pooled = levels[: len(model.box_pooler.scales)]
+    taken = [*pooled, *boxes, IMAGE_PORT]
     result.add("boxes", parts.TorchvisionBoxes(model), taken, rows(*BOXES), Kind.DETECTIONS)
     if model.mask_pooler is not None:
-        taken = [*levels, *rows("pred_boxes", "pred_classes")]
+        taken = [*pooled, *rows("pred_boxes", "pred_classes")]
         result.add("masks", parts.TorchvisionMasks(model), taken, rows("pred_masks"), Kind.CHOICES)
     if model.keypoint_pooler is not None:
-        taken = [*levels, *rows("pred_boxes"), IMAGE_PORT]
+        taken = [*pooled, *rows("pred_boxes"), IMAGE_PORT]
         module = parts.TorchvisionKeypoints(model)
         result.add("keypoints", module, taken, rows("pred_keypoints"), Kind.KEYPOINTS)
 
