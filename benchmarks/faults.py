@@ -53,13 +53,13 @@ class Around:
         arrays = self.inner(self.image(image, contract), output_size)
         return self.outputs(dict(arrays), contract)
 
-    def run_batch(
-        self, images: Sequence[np.ndarray], output_sizes: Sequence[Size | None]
-    ) -> list[Arrays]:
+    def run_batch(self, images: Sequence[np.ndarray], output_sizes: Sequence[Size | None]) -> list[Arrays]:
         """Run the graph on several images in one call."""
         contract = self.artifact.contract
         changed = [self.image(image, contract) for image in images]
-        return [self.outputs(dict(arrays), contract) for arrays in self.inner.run_batch(changed, output_sizes)]
+        return [
+            self.outputs(dict(arrays), contract) for arrays in self.inner.run_batch(changed, output_sizes)
+        ]
 
 
 @dataclass
@@ -108,9 +108,7 @@ class Stale(Around):
 class FrozenBatch(Around):
     """A batch of which only the first image was looked at."""
 
-    def run_batch(
-        self, images: Sequence[np.ndarray], output_sizes: Sequence[Size | None]
-    ) -> list[Arrays]:
+    def run_batch(self, images: Sequence[np.ndarray], output_sizes: Sequence[Size | None]) -> list[Arrays]:
         """Give the first image's outputs for all."""
         return super().run_batch(images, output_sizes)[:1] * len(images)
 

@@ -27,7 +27,7 @@ from stage import PARAMS, run
 
 PIPELINE = Path("dvc.yaml")
 DECLARED = Path("conf/unsupported.yaml")
-STAGES = ("prepare_data", "build", "load_checkpoint", "reference", "export", "convert", "validate")
+STAGES = ("prepare_data", "build", "load_checkpoint", "reference", "floor", "export", "convert", "validate")
 LINKED = ("checkpoints", "conf", "hydra_plugins", "requirements.lock", "src", "stages")
 """What the stages read, beside what they write."""
 

@@ -1,12 +1,13 @@
 """Reference: the eager model's outputs on validation images, computed once and stored."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 from tqdm import tqdm
 from typer import Option
@@ -14,16 +15,18 @@ from typer import Option
 from detexport.checkpoint import load_weights, read_state_dict
 from detexport.config.cfg import load_cfg
 from detexport.contract import Contract
-from detexport.data.coco import CocoRecord, load_coco, read_image
-from detexport.data.resize import resize_image, resized_size
-from detexport.engine.evaluation import evaluate, spread
+from detexport.data.coco import load_coco
+from detexport.engine.evaluation import judge_model, spread
 from detexport.errors import DataError
 from detexport.files import read_json
 from detexport.metrics.judge import annotation_kind
+from detexport.metrics.tallies import pack_tallies
 from detexport.modeling import build_model
-from detexport.parity.eager import run_eager
+from detexport.parity.eager import run_eager_batch, with_score_threshold
+from detexport.parity.inputs import Plan, Probe, Run, inputs, probed_threshold
 from detexport.parity.outputs import Outputs
-from detexport.parity.reference import EagerQuality, SampleMeta, write_reference
+from detexport.parity.pictures import Size
+from detexport.parity.reference import EagerQuality, write_reference
 from stage import load_params, run
 
 
@@ -52,11 +55,14 @@ def main(
         )
     chosen = spread(dataset, params.images).images
     sigmas = tuple(cfg.TEST.KEYPOINT_OKS_SIGMAS)
+    plan = Plan(scales=tuple(params.scales), **OmegaConf.to_container(params.inputs))  # type: ignore[arg-type]
+    progress = tqdm(total=plan.most_runs(len(chosen), contract), desc="reference", unit="run")
+    run_eager, probe = running(net, contract, progress), probing(net, contract, progress)
     write_reference(
         save_dir,
-        samples(net, contract, chosen, params.scales),
+        inputs(chosen, contract, plan, run_eager, probe),
         contract=contract,
-        quality=measure_eager(net, contract, data, sigmas) if load_params("reduced_precision") else None,
+        quality=measure_eager(net, contract, data, sigmas) if params.quality_images else None,
         environment={
             "threads": torch.get_num_threads(),
             "dtype": "float32",
@@ -65,35 +71,40 @@ def main(
             },
         },
     )
+    progress.close()
 
 
 def measure_eager(net: nn.Module, contract: Contract, data: Path, sigmas: tuple[float, ...]) -> EagerQuality:
-    """How good the eager model is on annotated images, which targets of reduced precision are held to."""
+    """How good the eager model is on annotated images, which every target is held to."""
     dataset = load_coco(data, "val", load_params("data.categories"), annotation_kind(contract))
     chosen = spread(dataset, load_params("parity.quality_images"))
-    metrics = evaluate(net, chosen, sigmas)
-    return EagerQuality(metrics, tuple(image.image_id for image in chosen.images), sigmas)
+    judged = judge_model(net, chosen, sigmas)
+    return EagerQuality(judged.metrics, judged.image_ids, sigmas, pack_tallies(judged.tallies))
 
 
-def samples(
-    net: nn.Module, contract: Contract, records: Sequence[CocoRecord], scales: Sequence[float]
-) -> Iterator[tuple[SampleMeta, np.ndarray, Outputs]]:
-    """Each image at each scale of the model's own size, with the eager model's outputs."""
-    pairs = [(record, scale) for record in records for scale in scales]
-    for record, scale in tqdm(pairs, desc="reference", unit="image"):
-        image = read_image(record.file_name, contract.channel_order)
-        size = resized_size(record.height, record.width, contract.resize, scale)
-        meta = SampleMeta(
-            id=f"{record.image_id:06d}-{scale:g}x",
-            image_id=record.image_id,
-            file=record.file_name.name,
-            image_size=size,
-            output_size=(record.height, record.width),
-            scale=scale,
-            traced=(record, scale) == pairs[0],
-        )
-        network_image = resize_image(image, size)
-        yield meta, network_image, run_eager(net, network_image, meta.output_size, contract)
+def running(net: nn.Module, contract: Contract, progress: tqdm) -> Run:
+    """The eager model on images in one call; every run is a step of PROGRESS."""
+
+    def run_images(images: Sequence[np.ndarray], output_sizes: Sequence[Size]) -> list[Outputs]:
+        progress.update()
+        return run_eager_batch(net, images, output_sizes, contract)
+
+    return run_images
+
+
+def probing(net: nn.Module, contract: Contract, progress: tqdm) -> Probe | None:
+    """Scores of a copy of the model with a lower threshold; none where the model gives no scores."""
+    if "scores" not in contract.row_names:
+        return None
+    lowered = with_score_threshold(net, probed_threshold(contract))
+
+    def scores(image: np.ndarray) -> np.ndarray:
+        progress.update()
+        (outputs,) = run_eager_batch(lowered, [image], [image.shape[1:]], contract)
+        found: np.ndarray = outputs["scores"]
+        return found
+
+    return scores
 
 
 if __name__ == "__main__":

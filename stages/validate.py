@@ -14,20 +14,23 @@ from typer import Option, echo
 from detexport.artifact import read_artifact
 from detexport.data.coco import load_coco
 from detexport.errors import ConfigError, DataError
-from detexport.files import write_json
+from detexport.files import sha256_file, write_json
 from detexport.metrics.judge import annotation_kind
 from detexport.parity.certificate import certify
-from detexport.parity.quality import Quality, measure_quality
+from detexport.parity.floor import read_floor
+from detexport.parity.progress import Progress, progress_folder, validation_key
+from detexport.parity.quality import FLOAT32, Quality, measure_quality
 from detexport.parity.reference import Reference, read_reference
 from detexport.parity.validate import validate_artifact
 from detexport.runtime.session import Session
-from stage import instantiate, load_params, run
+from stage import PARAMS, instantiate, load_params, run
 
 
 def main(
     job: Annotated[str, Option()],
     artifact_dir: Annotated[Path, Option()],
     reference: Annotated[Path, Option()],
+    floor: Annotated[Path, Option()],
     data: Annotated[Path, Option()],
     save_to: Annotated[Path, Option()],
     save_drawn_to: Annotated[Path, Option()],
@@ -41,42 +44,52 @@ def main(
     target = load_params(f"targets.{load_params(f'jobs.{job}.target')}")
     engine = instantiate(target.runtime)
     expected = read_reference(reference)
-    precision = target.get("precision")
-    report = validate_artifact(
-        engine,
-        artifact_dir,
-        expected,
-        instantiate(parity.tolerance),
-        job=job,
-        min_detections=parity.min_detections,
-        draw=parity.draw,
-        measure=quality_measure(precision, expected, artifact_dir, data) if precision else None,
-        reduced=bool(precision),
-    )
-    report.save(save_to, save_drawn_to)
-    runtime: Any = OmegaConf.to_object(target.runtime)
-    certificate = certify(
-        report.to_json(),
-        read_artifact(artifact_dir),
-        reference=reference,
-        runtime=runtime,
-    )
-    write_json(save_certificate_to, certificate)
+    precision = target.get("precision", FLOAT32)
+    noise = read_floor(floor)
+    settings = {"job": job, "params": sha256_file(PARAMS), "floor": noise.limits}
+    key = validation_key(read_artifact(artifact_dir).sha256, reference, data, settings)
+    with Progress(progress_folder(save_to), key) as progress:
+        report = validate_artifact(
+            engine,
+            artifact_dir,
+            expected,
+            instantiate(parity.tolerance),
+            job=job,
+            floor=noise,
+            min_detections=parity.min_detections,
+            draw=parity.draw,
+            measure=quality_measure(precision, expected, artifact_dir, data, progress),
+            reduced=precision != FLOAT32,
+            progress=progress,
+        )
+        report.save(save_to, save_drawn_to)
+        runtime: Any = OmegaConf.to_object(target.runtime)
+        certificate = certify(
+            report.to_json(),
+            read_artifact(artifact_dir),
+            reference=reference,
+            runtime=runtime,
+        )
+        write_json(save_certificate_to, certificate)
     echo(f"{job}: {'passed' if report.passed else 'did not pass'}")
     for name, verdict in report.verdicts.items():
-        echo(f"  {name:9}{'not judged' if not verdict.judged else 'passed' if verdict.passed else 'failed'}")
+        answer = "not judged" if not verdict.judged else "passed" if verdict.passed else "failed"
+        echo(f"  {name:9}{answer}{f' ({verdict.note})' if verdict.note else ''}")
     for reason in report.reasons:
         echo(f"  {reason}")
 
 
 def quality_measure(
-    precision: str, reference: Reference, artifact_dir: Path, data: Path
-) -> Callable[[Session], Quality]:
-    """How an artifact of reduced PRECISION is judged, on the images that the eager model was judged on.
+    precision: str, reference: Reference, artifact_dir: Path, data: Path, progress: Progress
+) -> Callable[[Session], Quality] | None:
+    """How an artifact of PRECISION is judged, on the images that the eager model was judged on.
+
+    Returns:
+        none where nobody asked for it.
 
     Raises:
         ConfigError: there is no budget for the precision.
-        DataError: the reference does not say how good the eager model is.
+        DataError: the precision is reduced, and the reference does not say how good the eager model is.
     """
     budgets = load_params("parity.budgets")
     if precision not in budgets:
@@ -86,12 +99,14 @@ def quality_measure(
             expected=precision,
             remedy=f"-S +parity.budgets.{precision}=<difference of average precision>",
         )
+    if reference.quality is None and precision == FLOAT32:
+        return None
     if reference.quality is None:
         raise DataError(
-            "the reference does not say how good the eager model is",
-            got="no quality",
+            "the reference does not say how good the eager model is, which decides on reduced precision",
+            got="parity.quality_images=0",
             expected="its metrics on annotated images",
-            remedy="run the stage `reference` again",
+            remedy="set parity.quality_images, and run the stage `reference` again",
         )
     kind = annotation_kind(read_artifact(artifact_dir).contract)
     return partial(
@@ -101,6 +116,7 @@ def quality_measure(
         precision=precision,
         budget=budgets[precision],
         least=load_params("parity.least_quality"),
+        progress=progress,
     )
 
 

@@ -85,7 +85,8 @@ def test_overrides_options_and_samples_reach_the_artifact_and_data_names_and_jud
     assert artifact.contract.class_names == NAMES
     told = capsys.readouterr().err
     assert "tracing beside the model on 9 pictures: passed" in told, "two at four sizes, and a flat one"
-    (row,) = [line.split() for line in told.splitlines() if line.startswith("  bbox/AP ")]
+    row, limited = [line.split() for line in told.splitlines() if line.startswith("  bbox/AP ")]
+    assert limited[-2:] == ["(limit", "0.001)"], "the task metric is a verdict"
     _, eager, found, difference = row
     assert eager == found
     assert float(eager) > 0.4

@@ -28,7 +28,7 @@ def proposals(dataset: CocoDataset, left_out: int) -> Iterator[tuple[CocoRecord,
 
 
 def test_all_proposed_have_recall_one(dataset: CocoDataset) -> None:
-    metrics = judge(proposals(dataset, 0), dataset)
+    metrics = judge(proposals(dataset, 0), dataset).metrics
     assert metrics["proposals/AR100"] == pytest.approx(1.0)
     assert metrics["proposals/AR1"] < 1
 
@@ -36,7 +36,7 @@ def test_all_proposed_have_recall_one(dataset: CocoDataset) -> None:
 def test_recall_is_the_part_that_was_proposed(dataset: CocoDataset) -> None:
     total = sum(len(record.annotations) for record in dataset.images)
     missed = sum(bool(record.annotations) for record in dataset.images)
-    metrics = judge(proposals(dataset, 1), dataset)
+    metrics = judge(proposals(dataset, 1), dataset).metrics
     assert metrics["proposals/AR100"] == pytest.approx((total - missed) / total)
 
 
@@ -48,11 +48,11 @@ def pixels(dataset: CocoDataset, *, shifted: int) -> Iterator[tuple[CocoRecord, 
 
 
 def test_true_pixels_have_iou_one(dataset: CocoDataset) -> None:
-    assert judge(pixels(dataset, shifted=0), dataset) == {"sem_seg/mIoU": 1.0}
+    assert judge(pixels(dataset, shifted=0), dataset).metrics == {"sem_seg/mIoU": 1.0}
 
 
 def test_wrong_pixels_have_less(dataset: CocoDataset) -> None:
-    assert judge(pixels(dataset, shifted=1), dataset)["sem_seg/mIoU"] < 0.2
+    assert judge(pixels(dataset, shifted=1), dataset).metrics["sem_seg/mIoU"] < 0.2
 
 
 def test_pixels_without_classes_to_hold_them_to(dataset: CocoDataset, tmp_path: Path) -> None:

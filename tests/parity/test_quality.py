@@ -1,5 +1,6 @@
-"""Reduced precision: held to what it finds, not to single numbers."""
+"""The task metric: what is found, beside the eager model; reduced precision is held to it alone."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,6 +14,8 @@ from detexport.contract import ResizeRule
 from detexport.data.coco import CocoDataset, load_coco
 from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import DataError
+from detexport.metrics.judge import judge
+from detexport.metrics.tallies import pack_tallies
 from detexport.parity.measures import tell
 from detexport.parity.quality import Quality, measure_quality
 from detexport.parity.reference import EagerQuality, Reference, SampleMeta, read_reference, write_reference
@@ -137,7 +140,7 @@ def verdict(dataset: CocoDataset, reference: Reference, session: Session, *, red
         reference,
         TOLERANCE,
         job="j",
-        measure=(lambda _: measure(second)) if reduced else None,
+        measure=lambda _: measure(second),
         reduced=reduced,
     )
     return report.to_json()
@@ -155,6 +158,7 @@ def test_a_shift_beyond_the_tolerance_is_evidence_alone(
     ]
     full = verdict(dataset, reference, Finder(dataset, artifact, shift_px=0.05), reduced=False)
     assert not full["passed"]
+    assert [measure.words for measure, _, _ in tell(full)] == ["boxes", "scores", "bbox/AP less eager's"]
 
 
 def test_what_cannot_be_compared_stays_a_reason(
@@ -181,5 +185,61 @@ def test_data_without_the_annotations_says_nothing_of_the_artifact(
         validate(Finder(dataset, artifact), reference, TOLERANCE, job="j", measure=unannotated)
 
 
-def test_the_reference_keeps_what_eager_reached(dataset: CocoDataset, reference: Reference) -> None:
-    assert reference.quality == eager(dataset)
+def test_the_reference_keeps_what_eager_reached(
+    tmp_path: Path, dataset: CocoDataset, artifact: Artifact
+) -> None:
+    reached = eager_judged(dataset, artifact)
+    write_reference(tmp_path / "r", [], contract=artifact.contract, environment={}, quality=reached)
+    stored = read_reference(tmp_path / "r").quality
+    assert stored == reached
+    assert stored.tallies.keys() == reached.tallies.keys()
+    for name, array in reached.tallies.items():
+        np.testing.assert_array_equal(stored.tallies[name], array)
+
+
+def eager_judged(dataset: CocoDataset, artifact: Artifact) -> EagerQuality:
+    """An eager model that finds everything."""
+    session = Finder(dataset, artifact)
+    judged = judge(((record, session(np.zeros(0))) for record in dataset.images), dataset)
+    return EagerQuality(judged.metrics, judged.image_ids, (), pack_tallies(judged.tallies))
+
+
+def test_each_image_is_held_against_itself(dataset: CocoDataset, artifact: Artifact) -> None:
+    """Of every image the first object is missed, so all lose, those with one object most."""
+    quality = measured(Finder(dataset, artifact, left_out=1), dataset, eager_judged(dataset, artifact))
+    low, high = quality.intervals["bbox/AP"]
+    assert low <= quality.differences["bbox/AP"] <= high < 0
+    assert f"[{low:+.4f}, {high:+.4f}] (limit 0.02)" in quality.faults[0]
+    counts = quality.per_image["bbox/AP"]
+    annotated = [record for record in dataset.images if record.annotations]
+    assert (counts.better, counts.worse, counts.equal) == (0, len(annotated), 0)
+    assert counts.undefined == len(dataset.images) - len(annotated)
+    losses = [loss for _, loss in counts.worst]
+    assert losses == sorted(losses)
+    assert {id for id, _ in counts.worst} <= {record.image_id for record in annotated}
+
+
+def test_what_finds_the_same_is_equal_on_every_image(dataset: CocoDataset, artifact: Artifact) -> None:
+    quality = measured(Finder(dataset, artifact), dataset, eager_judged(dataset, artifact))
+    assert quality.intervals == {"bbox/AP": (0, 0)}
+    counts = quality.per_image["bbox/AP"]
+    assert (counts.better, counts.worse, counts.worst) == (0, 0, ())
+    assert counts.equal + counts.undefined == len(dataset.images)
+    json.dumps(quality.to_json(), allow_nan=False)
+
+
+def test_a_weak_eager_model_fails_reduced_precision_alone(dataset: CocoDataset, artifact: Artifact) -> None:
+    """In float32 the other verdicts hold; a difference stays one."""
+    quality = measured(Finder(dataset, artifact), dataset, eager(dataset))
+    weak = replace(quality, eager={"bbox/AP": 0.05}, artifact={"bbox/AP": 0.05})
+    assert "proves nothing" in weak.faults[0]
+    full = replace(weak, precision="float32")
+    assert full.faults == ()
+    assert "proves nothing" in full.to_json()["notes"][0]
+    assert "difference +0.9500" in replace(full, artifact={"bbox/AP": 1.0}).faults[0]
+
+
+def test_data_that_lack_an_image_that_eager_was_judged_on(dataset: CocoDataset, artifact: Artifact) -> None:
+    reached = replace(eager(dataset), image_ids=(987,))
+    with pytest.raises(DataError, match="lacks images"):
+        measured(Finder(dataset, artifact), dataset, reached)

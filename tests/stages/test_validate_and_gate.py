@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from detexport.files import write_json
+from detexport.parity.floor import Floor
 from detexport.parity.reference import SampleMeta, write_reference
 from detexport.postprocess import postprocess
 from detexport.runtime.onnxruntime import OnnxRuntime
@@ -27,6 +28,7 @@ def workspace(tmp_path: Path) -> Path:
     model = tmp_path / "models" / "tiny"
     write_tiny_onnx(model / "artifacts" / "onnx")
     write_expected(model, model / "artifacts" / "onnx", shift_px=0)
+    write_json(model / "floor.json", Floor(samples=(), environment={}, variants={}).to_json())
     runtime = {"_target_": "detexport.runtime.onnxruntime.OnnxRuntime", "threads": 1}
     params = {
         "jobs": {JOB: {"model": "tiny", "target": "onnx", "artifact": "onnx"}},
@@ -60,6 +62,7 @@ def validate(workspace: Path, **changes: str | Path) -> subprocess.CompletedProc
         "job": JOB,
         "artifact_dir": model / "artifacts" / "onnx",
         "reference": model / "reference",
+        "floor": model / "floor.json",
         "data": "data",
         "save_to": model / "parity" / "onnx.json",
         "save_drawn_to": model / "parity" / "onnx_drawn.npz",
@@ -91,7 +94,7 @@ def test_an_artifact_that_agrees_passes_and_the_gate_opens(workspace: Path) -> N
         "  contract passed",
         "  drift    passed",
         "  flips    passed",
-        "  metric   not judged",
+        "  metric   not judged (not measured)",
     ]
     assert "1/1" in result.stderr, "a progress bar"
     assert verdict(workspace)["passed"] is True

@@ -12,7 +12,7 @@ import numpy as np
 
 from detexport.benchmark.latency import Runner, measure_interleaved
 from detexport.files import write_json
-from detexport.parity.reference import Reference
+from detexport.parity.reference import DATA, Reference
 
 
 @dataclass(frozen=True)
@@ -113,11 +113,13 @@ def benchmark(
 
 
 def choose_images(reference: Reference, count: int) -> list[np.ndarray]:
-    """At most ``count`` images of the model's own size (scale 1), all of the size that most of them have.
+    """At most ``count`` of the data set's images at the model's own size (scale 1), all of one size.
 
-    Of one size, since a latency is told with its image size, and engines plan anew for each new one.
+    Of the size that most of them have: a latency is told with its image size, and engines plan anew for
+    each new one.
     """
-    samples = [sample for sample in reference.samples if sample.meta.scale == 1] or list(reference.samples)
+    of_data = [sample for sample in reference.samples if sample.meta.kind == DATA]
+    samples = [sample for sample in of_data if sample.meta.scale == 1] or of_data
     sizes = [sample.meta.image_size for sample in samples]
     most_frequent = max(sizes, key=sizes.count)  # the first of several
     return [sample.image() for sample in samples if sample.meta.image_size == most_frequent][:count]

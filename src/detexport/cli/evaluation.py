@@ -6,9 +6,10 @@ from typing import Any
 from detexport.cli.progress import say
 from detexport.contract import Contract
 from detexport.data.coco import CocoDataset, load_coco
-from detexport.engine.evaluation import evaluate
+from detexport.engine.evaluation import judge_model
 from detexport.metrics.judge import annotation_kind
-from detexport.parity.quality import BUDGETS, LEAST_QUALITY, Quality, measure_quality
+from detexport.metrics.tallies import pack_tallies
+from detexport.parity.quality import BUDGETS, FLOAT32, LEAST_QUALITY, Quality, measure_quality
 from detexport.parity.reference import EagerQuality
 from detexport.runtime.session import Session
 
@@ -29,12 +30,14 @@ def evaluate_both(
         net: the eager model.
         session: the artifact, loaded.
         dataset: the split, with keypoints if the model gives them.
-        keypoint_sigmas: see ``evaluate``.
+        keypoint_sigmas: see ``coco_ap``.
         precision: the target's; empty: float32.
     """
-    image_ids = tuple(image.image_id for image in dataset.images)
-    eager = EagerQuality(evaluate(net, dataset, keypoint_sigmas), image_ids, keypoint_sigmas)
-    budget = BUDGETS.get(precision, 0.0)
+    judged = judge_model(net, dataset, keypoint_sigmas)
+    tallies = pack_tallies(judged.tallies)
+    eager = EagerQuality(judged.metrics, judged.image_ids, keypoint_sigmas, tallies)
+    precision = precision or FLOAT32
+    budget = BUDGETS[precision]
     quality = measure_quality(
         session, eager, dataset, precision=precision, budget=budget, least=LEAST_QUALITY
     )

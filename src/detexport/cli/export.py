@@ -280,10 +280,9 @@ def _prove(
         files,
         reference,
         target=request.target,
-        measure=measure if target.precision else None,
+        measure=measure if target.precision or request.run_eval else None,
+        reduced=bool(target.precision),
     )
-    if request.run_eval and not target.precision:
-        measure(engine.open(made))
 
 
 def _evaluate(model: Model, target: Target, session: Session) -> Quality:

@@ -18,8 +18,7 @@ from detexport.parity.measures import tell
 from detexport.parity.outputs import Outputs
 from detexport.parity.quality import Quality
 from detexport.parity.reference import SampleMeta, read_reference, write_reference
-from detexport.parity.report import ParityReport
-from detexport.parity.validate import validate_artifact
+from detexport.parity.validate import ParityReport, validate_artifact
 from detexport.runtime.session import Engine, Session
 
 SCALES = {"as exported": 1.0, "smaller": 0.75, "larger": 1.5}
@@ -37,6 +36,7 @@ def prove(
     *,
     target: str,
     measure: Callable[[Session], Quality] | None = None,
+    reduced: bool = False,
 ) -> None:
     """Run model and artifact on the samples, and say how far they are apart.
 
@@ -48,7 +48,8 @@ def prove(
         files: the samples.
         reference: folder for what the model gives.
         target: its name.
-        measure: for reduced precision, how the artifact is judged instead.
+        measure: how the artifact is judged against annotations.
+        reduced: the artifact's precision is reduced: that alone decides.
 
     Raises:
         ExportError: they are further apart than the table of limits allows, or the budget of the precision.
@@ -61,7 +62,7 @@ def prove(
         Tolerance(),
         job=target,
         measure=measure,
-        reduced=measure is not None,
+        reduced=reduced,
     )
     _tell(report)
     if not report.passed:

@@ -25,7 +25,6 @@ def register_resolvers() -> None:
         "left_out": left_out,
         "exports": exports,
         "conversions": conversions,
-        "reduced_precision": reduced_precision,
         "trainings": trainings,
         "configs": configs,
         "checkpoints": checkpoints,
@@ -86,11 +85,6 @@ def conversions(*, _root_: DictConfig) -> DictConfig:
         if "source" in _root_.artifacts[name]
     }
     return OmegaConf.create(needed)
-
-
-def reduced_precision(*, _root_: DictConfig) -> bool:
-    """Whether a job's target computes in less than float32, and is judged against annotations."""
-    return any("precision" in _root_.targets[job.target] for job in jobs(_root_=_root_).values())
 
 
 def _needed_artifacts(root: DictConfig) -> list[tuple[str, str]]:

@@ -102,14 +102,13 @@ def lookup(values: Mapping[str, Any], key: str) -> Any:
 def producers(steps: Iterable[Step]) -> dict[str, tuple[Step, ...]]:
     """For each step, by name, the steps that write what it reads."""
     steps = tuple(steps)
-    return {
-        step.name: tuple(
-            other
-            for other in steps
-            if other is not step and any(inside(dep, out) for dep in step.deps for out in other.outs)
-        )
-        for step in steps
-    }
+    writers = {out: index for index, step in enumerate(steps) for out in step.outs}
+    before = {}
+    for index, step in enumerate(steps):
+        places = {place for dep in step.deps for place in (dep, *map(str, PurePosixPath(dep).parents))}
+        found = {writers[place] for place in places if place in writers} - {index}
+        before[step.name] = tuple(steps[other] for other in sorted(found))
+    return before
 
 
 def needed(goals: Iterable[Step], before: Mapping[str, tuple[Step, ...]]) -> list[Step]:

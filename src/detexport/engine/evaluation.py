@@ -11,13 +11,18 @@ from tqdm import tqdm
 from detexport.data.coco import CocoDataset, CocoRecord, read_image
 from detexport.data.resize import resize_image, resized_size
 from detexport.errors import DataError
-from detexport.metrics.judge import judge
+from detexport.metrics.judge import Judgement, judge
 
 ROWS = ("instances", "proposals")
 BOXES = ("pred_boxes", "proposal_boxes")
 
 
 def evaluate(model: Any, dataset: CocoDataset, keypoint_sigmas: Sequence[float] = ()) -> dict[str, float]:
+    """The metrics of ``judge_model``."""
+    return judge_model(model, dataset, keypoint_sigmas).metrics
+
+
+def judge_model(model: Any, dataset: CocoDataset, keypoint_sigmas: Sequence[float] = ()) -> Judgement:
     """Judge everything that a model gives, over all images of a split: see ``judge``.
 
     Args:

@@ -13,6 +13,7 @@ from pycocotools.cocoeval import COCOeval
 
 from detexport.data.coco import read_annotations
 from detexport.errors import ConfigError, DataError
+from detexport.metrics.tallies import Matches, Recalls, Tallies
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 """COCO's first six numbers: the mean over IoU 0.50 to 0.95, two single IoUs, and three ranges of area."""
@@ -22,6 +23,14 @@ KEYPOINT_METRICS = ("AP", "AP50", "AP75", "APm", "APl")
 
 RECALL_METRICS = ("AR1", "AR10", "AR100")
 """Average recall with so many proposals an image, whatever their class."""
+
+HEADLINES = {
+    "bbox": "bbox/AP",
+    "segm": "segm/AP",
+    "keypoints": "keypoints/AP",
+    "proposals": "proposals/AR100",
+}
+"""The metric that stands for each kind."""
 
 BOXES_AND_SCORES = (("pred_boxes", "scores"), ("proposal_boxes", "objectness_logits"))
 
@@ -58,22 +67,53 @@ def coco_ap(
         DataError: the file is missing or is not COCO's, or lacks a category, an image or the keypoints.
         ConfigError: there is not one sigma a keypoint.
     """
-    truth = read_annotations(annotations)
-    _check_known(annotations, "category ids", category_ids, truth["categories"])
-    # To pycocotools a match with the annotation of id 0 is none.
-    truth["annotations"] = [{**a, "id": i} for i, a in enumerate(truth["annotations"], start=1)]
-    detections: dict[str, list[dict[str, Any]]] = {iou_type: [] for iou_type in iou_types}
+    found: dict[str, list[dict[str, Any]]] = {iou_type: [] for iou_type in iou_types}
     mentioned = []
     for image_id, outputs in predictions:
         mentioned.append(image_id)
         for iou_type in iou_types:
-            detections[iou_type] += _detections(image_id, outputs, category_ids, iou_type)
-    _check_known(annotations, "image ids", mentioned, truth["images"])
-
-    metrics: dict[str, float] = {}
-    for iou_type in iou_types:
-        metrics |= _evaluate(truth, detections[iou_type], category_ids, iou_type, keypoint_sigmas, image_ids)
+            found[iou_type] += coco_detections(image_id, outputs, category_ids, iou_type)
+    metrics, _ = judge_detections(
+        annotations, found, category_ids, keypoint_sigmas, image_ids, mentioned=mentioned
+    )
     return metrics
+
+
+def judge_detections(
+    annotations: Path,
+    detections: Mapping[str, list[dict[str, Any]]],
+    category_ids: Sequence[int],
+    keypoint_sigmas: Sequence[float] = (),
+    image_ids: Sequence[int] | None = None,
+    *,
+    mentioned: Sequence[int] = (),
+) -> tuple[dict[str, float], dict[str, Tallies]]:
+    """The metrics of detections in pycocotools' form, and what each image adds to those that are headlines.
+
+    Args:
+        annotations: see ``coco_ap``.
+        detections: by kind, see ``coco_detections``.
+        category_ids: see ``coco_ap``.
+        keypoint_sigmas: likewise.
+        image_ids: likewise; tallies have the images in ascending order.
+        mentioned: images that must be in the file.
+
+    Raises:
+        DataError: see ``coco_ap``.
+        ConfigError: likewise.
+    """
+    truth = read_annotations(annotations)
+    _check_known(annotations, "category ids", category_ids, truth["categories"])
+    _check_known(annotations, "image ids", mentioned, truth["images"])
+    # To pycocotools a match with the annotation of id 0 is none.
+    truth["annotations"] = [{**a, "id": i} for i, a in enumerate(truth["annotations"], start=1)]
+    metrics: dict[str, float] = {}
+    tallies: dict[str, Tallies] = {}
+    for iou_type, found in detections.items():
+        evaluation = _evaluate(truth, found, category_ids, iou_type, keypoint_sigmas, image_ids)
+        metrics |= _summary(evaluation, iou_type)
+        tallies[HEADLINES[iou_type]] = _matches(evaluation, iou_type)
+    return metrics, tallies
 
 
 def _check_known(path: Path, what: str, asked: Sequence[int], entries: list[dict[str, Any]]) -> None:
@@ -87,12 +127,13 @@ def _check_known(path: Path, what: str, asked: Sequence[int], entries: list[dict
         )
 
 
-def _detections(
+def coco_detections(
     image_id: int, outputs: Mapping[str, np.ndarray], category_ids: Sequence[int], iou_type: str
 ) -> list[dict[str, Any]]:
-    """An image's detections as pycocotools has them; boxes become x, y, width, height, masks RLE.
+    """An image's detections as pycocotools has them, in plain values; see ``coco_ap`` for the arguments.
 
-    Keypoints become indices of pixels; their area is that of the box around them, as pycocotools has it.
+    Boxes become x, y, width, height, masks RLE. Keypoints become indices of pixels; their area is that of the
+    box around them, as pycocotools has it.
     """
     of_proposals = iou_type == "proposals"
     boxes_name, scores_name = BOXES_AND_SCORES[of_proposals]
@@ -103,7 +144,13 @@ def _detections(
     if iou_type == "segm":
         masks = np.asfortranarray(outputs["pred_masks"].transpose(1, 2, 0), dtype=np.uint8)
         rles = coco_mask.encode(masks)
-        shapes = [{"segmentation": rle, "area": float(coco_mask.area(rle))} for rle in rles]
+        shapes = [
+            {
+                "segmentation": {"size": rle["size"], "counts": rle["counts"].decode("ascii")},
+                "area": float(coco_mask.area(rle)),
+            }
+            for rle in rles
+        ]
     elif iou_type == "keypoints":
         shapes = []
         for keypoints in np.asarray(outputs["pred_keypoints"], dtype=np.float64):
@@ -132,7 +179,7 @@ def _evaluate(
     iou_type: str,
     keypoint_sigmas: Sequence[float],
     image_ids: Sequence[int] | None,
-) -> dict[str, float]:
+) -> COCOeval:
     found = [{**detection, "id": i} for i, detection in enumerate(detections, start=1)]
     of_proposals = iou_type == "proposals"
     with contextlib.redirect_stdout(io.StringIO()):
@@ -151,11 +198,43 @@ def _evaluate(
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
+    return evaluation
+
+
+def _summary(evaluation: COCOeval, iou_type: str) -> dict[str, float]:
     names = {"keypoints": KEYPOINT_METRICS, "proposals": RECALL_METRICS}.get(iou_type, METRICS)
     # Of boxes, pycocotools gives the six precisions first, then the recalls.
-    stats = evaluation.stats[len(METRICS) :] if of_proposals else evaluation.stats
+    stats = evaluation.stats[len(METRICS) :] if iou_type == "proposals" else evaluation.stats
     # It says -1 where there is no object.
     return {f"{iou_type}/{k}": float(v) for k, v in zip(names, stats, strict=False) if v >= 0}
+
+
+def _matches(evaluation: COCOeval, iou_type: str) -> Matches:
+    """What was matched, of all areas, which pycocotools has first, and of the longest lists."""
+    params = evaluation.params
+    images, areas = len(params.imgIds), len(params.areaRng)
+    categories = len(params.catIds) if params.useCats else 1
+    objects = np.zeros((categories, images), np.int64)
+    thresholds = len(params.iouThrs)
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in ("image", "category", "correct", "ignored")}
+    for category in range(categories):
+        start = category * areas * images
+        matched = evaluation.evalImgs[start : start + images]
+        there = [(index, one) for index, one in enumerate(matched) if one is not None]
+        for index, one in there:
+            objects[category, index] = np.count_nonzero(np.asarray(one["gtIgnore"]) == 0)
+        # With nothing to join, an empty array gives the type.
+        scores = np.concatenate([np.zeros(0), *(one["dtScores"] for _, one in there)])
+        order = np.argsort(-scores, kind="stable")
+        of_image = [np.full(len(one["dtScores"]), index, np.int32) for index, one in there]
+        rows["image"].append(np.concatenate([np.zeros(0, np.int32), *of_image])[order])
+        rows["category"].append(np.full(len(scores), category, np.int32))
+        nothing = np.zeros((thresholds, 0), bool)
+        for name, key in (("correct", "dtMatches"), ("ignored", "dtIgnore")):
+            flags = [one[key].astype(bool) for _, one in there]
+            rows[name].append(np.concatenate([nothing, *flags], axis=1)[:, order])
+    kind = Recalls if iou_type == "proposals" else Matches
+    return kind(**{name: np.concatenate(parts, axis=-1) for name, parts in rows.items()}, objects=objects)
 
 
 def _check_keypoints(truth: dict[str, Any], detections: list[dict[str, Any]], sigmas: int) -> None:

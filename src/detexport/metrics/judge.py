@@ -1,15 +1,19 @@
 """Everything that a model gives, judged against the annotations of a split."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, fields
+from functools import cached_property
 from typing import Any
+
+import numpy as np
 
 from detexport.contract import Contract
 from detexport.data.coco import AnnotationKind, CocoDataset, CocoRecord
 from detexport.errors import DataError
-from detexport.metrics.average_precision import coco_ap
-from detexport.metrics.panoptic_quality import PanopticQuality
+from detexport.metrics.average_precision import coco_detections, judge_detections
+from detexport.metrics.panoptic_quality import PanopticQuality, Tally
 from detexport.metrics.pixel_iou import PixelIou
+from detexport.metrics.tallies import KINDS, Pixels, Segments, Tallies
 
 FIELDS = {
     "pred_boxes": "bbox",
@@ -19,7 +23,7 @@ FIELDS = {
 }
 """What is judged by which kind of average precision, proposals by their recall."""
 
-HEADLINES = ("bbox/AP", "segm/AP", "keypoints/AP", "proposals/AR100", "panoptic/PQ", "sem_seg/mIoU")
+HEADLINES = tuple(KINDS)
 """Of each kind the metric that stands for it."""
 
 
@@ -28,11 +32,123 @@ def annotation_kind(contract: Contract) -> AnnotationKind:
     return "keypoints" if "pred_keypoints" in contract.output_names else "instances"
 
 
+@dataclass(frozen=True)
+class Finding:
+    """What was found on one image, in plain values that JSON takes; masks are compressed.
+
+    Args:
+        image_id: COCO's.
+        detections: by kind, see ``coco_detections``.
+        segments: of a panoptic segmentation, each category with its ``Tally`` in numbers; none where there is
+            no such output.
+        pixels: a semantic segmentation's, see ``PixelIou.look``; likewise.
+    """
+
+    image_id: int
+    detections: dict[str, list[dict[str, Any]]]
+    segments: list[tuple[Any, ...]] | None = None
+    pixels: list[tuple[int, int, int]] | None = None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a model reached.
+
+    Args:
+        metrics: see ``judge``.
+        image_ids: of the images that count, ascending.
+        tallies: what each image adds, in this order, by the headline metric.
+    """
+
+    metrics: dict[str, float]
+    image_ids: tuple[int, ...]
+    tallies: dict[str, Tallies]
+
+
+class Judge:
+    """Judges the outputs on images of a split, one after another; those that are given are those that count.
+
+    Args:
+        dataset: with keypoints, if there are any in the outputs.
+        keypoint_sigmas: see ``coco_ap``.
+    """
+
+    def __init__(self, dataset: CocoDataset, keypoint_sigmas: Sequence[float] = ()) -> None:
+        self.dataset = dataset
+        self.keypoint_sigmas = keypoint_sigmas
+
+    @cached_property
+    def _panoptic(self) -> PanopticQuality:
+        return PanopticQuality(self.dataset.panoptic_file, self.dataset.category_ids)
+
+    def look(self, record: CocoRecord, outputs: dict[str, Any]) -> Finding:
+        """Keep of an image's outputs what is judged.
+
+        Args:
+            record: the image.
+            outputs: see ``detexport.postprocess``, in the image's frame.
+
+        Raises:
+            DataError: there are no annotations of what is to be judged.
+        """
+        detections = {
+            iou_type: coco_detections(record.image_id, outputs, self.dataset.category_ids, iou_type)
+            for field, iou_type in FIELDS.items()
+            if field in outputs
+        }
+        if "panoptic_seg" in outputs:
+            found = outputs["panoptic_seg"], outputs["segments_info"]
+            tallies = self._panoptic.look(record.image_id, *found)
+            segments = [(category, *astuple(tally)) for category, tally in tallies.items()]
+            return Finding(record.image_id, detections, segments=segments)
+        if "sem_seg" in outputs:
+            return Finding(record.image_id, detections, pixels=PixelIou.look(record, outputs["sem_seg"]))
+        return Finding(record.image_id, detections)
+
+    def conclude(self, findings: Iterable[Finding]) -> Judgement:
+        """Judge all that was found.
+
+        Raises:
+            DataError: there is no image, or the annotations are not of these images.
+        """
+        by_id = {finding.image_id: finding for finding in findings}
+        if not by_id:
+            raise DataError(
+                f"{self.dataset.annotation_file} has no image to evaluate on", expected="at least one image"
+            )
+        ordered = [by_id[image_id] for image_id in sorted(by_id)]
+        metrics: dict[str, float] = {}
+        tallies: dict[str, Tallies] = {}
+        kinds = ordered[0].detections.keys()
+        if kinds:
+            metrics, tallies = judge_detections(
+                self.dataset.annotation_file,
+                {kind: [one for finding in ordered for one in finding.detections[kind]] for kind in kinds},
+                self.dataset.category_ids,
+                self.keypoint_sigmas,
+                sorted(by_id),
+                mentioned=sorted(by_id),
+            )
+        if ordered[0].segments is not None:
+            segments = [finding.segments or [] for finding in ordered]
+            for rows in segments:
+                self._panoptic.count({category: Tally(*tally) for category, *tally in rows})
+            metrics |= self._panoptic.result()
+            tallies["panoptic/PQ"] = Segments(*_by_class(segments, len(fields(Tally))))
+        if ordered[0].pixels is not None:
+            of_classes, pixels = PixelIou(), [finding.pixels or [] for finding in ordered]
+            for found in pixels:
+                of_classes.count(found)
+            metrics |= of_classes.result()
+            tallies["sem_seg/mIoU"] = Pixels(*_by_class(pixels, 2))
+        return Judgement(metrics, tuple(sorted(by_id)), tallies)
+
+
 def judge(
     predictions: Iterable[tuple[CocoRecord, dict[str, Any]]],
     dataset: CocoDataset,
     keypoint_sigmas: Sequence[float] = (),
-) -> dict[str, float]:
+) -> Judgement:
     """Judge the outputs on images of a split; the images that are given are those that count.
 
     Args:
@@ -42,43 +158,21 @@ def judge(
         keypoint_sigmas: see ``coco_ap``.
 
     Returns:
-        AP of boxes, masks and keypoints and recall of proposals, see ``coco_ap``; the quality of segments,
-        see ``PanopticQuality``, or where nothing else is given the IoU of the pixels' classes.
+        with AP of boxes, masks and keypoints and recall of proposals, see ``coco_ap``; the quality of
+        segments, see ``PanopticQuality``, or where nothing else is given the IoU of the pixels' classes.
 
     Raises:
         DataError: there is no image, or no annotations of what is to be judged.
     """
-    panoptic: PanopticQuality | None = None
-    pixels: PixelIou | None = None
-    image_ids: list[int] = []
+    one = Judge(dataset, keypoint_sigmas)
+    return one.conclude(one.look(record, outputs) for record, outputs in predictions)
 
-    def found() -> Iterator[tuple[int, dict[str, Any]]]:
-        nonlocal panoptic, pixels
-        for record, outputs in predictions:
-            image_ids.append(record.image_id)
-            if "panoptic_seg" in outputs:
-                panoptic = panoptic or PanopticQuality(dataset.panoptic_file, dataset.category_ids)
-                panoptic.add(record.image_id, outputs["panoptic_seg"], outputs["segments_info"])
-            elif "sem_seg" in outputs:
-                pixels = pixels or PixelIou()
-                pixels.add(record, outputs["sem_seg"])
-            yield record.image_id, outputs
 
-    outputs = found()
-    first = next(outputs, None)
-    if first is None:
-        raise DataError(
-            f"{dataset.annotation_file} has no image to evaluate on", expected="at least one image"
-        )
-    iou_types = [iou_type for field, iou_type in FIELDS.items() if field in first[1]]
-    metrics: dict[str, float] = {}
-    rest = chain([first], outputs)
-    if iou_types:
-        annotations, ids = dataset.annotation_file, dataset.category_ids
-        # The list of ids is whole by the time that it is looked at: when all predictions were read.
-        metrics |= coco_ap(annotations, rest, ids, iou_types, keypoint_sigmas, image_ids)
-    for _ in rest:  # where nothing was read for AP
-        pass
-    for gathered in (panoptic, pixels):
-        metrics |= gathered.result() if gathered else {}
-    return metrics
+def _by_class(of_images: Sequence[Sequence[Any]], columns: int) -> np.ndarray:
+    """Rows of a class and its numbers, on each image, as (columns, K classes, N images)."""
+    classes = sorted({row[0] for rows in of_images for row in rows})
+    array = np.zeros((columns, len(classes), len(of_images)))
+    for image, rows in enumerate(of_images):
+        for label, *numbers in rows:
+            array[:, classes.index(label), image] = numbers
+    return array

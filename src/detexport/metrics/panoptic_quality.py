@@ -1,7 +1,7 @@
 """Panoptic quality (Kirillov et al. 2019, arXiv:1801.00868)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +70,25 @@ class PanopticQuality:
         self.stuff_ids = [c["id"] for c in value["categories"] if not c["isthing"]]
         self.truth = {entry["image_id"]: entry for entry in value["annotations"]}
         self.folder = annotations.parent.parent / annotations.stem
-        self.tallies = {category: Tally() for category in (*self.thing_ids, *self.stuff_ids)}
+        self.tallies = self._no_tallies()
+
+    def _no_tallies(self) -> dict[int, Tally]:
+        return {category: Tally() for category in (*self.thing_ids, *self.stuff_ids)}
 
     def add(self, image_id: int, segment_map: np.ndarray, segments: Sequence[Mapping[str, Any]]) -> None:
+        """Judge the segments of one image and count them; see ``look``."""
+        self.count(self.look(image_id, segment_map, segments))
+
+    def count(self, tallies: Mapping[int, Tally]) -> None:
+        """Add an image's tallies to those of all."""
+        for category, tally in tallies.items():
+            of_all = self.tallies[category]
+            for field in fields(Tally):
+                setattr(of_all, field.name, getattr(of_all, field.name) + getattr(tally, field.name))
+
+    def look(
+        self, image_id: int, segment_map: np.ndarray, segments: Sequence[Mapping[str, Any]]
+    ) -> dict[int, Tally]:
         """Judge the segments of one image.
 
         Args:
@@ -80,10 +96,14 @@ class PanopticQuality:
             segment_map: (H, W) id of each pixel's segment, 0 for none.
             segments: ``id``, ``isthing`` and ``category_id`` of each: an index of a thing's class, or the
                 label of stuff, 1 being the first.
+
+        Returns:
+            its tally of each category that it has.
         """
         entry = self.truth[image_id]
         true_map = read_segment_map(self.folder / entry["file_name"])
-        labelled = [s for s in entry["segments_info"] if s["category_id"] in self.tallies]
+        tallies = self._no_tallies()
+        labelled = [s for s in entry["segments_info"] if s["category_id"] in tallies]
         true = {s["id"]: s["category_id"] for s in labelled if not s.get("iscrowd", 0)}
         predicted = {
             s["id"]: self.thing_ids[s["category_id"]]
@@ -92,12 +112,13 @@ class PanopticQuality:
             for s in segments
         }
         judge_image(
-            self.tallies,
+            tallies,
             np.where(np.isin(true_map, list(true)), true_map, VOID),
             true,
             segment_map,
             predicted,
         )
+        return {category: tally for category, tally in tallies.items() if tally.seen}
 
     def result(self) -> dict[str, float]:
         """``panoptic/PQ``, ``SQ`` and ``RQ``: means over the categories, over the things, over the stuff."""

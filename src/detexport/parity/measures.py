@@ -52,18 +52,18 @@ def measured(names: Iterable[str]) -> list[str]:
 def tell(verdict: Mapping[str, Any]) -> list[tuple[Measure, float | None, str]]:
     """What decided a verdict (as JSON): each error with a limit of its own, the largest of it, the limit.
 
-    Reduced precision is decided by how far each metric lies from the eager model's.
+    Last, how far each task metric lies from the eager model's; reduced precision is decided by that alone.
     """
-    quality = verdict.get("quality")
-    if quality:
-        return [
-            (Measure((), f"{name} less eager's", "", None), difference, f"{quality['budget']:g}")
-            for name, difference in quality["differences"].items()
-        ]
+    quality = verdict.get("quality") or {"differences": {}}
+    of_task: list[tuple[Measure, float | None, str]] = [
+        (Measure((), f"{name} less eager's", "", None), difference, f"{quality['budget']:g}")
+        for name, difference in quality["differences"].items()
+    ]
     if verdict["tolerance"] is None:
-        return []
-    return [
+        return of_task
+    of_outputs = [
         (measure, verdict["max"][name], measure.limit.format(**verdict["tolerance"]))
         for name, measure in MEASURES.items()
         if name in verdict["max"] and measure.limit is not None
     ]
+    return [*of_outputs, *of_task]

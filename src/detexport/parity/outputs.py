@@ -129,7 +129,7 @@ def unpack(packed: Mapping[str, np.ndarray]) -> Outputs:
     if "masks_packed" in packed:
         shape = tuple(int(size) for size in packed["masks_shape"])
         bits = np.unpackbits(packed["masks_packed"], count=int(np.prod(shape)))
-        outputs["pred_masks"] = bits.astype(bool).reshape(shape)
+        outputs["pred_masks"] = bits.view(bool).reshape(shape)  # no copy: an image may have 100 MB of masks
     if "segments_info" in packed:
         outputs["segments_info"] = json.loads(str(packed["segments_info"]))
     return outputs

@@ -1,36 +1,83 @@
-"""The verdict on reduced precision: not the numbers, but what is found, against the annotations."""
+"""The task metric: what an artifact finds of what is annotated, beside the eager model, image by image."""
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from detexport.data.coco import CocoDataset, CocoRecord, read_image
-from detexport.metrics.judge import HEADLINES, judge
-from detexport.parity.outputs import Outputs
+from detexport.errors import DataError
+from detexport.metrics.bootstrap import PairedDifference, paired_difference
+from detexport.metrics.judge import HEADLINES, Finding, Judge, Judgement
+from detexport.metrics.tallies import unpack_tallies
+from detexport.parity.progress import Progress
 from detexport.parity.reference import EagerQuality
 from detexport.predictions import predict
 from detexport.runtime.session import Session
 
-BUDGETS = {"bf16": 0.005, "int8": 0.02}
+FLOAT32 = "float32"
+"""The precision of the eager model."""
+
+BUDGETS = {FLOAT32: 0.001, "bf16": 0.005, "int8": 0.02}
 """How far each headline metric may lie from the eager model's, by precision; ``conf/parity`` has the same."""
 
 LEAST_QUALITY = 0.1
 """An eager metric below this proves nothing; likewise."""
 
+EQUAL = 1e-9
+"""A difference that is the rounding of sums."""
+
+MOST_WORST = 5
+
+
+@dataclass(frozen=True)
+class ImageDifferences:
+    """How a metric on each image alone differs, see ``paired_difference``.
+
+    Args:
+        better: number of images on which the artifact's is higher.
+        worse: lower.
+        equal: as high.
+        undefined: on which the metric is not defined, since there is nothing to judge.
+        worst: ids of the images on which the artifact loses most, with the differences; none that is equal.
+    """
+
+    better: int
+    worse: int
+    equal: int
+    undefined: int
+    worst: tuple[tuple[int, float], ...] = ()
+
+    @classmethod
+    def of(cls, differences: np.ndarray, image_ids: tuple[int, ...]) -> "ImageDifferences":
+        """Count the differences (N,), NaN where there is none, of these images."""
+        worse = np.flatnonzero(differences < -EQUAL)
+        worst = worse[np.argsort(differences[worse], kind="stable")][:MOST_WORST]
+        return cls(
+            better=int(np.count_nonzero(differences > EQUAL)),
+            worse=len(worse),
+            equal=int(np.count_nonzero(np.abs(differences) <= EQUAL)),
+            undefined=int(np.count_nonzero(np.isnan(differences))),
+            worst=tuple((image_ids[index], float(differences[index])) for index in worst.tolist()),
+        )
+
 
 @dataclass(frozen=True)
 class Quality:
-    """What an artifact of reduced precision reached, beside the eager model.
+    """What an artifact reached, beside the eager model.
 
     Args:
-        precision: ``"bf16"``, ``"int8"``.
+        precision: ``"float32"``, ``"bf16"``, ``"int8"``.
         budget: how far each headline metric may lie from the eager model's.
         least: an eager metric below this proves nothing.
         images: number of images.
         eager: the eager model's metrics.
         artifact: the artifact's.
+        intervals: of each headline metric's difference the 95 % interval of a paired bootstrap.
+        per_image: of each headline metric, how it differs on the images.
     """
 
     precision: str
@@ -39,6 +86,8 @@ class Quality:
     images: int
     eager: dict[str, float]
     artifact: dict[str, float]
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    per_image: dict[str, ImageDifferences] = field(default_factory=dict)
 
     @property
     def differences(self) -> dict[str, float]:
@@ -48,26 +97,39 @@ class Quality:
         }
 
     @property
-    def faults(self) -> tuple[str, ...]:
-        """Why the artifact does not pass."""
+    def notes(self) -> tuple[str, ...]:
+        """What keeps the metrics from proving anything, whatever the artifact."""
         if not self.differences:
             return ("quality: the eager model has no metric to be held against",)
-        weak = [
+        return tuple(
             f"quality: eager {name} {self.eager[name]:.3f} proves nothing (at least {self.least:g} wanted)"
             for name in self.differences
-            if self.eager[name] < self.least
-        ]
+            if not self.eager[name] >= self.least
+        )
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """Why the artifact does not pass.
+
+        Where the precision is reduced nothing else decides, so what proves nothing is a fault, too.
+        """
         beyond = [
             f"quality: {name} {self.artifact.get(name, 0.0):.4f}, eager {self.eager[name]:.4f}, "
-            f"difference {difference:+.4f} (limit {self.budget:g})"
+            f"difference {difference:+.4f}{self._interval(name)} (limit {self.budget:g})"
             for name, difference in self.differences.items()
             if not abs(difference) <= self.budget
         ]
-        return (*weak, *beyond)
+        return (*(() if self.precision == FLOAT32 else self.notes), *beyond)
+
+    def _interval(self, name: str) -> str:
+        if name not in self.intervals:
+            return ""
+        low, high = self.intervals[name]
+        return f" [{low:+.4f}, {high:+.4f}]"
 
     def to_json(self) -> dict[str, Any]:
         """The measurement as plain JSON values."""
-        return {**asdict(self), "differences": self.differences}
+        return {**asdict(self), "differences": self.differences, "notes": list(self.notes)}
 
 
 def measure_quality(
@@ -78,6 +140,7 @@ def measure_quality(
     precision: str,
     budget: float,
     least: float,
+    progress: Progress | None = None,
 ) -> Quality:
     """Judge an artifact on the images that the eager model was judged on.
 
@@ -88,14 +151,73 @@ def measure_quality(
         precision: of the target.
         budget: see ``Quality``.
         least: see ``Quality``.
+        progress: what an earlier run has found, which this one goes on from.
+
+    Raises:
+        DataError: the data set lacks an image that the eager model was judged on, or the annotations.
     """
-    chosen = set(eager.image_ids)
-    records = [record for record in dataset.images if record.image_id in chosen]
-    metrics = judge(_predictions(session, records), dataset, eager.keypoint_sigmas)
-    return Quality(precision, budget, least, len(records), eager.metrics, metrics)
+    records = records_of(dataset, eager.image_ids)
+    judge = Judge(dataset, eager.keypoint_sigmas)
+    reached = judge.conclude(findings(session, records, judge, progress or Progress()))
+    return compare_quality(eager, reached, precision=precision, budget=budget, least=least)
 
 
-def _predictions(session: Session, records: list[CocoRecord]) -> Iterator[tuple[CocoRecord, Outputs]]:
-    order = session.artifact.contract.channel_order
-    for record in tqdm(records, desc="quality", unit="image"):
-        yield record, predict(session, read_image(record.file_name, order))
+def compare_quality(eager: EagerQuality, reached: Judgement, **limits: Any) -> Quality:
+    """Hold what an artifact reached against what the eager model did, image by image.
+
+    Args:
+        eager: the eager model's.
+        reached: the artifact's, on the same images.
+        limits: ``precision``, ``budget`` and ``least`` of ``Quality``.
+    """
+    paired = paired_differences(eager, reached)
+    return Quality(
+        images=len(reached.image_ids),
+        eager=eager.metrics,
+        artifact=reached.metrics,
+        intervals={name: one.interval for name, one in paired.items()},
+        per_image={name: ImageDifferences.of(one.images, reached.image_ids) for name, one in paired.items()},
+        **limits,
+    )
+
+
+def paired_differences(eager: EagerQuality, reached: Judgement) -> Mapping[str, PairedDifference]:
+    """Each headline metric's difference that both have tallies of."""
+    tallies = unpack_tallies(eager.tallies)
+    return {
+        name: paired_difference(tallies[name], reached.tallies[name])
+        for name in HEADLINES
+        if name in tallies and name in reached.tallies and name in eager.metrics
+    }
+
+
+def records_of(dataset: CocoDataset, image_ids: tuple[int, ...]) -> list[CocoRecord]:
+    """The images of these ids.
+
+    Raises:
+        DataError: the data set lacks one.
+    """
+    records = {record.image_id: record for record in dataset.images}
+    lacking = [image_id for image_id in image_ids if image_id not in records]
+    if lacking:
+        raise DataError(
+            f"{dataset.annotation_file} lacks images that the eager model was judged on",
+            got=f"no image of the ids {lacking[:10]}",
+            expected="the data set that the reference was made with",
+            remedy="run the stage `reference` again",
+        )
+    return [records[image_id] for image_id in image_ids]
+
+
+def findings(
+    session: Session, records: list[CocoRecord], judge: Judge, progress: Progress
+) -> Iterator[Finding]:
+    """What an artifact finds on each image."""
+    for record in tqdm(records, desc="task metric", unit="image"):
+        look = partial(_look, session, record, judge)
+        yield progress.once(f"task metric {record.image_id}", Finding, look)
+
+
+def _look(session: Session, record: CocoRecord, judge: Judge) -> Finding:
+    image = read_image(record.file_name, session.artifact.contract.channel_order)
+    return judge.look(record, predict(session, image))

@@ -1,7 +1,7 @@
 """The eager model's outputs on validation images: computed once, stored, read by every validation."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,15 @@ import numpy as np
 from detexport.contract import Contract
 from detexport.errors import DataError
 from detexport.files import atomic_dir, read_json, sha256_json, write_json
+from detexport.parity.conditions import Conditions, Tally
 from detexport.parity.outputs import Outputs, count_rows, field_faults, pack, unpack
 
 INDEX = "reference.json"
+TALLIES = "tallies.npz"
+DATA = "data"
+"""Kind of the samples that are images of the data set as they are, at some scale."""
+NO_IMAGE = -1
+"""In place of an image's id: the sample's image was made."""
 
 
 @dataclass(frozen=True)
@@ -21,12 +27,19 @@ class SampleMeta:
 
     Args:
         id: name of the sample, and of its file.
-        image_id: the image's id in its annotation file.
-        file: the image's file name.
+        image_id: the image's id in its annotation file; ``NO_IMAGE`` for one that was made.
+        file: the image's file name; of one that was made, that of the image that it was made of, or none.
         image_size: height and width of the graph's image, in px.
         output_size: height and width of the frame that outputs are given in, in px.
         scale: factor on the contract's resize rule.
         traced: whether an export method saw this very image.
+        kind: what it is for: ``DATA``, or one of ``detexport.parity.inputs``.
+        note: what was reached, for people.
+        batch: name of the group of images that went through the eager model in one call, as padding makes an
+            image's outputs depend on the others a little; empty where the image was alone.
+        threshold: the score threshold that one of its detections was brought near to.
+        threshold_distance: that detection's score less the threshold; not positive where the detection is
+            for this reason not among the outputs.
     """
 
     id: str
@@ -36,6 +49,11 @@ class SampleMeta:
     output_size: tuple[int, int]
     scale: float
     traced: bool = False
+    kind: str = DATA
+    note: str = ""
+    batch: str = ""
+    threshold: float | None = None
+    threshold_distance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -72,16 +90,30 @@ class EagerQuality:
         metrics: see ``detexport.metrics.judge``.
         image_ids: the validation images it was measured on.
         keypoint_sigmas: see ``coco_ap``.
+        tallies: what each image adds, in arrays, see ``detexport.metrics.tallies.pack_tallies``.
     """
 
     metrics: dict[str, float]
     image_ids: tuple[int, ...]
     keypoint_sigmas: tuple[float, ...] = ()
+    tallies: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
+
+    def save(self, folder: Path) -> dict[str, Any]:
+        """Write the tallies into a folder; what is left goes into its index."""
+        with (folder / TALLIES).open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **self.tallies)
+        return {
+            "metrics": self.metrics,
+            "image_ids": list(self.image_ids),
+            "keypoint_sigmas": list(self.keypoint_sigmas),
+        }
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "EagerQuality":
-        """Undo ``dataclasses.asdict``."""
-        return cls(value["metrics"], tuple(value["image_ids"]), tuple(value["keypoint_sigmas"]))
+    def read(cls, value: dict[str, Any], folder: Path) -> "EagerQuality":
+        """Undo ``save``."""
+        with np.load(folder / TALLIES) as arrays:
+            tallies = dict(arrays)
+        return cls(value["metrics"], tuple(value["image_ids"]), tuple(value["keypoint_sigmas"]), tallies)
 
 
 @dataclass(frozen=True)
@@ -92,12 +124,14 @@ class Reference:
         environment: versions and threads that the eager model ran with.
         contract_sha256: digest of the contract of the model that was run.
         samples: in the order in which they were written.
-        quality: how good the eager model is against annotations; none where no target asks for it.
+        conditions: what the samples put to the test.
+        quality: how good the eager model is against annotations; none where it was not measured.
     """
 
     environment: dict[str, Any]
     contract_sha256: str
     samples: tuple[Sample, ...]
+    conditions: Conditions
     quality: EagerQuality | None = None
 
 
@@ -128,6 +162,7 @@ def write_reference(
         DataError: a sample is not what ``Outputs`` promises, denies its meta, or has a taken id.
     """
     index: list[dict[str, Any]] = []
+    tally = Tally(contract)
     with atomic_dir(folder) as partial:
         (partial / "samples").mkdir()
         for meta, image, outputs in samples:
@@ -135,12 +170,14 @@ def write_reference(
             with (partial / "samples" / f"{meta.id}.npz").open("wb") as file:
                 np.savez_compressed(file, allow_pickle=False, image=image, **pack(outputs))
             index.append({**asdict(meta), "detections": count_rows(outputs)})
+            _count(tally, meta, outputs)
         write_json(
             partial / INDEX,
             {
                 "environment": environment,
                 "contract_sha256": contract_sha256(contract),
-                "quality": asdict(quality) if quality else None,
+                "quality": quality.save(partial) if quality else None,
+                "conditions": asdict(tally.conditions()),
                 "samples": index,
             },
         )
@@ -155,8 +192,9 @@ def read_reference(folder: Path) -> Reference:
     try:
         value = read_json(folder / INDEX)
         samples = tuple(_sample(entry, folder) for entry in value["samples"])
-        quality = EagerQuality.from_json(value["quality"]) if value["quality"] else None
-        return Reference(value["environment"], value["contract_sha256"], samples, quality)
+        quality = EagerQuality.read(value["quality"], folder) if value["quality"] else None
+        conditions = Conditions.from_json(value["conditions"])
+        return Reference(value["environment"], value["contract_sha256"], samples, conditions, quality)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{folder} is not a reference",
@@ -175,6 +213,13 @@ def _sample(entry: dict[str, Any], folder: Path) -> Sample:
     if not path.is_file():
         raise FileNotFoundError(path)
     return Sample(SampleMeta(**fields), detections, path)
+
+
+def _count(tally: Tally, meta: SampleMeta, outputs: Outputs) -> None:
+    distances: dict[float, float] = {}
+    if meta.threshold is not None and meta.threshold_distance is not None:
+        distances[meta.threshold] = meta.threshold_distance
+    tally.add(kind=meta.kind, size=meta.image_size, batch=meta.batch, distances=distances, outputs=outputs)
 
 
 def _check(meta: SampleMeta, image: np.ndarray, outputs: Outputs, *, taken: set[str]) -> None:

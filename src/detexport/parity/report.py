@@ -11,6 +11,8 @@ from detexport.contract import Contract
 from detexport.errors import DataError
 from detexport.files import atomic_file, write_json
 from detexport.parity.compare import SampleParity, Tolerance
+from detexport.parity.conditions import Conditions
+from detexport.parity.floor import Limit
 from detexport.parity.measures import measured
 from detexport.parity.outputs import Outputs, pack, unpack
 from detexport.parity.quality import Quality
@@ -56,6 +58,9 @@ class ParityReport:
         samples: the measurement of each sample, by its id.
         faults: what is wrong beyond single samples.
         quality: what it found against annotations; none where that was not measured.
+        limits: each limit beside the model's own noise; none where that was not measured.
+        conditions: what the samples put to the test.
+        not_claimed: why a sample was not run, by its id: what the artifact does not promise.
         drawn: the runtime's outputs on a few samples, for pictures; not part of the JSON.
     """
 
@@ -66,6 +71,9 @@ class ParityReport:
     samples: dict[str, SampleParity]
     faults: tuple[str, ...] = ()
     quality: Quality | None = None
+    limits: tuple[Limit, ...] = ()
+    conditions: Conditions | None = None
+    not_claimed: dict[str, str] = field(default_factory=dict)
     drawn: dict[str, Outputs] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -93,11 +101,13 @@ class ParityReport:
                 "Does it run and give what its contract says?",
                 True,
                 (*self.faults, *self._told(lambda sample: sample.broken)),
+                f"{len(self.not_claimed)} inputs not claimed" if self.not_claimed else "",
             ),
             "drift": Verdict(
                 "How far do the numbers of what both found lie apart?",
                 self.tolerance is not None,
                 self._told(lambda sample: sample.drift),
+                self._widened(),
             ),
             "flips": Verdict(
                 "Does it find what the model finds, and nothing else?",
@@ -109,8 +119,14 @@ class ParityReport:
                 "Does it find as much of what is annotated?",
                 self.quality is not None,
                 self.quality.faults if self.quality else (),
+                "; ".join(self.quality.notes) if self.quality else "not measured",
             ),
         }
+
+    def _widened(self) -> str:
+        """Which limits give way to the model's own noise."""
+        wider = [f"{limit.name} {limit.effective:.3g}" for limit in self.limits if limit.widened]
+        return f"wider than the table, for the model's own noise: {', '.join(wider)}" if wider else ""
 
     @property
     def keypoint_flip_ratio(self) -> float | None:
@@ -145,6 +161,8 @@ class ParityReport:
             "verdicts": {name: verdict.to_json() for name, verdict in self.verdicts.items()},
             "reasons": list(self.reasons),
             "tolerance": asdict(self.tolerance) if self.tolerance else None,
+            "limits": [{**asdict(limit), "widened": limit.widened} for limit in self.limits],
+            "conditions": self._conditions(),
             "quality": self.quality.to_json() if self.quality else None,
             "artifact_sha256": self.artifact_sha256,
             "max": {name: self._largest(name) for name in self._measured()},
@@ -154,8 +172,14 @@ class ParityReport:
                 "paired": sum(sample.paired for sample in samples),
             },
             "flips": self._flips(),
+            "not_claimed": self.not_claimed,
             "samples": [{"id": id, **sample.to_json()} for id, sample in self.samples.items()],
         }
+
+    def _conditions(self) -> dict[str, Any] | None:
+        """What the samples put to the test, and what no sample shows although the model could."""
+        conditions = self.conditions
+        return {**asdict(conditions), "gaps": list(conditions.gaps)} if conditions else None
 
     def _flips(self) -> list[dict[str, Any]]:
         """Every detection that one side alone has, and how far it was from what decided it."""

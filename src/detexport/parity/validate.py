@@ -1,8 +1,9 @@
 """Validate an artifact: its runtime against the stored reference, one image after another."""
 
 from collections.abc import Callable, Iterable
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from tqdm import tqdm
@@ -11,12 +12,15 @@ from detexport.artifact import read_artifact
 from detexport.contract import Contract
 from detexport.errors import RuntimeUnavailableError
 from detexport.parity.compare import SampleParity, Tolerance, compare
+from detexport.parity.floor import Floor, limits_of, widen
+from detexport.parity.inputs import claimed, groups
 from detexport.parity.outputs import Outputs, array_faults
+from detexport.parity.progress import Progress
 from detexport.parity.quality import Quality
-from detexport.parity.reference import Reference, Sample, contract_sha256
+from detexport.parity.reference import DATA, Reference, Sample, contract_sha256
 from detexport.parity.report import ParityReport
 from detexport.postprocess import postprocess
-from detexport.runtime.session import Engine, Session, memory_guard
+from detexport.runtime.session import BatchSession, Engine, Session, memory_guard
 
 
 def validate(
@@ -27,8 +31,10 @@ def validate(
     job: str,
     min_detections: int = 1,
     draw: int = 0,
+    floor: Floor | None = None,
     measure: Callable[[Session], Quality] | None = None,
     reduced: bool = False,
+    progress: Progress | None = None,
 ) -> ParityReport:
     """Run a session on every sample of a reference and compare; memory does not grow with their number.
 
@@ -42,33 +48,44 @@ def validate(
         min_detections: a reference with fewer detections or proposals in all proves nothing, and the job does
             not pass; where the model gives neither, there is nothing to count.
         draw: keep the outputs on the first sample of so many images.
+        floor: the model's noise, which no limit lies below; none where it was not measured.
         measure: how what the artifact finds is held against annotations; none leaves that out.
         reduced: whether the target computes in less than float32: that alone judges it then, errors are
             evidence.
+        progress: what an earlier run has measured, which this one goes on from.
     """
     contract = session.artifact.contract
+    limits = tuple(limits_of(tolerance, floor)) if floor else ()
+    tolerance = widen(tolerance, floor) if floor else tolerance
     drawn_ids = first_of_each_image(reference.samples)[:draw]
     samples, drawn = {}, {}
-    for sample in tqdm(reference.samples, desc=job, unit="image"):
-        try:
-            actual = _run(session, sample, contract)
-        except MemoryError:  # says something of the machine, nothing of the artifact
-            raise
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            samples[sample.meta.id] = SampleParity(sample.detections, 0, broken=(reason,))
+    progress = progress or Progress()
+    not_claimed: dict[str, str] = {}
+    for group in tqdm(groups(reference.samples), desc=job, unit="image"):
+        unclaimed = claimed(session.artifact, [sample.meta for sample in group])
+        if unclaimed:
+            not_claimed |= {sample.meta.id: unclaimed for sample in group}
             continue
-        samples[sample.meta.id] = compare(
-            sample.expected(),
-            actual,
-            tolerance=tolerance,
-            contract=contract,
-            scale=_scale(sample),
-        )
-        if sample.meta.id in drawn_ids:
-            drawn[sample.meta.id] = actual
+        measure_group = cache(partial(_measure, session, group, tolerance))
+        for place, sample in enumerate(group):
+            id = sample.meta.id
+            measure_it = partial(_one, measure_group, place, keep=id in drawn_ids)
+            samples[id], outputs = progress.once_with_outputs(f"sample {id}", SampleParity, measure_it)
+            if outputs is not None:
+                drawn[id] = outputs
     faults = tuple(_reference_faults(reference, contract, min_detections))
-    report = ParityReport(job, session.artifact.sha256, tolerance, contract, samples, faults, drawn=drawn)
+    report = ParityReport(
+        job,
+        session.artifact.sha256,
+        tolerance,
+        contract,
+        samples,
+        faults,
+        limits=limits,
+        conditions=reference.conditions,
+        not_claimed=not_claimed,
+        drawn=drawn,
+    )
     if measure:
         report = report.judged_by(session, measure)
     return report.as_evidence() if reduced else report
@@ -95,21 +112,59 @@ def validate_artifact(
 
 
 def first_of_each_image(samples: Iterable[Sample]) -> list[str]:
-    """Ids of the first sample of each image."""
+    """Ids of the first sample of each image of the data set."""
     first: dict[int, str] = {}
     for sample in samples:
-        first.setdefault(sample.meta.image_id, sample.meta.id)
+        if sample.meta.kind == DATA:
+            first.setdefault(sample.meta.image_id, sample.meta.id)
     return list(first.values())
 
 
-def _run(session: Session, sample: Sample, contract: Contract) -> Outputs:
-    image, output_size = sample.image(), sample.meta.output_size
-    with memory_guard(image.shape):
-        outputs = session(image, output_size)
-        faults = output_faults(outputs, contract, image, output_size)
-        if faults:
-            raise ValueError("; ".join(faults))
-        return postprocess(outputs, sample.meta.image_size, output_size, contract)
+Measured = tuple[SampleParity, Outputs | None]
+"""Of a sample, with the runtime's outputs where it gave any."""
+
+
+def _one(measure_group: Callable[[], list[Measured]], place: int, *, keep: bool) -> Measured:
+    """The measurement of one sample of a group, which is run once; outputs only if they are to be kept."""
+    measured, outputs = measure_group()[place]
+    return measured, outputs if keep else None
+
+
+def _measure(session: Session, group: tuple[Sample, ...], tolerance: Tolerance) -> list[Measured]:
+    """The measurements of samples that go through the runtime in one call."""
+    contract = session.artifact.contract
+    try:
+        found = _run(session, group, contract)
+    except MemoryError:  # says something of the machine, nothing of the artifact
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        return [(SampleParity(sample.detections, 0, broken=(reason,)), None) for sample in group]
+    return [
+        (
+            compare(sample.expected(), actual, tolerance=tolerance, contract=contract, scale=_scale(sample)),
+            actual,
+        )
+        for sample, actual in zip(group, found, strict=True)
+    ]
+
+
+def _run(session: Session, group: tuple[Sample, ...], contract: Contract) -> list[Outputs]:
+    """The outputs of a sample, or of all of a batch in one call."""
+    images = [sample.image() for sample in group]
+    sizes = [sample.meta.output_size for sample in group]
+    with memory_guard(*(image.shape for image in images)):
+        if group[0].meta.batch:
+            given = cast(BatchSession, session).run_batch(images, sizes)
+        else:
+            given = [session(images[0], sizes[0])]
+        found = []
+        for image, size, outputs in zip(images, sizes, given, strict=True):
+            faults = output_faults(outputs, contract, image, size)
+            if faults:
+                raise ValueError("; ".join(faults))
+            found.append(postprocess(outputs, image.shape[1:], size, contract))
+        return found
 
 
 def output_faults(

@@ -146,9 +146,16 @@ def grounds(parity: dict[str, Any], name: str) -> Iterator[str]:
     verdict = parity["verdicts"][name]
     if name == "contract":
         yield f"{len(parity['samples'])} inputs"
+        conditions = parity["conditions"]
+        if conditions:
+            yield ", ".join(f"{count} {kind}" for kind, count in conditions["kinds"].items())
+            yield from (f"not shown: {gap}" for gap in conditions["gaps"])
     elif name == "drift" and parity["tolerance"]:
         for measure, worst, limit in tell({**parity, "quality": None}):
             yield f"{measure.words} {number(worst, measure.unit)} of {limit}"
+        if parity["limits"]:
+            noise = ", ".join(f"{limit['name']} {number(limit['floor'])}" for limit in parity["limits"])
+            yield f"the model's own noise: {noise}"
     elif name == "flips":
         counts = parity["detections"]
         yield f"{counts['paired']} of the model's {counts['expected']} detections paired"

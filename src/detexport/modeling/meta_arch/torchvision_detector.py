@@ -17,7 +17,9 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 from torchvision.models import detection
+from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSRegressionHead
 from torchvision.models.detection.image_list import ImageList as TorchvisionImageList
+from torchvision.models.detection.retinanet import RetinaNetClassificationHead, RetinaNetRegressionHead
 from torchvision.models.detection.ssd import SSD
 
 from detexport.config import CfgNode, get_cfg
@@ -52,6 +54,14 @@ SMALLEST_DETECTION = 1e-2
 
 POOLING_SIDE = 64
 """Side in px of an image that every stride of a pooled level divides."""
+
+KNOWN_HEADS = (
+    RetinaNetClassificationHead.forward,
+    RetinaNetRegressionHead.forward,
+    FCOSClassificationHead.forward,
+    FCOSRegressionHead.forward,
+)
+"""What ``TorchvisionDense.predict`` does."""
 
 TORCHVISION_REGISTRY = Registry("detection model of torchvision", "MODEL.TORCHVISION.NAME")
 """What builds a model with random parameters; ``num_classes`` counts labels, with the background."""
@@ -328,10 +338,11 @@ class TorchvisionDense(TorchvisionDetector):
 
     def __init__(self, net: Any, **options: Any) -> None:
         super().__init__(net, outputs=DETECTION_OUTPUTS, **options)
-        self.head = net.head
+        self.head = require_known_head(net.head)
         self.register_buffer("cells", torch.stack(net.anchor_generator.cell_anchors), persistent=False)
         self.topk_candidates: int = net.topk_candidates
         self.has_centerness = isinstance(net, detection.FCOS)
+        self.num_labels: int = num_labels(net)
         # FCOS has none; TorchScript wants a list of numbers.
         weights = (1.0, 1.0, 1.0, 1.0) if self.has_centerness else net.box_coder.weights
         self.box_weights: List[float] = list(weights)
@@ -341,7 +352,7 @@ class TorchvisionDense(TorchvisionDetector):
         batch, sizes = pad_images([self.normalize(image) for image in images], self.size_divisibility)
         levels = list(self.backbone(batch).values())
         anchors = anchor_grids(batch, levels, self.cells)
-        outputs: List[Dict[str, Tensor]] = [self.head([level]) for level in levels]
+        outputs: List[Dict[str, Tensor]] = [self.predict(level) for level in levels]
         results: List[Dict[str, Tensor]] = []
         for index, size in enumerate(sizes):
             level_boxes: List[Tensor] = []
@@ -366,6 +377,26 @@ class TorchvisionDense(TorchvisionDetector):
                 )
             )
         return results
+
+    def predict(self, level: Tensor) -> Dict[str, Tensor]:
+        """What the head gives for one level (N, C, H, W), by its own names, (N, HWA, ...) each.
+
+        The head's own ``forward`` ends in a reshape that copies or not by the level's size, and
+        ``torch.export`` would refuse the sizes that decide otherwise.
+        """
+        logits = self.head.classification_head.cls_logits(self.head.classification_head.conv(level))
+        features = self.head.regression_head.conv(level)
+        deltas = self.head.regression_head.bbox_reg(features)
+        output = {"cls_logits": by_anchor(logits, self.num_labels)}
+        if hasattr(self.head.regression_head, "bbox_ctrness"):
+            deltas = F.relu(deltas)  # FCOS's are distances
+            # Twice: of a single channel torch.export would ask whether the level has a single cell.
+            weight = self.head.regression_head.bbox_ctrness.weight
+            bias = self.head.regression_head.bbox_ctrness.bias
+            twice = F.conv2d(features, torch.cat([weight, weight]), torch.cat([bias, bias]), padding=1)
+            output["bbox_ctrness"] = by_anchor(twice[:, : weight.shape[0]], 1)
+        output["bbox_regression"] = by_anchor(deltas, 4)
+        return output
 
     def scores_of(self, output: Dict[str, Tensor], image: int) -> Tensor:
         """(HWA, K) scores of one level of one image."""
@@ -674,6 +705,23 @@ def family_of(net: Any) -> Callable[..., TorchvisionDetector]:
     if isinstance(net, detection.FasterRCNN):
         return TorchvisionRCNN
     return TorchvisionSSD if isinstance(net, SSD) else TorchvisionDense
+
+
+def require_known_head(head: Any) -> Any:
+    """See that a head of RetinaNet or FCOS computes as torchvision's does, whose steps are taken one by one.
+
+    Raises:
+        ConfigError: one of its parts has a ``forward`` of its own.
+    """
+    for part in (head.classification_head, head.regression_head):
+        if type(part).forward not in KNOWN_HEADS:
+            raise ConfigError(
+                "a head of its own cannot be exported",
+                got=type(part).__qualname__,
+                expected=", ".join(known.__qualname__ for known in KNOWN_HEADS),
+                remedy="let the head's layers differ, not its forward",
+            )
+    return head
 
 
 def num_labels(net: Any) -> int:

@@ -12,8 +12,9 @@ from detexport.parity.compare.tolerance import Tolerance
 def compare_masks(expected: np.ndarray, actual: np.ndarray, matching: Matching, tolerance: Tolerance) -> Part:
     """Count the pixels (R, H, W) in which the masks of each pair differ."""
     errors, areas = np.zeros((2, len(matching.rows)), np.int64)
+    differ = np.empty(expected.shape[1:], bool)  # one for all: fresh memory costs more than the comparison
     for place, (row, column) in enumerate(zip(matching.rows, matching.columns, strict=True)):
-        errors[place] = np.count_nonzero(expected[row] != actual[column])
+        errors[place] = np.count_nonzero(np.not_equal(expected[row], actual[column], out=differ))
         areas[place] = np.count_nonzero(expected[row])
     limits = np.maximum(tolerance.mask_px, tolerance.mask_area_ratio * areas)
     return Part(

@@ -1,0 +1,231 @@
+"""What each image adds to a metric, from which the metric of any choice of images follows.
+
+A metric of a data set is not the mean of its images' metrics. So what is kept of an image is what the metric
+counts on it; images then count by weights, which are how often each is there: all ones give the metric as
+``detexport.metrics.judge`` has it, a resample of the images has multiplicities, one image alone a single one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from itertools import pairwise
+
+import numpy as np
+
+RECALLS = np.linspace(0.0, 1.0, 101)
+"""The recalls at which COCO reads precision (cocodataset.org, detection evaluation)."""
+
+BLOCK = 2**18
+"""Numbers of an intermediate array: it stays in the cache, and memory does not grow with the weights."""
+
+
+@dataclass(frozen=True)
+class Tallies:
+    """What each of N images adds; see the kinds of it below."""
+
+    @property
+    def images(self) -> int:
+        """Number of images."""
+        raise NotImplementedError
+
+    def values(self, weights: np.ndarray) -> np.ndarray:
+        """The metric for each row of weights.
+
+        Args:
+            weights: (B, N), how often each image counts.
+
+        Returns:
+            (B,) float64 in [0, 1]; NaN where the metric is not defined: nothing is there to be judged.
+        """
+        weights = np.atleast_2d(np.asarray(weights, np.float64))
+        rows = max(BLOCK // max(self._width, 1), 1)
+        blocks = [self._values(weights[i : i + rows]) for i in range(0, len(weights), rows)]
+        return np.concatenate([np.zeros(0), *blocks])
+
+    @property
+    def _width(self) -> int:
+        """Numbers that one row of weights needs."""
+        raise NotImplementedError
+
+    def _values(self, weights: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """The arrays to store."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+@dataclass(frozen=True)
+class Matches(Tallies):
+    """Detections as COCO's evaluation matched them, whatever their images' weights: average precision.
+
+    The matching of one image knows nothing of others, so it is done once. An image that counts twice has each
+    of its detections and objects twice; detections of one score are ranked in the order of their images.
+
+    Args:
+        image: (D,) index of each detection's image; the detections class by class, in each by falling score.
+        category: (D,) index of its class, ascending.
+        correct: (T, D) bool, whether it found an object at each IoU threshold.
+        ignored: (T, D) bool, whether it counts neither for nor against (a crowd's).
+        objects: (K, N) number of each class's objects on each image.
+    """
+
+    image: np.ndarray
+    category: np.ndarray
+    correct: np.ndarray
+    ignored: np.ndarray
+    objects: np.ndarray
+
+    @property
+    def images(self) -> int:  # noqa: D102
+        return int(self.objects.shape[1])
+
+    @property
+    def _width(self) -> int:
+        return max(np.bincount(self.category).max(initial=0), self.images)
+
+    def _values(self, weights: np.ndarray) -> np.ndarray:
+        """The mean over classes that have objects, and over thresholds."""
+        found = weights @ self.objects.T
+        starts = np.searchsorted(self.category, np.arange(len(self.objects) + 1))
+        sums, defined = np.zeros(len(weights)), np.zeros(len(weights))
+        for index, (start, end) in enumerate(pairwise(starts)):
+            has_objects = found[:, index] > 0
+            if has_objects.any():
+                of_class = self._of_class(slice(start, end), weights[has_objects], found[has_objects, index])
+                sums[has_objects] += of_class
+                defined += has_objects
+        return _divide(sums, defined)
+
+    def _of_class(self, rows: slice, weights: np.ndarray, objects: np.ndarray) -> np.ndarray:
+        """(B,) the mean over thresholds of one class, that has ``objects`` (B,), all above 0."""
+        weight = weights[:, self.image[rows]]
+        counted = weight.cumsum(1)
+        values = []
+        for correct, ignored in zip(self.correct[:, rows], self.ignored[:, rows], strict=True):
+            hits, skipped = np.flatnonzero(correct & ~ignored), np.flatnonzero(ignored)
+            seen = counted[:, hits]
+            if len(skipped):
+                uncounted = np.pad(weight[:, skipped].cumsum(1), ((0, 0), (1, 0)))
+                seen -= uncounted[:, np.searchsorted(skipped, hits)]
+            values.append(self._at_threshold(weight[:, hits].cumsum(1), seen, objects))
+        return np.mean(values, axis=0)
+
+    @staticmethod
+    def _at_threshold(hits: np.ndarray, seen: np.ndarray, objects: np.ndarray) -> np.ndarray:
+        """(B,) mean of the precisions at ``RECALLS``.
+
+        A precision is highest at a detection that is correct, so the others are not looked at: the precision
+        at a recall is the best of those from where the recall is reached on.
+
+        Args:
+            hits: (B, P) weight of the correct detections up to each correct one.
+            seen: (B, P) weight of all up to it.
+            objects: (B,) weight of the objects.
+        """
+        precision = hits / (seen + np.spacing(1))
+        best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        reached = np.searchsorted(RECALLS, hits / objects[:, None], side="right")
+        newly = np.diff(reached, axis=1, prepend=0)
+        return (best * newly).sum(1) / len(RECALLS)
+
+
+@dataclass(frozen=True)
+class Recalls(Matches):
+    """Likewise, for average recall: the mean over thresholds of the part of the objects that was found."""
+
+    def _of_class(self, rows: slice, weights: np.ndarray, objects: np.ndarray) -> np.ndarray:
+        counts = self.correct[:, rows] & ~self.ignored[:, rows]
+        found = weights[:, self.image[rows]] @ counts.T
+        return (found / objects[:, None]).mean(1)
+
+
+@dataclass(frozen=True)
+class Segments(Tallies):
+    """Panoptic quality, see ``detexport.metrics.panoptic_quality.Tally``.
+
+    Args:
+        iou: (K, N) float64, each class's sum over an image's matched pairs.
+        matched: (K, N) number of the pairs.
+        wrong: (K, N) predicted segments without a partner.
+        missed: (K, N) true segments without one.
+    """
+
+    iou: np.ndarray
+    matched: np.ndarray
+    wrong: np.ndarray
+    missed: np.ndarray
+
+    @property
+    def images(self) -> int:  # noqa: D102
+        return int(self.iou.shape[1])
+
+    @property
+    def _width(self) -> int:
+        return self.images
+
+    def _values(self, weights: np.ndarray) -> np.ndarray:
+        iou, matched, wrong, missed = (weights @ array.T for array in vars(self).values())
+        return _mean_of_ratios(iou, matched + wrong / 2 + missed / 2)
+
+
+@dataclass(frozen=True)
+class Pixels(Tallies):
+    """Mean IoU of the classes of pixels.
+
+    Args:
+        both: (K, N) pixels of each image that are of a class and were found to be.
+        either: (K, N) pixels that are, or were found to be.
+    """
+
+    both: np.ndarray
+    either: np.ndarray
+
+    @property
+    def images(self) -> int:  # noqa: D102
+        return int(self.both.shape[1])
+
+    @property
+    def _width(self) -> int:
+        return self.images
+
+    def _values(self, weights: np.ndarray) -> np.ndarray:
+        return _mean_of_ratios(weights @ self.both.T, weights @ self.either.T)
+
+
+KINDS: Mapping[str, type[Tallies]] = {
+    "bbox/AP": Matches,
+    "segm/AP": Matches,
+    "keypoints/AP": Matches,
+    "proposals/AR100": Recalls,
+    "panoptic/PQ": Segments,
+    "sem_seg/mIoU": Pixels,
+}
+"""What is kept for each headline metric."""
+
+
+def pack_tallies(tallies: Mapping[str, Tallies]) -> dict[str, np.ndarray]:
+    """Arrays of tallies by the metric's name, to store."""
+    return {
+        f"{name}/{field}": array for name, one in tallies.items() for field, array in one.to_arrays().items()
+    }
+
+
+def unpack_tallies(arrays: Mapping[str, np.ndarray]) -> dict[str, Tallies]:
+    """Undo ``pack_tallies``."""
+    names = dict.fromkeys(key.rpartition("/")[0] for key in arrays)
+    return {
+        name: KINDS[name](**{field.name: arrays[f"{name}/{field.name}"] for field in fields(KINDS[name])})
+        for name in names
+    }
+
+
+def _divide(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+    """The quotient; NaN where nothing is there."""
+    return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)
+
+
+def _mean_of_ratios(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+    """(B,) the mean over the classes (B, K) that are there."""
+    there = bottom > 0
+    ratios = np.where(there, _divide(top, bottom), 0)
+    return _divide(ratios.sum(1), there.sum(1).astype(np.float64))

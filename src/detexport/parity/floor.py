@@ -1,0 +1,246 @@
+"""The noise floor: how far the eager model lies from itself when it is run in another way.
+
+Threads, memory formats and devices change the order of sums, and with it the last bits. What that does to
+boxes, scores and masks depends on the model, so it is measured; a limit below it would fail the model itself.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from detexport.contract import Contract
+from detexport.errors import DataError
+from detexport.files import read_json
+from detexport.parity.compare import SampleParity, Tolerance, compare
+from detexport.parity.measures import measured
+from detexport.parity.outputs import Outputs
+from detexport.parity.reference import Reference, Sample
+
+Run = Callable[[np.ndarray, tuple[int, int]], Outputs]
+"""The eager model on one image (3, H, W) uint8, its outputs in px of the given height and width."""
+
+# Limits that are held against an error of an image as it is, by the limit's name.
+PLAIN_LIMITS = {
+    "score": "score_error",
+    "objectness": "objectness_error",
+    "mask_px": "mask_error_px",
+    "mask_area_ratio": "mask_error_ratio",
+    "keypoint_score": "keypoint_score_error",
+    "sem_seg": "sem_seg_error",
+    "panoptic_ratio": "panoptic_error_ratio",
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The eager model run in one other way, against the reference.
+
+    Args:
+        counts: whether it is part of the floor; what TF32 costs is measured against it instead.
+        errors: the largest error by measure, see ``detexport.parity.measures``; null where there was nothing
+            to compare.
+        limits: the least limits, by the tolerance's names, that it would pass by.
+        flips: number of detections or proposals that only one side has.
+        unexcused: number of those that the tolerance does not excuse.
+    """
+
+    counts: bool
+    errors: dict[str, float | None]
+    limits: dict[str, float]
+    flips: int
+    unexcused: int
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A limit of the tolerance beside the noise floor.
+
+    Args:
+        name: the tolerance's.
+        floor: what the eager model needs to pass against itself.
+        table: what the tolerance says.
+        effective: what is held against an artifact.
+    """
+
+    name: str
+    floor: float
+    table: float
+    effective: float
+
+    @property
+    def widened(self) -> bool:
+        """Whether the table says less than the model itself needs."""
+        return self.effective > self.table
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The measured noise floor of a model.
+
+    Args:
+        samples: ids of the samples of the reference that it was measured on.
+        environment: versions, threads and devices: what the numbers may depend on.
+        variants: what each other way of running gives, by its name.
+    """
+
+    samples: tuple[str, ...]
+    environment: dict[str, Any]
+    variants: dict[str, Variant]
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The least limits, by the tolerance's names, that all variants that count would pass by."""
+        largest: dict[str, float] = {}
+        for variant in self.variants.values():
+            for name, limit in variant.limits.items() if variant.counts else ():
+                largest[name] = max(limit, largest.get(name, 0.0))
+        return largest
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Floor":
+        """Undo ``to_json``."""
+        variants = {name: Variant(**variant) for name, variant in value["variants"].items()}
+        return cls(tuple(value["samples"]), value["environment"], variants)
+
+    def to_json(self) -> dict[str, Any]:
+        """The floor as plain JSON values."""
+        return {
+            "samples": list(self.samples),
+            "environment": self.environment,
+            "limits": self.limits,
+            "variants": {
+                name: {field.name: getattr(variant, field.name) for field in fields(variant)}
+                for name, variant in self.variants.items()
+            },
+        }
+
+
+def read_floor(path: Path) -> Floor:
+    """Read a floor that was written as JSON.
+
+    Raises:
+        DataError: the file is missing, or is not one.
+    """
+    try:
+        return Floor.from_json(read_json(path))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} is not a noise floor",
+            got=f"{type(error).__name__}: {error}",
+            expected="a JSON file as the stage `floor` writes it",
+            remedy="run the stage `floor` again",
+        ) from error
+
+
+def choose_samples(reference: Reference, number: int) -> list[Sample]:
+    """``number`` samples at even distances of those that were made alone, or all if there are fewer."""
+    alone = [sample for sample in reference.samples if not sample.meta.batch]
+    number = min(number, len(alone))
+    return [alone[index * len(alone) // number] for index in range(number)]
+
+
+def measure_variant(
+    run: Run,
+    samples: Sequence[Sample],
+    tolerance: Tolerance,
+    contract: Contract,
+    *,
+    name: str,
+    counts: bool = True,
+) -> Variant:
+    """Run the eager model in another way on samples of the reference, and compare.
+
+    Args:
+        run: the model in that way.
+        samples: of the reference, each made alone.
+        tolerance: what flips are excused by, and keypoints are told to lie elsewhere by.
+        contract: the model's.
+        name: the variant's, for messages.
+        counts: see ``Variant``.
+
+    Raises:
+        DataError: the outputs cannot be compared at all.
+    """
+    errors: dict[str, float | None] = dict.fromkeys(measured(_fields_of(contract)))
+    limits: dict[str, float] = {}
+    flips = unexcused = keypoints = keypoint_flips = 0
+    for sample in tqdm(samples, desc=name, unit="image"):
+        size, image = sample.meta.output_size, sample.image()
+        scale = max(out / of for out, of in zip(size, image.shape[1:], strict=True))
+        found = compare(
+            sample.expected(), run(image, size), tolerance=tolerance, contract=contract, scale=scale
+        )
+        if not found.compared:
+            raise DataError(
+                f"the eager model gives something else when it is run with {name}",
+                got="; ".join(found.reasons),
+                expected=f"outputs on {sample.meta.id} that can be compared with the reference",
+                remedy="look at the eager model: its own outputs are at fault",
+            )
+        _raise_to(errors, found.errors)
+        _raise_to(limits, needed(found, scale))
+        flips += len(found.missing) + len(found.extra)
+        unexcused += sum(not one.excused for one in (*found.missing, *found.extra))
+        keypoints += found.keypoints
+        keypoint_flips += found.keypoint_flips
+    if keypoints:
+        errors["keypoint_flip_ratio"] = limits["keypoint_flip_ratio"] = keypoint_flips / keypoints
+    return Variant(counts, errors, limits, flips, unexcused)
+
+
+def needed(sample: SampleParity, scale: float) -> dict[str, float]:
+    """The least limits, by the tolerance's names, that an image's errors lie within.
+
+    Args:
+        sample: the measurement of the image.
+        scale: output size / input size, with which limits in px of the input grow.
+    """
+    errors = sample.errors
+    limits = {limit: float(errors[name]) for limit, name in PLAIN_LIMITS.items() if name in errors}
+    if "box_error_px" in errors:
+        # Held against the larger of box_px x scale and box_floor_px.
+        limits["box_px"] = limits["box_floor_px"] = errors["box_error_px"] / max(scale, 1.0)
+    if "keypoint_error_px" in errors:
+        limits["keypoint_px"] = errors["keypoint_error_px"] / scale
+    return limits
+
+
+def widen(tolerance: Tolerance, floor: Floor) -> Tolerance:
+    """The tolerance with no limit below the floor."""
+    return replace(tolerance, **{limit.name: limit.effective for limit in limits_of(tolerance, floor)})
+
+
+def limits_of(tolerance: Tolerance, floor: Floor) -> list[Limit]:
+    """Every limit that the floor speaks of: floor, table, and what is held against an artifact.
+
+    A mask passes by its pixels or by its area, whichever allows more; where it would pass by neither, the one
+    that has to grow by the smaller factor does.
+
+    Raises:
+        ConfigError: a part of all keypoints, or of all pixels, would have to be 1: see ``Tolerance``.
+    """
+    table = {field.name: float(getattr(tolerance, field.name)) for field in fields(tolerance)}
+    needs = {name: floor.limits[name] for name in table if name in floor.limits}
+    effective = {name: max(table[name], need) for name, need in needs.items()}
+    masks = [name for name in ("mask_px", "mask_area_ratio") if name in needs]
+    if masks:
+        growth = {name: needs[name] / table[name] if table[name] else float("inf") for name in masks}
+        grows = min(masks, key=lambda name: growth[name])
+        effective |= {name: table[name] for name in masks if name != grows}
+    return [Limit(name, need, table[name], effective[name]) for name, need in needs.items()]
+
+
+def _fields_of(contract: Contract) -> tuple[str, ...]:
+    """Names of the model's fields, after post-processing."""
+    return (*contract.output_names, *contract.results)
+
+
+def _raise_to(largest: dict[str, Any], values: dict[str, float]) -> None:
+    """Keep the larger of both, name by name."""
+    for name, value in values.items():
+        known = largest.get(name)
+        largest[name] = float(value) if known is None else max(known, float(value))

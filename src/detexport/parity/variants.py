@@ -1,0 +1,82 @@
+"""Other ways to run the eager model: what the noise floor is measured by."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from copy import deepcopy
+
+import torch
+from torch import nn
+
+Open = Callable[[nn.Module], AbstractContextManager[nn.Module]]
+"""Gives a model to run in place of the given one, which stays as it is, for as long as the context lasts."""
+
+
+@contextmanager
+def repeated(net: nn.Module) -> Iterator[nn.Module]:
+    """The same once more."""
+    yield net
+
+
+@contextmanager
+def many_threads(net: nn.Module) -> Iterator[nn.Module]:
+    """On all cores: see ``most_threads``."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(most_threads())
+    try:
+        yield net
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def channels_last(net: nn.Module) -> Iterator[nn.Module]:
+    """With the channels of a pixel next to one another in memory, for which there are other kernels."""
+    copied = deepcopy(net)
+    yield copied.to(memory_format=torch.channels_last)
+
+
+@contextmanager
+def on_cuda(net: nn.Module, *, tf32: bool) -> Iterator[nn.Module]:
+    """On a GPU, with or without the shorter mantissa of TF32."""
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = convolutions.allow_tf32, products.allow_tf32
+    convolutions.allow_tf32 = products.allow_tf32 = tf32
+    try:
+        yield deepcopy(net).to("cuda")
+    finally:
+        convolutions.allow_tf32, products.allow_tf32 = before
+
+
+@contextmanager
+def cuda(net: nn.Module) -> Iterator[nn.Module]:
+    """On a GPU in float32."""
+    with on_cuda(net, tf32=False) as moved:
+        yield moved
+
+
+@contextmanager
+def cuda_tf32(net: nn.Module) -> Iterator[nn.Module]:
+    """On a GPU with TF32, which is no noise but another precision."""
+    with on_cuda(net, tf32=True) as moved:
+        yield moved
+
+
+CPU_VARIANTS: dict[str, Open] = {
+    "repeated": repeated,
+    "threads": many_threads,
+    "channels_last": channels_last,
+}
+CUDA_VARIANTS: dict[str, Open] = {"cuda": cuda, "cuda_tf32": cuda_tf32}
+NO_NOISE = ("cuda_tf32",)
+"""Variants that are measured beside the floor, not as a part of it."""
+
+
+def variants() -> dict[str, Open]:
+    """All that this machine can run."""
+    return {**CPU_VARIANTS, **(CUDA_VARIANTS if torch.cuda.is_available() else {})}
+
+
+def most_threads() -> int:
+    """One a core of this process, and at least two: two take sums apart also where they share a core."""
+    return max(2, len(os.sched_getaffinity(0)))

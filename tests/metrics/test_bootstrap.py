@@ -1,0 +1,281 @@
+"""The metric of any choice of images, and how sure a difference is."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from detexport.data.coco import CocoDataset, CocoRecord, load_coco, read_image, read_segment_map
+from detexport.data.synthetic import SyntheticShapes
+from detexport.files import read_json
+from detexport.metrics.average_precision import coco_ap
+from detexport.metrics.bootstrap import paired_difference
+from detexport.metrics.judge import HEADLINES, Judgement, judge
+from detexport.metrics.tallies import Matches, Recalls, pack_tallies, unpack_tallies
+
+IMAGES = 8
+KINDS = {
+    "boxes and masks": ("bbox/AP", "segm/AP"),
+    "keypoints": ("bbox/AP", "keypoints/AP"),
+    "proposals": ("proposals/AR100",),
+    "panoptic": ("panoptic/PQ",),
+    "pixels": ("sem_seg/mIoU",),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "shapes"
+    SyntheticShapes(train_images=0, val_images=IMAGES).write(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def datasets(folder: Path) -> dict[str, CocoDataset]:
+    return {
+        kind: load_coco(folder, "val", kind="keypoints" if kind == "keypoints" else "instances")
+        for kind in KINDS
+    }
+
+
+def found(
+    dataset: CocoDataset, kind: str, *, noise_px: float = 6.0, seed: int = 0
+) -> Iterator[tuple[CocoRecord, dict[str, Any]]]:
+    """What is annotated, moved by some px, a part left out, with false alarms, scores at random."""
+    rng = np.random.default_rng(seed)
+    panoptic = {e["image_id"]: e for e in read_json(dataset.panoptic_file)["annotations"]}
+    for record in dataset.images:
+        if kind == "pixels":
+            labels = read_image(record.sem_seg_file_name)[0].astype(np.int64) % 8
+            labels[rng.random(labels.shape) < 0.01 * noise_px] = 3
+            yield record, {"sem_seg": (np.arange(8)[:, None, None] == labels).astype(np.float32)}
+            continue
+        if kind == "panoptic":
+            entry = panoptic[record.image_id]
+            names = dataset.panoptic_file.parent.parent / dataset.panoptic_file.stem / entry["file_name"]
+            segment_map = read_segment_map(names)
+            segment_map = np.roll(segment_map, rng.integers(0, 2 + int(noise_px)), axis=1)
+            infos = [s for s in entry["segments_info"] if s["category_id"] in dataset.category_ids]
+            segments = [
+                {"id": s["id"], "isthing": True, "category_id": dataset.category_ids.index(s["category_id"])}
+                for s in infos
+            ]
+            kept = np.where(np.isin(segment_map, [s["id"] for s in segments]), segment_map, 0)
+            yield record, {"panoptic_seg": kept, "segments_info": segments}
+            continue
+        chosen = [a for a in record.annotations for _ in range(2) if rng.random() < 0.7]
+        boxes = np.array([a["bbox"] for a in chosen], np.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        boxes += rng.normal(0, noise_px, boxes.shape)
+        # Tied with those of other images, not with one another.
+        scores = np.sort(rng.permutation(40)[: len(chosen)] / 40)[::-1].astype(np.float32)
+        if kind == "proposals":
+            yield record, {"proposal_boxes": boxes, "objectness_logits": scores}
+            continue
+        outputs = {
+            "pred_boxes": boxes,
+            "scores": scores,
+            "pred_classes": np.array([a["category_id"] for a in chosen], np.int64),
+        }
+        if kind == "keypoints":
+            points = np.array([a["keypoints"] for a in chosen], np.float32).reshape(len(chosen), -1, 3)
+            outputs["pred_keypoints"] = points + rng.normal(0, noise_px, points.shape).astype(np.float32)
+        else:
+            outputs["pred_masks"] = as_masks(boxes, record)
+        yield record, outputs
+
+
+def as_masks(boxes: np.ndarray, record: CocoRecord) -> np.ndarray:
+    masks = np.zeros((len(boxes), record.height, record.width), bool)
+    for mask, (x0, y0, x1, y1) in zip(masks, np.maximum(boxes, 0).astype(int), strict=True):
+        mask[y0:y1, x0:x1] = True
+    return masks
+
+
+def judged(dataset: CocoDataset, kind: str, **options: Any) -> Judgement:
+    return judge(found(dataset, kind, **options), dataset, sigmas_of(dataset))
+
+
+def sigmas_of(dataset: CocoDataset) -> tuple[float, ...]:
+    numbers = {len(a["keypoints"]) // 3 for r in dataset.images for a in r.annotations if "keypoints" in a}
+    return (0.2,) * numbers.pop() if numbers else ()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_image_once_is_the_metric(datasets: dict[str, CocoDataset], kind: str) -> None:
+    result = judged(datasets[kind], kind)
+    assert tuple(result.tallies) == KINDS[kind]
+    for name, tallies in result.tallies.items():
+        assert name in HEADLINES
+        assert 0.02 < result.metrics[name] < 0.98
+        assert tallies.values(np.ones((1, IMAGES))) == pytest.approx([result.metrics[name]], abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_some_images_are_a_smaller_data_set(datasets: dict[str, CocoDataset], kind: str) -> None:
+    dataset = datasets[kind]
+    result = judged(dataset, kind)
+    weights = np.array([[1, 0, 1, 1, 0, 0, 1, 0], [0, 0, 0, 0, 0, 1, 0, 0]])
+    for row, tallies in ((row, one) for row in weights for one in result.tallies.items()):
+        ids = {record.image_id for record, weight in zip(dataset.images, row, strict=True) if weight}
+        some = [one for one in found(dataset, kind) if one[0].image_id in ids]
+        smaller = judge(some, dataset, sigmas_of(dataset))
+        assert tallies[1].values(row[None]) == pytest.approx([smaller.metrics[tallies[0]]], abs=1e-9)
+
+
+def test_an_image_that_counts_twice_is_there_twice(datasets: dict[str, CocoDataset], tmp_path: Path) -> None:
+    dataset = datasets["boxes and masks"]
+    weights = np.array([2, 0, 1, 3, 0, 1, 1, 0])
+    copies = [(i, c) for i, weight in enumerate(weights) for c in range(weight)]
+    truth = read_json(dataset.annotation_file)
+    predictions = [(record, outputs) for record, outputs in found(dataset, "boxes and masks")]
+    # Ties are settled by the order of the images: copies lie beside one another in both.
+    images, annotations, repeated = [], [], []
+    for image_id, (index, _) in enumerate(copies, start=1):
+        record, outputs = predictions[index]
+        images.append({**next(i for i in truth["images"] if i["id"] == record.image_id), "id": image_id})
+        own = [a for a in truth["annotations"] if a["image_id"] == record.image_id]
+        annotations += [
+            {**a, "image_id": image_id, "id": len(annotations) + 1 + k} for k, a in enumerate(own)
+        ]
+        repeated.append((image_id, outputs))
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps({**truth, "images": images, "annotations": annotations}))
+    metrics = coco_ap(path, repeated, dataset.category_ids)
+    for name, tallies in judged(dataset, "boxes and masks").tallies.items():
+        assert tallies.values(weights[None]) == pytest.approx([metrics[name]], abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tallies_are_stored_as_arrays(datasets: dict[str, CocoDataset], kind: str, tmp_path: Path) -> None:
+    tallies = judged(datasets[kind], kind).tallies
+    np.savez_compressed(tmp_path / "t.npz", allow_pickle=False, **pack_tallies(tallies))
+    with np.load(tmp_path / "t.npz") as arrays:
+        read = unpack_tallies(dict(arrays))
+    weights = np.eye(IMAGES)
+    assert read.keys() == tallies.keys()
+    for name, one in tallies.items():
+        np.testing.assert_array_equal(read[name].values(weights), one.values(weights))
+
+
+def test_equal_sides_differ_by_nothing(datasets: dict[str, CocoDataset]) -> None:
+    dataset = datasets["boxes and masks"]
+    for name in ("bbox/AP", "segm/AP"):
+        first, second = (judged(dataset, "boxes and masks").tallies[name] for _ in range(2))
+        paired = paired_difference(first, second)
+        assert (paired.value, paired.interval) == (0, (0, 0))
+        assert set(paired.images[~np.isnan(paired.images)]) == {0}
+
+
+def test_a_worse_side_is_worse_and_the_interval_says_how_sure(datasets: dict[str, CocoDataset]) -> None:
+    dataset = datasets["boxes and masks"]
+    better = judged(dataset, "boxes and masks", noise_px=1)
+    worse = judged(dataset, "boxes and masks", noise_px=8)
+    paired = paired_difference(better.tallies["bbox/AP"], worse.tallies["bbox/AP"])
+    assert paired.value == pytest.approx(worse.metrics["bbox/AP"] - better.metrics["bbox/AP"])
+    low, high = paired.interval
+    assert low < paired.value < high < 0
+    again = paired_difference(better.tallies["bbox/AP"], worse.tallies["bbox/AP"])
+    assert again.interval == paired.interval, "seeded"
+    assert np.nanmin(paired.images) < 0
+
+
+def test_the_interval_of_a_mean_is_the_known_one() -> None:
+    """Where every image adds as much as every other, the metric is a mean, and its interval is known."""
+    number = 400
+    hits = np.random.default_rng(1).random(number) < 0.3
+
+    def side(correct: np.ndarray) -> Recalls:
+        return Recalls(
+            image=np.arange(number),
+            category=np.zeros(number, np.int64),
+            correct=correct[None],
+            ignored=np.zeros((1, number), bool),
+            objects=np.ones((1, number), np.int64),
+        )
+
+    none, some = side(np.zeros(number, bool)), side(hits)
+    paired = paired_difference(none, some)
+    error = np.sqrt(hits.mean() * (1 - hits.mean()) / number)
+    assert paired.value == pytest.approx(hits.mean())
+    assert paired.interval == pytest.approx(
+        (hits.mean() - 1.96 * error, hits.mean() + 1.96 * error), abs=0.006
+    )
+
+
+def nothing(number: int, objects: int) -> Matches:
+    return Matches(
+        image=np.zeros(0, np.int32),
+        category=np.zeros(0, np.int32),
+        correct=np.zeros((10, 0), bool),
+        ignored=np.zeros((10, 0), bool),
+        objects=np.full((2, number), objects),
+    )
+
+
+def test_no_detections_are_worth_nothing() -> None:
+    paired = paired_difference(nothing(3, 2), nothing(3, 2))
+    assert (paired.value, paired.interval, paired.images.tolist()) == (0, (0, 0), [0, 0, 0])
+
+
+def test_no_annotations_leave_the_metric_undefined(datasets: dict[str, CocoDataset]) -> None:
+    paired = paired_difference(nothing(3, 0), nothing(3, 0))
+    assert np.isnan([paired.value, *paired.interval, *paired.images]).all()
+
+
+def test_false_alarms_on_an_image_without_annotations_count_in_the_whole() -> None:
+    """On that image alone AP is not defined."""
+    first = Matches(
+        image=np.array([0]),
+        category=np.array([0]),
+        correct=np.ones((10, 1), bool),
+        ignored=np.zeros((10, 1), bool),
+        objects=np.array([[1, 0]]),
+    )
+    second = replace(
+        first,
+        image=np.array([1, 0]),
+        category=np.array([0, 0]),
+        correct=np.array([[False, True]] * 10),
+        ignored=np.zeros((10, 2), bool),
+    )
+    paired = paired_difference(first, second)
+    assert paired.value == pytest.approx(-0.5)
+    assert paired.images[0] == 0
+    assert np.isnan(paired.images[1])
+    assert paired.interval == pytest.approx((-0.5, 0)), "either both images, or the annotated one alone"
+
+
+def test_what_is_ignored_counts_neither_for_nor_against() -> None:
+    rows = np.array([[True, False, False, True]] * 10)
+    crowd = Matches(
+        image=np.array([0, 0, 1, 1]),
+        category=np.zeros(4, np.int64),
+        correct=rows,
+        ignored=np.array([[False, True, False, False]] * 10),
+        objects=np.array([[1, 1]]),
+    )
+    kept = [0, 2, 3]
+    without = Matches(
+        crowd.image[kept], crowd.category[kept], rows[:, kept], crowd.ignored[:, kept], crowd.objects
+    )
+    weights = np.array([[1, 1], [3, 1], [0, 2]])
+    np.testing.assert_array_equal(crowd.values(weights), without.values(weights))
+
+
+def test_one_image(datasets: dict[str, CocoDataset]) -> None:
+    dataset = replace(datasets["boxes and masks"], images=datasets["boxes and masks"].images[:1])
+    sides = [judged(dataset, "boxes and masks", seed=seed).tallies["bbox/AP"] for seed in (0, 3)]
+    paired = paired_difference(*sides)
+    assert paired.interval == (paired.value, paired.value)
+    assert paired.images.tolist() == [paired.value]
+
+
+@pytest.mark.parametrize("numbers", [(2, 3), (0, 0)])
+def test_other_images_are_no_pair(numbers: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="images; expected the same ones"):
+        paired_difference(*(nothing(number, 1) for number in numbers))
