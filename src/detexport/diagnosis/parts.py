@@ -279,6 +279,25 @@ class MaskHead(nn.Module):
         return [self.head.masks(tensors[:-2], [tensors[-2]], tensors[-1])]
 
 
+class ConvMaskHead(nn.Module):
+    """features and, unless all classes share a mask, classes -> a mask in each box.
+
+    An exporter drops an input that nothing is computed from, such as the boxes.
+    """
+
+    def __init__(self, head: Any) -> None:
+        super().__init__()
+        self.head: Any = head
+
+    def forward(self, tensors: List[Tensor]) -> List[Tensor]:
+        """See the class."""
+        classes = torch.zeros(0, dtype=torch.int64)
+        if len(tensors) > 1:
+            classes = tensors[1]
+        boxes: List[Tensor] = []
+        return [self.head.masks([tensors[0]], boxes, classes)]
+
+
 class CoarseMasks(nn.Module):
     """L levels, boxes -> the coarse masks of all classes."""
 

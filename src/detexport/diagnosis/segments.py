@@ -21,6 +21,7 @@ from detexport.modeling import (
     FPN,
     CascadeROIHeads,
     GeneralizedRCNN,
+    MaskRCNNConvUpsampleHead,
     PanopticFPN,
     PointRendMaskHead,
     ProposalNetwork,
@@ -327,8 +328,7 @@ def _res5_heads(result: Cut, heads: Any) -> None:
         taken = [*levels, *rows("pred_boxes")]
         result.add("mask_pooled", parts.PoolWithEmpty(heads.pooler), taken, rows("mask_pooled"))
         result.add("mask_res5", parts.WithoutEmpty(heads.res5), rows("mask_pooled"), rows("mask_res5"))
-        taken = list(rows("mask_res5", "pred_boxes", "pred_classes"))
-        result.add("mask_head", parts.MaskHead(heads.mask_head), taken, rows("pred_masks"))
+        _pooled_mask_head(result, heads.mask_head, rows("mask_res5"))
 
 
 def _mask_head(result: Cut, heads: Any, levels: list[Port]) -> None:
@@ -338,18 +338,31 @@ def _mask_head(result: Cut, heads: Any, levels: list[Port]) -> None:
     if heads.mask_pooler is not None:
         module: nn.Module = parts.Pool(heads.mask_pooler)
         result.add("mask_pooled", module, [*levels, detections[0]], rows("mask_pooled"), Kind.CHOICES)
-        taken = [*rows("mask_pooled"), *detections]
-        result.add("mask_head", parts.MaskHead(heads.mask_head), taken, rows("pred_masks"))
+        _pooled_mask_head(result, heads.mask_head, rows("mask_pooled"))
     elif type(heads.mask_head) is PointRendMaskHead and heads.mask_head.point_head is not None:
         coarse = rows("coarse_masks")
-        result.add("coarse_mask_head", parts.CoarseMasks(heads.mask_head), [*levels, detections[0]], coarse)
-        taken = [*levels, *detections, *coarse]
+        head = heads.mask_head
+        seen = levels[: max(head.box_pooler.places) + 1]
+        result.add("coarse_mask_head", parts.CoarseMasks(head), [*seen, detections[0]], coarse)
+        seen = levels[: max(head.point_pooler.places) + 1]
+        taken = [*seen, *detections, *coarse]
         module = parts.PointMasks(heads.mask_head)
         result.add("point_head", module, taken, rows("pred_masks"), Kind.CHOICES)
     else:
         result.coarse("the mask head", heads.mask_head)
         module = parts.MaskHead(heads.mask_head)
         result.add("mask_head", module, [*levels, *detections], rows("pred_masks"), Kind.CHOICES)
+
+
+def _pooled_mask_head(result: Cut, head: Any, pooled: tuple[Port, ...]) -> None:
+    if type(head) is MaskRCNNConvUpsampleHead:
+        module: nn.Module = parts.ConvMaskHead(head)
+        taken = [*pooled, *(rows("pred_classes") if head.predictor.out_channels > 1 else ())]
+    else:
+        result.coarse("the mask head", head)
+        module = parts.MaskHead(head)
+        taken = [*pooled, *rows("pred_boxes", "pred_classes")]
+    result.add("mask_head", module, taken, rows("pred_masks"))
 
 
 def _keypoint_head(result: Cut, heads: Any, levels: list[Port]) -> None:
@@ -384,13 +397,14 @@ def _torchvision(result: Cut, model: Any) -> None:
     boxes = rows("proposal_boxes")
     taken = [*levels, *maps("batch"), IMAGE_PORT]
     result.add("proposals", parts.TorchvisionProposals(model), taken, boxes, Kind.PROPOSALS)
-    taken = [*levels, *boxes, IMAGE_PORT]
+    pooled = levels[: len(model.box_pooler.scales)]
+    taken = [*pooled, *boxes, IMAGE_PORT]
     result.add("boxes", parts.TorchvisionBoxes(model), taken, rows(*BOXES), Kind.DETECTIONS)
     if model.mask_pooler is not None:
-        taken = [*levels, *rows("pred_boxes", "pred_classes")]
+        taken = [*pooled, *rows("pred_boxes", "pred_classes")]
         result.add("masks", parts.TorchvisionMasks(model), taken, rows("pred_masks"), Kind.CHOICES)
     if model.keypoint_pooler is not None:
-        taken = [*levels, *rows("pred_boxes"), IMAGE_PORT]
+        taken = [*pooled, *rows("pred_boxes"), IMAGE_PORT]
         module = parts.TorchvisionKeypoints(model)
         result.add("keypoints", module, taken, rows("pred_keypoints"), Kind.KEYPOINTS)
 
