@@ -2,10 +2,11 @@
 
     make parity-benchmark
 
-Every fault of ``benchmarks/faults.py`` is planted in every artifact that it can be planted in, and the artifact
-is validated as the pipeline validates it. A harmful one is caught where the verdict that has to name it fails;
-a harmless one is flagged where any does. A false alarm is an image on which the eager model, run in another way
-(on all cores, in another memory format, once more), does not pass against its own reference by the table.
+Every fault of ``benchmarks/faults.py`` is planted in every artifact that it can be planted in, and the
+artifact is validated as the pipeline validates it. A harmful one is caught where the verdict that has to name
+it fails; a harmless one is flagged where any does. A false alarm is an image on which the eager model, run in
+another way (on all cores, in another memory format, once more), does not pass against its own reference by
+the table of limits.
 
 Reads what ``stages/measure_coverage.py`` leaves of a model: its reference, its noise floor and its artifacts.
 """

@@ -119,9 +119,13 @@ def inputs(
         if meta.kind != DATA or len(kept) < KEPT * len(plan.scales):
             kept.append((meta, image))
         yield meta, image, outputs
+    whole = [(meta, image) for meta, image in kept if meta.kind == DATA and meta.scale == plan.scales[0]]
+    crowded = [image for _, image in sorted(whole, key=lambda picture: -counts[picture[0].id])]
+    with_any = [picture for picture in whole if counts[picture[0].id]]
+    _, sparse = min(with_any or whole, key=lambda picture: counts[picture[0].id])
+    meta, image = _repeated(sparse)
+    yield meta, image, run([image], [meta.output_size])[0]
     if contract.row_names:
-        whole = [(meta, image) for meta, image in kept if meta.kind == DATA and meta.scale == plan.scales[0]]
-        crowded = [image for _, image in sorted(whole, key=lambda picture: -counts[picture[0].id])]
         yield from _most(crowded, contract, plan, run)
         if probe is not None:
             emptiest = min((FLAT, BLACK, WHITE, NOISE), key=lambda kind: counts[_id(kind)])
@@ -207,11 +211,20 @@ def _made(records: Sequence[CocoRecord], contract: Contract) -> Iterator[Picture
         strip = mosaic(images, rows, columns, (rows * side, columns * side))
         size = resized_size(rows * side, columns * side, contract.resize)
         yield _meta(kind, size, (rows * side, columns * side)), resize_image(strip, size)
-    tile = resize_image(images[0], (_tile_side(height), _tile_side(width)))
-    repeated = np.tile(tile, (1, TILES, TILES))
-    yield _meta(TIES, repeated.shape[1:]), repeated
     for kind in (FLAT, BLACK, WHITE, NOISE):
         yield _meta(kind, (height, width)), _nothing(kind, (height, width), contract)
+
+
+def _repeated(image: np.ndarray) -> Picture:
+    """An image many times.
+
+    The fewer objects it shows, the better: where copies fill a list that the model cuts, and that nobody sees
+    from outside, such as that of its proposals, any of them may be left out.
+    """
+    _, height, width = image.shape
+    tile = resize_image(image, (_tile_side(height), _tile_side(width)))
+    repeated = np.tile(tile, (1, TILES, TILES))
+    return _meta(TIES, repeated.shape[1:]), repeated
 
 
 def _nothing(kind: str, size: Size, contract: Contract) -> np.ndarray:

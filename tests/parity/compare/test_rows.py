@@ -180,6 +180,19 @@ def test_a_flip_at_the_overlap_that_drops_a_box(shift_px: float, passed: bool) -
     assert result.passed is passed
 
 
+def test_of_equal_detections_another_one_may_be_kept() -> None:
+    """Three copies of an object, of which the model keeps two."""
+    copies = take(detections(1), 0, 0, 0)
+    copies["pred_boxes"] = copies["pred_boxes"] + np.float32([[0], [100], [200]]) * np.float32([1, 0, 1, 0])
+    result = measure(take(copies, 0, 1), take(copies, 0, 2))
+    assert result.passed
+    assert {one.decider for one in (*result.missing, *result.extra)} == {"an equal detection"}
+    assert not measure(take(copies, 0, 1), take(copies, 0)).passed, "none was kept in its place"
+    assert not measure(take(copies, 1), take(copies, 2)).passed, "the model has no other that is equal"
+    copies["scores"] = np.array([0.9, 0.9, 0.89], np.float32)
+    assert not measure(take(copies, 0, 1), take(copies, 0, 2)).passed, "the scores differ"
+
+
 def test_a_sliver_may_be_empty_on_one_side() -> None:
     expected = detections()
     expected["pred_boxes"][3] = [40, 10, 40.005, 30]

@@ -11,6 +11,9 @@ from detexport.parity.compare.part import Part, beyond, differences, largest
 from detexport.parity.compare.tolerance import Tolerance
 from detexport.parity.outputs import Outputs
 
+SAME_SIZE_PX = 0.01
+"""Boxes whose sides differ by no more are copies of one another, if their scores are equal."""
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -125,10 +128,10 @@ def match(
         tie=tie,
         limit_px=limit_px,
     )
-    missing, extra = (
-        tuple(_one_sided(side, other, set(range(len(side.scores))) - set(paired.tolist()), edges))
-        for side, paired, other in ((first, rows, second), (second, columns, first))
-    )
+    lost = np.setdiff1d(np.arange(len(first.scores)), rows)
+    invented = np.setdiff1d(np.arange(len(second.scores)), columns)
+    missing = tuple(_one_sided(first, lost, second, invented, edges))
+    extra = tuple(_one_sided(second, invented, first, lost, edges))
     part = Part(
         errors={
             "box_error_px": largest(box_errors),
@@ -186,10 +189,15 @@ def _lowest_kept(side: Rows, max_detections: int) -> float | None:
     return float(side.scores[-1]) if len(side.scores) >= max_detections > 0 else None
 
 
-def _one_sided(side: Rows, other: Rows, alone: set[int], edges: Edges) -> Iterator[OneSided]:
+def _one_sided(
+    side: Rows, alone: np.ndarray, other: Rows, other_alone: np.ndarray, edges: Edges
+) -> Iterator[OneSided]:
     """Judge the rows of ``side`` that have no partner in ``other``, by what decided them most narrowly."""
-    for index in sorted(alone):
-        deciders = list(_deciders(side, index, other, edges))
+    for index in alone.tolist():
+        deciders = [
+            *_deciders(side, index, other, edges),
+            *_equals(side, index, other, other_alone, edges),
+        ]
         name, distance, limit = min(deciders, key=lambda decider: decider[1] - decider[2])
         yield OneSided(
             index=index,
@@ -200,6 +208,28 @@ def _one_sided(side: Rows, other: Rows, alone: set[int], edges: Edges) -> Iterat
             distance=distance,
             excused=distance <= limit,
         )
+
+
+def _equals(
+    side: Rows, index: int, other: Rows, other_alone: np.ndarray, edges: Edges
+) -> Iterator[tuple[str, float, float]]:
+    """Of equal rows, copies of one object, any may be left out where a list inside the model is full.
+
+    It is so where this side has another that is equal, and the other side kept an equal one in its place.
+    """
+    twins = _apart(side, index, side)
+    twins[index] = np.inf
+    replacements = _apart(side, index, other)[other_alone]
+    distance = max(twins.min(initial=np.inf), replacements.min(initial=np.inf))
+    if np.isfinite(distance):
+        yield "an equal detection", float(distance), edges.tie
+
+
+def _apart(side: Rows, index: int, other: Rows) -> np.ndarray:
+    """How far the scores of ``other`` lie from a row's; infinite for those of another class or size."""
+    size, sizes = (boxes[..., 2:] - boxes[..., :2] for boxes in (side.boxes[index], other.boxes))
+    same = (other.classes == side.classes[index]) & (np.abs(sizes - size).max(-1, initial=0) <= SAME_SIZE_PX)
+    return np.where(same, differences(other.scores, side.scores[index]), np.inf)
 
 
 def _deciders(side: Rows, index: int, other: Rows, edges: Edges) -> Iterator[tuple[str, float, float]]:
