@@ -1,7 +1,5 @@
 """Floor: how far the eager model lies from itself, so that no artifact is asked for more."""
 
-from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -11,13 +9,10 @@ from typer import Option
 from detexport.checkpoint import load_weights, read_state_dict
 from detexport.config.cfg import load_cfg
 from detexport.contract import Contract
-from detexport.errors import DataError
 from detexport.files import read_json, write_json
 from detexport.modeling import build_model
-from detexport.parity.eager import run_eager
-from detexport.parity.floor import Floor, choose_samples, measure_variant
 from detexport.parity.reference import read_reference
-from detexport.parity.variants import NO_NOISE, most_threads, variants
+from detexport.parity.variants import measure_floor
 from stage import instantiate, load_params, run
 
 
@@ -35,29 +30,10 @@ def main(
     weights_file = weights / "model.safetensors"
     load_weights(net, read_state_dict(weights_file), str(weights_file))
     contract = Contract.from_json(read_json(build / "contract.json"))
-    samples = choose_samples(read_reference(reference), params.floor_images)
-    if not samples:
-        raise DataError(f"{reference} has no sample of one image", remedy="run the reference stage again")
-    tolerance = instantiate(params.tolerance)
-    measured = {}
-    for name, open_variant in variants().items():
-        with open_variant(net) as other:
-            run_other = partial(run_eager, other, contract=contract)
-            measured[name] = measure_variant(
-                run_other, samples, tolerance, contract, name=name, counts=name not in NO_NOISE
-            )
-    floor = Floor(tuple(sample.meta.id for sample in samples), environment(), measured)
+    floor = measure_floor(
+        net, contract, read_reference(reference), instantiate(params.tolerance), params.floor_images
+    )
     write_json(save_to, floor.to_json())
-
-
-def environment() -> dict[str, object]:
-    """What the numbers may depend on."""
-    return {
-        "threads": most_threads(),
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "versions": {package: version(package) for package in ("detexport", "torch", "torchvision", "numpy")},
-    }
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ app = typer.Typer(
       detexport export --config-file config.yaml --weights model.pth --target onnx --output model_onnx
       detexport inspect model_onnx
       detexport predict model_onnx photo.jpg --draw drawn
+      detexport validate model_onnx --data coco --against yesterday/model_onnx
 
     `detexport COMMAND --help` explains a command. `dvc repro` in the project's repository does the same for
     many models and targets, and measures and registers what passed.""",
@@ -197,6 +198,73 @@ def predict_command(
         target=target,
         score_threshold=score_threshold,
     )
+
+
+@app.command("validate")
+def validate_command(
+    artifact: Artifact,
+    data: Annotated[
+        Path | None,
+        Option(help="Data set: images/val and annotations/instances_val.json, as COCO has them."),
+    ] = None,
+    against: Annotated[
+        Path | None, Option(metavar="ARTIFACT2", help="Hold it against this artifact instead of a model.")
+    ] = None,
+    config_file: Annotated[
+        str, Option(help="Hold it against this model: configuration, as for export.")
+    ] = "",
+    weights: Annotated[str, Option(help="The model's weights, as for export.")] = "",
+    target: Annotated[
+        str, Option(help="Run it as this target does. Default: the format's runtime, in float32.")
+    ] = "",
+    against_target: Annotated[str, Option(help="Likewise for ARTIFACT2.")] = "",
+    images: Annotated[int, Option(min=1, help="Images of the data set, each at three sizes.")] = 8,
+    quality_images: Annotated[
+        int, Option(min=0, help="Annotated images that the task metric is measured on; 0 leaves it out.")
+    ] = 100,
+    device: Annotated[str, Option(help="Where to run: cpu, cuda or cuda:<index>.")] = "cpu",
+    save_dir: Annotated[
+        Path | None, Option(help="Folder for parity.json and certificate.json, as the pipeline has them.")
+    ] = None,
+    as_json: Annotated[bool, Option("--json", help="One JSON document instead of text.")] = False,
+    overrides: Annotated[
+        list[str] | None,
+        Argument(metavar="[KEY VALUE]...", help="Keys over the configuration's, as they were exported."),
+    ] = None,
+) -> None:
+    """Say whether an artifact computes what its model, or another artifact, computes; if not, exit with 1.
+
+    \b
+      detexport validate model_onnx --data coco --config-file config.yaml --weights model_final.pth
+      detexport validate model_onnx --data coco --against yesterday/model_onnx
+      detexport validate outputs/models/mask_rcnn/artifacts/onnx --data data/shapes
+
+    The last is an artifact where the pipeline leaves it, held against the reference beside it. Four verdicts
+    are kept apart: contract (it runs and gives what it promises), drift (numbers), flips (what one side alone
+    finds), metric (what is found of what is annotated). Images of the data set and images that hurt are run:
+    odd and extreme sizes, nothing, one and the most detections, ties, scores next to the threshold, batches.
+    """  # noqa: D301
+    from detexport.cli.validate import Question, run
+
+    report = run(
+        Question(
+            artifact,
+            data,
+            against,
+            config_file,
+            weights,
+            target,
+            against_target,
+            images,
+            quality_images,
+            device,
+            save_dir,
+            as_json,
+            tuple(overrides or ()),
+        )
+    )
+    if not report.passed:
+        raise typer.Exit(1)
 
 
 @app.command("diagnose")

@@ -21,6 +21,13 @@ def load_dataset(folder: Path, class_names: tuple[str, ...], contract: Contract)
     return load_coco(folder, SPLIT, class_names or None, annotation_kind(contract))
 
 
+def judge_eager(net: Any, dataset: CocoDataset, keypoint_sigmas: tuple[float, ...]) -> EagerQuality:
+    """What the eager model finds on all images of a split."""
+    judged = judge_model(net, dataset, keypoint_sigmas)
+    tallies = pack_tallies(judged.tallies)
+    return EagerQuality(judged.metrics, judged.image_ids, keypoint_sigmas, tallies)
+
+
 def evaluate_both(
     net: Any, session: Session, dataset: CocoDataset, keypoint_sigmas: tuple[float, ...], *, precision: str
 ) -> Quality:
@@ -33,9 +40,7 @@ def evaluate_both(
         keypoint_sigmas: see ``coco_ap``.
         precision: the target's; empty: float32.
     """
-    judged = judge_model(net, dataset, keypoint_sigmas)
-    tallies = pack_tallies(judged.tallies)
-    eager = EagerQuality(judged.metrics, judged.image_ids, keypoint_sigmas, tallies)
+    eager = judge_eager(net, dataset, keypoint_sigmas)
     precision = precision or FLOAT32
     budget = BUDGETS[precision]
     quality = measure_quality(

@@ -4,9 +4,18 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
+
+from detexport.contract import Contract
+from detexport.errors import DataError
+from detexport.parity.compare import Tolerance
+from detexport.parity.eager import run_eager, versions
+from detexport.parity.floor import Floor, choose_samples, measure_variant
+from detexport.parity.reference import Reference
 
 Open = Callable[[nn.Module], AbstractContextManager[nn.Module]]
 """Gives a model to run in place of the given one, which stays as it is, for as long as the context lasts."""
@@ -80,3 +89,41 @@ def variants() -> dict[str, Open]:
 def most_threads() -> int:
     """One a core of this process, and at least two: two take sums apart also where they share a core."""
     return max(2, len(os.sched_getaffinity(0)))
+
+
+def measure_floor(
+    net: nn.Module, contract: Contract, reference: Reference, tolerance: Tolerance, images: int
+) -> Floor:
+    """How far the eager model, run in other ways, lies from its own reference.
+
+    Args:
+        net: in evaluation mode; it stays as it is.
+        contract: its contract.
+        reference: what it gave.
+        tolerance: see ``measure_variant``.
+        images: so many samples of the reference.
+
+    Raises:
+        DataError: the reference has no sample of one image.
+    """
+    samples = choose_samples(reference, images)
+    if not samples:
+        raise DataError("the reference has no sample of one image", remedy="run the stage `reference` again")
+    measured = {}
+    for name, open_variant in variants().items():
+        with open_variant(net) as other:
+            run = partial(run_eager, other, contract=contract)
+            measured[name] = measure_variant(
+                run, samples, tolerance, contract, name=name, counts=name not in NO_NOISE
+            )
+    return Floor(tuple(sample.meta.id for sample in samples), _environment(), measured)
+
+
+def _environment() -> dict[str, Any]:
+    """What a floor may depend on."""
+    return {
+        "threads": most_threads(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "versions": versions(),
+    }
