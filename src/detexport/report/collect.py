@@ -21,6 +21,7 @@ class Job:
         parity: the verdict, as ``validate`` wrote it.
         artifact: the artifact's manifest.
         latency: the target's statistics by device.
+        diagnosis: where it first goes wrong, as ``diagnose`` wrote it.
         registration: its entry among the registered.
         refusals: why it was not registered.
     """
@@ -31,6 +32,7 @@ class Job:
     parity: dict[str, Any] = field(default_factory=dict)
     artifact: dict[str, Any] = field(default_factory=dict)
     latency: dict[str, dict[str, Any]] = field(default_factory=dict)
+    diagnosis: dict[str, Any] = field(default_factory=dict)
     registration: dict[str, Any] = field(default_factory=dict)
     refusals: tuple[str, ...] = ()
 
@@ -190,6 +192,7 @@ def _job(name: str, job: Mapping[str, str], model: Model, receipts: dict[str, An
             for device, measured in devices.items()
             if target in measured.get("runners", {})
         },
+        diagnosis=_read(model.folder / "parity" / f"{target}_diagnosis" / "diagnosis.json"),
         registration=entries[0] if entries else {},
         refusals=tuple(reason for reasons in refusals for reason in reasons),
     )

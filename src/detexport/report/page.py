@@ -1,5 +1,6 @@
 """Render the report: one HTML file that needs nothing beside it."""
 
+from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -75,12 +76,27 @@ def write_page(results: Results, path: Path) -> None:
             results=results,
             tracking_uri=without_secrets(results.tracking_uri),
             comparisons={model.name: list(compare_by_eye(model, results.jobs)) for model in results.models},
+            differences=_differences(results),
             versions=_versions(results),
             drawn_from=DRAWN_FROM,
         )
     )
     with atomic_file(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
+
+
+def _differences(results: Results) -> dict[str, str]:
+    """The picture of each job's first divergence as a data URI, by the job's name."""
+    folders = {model.name: model.folder for model in results.models}
+    pictures = {
+        job.name: folders[job.model] / "parity" / f"{job.target}_diagnosis" / "difference.png"
+        for job in results.jobs
+    }
+    return {
+        name: f"data:image/png;base64,{b64encode(path.read_bytes()).decode()}"
+        for name, path in pictures.items()
+        if path.is_file()
+    }
 
 
 def compare_by_eye(model: Model, jobs: tuple[Job, ...]) -> Iterator[Comparison]:
