@@ -1,0 +1,96 @@
+"""Faults planted in a real artifact are caught by the verdict that has to name them; harmless ones pass."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from detexport.checkpoint import load_weights, read_state_dict
+from detexport.config.cfg import load_cfg
+from detexport.data.coco import load_coco
+from detexport.data.synthetic import SyntheticShapes
+from detexport.export import Provenance
+from detexport.export.scripting import Scripting
+from detexport.modeling import build_model
+from detexport.parity.inputs import Plan
+from detexport.parity.pristine import eager_samples
+from detexport.parity.reference import Reference, read_reference, write_reference
+from detexport.parity.validate import validate
+from detexport.runtime.torchscript import TorchScript
+from tolerances import TOLERANCE
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from faults import FAULTS, HARMLESS, Fault  # noqa: E402
+
+from parity import Memo  # noqa: E402
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Reference]:
+    """The small Mask R-CNN, scripted, and its reference: of two images, and of those that hurt."""
+    folder = tmp_path_factory.mktemp("planted")
+    SyntheticShapes(train_images=0, val_images=4, min_objects=0, max_objects=4).write(folder / "shapes")
+    cfg = load_cfg(ROOT / "conf/detectron2/mask_rcnn.yaml")
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.3
+    net = build_model(cfg).eval()
+    load_weights(net, read_state_dict(ROOT / "checkpoints/mask_rcnn.safetensors"))
+    contract = net.contract(("circle", "rectangle", "triangle", "star", "ring"))
+    records = load_coco(folder / "shapes", "val").images[:2]
+    with one_thread():
+        write_reference(
+            folder / "reference",
+            eager_samples(net, contract, records, Plan(scales=(1.0, 0.75))),
+            contract=contract,
+            environment={},
+        )
+    reference = read_reference(folder / "reference")
+    Scripting().export(
+        net,
+        reference.samples[0].image(),
+        folder / "artifact",
+        contract=contract,
+        provenance=Provenance("0" * 64, "0" * 64),
+    )
+    return Memo(TorchScript(threads=1).open(folder / "artifact")), reference
+
+
+def test_there_are_enough_of_them(planted: tuple[Any, Reference]) -> None:
+    artifact = planted[0].artifact
+    assert sum(fault.applies_to(artifact) for fault in FAULTS) >= 30
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_fault_is_caught_and_named(planted: tuple[Any, Reference], fault: Fault) -> None:
+    session, reference = planted
+    if not fault.applies_to(session.artifact):
+        assert fault.needs, "it applies to nothing"
+        return
+    report = validate(fault.plant(session), reference, TOLERANCE, job="j")
+    failed = {name for name, verdict in report.verdicts.items() if not verdict.passed}
+    assert failed & set(fault.verdicts), report.reasons
+
+
+@pytest.mark.parametrize("change", HARMLESS, ids=lambda change: change.name)
+def test_a_harmless_change_passes(planted: tuple[Any, Reference], change: Fault) -> None:
+    session, reference = planted
+    if not change.applies_to(session.artifact):
+        assert change.needs, "it applies to nothing"
+        return
+    report = validate(change.plant(session), reference, TOLERANCE, job="j")
+    assert report.passed, report.reasons
