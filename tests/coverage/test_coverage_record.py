@@ -1,0 +1,37 @@
+"""The committed table is that of the committed record of a whole run."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from detexport.coverage.cells import STATUSES
+from detexport.coverage.table import render
+from detexport.files import read_json
+
+ROOT = Path(__file__).parents[2]
+RECORD = ROOT / "docs/coverage.json"
+
+
+@pytest.fixture(scope="module")
+def record() -> list[dict[str, Any]]:
+    cells: list[dict[str, Any]] = read_json(RECORD)
+    return cells
+
+
+def test_the_committed_table_is_that_of_the_record(record: list[dict[str, Any]]) -> None:
+    assert (ROOT / "docs/coverage.md").read_text(encoding="utf-8") == render(record)
+
+
+def test_the_record_is_whole_and_nothing_failed(record: list[dict[str, Any]]) -> None:
+    experiment = yaml.safe_load((ROOT / "conf/experiment/coverage.yaml").read_text())
+    options = {name: value for entry in experiment["defaults"] for name, value in entry.items()}
+    pairs = [(m, t) for m in options["override /model"] for t in options["override /export"]]
+    assert [(cell["model"], cell["target"]) for cell in record] == pairs
+    assert {cell["status"] for cell in record} <= set(STATUSES) - {"failed"}
+    assert all(cell["reason"] for cell in record if cell["status"] != "ok")
+    for cell in record:
+        if cell["status"] == "ok":
+            assert (cell["dynamic_size"], cell["fresh_process"]) == (True, True)
+            assert cell["zero_detections"] in (True, None)
