@@ -393,7 +393,9 @@ class TorchvisionDense(TorchvisionDetector):
             # Twice: of a single channel torch.export would ask whether the level has a single cell.
             weight = self.head.regression_head.bbox_ctrness.weight
             bias = self.head.regression_head.bbox_ctrness.bias
-            twice = F.conv2d(features, torch.cat([weight, weight]), torch.cat([bias, bias]), padding=1)
+            if bias is not None:
+                bias = torch.cat([bias, bias])
+            twice = F.conv2d(features, torch.cat([weight, weight]), bias, padding=1)
             output["bbox_ctrness"] = by_anchor(twice[:, : weight.shape[0]], 1)
         output["bbox_regression"] = by_anchor(deltas, 4)
         return output
