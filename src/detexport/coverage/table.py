@@ -68,14 +68,14 @@ def _of_targets(cells: Cells, targets: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _errors(cells: Cells, targets: Sequence[str]) -> Iterator[list[str]]:
-    """Rows of the largest error by measure."""
+    """Rows of the largest error by measure, whatever its sign."""
     for name in dict.fromkeys(name for cell in cells for name in cell["errors"]):
         measure = MEASURES.get(name)
         words = f"{measure.words}{', ' + measure.unit if measure.unit else ''}" if measure else name
 
         def largest(own: Cells, name: str = name) -> str:
             values = [cell["errors"][name] for cell in own if cell["errors"].get(name) is not None]
-            return f"{max(values):.1g}" if values else ""
+            return f"{max(values, key=abs):.1g}" if values else ""
 
         yield [words, *_by_target(cells, targets, largest)]
 
