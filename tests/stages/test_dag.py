@@ -146,6 +146,7 @@ def test_an_option_of_one_target_runs_only_what_depends_on_it(repo: Path) -> Non
     done = run(repo, "dvc", "repro")
     assert stages_run(done) == {
         "validate@mine-tracing",
+        "diagnose@mine-tracing",
         "benchmark@mine",
         "report",
         "gate",
