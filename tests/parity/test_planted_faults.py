@@ -1,5 +1,6 @@
 """Faults planted in a real artifact are caught by the verdict that has to name them; harmless ones pass."""
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +14,6 @@ from detexport.checkpoint import load_weights, read_state_dict
 from detexport.config.cfg import load_cfg
 from detexport.data.coco import load_coco
 from detexport.data.synthetic import SyntheticShapes
-from detexport.export import Provenance
-from detexport.export.scripting import Scripting
 from detexport.modeling import build_model
 from detexport.parity.inputs import Plan
 from detexport.parity.pristine import eager_samples
@@ -24,6 +23,7 @@ from detexport.runtime.torchscript import TorchScript
 from tolerances import TOLERANCE
 
 ROOT = Path(__file__).parents[2]
+CLASSES = ("circle", "rectangle", "triangle", "star", "ring")
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 from faults import FAULTS, HARMLESS, Fault  # noqa: E402
@@ -50,7 +50,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Reference]:
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.3
     net = build_model(cfg).eval()
     load_weights(net, read_state_dict(ROOT / "checkpoints/mask_rcnn.safetensors"))
-    contract = net.contract(("circle", "rectangle", "triangle", "star", "ring"))
+    contract = net.contract(CLASSES)
     records = load_coco(folder / "shapes", "val").images[:2]
     with one_thread():
         write_reference(
@@ -60,12 +60,19 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Reference]:
             environment={},
         )
     reference = read_reference(folder / "reference")
-    Scripting().export(
-        net,
-        reference.samples[0].image(),
-        folder / "artifact",
-        contract=contract,
-        provenance=Provenance("0" * 64, "0" * 64),
+    # By the command, which sees to it that hashes are fixed: a scripted file needs that.
+    command = [
+        "export",
+        "--config-file",
+        "conf/detectron2/mask_rcnn.yaml",
+        "--target",
+        "scripting",
+        "--no-proof",
+    ]
+    command += ["--weights", "checkpoints/mask_rcnn.safetensors", "--output", str(folder / "artifact")]
+    command += ["--class-names", ",".join(CLASSES), "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.3"]
+    subprocess.run(
+        [sys.executable, "-m", "detexport.cli", *command], cwd=ROOT, check=True, capture_output=True
     )
     return Memo(TorchScript(threads=1).open(folder / "artifact")), reference
 
