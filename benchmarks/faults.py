@@ -22,6 +22,10 @@ ANY = ("drift", "flips")
 """Where a fault moves numbers and decisions, either verdict names it."""
 
 
+FROZEN = ("contract", *ANY)
+"""A map of the frozen size breaks the contract; boxes alone are only wrong."""
+
+
 @dataclass
 class Around:
     """A session with something between it and who asks it.
@@ -338,8 +342,8 @@ FAULTS: tuple[Fault, ...] = (
     of_images("rows and columns exchanged", lambda image, _: image.transpose(0, 2, 1).copy(), *ANY),
     of_images("moved by a pixel", lambda image, _: shifted(image), *ANY),
     # What is frozen.
-    Fault("the size is frozen, images are cut", lambda session: FrozenSize(session, size=(128, 160)), ANY),
-    Fault("the size is frozen, images are stretched", lambda s: Stretched(s, size=(128, 160)), ANY),
+    Fault("the size is frozen, images are cut", lambda session: FrozenSize(session, size=(128, 160)), FROZEN),
+    Fault("the size is frozen, images are stretched", lambda s: Stretched(s, size=(128, 160)), FROZEN),
     Fault("the outputs are those of the image before", Stale, ("contract", *ANY)),
     Fault("a batch is its first image", FrozenBatch, ("contract", *ANY), ("batch",)),
 )

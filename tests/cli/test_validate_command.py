@@ -8,7 +8,10 @@ import pytest
 
 import tiny_artifacts
 from conftest import Run
+from detexport.cli.validate import Question
+from detexport.cli.validate import run as validate
 from detexport.data.synthetic import SyntheticShapes
+from detexport.errors import ConfigError
 from detexport.parity.certificate import read_certificate
 from detexport.parity.reference import SampleMeta, write_reference
 from detexport.postprocess import postprocess
@@ -66,19 +69,33 @@ def test_artifacts_of_other_models_are_refused(run: Run, artifact: Path, data: P
 
 
 @pytest.mark.parametrize(
-    ("options", "reason"),
+    ("against", "config_file", "reason"),
     [
-        ([], "neither a model nor another artifact"),
-        (["--against", "."], "no --data"),
-        (["--against", ".", "--config-file", "c.yaml"], "held against one thing"),
+        (None, "", "neither a model nor another artifact"),
+        (Path(), "", "no --data"),
+        (Path(), "c.yaml", "held against one thing"),
     ],
 )
 def test_a_request_that_asks_for_nothing_is_refused(
-    run: Run, artifact: Path, options: list[str], reason: str
+    artifact: Path, against: Path | None, config_file: str, reason: str
 ) -> None:
-    done = run("validate", artifact, *options)
-    assert done.returncode == 2
-    assert reason in done.stderr
+    question = Question(
+        artifact_dir=artifact,
+        data=None,
+        against=against,
+        config_file=config_file,
+        weights="",
+        target="",
+        against_target="",
+        images=1,
+        quality_images=0,
+        device="cpu",
+        save_dir=None,
+        as_json=False,
+        overrides=(),
+    )
+    with pytest.raises(ConfigError, match=reason):
+        validate(question)
 
 
 def test_the_pipelines_reference_is_found_beside_the_artifact(
