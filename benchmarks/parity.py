@@ -15,7 +15,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -27,7 +27,7 @@ from faults import FAULTS, HARMLESS, TIES, Around, Arrays, Fault, Size, with_tie
 from tqdm import tqdm
 from typer import Option, echo, run
 
-from detexport.artifact import Artifact, read_artifact
+from detexport.artifact import read_artifact
 from detexport.benchmark.machine import describe_machine
 from detexport.checkpoint import load_weights, read_state_dict
 from detexport.config.cfg import load_cfg
@@ -75,24 +75,10 @@ class Result:
 
 
 @dataclass
-class Memo:
+class Memo(Around):
     """A session that remembers what it gave for an image: most faults do not change what it is asked."""
 
-    inner: Any
-
-    def __post_init__(self) -> None:
-        self.known: dict[bytes, Any] = {}
-
-    @property
-    def artifact(self) -> Artifact:
-        """The inner session's."""
-        artifact: Artifact = self.inner.artifact
-        return artifact
-
-    @property
-    def device(self) -> str:
-        """The inner session's."""
-        return str(self.inner.device)
+    known: dict[bytes, Any] = field(default_factory=dict)
 
     def __call__(self, image: np.ndarray, output_size: Size | None = None) -> Arrays:
         """Run the graph on one image."""
@@ -274,16 +260,10 @@ def against_itself(folder: Path, images: int) -> Iterator[dict[str, Any]]:
                     outputs,
                     tolerance=Tolerance(),
                     contract=contract,
-                    scale=scale_of(sample),
+                    scale=sample.meta.output_scale,
                 )
                 reasons = list(compared.reasons)
                 yield {"model": folder.name, "variant": name, "sample": sample.meta.id, "reasons": reasons}
-
-
-def scale_of(sample: Sample) -> float:
-    """Output size / input size, the larger of both sides."""
-    pairs = zip(sample.meta.output_size, sample.meta.image_size, strict=True)
-    return max(output / image for output, image in pairs)
 
 
 def alone(reference: Reference) -> list[Sample]:

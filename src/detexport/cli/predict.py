@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from detexport.artifact import read_artifact
+from detexport.cli.engines import engine_of
 from detexport.cli.images import find_images
 from detexport.cli.progress import say
 from detexport.contract import Contract
@@ -19,8 +19,6 @@ from detexport.errors import ConfigError
 from detexport.files import writing
 from detexport.predictions import predict as predict_image
 from detexport.predictions import to_plain
-from detexport.runtime import Engine, default_engine
-from detexport.targets import find_target
 
 MOST_PROPOSALS = 10  # in the table, of an image; a thousand say nothing
 
@@ -45,7 +43,7 @@ def predict(
     """
     files = find_images(names)
     pictures = _picture_files(files, draw_to) if draw_to else {}
-    session = _engine(artifact_dir, target).open(artifact_dir, device)
+    session = engine_of(artifact_dir, target).open(artifact_dir, device)
     contract = session.artifact.contract
     rows = []
     for file in tqdm(files, desc="predict", unit="image", disable=True if len(files) == 1 else None):
@@ -71,14 +69,6 @@ def predict(
         print()
     if draw_to:
         say(f"{draw_to}: {len(pictures)} pictures")
-
-
-def _engine(artifact_dir: Path, target: str) -> Engine:
-    """The target's runtime, or that of the artifact's format."""
-    if not target:
-        return default_engine(read_artifact(artifact_dir).format)
-    engine: Engine = find_target(target).runtime.build()
-    return engine
 
 
 def _picture_files(files: Sequence[Path], folder: Path) -> dict[Path, Path]:

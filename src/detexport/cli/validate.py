@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 
 from detexport.artifact import read_artifact
+from detexport.cli.engines import engine_of
 from detexport.cli.evaluation import judge_eager, load_dataset
 from detexport.cli.export import OnDevice, Request, load_model
 from detexport.cli.progress import say, step
@@ -35,7 +36,7 @@ from detexport.parity.report import ParityReport
 from detexport.parity.validate import validate_artifact
 from detexport.parity.variants import measure_floor
 from detexport.postprocess import postprocess
-from detexport.runtime import BatchSession, Engine, Session, default_engine
+from detexport.runtime import BatchSession, Session
 from detexport.targets import find_target
 
 REPORT, CERTIFICATE, DRAWN = "parity.json", "certificate.json", "drawn.npz"
@@ -96,7 +97,7 @@ def run(question: Question) -> ParityReport:
                 least=LEAST_QUALITY,
             )
         report = validate_artifact(
-            OnDevice(_engine(question.artifact_dir, question.target), question.device),
+            OnDevice(engine_of(question.artifact_dir, question.target), question.device),
             question.artifact_dir,
             reference,
             Tolerance(),
@@ -193,7 +194,7 @@ def _artifact(question: Question, other: Path, folder: Path) -> Expected:
             expected=f"the contract of {question.artifact_dir}; `detexport inspect` tells both",
         )
     assert question.data is not None
-    session = OnDevice(_engine(other, question.against_target), question.device).open(other)
+    session = OnDevice(engine_of(other, question.against_target), question.device).open(other)
     dataset = _dataset(load_dataset(question.data, (), contract), question)
     judged = spread(dataset, question.quality_images)
     write_reference(
@@ -232,14 +233,6 @@ def _dataset(dataset: CocoDataset | None, question: Question) -> CocoDataset:
             f"{question.data} has no validation image", remedy="give --data a folder with images/val"
         )
     return dataset
-
-
-def _engine(folder: Path, target: str) -> Engine:
-    """The target's runtime, or that of the artifact's format."""
-    if not target:
-        return default_engine(read_artifact(folder).format)
-    engine: Engine = find_target(target).runtime.build()
-    return engine
 
 
 def _save(report: ParityReport, question: Question, reference: Path) -> None:

@@ -169,8 +169,7 @@ def measure_variant(
     limits: dict[str, float] = {}
     flips = unexcused = keypoints = keypoint_flips = 0
     for sample in tqdm(samples, desc=name, unit="image"):
-        size, image = sample.meta.output_size, sample.image()
-        scale = max(out / of for out, of in zip(size, image.shape[1:], strict=True))
+        size, image, scale = sample.meta.output_size, sample.image(), sample.meta.output_scale
         found = compare(
             sample.expected(), run(image, size), tolerance=tolerance, contract=contract, scale=scale
         )

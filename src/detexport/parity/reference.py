@@ -55,6 +55,12 @@ class SampleMeta:
     threshold: float | None = None
     threshold_distance: float | None = None
 
+    @property
+    def output_scale(self) -> float:
+        """Output size / input size, the larger of both sides: what limits in px of the input grow by."""
+        pairs = zip(self.output_size, self.image_size, strict=True)
+        return max(output / image for output, image in pairs)
+
 
 @dataclass(frozen=True)
 class Sample:

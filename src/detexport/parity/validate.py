@@ -142,7 +142,13 @@ def _measure(session: Session, group: tuple[Sample, ...], tolerance: Tolerance) 
         return [(SampleParity(sample.detections, 0, broken=(reason,)), None) for sample in group]
     return [
         (
-            compare(sample.expected(), actual, tolerance=tolerance, contract=contract, scale=_scale(sample)),
+            compare(
+                sample.expected(),
+                actual,
+                tolerance=tolerance,
+                contract=contract,
+                scale=sample.meta.output_scale,
+            ),
             actual,
         )
         for sample, actual in zip(group, found, strict=True)
@@ -195,8 +201,3 @@ def _reference_faults(reference: Reference, contract: Contract, min_detections: 
             f"at least {min_detections} wanted"
         )
     return faults
-
-
-def _scale(sample: Sample) -> float:
-    pairs = zip(sample.meta.output_size, sample.meta.image_size, strict=True)
-    return max(output / image for output, image in pairs)
