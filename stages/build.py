@@ -29,20 +29,23 @@ def main(
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.WEIGHTS = ""
     net = build_model(cfg)
-    contract = name_classes(net, model, params.class_names, read_json(dataset))
+    sigmas = tuple(cfg.TEST.KEYPOINT_OKS_SIGMAS)
+    contract = name_classes(net, model, params.class_names, read_json(dataset), sigmas)
     with atomic_dir(save_dir) as folder:
         (folder / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
         write_json(folder / "contract.json", contract.to_json())
         write_json(folder / "parameters.json", model_shapes(net))
 
 
-def name_classes(net: Any, model: str, given: Any, dataset: dict[str, Any]) -> Contract:
+def name_classes(
+    net: Any, model: str, given: Any, dataset: dict[str, Any], sigmas: tuple[float, ...]
+) -> Contract:
     """The contract of NET with names for what its outputs count.
 
     ``things`` are the classes of instances, ``stuff`` those of pixels, of which the first stands for all
     things, and ``keypoints`` may be without names. GIVEN, the model's option ``class_names``, maps these
     words to names, or is a list of the things' (of the pixels' in a model without things); what it does not
-    say, DATASET does.
+    say, DATASET does. SIGMAS are those of the keypoints.
 
     Raises:
         ConfigError: see ``named_contract``.
@@ -55,7 +58,7 @@ def name_classes(net: Any, model: str, given: Any, dataset: dict[str, Any]) -> C
     }
     names = {kind: names[kind] for kind in counts} | as_mapping(given, next(iter(counts), "things"))
     remedy = f"give the names of its classes: -S 'models.{model}.class_names={{{{{{kind}}: [...]}}}}'"
-    return named_contract(net, names, what=f"the model {model}", remedy=remedy)
+    return named_contract(net, names, keypoint_sigmas=sigmas, what=f"the model {model}", remedy=remedy)
 
 
 def as_mapping(given: Any, kind: str) -> dict[str, list[str]]:

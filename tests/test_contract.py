@@ -1,9 +1,18 @@
 import json
 from dataclasses import FrozenInstanceError, replace
+from typing import Any
 
 import pytest
+from pycocotools.cocoeval import Params
 
-from detexport.contract import DETECTION_OUTPUTS, OUTPUT_SIZE, Contract, ResizeRule, mask_output
+from detexport.contract import (
+    DETECTION_OUTPUTS,
+    OUTPUT_SIZE,
+    Contract,
+    ResizeRule,
+    keypoint_output,
+    mask_output,
+)
 from detexport.errors import ExportError
 from tiny_artifacts import KINDS, tiny_contract
 
@@ -25,9 +34,19 @@ def test_every_kind_of_model_survives_json(kind: str) -> None:
 
 def test_a_contract_from_before_there_were_kinds_is_read() -> None:
     value = tiny_contract().to_json()
-    for key in ("stuff_class_names", "keypoint_names", "panoptic"):
+    for key in ("stuff_class_names", "keypoint_names", "keypoint_sigmas", "panoptic"):
         del value[key]
     assert Contract.from_json(value) == tiny_contract()
+
+
+def test_sigmas_are_those_that_are_given_or_cocos() -> None:
+    def contract(keypoints: int, **given: Any) -> Contract:
+        return tiny_contract(outputs=(*DETECTION_OUTPUTS, keypoint_output(keypoints)), **given)
+
+    assert contract(2).oks_sigmas == tiny_contract().oks_sigmas == ()
+    assert contract(2, keypoint_sigmas=(0.1, 0.2)).oks_sigmas == (0.1, 0.2)
+    assert contract(17, keypoint_sigmas=(0.1,) * 17).oks_sigmas == (0.1,) * 17
+    assert contract(17).oks_sigmas == pytest.approx(Params(iouType="keypoints").kpt_oks_sigmas)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,14 @@ from detexport.errors import ExportError
 Dim = int | str
 """A fixed size, or the name of one that is free: H, W of the image, height, width of the output, R rows."""
 
+# fmt: off
+COCO_KEYPOINT_SIGMAS = (
+    0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087,
+    0.089, 0.089,
+)
+# fmt: on
+"""Of the 17 keypoints of COCO's persons: https://cocodataset.org/#keypoints-eval."""
+
 MAX_SIDE = 65_535
 """Longest side of an image and of an output in px: that of the largest JPEG."""
 
@@ -79,6 +87,8 @@ class Contract:
         mask_threshold: a pixel belongs to a mask where its probability is at least this.
         stuff_class_names: the name of each channel of ``sem_seg``; beside instances channel 0 is all things.
         keypoint_names: the name of each keypoint, where they have names.
+        keypoint_sigmas: how exactly people place each keypoint, for the similarity of keypoints; empty where
+            nobody said: see ``oks_sigmas``.
         panoptic: how instances and ``sem_seg`` are combined; none leaves them apart.
     """
 
@@ -96,6 +106,7 @@ class Contract:
     mask_threshold: float = 0.5
     stuff_class_names: tuple[str, ...] = ()
     keypoint_names: tuple[str, ...] = ()
+    keypoint_sigmas: tuple[float, ...] = ()
     panoptic: PanopticRule | None = None
 
     @property
@@ -148,6 +159,17 @@ class Contract:
         """Names of the outputs that hold a row for each detection or proposal."""
         return tuple(spec.name for spec in self.outputs if spec.shape[0] == "R")
 
+    @property
+    def oks_sigmas(self) -> tuple[float, ...]:
+        """The standard deviation of each keypoint's annotations, in parts of the root of the object's area.
+
+        Those of COCO where there are 17 keypoints and nobody said others; empty where nothing is known.
+        """
+        shapes = {spec.name: spec.shape for spec in self.outputs}
+        keypoints = shapes["pred_keypoints"][1] if "pred_keypoints" in shapes else 0
+        default = COCO_KEYPOINT_SIGMAS if keypoints == len(COCO_KEYPOINT_SIGMAS) else ()
+        return self.keypoint_sigmas or default
+
     def to_json(self) -> dict[str, Any]:
         """The contract as plain JSON values."""
         return asdict(self)
@@ -164,7 +186,7 @@ class Contract:
         fields["resize"] = ResizeRule(**value["resize"])
         for key in ("pixel_mean", "pixel_std", "class_names"):
             fields[key] = tuple(value[key])
-        for key in ("stuff_class_names", "keypoint_names"):
+        for key in ("stuff_class_names", "keypoint_names", "keypoint_sigmas"):
             fields[key] = tuple(value.get(key, ()))
         if value.get("panoptic") is not None:
             fields["panoptic"] = PanopticRule(**value["panoptic"])

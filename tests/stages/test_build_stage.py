@@ -20,9 +20,12 @@ RETINANET: dict[str, Any] = {
 }
 
 
-def build_model_named(folder: Path, tree: dict[str, Any], class_names: Any = None) -> Path:
+def build_model_named(
+    folder: Path, tree: dict[str, Any], class_names: Any = None, config: Any = None
+) -> Path:
     config_file = ROOT / "conf/detectron2/mask_rcnn.yaml"
-    model = {"config_file": str(config_file), "config": {"MODEL": tree}, "class_names": class_names}
+    config = {"MODEL": tree, **(config or {})}
+    model = {"config_file": str(config_file), "config": config, "class_names": class_names}
     params = {"models": {"m": model}, "data": {"categories": None}}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     names = {"things": list("abcde"), "stuff": ["sky", "sea"], "keypoints": ["head", "foot"]}
@@ -45,10 +48,11 @@ def test_a_retinanet_has_its_own_number_of_classes(folder: Path) -> None:
     assert [spec["name"] for spec in contract["outputs"]] == ["pred_boxes", "scores", "pred_classes"]
 
 
-def contract_of(folder: Path, tree: dict[str, Any], class_names: Any = None) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads(
-        (build_model_named(folder, tree, class_names) / "contract.json").read_text()
-    )
+def contract_of(
+    folder: Path, tree: dict[str, Any], class_names: Any = None, config: Any = None
+) -> dict[str, Any]:
+    built = build_model_named(folder, tree, class_names, config)
+    value: dict[str, Any] = json.loads((built / "contract.json").read_text())
     return value
 
 
@@ -86,6 +90,15 @@ def test_keypoints_have_the_data_sets_names_or_none(folder: Path) -> None:
     with pytest.raises(ConfigError, match="2 names: head, foot; expected: 5 keypoints"):
         build_model_named(folder, five)
     assert contract_of(folder, five, {"keypoints": list("vwxyz")})["keypoint_names"] == list("vwxyz")
+
+
+def test_keypoints_have_the_configurations_sigmas(folder: Path) -> None:
+    assert contract_of(folder, KEYPOINTS)["keypoint_sigmas"] == []
+    sigmas = {"TEST": {"KEYPOINT_OKS_SIGMAS": [0.1, 0.2]}}
+    assert contract_of(folder, KEYPOINTS, config=sigmas)["keypoint_sigmas"] == [0.1, 0.2]
+    assert contract_of(folder, PANOPTIC, config=sigmas)["keypoint_sigmas"] == []
+    with pytest.raises(ConfigError, match="3 sigmas; expected: 2, one for each keypoint"):
+        build_model_named(folder, KEYPOINTS, config={"TEST": {"KEYPOINT_OKS_SIGMAS": [0.1, 0.2, 0.3]}})
 
 
 @pytest.mark.parametrize(

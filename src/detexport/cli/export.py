@@ -226,7 +226,8 @@ def _named(net: Any, cfg: CfgNode, request: Request, dataset: CocoDataset | None
     if request.class_names:
         names[next(iter(counts), "things")] = request.class_names
     remedy = "name as many as the model has: --class-names"
-    return named_contract(net, names, what=request.config_file, remedy=remedy)
+    sigmas = tuple(cfg.TEST.KEYPOINT_OKS_SIGMAS)
+    return named_contract(net, names, keypoint_sigmas=sigmas, what=request.config_file, remedy=remedy)
 
 
 def _names_of_dataset(cfg: CfgNode) -> dict[str, Sequence[str]]:

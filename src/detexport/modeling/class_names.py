@@ -25,17 +25,26 @@ def count_classes(net: Any) -> dict[str, int]:
     return counts
 
 
-def named_contract(net: Any, names: Mapping[str, Sequence[str]], *, what: str, remedy: str) -> Contract:
+def named_contract(
+    net: Any,
+    names: Mapping[str, Sequence[str]],
+    *,
+    keypoint_sigmas: Sequence[float],
+    what: str,
+    remedy: str,
+) -> Contract:
     """A model's contract with names by kind, as ``count_classes`` has them; keypoints may be without.
 
     Args:
         net: the model.
         names: for each kind one name a class.
+        keypoint_sigmas: ``TEST.KEYPOINT_OKS_SIGMAS``, which may be empty.
         what: names the model in errors.
         remedy: how to give other names, for errors.
 
     Raises:
-        ConfigError: there are names for what the model does not have, or more or fewer than it has.
+        ConfigError: there are names for what the model does not have, or more or fewer than it has; or as
+            many sigmas as it has no keypoints.
     """
     counts = count_classes(net)
     for kind, found in names.items():
@@ -47,8 +56,17 @@ def named_contract(net: Any, names: Mapping[str, Sequence[str]], *, what: str, r
                 expected=f"{count} {kind}, as many as the model has",
                 remedy=remedy.format(kind=kind),
             )
+    keypoints = counts.get("keypoints", 0)
+    if keypoints and keypoint_sigmas and len(keypoint_sigmas) != keypoints:
+        raise ConfigError(
+            f"{what} and the sigmas of its keypoints do not fit",
+            got=f"TEST.KEYPOINT_OKS_SIGMAS: {len(keypoint_sigmas)} sigmas",
+            expected=f"{keypoints}, one for each keypoint that the model has",
+            remedy="set TEST.KEYPOINT_OKS_SIGMAS, or leave it empty for COCO's 17 keypoints",
+        )
     return replace(
         net.contract(tuple(names.get("things", ()))),
         stuff_class_names=tuple(names.get("stuff", ())),
         keypoint_names=tuple(names.get("keypoints", ())),
+        keypoint_sigmas=tuple(map(float, keypoint_sigmas)) if keypoints else (),
     )

@@ -33,13 +33,17 @@ MEASURES = {
         ("pred_masks",), "masks", "px", "{mask_px:g} px or {mask_area_ratio:.1%} of the area"
     ),
     "mask_error_ratio": Measure(("pred_masks",), "masks, of their area", "", None),
+    "mask_iou_error": Measure(("pred_masks",), "masks, 1 - IoU", "", None),
     "keypoint_error_px": Measure(("pred_keypoints",), "keypoints", "px", "{keypoint_px:g} px x scale"),
     "keypoint_score_error": Measure(("pred_keypoints",), "keypoint scores", "", "{keypoint_score:g} of each"),
     "keypoint_flip_ratio": Measure(
         ("pred_keypoints",), "keypoints elsewhere", "", "{keypoint_flip_ratio:g} of all", of_samples=False
     ),
+    "keypoint_oks_error": Measure(("pred_keypoints",), "keypoints, 1 - OKS", "", None),
     "sem_seg_error": Measure(("sem_seg",), "semantic logits", "", "{sem_seg:g}"),
+    "sem_seg_class_ratio": Measure(("sem_seg",), "semantic pixels of another class", "", None),
     "panoptic_error_ratio": Measure(("panoptic_seg",), "panoptic pixels", "", "{panoptic_ratio:g} of all"),
+    "panoptic_quality_error": Measure(("panoptic_seg",), "panoptic segments, 1 - PQ", "", None),
 }
 
 
@@ -67,3 +71,15 @@ def tell(verdict: Mapping[str, Any]) -> list[tuple[Measure, float | None, str]]:
         if name in verdict["max"] and measure.limit is not None
     ]
     return [*of_outputs, *of_task]
+
+
+def beside(verdict: Mapping[str, Any]) -> list[tuple[Measure, float]]:
+    """What a verdict (as JSON) measured and holds to no limit, where there was something to measure.
+
+    Where the precision is reduced that is every error.
+    """
+    return [
+        (measure, verdict["max"][name])
+        for name, measure in MEASURES.items()
+        if verdict["max"].get(name) is not None and (measure.limit is None or verdict["tolerance"] is None)
+    ]

@@ -12,7 +12,7 @@ from detexport.contract import Contract
 from detexport.drawing import Overlay, draw, font_size, image_uri
 from detexport.errors import RuntimeUnavailableError
 from detexport.files import atomic_file
-from detexport.parity.measures import MEASURES, tell
+from detexport.parity.measures import MEASURES, beside, tell
 from detexport.parity.reference import read_reference
 from detexport.parity.report import read_drawn
 from detexport.report.collect import Job, Model, Results
@@ -166,10 +166,13 @@ def grounds(parity: dict[str, Any], name: str) -> Iterator[str]:
         if conditions:
             yield ", ".join(f"{count} {kind}" for kind, count in conditions["kinds"].items())
             yield from (f"not shown: {gap}" for gap in conditions["gaps"])
-    elif name == "drift" and parity["tolerance"]:
+    elif name == "drift":
         for measure, worst, limit in tell({**parity, "quality": None}):
             yield f"{measure.words} {number(worst, measure.unit)} of {limit}"
-        if parity["limits"]:
+        unheld = [f"{measure.words} {number(worst, measure.unit)}" for measure, worst in beside(parity)]
+        if unheld:
+            yield f"without a limit: {', '.join(unheld)}"
+        if parity["tolerance"] and parity["limits"]:
             noise = ", ".join(f"{limit['name']} {number(limit['floor'])}" for limit in parity["limits"])
             yield f"the model's own noise: {noise}"
     elif name == "flips":

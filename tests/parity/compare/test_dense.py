@@ -65,11 +65,29 @@ def test_logits_of_another_size_or_that_are_not_finite_fail() -> None:
     assert "NaN or infinite" in measure(semantic(), faulty, "semantic").reasons[0]
 
 
+def test_pixels_of_another_class_are_counted() -> None:
+    actual = semantic()
+    labels = actual["sem_seg"].argmax(0)
+    actual["sem_seg"][labels[3, 4], 3, 4] = -99
+    actual["sem_seg"][labels[5, 6], 5, 6] += 1
+    result = measure(semantic(), actual, "semantic")
+    assert result.errors["sem_seg_class_ratio"] == pytest.approx(1 / 6000)
+    assert measure(semantic(), semantic(), "semantic").errors["sem_seg_class_ratio"] == 0
+
+
+def test_the_first_of_equal_logits_is_the_class() -> None:
+    flat = {"sem_seg": np.zeros((3, 2, 2), np.float32)}
+    nearly = {"sem_seg": flat["sem_seg"] + np.float32([0, 1e-6, 0])[:, None, None]}
+    result = measure(flat, nearly, "semantic")
+    assert result.passed
+    assert result.errors["sem_seg_class_ratio"] == 1
+
+
 def test_equal_segments_pass() -> None:
     result = measure(panoptic(), panoptic())
     assert result.passed, result.reasons
     assert len(panoptic()["segments_info"]) == 5
-    assert result.errors["panoptic_error_ratio"] == 0
+    assert result.errors["panoptic_error_ratio"] == result.errors["panoptic_quality_error"] == 0
 
 
 @pytest.mark.parametrize(("pixels", "passed"), [(6, True), (7, False)])
@@ -103,6 +121,66 @@ def test_ids_may_change_places_where_scores_are_tied() -> None:
     result = measure(first, combined({**swapped, "sem_seg": first["sem_seg"]}))
     assert result.passed, result.reasons
     assert result.errors["panoptic_error_ratio"] == 0
+
+
+def overlapping(scores: tuple[float, float], columns: int, first: int = 0) -> dict[str, Any]:
+    """Two things of 20 columns of which both want the last columns of the left one; ``first`` is best."""
+    masks = np.zeros((2, HEIGHT, WIDTH), bool)
+    masks[0, 5:35, 10:30] = True
+    masks[1, 5:35, 30 - columns : 50 - columns] = True
+    order = [first, 1 - first]
+    things = {
+        "pred_boxes": np.array([[10, 5, 30, 35], [30 - columns, 5, 50 - columns, 35]], np.float32)[order],
+        "scores": np.array(scores, np.float32),
+        "pred_classes": np.array([0, 1])[order],
+        "pred_masks": masks[order],
+    }
+    sem_seg = np.stack([np.full((HEIGHT, WIDTH), k == 1) for k in range(3)]).astype(np.float32)
+    return combined({**things, "sem_seg": sem_seg})
+
+
+@pytest.mark.parametrize("columns", [4, 9, 10, 11, 20])
+def test_what_tied_things_both_want_may_belong_to_either(columns: int) -> None:
+    """Of two that want more than half of each other, the second is dropped."""
+    first, second = overlapping((0.9, 0.9), columns), overlapping((0.9, 0.9), columns, first=1)
+    assert len(first["segments_info"]) == len(second["segments_info"]) == (2 if columns > 10 else 3)
+    result = measure(first, second)
+    assert result.passed, result.reasons
+    assert result.errors["panoptic_error_ratio"] == 0
+    assert result.errors["panoptic_quality_error"] > 0.1
+
+
+@pytest.mark.parametrize("columns", [4, 11])
+def test_no_others_may(columns: int) -> None:
+    first, second = overlapping((0.9, 0.899), columns), overlapping((0.9, 0.899), columns, first=1)
+    second["scores"] = second["scores"][::-1].copy()
+    flipped = {
+        name: second[name][::-1].copy() for name in ("scores", "pred_boxes", "pred_classes", "pred_masks")
+    }
+    for segment in second["segments_info"]:
+        if segment["isthing"]:
+            segment["instance_id"] = 1 - segment["instance_id"]
+    assert not measure(first, {**second, **flipped}).passed
+
+
+def test_what_tied_things_both_want_belongs_to_one_of_them() -> None:
+    first, second = overlapping((0.9, 0.9), 4), overlapping((0.9, 0.9), 4)
+    second["panoptic_seg"][first["pred_masks"].all(0)] = 3
+    stuff = second["segments_info"][2]
+    stuff["area"] = int(np.count_nonzero(second["panoptic_seg"] == 3))
+    result = measure(first, second)
+    assert result.errors["panoptic_error_ratio"] == 30 * 4 / 6000
+    assert "panoptic_seg: 120 of 6000 px" in result.reasons[0]
+
+
+def test_the_quality_of_segments_is_symmetric_and_misses_nothing() -> None:
+    first, second = panoptic(), panoptic((0.9, 0.8))
+    there, back = measure(first, second), measure(second, first)
+    quality = there.errors["panoptic_quality_error"]
+    assert quality == pytest.approx(back.errors["panoptic_quality_error"])
+    # Things of class 0: one of two and one match; stuff 1 has what the third thing leaves.
+    stuff = 60 * 100 - 2000 - 3 * 600
+    assert quality == pytest.approx(1 - np.mean([2 / 3, 1, stuff / (stuff + 600), 1]))
 
 
 @pytest.mark.parametrize(("score", "passed"), [(0.40005, True), (0.4005, False)])

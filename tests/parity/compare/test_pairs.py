@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from pycocotools.cocoeval import COCOeval
 
 from detexport.parity.compare import SampleParity, compare
 from tiny_artifacts import KINDS, tiny_contract
@@ -105,3 +106,40 @@ def test_a_keypoint_that_is_not_finite_fails() -> None:
     actual = outputs()
     actual["pred_keypoints"][1, 2, 0] = np.nan
     assert measure(outputs(), actual).reasons == ("runtime, pred_keypoints: 1 values are NaN or infinite",)
+
+
+SIGMAS = tuple(np.linspace(0.02, 0.2, 25).tolist())
+
+
+def oks(expected: dict[str, np.ndarray], actual: dict[str, np.ndarray]) -> float | None:
+    contract = tiny_contract(**{**KINDS["keypoints"], "keypoint_sigmas": SIGMAS})
+    found = compare(expected, actual, tolerance=TOLERANCE, contract=contract, scale=1.0)
+    return found.errors.get("keypoint_oks_error")
+
+
+def test_the_similarity_of_keypoints_is_cocos() -> None:
+    """Held against pycocotools, whose object is as large as its box."""
+    expected, actual = outputs(1), outputs(1)
+    actual["pred_keypoints"][..., :2] += np.random.default_rng(1).normal(0, 2, (1, 25, 2)).astype(np.float32)
+    box = [0, 5, 16, 40]
+    one = {"image_id": 1, "category_id": 1, "bbox": box, "area": 16 * 40, "iscrowd": 0, "num_keypoints": 25}
+    sides = [
+        {**one, "id": 1, "score": 0.9, "keypoints": np.where([1, 1, 0], side["pred_keypoints"][0], 2).ravel()}
+        for side in (expected, actual)
+    ]
+    evaluation = COCOeval(iouType="keypoints")
+    evaluation.params.kpt_oks_sigmas = np.array(SIGMAS)
+    evaluation.params.catIds = [1]
+    evaluation._gts, evaluation._dts = {(1, 1): sides[:1]}, {(1, 1): sides[1:]}
+    similarity = evaluation.computeOks(1, 1)[0, 0]
+    assert 0.2 < similarity < 0.9
+    assert oks(expected, actual) == pytest.approx(1 - similarity, rel=1e-6)
+
+
+def test_the_similarity_of_keypoints_is_of_pairs_alone() -> None:
+    assert oks(outputs(), outputs()) == oks(outputs(0), outputs(0)) == 0
+    assert "keypoint_oks_error" not in measure(outputs(), outputs()).errors  # nobody said the sigmas
+    flat = outputs(1)
+    flat["pred_boxes"][:, 2] = flat["pred_boxes"][:, 0]
+    moved = {**flat, "pred_keypoints": flat["pred_keypoints"] + np.float32([1, 0, 0])}
+    assert (oks(flat, flat), oks(flat, moved)) == (0, 1)

@@ -124,6 +124,17 @@ def test_an_empty_mask_hides_no_error() -> None:
     assert result.errors["mask_error_ratio"] == result.errors["mask_error_px"] == 16 * 40
 
 
+def test_the_overlap_of_masks_is_told() -> None:
+    expected, actual = take(detections(), 0), take(detections(), 0)
+    for outputs, rows in ((expected, slice(0, 30)), (actual, slice(10, 40))):
+        outputs["pred_masks"] = np.zeros((1, *SIZE), bool)
+        outputs["pred_masks"][0, rows] = True
+    assert measure(expected, actual).errors["mask_iou_error"] == pytest.approx(1 - 20 / 40)
+    empty = {**expected, "pred_masks": np.zeros((1, *SIZE), bool)}
+    assert measure(empty, empty).errors["mask_iou_error"] == 0
+    assert measure(expected, empty).errors["mask_iou_error"] == 1
+
+
 def test_masks_of_two_detections_exchanged() -> None:
     actual = detections()
     actual["pred_masks"] = actual["pred_masks"][[1, 0, 2, 3]]

@@ -13,17 +13,49 @@ from detexport.parity.outputs import Outputs
 
 
 def compare_sem_seg(expected: np.ndarray, actual: np.ndarray, tolerance: Tolerance) -> Part:
-    """Compare logits (C, H, W), class by class: all differences at once would need as much memory again."""
+    """Compare logits (C, H, W), class by class: all differences at once would need as much memory again.
+
+    Pixels whose class, the one of the highest logit, is another are counted: with logits within their
+    tolerance it changes only where two classes are as good as equal.
+    """
     worst, count = 0.0, 0
+    sides = Labels(expected.shape[1:]), Labels(expected.shape[1:])
     for first, second in zip(expected, actual, strict=True):
         errors = np.abs(first.astype(np.float64) - second)
         worst = max(worst, float(errors.max(initial=0)))
         count += int(np.count_nonzero(errors > tolerance.sem_seg))
+        for side, logits in zip(sides, (first, second), strict=True):
+            side.add(logits)
+    relabelled = np.count_nonzero(sides[0].labels != sides[1].labels)
     drift = (
         f"sem_seg: {count} of {expected.size} logits beyond the tolerance, worst {worst:.4g} "
         f"(limit {tolerance.sem_seg:.4g})",
     )
-    return Part({"sem_seg_error": worst}, drift if count else ())
+    errors_by_name = {
+        "sem_seg_error": worst,
+        "sem_seg_class_ratio": relabelled / max(sides[0].labels.size, 1),
+    }
+    return Part(errors_by_name, drift if count else ())
+
+
+class Labels:
+    """The class of the highest logit so far of each pixel, the first of equal ones.
+
+    Args:
+        shape: height and width.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.labels = np.zeros(shape, np.int32)
+        self._highest = np.full(shape, -np.inf, np.float32)
+        self._seen = 0
+
+    def add(self, logits: np.ndarray) -> None:
+        """Look at the next class's logits (H, W)."""
+        higher = logits > self._highest
+        self.labels[higher] = self._seen
+        np.copyto(self._highest, logits, where=higher)
+        self._seen += 1
 
 
 @dataclass(frozen=True)
@@ -34,17 +66,37 @@ class Segments:
         ids: (H, W) id of each pixel's segment, 0 for none.
         info: each segment's dict by its id.
         masks: (R, H, W) bool, those of the detections.
+        scores: (R,) likewise, descending.
     """
 
     ids: np.ndarray
     info: dict[int, dict[str, Any]]
     masks: np.ndarray
+    scores: np.ndarray
 
     @classmethod
     def of(cls, outputs: Outputs) -> "Segments":
         """An image's segments."""
         info = {one["id"]: one for one in outputs["segments_info"]}
-        return cls(outputs["panoptic_seg"], info, outputs["pred_masks"])
+        return cls(outputs["panoptic_seg"], info, outputs["pred_masks"], outputs["scores"])
+
+    @property
+    def order(self) -> list[int]:
+        """Ids, ascending, 0 for no segment first."""
+        return sorted({0, *self.info})
+
+    def tied(self, index: int, tie: float) -> np.ndarray:
+        """Indices of the other detections whose score is that of one, give or take ``tie``."""
+        near = np.abs(self.scores.astype(np.float64) - float(self.scores[index])) <= tie
+        near[index] = False
+        return np.flatnonzero(near)
+
+    def disputed(self, one: int, other: int) -> np.ndarray:
+        """The pixels (H, W) bool that two detections want and one of them has."""
+        segments = {segment.get("instance_id"): id for id, segment in self.info.items()}
+        # No segment has the id -1: a thing that is dropped has no pixel.
+        owners = [segments.get(index, -1) for index in (one, other)]
+        return self.masks[one] & self.masks[other] & ((self.ids == owners[0]) | (self.ids == owners[1]))
 
 
 def compare_panoptic(
@@ -53,13 +105,16 @@ def compare_panoptic(
     """Compare ``panoptic_seg`` and ``segments_info``.
 
     Segments of one category are the same where they overlap by more than half (Kirillov et al. 2019), which
-    is one to one; things must be the same detections, too. A segment that only one side has is excused, and
-    its pixels with it, within the tolerance of what decided it: the score threshold of things or how much of
-    them others had taken, the least area of stuff. The areas in ``segments_info`` are those of
-    ``panoptic_seg``, so its tolerance is theirs.
+    is one to one; things must be the same detections, too. Pixels that things of equal score both want may
+    belong to either, and count for neither. A segment that only one side has is excused, and its pixels with
+    it, within the tolerance of what decided it: the score threshold of things or how much of them others had
+    taken, the least area of stuff. The areas in ``segments_info`` are those of ``panoptic_seg``, so its
+    tolerance is theirs.
     """
     first, second = Segments.of(expected), Segments.of(actual)
-    same = match_segments(first, second)
+    partners = dict(zip(matching.rows.tolist(), matching.columns.tolist(), strict=True))
+    either = find_disputed(first, second, partners, tolerance.score)
+    same = match_segments(first, second, count_overlap(first, second, ~either))
     margin_px = tolerance.panoptic_ratio * first.ids.size
     missing = {id for id in first.info if id not in same}
     extra = {id for id in second.info if id not in same.values()}
@@ -67,11 +122,10 @@ def compare_panoptic(
         [id for id in ids if _is_borderline(side, id, rule, tolerance)]
         for side, ids in ((first, missing), (second, extra))
     ]
-    left_out = np.isin(first.ids, excused[0]) | np.isin(second.ids, excused[1])
+    left_out = either | np.isin(first.ids, excused[0]) | np.isin(second.ids, excused[1])
     renamed = np.full(max(second.info, default=0) + 1, -1)
     renamed[[0, *same.values()]] = [0, *same]
     differing = int(np.count_nonzero((first.ids != renamed[second.ids]) & ~left_out))
-    partners = dict(zip(matching.rows.tolist(), matching.columns.tolist(), strict=True))
     flips = (
         *(f"missing: {_describe(first.info[id])}" for id in sorted(missing - {*excused[0]})),
         *(f"extra: {_describe(second.info[id])}" for id in sorted(extra - {*excused[1]})),
@@ -84,27 +138,99 @@ def compare_panoptic(
     )
     count = first.ids.size
     drift = (f"panoptic_seg: {differing} of {count} px beyond the tolerance (limit {margin_px:.4g})",)
-    ratio = differing / max(count, 1)
-    return Part({"panoptic_error_ratio": ratio}, drift if differing > margin_px else (), flips)
+    errors = {
+        "panoptic_error_ratio": differing / max(count, 1),
+        "panoptic_quality_error": 1 - panoptic_quality(first, second),
+    }
+    return Part(errors, drift if differing > margin_px else (), flips)
 
 
-def match_segments(first: Segments, second: Segments) -> dict[int, int]:
-    """Ids in ``second`` by their partners' ids in ``first``: one category, an IoU of more than a half."""
-    both, counts = np.unique(np.stack([first.ids, second.ids]).reshape(2, -1), axis=1, return_counts=True)
-    areas = [dict(zip(*np.unique(side.ids, return_counts=True), strict=True)) for side in (first, second)]
-    same = {}
-    for (a, b), overlap in zip(both.T.tolist(), counts.tolist(), strict=True):
-        union = areas[0][a] + areas[1][b] - overlap
-        if a and b and _category(first.info[a]) == _category(second.info[b]) and 2 * overlap > union:
-            same[a] = b
+def find_disputed(first: Segments, second: Segments, partners: dict[int, int], tie: float) -> np.ndarray:
+    """The pixels (H, W) bool that may belong to either of two things.
+
+    Things take their pixels in the order of their scores. Where two scores are equal either may come first,
+    and what both want belongs to the one on one side, to the other on the other side.
+
+    Args:
+        first: the eager model's.
+        second: the runtime's.
+        partners: indices of the runtime's detections by those of the eager model's.
+        tie: scores of the eager model that differ by no more are equal.
+    """
+    either = np.zeros(first.ids.shape, bool)
+    for one in partners:
+        for other in first.tied(one, tie).tolist():
+            if one < other and other in partners:
+                on_both = first.disputed(one, other)
+                if on_both.any():
+                    either |= on_both & second.disputed(partners[one], partners[other])
+    return either
+
+
+def count_overlap(first: Segments, second: Segments, where: np.ndarray | None = None) -> np.ndarray:
+    """Pixels that each pair of segments shares: (F, S) int64, in the order of ``Segments.order``.
+
+    Args:
+        first: one side.
+        second: the other.
+        where: (H, W) bool, the pixels that count; by default all.
+    """
+    rows, columns = first.order, second.order
+    pairs = np.searchsorted(rows, first.ids) * len(columns) + np.searchsorted(columns, second.ids)
+    counted = pairs.ravel() if where is None else pairs[where]
+    return np.bincount(counted, minlength=len(rows) * len(columns)).reshape(len(rows), len(columns))
+
+
+def match_segments(first: Segments, second: Segments, overlap: np.ndarray) -> dict[int, int]:
+    """Ids in ``second`` by their partners' ids in ``first``: one category, an IoU of more than a half.
+
+    Args:
+        first: one side.
+        second: the other.
+        overlap: see ``count_overlap``.
+    """
+    areas = overlap.sum(1), overlap.sum(0)
+    ids = first.order, second.order
+    more_than_half = 3 * overlap > areas[0][:, None] + areas[1][None]
+    same = {
+        ids[0][row]: ids[1][column]
+        for row, column in np.argwhere(more_than_half[1:, 1:]) + 1
+        if _category(first.info[ids[0][row]]) == _category(second.info[ids[1][column]])
+    }
     # Stuff of no pixel, which things cover and no limit drops, overlaps nothing.
     unseen = [
-        {_category(side.info[id]): id for id in side.info if id not in area}
-        for side, area in zip((first, second), areas, strict=True)
+        {_category(side.info[id]): id for id in side.info if not side.info[id].get("area", 1)}
+        for side in (first, second)
     ]
     return same | {
         unseen[0][category]: unseen[1][category] for category in unseen[0].keys() & unseen[1].keys()
     }
+
+
+def panoptic_quality(first: Segments, second: Segments) -> float:
+    """The panoptic quality of one side's segments, the other's taken as the truth; 1 where there are none.
+
+    The mean over the categories (Kirillov et al. 2019); that one side has no segment somewhere is nothing to
+    be left out here. The same whichever side is which.
+    """
+    overlap = count_overlap(first, second)
+    same = match_segments(first, second, overlap)
+    areas = overlap.sum(1), overlap.sum(0)
+    ids = first.order, second.order
+    found: dict[tuple[bool, int], float] = {}
+    segments: dict[tuple[bool, int], int] = {}
+    for side in (first, second):
+        for segment in side.info.values():
+            segments[_category(segment)] = segments.get(_category(segment), 0) + 1
+    for a, b in same.items():
+        row, column = ids[0].index(a), ids[1].index(b)
+        union = int(areas[0][row] + areas[1][column] - overlap[row, column])
+        category = _category(first.info[a])
+        # Stuff of no pixel on both sides is the same.
+        found[category] = found.get(category, 0.0) + (overlap[row, column] / union if union else 1.0)
+    # Twice the matches, the wrong and the missed ones are all segments of both sides.
+    qualities = [2 * found.get(category, 0.0) / count for category, count in segments.items()]
+    return float(np.mean(qualities)) if qualities else 1.0
 
 
 def _category(segment: dict[str, Any]) -> tuple[bool, int]:
@@ -117,14 +243,17 @@ def _is_borderline(side: Segments, id: int, rule: PanopticRule, tolerance: Toler
     if not segment["isthing"]:
         margin_px = tolerance.panoptic_ratio * side.ids.size
         return bool(abs(segment["area"] - rule.stuff_area_limit) <= margin_px)
-    mask = side.masks[segment["instance_id"]]
+    index = segment["instance_id"]
+    mask = side.masks[index]
     area = np.count_nonzero(mask)
-    # Things come in the order of their ids, before all stuff.
-    taken = np.count_nonzero(mask & (side.ids > 0) & (side.ids < id))
+    # Things come in the order of their ids, before all stuff; of equal ones any may come before it.
+    taken = (side.ids > 0) & (side.ids < id)
+    for other in side.tied(index, tolerance.score):
+        taken |= side.masks[other]
     margin_px = max(tolerance.mask_px, tolerance.mask_area_ratio * area)
     return bool(
         abs(segment["score"] - rule.instances_score_threshold) <= tolerance.score
-        or abs(taken - rule.overlap_threshold * area) <= margin_px
+        or np.count_nonzero(mask & taken) >= rule.overlap_threshold * area - margin_px
     )
 
 

@@ -1,5 +1,6 @@
 """What a pair of detections has beside box and score: a mask, keypoints."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,17 +11,21 @@ from detexport.parity.compare.tolerance import Tolerance
 
 
 def compare_masks(expected: np.ndarray, actual: np.ndarray, matching: Matching, tolerance: Tolerance) -> Part:
-    """Count the pixels (R, H, W) in which the masks of each pair differ."""
-    errors, areas = np.zeros((2, len(matching.rows)), np.int64)
+    """Count the pixels (R, H, W) in which the masks of each pair differ, and measure how they overlap."""
+    errors, areas, others = np.zeros((3, len(matching.rows)), np.int64)
     differ = np.empty(expected.shape[1:], bool)  # one for all: fresh memory costs more than the comparison
     for place, (row, column) in enumerate(zip(matching.rows, matching.columns, strict=True)):
         errors[place] = np.count_nonzero(np.not_equal(expected[row], actual[column], out=differ))
         areas[place] = np.count_nonzero(expected[row])
+        others[place] = np.count_nonzero(actual[column]) if errors[place] else areas[place]
     limits = np.maximum(tolerance.mask_px, tolerance.mask_area_ratio * areas)
+    # A pixel of the union that is not in both differs; two empty masks are the same.
+    unions = (areas + others + errors) // 2
     return Part(
         {
             "mask_error_px": int(errors.max(initial=0)),
             "mask_error_ratio": largest(errors / np.maximum(areas, 1)),
+            "mask_iou_error": largest(errors / np.maximum(unions, 1)),
         },
         drift=beyond("masks", "px", errors, limits),
     )
@@ -70,3 +75,37 @@ def compare_keypoints(
         compared=compared,
         flipped=flipped,
     )
+
+
+def compare_poses(
+    expected: np.ndarray, actual: np.ndarray, matching: Matching, areas: np.ndarray, sigmas: Sequence[float]
+) -> Part:
+    """Measure how similar all keypoints (R, K, 3) of each pair are together, as COCO's metric sees them.
+
+    Args:
+        expected: the eager model's.
+        actual: the runtime's.
+        matching: the pairs.
+        areas: (R,) of the eager model's boxes, in px.
+        sigmas: see ``Contract.oks_sigmas``; where they are not known there is nothing to measure by.
+    """
+    if not sigmas:
+        return Part()
+    apart = differences(expected[matching.rows], actual[matching.columns])[..., :2]
+    similarity = object_keypoint_similarity(apart, areas[matching.rows], sigmas)
+    return Part({"keypoint_oks_error": largest(1 - similarity)})
+
+
+def object_keypoint_similarity(apart: np.ndarray, areas: np.ndarray, sigmas: Sequence[float]) -> np.ndarray:
+    """OKS of keypoints that all count (https://cocodataset.org/#keypoints-eval): (R,), 1 where they agree.
+
+    Args:
+        apart: (R, K, 2) distance in x and in y, in px.
+        areas: (R,) of the objects, in px; of an object without area only equal keypoints are similar.
+        sigmas: (K,) standard deviation of each keypoint's annotations, in parts of the root of the area.
+    """
+    squared = (apart.astype(np.float64) ** 2).sum(-1)
+    spread = 2 * areas[:, None].astype(np.float64) * (2 * np.asarray(sigmas)) ** 2
+    otherwise = np.where(squared > 0, np.inf, 0.0)
+    similarity: np.ndarray = np.exp(-np.divide(squared, spread, out=otherwise, where=spread > 0)).mean(-1)
+    return similarity

@@ -173,13 +173,14 @@ def box_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     a, b = first[:, None].astype(np.float64), second[None].astype(np.float64)
     sides = np.clip(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0, None)
     intersection = sides.prod(-1)
-    union = _area(a) + _area(b) - intersection
+    union = box_area(a) + box_area(b) - intersection
     without_area = (a == b).all(-1).astype(np.float64)
     iou: np.ndarray = np.divide(intersection, union, out=without_area, where=union > 0)
     return iou
 
 
-def _area(boxes: np.ndarray) -> np.ndarray:
+def box_area(boxes: np.ndarray) -> np.ndarray:
+    """Area of boxes (..., 4) XYXY in px; that of a box turned inside out is 0."""
     area: np.ndarray = np.clip(boxes[..., 2:] - boxes[..., :2], 0, None).prod(-1)
     return area
 

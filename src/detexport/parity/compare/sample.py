@@ -5,9 +5,9 @@ from typing import Any
 
 from detexport.contract import Contract
 from detexport.parity.compare.dense import compare_panoptic, compare_sem_seg
-from detexport.parity.compare.pairs import KeypointPart, compare_keypoints, compare_masks
+from detexport.parity.compare.pairs import KeypointPart, compare_keypoints, compare_masks, compare_poses
 from detexport.parity.compare.part import Part
-from detexport.parity.compare.rows import NO_ROWS, OneSided, match
+from detexport.parity.compare.rows import NO_ROWS, OneSided, box_area, match
 from detexport.parity.compare.tolerance import Tolerance
 from detexport.parity.outputs import Outputs, count_rows, field_faults
 
@@ -88,7 +88,8 @@ def compare(
     if "pred_keypoints" in expected:
         places = expected["pred_keypoints"], actual["pred_keypoints"]
         keypoints = compare_keypoints(*places, matching, tolerance, scale)
-        parts.append(keypoints)
+        areas = box_area(expected["pred_boxes"])
+        parts += [keypoints, compare_poses(*places, matching, areas, contract.oks_sigmas)]
     if "sem_seg" in expected:
         parts.append(compare_sem_seg(expected["sem_seg"], actual["sem_seg"], tolerance))
     if "panoptic_seg" in expected and contract.panoptic is not None:
