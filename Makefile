@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := $(CURDIR)/.venv
 READY := $(VENV)/.ready
 export PATH := $(VENV)/bin:$(PATH)
-# A file's tests share what they have built; each process has a core, and as many threads.
-TEST := OMP_NUM_THREADS=1 python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
+# A file's tests share what they have built; each process has a core, and as many threads. Scripting asks for hashes
+# that are not random.
+TEST := PYTHONHASHSEED=0 OMP_NUM_THREADS=1 python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 
 # What the C++ programs are built with; docs/cpp.md says what runs them.
 CPP_PACKAGES := cmake g++ make libpng-dev libssl-dev nlohmann-json3-dev

@@ -1,5 +1,8 @@
 """Each export method on a small model whose weights see something: equal to eager at every size."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -181,12 +184,12 @@ def test_what_no_exporter_can_write_is_refused(
     assert not (tmp_path / "a").exists()
 
 
-def test_scripting_in_a_process_with_random_hashes_is_refused(
-    model: nn.Module, contract: Contract, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import sys
-
-    if not sys.flags.hash_randomization:
-        pytest.skip("this process was started with PYTHONHASHSEED=0")
-    with pytest.raises(ExportError, match="PYTHONHASHSEED"):
-        Scripting().export(model, SAMPLE, tmp_path / "a", contract=contract, provenance=PROVENANCE)
+def test_scripting_in_a_process_with_random_hashes_is_refused() -> None:
+    code = "from detexport.export.torchscript_file import require_fixed_hashes; require_fixed_hashes()"
+    for seed, code_expected in (("random", 1), ("0", 0)):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(sys.path)}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == code_expected, done.stderr
+        assert ("expected: PYTHONHASHSEED=0" in done.stderr) is bool(code_expected)
