@@ -98,8 +98,27 @@ def read_certificate(path: Path) -> dict[str, Any]:
     return certificate
 
 
-def certificate_faults(certificate: dict[str, Any], verdict: dict[str, Any], artifact: Artifact) -> list[str]:
-    """Why a certificate does not let an artifact through; empty where it does."""
+def certificate_faults(
+    certificate: dict[str, Any],
+    verdict: dict[str, Any],
+    artifact: Artifact,
+    *,
+    job: str,
+    runtime: dict[str, Any],
+) -> list[str]:
+    """Why a certificate does not let an artifact through as a job; empty where it does.
+
+    Args:
+        certificate: the one that is shown.
+        verdict: the parity report as JSON.
+        artifact: what is to be let through.
+        job: as which.
+        runtime: with which it is to run.
+    """
+    if certificate["job"] != job:
+        return [f"the certificate is about another job: {certificate['job']}"]
+    if certificate["runtime"] != runtime:
+        return [f"the certificate is about another runtime: {certificate['runtime']}, not {runtime}"]
     if certificate["artifact"]["sha256"] != artifact.sha256:
         judged = f"certified {certificate['artifact']['sha256']}, exported {artifact.sha256}"
         return [f"the certificate is about another artifact: {judged}"]

@@ -20,6 +20,9 @@ from detexport.parity.measures import measured
 from detexport.parity.outputs import Outputs
 from detexport.parity.reference import Reference, Sample
 
+MOST_WIDENED = 10.0
+"""A floor that is so many times the table's limit leaves nothing to prove."""
+
 Run = Callable[[np.ndarray, tuple[int, int]], Outputs]
 """The eager model on one image (3, H, W) uint8, its outputs in px of the given height and width."""
 
@@ -27,8 +30,6 @@ Run = Callable[[np.ndarray, tuple[int, int]], Outputs]
 PLAIN_LIMITS = {
     "score": "score_error",
     "objectness": "objectness_error",
-    "mask_px": "mask_error_px",
-    "mask_area_ratio": "mask_error_ratio",
     "keypoint_score": "keypoint_score_error",
     "sem_seg": "sem_seg_error",
     "panoptic_ratio": "panoptic_error_ratio",
@@ -76,6 +77,11 @@ class Limit:
         """Whether the table says less than the model itself needs."""
         return self.effective > self.table
 
+    @property
+    def drowned(self) -> bool:
+        """Whether the model's own noise is so far beyond the table that no artifact is proved by it."""
+        return self.effective > MOST_WIDENED * self.table > 0
+
 
 @dataclass(frozen=True)
 class Floor:
@@ -99,6 +105,11 @@ class Floor:
             for name, limit in variant.limits.items() if variant.counts else ():
                 largest[name] = max(limit, largest.get(name, 0.0))
         return largest
+
+    @property
+    def flips(self) -> int:
+        """Decisions, beyond those at an edge, that the model takes otherwise when it is run another way."""
+        return sum(variant.unexcused for variant in self.variants.values() if variant.counts)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Floor":
@@ -194,6 +205,8 @@ def measure_variant(
 def needed(sample: SampleParity, scale: float) -> dict[str, float]:
     """The least limits, by the tolerance's names, that an image's errors lie within.
 
+    A mask passes by its pixels or by its area: one that passes by the tolerance's needs no other limit.
+
     Args:
         sample: the measurement of the image.
         scale: output size / input size, with which limits in px of the input grow.
@@ -203,6 +216,8 @@ def needed(sample: SampleParity, scale: float) -> dict[str, float]:
     if "box_error_px" in errors:
         # Held against the larger of box_px x scale and box_floor_px.
         limits["box_px"] = limits["box_floor_px"] = errors["box_error_px"] / max(scale, 1.0)
+    if "mask_error_px" in errors:
+        limits["mask_px"], limits["mask_area_ratio"] = sample.masks_needed
     if "keypoint_error_px" in errors:
         limits["keypoint_px"] = errors["keypoint_error_px"] / scale
     return limits

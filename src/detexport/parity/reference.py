@@ -1,13 +1,13 @@
 """The eager model's outputs on validation images: computed once, stored, read by every validation."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from detexport.contract import Contract
+from detexport.contract import IMAGE, Contract
 from detexport.errors import DataError
 from detexport.files import atomic_dir, read_json, sha256_json, write_json
 from detexport.parity.conditions import Conditions, Tally
@@ -142,8 +142,15 @@ class Reference:
 
 
 def contract_sha256(contract: Contract) -> str:
-    """Digest by which a reference names the contract that it was made with, wherever the graph ends."""
-    return sha256_json(contract.ending("pasted").to_json())
+    """Digest by which a reference names the contract that it was made with.
+
+    Whatever images an artifact takes, and wherever its graph ends: a model gives the same.
+    """
+    inputs = tuple(
+        replace(spec, shape=(spec.shape[0], *IMAGE.shape[1:])) if spec.name == IMAGE.name else spec
+        for spec in contract.inputs
+    )
+    return sha256_json(replace(contract, inputs=inputs).ending("pasted").to_json())
 
 
 def write_reference(

@@ -1,6 +1,6 @@
 """The verdict on one job: is it well-formed, do numbers drift, do decisions flip, does it find as much."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from detexport.errors import DataError
 from detexport.files import atomic_file, write_json
 from detexport.parity.compare import SampleParity, Tolerance
 from detexport.parity.conditions import Conditions
-from detexport.parity.floor import Limit
+from detexport.parity.floor import MOST_WIDENED, Limit
 from detexport.parity.measures import measured
 from detexport.parity.outputs import Outputs, pack, unpack
 from detexport.parity.quality import Quality
@@ -59,6 +59,7 @@ class ParityReport:
         faults: what is wrong beyond single samples.
         quality: what it found against annotations; none where that was not measured.
         limits: each limit beside the model's own noise; none where that was not measured.
+        own_flips: see ``Floor.flips``.
         conditions: what the samples put to the test.
         not_claimed: why a sample was not run, by its id: what the artifact does not promise.
         drawn: the runtime's outputs on a few samples, for pictures; not part of the JSON.
@@ -72,6 +73,7 @@ class ParityReport:
     faults: tuple[str, ...] = ()
     quality: Quality | None = None
     limits: tuple[Limit, ...] = ()
+    own_flips: int = 0
     conditions: Conditions | None = None
     not_claimed: dict[str, str] = field(default_factory=dict)
     drawn: dict[str, Outputs] = field(default_factory=dict, repr=False, compare=False)
@@ -106,22 +108,45 @@ class ParityReport:
             "drift": Verdict(
                 "How far do the numbers of what both found lie apart?",
                 self.tolerance is not None,
-                self._told(lambda sample: sample.drift),
+                (*self._drowned(), *self._told(lambda sample: sample.drift)),
                 self._widened(),
             ),
             "flips": Verdict(
                 "Does it find what the model finds, and nothing else?",
                 self.tolerance is not None,
                 (*self._keypoint_faults(), *self._told(lambda sample: sample.flips)),
-                f"{len(edge)} at the edge of what decides, where rounding may flip them" if edge else "",
+                "; ".join(self._flip_notes(len(edge))),
             ),
             "metric": Verdict(
                 "Does it find as much of what is annotated?",
                 self.quality is not None,
-                self.quality.faults if self.quality else (),
+                self.quality.faults if self.quality else self._unproved(),
                 "; ".join(self.quality.notes) if self.quality else "not measured",
             ),
         }
+
+    def _flip_notes(self, at_edges: int) -> Iterator[str]:
+        if at_edges:
+            yield f"{at_edges} at the edge of what decides, where rounding may flip them"
+        if self.own_flips:
+            yield f"the model itself flips {self.own_flips} beyond an edge when it is run in other ways"
+
+    def _unproved(self) -> tuple[str, ...]:
+        """Without a measured metric nothing speaks for an artifact of reduced precision."""
+        if self.tolerance is not None or self.faults:
+            return ()
+        return ("not measured, and nothing else decides on reduced precision: annotated images are needed",)
+
+    def _drowned(self) -> tuple[str, ...]:
+        """Limits within which the model's own noise leaves nothing to prove."""
+        if self.tolerance is None:
+            return ()
+        return tuple(
+            f"{limit.name}: the model differs from itself by {limit.floor:.3g}, more than {MOST_WIDENED:g} "
+            f"times the limit {limit.table:.3g}: nothing within that is a proof"
+            for limit in self.limits
+            if limit.drowned
+        )
 
     def _widened(self) -> str:
         """Which limits give way to the model's own noise."""
@@ -172,6 +197,7 @@ class ParityReport:
                 "paired": sum(sample.paired for sample in samples),
             },
             "flips": self._flips(),
+            "own_flips": self.own_flips,
             "not_claimed": self.not_claimed,
             "samples": [{"id": id, **sample.to_json()} for id, sample in self.samples.items()],
         }
@@ -182,13 +208,17 @@ class ParityReport:
         return {**asdict(conditions), "gaps": list(conditions.gaps)} if conditions else None
 
     def _flips(self) -> list[dict[str, Any]]:
-        """Every detection that one side alone has, and how far it was from what decided it."""
-        return [
+        """Every detection that one side alone has, and how far it was from what decided it.
+
+        Those that are not excused come first.
+        """
+        flips = [
             {"sample": id, "side": side, **asdict(one)}
             for id, sample in self.samples.items()
             for side, found in (("missing", sample.missing), ("extra", sample.extra))
             for one in found
         ]
+        return sorted(flips, key=lambda flip: flip["excused"])
 
     def judged_by(self, session: Session, measure: Callable[[Session], Quality]) -> "ParityReport":
         """This report with what the artifact finds against annotations.

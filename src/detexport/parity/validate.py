@@ -1,6 +1,6 @@
 """Validate an artifact: its runtime against the stored reference, one image after another."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
@@ -45,8 +45,9 @@ def validate(
         reference: the eager model's outputs.
         tolerance: the limits.
         job: the job's name.
-        min_detections: a reference with fewer detections or proposals in all proves nothing, and the job does
-            not pass; where the model gives neither, there is nothing to count.
+        min_detections: samples with fewer detections or proposals in all prove nothing, and the job does not
+            pass; those that the artifact does not claim do not count. Where the model gives neither, there
+            is nothing to count.
         draw: keep the outputs on the first sample of so many images.
         floor: the model's noise, which no limit lies below; none where it was not measured.
         measure: how what the artifact finds is held against annotations; none leaves that out.
@@ -73,7 +74,8 @@ def validate(
             samples[id], outputs = progress.once_with_outputs(f"sample {id}", SampleParity, measure_it)
             if outputs is not None:
                 drawn[id] = outputs
-    faults = tuple(_reference_faults(reference, contract, min_detections))
+    shown = [sample for sample in reference.samples if sample.meta.id not in not_claimed]
+    faults = tuple(_reference_faults(reference, shown, contract, min_detections))
     report = ParityReport(
         job,
         session.artifact.sha256,
@@ -82,6 +84,7 @@ def validate(
         samples,
         faults,
         limits=limits,
+        own_flips=floor.flips if floor else 0,
         conditions=reference.conditions,
         not_claimed=not_claimed,
         drawn=drawn,
@@ -190,14 +193,17 @@ def output_faults(
     ]
 
 
-def _reference_faults(reference: Reference, contract: Contract, min_detections: int) -> list[str]:
+def _reference_faults(
+    reference: Reference, shown: Sequence[Sample], contract: Contract, min_detections: int
+) -> list[str]:
+    """Why nothing is proved, whatever the artifact gives for the samples that it was shown."""
     faults = []
     if reference.contract_sha256 != contract_sha256(contract):
         faults.append("the artifact's contract is not the one that the reference was made with")
-    count = sum(sample.detections for sample in reference.samples)
-    if not reference.samples or (contract.row_names and count < min_detections):
+    count = sum(sample.detections for sample in shown)
+    if not shown or (contract.row_names and count < min_detections):
         faults.append(
-            f"the reference proves nothing: {count} detections on {len(reference.samples)} samples, "
-            f"at least {min_detections} wanted"
+            f"the reference proves nothing: {count} detections on the {len(shown)} samples that the artifact "
+            f"takes, at least {min_detections} wanted"
         )
     return faults

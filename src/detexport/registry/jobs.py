@@ -63,7 +63,10 @@ class Job:
         try:
             artifact = read_artifact(self.artifact_dir)
             verify_files(artifact, self.artifact_dir)
-            return verdict, certificate_faults(self.certificate(), verdict, artifact)
+            faults = certificate_faults(
+                self.certificate(), verdict, artifact, job=self.name, runtime=self.runtime
+            )
+            return verdict, faults
         except (ArtifactError, DataError) as error:
             return verdict, [str(error)]
 

@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from detexport.contract import DETECTION_OUTPUTS
 from detexport.errors import ConfigError
 from detexport.parity.compare import SampleParity, Tolerance, compare
 from detexport.parity.compare.rows import Rows, box_iou, pair
@@ -278,7 +279,7 @@ def test_pairs_are_as_many_as_can_be_and_one_to_one() -> None:
     same = {"scores": np.array([0.9, 0.8], np.float32), "pred_classes": np.zeros(2, np.int64)}
     expected = {"pred_boxes": boxes, **same}
     actual = {"pred_boxes": boxes + np.float32([3, 0, 3, 0]), **same}
-    rows, columns = pair(Rows.of(expected), Rows.of(actual), 0.5)
+    rows, columns = pair(Rows.of(expected), Rows.of(actual), 0.5, limit_px=0.01, tie=2e-4)
     assert (rows.tolist(), columns.tolist()) == ([0, 1], [0, 1])
 
 
@@ -287,7 +288,7 @@ def test_the_best_overlap_pairs_where_scores_mislead() -> None:
     classes = {"pred_classes": np.zeros(2, np.int64)}
     expected = {"pred_boxes": boxes, "scores": np.array([0.8, 0.7], np.float32), **classes}
     actual = {"pred_boxes": boxes[::-1], "scores": np.array([0.8, 0.7], np.float32), **classes}
-    rows, columns = pair(Rows.of(expected), Rows.of(actual), 0.5)
+    rows, columns = pair(Rows.of(expected), Rows.of(actual), 0.5, limit_px=0.01, tie=2e-4)
     assert (rows.tolist(), columns.tolist()) == ([0, 1], [1, 0])
 
 
@@ -297,8 +298,60 @@ def test_no_pair_is_given_up_for_a_better_one() -> None:
     classes = {"pred_classes": np.zeros(2, np.int64)}
     expected = {"pred_boxes": boxes[[0, 1]], "scores": np.array([1, 0.9], np.float32), **classes}
     actual = {"pred_boxes": boxes[[0, 2]], "scores": np.array([0.1, 0.0], np.float32), **classes}
-    rows, columns = pair(Rows.of(expected), Rows.of(actual), 0.5)
+    rows, columns = pair(Rows.of(expected), Rows.of(actual), 0.5, limit_px=0.01, tie=2e-4)
     assert (rows.tolist(), columns.tolist()) == ([0, 1], [1, 0])
+
+
+def crowd(count: int = 12) -> dict[str, np.ndarray]:
+    """Equal detections in a row, each overlapping its neighbours by an IoU of 0.6."""
+    x0 = np.arange(count, dtype=np.float32) * 10
+    boxes = np.stack([x0, np.zeros(count), x0 + 40, np.full(count, 40)], 1).astype(np.float32)
+    scores = np.full(count, 0.8, np.float32)
+    return {"pred_boxes": boxes, "scores": scores, "pred_classes": np.zeros(count, np.int64)}
+
+
+def test_one_flip_in_a_crowd_moves_no_other() -> None:
+    """One detection lost at one end and another found at the other: as many pairs as there were before."""
+    boxes = tiny_contract(outputs=DETECTION_OUTPUTS, nms_threshold=0.7)
+    result = measure(take(crowd(), *range(11)), take(crowd(), *range(1, 12)), contract=boxes)
+    assert (result.paired, len(result.missing), len(result.extra)) == (10, 1, 1)
+    assert result.errors["box_error_px"] == 0
+
+
+def test_an_object_is_not_excused_by_the_overlap_with_itself() -> None:
+    """Moved by a third of its side, a box overlaps itself by nearly the threshold at which it is dropped."""
+    expected = take(detections(masks=False), 0)
+    for side in (8, 20, 100):
+        box = np.array([[2, 2, 2 + side, 2 + side]], np.float32)
+        moved = box + np.float32([side / 3 + 1e-3, 0, side / 3 + 1e-3, 0])
+        sides = [{**expected, "pred_boxes": boxes} for boxes in (box, moved)]
+        contract = tiny_contract(outputs=DETECTION_OUTPUTS, nms_threshold=0.5)
+        result = measure(*sides, contract=contract)
+        assert (result.paired, len(result.flips)) == (0, 2), result.missing
+
+
+def test_a_small_box_is_not_excused_by_an_overlap_that_it_has_not() -> None:
+    contract = tiny_contract(outputs=DETECTION_OUTPUTS, nms_threshold=0.5)
+    boxes = np.array([[10, 10, 70, 50], [100, 10, 101, 11]], np.float32)
+    expected = {
+        "pred_boxes": boxes,
+        "scores": np.array([0.9, 0.8], np.float32),
+        "pred_classes": np.zeros(2, np.int64),
+    }
+    result = measure(expected, take(expected, 0), contract=contract, scale=16.0)
+    assert not result.passed
+
+
+def test_equal_detections_that_moved_are_not_excused() -> None:
+    """Of copies some may be cut from a list, but those that are left stay where they are."""
+    copies = crowd(4)
+    copies["pred_boxes"] += np.arange(4, dtype=np.float32)[:, None] * np.float32([90, 0, 90, 0])
+    contract = tiny_contract(outputs=DETECTION_OUTPUTS)
+    moved = {**copies, "pred_boxes": copies["pred_boxes"] + np.float32([0, 60, 0, 60])}
+    assert len(measure(copies, moved, contract=contract).flips) == 8
+    one = {**copies, "pred_boxes": copies["pred_boxes"].copy()}
+    one["pred_boxes"][3] += np.float32([0, 60, 0, 60])
+    assert measure(copies, one, contract=contract).passed
 
 
 def test_a_difference_does_not_overflow() -> None:

@@ -238,10 +238,13 @@ def _category(segment: dict[str, Any]) -> tuple[bool, int]:
 
 
 def _is_borderline(side: Segments, id: int, rule: PanopticRule, tolerance: Tolerance) -> bool:
-    """Whether rounding may have decided that this segment is there: see ``compare_panoptic``."""
+    """Whether rounding may have decided that this segment is there: see ``compare_panoptic``.
+
+    A margin in px is no more than half of what it lies around: a small segment is not at every edge.
+    """
     segment = side.info[id]
     if not segment["isthing"]:
-        margin_px = tolerance.panoptic_ratio * side.ids.size
+        margin_px = min(tolerance.panoptic_ratio * side.ids.size, rule.stuff_area_limit / 2)
         return bool(abs(segment["area"] - rule.stuff_area_limit) <= margin_px)
     index = segment["instance_id"]
     mask = side.masks[index]
@@ -250,10 +253,11 @@ def _is_borderline(side: Segments, id: int, rule: PanopticRule, tolerance: Toler
     taken = (side.ids > 0) & (side.ids < id)
     for other in side.tied(index, tolerance.score):
         taken |= side.masks[other]
-    margin_px = max(tolerance.mask_px, tolerance.mask_area_ratio * area)
+    limit_px = rule.overlap_threshold * area
+    margin_px = min(max(tolerance.mask_px, tolerance.mask_area_ratio * area), limit_px / 2)
     return bool(
         abs(segment["score"] - rule.instances_score_threshold) <= tolerance.score
-        or np.count_nonzero(mask & taken) >= rule.overlap_threshold * area - margin_px
+        or np.count_nonzero(mask & taken) >= limit_px - margin_px
     )
 
 

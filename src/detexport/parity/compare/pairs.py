@@ -9,8 +9,28 @@ from detexport.parity.compare.part import Part, beyond, differences, largest
 from detexport.parity.compare.rows import Matching
 from detexport.parity.compare.tolerance import Tolerance
 
+FLIP_PX = 0.4
+"""A keypoint that lies this far away, in px of the graph's input, is at another cell of its heatmap.
 
-def compare_masks(expected: np.ndarray, actual: np.ndarray, matching: Matching, tolerance: Tolerance) -> Part:
+A heatmap is read in cells of more than half a px: see ``heatmaps_to_keypoints``.
+"""
+
+
+@dataclass(frozen=True)
+class MaskPart(Part):
+    """See ``Part``.
+
+    Args:
+        needed: the limits, ``mask_px`` and ``mask_area_ratio``, of which one would let those masks pass that
+            pass by neither of the tolerance's; zeros where all pass.
+    """
+
+    needed: tuple[float, float] = (0.0, 0.0)
+
+
+def compare_masks(
+    expected: np.ndarray, actual: np.ndarray, matching: Matching, tolerance: Tolerance
+) -> MaskPart:
     """Count the pixels (R, H, W) in which the masks of each pair differ, and measure how they overlap."""
     errors, areas, others = np.zeros((3, len(matching.rows)), np.int64)
     differ = np.empty(expected.shape[1:], bool)  # one for all: fresh memory costs more than the comparison
@@ -21,13 +41,15 @@ def compare_masks(expected: np.ndarray, actual: np.ndarray, matching: Matching, 
     limits = np.maximum(tolerance.mask_px, tolerance.mask_area_ratio * areas)
     # A pixel of the union that is not in both differs; two empty masks are the same.
     unions = (areas + others + errors) // 2
-    return Part(
+    ratios, failed = errors / np.maximum(areas, 1), errors > limits
+    return MaskPart(
         {
             "mask_error_px": int(errors.max(initial=0)),
-            "mask_error_ratio": largest(errors / np.maximum(areas, 1)),
+            "mask_error_ratio": largest(ratios),
             "mask_iou_error": largest(errors / np.maximum(unions, 1)),
         },
         drift=beyond("masks", "px", errors, limits),
+        needed=(largest(errors[failed]), largest(ratios[failed])),
     )
 
 
@@ -37,7 +59,7 @@ class KeypointPart(Part):
 
     Args:
         compared: number of keypoints of all pairs.
-        flipped: number of those whose place differs by more than the tolerance.
+        flipped: number of those whose place is another cell of their heatmap.
     """
 
     compared: int = 0
@@ -50,28 +72,30 @@ def compare_keypoints(
     """Compare places and scores of the keypoints (R, K, 3) of each pair.
 
     A place is where a heatmap is highest: where two cells are equally high, rounding decides, and the place
-    may be anywhere, but the score, which follows from the height, stays. So a few places may differ by any
-    distance and no score by more than its tolerance. A score is an exponential of logits, which may exceed 1
-    by far, so its error is relative. In one image one flip is allowed, or the tolerance's
-    part if that is more: who validates many images holds their sum against the same part.
+    may be another cell (``FLIP_PX``), but the score, which follows from the height, stays. So a few places
+    may flip, by any distance, and no score differ by more than its tolerance. What lies less far away did not
+    flip and is held to the limit in px. A score is an exponential of logits, which may exceed 1 by far, so
+    its error is relative. In one image one flip is allowed, or the tolerance's part if that is more: who
+    validates many images holds their sum against the same part.
     """
     error = differences(expected[matching.rows], actual[matching.columns])
     distance = error[..., :2].max(-1)
     highest = np.maximum(expected[matching.rows], actual[matching.columns])[..., 2].astype(np.float64)
     score_error = np.divide(error[..., 2], highest, out=np.zeros_like(highest), where=highest > 0)
     limit_px = tolerance.keypoint_px * scale
-    is_flip = distance > limit_px
+    flip_px = max(FLIP_PX * scale, limit_px)
+    is_flip = distance > flip_px
     flipped, compared = int(np.count_nonzero(is_flip)), is_flip.size
-    score_limits = np.full(score_error.shape, tolerance.keypoint_score)
     too_many = flipped > max(1, tolerance.keypoint_flip_ratio * compared)
-    limits_px = np.full(distance.shape, limit_px)
+    near = np.where(is_flip, 0, distance)
+    limits = [np.full(distance.shape, limit) for limit in (limit_px, flip_px, tolerance.keypoint_score)]
     return KeypointPart(
-        errors={
-            "keypoint_error_px": largest(distance[~is_flip]),
-            "keypoint_score_error": largest(score_error),
-        },
-        drift=beyond("keypoint scores", "", score_error, score_limits, "keypoints"),
-        flips=beyond("keypoints", "px", distance, limits_px, "keypoints") if too_many else (),
+        errors={"keypoint_error_px": largest(near), "keypoint_score_error": largest(score_error)},
+        drift=(
+            *beyond("keypoints", "px", near, limits[0], "keypoints"),
+            *beyond("keypoint scores", "", score_error, limits[2], "keypoints"),
+        ),
+        flips=beyond("keypoints", "px", distance, limits[1], "keypoints") if too_many else (),
         compared=compared,
         flipped=flipped,
     )

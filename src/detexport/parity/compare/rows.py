@@ -14,6 +14,9 @@ from detexport.parity.outputs import Outputs
 SAME_SIZE_PX = 0.01
 """Boxes whose sides differ by no more are copies of one another, if their scores are equal."""
 
+WIDEST_IOU = 0.05
+"""An overlap this far from the threshold was not decided by rounding, however small the box."""
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -116,14 +119,13 @@ def match(
     tie = tolerance.score if is_confidence else tolerance.objectness
     name = "scores" if is_confidence else "objectness_logits"
     limit_px = tolerance.box_limit_px(scale)
-    rows, columns = pair(first, second, tolerance.pair_iou)
+    rows, columns = pair(first, second, tolerance.pair_iou, limit_px=limit_px, tie=tie)
 
     box_errors = differences(first.boxes[rows], second.boxes[columns]).max(1, initial=0)
     score_errors = differences(first.scores[rows], second.scores[columns])
     edges = Edges(
         score=contract.score_threshold if is_confidence else None,
-        # Proposals are dropped by their neighbours of the same level, which is not known here.
-        iou=contract.nms_threshold if is_confidence else None,
+        iou=contract.nms_threshold,
         longest=contract.max_detections,
         tie=tie,
         limit_px=limit_px,
@@ -151,19 +153,47 @@ def match(
     return Matching(rows, columns, missing, extra), part
 
 
-def pair(expected: Rows, actual: Rows, least_iou: float) -> tuple[np.ndarray, np.ndarray]:
-    """Pair boxes of one class one to one: as many as overlap enough, and of those the best overlaps.
+def pair(
+    expected: Rows, actual: Rows, least_iou: float, *, limit_px: float, tie: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pair boxes of one class one to one: first those that are the same, then as many as overlap enough.
+
+    Where boxes are crowded, pairing as many as possible at once would shift a whole chain of neighbours for
+    one box that is there on one side only.
+
+    Args:
+        expected: the one side.
+        actual: the other.
+        least_iou: boxes that overlap less are of different objects.
+        limit_px: boxes whose coordinates differ by no more are the same, if their scores are, too.
+        tie: scores that differ by no more are the same.
 
     Returns:
         Indices into ``expected``, ascending, and of their partners in ``actual``.
     """
     iou = box_iou(expected.boxes, actual.boxes)
-    apart = np.minimum(differences(expected.scores[:, None], actual.scores[None]), 1)
+    apart = differences(expected.scores[:, None], actual.scores[None])
     allowed = (expected.classes[:, None] == actual.classes[None]) & (iou >= least_iou)
-    # An allowed pair costs at most 2: one that is not allowed is dearer than all allowed ones together. The
-    # score decides between copies of one box.
-    cost = np.where(allowed, 1 - iou + apart, 2 * sum(iou.shape) + 1)
-    rows, columns = linear_sum_assignment(cost)
+    edges_px = differences(expected.boxes[:, None], actual.boxes[None]).max(-1)
+    # Of overlaps the best; the score decides between copies of one box.
+    cost = 1 - iou + np.minimum(apart, 1)
+    rows, columns = _assign(cost, allowed & (edges_px <= limit_px) & (apart <= tie))
+    allowed[rows] = allowed[:, columns] = False
+    others = _assign(cost, allowed)
+    rows, columns = np.append(rows, others[0]), np.append(columns, others[1])
+    order = np.argsort(rows)
+    return rows[order], columns[order]
+
+
+def _assign(cost: np.ndarray, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As many allowed pairs (N, M) as there can be, one to one, and of all such choices the cheapest.
+
+    Args:
+        cost: (N, M), of an allowed pair at most 2.
+        allowed: (N, M) bool.
+    """
+    # One pair that is not allowed is dearer than all allowed ones together.
+    rows, columns = linear_sum_assignment(np.where(allowed, cost, 2 * sum(cost.shape) + 1))
     kept = allowed[rows, columns]
     return rows[kept], columns[kept]
 
@@ -196,8 +226,8 @@ def _one_sided(
     """Judge the rows of ``side`` that have no partner in ``other``, by what decided them most narrowly."""
     for index in alone.tolist():
         deciders = [
-            *_deciders(side, index, other, edges),
-            *_equals(side, index, other, other_alone, edges),
+            *_deciders(side, index, other, other_alone, edges),
+            *_equals(side, index, alone, other, other_alone, edges),
         ]
         name, distance, limit = min(deciders, key=lambda decider: decider[1] - decider[2])
         yield OneSided(
@@ -212,17 +242,21 @@ def _one_sided(
 
 
 def _equals(
-    side: Rows, index: int, other: Rows, other_alone: np.ndarray, edges: Edges
+    side: Rows, index: int, alone: np.ndarray, other: Rows, other_alone: np.ndarray, edges: Edges
 ) -> Iterator[tuple[str, float, float]]:
     """Of equal rows, copies of one object, any may be left out where a list inside the model is full.
 
-    It is so where this side has another that is equal, and the other side kept an equal one in its place.
+    It is so where this side has others that are equal, the other side kept an equal one in its place, and at
+    least as many equal ones are where they are on the other side: a list that is cut loses some of them, an
+    artifact that misplaces objects loses most.
     """
     twins = _apart(side, index, side)
     twins[index] = np.inf
+    is_alone = np.isin(np.arange(len(twins)), alone)
     replacements = _apart(side, index, other)[other_alone]
-    distance = max(twins.min(initial=np.inf), replacements.min(initial=np.inf))
-    if np.isfinite(distance):
+    distance = max(twins[~is_alone].min(initial=np.inf), replacements.min(initial=np.inf))
+    kept, lost = (np.count_nonzero(twins[which] <= edges.tie) for which in (~is_alone, is_alone))
+    if np.isfinite(distance) and kept > lost:
         yield "an equal detection", float(distance), edges.tie
 
 
@@ -233,8 +267,14 @@ def _apart(side: Rows, index: int, other: Rows) -> np.ndarray:
     return np.where(same, differences(other.scores, side.scores[index]), np.inf)
 
 
-def _deciders(side: Rows, index: int, other: Rows, edges: Edges) -> Iterator[tuple[str, float, float]]:
-    """What may have decided that only ``side`` has a row, how far it is from that, how far it may be."""
+def _deciders(
+    side: Rows, index: int, other: Rows, other_alone: np.ndarray, edges: Edges
+) -> Iterator[tuple[str, float, float]]:
+    """What may have decided that only ``side`` has a row, how far it is from that, how far it may be.
+
+    A better row drops it whose partner is on its own side: an object that was moved must not be excused by
+    the overlap with itself.
+    """
     box, score = side.boxes[index], float(side.scores[index])
     least_side = float((box[2:] - box[:2]).min())
     yield "an empty box", least_side, edges.limit_px
@@ -245,10 +285,12 @@ def _deciders(side: Rows, index: int, other: Rows, edges: Edges) -> Iterator[tup
         yield "the lowest score kept", abs(score - lowest_kept), edges.tie
     if edges.iou is not None and least_side > 0:
         rivals = (other.classes == side.classes[index]) & (other.scores >= score - edges.tie)
+        rivals[other_alone] = False
         apart = np.abs(box_iou(box[None], other.boxes[rivals]) - edges.iou)
         if apart.size:
             # Each edge of both boxes may lie a limit away: that moves the overlap by about so much.
-            yield "the IoU threshold", float(apart.min()), 4 * edges.limit_px / least_side
+            limit = min(4 * edges.limit_px / least_side, WIDEST_IOU)
+            yield "the IoU threshold", float(apart.min()), limit
 
 
 def _describe(one: OneSided) -> str:

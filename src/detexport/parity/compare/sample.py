@@ -5,7 +5,13 @@ from typing import Any
 
 from detexport.contract import Contract
 from detexport.parity.compare.dense import compare_panoptic, compare_sem_seg
-from detexport.parity.compare.pairs import KeypointPart, compare_keypoints, compare_masks, compare_poses
+from detexport.parity.compare.pairs import (
+    KeypointPart,
+    MaskPart,
+    compare_keypoints,
+    compare_masks,
+    compare_poses,
+)
 from detexport.parity.compare.part import Part
 from detexport.parity.compare.rows import NO_ROWS, OneSided, box_area, match
 from detexport.parity.compare.tolerance import Tolerance
@@ -25,7 +31,8 @@ class SampleParity:
         errors: the largest error by name, see ``detexport.parity.measures``.
         box_limit_px: what a box's error is held against.
         keypoints: number of keypoints compared.
-        keypoint_flips: number of those that lie further apart than the tolerance.
+        keypoint_flips: number of those whose place is another cell of their heatmap.
+        masks_needed: see ``MaskPart``.
         broken: what is promised and not kept, or why nothing could be compared.
         drift: where numbers lie beyond the tolerance.
         flips: what was decided otherwise, and not at the edge.
@@ -41,6 +48,7 @@ class SampleParity:
     box_limit_px: float | None = None
     keypoints: int = 0
     keypoint_flips: int = 0
+    masks_needed: tuple[float, float] = (0.0, 0.0)
     broken: tuple[str, ...] = ()
     drift: tuple[str, ...] = ()
     flips: tuple[str, ...] = ()
@@ -79,12 +87,13 @@ def compare(
         return SampleParity(**counts, broken=tuple(faults))
 
     parts: list[Part] = []
-    matching, keypoints = NO_ROWS, KeypointPart()
+    matching, masks, keypoints = NO_ROWS, MaskPart(), KeypointPart()
     if "scores" in expected or "objectness_logits" in expected:
         matching, part = match(expected, actual, tolerance=tolerance, contract=contract, scale=scale)
         parts.append(part)
     if "pred_masks" in expected:
-        parts.append(compare_masks(expected["pred_masks"], actual["pred_masks"], matching, tolerance))
+        masks = compare_masks(expected["pred_masks"], actual["pred_masks"], matching, tolerance)
+        parts.append(masks)
     if "pred_keypoints" in expected:
         places = expected["pred_keypoints"], actual["pred_keypoints"]
         keypoints = compare_keypoints(*places, matching, tolerance, scale)
@@ -103,6 +112,7 @@ def compare(
         box_limit_px=tolerance.box_limit_px(scale),
         keypoints=keypoints.compared,
         keypoint_flips=keypoints.flipped,
+        masks_needed=masks.needed,
         broken=tuple(reason for part in parts for reason in part.broken),
         drift=tuple(reason for part in parts for reason in part.drift),
         flips=tuple(reason for part in parts for reason in part.flips),
