@@ -5,6 +5,8 @@ An image of 800 x 1216 px with 100 detections and their masks; the model is the 
 Reading the stored sample counts as comparing; resizing and pasting, which a user needs as well, as running.
 
     python benchmarks/parity_cost.py
+
+Exit code 1 where comparing takes more than it may, or memory grows with the number of images.
 """
 
 import resource
@@ -19,7 +21,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from tqdm import trange
-from typer import Option, run
+from typer import Exit, Option, run
 
 from detexport.contract import Contract
 from detexport.metrics.bootstrap import paired_difference
@@ -30,6 +32,9 @@ from detexport.postprocess import paste_masks
 
 LIMIT = 0.1
 """Part of the time of both models that comparing may take."""
+
+MOST_GROWN_MIB = 50
+"""What more images may add to the peak: half of one image's masks."""
 
 
 def main(
@@ -73,6 +78,7 @@ def main(
     of_metric = timed(lambda: bootstrap(images, detections))
     print(f"{'bootstrap':22} {of_metric:8.3f} s {of_metric / (images * both):7.1%} of {images} images, once")
     print(f"{'peak memory':22} {peak_mib():8.0f} MiB; {rounds} more images added {grown:.0f} MiB")
+    raise Exit(int(total / both > LIMIT or grown > MOST_GROWN_MIB))
 
 
 def synthetic(height: int, width: int, detections: int) -> Outputs:

@@ -1,15 +1,20 @@
 """Floor: how far the eager model lies from itself, so that no artifact is asked for more."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import torch
+from torch import nn
 from typer import Option
 
 from detexport.checkpoint import load_weights, read_state_dict
 from detexport.config.cfg import load_cfg
 from detexport.contract import Contract
+from detexport.data.coco import load_coco, records_of
+from detexport.engine.evaluation import judge_model
 from detexport.files import read_json, write_json
+from detexport.metrics.judge import annotation_kind, metric_differences
 from detexport.modeling import build_model
 from detexport.parity.reference import read_reference
 from detexport.parity.variants import measure_floor
@@ -20,9 +25,13 @@ def main(
     build: Annotated[Path, Option()],
     weights: Annotated[Path, Option()],
     reference: Annotated[Path, Option()],
+    data: Annotated[Path, Option()],
     save_to: Annotated[Path, Option()],
 ) -> None:
-    """Write the noise floor of the model of BUILD with WEIGHTS, against its REFERENCE, to SAVE_TO."""
+    """Write the noise floor of the model of BUILD with WEIGHTS, against its REFERENCE, to SAVE_TO.
+
+    What TF32 costs is judged on DATA, where the eager model was.
+    """
     params = load_params("parity")
     torch.set_num_threads(1)  # as the reference was made
     torch.manual_seed(0)
@@ -30,8 +39,23 @@ def main(
     weights_file = weights / "model.safetensors"
     load_weights(net, read_state_dict(weights_file), str(weights_file))
     contract = Contract.from_json(read_json(build / "contract.json"))
+    expected = read_reference(reference)
+
+    def judge(other: nn.Module) -> dict[str, float]:
+        assert expected.quality is not None
+        dataset = load_coco(data, "val", load_params("data.categories"), annotation_kind(contract))
+        judged = replace(dataset, images=tuple(records_of(dataset, expected.quality.image_ids)))
+        reached = judge_model(other, judged, expected.quality.keypoint_sigmas)
+        return metric_differences(expected.quality.metrics, reached.metrics)
+
     floor = measure_floor(
-        net, contract, read_reference(reference), instantiate(params.tolerance), params.floor_images
+        net,
+        contract,
+        expected,
+        instantiate(params.tolerance),
+        params.floor_images,
+        judge=judge if expected.quality else None,
+        budget=params.budgets.tf32,
     )
     write_json(save_to, floor.to_json())
 

@@ -28,13 +28,15 @@ from detexport.parity.floor import (
     choose_samples,
     limits_of,
     measure_variant,
+    needed,
     read_floor,
     widen,
 )
 from detexport.parity.outputs import Outputs
 from detexport.parity.pictures import noise, plain
 from detexport.parity.reference import Reference, SampleMeta, read_reference, write_reference
-from detexport.parity.variants import CPU_VARIANTS, CUDA_VARIANTS, most_threads, variants
+from detexport.parity.variants import CPU_VARIANTS, CUDA_VARIANTS, measure_floor, most_threads, variants
+from tiny_artifacts import tiny_contract
 from tolerances import LIMITS, TOLERANCE
 
 ROOT = Path(__file__).parents[2]
@@ -249,6 +251,70 @@ def test_a_floor_is_read_as_it_was_written(tmp_path: Path) -> None:
         read_floor(tmp_path / "floor.json")
 
 
+@pytest.mark.parametrize(("difference", "affordable"), [(0.001, True), (-0.003, False)])
+def test_another_precision_is_judged_and_no_part_of_the_floor(
+    monkeypatch: pytest.MonkeyPatch,
+    model: Any,
+    contract: Contract,
+    reference: Reference,
+    difference: float,
+    affordable: bool,
+) -> None:
+    """Another memory format stands in for TF32, which takes a GPU."""
+    monkeypatch.setattr("detexport.parity.variants.NO_NOISE", ("channels_last",))
+    judged: list[Any] = []
+
+    def judge(other: Any) -> dict[str, float]:
+        judged.append(other)
+        return {"bbox/AP": difference}
+
+    floor = measure_floor(model, contract, reference, TOLERANCE, 1, judge=judge, budget=0.002)
+    assert len(judged) == 1
+    assert judged[0] is not model
+    assert {name: variant.affordable for name, variant in floor.variants.items() if not variant.counts} == {
+        "channels_last": affordable
+    }
+    assert floor.variants["threads"].affordable is None
+    assert Floor.from_json(json.loads(json.dumps(floor.to_json()))) == floor
+
+
+def test_a_floor_far_beyond_the_table_proves_nothing() -> None:
+    near, far = (limits_of(Tolerance(), floor_of(score=score))[0] for score in (0.0019, 0.0021))
+    assert (near.widened, near.drowned) == (True, False)
+    assert (far.widened, far.drowned) == (True, True)
+    assert not limits_of(Tolerance(score=0.0), floor_of(score=0.1))[
+        0
+    ].drowned  # whoever says 0 asks for the floor
+
+
+def test_masks_that_pass_by_one_limit_need_no_other() -> None:
+    """Much of a small mask in few px, and little of a large one in many: both pass."""
+    large, small = np.zeros((2, 1, 400, 400), bool)
+    large[:] = True
+    small[0, 5:10, 5:9] = True
+    boxes = np.array([[0, 0, 400, 400], [5, 5, 9, 10]], np.float32)
+    expected = {
+        "pred_boxes": boxes,
+        "scores": np.array([0.9, 0.8], np.float32),
+        "pred_classes": np.zeros(2, np.int64),
+        "pred_masks": np.concatenate([large, small]),
+    }
+    masks = expected["pred_masks"].copy()
+    masks[0, 0] = False  # 400 px of 160000
+    masks[1, 5] = False  # 4 px of 20
+    found = compare(
+        expected, {**expected, "pred_masks": masks}, tolerance=TOLERANCE, contract=tiny_contract(), scale=1.0
+    )
+    assert found.passed
+    assert (found.errors["mask_error_px"], found.errors["mask_error_ratio"]) == (400, 0.2)
+    assert (needed(found, 1.0)["mask_px"], needed(found, 1.0)["mask_area_ratio"]) == (0, 0)
+    masks[1, 5:8] = False  # 12 px of 20: by neither
+    found = compare(
+        expected, {**expected, "pred_masks": masks}, tolerance=TOLERANCE, contract=tiny_contract(), scale=1.0
+    )
+    assert (needed(found, 1.0)["mask_px"], needed(found, 1.0)["mask_area_ratio"]) == (12, 0.6)
+
+
 def test_the_stage_writes_the_floor_and_the_same_one_again(
     contract: Contract, folder: Path, tmp_path: Path
 ) -> None:
@@ -262,7 +328,7 @@ def test_the_stage_writes_the_floor_and_the_same_one_again(
     written = []
     for name in ("first.json", "second.json"):
         command = [sys.executable, str(ROOT / "stages/floor.py"), "--build", "build", "--weights", "weights"]
-        command += ["--reference", str(folder), "--save-to", name]
+        command += ["--reference", str(folder), "--data", "none", "--save-to", name]
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
         done = subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False

@@ -14,6 +14,7 @@ from mlflow.entities.model_registry import ModelVersion
 from toy_project import folder, toy_artifact, toy_job, write_project, write_target, write_verdict
 
 from detexport.files import read_json, write_json
+from detexport.parity.certificate import certify
 from detexport.registry.content import Content
 from detexport.registry.jobs import register_jobs
 from detexport.registry.store import RegistryError, absolute_uri, open_store, without_credentials
@@ -50,6 +51,15 @@ def certificate(root: Path) -> Path:
 
 def edit(path: Path, **changes: Any) -> None:
     write_json(path, {**read_json(path), **changes})
+
+
+def certify_anew(root: Path, **runtime: Any) -> None:
+    """A true certificate of the same artifact, run with other options."""
+    known = read_json(certificate(root))
+    verdict = read_json(folder(root) / "parity" / "onnx.json")
+    options = {**known["runtime"], **runtime}
+    reference = folder(root) / "reference"
+    write_json(certificate(root), certify(verdict, toy_artifact(root), reference=reference, runtime=options))
 
 
 def client(root: Path) -> mlflow.MlflowClient:
@@ -173,6 +183,11 @@ def test_latency_of_another_artifact_is_not_told(root: Path) -> None:
         (lambda root: edit(certificate(root), job="another"), "was edited"),
         (lambda root: edit(folder(root) / "parity/onnx.json", job="another"), "about another verdict"),
         (
+            lambda root: write_verdict(root, "onnx", toy_artifact(root), job="toy-openvino"),
+            "about another job: toy-openvino",
+        ),
+        (lambda root: certify_anew(root, threads=8), "about another runtime"),
+        (
             lambda root: (folder(root) / "artifacts/onnx/model.onnx").write_bytes(b"x"),
             "is not the file that was exported",
         ),
@@ -185,6 +200,8 @@ def test_latency_of_another_artifact_is_not_told(root: Path) -> None:
         "no-certificate",
         "edited-certificate",
         "edited-verdict",
+        "other-job",
+        "other-runtime",
         "changed-file",
         "no-artifact",
     ],

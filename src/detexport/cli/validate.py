@@ -16,7 +16,7 @@ from detexport.cli.engines import engine_of
 from detexport.cli.evaluation import judge_eager, load_dataset
 from detexport.cli.export import OnDevice, Request, load_model
 from detexport.cli.progress import say, step
-from detexport.data.coco import CocoDataset
+from detexport.data.coco import CocoDataset, records_of
 from detexport.engine.evaluation import spread
 from detexport.errors import ArtifactError, ConfigError
 from detexport.files import write_json, writing
@@ -30,8 +30,13 @@ from detexport.parity.inputs import Plan, inputs
 from detexport.parity.outputs import Outputs
 from detexport.parity.pristine import eager_samples
 from detexport.parity.progress import Progress
-from detexport.parity.quality import BUDGETS, FLOAT32, LEAST_QUALITY, findings, measure_quality, records_of
-from detexport.parity.reference import EagerQuality, contract_sha256, read_reference, write_reference
+from detexport.parity.quality import BUDGETS, FLOAT32, LEAST_QUALITY, findings, measure_quality
+from detexport.parity.reference import (
+    EagerQuality,
+    contract_sha256,
+    read_reference,
+    write_reference,
+)
 from detexport.parity.report import ParityReport
 from detexport.parity.validate import validate_artifact
 from detexport.parity.variants import measure_floor

@@ -85,6 +85,24 @@ class CocoDataset:
     keypoint_flip: tuple[int, ...] = ()
 
 
+def records_of(dataset: CocoDataset, image_ids: tuple[int, ...]) -> list[CocoRecord]:
+    """The images of these ids.
+
+    Raises:
+        DataError: the data set lacks one.
+    """
+    records = {record.image_id: record for record in dataset.images}
+    lacking = [image_id for image_id in image_ids if image_id not in records]
+    if lacking:
+        raise DataError(
+            f"{dataset.annotation_file} lacks images that the eager model was judged on",
+            got=f"no image of the ids {lacking[:10]}",
+            expected="the data set that the reference was made with",
+            remedy="run the stage `reference` again",
+        )
+    return [records[image_id] for image_id in image_ids]
+
+
 def load_coco(
     folder: Path,
     split: str,

@@ -1,6 +1,6 @@
 """Everything that a model gives, judged against the annotations of a split."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -142,6 +142,11 @@ class Judge:
             metrics |= of_classes.result()
             tallies["sem_seg/mIoU"] = Pixels(*_by_class(pixels, 2))
         return Judgement(metrics, tuple(sorted(by_id)), tallies)
+
+
+def metric_differences(eager: Mapping[str, float], reached: Mapping[str, float]) -> dict[str, float]:
+    """The headline metrics less the eager model's; one that was not reached counts as 0."""
+    return {name: reached.get(name, 0.0) - eager[name] for name in HEADLINES if name in eager}
 
 
 def judge(

@@ -5,7 +5,7 @@ boxes, scores and masks depends on the model, so it is measured; a limit below i
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,8 @@ class Variant:
         limits: the least limits, by the tolerance's names, that it would pass by.
         flips: number of detections or proposals that only one side has.
         unexcused: number of those that the tolerance does not excuse.
+        differences: of another precision, how far each task metric lies from the reference's.
+        budget: what each may be; none where they were not measured.
     """
 
     counts: bool
@@ -54,6 +56,15 @@ class Variant:
     limits: dict[str, float]
     flips: int
     unexcused: int
+    differences: dict[str, float] = field(default_factory=dict)
+    budget: float | None = None
+
+    @property
+    def affordable(self) -> bool | None:
+        """Whether what another precision costs is within its budget; none where that was not measured."""
+        if self.budget is None:
+            return None
+        return all(abs(difference) <= self.budget for difference in self.differences.values())
 
 
 @dataclass(frozen=True)
@@ -124,7 +135,7 @@ class Floor:
             "environment": self.environment,
             "limits": self.limits,
             "variants": {
-                name: {field.name: getattr(variant, field.name) for field in fields(variant)}
+                name: {one.name: getattr(variant, one.name) for one in fields(variant)}
                 for name, variant in self.variants.items()
             },
         }
@@ -237,7 +248,7 @@ def limits_of(tolerance: Tolerance, floor: Floor) -> list[Limit]:
     Raises:
         ConfigError: a part of all keypoints, or of all pixels, would have to be 1: see ``Tolerance``.
     """
-    table = {field.name: float(getattr(tolerance, field.name)) for field in fields(tolerance)}
+    table = {one.name: float(getattr(tolerance, one.name)) for one in fields(tolerance)}
     needs = {name: floor.limits[name] for name in table if name in floor.limits}
     effective = {name: max(table[name], need) for name, need in needs.items()}
     masks = [name for name in ("mask_px", "mask_area_ratio") if name in needs]

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from detexport.data.coco import CocoDataset, CocoRecord, read_image
-from detexport.errors import DataError
+from detexport.data.coco import CocoDataset, CocoRecord, read_image, records_of
 from detexport.metrics.bootstrap import PairedDifference, paired_difference
-from detexport.metrics.judge import HEADLINES, Finding, Judge, Judgement
+from detexport.metrics.judge import HEADLINES, Finding, Judge, Judgement, metric_differences
 from detexport.metrics.tallies import unpack_tallies
 from detexport.parity.progress import Progress
 from detexport.parity.reference import EagerQuality
@@ -21,7 +20,10 @@ from detexport.runtime.session import Session
 FLOAT32 = "float32"
 """The precision of the eager model."""
 
-BUDGETS = {FLOAT32: 0.001, "bf16": 0.005, "int8": 0.02}
+TF32 = "tf32"
+"""Float32 with the shorter mantissa of a GPU's matrix units: no target's, but a way to run the model."""
+
+BUDGETS = {FLOAT32: 0.001, TF32: 0.002, "bf16": 0.005, "int8": 0.02}
 """How far each headline metric may lie from the eager model's, by precision; ``conf/parity`` has the same."""
 
 LEAST_QUALITY = 0.1
@@ -92,9 +94,7 @@ class Quality:
     @property
     def differences(self) -> dict[str, float]:
         """The artifact's headline metrics less the eager model's; one that it does not have counts as 0."""
-        return {
-            name: self.artifact.get(name, 0.0) - self.eager[name] for name in HEADLINES if name in self.eager
-        }
+        return metric_differences(self.eager, self.artifact)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -189,24 +189,6 @@ def paired_differences(eager: EagerQuality, reached: Judgement) -> Mapping[str, 
         for name in HEADLINES
         if name in tallies and name in reached.tallies and name in eager.metrics
     }
-
-
-def records_of(dataset: CocoDataset, image_ids: tuple[int, ...]) -> list[CocoRecord]:
-    """The images of these ids.
-
-    Raises:
-        DataError: the data set lacks one.
-    """
-    records = {record.image_id: record for record in dataset.images}
-    lacking = [image_id for image_id in image_ids if image_id not in records]
-    if lacking:
-        raise DataError(
-            f"{dataset.annotation_file} lacks images that the eager model was judged on",
-            got=f"no image of the ids {lacking[:10]}",
-            expected="the data set that the reference was made with",
-            remedy="run the stage `reference` again",
-        )
-    return [records[image_id] for image_id in image_ids]
 
 
 def findings(

@@ -119,7 +119,7 @@ class ParityReport:
             ),
             "metric": Verdict(
                 "Does it find as much of what is annotated?",
-                self.quality is not None,
+                self.quality is not None or self.tolerance is None,
                 self.quality.faults if self.quality else self._unproved(),
                 "; ".join(self.quality.notes) if self.quality else "not measured",
             ),

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -92,7 +93,13 @@ def most_threads() -> int:
 
 
 def measure_floor(
-    net: nn.Module, contract: Contract, reference: Reference, tolerance: Tolerance, images: int
+    net: nn.Module,
+    contract: Contract,
+    reference: Reference,
+    tolerance: Tolerance,
+    images: int,
+    judge: Callable[[nn.Module], dict[str, float]] | None = None,
+    budget: float | None = None,
 ) -> Floor:
     """How far the eager model, run in other ways, lies from its own reference.
 
@@ -102,6 +109,9 @@ def measure_floor(
         reference: what it gave.
         tolerance: see ``measure_variant``.
         images: so many samples of the reference.
+        judge: how far a model's task metrics lie from the reference's, by name; none where they were not
+            measured. Another precision is judged by it.
+        budget: how far each may lie.
 
     Raises:
         DataError: the reference has no sample of one image.
@@ -113,9 +123,12 @@ def measure_floor(
     for name, open_variant in variants().items():
         with open_variant(net) as other:
             run = partial(run_eager, other, contract=contract)
-            measured[name] = measure_variant(
+            variant = measure_variant(
                 run, samples, tolerance, contract, name=name, counts=name not in NO_NOISE
             )
+            if judge is not None and name in NO_NOISE:
+                variant = replace(variant, differences=judge(other), budget=budget)
+            measured[name] = variant
     return Floor(tuple(sample.meta.id for sample in samples), _environment(), measured)
 
 

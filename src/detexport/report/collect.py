@@ -89,6 +89,7 @@ class Model:
         contract: the I/O contract.
         latency: the benchmark's file.
         reference: the reference's index.
+        floor: how far the model lies from itself.
         training: what was measured at training.
         weights: what of the model its checkpoint fills.
     """
@@ -98,6 +99,7 @@ class Model:
     contract: dict[str, Any] = field(default_factory=dict)
     latency: dict[str, Any] = field(default_factory=dict)
     reference: dict[str, Any] = field(default_factory=dict)
+    floor: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     weights: dict[str, Any] = field(default_factory=dict)
 
@@ -171,6 +173,7 @@ def _model(name: str, folder: Path, checkpoints_dir: Path | None) -> Model:
         contract=_read(folder / "build" / "contract.json"),
         latency=_read(folder / "latency.json"),
         reference=_read(folder / "reference" / "reference.json"),
+        floor=_read(folder / "floor.json"),
         training=_read(checkpoints_dir / f"{name}.json") if checkpoints_dir else {},
         weights=_read(folder / "weights" / "load.json"),
     )

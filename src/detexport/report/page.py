@@ -1,6 +1,7 @@
 """Render the report: one HTML file that needs nothing beside it."""
 
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -157,6 +158,12 @@ def columns(parity: dict[str, Any]) -> list[tuple[str, str, str]]:
     ]
 
 
+def floor_columns(floor: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Name, words and unit of each error that a model was found to have against itself."""
+    found = {name for variant in floor["variants"].values() for name in variant["errors"]}
+    return [(name, measure.words, measure.unit) for name, measure in MEASURES.items() if name in found]
+
+
 def grounds(parity: dict[str, Any], name: str) -> Iterator[str]:
     """What a verdict rests on, in short lines of text."""
     verdict = parity["verdicts"][name]
@@ -166,6 +173,8 @@ def grounds(parity: dict[str, Any], name: str) -> Iterator[str]:
         if conditions:
             yield ", ".join(f"{count} {kind}" for kind, count in conditions["kinds"].items())
             yield from (f"not shown: {gap}" for gap in conditions["gaps"])
+        for reason, count in Counter(parity["not_claimed"].values()).items():
+            yield f"{count} inputs left out: {reason}"
     elif name == "drift":
         for measure, worst, limit in tell({**parity, "quality": None}):
             yield f"{measure.words} {number(worst, measure.unit)} of {limit}"
@@ -274,6 +283,7 @@ def _environment() -> Any:
         "number": number,
         "tell": tell,
         "columns": columns,
+        "floor_columns": floor_columns,
         "grounds": grounds,
         "size": size,
         "speed": speed,
