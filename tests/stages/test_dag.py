@@ -154,6 +154,16 @@ def test_an_option_of_one_target_runs_only_what_depends_on_it(repo: Path) -> Non
     }
 
 
+def test_an_option_of_one_artifact_leaves_the_others_as_they_are(repo: Path) -> None:
+    compose(repo, "artifacts.tracing.method.graph_end=pasted")
+    status = json.loads(run(repo, "dvc", "status", "--json").stdout)
+    stale = {
+        stage for stage, changes in status.items() for one in changes if "params.yaml" in one["changed deps"]
+    }
+    assert stale == {"export@mine-tracing", "diagnose@mine-tracing"}
+    compose(repo)
+
+
 def test_a_changed_base_of_the_configuration_is_noticed(repo: Path) -> None:
     (repo / "own/base.yaml").write_text(
         yaml.safe_dump({"_BASE_": "config.yaml", "TEST": {"DETECTIONS_PER_IMAGE": 9}})
