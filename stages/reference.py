@@ -15,7 +15,7 @@ from detexport.data.coco import load_coco
 from detexport.engine.evaluation import judge_model, spread
 from detexport.errors import DataError
 from detexport.files import read_json
-from detexport.metrics.judge import annotation_kind
+from detexport.metrics.judge import annotation_kind, or_without
 from detexport.metrics.tallies import pack_tallies
 from detexport.modeling import build_model
 from detexport.parity.eager import versions
@@ -62,9 +62,10 @@ def main(
 
 def measure_eager(net: nn.Module, contract: Contract, data: Path, sigmas: tuple[float, ...]) -> EagerQuality:
     """How good the eager model is on annotated images, which every target is held to."""
-    dataset = load_coco(data, "val", load_params("data.categories"), annotation_kind(contract))
-    chosen = spread(dataset, load_params("parity.quality_images"))
-    judged = judge_model(net, chosen, sigmas)
+    with or_without("-S parity.quality_images=0"):
+        dataset = load_coco(data, "val", load_params("data.categories"), annotation_kind(contract))
+        chosen = spread(dataset, load_params("parity.quality_images"))
+        judged = judge_model(net, chosen, sigmas)
     return EagerQuality(judged.metrics, judged.image_ids, sigmas, pack_tallies(judged.tallies))
 
 

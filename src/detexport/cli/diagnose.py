@@ -77,7 +77,7 @@ def save(diagnosis: Diagnosis, folder: Path, channel_order: str) -> None:
 
 def _model(question: Question) -> Model:
     """The model that is given, or that lies beside an artifact of the pipeline."""
-    beside = question.artifact_dir.resolve().parents[1]
+    beside = question.artifact_dir.resolve().parent.parent
     config = question.config_file or _beside(beside / "build" / "config.yaml", "--config-file")
     weights = question.weights or _beside(beside / "weights" / "model.safetensors", "--weights")
     request = Request(config, weights, target="", output=Path(), overrides=question.overrides)

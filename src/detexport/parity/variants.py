@@ -14,7 +14,8 @@ from detexport.contract import Contract
 from detexport.errors import DataError
 from detexport.parity.compare import Tolerance
 from detexport.parity.eager import run_eager, versions
-from detexport.parity.floor import Floor, choose_samples, measure_variant
+from detexport.parity.floor import Floor, Variant, choose_samples, measure_variant
+from detexport.parity.progress import Progress
 from detexport.parity.reference import Reference
 
 Open = Callable[[nn.Module], AbstractContextManager[nn.Module]]
@@ -92,7 +93,12 @@ def most_threads() -> int:
 
 
 def measure_floor(
-    net: nn.Module, contract: Contract, reference: Reference, tolerance: Tolerance, images: int
+    net: nn.Module,
+    contract: Contract,
+    reference: Reference,
+    tolerance: Tolerance,
+    images: int,
+    progress: Progress | None = None,
 ) -> Floor:
     """How far the eager model, run in other ways, lies from its own reference.
 
@@ -102,6 +108,7 @@ def measure_floor(
         reference: what it gave.
         tolerance: see ``measure_variant``.
         images: so many samples of the reference.
+        progress: what an earlier run has measured, which this one goes on from.
 
     Raises:
         DataError: the reference has no sample of one image.
@@ -109,13 +116,17 @@ def measure_floor(
     samples = choose_samples(reference, images)
     if not samples:
         raise DataError("the reference has no sample of one image", remedy="run the stage `reference` again")
-    measured = {}
-    for name, open_variant in variants().items():
+    progress = progress or Progress()
+
+    def measure(name: str, open_variant: Open) -> Variant:
         with open_variant(net) as other:
             run = partial(run_eager, other, contract=contract)
-            measured[name] = measure_variant(
-                run, samples, tolerance, contract, name=name, counts=name not in NO_NOISE
-            )
+            return measure_variant(run, samples, tolerance, contract, name=name, counts=name not in NO_NOISE)
+
+    measured = {
+        name: progress.once(f"floor {name}", Variant, partial(measure, name, open_variant))
+        for name, open_variant in variants().items()
+    }
     return Floor(tuple(sample.meta.id for sample in samples), _environment(), measured)
 
 
