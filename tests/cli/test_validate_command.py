@@ -5,12 +5,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import tiny_artifacts
 from conftest import Run
+from detexport.cli import main
 from detexport.cli.validate import Question
 from detexport.cli.validate import run as validate
 from detexport.data.synthetic import SyntheticShapes
@@ -30,6 +32,27 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         file = folder / "annotations" / f"{kind}_val.json"
         file.write_text(file.read_text().replace('"rectangle"', '"square"'))
     return folder
+
+
+Said = tuple[int, str, str]
+
+
+@pytest.fixture
+def run_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Said]:
+    """``detexport`` in this process: exit code, standard output, standard error."""
+
+    def run(*arguments: object) -> Said:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(signal, "signal", lambda *_: None)
+        monkeypatch.setattr(sys, "argv", ["detexport", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    return run
 
 
 def without_annotations(data: Path, folder: Path, kind: str) -> Path:
@@ -87,21 +110,21 @@ def test_what_differs_is_told_and_ends_with_1(
 
 @pytest.mark.parametrize("kind", ["keypoints", "instances", "semantic", "panoptic"])
 def test_data_without_what_the_metric_needs_says_how_to_go_without(
-    run: Run, data: Path, tmp_path: Path, kind: str
+    run_here: Callable[..., Said], data: Path, tmp_path: Path, kind: str
 ) -> None:
     write_tiny_onnx(tmp_path / "artifact", kind)
     bare = without_annotations(data, tmp_path / "bare", kind)
     command = ("validate", "artifact", "--against", "artifact", "--data", bare, "--images", 1)
-    done = run(*command, "--save-dir", "saved")
-    assert done.returncode == 1
-    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    code, _, told = run_here(*command, "--save-dir", "saved")
+    assert code == 1
+    (error,) = [line for line in told.splitlines() if line.startswith("error: ")]
     assert all(word in error for word in ("; got: ", "; expected: ", "; remedy: "))
     assert error.endswith(", or leave the task metric out: --quality-images 0")
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in told
     assert not any((tmp_path / "saved").iterdir())
-    done = run(*command, "--quality-images", 0)
-    assert done.returncode == 0, done.stderr
-    assert "not judged  Does it find as much of what is annotated? not measured" in done.stdout
+    code, found, told = run_here(*command, "--quality-images", 0)
+    assert code == 0, told
+    assert "not judged  Does it find as much of what is annotated? not measured" in found
 
 
 KILLED = """
@@ -157,7 +180,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_what_is_changed_or_no_artifact_is_one_line(
-    run: Run, artifact: Path, data: Path, tmp_path: Path
+    run_here: Callable[..., Said], artifact: Path, data: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(artifact, tmp_path / "changed")
     with (tmp_path / "changed" / "model.onnx").open("ab") as file:
@@ -172,14 +195,15 @@ def test_what_is_changed_or_no_artifact_is_one_line(
         ((artifact, "--against", artifact, "--data", "nowhere"), 1, "no file nowhere/annotations"),
         ((artifact, "--against", artifact, "--data", "empty"), 1, "the annotation file is missing"),
         ((artifact, *asked, "--target", "hologram"), 2, "hologram"),
+        ((artifact, *asked, "--target", "tracing"), 2, "tracing does not run such an artifact"),
         ((artifact, *asked, "--target", "onnx_int8", "--quality-images", 0), 2, "judged by the task metric"),
         ((artifact, *asked, "--device", "cuda:99"), 1, "cuda"),
     ):
-        done = run("validate", *arguments, "--save-dir", "saved")
-        assert done.returncode == code, (arguments, done.stderr)
-        assert said in done.stderr
-        assert done.stderr.startswith("error: ")
-        assert done.stderr.count("\n") == 1
+        ended, _, told = run_here("validate", *arguments, "--save-dir", "saved")
+        assert ended == code, (arguments, told)
+        assert said in told
+        assert told.startswith("error: ")
+        assert told.count("\n") == 1
         assert not (tmp_path / "saved").exists()
 
 

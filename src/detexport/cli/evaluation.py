@@ -1,5 +1,6 @@
 """What the model and its artifact find on the user's annotated images."""
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,11 @@ def judge_eager(
     def look(record: CocoRecord) -> Finding:
         return judge.look(record, predict_record(net, record))
 
-    judged = judge.conclude(
-        progress.once(f"task metric {record.image_id}", Finding, partial(look, record))
-        for record in tqdm(dataset.images, desc="task metric of the model", unit="image")
-    )
+    def findings() -> Iterator[Finding]:
+        for record in tqdm(dataset.images, desc="task metric of the model", unit="image"):
+            yield progress.once(f"task metric {record.image_id}", Finding, partial(look, record))
+
+    judged = judge.conclude(findings())
     tallies = pack_tallies(judged.tallies)
     return EagerQuality(judged.metrics, judged.image_ids, keypoint_sigmas, tallies)
 

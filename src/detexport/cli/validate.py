@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 
 from detexport.artifact import Artifact, read_artifact, verify_files
-from detexport.cli.engines import engine_of
+from detexport.cli.engines import asked_target, engine_of
 from detexport.cli.evaluation import judge_eager, load_dataset
 from detexport.cli.export import OnDevice, Request, load_model
 from detexport.cli.progress import say, step
@@ -39,7 +39,6 @@ from detexport.parity.validate import validate_artifact
 from detexport.parity.variants import measure_floor
 from detexport.postprocess import postprocess
 from detexport.runtime import BatchSession, Session
-from detexport.targets import find_target
 
 REPORT, CERTIFICATE, DRAWN = "parity.json", "certificate.json", "drawn.npz"
 REFERENCE = "reference"
@@ -89,7 +88,7 @@ def run(question: Question) -> ParityReport:
         RuntimeUnavailableError: a runtime is not on this machine.
     """
     artifact = _unchanged(question.artifact_dir)
-    target = question.target and find_target(question.target)
+    target = asked_target(artifact, question.target)
     precision = (target.precision if target else "") or FLOAT32
     if precision != FLOAT32 and not _judged(question):
         raise _unjudged(precision, SWITCH if question.data else "no --data")

@@ -1,6 +1,7 @@
 """Running a model over a split, to judge what it gives."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -34,7 +35,9 @@ def judge_model(model: Any, dataset: CocoDataset, keypoint_sigmas: Sequence[floa
         DataError: the data set has no image, or no annotations of what the model gives.
     """
     model.eval()
-    return judge(predictions(model, dataset), dataset, keypoint_sigmas)
+    # Closed at an error, too: the bar ends its line before the error is told.
+    with closing(predictions(model, dataset)) as found:
+        return judge(found, dataset, keypoint_sigmas)
 
 
 def spread(dataset: CocoDataset, number: int) -> CocoDataset:
@@ -45,7 +48,7 @@ def spread(dataset: CocoDataset, number: int) -> CocoDataset:
     return replace(dataset, images=chosen)
 
 
-def predictions(model: Any, dataset: CocoDataset) -> Iterator[tuple[CocoRecord, dict[str, Any]]]:
+def predictions(model: Any, dataset: CocoDataset) -> Generator[tuple[CocoRecord, dict[str, Any]]]:
     """Outputs for every image, resized as the model asks, one at a time.
 
     Yields:
