@@ -90,14 +90,7 @@ def find(
 def job_twin(job: str, artifact_dir: Path) -> Twin:
     """The twin of JOB's artifact, from the parameters that it was made with."""
     target = load_params(f"targets.{load_params(f'jobs.{job}.target')}")
-    artifacts = load_params("artifacts")
-    makers: list[tuple[str, Any]] = []
-    name: str | None = target.artifact
-    while name:
-        recipe = artifacts[name]
-        maker = instantiate(recipe.conversion if "conversion" in recipe else recipe.method)
-        makers.insert(0, (name, maker))
-        name = recipe.get("source")
+    makers = [(one.name, instantiate(one.maker)) for one in load_params(f"makers.{target.artifact}")]
     return twin_of(
         read_artifact(artifact_dir), makers, instantiate(target.runtime), target.get("precision", "")
     )

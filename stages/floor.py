@@ -45,7 +45,7 @@ def main(
         assert expected.quality is not None
         dataset = load_coco(data, "val", load_params("data.categories"), annotation_kind(contract))
         judged = replace(dataset, images=tuple(records_of(dataset, expected.quality.image_ids)))
-        reached = judge_model(other, judged, expected.quality.keypoint_sigmas)
+        reached = judge_model(other, judged, contract.oks_sigmas)
         return metric_differences(expected.quality.metrics, reached.metrics)
 
     floor = measure_floor(

@@ -15,7 +15,7 @@ from detexport.data.coco import load_coco
 from detexport.engine.evaluation import judge_model, spread
 from detexport.errors import DataError
 from detexport.files import read_json
-from detexport.metrics.judge import annotation_kind
+from detexport.metrics.judge import annotation_kind, or_without
 from detexport.metrics.tallies import pack_tallies
 from detexport.modeling import build_model
 from detexport.parity.eager import versions
@@ -49,23 +49,23 @@ def main(
             remedy="check the data set's val split",
         )
     chosen = spread(dataset, params.images).images
-    sigmas = tuple(cfg.TEST.KEYPOINT_OKS_SIGMAS)
     plan = Plan(scales=tuple(params.scales), **OmegaConf.to_container(params.inputs))  # type: ignore[arg-type]
     write_reference(
         save_dir,
         eager_samples(net, contract, chosen, plan),
         contract=contract,
-        quality=measure_eager(net, contract, data, sigmas) if params.quality_images else None,
+        quality=measure_eager(net, contract, data) if params.quality_images else None,
         environment={"threads": torch.get_num_threads(), "dtype": "float32", "versions": versions()},
     )
 
 
-def measure_eager(net: nn.Module, contract: Contract, data: Path, sigmas: tuple[float, ...]) -> EagerQuality:
+def measure_eager(net: nn.Module, contract: Contract, data: Path) -> EagerQuality:
     """How good the eager model is on annotated images, which every target is held to."""
-    dataset = load_coco(data, "val", load_params("data.categories"), annotation_kind(contract))
-    chosen = spread(dataset, load_params("parity.quality_images"))
-    judged = judge_model(net, chosen, sigmas)
-    return EagerQuality(judged.metrics, judged.image_ids, sigmas, pack_tallies(judged.tallies))
+    with or_without("-S parity.quality_images=0"):
+        dataset = load_coco(data, "val", load_params("data.categories"), annotation_kind(contract))
+        chosen = spread(dataset, load_params("parity.quality_images"))
+        judged = judge_model(net, chosen, contract.oks_sigmas)
+    return EagerQuality(judged.metrics, judged.image_ids, pack_tallies(judged.tallies))
 
 
 if __name__ == "__main__":

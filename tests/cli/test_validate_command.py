@@ -2,12 +2,17 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import tiny_artifacts
 from conftest import Run
+from detexport.cli import main
 from detexport.cli.validate import Question
 from detexport.cli.validate import run as validate
 from detexport.data.synthetic import SyntheticShapes
@@ -23,6 +28,48 @@ from tiny_artifacts import tiny_image, write_tiny_onnx
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "shapes"
     SyntheticShapes(train_images=0, val_images=3, sizes=[(48, 64), (40, 56)]).write(folder)
+    for kind in ("instances", "keypoints"):  # the tiny artifacts' classes
+        file = folder / "annotations" / f"{kind}_val.json"
+        file.write_text(file.read_text().replace('"rectangle"', '"square"'))
+    return folder
+
+
+Said = tuple[int, str, str]
+
+
+@pytest.fixture
+def run_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Said]:
+    """``detexport`` in this process: exit code, standard output, standard error."""
+
+    def run(*arguments: object) -> Said:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(signal, "signal", lambda *_: None)
+        monkeypatch.setattr(sys, "argv", ["detexport", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    return run
+
+
+def without_annotations(data: Path, folder: Path, kind: str) -> Path:
+    """A copy of a data set that lacks what a kind of model is judged by."""
+    shutil.copytree(data, folder)
+    annotations = folder / "annotations"
+    if kind == "keypoints":
+        (annotations / "keypoints_val.json").unlink()
+    elif kind == "panoptic":
+        (annotations / "panoptic_val.json").unlink()
+    elif kind == "semantic":
+        shutil.rmtree(folder / "semantic_val")
+    else:
+        value = json.loads((annotations / "instances_val.json").read_text())
+        for one in value["annotations"]:
+            del one["segmentation"]
+        (annotations / "instances_val.json").write_text(json.dumps(value))
     return folder
 
 
@@ -59,6 +106,105 @@ def test_what_differs_is_told_and_ends_with_1(
     report = json.loads(done.stdout)
     assert not report["verdicts"]["drift"]["passed"]
     assert report["verdicts"]["contract"]["passed"]
+
+
+@pytest.mark.parametrize("kind", ["keypoints", "instances", "semantic", "panoptic"])
+def test_data_without_what_the_metric_needs_says_how_to_go_without(
+    run_here: Callable[..., Said], data: Path, tmp_path: Path, kind: str
+) -> None:
+    write_tiny_onnx(tmp_path / "artifact", kind)
+    bare = without_annotations(data, tmp_path / "bare", kind)
+    command = ("validate", "artifact", "--against", "artifact", "--data", bare, "--images", 1)
+    code, _, told = run_here(*command, "--save-dir", "saved")
+    assert code == 1
+    (error,) = [line for line in told.splitlines() if line.startswith("error: ")]
+    assert all(word in error for word in ("; got: ", "; expected: ", "; remedy: "))
+    assert error.endswith(", or leave the task metric out: --quality-images 0")
+    assert "Traceback" not in told
+    assert not any((tmp_path / "saved").iterdir())
+    code, found, told = run_here(*command, "--quality-images", 0)
+    assert code == 0, told
+    assert "not judged  Does it find as much of what is annotated? not measured" in found
+
+
+KILLED = """
+import os, signal, sys
+from detexport.runtime.onnxruntime import OnnxSession
+
+killed_at, calls, run = int(sys.argv.pop(1)), 0, OnnxSession.__call__
+
+def mortal(self, image, output_size=None):
+    global calls
+    if calls == killed_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    calls += 1
+    return run(self, image, output_size)
+
+OnnxSession.__call__ = mortal
+from detexport.cli import main
+try:
+    main()
+finally:
+    print(calls, file=sys.stderr)
+"""
+
+
+def test_a_killed_run_goes_on_where_it_stopped(artifact: Path, data: Path, tmp_path: Path) -> None:
+    def run_until(killed_at: int, folder: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", KILLED, str(killed_at), "validate", artifact, "--against", artifact]
+        options = ["--data", data, "--images", 2, "--save-dir", folder]
+        return subprocess.run(
+            [str(part) for part in (*command, *options)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    whole = run_until(-1, "whole")
+    assert whole.returncode == 0, whole.stderr
+    total = int(whole.stderr.splitlines()[-1])
+    # While the reference is made, and while the artifact is held against it.
+    first, second = total // 4, total // 2
+    assert run_until(first, "saved").returncode == -signal.SIGKILL
+    assert run_until(second, "saved").returncode == -signal.SIGKILL
+    assert all(path.name.endswith(".partial") for path in (tmp_path / "saved").iterdir())
+    rest = run_until(-1, "saved")
+    assert rest.returncode == 0, rest.stderr
+    assert int(rest.stderr.splitlines()[-1]) == total - first - second
+    assert contents(tmp_path / "saved") == contents(tmp_path / "whole")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_what_is_changed_or_no_artifact_is_one_line(
+    run_here: Callable[..., Said], artifact: Path, data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(artifact, tmp_path / "changed")
+    with (tmp_path / "changed" / "model.onnx").open("ab") as file:
+        file.write(b"x")
+    (tmp_path / "empty" / "images").mkdir(parents=True)
+    asked = ("--against", artifact, "--data", data)
+    for arguments, code, said in (
+        (("changed", *asked), 1, "is not the file that was exported"),
+        ((artifact, "--against", "changed", "--data", data), 1, "is not the file that was exported"),
+        (("nowhere", *asked), 1, "nowhere is not an artifact"),
+        ((data, *asked), 1, "is not an artifact"),
+        ((artifact, "--against", artifact, "--data", "nowhere"), 1, "no file nowhere/annotations"),
+        ((artifact, "--against", artifact, "--data", "empty"), 1, "the annotation file is missing"),
+        ((artifact, *asked, "--target", "hologram"), 2, "hologram"),
+        ((artifact, *asked, "--target", "tracing"), 2, "tracing does not run such an artifact"),
+        ((artifact, *asked, "--target", "onnx_int8", "--quality-images", 0), 2, "judged by the task metric"),
+        ((artifact, *asked, "--device", "cuda:99"), 1, "cuda"),
+    ):
+        ended, _, told = run_here("validate", *arguments, "--save-dir", "saved")
+        assert ended == code, (arguments, told)
+        assert said in told
+        assert told.startswith("error: ")
+        assert told.count("\n") == 1
+        assert not (tmp_path / "saved").exists()
 
 
 def test_artifacts_of_other_models_are_refused(run: Run, artifact: Path, data: Path, tmp_path: Path) -> None:

@@ -124,6 +124,25 @@ def test_selected_targets_bring_their_artifacts_and_no_others(tree: Path) -> Non
     assert params(tree)["exports"] == {"mask_rcnn-onnx": {"model": "mask_rcnn", "artifact": "onnx"}}
 
 
+def test_a_job_knows_the_options_of_all_that_makes_its_artifact(tree: Path) -> None:
+    selected = "export=[tracing,onnx,openvino_int8]"
+    assert compose(tree, selected).returncode == 0
+    before = params(tree)
+    assert {artifact: [one["name"] for one in chain] for artifact, chain in before["makers"].items()} == {
+        "tracing": ["tracing"],
+        "onnx": ["onnx"],
+        "openvino_int8": ["onnx", "openvino", "openvino_int8"],
+    }
+    chain = before["makers"]["openvino_int8"]
+    assert chain[0]["maker"] == before["artifacts"]["onnx"]["method"]
+    assert chain[1]["maker"] == before["artifacts"]["openvino"]["conversion"]
+    assert compose(tree, selected, "artifacts.openvino.conversion.compress_to_fp16=true").returncode == 0
+    after = params(tree)["makers"]
+    assert [artifact for artifact in after if after[artifact] != before["makers"][artifact]] == [
+        "openvino_int8"
+    ]
+
+
 def test_a_pair_that_is_declared_unsupported_is_left_out_with_its_reason(tree: Path) -> None:
     (tree / "conf/unsupported.yaml").write_text(
         "unsupported:\n"

@@ -201,7 +201,7 @@ def eager_judged(dataset: CocoDataset, artifact: Artifact) -> EagerQuality:
     """An eager model that finds everything."""
     session = Finder(dataset, artifact)
     judged = judge(((record, session(np.zeros(0))) for record in dataset.images), dataset)
-    return EagerQuality(judged.metrics, judged.image_ids, (), pack_tallies(judged.tallies))
+    return EagerQuality(judged.metrics, judged.image_ids, pack_tallies(judged.tallies))
 
 
 def test_each_image_is_held_against_itself(dataset: CocoDataset, artifact: Artifact) -> None:

@@ -141,6 +141,21 @@ def test_a_second_run_does_no_stages_work_again(repo: Path) -> None:
     assert (repo / "outputs/registered.json").read_bytes() == before
 
 
+def test_an_option_of_one_artifact_leaves_the_others_as_they_are(repo: Path) -> None:
+    compose(repo, "artifacts.tracing.method.graph_end=pasted")
+    status = json.loads(run(repo, "dvc", "status", "--json").stdout)
+    # Beside what changed there is the word that a stage is run every time.
+    changed = {stage: [one for one in found if isinstance(one, dict)] for stage, found in status.items()}
+    stale = {
+        stage
+        for stage, found in changed.items()
+        for one in found
+        if "params.yaml" in one.get("changed deps", {})
+    }
+    assert stale == {"export@mine-tracing", "diagnose@mine-tracing"}
+    compose(repo)
+
+
 def test_an_option_of_one_target_runs_only_what_depends_on_it(repo: Path) -> None:
     compose(repo, "+targets.tracing.runtime.threads=2")  # as many as the benchmark's
     done = run(repo, "dvc", "repro")

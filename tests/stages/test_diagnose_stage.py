@@ -55,7 +55,7 @@ def workspace(tmp_path: Path) -> Path:
                 "runtime": {"_target_": "detexport.runtime.torchscript.TorchScript"},
             }
         },
-        "artifacts": {"tracing": {"method": method}},
+        "makers": {"tracing": [{"name": "tracing", "maker": method}]},
     }
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     return tmp_path

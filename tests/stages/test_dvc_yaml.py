@@ -121,6 +121,12 @@ def test_the_runtime_of_a_measurement_makes_it_stale() -> None:
     assert "requirements.lock" not in STAGES["train"]["do"]["deps"]
 
 
+@pytest.mark.parametrize("stage", ["export", "convert", "validate", "diagnose"])
+def test_a_stage_of_one_artifact_depends_on_no_option_of_another(stage: str) -> None:
+    of_all = {name for name in STAGES[stage]["do"]["params"] if "${" not in name}
+    assert of_all <= {"data.categories", "parity"}
+
+
 def test_only_dvc_yaml_names_the_artifacts_paths() -> None:
     for script in (ROOT / "stages").glob("*.py"):
         text = script.read_text()

@@ -51,7 +51,7 @@ def main() -> None:
 
 def _end(signum: int, _frame: Any) -> None:
     """End as an exception does, so that what is half written is removed."""
-    print("error: ended by a signal; nothing is left behind", file=sys.stderr)
+    print("error: ended by a signal; no part of a result is left behind", file=sys.stderr)
     sys.exit(128 + signum)
 
 
@@ -218,13 +218,29 @@ def validate_command(
         str, Option(help="Run it as this target does. Default: the format's runtime, in float32.")
     ] = "",
     against_target: Annotated[str, Option(help="Likewise for ARTIFACT2.")] = "",
-    images: Annotated[int, Option(min=1, help="Images of the data set, each at three sizes.")] = 8,
+    images: Annotated[
+        int,
+        Option(
+            min=1,
+            help="Images of the data set, each at three sizes; the pipeline's reference has its own.",
+        ),
+    ] = 8,
     quality_images: Annotated[
-        int, Option(min=0, help="Annotated images that the task metric is measured on; 0 leaves it out.")
+        int,
+        Option(
+            min=0,
+            help="Annotated images that the task metric is measured on, likewise; 0 leaves it out, for data "
+            "that lacks the annotations.",
+        ),
     ] = 100,
     device: Annotated[str, Option(help="Where to run: cpu, cuda or cuda:<index>.")] = "cpu",
     save_dir: Annotated[
-        Path | None, Option(help="Folder for parity.json and certificate.json, as the pipeline has them.")
+        Path | None,
+        Option(
+            help="Folder for parity.json and certificate.json, as the pipeline has them. What is computed is "
+            "kept there until the end, so the same command goes on after an interruption; without it a run "
+            "begins anew."
+        ),
     ] = None,
     as_json: Annotated[bool, Option("--json", help="One JSON document instead of text.")] = False,
     overrides: Annotated[

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from detexport.artifact import Artifact, read_artifact, verify_files
+from detexport.cli.engines import asked_target
 from detexport.cli.export import BUNDLED_SAMPLE, Model, Request, load_model
 from detexport.cli.images import find_images
 from detexport.cli.progress import say, step
@@ -39,15 +40,18 @@ def run(question: Question) -> Diagnosis:
 
     Raises:
         ArtifactError: the folder is not an artifact, its files were changed, or it is of another model.
-        ConfigError: the configuration or the weights are missing, or the artifact has no twin.
+        ConfigError: the configuration or the weights are missing, the target does not run the artifact, or it
+            has no twin.
+        DataError: there is no such image.
         RuntimeUnavailableError: the runtime is not on this machine.
     """
     folder = question.artifact_dir
     artifact = read_artifact(folder)
     verify_files(artifact, folder)
+    asked_target(artifact, question.target)
+    files = find_images([question.image]) if question.image else [BUNDLED_SAMPLE]
     model = _model(question)
     _require_origin(artifact, model, folder)
-    files = find_images([question.image]) if question.image else [BUNDLED_SAMPLE]
     (image,) = ImageSamples(files[:1], artifact.contract.channel_order, artifact.contract.resize)
     diagnosis = diagnose(model.net, folder, image, target=question.target)
     if question.as_json:
@@ -77,7 +81,7 @@ def save(diagnosis: Diagnosis, folder: Path, channel_order: str) -> None:
 
 def _model(question: Question) -> Model:
     """The model that is given, or that lies beside an artifact of the pipeline."""
-    beside = question.artifact_dir.resolve().parents[1]
+    beside = question.artifact_dir.resolve().parent.parent
     config = question.config_file or _beside(beside / "build" / "config.yaml", "--config-file")
     weights = question.weights or _beside(beside / "weights" / "model.safetensors", "--weights")
     request = Request(config, weights, target="", output=Path(), overrides=question.overrides)

@@ -2,14 +2,36 @@
 
 from pathlib import Path
 
-from detexport.artifact import read_artifact
-from detexport.runtime import Engine, default_engine
-from detexport.targets import find_target
+from detexport.artifact import Artifact, read_artifact
+from detexport.errors import ConfigError
+from detexport.runtime import DEFAULT_ENGINES, Engine, default_engine
+from detexport.targets import TARGETS, Target, find_target
 
 
 def engine_of(artifact_dir: Path, target: str) -> Engine:
-    """The target's runtime, or that of the artifact's format."""
-    if not target:
-        return default_engine(read_artifact(artifact_dir).format)
-    engine: Engine = find_target(target).runtime.build()
+    """The target's runtime, or that of the artifact's format; see ``asked_target``."""
+    artifact = read_artifact(artifact_dir)
+    asked = asked_target(artifact, target)
+    engine: Engine = asked.runtime.build() if asked else default_engine(artifact.format)
     return engine
+
+
+def asked_target(artifact: Artifact, name: str) -> Target | None:
+    """The target of a name; none where it is left to the artifact's format.
+
+    Raises:
+        ConfigError: there is no such target, or it does not run artifacts of this format.
+    """
+    if not name:
+        return None
+    runtime = ".".join(DEFAULT_ENGINES[artifact.format])
+    target = find_target(name)
+    if target.runtime.path != runtime:
+        fitting = [other for other, one in TARGETS.items() if one.runtime.path == runtime]
+        raise ConfigError(
+            f"the target {name} does not run such an artifact",
+            got=artifact.format.value,
+            expected=f"one of {', '.join(fitting)}",
+            remedy="choose one, or leave --target out",
+        )
+    return target

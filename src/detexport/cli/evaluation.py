@@ -1,14 +1,18 @@
 """What the model and its artifact find on the user's annotated images."""
 
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from detexport.cli.progress import say
-from detexport.contract import Contract
-from detexport.data.coco import CocoDataset, load_coco
-from detexport.engine.evaluation import judge_model
-from detexport.metrics.judge import annotation_kind
+from detexport.data.coco import AnnotationKind, CocoDataset, CocoRecord, load_coco
+from detexport.engine.evaluation import predict_record
+from detexport.metrics.judge import Finding, Judge
 from detexport.metrics.tallies import pack_tallies
+from detexport.parity.progress import Progress
 from detexport.parity.quality import BUDGETS, FLOAT32, LEAST_QUALITY, Quality, measure_quality
 from detexport.parity.reference import EagerQuality
 from detexport.runtime.session import Session
@@ -16,31 +20,48 @@ from detexport.runtime.session import Session
 SPLIT = "val"
 
 
-def load_dataset(folder: Path, class_names: tuple[str, ...], contract: Contract) -> CocoDataset:
+def load_dataset(
+    folder: Path, class_names: tuple[str, ...] = (), kind: AnnotationKind = "instances"
+) -> CocoDataset:
     """The validation split, with the classes of ``class_names`` in their order, else with all."""
-    return load_coco(folder, SPLIT, class_names or None, annotation_kind(contract))
+    return load_coco(folder, SPLIT, class_names or None, kind)
 
 
-def judge_eager(net: Any, dataset: CocoDataset, keypoint_sigmas: tuple[float, ...]) -> EagerQuality:
-    """What the eager model finds on all images of a split."""
-    judged = judge_model(net, dataset, keypoint_sigmas)
+def judge_eager(
+    net: Any, dataset: CocoDataset, keypoint_sigmas: tuple[float, ...], progress: Progress | None = None
+) -> EagerQuality:
+    """What the eager model finds on all images of a split.
+
+    Args:
+        net: in evaluation mode.
+        dataset: the split, with keypoints if the model gives them.
+        keypoint_sigmas: see ``coco_ap``.
+        progress: what an earlier run has found, which this one goes on from.
+    """
+    judge, progress = Judge(dataset, keypoint_sigmas), progress or Progress()
+
+    def look(record: CocoRecord) -> Finding:
+        return judge.look(record, predict_record(net, record))
+
+    def findings() -> Iterator[Finding]:
+        for record in tqdm(dataset.images, desc="task metric of the model", unit="image"):
+            yield progress.once(f"task metric {record.image_id}", Finding, partial(look, record))
+
+    judged = judge.conclude(findings())
     tallies = pack_tallies(judged.tallies)
-    return EagerQuality(judged.metrics, judged.image_ids, keypoint_sigmas, tallies)
+    return EagerQuality(judged.metrics, judged.image_ids, tallies)
 
 
-def evaluate_both(
-    net: Any, session: Session, dataset: CocoDataset, keypoint_sigmas: tuple[float, ...], *, precision: str
-) -> Quality:
+def evaluate_both(net: Any, session: Session, dataset: CocoDataset, *, precision: str) -> Quality:
     """Judge the eager model and the artifact on all images of a split, and print both.
 
     Args:
         net: the eager model.
         session: the artifact, loaded.
         dataset: the split, with keypoints if the model gives them.
-        keypoint_sigmas: see ``coco_ap``.
         precision: the target's; empty: float32.
     """
-    eager = judge_eager(net, dataset, keypoint_sigmas)
+    eager = judge_eager(net, dataset, session.artifact.contract.oks_sigmas)
     precision = precision or FLOAT32
     budget = BUDGETS[precision]
     quality = measure_quality(

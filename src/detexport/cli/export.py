@@ -26,6 +26,7 @@ from detexport.data.samples import ImageSamples
 from detexport.errors import CheckpointError, ConfigError
 from detexport.export import Provenance
 from detexport.files import atomic_dir, is_url, sha256_file, writing
+from detexport.metrics.judge import annotation_kind
 from detexport.modeling import build_model
 from detexport.modeling.class_names import count_classes, named_contract
 from detexport.parity.quality import Quality
@@ -95,7 +96,7 @@ def export(request: Request) -> None:
         steps = folder / STEPS
         steps.mkdir()
         with step("build the model and load its weights"):
-            model = load_model(request, steps)
+            model = load_model(request, steps, judged=request.run_eval or judged_by_ap(request, target))
         images = _samples(files, model.contract)
         calibration = calibration or _training_images(request.data) or files
         made = _make(makers, model, next(iter(images)), _samples(calibration, model.contract), steps)
@@ -117,15 +118,13 @@ def check_request(request: Request, target: Target) -> None:
     Raises:
         ConfigError: data or images are missing, or the output folder holds something else.
     """
-    judged_by_ap = bool(target.precision and request.proof)
-    if (request.run_eval or judged_by_ap) and request.data is None:
+    by_ap = judged_by_ap(request, target)
+    if (request.run_eval or by_ap) and request.data is None:
         raise ConfigError(
-            f"{request.target} is proved by its average precision"
-            if judged_by_ap
-            else "--run-eval needs data",
+            f"{request.target} is proved by its average precision" if by_ap else "--run-eval needs data",
             got="no --data",
             expected="a folder with images/val and annotations/instances_val.json",
-            remedy="give --data DIR" + (", or --no-proof to go without" if judged_by_ap else ""),
+            remedy="give --data DIR" + (", or --no-proof to go without" if by_ap else ""),
         )
     if target.precision == "int8" and not (request.calibration or request.samples or request.data):
         raise ConfigError(
@@ -145,6 +144,11 @@ def check_request(request: Request, target: Target) -> None:
         )
 
 
+def judged_by_ap(request: Request, target: Target) -> bool:
+    """Whether the proof is what the artifact finds on ``--data``."""
+    return bool(target.precision and request.proof)
+
+
 def _for_device(makers: dict[str, Any], device: str) -> dict[str, Any]:
     """What is compiled is compiled for the device; all else does not know one."""
     return {
@@ -153,8 +157,15 @@ def _for_device(makers: dict[str, Any], device: str) -> dict[str, Any]:
     }
 
 
-def load_model(request: Request, folder: Path) -> Model:
-    """The model in evaluation mode on the CPU, its digests those that the pipeline gives it."""
+def load_model(request: Request, folder: Path, *, judged: bool = False) -> Model:
+    """The model in evaluation mode on the CPU, its digests those that the pipeline gives it.
+
+    Args:
+        request: names configuration, weights and data.
+        folder: for the files whose digests these are.
+        judged: whether the model is judged by the annotations of the data, which are read with keypoints then
+            if it gives any.
+    """
     cfg = _configuration(request)
     weights = request.weights or cfg.MODEL.WEIGHTS
     if not weights:
@@ -171,7 +182,7 @@ def load_model(request: Request, folder: Path) -> Model:
     fitting, report = match_weights(state_dict, model_shapes(net))
     report.raise_if_incomplete(weights)
     load_weights(net, fitting, weights)
-    dataset = _dataset(request, net)
+    dataset = _dataset(request, net, judged=judged)
     write_state_dict(fitting, folder / "model.safetensors")
     (folder / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
     return Model(
@@ -186,12 +197,11 @@ def load_model(request: Request, folder: Path) -> Model:
     )
 
 
-def _dataset(request: Request, net: Any) -> CocoDataset | None:
-    """The data to judge on, with keypoints if the model gives them."""
+def _dataset(request: Request, net: Any, *, judged: bool) -> CocoDataset | None:
     if request.data is None:
         return None
     names = request.class_names if "things" in count_classes(net) else ()
-    return load_dataset(request.data, names, net.contract(()))
+    return load_dataset(request.data, names, annotation_kind(net.contract(())) if judged else "instances")
 
 
 def _configuration(request: Request) -> CfgNode:
@@ -289,8 +299,7 @@ def _prove(
 def _evaluate(model: Model, target: Target, session: Session) -> Quality:
     if model.dataset is None:
         raise ConfigError("there is no data to judge on", remedy="give --data DIR")
-    sigmas = tuple(model.cfg.TEST.KEYPOINT_OKS_SIGMAS)
-    return evaluate_both(model.net, session, model.dataset, sigmas, precision=target.precision)
+    return evaluate_both(model.net, session, model.dataset, precision=target.precision)
 
 
 def _promote(made: Path, folder: Path) -> Artifact:

@@ -4,47 +4,45 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from detexport.artifact import read_artifact
-from detexport.cli.engines import engine_of
+from detexport.artifact import Artifact, read_artifact, verify_files
+from detexport.cli.engines import asked_target, engine_of
 from detexport.cli.evaluation import judge_eager, load_dataset
 from detexport.cli.export import OnDevice, Request, load_model
 from detexport.cli.progress import say, step
-from detexport.data.coco import CocoDataset, records_of
+from detexport.contract import Contract
+from detexport.data.coco import CocoDataset, CocoRecord, records_of
 from detexport.engine.evaluation import spread
-from detexport.errors import ArtifactError, ConfigError
-from detexport.files import write_json, writing
-from detexport.metrics.judge import Judge
+from detexport.errors import ArtifactError, ConfigError, DataError
+from detexport.files import sha256_json, write_json, writing
+from detexport.metrics.judge import Judge, annotation_kind, or_without
 from detexport.metrics.tallies import pack_tallies
 from detexport.parity.certificate import certify
 from detexport.parity.compare import Tolerance
 from detexport.parity.eager import versions
 from detexport.parity.floor import Floor, read_floor
-from detexport.parity.inputs import Plan, inputs
+from detexport.parity.inputs import Plan, resumed_inputs
 from detexport.parity.outputs import Outputs
 from detexport.parity.pristine import eager_samples
-from detexport.parity.progress import Progress
+from detexport.parity.progress import Progress, progress_folder, validation_key
 from detexport.parity.quality import BUDGETS, FLOAT32, LEAST_QUALITY, findings, measure_quality
-from detexport.parity.reference import (
-    EagerQuality,
-    contract_sha256,
-    read_reference,
-    write_reference,
-)
+from detexport.parity.reference import EagerQuality, contract_sha256, read_reference, write_reference
 from detexport.parity.report import ParityReport
 from detexport.parity.validate import validate_artifact
 from detexport.parity.variants import measure_floor
 from detexport.postprocess import postprocess
 from detexport.runtime import BatchSession, Session
-from detexport.targets import find_target
 
 REPORT, CERTIFICATE, DRAWN = "parity.json", "certificate.json", "drawn.npz"
+REFERENCE = "reference"
+SWITCH = "--quality-images 0"
 FLOOR_IMAGES = 12
 MOST_FLIPS = 10
 
@@ -80,44 +78,65 @@ class Expected:
 def run(question: Question) -> ParityReport:
     """Validate an artifact, and say what was found.
 
+    With a folder for the results, an interrupted run leaves what it has computed there, and the next goes on.
+
     Raises:
         ArtifactError: a folder is not an artifact, its files were changed, or the two are of other models.
-        ConfigError: there is nothing to hold the artifact against.
+        ConfigError: there is nothing to hold the artifact against, or to judge reduced precision by.
+        DataError: the data set has no image, or lacks what the task metric is measured by.
+        OutputError: the folder for the results cannot be written.
         RuntimeUnavailableError: a runtime is not on this machine.
     """
-    artifact = read_artifact(question.artifact_dir)
-    target = question.target and find_target(question.target)
+    artifact = _unchanged(question.artifact_dir)
+    target = asked_target(artifact, question.target)
     precision = (target.precision if target else "") or FLOAT32
-    with tempfile.TemporaryDirectory() as temporary:
-        expected = _expected(question, Path(temporary) / "reference")
+    if precision != FLOAT32 and not _judged(question):
+        raise _unjudged(precision, SWITCH if question.data else "no --data")
+    with ExitStack() as at_work:
+        work = question.save_dir or Path(at_work.enter_context(tempfile.TemporaryDirectory()))
+        at_work.enter_context(writing(work))
+        expected = _expected(question, artifact, work, at_work)
         reference = read_reference(expected.reference)
+        if precision != FLOAT32 and reference.quality is None:
+            raise _unjudged(precision, f"no metric in {expected.reference}")
+        job = f"{question.artifact_dir} against {expected.name}"
+        settings = {
+            "job": job,
+            "target": question.target,
+            "device": question.device,
+            "floor": expected.floor.limits if expected.floor else None,
+        }
+        key = validation_key(artifact.sha256, expected.reference, question.data, settings)
+        progress = at_work.enter_context(Progress(progress_folder(work / REPORT), key))
         measure = None
-        if question.data is not None and reference.quality is not None:
+        if _judged(question) and reference.quality is not None:
             measure = partial(
                 measure_quality,
                 eager=reference.quality,
-                dataset=load_dataset(question.data, (), artifact.contract),
+                dataset=_annotated(question, artifact.contract),
                 precision=precision,
                 budget=BUDGETS[precision],
                 least=LEAST_QUALITY,
+                progress=progress,
             )
         report = validate_artifact(
             OnDevice(engine_of(question.artifact_dir, question.target), question.device),
             question.artifact_dir,
             reference,
             Tolerance(),
-            job=f"{question.artifact_dir} against {expected.name}",
+            job=job,
             floor=expected.floor,
             measure=measure,
             reduced=precision != FLOAT32,
+            progress=progress,
         )
-        if question.as_json:
-            json.dump(report.to_json(), sys.stdout, indent=1, ensure_ascii=False)
-            print()
-        else:
-            print("\n".join(tell_report(report)))
         if question.save_dir is not None:
             _save(report, question, expected.reference)
+    if question.as_json:
+        json.dump(report.to_json(), sys.stdout, indent=1, ensure_ascii=False)
+        print()
+    else:
+        print("\n".join(tell_report(report)))
     return report
 
 
@@ -140,9 +159,29 @@ def tell_report(report: ParityReport) -> list[str]:
     return lines
 
 
-def _expected(question: Question, folder: Path) -> Expected:
+def _unchanged(folder: Path) -> Artifact:
+    artifact = read_artifact(folder)
+    verify_files(artifact, folder)
+    return artifact
+
+
+def _judged(question: Question) -> bool:
+    """Whether the task metric is asked for."""
+    return question.data is not None and question.quality_images > 0
+
+
+def _unjudged(precision: str, got: str) -> ConfigError:
+    return ConfigError(
+        f"{precision} is judged by the task metric alone, and there is none",
+        got=got,
+        expected="annotated images, on which what it is held against was judged, too",
+        remedy="give --data, and --quality-images greater than 0",
+    )
+
+
+def _expected(question: Question, artifact: Artifact, work: Path, at_work: ExitStack) -> Expected:
     """Run what the artifact is held against, or take what the pipeline has left of it."""
-    beside = question.artifact_dir.resolve().parents[1]
+    beside = question.artifact_dir.resolve().parent.parent
     asked = {"--against": question.against is not None, "--config-file": bool(question.config_file)}
     if sum(asked.values()) > 1:
         raise ConfigError("an artifact is held against one thing", got=" and ".join(asked), expected="one")
@@ -159,57 +198,91 @@ def _expected(question: Question, folder: Path) -> Expected:
             remedy="give them; an artifact that lies where the pipeline leaves it needs nothing",
         )
     if question.against is not None:
-        return _artifact(question, question.against, folder)
-    return _model(question, folder)
+        return _artifact(question, artifact, question.against, work, at_work)
+    return _model(question, artifact, work, at_work)
 
 
-def _model(question: Question, folder: Path) -> Expected:
+def _model(question: Question, artifact: Artifact, work: Path, at_work: ExitStack) -> Expected:
     """The eager model on the inputs that hurt, and its noise."""
     request = Request(
-        question.config_file,
-        question.weights,
-        target="",
-        output=Path(),
-        data=question.data,
-        overrides=question.overrides,
+        question.config_file, question.weights, target="", output=Path(), overrides=question.overrides
     )
+    images = _images(question)
     with step("build the model and load its weights"), tempfile.TemporaryDirectory() as temporary:
         model = load_model(request, Path(temporary))
-    dataset = _dataset(model.dataset, question)
-    sigmas = tuple(model.cfg.TEST.KEYPOINT_OKS_SIGMAS)
-    judged = spread(dataset, question.quality_images)
+    contract = _named_alike(model.contract, artifact.contract)
+    digest = sha256_json(asdict(model.provenance))
+    progress, reference = _kept(question, work, digest, contract, at_work)
+    quality = None
+    if question.quality_images:
+        judged = spread(_annotated(question, contract), question.quality_images)
+        with or_without(SWITCH):
+            quality = judge_eager(model.net, judged, contract.oks_sigmas, progress)
     write_reference(
-        folder,
-        eager_samples(model.net, model.contract, spread(dataset, question.images).images, Plan()),
-        contract=model.contract,
+        reference,
+        eager_samples(model.net, contract, images, Plan(), progress),
+        contract=contract,
         environment={"dtype": "float32", "versions": versions()},
-        quality=judge_eager(model.net, judged, sigmas) if question.quality_images else None,
+        quality=quality,
     )
-    floor = measure_floor(model.net, model.contract, read_reference(folder), Tolerance(), FLOOR_IMAGES)
-    return Expected(folder, floor, question.config_file)
+    floor = measure_floor(
+        model.net, contract, read_reference(reference), Tolerance(), FLOOR_IMAGES, progress=progress
+    )
+    return Expected(reference, floor, question.config_file)
 
 
-def _artifact(question: Question, other: Path, folder: Path) -> Expected:
+def _artifact(question: Question, mine: Artifact, other: Path, work: Path, at_work: ExitStack) -> Expected:
     """Another artifact on the inputs that hurt."""
-    mine, contract = read_artifact(question.artifact_dir).contract, read_artifact(other).contract
-    if contract_sha256(mine) != contract_sha256(contract):
+    contract = _unchanged(other).contract
+    if contract_sha256(mine.contract) != contract_sha256(contract):
         raise ArtifactError(
             f"{other} is not an artifact of the same model",
             got="other outputs, classes or thresholds",
             expected=f"the contract of {question.artifact_dir}; `detexport inspect` tells both",
         )
-    assert question.data is not None
+    images = _images(question)
     session = OnDevice(engine_of(other, question.against_target), question.device).open(other)
-    dataset = _dataset(load_dataset(question.data, (), contract), question)
-    judged = spread(dataset, question.quality_images)
+    progress, reference = _kept(question, work, session.artifact.sha256, contract, at_work)
+    quality = None
+    if question.quality_images:
+        judged = spread(_annotated(question, contract), question.quality_images)
+        with or_without(SWITCH):
+            quality = _quality(session, judged, progress)
     write_reference(
-        folder,
-        inputs(spread(dataset, question.images).images, contract, Plan(), partial(_run, session), None),
+        reference,
+        resumed_inputs(images, contract, Plan(), partial(_run, session), None, progress),
         contract=contract,
         environment={"artifact": session.artifact.sha256},
-        quality=_quality(session, judged) if question.quality_images else None,
+        quality=quality,
     )
-    return Expected(folder, None, str(other))
+    return Expected(reference, None, str(other))
+
+
+def _kept(
+    question: Question, work: Path, sha256: str, contract: Contract, at_work: ExitStack
+) -> tuple[Progress, Path]:
+    """What was computed already of the model, or the other artifact, of this digest; the reference's folder.
+
+    Both go when the work is done.
+    """
+    settings = {
+        "contract": contract.to_json(),
+        "target": question.against_target,
+        "device": question.device,
+    }
+    folder = progress_folder(work / REFERENCE)
+    progress = Progress(folder, validation_key(sha256, None, question.data, settings))
+    return at_work.enter_context(progress), folder / REFERENCE
+
+
+def _named_alike(contract: Contract, other: Contract) -> Contract:
+    """With the other's names where there are as many: they say nothing of what is computed."""
+    names = {
+        name: getattr(other, name)
+        for name in ("class_names", "stuff_class_names", "keypoint_names")
+        if len(getattr(other, name)) == len(getattr(contract, name))
+    }
+    return replace(contract, **names)
 
 
 def _run(session: Session, images: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]]) -> list[Outputs]:
@@ -225,29 +298,51 @@ def _run(session: Session, images: Sequence[np.ndarray], sizes: Sequence[tuple[i
     ]
 
 
-def _quality(session: Session, dataset: CocoDataset) -> EagerQuality:
-    judge = Judge(dataset, ())
+def _quality(session: Session, dataset: CocoDataset, progress: Progress) -> EagerQuality:
+    judge = Judge(dataset, session.artifact.contract.oks_sigmas)
     ids = tuple(image.image_id for image in dataset.images)
-    judged = judge.conclude(findings(session, records_of(dataset, ids), judge, Progress()))
-    return EagerQuality(judged.metrics, judged.image_ids, (), pack_tallies(judged.tallies))
+    judged = judge.conclude(findings(session, records_of(dataset, ids), judge, progress))
+    return EagerQuality(judged.metrics, judged.image_ids, pack_tallies(judged.tallies))
 
 
-def _dataset(dataset: CocoDataset | None, question: Question) -> CocoDataset:
-    if dataset is None or not dataset.images:
-        raise ConfigError(
-            f"{question.data} has no validation image", remedy="give --data a folder with images/val"
+def _images(question: Question) -> tuple[CocoRecord, ...]:
+    """The images that inputs are made of; nobody looks at their annotations."""
+    assert question.data is not None
+    dataset = load_dataset(question.data)
+    if not dataset.images:
+        raise DataError(
+            f"{dataset.annotation_file} lists no image",
+            expected="at least one validation image",
+            remedy="give --data a folder with images/val and their annotations",
         )
-    return dataset
+    return spread(dataset, question.images).images
+
+
+def _annotated(question: Question, contract: Contract) -> CocoDataset:
+    """The validation split with what a contract's outputs are judged by.
+
+    Its classes are the contract's, by their names, or in their order where those are numbers.
+    """
+    assert question.data is not None
+    names, there = contract.class_names, load_dataset(question.data).class_names
+    numbered = names == tuple(map(str, range(len(names))))
+    with or_without(SWITCH):
+        if len(names) != len(there) if numbered and names else not set(names) <= set(there):
+            raise DataError(
+                f"{question.data} has not the classes of the artifact",
+                got=f"{len(there)} categories: {', '.join(there)}",
+                expected=f"{len(names)}: {', '.join(names)}",
+                remedy="choose other data",
+            )
+        return load_dataset(question.data, () if numbered else names, annotation_kind(contract))
 
 
 def _save(report: ParityReport, question: Question, reference: Path) -> None:
     assert question.save_dir is not None
     folder, artifact = question.save_dir, read_artifact(question.artifact_dir)
     runtime: dict[str, Any] = {"target": question.target or "the format's own", "device": question.device}
-    with writing(folder):
-        report.save(folder / REPORT, folder / DRAWN)
-        write_json(
-            folder / CERTIFICATE,
-            certify(report.to_json(), artifact, reference=reference, runtime=runtime),
-        )
+    report.save(folder / REPORT, folder / DRAWN)
+    write_json(
+        folder / CERTIFICATE, certify(report.to_json(), artifact, reference=reference, runtime=runtime)
+    )
     say(f"{folder}: {REPORT}, {CERTIFICATE}")

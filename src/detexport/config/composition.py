@@ -25,6 +25,7 @@ def register_resolvers() -> None:
         "left_out": left_out,
         "exports": exports,
         "conversions": conversions,
+        "makers": makers,
         "trainings": trainings,
         "configs": configs,
         "checkpoints": checkpoints,
@@ -85,6 +86,28 @@ def conversions(*, _root_: DictConfig) -> DictConfig:
         if "source" in _root_.artifacts[name]
     }
     return OmegaConf.create(needed)
+
+
+def makers(*, _root_: DictConfig) -> DictConfig:
+    """What makes each job's artifact, the export first: ``{"A": [{name, maker}]}``.
+
+    A stage that needs the options of a whole chain depends on this, and not on those of every artifact.
+    """
+    artifacts = dict.fromkeys(job.artifact for job in jobs(_root_=_root_).values())
+    return OmegaConf.create(
+        {
+            artifact: [
+                {"name": name, "maker": _maker(_root_.artifacts[name])}
+                for name in _with_sources(artifact, _root_.artifacts)
+            ]
+            for artifact in artifacts
+        }
+    )
+
+
+def _maker(options: DictConfig) -> DictConfig:
+    maker: DictConfig = options.conversion if "source" in options else options.method
+    return maker
 
 
 def _needed_artifacts(root: DictConfig) -> list[tuple[str, str]]:

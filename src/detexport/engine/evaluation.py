@@ -1,6 +1,7 @@
 """Running a model over a split, to judge what it gives."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -34,7 +35,9 @@ def judge_model(model: Any, dataset: CocoDataset, keypoint_sigmas: Sequence[floa
         DataError: the data set has no image, or no annotations of what the model gives.
     """
     model.eval()
-    return judge(predictions(model, dataset), dataset, keypoint_sigmas)
+    # Closed at an error, too: the bar ends its line before the error is told.
+    with closing(predictions(model, dataset)) as found:
+        return judge(found, dataset, keypoint_sigmas)
 
 
 def spread(dataset: CocoDataset, number: int) -> CocoDataset:
@@ -45,26 +48,35 @@ def spread(dataset: CocoDataset, number: int) -> CocoDataset:
     return replace(dataset, images=chosen)
 
 
-@torch.no_grad()
-def predictions(model: Any, dataset: CocoDataset) -> Iterator[tuple[CocoRecord, dict[str, Any]]]:
+def predictions(model: Any, dataset: CocoDataset) -> Generator[tuple[CocoRecord, dict[str, Any]]]:
     """Outputs for every image, resized as the model asks, one at a time.
 
     Yields:
-        the image and, as numpy arrays in px of the image as it was read, the fields of ``instances`` or
-        ``proposals``, ``sem_seg``, and ``panoptic_seg`` with ``segments_info``, where the model gives them.
+        the image and what ``predict_record`` gives.
+    """
+    for record in tqdm(dataset.images, desc="evaluate", unit="image"):
+        yield record, predict_record(model, record)
+
+
+@torch.no_grad()
+def predict_record(model: Any, record: CocoRecord) -> dict[str, Any]:
+    """Outputs for an image, resized as the model asks.
+
+    Returns:
+        as numpy arrays in px of the image as it was read, the fields of ``instances`` or ``proposals``,
+        ``sem_seg``, and ``panoptic_seg`` with ``segments_info``, where the model gives them.
 
     Raises:
         DataError: a panoptic map comes without ``segments_info``: what its numbers mean is not known here.
     """
-    for record in tqdm(dataset.images, desc="evaluate", unit="image"):
-        image = read_image(record.file_name, model.input_format)
-        size = resized_size(record.height, record.width, model.resize)
-        example = {
-            "image": torch.from_numpy(resize_image(image, size)),
-            "height": record.height,
-            "width": record.width,
-        }
-        yield record, _as_arrays(model([example])[0])
+    image = read_image(record.file_name, model.input_format)
+    size = resized_size(record.height, record.width, model.resize)
+    example = {
+        "image": torch.from_numpy(resize_image(image, size)),
+        "height": record.height,
+        "width": record.width,
+    }
+    return _as_arrays(model([example])[0])
 
 
 def _as_arrays(result: dict[str, Any]) -> dict[str, np.ndarray | Any]:

@@ -1,6 +1,7 @@
 """Everything that a model gives, judged against the annotations of a split."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -27,9 +28,32 @@ HEADLINES = tuple(KINDS)
 """Of each kind the metric that stands for it."""
 
 
+ANNOTATIONS = {
+    "pred_masks": ("segmentation", "segmentations, as COCO's instances have them"),
+    "pred_keypoints": ("keypoints", "COCO's keypoint annotations"),
+}
+"""What is judged by a key of each annotation that COCO's boxes do without."""
+
+
 def annotation_kind(contract: Contract) -> AnnotationKind:
     """The annotations that a model of this contract is judged by."""
     return "keypoints" if "pred_keypoints" in contract.output_names else "instances"
+
+
+@contextmanager
+def or_without(switch: str) -> Iterator[None]:
+    """Say of data that a task metric cannot be measured on which switch leaves it out.
+
+    Args:
+        switch: as the user writes it.
+
+    Raises:
+        DataError: what was raised in the block, with that remedy, too.
+    """
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{error}, or leave the task metric out: {switch}") from error
 
 
 @dataclass(frozen=True)
@@ -91,6 +115,7 @@ class Judge:
         Raises:
             DataError: there are no annotations of what is to be judged.
         """
+        _check_annotations(record, outputs)
         detections = {
             iou_type: coco_detections(record.image_id, outputs, self.dataset.category_ids, iou_type)
             for field, iou_type in FIELDS.items()
@@ -114,7 +139,9 @@ class Judge:
         by_id = {finding.image_id: finding for finding in findings}
         if not by_id:
             raise DataError(
-                f"{self.dataset.annotation_file} has no image to evaluate on", expected="at least one image"
+                f"{self.dataset.annotation_file} has no image to evaluate on",
+                expected="at least one image",
+                remedy="choose other data",
             )
         ordered = [by_id[image_id] for image_id in sorted(by_id)]
         metrics: dict[str, float] = {}
@@ -171,6 +198,19 @@ def judge(
     """
     one = Judge(dataset, keypoint_sigmas)
     return one.conclude(one.look(record, outputs) for record, outputs in predictions)
+
+
+def _check_annotations(record: CocoRecord, outputs: dict[str, Any]) -> None:
+    """Notice on the first image, not after the last one, that there is nothing to judge by."""
+    for field, (key, expected) in ANNOTATIONS.items():
+        without = [annotation["id"] for annotation in record.annotations if not annotation.get(key)]
+        if field in outputs and without:
+            raise DataError(
+                f"the data set lacks annotations that {field} are judged by",
+                got=f"no {key} in annotation {without[0]} of image {record.image_id}",
+                expected=expected,
+                remedy=f"choose other data, or a model without {field}",
+            )
 
 
 def _by_class(of_images: Sequence[Sequence[Any]], columns: int) -> np.ndarray:

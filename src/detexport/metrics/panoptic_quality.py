@@ -66,6 +66,7 @@ class PanopticQuality:
                 remedy="choose other data, or a model that gives no segments",
             )
         value = read_json(annotations)
+        self.annotations = annotations
         self.thing_ids = list(thing_ids)
         self.stuff_ids = [c["id"] for c in value["categories"] if not c["isthing"]]
         self.truth = {entry["image_id"]: entry for entry in value["annotations"]}
@@ -99,7 +100,17 @@ class PanopticQuality:
 
         Returns:
             its tally of each category that it has.
+
+        Raises:
+            DataError: the image is not annotated, or its PNG cannot be read.
         """
+        if image_id not in self.truth:
+            raise DataError(
+                "the data set's panoptic annotations lack an image",
+                got=f"no image {image_id} in {self.annotations}",
+                expected="all images of the split",
+                remedy="complete them, or choose other data",
+            )
         entry = self.truth[image_id]
         true_map = read_segment_map(self.folder / entry["file_name"])
         tallies = self._no_tallies()

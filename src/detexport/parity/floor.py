@@ -190,7 +190,7 @@ def measure_variant(
     errors: dict[str, float | None] = dict.fromkeys(measured(_fields_of(contract)))
     limits: dict[str, float] = {}
     flips = unexcused = keypoints = keypoint_flips = 0
-    for sample in tqdm(samples, desc=name, unit="image"):
+    for sample in tqdm(samples, desc=f"noise floor: {name}", unit="image"):
         size, image, scale = sample.meta.output_size, sample.image(), sample.meta.output_scale
         found = compare(
             sample.expected(), run(image, size), tolerance=tolerance, contract=contract, scale=scale

@@ -11,19 +11,24 @@ one or a branch that some detection takes. So a reference always holds these kin
 ``BATCH``: images of different sizes in one call.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from itertools import chain
 
 import numpy as np
+from tqdm import tqdm
 
 from detexport.artifact import Artifact
 from detexport.contract import Contract
 from detexport.data.coco import CocoRecord, read_image
 from detexport.data.resize import resize_image, resized_size
+from detexport.files import sha256_json
 from detexport.parity.conditions import score_thresholds
 from detexport.parity.outputs import Outputs, count_rows
 from detexport.parity.pictures import Blend, Size, fitting, grids, mosaic, noise, plain
+from detexport.parity.progress import Progress
 from detexport.parity.reference import DATA, NO_IMAGE, Sample, SampleMeta
 from detexport.parity.search import Find, Probe, Trail
 
@@ -134,6 +139,56 @@ def inputs(
             for meta, image in _sought(trail, contract, plan, has_one=1 in counts.values()):
                 yield meta, image, run([image], [meta.output_size])[0]
     yield from _batches(kept, run)
+
+
+def resumed_inputs(
+    records: Sequence[CocoRecord],
+    contract: Contract,
+    plan: Plan,
+    run: Run,
+    probe: Probe | None,
+    progress: Progress | None = None,
+) -> Iterator[Triple]:
+    """What ``inputs`` gives, with a bar; what an earlier run has computed is not computed again.
+
+    Args:
+        records: see ``inputs``.
+        contract: likewise.
+        plan: likewise.
+        run: likewise.
+        probe: likewise.
+        progress: what an earlier run has computed. The search is the same every time, so it asks for the same
+            images again.
+    """
+    progress = progress or Progress()
+    with tqdm(total=plan.most_runs(len(records), contract), desc="reference", unit="run") as bar:
+
+        def run_images(images: Sequence[np.ndarray], output_sizes: Sequence[Size]) -> list[Outputs]:
+            bar.update()
+            call = cache(partial(run, images, output_sizes))
+            name = f"run {_digest(images)} {list(output_sizes)}"
+            return [
+                progress.outputs_once(f"{name} {place}", partial(_given, call, place))
+                for place in range(len(images))
+            ]
+
+        def scores(image: np.ndarray) -> np.ndarray:
+            bar.update()
+            assert probe is not None
+            name, ask = f"scores {_digest([image])}", partial(probe, image)
+            found: np.ndarray = progress.outputs_once(name, lambda: {"scores": ask()})["scores"]
+            return found
+
+        yield from inputs(records, contract, plan, run_images, scores if probe else None)
+
+
+def _given(call: Callable[[], list[Outputs]], place: int) -> Outputs:
+    return call()[place]
+
+
+def _digest(images: Sequence[np.ndarray]) -> str:
+    """Of images (3, H, W) uint8, in their order."""
+    return sha256_json([[image.shape, hashlib.sha256(image.tobytes()).hexdigest()] for image in images])
 
 
 def probed_threshold(contract: Contract) -> float:

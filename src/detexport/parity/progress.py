@@ -5,7 +5,7 @@ import platform
 import shutil
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, Self, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -18,6 +18,11 @@ from detexport.parity.outputs import Outputs, pack, unpack
 LINES = "measured.jsonl"
 
 Measurement = TypeVar("Measurement")
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """In place of a measurement where outputs are all that is kept."""
 
 
 class Progress:
@@ -77,6 +82,12 @@ class Progress:
             self.kept[name] = line
         return value, outputs
 
+    def outputs_once(self, name: str, measure: Callable[[], Outputs]) -> Outputs:
+        """Likewise the outputs of an image alone."""
+        _, outputs = self.once_with_outputs(name, Nothing, lambda: (Nothing(), measure()))
+        assert outputs is not None
+        return outputs
+
     def _write(self, outputs: Outputs | None) -> str | None:
         if outputs is None or self.folder is None:
             return None
@@ -96,8 +107,8 @@ class Progress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Remove the folder, unless the block did not come to its end."""
-        if kind is None and self.folder is not None:
+        """Remove the folder, unless the block did not come to its end and something was measured."""
+        if self.folder is not None and (kind is None or not self.kept):
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -106,12 +117,14 @@ def progress_folder(save_to: Path) -> Path:
     return save_to.with_name(f".{save_to.stem}.progress.partial")
 
 
-def validation_key(artifact_sha256: str, reference: Path, data: Path, settings: Mapping[str, Any]) -> str:
+def validation_key(
+    artifact_sha256: str, reference: Path | None, data: Path | None, settings: Mapping[str, Any]
+) -> str:
     """Digest of what a validation's measurements depend on.
 
     Args:
-        artifact_sha256: the artifact's.
-        reference: its folder; its files' bytes count.
+        artifact_sha256: the artifact's, or a digest of the model that a reference is made with.
+        reference: its folder; its files' bytes count. None while it is made.
         data: the data set's folder; the names, sizes and times of its files do, for it may be large.
         settings: tolerance, runtime and whatever else is set, as JSON values.
     """
@@ -119,8 +132,8 @@ def validation_key(artifact_sha256: str, reference: Path, data: Path, settings: 
     return sha256_json(
         {
             "artifact": artifact_sha256,
-            "reference": _digests(reference, "*"),
-            "data": {path.relative_to(data).as_posix(): _stamp(path) for path in sorted(data.rglob("*"))},
+            "reference": _digests(reference, "*") if reference else {},
+            "data": _stamps(data) if data else {},
             "settings": dict(settings),
             "code": _digests(package, "*.py"),
             "packages": sorted(f"{one.name} {one.version}" for one in distributions()),
@@ -135,9 +148,11 @@ def _digests(folder: Path, pattern: str) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
 
 
-def _stamp(path: Path) -> list[int]:
-    stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns]
+def _stamps(folder: Path) -> dict[str, list[int]]:
+    stats = {path: path.stat() for path in sorted(folder.rglob("*"))}
+    return {
+        path.relative_to(folder).as_posix(): [stat.st_size, stat.st_mtime_ns] for path, stat in stats.items()
+    }
 
 
 def _whole_lines(path: Path) -> list[Any]:

@@ -157,7 +157,7 @@ def measure_quality(
         DataError: the data set lacks an image that the eager model was judged on, or the annotations.
     """
     records = records_of(dataset, eager.image_ids)
-    judge = Judge(dataset, eager.keypoint_sigmas)
+    judge = Judge(dataset, session.artifact.contract.oks_sigmas)
     reached = judge.conclude(findings(session, records, judge, progress or Progress()))
     return compare_quality(eager, reached, precision=precision, budget=budget, least=least)
 

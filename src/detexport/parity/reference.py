@@ -95,31 +95,25 @@ class EagerQuality:
     Args:
         metrics: see ``detexport.metrics.judge``.
         image_ids: the validation images it was measured on.
-        keypoint_sigmas: see ``coco_ap``.
         tallies: what each image adds, in arrays, see ``detexport.metrics.tallies.pack_tallies``.
     """
 
     metrics: dict[str, float]
     image_ids: tuple[int, ...]
-    keypoint_sigmas: tuple[float, ...] = ()
     tallies: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     def save(self, folder: Path) -> dict[str, Any]:
         """Write the tallies into a folder; what is left goes into its index."""
         with (folder / TALLIES).open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **self.tallies)
-        return {
-            "metrics": self.metrics,
-            "image_ids": list(self.image_ids),
-            "keypoint_sigmas": list(self.keypoint_sigmas),
-        }
+        return {"metrics": self.metrics, "image_ids": list(self.image_ids)}
 
     @classmethod
     def read(cls, value: dict[str, Any], folder: Path) -> "EagerQuality":
         """Undo ``save``."""
         with np.load(folder / TALLIES) as arrays:
             tallies = dict(arrays)
-        return cls(value["metrics"], tuple(value["image_ids"]), tuple(value["keypoint_sigmas"]), tallies)
+        return cls(value["metrics"], tuple(value["image_ids"]), tallies)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from detexport.contract import Contract
 from detexport.errors import DataError
 from detexport.parity.compare import Tolerance
 from detexport.parity.eager import run_eager, versions
-from detexport.parity.floor import Floor, choose_samples, measure_variant
+from detexport.parity.floor import Floor, Variant, choose_samples, measure_variant
+from detexport.parity.progress import Progress
 from detexport.parity.reference import Reference
 
 Open = Callable[[nn.Module], AbstractContextManager[nn.Module]]
@@ -100,6 +101,7 @@ def measure_floor(
     images: int,
     judge: Callable[[nn.Module], dict[str, float]] | None = None,
     budget: float | None = None,
+    progress: Progress | None = None,
 ) -> Floor:
     """How far the eager model, run in other ways, lies from its own reference.
 
@@ -112,6 +114,7 @@ def measure_floor(
         judge: how far a model's task metrics lie from the reference's, by name; none where they were not
             measured. Another precision is judged by it.
         budget: how far each may lie.
+        progress: what an earlier run has measured, which this one goes on from.
 
     Raises:
         DataError: the reference has no sample of one image.
@@ -119,8 +122,9 @@ def measure_floor(
     samples = choose_samples(reference, images)
     if not samples:
         raise DataError("the reference has no sample of one image", remedy="run the stage `reference` again")
-    measured = {}
-    for name, open_variant in variants().items():
+    progress = progress or Progress()
+
+    def measure(name: str, open_variant: Open) -> Variant:
         with open_variant(net) as other:
             run = partial(run_eager, other, contract=contract)
             variant = measure_variant(
@@ -128,7 +132,12 @@ def measure_floor(
             )
             if judge is not None and name in NO_NOISE:
                 variant = replace(variant, differences=judge(other), budget=budget)
-            measured[name] = variant
+        return variant
+
+    measured = {
+        name: progress.once(f"floor {name}", Variant, partial(measure, name, open_variant))
+        for name, open_variant in variants().items()
+    }
     return Floor(tuple(sample.meta.id for sample in samples), _environment(), measured)
 
 
