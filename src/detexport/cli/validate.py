@@ -248,9 +248,11 @@ def _artifact(question: Question, mine: Artifact, other: Path, work: Path, at_wo
         judged = spread(_annotated(question, contract), question.quality_images)
         with or_without(SWITCH):
             quality = _quality(session, judged, progress)
+    samples = resumed_inputs(images, contract, Plan(), partial(_run, session), None, progress)
     write_reference(
         reference,
-        resumed_inputs(images, contract, Plan(), partial(_run, session), None, progress),
+        # In a batch outputs depend on the other images: what takes one at a time says nothing of it.
+        (sample for sample in samples if not sample[0].batch or session.artifact.batch == "any"),
         contract=contract,
         environment={"artifact": session.artifact.sha256},
         quality=quality,
