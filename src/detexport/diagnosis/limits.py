@@ -168,8 +168,6 @@ def _broken(expected: Arrays, actual: Arrays) -> str:
 def _row_sets(expected: Arrays, actual: Arrays, contract: Contract, limits: Limits) -> Measured:
     sides = [dict(expected), dict(actual)]
     if "scores" not in expected:
-        for side in sides:  # torchvision's proposals come without
-            side.setdefault("objectness_logits", np.zeros(len(side["proposal_boxes"]), np.float32))
         longest = max(len(side["proposal_boxes"]) for side in sides)
         contract = replace(contract, max_detections=longest)
     matching, part = match(*sides, tolerance=limits.tolerance, contract=contract, scale=1.0)
