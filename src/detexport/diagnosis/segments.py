@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNet
 from torchvision.ops import FeaturePyramidNetwork
 
 from detexport.contract import IMAGE, OUTPUT_SIZE, Contract, TensorSpec
@@ -449,8 +450,13 @@ def _torchvision_ssd(result: Cut, model: Any) -> None:
     result.add("preprocess", torchvision_parts.Stretch(model), [IMAGE_PORT], [batch])
     count = len(feature_shapes(model.backbone, (model.fixed_height, model.fixed_width)))
     levels = [Port(f"level{index}", ()) for index in range(count)]
-    result.coarse("the backbone", model.backbone)
-    result.add("backbone", torchvision_parts.Levels(model.backbone), [batch], levels)
+    if type(model.backbone) is SSDLiteFeatureExtractorMobileNet:
+        blocks = [*model.backbone.features, *model.backbone.extra]
+        for before, level, block in zip([batch, *levels], levels, blocks, strict=False):
+            result.add(level.name, parts.Layers(block), [before], [level])
+    else:
+        result.coarse("the backbone", model.backbone)
+        result.add("backbone", torchvision_parts.Levels(model.backbone), [batch], levels)
     found = [Port("logits", ()), Port("deltas", ())]
     result.add("ssd_head", torchvision_parts.SSDHead(model.head), levels, found)
     module = torchvision_parts.SSDDetections(model)
