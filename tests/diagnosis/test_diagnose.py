@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,15 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from trained import picture, trained_model, write
+from trained import ROOT, contract_of, picture, trained_model, write
 
+from detexport.config.cfg import load_cfg
 from detexport.diagnosis.diagnose import POSTPROCESSING, Diagnosis, diagnose
 from detexport.diagnosis.picture import save_evidence
-from detexport.errors import ExportError
+from detexport.diagnosis.segments import cut
+from detexport.errors import ExportError, RuntimeUnavailableError
+from detexport.modeling import build_model
+from detexport.targets import TARGETS
 
 Fault = Callable[[Any], None]
 
@@ -69,13 +74,28 @@ def halve(path: str) -> Fault:
     return plant
 
 
-def diagnose_planted(name: str, fault: Fault, method: str, folder: Path) -> Diagnosis:
+def diagnose_planted(name: str, fault: Fault, method: str, folder: Path, target: str = "") -> Diagnosis:
     """The model as it should be against an artifact of a faulty copy."""
     faulty = trained_model(name)
     fault(faulty)
     artifact_dir = write(faulty, method, folder)
-    return diagnose(trained_model(name), artifact_dir, picture(), exported_model=faulty)
+    return diagnose(trained_model(name), artifact_dir, picture(), exported_model=faulty, target=target)
 
+
+NOTHING = "Nothing diverges on this image: the artifact and every segment of its twin pass."
+BODY = ["stem", "layer1", "layer2", "layer3", "layer4", "fpn"]
+BOXES = [*BODY, "rpn_head", "proposals", "box_pooled", "box_head", "box_inference"]
+# Segments between the image and the outputs of torchvision's small models.
+TORCHVISION = {
+    "faster_rcnn": BOXES,
+    "mask_rcnn": [*BOXES, "mask_pooled", "mask_head"],
+    "keypoint_rcnn": [*BOXES, "keypoint_pooled", "keypoint_head", "keypoints"],
+    "retinanet": [*BODY, "retinanet_head", "detections"],
+    "fcos": [*BODY, "fcos_head", "detections"],
+    "ssd": ["backbone", "ssd_head", "detections"],
+    "ssdlite": [*(f"level{index}" for index in range(6)), "ssd_head", "detections"],
+}
+METHODS = ["scripting", "onnx", "torch_export", "onnx_torchscript", "openvino"]
 
 # The model, the segment, and a fault in it.
 FAULTS: list[tuple[str, str, Fault]] = [
@@ -106,11 +126,39 @@ FAULTS: list[tuple[str, str, Fault]] = [
     ("pointrend", "coarse_mask_head", flip("roi_heads.mask_head.coarse_head.fc1")),
     ("pointrend", "point_head", swap_channels("roi_heads.mask_head.point_head.fc1")),
     ("panoptic_fpn", "sem_seg_head", swap_channels("sem_seg_head.predictor")),
+    ("torchvision_mask_rcnn", "stem", swap_channels("backbone.body.stem.0")),
+    ("torchvision_mask_rcnn", "fpn", swap_channels("backbone.fpn.layer_blocks.0.0")),
+    ("torchvision_mask_rcnn", "rpn_head", swap_channels("rpn.head.bbox_pred")),
+    ("torchvision_mask_rcnn", "proposals", set_value("rpn_nms_threshold", 0.3)),
+    ("torchvision_mask_rcnn", "box_inference", set_value("nms_threshold", 0.1)),
+    ("torchvision_mask_rcnn", "mask_head", halve("roi_heads.mask_predictor.conv5_mask")),
+    ("torchvision_keypoint_rcnn", "keypoint_head", flip("roi_heads.keypoint_predictor.kps_score_lowres")),
+    ("torchvision_retinanet", "retinanet_head", flip("head.classification_head.cls_logits")),
+    ("torchvision_retinanet", "detections", set_value("nms_threshold", 0.1)),
+    ("torchvision_fcos", "fcos_head", flip("head.regression_head.bbox_ctrness")),
+    ("torchvision_fcos", "detections", set_value("score_threshold", 0.6)),
+    ("torchvision_ssd", "preprocess", swap_colours),
+    ("torchvision_ssd", "backbone", swap_channels("backbone.others.0.conv1")),
+    ("torchvision_ssd", "ssd_head", flip("head.classification_head.module_list.0")),
+    ("torchvision_ssdlite", "level2", swap_channels("backbone.extra.0.0.0")),
+    ("torchvision_ssdlite", "detections", set_value("box_weights", [9.0] * 4)),
+]
+# Likewise, of segments that are cut as those above.
+ALIKE: list[tuple[str, str, Fault]] = [
+    ("torchvision_mask_rcnn", "layer3", flip("backbone.body.layer3.conv1")),
+    ("torchvision_mask_rcnn", "box_pooled", set_value("box_pooler.aligned", True)),
+    ("torchvision_mask_rcnn", "box_head", flip("roi_heads.box_head.fc6")),
+    ("torchvision_mask_rcnn", "mask_pooled", set_value("mask_pooler.sampling_ratio", 1)),
+    ("torchvision_keypoint_rcnn", "keypoint_pooled", set_value("keypoint_pooler.aligned", True)),
 ]
 
 
 @pytest.mark.parametrize(
-    ("name", "segment", "fault"), FAULTS, ids=[f"{a}-{b}-{i}" for i, (a, b, _) in enumerate(FAULTS)]
+    ("name", "segment", "fault"),
+    [
+        *(pytest.param(*case, id=f"{case[0]}-{case[1]}-{i}") for i, case in enumerate(FAULTS)),
+        *(pytest.param(*case, id=f"{case[0]}-{case[1]}", marks=pytest.mark.slow) for case in ALIKE),
+    ],
 )
 def test_a_fault_is_named_in_a_trace(name: str, segment: str, fault: Fault, tmp_path: Path) -> None:
     found = diagnose_planted(name, fault, "tracing", tmp_path)
@@ -123,12 +171,35 @@ def test_a_fault_is_named_in_a_trace(name: str, segment: str, fault: Fault, tmp_
 def test_a_faultless_model_diverges_nowhere(tmp_path: Path) -> None:
     model = trained_model("mask_rcnn")
     found = diagnose(model, write(model, "tracing", tmp_path), picture())
-    assert found.first is None
-    assert found.artifact.passed
-    assert found.sentence.startswith("Nothing diverges on this image")
+    assert found.sentence == NOTHING
     assert [one.name for one in found.segments][-3:] == ["mask_pooled", "mask_head", POSTPROCESSING]
     assert found.recorded_size != found.image_size
     assert found.evidence is None
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_torchvisions_models_are_cut_as_ours(name: str, tmp_path: Path) -> None:
+    model = trained_model(f"torchvision_{name}")
+    found = diagnose(model, write(model, "tracing", tmp_path), picture())
+    assert found.sentence == NOTHING
+    assert [one.name for one in found.segments] == ["preprocess", *TORCHVISION[name], POSTPROCESSING]
+
+
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        ("maskrcnn_resnet50_fpn", ["stem", "layer1", "layer2", "layer3", "layer4", "fpn"]),
+        ("fasterrcnn_mobilenet_v3_large_fpn", [*(f"stage{index}" for index in range(17)), "fpn"]),
+        ("ssd300_vgg16", ["backbone"]),
+    ],
+)
+def test_torchvisions_own_backbones_are_cut_by_their_blocks(name: str, stages: list[str]) -> None:
+    cfg = load_cfg(ROOT / "conf/torchvision/detector.yaml")
+    cfg.MODEL.TORCHVISION.NAME = name
+    model = build_model(cfg).eval()
+    names = [one.name for one in cut(model, contract_of(model)).segments]
+    assert names[1 : 1 + len(stages)] == stages
+    assert names[1 + len(stages)].endswith("_head")
 
 
 def test_where_only_the_artifact_fails_the_packaging_is_blamed(tmp_path: Path) -> None:
@@ -139,6 +210,7 @@ def test_where_only_the_artifact_fails_the_packaging_is_blamed(tmp_path: Path) -
     assert not found.artifact.passed
     assert "packaging" in found.sentence
     assert found.artifact.why in found.sentence
+    assert "its precision, bf16" in replace(found, precision="bf16").sentence
 
 
 def test_what_a_trace_freezes_shows_since_it_is_recorded_at_another_size(tmp_path: Path) -> None:
@@ -195,21 +267,78 @@ def test_the_json_is_plain_and_the_picture_is_drawn(tmp_path: Path) -> None:
     assert min(Image.open(tmp_path / "p5.png").size) > 100
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["scripting", "onnx", "torch_export", "onnx_torchscript", "openvino"])
-@pytest.mark.parametrize(
-    ("segment", "fault"),
-    [
-        ("res3", swap_channels("backbone.bottom_up.res3.0.conv1")),
-        ("proposals", set_value("proposal_generator.nms_threshold", 0.3)),
-        ("mask_head", swap_channels("roi_heads.mask_head.mask_fcn1")),
-    ],
-)
-def test_a_fault_is_named_by_every_method(method: str, segment: str, fault: Fault, tmp_path: Path) -> None:
-    found = diagnose_planted("mask_rcnn", fault, method, tmp_path)
-    assert found.first is not None
-    assert found.first.name == segment, found.sentence
+def together(*faults: Fault) -> Fault:
+    def plant(model: Any) -> None:
+        for fault in faults:
+            fault(model)
+
+    return plant
+
+
+def diverging(found: Diagnosis) -> list[str]:
+    """Names of the segments that differ; none hides another, since each takes the eager model's tensors."""
     assert not found.unknown
+    return [one.name for one in found.segments if not one.passed]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_faults_are_named_by_every_method(method: str, tmp_path: Path) -> None:
+    fault = together(
+        swap_channels("backbone.bottom_up.res3.0.conv1"),
+        set_value("proposal_generator.nms_threshold", 0.3),
+        swap_channels("roi_heads.mask_head.mask_fcn1"),
+    )
+    found = diagnose_planted("mask_rcnn", fault, method, tmp_path)
+    assert diverging(found) == ["res3", "proposals", "mask_head"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["mask_rcnn", "fcos", "ssd"])
+def test_torchvisions_segments_pass_by_every_method(name: str, method: str, tmp_path: Path) -> None:
+    model = trained_model(f"torchvision_{name}")
+    found = diagnose(model, write(model, method, tmp_path), picture())
+    assert found.sentence == NOTHING
+
+
+@pytest.mark.slow
+def test_a_fault_is_named_in_compiled_code(tmp_path: Path) -> None:
+    fault = swap_channels("backbone.others.0.conv1")
+    found = diagnose_planted("torchvision_ssd", fault, "aot_inductor", tmp_path)
+    assert diverging(found) == ["backbone"]
+
+
+@pytest.fixture
+def needs_bf16(tiny_openvino: Path) -> None:
+    try:
+        TARGETS["openvino_bf16"].runtime.build().open(tiny_openvino)
+    except RuntimeUnavailableError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("needs_bf16")
+@pytest.mark.parametrize("name", ["mask_rcnn", "keypoint_rcnn", "torchvision_fcos"])
+def test_rounding_to_bf16_is_no_divergence(name: str, tmp_path: Path) -> None:
+    model = trained_model(name)
+    artifact_dir = write(model, "openvino", tmp_path)
+    found = diagnose(model, artifact_dir, picture(), target="openvino_bf16")
+    assert found.sentence == NOTHING
+    assert found.precision == "bf16"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("needs_bf16")
+def test_faults_are_larger_than_a_rounding_to_bf16(tmp_path: Path) -> None:
+    fault = together(
+        set_value("backbone.bottom_up.stem.conv1.padding_mode", "circular"),
+        swap_channels("backbone.fpn_output2"),
+        set_value("proposal_generator.nms_threshold", 0.3),
+        set_value("roi_heads.mask_pooler.sampling_ratio", 1),
+    )
+    found = diagnose_planted("mask_rcnn", fault, "openvino", tmp_path, target="openvino_bf16")
+    assert diverging(found) == ["stem", "p2", "proposals", "mask_pooled"]
 
 
 @pytest.mark.slow

@@ -77,7 +77,22 @@ def test_keypoints_are_held_row_by_row() -> None:
     assert measured(Kind.KEYPOINTS, {"k": keypoints}, {"k": keypoints[:3]}).why
 
 
+def test_in_bf16_layers_are_rounded_and_lists_are_not() -> None:
+    limits = limits_of("bf16")
+    rounded = VALUES * (1 + RANDOM.uniform(-0.01, 0.01, VALUES.shape)).astype(np.float32)
+    assert not measure(Kind.VALUES, {"x": VALUES}, {"x": rounded}, (20, 30), tiny_contract(), limits).why
+    swapped = VALUES[:, [1, 0, *range(2, 16)]]
+    assert measure(Kind.VALUES, {"x": VALUES}, {"x": swapped}, (20, 30), tiny_contract(), limits).why
+    rows = {
+        "pred_boxes": np.array([[2, 3, 12, 13]], np.float32),
+        "scores": np.array([0.9], np.float32),
+        "pred_classes": np.zeros(1, np.int64),
+    }
+    moved = {**rows, "pred_boxes": rows["pred_boxes"] + np.float32(0.1)}
+    assert measure(Kind.DETECTIONS, rows, moved, (20, 30), tiny_contract(), limits).why
+    assert not measure(Kind.OUTPUTS, rows, moved, (20, 30), tiny_contract(), limits).why
+
+
 def test_a_precision_without_limits_is_refused() -> None:
-    assert limits_of("bf16").relative > limits_of("").relative
     with pytest.raises(ConfigError, match="int4"):
         limits_of("int4")

@@ -19,7 +19,9 @@ ROOT = Path(__file__).parents[2]
 
 def trained_model(name: str) -> Any:
     """One of conf/model's, in evaluation mode; each call gives one of its own."""
-    model = build_model(load_cfg(ROOT / f"conf/detectron2/{name}.yaml")).eval()
+    folder = "torchvision" if name.startswith("torchvision") else "detectron2"
+    config = ROOT / f"conf/{folder}/{name.removeprefix('torchvision_')}.yaml"
+    model = build_model(load_cfg(config)).eval()
     weights = ROOT / f"checkpoints/{name}.safetensors"
     load_weights(model, read_state_dict(weights), str(weights))
     return model

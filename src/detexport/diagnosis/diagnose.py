@@ -120,11 +120,11 @@ class Diagnosis:
         if self.artifact.passed:
             return f"Nothing diverges on this image: the artifact and every segment of its twin pass.{unsaid}"
         known = "Every segment" if not self.unknown else "Every segment that is known"
-        blamed = (
-            f"what is left is the quantization itself, {self.quantization}"
-            if self.quantization
-            else "its packaging, its options or its runtime are at fault"
-        )
+        blamed = "its packaging, its options or its runtime are at fault"
+        if self.quantization:
+            blamed = f"what is left is the quantization itself, {self.quantization}"
+        elif self.precision:
+            blamed = f"what is left is its precision, {self.precision}: roundings add up over the segments"
         return (
             f"{known} passes on its own, and the artifact does not: {blamed} ({self.artifact.why}).{unsaid}"
         )

@@ -32,31 +32,34 @@ class Limits:
         differing: part of a tensor's values, or of a list's rows, that may lie elsewhere where rounding
             decides: which level a box is pooled from, which cells a point head looks at, which of two boxes
             is suppressed. Elsewhere none may.
-        tolerance: of boxes, scores and what else a verdict compares.
+        tolerance: of boxes, scores and keypoints that one segment decodes.
+        outputs: of post-processed outputs, in which the roundings of many layers add up.
     """
 
     relative: float = 5e-5
     differing: float = 0.01
     tolerance: Tolerance = field(default_factory=Tolerance)
+    outputs: Tolerance = field(default_factory=Tolerance)
 
 
 LIMITS = {
     "": Limits(),
-    # 8 bits of a number: a rounding is 0.4 % of it, and a segment has some ten layers.
+    # Twice what was measured with AVX512_BF16, or more: see docs/parity.md. OpenVINO rounds the operands of
+    # convolutions and matrix products, so what only decodes, compares and sorts stays as it is in float32; a
+    # keypoint's place is sought by a matrix product.
     "bf16": Limits(
-        0.05,
-        0.1,
-        Tolerance(
+        relative=0.04,
+        tolerance=Tolerance(keypoint_px=6.0, keypoint_flip_ratio=0.06, keypoint_score=0.9),
+        outputs=Tolerance(
             box_px=4.0,
-            score=0.05,
-            objectness=0.5,
-            mask_px=50,
-            mask_area_ratio=0.1,
-            keypoint_px=4.0,
+            score=0.07,
+            objectness=0.2,
+            mask_area_ratio=0.28,
+            keypoint_px=8.0,
             keypoint_flip_ratio=0.2,
-            keypoint_score=0.2,
+            keypoint_score=0.9,
             sem_seg=0.5,
-            panoptic_ratio=0.05,
+            panoptic_ratio=0.01,
         ),
     ),
 }
@@ -168,8 +171,6 @@ def _broken(expected: Arrays, actual: Arrays) -> str:
 def _row_sets(expected: Arrays, actual: Arrays, contract: Contract, limits: Limits) -> Measured:
     sides = [dict(expected), dict(actual)]
     if "scores" not in expected:
-        for side in sides:  # torchvision's proposals come without
-            side.setdefault("objectness_logits", np.zeros(len(side["proposal_boxes"]), np.float32))
         longest = max(len(side["proposal_boxes"]) for side in sides)
         contract = replace(contract, max_detections=longest)
     matching, part = match(*sides, tolerance=limits.tolerance, contract=contract, scale=1.0)
@@ -208,7 +209,7 @@ def as_outputs(arrays: Arrays, image_size: tuple[int, int], contract: Contract) 
 
 def measure_outputs(expected: Arrays, actual: Arrays, contract: Contract, limits: Limits) -> Measured:
     """Hold post-processed outputs against the eager model's, as a verdict does, in the image's own size."""
-    tolerance = limits.tolerance
+    tolerance = limits.outputs
     part = compare(dict(expected), dict(actual), tolerance=tolerance, contract=contract, scale=1.0)
     unpaired = float(len(part.missing) + len(part.extra))
     bounds = {"box_error_px": tolerance.box_limit_px(1.0), "score_error": tolerance.score}

@@ -6,15 +6,19 @@ Run one after another they compute what the model computes, to the bit: see ``re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNet
+from torchvision.ops import FeaturePyramidNetwork
 
 from detexport.contract import IMAGE, OUTPUT_SIZE, Contract, TensorSpec
-from detexport.diagnosis import parts
+from detexport.diagnosis import parts, torchvision_parts
 from detexport.errors import ExportError
 from detexport.export.graph_end import image_graph
 from detexport.modeling import (
@@ -32,7 +36,12 @@ from detexport.modeling import (
     SemSegFPNHead,
     StandardROIHeads,
 )
-from detexport.modeling.meta_arch.torchvision_detector import TorchvisionRCNN
+from detexport.modeling.meta_arch.torchvision_detector import (
+    TorchvisionDense,
+    TorchvisionRCNN,
+    TorchvisionSSD,
+    feature_shapes,
+)
 
 
 class Kind(StrEnum):
@@ -273,7 +282,7 @@ def _roi_heads(result: Cut, heads: Any) -> None:
         return
     _mask_head(result, heads, levels)
     if heads.keypoint_on:
-        _keypoint_head(result, heads, levels)
+        _keypoints(result, heads.keypoint_pooler, heads.keypoint_head, levels)
 
 
 def _box_head(result: Cut, heads: Any, levels: list[Port]) -> None:
@@ -365,11 +374,11 @@ def _pooled_mask_head(result: Cut, head: Any, pooled: tuple[Port, ...]) -> None:
     result.add("mask_head", module, taken, rows("pred_masks"))
 
 
-def _keypoint_head(result: Cut, heads: Any, levels: list[Port]) -> None:
+def _keypoints(result: Cut, pooler: Any, head: nn.Module, levels: list[Port]) -> None:
     boxes = rows("pred_boxes")
     pooled, heatmaps = rows("keypoint_pooled"), rows("keypoint_heatmaps")
-    result.add("keypoint_pooled", parts.Pool(heads.keypoint_pooler), [*levels, *boxes], pooled, Kind.CHOICES)
-    result.add("keypoint_head", parts.Layers(heads.keypoint_head), pooled, heatmaps)
+    result.add("keypoint_pooled", parts.Pool(pooler), [*levels, *boxes], pooled, Kind.CHOICES)
+    result.add("keypoint_head", parts.Layers(head), pooled, heatmaps)
     taken = [*heatmaps, *boxes, IMAGE_PORT]
     result.add("keypoints", parts.KeypointDecoding(), taken, rows("pred_keypoints"), Kind.KEYPOINTS)
 
@@ -389,24 +398,97 @@ def _semantic_head(result: Cut, head: Any) -> None:
         result.add("sem_seg_head", parts.SemSegHead(head, names), taken, sem_seg, Kind.CHOICES)
 
 
-def _torchvision(result: Cut, model: Any) -> None:
-    result.notes.append("torchvision's backbone, proposals and heads are one segment each")
+def _torchvision_rcnn(result: Cut, model: Any) -> None:
     result.add("preprocess", parts.Preprocess(model), [IMAGE_PORT], maps("batch"))
-    levels = maps(*(f"level{index}" for index in range(len(model.cells))))
-    result.add("backbone", parts.TorchvisionLevels(model.backbone), maps("batch"), levels)
-    boxes = rows("proposal_boxes")
-    taken = [*levels, *maps("batch"), IMAGE_PORT]
-    result.add("proposals", parts.TorchvisionProposals(model), taken, boxes, Kind.PROPOSALS)
-    pooled = levels[: len(model.box_pooler.scales)]
-    taken = [*pooled, *boxes, IMAGE_PORT]
-    result.add("boxes", parts.TorchvisionBoxes(model), taken, rows(*BOXES), Kind.DETECTIONS)
+    names = [f"level{index}" for index in range(len(model.cells))]
+    _torchvision_features(result, model.backbone, maps(*names))
+    logits, deltas = (maps(*(f"{what}_{name}" for name in names)) for what in ("logits", "deltas"))
+    result.add("rpn_head", parts.DenseHead(model.rpn.head), maps(*names), [*logits, *deltas])
+    taken = [*logits, *deltas, *maps("batch"), IMAGE_PORT]
+    proposals = rows("proposal_boxes", "objectness_logits")
+    result.add("proposals", torchvision_parts.Proposals(model), taken, proposals, Kind.PROPOSALS)
+
+    heads = model.roi_heads
+    taken, boxes, pooled = _pooled_levels(model.box_pooler), proposals[:1], rows("box_pooled")
+    result.add("box_pooled", parts.Pool(model.box_pooler), [*taken, *boxes], pooled, Kind.CHOICES)
+    found = rows("box_logits", "box_deltas")
+    result.add("box_head", parts.BoxHead(heads.box_head, heads.box_predictor), pooled, found)
+    module = torchvision_parts.BoxInference(model)
+    result.add("box_inference", module, [*found, *boxes, IMAGE_PORT], rows(*BOXES), Kind.DETECTIONS)
+    boxes = rows("pred_boxes")
     if model.mask_pooler is not None:
-        taken = [*pooled, *rows("pred_boxes", "pred_classes")]
-        result.add("masks", parts.TorchvisionMasks(model), taken, rows("pred_masks"), Kind.CHOICES)
+        taken, pooled = _pooled_levels(model.mask_pooler), rows("mask_pooled")
+        result.add("mask_pooled", parts.Pool(model.mask_pooler), [*taken, *boxes], pooled, Kind.CHOICES)
+        taken = [*pooled, *rows("pred_classes")]
+        result.add("mask_head", torchvision_parts.MaskHead(heads), taken, rows("pred_masks"))
     if model.keypoint_pooler is not None:
-        taken = [*pooled, *rows("pred_boxes"), IMAGE_PORT]
-        module = parts.TorchvisionKeypoints(model)
-        result.add("keypoints", module, taken, rows("pred_keypoints"), Kind.KEYPOINTS)
+        layers = nn.Sequential(heads.keypoint_head, heads.keypoint_predictor)
+        _keypoints(result, model.keypoint_pooler, layers, _pooled_levels(model.keypoint_pooler))
+
+
+def _pooled_levels(pooler: Any) -> list[Port]:
+    return list(maps(*(f"level{index}" for index in range(len(pooler.scales)))))
+
+
+def _torchvision_dense(result: Cut, model: Any) -> None:
+    result.add("preprocess", parts.Preprocess(model), [IMAGE_PORT], maps("batch"))
+    names = [f"level{index}" for index in range(len(model.cells))]
+    _torchvision_features(result, model.backbone, maps(*names))
+    outputs = {"cls_logits": "logits", "bbox_regression": "deltas"}
+    if model.has_centerness:
+        outputs["bbox_ctrness"] = "centerness"
+    found = maps(*(f"{what}_{name}" for what in outputs.values() for name in names))
+    head = "fcos_head" if model.has_centerness else "retinanet_head"
+    result.add(head, torchvision_parts.DenseHead(model, list(outputs)), maps(*names), found)
+    module = torchvision_parts.DenseDetections(model, list(outputs))
+    taken = [*found, *maps("batch"), IMAGE_PORT]
+    result.add("detections", module, taken, rows(*BOXES), Kind.DETECTIONS)
+
+
+def _torchvision_ssd(result: Cut, model: Any) -> None:
+    batch = Port("batch", ())
+    result.add("preprocess", torchvision_parts.Stretch(model), [IMAGE_PORT], [batch])
+    count = len(feature_shapes(model.backbone, (model.fixed_height, model.fixed_width)))
+    levels = [Port(f"level{index}", ()) for index in range(count)]
+    if type(model.backbone) is SSDLiteFeatureExtractorMobileNet:
+        blocks = [*model.backbone.features, *model.backbone.extra]
+        for before, level, block in zip([batch, *levels], levels, blocks, strict=False):
+            result.add(level.name, parts.Layers(block), [before], [level])
+    else:
+        result.coarse("the backbone", model.backbone)
+        result.add("backbone", torchvision_parts.Levels(model.backbone), [batch], levels)
+    found = [Port("logits", ()), Port("deltas", ())]
+    result.add("ssd_head", torchvision_parts.SSDHead(model.head), levels, found)
+    module = torchvision_parts.SSDDetections(model)
+    result.add("detections", module, [*found, IMAGE_PORT], rows(*BOXES), Kind.DETECTIONS)
+
+
+def _torchvision_features(result: Cut, backbone: Any, levels: tuple[Port, ...]) -> None:
+    """The body's stages and the pyramid over them."""
+    whole = (BackboneWithFPN, IntermediateLayerGetter, FeaturePyramidNetwork)
+    found = tuple(type(getattr(backbone, name, None)) for name in ("body", "fpn"))
+    if (type(backbone), *found) != whole:
+        result.coarse("the backbone", backbone)
+        result.add("backbone", torchvision_parts.Levels(backbone), maps("batch"), levels)
+        return
+    body, before = backbone.body, "batch"
+    stages: list[str] = []
+
+    def place(item: tuple[str, nn.Module]) -> str:
+        """A block is a segment; layers of a stem, one after another, are one together."""
+        name, layer = item
+        return name if name in body.return_layers or any(layer.children()) else ""
+
+    for _, layers in groupby(body.items(), place):
+        names, modules = zip(*layers, strict=True)
+        name = "stem" if len(names) > 1 and not stages else names[-1]
+        name = f"stage{name}" if name.isdigit() else name
+        result.add(name, parts.Layers(nn.Sequential(*modules)), maps(before), maps(name))
+        before = name
+        if names[-1] in body.return_layers:
+            stages.append(name)
+    pyramid = torchvision_parts.Pyramid(backbone.fpn, list(body.return_layers.values()))
+    result.add("fpn", pyramid, maps(*stages), levels)
 
 
 CUTTERS: dict[type, Any] = {
@@ -415,7 +497,9 @@ CUTTERS: dict[type, Any] = {
     ProposalNetwork: _proposal_network,
     RetinaNet: _retinanet,
     SemanticSegmentor: _semantic,
-    TorchvisionRCNN: _torchvision,
+    TorchvisionDense: _torchvision_dense,
+    TorchvisionRCNN: _torchvision_rcnn,
+    TorchvisionSSD: _torchvision_ssd,
 }
 """By the exact class: one that extends it may compute something else."""
 

@@ -254,8 +254,19 @@ class TorchvisionRCNN(TorchvisionDetector):
         logit_maps, delta_maps = self.rpn.head(levels)
         logits = [by_anchor(maps, 1).flatten(1) for maps in logit_maps]
         deltas = [by_anchor(maps, 4) for maps in delta_maps]
-        proposals = select_proposals(
-            anchor_grids(batch, levels, self.cells),
+        anchors = anchor_grids(batch, levels, self.cells)
+        return [boxes for boxes, _ in self.find_proposals(anchors, logits, deltas, image_sizes)]
+
+    def find_proposals(
+        self,
+        anchors: List[Tensor],
+        logits: List[Tensor],
+        deltas: List[Tensor],
+        image_sizes: List[Tuple[int, int]],
+    ) -> List[Tuple[Tensor, Tensor]]:
+        """Boxes (R, 4) XYXY in px and logits (R,) of each image: see ``select_proposals``."""
+        return select_proposals(
+            anchors,
             logits,
             deltas,
             image_sizes,
@@ -265,7 +276,6 @@ class TorchvisionRCNN(TorchvisionDetector):
             self.rpn_nms_threshold,
             self.min_box_size,
         )
-        return [boxes for boxes, _ in proposals]
 
     def detect_boxes(
         self, levels: List[Tensor], proposals: List[Tensor], image_sizes: List[Tuple[int, int]]
@@ -273,6 +283,16 @@ class TorchvisionRCNN(TorchvisionDetector):
         """``pred_boxes``, ``scores`` and ``pred_classes`` of each image."""
         pooled = self.box_pooler.pool(levels, proposals)
         logits, deltas = self.roi_heads.box_predictor(self.roi_heads.box_head(pooled))
+        return self.select_boxes(logits, deltas, proposals, image_sizes)
+
+    def select_boxes(
+        self,
+        logits: Tensor,
+        deltas: Tensor,
+        proposals: List[Tensor],
+        image_sizes: List[Tuple[int, int]],
+    ) -> List[Dict[str, Tensor]]:
+        """What ``detect_boxes`` gives, of logits (sum R, K + 1) and differences (sum R, 4K + 4)."""
         # The background comes first.
         image_scores = split_by_image(F.softmax(logits, dim=1)[:, 1:], proposals)
         image_deltas = split_by_image(deltas[:, 4:], proposals)
@@ -352,9 +372,24 @@ class TorchvisionDense(TorchvisionDetector):
         batch, sizes = pad_images([self.normalize(image) for image in images], self.size_divisibility)
         levels = list(self.backbone(batch).values())
         anchors = anchor_grids(batch, levels, self.cells)
-        outputs: List[Dict[str, Tensor]] = [self.predict(level) for level in levels]
+        outputs: List[Dict[str, Tensor]] = [self.outputs_of(self.predict(level)) for level in levels]
+        return self.find_detections(anchors, outputs, sizes)
+
+    def find_detections(
+        self,
+        anchors: List[Tensor],
+        outputs: List[Dict[str, Tensor]],
+        image_sizes: List[Tuple[int, int]],
+    ) -> List[Dict[str, Tensor]]:
+        """The best anchors and classes of each level, decoded, and suppressed per class over all levels.
+
+        Args:
+            anchors: (HWA, 4) a level, XYXY in px.
+            outputs: of the head for each level: see ``outputs_of``.
+            image_sizes: height and width of each image in px.
+        """
         results: List[Dict[str, Tensor]] = []
-        for index, size in enumerate(sizes):
+        for index, size in enumerate(image_sizes):
             level_boxes: List[Tensor] = []
             level_scores: List[Tensor] = []
             level_classes: List[Tensor] = []
@@ -379,7 +414,7 @@ class TorchvisionDense(TorchvisionDetector):
         return results
 
     def predict(self, level: Tensor) -> Dict[str, Tensor]:
-        """What the head gives for one level (N, C, H, W), by its own names, (N, HWA, ...) each.
+        """Maps (N, A * ..., H, W) of the head for one level (N, C, H, W), by its own names.
 
         The head's own ``forward`` ends in a reshape that copies or not by the level's size, and
         ``torch.export`` would refuse the sizes that decide otherwise.
@@ -387,7 +422,7 @@ class TorchvisionDense(TorchvisionDetector):
         logits = self.head.classification_head.cls_logits(self.head.classification_head.conv(level))
         features = self.head.regression_head.conv(level)
         deltas = self.head.regression_head.bbox_reg(features)
-        output = {"cls_logits": by_anchor(logits, self.num_labels)}
+        maps = {"cls_logits": logits}
         if hasattr(self.head.regression_head, "bbox_ctrness"):
             deltas = F.relu(deltas)  # FCOS's are distances
             # Twice: of a single channel torch.export would ask whether the level has a single cell.
@@ -396,8 +431,18 @@ class TorchvisionDense(TorchvisionDetector):
             if bias is not None:
                 bias = torch.cat([bias, bias])
             twice = F.conv2d(features, torch.cat([weight, weight]), bias, padding=1)
-            output["bbox_ctrness"] = by_anchor(twice[:, : weight.shape[0]], 1)
-        output["bbox_regression"] = by_anchor(deltas, 4)
+            maps["bbox_ctrness"] = twice[:, : weight.shape[0]]
+        maps["bbox_regression"] = deltas
+        return maps
+
+    def outputs_of(self, maps: Dict[str, Tensor]) -> Dict[str, Tensor]:
+        """What ``predict`` gives for one level, anchor by anchor, (N, HWA, ...) each."""
+        output = {
+            "cls_logits": by_anchor(maps["cls_logits"], self.num_labels),
+            "bbox_regression": by_anchor(maps["bbox_regression"], 4),
+        }
+        if self.has_centerness:
+            output["bbox_ctrness"] = by_anchor(maps["bbox_ctrness"], 1)
         return output
 
     def scores_of(self, output: Dict[str, Tensor], image: int) -> Tensor:
@@ -441,19 +486,24 @@ class TorchvisionSSD(TorchvisionDetector):
 
     def detect(self, images: List[Tensor]) -> List[Dict[str, Tensor]]:
         """See ``TorchvisionDetector.detect``."""
-        fixed = (self.fixed_height, self.fixed_width)
         batch = torch.cat([self.stretch(self.normalize(image)) for image in images])
         outputs: Dict[str, Tensor] = self.head(list(self.backbone(batch).values()))
         results: List[Dict[str, Tensor]] = []
         for index, image in enumerate(images):
-            boxes = apply_deltas(outputs["bbox_regression"][index], self.default_boxes, self.box_weights)
-            scores, places, classes = self.candidates(outputs["cls_logits"][index])
-            found = suppress(boxes[places], scores, classes, fixed, self.nms_threshold, self.max_detections)
-            x = found["pred_boxes"][:, 0::2] * (image.shape[2] / self.fixed_width)
-            y = found["pred_boxes"][:, 1::2] * (image.shape[1] / self.fixed_height)
-            found["pred_boxes"] = torch.stack((x, y), dim=2).flatten(1)
-            results.append(found)
+            logits, deltas = outputs["cls_logits"][index], outputs["bbox_regression"][index]
+            results.append(self.find_detections(logits, deltas, image))
         return results
+
+    def find_detections(self, logits: Tensor, deltas: Tensor, image: Tensor) -> Dict[str, Tensor]:
+        """(A, K + 1) logits and (A, 4) differences -> detections of one image (3, H, W), in its own px."""
+        fixed = (self.fixed_height, self.fixed_width)
+        boxes = apply_deltas(deltas, self.default_boxes, self.box_weights)
+        scores, places, classes = self.candidates(logits)
+        found = suppress(boxes[places], scores, classes, fixed, self.nms_threshold, self.max_detections)
+        x = found["pred_boxes"][:, 0::2] * (image.shape[2] / self.fixed_width)
+        y = found["pred_boxes"][:, 1::2] * (image.shape[1] / self.fixed_height)
+        found["pred_boxes"] = torch.stack((x, y), dim=2).flatten(1)
+        return found
 
     def stretch(self, image: Tensor) -> Tensor:
         """(3, H, W) -> (1, 3, fixed height, fixed width), bilinear."""
