@@ -20,13 +20,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    help="""Export a detection model, look at the artifact, run it on images.
+    help="""Export a detection model, look at the artifact, run it on images, prove it.
 
     \b
       detexport export --config-file config.yaml --weights model.pth --target onnx --output model_onnx
       detexport inspect model_onnx
       detexport predict model_onnx photo.jpg --draw drawn
-      detexport validate model_onnx --data coco --against yesterday/model_onnx
+      detexport validate model_onnx --data coco --config-file config.yaml --weights model.pth
+      detexport diagnose model_onnx --config-file config.yaml --weights model.pth
 
     `detexport COMMAND --help` explains a command. `dvc repro` in the project's repository does the same for
     many models and targets, and measures and registers what passed.""",

@@ -328,8 +328,9 @@ def _annotated(question: Question, contract: Contract) -> CocoDataset:
     assert question.data is not None
     names, there = contract.class_names, load_dataset(question.data).class_names
     numbered = names == tuple(map(str, range(len(names))))
+    fits = len(names) in (0, len(there)) if numbered else set(names) <= set(there)
     with or_without(SWITCH):
-        if len(names) != len(there) if numbered and names else not set(names) <= set(there):
+        if not fits:
             raise DataError(
                 f"{question.data} has not the classes of the artifact",
                 got=f"{len(there)} categories: {', '.join(there)}",
