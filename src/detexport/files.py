@@ -124,7 +124,10 @@ ARCHIVE_ROOT = "model"
 
 
 def repack_zip(
-    source: Path | IO[bytes], target: Path, left_out: tuple[str, ...], rename: Callable[[str], str] = str
+    source: Path | IO[bytes],
+    target: Path | IO[bytes],
+    left_out: tuple[str, ...] = (),
+    rename: Callable[[str], str] = str,
 ) -> None:
     """Copy an archive so that its bytes say nothing of the hour, nor of the order it was written in.
 
