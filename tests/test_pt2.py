@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from detexport.errors import ArtifactError
-from detexport.pt2 import load_program, save_program
+from detexport.pt2 import SAMPLE_INPUTS, load_program, save_program
+from hostile_archives import Touch, disguise, rewrite
 
 MODEL = "model/models/model.json"
 WEIGHTS = "model/data/weights/model_weights_config.json"
@@ -53,16 +53,6 @@ def saved(tmp_path: Path) -> Path:
     return path
 
 
-def rewrite(path: Path, change: Callable[[dict[str, bytes]], Any]) -> None:
-    """Change the members of an archive, as somebody might who wants it to run something."""
-    with zipfile.ZipFile(path) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    change(members)
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in members.items():
-            archive.writestr(name, data)
-
-
 def edit(member: str, change: Callable[[Any], Any]) -> Callable[[dict[str, bytes]], None]:
     """A change of the JSON of one member."""
 
@@ -72,16 +62,6 @@ def edit(member: str, change: Callable[[Any], Any]) -> Callable[[dict[str, bytes
         members[member] = json.dumps(value).encode()
 
     return apply
-
-
-class Touch:
-    """Unpickled, it makes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.path,)
 
 
 def first_expression(value: Any) -> dict[str, Any]:
@@ -176,6 +156,15 @@ def test_sample_inputs_of_more_than_tensors_are_refused_and_not_run(saved: Path,
     rewrite(saved, lambda members: members.update({"model/data/sample_inputs/model.pt": payload}))
     with pytest.raises(ArtifactError, match="not a plain exported program"):
         load_program(saved)
+    assert not mark.exists()
+
+
+def test_a_file_that_is_two_archives_is_the_one_that_was_looked_at(saved: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    disguise(saved, mark)
+    seen_by_torch = torch._C.PyTorchFileReader(str(saved)).get_record(SAMPLE_INPUTS)
+    assert seen_by_torch == pickle.dumps(Touch(mark))
+    assert load_program(saved).module()(torch.zeros(7, 4))[1].shape == (5,)
     assert not mark.exists()
 
 

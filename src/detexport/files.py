@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +22,9 @@ OF_THE_PLACE = {
 """Errors that are the fault of a folder or a disk."""
 NATIVE_WRITE_ERRORS = ("No space left on device", "iostream error")
 """What writers in native code say instead, those of safetensors and OpenVINO."""
+
+LOCK, OLD = "lock", "old"
+"""In a folder that a run works in: what it has locked while it lives, and what it puts something new for."""
 
 
 def is_url(path: str | os.PathLike[str]) -> bool:
@@ -52,39 +55,115 @@ def sha256_tree(path: Path) -> str:
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a path to write to; it becomes ``path`` by one rename, or vanishes if the block raises.
 
-    What a killed run left behind beside ``path`` is removed first.
+    What a killed run left behind beside ``path`` is removed first; what a living one writes there stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays last: some writers choose the format by it.
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    for stale in path.parent.glob(f".{path.stem}.*.partial{path.suffix}"):
-        stale.unlink(missing_ok=True)
-    try:
+    with _workplace(path) as folder:
+        # In a folder of its own, so that the name stays: some writers choose the format by it.
+        (folder / "new").mkdir()
+        temporary = folder / "new" / path.name
         yield temporary
         temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_dir(path: Path) -> Iterator[Path]:
     """Yield an empty folder to fill; it takes the place of ``path`` when the block ends without an error.
 
-    What a killed run left behind beside ``path`` is removed first.
+    At every moment the old folder or the new one is there as a whole: if not as ``path``, because a run was
+    killed between two renames, then where the next run puts it back from. What else a killed run left behind
+    beside ``path`` is removed then; what a living one fills there stays.
+
+    Raises:
+        OutputError: see ``replaceable``.
     """
+    path = replaceable(path)
+    with _workplace(path) as folder:
+        new = folder / "new"
+        new.mkdir()
+        yield new
+        with _locked(path.parent):
+            try:
+                if path.exists():
+                    path.rename(folder / OLD)
+                new.rename(path)
+            finally:
+                _settle(folder, path)
+
+
+def replaceable(path: Path) -> Path:
+    """Where ``path`` leads, once symbolic links are followed, if a new folder can take its place.
+
+    Raises:
+        OutputError: a file lies there, or a folder that no other can take the place of.
+    """
+    real = Path(os.path.realpath(path))
+    if os.path.lexists(real) and not real.is_dir():
+        fault = "a file"
+    elif Path.cwd().is_relative_to(real):
+        fault = "the folder that this process works in, or one above it"
+    elif os.path.ismount(real):
+        fault = "a folder that a file system is mounted on"
+    else:
+        return real
+    raise OutputError(
+        f"{path} cannot be replaced",
+        got=f"{real}, {fault}",
+        expected="a new folder, or one whose place another can take",
+        remedy="write to another folder",
+    )
+
+
+@contextmanager
+def _workplace(path: Path) -> Iterator[Path]:
+    """A folder beside ``path`` that is removed in the end: by the next run, if this one is killed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{path.name}.partial-"
-    for stale in path.parent.glob(f"{prefix}*"):
-        shutil.rmtree(stale, ignore_errors=True)
-    temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
-    temporary.chmod(0o755)
+    with ExitStack() as stack:
+        with _locked(path.parent):
+            for left in [entry for entry in path.parent.iterdir() if entry.name.startswith(prefix)]:
+                if left.is_dir() and not _is_owned(left):
+                    _settle(left, path)
+                    shutil.rmtree(left, ignore_errors=True)
+            folder = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
+            (folder / LOCK).touch()
+            stack.enter_context(_locked(folder / LOCK))
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        yield folder
+
+
+def _settle(folder: Path, path: Path) -> None:
+    """Put back what was set aside from ``path`` into its workplace, unless something else has its place."""
+    if (folder / OLD).exists():
+        # By another name first: what is half removed is never put back.
+        (folder / OLD).rename(folder / "removed" if path.exists() else path)
+
+
+def _is_owned(folder: Path) -> bool:
+    """Whether the run whose workplace it is lives: its lock ends with it."""
     try:
-        yield temporary
-        if path.is_dir():
-            shutil.rmtree(path)
-        temporary.replace(path)
+        with _locked(folder / LOCK, wait=False):
+            return False
+    except FileNotFoundError:  # it was killed before it had one
+        return False
+    except BlockingIOError:
+        return True
+
+
+@contextmanager
+def _locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lock of a file or a folder, which one at a time may have of those on this machine.
+
+    Raises:
+        BlockingIOError: another has it, and is not waited for.
+    """
+    import fcntl  # not on Windows, where artifacts are run but not made
+
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(handle)
 
 
 @contextmanager
@@ -124,7 +203,10 @@ ARCHIVE_ROOT = "model"
 
 
 def repack_zip(
-    source: Path | IO[bytes], target: Path, left_out: tuple[str, ...], rename: Callable[[str], str] = str
+    source: Path | IO[bytes],
+    target: Path | IO[bytes],
+    left_out: tuple[str, ...] = (),
+    rename: Callable[[str], str] = str,
 ) -> None:
     """Copy an archive so that its bytes say nothing of the hour, nor of the order it was written in.
 

@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import torch.fx.experimental._config as symbolic_shapes
@@ -69,10 +69,11 @@ def save_program(program: ExportedProgram, path: Path) -> None:
         ArtifactError: the program says more than ``load_program`` reads.
     """
     # Into memory first: torch's own writer ends the whole process where the disk is full.
-    saved = io.BytesIO()
+    saved, plain = io.BytesIO(), io.BytesIO()
     torch.export.save(program, saved)
-    repack_zip(saved, path, LEFT_OUT)
-    require_plain(path)
+    repack_zip(saved, plain, LEFT_OUT)
+    require_plain(plain, path)
+    path.write_bytes(plain.getbuffer())
 
 
 def load_program(path: Path) -> ExportedProgram:
@@ -81,9 +82,9 @@ def load_program(path: Path) -> ExportedProgram:
     Raises:
         ArtifactError: the file says more than a plain graph does, or this torch cannot read it.
     """
-    require_plain(path)
+    plain = read_plain(path)
     try:
-        return torch.export.load(path)
+        return torch.export.load(plain)
     except Exception as error:  # the reader's errors have no base of their own
         raise ArtifactError(
             f"{path} cannot be loaded by torch {torch.__version__}",
@@ -93,14 +94,38 @@ def load_program(path: Path) -> ExportedProgram:
         ) from error
 
 
-def require_plain(path: Path) -> None:
+def read_plain(path: Path) -> IO[bytes]:
+    """Read an archive that holds nothing but tensors and a graph of PyTorch's operators.
+
+    One file can be two archives: torch finds a directory of members where ``zipfile`` finds another. And a
+    file can be another one when it is opened again. So it is read once, and what was looked at is packed
+    anew.
+
+    Returns:
+        an archive of the members that were looked at, and of nothing else.
+
+    Raises:
+        ArtifactError: there is more in it, or it is not an archive.
+    """
+    read, plain = io.BytesIO(path.read_bytes()), io.BytesIO()
+    require_plain(read, path)
+    repack_zip(read, plain)
+    plain.seek(0)
+    return plain
+
+
+def require_plain(file: IO[bytes], path: Path) -> None:
     """See that there is nothing in an archive but tensors and a graph of PyTorch's operators.
+
+    Args:
+        file: the archive, as ``zipfile`` reads it.
+        path: what it is called in an error.
 
     Raises:
         ArtifactError: there is, or it is not an archive.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             _require_members(archive, path)
             for name in archive.namelist():
                 data = archive.read(name)

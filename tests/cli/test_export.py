@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from conftest import Run
-from detexport.artifact import read_artifact, verify_files
+from detexport.artifact import MANIFEST, read_artifact, verify_files
 from detexport.checkpoint import read_state_dict, write_state_dict
 from detexport.cli.export import BUNDLED_SAMPLE, Request, check_request, export
 from detexport.data import MetadataCatalog
@@ -178,6 +179,19 @@ def test_what_is_not_an_artifact_is_never_replaced(tmp_path: Path, kind: str) ->
         export(request_to(tmp_path / "photos"))
     assert (tmp_path / "photos").exists()
     assert kind == "file" or (tmp_path / "photos/one.jpg").exists()
+
+
+@pytest.mark.parametrize("name", [".", "../artifact", ".."])
+def test_the_folder_that_one_works_in_is_never_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    folder = tmp_path / "artifact"
+    folder.mkdir()
+    for there in (tmp_path / MANIFEST, folder / MANIFEST):
+        there.touch()
+    monkeypatch.chdir(folder)
+    with pytest.raises(OutputError, match=f"{re.escape(name)} cannot be replaced; got: {tmp_path}"):
+        check_request(request_to(Path(name)), TARGETS["tracing"])
 
 
 def test_a_full_disk_is_told_and_left_as_it_was(tmp_path: Path) -> None:

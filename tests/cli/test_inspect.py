@@ -8,7 +8,7 @@ import pytest
 
 from detexport.artifact import read_artifact
 from detexport.cli.inspect import inspect
-from detexport.errors import ArtifactError, ConfigError
+from detexport.errors import ArtifactError, ConfigError, OutputError
 from tiny_artifacts import KINDS, write_tiny_onnx
 
 
@@ -69,9 +69,26 @@ def test_what_was_changed_is_told(
     assert fault in capsys.readouterr().out, "and all else is said, too"
 
 
-def test_torchscript_is_dumped_as_text(tiny_tracing: Path, tmp_path: Path) -> None:
-    inspect(tiny_tracing, as_json=False, dump_to=tmp_path / "text")
+def test_torchscript_is_dumped_as_text_beside_what_is_there(tiny_tracing: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "text" / "deep" / "notes.txt"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("mine")
+    for _ in range(2):
+        inspect(tiny_tracing, as_json=False, dump_to=tmp_path / "text")
     assert "def forward" in (tmp_path / "text/model_ts_code.txt").read_text()
+    assert kept.read_text() == "mine"
+    assert sorted(path.name for path in kept.parents[1].iterdir()) == [
+        "deep",
+        "model_ts_IR.txt",
+        "model_ts_IR_inlined.txt",
+        "model_ts_code.txt",
+    ]
+
+
+def test_a_dump_into_a_file_is_told(tiny_tracing: Path, tmp_path: Path) -> None:
+    (tmp_path / "text").touch()
+    with pytest.raises(OutputError, match=r"cannot write .*text; got: File exists"):
+        inspect(tiny_tracing, as_json=False, dump_to=tmp_path / "text")
 
 
 def test_nothing_else_is_dumped(tiny_onnx: Path, tmp_path: Path) -> None:

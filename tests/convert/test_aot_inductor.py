@@ -2,7 +2,10 @@
 
 import json
 import re
+import shutil
 import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,7 @@ from detexport.pt2 import save_program
 from detexport.runtime import load
 from detexport.runtime.aot_inductor import AotInductor as AotInductorRuntime
 from detexport.runtime.aot_inductor import _require_processor
+from hostile_archives import disguise
 from tiny_artifacts import tiny_contract
 
 GRID = 8
@@ -124,6 +128,25 @@ def test_gives_what_the_program_gives(
     assert list(actual) == list(expected)
     for name, values in expected.items():
         np.testing.assert_allclose(actual[name], values, atol=1e-5, err_msg=name)
+
+
+def test_compiles_the_program_that_was_looked_at(source: Path, tmp_path: Path) -> None:
+    class Reached(Exception):  # noqa: N818 - where it stops
+        pass
+
+    class Samples:
+        def __iter__(self) -> Iterator[np.ndarray]:
+            raise Reached
+
+    artifact, mark = read_artifact(source), tmp_path / "mark"
+    shutil.copytree(source, tmp_path / "source")
+    disguise(tmp_path / "source/model.pt2", mark)
+    replace(artifact, files={"model.pt2": sha256_file(tmp_path / "source/model.pt2")}).save(
+        tmp_path / "source"
+    )
+    with pytest.raises(Reached):
+        AotInductor().convert(tmp_path / "source", Samples(), tmp_path / "package")  # type: ignore[arg-type]
+    assert not mark.exists()
 
 
 def test_says_what_it_was_compiled_for_and_from(source: Path, package: Path) -> None:

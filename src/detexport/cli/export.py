@@ -25,7 +25,7 @@ from detexport.data.coco import CocoDataset
 from detexport.data.samples import ImageSamples
 from detexport.errors import CheckpointError, ConfigError
 from detexport.export import Provenance
-from detexport.files import atomic_dir, is_url, sha256_file, writing
+from detexport.files import atomic_dir, is_url, replaceable, sha256_file, writing
 from detexport.metrics.judge import annotation_kind
 from detexport.modeling import build_model
 from detexport.modeling.class_names import count_classes, named_contract
@@ -117,6 +117,7 @@ def check_request(request: Request, target: Target) -> None:
 
     Raises:
         ConfigError: data or images are missing, or the output folder holds something else.
+        OutputError: no artifact can take the place of the output folder.
     """
     by_ap = judged_by_ap(request, target)
     if (request.run_eval or by_ap) and request.data is None:
@@ -134,14 +135,15 @@ def check_request(request: Request, target: Target) -> None:
             remedy="give --calibration DIR, --sample, or --data with a training split",
         )
     output = request.output
-    replaceable = (output / MANIFEST).is_file() or (output.is_dir() and not any(output.iterdir()))
-    if output.exists() and not replaceable:
+    fitting = (output / MANIFEST).is_file() or (output.is_dir() and not any(output.iterdir()))
+    if output.exists() and not fitting:
         raise ConfigError(
             f"{output} is there and is not an artifact",
             got=f"a folder with {next(output.iterdir()).name}" if output.is_dir() else "a file",
             expected="a new or empty folder, or an artifact to replace",
             remedy="choose another --output",
         )
+    replaceable(output)
 
 
 def judged_by_ap(request: Request, target: Target) -> bool:

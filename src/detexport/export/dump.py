@@ -5,28 +5,28 @@ from typing import Any
 
 import torch
 
-from detexport.files import atomic_dir
+from detexport.files import atomic_file
 
 
 def dump_torchscript_IR(model: Any, dir: str | Path) -> None:  # noqa: N802 - the name that users know
     """Write what a traced or scripted module, or a scripted function, consists of into a folder.
 
     ``model_ts_code.txt``: the code of each method; ``model_ts_IR.txt``: the graph of the module and of every
-    module in it; ``model_ts_IR_inlined.txt``: its graph with all calls inlined.
+    module in it; ``model_ts_IR_inlined.txt``: its graph with all calls inlined. Other files there stay.
 
     Args:
         model: the traced or scripted module or function.
-        dir: the folder; replaced when it exists.
+        dir: the folder; made if there is none.
     """
     is_module = isinstance(model, torch.jit.ScriptModule)
     modules = list(model.named_modules()) if is_module else [("", model)]
-    with atomic_dir(Path(dir)) as folder:
-        for file, text in (
-            ("model_ts_code.txt", _each(modules, lambda part: part.code)),
-            ("model_ts_IR.txt", _each(modules, lambda part: part.graph)),
-            ("model_ts_IR_inlined.txt", str(model.inlined_graph)),
-        ):
-            (folder / file).write_text(text, encoding="utf-8")
+    for file, text in (
+        ("model_ts_code.txt", _each(modules, lambda part: part.code)),
+        ("model_ts_IR.txt", _each(modules, lambda part: part.graph)),
+        ("model_ts_IR_inlined.txt", str(model.inlined_graph)),
+    ):
+        with atomic_file(Path(dir) / file) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 def _each(modules: list[tuple[str, Any]], describe: Any) -> str:
