@@ -57,6 +57,16 @@ class Cell:
         return asdict(self)
 
 
+def pairs_of(experiment: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The model and the target of each cell of the table, in its order.
+
+    Args:
+        experiment: ``conf/experiment/coverage.yaml``.
+    """
+    options = {name: value for entry in experiment["defaults"] for name, value in entry.items()}
+    return [(m, t) for m in options["override /model"] for t in options["override /export"]]
+
+
 def status_of(outcome: Outcome, faults: Sequence[str], declared: str | None) -> tuple[str, str]:
     """Status and reason of a cell.
 
