@@ -39,7 +39,7 @@ params: $(READY) ## compose params.yaml from conf/; OVERRIDES="'export=[onnx]' .
 coverage: $(READY) ## measure every architecture x every target; ONLY="--only mask_rcnn --target onnx" some
 	python stages/measure_coverage.py --work-dir outputs/coverage --save-to reports/coverage.json $(ONLY)
 
-coverage-docs: $(READY) ## make docs/coverage.md of what `make coverage` measured
+coverage-docs: $(READY) ## make docs/coverage.md of what a whole `make coverage` measured
 	python stages/document_coverage.py --cells reports/coverage.json --save-dir docs
 
 # Faults are planted in models that give everything there is, on a target of every engine; every model is held

@@ -94,6 +94,32 @@ class TinyModel:
         return Listed(self.names)
 
 
+class Layered(nn.Module):
+    """Detects on the map that three convolutions make of the image."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            sizes = zip((3, 8, 8), (8, 8, 3), strict=True)
+            self.layers = nn.ModuleList([nn.Conv2d(*size, 3, padding=1) for size in sizes])
+        self.detect = Named(names)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        value = image.to(torch.float32)[None] / 255.0
+        for layer in self.layers:
+            value = layer(value.relu())
+        outputs: tuple[Tensor, ...] = self.detect(value[0].sigmoid() * 255.0)
+        return outputs
+
+
+class LayeredModel(TinyModel):
+    """A model with layers to quantize."""
+
+    def image_graph(self, output_names: tuple[str, ...]) -> nn.Module:
+        return Layered(output_names)
+
+
 def raw_outputs(contract: Contract, image: np.ndarray) -> dict[str, np.ndarray]:
     fields = Detect()(torch.from_numpy(image))
     return {name: fields[name].numpy() for name in contract.output_names}

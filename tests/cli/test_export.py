@@ -36,12 +36,8 @@ def request_to(output: Path) -> Request:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made by the library, as the first trace of a process: names in a trace count those before it."""
     folder = tmp_path_factory.mktemp("export") / "artifact"
-    code = f"from test_export import *; export(replace(request_to(Path({str(folder)!r})), class_names=NAMES))"
-    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": os.pathsep.join(paths)}
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
+    export(replace(request_to(folder), class_names=NAMES))
     return folder
 
 

@@ -4,8 +4,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
+import nncf
 import numpy as np
 import onnx
 import pytest
@@ -19,8 +21,11 @@ from detexport.convert.openvino import OpenVino
 from detexport.convert.openvino_int8 import OpenVinoInt8
 from detexport.data.samples import ImageSamples
 from detexport.errors import ConfigError, ExportError
+from detexport.export import Provenance
+from detexport.export.onnx import Onnx
 from detexport.runtime import default_engine
-from tiny_artifacts import no_samples, tiny_image, write_tiny_layers
+from tiny_artifacts import no_samples, tiny_contract, tiny_image, write_tiny_layers
+from tiny_models import LayeredModel
 
 SIZES = [(30, 50), (77, 41), (16, 16)]
 INT8 = {"onnx_int8": ("onnx", OnnxInt8), "openvino_int8": ("openvino", OpenVinoInt8)}
@@ -111,6 +116,68 @@ def test_nothing_to_calibrate_on_is_an_error_and_leaves_nothing(
     with pytest.raises(ConfigError, match="a quantization needs samples"):
         conversion(samples=0).convert(folders[source], no_samples(), tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "conversion", "got"),
+    [
+        ("onnx", OnnxInt8(float_nodes=("conv0", "conv7")), "float_nodes: conv7"),
+        ("openvino", OpenVinoInt8(preset="foo"), "got: foo"),  # type: ignore[arg-type]
+        ("openvino", OpenVinoInt8(float_patterns=("conv7",)), "float_patterns: conv7"),
+        ("openvino", OpenVinoInt8(float_patterns=("conv[",)), r"float_patterns: conv\["),
+    ],
+)
+def test_an_option_that_names_nothing_is_refused_before_any_image_is_read(
+    folders: dict[str, Path], tmp_path: Path, source: str, conversion: Conversion, got: str
+) -> None:
+    unreadable = ImageSamples([tmp_path / "none.png"], "RGB", ResizeRule(0, 0))
+    with pytest.raises(ConfigError, match=got):
+        conversion.convert(folders[source], unreadable, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_an_error_of_nncf_is_told_as_ours(
+    folders: dict[str, Path], samples: ImageSamples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def quantize(*_: Any, **__: Any) -> None:
+        raise nncf.UnsupportedModelError("of no known\nkind")
+
+    monkeypatch.setattr(nncf, "quantize", quantize)
+    with pytest.raises(ExportError, match="UnsupportedModelError: of no known kind"):
+        OpenVinoInt8(samples=1).convert(folders["openvino"], samples, tmp_path / "a")
+
+
+@pytest.fixture(scope="module")
+def pasted(samples: ImageSamples, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A detector with layers to quantize, whose graph takes the wanted size too."""
+    root = tmp_path_factory.mktemp("pasted")
+    method = Onnx(exporter="torchscript", graph_end="pasted")
+    method.export(
+        LayeredModel(tiny_contract()),
+        tiny_image(),
+        root / "onnx",
+        contract=tiny_contract(),
+        provenance=Provenance("w", "c"),
+    )
+    OpenVino().convert(root / "onnx", samples, root / "openvino")
+    return {name: root / name for name in ("onnx", "openvino")}
+
+
+@pytest.mark.parametrize("name", INT8)
+def test_a_graph_that_takes_the_wanted_size_is_quantized(
+    pasted: dict[str, Path], samples: ImageSamples, tmp_path: Path, name: str
+) -> None:
+    source, conversion = INT8[name]
+    artifact = conversion(samples=2).convert(pasted[source], samples, tmp_path / "int8")
+    assert artifact.graph_end == "pasted"
+    engine = default_engine(artifact.format)
+    expected, found = (
+        engine.open(folder)(tiny_image(30, 50), (60, 90)) for folder in (pasted[source], tmp_path / "int8")
+    )
+    assert found["pred_masks"].shape == expected["pred_masks"].shape == (3, 60, 90)
+    np.testing.assert_allclose(found["pred_boxes"], expected["pred_boxes"], atol=1e-3)
+    error = np.abs(found["scores"] - expected["scores"]).max()
+    assert 0 < error < 0.02
 
 
 @pytest.mark.parametrize("conversion", [OpenVino(), OnnxInt8()])

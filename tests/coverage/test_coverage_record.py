@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from detexport.coverage.cells import STATUSES
+from detexport.coverage.cells import STATUSES, pairs_of
 from detexport.coverage.table import render
 from detexport.files import read_json
 
@@ -26,9 +26,7 @@ def test_the_committed_table_is_that_of_the_record(record: list[dict[str, Any]])
 
 def test_the_record_is_whole_and_nothing_failed(record: list[dict[str, Any]]) -> None:
     experiment = yaml.safe_load((ROOT / "conf/experiment/coverage.yaml").read_text())
-    options = {name: value for entry in experiment["defaults"] for name, value in entry.items()}
-    pairs = [(m, t) for m in options["override /model"] for t in options["override /export"]]
-    assert [(cell["model"], cell["target"]) for cell in record] == pairs
+    assert [(cell["model"], cell["target"]) for cell in record] == pairs_of(experiment)
     assert {cell["status"] for cell in record} <= set(STATUSES) - {"failed"}
     assert all(cell["reason"] for cell in record if cell["status"] != "ok")
     for cell in record:

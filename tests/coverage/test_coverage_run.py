@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from detexport.coverage.run import Outcome, Runner, alone
+from detexport.coverage.run import Outcome, Runner, alone, kill
 from detexport.coverage.steps import Step, producers
 from detexport.errors import ConfigError
 
@@ -42,6 +42,14 @@ def run(folder: Path, *steps: Step, time_limit_s: float = 60) -> tuple[dict[str,
 
     runner = Runner(folder, time_limit_s)
     return runner.run(steps, producers(steps), processes=2, report=report), ran
+
+
+def children_in(folder: Path, program: str) -> list[int]:
+    """Processes of this interpreter that run a program in the folder."""
+    command = ["pgrep", "-f", f"^{sys.executable} {program}"]
+    done = subprocess.run(command, capture_output=True, check=False)
+    pids = [int(pid) for pid in done.stdout.split()]
+    return [pid for pid in pids if Path(f"/proc/{pid}/cwd").resolve() == folder.resolve()]
 
 
 def test_a_chain_runs_in_its_order_and_is_not_run_again(folder: Path) -> None:
@@ -83,7 +91,44 @@ def test_a_failure_is_told_and_blocks_only_what_needs_it(folder: Path) -> None:
     assert outcomes["export@fails"].reason == "no; got: 3"
     assert outcomes["convert@x"] == outcomes["copy@y"] == Outcome("", "blocked", "export: no; got: 3")
     assert outcomes["copy@b"].status == "ok"
-    assert run(folder, failing)[1] == []
+
+
+def test_what_failed_is_tried_again_and_what_worked_is_not(folder: Path) -> None:
+    """The cause may lie outside of all that is read: a full disk."""
+    code = "import pathlib; pathlib.Path('room').read_text()"
+    steps = copy("a", "b"), script(folder, "needs_room", code)
+    assert run(folder, *steps)[0]["script@needs_room"].status == "failed"
+    (folder / "room").touch()
+    outcomes, ran = run(folder, *steps)
+    assert (outcomes["script@needs_room"].status, ran) == ("ok", ["script@needs_room"])
+    assert run(folder, *steps)[1] == []
+
+
+def test_what_a_killed_run_wrote_is_not_taken_for_that_of_the_run_before(folder: Path) -> None:
+    """It is known by its inputs, which were others."""
+    (folder / "duplicate.py").write_text(f"{COPY}; import time; time.sleep(60 * (sys.argv[3:] == ['slow']))")
+    quick = copy("a", "b")
+    run(folder, quick)
+    (folder / "a2").write_text("2")
+    program = """
+import sys
+from pathlib import Path
+from detexport.coverage.run import Runner
+from detexport.coverage.steps import Step, producers
+steps = [Step("copy@b", "python duplicate.py a2 b slow", ("a2", "duplicate.py"), ("b",), {})]
+Runner(Path(sys.argv[1]), 60).run(steps, producers(steps), processes=1, report=lambda *_: None)
+"""
+    runner = subprocess.Popen([sys.executable, "-c", program, str(folder)], start_new_session=True)
+    until = time.monotonic() + 60
+    while (folder / "b").read_text() != "2":
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    runner.kill()
+    runner.wait()
+    for pid in children_in(folder, "duplicate.py"):
+        kill(pid)
+    assert run(folder, quick)[1] == ["copy@b"]
+    assert (folder / "b").read_text() == "1"
 
 
 def test_the_last_line_of_a_trace_is_the_reason(folder: Path) -> None:
@@ -162,9 +207,7 @@ Runner(Path(sys.argv[1]), 60).run(steps, producers(steps), processes=2, report=l
         time.sleep(0.05)
     runner.send_signal(2)
     assert runner.wait(timeout=30) != 0
-    done = subprocess.run(["pgrep", "-f", f"^{sys.executable} slow.py"], capture_output=True, check=False)
-    pids = [int(pid) for pid in done.stdout.split()]
-    assert not [pid for pid in pids if Path(f"/proc/{pid}/cwd").resolve() == folder.resolve()]
+    assert not children_in(folder, "slow.py")
     (folder / "slow.py").write_text("")
     slow = Step("script@slow", "python slow.py", ("b", "slow.py"), (), {})
     outcomes, ran = run(folder, copy("a", "b"), slow)

@@ -41,6 +41,15 @@ def test_each_architecture_has_a_row_and_each_target_a_column() -> None:
     assert "- B net, other: export: it broke" in page
 
 
+def test_what_the_task_metric_alone_judged_is_said_to_run_and_no_more() -> None:
+    cell = Cell("a", "A", "int8", "ok", "", True, "1", True, True, {"bbox/AP": -0.01}, 10.0, 2**30)
+    page = render([cell.to_json()])
+    table = rows(page)
+    assert table["Any height and width"] == table["No detections"] == ["runs"]
+    assert table["In a fresh process"] == ["yes"]
+    assert "`runs`:" in page
+
+
 def test_every_model_of_the_table_has_a_name() -> None:
     experiment = yaml.safe_load((ROOT / "conf/experiment/coverage.yaml").read_text())
     (models,) = (entry["override /model"] for entry in experiment["defaults"] if "override /model" in entry)

@@ -13,7 +13,7 @@ from detexport.contract import Contract
 from detexport.convert.calibration import CalibrationSet
 from detexport.convert.conversion import Samples, read_source, write_converted
 from detexport.coordinates import ONNX as READ_AT
-from detexport.errors import ExportError, RuntimeUnavailableError
+from detexport.errors import ConfigError, ExportError, RuntimeUnavailableError
 from detexport.preprocess import graph_inputs
 
 try:
@@ -57,12 +57,22 @@ class OnnxInt8:
         """See ``Conversion.convert``.
 
         Raises:
+            ConfigError: the model has no node of a name that is to stay in float.
             ExportError: there are no samples, or the model has no layer to quantize.
         """
         source = read_source(source_dir, Format.ONNX)
         images = CalibrationSet(samples, self.samples)
         model_file = source_dir / source.main_file
-        names = quantizable(onnx.load(model_file).graph) - set(self.float_nodes)
+        graph = onnx.load(model_file).graph
+        unknown = set(self.float_nodes) - {node.name for node in graph.node}
+        if unknown:
+            raise ConfigError(
+                f"{model_file} has no such nodes",
+                got=f"float_nodes: {', '.join(sorted(unknown))}",
+                expected="names of its nodes, as Netron shows them",
+                remedy="correct them, or leave them out",
+            )
+        names = quantizable(graph) - set(self.float_nodes)
         if not names:
             raise ExportError(f"{model_file} has no layer to quantize", expected=", ".join(INT8))
         return write_converted(

@@ -1,6 +1,7 @@
 """OpenVINO IR -> IR that computes in 8 bits, by NNCF's post-training quantization."""
 
 import logging
+import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from detexport.contract import Contract
 from detexport.convert.calibration import CalibrationSet, ChosenSamples
 from detexport.convert.conversion import Samples, read_source, write_converted
 from detexport.convert.openvino import MAIN_FILE, has_weights, last_weighted, read_model, save_ir
-from detexport.errors import ExportError, RuntimeUnavailableError
+from detexport.errors import ConfigError, DetexportError, ExportError, RuntimeUnavailableError
 from detexport.offline import no_telemetry
 from detexport.preprocess import graph_inputs
 
@@ -37,7 +38,8 @@ class OpenVinoInt8:
     Args:
         samples: number of images to calibrate on.
         preset: ``"mixed"`` has ranges of activations with a zero point, ``"performance"`` symmetric ones.
-        float_patterns: regular expressions of names of operators that stay in float32 too.
+        float_patterns: regular expressions of names of operators that stay in float32 too; each matches from a
+            name's beginning.
     """
 
     samples: int = 100
@@ -48,22 +50,14 @@ class OpenVinoInt8:
         """See ``Conversion.convert``.
 
         Raises:
-            ExportError: there are no samples, or the model has no layer to quantize.
+            ConfigError: there is no such preset, or the model has no operators of a pattern.
+            ExportError: there are no samples, or NNCF cannot quantize the model.
         """
         source = read_source(source_dir, Format.OPENVINO)
         model = read_model(source_dir / source.main_file)
+        self._check_options(model)
         images = _with_detections(CalibrationSet(samples, self.samples), model, source.contract)
-        nncf.set_log_level(logging.ERROR)
-        quantized = nncf.quantize(
-            model,
-            nncf.Dataset(images, partial(graph_inputs, source.contract)),
-            preset=nncf.QuantizationPreset(self.preset),
-            target_device=nncf.TargetDevice.CPU,
-            subset_size=len(images),
-            ignored_scope=nncf.IgnoredScope(
-                names=sorted(left_in_float(model)), patterns=list(self.float_patterns)
-            ),
-        )
+        quantized = self._quantize(model, images, source.contract)
         _require_finite(quantized)
         return write_converted(
             self,
@@ -76,6 +70,46 @@ class OpenVinoInt8:
             write=lambda folder: save_ir(quantized, folder / MAIN_FILE),
         )
 
+    def _check_options(self, model: Any) -> None:
+        presets = [preset.value for preset in nncf.QuantizationPreset]
+        if self.preset not in presets:
+            raise ConfigError("unknown preset", got=self.preset, expected=" or ".join(presets))
+        names = [node.get_friendly_name() for node in model.get_ordered_ops()]
+        for pattern in self.float_patterns:
+            try:
+                matched = any(map(re.compile(pattern).match, names))
+            except re.error as error:
+                raise ConfigError("no regular expression", got=f"float_patterns: {pattern}: {error}") from error
+            if not matched:
+                raise ConfigError(
+                    "the model has no such operators",
+                    got=f"float_patterns: {pattern}",
+                    expected="regular expressions that match its operators' names from the beginning",
+                    remedy="take the names from the IR, model.xml",
+                )
+
+    def _quantize(self, model: Any, images: CalibrationSet | ChosenSamples, contract: Contract) -> Any:
+        nncf.set_log_level(logging.ERROR)
+        ignored = nncf.IgnoredScope(names=sorted(left_in_float(model)), patterns=list(self.float_patterns))
+        try:
+            return nncf.quantize(
+                model,
+                nncf.Dataset(images, partial(graph_inputs, contract)),
+                preset=nncf.QuantizationPreset(self.preset),
+                target_device=nncf.TargetDevice.CPU,
+                subset_size=len(images),
+                ignored_scope=ignored,
+            )
+        except (DetexportError, MemoryError):
+            raise
+        except Exception as error:  # NNCF's errors have no base of their own
+            raise ExportError(
+                "NNCF cannot quantize the model",
+                got=f"{type(error).__name__}: {' '.join(str(error).split())}",
+                expected="a model whose layers it knows",
+                remedy="leave what is named in float: float_patterns, or choose another target",
+            ) from error
+
 
 def _with_detections(
     images: CalibrationSet, model: Any, contract: Contract
@@ -84,8 +118,8 @@ def _with_detections(
     if not contract.row_names:
         return images
     compiled = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": ov.Type.f32})
-    input_name, rows = contract.inputs[0].name, contract.row_names[0]
-    return images.where(lambda image: len(compiled({input_name: image})[rows]) > 0)
+    rows = contract.row_names[0]
+    return images.where(lambda image: len(compiled(graph_inputs(contract, image))[rows]) > 0)
 
 
 def _require_finite(model: Any) -> None:

@@ -27,10 +27,11 @@ class Cell:
             ``skipped``, because this machine lacks what it needs.
         reason: why it is not ``ok``; or that it is, against its declaration.
         dynamic_size: it was right at the exported size, a smaller, a larger and an odd one; null: not
-            measured.
+            measured. Of reduced precision, which the task metric alone judges, a sample is right where it ran
+            and gave what the contract says.
         batch: images a call takes: ``"1"`` or ``"any"``; empty without an artifact.
-        zero_detections: it was right where there is nothing to detect; null where the model always gives
-            something, or it was not measured.
+        zero_detections: it was right, likewise, where there is nothing to detect; null where the model always
+            gives something, or it was not measured.
         fresh_process: the artifact ran in a process in which the models' code could not be imported.
         errors: the largest error by measure, see ``detexport.parity.measures``; for reduced precision each
             metric less the eager model's.
@@ -54,6 +55,16 @@ class Cell:
     def to_json(self) -> dict[str, Any]:
         """The cell as plain JSON values."""
         return asdict(self)
+
+
+def pairs_of(experiment: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The model and the target of each cell of the table, in its order.
+
+    Args:
+        experiment: ``conf/experiment/coverage.yaml``.
+    """
+    options = {name: value for entry in experiment["defaults"] for name, value in entry.items()}
+    return [(m, t) for m in options["override /model"] for t in options["override /export"]]
 
 
 def status_of(outcome: Outcome, faults: Sequence[str], declared: str | None) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Run steps, each in a process of its own, several at a time, and none again on the same inputs."""
+"""Run steps, each in a process of its own, several at a time, and none that worked again on the same inputs."""
 
 import fcntl
 import os
@@ -67,8 +67,9 @@ class Outcome:
 class Runner:
     """Runs steps in a folder that is laid out like the repository.
 
-    A step's outcome is kept with its key, a digest of its command, its parameters and the bytes of all that
-    it reads, its code included: a runner goes on where a killed one stopped.
+    The outcome of a step that worked is kept with its key, a digest of its command, its parameters and the
+    bytes of all that it reads, its code included: a runner goes on where a killed one stopped. What failed is
+    tried again: a full disk is in no key.
 
     Args:
         folder: where commands run; ``stages/``, ``src/`` and what else the steps read lie in it.
@@ -130,7 +131,7 @@ class Runner:
     def _without_running(
         self, step: Step, before: Sequence[Step], outcomes: Mapping[str, Outcome]
     ) -> Outcome | None:
-        """The outcome of a step that cannot run, or that ran before on the same inputs."""
+        """The outcome of a step that cannot run, or that worked before on the same inputs."""
         lacking = [other for other in before if outcomes[other.name].status != OK]
         if lacking:
             cause = outcomes[lacking[0].name]
@@ -140,7 +141,7 @@ class Runner:
         if not path.is_file():
             return None
         kept = Outcome(**read_json(path))
-        current = kept.key == self._key(step, before, outcomes) and kept.status != UNAVAILABLE
+        current = kept.status == OK and kept.key == self._key(step, before, outcomes)
         there = all((self.folder / out).exists() for out in kept.outs)
         return kept if current and there else None
 
@@ -158,6 +159,8 @@ class Runner:
     def _run(self, step: Step, key: str) -> Outcome:
         log = self.folder / "logs" / f"{step.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
+        # What was known of the step is not of what it writes now, also if nobody is there when it ends.
+        self._record(step).unlink(missing_ok=True)
         start = time.monotonic()
         with log.open("wb") as file:
             code, usage = self._wait(self._start(step, file))
@@ -172,8 +175,7 @@ class Runner:
             usage.ru_maxrss * 1024,
             {out: digest(self.folder / out) for out in step.outs} if status == OK else {},
         )
-        if code >= 0:  # one that was killed is to be tried again
-            write_json(self._record(step), asdict(outcome))
+        write_json(self._record(step), asdict(outcome))
         return outcome
 
     def _start(self, step: Step, file: Any) -> "subprocess.Popen[bytes]":

@@ -14,6 +14,7 @@ from detexport.errors import ExportError
 from detexport.export.graph_end import batch_graph
 from detexport.export.method import ExportableModel, Provenance, require_eval, write_artifact
 from detexport.export.torchscript_file import MAIN_FILE, require_fixed_hashes, save_reproducibly
+from detexport.export.type_names import take_plain_names
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,12 @@ class Scripting:
         require_eval(model)
         require_fixed_hashes()
         contract = contract.ending(self.graph_end)
+        graph = batch_graph(model, contract)
+        take_plain_names(graph)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", (FutureWarning, DeprecationWarning))
-                scripted = torch.jit.script(batch_graph(model, contract))
+                scripted = torch.jit.script(graph)
         except (RuntimeError, torch.jit.frontend.NotSupportedError) as error:
             raise ExportError(
                 f"{type(model).__name__} cannot be compiled by torch.jit.script",

@@ -1,17 +1,21 @@
-"""TorchScript files whose bytes say nothing of the machine, the folder or the hour they were written in."""
+"""TorchScript files whose bytes say nothing of the machine, folder, process or hour they were written in."""
 
 import io
 import sys
+import zipfile
 from pathlib import Path
 
 import torch
 
 from detexport.errors import ExportError
+from detexport.export.type_names import renumber_types
 from detexport.files import repack_zip
 
 MAIN_FILE = "model.pt"
 # Source ranges with absolute paths, and a checksum over them; a loaded module works without either.
 LEFT_OUT = (".debug_pkl", ".data/serialization_id")
+RENAMED = "renamed/"
+"""Below it, until the archive is repacked, are the members that take the place of others."""
 
 
 def require_fixed_hashes() -> None:
@@ -30,11 +34,24 @@ def require_fixed_hashes() -> None:
 
 
 def save_reproducibly(module: torch.jit.ScriptModule, path: Path) -> None:
-    """Save a module so that the same module gives the same bytes.
+    """Save a module so that the same module gives the same bytes, whatever the process did before.
 
     Args:
         module: a traced or scripted module.
         path: the file to write.
     """
     # Into memory first: torch's own writer ends the whole process where the disk is full.
-    repack_zip(io.BytesIO(module.save_to_buffer()), path, LEFT_OUT)
+    saved = io.BytesIO(module.save_to_buffer())
+    old = _append_renamed(saved)
+    repack_zip(saved, path, (*LEFT_OUT, *old), lambda name: name.replace(RENAMED, "", 1))
+
+
+def _append_renamed(saved: io.BytesIO) -> tuple[str, ...]:
+    """Append code and pickles with types that are counted anew; gives the names of those that they replace."""
+    with zipfile.ZipFile(saved, "a") as archive:
+        old = {name: archive.read(name) for name in archive.namelist() if name.endswith((".py", ".pkl"))}
+        root = next(iter(old)).partition("/")[0]
+        members = {name.partition("/")[2]: content for name, content in old.items()}
+        for name, content in renumber_types(members).items():
+            archive.writestr(f"{root}/{RENAMED}{name}", content)
+    return tuple(old)

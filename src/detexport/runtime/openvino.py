@@ -9,7 +9,7 @@ import numpy as np
 
 from detexport.artifact import Artifact, Format
 from detexport.coordinates import OPENVINO as READ_AT
-from detexport.errors import ArtifactError, RuntimeUnavailableError
+from detexport.errors import ArtifactError, ConfigError, RuntimeUnavailableError
 from detexport.offline import no_telemetry
 from detexport.runtime.session import checked_inputs, name_outputs, read_verified
 
@@ -41,6 +41,7 @@ class OpenVino:
         """Load an artifact after its files' digests were checked.
 
         Raises:
+            ConfigError: there is no such precision.
             ArtifactError: not an OpenVINO artifact, one that was changed, or one that this OpenVINO refuses.
             RuntimeUnavailableError: the device is not the CPU, or the processor lacks the precision.
         """
@@ -51,6 +52,8 @@ class OpenVino:
                 expected="'cpu'",
                 remedy="choose 'cpu', or a target of another runtime",
             )
+        if self.precision not in TYPES:
+            raise ConfigError("unknown precision", got=self.precision, expected=" or ".join(TYPES))
         artifact = read_verified(artifact_dir, Format.OPENVINO)
         path = artifact_dir / artifact.main_file
         try:
