@@ -17,6 +17,8 @@ from detexport.diagnosis.diagnose import POSTPROCESSING, Diagnosis, diagnose
 from detexport.diagnosis.picture import save_evidence
 from detexport.diagnosis.segments import cut
 from detexport.errors import ExportError, RuntimeUnavailableError
+from detexport.export import Provenance
+from detexport.export.tracing import Tracing
 from detexport.modeling import build_model
 from detexport.targets import TARGETS
 
@@ -166,6 +168,46 @@ def test_a_fault_is_named_in_a_trace(name: str, segment: str, fault: Fault, tmp_
     assert found.first.name == segment, found.sentence
     assert found.sentence.startswith(f"The first divergence is {segment}")
     assert not found.unknown
+
+
+class Spoilt(nn.Module):
+    """A segment whose numbers are a thousandth too large, and whose places move by as much."""
+
+    def __init__(self, segment: nn.Module) -> None:
+        super().__init__()
+        self.segment = segment
+
+    def forward(self, tensors: list[Tensor]) -> list[Tensor]:
+        outputs = self.segment(tensors)
+        return [value * 1.001 if value.is_floating_point() else value for value in outputs]
+
+
+OURS = ("mask_rcnn_C4", "keypoint_rcnn", "cascade_mask_rcnn", "pointrend", "retinanet")
+
+
+@pytest.mark.parametrize(
+    ("name", "graph_end"),
+    [
+        ("panoptic_fpn", "pasted"),
+        *((name, "raw") for name in (*OURS, *(f"torchvision_{name}" for name in TORCHVISION))),
+    ],
+)
+def test_every_segment_answers_for_itself(
+    name: str, graph_end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault in all of them at once: each is fed the eager model's tensors, so none hides another's."""
+    monkeypatch.setattr(
+        "detexport.diagnosis.diagnose._modules",
+        lambda chain, _: [Spoilt(segment.module) for segment in chain.segments],
+    )
+    model = trained_model(name)
+    contract, provenance = contract_of(model), Provenance("weights", "config")
+    Tracing(graph_end=graph_end).export(
+        model, picture(), tmp_path / "a", contract=contract, provenance=provenance
+    )
+    found = diagnose(model, tmp_path / "a", picture())
+    assert [one.name for one in found.segments if one.passed is not False] == [POSTPROCESSING]
+    assert (graph_end == "pasted") == ("paste" in [one.name for one in found.segments])
 
 
 def test_a_faultless_model_diverges_nowhere(tmp_path: Path) -> None:
