@@ -91,6 +91,38 @@ def test_a_manifest_that_is_none(damage: Any, artifact: Artifact, tmp_path: Path
         read_artifact(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"files": ["model.onnx"]},
+        {"files": {"model.onnx": 1}},
+        {"options": []},
+        {"main_file": None},
+        {"versions": "2.15"},
+        {"weights_sha256": True},
+        {"image_sides": [1]},
+        {"image_sides": ["1", "2"]},
+        {"format": ["ONNX"]},
+        {"contract.pixel_mean": "123"},
+        {"contract.class_names": "abc"},
+        {"contract.channel_order": "GRB"},
+        {"contract.score_threshold": "0.5"},
+        {"contract.panoptic": []},
+        {"contract.inputs": [{"name": "image", "dtype": "uint8", "shape": [3, None, 1], "meaning": ""}]},
+    ],
+    ids=str,
+)
+def test_a_field_that_holds_something_else_is_named(
+    change: dict[str, Any], artifact: Artifact, tmp_path: Path
+) -> None:
+    value = artifact.to_json()
+    ((name, other),) = change.items()
+    (value["contract"] if "." in name else value)[name.rpartition(".")[2]] = other
+    (tmp_path / MANIFEST).write_text(json.dumps(value))
+    with pytest.raises(ArtifactError, match=rf"is not an artifact; got: ValueError: artifact\.json\.{name}"):
+        read_artifact(tmp_path)
+
+
 @pytest.mark.parametrize("content", [None, b"", b"{", b"\xff\xfe"])
 def test_a_missing_or_broken_manifest(content: bytes | None, tmp_path: Path) -> None:
     if content is not None:

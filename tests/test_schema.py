@@ -1,4 +1,5 @@
 import json
+from collections import namedtuple
 
 import pytest
 import torch
@@ -48,3 +49,27 @@ def test_too_few_tensors_are_refused():
     tensors, schema = flatten(RICH)
     with pytest.raises(ExportError, match="10 tensors"):
         schema(tensors[1:])
+
+
+def named(name: str) -> type:
+    """A class of somebody else that is called like one of ours."""
+    return type(name, (), {"tensor": torch.ones(1, 4)})
+
+
+@pytest.mark.parametrize("name", ["Boxes", "Instances", "ImageList", "dict", "list", "tuple", "tensor"])
+def test_what_is_only_called_like_a_container_is_refused(name: str) -> None:
+    value = [named(name)(), torch.ones(1)]
+    with pytest.raises(ExportError, match=rf"got: test_schema\.{name}: <test_schema"):
+        flatten(value)
+    tensors, schema = flatten(value, allow_non_tensor=True)
+    assert len(tensors) == schema.count == 1
+    with pytest.raises(ExportError, match="cannot be built again"):
+        schema(tensors)
+
+
+def test_a_dict_whose_keys_are_no_strings_is_refused() -> None:
+    with pytest.raises(ExportError, match="dict with keys that are no strings"):
+        flatten({1: torch.ones(1), "two": torch.ones(2)})
+    Pair = namedtuple("Pair", "a b")
+    with pytest.raises(ExportError, match="Pair"):
+        flatten(Pair(torch.ones(1), torch.ones(1)))

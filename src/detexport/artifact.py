@@ -1,9 +1,10 @@
 """The hinge between export and runtime: a folder that says all that a runtime needs to know."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from detexport.contract import MAX_SIDE, Contract
 from detexport.errors import ArtifactError
@@ -77,10 +78,12 @@ def read_artifact(folder: Path) -> Artifact:
     """Read a folder's manifest without looking at its files.
 
     Raises:
-        ArtifactError: there is no manifest, or it is not one.
+        ArtifactError: there is no manifest, or it is not one: a field is missing or holds something else.
     """
     try:
         value = read_json(folder / MANIFEST)
+        if fault := _fault(value, Artifact, MANIFEST):
+            raise ValueError(fault)
         return Artifact(
             **{
                 **value,
@@ -96,6 +99,40 @@ def read_artifact(folder: Path) -> Artifact:
             expected=f"a folder with a {MANIFEST} as the export writes it",
             remedy="export the model again",
         ) from error
+
+
+def _fault(value: Any, kind: Any, place: str) -> str:
+    """What in a JSON value is not of the kind that a field is annotated with; empty where all is.
+
+    Args:
+        value: as ``to_json`` and ``json`` make it: a dataclass is a dict, a tuple a list.
+        kind: the annotation.
+        place: what the value is called.
+    """
+    origin, of = get_origin(kind), get_args(kind)
+    if origin is UnionType:
+        faults = [_fault(value, one, place) for one in of]
+        return "" if "" in faults else faults[0]
+    parts: list[tuple[Any, Any, str]] = []
+    if is_dataclass(kind) and isinstance(value, dict):
+        hints = get_type_hints(kind)
+        parts = [(value[name], hints[name], f"{place}.{name}") for name in hints if name in value]
+    elif origin is dict and isinstance(value, dict):
+        parts = [(item, of[1], f"{place}.{name}") for name, item in value.items()]
+    elif origin is tuple and isinstance(value, list) and (... in of or len(value) == len(of)):
+        parts = [(item, of[0], f"{place}[{index}]") for index, item in enumerate(value)]
+    elif not (kind is Any or (origin is Literal and value in of) or _is_plain(value, kind)):
+        return f"{place}: {value!r}"[:200]
+    return next(filter(None, (_fault(*part) for part in parts)), "")
+
+
+def _is_plain(value: Any, kind: Any) -> bool:
+    """Whether a value of JSON is of a type that is not made of others."""
+    if get_origin(kind) is not None or isinstance(value, bool):
+        return False
+    if kind is float:
+        return isinstance(value, int | float)
+    return isinstance(value, str if issubclass(kind, StrEnum) else kind)
 
 
 def verify_files(artifact: Artifact, folder: Path) -> None:

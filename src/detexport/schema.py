@@ -20,7 +20,7 @@ class Schema:
 
     Args:
         kind: ``"tensor"``, ``"list"``, ``"tuple"``, ``"dict"``, ``"Boxes"``, ``"Instances"``,
-            ``"ImageList"``, or the name of a type that was filtered out.
+            ``"ImageList"``, or what was filtered out, by the full name of its type.
         names: keys of a dict, fields of ``Instances``; empty elsewhere.
         parts: schemas of what it is made of, in the order of their tensors.
     """
@@ -108,7 +108,10 @@ def flatten(value: Any, *, allow_non_tensor: bool = False) -> tuple[tuple[Tensor
 
 
 def _take_apart(value: Any) -> tuple[str, tuple[str, ...], list[Any]]:
-    """Kind, names and parts of a value; a kind that is not in ``KINDS`` has no parts."""
+    """Kind, names and parts of a value; a kind that is not in ``KINDS`` has no parts.
+
+    A kind says what a value is, not what its class is called: other libraries have ``Boxes``, too.
+    """
     if isinstance(value, Instances):
         fields = value.get_fields()
         return "Instances", tuple(fields), [_size_tensor(value.image_size), *fields.values()]
@@ -118,8 +121,11 @@ def _take_apart(value: Any) -> tuple[str, tuple[str, ...], list[Any]]:
         return "ImageList", (), [value.tensor, *map(_size_tensor, value.image_sizes)]
     if isinstance(value, dict) and all(isinstance(name, str) for name in value):
         return "dict", tuple(value), list(value.values())
-    name = type(value).__name__
-    return name, (), list(value) if name in CONTAINERS else []
+    for name, container in CONTAINERS.items():
+        if type(value) is container:
+            return name, (), [*value]
+    full_name = f"{type(value).__module__}.{type(value).__qualname__}"
+    return f"{full_name} with keys that are no strings" if isinstance(value, dict) else full_name, (), []
 
 
 def _build(kind: str, names: tuple[str, ...], values: list[Any]) -> Any:

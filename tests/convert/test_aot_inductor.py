@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -231,6 +232,17 @@ def test_another_device_is_refused(package: Path, monkeypatch: pytest.MonkeyPatc
         ArtifactError, match="got: code compiled for 'cpu'; expected: code compiled for 'cuda'"
     ):
         AotInductorRuntime().open(package, "cuda")
+
+
+@pytest.mark.parametrize("options", [{}, {"device": "cpu"}, {"device": "cpu", "instruction_set": []}])
+def test_a_manifest_that_does_not_say_what_it_was_compiled_for(
+    source: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    folder = tmp_path / "package"
+    shutil.copytree(source, folder)
+    replace(read_artifact(source), format=Format.AOT_INDUCTOR, options=options).save(folder)
+    with pytest.raises(ArtifactError, match="does not say what the package was compiled for; got: device"):
+        load(folder)
 
 
 def test_an_older_processor_is_refused() -> None:

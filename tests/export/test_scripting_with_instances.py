@@ -95,7 +95,11 @@ def test_a_field_that_was_not_declared_is_named(boxes: Tensor) -> None:
 
 @pytest.mark.parametrize(
     ("fields", "words"),
-    [({"scores": int}, "scores: <class 'int'>"), ({}, "no field"), ({"a b": Tensor}, "a b")],
+    [
+        ({"scores": int}, "scores: <class 'int'>"),
+        ({}, "no field"),
+        *(({name: Tensor}, f"got: {name}: ") for name in ("a b", "class", "image_size", "to", "self", "_a")),
+    ],
 )
 def test_fields_that_cannot_be_declared(fields: dict, words: str) -> None:
     with pytest.raises(ExportError, match=words):

@@ -81,14 +81,14 @@ class Onnx:
                 "unknown exporter",
                 got=self.exporter,
                 expected=" or ".join(LATEST_OPSETS),
-                remedy="set artifacts.onnx.method.exporter",
+                remedy=_by_option("exporter=dynamo"),
             )
         if not 18 <= self.opset_version <= latest:
             raise ExportError(
                 f"unsupported opset_version of the {self.exporter} exporter",
                 got=self.opset_version,
                 expected=f"18 to {latest}",
-                remedy="set artifacts.onnx.method.opset_version",
+                remedy=_by_option("opset_version=18"),
             )
 
     def _convert(
@@ -111,6 +111,11 @@ class Onnx:
             )
         onnx.checker.check_model(proto)
         return proto
+
+
+def _by_option(option: str) -> str:
+    """How an option is said on the command line, and in the pipeline."""
+    return f"set --opt {option}; in the pipeline artifacts.<name>.method.{option}"
 
 
 def _export_program(
@@ -143,7 +148,7 @@ def _export_program(
             "the recorded program cannot be written as ONNX",
             got=_cause(error),
             expected="operators that ONNX has a translation for",
-            remedy="rewrite what is named, or, if it traces, set artifacts.onnx.method.exporter=torchscript",
+            remedy=f"rewrite what is named, or, if it traces, {_by_option('exporter=torchscript')}",
         ) from error
     assert program is not None
     return program.model_proto

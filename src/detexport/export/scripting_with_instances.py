@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import count
+from keyword import iskeyword
 from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -199,14 +200,14 @@ def from_scripted(instances: Any) -> Instances:
 def _doubles(fields: Mapping[str, type]) -> ModuleType:
     """A module with the doubles of both classes, for these fields."""
     unsupported = {
-        name: kind for name, kind in fields.items() if kind not in NAMES or not name.isidentifier()
+        name: kind for name, kind in fields.items() if kind not in NAMES or not _can_be_field(name)
     }
     if unsupported or not fields:
         raise ExportError(
             "these fields cannot be declared",
             got=", ".join(f"{name}: {kind}" for name, kind in unsupported.items()) or "no field",
-            expected="names of attributes, each with torch.Tensor or detexport.structures.Boxes",
-            remedy="keep what is of another type outside of the scripted model",
+            expected="names for attributes that Instances lack, each with torch.Tensor or structures.Boxes",
+            remedy="rename the field; keep what is of another type outside of the scripted model",
         )
     # A compiled class is known by its name for the rest of the process.
     module = ModuleType(f"detexport_scripted_instances_{next(_numbers)}")
@@ -217,6 +218,12 @@ def _doubles(fields: Mapping[str, type]) -> ModuleType:
     sys.modules[module.__name__] = module
     exec(compile(text, module.__file__, "exec"), vars(module))
     return module
+
+
+def _can_be_field(name: str) -> bool:
+    """Whether ``Instances`` can have a field of this name beside what they have already."""
+    taken = iskeyword(name) or name == "self" or hasattr(Instances, name)
+    return name.isidentifier() and not name.startswith("_") and not taken
 
 
 def _source(fields: Mapping[str, type]) -> str:

@@ -16,6 +16,7 @@ from detexport.errors import ArtifactError, RuntimeUnavailableError
 from detexport.runtime.session import read_verified
 from detexport.runtime.torch_session import TorchSession, require_device
 
+DEVICES = ("cpu", "cuda")
 NEEDED_FEATURES = {
     "x86-64": (),
     "x86-64-v3": ("avx", "avx2", "bmi", "bmi2", "f16c", "fma3", "lzcnt"),
@@ -43,8 +44,9 @@ class AotInductor:
         """
         require_device(device)
         artifact = read_verified(artifact_dir, Format.AOT_INDUCTOR)
-        _require_compiled_for(artifact, device)
-        _require_processor(artifact.options["instruction_set"], torch.cpu.get_capabilities())
+        compiled_for, instruction_set = _compiled_for(artifact)
+        _require_same(device, compiled_for)
+        _require_processor(instruction_set, torch.cpu.get_capabilities())
         if self.threads:
             torch.set_num_threads(self.threads)
         path = artifact_dir / artifact.main_file
@@ -74,8 +76,24 @@ def _own_judgement() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _require_compiled_for(artifact: Artifact, device: str) -> None:
-    compiled_for = artifact.options["device"]
+def _compiled_for(artifact: Artifact) -> tuple[str, str]:
+    """The kind of device and the instruction set of a package, as its manifest says.
+
+    Raises:
+        ArtifactError: it names none that packages are compiled for.
+    """
+    device, instruction_set = (artifact.options.get(name) for name in ("device", "instruction_set"))
+    if device not in DEVICES or instruction_set not in (*NEEDED_FEATURES,):
+        raise ArtifactError(
+            "the manifest does not say what the package was compiled for",
+            got=f"device {device!r}, instruction_set {instruction_set!r}",
+            expected=f"{' or '.join(DEVICES)}; {' or '.join(NEEDED_FEATURES)}",
+            remedy="convert the ExportedProgram again; do not edit an artifact's files",
+        )
+    return device, instruction_set
+
+
+def _require_same(device: str, compiled_for: str) -> None:
     if device.partition(":")[0] != compiled_for:
         raise ArtifactError(
             f"the package cannot run on '{device}'",
