@@ -3,6 +3,7 @@
 An artifact that has passed needs none. A diagnosis is a result, also one that could not be made.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,25 +67,34 @@ def find(
     samples: tuple[Sample, ...],
     judged: dict[str, Any],
 ) -> Diagnosis:
-    """Diagnose on the first sample that did not pass and shows something, recorded as the artifact was."""
+    """Diagnose on the first sample that did not pass and shows something, recorded as the artifact was.
+
+    Segments take one image: of samples that did not pass, those that were run alone come first.
+    """
     torch.manual_seed(0)
     net = build_model(load_cfg(build / "config.yaml")).eval()
     weights_file = weights / "model.safetensors"
     load_weights(net, read_state_dict(weights_file), str(weights_file))
     failed = {sample["id"] for sample in judged["samples"] if not sample["passed"]}
-    ranked = sorted(samples, key=lambda one: (one.meta.id not in failed, not one.detections))
+    ranked = sorted(
+        samples, key=lambda one: (one.meta.id not in failed, bool(one.meta.batch), not one.detections)
+    )
     if not ranked:
         raise DataError("the reference has no sample", remedy="run the stage `reference` again")
     image = ranked[0].image()
     traced = (one for one in samples if one.meta.traced and one.meta.image_size != image.shape[1:])
     recorded = next(traced, None)
-    return diagnose(
+    diagnosis = diagnose(
         net,
         artifact_dir,
         image,
         recorded=recorded.image() if recorded else None,
         twin=twin,
     )
+    if not ranked[0].meta.batch:
+        return diagnosis
+    alone = f"only images in a batch did not pass; {ranked[0].meta.id} was looked at alone"
+    return replace(diagnosis, notes=(*diagnosis.notes, alone))
 
 
 def job_twin(job: str, artifact_dir: Path) -> Twin:
