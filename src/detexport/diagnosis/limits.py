@@ -29,6 +29,7 @@ class Limits:
 
     Args:
         relative: of a number's error, as a part of the largest value of its tensor.
+        bulk: likewise, where rounding decides and ``differing`` values may lie further away.
         differing: part of a tensor's values, or of the proposals, that may lie elsewhere where rounding
             decides: which level a box is pooled from, which cells a point head looks at, which of two boxes
             is suppressed. Elsewhere none may.
@@ -37,6 +38,7 @@ class Limits:
     """
 
     relative: float = 5e-5
+    bulk: float = 5e-5
     differing: float = 0.01
     tolerance: Tolerance = field(default_factory=Tolerance)
     outputs: Tolerance = field(default_factory=Tolerance)
@@ -49,6 +51,7 @@ LIMITS = {
     # keypoint's place is sought by a matrix product.
     "bf16": Limits(
         relative=0.04,
+        bulk=0.01,
         tolerance=Tolerance(keypoint_px=6.0, keypoint_flip_ratio=0.06, keypoint_score=0.9),
         outputs=Tolerance(
             box_px=4.0,
@@ -117,8 +120,10 @@ def measure(
         contract: of the artifact's graph.
         limits: see ``Limits``.
     """
-    if kind in (Kind.VALUES, Kind.CHOICES):
-        return _values(expected, actual, limits, limits.differing if kind is Kind.CHOICES else 0.0)
+    if kind is Kind.VALUES:
+        return _values(expected, actual, limits.relative, 0.0)
+    if kind is Kind.CHOICES:
+        return _values(expected, actual, limits.bulk, limits.differing)
     broken = _broken(expected, actual)
     if broken:
         return Measured({}, {}, "", broken)
@@ -130,9 +135,9 @@ def measure(
     return measure_outputs(sides[0], sides[1], contract, limits)
 
 
-def _values(expected: Arrays, actual: Arrays, limits: Limits, share: float) -> Measured:
+def _values(expected: Arrays, actual: Arrays, limit: float, share: float) -> Measured:
     """Each tensor number by number; the errors are those of the worst tensor."""
-    found = [_of_tensor(name, want, actual[name], limits.relative, share) for name, want in expected.items()]
+    found = [_of_tensor(name, want, actual[name], limit, share) for name, want in expected.items()]
     worst = max(found, key=lambda one: (bool(one.why), one.errors.get("relative", np.inf)))
     return replace(worst, why="; ".join(one.why for one in found if one.why))
 
