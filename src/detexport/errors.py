@@ -4,6 +4,9 @@ Each says what, got, expected and remedy in one message. A stage prints it witho
 else that is raised is a fault of ours and keeps its trace.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class DetexportError(Exception):
     """A wrong input, configuration or file, described so that its owner can mend it."""
@@ -53,3 +56,46 @@ class OutputError(DetexportError):
 
 class RuntimeUnavailableError(DetexportError):
     """A runtime, or the device that it was asked for, is not on this machine."""
+
+
+# How engines say, each in its own words and some in an error of no own type, that an allocation failed.
+ALLOCATION_FAILURES = (
+    "allocate memory",
+    "allocation failed",
+    "bad_alloc",
+    "bad allocation",
+    "not enough memory",
+    "out of memory",
+    "storage size calculation overflowed",
+)
+
+
+@contextmanager
+def memory_guard(*sizes: tuple[int, ...]) -> Iterator[None]:
+    """Say clearly that memory did not suffice for images of these sizes, whatever the engine raises.
+
+    Args:
+        *sizes: shape of each image.
+
+    Raises:
+        OutOfMemoryError: an allocation failed.
+    """
+    try:
+        yield
+    except DetexportError:
+        raise
+    except Exception as error:
+        text = str(error).lower()
+        if not isinstance(error, MemoryError) and not any(words in text for words in ALLOCATION_FAILURES):
+            raise
+        raise OutOfMemoryError(
+            "there is not enough memory for this",
+            got=", ".join(
+                [
+                    *("image " + " x ".join(map(str, size)) for size in sizes),
+                    (str(error).strip() or type(error).__name__).splitlines()[0][:200],
+                ]
+            ),
+            expected="images and outputs that fit into the device's memory",
+            remedy="resize them by the contract's rule, give fewer at once, or ask for a smaller output",
+        ) from error

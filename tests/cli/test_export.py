@@ -16,7 +16,7 @@ from PIL import Image
 from conftest import Run
 from detexport.artifact import MANIFEST, read_artifact, verify_files
 from detexport.checkpoint import read_state_dict, write_state_dict
-from detexport.cli.export import BUNDLED_SAMPLE, Request, check_request, export
+from detexport.cli.export import BUNDLED_SAMPLE, Request, check_request, export, take_images
 from detexport.data import MetadataCatalog
 from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import CheckpointError, ConfigError, DataError, ExportError, OutputError
@@ -92,6 +92,20 @@ def test_overrides_options_and_samples_reach_the_artifact_and_data_names_and_jud
     assert eager == found
     assert float(eager) > 0.4
     assert float(difference) == 0
+
+
+@pytest.mark.parametrize("option", ["samples", "calibration"])
+def test_the_images_that_a_shell_makes_of_a_pattern_are_all_the_options(option: str) -> None:
+    given = replace(request_to(Path("artifact")), overrides=("b.JPG", "MODEL.WEIGHTS", "c.png", "d.png"))
+    taken = take_images(replace(given, **{option: ("a.jpg",)}))
+    assert getattr(taken, option) == ("a.jpg", "b.JPG", "d.png")
+    assert taken.overrides == ("MODEL.WEIGHTS", "c.png")
+
+
+@pytest.mark.parametrize("images", [{}, {"samples": ("a.jpg",), "calibration": ("b.jpg",)}])
+def test_images_of_which_nobody_knows_whose_they_are_are_refused(images: dict) -> None:
+    with pytest.raises(ConfigError, match=r"got: c\.jpg; .*remedy: put a pattern into quotes"):
+        take_images(replace(request_to(Path("artifact")), overrides=("c.jpg",), **images))
 
 
 def test_a_trace_that_lost_a_branch_is_refused_and_the_older_artifact_stays(exported: Path) -> None:

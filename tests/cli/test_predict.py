@@ -1,6 +1,7 @@
 """`detexport predict`: the same as the artifact says in Python, as a table, as JSON, as pictures."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -123,6 +124,26 @@ def test_an_image_that_cannot_be_read_is_named_and_nothing_is_half_said(
     with pytest.raises(DataError, match=r"broken\.png cannot be read as an image"):
         found(capsys, tiny_onnx, picture, broken)
     assert capsys.readouterr().out == ""
+
+
+def test_an_image_that_is_larger_than_the_memory_is_told(tiny_onnx: Path, tmp_path: Path) -> None:
+    import resource
+
+    big = tmp_path / "big.png"
+    Image.new("1", (12000, 12000)).save(big)
+    limit = 1_100_000 * 1024
+    done = subprocess.run(
+        [sys.executable, "-m", "detexport.cli", "predict", str(tiny_onnx), str(big)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    *_, told = done.stderr.splitlines()
+    assert told.startswith("error: there is not enough memory for this; got: image 3 x 12000 x 12000, ")
+    assert "Traceback" not in done.stderr
 
 
 def test_pictures_never_take_the_place_of_others(tiny_onnx: Path, picture: Path) -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from detexport.contract import ResizeRule
 from detexport.data.resize import resize_image, resized_size
+from detexport.errors import OutOfMemoryError
 
 
 @pytest.mark.parametrize(
@@ -68,3 +69,8 @@ def test_what_is_not_an_image_is_refused(image: np.ndarray) -> None:
 def test_reading_and_resizing_need_no_torch() -> None:
     code = "import sys, detexport.data; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_size_that_no_memory_holds_is_told() -> None:
+    with pytest.raises(OutOfMemoryError, match="got: image 3 x 2 x 2, "):
+        resize_image(np.zeros((3, 2, 2), np.uint8), (1, 2**30))

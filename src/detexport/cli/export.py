@@ -15,7 +15,7 @@ from detexport.artifact import MANIFEST, Artifact, read_artifact
 from detexport.checkpoint import fetch, load_weights, match_weights, read_state_dict, write_state_dict
 from detexport.checkpoint.load import model_shapes
 from detexport.cli.evaluation import evaluate_both, load_dataset
-from detexport.cli.images import find_images, list_images
+from detexport.cli.images import SUFFIXES, find_images, list_images
 from detexport.cli.progress import say, step
 from detexport.cli.proof import prove
 from detexport.config.cfg import CfgNode, load_cfg
@@ -87,6 +87,7 @@ def export(request: Request) -> None:
         CheckpointError: the weights are not the model's.
         ExportError: the model cannot be exported, or the artifact does not compute what the model computes.
     """
+    request = take_images(request)
     target = find_target(request.target)
     makers = _for_device(build_makers(target.artifact, list(request.options)), request.device)
     check_request(request, target)
@@ -110,6 +111,36 @@ def export(request: Request) -> None:
     say(f"{request.output}: {artifact.format.value}, {size / 1e6:.1f} MB, sha256 {artifact.sha256}")
     if not request.proof:
         say("not proved, as asked for by --no-proof")
+
+
+def take_images(request: Request) -> Request:
+    """Give images that follow an option's first one to the option.
+
+    A shell makes many images of a pattern without quotes; only the first is the option's value, the others
+    come where keys come.
+
+    Raises:
+        ConfigError: it cannot be known whose they are.
+    """
+    images, overrides = [], []
+    rest = list(request.overrides)
+    while rest:
+        if Path(rest[0]).suffix.lower() in SUFFIXES:
+            images.append(rest.pop(0))
+        else:
+            overrides += rest[:2]
+            del rest[:2]
+    if images and bool(request.samples) == bool(request.calibration):
+        raise ConfigError(
+            "there are images where KEY VALUE is expected",
+            got=" ".join(images[:3]),
+            expected="images after --sample, or after --calibration where there is no --sample",
+            remedy="put a pattern into quotes: --sample 'photos/*.jpg'",
+        )
+    request = replace(request, overrides=tuple(overrides))
+    if request.samples:
+        return replace(request, samples=(*request.samples, *images))
+    return replace(request, calibration=(*request.calibration, *images))
 
 
 def check_request(request: Request, target: Target) -> None:

@@ -15,7 +15,7 @@ from detexport.cli.progress import say
 from detexport.contract import Contract
 from detexport.data.coco import read_image
 from detexport.drawing import draw, save_picture
-from detexport.errors import ConfigError
+from detexport.errors import ConfigError, memory_guard
 from detexport.files import writing
 from detexport.predictions import predict as predict_image
 from detexport.predictions import to_plain
@@ -40,6 +40,7 @@ def predict(
         DataError: an image does not exist, or cannot be read.
         RuntimeUnavailableError: the runtime or the device is not on this machine.
         OutputError: a picture cannot be written.
+        OutOfMemoryError: the memory does not suffice for an image.
     """
     files = find_images(names)
     pictures = _picture_files(files, draw_to) if draw_to else {}
@@ -48,13 +49,14 @@ def predict(
     rows = []
     for file in tqdm(files, desc="predict", unit="image", disable=True if len(files) == 1 else None):
         image = read_image(file, contract.channel_order)
-        fields = predict_image(session, image, score_threshold)
-        size = {"height": image.shape[1], "width": image.shape[2]}
-        row = {"image": str(file), **size, **to_plain(fields, contract)}
-        if file in pictures:
-            overlay = draw(fields, contract, image.shape[1:], min_score=score_threshold)
-            with writing(pictures[file]):
-                save_picture(pictures[file], image, contract.channel_order, overlay)
+        with memory_guard(image.shape):
+            fields = predict_image(session, image, score_threshold)
+            size = {"height": image.shape[1], "width": image.shape[2]}
+            row = {"image": str(file), **size, **to_plain(fields, contract)}
+            if file in pictures:
+                overlay = draw(fields, contract, image.shape[1:], min_score=score_threshold)
+                with writing(pictures[file]):
+                    save_picture(pictures[file], image, contract.channel_order, overlay)
         if as_json:
             rows.append(row)
         else:

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from detexport.errors import DataError
+from detexport.errors import DataError, memory_guard
 from detexport.files import read_json
 
 REQUIRED_KEYS = {
@@ -274,6 +274,7 @@ def read_image(path: Path, channel_order: ChannelOrder = "RGB") -> np.ndarray:
 
     Raises:
         DataError: there is no such file, or it is not an image of 8 bits a channel.
+        OutOfMemoryError: the memory does not suffice for it.
     """
     try:
         with Path(path).open("rb") as file:
@@ -305,7 +306,8 @@ def read_label_map(path: Path) -> np.ndarray:
                     expected="an image of one channel of 8 bits, the label of each pixel",
                     remedy="convert the image",
                 )
-            return np.array(image)
+            with memory_guard((image.height, image.width)):
+                return np.array(image)
     except DECODING_ERRORS as error:
         raise _not_an_image(str(path), error) from error
 
@@ -349,11 +351,12 @@ def _decode(file: BinaryIO, channel_order: ChannelOrder, what: str) -> np.ndarra
                     expected="8 bits a channel",
                     remedy="convert the image",
                 )
-            pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            with memory_guard((3, image.height, image.width)):
+                pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+                channels = pixels if channel_order == "RGB" else pixels[..., ::-1]
+                return np.ascontiguousarray(channels.transpose(2, 0, 1))
     except DECODING_ERRORS as error:
         raise _not_an_image(what, error) from error
-    channels = pixels if channel_order == "RGB" else pixels[..., ::-1]
-    return np.ascontiguousarray(channels.transpose(2, 0, 1))
 
 
 def _not_an_image(what: str, error: Exception) -> DataError:

@@ -4,6 +4,7 @@ import numpy as np
 from PIL import Image
 
 from detexport.contract import ResizeRule
+from detexport.errors import memory_guard
 
 
 def resized_size(height: int, width: int, rule: ResizeRule, scale: float = 1.0) -> tuple[int, int]:
@@ -43,11 +44,14 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
     Raises:
         ValueError: ``image`` is not uint8 (3, H, W).
+        OutOfMemoryError: the memory does not suffice.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(f"an image is uint8 (3, H, W), got {image.dtype} {image.shape}")
     if image.shape[1:] == tuple(size):
         return image
     height, width = size
-    resized = Image.fromarray(image.transpose(1, 2, 0)).resize((width, height), Image.Resampling.BILINEAR)
-    return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
+    with memory_guard(image.shape):
+        pixels = Image.fromarray(image.transpose(1, 2, 0))
+        resized = pixels.resize((width, height), Image.Resampling.BILINEAR)
+        return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))

@@ -1,7 +1,6 @@
 """What every runtime gives: a session, one image in, the graph's outputs by name out."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -9,7 +8,8 @@ import numpy as np
 
 from detexport.artifact import Artifact, Format, read_artifact, verify_files
 from detexport.contract import MAX_SIDE
-from detexport.errors import ArtifactError, DetexportError, OutOfMemoryError
+from detexport.errors import ArtifactError
+from detexport.errors import memory_guard as memory_guard  # every session's caller needs it
 from detexport.preprocess import graph_inputs
 
 
@@ -163,46 +163,3 @@ def name_outputs(values: Sequence[np.ndarray], artifact: Artifact) -> dict[str, 
             remedy="export the model again",
         )
     return {spec.name: value for spec, value in zip(specs, values, strict=True)}
-
-
-# How engines say, each in its own words and some in an error of no own type, that an allocation failed.
-ALLOCATION_FAILURES = (
-    "allocate memory",
-    "allocation failed",
-    "bad_alloc",
-    "bad allocation",
-    "not enough memory",
-    "out of memory",
-    "storage size calculation overflowed",
-)
-
-
-@contextmanager
-def memory_guard(*sizes: tuple[int, ...]) -> Iterator[None]:
-    """Say clearly that memory did not suffice for images of these sizes, whatever the engine raises.
-
-    Args:
-        *sizes: shape of each image.
-
-    Raises:
-        OutOfMemoryError: an allocation failed.
-    """
-    try:
-        yield
-    except DetexportError:
-        raise
-    except Exception as error:
-        text = str(error).lower()
-        if not isinstance(error, MemoryError) and not any(words in text for words in ALLOCATION_FAILURES):
-            raise
-        raise OutOfMemoryError(
-            "there is not enough memory for this",
-            got=", ".join(
-                [
-                    *("image " + " x ".join(map(str, size)) for size in sizes),
-                    (str(error).strip() or type(error).__name__).splitlines()[0][:200],
-                ]
-            ),
-            expected="images and outputs that fit into the device's memory",
-            remedy="resize them by the contract's rule, give fewer at once, or ask for a smaller output",
-        ) from error
