@@ -12,10 +12,10 @@ CPP_PACKAGES := cmake g++ make libpng-dev libssl-dev nlohmann-json3-dev
 CPP_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro params coverage coverage-docs parity-benchmark test test-all cpp-test lint lock clean
+.PHONY: help setup repro params coverage coverage-docs export-benchmark parity-benchmark test test-all cpp-test lint lock clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 15
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
 
 setup: $(READY) ## make .venv with the pinned packages
 
@@ -41,6 +41,9 @@ coverage: $(READY) ## measure every architecture x every target; ONLY="--only ma
 
 coverage-docs: $(READY) ## make docs/coverage.md of what a whole `make coverage` measured
 	python stages/document_coverage.py --cells reports/coverage.json --save-dir docs
+
+export-benchmark: $(READY) ## measure time and memory of the exports of a published model; makes docs/benchmarks.md
+	python benchmarks/export.py --document docs
 
 # Faults are planted in models that give everything there is, on a target of every engine; every model is held
 # against itself.

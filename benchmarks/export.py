@@ -2,8 +2,10 @@
 
     python benchmarks/export.py                     # all of them, into reports/benchmarks/export.json
     python benchmarks/export.py tracing onnx        # these, and what they are made from
+    make export-benchmark                           # all of them, and docs/benchmarks.md of the figures
 
 Each artifact is made in a process of its own, from random weights: neither time nor memory depends on them.
+The exit code is 1 where one failed, or where one of ``LIMITED`` took more than it may.
 """
 
 import json
@@ -11,7 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any
@@ -22,13 +24,30 @@ from tqdm import tqdm
 from typer import Argument, Option
 
 from detexport.benchmark.machine import describe_machine
-from detexport.files import write_json
+from detexport.coverage.table import markdown_table
+from detexport.files import atomic_file, write_json
 from detexport.targets import ARTIFACTS, artifact_chain
 
 CONFIG = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml"
 SIZE = (800, 1216)
 CALIBRATION_IMAGES = 8
 CHILD = "DETEXPORT_BENCHMARK_FOLDER"
+LIMITED = ("tracing", "scripting", "onnx")
+"""Artifacts that are exports themselves; to convert one may take longer."""
+MAX_EXPORT_S = 60
+MAX_PEAK_GB = 6
+FIGURES = {"export_s": "export, s", "process_s": "process, s", "peak_gb": "memory, GB", "size_mb": "size, MB"}
+PAGE = """\
+# Time and memory of an export
+
+Written by `make export-benchmark`, which measured it; do not edit. Of {model}
+at {height} x {width} px with {threads} threads: the export alone, the whole process with imports and the
+building of the model, the most memory that it held, and what it wrote. {limited} may take
+{max_s} s and {max_gb} GB each.
+
+{table}
+{cpu}, {cores} cores, {memory_gib} GiB of memory, {os}
+"""
 
 
 def main(
@@ -37,26 +56,73 @@ def main(
     ] = None,
     threads: Annotated[int, Option(help="of one operator")] = 2,
     save_to: Annotated[Path, Option(help="the figures, as JSON")] = Path("reports/benchmarks/export.json"),
+    document: Annotated[
+        Path | None, Option(help="a folder; the figures of all artifacts as benchmarks.md in it")
+    ] = None,
 ) -> None:
-    """Make each artifact once and write what it took."""
+    """Make each artifact once and write what it took; exit code 1 if one failed or took too much."""
+    if document and artifacts:
+        raise typer.BadParameter("the table has all artifacts: leave out --document, or name none")
     names = list(dict.fromkeys(part for name in artifacts or ARTIFACTS for part in artifact_chain(name)))
     measured: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in (bar := tqdm(names, unit="artifact")):
             bar.set_postfix_str(name)
             measured[name] = measure(name, Path(folder), threads)
-    write_json(
-        save_to,
-        {
-            "model": CONFIG,
-            "image_size": SIZE,
-            "threads": threads,
-            "machine": describe_machine(),
-            "artifacts": measured,
-        },
-    )
+    record = {
+        "model": CONFIG,
+        "image_size": SIZE,
+        "threads": threads,
+        "machine": describe_machine(),
+        "artifacts": measured,
+    }
+    write_json(save_to, record)
+    if document:
+        with atomic_file(document / "benchmarks.md") as temporary:
+            temporary.write_text(render(record), encoding="utf-8")
     for name, figures in measured.items():
         typer.echo(f"{name:15}" + "  ".join(f"{key} {value}" for key, value in figures.items()))
+    faults = list(faults_of(measured))
+    for fault in faults:
+        typer.echo(f"error: {fault}", err=True)
+    raise typer.Exit(int(bool(faults)))
+
+
+def faults_of(measured: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """What failed and what took more than it may, in words."""
+    for name, figures in measured.items():
+        if "failed" in figures:
+            yield f"{name} failed; got: {figures['failed']}"
+        elif name in LIMITED:
+            for key, most in (("export_s", MAX_EXPORT_S), ("peak_gb", MAX_PEAK_GB)):
+                if figures[key] > most:
+                    yield f"{name} took too much; got: {key} {figures[key]}; expected: at most {most}"
+
+
+def render(record: Mapping[str, Any]) -> str:
+    """The page of the documentation, in Markdown.
+
+    Args:
+        record: as it is written.
+    """
+    rows = [
+        [name, "failed: " + figures["failed"], *[""] * (len(FIGURES) - 1)]
+        if "failed" in figures
+        else [name, *(str(figures[key]) for key in FIGURES)]
+        for name, figures in record["artifacts"].items()
+    ]
+    height, width = record["image_size"]
+    return PAGE.format(
+        table=markdown_table(["", *FIGURES.values()], rows),
+        height=height,
+        width=width,
+        model=record["model"],
+        threads=record["threads"],
+        limited=", ".join(LIMITED),
+        max_s=MAX_EXPORT_S,
+        max_gb=MAX_PEAK_GB,
+        **record["machine"],
+    )
 
 
 def measure(name: str, folder: Path, threads: int) -> dict[str, Any]:
@@ -64,7 +130,7 @@ def measure(name: str, folder: Path, threads: int) -> dict[str, Any]:
 
     Returns:
         ``export_s``, the export alone, without imports and the building of the model; ``process_s``;
-        ``peak_gib``, resident memory at its highest; ``size_mib``. Or ``failed``, the reason.
+        ``peak_gb``, resident memory at its highest; ``size_mb``. Or ``failed``, the reason.
     """
     environment = {
         **os.environ,
@@ -85,8 +151,8 @@ def measure(name: str, folder: Path, threads: int) -> dict[str, Any]:
     return {
         "export_s": json.loads(lines[-1]),
         "process_s": round(seconds, 1),
-        "peak_gib": round(usage.ru_maxrss / 2**20, 2),
-        "size_mib": round(size_bytes / 2**20, 1),
+        "peak_gb": round(usage.ru_maxrss * 1024 / 1e9, 2),
+        "size_mb": round(size_bytes / 1e6, 1),
     }
 
 

@@ -20,7 +20,8 @@ from tiny_artifacts import tiny_contract
 
 PAGE = Path(__file__).parents[2] / "docs" / "without_detexport.md"
 BLOCKS = dict(re.findall(r"^## (.*?)$.*?^```python\n(.*?)^```$", PAGE.read_text(), re.M | re.S))
-SIZE = (45, 75)  # of the picture; the contract makes it smaller
+# Of the picture, which the contract makes smaller: plain, half a px on one side, so flat that none is left.
+SIZES = [(45, 75), (49, 128), (4, 1878)]
 
 
 def distributions(names: list[str]) -> Iterator[Distribution]:
@@ -52,10 +53,10 @@ def bare_site(folder: Path, names: list[str]) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=SIZES, ids=str)
+def picture(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("picture") / "picture.png"
-    pixels = np.random.default_rng(5).integers(0, 80, (*SIZE, 3), np.uint8) + np.array(
+    pixels = np.random.default_rng(5).integers(0, 80, (*request.param, 3), np.uint8) + np.array(
         [150, 60, 120], np.uint8
     )
     Image.fromarray(pixels).save(path)
@@ -72,9 +73,9 @@ def tiny_openvino(tiny_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def expected_lines(picture: Path, artifact: Path) -> list[str]:
     contract = tiny_contract()
     pixels = np.asarray(Image.open(picture)).transpose(2, 0, 1)
-    size = resized_size(*SIZE, contract.resize)
+    size = resized_size(*pixels.shape[1:], contract.resize)
     found = OnnxRuntime(threads=1).open(artifact)(resize_image(pixels, size))
-    boxes = scale_boxes(found["pred_boxes"], size, SIZE)
+    boxes = scale_boxes(found["pred_boxes"], size, pixels.shape[1:])
     return [
         f"{contract.class_names[label]} {score:.4f} " + " ".join(f"{side:.2f}" for side in box)
         for box, score, label in zip(boxes, found["scores"], found["pred_classes"], strict=True)
@@ -83,6 +84,12 @@ def expected_lines(picture: Path, artifact: Path) -> list[str]:
 
 def test_every_format_that_needs_no_detexport_is_shown() -> None:
     assert list(BLOCKS) == ["ONNX", "OpenVINO", "TorchScript, traced", "TorchScript, scripted"]
+
+
+def test_the_sizes_are_those_where_rounding_decides() -> None:
+    rule = tiny_contract().resize
+    sizes = [resized_size(*size, rule) for size in SIZES]
+    assert sizes == [(38, 64), (24, 64), (1, 64)]
 
 
 @pytest.mark.parametrize(

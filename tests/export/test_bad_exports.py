@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tiny_model import CONTRACT, TinyModel
+from torch import Tensor, nn
 
 from detexport.artifact import read_artifact, verify_files
 from detexport.errors import ExportError, OutputError
@@ -46,6 +48,50 @@ def test_the_tiny_model_is_one_that_they_take(name: str, tmp_path: Path) -> None
 def test_a_model_in_training_mode_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"TinyModel is in training mode.*call \.eval\(\)"):
         export(name, TinyModel().train(), tmp_path / "artifact")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_model_that_is_not_on_the_cpu_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"TinyModel is not on the CPU; got: .* on 'meta'.*\.to\(\"cpu\"\)"):
+        export(name, TinyModel().eval().to("meta"), tmp_path / "artifact")
+    assert list(tmp_path.iterdir()) == []
+
+
+class NoTensors(TinyModel):
+    """A model whose graph gives what no graph has."""
+
+    def image_graph(self, output_names: tuple[str, ...]) -> nn.Module:
+        class Text(nn.Module):
+            def forward(self, image: Tensor) -> Any:
+                return image, "text"
+
+        return Text()
+
+
+class NoWord(TinyModel):
+    """A model that does what ONNX has no word for."""
+
+    def image_graph(self, output_names: tuple[str, ...]) -> nn.Module:
+        class Permuted(nn.Module):
+            def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+                boxes = image.to(torch.float32).reshape(-1, 4)
+                return torch.linalg.qr(boxes)[0], boxes[:, 0], boxes[:, 1]
+
+        return Permuted()
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "what"),
+    [
+        ("tracing", NoTensors(), "NoTensors cannot be traced"),
+        ("onnx_torchscript", NoTensors(), "NoTensors cannot be traced"),
+        ("onnx_torchscript", NoWord(), "the trace cannot be written as ONNX; got: .*linalg_qr"),
+    ],
+)
+def test_a_model_that_cannot_be_traced_is_named(name: str, model: Any, what: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=what):
+        export(name, model.eval(), tmp_path / "artifact")
     assert list(tmp_path.iterdir()) == []
 
 

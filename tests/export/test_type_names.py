@@ -1,4 +1,4 @@
-"""Types of a TorchScript file are counted by the order in which the model has them, and nothing else changes."""
+"""Types of a TorchScript file are counted in the order in which the model has them; nothing else changes."""
 
 import re
 from pathlib import Path

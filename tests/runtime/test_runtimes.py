@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ import torch
 from torch.nn.functional import interpolate
 
 from detexport.artifact import Format, read_artifact
-from detexport.errors import ArtifactError, RuntimeUnavailableError
+from detexport.errors import ArtifactError, ConfigError, RuntimeUnavailableError
 from detexport.runtime import Session, default_engine, load
+from detexport.runtime.openvino import OpenVino
 from tiny_artifacts import FRACTIONS, KINDS, tiny_contract, tiny_image, write_tiny_onnx
 
 ARTIFACTS = ["tiny_onnx", "tiny_openvino", "tiny_scripting", "tiny_tracing"]
@@ -72,6 +74,22 @@ def test_views_and_read_only_images_are_taken(session: Session) -> None:
 def test_what_does_not_fit_the_graph_is_refused(session: Session, image: np.ndarray, got: str) -> None:
     with pytest.raises(ArtifactError, match=rf"does not fit the graph; got: {got}; expected: numpy uint8"):
         session(image)
+
+
+@pytest.mark.parametrize("size", [(100.7, 50.2), (5,), (5, 6, 7), (0, 5), (5, 65_536), ("5", "6"), 5])
+def test_what_is_no_size_of_an_output_is_refused(session: Session, size: Any) -> None:
+    with pytest.raises(ArtifactError, match=r"no output has such a size; got: \(height, width\)"):
+        session(tiny_image(), size)
+
+
+def test_the_size_of_an_output_may_be_of_numpys_numbers(session: Session) -> None:
+    outputs = session(tiny_image(), tuple(np.array([60, 90])))
+    np.testing.assert_array_equal(outputs["scores"], session(tiny_image())["scores"])
+
+
+def test_a_precision_that_openvino_is_not_asked_for_is_refused(tiny_openvino: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown precision; got: f16; expected: f32 or bf16"):
+        OpenVino(precision="f16").open(tiny_openvino)  # type: ignore[arg-type]
 
 
 def test_a_changed_file_is_not_loaded(tmp_path: Path) -> None:

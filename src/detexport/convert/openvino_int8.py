@@ -38,7 +38,7 @@ class OpenVinoInt8:
     Args:
         samples: number of images to calibrate on.
         preset: ``"mixed"`` has ranges of activations with a zero point, ``"performance"`` symmetric ones.
-        float_patterns: regular expressions of names of operators that stay in float32 too; each matches from a
+        float_patterns: regular expressions of names of operators that stay in float32 too; they match from a
             name's beginning.
     """
 
@@ -79,7 +79,9 @@ class OpenVinoInt8:
             try:
                 matched = any(map(re.compile(pattern).match, names))
             except re.error as error:
-                raise ConfigError("no regular expression", got=f"float_patterns: {pattern}: {error}") from error
+                raise ConfigError(
+                    "no regular expression", got=f"float_patterns: {pattern}: {error}"
+                ) from error
             if not matched:
                 raise ConfigError(
                     "the model has no such operators",

@@ -1,4 +1,4 @@
-"""Run steps, each in a process of its own, several at a time, and none that worked again on the same inputs."""
+"""Run steps, each in a process of its own, several at a time; none again that worked on the same inputs."""
 
 import fcntl
 import os

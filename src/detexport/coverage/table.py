@@ -50,13 +50,13 @@ def render(cells: Cells) -> str:
         return WORDS[cell["status"]]
 
     rows = [[name, *(word(name, target) for target in targets)] for name in _names(cells, "architecture")]
-    parts = [HEAD, _table(["", *targets], rows), LEGEND]
+    parts = [HEAD, markdown_table(["", *targets], rows), LEGEND]
     if reasons:
         parts += ["\n", *(f"{number}. {reason}\n" for number, reason in enumerate(reasons, start=1))]
     others = [cell for cell in cells if cell["status"] != "unsupported" and cell["reason"]]
     parts += ["\n", *(f"- {cell['architecture']}, {cell['target']}: {cell['reason']}\n" for cell in others)]
-    parts += [OF_TARGETS, _table(["", *targets], list(_of_targets(cells, targets)))]
-    parts += ["\n## Largest errors\n\n", _table(["", *targets], list(_errors(cells, targets)))]
+    parts += [OF_TARGETS, markdown_table(["", *targets], list(_of_targets(cells, targets)))]
+    parts += ["\n## Largest errors\n\n", markdown_table(["", *targets], list(_errors(cells, targets)))]
     return "".join(parts).replace("\n\n\n", "\n\n")
 
 
@@ -111,6 +111,7 @@ def _names(cells: Cells, key: str) -> list[str]:
     return list(dict.fromkeys(cell[key] for cell in cells))
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table, a line a row."""
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

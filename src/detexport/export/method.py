@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from detexport.artifact import Artifact, Format
-from detexport.contract import MAX_SIDE, Contract
+from detexport.contract import Contract
 from detexport.errors import ExportError
 from detexport.files import atomic_dir, sha256_file, writing
 
@@ -63,7 +63,7 @@ class ExportMethod(Protocol):
             provenance: where the model comes from.
 
         Raises:
-            ExportError: the model is in training mode or cannot be exported by this method.
+            ExportError: the model is in training mode, not on the CPU, or cannot be exported by this method.
         """
 
 
@@ -79,7 +79,6 @@ def write_artifact(
     contract: Contract,
     provenance: Provenance,
     write: Callable[[Path], None],
-    image_sides: tuple[int, int] = (1, MAX_SIDE),
 ) -> Artifact:
     """Let ``write`` make the main file, add the manifest, and put the finished folder in place.
 
@@ -94,7 +93,6 @@ def write_artifact(
         contract: what the graph takes and gives.
         provenance: where the model comes from.
         write: writes the main file to the path that it is given.
-        image_sides: the smallest and the largest height and width in px that the graph takes.
 
     Raises:
         OutputError: ``save_dir`` cannot be written.
@@ -113,17 +111,16 @@ def write_artifact(
             weights_sha256=provenance.weights_sha256,
             config_sha256=provenance.config_sha256,
             versions={package: version(package) for package in ("detexport", *packages)},
-            image_sides=image_sides,
         )
         artifact.save(folder)
     return artifact
 
 
-def require_eval(model: ExportableModel) -> None:
-    """Refuse a model that would be exported as it trains.
+def require_exportable(model: ExportableModel) -> None:
+    """Refuse a model that would be exported as it trains, or with a device written into its graph.
 
     Raises:
-        ExportError: it is in training mode.
+        ExportError: it is in training mode, or not on the CPU.
     """
     if model.training:
         raise ExportError(
@@ -131,3 +128,23 @@ def require_eval(model: ExportableModel) -> None:
             expected="a model in evaluation mode",
             remedy="call .eval() before the export",
         )
+    if not isinstance(model, nn.Module):
+        return
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.device.type != "cpu":
+            raise ExportError(
+                f"{type(model).__name__} is not on the CPU",
+                got=f"{name} on '{tensor.device}'",
+                expected="a model on the CPU; its artifact runs on other devices, too",
+                remedy='call .to("cpu") before the export',
+            )
+
+
+def untraceable(model: ExportableModel, error: RuntimeError) -> ExportError:
+    """What to say where a forward pass of the model cannot be recorded."""
+    return ExportError(
+        f"{type(model).__name__} cannot be traced by torch.jit.trace",
+        got=(str(error).strip() or type(error).__name__).splitlines()[0],
+        expected="a graph that runs on the sample, of tensors in and tensors out",
+        remedy="give a sample that the model takes, or write the named part with torch's operators alone",
+    )

@@ -19,7 +19,13 @@ from detexport.artifact import Artifact, Format
 from detexport.contract import Contract, TensorSpec
 from detexport.errors import ExportError
 from detexport.export.graph_end import example_inputs, image_graph
-from detexport.export.method import ExportableModel, Provenance, require_eval, write_artifact
+from detexport.export.method import (
+    ExportableModel,
+    Provenance,
+    require_exportable,
+    untraceable,
+    write_artifact,
+)
 from detexport.export.program import record_program
 from detexport.pt2 import nms_keeps_any_number
 
@@ -57,7 +63,7 @@ class Onnx:
         provenance: Provenance,
     ) -> Artifact:
         """See ``ExportMethod.export``."""
-        require_eval(model)
+        require_exportable(model)
         self._check_options()
         contract = contract.ending(self.graph_end)
         proto = self._convert(model, sample, contract)
@@ -160,21 +166,35 @@ def _export_trace(
     contract: Contract,
     opset_version: int,
 ) -> onnx.ModelProto:
-    """ONNX of a trace."""
+    """ONNX of a trace.
+
+    Raises:
+        ExportError: the model cannot be traced, or ONNX has no word for what it does.
+    """
     file = io.BytesIO()
     with warnings.catch_warnings():
         # Constants and negative indices, of which it warns, are found afterwards by running the artifact.
         warnings.simplefilter("ignore", (torch.jit.TracerWarning, UserWarning))
-        torch.onnx.export(
-            image_graph(model, contract),
-            example_inputs(sample, contract),
-            file,  # type: ignore[arg-type]  # a file serves as well as a path
-            dynamo=False,
-            input_names=[spec.name for spec in contract.inputs],
-            output_names=list(contract.output_names),
-            dynamic_axes={spec.name: _free_dims(spec) for spec in (*contract.inputs, *contract.outputs)},
-            opset_version=opset_version,
-        )
+        try:
+            torch.onnx.export(
+                image_graph(model, contract),
+                example_inputs(sample, contract),
+                file,  # type: ignore[arg-type]  # a file serves as well as a path
+                dynamo=False,
+                input_names=[spec.name for spec in contract.inputs],
+                output_names=list(contract.output_names),
+                dynamic_axes={spec.name: _free_dims(spec) for spec in (*contract.inputs, *contract.outputs)},
+                opset_version=opset_version,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise ExportError(
+                "the trace cannot be written as ONNX",
+                got=_cause(error),
+                expected="operators that ONNX has a translation for",
+                remedy="rewrite what is named, or export the model by tracing",
+            ) from error
+        except RuntimeError as error:
+            raise untraceable(model, error) from error
     proto = onnx.load_from_string(file.getvalue())
     for value, spec in zip(proto.graph.output, contract.outputs, strict=True):
         # This exporter follows shapes less far than the other: what it does not know, the contract does.

@@ -12,7 +12,7 @@ from detexport.artifact import Artifact, Format
 from detexport.contract import Contract
 from detexport.errors import ExportError
 from detexport.export.graph_end import batch_graph
-from detexport.export.method import ExportableModel, Provenance, require_eval, write_artifact
+from detexport.export.method import ExportableModel, Provenance, require_exportable, write_artifact
 from detexport.export.torchscript_file import MAIN_FILE, require_fixed_hashes, save_reproducibly
 from detexport.export.type_names import take_plain_names
 
@@ -38,7 +38,7 @@ class Scripting:
         provenance: Provenance,
     ) -> Artifact:
         """See ``ExportMethod.export``; the sample is not needed."""
-        require_eval(model)
+        require_exportable(model)
         require_fixed_hashes()
         contract = contract.ending(self.graph_end)
         graph = batch_graph(model, contract)

@@ -8,7 +8,7 @@ import numpy as np
 
 from detexport.artifact import Artifact, Format
 from detexport.contract import Contract
-from detexport.export.method import ExportableModel, Provenance, require_eval, write_artifact
+from detexport.export.method import ExportableModel, Provenance, require_exportable, write_artifact
 from detexport.export.program import record_program
 from detexport.pt2 import save_program
 
@@ -35,7 +35,7 @@ class TorchExport:
         provenance: Provenance,
     ) -> Artifact:
         """See ``ExportMethod.export``; of the sample only its fixed sizes are needed."""
-        require_eval(model)
+        require_exportable(model)
         contract = contract.ending(self.graph_end)
         program = record_program(model, sample, contract)
         return write_artifact(

@@ -47,7 +47,7 @@ def save_reproducibly(module: torch.jit.ScriptModule, path: Path) -> None:
 
 
 def _append_renamed(saved: io.BytesIO) -> tuple[str, ...]:
-    """Append code and pickles with types that are counted anew; gives the names of those that they replace."""
+    """Append code and pickles whose types are counted anew; gives the names of those that they replace."""
     with zipfile.ZipFile(saved, "a") as archive:
         old = {name: archive.read(name) for name in archive.namelist() if name.endswith((".py", ".pkl"))}
         root = next(iter(old)).partition("/")[0]

@@ -10,9 +10,14 @@ import torch
 
 from detexport.artifact import Artifact, Format
 from detexport.contract import Contract
-from detexport.errors import ExportError
 from detexport.export.graph_end import example_inputs, image_graph
-from detexport.export.method import ExportableModel, Provenance, require_eval, write_artifact
+from detexport.export.method import (
+    ExportableModel,
+    Provenance,
+    require_exportable,
+    untraceable,
+    write_artifact,
+)
 from detexport.export.torchscript_file import MAIN_FILE, save_reproducibly
 from detexport.export.type_names import take_plain_names
 
@@ -40,7 +45,7 @@ class Tracing:
         provenance: Provenance,
     ) -> Artifact:
         """See ``ExportMethod.export``."""
-        require_eval(model)
+        require_exportable(model)
         contract = contract.ending(self.graph_end)
         graph = image_graph(model, contract)
         take_plain_names(graph)
@@ -64,13 +69,3 @@ class Tracing:
             provenance=provenance,
             write=lambda path: save_reproducibly(traced, path),
         )
-
-
-def untraceable(model: ExportableModel, error: RuntimeError) -> ExportError:
-    """What to say where recording a forward pass fails."""
-    return ExportError(
-        f"{type(model).__name__} cannot be traced by torch.jit.trace",
-        got=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
-        expected="code that runs on the sample, of tensors in and tensors out",
-        remedy="give a sample that the model takes, or write the named part with torch's operators alone",
-    )

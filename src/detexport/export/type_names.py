@@ -22,7 +22,7 @@ def take_plain_names(module: nn.Module) -> None:
     """
     for kind in {type(part) for part in module.modules()}:
         if torch.jit._state._python_cu.get_class(torch._jit_internal._qualified_name(kind)) is None:
-            torch._C.ConcreteModuleTypeBuilder(kind).build()
+            torch._C.ConcreteModuleTypeBuilder(kind).build()  # type: ignore[attr-defined] # in no stub
 
 
 def renumber_types(members: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -63,8 +63,8 @@ def renumber_types(members: Mapping[str, bytes]) -> dict[str, bytes]:
 def _texts(content: bytes) -> Iterator[tuple[int, str, str]]:
     """Where a pickle names types, by which opcode: a value's, or, in a text, that of a list's elements."""
     for opcode, value, position in pickletools.genops(content):
-        if opcode.name in ("GLOBAL", "BINUNICODE"):
-            yield position, opcode.name, value
+        if position is not None and opcode.name in ("GLOBAL", "BINUNICODE"):
+            yield position, opcode.name, str(value)
 
 
 def _replace_texts(content: bytes, replaced: Callable[[str], str]) -> bytes:

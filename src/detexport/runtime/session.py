@@ -1,8 +1,9 @@
 """What every runtime gives: a session, one image in, the graph's outputs by name out."""
 
+import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -138,13 +139,22 @@ def checked_inputs(
         ArtifactError: the image does not fit the graph, or the wanted size is none.
     """
     check_image(image, artifact)
-    if output_size is not None and not all(0 < side <= MAX_SIDE for side in output_size):
+    if output_size is not None and not _is_size(output_size):
         raise ArtifactError(
             "no output has such a size",
-            got=f"(height, width) {tuple(output_size)}",
+            got=f"(height, width) {output_size}",
             expected=f"two positive whole numbers of px, at most {MAX_SIDE}",
         )
     return graph_inputs(artifact.contract, image, output_size)
+
+
+def _is_size(size: Any) -> bool:
+    """Whether it is two whole numbers, of Python or numpy, in the range of sides."""
+    try:
+        height, width = map(operator.index, size)
+    except (TypeError, ValueError):
+        return False
+    return 0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE
 
 
 def name_outputs(values: Sequence[np.ndarray], artifact: Artifact) -> dict[str, np.ndarray]:
