@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdio>
 #include <memory>
+#include <new>
 
 namespace detexport {
 namespace {
@@ -134,21 +135,30 @@ std::vector<uint8_t> resize_axis(const std::vector<uint8_t>& pixels, int64_t pla
 }  // namespace
 
 Image read_png(const std::filesystem::path& path, const std::string& channel_order) {
+    Size size{};
     try {
         const std::unique_ptr<FILE, int (*)(FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
         if (!file) throw std::runtime_error("the file cannot be opened");
         PngReader reader(file.get());
-        const Size size = reader.read_header(channel_order == "BGR");
+        size = reader.read_header(channel_order == "BGR");
         const int64_t area = size.height * size.width;
         std::vector<uint8_t> interleaved(3 * area);
         reader.read_rows(interleaved.data(), size);
         Image image{size, std::vector<uint8_t>(3 * area)};
         for (int64_t i = 0; i < 3 * area; ++i) image.pixels[i % 3 * area + i / 3] = interleaved[i];
         return image;
+    } catch (const std::bad_alloc&) {
+        throw too_large(path, size);
     } catch (const std::runtime_error& error) {
         throw Error(path.string() + " cannot be read as an image",
                     {error.what(), "a PNG of 8 bits a channel, upright", "convert the image"});
     }
+}
+
+Error too_large(const std::filesystem::path& path, Size size) {
+    return Error("there is not enough memory for the image " + path.string(),
+                 {std::to_string(size.height) + " x " + std::to_string(size.width) + " px",
+                  "an image and outputs that fit into the memory", "make the image smaller"});
 }
 
 Size resized_size(Size size, int64_t min_size, int64_t max_size) {

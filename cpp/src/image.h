@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <string>
 
+#include "error.h"
 #include "tensor.h"
 
 namespace detexport {
@@ -11,6 +12,9 @@ namespace detexport {
 // Read a PNG at its own size, 8 bits a channel; an alpha channel is left out, grey and palettes become
 // colours. `channel_order` is "RGB" or "BGR".
 Image read_png(const std::filesystem::path& path, const std::string& channel_order);
+
+// That the memory does not suffice for an image, which and how large.
+Error too_large(const std::filesystem::path& path, Size size);
 
 // The size after a resize rule: the shortest edge becomes `min_size` px unless the longest would exceed
 // `max_size`; 0 leaves images as they are. As detexport.data.resize has it, to the last bit.

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <filesystem>
 #include <iostream>
+#include <new>
 
 #include "image.h"
 #include "json.h"
@@ -111,10 +112,8 @@ void check_size(Size size, const Artifact& artifact) {
                  "resize the image, or export the model for such sizes"});
 }
 
-json run(const Arguments& arguments, const std::string& format, const Open& open) {
-    const Artifact artifact = read_verified(arguments.artifact, format);
+json run(const Arguments& arguments, const Artifact& artifact, const Image& image, const Open& open) {
     const Contract& contract = artifact.contract;
-    const Image image = read_png(arguments.image, contract.channel_order);
     const Size size = resized_size(image.size, contract.min_size, contract.max_size);
     check_size(size, artifact);
     const Given given{resize(image, size), {image.size.height, image.size.width}};
@@ -132,6 +131,16 @@ json run(const Arguments& arguments, const std::string& format, const Open& open
     result["latency"] = measure(session, given, arguments.repeat);
     result["latency"]["load_s"] = load_ms / 1000;
     return result;
+}
+
+json run(const Arguments& arguments, const std::string& format, const Open& open) {
+    const Artifact artifact = read_verified(arguments.artifact, format);
+    const Image image = read_png(arguments.image, artifact.contract.channel_order);
+    try {
+        return run(arguments, artifact, image, open);
+    } catch (const std::bad_alloc&) {
+        throw too_large(arguments.image, image.size);
+    }
 }
 
 }  // namespace

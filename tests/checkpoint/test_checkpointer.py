@@ -228,7 +228,9 @@ def test_a_save_that_was_cut_short_is_not_taken_for_one(tmp_path: Path, kept: fl
     checkpointer.save("a", iteration=1)
     whole = (tmp_path / "a.pth").read_bytes()
     cut = int(kept if kept > 1 else kept * len(whole))
-    (tmp_path / ".b.4711.partial.pth").write_bytes(whole[:cut])
+    left = tmp_path / ".b.pth.partial-4711" / "new" / "b.pth"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(whole[:cut])
     assert checkpointer.get_all_checkpoint_files() == [str(tmp_path / "a.pth")]
     assert checkpointer.resume_or_load("")["iteration"] == 1
     checkpointer.save("b")

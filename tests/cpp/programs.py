@@ -42,10 +42,9 @@ def built(program: str) -> Path:
     return path
 
 
-def run(program: str, *arguments: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [built(program), *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False
-    )
+def run(program: str, *arguments: Any, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [built(program), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)
 
 
 def detect(program: str, folder: Path, image: Path, *options: Any) -> dict[str, Any]:

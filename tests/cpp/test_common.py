@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import resource
 import shutil
 import struct
 import subprocess
@@ -215,6 +216,25 @@ def test_an_image_that_is_not_an_upright_png_is_refused(
     done = run("onnx_runtime", at_own_size, path)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"error: {path} cannot be read as an image; got: ")
+
+
+@pytest.mark.parametrize("limit_mb", [600, 1000])
+def test_an_image_that_is_larger_than_the_memory_is_told(
+    tiny_tracing: Path, tmp_path: Path, limit_mb: int
+) -> None:
+    """Read into 432 MB, and turned into as much again; then, at its own size, copied."""
+    contract = replace(read_artifact(tiny_tracing).contract, resize=NO_RESIZE)
+    shutil.copytree(tiny_tracing, tmp_path / "artifact")
+    replace(read_artifact(tiny_tracing), contract=contract).save(tmp_path / "artifact")
+    Image.new("1", (12000, 12000)).save(tmp_path / "big.png")
+    limit = (limit_mb << 20, limit_mb << 20)
+    done = run(
+        *("torchscript", tmp_path / "artifact", tmp_path / "big.png"),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, limit),
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    told = f"error: there is not enough memory for the image {tmp_path / 'big.png'}; got: 12000 x 12000 px; "
+    assert done.stderr.startswith(told)
 
 
 # ---- the outputs
