@@ -16,22 +16,35 @@ Tensor from_openvino(const ov::Tensor& tensor) {
     return {name == names.end() ? type : name->second, {shape.begin(), shape.end()}, tensor.data()};
 }
 
-// Make the coordinates at which features are read outputs too; nobody asks for them. In 8 bits of bfloat16 a box
-// at 800 px would be rounded to 4 px; OpenVINO leaves in float32 what lies between the last layer with weights and
-// an output. src/detexport/coordinates.py has the same operators.
-void keep_coordinates_float32(ov::Model& model) {
+// Whether a value is a constant, as it is stored or converted.
+bool is_constant(const ov::Output<ov::Node>& value) {
+    std::shared_ptr<ov::Node> node = value.get_node_shared_ptr();
+    while (std::string(node->get_type_name()) == "Convert") node = node->get_input_node_shared_ptr(0);
+    return std::string(node->get_type_name()) == "Constant";
+}
+
+// Inputs of an operator that are coordinates, or made of them: a product of two values that are computed pastes a mask
+// or resizes a heatmap, with weights that follow from where a box lies. src/detexport/runtime/openvino.py has the same.
+std::vector<size_t> coordinate_ports(const ov::Node& node) {
     static const std::map<std::string, std::vector<size_t>> read_at = {
         {"ROIAlign", {1, 2}}, {"GridSample", {1}}, {"ROIPooling", {1}}};
+    const std::string type = node.get_type_name();
+    if (type == "MatMul" && !is_constant(node.input_value(0)) && !is_constant(node.input_value(1))) return {0, 1};
+    const auto ports = read_at.find(type);
+    return ports == read_at.end() ? std::vector<size_t>{} : ports->second;
+}
+
+// Make the coordinates at which features are read outputs too; nobody asks for them. In 8 bits of bfloat16 a box
+// at 800 px would be rounded to 4 px; OpenVINO leaves in float32 what lies between the last layer with weights and
+// an output.
+void keep_coordinates_float32(ov::Model& model) {
     std::vector<ov::Output<ov::Node>> coordinates;
-    for (const auto& node : model.get_ordered_ops()) {
-        const auto ports = read_at.find(node->get_type_name());
-        if (ports == read_at.end()) continue;
-        for (const size_t port : ports->second) {
+    for (const auto& node : model.get_ordered_ops())
+        for (const size_t port : coordinate_ports(*node)) {
             const ov::Output<ov::Node> value = node->input_value(port);
             const bool known = std::find(coordinates.begin(), coordinates.end(), value) != coordinates.end();
             if (value.get_element_type() == ov::element::f32 && !known) coordinates.push_back(value);
         }
-    }
     for (const auto& value : coordinates) model.add_output(value);
 }
 

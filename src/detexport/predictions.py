@@ -8,8 +8,9 @@ from pycocotools import mask as coco_mask
 
 from detexport.contract import Contract
 from detexport.data.resize import resize_image, resized_size
+from detexport.errors import memory_guard
 from detexport.postprocess import postprocess
-from detexport.runtime.session import Session, memory_guard
+from detexport.runtime.session import Session
 
 # Fields whose values are the column's.
 PLAIN_COLUMNS = {

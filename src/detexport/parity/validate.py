@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from detexport.artifact import read_artifact
 from detexport.contract import Contract
-from detexport.errors import RuntimeUnavailableError
+from detexport.errors import RuntimeUnavailableError, memory_guard
 from detexport.parity.compare import SampleParity, Tolerance, compare
 from detexport.parity.floor import Floor, limits_of, widen
 from detexport.parity.inputs import claimed, groups
@@ -20,7 +20,7 @@ from detexport.parity.quality import Quality
 from detexport.parity.reference import DATA, Reference, Sample, contract_sha256
 from detexport.parity.report import ParityReport
 from detexport.postprocess import postprocess
-from detexport.runtime.session import BatchSession, Engine, Session, memory_guard
+from detexport.runtime.session import BatchSession, Engine, Session
 
 
 def validate(

@@ -13,8 +13,9 @@ from typing import Any, cast
 import numpy as np
 
 from detexport.artifact import Format, read_artifact
+from detexport.errors import memory_guard
 from detexport.postprocess import postprocess
-from detexport.runtime.session import BatchSession, Engine, Session, memory_guard
+from detexport.runtime.session import BatchSession, Engine, Session
 
 __all__ = ["BatchSession", "Engine", "Runtime", "Session", "load"]
 

@@ -116,8 +116,27 @@ def _keep_coordinates_float32(model: Any) -> None:
     coordinates = [
         node.input_value(port)
         for node in model.get_ordered_ops()
-        for port in READ_AT.get(node.get_type_name(), ())
+        for port in _coordinate_ports(node)
         if node.get_input_element_type(port) == ov.Type.f32
     ]
     for value in dict.fromkeys(coordinates):
         model.add_outputs(value)
+
+
+def _coordinate_ports(node: Any) -> tuple[int, ...]:
+    """Inputs of an operator that are coordinates, or made of them.
+
+    Masks are pasted, and heatmaps resized, by products with weights that follow from where a box lies: of two
+    values that are computed one is such weights. A layer's own weights are constants.
+    """
+    if node.get_type_name() != "MatMul":
+        return READ_AT.get(node.get_type_name(), ())
+    return () if any(_is_constant(node.input_value(port)) for port in (0, 1)) else (0, 1)
+
+
+def _is_constant(value: Any) -> bool:
+    """Whether a value is a constant, as it is stored or converted."""
+    node = value.get_node()
+    while node.get_type_name() == "Convert":
+        node = node.input_value(0).get_node()
+    return bool(node.get_type_name() == "Constant")

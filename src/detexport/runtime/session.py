@@ -10,7 +10,6 @@ import numpy as np
 from detexport.artifact import Artifact, Format, read_artifact, verify_files
 from detexport.contract import MAX_SIDE
 from detexport.errors import ArtifactError
-from detexport.errors import memory_guard as memory_guard  # every session's caller needs it
 from detexport.preprocess import graph_inputs
 
 
