@@ -12,9 +12,8 @@ import torch
 
 from detexport.artifact import read_artifact
 from detexport.contract import MAX_SIDE
-from detexport.errors import ArtifactError, DetexportError, InputError, OutOfMemoryError
+from detexport.errors import ArtifactError, DetexportError, InputError, OutOfMemoryError, memory_guard
 from detexport.runtime import Runtime, load
-from detexport.errors import memory_guard
 from detexport.runtime.torchscript import TorchScript, TorchScriptSession
 from detexport.structures import Boxes, Instances
 from tiny_artifacts import tiny_image

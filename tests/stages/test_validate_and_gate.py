@@ -12,7 +12,7 @@ import yaml
 
 from detexport.files import write_json
 from detexport.parity.floor import Floor
-from detexport.parity.reference import SampleMeta, write_reference
+from detexport.parity.reference import EagerQuality, SampleMeta, write_reference
 from detexport.postprocess import postprocess
 from detexport.runtime.onnxruntime import OnnxRuntime
 from tiny_artifacts import tiny_contract, tiny_image, write_tiny_onnx
@@ -39,13 +39,21 @@ def workspace(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def write_expected(model: Path, artifact_dir: Path, *, shift_px: float) -> None:
+def write_expected(
+    model: Path, artifact_dir: Path, *, shift_px: float, quality: EagerQuality | None = None
+) -> None:
     session = OnnxRuntime(threads=1).open(artifact_dir)
     image, size = tiny_image(), (30, 50)
     expected = postprocess(session(image), size, size, tiny_contract())
     expected["pred_boxes"] += np.float32(shift_px)
     meta = SampleMeta("0001-1x", 1, "000001.png", size, size, 1.0)
-    write_reference(model / "reference", [(meta, image, expected)], contract=tiny_contract(), environment={})
+    write_reference(
+        model / "reference",
+        [(meta, image, expected)],
+        contract=tiny_contract(),
+        environment={},
+        quality=quality,
+    )
 
 
 def stage(name: str, workspace: Path, **arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -102,6 +110,25 @@ def test_an_artifact_that_agrees_passes_and_the_gate_opens(workspace: Path) -> N
     result = gate(workspace)
     assert result.returncode == 0, result.stderr
     assert "1 of 1 jobs passed" in result.stdout
+
+
+@pytest.mark.parametrize(("judged", "asked"), [(["float32"], True), (["bf16", "int8"], False)])
+def test_the_task_metric_is_measured_for_the_precisions_that_are_asked_about(
+    workspace: Path, judged: list[str], asked: bool
+) -> None:
+    model = workspace / "models" / "tiny"
+    quality = EagerQuality({"bbox/AP": 1.0}, (1,))
+    write_expected(model, model / "artifacts" / "onnx", shift_px=0, quality=quality)
+    params = yaml.safe_load((workspace / "params.yaml").read_text())
+    params["parity"]["judged"] = judged
+    (workspace / "params.yaml").write_text(yaml.safe_dump({**params, "data": {"categories": None}}))
+    result = validate(workspace)
+    if asked:  # on annotations, which are not there
+        assert result.returncode == 1
+        assert "no file data/annotations" in result.stderr
+    else:
+        assert result.returncode == 0, result.stderr
+        assert "  metric   not judged (not measured)" in result.stdout
 
 
 def test_an_artifact_that_disagrees_is_a_result_and_the_gate_stays_shut(workspace: Path) -> None:
