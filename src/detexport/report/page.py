@@ -190,7 +190,7 @@ def grounds(parity: dict[str, Any], name: str) -> Iterator[str]:
         yield f"{len(parity['flips'])} on one side only"
     elif name == "metric" and parity["quality"]:
         yield from _of_metric(parity["quality"])
-    if verdict["note"]:
+    if verdict["note"] and name != "contract":  # whose inputs are told above
         yield verdict["note"]
 
 
