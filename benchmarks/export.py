@@ -81,7 +81,7 @@ def main(
         with atomic_file(document / "benchmarks.md") as temporary:
             temporary.write_text(render(record), encoding="utf-8")
     for name, figures in measured.items():
-        typer.echo(f"{name:15}" + "  ".join(f"{key} {value}" for key, value in figures.items()))
+        typer.echo(f"{name:18}" + "  ".join(f"{key} {value}" for key, value in figures.items()))
     faults = list(faults_of(measured))
     for fault in faults:
         typer.echo(f"error: {fault}", err=True)
