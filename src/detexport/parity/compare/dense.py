@@ -114,7 +114,9 @@ def compare_panoptic(
     first, second = Segments.of(expected), Segments.of(actual)
     partners = dict(zip(matching.rows.tolist(), matching.columns.tolist(), strict=True))
     either = find_disputed(first, second, partners, tolerance.score)
-    same = match_segments(first, second, count_overlap(first, second, ~either))
+    overlap = count_overlap(first, second)
+    undisputed = count_overlap(first, second, ~either) if either.any() else overlap
+    same = match_segments(first, second, undisputed)
     margin_px = tolerance.panoptic_ratio * first.ids.size
     missing = {id for id in first.info if id not in same}
     extra = {id for id in second.info if id not in same.values()}
@@ -140,7 +142,7 @@ def compare_panoptic(
     drift = (f"panoptic_seg: {differing} of {count} px beyond the tolerance (limit {margin_px:.4g})",)
     errors = {
         "panoptic_error_ratio": differing / max(count, 1),
-        "panoptic_quality_error": 1 - panoptic_quality(first, second),
+        "panoptic_quality_error": 1 - panoptic_quality(first, second, overlap),
     }
     return Part(errors, drift if differing > margin_px else (), flips)
 
@@ -207,13 +209,17 @@ def match_segments(first: Segments, second: Segments, overlap: np.ndarray) -> di
     }
 
 
-def panoptic_quality(first: Segments, second: Segments) -> float:
+def panoptic_quality(first: Segments, second: Segments, overlap: np.ndarray) -> float:
     """The panoptic quality of one side's segments, the other's taken as the truth; 1 where there are none.
 
     The mean over the categories (Kirillov et al. 2019); that one side has no segment somewhere is nothing to
     be left out here. The same whichever side is which.
+
+    Args:
+        first: one side.
+        second: the other.
+        overlap: of all pixels: see ``count_overlap``.
     """
-    overlap = count_overlap(first, second)
     same = match_segments(first, second, overlap)
     areas = overlap.sum(1), overlap.sum(0)
     ids = first.order, second.order
