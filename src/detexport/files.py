@@ -81,7 +81,7 @@ def atomic_dir(path: Path) -> Iterator[Path]:
         new = folder / "new"
         new.mkdir()
         yield new
-        with _locked(path.parent):
+        with locked(path.parent):
             try:
                 if path.exists():
                     path.rename(folder / OLD)
@@ -119,14 +119,14 @@ def _workplace(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{path.name}.partial-"
     with ExitStack() as stack:
-        with _locked(path.parent):
+        with locked(path.parent):
             for left in [entry for entry in path.parent.iterdir() if entry.name.startswith(prefix)]:
                 if left.is_dir() and not _is_owned(left):
                     _settle(left, path)
                     shutil.rmtree(left, ignore_errors=True)
             folder = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
             (folder / LOCK).touch()
-            stack.enter_context(_locked(folder / LOCK))
+            stack.enter_context(locked(folder / LOCK))
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
         yield folder
 
@@ -141,7 +141,7 @@ def _settle(folder: Path, path: Path) -> None:
 def _is_owned(folder: Path) -> bool:
     """Whether the run whose workplace it is lives: its lock ends with it."""
     try:
-        with _locked(folder / LOCK, wait=False):
+        with locked(folder / LOCK, wait=False):
             return False
     except FileNotFoundError:  # it was killed before it had one
         return False
@@ -150,7 +150,7 @@ def _is_owned(folder: Path) -> bool:
 
 
 @contextmanager
-def _locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold the lock of a file or a folder, which one at a time may have of those on this machine.
 
     Raises:

@@ -1,6 +1,5 @@
 """Run steps, each in a process of its own, several at a time; none again that worked on the same inputs."""
 
-import fcntl
 import os
 import shlex
 import signal
@@ -10,14 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from detexport.coverage.steps import Step, inside
 from detexport.errors import ConfigError, DataError
-from detexport.files import read_json, sha256_json, sha256_tree, write_json
+from detexport.files import locked, read_json, sha256_json, sha256_tree, write_json
 
 OK, FAILED, UNAVAILABLE, BLOCKED = "ok", "failed", "unavailable", "blocked"
 # One thread a process, hashes that do not change: what a step writes does not depend on what runs beside it.
@@ -223,9 +222,10 @@ def alone(folder: Path) -> Iterator[None]:
         ConfigError: another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    (folder / "lock").touch()
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(locked(folder / "lock", wait=False))
         except BlockingIOError as error:
             raise ConfigError(
                 "another run is at work in this folder",
