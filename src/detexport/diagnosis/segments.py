@@ -89,12 +89,18 @@ def rows(*names: str) -> tuple[Port, ...]:
     return tuple(Port(name, (0,)) for name in names)
 
 
+def dense_maps(names: Sequence[str], outputs: Sequence[str] = ("logits", "deltas")) -> tuple[Port, ...]:
+    """What a head gives of each level: the first output of all levels, then the next."""
+    return maps(*(f"{output}_{name}" for output in outputs for name in names))
+
+
 IMAGE_PORT = Port(IMAGE.name, (1, 2))
 SIZE_PORT = Port(OUTPUT_SIZE.name, ())
 PLACED = "placed_"
 """What the names of outputs in the wanted frame begin with."""
 FREE_OUTPUTS = {"sem_seg": (1, 2)}
 BOXES = ("pred_boxes", "scores", "pred_classes")
+PROPOSALS = rows("proposal_boxes", "objectness_logits")
 
 
 @dataclass(frozen=True)
@@ -209,12 +215,9 @@ def _semantic(result: Cut, model: Any) -> None:
 def _retinanet(result: Cut, model: Any) -> None:
     _features(result, model)
     levels = [result.levels[name] for name in model.in_features]
-    logits, deltas = (
-        maps(*(f"{what}_{name}" for name in model.in_features)) for what in ("logits", "deltas")
-    )
-    result.add("retinanet_head", parts.DenseHead(model.head), levels, [*logits, *deltas])
-    module = parts.DenseDetections(model)
-    result.add("detections", module, [*logits, *deltas], rows(*BOXES), Kind.DETECTIONS)
+    found = dense_maps(model.in_features)
+    result.add("retinanet_head", parts.DenseHead(model.head), levels, found)
+    result.add("detections", parts.DenseDetections(model), found, rows(*BOXES), Kind.DETECTIONS)
 
 
 def _features(result: Cut, model: Any) -> None:
@@ -258,10 +261,9 @@ def _pyramid(result: Cut, fpn: Any) -> list[str]:
 
 def _proposals(result: Cut, rpn: Any) -> None:
     levels = [result.levels[name] for name in rpn.in_features]
-    logits, deltas = (maps(*(f"{what}_{name}" for name in rpn.in_features)) for what in ("logits", "deltas"))
-    result.add("rpn_head", parts.DenseHead(rpn.rpn_head), levels, [*logits, *deltas])
-    found = rows("proposal_boxes", "objectness_logits")
-    result.add("proposals", parts.Proposals(rpn), [*logits, *deltas, IMAGE_PORT], found, Kind.PROPOSALS)
+    found = dense_maps(rpn.in_features)
+    result.add("rpn_head", parts.DenseHead(rpn.rpn_head), levels, found)
+    result.add("proposals", parts.Proposals(rpn), [*found, IMAGE_PORT], PROPOSALS, Kind.PROPOSALS)
 
 
 def _roi_heads(result: Cut, heads: Any) -> None:
@@ -270,7 +272,7 @@ def _roi_heads(result: Cut, heads: Any) -> None:
         return
     levels = [result.levels[name] for name in heads.in_features]
     if type(heads) is StandardROIHeads:
-        _box_head(result, heads, levels)
+        _box_inference(result, heads, _box_head(result, heads.box_pooler, heads, levels))
     elif type(heads) is CascadeROIHeads:
         _cascade(result, heads, levels)
     else:
@@ -285,14 +287,12 @@ def _roi_heads(result: Cut, heads: Any) -> None:
         _keypoints(result, heads.keypoint_pooler, heads.keypoint_head, levels)
 
 
-def _box_head(result: Cut, heads: Any, levels: list[Port]) -> None:
-    boxes = rows("proposal_boxes")
-    result.add(
-        "box_pooled", parts.Pool(heads.box_pooler), [*levels, *boxes], rows("box_pooled"), Kind.CHOICES
-    )
-    found = rows("box_logits", "box_deltas")
-    result.add("box_head", parts.BoxHead(heads.box_head, heads.box_predictor), rows("box_pooled"), found)
-    _box_inference(result, heads, found)
+def _box_head(result: Cut, pooler: Any, heads: Any, levels: list[Port]) -> tuple[Port, ...]:
+    """Logits and deltas of each proposal."""
+    boxes, pooled, found = rows("proposal_boxes"), rows("box_pooled"), rows("box_logits", "box_deltas")
+    result.add("box_pooled", parts.Pool(pooler), [*levels, *boxes], pooled, Kind.CHOICES)
+    result.add("box_head", parts.BoxHead(heads.box_head, heads.box_predictor), pooled, found)
+    return found
 
 
 def _box_inference(result: Cut, heads: Any, found: Sequence[Port]) -> None:
@@ -399,26 +399,20 @@ def _semantic_head(result: Cut, head: Any) -> None:
 
 
 def _torchvision_rcnn(result: Cut, model: Any) -> None:
-    result.add("preprocess", parts.Preprocess(model), [IMAGE_PORT], maps("batch"))
-    names = [f"level{index}" for index in range(len(model.cells))]
-    _torchvision_features(result, model.backbone, maps(*names))
-    logits, deltas = (maps(*(f"{what}_{name}" for name in names)) for what in ("logits", "deltas"))
-    result.add("rpn_head", parts.DenseHead(model.rpn.head), maps(*names), [*logits, *deltas])
-    taken = [*logits, *deltas, *maps("batch"), IMAGE_PORT]
-    proposals = rows("proposal_boxes", "objectness_logits")
-    result.add("proposals", torchvision_parts.Proposals(model), taken, proposals, Kind.PROPOSALS)
+    names = _torchvision_features(result, model)
+    found = dense_maps(names)
+    result.add("rpn_head", parts.DenseHead(model.rpn.head), maps(*names), found)
+    taken = [*found, *maps("batch"), IMAGE_PORT]
+    result.add("proposals", torchvision_parts.Proposals(model), taken, PROPOSALS, Kind.PROPOSALS)
 
     heads = model.roi_heads
-    taken, boxes, pooled = _pooled_levels(model.box_pooler), proposals[:1], rows("box_pooled")
-    result.add("box_pooled", parts.Pool(model.box_pooler), [*taken, *boxes], pooled, Kind.CHOICES)
-    found = rows("box_logits", "box_deltas")
-    result.add("box_head", parts.BoxHead(heads.box_head, heads.box_predictor), pooled, found)
+    found = _box_head(result, model.box_pooler, heads, _pooled_levels(model.box_pooler))
+    taken = [*found, *rows("proposal_boxes"), IMAGE_PORT]
     module = torchvision_parts.BoxInference(model)
-    result.add("box_inference", module, [*found, *boxes, IMAGE_PORT], rows(*BOXES), Kind.DETECTIONS)
-    boxes = rows("pred_boxes")
+    result.add("box_inference", module, taken, rows(*BOXES), Kind.DETECTIONS)
     if model.mask_pooler is not None:
-        taken, pooled = _pooled_levels(model.mask_pooler), rows("mask_pooled")
-        result.add("mask_pooled", parts.Pool(model.mask_pooler), [*taken, *boxes], pooled, Kind.CHOICES)
+        taken, pooled = [*_pooled_levels(model.mask_pooler), *rows("pred_boxes")], rows("mask_pooled")
+        result.add("mask_pooled", parts.Pool(model.mask_pooler), taken, pooled, Kind.CHOICES)
         taken = [*pooled, *rows("pred_classes")]
         result.add("mask_head", torchvision_parts.MaskHead(heads), taken, rows("pred_masks"))
     if model.keypoint_pooler is not None:
@@ -426,18 +420,20 @@ def _torchvision_rcnn(result: Cut, model: Any) -> None:
         _keypoints(result, model.keypoint_pooler, layers, _pooled_levels(model.keypoint_pooler))
 
 
+def _level_names(count: int) -> list[str]:
+    return [f"level{index}" for index in range(count)]
+
+
 def _pooled_levels(pooler: Any) -> list[Port]:
-    return list(maps(*(f"level{index}" for index in range(len(pooler.scales)))))
+    return list(maps(*_level_names(len(pooler.scales))))
 
 
 def _torchvision_dense(result: Cut, model: Any) -> None:
-    result.add("preprocess", parts.Preprocess(model), [IMAGE_PORT], maps("batch"))
-    names = [f"level{index}" for index in range(len(model.cells))]
-    _torchvision_features(result, model.backbone, maps(*names))
+    names = _torchvision_features(result, model)
     outputs = {"cls_logits": "logits", "bbox_regression": "deltas"}
     if model.has_centerness:
         outputs["bbox_ctrness"] = "centerness"
-    found = maps(*(f"{what}_{name}" for what in outputs.values() for name in names))
+    found = dense_maps(names, list(outputs.values()))
     head = "fcos_head" if model.has_centerness else "retinanet_head"
     result.add(head, torchvision_parts.DenseHead(model, list(outputs)), maps(*names), found)
     module = torchvision_parts.DenseDetections(model, list(outputs))
@@ -449,7 +445,7 @@ def _torchvision_ssd(result: Cut, model: Any) -> None:
     batch = Port("batch", ())
     result.add("preprocess", torchvision_parts.Stretch(model), [IMAGE_PORT], [batch])
     count = len(feature_shapes(model.backbone, (model.fixed_height, model.fixed_width)))
-    levels = [Port(f"level{index}", ()) for index in range(count)]
+    levels = [Port(name, ()) for name in _level_names(count)]
     if type(model.backbone) is SSDLiteFeatureExtractorMobileNet:
         blocks = [*model.backbone.features, *model.backbone.extra]
         for before, level, block in zip([batch, *levels], levels, blocks, strict=False):
@@ -463,7 +459,15 @@ def _torchvision_ssd(result: Cut, model: Any) -> None:
     result.add("detections", module, [*found, IMAGE_PORT], rows(*BOXES), Kind.DETECTIONS)
 
 
-def _torchvision_features(result: Cut, backbone: Any, levels: tuple[Port, ...]) -> None:
+def _torchvision_features(result: Cut, model: Any) -> list[str]:
+    """The image, and the backbone; gives the names of its levels."""
+    result.add("preprocess", parts.Preprocess(model), [IMAGE_PORT], maps("batch"))
+    names = _level_names(len(model.cells))
+    _torchvision_backbone(result, model.backbone, maps(*names))
+    return names
+
+
+def _torchvision_backbone(result: Cut, backbone: Any, levels: tuple[Port, ...]) -> None:
     """The body's stages and the pyramid over them."""
     whole = (BackboneWithFPN, IntermediateLayerGetter, FeaturePyramidNetwork)
     found = tuple(type(getattr(backbone, name, None)) for name in ("body", "fpn"))
