@@ -150,12 +150,8 @@ def _export_program(
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:
-        raise ExportError(
-            "the recorded program cannot be written as ONNX",
-            got=_cause(error),
-            expected="operators that ONNX has a translation for",
-            remedy=f"rewrite what is named, or, if it traces, {_by_option('exporter=torchscript')}",
-        ) from error
+        remedy = f"rewrite what is named, or, if it traces, {_by_option('exporter=torchscript')}"
+        raise _untranslatable("the recorded program", error, remedy) from error
     assert program is not None
     return program.model_proto
 
@@ -187,12 +183,8 @@ def _export_trace(
                 opset_version=opset_version,
             )
         except torch.onnx.errors.OnnxExporterError as error:
-            raise ExportError(
-                "the trace cannot be written as ONNX",
-                got=_cause(error),
-                expected="operators that ONNX has a translation for",
-                remedy="rewrite what is named, or export the model by tracing",
-            ) from error
+            remedy = "rewrite what is named, or export the model by tracing"
+            raise _untranslatable("the trace", error, remedy) from error
         except RuntimeError as error:
             raise untraceable(model, error) from error
     proto = onnx.load_from_string(file.getvalue())
@@ -206,6 +198,15 @@ def _export_trace(
 
 def _free_dims(spec: TensorSpec) -> dict[int, str]:
     return {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)}
+
+
+def _untranslatable(what: str, error: Exception, remedy: str) -> ExportError:
+    return ExportError(
+        f"{what} cannot be written as ONNX",
+        got=_cause(error),
+        expected="operators that ONNX has a translation for",
+        remedy=remedy,
+    )
 
 
 def _cause(error: BaseException) -> str:
