@@ -6,7 +6,7 @@ checkpoint that it names, ``inputs.npz``, ``outputs.npz``, ``intermediates.npz``
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,26 @@ WATCHED = {
 }
 
 needs_oracle = pytest.mark.skipif(ORACLE is None, reason="DETEXPORT_ORACLE names no folder")
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+@pytest.fixture(autouse=True)
+def full_precision() -> Iterator[None]:
+    """Turn TF32 off: with it convolutions on CUDA round their factors to 10 bits."""
+    products = torch.backends.cuda.matmul
+    before = torch.backends.cudnn.allow_tf32, products.allow_tf32
+    torch.backends.cudnn.allow_tf32 = products.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32, products.allow_tf32 = before
+
+
+def on_cpu(value: Any) -> Any:
+    """Copy the tensors of a model's output, however nested, to the CPU."""
+    if isinstance(value, Mapping):
+        return {key: on_cpu(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(on_cpu(item) for item in value)
+    return value.to("cpu") if isinstance(value, Tensor | Instances) else value
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -181,12 +201,14 @@ def test_there_are_cases_to_compare() -> None:
 
 
 @needs_oracle
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_reference_outputs(case: Path) -> None:
+def test_reference_outputs(case: Path, device: str) -> None:
     cfg = load_cfg(case / "config.yaml")
     model = build_model(cfg).eval()
     report = load_weights(model, read_state_dict(case / cfg.MODEL.WEIGHTS))
     assert report.complete
+    model.to(device)
     seen: dict[str, Any] = {}
     for path, name in WATCHED.items():
         for found, module in model.named_modules():
@@ -213,7 +235,8 @@ def test_reference_outputs(case: Path) -> None:
                 objectness_logits=torch.from_numpy(logits),
             )
     with torch.no_grad():
-        results = model(batch)
+        results = on_cpu(model(batch))
+    seen = on_cpu(seen)
     check_intermediates(read_npz(case / "intermediates.npz"), seen)
     for i, (example, result) in enumerate(zip(batch, results, strict=True)):
         height, width = example["image"].shape[1:]
