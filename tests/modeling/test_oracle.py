@@ -39,6 +39,9 @@ WATCHED = {
 }
 
 needs_oracle = pytest.mark.skipif(ORACLE is None, reason="DETEXPORT_ORACLE names no folder")
+# A probability or a keypoint's score before it decides anything, by device. The references were computed on a
+# CPU; between CPU and GPU kernels 3.5e-4 was measured (H200, TF32 off).
+INTERMEDIATE = {"cpu": 2e-4, "cuda": 1e-3}
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
@@ -93,7 +96,7 @@ def check_map(stored: Mapping[str, np.ndarray], name: str, value: Tensor) -> Non
     np.testing.assert_allclose(moments, stored[f"{name}_mean_std"], rtol=1e-3, atol=1e-3, err_msg=name)
 
 
-def check_intermediates(stored: Mapping[str, np.ndarray], seen: dict[str, Any]) -> None:
+def check_intermediates(stored: Mapping[str, np.ndarray], seen: dict[str, Any], atol: float) -> None:
     check_map(stored, "input_tensor", seen["backbone_inputs"][0])
     maps = seen["backbone"]
     assert {f"backbone_{name}_shape" for name in maps} == {
@@ -117,10 +120,10 @@ def check_intermediates(stored: Mapping[str, np.ndarray], seen: dict[str, Any]) 
         scores = proposals.objectness_logits[:50].numpy()
         np.testing.assert_allclose(scores, stored[f"im{image}_rpn_objectness_logits_top50"], **LOGITS)
     if "roi_heads" in seen:
-        check_roi_heads(stored, seen)
+        check_roi_heads(stored, seen, atol)
 
 
-def check_roi_heads(stored: Mapping[str, np.ndarray], seen: dict[str, Any]) -> None:
+def check_roi_heads(stored: Mapping[str, np.ndarray], seen: dict[str, Any], atol: float) -> None:
     stages = [name for name in seen if name.startswith("box_predictor") and not name.endswith("_inputs")]
     assert sum(name.endswith("_first50") for name in stored) == 2 * len(stages)
     for stage, name in enumerate(stages):
@@ -141,11 +144,11 @@ def check_roi_heads(stored: Mapping[str, np.ndarray], seen: dict[str, Any]) -> N
         np.testing.assert_allclose(raw, stored[f"im{image}_raw_pred_boxes"], atol=1e-2)
         if f"im{image}_raw_mask_probs_first1" in stored and len(instances):
             masks = instances.pred_masks[:1].numpy()
-            np.testing.assert_allclose(masks, stored[f"im{image}_raw_mask_probs_first1"], atol=2e-4)
+            np.testing.assert_allclose(masks, stored[f"im{image}_raw_mask_probs_first1"], atol=atol)
 
 
 def check_detections(
-    expected: dict[str, np.ndarray], found: Any, threshold: float, most: int, scale: float
+    expected: dict[str, np.ndarray], found: Any, threshold: float, most: int, scale: float, atol: float
 ) -> None:
     actual = {"pred_boxes": found.pred_boxes.tensor.numpy(), "scores": found.scores.numpy()}
     actual["pred_classes"] = found.pred_classes.numpy()
@@ -155,7 +158,7 @@ def check_detections(
     if "pred_keypoints" in expected:
         keypoints, wanted = found.pred_keypoints.numpy(), expected.pop("pred_keypoints")
         np.testing.assert_allclose(keypoints[..., :2], wanted[..., :2], atol=2e-2 * scale)
-        np.testing.assert_allclose(keypoints[..., 2], wanted[..., 2], atol=TOLERANCE.score)
+        np.testing.assert_allclose(keypoints[..., 2], wanted[..., 2], atol=atol)
         heatmaps = found.pred_keypoint_heatmaps[:1].numpy()
         np.testing.assert_allclose(heatmaps, expected.pop("pred_keypoint_heatmaps_first1"), **LOGITS)
     parity = compare(
@@ -237,7 +240,7 @@ def test_reference_outputs(case: Path, device: str) -> None:
     with torch.no_grad():
         results = on_cpu(model(batch))
     seen = on_cpu(seen)
-    check_intermediates(read_npz(case / "intermediates.npz"), seen)
+    check_intermediates(read_npz(case / "intermediates.npz"), seen, INTERMEDIATE[device])
     for i, (example, result) in enumerate(zip(batch, results, strict=True)):
         height, width = example["image"].shape[1:]
         if "sem_seg" in result:
@@ -256,4 +259,5 @@ def test_reference_outputs(case: Path, device: str) -> None:
             getattr(cfg.MODEL, "RETINANET" if "retina_head" in seen else "ROI_HEADS").SCORE_THRESH_TEST,
             cfg.TEST.DETECTIONS_PER_IMAGE,
             max(example["height"] / height, example["width"] / width),
+            INTERMEDIATE[device],
         )
