@@ -85,6 +85,8 @@ def test_a_list_is_capped_with_a_count() -> None:
         ("retinanett", "did you mean 'retinanet'?"),
         ("MASK_RCNN", "did you mean 'mask_rcnn'?"),
         ("Onxx", "did you mean 'ONNX'?"),
+        ("mas", "did you mean 'mask_rcnn'?"),
+        ("ma", ""),
         ("quite other", ""),
         ("", ""),
         ("retinanett" * 1_000_000, ""),

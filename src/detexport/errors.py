@@ -97,9 +97,14 @@ def listed(items: Iterable[object], limit: int = 5) -> str:
 
 
 def did_you_mean(name: object, options: Iterable[object]) -> str:
-    """Return ``did you mean 'x'?`` for the option that is most like a misspelt name; empty if none is."""
+    """Return ``did you mean 'x'?`` for the option that is most like a misspelt name; empty if none is.
+
+    A name of three letters or more stands for an option that begins with it, too.
+    """
     by_lower = {str(option).lower(): str(option) for option in options}
-    close = get_close_matches(str(name)[:LONGEST_NAME].lower(), by_lower, n=1)
+    lower = str(name)[:LONGEST_NAME].lower()
+    longer = [option for option in by_lower if len(lower) > 2 and option.startswith(lower)]
+    close = get_close_matches(lower, by_lower, n=1) or longer
     return f"did you mean {by_lower[close[0]]!r}?" if close else ""
 
 
