@@ -1,9 +1,9 @@
 """The table of targets: what conf/ says too, and options by name."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import yaml
@@ -13,7 +13,15 @@ from detexport.errors import ConfigError, RuntimeUnavailableError
 from detexport.model_zoo import get_class_names
 from detexport.parity.compare import Tolerance
 from detexport.parity.quality import BUDGETS, LEAST_QUALITY
-from detexport.targets import ARTIFACTS, TARGETS, Part, artifact_chain, build_makers, find_target
+from detexport.targets import (
+    ARTIFACTS,
+    TARGETS,
+    Part,
+    artifact_chain,
+    build_makers,
+    find_target,
+    parse_options,
+)
 from stage import instantiate
 from tolerances import TOLERANCE
 
@@ -85,7 +93,13 @@ def test_an_option_reaches_the_part_that_has_it() -> None:
     [
         ("opset=18", r"got: opset=18; expected: .*onnx\.opset_version=20"),
         ("tracing.opset_version=18", "no such option"),
-        ("opset_version", "no such option"),
+        ("opset_version", "has no value; got: opset_version; .*remedy: write onnx.opset_version=VALUE"),
+        ("opset_vertion=18", r"remedy: did you mean '(onnx\.)?opset_version'"),
+        ("opset_version=0", "out of range; got: opset_version=0; expected: 1 or more"),
+        (
+            "exporter=dynamoo",
+            "no such value; got: exporter=dynamoo; expected: one of dynamo, torchscript; remedy: did you",
+        ),
         ("opset_version=new", "expected: int, such as opset_version=20"),
         ("opset_version=1.5", "expected: int"),
         ("opset_version=true", "expected: int"),
@@ -94,6 +108,28 @@ def test_an_option_reaches_the_part_that_has_it() -> None:
 def test_an_option_that_does_not_fit_is_refused(option: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_makers("onnx", [option])
+
+
+@pytest.mark.parametrize("artifact", ARTIFACTS)
+def test_the_declared_options_are_those_of_the_class(artifact: str) -> None:
+    maker = ARTIFACTS[artifact].maker
+    declared = maker.declared_options()
+    assert {name: option.default for name, option in declared.items()} == {
+        one.name: getattr(maker.build(), one.name) for one in fields(maker.build())
+    }
+    hints = get_type_hints(type(maker.build()))
+    assert {name: option.choices for name, option in declared.items()} == {
+        name: get_args(hints[name]) if get_origin(hints[name]) is Literal else () for name in declared
+    }
+
+
+@pytest.mark.parametrize("option", ["onnx_int8.samples=5", "samples=5"])
+def test_several_options_reach_their_parts(option: str) -> None:
+    given = ["onnx.graph_end=pasted", "float_nodes=[a,b]", option]
+    assert parse_options("onnx_int8", given) == {
+        "onnx": {"graph_end": "pasted"},
+        "onnx_int8": {"float_nodes": ("a", "b"), "samples": 5},
+    }
 
 
 def test_an_unknown_target_is_told_the_known_ones() -> None:

@@ -4,13 +4,19 @@
 Classes are named by their dotted path: a package is imported only for a target that needs it.
 """
 
-from dataclasses import dataclass, field, fields, replace
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from detexport.errors import ConfigError, RuntimeUnavailableError
+from detexport.errors import ConfigError, RuntimeUnavailableError, did_you_mean
+
+_ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -20,21 +26,106 @@ class Part:
     path: str
     options: dict[str, Any] = field(default_factory=dict)
 
-    def build(self) -> Any:
-        """The object.
+    def build(self, **options: Any) -> Any:
+        """The object, with ``options`` over its own.
 
         Raises:
             RuntimeUnavailableError: a package that it needs is not installed.
         """
         module, _, name = self.path.rpartition(".")
         try:
-            return getattr(import_module(module), name)(**self.options)
+            return getattr(import_module(module), name)(**{**self.options, **options})
         except ModuleNotFoundError as error:
             raise RuntimeUnavailableError(
                 f"{name} needs a package that is not installed",
                 got=f"no module {error.name}",
                 remedy="pip install 'detexport[onnx,openvino]'",
             ) from error
+
+    def declared_options(self) -> dict[str, "DeclaredOption"]:
+        """Options by name, read from the source of a class of ours: to import it may cost seconds."""
+        return {
+            option.name: DeclaredOption(
+                option.name, self.options.get(option.name, option.default), option.choices
+            )
+            for option in _declared(self.path)
+        }
+
+
+@dataclass(frozen=True)
+class DeclaredOption:
+    """An option of an export method or a conversion.
+
+    Args:
+        name: its name.
+        default: its value where none is given.
+        choices: all of its values, where it is annotated with them.
+    """
+
+    name: str
+    default: Any
+    choices: tuple[str, ...] = ()
+
+    def parse(self, text: str, given: str) -> Any:
+        """The value that ``text`` is in YAML.
+
+        Args:
+            text: the value.
+            given: the whole option, for errors.
+
+        Raises:
+            ConfigError: the value is of another type, or not one of the choices.
+        """
+        value = _parsed(text)
+        if isinstance(self.default, tuple) and isinstance(value, list):
+            value = tuple(value)
+        if self.choices and value not in self.choices:
+            raise ConfigError(
+                f"the option {self.name} has no such value",
+                got=given,
+                expected=f"one of {', '.join(self.choices)}",
+                remedy=did_you_mean(value, self.choices) or "choose one",
+            )
+        fits = type(value) is type(self.default)
+        if isinstance(value, tuple):
+            fits = fits and all(isinstance(item, str) for item in value)
+        if not fits:
+            raise ConfigError(
+                f"the option {self.name} has another type",
+                got=given,
+                expected=f"{self._kind}, such as {self.name}={_written(self.default)}",
+                remedy="correct the value",
+            )
+        if type(value) is int and value < 1:
+            raise ConfigError(
+                f"the option {self.name} is out of range",
+                got=given,
+                expected=f"1 or more, such as {self.name}={self.default}",
+                remedy="correct the value",
+            )
+        return value
+
+    @property
+    def _kind(self) -> str:
+        return "a list of strings" if isinstance(self.default, tuple) else type(self.default).__name__
+
+
+@cache
+def _declared(path: str) -> tuple[DeclaredOption, ...]:
+    """The options of a dataclass of ours, by its dotted path."""
+    module, _, name = path.rpartition(".")
+    source = _ROOT.joinpath(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8")
+    (node,) = [one for one in ast.parse(source).body if isinstance(one, ast.ClassDef) and one.name == name]
+    return tuple(_declarations(node))
+
+
+def _declarations(node: ast.ClassDef) -> Iterator[DeclaredOption]:
+    for one in node.body:
+        if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name) and one.value is not None:
+            annotation, choices = one.annotation, ()
+            if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Literal":
+                choices = ast.literal_eval(annotation.slice)
+            yield DeclaredOption(one.target.id, ast.literal_eval(one.value), choices)
 
 
 @dataclass(frozen=True)
@@ -104,7 +195,10 @@ def find_target(name: str) -> Target:
     """
     if name not in TARGETS:
         raise ConfigError(
-            "unknown target", got=repr(name), expected=f"one of {', '.join(TARGETS)}", remedy="choose one"
+            "unknown target",
+            got=repr(name),
+            expected=f"one of {', '.join(TARGETS)}",
+            remedy=did_you_mean(name, TARGETS) or "choose one",
         )
     return TARGETS[name]
 
@@ -122,55 +216,71 @@ def build_makers(artifact: str, options: list[str]) -> dict[str, Any]:
 
     Args:
         artifact: name of the artifact.
+        options: see ``parse_options``.
+
+    Raises:
+        ConfigError: see ``parse_options``.
+    """
+    parsed = parse_options(artifact, options)
+    return {name: ARTIFACTS[name].maker.build(**given) for name, given in parsed.items()}
+
+
+def parse_options(artifact: str, options: list[str]) -> dict[str, dict[str, Any]]:
+    """Values of the options of an artifact's chain, by the artifact that each makes; without an import.
+
+    Args:
+        artifact: name of the artifact.
         options: ``"name=value"``, given to that part of the chain that has it, or ``"artifact.name=value"``;
             values are read as YAML.
 
     Raises:
-        ConfigError: an option is not of this form, no part has it, or its value is of another type.
+        ConfigError: an option is not of this form, no part has it or several do, or its value does not fit.
     """
-    makers = {name: ARTIFACTS[name].maker.build() for name in artifact_chain(artifact)}
+    declared = {name: ARTIFACTS[name].maker.declared_options() for name in artifact_chain(artifact)}
+    parsed: dict[str, dict[str, Any]] = {name: {} for name in declared}
     for option in options:
         key, equals, text = option.partition("=")
         owner, _, name = key.rpartition(".")
-        takers = [one for one in makers if owner in ("", one) and name in _options(makers[one])]
+        takers = [one for one in declared if owner in ("", one) and name in declared[one]]
         if not equals or len(takers) != 1:
-            raise _unknown_option(option, artifact, makers)
-        makers[takers[0]] = _with_option(makers[takers[0]], name, _parsed(text), option)
-    return makers
-
-
-def _options(maker: Any) -> list[str]:
-    return [one.name for one in fields(maker)]
+            raise _unknown_option(option, artifact, declared)
+        parsed[takers[0]][name] = declared[takers[0]][name].parse(text, option)
+    return parsed
 
 
 def _parsed(text: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return text
 
 
-def _with_option(maker: Any, name: str, value: Any, option: str) -> Any:
-    default = getattr(maker, name)
-    if isinstance(default, tuple) and isinstance(value, list):
-        value = tuple(value)
-    if default is not None and type(value) is not type(default):
-        raise ConfigError(
-            f"the option {name} has another type",
-            got=option,
-            expected=f"{type(default).__name__}, such as {name}={default}",
-            remedy="correct the value",
+def _written(value: Any) -> str:
+    """A default as one writes it behind ``--opt NAME=``."""
+    return str(list(value)) if isinstance(value, tuple) else str(value)
+
+
+def _unknown_option(
+    option: str, artifact: str, declared: dict[str, dict[str, DeclaredOption]]
+) -> ConfigError:
+    known = {
+        f"{artifact}.{name}": _written(one.default)
+        for artifact, options in declared.items()
+        for name, one in options.items()
+    }
+    key = option.partition("=")[0]
+    names = [*known, *(name.partition(".")[2] for name in known)]
+    if key in names:
+        what = (
+            f"several artifacts of {artifact} have the option" if "=" in option else "an option has no value"
         )
-    return replace(maker, **{name: value})
-
-
-def _unknown_option(option: str, artifact: str, makers: dict[str, Any]) -> ConfigError:
-    known = [
-        f"{one}.{name}={getattr(maker, name)}" for one, maker in makers.items() for name in _options(maker)
-    ]
+        remedy = f"write {next(name for name in known if name.endswith(key))}=VALUE"
+    else:
+        what = f"the artifact {artifact} has no such option"
+        remedy = did_you_mean(key, names) or "correct the name, or leave it out"
     return ConfigError(
-        f"the artifact {artifact} has no such option",
+        what,
         got=option,
-        expected=f"NAME=VALUE, one of {', '.join(known)}" if known else "no option at all",
-        remedy="correct the name, put the artifact's before it where several have it, or leave it out",
+        expected="NAME=VALUE, one of " + ", ".join(f"{name}={default}" for name, default in known.items()),
+        remedy=remedy,
     )

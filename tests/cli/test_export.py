@@ -16,7 +16,8 @@ from PIL import Image
 from conftest import Run
 from detexport.artifact import MANIFEST, read_artifact, verify_files
 from detexport.checkpoint import read_state_dict, write_state_dict
-from detexport.cli.export import BUNDLED_SAMPLE, Request, check_request, export, take_images
+from detexport.cli.checks import Request, check_request, take_images
+from detexport.cli.export import BUNDLED_SAMPLE, export
 from detexport.data import MetadataCatalog
 from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import CheckpointError, ConfigError, DataError, ExportError, OutputError

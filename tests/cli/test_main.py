@@ -35,8 +35,8 @@ def test_each_command_explains_itself_by_an_example(run: Run, command: str) -> N
     [
         (["export", "--target", "onnx"], 2, "Missing option '--config-file'"),
         (["export", "--config-file", "c", "--output", "o", "--target", "no"], 2, "error: unknown target"),
-        (["predict", "nothing", "nothing.png"], 1, "error: there is no such image"),
-        (["inspect", "nothing"], 1, "error: nothing is not an artifact"),
+        (["predict", "nothing", "nothing.png"], 2, "error: there is no such image"),
+        (["inspect", "nothing"], 2, "error: nothing is not an artifact"),
     ],
 )
 def test_a_mistake_is_told_in_a_line_without_a_trace(

@@ -1,24 +1,41 @@
-"""The command line: the one-off road beside the pipeline. ``detexport --help`` says more.
+"""The standalone command line, for one model and one target. ``detexport --help`` says more.
 
-What a command needs, torch among it, is imported when the command runs.
+What a command needs, torch among it, is imported when the command runs, after its request was checked.
 """
 
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
+from typer.exceptions import TyperException
 
-from detexport.errors import ConfigError, DetexportError
+from detexport.errors import (
+    REQUEST,
+    TRACEBACK,
+    VERDICT,
+    ArtifactError,
+    ConfigError,
+    DiskError,
+    OutputError,
+    did_you_mean,
+    fail,
+)
+from detexport.files import OF_THE_DISK
+
+EXIT_CODES = f"""Exit codes: 0 done and passed; 1 a verdict that failed; 2 a wrong request; 3 something broke:
+an engine or a device that is not there, no memory, a full disk, a fault of this program ({TRACEBACK}=1
+shows where); 130, 143, 129 ended by SIGINT, SIGTERM, SIGHUP. An error is one line on the standard error."""
 
 app = typer.Typer(
     add_completion=False,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    epilog=EXIT_CODES,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     help="""Export a detection model, look at the artifact, run it on images, prove it.
 
@@ -37,17 +54,80 @@ Artifact = Annotated[Path, Argument(metavar="ARTIFACT", help="Folder that an exp
 
 
 def main() -> None:
-    """Run the command line.
-
-    What the user can mend is told in one line: exit code 2 for a wrong request, 1 for all else. Everything
-    else that is raised is a fault of ours and keeps its trace.
-    """
+    """Run the command line and exit with its code."""
     signal.signal(signal.SIGTERM, _end)
+    for stream in (sys.stdout, sys.stderr):
+        # File names may be no text; in JSON the escape of a lone surrogate is what it is read back from.
+        getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run a command and return its exit code; whatever is raised becomes one line: see ``EXIT_CODES``.
+
+    Args:
+        arguments: the command with its options; without any it prints the help, and the code is 2.
+    """
     try:
-        app()
-    except DetexportError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(2 if isinstance(error, ConfigError) else 1)
+        try:
+            _invoke(arguments or ["--help"])
+            code = 0 if arguments else REQUEST
+        except typer.Exit as done:
+            code = done.exit_code if arguments else REQUEST
+        except KeyboardInterrupt:
+            code = 128 + signal.SIGINT
+        except Exception as error:
+            if _is_of_the_output(error):
+                raise
+            code = fail(_usage_error(error) if isinstance(error, TyperException) else error)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has what it wanted
+        _close_output()
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        _close_output()
+        return fail(_unwritable_output(error))
+    return code
+
+
+def _invoke(arguments: Sequence[str]) -> None:
+    """Parse the arguments and run the command, without the parser's own ways to print and to exit."""
+    command = typer.main.get_command(app)
+    with command.make_context("detexport", list(arguments)) as context:
+        command.invoke(context)
+
+
+def _close_output() -> None:
+    """Drop what the standard output did not take, which the interpreter would try to write again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _is_of_the_output(error: Exception) -> bool:
+    """Whether what was printed could not be written: such an error names no file."""
+    if not isinstance(error, OSError) or error.filename is not None:
+        return False
+    return isinstance(error, BrokenPipeError) or error.errno in OF_THE_DISK
+
+
+def _unwritable_output(error: OSError) -> OutputError:
+    return DiskError(
+        "cannot write the standard output",
+        got=error.strerror,
+        expected="a terminal, a pipe, or a file with room for what is printed",
+        remedy="make room, or write elsewhere",
+    )
+
+
+def _usage_error(error: TyperException) -> ConfigError:
+    """Say what the parser says in the form that all errors have."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "detexport"
+    name, options = getattr(error, "option_name", ""), getattr(error, "possibilities", None) or ()
+    meant = did_you_mean(name, options)
+    return ConfigError(
+        error.message if meant else error.format_message(),
+        remedy=meant or f"`{command} --help` explains what there is",
+    )
 
 
 def _end(signum: int, _frame: Any) -> None:
@@ -62,7 +142,7 @@ def _fix_hashes() -> None:
         os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONHASHSEED": "0"})
 
 
-@app.command("export")
+@app.command("export", epilog=EXIT_CODES)
 def export_command(
     config_file: Annotated[
         str,
@@ -137,13 +217,9 @@ def export_command(
     folder, and the exit code is 1. A target of less precision than float32 is proved by its average
     precision, on --data.
     """  # noqa: D301
-    from detexport.targets import find_target
+    from detexport.cli.checks import Request, check_export
 
-    find_target(target)  # before anything heavy is imported
-    _fix_hashes()
-    from detexport.cli.export import Request, export
-
-    export(
+    request = check_export(
         Request(
             config_file=config_file,
             weights=weights,
@@ -152,7 +228,7 @@ def export_command(
             samples=tuple(sample or ()),
             calibration=tuple(calibration or ()),
             options=tuple(opt or ()),
-            class_names=tuple(name.strip() for name in class_names.split(",") if name.strip()),
+            class_names=tuple(name.strip() for name in class_names.split(",")) if class_names else (),
             data=data,
             run_eval=run_eval,
             device=device,
@@ -160,9 +236,13 @@ def export_command(
             overrides=tuple(overrides or ()),
         )
     )
+    _fix_hashes()
+    from detexport.cli.export import make
+
+    make(request)
 
 
-@app.command("predict")
+@app.command("predict", epilog=EXIT_CODES)
 def predict_command(
     artifact: Artifact,
     images: Annotated[list[str], Argument(help="Files, folders, or 'patterns' in quotes.")],
@@ -188,6 +268,9 @@ def predict_command(
     Images have any size: they are resized by the artifact's rule, and boxes (x0, y0, x1, y1), masks and
     keypoints are in px of the image as it is. In JSON masks are COCO's compressed RLE.
     """  # noqa: D301
+    from detexport.cli.checks import check_predict
+
+    check_predict(artifact, images, draw_to=draw, device=device, target=target)
     from detexport.cli.predict import predict
 
     predict(
@@ -201,7 +284,7 @@ def predict_command(
     )
 
 
-@app.command("validate")
+@app.command("validate", epilog=EXIT_CODES)
 def validate_command(
     artifact: Artifact,
     data: Annotated[
@@ -261,6 +344,20 @@ def validate_command(
     finds), metric (what is found of what is annotated). Images of the data set and images that hurt are run:
     odd and extreme sizes, nothing, one and the most detections, ties, scores next to the threshold, batches.
     """  # noqa: D301
+    from detexport.cli.checks import Request, check_validate
+
+    check_validate(
+        artifact,
+        data=data,
+        against=against,
+        model=Request(config_file, weights, "", Path(), overrides=tuple(overrides or ()))
+        if config_file
+        else None,
+        target=target,
+        against_target=against_target,
+        device=device,
+        save_dir=save_dir,
+    )
     from detexport.cli.validate import Question, run
 
     report = run(
@@ -281,10 +378,10 @@ def validate_command(
         )
     )
     if not report.passed:
-        raise typer.Exit(1)
+        raise typer.Exit(VERDICT)
 
 
-@app.command("diagnose")
+@app.command("diagnose", epilog=EXIT_CODES)
 def diagnose_command(
     artifact: Artifact,
     config_file: Annotated[
@@ -322,13 +419,21 @@ def diagnose_command(
     in its runtime on the eager model's own tensors, and held against what the model gives. Weights and
     configuration must be those of the artifact.
     """  # noqa: D301
+    from detexport.cli.checks import Request, check_diagnose
+
+    model = Request(config_file, weights, "", Path(), overrides=tuple(overrides or ()))
+    check_diagnose(artifact, model, image=image, target=target, save_dir=save_dir)
     _fix_hashes()
     from detexport.cli.diagnose import Question, run
 
-    run(Question(artifact, config_file, weights, image, target, save_dir, as_json, tuple(overrides or ())))
+    diagnosis = run(
+        Question(artifact, config_file, weights, image, target, save_dir, as_json, tuple(overrides or ()))
+    )
+    if diagnosis.diverges:
+        raise typer.Exit(VERDICT)
 
 
-@app.command("inspect")
+@app.command("inspect", epilog=EXIT_CODES)
 def inspect_command(
     artifact: Artifact,
     as_json: Annotated[bool, Option("--json", help="One JSON document instead of text.")] = False,
@@ -342,6 +447,13 @@ def inspect_command(
       detexport inspect model_onnx
       detexport inspect model_tracing --dump model_tracing_text
     """  # noqa: D301
+    from detexport.cli.checks import check_inspect
+
+    check_inspect(artifact, dump)
     from detexport.cli.inspect import inspect
 
-    inspect(artifact, as_json=as_json, dump_to=dump)
+    try:
+        inspect(artifact, as_json=as_json, dump_to=dump)
+    except ArtifactError as error:  # here it is the verdict that was asked for
+        fail(error)
+        raise typer.Exit(VERDICT) from error

@@ -11,21 +11,23 @@ import numpy as np
 import torch
 
 from detexport import model_zoo
-from detexport.artifact import MANIFEST, Artifact, read_artifact
+from detexport.artifact import Artifact, read_artifact
 from detexport.checkpoint import fetch, load_weights, match_weights, read_state_dict, write_state_dict
 from detexport.checkpoint.load import model_shapes
+from detexport.cli.checks import Request as Request
+from detexport.cli.checks import check_export, check_weights, configuration, judged_by_ap
 from detexport.cli.evaluation import evaluate_both, load_dataset
-from detexport.cli.images import SUFFIXES, find_images, list_images
+from detexport.cli.images import find_images, list_images
 from detexport.cli.progress import say, step
 from detexport.cli.proof import prove
-from detexport.config.cfg import CfgNode, load_cfg
+from detexport.config.cfg import CfgNode
 from detexport.contract import Contract
 from detexport.data import MetadataCatalog
 from detexport.data.coco import CocoDataset
 from detexport.data.samples import ImageSamples
-from detexport.errors import CheckpointError, ConfigError
+from detexport.errors import ConfigError
 from detexport.export import Provenance
-from detexport.files import atomic_dir, is_url, replaceable, sha256_file, writing
+from detexport.files import atomic_dir, is_url, sha256_file, writing
 from detexport.metrics.judge import annotation_kind
 from detexport.modeling import build_model
 from detexport.modeling.class_names import count_classes, named_contract
@@ -35,25 +37,6 @@ from detexport.targets import ARTIFACTS, Target, build_makers, find_target
 
 BUNDLED_SAMPLE = Path(__file__).parents[1] / "data" / "sample.png"
 STEPS = ".steps"
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the user asked for: see ``detexport export --help``."""
-
-    config_file: str
-    weights: str
-    target: str
-    output: Path
-    samples: tuple[str, ...] = ()
-    calibration: tuple[str, ...] = ()
-    options: tuple[str, ...] = ()
-    class_names: tuple[str, ...] = ()
-    data: Path | None = None
-    run_eval: bool = False
-    device: str = "cpu"
-    proof: bool = True
-    overrides: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,17 +63,24 @@ class OnDevice:
 
 
 def export(request: Request) -> None:
-    """Export, prove, and only then put the artifact into the output folder.
+    """Check the request, export, prove, and only then put the artifact into the output folder.
 
     Raises:
-        ConfigError: the request names what does not exist or does not fit.
+        DetexportError: see ``check_export`` and ``make``.
+    """
+    make(check_export(request))
+
+
+def make(request: Request) -> None:
+    """Export what was asked for by a request that was checked.
+
+    Raises:
+        ConfigError: the request does not fit the model.
         CheckpointError: the weights are not the model's.
         ExportError: the model cannot be exported, or the artifact does not compute what the model computes.
     """
-    request = take_images(request)
     target = find_target(request.target)
     makers = _for_device(build_makers(target.artifact, list(request.options)), request.device)
-    check_request(request, target)
     files = find_images(request.samples) if request.samples else [BUNDLED_SAMPLE]
     calibration = find_images(request.calibration)
     with writing(request.output), atomic_dir(request.output) as folder:
@@ -113,75 +103,6 @@ def export(request: Request) -> None:
         say("not proved, as asked for by --no-proof")
 
 
-def take_images(request: Request) -> Request:
-    """Give images that follow an option's first one to the option.
-
-    A shell makes many images of a pattern without quotes; only the first is the option's value, the others
-    come where keys come.
-
-    Raises:
-        ConfigError: it cannot be known whose they are.
-    """
-    images, overrides = [], []
-    rest = list(request.overrides)
-    while rest:
-        if Path(rest[0]).suffix.lower() in SUFFIXES:
-            images.append(rest.pop(0))
-        else:
-            overrides += rest[:2]
-            del rest[:2]
-    if images and bool(request.samples) == bool(request.calibration):
-        raise ConfigError(
-            "there are images where KEY VALUE is expected",
-            got=" ".join(images[:3]),
-            expected="images after --sample, or after --calibration where there is no --sample",
-            remedy="put a pattern into quotes: --sample 'photos/*.jpg'",
-        )
-    request = replace(request, overrides=tuple(overrides))
-    if request.samples:
-        return replace(request, samples=(*request.samples, *images))
-    return replace(request, calibration=(*request.calibration, *images))
-
-
-def check_request(request: Request, target: Target) -> None:
-    """Refuse what cannot end well before any work is done.
-
-    Raises:
-        ConfigError: data or images are missing, or the output folder holds something else.
-        OutputError: no artifact can take the place of the output folder.
-    """
-    by_ap = judged_by_ap(request, target)
-    if (request.run_eval or by_ap) and request.data is None:
-        raise ConfigError(
-            f"{request.target} is proved by its average precision" if by_ap else "--run-eval needs data",
-            got="no --data",
-            expected="a folder with images/val and annotations/instances_val.json",
-            remedy="give --data DIR" + (", or --no-proof to go without" if by_ap else ""),
-        )
-    if target.precision == "int8" and not (request.calibration or request.samples or request.data):
-        raise ConfigError(
-            f"{request.target} needs images to take its ranges from",
-            got="none",
-            expected="some dozens of images like those that the model will see",
-            remedy="give --calibration DIR, --sample, or --data with a training split",
-        )
-    output = request.output
-    fitting = (output / MANIFEST).is_file() or (output.is_dir() and not any(output.iterdir()))
-    if output.exists() and not fitting:
-        raise ConfigError(
-            f"{output} is there and is not an artifact",
-            got=f"a folder with {next(output.iterdir()).name}" if output.is_dir() else "a file",
-            expected="a new or empty folder, or an artifact to replace",
-            remedy="choose another --output",
-        )
-    replaceable(output)
-
-
-def judged_by_ap(request: Request, target: Target) -> bool:
-    """Whether the proof is what the artifact finds on ``--data``."""
-    return bool(target.precision and request.proof)
-
-
 def _for_device(makers: dict[str, Any], device: str) -> dict[str, Any]:
     """What is compiled is compiled for the device; all else does not know one."""
     return {
@@ -199,15 +120,9 @@ def load_model(request: Request, folder: Path, *, judged: bool = False) -> Model
         judged: whether the model is judged by the annotations of the data, which are read with keypoints then
             if it gives any.
     """
-    cfg = _configuration(request)
+    cfg = configuration(request)
     weights = request.weights or cfg.MODEL.WEIGHTS
-    if not weights:
-        raise CheckpointError(
-            "there are no weights",
-            got="neither --weights nor MODEL.WEIGHTS",
-            expected="a checkpoint by path, https:// or detectron2://",
-            remedy="give --weights",
-        )
+    check_weights(weights)
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", ""
     torch.manual_seed(0)
     net = build_model(cfg).eval()
@@ -235,24 +150,6 @@ def _dataset(request: Request, net: Any, *, judged: bool) -> CocoDataset | None:
         return None
     names = request.class_names if "things" in count_classes(net) else ()
     return load_dataset(request.data, names, annotation_kind(net.contract(())) if judged else "instances")
-
-
-def _configuration(request: Request) -> CfgNode:
-    """The configuration by path or by its name in the zoo, with the overrides."""
-    path = Path(request.config_file)
-    cfg = load_cfg(path) if path.is_file() else _zoo_configuration(request)
-    cfg.merge_from_list(request.overrides)
-    return cfg
-
-
-def _zoo_configuration(request: Request) -> CfgNode:
-    """With the weights that were trained with it, where no others are given."""
-    try:
-        model_zoo.get_config_file(request.config_file)
-    except ConfigError as error:
-        raise ConfigError(f"there is no file {request.config_file}, and {error}") from error
-    given = bool(request.weights) or "MODEL.WEIGHTS" in request.overrides[::2]
-    return model_zoo.get_config(request.config_file, trained=not given)
 
 
 def _named(net: Any, cfg: CfgNode, request: Request, dataset: CocoDataset | None) -> Contract:

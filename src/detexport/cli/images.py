@@ -1,6 +1,7 @@
 """Image files as people name them: paths, folders, patterns."""
 
 import glob
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -30,12 +31,12 @@ def find_images(names: Iterable[str]) -> list[Path]:
 
 
 def _files(name: str) -> list[Path]:
-    path = Path(name)
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        return list_images(path)
-    return [Path(file) for file in sorted(glob.glob(name, recursive=True)) if Path(file).is_file()]
+    # os.path answers for names that no file system takes, at which pathlib raises.
+    if os.path.isfile(name):
+        return [Path(name)]
+    if os.path.isdir(name):
+        return list_images(Path(name))
+    return [Path(file) for file in sorted(glob.glob(name, recursive=True)) if os.path.isfile(file)]
 
 
 def list_images(folder: Path) -> list[Path]:

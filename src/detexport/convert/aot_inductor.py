@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -53,8 +53,8 @@ class AotInductor:
         instruction_set: one of ``INSTRUCTION_SETS``; an older processor is refused at run time.
     """
 
-    device: str = "cpu"
-    instruction_set: str = "x86-64-v3"
+    device: Literal["cpu", "cuda"] = "cpu"
+    instruction_set: Literal["x86-64", "x86-64-v3"] = "x86-64-v3"
 
     def convert(self, source_dir: Path, samples: Samples, save_dir: Path) -> Artifact:
         """See ``Conversion.convert``; the first samples are used to compare the package with the program."""

@@ -104,6 +104,11 @@ class Diagnosis:
         return next((one for one in self.segments if one.passed is False), None)
 
     @property
+    def diverges(self) -> bool:
+        """Whether the artifact, or a segment of it, leaves tolerance."""
+        return self.artifact.passed is False or self.first is not None
+
+    @property
     def unknown(self) -> tuple[str, ...]:
         """Names of the segments that could not be made or fed."""
         return tuple(one.name for one in self.segments if one.passed is None)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -17,7 +17,7 @@ import torchvision  # noqa: F401 - defines operators that are translated below
 
 from detexport.artifact import Artifact, Format
 from detexport.contract import Contract, TensorSpec
-from detexport.errors import ExportError
+from detexport.errors import ConfigError, ExportError, did_you_mean
 from detexport.export.graph_end import example_inputs, image_graph
 from detexport.export.method import (
     ExportableModel,
@@ -27,13 +27,11 @@ from detexport.export.method import (
     write_artifact,
 )
 from detexport.export.program import record_program
+from detexport.opsets import OLDEST, latest_written
 from detexport.pt2 import nms_keeps_any_number
 
 MAIN_FILE = "model.onnx"
-
-
-LATEST_OPSETS = {"dynamo": onnx.defs.onnx_opset_version(), "torchscript": 20}
-"""The exporters, and the latest version of ONNX's operators that each writes."""
+EXPORTERS = ("dynamo", "torchscript")
 
 
 @dataclass(frozen=True)
@@ -50,8 +48,8 @@ class Onnx:
     """
 
     opset_version: int = 20
-    exporter: str = "dynamo"
-    graph_end: str = "raw"
+    exporter: Literal["dynamo", "torchscript"] = "dynamo"
+    graph_end: Literal["raw", "pasted"] = "raw"
 
     def export(
         self,
@@ -81,19 +79,19 @@ class Onnx:
         )
 
     def _check_options(self) -> None:
-        latest = LATEST_OPSETS.get(self.exporter)
-        if latest is None:
-            raise ExportError(
+        if self.exporter not in EXPORTERS:
+            raise ConfigError(
                 "unknown exporter",
                 got=self.exporter,
-                expected=" or ".join(LATEST_OPSETS),
-                remedy=_by_option("exporter=dynamo"),
+                expected=" or ".join(EXPORTERS),
+                remedy=did_you_mean(self.exporter, EXPORTERS) or _by_option("exporter=dynamo"),
             )
-        if not 18 <= self.opset_version <= latest:
-            raise ExportError(
+        latest = latest_written(self.exporter)
+        if not OLDEST <= self.opset_version <= latest:
+            raise ConfigError(
                 f"unsupported opset_version of the {self.exporter} exporter",
                 got=self.opset_version,
-                expected=f"18 to {latest}",
+                expected=f"{OLDEST} to {latest}",
                 remedy=_by_option("opset_version=18"),
             )
 

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ class Scripting:
             wanted sizes beside the list of images.
     """
 
-    graph_end: str = "raw"
+    graph_end: Literal["raw", "pasted"] = "raw"
 
     def export(
         self,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -23,7 +24,7 @@ class TorchExport:
         graph_end: ``"raw"`` or ``"pasted"``: see ``Contract.ending``.
     """
 
-    graph_end: str = "raw"
+    graph_end: Literal["raw", "pasted"] = "raw"
 
     def export(
         self,

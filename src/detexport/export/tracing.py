@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ class Tracing:
         graph_end: ``"raw"`` or ``"pasted"``: see ``Contract.ending``.
     """
 
-    graph_end: str = "raw"
+    graph_end: Literal["raw", "pasted"] = "raw"
 
     def export(
         self,

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from detexport.config import CfgNode, get_cfg
-from detexport.errors import CheckpointError, ConfigError
+from detexport.errors import CheckpointError, ConfigError, did_you_mean
 
 URL_PREFIX = "https://dl.fbaipublicfiles.com/detectron2/"
 
@@ -37,7 +37,8 @@ def get_config_file(config_path: str) -> str:
             "the model zoo has no such configuration",
             got=repr(config_path),
             expected=f"a name such as {', '.join(_near(config_path, _names()))}",
-            remedy=f"correct the name; all {len(_names())} lie below {_CONFIGS}",
+            remedy=did_you_mean(config_path, _names())
+            or f"correct the name; all {len(_names())} lie below {_CONFIGS}",
         )
     return str(_CONFIGS / config_path)
 

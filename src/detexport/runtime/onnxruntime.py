@@ -65,6 +65,63 @@ class OnnxRuntime:
         return OnnxSession(artifact, device, session)
 
 
+FLOAT, INT64 = 1, 7  # onnx.TensorProto.DataType
+OPERATORS = {"Identity": (FLOAT,), "RoiAlign": (FLOAT, FLOAT, INT64)}
+"""With the types of their inputs: an operator of every version, and one of ours whose kernels come late."""
+
+
+def latest_opset(oldest: int, *, rois: bool) -> int:
+    """The latest version of ONNX's operators that this ONNX Runtime runs, on the CPU; it takes milliseconds.
+
+    Args:
+        oldest: a version that it runs.
+        rois: whether the model pools regions, which needs a kernel of RoiAlign.
+    """
+    operator, latest = "RoiAlign" if rois else "Identity", oldest
+    while _runs(operator, latest + 1):
+        latest += 1
+    return latest
+
+
+def _runs(operator: str, opset: int) -> bool:
+    """Whether a model of one node of this operator and this version of the operators can be loaded."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        ort.InferenceSession(_one_node(operator, opset), options, providers=[PROVIDERS["cpu"]])
+    except Exception:  # onnxruntime's errors have no base of their own
+        return False
+    return True
+
+
+def _one_node(operator: str, opset: int) -> bytes:
+    """An ONNX model of one node, written field by field: https://onnx.ai/onnx/repo-docs/IR.html."""
+    names = [f"x{index}".encode() for index in range(len(OPERATORS[operator]))]
+    inputs = [_value(name, kind) for name, kind in zip(names, OPERATORS[operator], strict=True)]
+    node = b"".join(_message(1, name) for name in names) + _message(2, b"y") + _message(4, operator.encode())
+    graph = _message(1, node) + _message(2, b"g") + b"".join(_message(11, value) for value in inputs)
+    graph += _message(12, _value(b"y", FLOAT))
+    return _number(1, 8) + _message(7, graph) + _message(8, _number(2, opset))
+
+
+def _value(name: bytes, kind: int) -> bytes:
+    """A ``ValueInfoProto`` of a tensor of any shape."""
+    return _message(1, name) + _message(2, _message(1, _number(1, kind)))
+
+
+def _message(field: int, payload: bytes) -> bytes:
+    """A field of protobuf that holds bytes, fewer than 16384 of them."""
+    return bytes([field << 3 | 2]) + _varint(len(payload)) + payload
+
+
+def _number(field: int, value: int) -> bytes:
+    return bytes([field << 3]) + _varint(value)
+
+
+def _varint(value: int) -> bytes:
+    return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + _varint(value >> 7)
+
+
 @dataclass(frozen=True)
 class OnnxSession:
     """A loaded ONNX model; see ``Session``."""

@@ -1,0 +1,472 @@
+"""Check a request before anything heavy is imported: names, files, options, ranges, what fits together.
+
+Free of torch, so that a mistake is answered in the time of ``--help``. What only the model, the data or the
+engine can know is checked by them.
+"""
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from detexport import model_zoo
+from detexport.artifact import MANIFEST, read_artifact
+from detexport.cli.images import SUFFIXES, find_images
+from detexport.config.cfg import CfgNode, load_cfg
+from detexport.errors import (
+    ArtifactError,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    OutputError,
+    did_you_mean,
+    listed,
+)
+from detexport.files import is_url, replaceable
+from detexport.opsets import OLDEST, latest_written
+from detexport.targets import ARTIFACTS, ONNX_RUNTIME, Target, artifact_chain, find_target, parse_options
+
+DEVICE = re.compile(r"cpu|cuda(:\d{1,4})?")
+SCHEMES = ("https://", "detectron2://", "http://")
+WITH_REGIONS = ("GeneralizedRCNN", "PanopticFPN")
+"""Meta architectures of ours that pool regions."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for: see ``detexport export --help``."""
+
+    config_file: str
+    weights: str
+    target: str
+    output: Path
+    samples: tuple[str, ...] = ()
+    calibration: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
+    data: Path | None = None
+    run_eval: bool = False
+    device: str = "cpu"
+    proof: bool = True
+    overrides: tuple[str, ...] = ()
+
+
+def check_export(request: Request) -> Request:
+    """Return the request with the images that a shell gave to KEY VALUE, once nothing in it is wrong.
+
+    Raises:
+        ConfigError: a name, an option or a range is wrong, or options do not fit together.
+        CheckpointError: there are no such weights.
+        DataError: there is no such image or data set.
+        OutputError: no artifact can be written there.
+    """
+    request = take_images(request)
+    target = find_target(request.target)
+    check_device(request.device)
+    options = parse_options(target.artifact, list(request.options))
+    check_request(request, target)
+    check_writable(request.output)
+    if request.data is not None:
+        check_data(request.data)
+    find_images((*request.samples, *request.calibration))
+    cfg = configuration(request)
+    check_weights(request.weights or cfg.MODEL.WEIGHTS)
+    check_class_names(request, cfg)
+    check_device_option(request, options)
+    check_opset(target, options, cfg)
+    return request
+
+
+def check_predict(
+    artifact_dir: Path, images: Iterable[str], *, draw_to: Path | None, device: str, target: str
+) -> None:
+    """Check what ``detexport predict`` is asked for.
+
+    Raises:
+        ArtifactError: the folder is not an artifact.
+        ConfigError: there is no such device or target.
+        DataError: there is no such image.
+        OutputError: the folder for drawings cannot be written.
+    """
+    check_device(device)
+    find_images(images)
+    check_target(target, artifact_dir)
+    if draw_to is not None:
+        check_writable(draw_to)
+
+
+def check_inspect(artifact_dir: Path, dump_to: Path | None) -> None:
+    """Check what ``detexport inspect`` is asked for.
+
+    Raises:
+        ArtifactError: the folder is not an artifact.
+        OutputError: the folder for the dump cannot be written.
+    """
+    check_artifact(artifact_dir)
+    if dump_to is not None:
+        check_writable(dump_to)
+
+
+def check_validate(
+    artifact_dir: Path,
+    *,
+    data: Path | None,
+    against: Path | None,
+    model: Request | None,
+    target: str,
+    against_target: str,
+    device: str,
+    save_dir: Path | None,
+) -> None:
+    """Check what ``detexport validate`` is asked for.
+
+    Args:
+        artifact_dir: the artifact.
+        data: the data set.
+        against: another artifact to compare with.
+        model: the model to compare with.
+        target: what the artifact is run as.
+        against_target: what the other artifact is run as.
+        device: where they run.
+        save_dir: folder of the results.
+
+    Raises:
+        ArtifactError: a folder is not an artifact.
+        CheckpointError: there are no such weights.
+        ConfigError: there is no such device, target or configuration, or a key over it is wrong.
+        DataError: there is no such data set.
+        OutputError: the folder for the results cannot be written.
+    """
+    check_device(device)
+    check_target(target, artifact_dir)
+    if against is not None:
+        check_target(against_target, against)
+    elif against_target:
+        raise ConfigError(
+            "--against-target needs another artifact",
+            got=f"--against-target {against_target}, no --against",
+            expected="both, or neither",
+            remedy="give --against, or leave out --against-target",
+        )
+    if data is not None:
+        check_data(data)
+    if model is not None:
+        check_weights(model.weights or configuration(model).MODEL.WEIGHTS)
+    if save_dir is not None:
+        check_writable(save_dir)
+
+
+def check_diagnose(
+    artifact_dir: Path, model: Request, *, image: str, target: str, save_dir: Path | None
+) -> None:
+    """Check what ``detexport diagnose`` is asked for; what lies beside the artifact need not be given.
+
+    Raises:
+        ArtifactError: the folder is not an artifact.
+        CheckpointError: there are no such weights.
+        ConfigError: there is no such target or configuration, or a key over it is wrong.
+        DataError: there is no such image.
+        OutputError: the folder for the results cannot be written.
+    """
+    check_target(target, artifact_dir)
+    if image:
+        find_images([image])
+    if model.config_file:
+        configuration(model)
+    if model.weights:
+        check_weights(model.weights)
+    if save_dir is not None:
+        check_writable(save_dir)
+
+
+def take_images(request: Request) -> Request:
+    """Give images that follow an option's first one to the option.
+
+    A shell makes many images of a pattern without quotes; only the first is the option's value, the others
+    come where keys come.
+
+    Raises:
+        ConfigError: it cannot be known whose they are.
+    """
+    images, overrides = [], []
+    rest = list(request.overrides)
+    while rest:
+        if Path(rest[0]).suffix.lower() in SUFFIXES:
+            images.append(rest.pop(0))
+        else:
+            overrides += rest[:2]
+            del rest[:2]
+    if images and bool(request.samples) == bool(request.calibration):
+        raise ConfigError(
+            "there are images where KEY VALUE is expected",
+            got=listed(images),
+            expected="images after --sample, or after --calibration where there is no --sample",
+            remedy="put a pattern into quotes: --sample 'photos/*.jpg'",
+        )
+    request = replace(request, overrides=tuple(overrides))
+    if request.samples:
+        return replace(request, samples=(*request.samples, *images))
+    return replace(request, calibration=(*request.calibration, *images))
+
+
+def check_request(request: Request, target: Target) -> None:
+    """Check that an export's options fit together, and that its output takes the place of nothing else.
+
+    Raises:
+        ConfigError: data or images are missing, or the output folder holds something else.
+        OutputError: no artifact can take the place of the output folder.
+    """
+    by_ap = judged_by_ap(request, target)
+    if (request.run_eval or by_ap) and request.data is None:
+        raise ConfigError(
+            f"{request.target} is proved by its average precision" if by_ap else "--run-eval needs data",
+            got="no --data",
+            expected="a folder with images/val and annotations/instances_val.json",
+            remedy="give --data DIR" + (", or --no-proof to go without" if by_ap else ""),
+        )
+    if target.precision == "int8" and not (request.calibration or request.samples or request.data):
+        raise ConfigError(
+            f"{request.target} needs images to take its ranges from",
+            got="none",
+            expected="some dozens of images like those that the model will see",
+            remedy="give --calibration DIR, --sample, or --data with a training split",
+        )
+    output = request.output
+    folder = os.path.isdir(output)
+    if os.path.lexists(output) and not (
+        os.path.isfile(output / MANIFEST) or (folder and not os.listdir(output))
+    ):
+        raise ConfigError(
+            f"{output} is there and is not an artifact",
+            got=f"a folder with {min(os.listdir(output))}" if folder else "a file",
+            expected="a new or empty folder, or an artifact to replace",
+            remedy="choose another --output",
+        )
+    replaceable(output)
+
+
+def judged_by_ap(request: Request, target: Target) -> bool:
+    """Whether the proof is what the artifact finds on ``--data``."""
+    return bool(target.precision and request.proof)
+
+
+def configuration(request: Request) -> CfgNode:
+    """The configuration by path or by its name in the zoo, with the overrides.
+
+    Raises:
+        ConfigError: there is none, or a key or a value does not fit.
+    """
+    named_file = os.path.isfile(request.config_file)
+    cfg = load_cfg(Path(request.config_file)) if named_file else _zoo_configuration(request)
+    cfg.merge_from_list(request.overrides)
+    return cfg
+
+
+def _zoo_configuration(request: Request) -> CfgNode:
+    """With the weights that were trained with it, where no others are given."""
+    try:
+        model_zoo.get_config_file(request.config_file)
+    except ConfigError as error:
+        raise ConfigError(f"there is no file {request.config_file}, and {error}") from error
+    given = bool(request.weights) or "MODEL.WEIGHTS" in request.overrides[::2]
+    return model_zoo.get_config(request.config_file, trained=not given)
+
+
+def check_weights(weights: str) -> None:
+    """Raise CheckpointError unless there is such a file, or an address of a kind that can be fetched."""
+    if not weights:
+        raise CheckpointError(
+            "there are no weights",
+            got="neither --weights nor MODEL.WEIGHTS",
+            expected="a checkpoint by path, https:// or detectron2://",
+            remedy="give --weights",
+        )
+    if is_url(weights):
+        scheme = f"{weights.partition('://')[0]}://"
+        if scheme not in SCHEMES:
+            raise CheckpointError(
+                f"weights cannot be fetched from {weights}",
+                got=scheme,
+                expected=f"one of {', '.join(SCHEMES)}",
+                remedy=did_you_mean(scheme, SCHEMES) or "bring the file here and give its path",
+            )
+    elif not os.path.isfile(weights):
+        raise CheckpointError(
+            f"no checkpoint at {weights}",
+            got="a folder" if os.path.isdir(weights) else "no such file",
+            expected="a file: .pth, .pkl or .safetensors",
+            remedy="correct --weights, or MODEL.WEIGHTS",
+        )
+
+
+def check_class_names(request: Request, cfg: CfgNode) -> None:
+    """Raise ConfigError unless there is a name for each class, as far as the configuration says how many."""
+    names, count = request.class_names, _count_classes(cfg)
+    if not all(names):
+        raise ConfigError(
+            "a class has no name",
+            got=f"--class-names {','.join(names)}",
+            expected="names with commas between them: --class-names cat,dog",
+            remedy="correct --class-names, or leave it out",
+        )
+    if names and count is not None and len(names) != count:
+        raise ConfigError(
+            f"{request.config_file} and the class names do not fit",
+            got=f"{len(names)} names: {listed(names)}",
+            expected=f"{count} {'stuff' if _is_semantic(cfg) else 'things'}, as many as the model has",
+            remedy="name as many as the model has: --class-names",
+        )
+
+
+def _count_classes(cfg: CfgNode) -> int | None:
+    """How many classes ``--class-names`` names; none where the model alone knows."""
+    model = cfg.MODEL
+    groups = {
+        "GeneralizedRCNN": model.ROI_HEADS,
+        "PanopticFPN": model.ROI_HEADS,
+        "RetinaNet": model.RETINANET,
+        "SemanticSegmentor": model.SEM_SEG_HEAD,
+    }
+    group = groups.get(model.META_ARCHITECTURE)
+    return None if group is None else int(group.NUM_CLASSES)
+
+
+def _is_semantic(cfg: CfgNode) -> bool:
+    return bool(cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor")
+
+
+def check_device(device: str) -> None:
+    """Raise ConfigError unless a device is written as one; whether it is there, its engine knows."""
+    if not DEVICE.fullmatch(device):
+        raise ConfigError(
+            "unknown device",
+            got=repr(device),
+            expected="cpu, cuda or cuda:<index>",
+            remedy=did_you_mean(device, ("cpu", "cuda", "cuda:0")) or "choose one: --device",
+        )
+
+
+def check_device_option(request: Request, options: dict[str, dict[str, Any]]) -> None:
+    """Raise ConfigError if what is compiled would be compiled for another device than --device."""
+    for artifact, given in options.items():
+        declared = ARTIFACTS[artifact].maker.declared_options()
+        if "device" in given and given["device"] != request.device:
+            raise ConfigError(
+                "two options name the device",
+                got=f"--opt device={given['device']}, --device {request.device}",
+                expected="one device, that the artifact is compiled for and checked on",
+                remedy="leave out --opt device, and give --device",
+            )
+        if "device" in declared and request.device not in declared["device"].choices:
+            raise ConfigError(
+                f"{artifact} is compiled for a kind of device",
+                got=f"--device {request.device}",
+                expected=f"one of {', '.join(declared['device'].choices)}",
+                remedy="leave out the index",
+            )
+
+
+def check_target(name: str, artifact_dir: Path) -> None:
+    """Check the target that an artifact is run as; the empty name leaves it to the artifact's format.
+
+    Raises:
+        ArtifactError: the folder is not an artifact.
+        ConfigError: there is no such target, or it does not run artifacts of this format.
+    """
+    if name:
+        find_target(name)
+    check_artifact(artifact_dir)
+    if name:
+        from detexport.cli.engines import asked_target
+
+        asked_target(read_artifact(artifact_dir), name)
+
+
+def check_opset(target: Target, options: dict[str, dict[str, Any]], cfg: CfgNode) -> None:
+    """Check that the version of ONNX's operators can be written, and run by the ONNX Runtime that runs them.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    makers = {name: ARTIFACTS[name].maker.declared_options() for name in artifact_chain(target.artifact)}
+    for artifact, declared in makers.items():
+        if "opset_version" not in declared:
+            continue
+        values = {name: option.default for name, option in declared.items()} | options[artifact]
+        latest, by = latest_written(values["exporter"]), f"the {values['exporter']} exporter writes"
+        runs_onnx = target.runtime == ONNX_RUNTIME or "onnx_int8" in makers
+        if runs_onnx and (runs := _latest_that_runs(cfg)) < latest:
+            latest, by = runs, "the installed ONNX Runtime runs for such a model"
+        if not OLDEST <= values["opset_version"] <= latest:
+            raise ConfigError(
+                f"unsupported opset_version of {artifact}",
+                got=values["opset_version"],
+                expected=f"{OLDEST} to {latest}, which {by}",
+                remedy=f"give --opt opset_version=N with N from {OLDEST} to {latest}",
+            )
+
+
+def _latest_that_runs(cfg: CfgNode) -> int:
+    from detexport.runtime.onnxruntime import latest_opset
+
+    return latest_opset(OLDEST, rois=cfg.MODEL.META_ARCHITECTURE in WITH_REGIONS)
+
+
+def check_artifact(folder: Path) -> None:
+    """Raise ArtifactError unless a folder has a manifest."""
+    if os.path.isfile(folder / MANIFEST):
+        return
+    if os.path.isdir(folder):
+        got = f"a folder without {MANIFEST}"
+    else:
+        got = "a file" if os.path.lexists(folder) else "no such folder"
+    raise ArtifactError(
+        f"{folder} is not an artifact",
+        got=got,
+        expected=f"a folder with {MANIFEST}, as `detexport export` and the pipeline write it",
+        remedy="correct the path, or export the model",
+    )
+
+
+def check_data(folder: Path) -> None:
+    """Raise DataError unless a folder looks like a data set."""
+    missing = [name for name in ("annotations", "images") if not os.path.isdir(folder / name)]
+    if missing:
+        raise DataError(
+            f"{folder} is not a data set",
+            got=f"no folder {' and no folder '.join(missing)}" if os.path.isdir(folder) else "no such folder",
+            expected="images/val and annotations/instances_val.json, as COCO has them",
+            remedy="correct --data",
+        )
+
+
+def check_writable(path: Path) -> None:
+    """Raise OutputError unless a folder can be made at a path, or written if it is there."""
+    try:
+        above = next(one for one in (path, *path.absolute().parents) if _is_there(one))
+    except OSError as error:
+        fault = f"{error.strerror}"
+    else:
+        if not above.is_dir():
+            fault = f"{above} is a file"
+        elif not os.access(above, os.W_OK | os.X_OK):
+            fault = f"{above} is not writable"
+        else:
+            return
+    raise OutputError(
+        f"cannot write {path}",
+        got=fault,
+        expected="a folder that can be written, or made",
+        remedy="write elsewhere, or correct the permissions",
+    )
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a path exists, or is a link; a name that no file system takes is an error."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
