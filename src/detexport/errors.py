@@ -1,25 +1,106 @@
-"""Errors that a user can mend.
+"""Errors that a user can mend, the words that they have in common, and what the exit codes mean.
 
-Each says what, got, expected and remedy in one message. A stage prints it without a stack trace; everything
-else that is raised is a fault of ours and keeps its trace.
+Each error says what, got, expected and remedy in one printable line. A command prints it without a stack
+trace and ends with the code of its class.
 """
 
-from collections.abc import Iterator
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
+from typing import ClassVar
+
+VERDICT, REQUEST, BROKEN = 1, 2, 3
+"""Exit codes: a verdict that failed, a wrong request, something that broke. 0 is all else."""
+TRACEBACK = "DETEXPORT_TRACEBACK"
+"""The environment variable that asks for the stack trace of an error."""
+
+LONGEST_MESSAGE = 500
+CUT = "..."
+SEPARATOR = "; "
+LONGEST_NAME = 100
+"""Characters of a misspelt name that are compared with the names that exist."""
 
 
 class DetexportError(Exception):
-    """A wrong input, configuration or file, described so that its owner can mend it."""
+    """A wrong input, configuration or file, described so that its owner can mend it.
+
+    The message is one line of at most ``LONGEST_MESSAGE`` printable characters: of the parts that are longest
+    the middle is left out.
+
+    Args:
+        what: what is wrong.
+        got: what was found.
+        expected: what would have been right.
+        remedy: what the user can do.
+    """
+
+    exit_code: ClassVar[int] = REQUEST
 
     def __init__(self, what: str, *, got: object = None, expected: object = None, remedy: str = "") -> None:
         parts = [what.rstrip(".")]
         if got is not None:
-            parts.append(f"got: {got}")
+            parts.append(f"got: {_text(got)}")
         if expected is not None:
-            parts.append(f"expected: {expected}")
+            parts.append(f"expected: {_text(expected)}")
         if remedy:
             parts.append(f"remedy: {remedy}")
-        super().__init__("; ".join(parts))
+        super().__init__(SEPARATOR.join(_fitted([printable(part) for part in parts])))
+
+
+def _text(value: object) -> str:
+    """A value as text, also an integer that Python refuses to write out."""
+    try:
+        return str(value)
+    except ValueError:
+        return f"a huge {type(value).__name__}"
+
+
+def printable(text: str) -> str:
+    """Return ``text`` as one line for a terminal: white space is one blank, control characters are escaped.
+
+    Of a text that no message holds whole only the ends are kept.
+    """
+    text = " ".join(shortened(text, 4 * LONGEST_MESSAGE).split())
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
+
+
+def shortened(text: str, limit: int) -> str:
+    """Return ``text`` in at most ``limit`` characters, without its middle if it is longer."""
+    if len(text) <= limit:
+        return text
+    kept = limit - len(CUT)
+    return text[: kept - kept // 2] + CUT + text[len(text) - kept // 2 :]
+
+
+def _fitted(parts: list[str]) -> list[str]:
+    """Shorten the longest parts until the message fits; short ones, such as the remedy, stay whole."""
+    room = LONGEST_MESSAGE - len(SEPARATOR) * (len(parts) - 1)
+    limit = room
+    for left, length in zip(range(len(parts), 0, -1), sorted(map(len, parts)), strict=True):
+        limit = room // left
+        if length > limit:
+            break
+        room -= length
+    else:
+        return parts
+    return [shortened(part, limit) for part in parts]
+
+
+def listed(items: Iterable[object], limit: int = 5) -> str:
+    """Return the first of ``items`` in words, and how many more there are: ``a, b, c and 7 more``."""
+    names = [str(item) for item in items]
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def did_you_mean(name: object, options: Iterable[object]) -> str:
+    """Return ``did you mean 'x'?`` for the option that is most like a misspelt name; empty if none is."""
+    by_lower = {str(option).lower(): str(option) for option in options}
+    close = get_close_matches(str(name)[:LONGEST_NAME].lower(), by_lower, n=1)
+    return f"did you mean {by_lower[close[0]]!r}?" if close else ""
 
 
 class ConfigError(DetexportError):
@@ -38,24 +119,62 @@ class InputError(DetexportError, ValueError):
     """What a model is given is not what it takes."""
 
 
-class OutOfMemoryError(DetexportError, MemoryError):
-    """What is asked for needs more memory than there is; smaller things still work."""
-
-
 class ArtifactError(DetexportError):
     """An artifact is incomplete, was changed, or is asked for what it was not exported for."""
 
 
 class ExportError(DetexportError):
-    """A model cannot be exported as it is."""
+    """A model cannot be exported as it is, or its artifact does not compute what it computes."""
+
+    exit_code = VERDICT
 
 
 class OutputError(DetexportError):
-    """A file or a folder cannot be written."""
+    """A file or a folder cannot be written where the user wants it."""
+
+
+class DiskError(OutputError):
+    """There is no room, or the disk fails, while a file is written."""
+
+    exit_code = BROKEN
+
+
+class OutOfMemoryError(DetexportError, MemoryError):
+    """What is asked for needs more memory than there is; smaller things still work."""
+
+    exit_code = BROKEN
 
 
 class RuntimeUnavailableError(DetexportError):
     """A runtime, or the device that it was asked for, is not on this machine."""
+
+    exit_code = BROKEN
+
+
+class UnexpectedError(DetexportError):
+    """Something broke that no check foresaw: a fault of this program, or of a package that it uses."""
+
+    exit_code = BROKEN
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(
+            "something broke that is not described here",
+            got=f"{type(error).__name__}: {_text(error)}".rstrip(": "),
+            expected="an error that says what to do; this one is a fault of the program",
+            remedy=f"{TRACEBACK}=1 in the environment prints where it broke; report that",
+        )
+
+
+def fail(error: BaseException) -> int:
+    """Print an error as one line on the standard error stream, and return the exit code of its class.
+
+    With ``DETEXPORT_TRACEBACK=1`` in the environment the stack trace comes first.
+    """
+    if os.environ.get(TRACEBACK, "") not in ("", "0"):
+        traceback.print_exception(error)
+    known = error if isinstance(error, DetexportError) else UnexpectedError(error)
+    print("error:", known, file=sys.stderr)
+    return known.exit_code
 
 
 # How engines say, each in its own words and some in an error of no own type, that an allocation failed.

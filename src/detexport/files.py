@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from detexport.errors import DetexportError, OutputError
+from detexport.errors import DetexportError, DiskError, OutputError
 
 OF_THE_PLACE = {
     getattr(errno, name)
@@ -20,6 +20,8 @@ OF_THE_PLACE = {
     if hasattr(errno, name)
 }
 """Errors that are the fault of a folder or a disk."""
+OF_THE_DISK = {getattr(errno, name) for name in ("EDQUOT", "EIO", "ENOSPC") if hasattr(errno, name)}
+"""Those of them that no other path on the same disk would mend."""
 NATIVE_WRITE_ERRORS = ("No space left on device", "iostream error")
 """What writers in native code say instead, those of safetensors and OpenVINO."""
 
@@ -171,15 +173,18 @@ def writing(path: Path) -> Iterator[None]:
     """Say of an error while ``path`` is written that the folder or the disk is at fault, if it is.
 
     Raises:
-        OutputError: ``path`` cannot be written, or there is no room for it.
+        OutputError: ``path`` cannot be written; a ``DiskError`` where there is no room for it.
     """
     try:
         yield
     except Exception as error:
-        native = any(words in str(error) for words in NATIVE_WRITE_ERRORS)
-        if isinstance(error, DetexportError) or not (native or getattr(error, "errno", None) in OF_THE_PLACE):
+        native, code = (
+            any(words in str(error) for words in NATIVE_WRITE_ERRORS),
+            getattr(error, "errno", None),
+        )
+        if isinstance(error, DetexportError) or not (native or code in OF_THE_PLACE):
             raise
-        raise OutputError(
+        raise (DiskError if native or code in OF_THE_DISK else OutputError)(
             f"cannot write {path}",
             got=getattr(error, "strerror", None) or error,
             expected="a folder that can be written, with room for what is written",
