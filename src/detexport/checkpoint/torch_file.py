@@ -221,7 +221,7 @@ class _TorchUnpickler(PlainUnpickler):
         }
 
     def persistent_load(self, pid: Any) -> Claim:
-        """What is said of a storage: (the word, the class, the key, the device, the number of elements, [a view of it])."""
+        """What is said of a storage: a word, its class, key, device and number of elements, a view of it."""
         if (
             not isinstance(pid, tuple)
             or not 5 <= len(pid) <= 6
@@ -371,7 +371,7 @@ def _bytes_at(file: IO[bytes], start: int, length: int) -> np.ndarray:
 
 
 def _load_legacy(file: IO[bytes], size: int, memory: _Memory) -> Any:
-    """Pickles of a number, the version, the machine, the content and the storages' keys; then the storages."""
+    """Pickles of a number, the version, the machine, the content and the keys of storages; then these."""
     claimed: dict[str, tuple[int, Storage]] = {}
 
     def storage(key: str, numel: int, itemsize: int) -> Storage:
