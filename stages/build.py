@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from omegaconf import OmegaConf
 from typer import Option
 
-from detexport.checkpoint.load import model_shapes
+from detexport.checkpoint.load import describe_parameters
 from detexport.config.cfg import load_cfg
 from detexport.contract import Contract
 from detexport.files import atomic_dir, read_json, write_json
@@ -34,7 +34,7 @@ def main(
     with atomic_dir(save_dir) as folder:
         (folder / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
         write_json(folder / "contract.json", contract.to_json())
-        write_json(folder / "parameters.json", model_shapes(net))
+        write_json(folder / "parameters.json", describe_parameters(net))
 
 
 def name_classes(

@@ -25,17 +25,21 @@ def main(
 ) -> None:
     """Write what MODEL, built in BUILD, needs of CHECKPOINT into SAVE_DIR; all of it or nothing."""
     params = load_params(f"models.{model}")
+    option = f"models.{model}.new_parameters"
     fitting, report = match_weights(
-        read_state_dict(checkpoint), read_json(build / "parameters.json"), list(params.new_parameters)
+        read_state_dict(checkpoint),
+        **read_json(build / "parameters.json"),
+        new_parameters=list(params.new_parameters),
+        option=option,
     )
     given = params.weights.partition("?")[0] if is_url(params.weights) else checkpoint.name
-    report.raise_if_incomplete(given)
+    report.raise_if_incomplete(given, option=option)
     with atomic_dir(save_dir) as folder:
         initial = initial_values(build, report.new_keys)
         write_state_dict({**initial, **fitting}, folder / "model.safetensors")
         source = {"file": given, "sha256": sha256_file(checkpoint)}
         write_json(folder / "load.json", {"source": source, **report.to_json()})
-    told = report.describe(limit=5) or "nothing is missing or left over"
+    told = report.describe() or "nothing is missing or left over"
     echo(f"{given}: {len(report.loaded)} tensors; {told}")
 
 

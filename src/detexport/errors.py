@@ -5,6 +5,7 @@ trace and ends with the code of its class.
 """
 
 import os
+import reprlib
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
@@ -87,6 +88,18 @@ def _fitted(parts: list[str]) -> list[str]:
     else:
         return parts
     return [shortened(part, limit) for part in parts]
+
+
+def shown(value: object) -> str:
+    """Return a short ``repr`` of a value from outside, however long it is and however deep its parts are."""
+    try:
+        return _SHORT.repr(value)
+    except Exception:  # a repr runs the code of the value's class
+        return f"a {type(value).__name__}"
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
 
 
 def listed(items: Iterable[object], limit: int = 5) -> str:

@@ -157,7 +157,7 @@ def test_what_lies_beside_the_tensors_is_kept(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ([1, 2], "holds no state dict; got: list"),
-        ({"state": {"w": 1}}, "holds no tensor; got: entries .'state'"),
+        ({"state": {"w": 1}}, "holds no tensor; got: entries 'state'"),
         ({}, "holds no tensor"),
         ({"model": {3: torch.zeros(1)}}, "without a name; got: the key 3"),
     ],

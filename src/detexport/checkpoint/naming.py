@@ -113,8 +113,38 @@ TORCHVISION = Convention(
 
 _LEGACY = re.compile(r"pixel_mean|pixel_std|.*\.cell_anchors\..*|(.*\.)?num_batches_tracked")
 """Entries of model zoo files that are configuration or counters, not parameters."""
+_TRAINING = re.compile(
+    # What a loss keeps, such as weights of classes or a running normalizer.
+    r"(.*[._])?(loss|losses|criterion)([._].*)?"
+    # What averages of weights count.
+    r"|(.*\.)?(n_averaged|num_updates|(.*_)?ema_?(decay|momentum|updates|steps?|iters?))"
+)
+"""Names of the state that training keeps in a model and that inference does not read."""
+_POINTER = "_ptr"
+"""Ends the name of a queue's position; the queue itself has the name before it."""
+_PARAMETER = re.compile(r"(.*[._])?(weight|bias|running_mean|running_var)")
+LONGEST_NAME = 1000
+"""Characters of a name that is compared with patterns."""
 _PARALLEL = "module."
 """What torch's data parallel wrappers put before every name."""
+
+
+def is_training_state(name: str, file_names: Collection[str], declared: Collection[str]) -> bool:
+    """Whether a name of the file is that of state which training keeps and inference does not read.
+
+    Args:
+        name: of the file.
+        file_names: all of them.
+        declared: names that the model's modules have for such state.
+    """
+    plain = name.removeprefix(_PARALLEL)
+    known = plain in declared or f"{name}{_POINTER}" in file_names
+    return known or (len(plain) <= LONGEST_NAME and _TRAINING.fullmatch(plain) is not None)
+
+
+def is_counter(name: str, is_integer: bool, dimensions: int) -> bool:
+    """Whether a name that the model lacks is that of a counter or a position: an integer, no parameter."""
+    return is_integer and dimensions <= 1 and not _PARAMETER.fullmatch(name)
 
 
 def match_names(file_names: Collection[str], model_names: Collection[str]) -> NameMatch:
@@ -142,11 +172,11 @@ def match_names(file_names: Collection[str], model_names: Collection[str]) -> Na
     if convention is not OWN:
         _check_one_to_one(sources)
     left = sorted(set(file_names) - set(sources.values()))
-    ignored = tuple(name for name in left if _is_unused(name.removeprefix(prefix), convention))
+    unused = {name: _is_unused(name.removeprefix(prefix), convention) for name in left}
     return NameMatch(
         sources=sources,
-        unexpected=tuple(name for name in left if name not in ignored),
-        ignored=ignored,
+        unexpected=tuple(name for name in left if not unused[name]),
+        ignored=tuple(name for name in left if unused[name]),
         convention=convention,
     )
 

@@ -5,6 +5,8 @@ from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
+from detexport.errors import CheckpointError, shortened
+
 OLDER = (
     # torchvision: some convolutions stood alone then that are the first layer of a block now.
     # A convolution of the feature pyramid, or of the proposal network.
@@ -12,12 +14,12 @@ OLDER = (
     (re.compile(r"(rpn\.head\.conv)\.(weight|bias)"), lambda m: f"{m[1]}.0.0.{m[2]}"),
     # The mask head counted its convolutions from 1.
     (
-        re.compile(r"(roi_heads\.mask_head)\.mask_fcn(\d+)\.(weight|bias)"),
+        re.compile(r"(roi_heads\.mask_head)\.mask_fcn(\d{1,3})\.(weight|bias)"),
         lambda m: f"{m[1]}.{int(m[2]) - 1}.0.{m[3]}",
     ),
     # RetinaNet's heads: every second layer was an activation.
     (
-        re.compile(r"(head\.(?:classification|regression)_head\.conv)\.(\d+)\.(weight|bias)"),
+        re.compile(r"(head\.(?:classification|regression)_head\.conv)\.(\d{1,3})\.(weight|bias)"),
         lambda m: f"{m[1]}.{int(m[2]) // 2}.0.{m[3]}",
     ),
     # PointRend: both its networks were the ROI heads' own before they were the mask head's.
@@ -30,8 +32,22 @@ OLDER = (
 
 
 def with_new_names(state_dict: Mapping[str, Tensor], wanted: Collection[str]) -> dict[str, Tensor]:
-    """Rename the tensors that a model wants by their new names alone; the others keep theirs."""
-    return {_new_name(name, wanted): tensor for name, tensor in state_dict.items()}
+    """Rename the tensors that a model wants by their new names alone; the others keep theirs.
+
+    Raises:
+        CheckpointError: the file holds a tensor by its old name and by its new one.
+    """
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in state_dict.items():
+        new = _new_name(name, wanted)
+        if new in renamed or (new != name and new in state_dict):
+            raise CheckpointError(
+                "two tensors of the checkpoint are the same parameter",
+                got=f"an older name of {shortened(new, 100)}, and that name or another older one",
+                remedy="remove one of them from the file",
+            )
+        renamed[new] = tensor
+    return renamed
 
 
 def _new_name(name: str, wanted: Collection[str]) -> str:

@@ -1,6 +1,5 @@
 """Reading a checkpoint file into tensors. Nothing in a file is ever executed."""
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from detexport.checkpoint.plain_pickle import load_plain_pickle
-from detexport.errors import CheckpointError
+from detexport.checkpoint.torch_file import LEGACY, ZIP, load_torch
+from detexport.errors import CheckpointError, listed, shown
 from detexport.files import atomic_file
 
 FORMATS = "a .pth of torch.save, a model zoo's .pkl, or a .safetensors"
-_TORCH_ZIP = b"PK\x03\x04"
-# torch.save's older format: a pickle of protocol 2 of this number, then more pickles.
-_TORCH_LEGACY = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
 # The length of a header, of less than 4 GiB, and the header.
 _SAFETENSORS = b"\0\0\0\0{"
 # The first byte of a container by protocol: 2 and later; 1; 0.
@@ -53,18 +50,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
             not an array, such as a count of iterations, is left out of the tensors.
 
     Raises:
-        CheckpointError: the file is missing, is of another format, is broken, or asks to run code.
+        CheckpointError: the file is missing, is of another format, is broken, asks to run code, or holds a
+            tensor that is not a dense one of numbers: sparse, quantized, nested, expanded, on the meta
+            device, or of a class of its own.
     """
-    if not path.is_file():
-        raise CheckpointError(
-            f"no checkpoint at {path}",
-            got="no such file",
-            expected=f"a file: {FORMATS}",
-            remedy="give the path of the model's weights, or train them",
-        )
-    with path.open("rb") as file:
-        start = file.read(len(_TORCH_LEGACY))
-    if start.startswith((_TORCH_ZIP, _TORCH_LEGACY)):
+    start = _beginning(path)
+    if start.startswith((ZIP, LEGACY)):
         return _parted(_read_torch(path), path)
     if start[4:9] == _SAFETENSORS:
         return Checkpoint(_read_safetensors(path))
@@ -75,6 +66,23 @@ def read_checkpoint(path: Path) -> Checkpoint:
         got=f"a file that begins with {start!r}" if start else "an empty file",
         expected=FORMATS,
         remedy="give a checkpoint; a failed download often leaves a web page or nothing",
+    )
+
+
+def _beginning(path: Path) -> bytes:
+    """The bytes by which a format is recognized."""
+    try:
+        if path.is_file():
+            with path.open("rb") as file:
+                return file.read(len(LEGACY))
+        got = "no such file"
+    except OSError as error:
+        got = error.strerror or type(error).__name__
+    raise CheckpointError(
+        f"no checkpoint at {path}",
+        got=got,
+        expected=f"a file: {FORMATS}",
+        remedy="give the path of the model's weights, or train them",
     )
 
 
@@ -99,9 +107,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> Any:
     try:
-        # A file, not its path: torch chooses the format by the name, too.
-        with path.open("rb") as file:
-            return torch.load(file, map_location="cpu", weights_only=True)
+        return load_torch(path)
     except Exception as error:  # a broken pickle raises nearly anything
         raise _broken(
             path, error, "tensors and plain containers, as torch.save writes a state dict"
@@ -125,33 +131,43 @@ def _tensors(state_dict: Any, path: Path) -> dict[str, Tensor]:
             remedy="save the model's state_dict()",
         )
     tensors: dict[str, Tensor] = {}
+    done: dict[int, Tensor] = {}  # several names may stand for one array
     for name, value in state_dict.items():
         if isinstance(value, Tensor | np.ndarray | np.generic):
             if not isinstance(name, str):
                 raise _not_named(path, name)
-            tensors[name] = _tensor(value)
+            if id(value) not in done:
+                done[id(value)] = _tensor(value, name, path)
+            tensors[name] = done[id(value)]
     if not tensors:
         raise CheckpointError(
             f"{path} holds no tensor",
-            got=f"entries {sorted(map(str, state_dict))[:5]}",
+            got=f"entries {listed(map(shown, state_dict))}",
             expected="a dict of tensors by name, or one under 'model'",
             remedy="save the model's state_dict()",
         )
     return tensors
 
 
-def _tensor(value: Tensor | np.ndarray | np.generic) -> Tensor:
+def _tensor(value: Tensor | np.ndarray | np.generic, name: str, path: Path) -> Tensor:
     if isinstance(value, Tensor):
-        # Strided views of one storage become tensors of their own.
-        return value.detach().contiguous()
+        return value
     array = np.array(value)
-    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+    try:
+        return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+    except TypeError as error:
+        raise CheckpointError(
+            f"{path} holds a tensor that torch does not know",
+            got=f"{shown(name)} of {array.dtype}",
+            expected="numbers of 64 bits at most",
+            remedy="save it as float32",
+        ) from error
 
 
 def _not_named(path: Path, name: Any) -> CheckpointError:
     return CheckpointError(
         f"{path} holds a tensor without a name",
-        got=f"the key {name!r}",
+        got=f"the key {shown(name)}",
         expected="names such as 'backbone.fpn_output2.weight'",
         remedy="save the model's state_dict()",
     )
@@ -160,15 +176,7 @@ def _not_named(path: Path, name: Any) -> CheckpointError:
 def _broken(path: Path, error: Exception, expected: str) -> CheckpointError:
     return CheckpointError(
         f"cannot read the checkpoint {path}",
-        got=f"{type(error).__name__}: {_cause(error)}",
+        got=f"{type(error).__name__}: {error}",
         expected=expected,
         remedy="download or save the file again; a file that asks to run code is never loaded",
     )
-
-
-def _cause(error: Exception) -> str:
-    """The line that says what is wrong; torch puts advice around it that would run the file."""
-    refused = re.search(
-        r"^.*?((?:un|Un)supported .*?)(?: was not an allowed global.*)?$", str(error), re.MULTILINE
-    )
-    return refused[1] if refused else str(error).partition("\n")[0]

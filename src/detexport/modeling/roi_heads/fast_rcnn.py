@@ -165,6 +165,11 @@ class FastRCNNOutputLayers(nn.Module):
             "fed_loss_freq_weight_power": box.FED_LOSS_FREQ_WEIGHT_POWER,
         }
 
+    @classmethod
+    def training_buffers(cls) -> tuple[str, ...]:
+        """Names of the state that checkpoints hold of the training; see ``describe_parameters``."""
+        return ("fed_loss_cls_weights",)
+
     def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
         """(R, D) or (R, C, H, W) -> (R, K + 1) logits, the background last; (R, 4 or K * 4) differences."""
         x = x.flatten(1)
