@@ -4,8 +4,15 @@ Each says what, got, expected and remedy in one message. A stage prints it witho
 else that is raised is a fault of ours and keeps its trace.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+
+
+def listed(items: Iterable[object], limit: int = 5) -> str:
+    """Join items for a message, at most ``limit`` of them: "a, b, c and 7 more"."""
+    texts = [str(item) for item in items]
+    more = len(texts) - limit
+    return ", ".join(texts[:limit]) + (f" and {more} more" if more > 0 else "")
 
 
 class DetexportError(Exception):
