@@ -4,10 +4,11 @@ The names of ONNX's inputs and outputs, the schema in the registry, the pre-proc
 post-processing after it are all derived from this one value.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from detexport.errors import ExportError
+from detexport.errors import ArtifactError, ConfigError, ExportError, listed
 
 Dim = int | str
 """A fixed size, or the name of one that is free: H, W of the image, height, width of the output, R rows."""
@@ -22,6 +23,38 @@ COCO_KEYPOINT_SIGMAS = (
 
 MAX_SIDE = 65_535
 """Longest side of an image and of an output in px: that of the largest JPEG."""
+
+
+def checked_names(names: Any, what: str) -> tuple[str, ...]:
+    """Check names of classes where they enter: a list of texts.
+
+    YAML reads 1, yes, no and null as other things than texts, and a text is a sequence of letters.
+
+    Args:
+        names: what was given.
+        what: what they name, for errors.
+
+    Raises:
+        ConfigError: they are something else.
+    """
+    if isinstance(names, str | bytes) or not isinstance(names, Sequence):
+        raise ConfigError(
+            f"{what} are not a list",
+            got=repr(names)[:200],
+            expected="a list of names",
+            remedy="write a list, such as [cat, dog]",
+        )
+    wrong = [f"{name!r} ({type(name).__name__})" for name in names if not isinstance(name, str)]
+    wrong += [f"{name!r} (no text to read)" for name in names if isinstance(name, str) and not name.strip()]
+    if wrong:
+        raise ConfigError(
+            f"{what} are not all texts",
+            got=listed(wrong),
+            expected="texts that are not empty",
+            remedy="put numbers and the words yes, no, on, off, true, false and null into quotes, such as "
+            "['1', 'no']",
+        )
+    return tuple(names)
 
 
 @dataclass(frozen=True)
@@ -109,6 +142,33 @@ class Contract:
     keypoint_sigmas: tuple[float, ...] = ()
     panoptic: PanopticRule | None = None
 
+    def __post_init__(self) -> None:
+        """Check the names: they go into every schema that is made from the contract.
+
+        Raises:
+            ConfigError: they are not texts.
+        """
+        for kind in ("class_names", "stuff_class_names", "keypoint_names"):
+            checked_names(getattr(self, kind), f"the {kind} of a contract")
+
+    def class_name(self, index: int, *, stuff: bool = False) -> str:
+        """Name of a class index, of things or of stuff; "class 3" where the contract names none.
+
+        Raises:
+            ArtifactError: the contract names classes, but fewer than the model has.
+        """
+        names = self.stuff_class_names if stuff else self.class_names
+        if not names:
+            return f"class {index}"
+        if not 0 <= index < len(names):
+            raise ArtifactError(
+                "the model found a class that its contract does not name",
+                got=f"class index {index} with {len(names)} names: {listed(names)}",
+                expected="a name for each class of the model",
+                remedy="export the model again with as many class names as it has classes, or with none",
+            )
+        return names[index]
+
     @property
     def graph_end(self) -> Literal["raw", "pasted"]:
         """Whether the outputs are as the model leaves them, or in the frame of a wanted output."""
@@ -184,10 +244,12 @@ class Contract:
                 for spec in value[key]
             )
         fields["resize"] = ResizeRule(**value["resize"])
-        for key in ("pixel_mean", "pixel_std", "class_names"):
+        for key in ("pixel_mean", "pixel_std"):
             fields[key] = tuple(value[key])
-        for key in ("stuff_class_names", "keypoint_names", "keypoint_sigmas"):
-            fields[key] = tuple(value.get(key, ()))
+        fields["class_names"] = checked_names(value["class_names"], "the class_names of a contract")
+        for key in ("stuff_class_names", "keypoint_names"):
+            fields[key] = checked_names(value.get(key, ()), f"the {key} of a contract")
+        fields["keypoint_sigmas"] = tuple(value.get("keypoint_sigmas", ()))
         if value.get("panoptic") is not None:
             fields["panoptic"] = PanopticRule(**value["panoptic"])
         return cls(**fields)

@@ -45,7 +45,7 @@ def judge_eager(
 
     def findings() -> Iterator[Finding]:
         for record in tqdm(dataset.images, desc="task metric of the model", unit="image"):
-            yield progress.once(f"task metric {record.image_id}", Finding, partial(look, record))
+            yield progress.once(f"task metric {record.image_id!r}", Finding, partial(look, record))
 
     judged = judge.conclude(findings())
     tallies = pack_tallies(judged.tallies)

@@ -8,7 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from detexport.data.catalog import DatasetCatalog, Metadata, MetadataCatalog
-from detexport.data.coco import CocoDataset, CocoRecord, decode_image, load_coco, read_image
+from detexport.data.coco import CocoDataset, CocoRecord, load_coco
+from detexport.data.images import decode_image, read_image
 from detexport.data.resize import resize_image, resized_size
 
 if TYPE_CHECKING:

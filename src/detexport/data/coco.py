@@ -1,4 +1,7 @@
-"""Reading data sets in COCO's format, and images.
+"""Data sets in COCO's format: one split, checked, with the classes as indices.
+
+Class i is the i-th smallest category id, unless classes are asked for by name: then they have the order in
+which they are asked for. ``read_coco`` is used by the command line, the pipeline and ``DatasetCatalog``.
 
 The standard layout of a data set's folder::
 
@@ -8,37 +11,69 @@ The standard layout of a data set's folder::
     annotations/panoptic_{train,val}.json         COCO's panoptic annotations, where there are any
     panoptic_{train,val}/*.png                    their segments' ids
     semantic_{train,val}/*.png                    class of each pixel: 0 things, 1.. stuff, 255 not labelled
-    dataset.json                                  name, class names, keypoints' names, number of images
+    dataset.json                                  name, class names, number of images: for the pipeline alone
+
+The names that COCO's own downloads have are known, too: ``val2017`` or ``val2014`` for ``val``; its images
+beside ``annotations`` instead of in ``images``; ``person_keypoints_*.json``; segments' ids in
+``annotations/panoptic_*``; and what detectron2 makes of them, ``panoptic_stuff_*``, for ``semantic_*``.
 """
 
-import io
-import json
-import struct
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Literal
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from tqdm import tqdm
 
-from detexport.errors import DataError, memory_guard
-from detexport.files import read_json
+from detexport.contract import checked_names
+from detexport.data.annotations import ImageId, read_annotations
+from detexport.data.images import (
+    ChannelOrder,
+    check_image_size,
+    decode_image,
+    read_image,
+    read_image_size,
+    read_label_map,
+    read_segment_map,
+)
+from detexport.errors import DataError, listed
 
-REQUIRED_KEYS = {
-    "images": ("id", "file_name", "height", "width"),
-    "annotations": ("id", "image_id", "category_id", "bbox", "area", "iscrowd"),
-    "categories": ("id", "name"),
-}
-# More bits a channel than 8: PIL would cut their values off instead of scaling them.
-DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+__all__ = [
+    "AnnotationKind",
+    "ChannelOrder",
+    "CocoDataset",
+    "CocoRecord",
+    "check_image_sizes",
+    "check_images_exist",
+    "choose_categories",
+    "decode_image",
+    "find_annotations",
+    "load_coco",
+    "panoptic_folder",
+    "read_annotations",
+    "read_coco",
+    "read_image",
+    "read_image_size",
+    "read_label_map",
+    "read_record",
+    "read_segment_map",
+    "read_sem_seg",
+    "records_of",
+]
 
-# What PIL's decoders raise for broken files.
-DECODING_ERRORS = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
-
-ChannelOrder = Literal["RGB", "BGR"]
 AnnotationKind = Literal["instances", "keypoints"]
+
+FILE_PREFIXES = {
+    "instances": ("instances",),
+    "keypoints": ("keypoints", "person_keypoints"),
+    "panoptic": ("panoptic",),
+}
+STUFF_FOLDERS = ("semantic", "panoptic_stuff")
+YEARS = ("2017", "2014")
 
 
 @dataclass(frozen=True)
@@ -55,7 +90,7 @@ class CocoRecord:
         sem_seg_file_name: path of the PNG with the class of each pixel; it need not exist.
     """
 
-    image_id: int
+    image_id: ImageId
     file_name: Path
     height: int
     width: int
@@ -73,19 +108,19 @@ class CocoDataset:
         images: all images of the split, by id; some may have no annotation.
         annotation_file: where it was read from.
         panoptic_file: COCO's panoptic annotations of the split; they need not exist.
-        keypoint_flip: for each keypoint the index of the one that it becomes in a mirror; none where
-            keypoints were not read.
+        keypoint_flip: for each keypoint the index of the one that it becomes in a mirror; none where the
+            categories do not name their keypoints.
     """
 
     class_names: tuple[str, ...]
-    category_ids: tuple[int, ...]
+    category_ids: tuple[ImageId, ...]
     images: tuple[CocoRecord, ...]
     annotation_file: Path
     panoptic_file: Path
     keypoint_flip: tuple[int, ...] = ()
 
 
-def records_of(dataset: CocoDataset, image_ids: tuple[int, ...]) -> list[CocoRecord]:
+def records_of(dataset: CocoDataset, image_ids: tuple[ImageId, ...]) -> list[CocoRecord]:
     """The images of these ids.
 
     Raises:
@@ -96,7 +131,7 @@ def records_of(dataset: CocoDataset, image_ids: tuple[int, ...]) -> list[CocoRec
     if lacking:
         raise DataError(
             f"{dataset.annotation_file} lacks images that the eager model was judged on",
-            got=f"no image of the ids {lacking[:10]}",
+            got=f"no image of the ids {listed(lacking)}",
             expected="the data set that the reference was made with",
             remedy="run the stage `reference` again",
         )
@@ -109,260 +144,256 @@ def load_coco(
     categories: Sequence[str] | None = None,
     kind: AnnotationKind = "instances",
 ) -> CocoDataset:
-    """Read one split of a folder in the standard layout.
+    """Read one split of a folder in the standard layout, or in that of COCO's downloads.
 
     Args:
         folder: the data set.
         split: ``"train"`` or ``"val"``.
-        categories: names of the classes to keep, in the order of their indices; None keeps all, in the
-            file's order.
+        categories: names of the classes to keep, in the order of their indices; None keeps all, by id.
         kind: annotations to read; ``"keypoints"`` are instances that have keypoints too.
 
     Raises:
         DataError: the annotation file is missing or is not COCO's, a category is not in it, or an image that
             it lists does not exist.
     """
-    annotation_file = Path(folder) / "annotations" / f"{kind}_{split}.json"
-    if kind == "keypoints" and not annotation_file.is_file():
+    folder = Path(folder)
+    annotation_file = find_annotations(folder, split, kind)
+    if kind == "keypoints" and not annotation_file.exists():
         raise DataError(
             f"the data set {folder} has no keypoints",
             got=f"no file {annotation_file}",
-            expected="COCO's keypoint annotations, which the synthetic data set has",
+            expected="COCO's keypoint annotations, keypoints_*.json or person_keypoints_*.json",
             remedy="choose other data, or a model without keypoints",
         )
+    image_folder = _existing(
+        [path for name in _names(split) for path in (folder / "images" / name, folder / name)]
+    )
+    dataset = read_coco(annotation_file, image_folder, categories)
+    check_images_exist(dataset)
+    stuff = _existing([folder / f"{word}_{name}" for name in _names(split) for word in STUFF_FOLDERS])
+    return replace(
+        dataset,
+        images=tuple(
+            replace(record, sem_seg_file_name=_beside(record.file_name, image_folder, stuff))
+            for record in dataset.images
+        ),
+        panoptic_file=find_annotations(folder, split, "panoptic"),
+        keypoint_flip=dataset.keypoint_flip if kind == "keypoints" else (),
+    )
+
+
+def read_coco(
+    annotation_file: Path, image_folder: Path, categories: Sequence[str] | None = None
+) -> CocoDataset:
+    """Read COCO's instance or keypoint annotations; images are not looked at.
+
+    Args:
+        annotation_file: see ``detexport.data.annotations`` for what it may hold.
+        image_folder: folder that its file names are relative to.
+        categories: see ``load_coco``.
+
+    Raises:
+        DataError: the file is missing or is not COCO's, or a category is not in it.
+    """
     value = read_annotations(annotation_file)
-    chosen = choose_categories(value, categories, annotation_file)
-    index_of = {category["id"]: index for index, category in enumerate(chosen)}
-    by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    value["categories"] = choose_categories(value["categories"], categories, annotation_file)
+    return to_dataset(value, annotation_file, image_folder)
+
+
+def to_dataset(
+    value: dict[str, list[dict[str, Any]]], annotation_file: Path, image_folder: Path
+) -> CocoDataset:
+    """Give annotations class indices, in the order of the categories, and group them by image.
+
+    Args:
+        value: what ``read_annotations`` gives; annotations of other categories are left out.
+        annotation_file: where it was read from.
+        image_folder: folder that its file names are relative to.
+    """
+    categories = value["categories"]
+    index_of = {category["id"]: index for index, category in enumerate(categories)}
+    by_image: dict[ImageId, list[dict[str, Any]]] = defaultdict(list)
     for annotation in value["annotations"]:
         if annotation["category_id"] in index_of:
             renumbered = {**annotation, "category_id": index_of[annotation["category_id"]]}
             by_image[annotation["image_id"]].append(renumbered)
-    image_folder = Path(folder) / "images" / split
-    check_images_exist(value["images"], image_folder, annotation_file)
     return CocoDataset(
-        class_names=tuple(category["name"] for category in chosen),
-        category_ids=tuple(category["id"] for category in chosen),
+        class_names=tuple(category["name"] for category in categories),
+        category_ids=tuple(index_of),
         images=tuple(
             CocoRecord(
                 image_id=image["id"],
-                file_name=image_folder / image["file_name"],
+                file_name=Path(image_folder) / image["file_name"],
                 height=image["height"],
                 width=image["width"],
                 annotations=tuple(by_image[image["id"]]),
-                sem_seg_file_name=(Path(folder) / f"semantic_{split}" / image["file_name"]).with_suffix(
-                    ".png"
-                ),
             )
-            for image in sorted(value["images"], key=lambda image: image["id"])
+            for image in value["images"]
         ),
-        annotation_file=annotation_file,
-        panoptic_file=annotation_file.with_name(f"panoptic_{split}.json"),
-        keypoint_flip=_read_keypoint_flip(Path(folder) / "dataset.json") if kind == "keypoints" else (),
+        annotation_file=Path(annotation_file),
+        panoptic_file=Path(annotation_file).with_name("panoptic.json"),
+        keypoint_flip=keypoint_flip(keypoint_names(categories)),
     )
 
 
-def _read_keypoint_flip(path: Path) -> tuple[int, ...]:
-    description = read_json(path)
-    return keypoint_flip(description["keypoints"], description["keypoint_flip"])
+def _names(split: str) -> list[str]:
+    return [split, *(split + year for year in YEARS)]
 
 
-def keypoint_flip(names: Sequence[str], mirrored: Mapping[str, str]) -> tuple[int, ...]:
-    """For each keypoint the index of the one that it becomes in a mirror.
+def find_annotations(folder: Path, split: str, kind: str) -> Path:
+    """Path of a split's annotations of a kind; where there are none the path that they should have.
 
     Args:
-        names: of the keypoints.
-        mirrored: name of a keypoint -> that of its mirror image; the others are their own.
-    """
-    return tuple(names.index(mirrored.get(name, name)) for name in names)
-
-
-def read_annotations(path: Path) -> dict[str, Any]:
-    """Read a COCO instance annotation file and check that it is one.
+        folder: the data set.
+        split: ``"train"`` or ``"val"``.
+        kind: ``"instances"``, ``"keypoints"`` or ``"panoptic"``.
 
     Raises:
-        DataError: there is no such file, it is not JSON, keys are missing, an id occurs twice, or an
-            annotation names an image or a category that the file lacks.
+        DataError: there are those of two years, and none without a year.
     """
-    if not path.is_file():
+    paths = [
+        [Path(folder) / "annotations" / f"{prefix}_{name}.json" for prefix in FILE_PREFIXES[kind]]
+        for name in _names(split)
+    ]
+    found = [path for of_name in paths for path in of_name if os.path.lexists(path)]
+    if len({path.stem[-4:] for path in found}) > 1 and found[0] not in paths[0]:
         raise DataError(
-            "the annotation file is missing",
-            got=f"no file {path}",
-            expected="an instance annotation file in COCO's format",
-            remedy="check the paths of the data set's splits and prepare the data again",
+            f"the split {split} of {folder} is not clear",
+            got=listed(found),
+            expected="the annotations of one year",
+            remedy=f"keep those of one year in the folder, or name them {paths[0][0].name}",
         )
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise _not_coco(path, f"not JSON: {error}") from error
-    for key, required in REQUIRED_KEYS.items():
-        entries = value.get(key) if isinstance(value, dict) else None
-        if not isinstance(entries, list):
-            raise _not_coco(path, f"no list {key!r}")
-        for position, entry in enumerate(entries):
-            missing = [name for name in required if not isinstance(entry, dict) or name not in entry]
-            if missing:
-                raise _not_coco(path, f"{key}[{position}] without {', '.join(missing)}")
-        if len({entry["id"] for entry in entries}) < len(entries):
-            raise _not_coco(path, f"an id that occurs twice in {key!r}")
-    for key, target in (("image_id", "images"), ("category_id", "categories")):
-        known = {entry["id"] for entry in value[target]}
-        for annotation in value["annotations"]:
-            if annotation[key] not in known:
-                raise _not_coco(path, f"annotation {annotation['id']} with unknown {key} {annotation[key]}")
-    return value
+    return found[0] if found else paths[0][0]
 
 
-def _not_coco(path: Path, got: str) -> DataError:
-    return DataError(
-        f"{path} is not a COCO annotation file",
-        got=got,
-        expected="; ".join(f"{key} with {', '.join(names)}" for key, names in REQUIRED_KEYS.items()),
-        remedy="name the instance annotation file (instances_*.json) or mend it",
+def _existing(folders: Sequence[Path]) -> Path:
+    return next((folder for folder in folders if folder.is_dir()), folders[0])
+
+
+def panoptic_folder(panoptic_file: Path) -> Path:
+    """Folder of the PNGs that belong to a file of panoptic annotations."""
+    return _existing(
+        [parent / panoptic_file.stem for parent in (panoptic_file.parent.parent, panoptic_file.parent)]
+    )
+
+
+def _beside(file: Path, image_folder: Path, folder: Path) -> Path:
+    """The PNG of an image in ``folder``, where it has the place that the image has in its own folder."""
+    inside = file.is_relative_to(image_folder) and ".." not in file.parts
+    name = file.relative_to(image_folder) if inside else Path(file.name)
+    return (folder / name).with_suffix(".png")
+
+
+def keypoint_names(categories: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    """Names of the keypoints of COCO's categories; none where they do not name them, or not the same."""
+    names = {tuple(category.get("keypoints") or ()) for category in categories}
+    return names.pop() if len(names) == 1 else ()
+
+
+def keypoint_flip(names: Sequence[str]) -> tuple[int, ...]:
+    """For each keypoint the index of the one that it becomes in a mirror: left and right change places."""
+    swap = {"left": "right", "right": "left"}
+    mirrored = ["".join(swap.get(part, part) for part in re.split("(left|right)", name)) for name in names]
+    return tuple(
+        names.index(other if other in names else name) for name, other in zip(names, mirrored, strict=True)
     )
 
 
 def choose_categories(
-    value: dict[str, Any], categories: Sequence[str] | None, path: Path
+    there: Sequence[dict[str, Any]], names: Sequence[str] | None, path: Path
 ) -> list[dict[str, Any]]:
-    """The asked-for categories of a COCO file in the order asked for; if None all of them, in its order.
+    """The categories of these names in the order of the names; if None all of them.
+
+    Of several categories of one name all are meant, in their order: the name is given as often.
+
+    Args:
+        there: a file's categories, by ascending id.
+        names: those to keep.
+        path: of the file, for errors.
 
     Raises:
-        DataError: a category is not in the file, or is asked for twice.
+        ConfigError: the names are not a list of texts.
+        DataError: a category is not in the file, or a name is given more or less often than there are
+            categories of it.
     """
-    if categories is None:
-        return value["categories"]
-    by_name = {category["name"]: category for category in value["categories"]}
-    wrong = [name for name in categories if name not in by_name or list(categories).count(name) > 1]
-    if wrong or not categories:
+    if names is None:
+        return list(there)
+    names = checked_names(names, "the categories to keep")
+    of_name: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for category in there:
+        of_name[category["name"]].append(category)
+    asked = Counter(names)
+    wrong = [name for name in asked if len(of_name.get(name, ())) != asked[name]]
+    if wrong or not names:
+        has = listed((_times(name, len(same)) for name, same in of_name.items()), 20)
         raise DataError(
             f"{path} does not have the categories that were asked for",
-            got=", ".join(sorted(set(wrong))) or "an empty list",
-            expected=f"different names of {', '.join(by_name)}",
-            remedy="change data.categories",
+            got=listed(_times(name, asked[name]) for name in wrong) or "an empty list",
+            expected=f"different names of {has}",
+            remedy="change data.categories, or --class-names on the command line",
         )
-    return [by_name[name] for name in categories]
+    return [of_name[name].pop(0) for name in names]
 
 
-def check_images_exist(images: list[dict[str, Any]], folder: Path, annotation_file: Path) -> None:
-    """Check that each image of a COCO file lies in ``folder``.
+def _times(name: str, count: int) -> str:
+    return name if count == 1 else f"{name} ({count} times)"
+
+
+def check_images_exist(dataset: CocoDataset) -> None:
+    """Check that each image of a data set is a file.
 
     Raises:
-        DataError: some do not, or a file name leads out of the folder.
+        DataError: some are not.
     """
-    names = [image["file_name"] for image in images]
-    missing = [n for n in names if _leads_out(n) or not (folder / n).is_file()]
+    missing = [image.file_name for image in dataset.images if not os.path.isfile(image.file_name)]
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(names)} images of {annotation_file} are missing",
-            got=f"no file {folder / missing[0]}",
-            expected=f"every file_name below {folder}",
+            f"{len(missing)} of {len(dataset.images)} images of {dataset.annotation_file} are missing",
+            got=f"no file {missing[0]}",
+            expected="every file_name below the split's folder of images, or an absolute path",
             remedy="check the image folder of the split, or complete it",
         )
 
 
-def _leads_out(file_name: str) -> bool:
-    path = PurePosixPath(file_name)
-    return path.is_absolute() or ".." in path.parts
+def check_image_sizes(dataset: CocoDataset) -> None:
+    """Check by the headers of its images that a data set's records have their sizes.
+
+    Raises:
+        DataError: an image cannot be read, or has another size than its record.
+    """
+    for record in tqdm(dataset.images, desc="checking images", unit="image", mininterval=1.0, delay=1.0):
+        check_image_size(record.file_name, read_image_size(record.file_name), (record.height, record.width))
 
 
-def read_image(path: Path, channel_order: ChannelOrder = "RGB") -> np.ndarray:
-    """Read an image file, upright as its EXIF orientation says.
+def read_record(record: CocoRecord, channel_order: ChannelOrder = "RGB") -> np.ndarray:
+    """Read the image of a record, upright as its EXIF orientation says.
 
     Returns:
-        uint8 (3, H, W) in ``channel_order``, values 0..255.
+        uint8 (3, H, W) in ``channel_order``.
 
     Raises:
-        DataError: there is no such file, or it is not an image of 8 bits a channel.
-        OutOfMemoryError: the memory does not suffice for it.
+        DataError: it cannot be read, or has another size than the record: what is measured on it would be
+            compared in another frame than that of the annotations.
     """
-    try:
-        with Path(path).open("rb") as file:
-            return _decode(file, channel_order, str(path))
-    except OSError as error:
-        raise _not_an_image(str(path), error) from error
+    image = read_image(record.file_name, channel_order)
+    check_image_size(record.file_name, image.shape[1:], (record.height, record.width))
+    return image
 
 
-def decode_image(encoded: bytes, channel_order: ChannelOrder = "RGB") -> np.ndarray:
-    """Decode an image file's bytes; as ``read_image``."""
-    return _decode(io.BytesIO(encoded), channel_order, f"the input of {len(encoded)} bytes")
-
-
-def read_label_map(path: Path) -> np.ndarray:
-    """Read an image file whose pixels are labels.
-
-    Returns:
-        uint8 (H, W).
+def read_sem_seg(record: CocoRecord) -> np.ndarray:
+    """The class of each pixel of an image, int64 (H, W).
 
     Raises:
-        DataError: there is no such file, or it is not an image of one channel of 8 bits.
+        DataError: there is none, or it has another size than the image.
     """
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ("L", "P"):
-                raise DataError(
-                    f"{path} is not a map of labels",
-                    got=f"PIL's mode {image.mode}",
-                    expected="an image of one channel of 8 bits, the label of each pixel",
-                    remedy="convert the image",
-                )
-            with memory_guard((image.height, image.width)):
-                return np.array(image)
-    except DECODING_ERRORS as error:
-        raise _not_an_image(str(path), error) from error
-
-
-def read_segment_map(path: Path) -> np.ndarray:
-    """Read COCO's panoptic PNG.
-
-    Returns:
-        int64 (H, W), the id of each pixel's segment: red + 256 green + 256² blue.
-
-    Raises:
-        DataError: there is no such file, or it is not an image of 8 bits a channel.
-    """
-    red, green, blue = read_image(path).astype(np.int64)
-    return red + 256 * green + 256 * 256 * blue
-
-
-def read_image_size(path: Path) -> tuple[int, int]:
-    """Height and width in px of an image file, upright; reads no more than its header.
-
-    Raises:
-        DataError: there is no such file, or it is not an image.
-    """
-    try:
-        with Image.open(path) as image:
-            quarter_turn = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-            return (image.width, image.height) if quarter_turn else (image.height, image.width)
-    except DECODING_ERRORS as error:
-        raise _not_an_image(str(path), error) from error
-
-
-def _decode(file: BinaryIO, channel_order: ChannelOrder, what: str) -> np.ndarray:
-    if channel_order not in ("RGB", "BGR"):
-        raise ValueError(f"channel_order is RGB or BGR, not {channel_order!r}")
-    try:
-        with Image.open(file) as image:
-            if image.mode in DEEP_MODES:
-                raise DataError(
-                    f"{what} is not an image of 8 bits a channel",
-                    got=f"PIL's mode {image.mode}",
-                    expected="8 bits a channel",
-                    remedy="convert the image",
-                )
-            with memory_guard((3, image.height, image.width)):
-                pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-                channels = pixels if channel_order == "RGB" else pixels[..., ::-1]
-                return np.ascontiguousarray(channels.transpose(2, 0, 1))
-    except DECODING_ERRORS as error:
-        raise _not_an_image(what, error) from error
-
-
-def _not_an_image(what: str, error: Exception) -> DataError:
-    return DataError(
-        f"{what} cannot be read as an image",
-        got=f"{type(error).__name__}: {error}",
-        expected="a whole PNG, JPEG or other image file that PIL reads",
-        remedy="replace the file",
-    )
+    path = record.sem_seg_file_name
+    if path is None or not path.is_file():
+        raise DataError(
+            f"the image {record.file_name} has no semantic segmentation",
+            got=f"no file {path}",
+            expected="a PNG with the class of each pixel, in semantic_* or detectron2's panoptic_stuff_*",
+            remedy="choose other data, or a model without a semantic head",
+        )
+    classes = read_label_map(path)
+    check_image_size(path, classes.shape, (record.height, record.width))
+    return classes.astype(np.int64)

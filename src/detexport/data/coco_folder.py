@@ -1,17 +1,25 @@
 """The user's own COCO folder, brought into the standard layout."""
 
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
-from tqdm import tqdm
-
-from detexport.data.coco import check_images_exist, choose_categories, read_annotations, read_image_size
-from detexport.errors import ConfigError, DataError
+from detexport.contract import checked_names
+from detexport.data.annotations import read_annotations
+from detexport.data.coco import (
+    CocoDataset,
+    check_image_sizes,
+    check_images_exist,
+    choose_categories,
+    keypoint_names,
+    to_dataset,
+)
+from detexport.errors import ConfigError, DataError, listed
 from detexport.files import atomic_dir, write_json
 
 SPLITS = ("train", "val")
@@ -29,12 +37,13 @@ class CocoFolder:
         name: name of the data set.
         splits: for ``"val"``, and for ``"train"`` if there is one (it may be None), ``images``, a folder, and
             ``annotations``, a file, both relative to ``source``.
-        categories: names of the categories to keep, in the order of the class indices; None keeps all, by
-            id.
+        categories: names of the categories to keep, in the order of the class indices, which their ids then
+            have; None keeps all, with their ids.
         max_images: at most so many images a split, those with the smallest ids; None keeps all.
 
     Raises:
-        ConfigError: the splits are not ``val`` and perhaps ``train`` with ``images`` and ``annotations``.
+        ConfigError: the splits are not ``val`` and perhaps ``train`` with ``images`` and ``annotations``, or
+            the categories are not texts.
     """
 
     source: str
@@ -55,6 +64,8 @@ class CocoFolder:
                 expected="val, and perhaps train, each with images and annotations",
                 remedy="change data.dataset.splits",
             )
+        if self.categories is not None:
+            checked_names(self.categories, "data.categories")
         if self.max_images is not None and self.max_images < 1:
             raise ConfigError(
                 "max_images leaves no image",
@@ -73,65 +84,93 @@ class CocoFolder:
                 missing, is not one, or has another size than its annotation says.
         """
         read = {split: self._read_split(paths) for split, paths in self._paths().items()}
-        names = {split: [c["name"] for c in value["categories"]] for split, (_, value) in read.items()}
+        names = {split: dataset.class_names for split, (dataset, _) in read.items()}
         if any(other != names["val"] for other in names.values()):
             raise DataError(
                 "the splits of the COCO folder do not have the same categories",
-                got=names,
+                got="; ".join(f"{split}: {listed(of_split, 20)}" for split, of_split in names.items()),
                 expected="the same names in the same order",
                 remedy="name those to keep in data.categories",
             )
         with atomic_dir(Path(folder)) as partial:
-            for split, (image_folder, value) in read.items():
-                for image in value["images"]:
-                    _link(image_folder / image["file_name"], partial / "images" / split / image["file_name"])
+            for split, (dataset, value) in read.items():
+                for record, image in zip(dataset.images, value["images"], strict=True):
+                    _link(record.file_name, partial / "images" / split / image["file_name"])
                 (partial / "annotations").mkdir(exist_ok=True)
                 annotations = json.dumps(value, sort_keys=True, ensure_ascii=False) + "\n"
-                (partial / f"annotations/instances_{split}.json").write_text(annotations, encoding="utf-8")
-            description = {
-                "images": {split: len(value["images"]) for split, (_, value) in read.items()},
-                "keypoint_flip": {},
-                "keypoints": [],
-                "name": self.name,
-                "stuff": [],
-                "things": names["val"],
-            }
-            write_json(partial / "dataset.json", description)
+                for kind in _kinds(value):
+                    path = partial / f"annotations/{kind}_{split}.json"
+                    path.write_text(annotations, encoding="utf-8")
+            write_json(partial / "dataset.json", self._description(read))
+
+    def _description(self, read: Mapping[str, tuple[CocoDataset, dict[str, Any]]]) -> dict[str, Any]:
+        dataset, value = read["val"]
+        keypoints = keypoint_names(value["categories"])
+        return {
+            "images": {split: len(of_split.images) for split, (of_split, _) in read.items()},
+            "keypoint_flip": {
+                name: keypoints[flipped]
+                for name, flipped in zip(keypoints, dataset.keypoint_flip, strict=True)
+                if keypoints[flipped] != name
+            },
+            "keypoints": list(keypoints),
+            "name": self.name,
+            "stuff": [],
+            "things": list(dataset.class_names),
+        }
 
     def _paths(self) -> dict[str, Mapping[str, str]]:
         return {split: paths for split, paths in self.splits.items() if paths is not None}
 
-    def _read_split(self, paths: Mapping[str, str]) -> tuple[Path, dict[str, Any]]:
-        """The image folder and what to write into the annotation file."""
+    def _read_split(self, paths: Mapping[str, str]) -> tuple[CocoDataset, dict[str, Any]]:
+        """The split as it is, and what to write into its annotation file."""
         image_folder, annotation_file = (Path(self.source, paths[key]) for key in ("images", "annotations"))
         value = read_annotations(annotation_file)
-        value["categories"].sort(key=lambda category: category["id"])
-        categories = choose_categories(value, self.categories, annotation_file)
-        images = sorted(value["images"], key=lambda image: image["id"])[: self.max_images]
-        check_images_exist(images, image_folder, annotation_file)
-        for image in tqdm(images, desc=f"checking {paths['images']}", unit="image", mininterval=1.0):
-            _check_size(image_folder / image["file_name"], (image["height"], image["width"]))
-        kept_images, kept_categories = ({entry["id"] for entry in kept} for kept in (images, categories))
-        annotations = [
+        value["categories"] = choose_categories(value["categories"], self.categories, annotation_file)
+        value["images"] = value["images"][: self.max_images]
+        kept_images, kept_categories = ({one["id"] for one in value[key]} for key in ("images", "categories"))
+        value["annotations"] = [
             annotation
             for annotation in value["annotations"]
             if annotation["image_id"] in kept_images and annotation["category_id"] in kept_categories
         ]
-        return image_folder, {"images": images, "annotations": annotations, "categories": categories}
+        dataset = to_dataset(value, annotation_file, image_folder)
+        check_images_exist(dataset)
+        check_image_sizes(dataset)
+        value["images"] = [
+            {**image, "file_name": _name_inside(image["file_name"])} for image in value["images"]
+        ]
+        return dataset, value if self.categories is None else _in_order(value)
 
 
-def _check_size(path: Path, size: tuple[int, int]) -> None:
-    got = read_image_size(path)
-    if got != size:
-        raise DataError(
-            f"{path} is not of the size that its annotation says",
-            got=f"height {got[0]}, width {got[1]} (upright, as its EXIF orientation says)",
-            expected=f"height {size[0]}, width {size[1]}",
-            remedy="mend height and width in the annotation file, or replace the image",
-        )
+def _in_order(value: dict[str, Any]) -> dict[str, Any]:
+    """Number the categories by their order: whoever reads the file finds the classes in it."""
+    new_id = {category["id"]: number for number, category in enumerate(value["categories"], start=1)}
+    return {
+        "images": value["images"],
+        "annotations": [{**one, "category_id": new_id[one["category_id"]]} for one in value["annotations"]],
+        "categories": [{**one, "id": new_id[one["id"]]} for one in value["categories"]],
+    }
+
+
+def _kinds(value: dict[str, Any]) -> tuple[str, ...]:
+    """The kinds of annotations that a file holds: those of keypoints are those of instances, too."""
+    complete = value["annotations"] and all("keypoints" in annotation for annotation in value["annotations"])
+    return ("instances", "keypoints") if complete else ("instances",)
+
+
+def _name_inside(file_name: str) -> str:
+    """Name of an image in the standard layout; one that lies outside the split's folder gets a folder."""
+    path = PurePath(file_name)
+    if not path.is_absolute() and ".." not in path.parts:
+        return path.as_posix()
+    folder = hashlib.sha256(str(path.parent).encode()).hexdigest()[:8]
+    return f"outside-{folder}/{path.name}"
 
 
 def _link(source: Path, target: Path) -> None:
+    if target.exists():  # two images may have one file
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source.resolve(), target)

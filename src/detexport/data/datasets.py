@@ -6,17 +6,13 @@ the file has them, ``segmentation`` (polygons or RLE) and ``keypoints`` (x, y, v
 image's corner). It may have ``sem_seg_file_name`` and proposals too.
 """
 
-import logging
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from detexport.data.catalog import DatasetCatalog, MetadataCatalog
-from detexport.data.coco import read_annotations
+from detexport.data.coco import read_coco
 from detexport.structures import BoxMode
-
-logger = logging.getLogger(__name__)
 
 
 def register_coco_instances(
@@ -48,11 +44,11 @@ def load_coco_json(
     """Read COCO's instance or keypoint annotations.
 
     Class indices follow the order of the category ids. Keypoints, which are indices of pixels in the file,
-    are moved to the pixels' centres. An annotation whose polygons have fewer than three corners is left out
-    with a warning.
+    are moved to the pixels' centres. An annotation with polygons of which none is valid is left out with a
+    warning; one without a segmentation is kept, as a box. Images are looked at when they are read.
 
     Args:
-        json_file: the annotations.
+        json_file: the annotations; see ``detexport.data.annotations`` for what they may hold.
         image_root: folder that their file names are relative to.
         dataset_name: the class names and ids are noted in the metadata of this data set.
         extra_annotation_keys: keys of the annotations to keep beside the known ones.
@@ -63,41 +59,29 @@ def load_coco_json(
     Raises:
         DataError: the file is missing or is not COCO's.
     """
-    value = read_annotations(Path(json_file))
-    categories = sorted(value["categories"], key=lambda category: category["id"])
-    class_of = {category["id"]: index for index, category in enumerate(categories)}
+    dataset = read_coco(Path(json_file), Path(image_root))
     if dataset_name is not None:
         MetadataCatalog.get(dataset_name).set(
-            thing_classes=[category["name"] for category in categories],
-            thing_dataset_id_to_contiguous_id=class_of,
+            thing_classes=list(dataset.class_names),
+            thing_dataset_id_to_contiguous_id={id: i for i, id in enumerate(dataset.category_ids)},
         )
-    by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    left_out = 0
-    keys = ("iscrowd", "segmentation", "keypoints", *extra_annotation_keys)
-    for annotation in value["annotations"]:
-        kept = {key: annotation[key] for key in keys if key in annotation}
-        kept |= {"bbox": annotation["bbox"], "bbox_mode": BoxMode.XYWH_ABS}
-        kept["category_id"] = class_of[annotation["category_id"]]
-        if isinstance(kept.get("segmentation"), list):
-            polygons = [p for p in kept["segmentation"] if len(p) >= 6 and len(p) % 2 == 0]
-            if not polygons:
-                left_out += 1
-                continue
-            kept["segmentation"] = polygons
-        if "keypoints" in kept:
-            kept["keypoints"] = [
-                number if place % 3 == 2 else number + 0.5 for place, number in enumerate(kept["keypoints"])
-            ]
-        by_image[annotation["image_id"]].append(kept)
-    if left_out:
-        logger.warning("%s: %d annotations without a valid polygon are left out", json_file, left_out)
+    keys = ("iscrowd", "category_id", "segmentation", "keypoints", *extra_annotation_keys)
     return [
         {
-            "file_name": str(Path(image_root) / image["file_name"]),
-            "height": image["height"],
-            "width": image["width"],
-            "image_id": image["id"],
-            "annotations": by_image[image["id"]],
+            "file_name": str(record.file_name),
+            "height": record.height,
+            "width": record.width,
+            "image_id": record.image_id,
+            "annotations": [_kept(annotation, keys) for annotation in record.annotations],
         }
-        for image in sorted(value["images"], key=lambda image: image["id"])
+        for record in dataset.images
     ]
+
+
+def _kept(annotation: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    kept = {key: annotation[key] for key in keys if key in annotation}
+    if "keypoints" in kept:
+        kept["keypoints"] = [
+            number if place % 3 == 2 else number + 0.5 for place, number in enumerate(kept["keypoints"])
+        ]
+    return {**kept, "bbox": annotation["bbox"], "bbox_mode": BoxMode.XYWH_ABS}

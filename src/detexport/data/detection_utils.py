@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detexport.data import coco
+from detexport.data import images
 from detexport.data import transforms as T
 from detexport.data.catalog import MetadataCatalog
 from detexport.data.mapping import annotation_mask
-from detexport.errors import ConfigError, DataError
+from detexport.errors import ConfigError, DataError, listed
 from detexport.structures import BitMasks, Boxes, BoxMode, Instances, Keypoints, PolygonMasks
 
 MASK_FORMATS = ("polygon", "bitmask")
@@ -37,28 +37,22 @@ def read_image(file_name: str | Path, format: str = "BGR") -> np.ndarray:
         ValueError: another format.
     """
     if format == "L":
-        return coco.read_label_map(Path(file_name))[:, :, None]
+        return images.read_label_map(Path(file_name))[:, :, None]
     if format not in ("BGR", "RGB"):
         raise ValueError(f"an image is read as BGR, RGB or L, not {format!r}")
-    image = coco.read_image(Path(file_name), cast("coco.ChannelOrder", format))
+    image = images.read_image(Path(file_name), cast("images.ChannelOrder", format))
     return np.ascontiguousarray(image.transpose(1, 2, 0))
 
 
 def check_image_size(dataset_dict: dict[str, Any], image: np.ndarray) -> None:
-    """Hold an image (H, W, ...) against the size in its record, which is filled in where it is missing.
+    """Check that an image (H, W, ...) has the size in its record, which is filled in where it is missing.
 
     Raises:
         DataError: they differ.
     """
     height, width = image.shape[:2]
-    expected = (dataset_dict.setdefault("height", height), dataset_dict.setdefault("width", width))
-    if (height, width) != expected:
-        raise DataError(
-            f"{dataset_dict.get('file_name', 'the image')} is not of the size that its record says",
-            got=f"height {height}, width {width}",
-            expected=f"height {expected[0]}, width {expected[1]}",
-            remedy="mend the annotation file, or replace the image",
-        )
+    expected: Any = (dataset_dict.setdefault("height", height), dataset_dict.setdefault("width", width))
+    images.check_image_size(dataset_dict.get("file_name", "the image"), (height, width), expected)
 
 
 def build_augmentation(cfg: Any, is_train: bool) -> list[T.Augmentation]:
@@ -218,7 +212,8 @@ def annotations_to_instances(
         ``gt_boxes``, ``gt_classes`` and, where the annotations have them, ``gt_masks`` and ``gt_keypoints``.
 
     Raises:
-        DataError: polygons are asked for, and a segmentation is a bitmap.
+        DataError: polygons are asked for, and a segmentation is a bitmap; or some annotations have
+            segmentations or keypoints that others lack.
     """
     if mask_format not in MASK_FORMATS:
         raise ValueError(f"mask_format is {' or '.join(MASK_FORMATS)}, got {mask_format!r}")
@@ -228,17 +223,36 @@ def annotations_to_instances(
         gt_boxes=Boxes(torch.tensor(np.array(boxes, np.float32).reshape(-1, 4))),
         gt_classes=torch.tensor([int(anno["category_id"]) for anno in annos], dtype=torch.int64),
     )
-    if annos and "segmentation" in annos[0]:
-        segmentations = [anno["segmentation"] for anno in annos]
+    if segmentations := _of_all(annos, "segmentation"):
         if mask_format == "polygon":
             instances.gt_masks = _polygon_masks(segmentations)
         else:
             bitmaps = [_bitmap(segmentation, image_size) for segmentation in segmentations]
             instances.gt_masks = BitMasks(torch.from_numpy(np.array(bitmaps)))
-    if annos and "keypoints" in annos[0]:
-        keypoints = np.array([np.reshape(anno["keypoints"], (-1, 3)) for anno in annos], np.float32)
-        instances.gt_keypoints = Keypoints(torch.from_numpy(keypoints))
+    if keypoints := _of_all(annos, "keypoints"):
+        rows = [np.reshape(one, (-1, 3)) for one in keypoints]
+        if len({len(row) for row in rows}) > 1:
+            raise DataError(
+                "the instances of an image differ in their keypoints",
+                got=f"{listed(map(len, rows))} keypoints",
+                expected="as many keypoints for each instance",
+                remedy="correct the annotation file",
+            )
+        instances.gt_keypoints = Keypoints(torch.from_numpy(np.array(rows, np.float32)))
     return instances
+
+
+def _of_all(annos: Sequence[dict[str, Any]], key: str) -> list[Any]:
+    """What each annotation has under a key; nothing where none has it."""
+    having = [anno[key] for anno in annos if key in anno]
+    if having and len(having) < len(annos):
+        raise DataError(
+            f"some instances of an image have no {key}",
+            got=f"{key} of {len(having)} of {len(annos)} instances",
+            expected=f"{key} of each, or of none",
+            remedy=f"complete the annotations, leave out those without {key}, or train a model without",
+        )
+    return having
 
 
 def _polygon_masks(segmentations: Sequence[Any]) -> PolygonMasks:

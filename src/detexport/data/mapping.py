@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from pycocotools import mask as coco_mask
 
-from detexport.data.coco import CocoRecord, read_image, read_label_map
+from detexport.data.coco import CocoRecord, read_record, read_sem_seg
+from detexport.data.segmentation import checked_segmentation
 from detexport.errors import DataError
 from detexport.structures import BitMasks, Boxes, Instances, Keypoints
 
@@ -94,7 +95,7 @@ def training_example(
     Raises:
         DataError: an image cannot be read, or what is to be learnt from is not annotated.
     """
-    pixels = {"image": read_image(record.file_name, channel_order)}
+    pixels = {"image": read_record(record, channel_order)}
     if truth.sem_seg:
         pixels["sem_seg"] = read_sem_seg(record)
     things = [annotation for annotation in record.annotations if not annotation.get("iscrowd", 0)]
@@ -162,8 +163,20 @@ def annotation_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
     """A COCO segmentation (polygons, compressed or plain RLE) as a bitmap.
 
     Returns:
-        (height, width) bool.
+        (height, width) bool; empty where there is no segmentation, or no polygon of it is valid.
+
+    Raises:
+        DataError: it is not valid, see ``detexport.data.segmentation``.
     """
+    try:
+        segmentation = checked_segmentation(segmentation, height, width)
+    except ValueError as error:
+        raise DataError(
+            "a segmentation is not valid",
+            got=error,
+            expected="polygons, or run lengths of the image's size",
+            remedy="correct the annotations",
+        ) from error
     if not segmentation:
         return np.zeros((height, width), bool)
     if isinstance(segmentation, list):
@@ -205,37 +218,15 @@ def keypoints_at_pixel_centers(annotation: dict[str, Any]) -> dict[str, Any]:
     return {**annotation, "keypoints": keypoints.flatten().tolist()}
 
 
-def read_sem_seg(record: CocoRecord) -> np.ndarray:
-    """The class of each pixel of an image, int64 (H, W).
-
-    Raises:
-        DataError: there is none, or it is of another size than the image.
-    """
-    path = record.sem_seg_file_name
-    if path is None or not path.is_file():
-        raise DataError(
-            f"the image {record.file_name} has no semantic segmentation",
-            got=f"no file {path}",
-            expected="a PNG with the class of each pixel, which the synthetic data set has",
-            remedy="choose other data, or a model without a semantic head",
-        )
-    classes = read_label_map(path)
-    if classes.shape != (record.height, record.width):
-        raise DataError(
-            f"{path} is of another size than its image",
-            got=f"height and width {classes.shape}",
-            expected=f"{(record.height, record.width)}",
-            remedy="replace the file",
-        )
-    return classes.astype(np.int64)
-
-
 def flip_instances(instances: Instances, keypoint_flip: Sequence[int] = ()) -> Instances:
     """The ground truth of an image's mirror image.
 
     Args:
         instances: with ``gt_boxes`` and other fields as ``annotations_to_instances`` gives them.
         keypoint_flip: for each keypoint the index of the one that it becomes in a mirror.
+
+    Raises:
+        DataError: there is not one for each keypoint.
     """
     width = instances.image_size[1]
     flipped = Instances(instances.image_size, **instances.get_fields())
@@ -246,6 +237,14 @@ def flip_instances(instances: Instances, keypoint_flip: Sequence[int] = ()) -> I
         flipped.gt_masks = BitMasks(instances.gt_masks.tensor.flip(2))
     # Without an instance nothing says how many keypoints each would have.
     if instances.has("gt_keypoints") and len(instances):
+        count = instances.gt_keypoints.tensor.shape[1]
+        if len(keypoint_flip) != count:
+            raise DataError(
+                "the keypoints of a mirrored image have no names",
+                got=f"names of {len(keypoint_flip)} of {count} keypoints",
+                expected="the names in 'keypoints' of each category, the same for all",
+                remedy="add them to the annotation file, such as left_eye and right_eye",
+            )
         keypoints = instances.gt_keypoints.tensor[:, list(keypoint_flip)]
         labelled = keypoints[..., 2] > 0
         keypoints[..., 0] = torch.where(labelled, width - keypoints[..., 0], keypoints[..., 0])

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from detexport.contract import ResizeRule
-from detexport.data.coco import read_image
+from detexport.data.images import read_image
 from detexport.data.resize import resize_image, resized_size
 
 

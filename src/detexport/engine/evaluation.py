@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from detexport.data.coco import CocoDataset, CocoRecord, read_image
+from detexport.data.coco import CocoDataset, CocoRecord, read_record
 from detexport.data.resize import resize_image, resized_size
 from detexport.errors import DataError
 from detexport.metrics.judge import Judgement, judge
@@ -67,9 +67,10 @@ def predict_record(model: Any, record: CocoRecord) -> dict[str, Any]:
         ``sem_seg``, and ``panoptic_seg`` with ``segments_info``, where the model gives them.
 
     Raises:
-        DataError: a panoptic map comes without ``segments_info``: what its numbers mean is not known here.
+        DataError: the image is not of its record's size; or a panoptic map comes without ``segments_info``:
+            what its numbers mean is not known here.
     """
-    image = read_image(record.file_name, model.input_format)
+    image = read_record(record, model.input_format)
     size = resized_size(record.height, record.width, model.resize)
     example = {
         "image": torch.from_numpy(resize_image(image, size)),

@@ -11,8 +11,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detexport.data.coco import read_annotations
-from detexport.errors import ConfigError, DataError
+from detexport.data.annotations import ImageId, id_order, read_annotations
+from detexport.errors import ConfigError, DataError, listed
 from detexport.metrics.tallies import Matches, Recalls, Tallies
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -37,11 +37,11 @@ BOXES_AND_SCORES = (("pred_boxes", "scores"), ("proposal_boxes", "objectness_log
 
 def coco_ap(
     annotations: Path,
-    predictions: Iterable[tuple[int, Mapping[str, np.ndarray]]],
-    category_ids: Sequence[int],
+    predictions: Iterable[tuple[ImageId, Mapping[str, np.ndarray]]],
+    category_ids: Sequence[ImageId],
     iou_types: Sequence[str] = ("bbox", "segm"),
     keypoint_sigmas: Sequence[float] = (),
-    image_ids: Sequence[int] | None = None,
+    image_ids: Sequence[ImageId] | None = None,
 ) -> dict[str, float]:
     """Average precision of detections on the images of an annotation file.
 
@@ -82,11 +82,11 @@ def coco_ap(
 def judge_detections(
     annotations: Path,
     detections: Mapping[str, list[dict[str, Any]]],
-    category_ids: Sequence[int],
+    category_ids: Sequence[ImageId],
     keypoint_sigmas: Sequence[float] = (),
-    image_ids: Sequence[int] | None = None,
+    image_ids: Sequence[ImageId] | None = None,
     *,
-    mentioned: Sequence[int] = (),
+    mentioned: Sequence[ImageId] = (),
 ) -> tuple[dict[str, float], dict[str, Tallies]]:
     """The metrics of detections in pycocotools' form, and what each image adds to those that are headlines.
 
@@ -105,30 +105,56 @@ def judge_detections(
     truth = read_annotations(annotations)
     _check_known(annotations, "category ids", category_ids, truth["categories"])
     _check_known(annotations, "image ids", mentioned, truth["images"])
-    # To pycocotools a match with the annotation of id 0 is none.
-    truth["annotations"] = [{**a, "id": i} for i, a in enumerate(truth["annotations"], start=1)]
+    truth, numbers = _numbered(truth)
+    categories = [numbers["categories"][category] for category in category_ids]
+    images = None if image_ids is None else [numbers["images"][image] for image in image_ids]
     metrics: dict[str, float] = {}
     tallies: dict[str, Tallies] = {}
-    for iou_type, found in detections.items():
-        evaluation = _evaluate(truth, found, category_ids, iou_type, keypoint_sigmas, image_ids)
+    for iou_type, of_kind in detections.items():
+        found = [_renumbered(detection, numbers) for detection in of_kind]
+        evaluation = _evaluate(truth, found, categories, iou_type, keypoint_sigmas, images)
         metrics |= _summary(evaluation, iou_type)
         tallies[HEADLINES[iou_type]] = _matches(evaluation, iou_type)
     return metrics, tallies
 
 
-def _check_known(path: Path, what: str, asked: Sequence[int], entries: list[dict[str, Any]]) -> None:
-    unknown = sorted(set(asked) - {entry["id"] for entry in entries})
+def _numbered(truth: dict[str, Any]) -> tuple[dict[str, Any], dict[str, dict[Any, int]]]:
+    """Annotations with ids from 1, in the order of theirs, and these numbers by id.
+
+    pycocotools takes the id 0 of an annotation for no match, and sorts the ids of images and categories,
+    which may be texts.
+    """
+    numbers = {
+        key: {entry["id"]: number for number, entry in enumerate(truth[key], start=1)}
+        for key in ("images", "categories")
+    }
+    numbered = {
+        key: [{**entry, "id": number} for number, entry in enumerate(entries, start=1)]
+        for key, entries in truth.items()
+    }
+    numbered["annotations"] = [_renumbered(entry, numbers) for entry in numbered["annotations"]]
+    return numbered, numbers
+
+
+def _renumbered(entry: dict[str, Any], numbers: dict[str, dict[Any, int]]) -> dict[str, Any]:
+    """An annotation or a detection whose image and category are numbered."""
+    image, category = numbers["images"][entry["image_id"]], numbers["categories"][entry["category_id"]]
+    return {**entry, "image_id": image, "category_id": category}
+
+
+def _check_known(path: Path, what: str, asked: Sequence[ImageId], entries: list[dict[str, Any]]) -> None:
+    unknown = sorted(set(asked) - {entry["id"] for entry in entries}, key=id_order)
     if unknown:
         raise DataError(
             f"{path} does not have all {what} that are to be evaluated",
-            got=unknown[:10],
+            got=listed(unknown),
             expected=f"{what} of this file",
             remedy="evaluate on the annotations of the data set that the detections were made on",
         )
 
 
 def coco_detections(
-    image_id: int, outputs: Mapping[str, np.ndarray], category_ids: Sequence[int], iou_type: str
+    image_id: ImageId, outputs: Mapping[str, np.ndarray], category_ids: Sequence[ImageId], iou_type: str
 ) -> list[dict[str, Any]]:
     """An image's detections as pycocotools has them, in plain values; see ``coco_ap`` for the arguments.
 
@@ -140,6 +166,14 @@ def coco_detections(
     boxes = np.asarray(outputs[boxes_name], dtype=np.float64).reshape(-1, 4)
     scores = outputs[scores_name]
     classes = np.zeros(len(scores), np.int64) if of_proposals else outputs["pred_classes"]
+    highest = int(np.max(classes, initial=0))
+    if len(classes) and highest >= len(category_ids):
+        raise DataError(
+            "the data set has fewer classes than the model",
+            got=f"class index {highest} with {len(category_ids)} categories",
+            expected="a category for each class",
+            remedy="choose the data set that the model was trained for",
+        )
     shapes: list[dict[str, Any]]
     if iou_type == "segm":
         masks = np.asfortranarray(outputs["pred_masks"].transpose(1, 2, 0), dtype=np.uint8)
@@ -195,6 +229,8 @@ def _evaluate(
             if keypoint_sigmas:
                 evaluation.params.kpt_oks_sigmas = np.array(keypoint_sigmas)
             _check_keypoints(truth, detections, len(evaluation.params.kpt_oks_sigmas))
+        if iou_type == "segm":
+            _check_masks(truth, category_ids, image_ids)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -252,6 +288,23 @@ def _check_keypoints(truth: dict[str, Any], detections: list[dict[str, Any]], si
             got=f"{sigmas} sigmas, {' and '.join(map(str, numbers))} keypoints",
             expected="one for each keypoint",
             remedy="set TEST.KEYPOINT_OKS_SIGMAS",
+        )
+
+
+def _check_masks(truth: dict[str, Any], category_ids: Sequence[int], image_ids: Sequence[int] | None) -> None:
+    without = [
+        annotation
+        for annotation in truth["annotations"]
+        if "segmentation" not in annotation
+        and annotation["category_id"] in category_ids
+        and (image_ids is None or annotation["image_id"] in image_ids)
+    ]
+    if without:
+        raise DataError(
+            "annotations have no segmentation, which masks are judged by",
+            got=f"{len(without)} of {len(truth['annotations'])} annotations",
+            expected="polygons or run lengths for each",
+            remedy="judge boxes alone, or complete the annotations",
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from detexport.contract import Contract
+from detexport.data.annotations import ImageId, id_order
 from detexport.data.coco import AnnotationKind, CocoDataset, CocoRecord
 from detexport.errors import DataError
 from detexport.metrics.average_precision import coco_detections, judge_detections
@@ -68,7 +69,7 @@ class Finding:
         pixels: a semantic segmentation's, see ``PixelIou.look``; likewise.
     """
 
-    image_id: int
+    image_id: ImageId
     detections: dict[str, list[dict[str, Any]]]
     segments: list[tuple[Any, ...]] | None = None
     pixels: list[tuple[int, int, int]] | None = None
@@ -85,7 +86,7 @@ class Judgement:
     """
 
     metrics: dict[str, float]
-    image_ids: tuple[int, ...]
+    image_ids: tuple[ImageId, ...]
     tallies: dict[str, Tallies]
 
 
@@ -143,7 +144,8 @@ class Judge:
                 expected="at least one image",
                 remedy="choose other data",
             )
-        ordered = [by_id[image_id] for image_id in sorted(by_id)]
+        image_ids = sorted(by_id, key=id_order)
+        ordered = [by_id[image_id] for image_id in image_ids]
         metrics: dict[str, float] = {}
         tallies: dict[str, Tallies] = {}
         kinds = ordered[0].detections.keys()
@@ -153,8 +155,8 @@ class Judge:
                 {kind: [one for finding in ordered for one in finding.detections[kind]] for kind in kinds},
                 self.dataset.category_ids,
                 self.keypoint_sigmas,
-                sorted(by_id),
-                mentioned=sorted(by_id),
+                image_ids,
+                mentioned=image_ids,
             )
         if ordered[0].segments is not None:
             segments = [finding.segments or [] for finding in ordered]
@@ -168,7 +170,7 @@ class Judge:
                 of_classes.count(found)
             metrics |= of_classes.result()
             tallies["sem_seg/mIoU"] = Pixels(*_by_class(pixels, 2))
-        return Judgement(metrics, tuple(sorted(by_id)), tallies)
+        return Judgement(metrics, tuple(image_ids), tallies)
 
 
 def metric_differences(eager: Mapping[str, float], reached: Mapping[str, float]) -> dict[str, float]:

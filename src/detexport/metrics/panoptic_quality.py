@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from detexport.data.coco import read_segment_map
+from detexport.data.annotations import ImageId, read_panoptic_annotations
+from detexport.data.coco import panoptic_folder
+from detexport.data.images import check_image_size, read_segment_map
 from detexport.errors import DataError
-from detexport.files import read_json
 
 VOID = 0
 """Id of the pixels of no segment."""
@@ -54,33 +55,33 @@ class PanopticQuality:
             as not labelled.
 
     Raises:
-        DataError: there is no such file.
+        DataError: there is no such file, or it is not COCO's.
     """
 
-    def __init__(self, annotations: Path, thing_ids: Sequence[int]) -> None:
-        if not annotations.is_file():
+    def __init__(self, annotations: Path, thing_ids: Sequence[ImageId]) -> None:
+        if not annotations.exists():
             raise DataError(
                 "the data set has no panoptic annotations",
                 got=f"no file {annotations}",
-                expected="COCO's panoptic annotations, which the synthetic data set has",
+                expected="COCO's panoptic annotations, panoptic_*.json and a folder of PNGs",
                 remedy="choose other data, or a model that gives no segments",
             )
-        value = read_json(annotations)
+        value = read_panoptic_annotations(annotations)
         self.annotations = annotations
         self.thing_ids = list(thing_ids)
         self.stuff_ids = [c["id"] for c in value["categories"] if not c["isthing"]]
         self.truth = {entry["image_id"]: entry for entry in value["annotations"]}
-        self.folder = annotations.parent.parent / annotations.stem
+        self.folder = panoptic_folder(annotations)
         self.tallies = self._no_tallies()
 
-    def _no_tallies(self) -> dict[int, Tally]:
+    def _no_tallies(self) -> dict[ImageId, Tally]:
         return {category: Tally() for category in (*self.thing_ids, *self.stuff_ids)}
 
-    def add(self, image_id: int, segment_map: np.ndarray, segments: Sequence[Mapping[str, Any]]) -> None:
+    def add(self, image_id: ImageId, segment_map: np.ndarray, segments: Sequence[Mapping[str, Any]]) -> None:
         """Judge the segments of one image and count them; see ``look``."""
         self.count(self.look(image_id, segment_map, segments))
 
-    def count(self, tallies: Mapping[int, Tally]) -> None:
+    def count(self, tallies: Mapping[ImageId, Tally]) -> None:
         """Add an image's tallies to those of all."""
         for category, tally in tallies.items():
             of_all = self.tallies[category]
@@ -88,8 +89,8 @@ class PanopticQuality:
                 setattr(of_all, field.name, getattr(of_all, field.name) + getattr(tally, field.name))
 
     def look(
-        self, image_id: int, segment_map: np.ndarray, segments: Sequence[Mapping[str, Any]]
-    ) -> dict[int, Tally]:
+        self, image_id: ImageId, segment_map: np.ndarray, segments: Sequence[Mapping[str, Any]]
+    ) -> dict[ImageId, Tally]:
         """Judge the segments of one image.
 
         Args:
@@ -112,16 +113,13 @@ class PanopticQuality:
                 remedy="complete them, or choose other data",
             )
         entry = self.truth[image_id]
-        true_map = read_segment_map(self.folder / entry["file_name"])
+        path = self.folder / entry["file_name"]
+        true_map = read_segment_map(path)
+        check_image_size(path, true_map.shape, segment_map.shape)
         tallies = self._no_tallies()
         labelled = [s for s in entry["segments_info"] if s["category_id"] in tallies]
         true = {s["id"]: s["category_id"] for s in labelled if not s.get("iscrowd", 0)}
-        predicted = {
-            s["id"]: self.thing_ids[s["category_id"]]
-            if s["isthing"]
-            else self.stuff_ids[s["category_id"] - 1]
-            for s in segments
-        }
+        predicted = {s["id"]: self._category(s) for s in segments}
         judge_image(
             tallies,
             np.where(np.isin(true_map, list(true)), true_map, VOID),
@@ -130,6 +128,23 @@ class PanopticQuality:
             predicted,
         )
         return {category: tally for category, tally in tallies.items() if tally.seen}
+
+    def _category(self, segment: Mapping[str, Any]) -> ImageId:
+        """COCO's category id of a predicted segment."""
+        thing = segment["isthing"]
+        ids, index = (
+            (self.thing_ids, segment["category_id"])
+            if thing
+            else (self.stuff_ids, segment["category_id"] - 1)
+        )
+        if not 0 <= index < len(ids):
+            raise DataError(
+                f"{self.annotations} has fewer categories than the model",
+                got=f"{'thing' if thing else 'stuff'} {segment['category_id']} of {len(ids)}",
+                expected="a category for each class of the model",
+                remedy="choose the data set that the model was trained for",
+            )
+        return ids[index]
 
     def result(self) -> dict[str, float]:
         """``panoptic/PQ``, ``SQ`` and ``RQ``: means over the categories, over the things, over the stuff."""
@@ -147,11 +162,11 @@ class PanopticQuality:
 
 
 def judge_image(
-    tallies: Mapping[int, Tally],
+    tallies: Mapping[ImageId, Tally],
     true_map: np.ndarray,
-    true: Mapping[int, int],
+    true: Mapping[int, ImageId],
     segment_map: np.ndarray,
-    predicted: Mapping[int, int],
+    predicted: Mapping[int, ImageId],
 ) -> None:
     """Count one image's segments into the tallies of their categories.
 

@@ -4,8 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from detexport.data.coco import CocoRecord, read_image
-from detexport.errors import DataError
+from detexport.data.coco import CocoRecord, read_sem_seg
 
 UNLABELLED = 255
 """The class of a pixel that counts neither for nor against."""
@@ -37,17 +36,9 @@ class PixelIou:
             be, and the pixels that are or were.
 
         Raises:
-            DataError: the data set does not say the classes of its pixels.
+            DataError: the data set does not say the classes of its pixels, or of an image of another size.
         """
-        path = record.sem_seg_file_name
-        if path is None or not path.is_file():
-            raise DataError(
-                "the data set has no classes of pixels",
-                got=f"no file {path}",
-                expected="a PNG an image, which the synthetic data set has",
-                remedy="choose other data, or a model that gives no sem_seg",
-            )
-        true = read_image(path)[0]
+        true = read_sem_seg(record)
         labels = np.where(true == UNLABELLED, UNLABELLED, sem_seg.argmax(0))
         there = [label for label in np.union1d(true, labels).tolist() if label != UNLABELLED]
         return [

@@ -12,6 +12,7 @@ one or a branch that some detection takes. So a reference always holds these kin
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -22,7 +23,7 @@ from tqdm import tqdm
 
 from detexport.artifact import Artifact
 from detexport.contract import Contract
-from detexport.data.coco import CocoRecord, read_image
+from detexport.data.coco import CocoRecord, read_record
 from detexport.data.resize import resize_image, resized_size
 from detexport.files import sha256_json
 from detexport.parity.conditions import score_thresholds
@@ -234,11 +235,11 @@ def claimed(artifact: Artifact, group: Sequence[SampleMeta]) -> str:
 def _data(records: Sequence[CocoRecord], contract: Contract, scales: Sequence[float]) -> Iterator[Picture]:
     """Each image at each scale of the model's own size."""
     for record in records:
-        image = read_image(record.file_name, contract.channel_order)
+        image = read_record(record, contract.channel_order)
         for scale in scales:
             size = resized_size(record.height, record.width, contract.resize, scale)
             meta = SampleMeta(
-                id=f"{record.image_id:06d}-{scale:g}x",
+                id=f"{_image_name(record.image_id)}-{scale:g}x",
                 image_id=record.image_id,
                 file=record.file_name.name,
                 image_size=size,
@@ -251,7 +252,7 @@ def _data(records: Sequence[CocoRecord], contract: Contract, scales: Sequence[fl
 
 def _made(records: Sequence[CocoRecord], contract: Contract) -> Iterator[Picture]:
     """Other sizes and contents, made of the data set's first images or of nothing."""
-    images = [read_image(record.file_name, contract.channel_order) for record in records[:ASPECT]]
+    images = [read_record(record, contract.channel_order) for record in records[:ASPECT]]
     first = records[0]
     height, width = resized_size(first.height, first.width, contract.resize)
     even = resized_size(first.height, first.width, contract.resize, ODD_SCALE)
@@ -368,6 +369,14 @@ def _of_different_sizes(pictures: Sequence[Picture]) -> list[Picture]:
 
 def _tile_side(side: int) -> int:
     return max(1, round(side / 2 / TILE_PX)) * TILE_PX
+
+
+def _image_name(image_id: int | str) -> str:
+    """Name of an image in the names of its samples, which are names of files."""
+    if isinstance(image_id, int):
+        return f"{image_id:06d}"
+    readable = re.sub(r"[^\w-]+", "-", image_id, flags=re.ASCII)[:32]
+    return f"{readable}-{sha256_json(image_id)[:8]}"
 
 
 def _id(kind: str) -> str:

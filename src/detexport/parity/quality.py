@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from detexport.data.coco import CocoDataset, CocoRecord, read_image, records_of
+from detexport.data.coco import CocoDataset, CocoRecord, read_record, records_of
 from detexport.metrics.bootstrap import PairedDifference, paired_difference
 from detexport.metrics.judge import HEADLINES, Finding, Judge, Judgement, metric_differences
 from detexport.metrics.tallies import unpack_tallies
@@ -51,10 +51,10 @@ class ImageDifferences:
     worse: int
     equal: int
     undefined: int
-    worst: tuple[tuple[int, float], ...] = ()
+    worst: tuple[tuple[int | str, float], ...] = ()
 
     @classmethod
-    def of(cls, differences: np.ndarray, image_ids: tuple[int, ...]) -> "ImageDifferences":
+    def of(cls, differences: np.ndarray, image_ids: tuple[int | str, ...]) -> "ImageDifferences":
         """Count the differences (N,), NaN where there is none, of these images."""
         worse = np.flatnonzero(differences < -EQUAL)
         worst = worse[np.argsort(differences[worse], kind="stable")][:MOST_WORST]
@@ -197,9 +197,9 @@ def findings(
     """What an artifact finds on each image."""
     for record in tqdm(records, desc="task metric", unit="image"):
         look = partial(_look, session, record, judge)
-        yield progress.once(f"task metric {record.image_id}", Finding, look)
+        yield progress.once(f"task metric {record.image_id!r}", Finding, look)
 
 
 def _look(session: Session, record: CocoRecord, judge: Judge) -> Finding:
-    image = read_image(record.file_name, session.artifact.contract.channel_order)
+    image = read_record(record, session.artifact.contract.channel_order)
     return judge.look(record, predict(session, image))

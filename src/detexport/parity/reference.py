@@ -43,7 +43,7 @@ class SampleMeta:
     """
 
     id: str
-    image_id: int
+    image_id: int | str
     file: str
     image_size: tuple[int, int]
     output_size: tuple[int, int]
@@ -99,7 +99,7 @@ class EagerQuality:
     """
 
     metrics: dict[str, float]
-    image_ids: tuple[int, ...]
+    image_ids: tuple[int | str, ...]
     tallies: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     def save(self, folder: Path) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def validate_artifact(
 
 def first_of_each_image(samples: Iterable[Sample]) -> list[str]:
     """Ids of the first sample of each image of the data set."""
-    first: dict[int, str] = {}
+    first: dict[int | str, str] = {}
     for sample in samples:
         if sample.meta.kind == DATA:
             first.setdefault(sample.meta.image_id, sample.meta.id)
