@@ -63,10 +63,10 @@ OWNED = {
     "omegaconf": ["config"],
     "dvc": [],
     "onnxruntime": ["runtime/onnxruntime.py", "convert/onnx_int8.py"],
-    "onnx": ["export/onnx.py", "convert/onnx_int8.py", "opsets.py"],
+    "onnx": ["export/onnx.py", "export/onnx_nms.py", "convert/onnx_int8.py", "opsets.py"],
     "openvino": ["convert/openvino.py", "convert/openvino_int8.py", "runtime/openvino.py"],
     "nncf": ["convert/openvino_int8.py"],
-    "onnxscript": ["export/onnx.py"],
+    "onnxscript": ["export/onnx.py", "export/onnx_nms.py"],
     "jinja2": ["report"],
 }
 

@@ -1,11 +1,14 @@
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torchvision.ops import nms
 
 from detexport.layers import nms_per_class
+from detexport.layers.nms import float32_rounds_up_from
+from detexport.pt2 import nms_keeps_any_number
 
 Nms = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
@@ -17,7 +20,18 @@ def by_class(boxes: Tensor, scores: Tensor, classes: Tensor, threshold: float) -
         place = (classes == k).nonzero()[:, 0]
         keep[place[nms(boxes[place], scores[place], threshold)]] = True
     kept = keep.nonzero()[:, 0]
-    return kept[scores[kept].argsort(descending=True)]
+    return kept[scores[kept].argsort(descending=True, stable=True)]
+
+
+def crowd(count: int, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Four boxes of one class, near one another, in every fourth part of ``count`` spots of a large image."""
+    generator = torch.Generator().manual_seed(count)
+    spots = torch.rand(count // 4, 2, generator=generator) * torch.tensor([1273.0, 740.0])
+    size = 6 + 54 * torch.rand(count // 4, 2, generator=generator)
+    corner = spots + 0.7 * size * (torch.rand(4, count // 4, 2, generator=generator) - 0.5)
+    boxes = torch.cat([corner, corner + size], dim=2).flatten(0, 1)
+    classes = torch.randint(num_classes, (count // 4,), generator=generator).repeat(4)
+    return boxes, torch.randperm(count, generator=generator) / count, classes
 
 
 def draw(count: int, num_classes: int, low: float, high: float, seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -29,16 +43,41 @@ def draw(count: int, num_classes: int, low: float, high: float, seed: int) -> tu
     return torch.cat([corner, corner + size], dim=1), scores, classes
 
 
-def traced() -> Nms:
-    class Module(torch.nn.Module):
-        def forward(self, boxes: Tensor, scores: Tensor, classes: Tensor) -> Tensor:
-            return nms_per_class(boxes, scores, classes, 0.5)
+class Suppress(torch.nn.Module):
+    """NMS as a graph of its own, of one threshold."""
 
-    module = torch.jit.trace(Module(), draw(7, 2, 0, 10, 0))
-    return lambda boxes, scores, classes, threshold: module(boxes, scores, classes)
+    def __init__(self, threshold: float = 0.5) -> None:
+        super().__init__()
+        self.threshold = threshold
+
+    def forward(self, boxes: Tensor, scores: Tensor, classes: Tensor) -> Tensor:
+        return nms_per_class(boxes, scores, classes, self.threshold)
 
 
-PATHS = {"eager": lambda: nms_per_class, "script": lambda: torch.jit.script(nms_per_class), "trace": traced}
+def recorded(record: Callable[[torch.nn.Module, tuple[Tensor, ...]], Callable[..., Tensor]]) -> Nms:
+    """One graph for each threshold that is asked for."""
+    graphs: dict[float, Callable[..., Tensor]] = {}
+
+    def run(boxes: Tensor, scores: Tensor, classes: Tensor, threshold: float) -> Tensor:
+        if threshold not in graphs:
+            graphs[threshold] = record(Suppress(threshold), draw(7, 2, 0, 10, 0))
+        return graphs[threshold](boxes, scores, classes)
+
+    return run
+
+
+def program(module: torch.nn.Module, example: tuple[Tensor, ...]) -> Callable[..., Tensor]:
+    free = ({0: torch.export.Dim.DYNAMIC(min=0)},) * 3
+    with nms_keeps_any_number():
+        return torch.export.export(module, example, dynamic_shapes=free, strict=False).module()
+
+
+PATHS = {
+    "eager": lambda: nms_per_class,
+    "script": lambda: torch.jit.script(nms_per_class),
+    "trace": lambda: recorded(torch.jit.trace),
+    "program": lambda: recorded(program),
+}
 
 
 @pytest.fixture(scope="module", params=PATHS)
@@ -83,3 +122,59 @@ def test_no_box_and_one_box(suppress: Nms, count: int) -> None:
     kept = suppress(boxes, torch.ones(count), torch.zeros(count, dtype=torch.int64), 0.5)
     assert kept.tolist() == list(range(count))
     assert kept.dtype == torch.int64
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.6, 0.7])
+@pytest.mark.parametrize("unit", [1, 8])
+def test_overlaps_that_equal_the_threshold(suppress: Nms, unit: int, threshold: float) -> None:
+    """Rounded to float32, 3/5 is greater than 0.6, and 7/10 less than 0.7."""
+    for seed in range(5):
+        boxes, scores, classes = draw(300, 3, 0, 12, seed)
+        boxes = (boxes * unit).round() / unit
+        expected = by_class(boxes, scores, classes, threshold)
+        assert suppress(boxes, scores, classes, threshold).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("tenth", [3, 7, 10])
+def test_rounding_decides_as_in_each_class_alone(tenth: int) -> None:
+    """Of boxes in tenths of a px many overlap by the threshold, but for the rounding of float32."""
+    scripted = torch.jit.script(nms_per_class)
+    trace = recorded(torch.jit.trace)
+    for seed in range(5):
+        boxes, scores, classes = draw(400, 5, 0, 40, seed)
+        boxes = boxes.round() / tenth
+        expected = by_class(boxes, scores, classes, 0.5).tolist()
+        for path in (nms_per_class, scripted, trace):
+            assert path(boxes, scores, classes, 0.5).tolist() == expected
+
+
+@pytest.mark.parametrize("number", [1e9, float("inf"), float("nan")])
+def test_one_box_far_away_changes_nothing(number: float) -> None:
+    boxes, scores, classes = draw(300, 80, 0, 100, seed=1)
+    boxes[7, 2:] = number
+    expected = by_class(boxes, scores, classes, 0.5).tolist()
+    for path in (nms_per_class, torch.jit.script(nms_per_class), recorded(torch.jit.trace)):
+        assert path(boxes, scores, classes, 0.5).tolist() == expected
+
+
+@pytest.mark.parametrize("count", [2_000, 8_000])
+def test_equal_to_each_class_alone_with_the_classes_of_lvis(suppress: Nms, count: int) -> None:
+    boxes, scores, classes = crowd(count, 1203)
+    expected = by_class(boxes, scores, classes, 0.5)
+    assert count // 2 < len(expected) < count
+    assert suppress(boxes, scores, classes, 0.5).tolist() == expected.tolist()
+
+
+def test_equal_scores_keep_their_order(suppress: Nms) -> None:
+    boxes, scores, classes = draw(300, 5, 0, 400, seed=2)
+    scores = (4 * scores).round() / 4
+    expected = by_class(boxes, scores, classes, 0.5)
+    assert suppress(boxes, scores, classes, 0.5).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("value", [1e-8, 0.3, 0.5, 0.6, 0.7, 0.75, 1.0])
+def test_the_least_number_that_float32_rounds_up(value: float) -> None:
+    least = float32_rounds_up_from(value)
+    above, below = np.float32(least * (1 + 1e-15)), np.float32(least * (1 - 1e-15))
+    assert float(below) <= value < float(above)
+    assert above == np.nextafter(below, np.float32(2))

@@ -26,7 +26,9 @@ from detexport.export.method import (
     untraceable,
     write_artifact,
 )
+from detexport.export.onnx_nms import translate_nms
 from detexport.export.program import record_program
+from detexport.layers.nms import nms_recorded_whole
 from detexport.opsets import OLDEST, latest_written
 from detexport.pt2 import nms_keeps_any_number
 
@@ -133,7 +135,8 @@ def _export_program(
     Raises:
         ExportError: it refuses the model, or ONNX has no word for what the model does.
     """
-    recorded = record_program(model, sample, contract)
+    with nms_recorded_whole():
+        recorded = record_program(model, sample, contract)
     try:
         # The translation records the program once more, by ONNX's rules of decomposition.
         with nms_keeps_any_number():
@@ -166,7 +169,7 @@ def _export_trace(
         ExportError: the model cannot be traced, or ONNX has no word for what it does.
     """
     file = io.BytesIO()
-    with warnings.catch_warnings():
+    with nms_recorded_whole(), warnings.catch_warnings():
         # Constants and negative indices, of which it warns, are found afterwards by running the artifact.
         warnings.simplefilter("ignore", (torch.jit.TracerWarning, UserWarning))
         try:
@@ -288,10 +291,11 @@ def _roi_pool(x: Any, rois: Any, spatial_scale: float, height: int, width: int) 
 
 
 TRANSLATIONS: dict[Any, Any] = {
+    torch.ops.detexport.nms_per_class.default: translate_nms,
     torch.ops.torchvision.deform_conv2d.default: _deform_conv2d,
     torch.ops.torchvision.roi_pool.default: _roi_pool,
 }
-"""torchvision's operators that the exporter does not know, in ONNX's."""
+"""Operators of torchvision and of ours that the exporter does not know, in ONNX's."""
 
 
 @contextmanager

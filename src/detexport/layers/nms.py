@@ -1,27 +1,143 @@
-"""Non-maximum suppression, per class by meaning in every path: eager, trace, script and export."""
+"""Non-maximum suppression of each class alone: in eager mode and in every recorded graph.
+
+torchvision's operator knows no classes. One call serves all classes if the boxes of each are moved to where
+they meet no others. In float32 that rounds the coordinates (to 1/8 px with 1203 classes). In float64 it does
+not, but the IoU is not rounded either as it is when a class is alone, in float32. So ``_exactly`` moves the
+boxes in float64 and checks that rounding decides nothing; where it does, it takes the classes one by one.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 import torchvision  # noqa: F401 - registers torch.ops.torchvision
 from torch import Tensor
 
+PAIRS_PER_CLASS = 20_000
+"""Pairs of boxes that are compared in the time that one more call takes, on a CPU."""
+ROUNDING = 2.0**-19
+"""Relative error of an IoU in float32 is less: 13 roundings of 2^-24 each, of differences, areas and sums."""
+LARGEST_SIDE_PX = 2.0**60
+"""Beyond it an area may be infinite in float32."""
+
+_recorded_whole = False
+
 
 def nms_per_class(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float) -> Tensor:
     """Suppress boxes that overlap a better one of their own class.
 
-    Each class is moved to a place of its own, ``max - min + 1`` apart, so that one call serves all classes;
-    shifting by ``max + 1`` alone would let boxes with negative coordinates meet across classes.
+    The result is that of ``torchvision.ops.nms`` on the boxes of each class alone; of equal scores the first
+    is the better one. A program of ``torch.export`` cannot branch on values: it computes the IoU in float64,
+    so it may decide otherwise where an IoU equals the threshold to 6 digits.
 
     Args:
         boxes: (R, 4) XYXY in px, R may be 0.
         scores: (R,).
-        classes: (R,) int64; boxes of different classes never suppress each other.
+        classes: (R,) int64, at least 0; boxes of different classes never suppress each other.
         iou_threshold: a box is dropped where its IoU with a better one is greater.
 
     Returns:
         (K,) indices of the boxes that are kept, by descending score.
     """
+    if not torch.jit.is_scripting():
+        if _recorded_whole:
+            kept: Tensor = torch.ops.detexport.nms_per_class(boxes, scores, classes, iou_threshold)
+            return kept
+        if torch.compiler.is_exporting():
+            boxes, scores = boxes.double(), scores.double()
+            threshold = float32_rounds_up_from(iou_threshold)
+            return torch.ops.torchvision.nms(boxes + _shift(boxes, classes), scores, threshold)
+    return _exactly(boxes, scores, classes, iou_threshold)
+
+
+@contextmanager
+def nms_recorded_whole() -> Iterator[None]:
+    """Let a recording keep ``nms_per_class`` as one operator, for a runtime that has it."""
+    global _recorded_whole
+    _recorded_whole = True
+    try:
+        yield
+    finally:
+        _recorded_whole = False
+
+
+def float32_rounds_up_from(value: float) -> float:
+    """Return the least real number that is greater than ``value`` once it is rounded to float32."""
+    if value <= 0:
+        return value
+    mantissa, exponent = math.frexp(value)
+    return math.ldexp(math.floor(math.ldexp(mantissa, 24)) + 0.5, exponent - 24)
+
+
+@torch.jit.script_if_tracing
+def _exactly(
+    boxes: Tensor,
+    scores: Tensor,
+    classes: Tensor,
+    iou_threshold: float,
+    pairs_per_class: int = PAIRS_PER_CLASS,
+) -> Tensor:
+    """See ``nms_per_class``; a trace keeps the branches."""
+    num_classes = int(F.pad(classes, [0, 1]).max()) + 1
+    if boxes.is_cuda or boxes.shape[0] * boxes.shape[0] <= pairs_per_class * num_classes:
+        kept, is_exact = _at_once(boxes, scores, classes, iou_threshold)
+        if is_exact:
+            return kept
+    return _one_by_one(boxes, scores, classes, iou_threshold)
+
+
+def _at_once(
+    boxes: Tensor,
+    scores: Tensor,
+    classes: Tensor,
+    iou_threshold: float,
+    rounding: float = ROUNDING,
+    largest_side_px: float = LARGEST_SIDE_PX,
+) -> tuple[Tensor, bool]:
+    """Suppress in float64, all classes at once, and check whether float32 would have kept the same boxes.
+
+    It would if no digit is lost in moving the boxes, and if a lower threshold keeps all that a greater one
+    keeps: every decision is then the same for all thresholds between.
+    """
+    boxes, scores = boxes.double(), scores.double()
+    shift = _shift(boxes, classes)
+    apart = boxes + shift
+    kept = torch.ops.torchvision.nms(apart, scores, iou_threshold * (1 + rounding))
+    again = torch.ops.torchvision.nms(apart[kept], scores[kept], iou_threshold * (1 - rounding))
+    lossless = (apart - shift == boxes) & (boxes.abs() < largest_side_px)
+    return kept, again.shape[0] == kept.shape[0] and bool(lossless.all())
+
+
+def _shift(boxes: Tensor, classes: Tensor) -> Tensor:
+    """Return what moves the boxes (R, 4) float64 of each class to the right of the class before: (R, 1)."""
     # The added zero gives the maximum of no box at all a value, without a branch.
     extent = F.pad(boxes.flatten(), [0, 1])
-    shift = classes.to(boxes.dtype) * (extent.max() - extent.min() + 1)
-    return torch.ops.torchvision.nms(boxes + shift[:, None], scores, iou_threshold)
+    step = (extent.max() - extent.min()).ceil() + 1
+    return (classes.to(boxes.dtype) * step)[:, None]
+
+
+def _one_by_one(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float) -> Tensor:
+    """Suppress the boxes of one class after the other."""
+    classes, order = torch.sort(classes, stable=True, dim=0)
+    boxes, by_class = boxes[order], scores[order]
+    sizes: list[int] = torch.unique_consecutive(classes, return_counts=True)[1].tolist()
+    kept: list[Tensor] = [order[:0]]
+    start = 0
+    for size in sizes:
+        end = start + size
+        kept.append(start + torch.ops.torchvision.nms(boxes[start:end], by_class[start:end], iou_threshold))
+        start = end
+    indices = order[torch.cat(kept)].sort()[0]
+    return indices[torch.sort(scores[indices], stable=True, dim=0, descending=True)[1]]
+
+
+@torch.library.custom_op("detexport::nms_per_class", mutates_args=())
+def _whole(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float) -> Tensor:
+    return _exactly(boxes, scores, classes, iou_threshold)
+
+
+@_whole.register_fake
+def _(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float) -> Tensor:
+    return classes.new_empty((torch.library.get_ctx().new_dynamic_size(min=0),))
