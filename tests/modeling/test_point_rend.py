@@ -43,6 +43,7 @@ IMPLICIT: dict[str, Any] = {
     **MASK_HEAD,
     "MODEL.ROI_MASK_HEAD.NAME": "ImplicitPointRendMaskHead",
     "MODEL.POINT_HEAD.NAME": "ImplicitPointHead",
+    "MODEL.POINT_HEAD.SUBDIVISION_STEPS": 3,
 }
 SEM_SEG: dict[str, Any] = {
     "MODEL.META_ARCHITECTURE": "SemanticSegmentor",
@@ -141,6 +142,13 @@ def test_the_subdivision_starts_where_not_all_cells_are_predicted_again(
     assert head.resolution == first_side * 2**steps
     boxes = [torch.tensor([[0.0, 0.0, 8.0, 8.0]])]
     assert head([], boxes, torch.tensor([0])).shape == (1, head.resolution, head.resolution)
+
+
+@pytest.mark.parametrize(("num_points", "start"), [(784, 28), (196, 14), (400, 20)])
+def test_an_implicit_head_starts_with_as_many_cells_as_it_predicts_again(num_points: int, start: int) -> None:
+    """It has no coarse mask: each step is one of the subdivision, whatever OUTPUT_SIDE_RESOLUTION is."""
+    head = build(IMPLICIT, **{"MODEL.POINT_HEAD.SUBDIVISION_NUM_POINTS": num_points}).roi_heads.mask_head
+    assert (head.first_side, head.steps, head.resolution) == (start, 3, 8 * start)
 
 
 def test_a_subdivided_mask_is_exact_at_its_edge() -> None:
@@ -343,6 +351,7 @@ def test_uncertain_pixels_are_predicted_anew(num_points: int) -> None:
             },
             "MODEL.IMPLICIT_POINTREND",
         ),
+        (IMPLICIT, {"MODEL.POINT_HEAD.SUBDIVISION_NUM_POINTS": 800}, "NUM_POINTS: 800; .* such as 784"),
         (SEM_SEG, {"MODEL.POINT_HEAD.NUM_CLASSES": 6}, "POINT_HEAD.NUM_CLASSES: 6; expected: 5"),
         (SEM_SEG, {"MODEL.POINT_HEAD.SUBDIVISION_STEPS": 3}, "SUBDIVISION_STEPS: 3"),
         (SEM_SEG, {"MODEL.POINT_HEAD.NAME": "ImplicitPointHead"}, "NAME: ImplicitPointHead"),

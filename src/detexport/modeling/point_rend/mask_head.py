@@ -82,7 +82,8 @@ class PointMaskHead(nn.Module):
     Args:
         box_pooler: features of a box, one point a cell.
         box_side: cells a side of these.
-        first_side: cells a side of the first mask; it is doubled with each step.
+        first_side: cells a side of the first mask; it is doubled with each step. Steps that would predict
+            every cell again are taken at once.
         sampling: points to learn from.
         point_pooler: features of a point; none without a point head.
         point_head: logits of a point.
@@ -321,6 +322,7 @@ def build_implicit_mask_head(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) ->
     """The head of the published configurations of implicit PointRend."""
     _check_options(cfg, input_shape, implicit=True)
     options = _box_options(cfg, input_shape) | _point_options(cfg, input_shape)
+    options["first_side"] = _square_side(cfg.MODEL.POINT_HEAD.SUBDIVISION_NUM_POINTS)
     point_head = options["point_head"]
     parameter_head = _box_network(cfg, options, (point_head.num_params,))
     with torch.no_grad():
@@ -328,6 +330,22 @@ def build_implicit_mask_head(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) ->
         parameter_head.prediction.bias.copy_(point_head.initial_parameters())
     regularizer = cfg.MODEL.IMPLICIT_POINTREND.PARAMS_L2_REGULARIZER
     return ImplicitPointRendMaskHead(parameter_head=parameter_head, regularizer=regularizer, **options)
+
+
+def _square_side(num_points: int) -> int:
+    """Return the side of the first mask without a coarse one: its cells are as many as each step predicts.
+
+    Raises:
+        ConfigError: so many cells are no square.
+    """
+    side = math.isqrt(max(num_points, 0))
+    if side < 1 or side**2 != num_points:
+        raise ConfigError(
+            "ImplicitPointRendMaskHead first predicts a square of points",
+            got=f"MODEL.POINT_HEAD.SUBDIVISION_NUM_POINTS: {num_points}",
+            expected=f"a square, such as {max(side, 1) ** 2}",
+        )
+    return side
 
 
 def _box_options(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
