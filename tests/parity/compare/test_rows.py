@@ -192,6 +192,19 @@ def test_a_flip_at_the_overlap_that_drops_a_box(shift_px: float, passed: bool) -
     assert result.passed is passed
 
 
+@pytest.mark.parametrize(("shift_px", "passed"), [(17.655, True), (17.64, False)])
+@pytest.mark.parametrize("lost", ["expected", "actual"])
+def test_a_proposal_is_dropped_by_none_of_another_level(lost: str, shift_px: float, passed: bool) -> None:
+    """Two boxes of 100 px, kept by one side: of one level their IoU is at most 0.7, here +- 0.0001."""
+    boxes = np.array([[0, 0, 100, 100], [shift_px, 0, 100 + shift_px, 100]], np.float32)
+    both = {"proposal_boxes": boxes, "objectness_logits": np.array([2.0, 1.0], np.float32)}
+    sides = {"expected": both, "actual": both, lost: take(both, 0)}
+    result = measure(**sides, contract=tiny_contract(nms_threshold=0.7, max_detections=10))
+    assert result.passed == passed
+    (one,) = (*result.missing, *result.extra)
+    assert one.decider == "the IoU threshold" or not passed
+
+
 def test_of_equal_detections_another_one_may_be_kept() -> None:
     """Three copies of an object, of which the model keeps two."""
     copies = take(detections(1), 0, 0, 0)

@@ -17,6 +17,9 @@ SAME_SIZE_PX = 0.01
 WIDEST_IOU = 0.05
 """An overlap this far from the threshold was not decided by rounding, however small the box."""
 
+SCALED_PX = 1e-3
+"""Coordinates up to 8192 px, scaled in float32 after the suppression, are rounded by less."""
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -226,7 +229,7 @@ def _one_sided(
     """Judge the rows of ``side`` that have no partner in ``other``, by what decided them most narrowly."""
     for index in alone.tolist():
         deciders = [
-            *_deciders(side, index, other, other_alone, edges),
+            *_deciders(side, index, alone, other, other_alone, edges),
             *_equals(side, index, alone, other, other_alone, edges),
         ]
         name, distance, limit = min(deciders, key=lambda decider: decider[1] - decider[2])
@@ -268,12 +271,13 @@ def _apart(side: Rows, index: int, other: Rows) -> np.ndarray:
 
 
 def _deciders(
-    side: Rows, index: int, other: Rows, other_alone: np.ndarray, edges: Edges
+    side: Rows, index: int, alone: np.ndarray, other: Rows, other_alone: np.ndarray, edges: Edges
 ) -> Iterator[tuple[str, float, float]]:
     """What may have decided that only ``side`` has a row, how far it is from that, how far it may be.
 
     A better row drops it whose partner is on its own side: an object that was moved must not be excused by
-    the overlap with itself.
+    the overlap with itself. Proposals are suppressed by level, which no output names; but of one level a side
+    keeps no two that overlap by more than the threshold, so a rival that does is of another level.
     """
     box, score = side.boxes[index], float(side.scores[index])
     least_side = float((box[2:] - box[:2]).min())
@@ -284,9 +288,14 @@ def _deciders(
     if lowest_kept is not None:
         yield "the lowest score kept", abs(score - lowest_kept), edges.tie
     if edges.iou is not None and least_side > 0:
-        rivals = (other.classes == side.classes[index]) & (other.scores >= score - edges.tie)
-        rivals[other_alone] = False
-        apart = np.abs(box_iou(box[None], other.boxes[rivals]) - edges.iou)
+        is_proposal = edges.score is None
+        holder, unpaired = (side, alone) if is_proposal else (other, other_alone)
+        rivals = (holder.classes == side.classes[index]) & (holder.scores >= score - edges.tie)
+        rivals[unpaired] = False
+        overlaps = box_iou(box[None], holder.boxes[rivals])[0]
+        if is_proposal:
+            overlaps = overlaps[overlaps <= edges.iou + 4 * SCALED_PX / least_side]
+        apart = np.abs(overlaps - edges.iou)
         if apart.size:
             # Each edge of both boxes may lie a limit away: that moves the overlap by about so much.
             limit = min(4 * edges.limit_px / least_side, WIDEST_IOU)
