@@ -1,7 +1,8 @@
 """MkDocs hooks: make pages of the files that are documentation and are not in docs/.
 
-These are the API reference (one page per sub-package and module of ``detexport``), the programs of ``examples/``
-and ``CONTRIBUTING.md``. Links between them and the pages of ``docs/`` work in the repository and on the site.
+These are the API reference (one page per package and top-level module of ``detexport``), the programs of
+``examples/`` and ``CONTRIBUTING.md``. Links between them and the pages of ``docs/`` work in the repository and
+on the site.
 """
 
 import posixpath
@@ -22,26 +23,28 @@ LINK = re.compile(r"(\]\()([^)\s#]+)([^)]*\))")
 def _reference_pages() -> dict[str, str]:
     """Return a page for each package, with its modules, and for each module at the top."""
     packages = [path.parent for path in PACKAGE.rglob("__init__.py") if path.parent != PACKAGE]
-    modules = [path.with_suffix("") for path in _modules(PACKAGE)]
-    pages = {_dotted(path): [path, *(one.with_suffix("") for one in _modules(path))] for path in packages}
-    pages |= {_dotted(path): [path] for path in modules}
+    pages = {path: _modules(path) for path in packages} | {path: [] for path in _modules(PACKAGE)}
     return {
-        f"reference/{name.removeprefix('detexport.')}.md": "".join(map(_directive, parts, [1] + [2] * len(parts)))
-        for name, parts in sorted(pages.items())
-        if name not in NO_REFERENCE
+        f"reference/{'.'.join(path.relative_to(PACKAGE).parts)}.md": _directives(path, modules)
+        for path, modules in sorted(pages.items())
+        if _dotted(path) not in NO_REFERENCE
     }
 
 
 def _modules(package: Path) -> list[Path]:
-    return sorted(path for path in package.glob("*.py") if not path.name.startswith("_"))
+    """Return the public modules of a package, without their suffix."""
+    return sorted(path.with_suffix("") for path in package.glob("*.py") if not path.name.startswith("_"))
 
 
 def _dotted(path: Path) -> str:
     return ".".join(path.relative_to(PACKAGE.parent).parts)
 
 
-def _directive(path: Path, heading_level: int) -> str:
-    return f"::: {_dotted(path)}\n    options:\n      heading_level: {heading_level}\n\n"
+def _directives(path: Path, modules: list[Path]) -> str:
+    heading = f"::: {_dotted(path)}\n"
+    return heading + "".join(
+        f"\n::: {_dotted(module)}\n    options:\n      heading_level: 2\n" for module in modules
+    )
 
 
 def _example_pages() -> dict[str, str]:

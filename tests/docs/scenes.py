@@ -7,10 +7,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from pages import ROOT
 from PIL import Image
 
 from detexport.data.synthetic import SyntheticShapes
-from pages import ROOT
 from tiny_artifacts import tiny_image, write_tiny_onnx, write_tiny_torchscript
 
 CLASSES = ("circle", "rectangle", "triangle", "star", "ring")
@@ -33,7 +33,7 @@ def run(folder: Path, *command: str, **variables: str) -> None:
 
 
 def lay_out_model(folder: Path) -> None:
-    """A detectron2 checkpoint with its configuration, photos, a data set, and tiny artifacts of another model."""
+    """A detectron2 checkpoint, its configuration, photos, a data set; tiny artifacts of another model."""
     _write_model(folder)
     _write_data(folder, ("circle", "square", "star"))
     write_tiny_onnx(folder / "model_onnx")
@@ -124,5 +124,3 @@ def _write_pipeline_outputs(folder: Path) -> None:
     outputs = postprocess(session(image), size, size, contract)
     meta = SampleMeta("000001-1x", 1, "000001.png", size, size, 1.0)
     write_reference(model / "reference", [(meta, image, outputs)], contract=contract, environment={})
-
-

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from packaging.requirements import Requirement
+from pages import ROOT, all_blocks
 from PIL import Image
 
 from detexport.convert.openvino import OpenVino
@@ -18,8 +19,10 @@ from detexport.postprocess import scale_boxes
 from detexport.runtime.onnxruntime import OnnxRuntime
 from tiny_artifacts import tiny_contract
 
-PAGE = Path(__file__).parents[2] / "docs" / "without_detexport.md"
-BLOCKS = dict(re.findall(r"^## (.*?)$.*?^```python\n(.*?)^```$", PAGE.read_text(), re.M | re.S))
+PAGE = "docs/without_detexport.md"
+TITLES = re.findall(r"^## (.*)$", (ROOT / PAGE).read_text(encoding="utf-8"), re.M)
+CODES = [block.code for block in all_blocks() if block.page == PAGE and block.scene == "bare"]
+BLOCKS = dict(zip(TITLES, CODES, strict=True))
 # Of the picture, which the contract makes smaller: plain, half a px on one side, so flat that none is left.
 SIZES = [(45, 75), (49, 128), (4, 1878)]
 
