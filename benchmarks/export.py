@@ -41,9 +41,9 @@ PAGE = """\
 # Time and memory of an export
 
 `make export-benchmark` measures these figures and writes this page; do not edit it. The model is
-{model} at {height} x {width} px, with {threads} threads. "Export" is the export alone,
-"process" the whole process with imports and model construction, "memory" its peak, "size" that of the artifact.
-The limits of {limited} are {max_s} s and {max_gb} GB each.
+{model} at {height} x {width} px, with {threads} threads. "Export" is the export
+alone, "process" the whole process with imports and model construction, "memory" its peak, "size" that of the
+artifact. The limits of {limited} are {max_s} s and {max_gb} GB each.
 
 {table}
 {cpu}, {cores} cores, {memory_gib} GiB of memory, {os}

@@ -1,8 +1,8 @@
 """MkDocs hooks: make pages of the files that are documentation and are not in docs/.
 
 These are the API reference (one page per package and top-level module of ``detexport``), the programs of
-``examples/`` and ``CONTRIBUTING.md``. Links between them and the pages of ``docs/`` work in the repository and
-on the site.
+``examples/`` and ``CONTRIBUTING.md``. Links between them and the pages of ``docs/`` work in the repository
+and on the site.
 """
 
 import posixpath
@@ -12,11 +12,14 @@ from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "detexport"
 # Documented by its own page, docs/cli.md.
 NO_REFERENCE = {"detexport.cli"}
+# Says how a test runs the block below it: see tests/docs/pages.py.
+MARKER = re.compile(r"^ *<!-- (?:not )?run: .*-->\n", re.M)
 LINK = re.compile(r"(\]\()([^)\s#]+)([^)]*\))")
 
 
@@ -106,6 +109,7 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
-    """Resolve links that lead out of docs/."""
-    return _site_links(markdown, "docs") if page.file.generated_by is None else markdown
+def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
+    """Leave the markers of code blocks out, and resolve links that lead out of docs/."""
+    markdown = MARKER.sub("", markdown)
+    return markdown if page.file.generated_by else _site_links(markdown, "docs")

@@ -12,20 +12,20 @@ HEAD = """\
 # Architectures and targets
 
 `make coverage-docs` writes this page from `coverage.json`, the result of `make coverage`; do not edit it.
-Each cell is a small model that was exported. Its artifact ran in a fresh process, without the model's code, and was
-compared with the PyTorch model: at the exported size, a smaller, a larger and an odd size, on images with no, one
-and many detections. `conf/parity/default.yaml` holds the tolerances.
+Each cell is a small model that was exported. Its artifact ran in a fresh process, without the model's code,
+and was compared with the PyTorch model: at the exported size, a smaller, a larger and an odd size, on images
+with no, one and many detections. `conf/parity/default.yaml` holds the tolerances.
 
 """
 LEGEND = """
-`ok`: the artifact passed on all of these images. **failed**: it did not pass. `n/a`: the pair is unsupported, for
-the reason with that number below. `skipped`: the machine lacked what the target needs.
+`ok`: the artifact passed on all of these images. **failed**: it did not pass. `n/a`: the pair is unsupported;
+the reason has that number below. `skipped`: the machine lacked what the target needs.
 """
 OF_TARGETS = """
 ## Targets
 
-`yes`: the outputs are within the tolerances. `runs`: the outputs fulfil the contract; targets of reduced precision
-are validated by the task metric over all images, not number by number.
+`yes`: the outputs are within the tolerances. `runs`: the outputs fulfil the contract; targets of reduced
+precision are validated by the task metric over all images, not number by number.
 
 """
 WORDS = {"ok": "ok", "failed": "**failed**", "skipped": "skipped"}
@@ -66,7 +66,7 @@ def _of_targets(cells: Cells, targets: Sequence[str]) -> Iterator[list[str]]:
         "Any height and width": lambda own: _answer(own, "dynamic_size"),
         "No detections": lambda own: _answer(own, "zero_detections"),
         "In a fresh process": lambda own: _answer(own, "fresh_process", "yes"),
-        "Images a call": lambda own: " or ".join(_names(own, "batch")),
+        "Batch size": lambda own: " or ".join(_names(own, "batch")),
         "Export, median": lambda own: f"{median(cell['export_s'] for cell in own):.0f} s",
         "Memory, at most": lambda own: f"{max(cell['peak_bytes'] for cell in own) / 2**30:.1f} GiB",
     }
