@@ -40,10 +40,10 @@ FIGURES = {"export_s": "export, s", "process_s": "process, s", "peak_gb": "memor
 PAGE = """\
 # Time and memory of an export
 
-Written by `make export-benchmark`, which measured it; do not edit. Of {model}
-at {height} x {width} px with {threads} threads: the export alone, the whole process with imports and the
-building of the model, the most memory that it held, and what it wrote. {limited} may take
-{max_s} s and {max_gb} GB each.
+`make export-benchmark` measures these figures and writes this page; do not edit it. The model is
+{model} at {height} x {width} px, with {threads} threads. "Export" is the export
+alone, "process" the whole process with imports and model construction, "memory" its peak, "size" that of the
+artifact. The limits of {limited} are {max_s} s and {max_gb} GB each.
 
 {table}
 {cpu}, {cores} cores, {memory_gib} GiB of memory, {os}

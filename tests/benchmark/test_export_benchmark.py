@@ -42,4 +42,4 @@ def test_the_page_has_a_row_an_artifact() -> None:
         }
     )
     assert "| tracing | 2.5 | 3.5 | 1.25 | 1.5 |\n| onnx | failed: error: no |  |  |  |\n" in page
-    assert "a model\nat 800 x 1216 px with 2 threads" in page
+    assert "a model at 800 x 1216 px, with 2 threads" in page

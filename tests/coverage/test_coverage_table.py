@@ -33,7 +33,7 @@ def test_each_architecture_has_a_row_and_each_target_a_column() -> None:
     assert table["C net"] == ["", "skipped"]
     assert table["Any height and width"] == ["**no**", ""]
     assert table["No detections"] == ["yes", ""]
-    assert table["Images a call"] == ["1 or any", ""]
+    assert table["Batch size"] == ["1 or any", ""]
     assert table["Export, median"] == ["20 s", ""]
     assert table["Memory, at most"] == ["2.0 GiB", ""]
     assert table["scores"] == ["2e-05", ""]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from packaging.requirements import Requirement
+from pages import ROOT, all_blocks
 from PIL import Image
 
 from detexport.convert.openvino import OpenVino
@@ -18,9 +19,11 @@ from detexport.postprocess import scale_boxes
 from detexport.runtime.onnxruntime import OnnxRuntime
 from tiny_artifacts import tiny_contract
 
-PAGE = Path(__file__).parents[2] / "docs" / "without_detexport.md"
-BLOCKS = dict(re.findall(r"^## (.*?)$.*?^```python\n(.*?)^```$", PAGE.read_text(), re.M | re.S))
-# Of the picture, which the contract makes smaller: plain, half a px on one side, so flat that none is left.
+PAGE = "docs/without_detexport.md"
+TITLES = re.findall(r"^## (.*)$", (ROOT / PAGE).read_text(encoding="utf-8"), re.M)
+CODES = [block.code for block in all_blocks() if block.page == PAGE and block.scene == "bare"]
+BLOCKS = dict(zip(TITLES, CODES, strict=True))
+# Of the photo, which the contract makes smaller: plain, half a px on one side, so flat that none is left.
 SIZES = [(45, 75), (49, 128), (4, 1878)]
 
 
@@ -54,8 +57,8 @@ def bare_site(folder: Path, names: list[str]) -> Path:
 
 
 @pytest.fixture(scope="module", params=SIZES, ids=str)
-def picture(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("picture") / "picture.png"
+def photo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photo") / "photo.png"
     pixels = np.random.default_rng(5).integers(0, 80, (*request.param, 3), np.uint8) + np.array(
         [150, 60, 120], np.uint8
     )
@@ -70,9 +73,9 @@ def tiny_openvino(tiny_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
-def expected_lines(picture: Path, artifact: Path) -> list[str]:
+def expected_lines(photo: Path, artifact: Path) -> list[str]:
     contract = tiny_contract()
-    pixels = np.asarray(Image.open(picture)).transpose(2, 0, 1)
+    pixels = np.asarray(Image.open(photo)).transpose(2, 0, 1)
     size = resized_size(*pixels.shape[1:], contract.resize)
     found = OnnxRuntime(threads=1).open(artifact)(resize_image(pixels, size))
     boxes = scale_boxes(found["pred_boxes"], size, pixels.shape[1:])
@@ -102,7 +105,7 @@ def test_the_sizes_are_those_where_rounding_decides() -> None:
     ],
 )
 def test_the_lines_find_the_same(
-    title: str, fixture: str, picture: Path, tmp_path: Path, request: pytest.FixtureRequest
+    title: str, fixture: str, photo: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     code = BLOCKS[title]
     named = code.splitlines()[0].removeprefix("# needs: ").split()
@@ -110,7 +113,7 @@ def test_the_lines_find_the_same(
     here = tmp_path / "here"
     here.mkdir()
     (here / "artifact").symlink_to(request.getfixturevalue(fixture))
-    (here / "picture.png").symlink_to(picture)
+    (here / "photo.png").symlink_to(photo)
     absent = [name for name in ("detexport", "torch", "mlflow") if name not in named]
     check = f"\nfor name in {absent}:\n    assert importlib.util.find_spec(name) is None, name\n"
     program = f"import sys; sys.path.append({str(site)!r})\n{code}import importlib.util{check}"
@@ -124,7 +127,7 @@ def test_the_lines_find_the_same(
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    expected = expected_lines(picture, request.getfixturevalue("tiny_onnx"))
+    expected = expected_lines(photo, request.getfixturevalue("tiny_onnx"))
     assert len(lines) == len(expected) > 0
     for line, other in zip(lines, expected, strict=True):
         (label, *numbers), (other_label, *others) = line.split(), other.split()

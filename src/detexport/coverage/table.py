@@ -11,21 +11,21 @@ Cells = Sequence[Mapping[str, Any]]
 HEAD = """\
 # Architectures and targets
 
-Written by `make coverage-docs` from `coverage.json`, which is what `make coverage` measured; do not edit.
-Each cell is a small model that was exported, and its artifact run in a fresh process, without the models'
-code, against the PyTorch model: at the exported size, a smaller, a larger and an odd one, with no, one and
-many detections. How far they may differ is said in `conf/parity/default.yaml`.
+`make coverage-docs` writes this page from `coverage.json`, the result of `make coverage`; do not edit it.
+Each cell is a small model that was exported. Its artifact ran in a fresh process, without the model's code,
+and was compared with the PyTorch model: at the exported size, a smaller, a larger and an odd size, on images
+with no, one and many detections. `conf/parity/default.yaml` holds the tolerances.
 
 """
 LEGEND = """
-`ok`: it works at all of these. **failed**: it should, and does not. `n/a`: it cannot, for the reason of that
-number below. `skipped`: the machine lacked what it needs.
+`ok`: the artifact passed on all of these images. **failed**: it did not pass. `n/a`: the pair is unsupported;
+the reason has that number below. `skipped`: the machine lacked what the target needs.
 """
 OF_TARGETS = """
 ## Targets
 
-`yes`: it is right there, within the limits. `runs`: it gives what its contract says there; how right it is
-was measured over all images by the task metric alone, which is what judges reduced precision.
+`yes`: the outputs are within the tolerances. `runs`: the outputs fulfil the contract; targets of reduced
+precision are validated by the task metric over all images, not number by number.
 
 """
 WORDS = {"ok": "ok", "failed": "**failed**", "skipped": "skipped"}
@@ -66,7 +66,7 @@ def _of_targets(cells: Cells, targets: Sequence[str]) -> Iterator[list[str]]:
         "Any height and width": lambda own: _answer(own, "dynamic_size"),
         "No detections": lambda own: _answer(own, "zero_detections"),
         "In a fresh process": lambda own: _answer(own, "fresh_process", "yes"),
-        "Images a call": lambda own: " or ".join(_names(own, "batch")),
+        "Batch size": lambda own: " or ".join(_names(own, "batch")),
         "Export, median": lambda own: f"{median(cell['export_s'] for cell in own):.0f} s",
         "Memory, at most": lambda own: f"{max(cell['peak_bytes'] for cell in own) / 2**30:.1f} GiB",
     }

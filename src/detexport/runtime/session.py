@@ -16,7 +16,7 @@ from detexport.preprocess import graph_inputs
 class Session(Protocol):
     """An artifact that is loaded and ready to run.
 
-    Args:
+    Attributes:
         artifact: the manifest of what is loaded.
         device: where it runs, ``"cpu"``, ``"cuda"`` or ``"cuda:<index>"``.
     """

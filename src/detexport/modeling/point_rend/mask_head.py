@@ -264,9 +264,8 @@ class ImplicitPointRendMaskHead(PointMaskHead):
 
     Args:
         parameter_head: pooled features of a box -> (num_params,).
-        point_head: runs these networks.
         regularizer: factor of the parameters' mean square in the loss.
-        **options: see ``PointMaskHead``.
+        **options: see ``PointMaskHead``; its ``point_head`` runs these networks.
     """
 
     def __init__(self, *, parameter_head: Any, regularizer: float, **options: Any) -> None:
