@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml
 
-from detexport.errors import ConfigError, RuntimeUnavailableError, did_you_mean
+from detexport.errors import ConfigError, did_you_mean
+from detexport.extras import extra_imports
 
 _ROOT = Path(__file__).parents[1]
 
@@ -27,20 +28,14 @@ class Part:
     options: dict[str, Any] = field(default_factory=dict)
 
     def build(self, **options: Any) -> Any:
-        """The object, with ``options`` over its own.
+        """Build the object, with ``options`` over its own.
 
         Raises:
-            RuntimeUnavailableError: a package that it needs is not installed.
+            MissingPackageError: a package that it needs is not installed.
         """
         module, _, name = self.path.rpartition(".")
-        try:
+        with extra_imports():
             return getattr(import_module(module), name)(**{**self.options, **options})
-        except ModuleNotFoundError as error:
-            raise RuntimeUnavailableError(
-                f"{name} needs a package that is not installed",
-                got=f"no module {error.name}",
-                remedy="pip install 'detexport[onnx,openvino]'",
-            ) from error
 
     def declared_options(self) -> dict[str, "DeclaredOption"]:
         """Options by name, read from the source of a class of ours: to import it may cost seconds."""

@@ -9,14 +9,11 @@ import numpy as np
 
 from detexport.artifact import Artifact, Format
 from detexport.errors import ArtifactError, RuntimeUnavailableError
+from detexport.extras import extra_imports
 from detexport.runtime.session import checked_inputs, name_outputs, read_verified
 
-try:
+with extra_imports():
     import onnxruntime as ort
-except ModuleNotFoundError as error:
-    raise RuntimeUnavailableError(
-        "ONNX Runtime is not installed", remedy="pip install 'detexport[onnx]'"
-    ) from error
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -141,6 +138,11 @@ class OnnxSession:
         feed = {name: np.ascontiguousarray(value) for name, value in inputs.items()}
         names = list(self.artifact.contract.output_names)
         return name_outputs(self.session.run(names, feed), self.artifact)
+
+
+def find_devices() -> list[str]:
+    """Return the kinds of devices that this build of ONNX Runtime has an execution provider for."""
+    return [kind for kind, provider in PROVIDERS.items() if provider in ort.get_available_providers()]
 
 
 def _provider(device: str) -> tuple[str, dict[str, str]]:
