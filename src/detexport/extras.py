@@ -106,12 +106,18 @@ def _missing(modules: list[str]) -> MissingPackageError:
     found = {module: _extra_of(module) for module in modules}
     names = {extra for extra in found.values() if extra}
     others = [module for module, extra in found.items() if not extra]
-    commands = [install_command(names)] if names else []
+    commands = [install_command(_without_contained(names))] if names else []
     commands += [f"pip install {' '.join(others)}"] if others else []
     return MissingPackageError(
-        f"{' and '.join(modules)} {'is' if len(modules) == 1 else 'are'} not installed",
+        f"{', '.join(modules)} {'is' if len(modules) == 1 else 'are'} not installed",
         remedy=" && ".join(commands),
     )
+
+
+def _without_contained(names: set[str]) -> set[str]:
+    """Return extras without those whose packages another of them installs, too."""
+    packages = {name: {one.name for one in extras()[name]} for name in names}
+    return {name for name in names if not any(packages[name] < packages[other] for other in names)}
 
 
 def _extra_of(module: str) -> str | None:
