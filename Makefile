@@ -12,7 +12,7 @@ CPP_PACKAGES := cmake g++ make libpng-dev libssl-dev nlohmann-json3-dev
 CPP_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro params coverage coverage-docs export-benchmark parity-benchmark test test-all cpp-test lint lock clean
+.PHONY: help setup repro params dist coverage coverage-docs export-benchmark parity-benchmark test test-all cpp-test lint lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -73,6 +73,10 @@ lint: $(READY) ## run ruff and mypy as pre-commit and CI do
 	ruff check
 	ruff format --check
 	mypy
+
+dist: $(READY) ## build the sdist and the wheel into dist/
+	rm -rf dist
+	python -m hatchling build
 
 lock: $(READY) ## resolve pyproject.toml into requirements.lock again
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \

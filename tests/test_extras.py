@@ -70,6 +70,19 @@ def test_a_module_of_no_extra_keeps_its_error() -> None:
     assert not isinstance(caught.value, MissingPackageError)
 
 
+def test_code_that_is_not_installed_names_the_package_itself() -> None:
+    """As in a registered model, which carries the code: there is no metadata, and no packaging to read it."""
+    code = (
+        "import sys; sys.modules |= dict.fromkeys(['onnxruntime', 'packaging'])\n"
+        "import importlib.metadata as m\n"
+        "def absent(name): raise m.PackageNotFoundError(name)\n"
+        "m.metadata = absent\n"
+        "import detexport.runtime.onnxruntime"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.endswith("onnxruntime is not installed; remedy: pip install onnxruntime\n")
+
+
 def test_all_that_is_missing_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.setitem(sys.modules, "onnx", None)

@@ -25,12 +25,12 @@ def extras() -> dict[str, tuple["Requirement", ...]]:
     """Return what each extra requires beyond the base install; empty if detexport is not installed."""
     from importlib.metadata import PackageNotFoundError, metadata
 
-    from packaging.requirements import Requirement
-
     try:
         fields = metadata(DISTRIBUTION)
     except PackageNotFoundError:
         return {}
+    from packaging.requirements import Requirement
+
     requirements = [Requirement(text) for text in fields.get_all("Requires-Dist", [])]
     return {
         extra: tuple(
@@ -88,8 +88,8 @@ def extra_imports() -> Iterator[None]:
     """Import packages of extras within this: a missing one raises an error that says how to install it.
 
     Raises:
-        MissingPackageError: a package that an extra installs is missing. Any other missing module is a fault
-            that keeps its trace.
+        MissingPackageError: a package that an extra installs is missing, or any package if detexport's code
+            is used without being installed. Another missing module is a fault that keeps its trace.
     """
     try:
         yield
@@ -97,7 +97,7 @@ def extra_imports() -> Iterator[None]:
         raise
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
-        if _extra_of(module) is None:
+        if module == DISTRIBUTION or (extras() and _extra_of(module) is None):
             raise
         raise _missing([module]) from error
 

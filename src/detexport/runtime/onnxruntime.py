@@ -154,6 +154,6 @@ def _provider(device: str) -> tuple[str, dict[str, str]]:
             f"ONNX Runtime cannot run on '{device}'",
             got=", ".join(ort.get_available_providers()),
             expected=provider or f"one of {', '.join(PROVIDERS)}",
-            remedy="choose 'cpu', or install the build of ONNX Runtime that has it (onnxruntime-gpu)",
+            remedy="choose 'cpu', or pip uninstall onnxruntime && pip install 'detexport[onnxruntime-gpu]'",
         )
     return provider, {"device_id": index} if index else {}
