@@ -6,7 +6,7 @@ Classes are named by their dotted path: a package is imported only for a target 
 
 import ast
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path

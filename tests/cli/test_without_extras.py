@@ -122,6 +122,8 @@ def test_a_missing_extra_is_named_with_the_command_that_installs_it(
     extras: str,
 ) -> None:
     paths = {"ONNX": tiny_onnx, "TRACING": tiny_tracing, "IMAGE": picture}
+    for folder in ("images", "annotations"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
     done = run(tmp_path, *(paths.get(one, one) for one in arguments), absent=tuple(absent))
     assert done.stderr.splitlines()[-1] == (
         f"error: {missing} not installed; remedy: pip install 'detexport[{extras}]'"
