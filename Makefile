@@ -12,7 +12,7 @@ CPP_PACKAGES := cmake g++ make libpng-dev libssl-dev nlohmann-json3-dev
 CPP_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro params coverage coverage-docs export-benchmark parity-benchmark test test-all cpp-test lint docs lock clean
+.PHONY: help setup repro params dist docs coverage coverage-docs export-benchmark parity-benchmark test test-all cpp-test lint lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -77,6 +77,9 @@ lint: $(READY) ## run ruff and mypy as pre-commit and CI do
 docs: $(READY) ## build the documentation site in build/site
 	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --strict
 	@echo "the site: build/site/index.html; with search: python -m http.server --directory build/site"
+dist: $(READY) ## build the sdist and the wheel into dist/
+	rm -rf dist
+	python -m hatchling build
 
 lock: $(READY) ## resolve pyproject.toml into requirements.lock again
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \

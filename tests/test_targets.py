@@ -1,6 +1,8 @@
 """The table of targets: what conf/ says too, and options by name."""
 
+import ast
 import json
+import sys
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -9,7 +11,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from detexport.errors import ConfigError, RuntimeUnavailableError
+from detexport.errors import ConfigError, MissingPackageError
 from detexport.model_zoo import get_class_names
 from detexport.parity.compare import Tolerance
 from detexport.parity.quality import BUDGETS, LEAST_QUALITY
@@ -21,11 +23,13 @@ from detexport.targets import (
     build_makers,
     find_target,
     parse_options,
+    require_target_packages,
 )
 from stage import instantiate
 from tolerances import TOLERANCE
 
 CONF = Path(__file__).parents[1] / "conf"
+SRC = Path(__file__).parents[1] / "src"
 
 
 def options(group: str) -> dict[str, dict[str, Any]]:
@@ -137,6 +141,32 @@ def test_an_unknown_target_is_told_the_known_ones() -> None:
         find_target("tensorrt")
 
 
-def test_a_package_that_is_not_there_is_named() -> None:
-    with pytest.raises(RuntimeUnavailableError, match="no module not_there"):
-        Part("not_there.Engine").build()
+def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "detexport.runtime.onnxruntime", raising=False)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingPackageError, match=r"^onnxruntime is not installed; .*\[onnxruntime\]'$"):
+        find_target("onnx").runtime.build()
+
+
+PACKAGES = {"torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf"}
+
+
+@pytest.mark.parametrize(
+    "part",
+    [*(recipe.maker for recipe in ARTIFACTS.values()), *(target.runtime for target in TARGETS.values())],
+    ids=lambda part: part.path.rpartition(".")[2],
+)
+def test_a_part_names_the_packages_that_its_module_imports(part: Part) -> None:
+    file = SRC / f"{part.path.rpartition('.')[0].replace('.', '/')}.py"
+    tree = [*ast.walk(ast.parse(file.read_text()))]
+    names = [alias.name for node in tree if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module or "" for node in tree if isinstance(node, ast.ImportFrom)]
+    assert {name.partition(".")[0] for name in names} & PACKAGES <= set(part.packages)
+
+
+def test_a_target_asks_for_all_packages_of_its_chain_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("onnx", "nncf"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingPackageError, match=r"^onnx, nncf are not installed; .*\[onnx,openvino-int8\]"):
+        require_target_packages(find_target("openvino_int8"))
+    require_target_packages(find_target("tracing"))

@@ -195,6 +195,10 @@ def fail(error: BaseException) -> int:
     return known.exit_code
 
 
+class MissingPackageError(RuntimeUnavailableError, ModuleNotFoundError):
+    """A package that an extra of detexport installs is not installed."""
+
+
 # How engines say, each in its own words and some in an error of no own type, that an allocation failed.
 ALLOCATION_FAILURES = (
     "allocate memory",

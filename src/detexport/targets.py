@@ -6,7 +6,7 @@ Classes are named by their dotted path: a package is imported only for a target 
 
 import ast
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -14,33 +14,35 @@ from typing import Any
 
 import yaml
 
-from detexport.errors import ConfigError, RuntimeUnavailableError, did_you_mean
+from detexport.errors import ConfigError, did_you_mean
+from detexport.extras import extra_imports, require_packages
 
 _ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
 class Part:
-    """A frozen dataclass by its dotted path, with those of its options that are not its own defaults."""
+    """A frozen dataclass by its dotted path.
+
+    Args:
+        path: the class.
+        options: those that are not the class's own defaults.
+        packages: modules of extras that it needs.
+    """
 
     path: str
     options: dict[str, Any] = field(default_factory=dict)
+    packages: tuple[str, ...] = ()
 
     def build(self, **options: Any) -> Any:
-        """The object, with ``options`` over its own.
+        """Build the object, with ``options`` over its own.
 
         Raises:
-            RuntimeUnavailableError: a package that it needs is not installed.
+            MissingPackageError: a package that it needs is not installed.
         """
         module, _, name = self.path.rpartition(".")
-        try:
+        with extra_imports():
             return getattr(import_module(module), name)(**{**self.options, **options})
-        except ModuleNotFoundError as error:
-            raise RuntimeUnavailableError(
-                f"{name} needs a package that is not installed",
-                got=f"no module {error.name}",
-                remedy="pip install 'detexport[onnx,openvino]'",
-            ) from error
 
     def declared_options(self) -> dict[str, "DeclaredOption"]:
         """Options by name, read from the source of a class of ours: to import it may cost seconds."""
@@ -157,32 +159,44 @@ class Target:
     precision: str = ""
 
 
+TORCH = ("torch", "torchvision")
+ONNX = (*TORCH, "onnx", "onnxscript")
 ARTIFACTS = {
-    "tracing": Recipe(Part("detexport.export.tracing.Tracing")),
-    "scripting": Recipe(Part("detexport.export.scripting.Scripting")),
-    "onnx": Recipe(Part("detexport.export.onnx.Onnx")),
-    "onnx_torchscript": Recipe(Part("detexport.export.onnx.Onnx", {"exporter": "torchscript"})),
-    "torch_export": Recipe(Part("detexport.export.torch_export.TorchExport")),
-    "aot_inductor": Recipe(Part("detexport.convert.aot_inductor.AotInductor"), "torch_export"),
-    "onnx_int8": Recipe(Part("detexport.convert.onnx_int8.OnnxInt8"), "onnx"),
-    "openvino": Recipe(Part("detexport.convert.openvino.OpenVino"), "onnx"),
-    "openvino_int8": Recipe(Part("detexport.convert.openvino_int8.OpenVinoInt8"), "openvino"),
+    "tracing": Recipe(Part("detexport.export.tracing.Tracing", packages=TORCH)),
+    "scripting": Recipe(Part("detexport.export.scripting.Scripting", packages=TORCH)),
+    "onnx": Recipe(Part("detexport.export.onnx.Onnx", packages=ONNX)),
+    "onnx_torchscript": Recipe(Part("detexport.export.onnx.Onnx", {"exporter": "torchscript"}, ONNX)),
+    "torch_export": Recipe(Part("detexport.export.torch_export.TorchExport", packages=TORCH)),
+    "aot_inductor": Recipe(
+        Part("detexport.convert.aot_inductor.AotInductor", packages=TORCH), "torch_export"
+    ),
+    "onnx_int8": Recipe(
+        Part("detexport.convert.onnx_int8.OnnxInt8", packages=("onnx", "onnxruntime")), "onnx"
+    ),
+    "openvino": Recipe(Part("detexport.convert.openvino.OpenVino", packages=("openvino",)), "onnx"),
+    "openvino_int8": Recipe(
+        Part("detexport.convert.openvino_int8.OpenVinoInt8", packages=("openvino", "nncf")), "openvino"
+    ),
 }
-TORCHSCRIPT = Part("detexport.runtime.torchscript.TorchScript")
-ONNX_RUNTIME = Part("detexport.runtime.onnxruntime.OnnxRuntime")
-OPENVINO = Part("detexport.runtime.openvino.OpenVino")
+TORCHSCRIPT = Part("detexport.runtime.torchscript.TorchScript", packages=TORCH)
+ONNX_RUNTIME = Part("detexport.runtime.onnxruntime.OnnxRuntime", packages=("onnxruntime",))
+EXPORTED_PROGRAM = Part("detexport.runtime.exported_program.ExportedProgram", packages=TORCH)
+AOT_INDUCTOR = Part("detexport.runtime.aot_inductor.AotInductor", packages=TORCH)
+OPENVINO = Part("detexport.runtime.openvino.OpenVino", packages=("openvino",))
 TARGETS = {
     "tracing": Target("tracing", TORCHSCRIPT),
     "scripting": Target("scripting", TORCHSCRIPT),
     "onnx": Target("onnx", ONNX_RUNTIME),
     "onnx_torchscript": Target("onnx_torchscript", ONNX_RUNTIME),
-    "torch_export": Target("torch_export", Part("detexport.runtime.exported_program.ExportedProgram")),
-    "aot_inductor": Target("aot_inductor", Part("detexport.runtime.aot_inductor.AotInductor")),
+    "torch_export": Target(
+        "torch_export", Part("detexport.runtime.exported_program.ExportedProgram", packages=TORCH)
+    ),
+    "aot_inductor": Target(
+        "aot_inductor", Part("detexport.runtime.aot_inductor.AotInductor", packages=TORCH)
+    ),
     "onnx_int8": Target("onnx_int8", ONNX_RUNTIME, "int8"),
     "openvino": Target("openvino", OPENVINO),
-    "openvino_bf16": Target(
-        "openvino", Part("detexport.runtime.openvino.OpenVino", {"precision": "bf16"}), "bf16"
-    ),
+    "openvino_bf16": Target("openvino", replace(OPENVINO, options={"precision": "bf16"}), "bf16"),
     "openvino_int8": Target("openvino_int8", OPENVINO, "int8"),
 }
 
@@ -201,6 +215,17 @@ def find_target(name: str) -> Target:
             remedy=did_you_mean(name, TARGETS) or "choose one",
         )
     return TARGETS[name]
+
+
+def require_target_packages(target: Target) -> None:
+    """Check that all that exports a target and runs it is installed, without importing it.
+
+    Raises:
+        MissingPackageError: something is not; it names everything that is missing.
+    """
+    makers = [ARTIFACTS[name].maker for name in artifact_chain(target.artifact)]
+    needed = [package for part in (*makers, target.runtime) for package in part.packages]
+    require_packages(*dict.fromkeys((*TORCH, *needed)))
 
 
 def artifact_chain(name: str) -> list[str]:

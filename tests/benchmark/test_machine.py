@@ -47,3 +47,28 @@ def test_describing_imports_no_framework() -> None:
     code = "import sys, detexport.benchmark; print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "flags", "expected"),
+    [
+        ("x86_64", "flags\t: fpu avx512f amx_bf16", {"AVX512F": True, "AMX_BF16": True, "AVX_VNNI": False}),
+        ("x86_64", "flags\t: abm avx avx2 bmi1 bmi2 f16c fma movbe", {"x86-64-v3": True, "AVX512F": False}),
+        ("x86_64", "flags\t: avx avx2 fma", {"x86-64-v3": False}),
+        ("aarch64", "Features\t: fp asimd bf16", {"ASIMD": True, "BF16": True, "I8MM": False}),
+    ],
+)
+def test_instruction_sets_are_those_of_the_first_core(
+    architecture: str, flags: str, expected: dict[str, bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{flags}\n\nprocessor\t: 1\nflags\t: avx512_bf16\n")
+    monkeypatch.setattr(machine, "CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(platform, "machine", lambda: architecture)
+    found = machine.instruction_sets()
+    assert {name: found[name] for name in expected} == expected
+    assert not found.get("AVX512_BF16", False)
+
+
+def test_no_instruction_set_is_guessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "CPU_INFO", tmp_path / "absent")
+    assert machine.instruction_sets() == {}

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Run
+from detexport import __version__
 
 HEAVY = ("torch", "torchvision", "numpy", "onnxruntime", "openvino", "rich")
 
@@ -47,3 +48,22 @@ def test_a_mistake_is_told_in_a_line_without_a_trace(
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_version_is_that_of_the_package(run: Run) -> None:
+    done = run("--version")
+    assert (done.returncode, done.stdout) == (0, f"detexport {__version__}\n")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_completes_commands(run: Run, shell: str) -> None:
+    script = run("--show-completion", shell, _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
+    assert script.returncode == 0, script.stderr
+    assert "_DETEXPORT_COMPLETE" in script.stdout
+
+
+def test_the_completion_lists_commands_and_options(run: Run) -> None:
+    # As the script of --show-completion asks for it.
+    ask = {"_DETEXPORT_COMPLETE": "complete_bash", "COMP_CWORD": "1"}
+    assert run(**ask, COMP_WORDS="detexport pre").stdout.split() == ["predict"]
+    assert "--target" in run(**ask | {"COMP_CWORD": "2"}, COMP_WORDS="detexport export --t").stdout.split()

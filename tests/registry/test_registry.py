@@ -350,3 +350,11 @@ def test_the_code_that_is_addressed_is_the_code_that_is_imported(root: Path) -> 
     assert sorted(map(str, content.sources)) == sorted([*json.loads(done.stdout), str(pyfunc)])
     assert {"numpy", "onnxruntime", "pycocotools"} <= {r.partition("==")[0] for r in content.requirements}
     assert "torch" not in {r.partition("==")[0] for r in content.requirements}
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "torchscript"])
+def test_a_version_requires_its_runtime(root: Path, runtime: str) -> None:
+    target = {"_target_": f"detexport.runtime.{runtime}.Engine"}
+    names = {one.partition("==")[0] for one in Content(toy_artifact(root), target).requirements}
+    runtimes = {"onnxruntime", "openvino", "torch"}
+    assert names & runtimes == {"torch" if runtime == "torchscript" else runtime}

@@ -8,6 +8,25 @@ from typing import Any
 
 CPU_INFO = Path("/proc/cpuinfo")
 GIBIBYTE = 2**30
+INSTRUCTION_SETS = {
+    "x86_64": {
+        "x86-64-v3": {"abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"},  # AOTInductor's default
+        "AVX512F": {"avx512f"},
+        "AVX_VNNI": {"avx_vnni"},  # int8
+        "AVX512_VNNI": {"avx512_vnni"},  # int8
+        "AMX_INT8": {"amx_int8"},
+        "AVX512_BF16": {"avx512_bf16"},  # bfloat16 in OpenVINO: this or AMX_BF16
+        "AMX_BF16": {"amx_bf16"},
+    },
+    "aarch64": {
+        "ASIMD": {"asimd"},
+        "DOTPROD": {"asimddp"},  # int8
+        "I8MM": {"i8mm"},
+        "BF16": {"bf16"},
+        "SVE": {"sve"},
+    },
+}
+"""Of each architecture, by the flags of Linux's ``/proc/cpuinfo``."""
 
 
 def describe_machine() -> dict[str, Any]:
@@ -27,11 +46,26 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def _cpu_model() -> str:
+def instruction_sets() -> dict[str, bool]:
+    """Return whether the CPU has each instruction set that artifacts or their speed depend on.
+
+    Empty where the operating system or the architecture has no list of them that is read here.
+    """
+    fields = _first_core()
+    flags = set((fields.get("flags") or fields.get("Features") or "").split())
+    wanted = INSTRUCTION_SETS.get(platform.machine(), {})
+    return {name: needed <= flags for name, needed in wanted.items()} if flags else {}
+
+
+def _first_core() -> dict[str, str]:
+    """Return Linux's description of the first core, by its names; empty on other systems."""
     text = CPU_INFO.read_text(encoding="utf-8", errors="replace") if CPU_INFO.is_file() else ""
-    first_core = text.partition("\n\n")[0]
-    lines = (line.partition(":") for line in first_core.splitlines())
-    fields = {key.strip(): value.strip() for key, _, value in lines}
+    lines = (line.partition(":") for line in text.partition("\n\n")[0].splitlines())
+    return {key.strip(): value.strip() for key, _, value in lines}
+
+
+def _cpu_model() -> str:
+    fields = _first_core()
     if "model name" not in fields:
         return platform.processor() or "unknown"
     # A virtual machine's name may say no more than "Processor"; the numbers tell the generations apart.

@@ -1,5 +1,9 @@
 """Checkpoints: read without running what they say, matched name by name, saved whole or not at all."""
 
+from detexport.extras import require_packages
+
+require_packages("torch", "torchvision")
+
 from detexport.checkpoint.checkpointer import DetectionCheckpointer, PeriodicCheckpointer
 from detexport.checkpoint.download import fetch
 from detexport.checkpoint.load import LoadReport, load_weights, match_weights

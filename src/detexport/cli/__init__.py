@@ -14,6 +14,7 @@ import typer
 from typer import Argument, Option
 from typer.exceptions import TyperException
 
+from detexport import __version__
 from detexport.errors import (
     REQUEST,
     TRACEBACK,
@@ -25,14 +26,17 @@ from detexport.errors import (
     did_you_mean,
     fail,
 )
+from detexport.extras import extra_imports
 from detexport.files import OF_THE_DISK
 
 EXIT_CODES = f"""Exit codes: 0 done and passed; 1 a verdict that failed; 2 a wrong request; 3 something broke:
 an engine or a device that is not there, no memory, a full disk, a fault of this program ({TRACEBACK}=1
 shows where); 130, 143, 129 ended by SIGINT, SIGTERM, SIGHUP. An error is one line on the standard error."""
 
+COMPLETE = "_DETEXPORT_COMPLETE"
+"""The environment variable in which the script of ``--show-completion`` asks for a completion."""
+
 app = typer.Typer(
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     epilog=EXIT_CODES,
@@ -70,7 +74,8 @@ def run_command(arguments: Sequence[str]) -> int:
     """
     try:
         try:
-            _invoke(arguments or ["--help"])
+            with extra_imports():
+                _invoke(arguments or ["--help"])
             code = 0 if arguments else REQUEST
         except typer.Exit as done:
             code = done.exit_code if arguments else REQUEST
@@ -93,6 +98,8 @@ def run_command(arguments: Sequence[str]) -> int:
 def _invoke(arguments: Sequence[str]) -> None:
     """Parse the arguments and run the command, without the parser's own ways to print and to exit."""
     command = typer.main.get_command(app)
+    if COMPLETE in os.environ:  # the shell asks what could come next
+        command.main(list(arguments), prog_name="detexport")
     with command.make_context("detexport", list(arguments)) as context:
         command.invoke(context)
 
@@ -140,6 +147,20 @@ def _fix_hashes() -> None:
     """Start anew where hashes are random: the order of a scripted module's constants follows them."""
     if os.environ.get("PYTHONHASHSEED") != "0":
         os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONHASHSEED": "0"})
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"detexport {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None: ...
 
 
 @app.command("export", epilog=EXIT_CODES)
@@ -457,3 +478,22 @@ def inspect_command(
     except ArtifactError as error:  # here it is the verdict that was asked for
         fail(error)
         raise typer.Exit(VERDICT) from error
+
+
+@app.command("doctor", epilog=EXIT_CODES)
+def doctor_command(
+    as_json: Annotated[bool, Option("--json", help="One JSON document instead of text.")] = False,
+) -> None:
+    """List the runtimes and devices found, and the command that installs what is missing.
+
+    \b
+      detexport doctor
+      detexport doctor --json
+
+    The exit code is 0 if every runtime that is installed can be imported, and 1 if one is broken. What is not
+    installed is no fault.
+    """  # noqa: D301
+    from detexport.cli.doctor import doctor
+
+    if not doctor(as_json=as_json):
+        raise typer.Exit(VERDICT)

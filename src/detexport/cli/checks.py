@@ -26,7 +26,15 @@ from detexport.errors import (
 )
 from detexport.files import is_url, replaceable
 from detexport.opsets import OLDEST, latest_written
-from detexport.targets import ARTIFACTS, ONNX_RUNTIME, Target, artifact_chain, find_target, parse_options
+from detexport.targets import (
+    ARTIFACTS,
+    ONNX_RUNTIME,
+    Target,
+    artifact_chain,
+    find_target,
+    parse_options,
+    require_target_packages,
+)
 
 DEVICE = re.compile(r"cpu|cuda(:\d{1,4})?")
 SCHEMES = ("https://", "detectron2://", "http://")
@@ -61,6 +69,7 @@ def check_export(request: Request) -> Request:
         CheckpointError: there are no such weights.
         DataError: there is no such image or data set.
         OutputError: no artifact can be written there.
+        MissingPackageError: packages that the target needs are not installed.
     """
     request = take_images(request)
     target = find_target(request.target)
@@ -75,6 +84,7 @@ def check_export(request: Request) -> Request:
     check_weights(request.weights or cfg.MODEL.WEIGHTS)
     check_class_names(request, cfg)
     check_device_option(request, options)
+    require_target_packages(target)
     check_opset(target, options, cfg)
     return request
 

@@ -1,11 +1,29 @@
 """Which runtime an artifact is run by."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from detexport.artifact import Artifact, read_artifact
 from detexport.errors import ConfigError
-from detexport.runtime import DEFAULT_ENGINES, Engine, default_engine
+from detexport.runtime import DEFAULT_ENGINES, Engine, Session, default_engine
 from detexport.targets import TARGETS, Target, find_target
+
+
+@dataclass(frozen=True)
+class OnDevice:
+    """A runtime that opens artifacts on one device.
+
+    Args:
+        engine: the runtime.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:<index>"``.
+    """
+
+    engine: Engine
+    device: str
+
+    def open(self, artifact_dir: Path, _device: str = "cpu") -> Session:
+        """Load an artifact on the device; see ``Engine``."""
+        return self.engine.open(artifact_dir, self.device)
 
 
 def engine_of(artifact_dir: Path, target: str) -> Engine:

@@ -16,6 +16,7 @@ from detexport.checkpoint import fetch, load_weights, match_weights, read_state_
 from detexport.checkpoint.load import model_shapes
 from detexport.cli.checks import Request as Request
 from detexport.cli.checks import check_export, check_weights, configuration, judged_by_ap
+from detexport.cli.engines import OnDevice
 from detexport.cli.evaluation import evaluate_both, load_dataset
 from detexport.cli.images import find_images, list_images
 from detexport.cli.progress import say, step
@@ -48,18 +49,6 @@ class Model:
     contract: Contract
     provenance: Provenance
     dataset: CocoDataset | None
-
-
-@dataclass(frozen=True)
-class OnDevice:
-    """A runtime that opens artifacts where the user said."""
-
-    engine: Engine
-    device: str
-
-    def open(self, artifact_dir: Path, _device: str = "cpu") -> Session:
-        """See ``Engine``."""
-        return self.engine.open(artifact_dir, self.device)
 
 
 def export(request: Request) -> None:

@@ -13,9 +13,8 @@ from typing import Any, cast
 import numpy as np
 
 from detexport.artifact import Artifact, read_artifact, verify_files
-from detexport.cli.engines import asked_target, engine_of
+from detexport.cli.engines import OnDevice, asked_target, engine_of
 from detexport.cli.evaluation import judge_eager, load_dataset
-from detexport.cli.export import OnDevice, Request, load_model
 from detexport.cli.progress import say, step
 from detexport.contract import Contract
 from detexport.data.coco import CocoDataset, CocoRecord, records_of
@@ -26,17 +25,14 @@ from detexport.metrics.judge import Judge, annotation_kind, or_without
 from detexport.metrics.tallies import pack_tallies
 from detexport.parity.certificate import certify
 from detexport.parity.compare import Tolerance
-from detexport.parity.eager import versions
 from detexport.parity.floor import Floor, read_floor
 from detexport.parity.inputs import Plan, resumed_inputs
 from detexport.parity.outputs import Outputs
-from detexport.parity.pristine import eager_samples
 from detexport.parity.progress import Progress, progress_folder, validation_key
 from detexport.parity.quality import BUDGETS, FLOAT32, LEAST_QUALITY, findings, measure_quality
 from detexport.parity.reference import EagerQuality, contract_sha256, read_reference, write_reference
 from detexport.parity.report import ParityReport
 from detexport.parity.validate import validate_artifact
-from detexport.parity.variants import measure_floor
 from detexport.postprocess import postprocess
 from detexport.runtime import BatchSession, Session
 
@@ -203,7 +199,13 @@ def _expected(question: Question, artifact: Artifact, work: Path, at_work: ExitS
 
 
 def _model(question: Question, artifact: Artifact, work: Path, at_work: ExitStack) -> Expected:
-    """The eager model on the inputs that hurt, and its noise."""
+    """Run the eager model on the edge-case inputs and measure its noise floor."""
+    # They import torch, which comparing two artifacts does without.
+    from detexport.cli.export import Request, load_model
+    from detexport.parity.eager import versions
+    from detexport.parity.pristine import eager_samples
+    from detexport.parity.variants import measure_floor
+
     request = Request(
         question.config_file, question.weights, target="", output=Path(), overrides=question.overrides
     )

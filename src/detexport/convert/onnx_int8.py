@@ -13,16 +13,13 @@ from detexport.contract import Contract
 from detexport.convert.calibration import CalibrationSet
 from detexport.convert.conversion import Samples, read_source, write_converted
 from detexport.coordinates import ONNX as READ_AT
-from detexport.errors import ConfigError, ExportError, RuntimeUnavailableError
+from detexport.errors import ConfigError, ExportError
+from detexport.extras import extra_imports
 from detexport.preprocess import graph_inputs
 
-try:
+with extra_imports():
     import onnx
     from onnxruntime import quantization
-except ModuleNotFoundError as error:
-    raise RuntimeUnavailableError(
-        "ONNX Runtime is not installed", remedy="pip install 'detexport[onnx]'"
-    ) from error
 
 MAIN_FILE = "model.onnx"
 

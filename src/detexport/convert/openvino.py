@@ -10,16 +10,12 @@ from xml.etree import ElementTree
 from detexport.artifact import Artifact, Format
 from detexport.convert.conversion import Samples, read_source, write_converted
 from detexport.coordinates import OPENVINO as READ_AT
-from detexport.errors import ExportError, RuntimeUnavailableError
+from detexport.errors import ExportError
+from detexport.extras import extra_imports
 from detexport.offline import no_telemetry
 
-try:
-    with no_telemetry():
-        import openvino as ov
-except ModuleNotFoundError as error:
-    raise RuntimeUnavailableError(
-        "OpenVINO is not installed", remedy="pip install 'detexport[openvino]'"
-    ) from error
+with extra_imports(), no_telemetry():
+    import openvino as ov
 
 MAIN_FILE = "model.xml"
 

@@ -14,18 +14,14 @@ from detexport.contract import Contract
 from detexport.convert.calibration import CalibrationSet, ChosenSamples
 from detexport.convert.conversion import Samples, read_source, write_converted
 from detexport.convert.openvino import MAIN_FILE, has_weights, last_weighted, read_model, save_ir
-from detexport.errors import ConfigError, DetexportError, ExportError, RuntimeUnavailableError
+from detexport.errors import ConfigError, DetexportError, ExportError
+from detexport.extras import extra_imports
 from detexport.offline import no_telemetry
 from detexport.preprocess import graph_inputs
 
-try:
-    with no_telemetry():
-        import nncf
-        import openvino as ov
-except ModuleNotFoundError as error:
-    raise RuntimeUnavailableError(
-        "NNCF is not installed", remedy="pip install 'detexport[openvino]'"
-    ) from error
+with extra_imports(), no_telemetry():
+    import nncf
+    import openvino as ov
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from detexport.data.coco import CocoDataset, CocoRecord, read_record
@@ -58,7 +57,6 @@ def predictions(model: Any, dataset: CocoDataset) -> Generator[tuple[CocoRecord,
         yield record, predict_record(model, record)
 
 
-@torch.no_grad()
 def predict_record(model: Any, record: CocoRecord) -> dict[str, Any]:
     """Outputs for an image, resized as the model asks.
 
@@ -70,6 +68,8 @@ def predict_record(model: Any, record: CocoRecord) -> dict[str, Any]:
         DataError: the image is not of its record's size; or a panoptic map comes without ``segments_info``:
             what its numbers mean is not known here.
     """
+    import torch  # here: choosing the images of a comparison does without
+
     image = read_record(record, model.input_format)
     size = resized_size(record.height, record.width, model.resize)
     example = {
@@ -77,7 +77,8 @@ def predict_record(model: Any, record: CocoRecord) -> dict[str, Any]:
         "height": record.height,
         "width": record.width,
     }
-    return _as_arrays(model([example])[0])
+    with torch.no_grad():
+        return _as_arrays(model([example])[0])
 
 
 def _as_arrays(result: dict[str, Any]) -> dict[str, np.ndarray | Any]:

@@ -5,6 +5,10 @@ is for models of any rich inputs and outputs, ``scripting_with_instances`` for
 code that works with ``Instances``.
 """
 
+from detexport.extras import require_packages
+
+require_packages("torch", "torchvision")
+
 from detexport.export.dump import dump_torchscript_IR
 from detexport.export.method import ExportMethod, Provenance
 from detexport.export.scripting_with_instances import scripting_with_instances

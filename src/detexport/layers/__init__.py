@@ -1,5 +1,9 @@
 """Layers that detection models are made of, on torch's and torchvision's operators."""
 
+from detexport.extras import require_packages
+
+require_packages("torch", "torchvision")
+
 from detexport.layers.conv import Conv2d, ShapeSpec
 from detexport.layers.deform_conv import DeformConv
 from detexport.layers.nms import nms_per_class

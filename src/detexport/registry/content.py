@@ -103,10 +103,10 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def _top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Statements of a module, those in its ``try`` blocks (optional dependencies) included."""
+    """Statements of a module, also those within ``with`` and ``try`` (optional dependencies)."""
     for node in body:
-        if isinstance(node, ast.Try):
-            yield from node.body
+        if isinstance(node, ast.With | ast.Try):
+            yield from _top_level(node.body)
         else:
             yield node
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from detexport.contract import Contract
 from detexport.drawing import Overlay, draw, font_size, image_uri
-from detexport.errors import RuntimeUnavailableError
+from detexport.extras import extra_imports
 from detexport.files import atomic_file
 from detexport.parity.measures import MEASURES, beside, tell
 from detexport.parity.reference import read_reference
@@ -68,7 +68,7 @@ def write_page(results: Results, path: Path) -> None:
         path: the HTML file; it is whole or absent.
 
     Raises:
-        RuntimeUnavailableError: the template engine is not installed.
+        MissingPackageError: the template engine is not installed.
     """
     page = (
         _environment()
@@ -266,12 +266,8 @@ def _versions(results: Results) -> dict[str, str]:
 
 
 def _environment() -> Any:
-    try:
+    with extra_imports():
         from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ModuleNotFoundError as error:
-        raise RuntimeUnavailableError(
-            "Jinja2 is not installed", remedy="pip install 'detexport[report]'"
-        ) from error
     environment = Environment(
         loader=PackageLoader("detexport.report", "."),
         autoescape=True,

@@ -14,6 +14,7 @@ import numpy as np
 
 from detexport.artifact import Format, read_artifact
 from detexport.errors import memory_guard
+from detexport.extras import extra_imports
 from detexport.postprocess import postprocess
 from detexport.runtime.session import BatchSession, Engine, Session
 
@@ -61,8 +62,10 @@ class Runtime:
             InputError: an input is not what is described above.
             ArtifactError: an image has a size that the graph was not exported for.
             OutOfMemoryError: the memory does not suffice; the runtime stays as it is.
+            MissingPackageError: torch, whose tensors these are, is not installed.
         """
-        from detexport.runtime.eager import checked_examples, to_eager
+        with extra_imports():
+            from detexport.runtime.eager import checked_examples, to_eager
 
         artifact = self.session.artifact
         with memory_guard():
@@ -89,9 +92,14 @@ class Runtime:
 
 
 def default_engine(artifact_format: Format) -> Engine:
-    """The runtime, with its default options, that opens a format."""
+    """Build the runtime, with its default options, that opens a format.
+
+    Raises:
+        MissingPackageError: the runtime is not installed.
+    """
     module, name = DEFAULT_ENGINES[artifact_format]
-    engine: Engine = getattr(import_module(module), name)()
+    with extra_imports():
+        engine: Engine = getattr(import_module(module), name)()
     return engine
 
 
@@ -105,7 +113,8 @@ def load(artifact_dir: Path | str, device: str = "cpu", runtime: Engine | None =
 
     Raises:
         ArtifactError: the folder is not an artifact, or was changed.
-        RuntimeUnavailableError: the runtime or the device is not on this machine.
+        RuntimeUnavailableError: the device is not on this machine.
+        MissingPackageError: the runtime is not installed.
     """
     folder = Path(artifact_dir)
     engine = runtime or default_engine(read_artifact(folder).format)

@@ -9,14 +9,11 @@ import numpy as np
 
 from detexport.artifact import Artifact, Format
 from detexport.errors import ArtifactError, RuntimeUnavailableError
+from detexport.extras import extra_imports
 from detexport.runtime.session import checked_inputs, name_outputs, read_verified
 
-try:
+with extra_imports():
     import onnxruntime as ort
-except ModuleNotFoundError as error:
-    raise RuntimeUnavailableError(
-        "ONNX Runtime is not installed", remedy="pip install 'detexport[onnx]'"
-    ) from error
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -143,6 +140,11 @@ class OnnxSession:
         return name_outputs(self.session.run(names, feed), self.artifact)
 
 
+def find_devices() -> list[str]:
+    """Return the kinds of devices that this build of ONNX Runtime has an execution provider for."""
+    return [kind for kind, provider in PROVIDERS.items() if provider in ort.get_available_providers()]
+
+
 def _provider(device: str) -> tuple[str, dict[str, str]]:
     """The execution provider of a device, and its options."""
     kind, _, index = device.partition(":")
@@ -152,6 +154,6 @@ def _provider(device: str) -> tuple[str, dict[str, str]]:
             f"ONNX Runtime cannot run on '{device}'",
             got=", ".join(ort.get_available_providers()),
             expected=provider or f"one of {', '.join(PROVIDERS)}",
-            remedy="choose 'cpu', or install the build of ONNX Runtime that has it (onnxruntime-gpu)",
+            remedy="choose 'cpu', or pip uninstall onnxruntime && pip install 'detexport[onnxruntime-gpu]'",
         )
     return provider, {"device_id": index} if index else {}

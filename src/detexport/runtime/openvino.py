@@ -10,16 +10,12 @@ import numpy as np
 from detexport.artifact import Artifact, Format
 from detexport.coordinates import OPENVINO as READ_AT
 from detexport.errors import ArtifactError, ConfigError, RuntimeUnavailableError
+from detexport.extras import extra_imports
 from detexport.offline import no_telemetry
 from detexport.runtime.session import checked_inputs, name_outputs, read_verified
 
-try:
-    with no_telemetry():
-        import openvino as ov
-except ModuleNotFoundError as error:
-    raise RuntimeUnavailableError(
-        "OpenVINO is not installed", remedy="pip install 'detexport[openvino]'"
-    ) from error
+with extra_imports(), no_telemetry():
+    import openvino as ov
 
 TYPES = {"f32": ov.Type.f32, "bf16": ov.Type.bf16}
 
@@ -104,6 +100,11 @@ class OpenVinoSession:
         """Run the graph on its inputs by name, unchecked; see ``Session.run``."""
         found = self.request.infer({name: np.ascontiguousarray(value) for name, value in inputs.items()})
         return name_outputs([found[name] for name in self.artifact.contract.output_names], self.artifact)
+
+
+def find_devices() -> list[str]:
+    """Return the names of the devices that artifacts can run on: the CPU, if its plugin is there."""
+    return ["cpu"] if "CPU" in ov.Core().available_devices else []
 
 
 def _keep_coordinates_float32(model: Any) -> None:

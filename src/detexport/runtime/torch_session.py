@@ -41,6 +41,11 @@ class TorchSession:
         return name_outputs([output.cpu().numpy() for output in outputs], self.artifact)
 
 
+def find_devices() -> list[str]:
+    """Return the names of the devices that PyTorch can run on."""
+    return ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+
+
 def require_device(device: str) -> None:
     """Raise ``RuntimeUnavailableError`` unless ``device`` names one that is there."""
     kind, _, index = device.partition(":")

@@ -2,6 +2,10 @@
 
 from typing import Any
 
+from detexport.extras import require_packages
+
+require_packages("torch", "torchvision")
+
 from detexport.structures.box_mode import BoxMode
 from detexport.structures.boxes import Boxes, pairwise_intersection, pairwise_ioa, pairwise_iou
 from detexport.structures.image_list import ImageList

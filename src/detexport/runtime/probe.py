@@ -1,0 +1,105 @@
+"""Find the runtimes that are installed and work, each in a process of its own.
+
+Importing a runtime that is broken, or built for another CPU, may end the process that does it.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal
+
+from detexport.errors import MissingPackageError
+from detexport.extras import require_packages
+
+TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A runtime of artifacts.
+
+    Args:
+        name: its usual name.
+        packages: the modules that it consists of; the first one's version is the runtime's.
+        module: the module of detexport that knows its devices, by ``find_devices()``.
+    """
+
+    name: str
+    packages: tuple[str, ...]
+    module: str
+
+
+RUNTIMES = (
+    Runtime("PyTorch", ("torch", "torchvision"), "detexport.runtime.torch_session"),
+    Runtime("ONNX Runtime", ("onnxruntime",), "detexport.runtime.onnxruntime"),
+    Runtime("OpenVINO", ("openvino",), "detexport.runtime.openvino"),
+)
+
+
+@dataclass(frozen=True)
+class RuntimeStatus:
+    """What was found of a runtime.
+
+    Args:
+        name: the runtime's.
+        status: whether it is usable, not installed, or installed and cannot be imported.
+        version: empty unless it is usable.
+        devices: names that ``detexport.runtime.load`` accepts for it.
+        message: what is missing or broken, and what to do.
+    """
+
+    name: str
+    status: Literal["usable", "missing", "broken"]
+    version: str = ""
+    devices: tuple[str, ...] = ()
+    message: str = ""
+
+
+def probe_runtimes() -> list[RuntimeStatus]:
+    """Import every runtime that is installed, at the same time, and list its devices."""
+    with ThreadPoolExecutor() as pool:
+        return [*pool.map(probe, RUNTIMES)]
+
+
+def probe(runtime: Runtime) -> RuntimeStatus:
+    """Import a runtime, if it is installed, in another process."""
+    try:
+        require_packages(*runtime.packages)
+    except MissingPackageError as error:
+        return RuntimeStatus(runtime.name, "missing", message=str(error))
+    # -P: a file of the working folder never takes the place of a package.
+    command = [sys.executable, "-P", "-m", __name__, runtime.name]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        return RuntimeStatus(
+            runtime.name, "broken", message=f"importing it did not end within {TIMEOUT_S:.0f} s"
+        )
+    if done.returncode != 0:
+        return RuntimeStatus(runtime.name, "broken", message=_failure(done))
+    found = json.loads(done.stdout.splitlines()[-1])
+    return RuntimeStatus(runtime.name, "usable", found["version"], tuple(found["devices"]))
+
+
+def _failure(done: subprocess.CompletedProcess[str]) -> str:
+    """Return how an import failed: the error's last line, or the signal that ended the process."""
+    if done.returncode < 0:
+        return f"importing it ended the process by {signal.Signals(-done.returncode).name}"
+    return (done.stderr.strip().splitlines() or [f"importing it ended with exit code {done.returncode}"])[-1]
+
+
+def describe(runtime: Runtime) -> dict[str, Any]:
+    """Import a runtime in this process; return its version and the names of its devices."""
+    packages = [import_module(package) for package in runtime.packages]
+    find_devices: Callable[[], list[str]] = import_module(runtime.module).find_devices
+    return {"version": packages[0].__version__, "devices": find_devices()}
+
+
+if __name__ == "__main__":
+    (asked,) = (runtime for runtime in RUNTIMES if runtime.name == sys.argv[1])
+    print(json.dumps(describe(asked)))
