@@ -59,10 +59,10 @@ def test_another_models_weights_or_configuration_are_told(exported: Path, run: R
     name = "roi_heads.box_predictor.cls_score.bias"
     write_state_dict({**weights, name: weights[name] + 1}, tmp_path / "other.safetensors")
     done = run("diagnose", exported, "--config-file", CONFIG, "--weights", tmp_path / "other.safetensors")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "was exported from another model; got: weights" in done.stderr
     done = run("diagnose", exported, *MODEL, "MODEL.ROI_HEADS.NMS_THRESH_TEST", "0.4")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "got: configuration" in done.stderr
 
 

@@ -210,7 +210,7 @@ def test_what_is_changed_or_no_artifact_is_one_line(
 def test_artifacts_of_other_models_are_refused(run: Run, artifact: Path, data: Path, tmp_path: Path) -> None:
     write_tiny_onnx(tmp_path / "other", "keypoints")
     done = run("validate", artifact, "--against", tmp_path / "other", "--data", data)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "is not an artifact of the same model" in done.stderr
 
 
