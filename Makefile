@@ -1,8 +1,9 @@
 # Every target sets up what it needs; run again, the set-up costs next to nothing.
 PYTHON ?= python3
-VENV := $(CURDIR)/.venv
+# Relative: make splits a target at the blanks that the checkout's path may have.
+VENV := .venv
 READY := $(VENV)/.ready
-export PATH := $(VENV)/bin:$(PATH)
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # A file's tests share what they have built; each process has a core, and as many threads. Scripting asks for hashes
 # that are not random.
 TEST := PYTHONHASHSEED=0 OMP_NUM_THREADS=1 python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
@@ -21,8 +22,8 @@ setup: $(READY) ## make .venv with the pinned packages
 
 # uv makes the environment what requirements.lock says, no more and no less; then comes the package itself.
 $(READY): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"error: Python {v.major}.{v.minor}; expected: 3.11 or later; remedy: make PYTHON=/path/to/python3.11")'
-	$(PYTHON) -m venv $(VENV)
+	@"$(PYTHON)" -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"error: Python {v.major}.{v.minor}; expected: 3.11 or later; remedy: make PYTHON=/path/to/python3.11")'
+	"$(PYTHON)" -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv
 	$(VENV)/bin/uv pip sync --quiet --compile-bytecode --python $(VENV)/bin/python requirements.lock
 	$(VENV)/bin/uv pip install --quiet --no-deps --no-build-isolation --python $(VENV)/bin/python --editable .

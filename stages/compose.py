@@ -4,12 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 from dvc.utils.hydra import compose_and_dump
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 from typer import Argument, Option
 
 from detexport.config.composition import check_composition
-from detexport.errors import ConfigError
 from detexport.files import atomic_file
 from stage import PARAMS, run
 
@@ -20,30 +17,22 @@ def main(
     overrides: Annotated[list[str] | None, Argument(help="Hydra overrides, e.g. 'export=[onnx]'")] = None,
     check: Annotated[bool, Option("--check", help="write nothing; fail if params.yaml is stale")] = False,
 ) -> None:
-    """Write params.yaml from conf/ with OVERRIDES, as `dvc exp run -S` does before it runs."""
+    """Write params.yaml from conf/ with OVERRIDES, as `dvc exp run -S` does before it runs.
+
+    The plug-in in hydra_plugins/ makes an error of it name what exists.
+    """
     if check:
         check_composition(PARAMS, CONF)
         return
-    try:
-        with atomic_file(PARAMS) as temporary:
-            compose_and_dump(
-                temporary,
-                config_dir=str(CONF.resolve()),
-                config_module=None,
-                config_name="config",
-                plugins_path=str(Path.cwd()),
-                overrides=overrides or [],
-            )
-    except (HydraException, OmegaConfBaseException) as error:
-        ours = error.__cause__ or error.__context__
-        if isinstance(ours, ConfigError):  # raised by a resolver of ours, which says it best
-            raise ours from None
-        raise ConfigError(
-            "conf/ cannot be composed",
-            got=error,
-            expected="options that exist under conf/ and keys that they have",
-            remedy="correct the override or the file that is named",
-        ) from error
+    with atomic_file(PARAMS) as temporary:
+        compose_and_dump(
+            temporary,
+            config_dir=str(CONF.resolve()),
+            config_module=None,
+            config_name="config",
+            plugins_path=str(Path.cwd()),
+            overrides=overrides or [],
+        )
 
 
 if __name__ == "__main__":

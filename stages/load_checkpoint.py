@@ -20,11 +20,11 @@ SEED = 0
 def main(
     model: Annotated[str, Option()],
     build: Annotated[Path, Option()],
-    checkpoint: Annotated[Path, Option()],
     save_dir: Annotated[Path, Option()],
 ) -> None:
-    """Write what MODEL, built in BUILD, needs of CHECKPOINT into SAVE_DIR; all of it or nothing."""
+    """Write what MODEL, built in BUILD, needs of its checkpoint into SAVE_DIR; all of it or nothing."""
     params = load_params(f"models.{model}")
+    checkpoint = Path(load_params(f"checkpoints.{model}"))
     option = f"models.{model}.new_parameters"
     fitting, report = match_weights(
         read_state_dict(checkpoint),

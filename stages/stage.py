@@ -3,6 +3,7 @@
 import inspect
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import typer
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
-from detexport.errors import ConfigError, DetexportError, RuntimeUnavailableError
+from detexport.errors import BROKEN, ConfigError, DetexportError, RuntimeUnavailableError, fail, listed
 
 PARAMS = Path("params.yaml")
 COMPOSE = "compose params.yaml again with `dvc exp run`"
@@ -26,8 +27,10 @@ def run(main: Callable[..., None], *, fixed_hashes: bool = False) -> None:
         fixed_hashes: start the process anew with PYTHONHASHSEED=0: what depends on the order of a set of
             strings then comes out the same every time.
 
-    A ``DetexportError`` is the user's to mend: it is printed in one line and the exit code is 1, or 69 where
-    this machine lacks what is needed. Everything else that is raised is ours and keeps its trace.
+    A ``DetexportError`` is the user's to mend: it is printed in one line and the exit code is that of its
+    class (1 a verdict that failed, 2 a wrong request, 3 something broke), or 69 where this machine lacks what
+    is needed. Everything else that is raised is ours: the exit code is 3, and it keeps its trace, since a run
+    of hours is not repeated to see it.
     """
     if fixed_hashes and os.environ.get("PYTHONHASHSEED") != "0":
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "PYTHONHASHSEED": "0"})
@@ -36,8 +39,11 @@ def run(main: Callable[..., None], *, fixed_hashes: bool = False) -> None:
     try:
         app()
     except DetexportError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(os.EX_UNAVAILABLE if isinstance(error, RuntimeUnavailableError) else 1)
+        code = fail(error)
+        sys.exit(os.EX_UNAVAILABLE if isinstance(error, RuntimeUnavailableError) else code)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(BROKEN)
 
 
 def load_params(key: str) -> Any:
@@ -60,16 +66,16 @@ def load_params(key: str) -> Any:
             raise ConfigError(
                 f"{PARAMS} has no {key}",
                 got=f"no {part!r}",
-                expected=", ".join(map(str, node)) if isinstance(node, DictConfig) else "a mapping",
+                expected=listed(node) if isinstance(node, DictConfig) else "a mapping",
                 remedy=f"{COMPOSE}, or correct the name",
             )
         node = node[part]
     if OmegaConf.is_config(node) and OmegaConf.missing_keys(node):
         raise ConfigError(
             f"{PARAMS} leaves values of {key} open",
-            got=", ".join(sorted(f"{name}: ???" for name in OmegaConf.missing_keys(node))),
+            got=listed(sorted(f"{name}: ???" for name in OmegaConf.missing_keys(node))),
             expected="a value for each",
-            remedy="say them: `dvc exp run -S <name>=<value>`",
+            remedy="give them: `dvc exp run -S <name>=<value>`",
         )
     return node
 

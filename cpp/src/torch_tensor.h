@@ -6,6 +6,7 @@
 #include <torch/script.h>
 
 #include "program.h"
+#include "torchvision_library.h"
 
 namespace detexport {
 

@@ -191,7 +191,8 @@ def fail(error: BaseException) -> int:
     if os.environ.get(TRACEBACK, "") not in ("", "0"):
         traceback.print_exception(error)
     known = error if isinstance(error, DetexportError) else UnexpectedError(error)
-    print("error:", known, file=sys.stderr)
+    # Once more: some add to the message of an error that passes through them.
+    print("error:", shortened(printable(str(known)), LONGEST_MESSAGE), file=sys.stderr)
     return known.exit_code
 
 

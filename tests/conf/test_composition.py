@@ -1,5 +1,6 @@
 """conf/ composes, params.yaml is its composition, and an edit of either is noticed."""
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ GIVEN = {
     "data": {"coco_folder": ["data.name=own", "data.source=own"]},
 }
 LISTS = ("model", "export")
+GIT = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org"]
 # The official models differ in names alone: they are composed together.
 OFFICIAL = sorted(
     path.stem for path in (ROOT / "conf/model").glob("*.yaml") if "model_zoo/configs" in path.read_text()
@@ -50,6 +52,11 @@ def tree(tmp_path: Path) -> Path:
     for name in ("a.yaml", "a.pth"):
         (tmp_path / name).write_text("{}")
     return tmp_path
+
+
+def prefix(program: str) -> list[str]:
+    """DVC as this interpreter's module, other programs by their name."""
+    return [sys.executable, "-m", "dvc"] if program == "dvc" else [program]
 
 
 def compose(tree: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
@@ -156,6 +163,17 @@ def test_a_pair_that_is_declared_unsupported_is_left_out_with_its_reason(tree: P
     assert composed["left_out"] == {"mask_rcnn-scripting": declared, "mask_rcnn-onnx": declared}
 
 
+def test_paths_that_a_shell_would_split_are_quoted_for_it(tree: Path) -> None:
+    file = "My Drive/it's $HOME [1] #ä.yaml"
+    (tree / "My Drive").mkdir()
+    (tree / file).write_text("{}")
+    assert compose(tree, f'models.mask_rcnn.config_file="{file}"').returncode == 0
+    (training,) = params(tree)["trainings"].values()
+    assert training["config_file"] == file
+    assert shlex.split(training["quoted"]["config_file"]) == [file]
+    assert training["quoted"]["weights"] == training["weights"] == "checkpoints/mask_rcnn.safetensors"
+
+
 def test_coverage_trains_no_model_on_its_data(tree: Path) -> None:
     assert compose(tree, "experiment=coverage").returncode == 0
     assert params(tree)["trainings"] == {}
@@ -192,6 +210,27 @@ def test_all_models_have_the_same_options() -> None:
     ("overrides", "named"),
     [
         (["export=[tensorrt_on_the_moon]"], "tensorrt_on_the_moon"),
+        (["model=[retinanett]"], "did you mean 'retinanet'?"),
+        (["model=retinanett"], "did you mean 'retinanet'?"),
+        (["export=[onxx]"], "conf/export/ has no option 'onxx'; got: export=onxx; expected: one of onnx, "),
+        (["experiment=smok"], "expected: one of smoke, coverage; remedy: did you mean 'smoke'?"),
+        (["modle=[retinanet]"], "did you mean 'model'?"),
+        (["benchmark.rouns=3"], "did you mean 'benchmark.rounds'?"),
+        (["model=[mine]", "models.mine.config_fil=a"], "did you mean 'models.mine.config_file'?"),
+        (["artifacts.onnx.method.opset=18"], "did you mean 'artifacts.onnx.method.opset_version'?"),
+        (["targets.onnx.runtime.threads=2"], "a new key is added by +targets.onnx.runtime.threads=..."),
+        (["model=[mask_rcnn"], "an override cannot be read; got: 'model=[mask_rcnn'"),
+        (["~model"], "conf/ cannot be composed; got: Could not delete 'model'"),
+        (["data.source=${oc.env:NOT_THERE}"], "NOT_THERE"),
+        (["models.mask_rcnn.class_names=[0,1]"], "0, which is no text, 1, which is no text"),
+        (["models.mask_rcnn.class_names=[true,null,a]"], "True, which is no text, None, which is no text"),
+        (["models.mask_rcnn.class_names=abc"], "'abc', which is no list"),
+        (["models.mask_rcnn.class_names=['']"], "an empty name"),
+        (["models.mask_rcnn.class_names={things:[1]}"], "models.mask_rcnn.class_names.things are not names"),
+        (["models.mask_rcnn.class_names={thing:[a]}"], "did you mean 'things'?"),
+        (["data.categories=[1,2]"], "data.categories are not names of classes"),
+        (["data.name='a b'"], "data.name cannot be the name of a folder"),
+        (["+models.'a b'={}"], "an override cannot be read"),
         (["model=[mine]"], "models.mine.config_file"),
         (["model=[torchvision]"], "models.torchvision.config.MODEL.TORCHVISION.NAME"),
         (["artifacts.onnx.method.opset=18"], "opset"),
@@ -200,16 +239,37 @@ def test_all_models_have_the_same_options() -> None:
         (["models.mask_rcnn.weights=https://host/a.pth"], "models.mask_rcnn.weights=https://host/a.pth"),
     ],
 )
-def test_what_cannot_be_composed_is_said_in_one_line_and_changes_nothing(
+def test_what_cannot_be_composed_is_one_line_and_changes_nothing(
     tree: Path, overrides: list[str], named: str
 ) -> None:
     before = (tree / "params.yaml").read_text()
     done = compose(tree, *overrides)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert named in done.stderr
     assert (tree / "params.yaml").read_text() == before
+
+
+def test_through_dvc_a_misspelt_option_is_no_unexpected_error(tree: Path) -> None:
+    for command in (["git", "init", "-q"], ["dvc", "init", "-q"], ["dvc", "config", "hydra.enabled", "True"]):
+        subprocess.run([*prefix(command[0]), *command[1:]], cwd=tree, check=True, capture_output=True)
+    shutil.copy(ROOT / "dvc.yaml", tree)
+    commands = [["git", "add", "-A"], [*GIT, "commit", "-qm", "all"]]
+    for command in commands:
+        subprocess.run(command, cwd=tree, check=True, capture_output=True)
+    done = subprocess.run(
+        [*prefix("dvc"), "exp", "run", "-S", "model=[retinanett]"],
+        cwd=tree,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "did you mean 'retinanet'?" in done.stderr
+    assert "unexpected error" not in done.stderr
+    assert "Hit us up" not in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("edited", ["params.yaml", "conf/benchmark/default.yaml"])
@@ -218,7 +278,7 @@ def test_an_edit_is_noticed(tree: Path, edited: str) -> None:
     path = tree / edited
     path.write_text(path.read_text().replace("rounds: 60", "rounds: 61"))
     done = compose(tree, "--check")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "make params" in done.stderr
     with pytest.raises(ConfigError, match="not a composition"):
         check_composition(tree / "params.yaml", tree / "conf")
@@ -228,7 +288,7 @@ def test_an_edit_is_noticed(tree: Path, edited: str) -> None:
 def test_what_is_no_composition_at_all_is_said_in_one_line(tree: Path, content: str) -> None:
     (tree / "params.yaml").write_text(content)
     done = compose(tree, "--check")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
 
@@ -236,7 +296,7 @@ def test_what_is_no_composition_at_all_is_said_in_one_line(tree: Path, content: 
 @pytest.mark.parametrize("choice", ["export=[]", "model=[]"])
 def test_a_selection_of_nothing_is_refused(tree: Path, choice: str) -> None:
     done = compose(tree, choice)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "nothing is selected" in done.stderr
 
 

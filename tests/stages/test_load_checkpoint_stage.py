@@ -55,10 +55,9 @@ def load(
     built: Path, weights: str, save_dir: str, new_parameters: list[str]
 ) -> tuple[dict[str, Tensor], Any]:
     options = {"weights": weights, "new_parameters": new_parameters}
-    Path("params.yaml").write_text(yaml.safe_dump({"models": {"m": options}}))
-    load_checkpoint.main(
-        model="m", build=built / "build", checkpoint=built / weights, save_dir=Path(save_dir)
-    )
+    params = {"models": {"m": options}, "checkpoints": {"m": str(built / weights)}}
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    load_checkpoint.main(model="m", build=built / "build", save_dir=Path(save_dir))
     return read_state_dict(Path(save_dir, "model.safetensors")), json.loads(
         Path(save_dir, "load.json").read_text()
     )

@@ -44,7 +44,7 @@ def test_a_fault_of_the_user_is_one_line_and_leaves_nothing() -> None:
     dataset = {"_target_": FOLDER, "source": "missing", "name": "own", "splits": splits}
     write_params({"data": {"dataset": dataset}})
     result = prepare_data("data/own")
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr.startswith(
         "error: the annotation file is missing; got: no file missing/instances.json"
@@ -56,7 +56,7 @@ def test_a_fault_of_the_user_is_one_line_and_leaves_nothing() -> None:
 def test_a_fault_of_ours_keeps_its_trace() -> None:
     write_params({"data": {"dataset": {"_target_": "builtins.dict"}}})
     result = prepare_data("data/shapes")
-    assert result.returncode == 1
+    assert result.returncode == 3
     assert "Traceback" in result.stderr
     assert "AttributeError" in result.stderr
 

@@ -3,7 +3,10 @@
 Free of torch: DVC imports it at every composition.
 """
 
-from collections.abc import Callable, Iterable
+import re
+import shlex
+from collections.abc import Callable, Iterable, Iterator
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -12,10 +15,16 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from detexport.config.cfg import base_files
-from detexport.errors import ConfigError
+from detexport.errors import ConfigError, did_you_mean, listed
 from detexport.files import is_url, sha256_file, sha256_json
 
 SEAL = "composition"
+NAME = re.compile(r"\w[\w-]*")
+"""Names of models, targets and artifacts: they become folders, stages and words of commands."""
+DATA_NAME = re.compile(r"\w[\w.-]*")
+KINDS = ("things", "stuff", "keypoints")
+MOST_SHOWN = 8
+"""Options that an error lists, those first that are most like what was given."""
 
 
 def register_resolvers() -> None:
@@ -151,9 +160,16 @@ def _artifact_options(name: str, artifacts: DictConfig) -> DictConfig:
 
 
 def trainings(*, _root_: DictConfig) -> DictConfig:
-    """The models that ask to be trained: ``{"M": {config_file, weights}}``."""
+    """The models that ask to be trained: ``{"M": {config_file, weights, quoted: the same for a shell}}``."""
     asked = {
-        name: {"config_file": model.config_file, "weights": model.weights}
+        name: {
+            "config_file": model.config_file,
+            "weights": model.weights,
+            "quoted": {
+                "config_file": shlex.quote(str(model.config_file)),
+                "weights": shlex.quote(str(model.weights)),
+            },
+        }
         for name, model in _root_.models.items()
         if model.training
     }
@@ -227,12 +243,70 @@ def seal(*, _root_: DictConfig) -> str:
             remedy="select them: -S 'model=[...]' -S 'export=[...]'",
         )
     values = {str(key): _plain(_root_[key]) for key in parts}
+    check_names(values)
     check_sources(values, Path())
     return seal_of(values, Path("conf"))
 
 
 def _plain(value: Any) -> Any:
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def check_names(values: dict[str, Any]) -> None:
+    """Check the names that folders and commands are made of, and those of classes.
+
+    Raises:
+        ConfigError: a name has other characters than a folder and a command can have everywhere, or a class
+            has a name that is not text.
+    """
+    for group in ("models", "targets", "artifacts"):
+        for name in values[group]:
+            _check_name(str(name), f"a name in {group}", NAME, "letters, digits, - and _")
+    _check_name(str(values["data"]["name"]), "data.name", DATA_NAME, "letters, digits, -, _ and .")
+    _check_class_names(values["data"]["categories"], "data.categories")
+    for name, model in values["models"].items():
+        key, names = f"models.{name}.class_names", model["class_names"]
+        if not isinstance(names, dict):
+            _check_class_names(names, key)
+            continue
+        for kind, given in names.items():
+            if kind not in KINDS:
+                raise ConfigError(
+                    f"{key} names what no model counts",
+                    got=kind,
+                    expected=f"one of {', '.join(KINDS)}",
+                    remedy=did_you_mean(kind, KINDS) or "choose one",
+                )
+            _check_class_names(given, f"{key}.{kind}")
+
+
+def _check_name(name: str, what: str, pattern: re.Pattern[str], expected: str) -> None:
+    if not pattern.fullmatch(name):
+        raise ConfigError(
+            f"{what} cannot be the name of a folder and a word of a command",
+            got=repr(name),
+            expected=expected,
+            remedy="choose another name; paths may have any characters",
+        )
+
+
+def _check_class_names(names: Any, key: str) -> None:
+    """Check that class names are a list of texts; YAML reads 0, yes and null as something else."""
+    if names is None:
+        return
+    wrong = (
+        [f"{name!r}, which is no text" for name in names if not isinstance(name, str)]
+        if isinstance(names, list)
+        else [f"{names!r}, which is no list"]
+    )
+    wrong += ["an empty name"] if isinstance(names, list) and "" in names else []
+    if wrong:
+        raise ConfigError(
+            f"{key} are not names of classes",
+            got=listed(wrong),
+            expected="a list of texts",
+            remedy=f'put them into quotes: \'{key}=["0","yes","cat"]\'',
+        )
 
 
 def check_sources(values: dict[str, Any], root: Path) -> None:
@@ -290,6 +364,7 @@ def check_composition(params: Path, conf: Path) -> None:
     sealed = values.pop(SEAL, None)
     if sealed is None or sealed != seal_of(values, conf):
         raise _stale(params, f"{params} is not a composition of {conf}/ as it is now", f"seal {sealed}")
+    check_names(values)
     check_sources(values, params.parent)
     digests = config_digests(values["models"], params.parent)
     changed = sorted(name for name, digest in digests.items() if digest != values["configs"][name])
@@ -307,3 +382,98 @@ def _stale(params: Path, what: str, got: str) -> ConfigError:
         remedy="change conf/, or say -S overrides (a hand edit of params.yaml is lost); then compose: "
         "`make params` the defaults, `dvc exp run -S ...` with overrides",
     )
+
+
+GROUP_OPTION = re.compile(r"Could not (?:find|load) '([^'/]+)/([^']+)'")
+KEY = re.compile(r"Could not override '([^']*)'")
+
+
+def explained(error: Exception, overrides: Iterable[str], conf: Path, keys: Callable[[], Any]) -> ConfigError:
+    """Return what an error of Hydra or OmegaConf says, in terms of ``conf/`` and with what exists.
+
+    Args:
+        error: what the composition raised.
+        overrides: what was asked for.
+        conf: the folder of options.
+        keys: composes the values that the selected options have, to look for a key in.
+    """
+    ours = next((one for one in _chain(error) if isinstance(one, ConfigError)), None)
+    if ours is not None:  # raised by a resolver of ours, which says it best
+        return ours
+    text = str(error).strip()
+    if option := GROUP_OPTION.search(text):
+        return _unknown_option(option[1], option[2], conf)
+    if key := KEY.search(text):
+        return _unknown_key(key[1], conf, keys)
+    override = getattr(error, "override", None)
+    if override is not None:
+        return ConfigError(
+            "an override cannot be read",
+            got=f"{override!r}: {text.splitlines()[0] if text else ''}",
+            expected="key=value; a list is key=[a,b]; text with other characters is in quotes: 'key=\"a b\"'",
+            remedy="correct it, and put it into quotes for the shell",
+        )
+    return ConfigError(
+        "conf/ cannot be composed",
+        got=text.splitlines()[0] if text else type(error).__name__,
+        expected="options that exist under conf/ and keys that they have",
+        remedy=f"correct the override or the file that is named; given: {listed(overrides) or 'no override'}",
+    )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _unknown_option(group: str, name: str, conf: Path) -> ConfigError:
+    options = sorted(path.stem for path in (conf / group).glob("*.yaml"))
+    return ConfigError(
+        f"conf/{group}/ has no option {name!r}",
+        got=f"{group}={name}",
+        expected=f"one of {_nearest(name, options)}",
+        remedy=did_you_mean(name, options) or f"choose one of conf/{group}/",
+    )
+
+
+def _nearest(name: str, options: list[str]) -> str:
+    """All options in words, those first that are most like a name."""
+    near = get_close_matches(name[:100], options, n=MOST_SHOWN, cutoff=0.0)
+    return listed([*near, *(option for option in options if option not in near)], MOST_SHOWN)
+
+
+def _unknown_key(key: str, conf: Path, keys: Callable[[], Any]) -> ConfigError:
+    """A key that does not exist: the groups and keys that do, nearest first."""
+    groups = _groups(conf)
+    node = keys()
+    siblings, above = node, ""
+    for part in key.split(".")[:-1]:
+        if not isinstance(siblings, dict) or part not in siblings:
+            break
+        siblings, above = siblings[part], f"{above}{part}."
+    names = [*(() if above else groups), *(map(str, siblings) if isinstance(siblings, dict) else ())]
+    known = [f"{above}{name}" for name in dict.fromkeys(names) if not name.startswith("_")]
+    meant = did_you_mean(key, known) or did_you_mean(key, [*groups, *_dotted(node)])
+    new = f"a new key is added by +{key}=..." if above else ""
+    return ConfigError(
+        f"conf/ has no key {key!r}",
+        got=key,
+        expected=f"one of {_nearest(key, known)}" if known else "a key that conf/ has",
+        remedy=" ".join(filter(None, (meant or ("" if new else "correct the key"), new))),
+    )
+
+
+def _groups(conf: Path) -> list[str]:
+    """The groups of options that the main file selects from."""
+    defaults = yaml.safe_load((conf / "config.yaml").read_text(encoding="utf-8"))["defaults"]
+    return [str(group) for entry in defaults if isinstance(entry, dict) for group in entry]
+
+
+def _dotted(node: Any, above: str = "") -> Iterator[str]:
+    """The dotted names of all keys of nested dictionaries."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            if not str(name).startswith("_"):
+                yield f"{above}{name}"
+            yield from _dotted(value, f"{above}{name}.")
