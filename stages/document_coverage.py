@@ -9,7 +9,7 @@ from typer import Option
 
 from detexport.coverage.cells import pairs_of
 from detexport.coverage.table import render
-from detexport.errors import DataError
+from detexport.errors import DataError, listed
 from detexport.files import atomic_file, read_json, write_json
 from stage import run
 
@@ -37,8 +37,7 @@ def require_whole(measured: Sequence[Mapping[str, Any]], path: Path) -> None:
         others = sorted({*got} ^ {*expected})
         raise DataError(
             f"{path} is not of the whole table",
-            got=f"{len(got)} cells; missing or not asked for: {', '.join(map('-'.join, others[:5]))}"
-            + (", ..." if len(others) > 5 else ""),
+            got=f"{len(got)} cells; missing or not asked for: {listed(map('-'.join, others))}",
             expected=f"the {len(expected)} of {EXPERIMENT}",
             remedy="run `make coverage` without ONLY; what is known is not measured again",
         )

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from typer import Exit, Option, echo
 
+from detexport.errors import LONGEST_MESSAGE, printable, shortened
 from detexport.report.collect import collect
 from stage import load_params, run
 
@@ -20,7 +21,7 @@ def main(models_dir: Annotated[Path, Option()], registered: Annotated[Path, Opti
     failed = [job for job in jobs if not job.shipped]
     for job in failed:
         for reason in job.reasons[:MOST_REASONS]:
-            echo(f"error: {job.name}: {reason}", err=True)
+            echo(shortened(printable(f"error: {job.name}: {reason}"), LONGEST_MESSAGE), err=True)
         if len(job.reasons) > MOST_REASONS:
             echo(f"error: {job.name}: and {len(job.reasons) - MOST_REASONS} more reasons", err=True)
     echo(f"{len(jobs) - len(failed)} of {len(jobs)} jobs passed and are registered")

@@ -21,7 +21,7 @@ from detexport.config.composition import left_out
 from detexport.coverage.cells import Cell, cell_of
 from detexport.coverage.run import Outcome, Runner, alone
 from detexport.coverage.steps import Step, needed, producers, read_steps
-from detexport.errors import ConfigError
+from detexport.errors import ConfigError, did_you_mean, listed
 from detexport.files import write_json
 from stage import PARAMS, run
 
@@ -98,9 +98,19 @@ def chosen(
         raise ConfigError(
             "no cell is asked for",
             got=f"--only {models}, --target {targets}",
-            expected=f"models: {', '.join(params['models'])}; targets: {', '.join(params['targets'])}",
+            expected=f"models: {listed(params['models'])}; targets: {listed(params['targets'], 10)}",
+            remedy=_meant(params, models, targets) or "correct --only and --target",
         )
     return jobs
+
+
+def _meant(params: dict[str, Any], models: list[str] | None, targets: list[str] | None) -> str:
+    """What was meant by the first pattern that nothing matches; empty where no name is like it."""
+    for patterns, names in ((models, params["models"]), (targets, params["targets"])):
+        for pattern in patterns or ():
+            if not any(matches(name, [pattern]) for name in names):
+                return did_you_mean(pattern, names)
+    return ""
 
 
 def measure(

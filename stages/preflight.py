@@ -3,12 +3,17 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
+from omegaconf import OmegaConf
 from typer import echo
 
+from detexport.cli.checks import check_opset_version
+from detexport.config.cfg import load_cfg
 from detexport.config.composition import check_composition
-from stage import PARAMS, run
+from detexport.targets import ONNX_RUNTIME
+from stage import PARAMS, load_params, run
 
 # Where DVC notes which process is writing what.
 LOCKS = Path(".dvc/tmp/rwlock")
@@ -16,13 +21,14 @@ PATIENCE_S = 15.0
 
 
 def main(conf: Path = Path("conf")) -> None:
-    """Fail if params.yaml is not a composition of CONF as it is now; let a killed run's process pass away.
+    """Fail if params.yaml is not a composition of CONF as it is now, or asks for an opset that cannot run.
 
     A run that is killed while it writes DVC's notes leaves them cut short, and nothing runs again. And DVC
     refuses to run beside a process that it finds in its notes, also one that was killed a moment ago and
     is not yet gone. A process that lives on is DVC's to report.
     """
     check_composition(PARAMS, conf)
+    check_opsets()
     if broken():
         time.sleep(1.0)  # another run may be about to write them
         if broken():
@@ -33,6 +39,33 @@ def main(conf: Path = Path("conf")) -> None:
         if deadline - time.monotonic() > PATIENCE_S - 0.1:
             echo(f"waiting for the process {min(holders(), default=0)} of another run to end")
         time.sleep(0.2)
+
+
+def check_opsets() -> None:
+    """Check the versions of ONNX's operators that the jobs ask for, before anything is exported.
+
+    Raises:
+        ConfigError: the exporter does not write one, or the installed ONNX Runtime does not run it.
+    """
+    params: Any = OmegaConf.to_container(load_params("jobs"))
+    for job in params.values():
+        makers = load_params(f"makers.{job['artifact']}")
+        runtime = load_params(f"targets.{job['target']}.runtime")._target_
+        model = load_params(f"models.{job['model']}")
+        for one in makers:
+            if "opset_version" in one.maker:
+                cfg = load_cfg(Path(model.config_file))
+                overrides: Any = OmegaConf.to_container(model.config)
+                cfg.merge_from_tree(overrides, source=f"models.{job['model']}.config")
+                check_opset_version(
+                    one.name,
+                    one.maker.opset_version,
+                    one.maker.exporter,
+                    cfg=cfg,
+                    runs_onnx=runtime == ONNX_RUNTIME.path
+                    or any(other.name == "onnx_int8" for other in makers),
+                    option=f"-S artifacts.{one.name}.method.opset_version",
+                )
 
 
 def broken() -> bool:

@@ -13,9 +13,18 @@ import typer
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
-from detexport.errors import BROKEN, ConfigError, DetexportError, RuntimeUnavailableError, fail, listed
+from detexport.errors import (
+    BROKEN,
+    ConfigError,
+    DetexportError,
+    RuntimeUnavailableError,
+    did_you_mean,
+    fail,
+    listed,
+)
 
 PARAMS = Path("params.yaml")
+MOST_OPTIONS = 10
 COMPOSE = "compose params.yaml again with `dvc exp run`"
 
 
@@ -120,9 +129,11 @@ def _check_target(node: Any, options: dict[str, Any]) -> None:
     try:
         signature.bind(**given)
     except TypeError as error:
+        unknown = [key for key in given if key not in signature.parameters]
+        meant = did_you_mean(unknown[0], signature.parameters) if unknown else ""
         raise ConfigError(
             f"the options do not fit {name}",
             got=error,
-            expected=f"{', '.join(signature.parameters) or 'no options'}",
-            remedy="correct the options under this _target_",
+            expected=listed(signature.parameters, MOST_OPTIONS) or "no options",
+            remedy=meant or "correct the options under this _target_",
         ) from error

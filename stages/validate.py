@@ -13,7 +13,7 @@ from typer import Option, echo
 
 from detexport.artifact import read_artifact
 from detexport.data.coco import load_coco
-from detexport.errors import ConfigError, DataError
+from detexport.errors import ConfigError, DataError, listed
 from detexport.files import sha256_file, write_json
 from detexport.metrics.judge import annotation_kind
 from detexport.parity.certificate import certify
@@ -95,7 +95,7 @@ def quality_measure(
     if precision not in budgets:
         raise ConfigError(
             f"there is no budget for the precision {precision}",
-            got=f"parity.budgets: {', '.join(budgets)}",
+            got=f"parity.budgets: {listed(budgets)}",
             expected=precision,
             remedy=f"-S +parity.budgets.{precision}=<difference of average precision>",
         )

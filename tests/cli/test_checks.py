@@ -23,6 +23,7 @@ WEIGHTS = str(ROOT / "checkpoints/faster_rcnn.safetensors")
 IMAGE = str(ROOT / "src/detexport/data/sample.png")
 EXPORT = ("export", "--config-file", CONFIG, "--weights", WEIGHTS, "--output", "out")
 ONNX = (*EXPORT, "--target", "onnx")
+VALIDATE = ("validate", "artifact", "--data", "data", "--config-file", CONFIG, "--weights", WEIGHTS)
 LOADED = "LOADED"
 
 # Each request in the folder that ``made`` makes, and what the answer says.
@@ -102,13 +103,19 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("validate", "artifact", "--images", "0"), "--images"),
     (("validate", "artifact", "--quality-images", "-1"), "--quality-images"),
     (("validate", "artifact", "--against", "no"), "no is not an artifact"),
+    (("validate", "artifact"), "nothing to compare the artifact with; got: no model and no other artifact"),
+    (
+        ("validate", "artifact", "--against", "artifact"),
+        "nothing to compare the artifact with; got: no --data",
+    ),
+    (("validate", "artifact", "--against", "artifact", "--config-file", CONFIG), "compared with one thing"),
     (("validate", "artifact", "--against-target", "onnx"), "--against-target needs another artifact"),
     (("validate", "artifact", "--target", "onxx"), "did you mean 'onnx'?"),
     (("validate", "artifact", "--device", "cdua"), "unknown device"),
-    (("validate", "artifact", "--data", "no"), "no is not a data set"),
-    (("validate", "artifact", "--save-dir", "file"), "cannot write file"),
-    (("validate", "artifact", "--config-file", "no.yaml"), "there is no file no.yaml"),
-    (("validate", "artifact", "--config-file", CONFIG, "--weights", "no.pth"), "no checkpoint at no.pth"),
+    ((*VALIDATE, "--data", "no"), "no is not a data set"),
+    ((*VALIDATE, "--save-dir", "file"), "cannot write file"),
+    ((*VALIDATE, "--config-file", "no.yaml"), "there is no file no.yaml"),
+    ((*VALIDATE, "--weights", "no.pth"), "no checkpoint at no.pth"),
     (("diagnose", "no"), "no is not an artifact"),
     (("diagnose", "artifact", "--image", "no.png"), "there is no such image"),
     (("diagnose", "artifact", "--target", "onxx"), "did you mean 'onnx'?"),
@@ -138,7 +145,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "file").touch()
     (folder / "folder").mkdir()
     (folder / "folder/file").touch()
-    (folder / "artifact").mkdir()
+    for name in ("artifact", "data/images", "data/annotations"):
+        (folder / name).mkdir(parents=True)
     (folder / "artifact" / MANIFEST).write_text("{}")
     (folder / "broken.yaml").write_text("MODEL: [")
     return folder

@@ -38,6 +38,17 @@ def arguments(command: str, artifact: Path) -> list[str]:
     if command == "export":
         options = ["--config-file", CONFIG, "--weights", WEIGHTS, "--target", "tracing", "--output", "made"]
         return ["export", *map(str, options)]
+    if command == "validate":
+        (artifact.parent / "data/images").mkdir(parents=True, exist_ok=True)
+        (artifact.parent / "data/annotations").mkdir(exist_ok=True)
+        return [
+            "validate",
+            str(artifact),
+            "--against",
+            str(artifact),
+            "--data",
+            str(artifact.parent / "data"),
+        ]
     return [command, str(artifact), *([str(IMAGE)] if command == "predict" else [])]
 
 

@@ -116,7 +116,7 @@ def test_data_without_what_the_metric_needs_says_how_to_go_without(
     bare = without_annotations(data, tmp_path / "bare", kind)
     command = ("validate", "artifact", "--against", "artifact", "--data", bare, "--images", 1)
     code, _, told = run_here(*command, "--save-dir", "saved")
-    assert code == 1
+    assert code == 2
     (error,) = [line for line in told.splitlines() if line.startswith("error: ")]
     assert all(word in error for word in ("; got: ", "; expected: ", "; remedy: "))
     assert error.endswith(", or leave the task metric out: --quality-images 0")
@@ -188,16 +188,16 @@ def test_what_is_changed_or_no_artifact_is_one_line(
     (tmp_path / "empty" / "images").mkdir(parents=True)
     asked = ("--against", artifact, "--data", data)
     for arguments, code, said in (
-        (("changed", *asked), 1, "is not the file that was exported"),
-        ((artifact, "--against", "changed", "--data", data), 1, "is not the file that was exported"),
-        (("nowhere", *asked), 1, "nowhere is not an artifact"),
-        ((data, *asked), 1, "is not an artifact"),
-        ((artifact, "--against", artifact, "--data", "nowhere"), 1, "no file nowhere/annotations"),
-        ((artifact, "--against", artifact, "--data", "empty"), 1, "the annotation file is missing"),
+        (("changed", *asked), 2, "is not the file that was exported"),
+        ((artifact, "--against", "changed", "--data", data), 2, "is not the file that was exported"),
+        (("nowhere", *asked), 2, "nowhere is not an artifact"),
+        ((data, *asked), 2, "is not an artifact"),
+        ((artifact, "--against", artifact, "--data", "nowhere"), 2, "nowhere is not a data set; got: no"),
+        ((artifact, "--against", artifact, "--data", "empty"), 2, "got: no folder annotations"),
         ((artifact, *asked, "--target", "hologram"), 2, "hologram"),
         ((artifact, *asked, "--target", "tracing"), 2, "tracing does not run such an artifact"),
         ((artifact, *asked, "--target", "onnx_int8", "--quality-images", 0), 2, "judged by the task metric"),
-        ((artifact, *asked, "--device", "cuda:99"), 1, "cuda"),
+        ((artifact, *asked, "--device", "cuda:99"), 3, "cuda"),
     ):
         ended, _, told = run_here("validate", *arguments, "--save-dir", "saved")
         assert ended == code, (arguments, told)

@@ -218,7 +218,7 @@ def test_all_models_have_the_same_options() -> None:
         (["benchmark.rouns=3"], "did you mean 'benchmark.rounds'?"),
         (["model=[mine]", "models.mine.config_fil=a"], "did you mean 'models.mine.config_file'?"),
         (["artifacts.onnx.method.opset=18"], "did you mean 'artifacts.onnx.method.opset_version'?"),
-        (["targets.onnx.runtime.threads=2"], "a new key is added by +targets.onnx.runtime.threads=..."),
+        (["targets.onnx.runtime.threads=2"], "a new key is added by +targets.onnx.runtime.threads=VALUE"),
         (["model=[mask_rcnn"], "an override cannot be read; got: 'model=[mask_rcnn'"),
         (["~model"], "conf/ cannot be composed; got: Could not delete 'model'"),
         (["data.source=${oc.env:NOT_THERE}"], "NOT_THERE"),

@@ -15,11 +15,13 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-# Somebody's own model, in their own file names.
+# The checkout and the model's files lie where people keep theirs: a shell would split or expand the names.
+CLONE = "it's my Drive [1] $HOME #é"
+WEIGHTS = "own/it's model (1) [final] $HOME #é.safetensors"
 MODEL = [
     "model=[mine]",
     "models.mine.config_file=own/config.yaml",
-    "models.mine.weights=own/model_final.safetensors",
+    f'models.mine.weights="{WEIGHTS}"',
     "export=[tracing,scripting]",
     "data.dataset.train_images=1",
     "data.dataset.val_images=4",
@@ -78,7 +80,7 @@ def stages_run(done: subprocess.CompletedProcess[str]) -> set[str]:
 @pytest.fixture(scope="module")
 def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone of the working tree with a model of one's own, run once by `dvc exp run`."""
-    folder = tmp_path_factory.mktemp("dag") / "clone"
+    folder = tmp_path_factory.mktemp("dag") / CLONE
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -92,7 +94,7 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy(ROOT / name, folder / name)
     (folder / "own").mkdir()
     shutil.copy(ROOT / "conf/detectron2/mask_rcnn.yaml", folder / "own/config.yaml")
-    shutil.copy(ROOT / "checkpoints/mask_rcnn.safetensors", folder / "own/model_final.safetensors")
+    shutil.copy(ROOT / "checkpoints/mask_rcnn.safetensors", folder / WEIGHTS)
     (folder / "dvc.lock").unlink(missing_ok=True)
     for command in (
         ["init", "-q", "-b", "main"],

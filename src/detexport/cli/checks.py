@@ -160,12 +160,35 @@ def check_validate(
             expected="both, or neither",
             remedy="give --against, or leave out --against-target",
         )
+    check_other_side(artifact_dir, data=data, against=against, model=model)
     if data is not None:
         check_data(data)
     if model is not None:
         check_weights(model.weights or configuration(model).MODEL.WEIGHTS)
     if save_dir is not None:
         check_writable(save_dir)
+
+
+def check_other_side(
+    artifact_dir: Path, *, data: Path | None, against: Path | None, model: Request | None
+) -> None:
+    """Raise ConfigError unless there is one thing to compare an artifact with, and the images it takes."""
+    if against is not None and model is not None:
+        raise ConfigError(
+            "an artifact is compared with one thing",
+            got=f"--against {against} and --config-file {model.config_file}",
+            expected="one of them",
+            remedy="leave one out",
+        )
+    given = against is not None or model is not None
+    beside = artifact_dir.resolve().parent.parent / "reference"
+    if (given and data is None) or not (given or beside.is_dir()):
+        raise ConfigError(
+            "there is nothing to compare the artifact with",
+            got="no --data" if given else f"no model and no other artifact, and no {beside}",
+            expected="a model (--config-file, --weights) or an artifact (--against), and images (--data)",
+            remedy="give them; an artifact where the pipeline leaves it needs nothing",
+        )
 
 
 def check_diagnose(
@@ -405,17 +428,42 @@ def check_opset(target: Target, options: dict[str, dict[str, Any]], cfg: CfgNode
         if "opset_version" not in declared:
             continue
         values = {name: option.default for name, option in declared.items()} | options[artifact]
-        latest, by = latest_written(values["exporter"]), f"the {values['exporter']} exporter writes"
-        runs_onnx = target.runtime == ONNX_RUNTIME or "onnx_int8" in makers
-        if runs_onnx and (runs := _latest_that_runs(cfg)) < latest:
-            latest, by = runs, "the installed ONNX Runtime runs for such a model"
-        if not OLDEST <= values["opset_version"] <= latest:
-            raise ConfigError(
-                f"unsupported opset_version of {artifact}",
-                got=values["opset_version"],
-                expected=f"{OLDEST} to {latest}, which {by}",
-                remedy=f"give --opt opset_version=N with N from {OLDEST} to {latest}",
-            )
+        check_opset_version(
+            artifact,
+            values["opset_version"],
+            values["exporter"],
+            cfg=cfg,
+            runs_onnx=target.runtime == ONNX_RUNTIME or "onnx_int8" in makers,
+            option="--opt opset_version",
+        )
+
+
+def check_opset_version(
+    artifact: str, opset: int, exporter: str, *, cfg: CfgNode, runs_onnx: bool, option: str
+) -> None:
+    """Check one version of ONNX's operators.
+
+    Args:
+        artifact: its name, for errors.
+        opset: the version.
+        exporter: of ``torch.onnx``.
+        cfg: the model's configuration, which says whether it pools regions.
+        runs_onnx: whether ONNX Runtime runs the file, to serve it or to calibrate on it.
+        option: how the version is given, for errors.
+
+    Raises:
+        ConfigError: the exporter does not write it, or the installed ONNX Runtime does not run it.
+    """
+    latest, by = latest_written(exporter), f"the {exporter} exporter writes"
+    if runs_onnx and (runs := _latest_that_runs(cfg)) < latest:
+        latest, by = runs, "the installed ONNX Runtime runs for such a model"
+    if not OLDEST <= opset <= latest:
+        raise ConfigError(
+            f"unsupported opset_version of {artifact}",
+            got=opset,
+            expected=f"{OLDEST} to {latest}, which {by}",
+            remedy=f"give {option}=N with N from {OLDEST} to {latest}",
+        )
 
 
 def _latest_that_runs(cfg: CfgNode) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from detexport.artifact import Artifact, Format, read_artifact
 from detexport.cli.progress import say
 from detexport.contract import Contract, TensorSpec
-from detexport.errors import ArtifactError, ConfigError
+from detexport.errors import ArtifactError, ConfigError, listed
 from detexport.files import sha256_file, writing
 
 MOST_NAMES = 8
@@ -47,7 +47,7 @@ def inspect(folder: Path, *, as_json: bool, dump_to: Path | None) -> None:
     if changed or artifact.main_file not in artifact.files:
         raise ArtifactError(
             f"{folder} is not what was exported",
-            got="; ".join(changed) or f"{artifact.main_file} without a digest",
+            got=listed(changed) or f"{artifact.main_file} without a digest",
             expected="every file with the digest in its manifest",
             remedy="do not use it; export the model again, or fetch the artifact again",
         )

@@ -19,7 +19,7 @@ from detexport.cli.progress import say, step
 from detexport.contract import Contract
 from detexport.data.coco import CocoDataset, CocoRecord, records_of
 from detexport.engine.evaluation import spread
-from detexport.errors import ArtifactError, ConfigError, DataError
+from detexport.errors import ArtifactError, ConfigError, DataError, listed
 from detexport.files import sha256_json, write_json, writing
 from detexport.metrics.judge import Judge, annotation_kind, or_without
 from detexport.metrics.tallies import pack_tallies
@@ -335,8 +335,8 @@ def _annotated(question: Question, contract: Contract) -> CocoDataset:
         if not fits:
             raise DataError(
                 f"{question.data} has not the classes of the artifact",
-                got=f"{len(there)} categories: {', '.join(there)}",
-                expected=f"{len(names)}: {', '.join(names)}",
+                got=f"{len(there)} categories: {listed(there)}",
+                expected=f"{len(names)}: {listed(names)}",
                 remedy="choose other data",
             )
         return load_dataset(question.data, () if numbered else names, annotation_kind(contract))

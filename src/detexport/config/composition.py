@@ -152,7 +152,7 @@ def _artifact_options(name: str, artifacts: DictConfig) -> DictConfig:
         raise ConfigError(
             "a target or a conversion needs an artifact that is not selected",
             got=name,
-            expected=", ".join(artifacts),
+            expected=f"one of {_nearest(name, list(map(str, artifacts)))}",
             remedy="select it: artifact=[...]",
         )
     options: DictConfig = artifacts[name]
@@ -231,7 +231,7 @@ def seal(*, _root_: DictConfig) -> str:
     if missing:
         raise ConfigError(
             "values are left for you to say",
-            got=", ".join(f"{name}: ???" for name in missing),
+            got=listed(f"{name}: ???" for name in missing),
             expected="a value for each",
             remedy=f"say them: dvc exp run -S {missing[0]}=...",
         )
@@ -369,9 +369,7 @@ def check_composition(params: Path, conf: Path) -> None:
     digests = config_digests(values["models"], params.parent)
     changed = sorted(name for name, digest in digests.items() if digest != values["configs"][name])
     if changed:
-        raise _stale(
-            params, "a model's configuration, or one that it is based on, changed", ", ".join(changed)
-        )
+        raise _stale(params, "a model's configuration, or one that it is based on, changed", listed(changed))
 
 
 def _stale(params: Path, what: str, got: str) -> ConfigError:
@@ -455,7 +453,7 @@ def _unknown_key(key: str, conf: Path, keys: Callable[[], Any]) -> ConfigError:
     names = [*(() if above else groups), *(map(str, siblings) if isinstance(siblings, dict) else ())]
     known = [f"{above}{name}" for name in dict.fromkeys(names) if not name.startswith("_")]
     meant = did_you_mean(key, known) or did_you_mean(key, [*groups, *_dotted(node)])
-    new = f"a new key is added by +{key}=..." if above else ""
+    new = f"a new key is added by +{key}=VALUE" if above else ""
     return ConfigError(
         f"conf/ has no key {key!r}",
         got=key,
