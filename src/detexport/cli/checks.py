@@ -59,6 +59,7 @@ class Request:
     device: str = "cpu"
     proof: bool = True
     overrides: tuple[str, ...] = ()
+    allow_new: tuple[str, ...] = ()
 
 
 def check_export(request: Request) -> Request:
