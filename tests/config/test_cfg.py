@@ -83,7 +83,7 @@ def test_a_base_by_an_absolute_path(tmp_path: Path) -> None:
         ({"top.yaml": "1: 2"}, "unknown key 1"),
         (
             {"top.yaml": "_BASE_: a.yaml", "a.yaml": "MODLE: {}"},
-            "unknown key MODLE in .*a.yaml.*one of MODEL",
+            "unknown key MODLE in .*a.yaml.*did you mean 'MODEL'",
         ),
         ({"top.yaml": "_BASE_: a.yaml", "a.yaml": "SEED: [1]"}, "a.yaml does not fit.*SEED"),
         ({"top.yaml": "VERSION: 1"}, "top.yaml is .*another version; got: VERSION: 1"),
