@@ -69,12 +69,12 @@ class Registry:
             )
         if isinstance(name, str) and "." in name:
             return self._import(name, key)
-        meant = did_you_mean(name, self._entries) or f"correct {key}, or"
         raise ConfigError(
             f"unknown {self.name}",
             got=f"{key}: {shown(name)}",
             expected=f"one of {listed(sorted(self._entries))}, or the dotted path of your own",
-            remedy=f"{meant} register a {self.name} of that name",
+            remedy=did_you_mean(name, self._entries)
+            or f"correct {key}, or register a {self.name} of that name",
         )
 
     def build(self, cfg: CfgNode, *args: Any) -> Any:
