@@ -279,3 +279,24 @@ def test_registries_take_classes_and_functions() -> None:
         registry.get("build_on")
     with pytest.raises(ConfigError, match=r"MODEL\.OTHER: 'build_on'"):
         registry.get("build_on", key="MODEL.OTHER")
+
+
+def test_a_module_that_leaves_while_it_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in (("leaving", "import sys\nsys.exit(3)"), ("broken", "1 / 0"), ("wrong", "def")):
+        (tmp_path / f"my_{name}_nets.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, message in (("leaving", "SystemExit: 3"), ("broken", "ZeroDivision"), ("wrong", "SyntaxError")):
+        with pytest.raises(ConfigError, match=f"cannot import a backbone.*{message}"):
+            build_model(configured("MODEL.BACKBONE.NAME", f"my_{name}_nets.Tiny"))
+
+
+class TakesNothing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+
+
+@pytest.mark.parametrize("name", [f"{__name__}.TakesNothing", "torch.nn.ReLU6", "os.path.join"])
+def test_what_takes_no_configuration_is_named(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"takes other arguments|tells no shapes|is no backbone") as caught:
+        build_model(configured("MODEL.BACKBONE.NAME", name))
+    assert f"MODEL.BACKBONE.NAME: '{name}'" in str(caught.value)

@@ -68,6 +68,7 @@ class CfgNode(_YacsNode):
                     got=f"{type(error).__name__}: {error}",
                     remedy="give the value the type that the key's default has",
                 ) from error
+            _allow_new_below(merged)
             values = {key: merged.value_of(key) for key in _leaves(tree, merged)}
             _check_numbers(values, source)
             sources |= {key: (source, value) for key, value in values.items()}
@@ -280,6 +281,15 @@ def _leaves(tree: dict[str, Any], known: _YacsNode, prefix: str = "") -> Iterato
             yield from _leaves(value, known[key], f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}"
+
+
+def _allow_new_below(node: _YacsNode) -> None:
+    """Let a group that came in as a new one take new keys from the next file, too."""
+    for child in node.values():
+        if isinstance(child, _YacsNode):
+            if node.is_new_allowed():
+                child.set_new_allowed(True)
+            _allow_new_below(child)
 
 
 def _check_numbers(values: dict[str, Any], source: str) -> None:
