@@ -29,8 +29,8 @@ NAMES = """
 collections OrderedDict, collections Counter, _codecs encode, __builtin__ set, builtins complex,
 builtins bytes, numpy dtype, numpy ndarray, numpy.core.multiarray _reconstruct, numpy.core.multiarray scalar,
 numpy.core.numeric _frombuffer, torch FloatStorage, torch LongStorage, torch.storage UntypedStorage,
-torch Size, torch device, torch float16, torch Tensor, torch._utils _rebuild_tensor_v2, torch._utils _rebuild_tensor_v3,
-torch._utils _rebuild_parameter, torch._utils _rebuild_sparse_tensor, torch._utils _rebuild_qtensor,
+torch Size, torch device, torch float16, torch Tensor, torch._utils _rebuild_tensor_v2,
+torch._utils _rebuild_tensor_v3, torch._utils _rebuild_parameter, torch._utils _rebuild_sparse_tensor, torch._utils _rebuild_qtensor,
 torch._tensor _rebuild_from_type_v2, os system, builtins eval
 """
 TEXTS = ("w", "storage", "0", "cpu", "latin1", "f4", "O8", "<", "model", "")

@@ -73,6 +73,7 @@ class CfgNode(_YacsNode):
             _check_numbers(values, source)
             sources |= {key: (source, value) for key, value in values.items()}
         self.merge_from_other_cfg(merged)
+        _allow_new_below(self)
         self.__dict__[_SOURCES] = sources
 
     def _sources(self) -> dict[str, tuple[str, Any]]:
