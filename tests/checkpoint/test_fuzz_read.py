@@ -27,11 +27,12 @@ TENSORS = {
 
 NAMES = """
 collections OrderedDict, collections Counter, _codecs encode, __builtin__ set, builtins complex,
-builtins bytes, numpy dtype, numpy ndarray, numpy.core.multiarray _reconstruct, numpy.core.multiarray scalar,
-numpy.core.numeric _frombuffer, torch FloatStorage, torch LongStorage, torch.storage UntypedStorage,
-torch Size, torch device, torch float16, torch Tensor, torch._utils _rebuild_tensor_v2,
-torch._utils _rebuild_tensor_v3, torch._utils _rebuild_parameter, torch._utils _rebuild_sparse_tensor, torch._utils _rebuild_qtensor,
-torch._tensor _rebuild_from_type_v2, os system, builtins eval
+builtins bytes, numpy dtype, numpy ndarray, numpy.core.multiarray _reconstruct,
+numpy.core.multiarray scalar, numpy.core.numeric _frombuffer, torch FloatStorage, torch LongStorage,
+torch.storage UntypedStorage, torch Size, torch device, torch float16, torch Tensor,
+torch._utils _rebuild_tensor_v2, torch._utils _rebuild_tensor_v3, torch._utils _rebuild_parameter,
+torch._utils _rebuild_sparse_tensor, torch._utils _rebuild_qtensor, torch._tensor _rebuild_from_type_v2,
+os system, builtins eval
 """
 TEXTS = ("w", "storage", "0", "cpu", "latin1", "f4", "O8", "<", "model", "")
 OPCODES = b"}])(tuesabR0N\x85\x86\x87\x88\x89\x8f\x90\x91\x93\x94Q2d1lo.\x81\x92\x82\x97\x98"
