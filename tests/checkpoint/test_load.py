@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from detexport.checkpoint import load_weights, match_weights
-from detexport.checkpoint.load import model_shapes
+from detexport.checkpoint.load import describe_parameters, model_shapes
 from detexport.errors import CheckpointError
 
 
@@ -114,3 +114,107 @@ def test_loading_what_fits_tells_all_of_the_rest(model: nn.Module) -> None:
 def test_a_file_of_which_nothing_fits_is_refused(model: nn.Module) -> None:
     with pytest.raises(CheckpointError, match="1 unexpected: elsewhere"):
         load_weights(model, {"elsewhere": torch.zeros(1)}, strict=False)
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (torch.full((4,), float("nan")), "0.bias has 4 values of 4 that are NaN or infinite"),
+        (torch.tensor([1.0, 2.0, 3.0, float("inf")]), "0.bias has 1 values of 4 that are NaN or infinite"),
+        (
+            torch.full((4,), 1e300, dtype=torch.float64),
+            "0.bias has 4 values of 4 out of the range of float32",
+        ),
+        (torch.ones(4, dtype=torch.complex64), "0.bias is of complex64, where float32 belongs"),
+        (torch.ones(4, dtype=torch.bool), "0.bias is of bool, where float32 belongs"),
+        (torch.ones(4, dtype=torch.int64), "0.bias is of int64, where float32 belongs"),
+    ],
+)
+@pytest.mark.parametrize("strict", [True, False])
+def test_values_that_are_no_weights_are_refused_by_name(
+    model: nn.Module, value: torch.Tensor, problem: str, strict: bool
+) -> None:
+    before = state(model)
+    with pytest.raises(CheckpointError, match=f"1 unusable: {problem}"):
+        load_weights(model, {**before, "0.weight": before["0.weight"] + 1, "0.bias": value}, strict=strict)
+    assert torch.equal(model[0].weight, before["0.weight"])
+    report = load_weights(model, {**before, "0.bias": value}, new_parameters=["0.bias"])
+    assert report.new_keys == ("0.bias",)
+
+
+def test_conversions_are_reported(model: nn.Module) -> None:
+    given = {**state(model), "0.bias": torch.ones(4, dtype=torch.float16)}
+    given["0.weight"] = given["0.weight"].double()
+    report = load_weights(model, given)
+    assert report.converted_keys == {"0.bias": "float16", "0.weight": "float64"}
+    assert report.describe() == "1 converted from float16: 0.bias; 1 converted from float64: 0.weight"
+    assert match_weights(given, model_shapes(model))[0]["0.weight"].dtype == torch.float32
+
+
+class Head(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+        self.register_buffer("order", torch.tensor([1, 0]))
+
+    @classmethod
+    def training_buffers(cls) -> tuple[str, ...]:
+        return ("class_frequencies",)
+
+
+def test_the_state_of_a_training_is_named_and_left_out() -> None:
+    model = nn.Sequential(Head())
+    training = {
+        "0.class_frequencies": torch.ones(7),  # the module says so
+        "0.fed_loss_cls_weights": torch.ones(7),
+        "criterion.empty_weight": torch.ones(3),
+        "loss_normalizer": torch.tensor(100.0),
+        "ema_decay": torch.tensor(0.999),
+        "ema.num_updates": torch.tensor(7),
+        "n_averaged": torch.tensor(7),
+        "queue": torch.zeros(16, 128),
+        "queue_ptr": torch.tensor([3]),
+        "step": torch.tensor(3),
+    }
+    report = load_weights(model, {**state(model), **training})
+    assert report.complete
+    assert report.training_keys == tuple(sorted(training))
+    assert "10 of the training, which inference does not read: 0.class_frequencies," in report.describe()
+    assert report.to_json()["training_keys"] == tuple(sorted(training))
+
+
+def test_the_average_that_torch_keeps_of_a_model_is_read_as_the_model() -> None:
+    model = nn.Sequential(Head())
+    averaged = torch.optim.swa_utils.AveragedModel(model)
+    report = load_weights(nn.Sequential(Head()), averaged.state_dict())
+    assert report.loaded == ("0.bias", "0.order", "0.weight")
+    assert report.training_keys == ("n_averaged",)
+
+
+@pytest.mark.parametrize(
+    "name", ["extra.weight", "0.lossless.weight", "ema.backbone.weight", "queue", "3.running_mean", "scale"]
+)
+def test_weights_that_the_model_lacks_are_still_refused(model: nn.Module, name: str) -> None:
+    with pytest.raises(CheckpointError, match=f"1 unexpected: {name}"):
+        load_weights(model, {**state(model), name: torch.ones(3)})
+    with pytest.raises(CheckpointError, match=r"1 unexpected: 0\.qweight"):
+        load_weights(model, {**state(model), "0.qweight": torch.ones(3, 3, dtype=torch.int32)})
+
+
+def test_buffers_of_integers_stay_integers() -> None:
+    model = nn.Sequential(Head())
+    parameters = describe_parameters(model)
+    assert parameters["dtypes"] == {"0.order": "int64"}
+    assert parameters["training_buffers"] == ["0.class_frequencies"]
+    assert json.loads(json.dumps(parameters)) == parameters
+    given = {**state(model), "0.order": torch.tensor([0, 1], dtype=torch.int32)}
+    assert match_weights(given, **parameters)[0]["0.order"].dtype == torch.int64
+    with pytest.raises(CheckpointError, match=r"0\.order is of float32, where int64 belongs"):
+        load_weights(model, {**given, "0.order": torch.zeros(2)})
+
+
+def test_the_remedy_names_the_callers_option(model: nn.Module) -> None:
+    with pytest.raises(CheckpointError, match="remedy: correct --allow-new"):
+        match_weights(state(model), model_shapes(model), ["none"], option="--allow-new")
+    _, report = match_weights({}, model_shapes(model))
+    with pytest.raises(CheckpointError, match="are meant to be new in --allow-new"):
+        report.raise_if_incomplete("x", option="--allow-new")

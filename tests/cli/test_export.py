@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from conftest import Run
 from detexport.artifact import MANIFEST, read_artifact, verify_files
 from detexport.checkpoint import read_state_dict, write_state_dict
 from detexport.cli.checks import Request, check_request, take_images
-from detexport.cli.export import BUNDLED_SAMPLE, export
+from detexport.cli.export import BUNDLED_SAMPLE, export, load_model
 from detexport.data import MetadataCatalog
 from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import CheckpointError, ConfigError, DataError, ExportError, OutputError
@@ -177,6 +178,29 @@ def test_names_of_a_checkpoint_that_the_model_lacks_are_listed(tmp_path: Path) -
     write_state_dict({**state, "roi_heads.new_head.weight": extra}, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"1 unexpected: roi_heads\.new_head\.weight"):
         export(replace(request_to(tmp_path / "artifact"), weights=str(tmp_path / "model.safetensors")))
+
+
+def test_parameters_that_are_said_to_be_new_keep_their_initial_values(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head = "roi_heads.box_predictor.cls_score"
+    state = {name: t.half() for name, t in read_state_dict(WEIGHTS).items() if not name.startswith(head)}
+    write_state_dict(state, tmp_path / "model.safetensors")
+    request = replace(request_to(tmp_path / "artifact"), weights=str(tmp_path / "model.safetensors"))
+    with pytest.raises(CheckpointError, match=rf"2 missing: {head}.* are meant to be new in --allow-new"):
+        load_model(request, tmp_path)
+    with pytest.raises(CheckpointError, match=r"remedy: correct --allow-new"):
+        load_model(replace(request, allow_new=("no_such_head.*",)), tmp_path)
+    digests = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        model = load_model(replace(request, allow_new=(f"{head}.*",)), tmp_path)
+        digests.append(model.provenance.weights_sha256)
+    assert digests[0] == digests[1]
+    assert read_state_dict(tmp_path / "model.safetensors")[f"{head}.weight"].std() > 0
+    told = capsys.readouterr().err
+    assert f"2 new, left at their initial values: {head}.bias, {head}.weight" in told
+    assert f"{len(state)} converted from float16" in told
 
 
 @pytest.mark.parametrize("kind", ["folder", "file"])

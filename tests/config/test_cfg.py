@@ -1,3 +1,5 @@
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -83,7 +85,7 @@ def test_a_base_by_an_absolute_path(tmp_path: Path) -> None:
         ({"top.yaml": "1: 2"}, "unknown key 1"),
         (
             {"top.yaml": "_BASE_: a.yaml", "a.yaml": "MODLE: {}"},
-            "unknown key MODLE in .*a.yaml.*one of MODEL",
+            "unknown key MODLE in .*a.yaml.*did you mean 'MODEL'",
         ),
         ({"top.yaml": "_BASE_: a.yaml", "a.yaml": "SEED: [1]"}, "a.yaml does not fit.*SEED"),
         ({"top.yaml": "VERSION: 1"}, "top.yaml is .*another version; got: VERSION: 1"),
@@ -93,6 +95,19 @@ def test_a_base_by_an_absolute_path(tmp_path: Path) -> None:
         ({"top.yaml": "MODEL: {RPN: {NMS_THRESH: [0.7]}}"}, "top.yaml does not fit.*NMS_THRESH"),
         ({"top.yaml": "MODEL: {PIXEL_MEAN: {a: 1}}"}, "top.yaml does not fit.*PIXEL_MEAN"),
         ({"top.yaml": "MODEL: {WEIGHTS: 2020-01-01}"}, "top.yaml does not fit"),
+        ({"top.yaml": '_BASE_: "a\\0b"'}, "top.yaml.*|null"),
+        ({"top.yaml": "_BASE_: ~nosuchuser/x.yaml"}, "cannot read .*top.yaml.*home directory"),
+        ({"top.yaml": f"_BASE_: {'x' * 5000}"}, "cannot read .*File name too long"),
+        ({"top.yaml": "_BASE_: /dev/zero"}, "cannot read .*/dev/zero.*not a regular file"),
+        ({"top.yaml": "_BASE_: .."}, "cannot read .*not a regular file"),
+        ({"top.yaml": "# " + "x" * (1 << 18)}, "bytes, more than the 262144 of any configuration"),
+        ({"top.yaml": "SEED: 99999999999999999999"}, "SEED in .*top.yaml is out of range"),
+        ({"top.yaml": f"SEED: 0x{'F' * 20000}"}, "SEED in .*top.yaml is out of range|does not fit"),
+        ({"top.yaml": f"MODEL: {{PIXEL_MEAN: [0x{'F' * 20000}, 1, 1]}}"}, "PIXEL_MEAN in .*out of range"),
+        ({"top.yaml": f"VERSION: 0x{'F' * 20000}"}, "another version"),
+        ({"top.yaml": f"? {'K' * 100_000}\n: 1"}, "unknown key KKK"),
+        ({"top.yaml": "MODEL: {NUM_CLASSES: 3}"}, "did you mean 'MODEL"),
+        ({"top.yaml": "MODEL: {ROI_HEADS: {NUM_CLASES: 3}}"}, "did you mean 'MODEL.ROI_HEADS.NUM_CLASSES'"),
     ],
 )
 def test_wrong_files_are_named(files: dict[str, str], message: str, tmp_path: Path) -> None:
@@ -223,3 +238,57 @@ def test_a_key_is_set_on_its_own_branch_of_a_clone() -> None:
     assert (cfg.MODEL.DEVICE, twin.MODEL.DEVICE) == ("cuda", "cpu")
     with pytest.raises(ConfigError, match="frozen"):
         cfg.merge_from_list(["MODEL.DEVICE", "cpu"])
+
+
+def test_a_base_that_never_ends_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    start = time.monotonic()
+    with pytest.raises(ConfigError, match=r"pipe\.yaml; got: OSError: it is not a regular file"):
+        load_cfg(write(tmp_path / "top.yaml", "_BASE_: pipe.yaml"))
+    assert time.monotonic() - start < 30
+
+
+def test_bases_are_counted(tmp_path: Path) -> None:
+    for index in range(100):
+        write(tmp_path / f"{index}.yaml", f"_BASE_: {index + 1}.yaml")
+    with pytest.raises(ConfigError, match="too many bases"):
+        load_cfg(tmp_path / "0.yaml")
+    write(tmp_path / "20.yaml", "SEED: 4")
+    assert load_cfg(tmp_path / "0.yaml").SEED == 4
+
+
+def test_keys_of_a_project_are_taken_where_new_ones_are_allowed(tmp_path: Path) -> None:
+    cfg = get_cfg()
+    cfg.set_new_allowed(True)
+    path = write(tmp_path / "a.yaml", "MODEL: {VOVNET: {CONV_BODY: V-39}, RPN: {NEW: [1, 2]}}\nSEED: 3")
+    cfg.merge_from_file(path)
+    cfg.merge_from_list(["MODEL.VOVNET.DEPTH", "7", "MODEL.VOVNET.CONV_BODY", "V-57", "OWN", "x"])
+    assert (cfg.MODEL.VOVNET.CONV_BODY, cfg.MODEL.VOVNET.DEPTH, cfg.OWN) == ("V-57", 7, "x")
+    assert (cfg.MODEL.RPN.NEW, cfg.SEED) == ([1, 2], 3)
+    assert cfg.source_of("MODEL.RPN.NEW") == str(path)
+    assert cfg.source_of("MODEL.VOVNET.CONV_BODY") == "the override MODEL.VOVNET.CONV_BODY"
+    cfg.set_new_allowed(False)
+    with pytest.raises(ConfigError, match=r"unknown key MODEL\.VOVNET\.WIDTH"):
+        cfg.merge_from_list(["MODEL.VOVNET.WIDTH", 3])
+    with pytest.raises(ConfigError, match=r"does not fit the configuration.*SEED"):
+        cfg.merge_from_list(["SEED", "deep"])
+
+
+def test_new_keys_are_allowed_in_one_group_alone(tmp_path: Path) -> None:
+    cfg = get_cfg()
+    cfg.MODEL.set_new_allowed(True)
+    cfg.merge_from_file(write(tmp_path / "a.yaml", "MODEL: {MINE: 1}"))
+    assert cfg.MODEL.MINE == 1
+    for text in ("MINE: 1", "MODEL: {1: 2}"):
+        with pytest.raises(ConfigError, match="unknown key"):
+            cfg.merge_from_file(write(tmp_path / "b.yaml", text))
+
+
+def test_keys_of_older_versions_are_those_that_yacs_knows(tmp_path: Path) -> None:
+    cfg = get_cfg()
+    cfg.register_deprecated_key("MODEL.OLD")
+    cfg.register_renamed_key("MODEL.FORMER", "MODEL.DEVICE")
+    cfg.merge_from_file(write(tmp_path / "a.yaml", "MODEL: {OLD: 1, DEVICE: cpu}"))
+    assert (cfg.MODEL.DEVICE, "OLD" in cfg.MODEL) == ("cpu", False)
+    with pytest.raises(ConfigError, match=r"MODEL\.FORMER was renamed to MODEL\.DEVICE"):
+        cfg.merge_from_list(["MODEL.FORMER", "cpu"])

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 import yaml
 
@@ -58,3 +60,78 @@ def test_anything_else_is_refused(text, tmp_path):
 def test_other_python_tags_are_refused(tag):
     with pytest.raises(yaml.YAMLError, match="could not determine a constructor"):
         load(f"A: {tag}")
+
+
+NESTED = f"[[[[[[a for a in L] for b in L] for c in L] for d in L] for e in L] for L in [[{'1,' * 31}1]]]"
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        (NESTED, "more than 10000 operations"),
+        (f"[[x for x in {[1] * 200}] for y in {[1] * 200}]", "more than 10000 operations"),
+        ("[[e, e] for e in [[d] * 9 for d in [1]]]", "is not a number"),
+        ("-" * 3000 + "1", "cannot be computed|nested"),
+        ("-" * 100_000 + "1", "more than 4000 characters"),
+        ("(" * 1900 + "1" + ")" * 1900, "cannot be computed"),
+        ("1" * 3900, "not arithmetic|cannot be computed"),
+        ("1e9 * 1e9", "not a number of at most"),
+        ("1e999", "not arithmetic"),
+        ("[a for a in a]", "not arithmetic"),
+    ],
+)
+def test_the_work_of_an_expression_is_bounded(expression, message):
+    start = time.process_time()
+    with pytest.raises(ValueError, match=message) as caught:
+        compute(expression)
+    assert time.process_time() - start < 5
+    assert len(str(caught.value)) < 300
+
+
+def test_lists_of_one_list_are_lists_of_their_own():
+    levels = "1"
+    for name in "abcdefghijklmnopqrst":
+        levels = f"[[{name}, {name}] for {name} in [{levels}]]"
+    with pytest.raises(ValueError, match="more than 10000 operations"):
+        compute(levels)
+
+
+def test_aliases_stand_for_a_bounded_number_of_values():
+    """Ten lines that stand for ten billion values, as sequences, as mappings, and merged into mappings."""
+    for first, level in (
+        ("[1, 1]", "[*{0}, *{0}, *{0}, *{0}, *{0}, *{0}, *{0}, *{0}, *{0}, *{0}]"),
+        (
+            "{{x: 1}}",
+            "{{a: *{0}, b: *{0}, c: *{0}, d: *{0}, e: *{0}, f: *{0}, g: *{0}, h: *{0}, i: *{0}, j: *{0}}}",
+        ),
+        ("{{x: 1}}", "{{<<: [*{0}, *{0}, *{0}, *{0}, *{0}, *{0}, *{0}, *{0}, *{0}, *{0}]}}"),
+    ):
+        lines = [f"l0: &l0 {first.format()}"]
+        lines += [f"l{n + 1}: &l{n + 1} {level.format(f'l{n}')}" for n in range(10)]
+        start = time.process_time()
+        with pytest.raises(yaml.YAMLError, match="more than 100000 values"):
+            load("\n".join(lines))
+        assert time.process_time() - start < 5
+    assert load("a: &a [1, 2]\nb: *a\nc: {<<: {d: 3}}") == {"a": [1, 2], "b": [1, 2], "c": {"d": 3}}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: " + "[" * 5000 + "]" * 5000, "nested too deeply"),
+        ("a: &a [*a]", "a part of"),
+        ("a: 2020-99-99", "does not fit its type"),
+        ("a: " + "9" * 5000, "does not fit its type"),
+        ("a: !!int x", "does not fit its type"),
+        ("a: !!int ''", "does not fit its type"),
+        ("a: !!bool x", "does not fit its type"),
+        ("a: !!timestamp x", "does not fit its type"),
+        ("a: !!float x", "does not fit its type"),
+        ("? [a]\n: 1", "unhashable"),
+        ("a: \0", "special characters"),
+        ("a: *b", "undefined alias"),
+    ],
+)
+def test_whatever_a_parser_raises_is_an_error_of_yaml(text, message):
+    with pytest.raises(yaml.YAMLError, match=message):
+        load(text)

@@ -78,7 +78,7 @@ def configured(*overrides: Any) -> CfgNode:
         (["MODEL.RESNETS.DEPTH", 51], "unknown ResNet depth; got: 51"),
         (["MODEL.RESNETS.NORM", "IN"], "unknown normalization; got: NORM: 'IN'"),
         (["MODEL.FPN.NORM", "GN", "MODEL.FPN.OUT_CHANNELS", 48], "over 48 channels"),
-        (["MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, True]], "DEFORM_ON_PER_STAGE: .*four"),
+        (["MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, True]], "DEFORM_ON_PER_STAGE: a list of 4"),
         (
             ["MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.DEFORM_ON_PER_STAGE", [False, False, False, True]],
             "ResNet-18 .*DEFORM_ON_PER_STAGE: .*True",

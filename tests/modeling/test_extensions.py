@@ -218,7 +218,9 @@ def test_a_dotted_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("my_absent_project.nets.Tiny", "No module named 'my_absent_project'"),
         ("torch.nn.Conv2dd", "has no attribute 'Conv2dd'"),
-        (".Tiny", "ValueError"),
+        (".Tiny", "no dotted path"),
+        ("..x", "no dotted path"),
+        ("5.x", "no dotted path"),
         ("sys.path", "this is no backbone.*'sys.path', a list"),
     ],
 )
@@ -239,7 +241,7 @@ def test_an_unknown_name_is_told_with_its_file(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(f"_BASE_: {CONFIG}\nMODEL: {{ROI_HEADS: {{NAME: StandardROIHead}}}}")
     cfg = load_cfg(file)
-    with pytest.raises(ConfigError, match="one of StandardROIHeads") as caught:
+    with pytest.raises(ConfigError, match="did you mean 'StandardROIHeads'") as caught:
         build_model(cfg)
     assert str(caught.value).endswith(f"where: MODEL.ROI_HEADS.NAME in {file}")
     cfg.merge_from_list(["MODEL.ROI_HEADS.NAME", "Mine"])
@@ -277,3 +279,24 @@ def test_registries_take_classes_and_functions() -> None:
         registry.get("build_on")
     with pytest.raises(ConfigError, match=r"MODEL\.OTHER: 'build_on'"):
         registry.get("build_on", key="MODEL.OTHER")
+
+
+def test_a_module_that_leaves_while_it_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in (("leaving", "import sys\nsys.exit(3)"), ("broken", "1 / 0"), ("wrong", "def")):
+        (tmp_path / f"my_{name}_nets.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, message in (("leaving", "SystemExit: 3"), ("broken", "ZeroDivision"), ("wrong", "SyntaxError")):
+        with pytest.raises(ConfigError, match=f"cannot import a backbone.*{message}"):
+            build_model(configured("MODEL.BACKBONE.NAME", f"my_{name}_nets.Tiny"))
+
+
+class TakesNothing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+
+
+@pytest.mark.parametrize("name", [f"{__name__}.TakesNothing", "torch.nn.ReLU6", "os.path.join"])
+def test_what_takes_no_configuration_is_named(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"takes other arguments|tells no shapes|is no backbone") as caught:
+        build_model(configured("MODEL.BACKBONE.NAME", name))
+    assert f"MODEL.BACKBONE.NAME: '{name}'" in str(caught.value)

@@ -55,6 +55,14 @@ app = typer.Typer(
 )
 
 Artifact = Annotated[Path, Argument(metavar="ARTIFACT", help="Folder that an export wrote.")]
+AllowNew = Annotated[
+    list[str] | None,
+    Option(
+        metavar="PATTERN",
+        help="Parameters that the weights may lack or hold in another shape, such as "
+        "'roi_heads.box_predictor.*': they keep their initial values; repeatable.",
+    ),
+]
 
 
 def main() -> None:
@@ -217,6 +225,7 @@ def export_command(
         bool,
         Option("--proof/--no-proof", help="Whether the artifact must prove to compute what the model does."),
     ] = True,
+    allow_new: AllowNew = None,
     overrides: Annotated[
         list[str] | None,
         Argument(
@@ -255,6 +264,7 @@ def export_command(
             device=device,
             proof=proof,
             overrides=tuple(overrides or ()),
+            allow_new=tuple(allow_new or ()),
         )
     )
     _fix_hashes()
@@ -348,6 +358,7 @@ def validate_command(
         ),
     ] = None,
     as_json: Annotated[bool, Option("--json", help="One JSON document instead of text.")] = False,
+    allow_new: AllowNew = None,
     overrides: Annotated[
         list[str] | None,
         Argument(metavar="[KEY VALUE]...", help="Keys over the configuration's, as they were exported."),
@@ -396,6 +407,7 @@ def validate_command(
             save_dir,
             as_json,
             tuple(overrides or ()),
+            tuple(allow_new or ()),
         )
     )
     if not report.passed:
@@ -424,6 +436,7 @@ def diagnose_command(
         Path | None, Option(help="Folder for diagnosis.json and, where something differs, difference.png.")
     ] = None,
     as_json: Annotated[bool, Option("--json", help="One JSON document instead of a table.")] = False,
+    allow_new: AllowNew = None,
     overrides: Annotated[
         list[str] | None,
         Argument(metavar="[KEY VALUE]...", help="Keys over the configuration's, as they were exported."),
@@ -448,7 +461,17 @@ def diagnose_command(
     from detexport.cli.diagnose import Question, run
 
     diagnosis = run(
-        Question(artifact, config_file, weights, image, target, save_dir, as_json, tuple(overrides or ()))
+        Question(
+            artifact,
+            config_file,
+            weights,
+            image,
+            target,
+            save_dir,
+            as_json,
+            tuple(overrides or ()),
+            tuple(allow_new or ()),
+        )
     )
     if diagnosis.diverges:
         raise typer.Exit(VERDICT)

@@ -14,7 +14,9 @@ from typing import Any
 from detexport import model_zoo
 from detexport.artifact import MANIFEST, read_artifact
 from detexport.cli.images import SUFFIXES, find_images
-from detexport.config.cfg import CfgNode, load_cfg
+from detexport.config import get_cfg
+from detexport.config.cfg import CfgNode, load_cfg, naming_sources
+from detexport.config.values import check_values
 from detexport.errors import (
     ArtifactError,
     CheckpointError,
@@ -59,6 +61,7 @@ class Request:
     device: str = "cpu"
     proof: bool = True
     overrides: tuple[str, ...] = ()
+    allow_new: tuple[str, ...] = ()
 
 
 def check_export(request: Request) -> Request:
@@ -294,6 +297,8 @@ def configuration(request: Request) -> CfgNode:
     named_file = os.path.isfile(request.config_file)
     cfg = load_cfg(Path(request.config_file)) if named_file else _zoo_configuration(request)
     cfg.merge_from_list(request.overrides)
+    with naming_sources(cfg):
+        check_values(cfg, get_cfg())
     return cfg
 
 

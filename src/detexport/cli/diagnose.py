@@ -33,6 +33,7 @@ class Question:
     save_dir: Path | None
     as_json: bool
     overrides: tuple[str, ...]
+    allow_new: tuple[str, ...] = ()
 
 
 def run(question: Question) -> Diagnosis:
@@ -84,7 +85,14 @@ def _model(question: Question) -> Model:
     beside = question.artifact_dir.resolve().parent.parent
     config = question.config_file or _beside(beside / "build" / "config.yaml", "--config-file")
     weights = question.weights or _beside(beside / "weights" / "model.safetensors", "--weights")
-    request = Request(config, weights, target="", output=Path(), overrides=question.overrides)
+    request = Request(
+        config,
+        weights,
+        target="",
+        output=Path(),
+        overrides=question.overrides,
+        allow_new=question.allow_new,
+    )
     with step("build the model and load its weights"), tempfile.TemporaryDirectory() as folder:
         return load_model(request, Path(folder))
 

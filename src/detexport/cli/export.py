@@ -13,7 +13,7 @@ import torch
 from detexport import model_zoo
 from detexport.artifact import Artifact, read_artifact
 from detexport.checkpoint import fetch, load_weights, match_weights, read_state_dict, write_state_dict
-from detexport.checkpoint.load import model_shapes
+from detexport.checkpoint.load import describe_parameters
 from detexport.cli.checks import Request as Request
 from detexport.cli.checks import check_export, check_weights, configuration, judged_by_ap
 from detexport.cli.engines import OnDevice
@@ -116,8 +116,14 @@ def load_model(request: Request, folder: Path, *, judged: bool = False) -> Model
     torch.manual_seed(0)
     net = build_model(cfg).eval()
     state_dict = read_state_dict(fetch(weights) if is_url(weights) else Path(weights))
-    fitting, report = match_weights(state_dict, model_shapes(net))
-    report.raise_if_incomplete(weights)
+    option = "--allow-new"
+    fitting, report = match_weights(
+        state_dict, **describe_parameters(net), new_parameters=request.allow_new, option=option
+    )
+    report.raise_if_incomplete(weights, option=option)
+    if told := report.describe():
+        say(f"{weights}: {told}")
+    fitting |= {name: net.state_dict()[name] for name in report.new_keys}
     load_weights(net, fitting, weights)
     dataset = _dataset(request, net, judged=judged)
     write_state_dict(fitting, folder / "model.safetensors")

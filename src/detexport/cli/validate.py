@@ -60,6 +60,7 @@ class Question:
     save_dir: Path | None
     as_json: bool
     overrides: tuple[str, ...]
+    allow_new: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,12 @@ def _model(question: Question, artifact: Artifact, work: Path, at_work: ExitStac
     from detexport.parity.variants import measure_floor
 
     request = Request(
-        question.config_file, question.weights, target="", output=Path(), overrides=question.overrides
+        question.config_file,
+        question.weights,
+        target="",
+        output=Path(),
+        overrides=question.overrides,
+        allow_new=question.allow_new,
     )
     images = _images(question)
     with step("build the model and load its weights"), tempfile.TemporaryDirectory() as temporary:

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from detexport.config import CfgNode, get_cfg
-from detexport.errors import CheckpointError, ConfigError, did_you_mean
+from detexport.errors import CheckpointError, ConfigError, did_you_mean, listed, shown
 
 URL_PREFIX = "https://dl.fbaipublicfiles.com/detectron2/"
 
@@ -20,6 +20,8 @@ _PACKAGE = Path(str(files("detexport.model_zoo")))
 _CONFIGS = _PACKAGE / "configs"
 _TABLE = _PACKAGE / "checkpoints.yaml"
 _CLASS_NAMES = _PACKAGE / "class_names.yaml"
+LONGEST_NAME = 200
+"""Characters of a name that are compared with those of the zoo."""
 _SUFFIX = ".yaml"
 
 
@@ -35,10 +37,10 @@ def get_config_file(config_path: str) -> str:
     if config_path not in _names():
         raise ConfigError(
             "the model zoo has no such configuration",
-            got=repr(config_path),
-            expected=f"a name such as {', '.join(_near(config_path, _names()))}",
+            got=shown(config_path),
+            expected=f"a name such as {listed(_near(config_path, _names()))}",
             remedy=did_you_mean(config_path, _names())
-            or f"correct the name; all {len(_names())} lie below {_CONFIGS}",
+            or f"correct the name; all {len(_names())} are below {_CONFIGS}",
         )
     return str(_CONFIGS / config_path)
 
@@ -76,7 +78,7 @@ def get_checkpoint_url(config_path: str) -> str:
         near = [f"{other}{_SUFFIX}" for other in _near(name, list(published))]
         raise CheckpointError(
             f"no trained checkpoint is published for {config_path}",
-            expected=f"a name such as {', '.join(near)}",
+            expected=f"a name such as {listed(near)}",
             remedy=f"choose one of the {len(published)} in {_TABLE}, or give a checkpoint of your own",
         )
     return f"{URL_PREFIX}{name}/{published[name]}"
@@ -136,4 +138,4 @@ def _checkpoints() -> dict[str, str]:
 
 
 def _near(name: str, known: list[str]) -> list[str]:
-    return difflib.get_close_matches(name, known, n=5, cutoff=0.0)
+    return difflib.get_close_matches(name[:LONGEST_NAME], known, n=3, cutoff=0.0)

@@ -1,6 +1,5 @@
 """Registries by which a configuration names a module, and users' extensions join it without touching ours."""
 
-import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Iterator
@@ -9,7 +8,7 @@ from typing import Any, TypeVar
 
 from detexport.config import CfgNode
 from detexport.config.cfg import naming_sources
-from detexport.errors import ConfigError
+from detexport.errors import ConfigError, did_you_mean, listed, shown
 
 Entry = TypeVar("Entry", bound=Callable[..., Any])
 
@@ -58,8 +57,8 @@ class Registry:
         Raises:
             ConfigError: there is none.
         """
-        name, key = str(name), key or self.key
-        if name in self._entries:
+        key = key or self.key
+        if isinstance(name, str) and name in self._entries:
             return self._entries[name]
         if name in ROTATED:
             raise ConfigError(
@@ -68,14 +67,14 @@ class Registry:
                 expected=f"one of {', '.join(sorted(self._entries))}",
                 remedy="choose a model of axis-aligned boxes",
             )
-        if "." in name:
+        if isinstance(name, str) and "." in name:
             return self._import(name, key)
-        near = difflib.get_close_matches(name, self._entries, n=3) or sorted(self._entries)
         raise ConfigError(
             f"unknown {self.name}",
-            got=f"{key}: {name!r}",
-            expected=f"one of {', '.join(near)}, or the dotted path of your own",
-            remedy=f"correct {key}, or register a {self.name} of that name",
+            got=f"{key}: {shown(name)}",
+            expected=f"one of {listed(sorted(self._entries))}, or the dotted path of your own",
+            remedy=did_you_mean(name, self._entries)
+            or f"correct {key}, or register a {self.name} of that name",
         )
 
     def build(self, cfg: CfgNode, *args: Any) -> Any:
@@ -85,17 +84,32 @@ class Registry:
             ConfigError: there is no such entry, or it cannot be built as it is configured.
         """
         with naming_sources(cfg):
-            return self.get(cfg.value_of(self.key))(cfg, *args)
+            name = cfg.value_of(self.key)
+            entry = self.get(name)
+            try:
+                # What is configurable takes anything, and looks at it itself.
+                inspect.signature(entry, follow_wrapped=False).bind(cfg, *args)
+            except TypeError as error:
+                raise ConfigError(
+                    f"this {self.name} takes other arguments",
+                    got=f"{self.key}: {name!r}, called with a configuration: {error}",
+                    expected=f"one that is called with a configuration and {len(args)} more arguments",
+                    remedy="decorate its __init__ with detexport.config.configurable, or register a function",
+                ) from error
+            return entry(cfg, *args)
 
     def _import(self, path: str, key: str) -> Callable[..., Any]:
         module_name, _, attribute = path.rpartition(".")
         try:
+            if not all(part.isidentifier() for part in path.split(".")):
+                raise ImportError("this is no dotted path")
             entry = getattr(importlib.import_module(module_name), attribute)
-        except (ImportError, AttributeError, ValueError) as error:
+        # A module may raise anything while it is imported, and even leave.
+        except (Exception, SystemExit) as error:
             raise ConfigError(
                 f"cannot import a {self.name}",
-                got=f"{key}: {path!r} ({type(error).__name__}: {error})",
-                expected=f"package.module.Name, or one of {', '.join(sorted(self._entries))}",
+                got=f"{key}: {shown(path)} ({type(error).__name__}: {error})",
+                expected=f"package.module.Name, or one of {listed(sorted(self._entries))}",
                 remedy=f"correct {key}, or put the module's folder on PYTHONPATH",
             ) from error
         if not (inspect.isclass(entry) or inspect.isfunction(entry)):

@@ -4,9 +4,10 @@ from typing import Any
 
 import torch
 
-from detexport.config import CfgNode
+from detexport.config import CfgNode, get_cfg
 from detexport.config.cfg import naming_sources
-from detexport.errors import ConfigError
+from detexport.config.values import check_values
+from detexport.errors import ALLOCATION_FAILURES, ConfigError
 from detexport.modeling.registries import META_ARCH_REGISTRY
 
 
@@ -14,11 +15,23 @@ def build_model(cfg: CfgNode) -> Any:
     """Build ``cfg.MODEL.META_ARCHITECTURE`` with random parameters on ``cfg.MODEL.DEVICE``.
 
     Raises:
-        ConfigError: a name or an option is not supported, or the device is not on this machine.
+        ConfigError: a name, an option or its value is not supported, the device is not on this machine, or
+            its memory does not suffice for the parameters.
     """
     with naming_sources(cfg):
+        check_values(cfg, get_cfg())
         _check_options(cfg)
-    return META_ARCH_REGISTRY.build(cfg).to(torch.device(cfg.MODEL.DEVICE))
+    try:
+        return META_ARCH_REGISTRY.build(cfg).to(torch.device(cfg.MODEL.DEVICE))
+    except (RuntimeError, MemoryError) as error:
+        if not any(words in str(error).lower() for words in ALLOCATION_FAILURES):
+            raise
+        raise ConfigError(
+            "there is not enough memory for the parameters of this model",
+            got=str(error),
+            expected="numbers of classes and channels whose products fit into the device's memory",
+            remedy="correct NUM_CLASSES, FC_DIM, CONV_DIM, OUT_CHANNELS and POOLER_RESOLUTION",
+        ) from error
 
 
 def _check_options(cfg: CfgNode) -> None:

@@ -1,0 +1,257 @@
+"""Which values the keys that models are built from may have: one table."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from yacs.config import CfgNode as _YacsNode
+
+from detexport.errors import ConfigError, listed, shown
+
+
+class Rule(Protocol):
+    """What a value must be."""
+
+    def fits(self, value: Any) -> bool:
+        """Whether ``value`` is so."""
+        ...
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number from ``lowest`` to ``highest``, whole or not."""
+
+    lowest: float = -1e18
+    highest: float = 1e18
+    whole: bool = False
+    above: bool = False
+    """Whether it must be greater than ``lowest``."""
+
+    def fits(self, value: Any) -> bool:
+        """See ``Rule``; NaN is no number."""
+        kinds = (int,) if self.whole else (int, float)
+        if type(value) not in kinds or not self.lowest <= value <= self.highest:
+            return False
+        return not (self.above and value == self.lowest)
+
+    def __str__(self) -> str:
+        kind = "a whole number" if self.whole else "a number"
+        start = "above" if self.above else "from"
+        return f"{kind} {start} {self.lowest:g} to {self.highest:g}"
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text."""
+
+    def fits(self, value: Any) -> bool:
+        """See ``Rule``."""
+        return isinstance(value, str)
+
+    def __str__(self) -> str:
+        return "a text"
+
+
+@dataclass(frozen=True)
+class Switch:
+    """True or False."""
+
+    def fits(self, value: Any) -> bool:
+        """See ``Rule``."""
+        return isinstance(value, bool)
+
+    def __str__(self) -> str:
+        return "True or False"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A list of ``shortest`` to ``longest`` values that each fit ``entry``."""
+
+    entry: Rule
+    shortest: int = 0
+    longest: int = 256
+
+    def fits(self, value: Any) -> bool:
+        """See ``Rule``."""
+        return (
+            isinstance(value, list | tuple)
+            and self.shortest <= len(value) <= self.longest
+            and all(self.entry.fits(entry) for entry in value)
+        )
+
+    def __str__(self) -> str:
+        count = str(self.shortest) if self.shortest == self.longest else f"{self.shortest} to {self.longest}"
+        return f"a list of {count} entries, each {self.entry}"
+
+
+@dataclass(frozen=True)
+class Either:
+    """A value that fits one of two rules."""
+
+    first: Rule
+    second: Rule
+
+    def fits(self, value: Any) -> bool:
+        """See ``Rule``."""
+        return self.first.fits(value) or self.second.fits(value)
+
+    def __str__(self) -> str:
+        return f"{self.first}, or {self.second}"
+
+
+@dataclass(frozen=True)
+class Anything:
+    """A value that is checked where it is used."""
+
+    def fits(self, value: Any) -> bool:
+        """See ``Rule``."""
+        return True
+
+
+CLASSES = Number(1, 100_000, whole=True)
+CHANNELS = Number(1, 16_384, whole=True)
+LAYERS = Number(0, 64, whole=True)
+CELLS = Number(1, 512, whole=True)
+BOXES = Number(1, 1_000_000, whole=True)
+PIXELS = Number(0, 1_000_000, whole=True)
+SHARE = Number(0, 1)
+FINITE = Number()
+POSITIVE = Number(0, 1e6, above=True)
+NAMES = Listed(Text())
+OF_LEVELS = Either(Listed(Listed(POSITIVE, 1, 64), 1, 64), Listed(POSITIVE, 1, 64))
+WEIGHTS = Listed(POSITIVE, 4, 4)
+LABELS = Listed(Number(-1, 1, whole=True), 1, 16)
+
+VALUES: dict[str, Rule] = {
+    "INPUT.MAX_SIZE_TEST": PIXELS,
+    "INPUT.MIN_SIZE_TEST": PIXELS,
+    "MODEL.ANCHOR_GENERATOR.ANGLES": Anything(),
+    "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": OF_LEVELS,
+    "MODEL.ANCHOR_GENERATOR.OFFSET": Number(0, 1),
+    "MODEL.ANCHOR_GENERATOR.SIZES": OF_LEVELS,
+    "MODEL.BACKBONE.FREEZE_AT": Number(-1, 64, whole=True),
+    "MODEL.FPN.OUT_CHANNELS": CHANNELS,
+    "MODEL.PIXEL_MEAN": Listed(FINITE, 1, 16),
+    "MODEL.PIXEL_STD": Listed(POSITIVE, 1, 16),
+    "MODEL.POINT_HEAD.FC_DIM": CHANNELS,
+    "MODEL.POINT_HEAD.IMPORTANCE_SAMPLE_RATIO": SHARE,
+    "MODEL.POINT_HEAD.NUM_CLASSES": CLASSES,
+    "MODEL.POINT_HEAD.NUM_FC": LAYERS,
+    "MODEL.POINT_HEAD.OVERSAMPLE_RATIO": Number(1, 100),
+    "MODEL.POINT_HEAD.SUBDIVISION_NUM_POINTS": BOXES,
+    # Each step doubles the side of a mask.
+    "MODEL.POINT_HEAD.SUBDIVISION_STEPS": Number(0, 16, whole=True),
+    "MODEL.POINT_HEAD.TRAIN_NUM_POINTS": BOXES,
+    "MODEL.PROPOSAL_GENERATOR.MIN_SIZE": Number(0, 1e6),
+    "MODEL.RESNETS.DEFORM_NUM_GROUPS": CHANNELS,
+    "MODEL.RESNETS.DEFORM_ON_PER_STAGE": Listed(Switch(), 4, 4),
+    "MODEL.RESNETS.DEPTH": Number(1, 10_000, whole=True),
+    "MODEL.RESNETS.NUM_GROUPS": CHANNELS,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": CHANNELS,
+    "MODEL.RESNETS.RES5_DILATION": Number(1, 2, whole=True),
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": CHANNELS,
+    "MODEL.RESNETS.WIDTH_PER_GROUP": CHANNELS,
+    "MODEL.RETINANET.BBOX_REG_WEIGHTS": WEIGHTS,
+    "MODEL.RETINANET.IOU_LABELS": LABELS,
+    "MODEL.RETINANET.IOU_THRESHOLDS": Listed(FINITE, 1, 16),
+    "MODEL.RETINANET.NUM_CLASSES": CLASSES,
+    "MODEL.RETINANET.NUM_CONVS": LAYERS,
+    "MODEL.RETINANET.PRIOR_PROB": Number(0, 0.9999, above=True),
+    "MODEL.RETINANET.TOPK_CANDIDATES_TEST": BOXES,
+    "MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS": Listed(WEIGHTS, 1, 16),
+    "MODEL.ROI_BOX_CASCADE_HEAD.IOUS": Listed(FINITE, 1, 16),
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": WEIGHTS,
+    "MODEL.ROI_BOX_HEAD.CONV_DIM": CHANNELS,
+    "MODEL.ROI_BOX_HEAD.FC_DIM": CHANNELS,
+    "MODEL.ROI_BOX_HEAD.NUM_CONV": LAYERS,
+    "MODEL.ROI_BOX_HEAD.NUM_FC": LAYERS,
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": CELLS,
+    "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": LAYERS,
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": BOXES,
+    "MODEL.ROI_HEADS.IOU_LABELS": LABELS,
+    "MODEL.ROI_HEADS.IOU_THRESHOLDS": Listed(FINITE, 1, 16),
+    "MODEL.ROI_HEADS.NUM_CLASSES": CLASSES,
+    "MODEL.ROI_HEADS.POSITIVE_FRACTION": SHARE,
+    "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS": Listed(CHANNELS, 0, 64),
+    "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS": CLASSES,
+    "MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION": CELLS,
+    "MODEL.ROI_KEYPOINT_HEAD.POOLER_SAMPLING_RATIO": LAYERS,
+    "MODEL.ROI_MASK_HEAD.CONV_DIM": CHANNELS,
+    "MODEL.ROI_MASK_HEAD.FC_DIM": CHANNELS,
+    "MODEL.ROI_MASK_HEAD.NUM_CONV": LAYERS,
+    "MODEL.ROI_MASK_HEAD.NUM_FC": LAYERS,
+    "MODEL.ROI_MASK_HEAD.OUTPUT_SIDE_RESOLUTION": CELLS,
+    "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": CELLS,
+    "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO": LAYERS,
+    "MODEL.RPN.BATCH_SIZE_PER_IMAGE": BOXES,
+    "MODEL.RPN.BBOX_REG_WEIGHTS": WEIGHTS,
+    # -1: as many channels as the feature maps have.
+    "MODEL.RPN.CONV_DIMS": Listed(Either(CHANNELS, Number(-1, -1, whole=True)), 1, 64),
+    "MODEL.RPN.IOU_LABELS": LABELS,
+    "MODEL.RPN.IOU_THRESHOLDS": Listed(FINITE, 1, 16),
+    "MODEL.RPN.POSITIVE_FRACTION": SHARE,
+    "MODEL.RPN.POST_NMS_TOPK_TEST": BOXES,
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": BOXES,
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": BOXES,
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": BOXES,
+    "MODEL.SEM_SEG_HEAD.COMMON_STRIDE": CELLS,
+    "MODEL.SEM_SEG_HEAD.CONVS_DIM": CHANNELS,
+    "MODEL.SEM_SEG_HEAD.NUM_CLASSES": CLASSES,
+    # Checked with the other options of the model that it names, whose defaults are null.
+    "MODEL.TORCHVISION.FIRST_LABEL": Anything(),
+    # -1: all of them.
+    "TEST.DETECTIONS_PER_IMAGE": Number(-1, 1_000_000, whole=True),
+    "TEST.EXPECTED_RESULTS": Anything(),
+    "TEST.KEYPOINT_OKS_SIGMAS": Listed(Number(0, 1e3), 0, 100_000),
+}
+"""Values by key. Of a key that is not here the default's kind decides: see ``rule_of``."""
+
+
+def rule_of(key: str, default: Any) -> Rule:
+    """What the value of a key must be, from the table or from its default."""
+    if key in VALUES:
+        return VALUES[key]
+    if isinstance(default, bool):
+        return Switch()
+    if isinstance(default, int | float):
+        return Number(whole=isinstance(default, int))
+    if isinstance(default, str):
+        return Text()
+    if isinstance(default, list | tuple):
+        entries = {type(entry) for entry in default}
+        return Listed(FINITE if entries and entries <= {int, float} else Text(), longest=100_000)
+    return Anything()
+
+
+def check_values(cfg: _YacsNode, defaults: _YacsNode) -> None:
+    """Refuse values that no model can be built from.
+
+    Args:
+        cfg: a configuration; keys that ``defaults`` lacks are somebody's own.
+        defaults: every key with its default.
+
+    Raises:
+        ConfigError: a value is not what its key stands for; all that are not are named.
+    """
+    wrong = [(key, value, rule) for key, value, rule in _ruled(cfg, defaults) if not rule.fits(value)]
+    if wrong:
+        key, value, rule = wrong[0]
+        others = [f"{other}: {shown(bad)}" for other, bad, _ in wrong[1:]]
+        raise ConfigError(
+            f"{len(wrong)} values do not fit their keys" if others else "a value does not fit its key",
+            got=listed([f"{key}: {shown(value)}", *others]),
+            expected=f"{key}: {rule}",
+            remedy=f"correct {key}",
+        )
+
+
+def _ruled(cfg: _YacsNode, defaults: _YacsNode, prefix: str = "") -> Iterator[tuple[str, Any, Rule]]:
+    for name, default in defaults.items():
+        key = f"{prefix}{name}"
+        if name not in cfg:
+            continue
+        if isinstance(default, _YacsNode) and isinstance(cfg[name], _YacsNode):
+            yield from _ruled(cfg[name], default, f"{key}.")
+        elif not isinstance(default, _YacsNode):
+            yield key, cfg[name], rule_of(key, default)
