@@ -60,5 +60,5 @@ def test_pixels_without_classes_to_hold_them_to(dataset: CocoDataset, tmp_path: 
     other = CocoRecord(
         record.image_id, record.file_name, record.height, record.width, (), tmp_path / "no.png"
     )
-    with pytest.raises(DataError, match="no classes of pixels"):
+    with pytest.raises(DataError, match="has no semantic segmentation"):
         judge([(other, outputs)], dataset)

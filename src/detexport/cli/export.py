@@ -29,7 +29,7 @@ from detexport.data.samples import ImageSamples
 from detexport.errors import ConfigError
 from detexport.export import Provenance
 from detexport.files import atomic_dir, is_url, sha256_file, writing
-from detexport.metrics.judge import annotation_kind
+from detexport.metrics.judge import annotation_kind, or_without
 from detexport.modeling import build_model
 from detexport.modeling.class_names import count_classes, named_contract
 from detexport.parity.quality import Quality
@@ -138,7 +138,8 @@ def _dataset(request: Request, net: Any, *, judged: bool) -> CocoDataset | None:
     if request.data is None:
         return None
     names = request.class_names if "things" in count_classes(net) else ()
-    return load_dataset(request.data, names, annotation_kind(net.contract(())) if judged else "instances")
+    with or_without("export without --run-eval, and a target of reduced precision with --no-proof"):
+        return load_dataset(request.data, names, annotation_kind(net.contract(())), judged=judged)
 
 
 def _named(net: Any, cfg: CfgNode, request: Request, dataset: CocoDataset | None) -> Contract:

@@ -147,7 +147,7 @@ def _check_known(path: Path, what: str, asked: Sequence[ImageId], entries: list[
     if unknown:
         raise DataError(
             f"{path} does not have all {what} that are to be evaluated",
-            got=listed(unknown),
+            got=f"[{listed(unknown)}]",
             expected=f"{what} of this file",
             remedy="evaluate on the annotations of the data set that the detections were made on",
         )
