@@ -231,7 +231,7 @@ def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
     for name in ("pipe", "folder"):
         with pytest.raises(DataError, match=f"got: .*{name}, which is not a regular file"):
             read_annotations(tmp_path / name)
-    with pytest.raises(DataError, match="got: no file .*none"):
+    with pytest.raises(DataError, match=r"got: no file .*none"):
         read_annotations(tmp_path / "none")
 
 
