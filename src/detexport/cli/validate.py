@@ -19,7 +19,7 @@ from detexport.cli.progress import say, step
 from detexport.contract import Contract
 from detexport.data.coco import CocoDataset, CocoRecord, records_of
 from detexport.engine.evaluation import spread
-from detexport.errors import ArtifactError, ConfigError, DataError, listed
+from detexport.errors import ArtifactError, ConfigError, DataError, MissingAnnotationsError, listed
 from detexport.files import sha256_json, write_json, writing
 from detexport.metrics.judge import Judge, annotation_kind, or_without
 from detexport.metrics.tallies import pack_tallies
@@ -336,7 +336,7 @@ def _annotated(question: Question, contract: Contract) -> CocoDataset:
         if names == there or not names or (numbered and len(names) == len(there)):
             return dataset
         if numbered or not set(names) <= set(there):
-            raise DataError(
+            raise MissingAnnotationsError(
                 f"{question.data} has not the classes of the artifact",
                 got=f"{len(there)} categories: {listed(there)}",
                 expected=f"{len(names)}: {listed(names)}",

@@ -40,7 +40,7 @@ from detexport.data.images import (
     read_label_map,
     read_segment_map,
 )
-from detexport.errors import DataError, listed
+from detexport.errors import DataError, MissingAnnotationsError, listed
 
 __all__ = [
     "AnnotationKind",
@@ -159,7 +159,7 @@ def load_coco(
     folder = Path(folder)
     annotation_file = find_annotations(folder, split, kind)
     if kind == "keypoints" and not annotation_file.exists():
-        raise DataError(
+        raise MissingAnnotationsError(
             f"the data set {folder} has no keypoints",
             got=f"no file {annotation_file}",
             expected="COCO's keypoint annotations, keypoints_*.json or person_keypoints_*.json",
@@ -388,7 +388,7 @@ def read_sem_seg(record: CocoRecord) -> np.ndarray:
     """
     path = record.sem_seg_file_name
     if path is None or not path.is_file():
-        raise DataError(
+        raise MissingAnnotationsError(
             f"the image {record.file_name} has no semantic segmentation",
             got=f"no file {path}",
             expected="a PNG with the class of each pixel, in semantic_* or detectron2's panoptic_stuff_*",
