@@ -159,11 +159,12 @@ def test_data_as_people_have_it(
 ) -> None:
     write_tiny_onnx(tmp_path / "artifact", kind)
     folder = as_people_have_it(data, tmp_path / "data", change)
-    code, found, told = run_here(
-        "validate", "artifact", "--against", "artifact", "--data", folder, "--images", 2
-    )
+    # The tiny keypoints are not as many as the data's: of these the images alone are looked at.
+    judged = 0 if kind == "keypoints" else 100
+    command = ("validate", "artifact", "--against", "artifact", "--data", folder, "--images", 2)
+    code, found, told = run_here(*command, "--quality-images", judged)
     assert code == 0, told
-    assert "metric    passed" in found
+    assert f"metric    {'passed' if judged else 'not judged'}" in found
 
 
 @pytest.mark.parametrize("kind", ["keypoints", "instances", "semantic", "panoptic"])

@@ -25,6 +25,7 @@ from detexport.config.cfg import CfgNode
 from detexport.contract import Contract
 from detexport.data import MetadataCatalog
 from detexport.data.coco import CocoDataset
+from detexport.data.coco import find_images as image_folder
 from detexport.data.samples import ImageSamples
 from detexport.errors import ConfigError
 from detexport.export import Provenance
@@ -176,7 +177,7 @@ def _samples(files: Sequence[Path], contract: Contract) -> ImageSamples:
 
 def _training_images(data: Path | None) -> list[Path]:
     """The images of the training split, if there is one."""
-    return list_images(data / "images" / "train") if data else []
+    return list_images(image_folder(data, "train")) if data else []
 
 
 def _make(

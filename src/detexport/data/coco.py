@@ -52,6 +52,7 @@ __all__ = [
     "choose_categories",
     "decode_image",
     "find_annotations",
+    "find_images",
     "load_coco",
     "panoptic_folder",
     "read_annotations",
@@ -165,9 +166,7 @@ def load_coco(
             expected="COCO's keypoint annotations, keypoints_*.json or person_keypoints_*.json",
             remedy="choose other data, or a model without keypoints",
         )
-    image_folder = _existing(
-        [path for name in _names(split) for path in (folder / "images" / name, folder / name)]
-    )
+    image_folder = find_images(folder, split)
     dataset = read_coco(annotation_file, image_folder, categories)
     check_images_exist(dataset)
     stuff = _existing([folder / f"{word}_{name}" for name in _names(split) for word in STUFF_FOLDERS])
@@ -264,6 +263,13 @@ def find_annotations(folder: Path, split: str, kind: str) -> Path:
             remedy=f"keep those of one year in the folder, or name them {paths[0][0].name}",
         )
     return found[0] if found else paths[0][0]
+
+
+def find_images(folder: Path, split: str) -> Path:
+    """Folder of a split's images; where there is none the path that it should have."""
+    return _existing(
+        [path for name in _names(split) for path in (Path(folder) / "images" / name, Path(folder) / name)]
+    )
 
 
 def _existing(folders: Sequence[Path]) -> Path:
