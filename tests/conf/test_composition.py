@@ -310,7 +310,7 @@ def test_an_override_is_not_an_edit(tree: Path) -> None:
     "override",
     [
         "data.categories=[1,2]",
-        "data.categories=[cat,no]",
+        "data.categories=[cat,true]",
         "data.categories=cat",
         "models.mine.class_names=[0,1]",
         "models.mine.class_names=ab",
