@@ -64,7 +64,7 @@ def name_classes(
 def as_mapping(given: Any, kind: str) -> dict[str, list[str]]:
     """The option ``class_names``; a list of names is of KIND."""
     value: Any = OmegaConf.to_container(given) if OmegaConf.is_config(given) else given
-    return dict(value) if isinstance(value, dict) else {kind: value} if value else {}
+    return dict(value) if isinstance(value, dict) else {} if value is None else {kind: value}
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from detexport.contract import (
     keypoint_output,
     mask_output,
 )
-from detexport.errors import ExportError
+from detexport.errors import ArtifactError, ConfigError, ExportError
 from tiny_artifacts import KINDS, tiny_contract
 
 
@@ -115,3 +115,25 @@ def test_a_graph_has_two_ends_and_no_way_back() -> None:
         tiny_contract().ending("middle")
     with pytest.raises(ExportError, match="cannot end there; got: graph_end: 'raw' of a graph"):
         tiny_contract().ending("pasted").ending("raw")
+
+
+@pytest.mark.parametrize("names", [("cat", 1), (True,), (None,), ("",), (" ",), "cat", None, {"cat": 1}])
+@pytest.mark.parametrize("kind", ["class_names", "stuff_class_names", "keypoint_names"])
+def test_names_are_texts(kind: str, names: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"the {kind} of a contract are not .*; got: .*; remedy: "):
+        tiny_contract(**{kind: names})
+    value = {
+        **tiny_contract().to_json(),
+        kind: names if isinstance(names, str | None | dict) else list(names),
+    }
+    with pytest.raises(ConfigError, match=rf"the {kind} of a contract are not"):
+        Contract.from_json(value)
+
+
+def test_a_class_without_a_name() -> None:
+    contract = tiny_contract(class_names=("a", "b"))
+    assert [contract.class_name(index) for index in (0, 1)] == ["a", "b"]
+    with pytest.raises(ArtifactError, match="got: class index 2 with 2 names: a, b"):
+        contract.class_name(2)
+    assert tiny_contract(class_names=()).class_name(7) == "class 7"
+    assert contract.class_name(7, stuff=True) == "class 7"

@@ -133,6 +133,10 @@ class DataError(DetexportError):
     """A data set, an annotation file or an image is not what was asked for."""
 
 
+class MissingAnnotationsError(DataError):
+    """A data set lacks annotations that a task metric is measured on; the rest of it is usable."""
+
+
 class InputError(DetexportError, ValueError):
     """What a model is given is not what it takes."""
 

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,16 @@ def test_a_name_for_nothing_is_refused(folder: Path, name: str) -> None:
     (folder / "empty").mkdir()
     with pytest.raises(DataError, match="there is no such image"):
         find_images([str(folder / "b.png"), str(folder / name)])
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "pipe.png"])
+def test_what_is_no_file_is_no_image(folder: Path, name: str) -> None:
+    os.mkfifo(folder / "pipe.png")
+    with pytest.raises(DataError, match="there is no such image") as raised:
+        find_images([str(folder / name)])
+    assert len(str(raised.value)) < 500
+
+
+def test_a_folder_with_the_name_of_an_image_is_none(folder: Path) -> None:
+    (folder / "folder.png").mkdir()
+    assert [path.name for path in find_images([str(folder)])] == ["a.JPG", "b.png"]

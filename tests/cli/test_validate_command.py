@@ -108,6 +108,65 @@ def test_what_differs_is_told_and_ends_with_1(
     assert report["verdicts"]["contract"]["passed"]
 
 
+def as_people_have_it(data: Path, folder: Path, change: str) -> Path:
+    """A copy of a data set in another of the forms that COCO allows."""
+    shutil.copytree(data, folder)
+    path = folder / "annotations/instances_val.json"
+    value = json.loads(path.read_text())
+    if change == "ids that are texts":
+        for entry, key in [(i, "id") for i in value["images"]] + [
+            (a, "image_id") for a in value["annotations"]
+        ]:
+            entry[key] = {1: "a/../b", 2: "é" * 300}.get(entry[key], entry[key])
+    elif change == "one file twice":
+        value["images"].append({**value["images"][0], "id": -1})
+        value["annotations"] += [
+            {**one, "id": f"again {one['id']}", "image_id": -1}
+            for one in value["annotations"]
+            if one["image_id"] == 1
+        ]
+    elif change == "absolute paths":
+        for image in value["images"]:
+            image["file_name"] = str(data / "images/val" / image["file_name"])
+        shutil.rmtree(folder / "images")
+    elif change == "COCO's layout":
+        (folder / "images/val").rename(folder / "val2017")
+        (folder / "annotations/keypoints_val.json").rename(
+            folder / "annotations/person_keypoints_val2017.json"
+        )
+        (folder / "dataset.json").unlink()
+        path.unlink()
+        path = folder / "annotations/instances_val2017.json"
+    else:
+        value["categories"].reverse()
+    path.write_text(json.dumps(value))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ("ids that are texts", "instances"),
+        ("one file twice", "instances"),
+        ("absolute paths", "instances"),
+        ("categories in another order", "instances"),
+        ("COCO's layout", "keypoints"),
+        ("COCO's layout", "instances"),
+    ],
+)
+def test_data_as_people_have_it(
+    run_here: Callable[..., Said], data: Path, tmp_path: Path, change: str, kind: str
+) -> None:
+    write_tiny_onnx(tmp_path / "artifact", kind)
+    folder = as_people_have_it(data, tmp_path / "data", change)
+    # The tiny keypoints are not as many as the data's: of these the images alone are looked at.
+    judged = 0 if kind == "keypoints" else 100
+    command = ("validate", "artifact", "--against", "artifact", "--data", folder, "--images", 2)
+    code, found, told = run_here(*command, "--quality-images", judged)
+    assert code == 0, told
+    assert f"metric    {'passed' if judged else 'not judged'}" in found
+
+
 @pytest.mark.parametrize("kind", ["keypoints", "instances", "semantic", "panoptic"])
 def test_data_without_what_the_metric_needs_says_how_to_go_without(
     run_here: Callable[..., Said], data: Path, tmp_path: Path, kind: str

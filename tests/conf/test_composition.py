@@ -304,3 +304,29 @@ def test_an_override_is_not_an_edit(tree: Path) -> None:
     assert compose(tree, "artifacts.onnx.method.opset_version=18", "export=[onnx]").returncode == 0
     assert params(tree)["artifacts"]["onnx"]["method"]["opset_version"] == 18
     assert compose(tree, "--check").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "data.categories=[1,2]",
+        "data.categories=[cat,true]",
+        "data.categories=cat",
+        "models.mine.class_names=[0,1]",
+        "models.mine.class_names=ab",
+        "models.mine.class_names={things: [a, null]}",
+    ],
+)
+def test_class_names_that_yaml_reads_as_something_else(tree: Path, override: str) -> None:
+    done = compose(tree, "model=[mine]", *GIVEN["model"]["mine"], override)
+    key = override.partition("=")[0]
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert f"error: {key}" in done.stderr
+    assert "; remedy: " in done.stderr
+
+
+def test_class_names_in_quotes(tree: Path) -> None:
+    done = compose(tree, "model=[mine]", *GIVEN["model"]["mine"], "models.mine.class_names=['1','no']")
+    assert done.returncode == 0, done.stderr
+    assert params(tree)["models"]["mine"]["class_names"] == ["1", "no"]

@@ -1,18 +1,16 @@
 """Reading COCO files and images, whole and broken."""
 
-import io
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from detexport.data.coco import decode_image, load_coco, read_image, read_image_size
+from detexport.data.coco import check_image_sizes, load_coco, read_image, read_record
 from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import DataError
 
@@ -101,77 +99,61 @@ def test_a_missing_image(copy: Path) -> None:
         load_coco(copy, "val")
 
 
-@pytest.mark.parametrize("name", ["../val/000001.png", "/etc/hostname"])
-def test_a_file_name_that_leads_out_of_the_folder(copy: Path, name: str) -> None:
+def test_a_file_name_may_be_absolute_or_lead_elsewhere(copy: Path, tmp_path: Path) -> None:
+    (copy / "images/val/000001.png").rename(tmp_path / "elsewhere.png")
+    (copy / "images/val/000002.png").rename(copy / "images/000002.png")
+
+    def change(value: dict[str, Any]) -> None:
+        value["images"][0].update(file_name=str(tmp_path / "elsewhere.png"))
+        value["images"][1].update(file_name="../000002.png")
+
+    edit(copy, change)
+    records = load_coco(copy, "val").images
+    for record in records:
+        assert read_record(record).shape == (3, record.height, record.width)
+    # Never the image itself, whatever its suffix.
+    assert records[0].sem_seg_file_name == copy / "semantic_val/elsewhere.png"
+    assert records[1].sem_seg_file_name == copy / "semantic_val/000002.png"
+
+
+@pytest.mark.parametrize("name", [".", "none.png", "x" * 5000, "000003.png/x"])
+def test_a_file_name_of_no_file(copy: Path, name: str) -> None:
     edit(copy, lambda value: value["images"][0].update(file_name=name))
-    with pytest.raises(DataError, match="1 of 6 images"):
+    with pytest.raises(DataError, match=r"1 of 6 images .* are missing"):
         load_coco(copy, "val")
 
 
-def png(pixels: np.ndarray, image_format: str = "PNG", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format=image_format, **options)
-    return buffer.getvalue()
+def resize_record(folder: Path, **size: int) -> None:
+    """Another size for the first image's record; run lengths of the old one would not fit."""
+
+    def change(value: dict[str, Any]) -> None:
+        value["images"][0].update(size)
+        for one in value["annotations"]:
+            del one["segmentation"]
+
+    edit(folder, change)
 
 
-def test_channel_order(tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    (tmp_path / "image.png").write_bytes(png(pixels))
-    rgb, bgr = (read_image(tmp_path / "image.png", order) for order in ("RGB", "BGR"))
-    np.testing.assert_array_equal(rgb, pixels.transpose(2, 0, 1))
-    np.testing.assert_array_equal(bgr, rgb[::-1])
-    assert bgr.flags.c_contiguous
-    with pytest.raises(ValueError, match="RGB or BGR"):
-        decode_image(png(pixels), "GRB")  # type: ignore[arg-type]
+def test_an_image_that_is_not_of_its_records_size(copy: Path) -> None:
+    resize_record(copy, height=200, width=190)
+    dataset = load_coco(copy, "val")
+    message = (
+        r"000001\.png is not of the size .*; got: height 200, width 150 .*expected: height 200, width 190"
+    )
+    for check in (check_image_sizes, lambda _: read_record(dataset.images[0])):
+        with pytest.raises(DataError, match=message):
+            check(dataset)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_honoured(tmp_path: Path, orientation: int) -> None:
-    pixels = np.zeros((4, 6, 3), dtype=np.uint8)
-    pixels[0, 0] = 255  # the corner that is upper left in the file
+def test_an_image_that_exif_turns_is_of_its_upright_size(copy: Path) -> None:
+    path = copy / "images/val/000001.png"
     exif = Image.Exif()
-    exif[0x0112] = orientation
-    (tmp_path / "image.png").write_bytes(png(pixels, exif=exif))
-    image = read_image(tmp_path / "image.png")
-    # EXIF 2.32: where the 0th row and 0th column are, seen upright.
-    top = orientation in (1, 2, 5, 6)
-    left = orientation in (1, 4, 5, 8)
-    assert image.shape == ((3, 4, 6) if orientation < 5 else (3, 6, 4))
-    assert image[0, 0 if top else -1, 0 if left else -1] == 255
-    assert read_image_size(tmp_path / "image.png") == image.shape[1:]
-
-
-def test_gray_palette_and_transparent_images_become_rgb() -> None:
-    gray = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    np.testing.assert_array_equal(decode_image(png(gray)), np.stack([gray] * 3))
-    rgba = np.dstack([gray, gray + 1, gray + 2, np.full_like(gray, 9)])
-    np.testing.assert_array_equal(decode_image(png(rgba)), rgba[..., :3].transpose(2, 0, 1))
-
-
-def test_sixteen_bits_are_refused_instead_of_cut_off() -> None:
-    with pytest.raises(DataError, match="8 bits a channel; got: PIL's mode I;16"):
-        decode_image(png(np.full((3, 4), 1000, dtype=np.uint16)))
-
-
-NOISE = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-
-
-@pytest.mark.parametrize(
-    "encoded",
-    [b"", b"no image", png(NOISE)[:2000], png(NOISE)[:40], png(NOISE, "JPEG")[:600], png(NOISE, "GIF")[:300]],
-    ids=["empty", "text", "cut PNG", "PNG header", "cut JPEG", "cut GIF"],
-)
-def test_what_is_not_a_whole_image(tmp_path: Path, encoded: bytes) -> None:
-    with pytest.raises(DataError, match=r"the input of .* cannot be read as an image"):
-        decode_image(encoded)
-    (tmp_path / "image").write_bytes(encoded)
-    with pytest.raises(DataError, match=r"cannot be read as an image; got: .*; expected: .*; remedy: "):
-        read_image(tmp_path / "image")
-
-
-def test_an_image_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="FileNotFoundError"):
-        read_image(tmp_path / "none.png")
+    exif[0x0112] = 6
+    Image.open(path).save(path, exif=exif)
+    with pytest.raises(DataError, match=r"height 150, width 200 \(upright.*expected: height 200, width 150"):
+        check_image_sizes(load_coco(copy, "val"))
+    resize_record(copy, height=150, width=200)
+    check_image_sizes(load_coco(copy, "val"))
 
 
 def test_keypoints_are_read_with_their_mirror_images(shapes: Path) -> None:

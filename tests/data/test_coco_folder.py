@@ -59,7 +59,8 @@ def test_everything_is_kept_by_default(source: Path, tmp_path: Path) -> None:
 def test_categories_and_max_images_filter(source: Path, tmp_path: Path) -> None:
     write(source, tmp_path / "out", categories=["star", "circle"], max_images=3)
     dataset = load_coco(tmp_path / "out", "val")
-    assert (dataset.class_names, dataset.category_ids) == (("star", "circle"), (40, 10))
+    # The ids have the order that was asked for, so that whoever reads the file finds the classes in it.
+    assert (dataset.class_names, dataset.category_ids) == (("star", "circle"), (1, 2))
     assert [record.image_id for record in dataset.images] == [1, 2, 3]
     assert len(list((tmp_path / "out/images/val").iterdir())) == 3
     assert dataset == load_coco(tmp_path / "out", "val", ["star", "circle"])
@@ -148,3 +149,48 @@ def test_a_category_that_the_file_lacks(source: Path, tmp_path: Path) -> None:
     ):
         write(source, tmp_path / "out", categories=["circle", "hexagon"])
     assert not (tmp_path / "out").exists()
+
+
+def change_annotations(source: Path, change: Any) -> None:
+    path = source / "labels/instances_val2017.json"
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def test_one_file_of_two_images_and_files_elsewhere(source: Path, tmp_path: Path) -> None:
+    (source / "val2017/000002.png").rename(tmp_path / "far.png")
+
+    def change(value: dict[str, Any]) -> None:
+        value["images"].append({**value["images"][0], "id": "again"})
+        value["images"][1]["file_name"] = str(tmp_path / "far.png")
+
+    change_annotations(source, change)
+    write(source, tmp_path / "out")
+    dataset = load_coco(tmp_path / "out", "val")
+    assert [record.image_id for record in dataset.images] == [1, 2, 3, 4, "again"]
+    assert dataset.images[0].file_name == dataset.images[-1].file_name
+    assert all(record.file_name.is_relative_to(tmp_path / "out/images/val") for record in dataset.images)
+    assert dataset.images[1].file_name.read_bytes() == (tmp_path / "far.png").read_bytes()
+
+
+def test_keypoints_of_the_annotations_are_kept(source: Path, tmp_path: Path) -> None:
+    def change(value: dict[str, Any]) -> None:
+        for category in value["categories"]:
+            category["keypoints"] = ["nose", "left_eye", "right_eye"]
+        for annotation in value["annotations"]:
+            annotation["keypoints"] = [1, 2, 2] * 3
+
+    change_annotations(source, change)
+    write(source, tmp_path / "out", splits={**SPLITS, "train": None})
+    dataset = load_coco(tmp_path / "out", "val", kind="keypoints")
+    assert dataset.keypoint_flip == (0, 2, 1)
+    description = json.loads((tmp_path / "out/dataset.json").read_text())
+    assert description["keypoints"] == ["nose", "left_eye", "right_eye"]
+    assert description["keypoint_flip"] == {"left_eye": "right_eye", "right_eye": "left_eye"}
+
+
+@pytest.mark.parametrize("categories", [[1, 2], [True], "star", [None], {"star": 1}])
+def test_categories_that_are_not_texts(categories: Any) -> None:
+    with pytest.raises(ConfigError, match=r"data\.categories are not .*remedy: "):
+        CocoFolder("x", "own", SPLITS, categories=categories)

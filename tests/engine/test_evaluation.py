@@ -12,10 +12,10 @@ import torch
 from pycocotools.coco import COCO
 
 from detexport.contract import ResizeRule
-from detexport.data.coco import CocoDataset, load_coco
+from detexport.data.coco import CocoDataset, load_coco, read_coco
 from detexport.data.synthetic import SyntheticShapes
 from detexport.engine.evaluation import evaluate
-from detexport.errors import ConfigError, DataError
+from detexport.errors import ConfigError, DataError, MissingAnnotationsError
 from detexport.metrics.average_precision import METRICS, coco_ap
 from detexport.metrics.judge import FIELDS
 from detexport.structures import Boxes, Instances
@@ -122,6 +122,41 @@ def test_an_annotation_of_id_zero_can_be_found(dataset: CocoDataset, tmp_path: P
     path = tmp_path / "instances.json"
     path.write_text(json.dumps(value))
     assert coco_ap(path, truth(dataset), dataset.category_ids)["bbox/AP"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("ids", [{2: "b"}, {1: "é/..", 2: "2", 3: 2}, {1: -1, 2: 0, 3: 2**62}])
+def test_ids_are_whole_numbers_and_texts(
+    folder: Path, dataset: CocoDataset, tmp_path: Path, ids: dict[int, Any]
+) -> None:
+    value = json.loads(dataset.annotation_file.read_text())
+    for entry, key in [(i, "id") for i in value["images"]] + [(a, "image_id") for a in value["annotations"]]:
+        entry[key] = ids.get(entry[key], entry[key])
+    for entry, key in [(c, "id") for c in value["categories"]] + [
+        (a, "category_id") for a in value["annotations"]
+    ]:
+        entry[key] = {5: "five"}.get(entry[key], entry[key])
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps(value))
+    other = read_coco(path, folder / "images/val")
+    found = [(ids.get(image_id, image_id), outputs) for image_id, outputs in truth(dataset)]
+    assert coco_ap(path, found, other.category_ids) == coco_ap(
+        dataset.annotation_file, truth(dataset), dataset.category_ids
+    )
+
+
+def test_masks_need_segmentations(folder: Path, dataset: CocoDataset, tmp_path: Path) -> None:
+    value = json.loads(dataset.annotation_file.read_text())
+    value["annotations"][0]["segmentation"] = []
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps(value))
+    with pytest.raises(MissingAnnotationsError, match=r"no segmentation, .*; got: 1 of"):
+        coco_ap(path, truth(dataset), dataset.category_ids)
+    assert coco_ap(path, truth(dataset), dataset.category_ids, ["bbox"])["bbox/AP"] == pytest.approx(1)
+
+
+def test_a_model_of_more_classes_than_the_data(dataset: CocoDataset) -> None:
+    with pytest.raises(MissingAnnotationsError, match=r"got: class index \d with 1 categories"):
+        coco_ap(dataset.annotation_file, truth(dataset), dataset.category_ids[:1])
 
 
 @pytest.mark.parametrize(("found", "ids"), [([empty(77)], (1, 2)), ([], (1, 66))])

@@ -1,10 +1,12 @@
 """Proposals by their recall, pixels by their classes."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from detexport.data.coco import CocoDataset, CocoRecord, load_coco, read_image
 from detexport.data.synthetic import SyntheticShapes
@@ -60,5 +62,13 @@ def test_pixels_without_classes_to_hold_them_to(dataset: CocoDataset, tmp_path: 
     other = CocoRecord(
         record.image_id, record.file_name, record.height, record.width, (), tmp_path / "no.png"
     )
-    with pytest.raises(DataError, match="no classes of pixels"):
+    with pytest.raises(DataError, match="has no semantic segmentation"):
+        judge([(other, outputs)], dataset)
+
+
+def test_true_pixels_of_another_size(dataset: CocoDataset, tmp_path: Path) -> None:
+    record, outputs = next(pixels(dataset, shifted=0))
+    Image.new("L", (5, 4)).save(tmp_path / "small.png")
+    other = replace(record, sem_seg_file_name=tmp_path / "small.png")
+    with pytest.raises(DataError, match=r"small\.png is not of the size"):
         judge([(other, outputs)], dataset)

@@ -115,3 +115,19 @@ def test_names_that_do_not_fit_are_refused(folder: Path, tree: Any, class_names:
     with pytest.raises(ConfigError, match=message):
         build_model_named(folder, tree, class_names)
     assert not (folder / "build").exists()
+
+
+@pytest.mark.parametrize(
+    ("class_names", "message"),
+    [
+        ([0, 1], r"things are not all texts; got: 0 \(int\), 1 \(int\)"),
+        (["x", False], r"got: False \(bool\)"),
+        ("xy", "are not a list; got: 'xy'"),
+        ({"things": "xy"}, "are not a list; got: 'xy'"),
+        ({"things": None}, "are not a list; got: None"),
+    ],
+)
+def test_names_that_are_no_texts_are_refused(folder: Path, class_names: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_model_named(folder, RETINANET, class_names)
+    assert not (folder / "build").exists()

@@ -8,7 +8,14 @@ from typing import Any
 from tqdm import tqdm
 
 from detexport.cli.progress import say
-from detexport.data.coco import AnnotationKind, CocoDataset, CocoRecord, load_coco
+from detexport.data.coco import (
+    AnnotationKind,
+    CocoDataset,
+    CocoRecord,
+    check_image_sizes,
+    find_annotations,
+    load_coco,
+)
 from detexport.engine.evaluation import predict_record
 from detexport.metrics.judge import Finding, Judge
 from detexport.metrics.tallies import pack_tallies
@@ -21,10 +28,25 @@ SPLIT = "val"
 
 
 def load_dataset(
-    folder: Path, class_names: tuple[str, ...] = (), kind: AnnotationKind = "instances"
+    folder: Path,
+    class_names: tuple[str, ...] = (),
+    kind: AnnotationKind = "instances",
+    *,
+    judged: bool = True,
 ) -> CocoDataset:
-    """The validation split, with the classes of ``class_names`` in their order, else with all."""
-    return load_coco(folder, SPLIT, class_names or None, kind)
+    """Read the validation split, and check that its images have the sizes of their records.
+
+    Args:
+        folder: in the standard layout, or in that of COCO's downloads.
+        class_names: the classes to keep, in their order; without any all are kept.
+        kind: annotations that the model is judged by.
+        judged: whether it is judged; if not, instances do where there are no keypoints.
+    """
+    if not judged and not find_annotations(folder, SPLIT, kind).exists():
+        kind = "instances"
+    dataset = load_coco(folder, SPLIT, class_names or None, kind)
+    check_image_sizes(dataset)
+    return dataset
 
 
 def judge_eager(

@@ -25,11 +25,12 @@ from detexport.config.cfg import CfgNode
 from detexport.contract import Contract
 from detexport.data import MetadataCatalog
 from detexport.data.coco import CocoDataset
+from detexport.data.coco import find_images as image_folder
 from detexport.data.samples import ImageSamples
 from detexport.errors import ConfigError
 from detexport.export import Provenance
 from detexport.files import atomic_dir, is_url, sha256_file, writing
-from detexport.metrics.judge import annotation_kind
+from detexport.metrics.judge import annotation_kind, or_without
 from detexport.modeling import build_model
 from detexport.modeling.class_names import count_classes, named_contract
 from detexport.parity.quality import Quality
@@ -144,7 +145,8 @@ def _dataset(request: Request, net: Any, *, judged: bool) -> CocoDataset | None:
     if request.data is None:
         return None
     names = request.class_names if "things" in count_classes(net) else ()
-    return load_dataset(request.data, names, annotation_kind(net.contract(())) if judged else "instances")
+    with or_without("export without --run-eval, and a target of reduced precision with --no-proof"):
+        return load_dataset(request.data, names, annotation_kind(net.contract(())), judged=judged)
 
 
 def _named(net: Any, cfg: CfgNode, request: Request, dataset: CocoDataset | None) -> Contract:
@@ -181,7 +183,7 @@ def _samples(files: Sequence[Path], contract: Contract) -> ImageSamples:
 
 def _training_images(data: Path | None) -> list[Path]:
     """The images of the training split, if there is one."""
-    return list_images(data / "images" / "train") if data else []
+    return list_images(image_folder(data, "train")) if data else []
 
 
 def _make(

@@ -22,7 +22,7 @@ def find_images(names: Iterable[str]) -> list[Path]:
         if not files:
             raise DataError(
                 "there is no such image",
-                got=name,
+                got=repr(name[:200]),
                 expected=f"a file, a folder with {', '.join(SUFFIXES)}, or a pattern such as 'images/*.png'",
                 remedy="correct the path",
             )
@@ -43,4 +43,4 @@ def list_images(folder: Path) -> list[Path]:
     """The images in a folder; none where there is no folder."""
     if not folder.is_dir():
         return []
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.is_dir())

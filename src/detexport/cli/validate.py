@@ -19,7 +19,7 @@ from detexport.cli.progress import say, step
 from detexport.contract import Contract
 from detexport.data.coco import CocoDataset, CocoRecord, records_of
 from detexport.engine.evaluation import spread
-from detexport.errors import ArtifactError, ConfigError, DataError, listed
+from detexport.errors import ArtifactError, ConfigError, DataError, MissingAnnotationsError, listed
 from detexport.files import sha256_json, write_json, writing
 from detexport.metrics.judge import Judge, annotation_kind, or_without
 from detexport.metrics.tallies import pack_tallies
@@ -215,7 +215,7 @@ def _model(question: Question, artifact: Artifact, work: Path, at_work: ExitStac
         overrides=question.overrides,
         allow_new=question.allow_new,
     )
-    images = _images(question)
+    images = _images(question, artifact.contract)
     with step("build the model and load its weights"), tempfile.TemporaryDirectory() as temporary:
         model = load_model(request, Path(temporary))
     contract = _named_alike(model.contract, artifact.contract)
@@ -248,7 +248,7 @@ def _artifact(question: Question, mine: Artifact, other: Path, work: Path, at_wo
             got="other outputs, classes or thresholds",
             expected=f"the contract of {question.artifact_dir}; `detexport inspect` tells both",
         )
-    images = _images(question)
+    images = _images(question, contract)
     session = OnDevice(engine_of(other, question.against_target), question.device).open(other)
     progress, reference = _kept(question, work, session.artifact.sha256, contract, at_work)
     quality = None
@@ -315,10 +315,10 @@ def _quality(session: Session, dataset: CocoDataset, progress: Progress) -> Eage
     return EagerQuality(judged.metrics, judged.image_ids, pack_tallies(judged.tallies))
 
 
-def _images(question: Question) -> tuple[CocoRecord, ...]:
+def _images(question: Question, contract: Contract) -> tuple[CocoRecord, ...]:
     """The images that inputs are made of; nobody looks at their annotations."""
     assert question.data is not None
-    dataset = load_dataset(question.data)
+    dataset = load_dataset(question.data, kind=annotation_kind(contract), judged=False)
     if not dataset.images:
         raise DataError(
             f"{dataset.annotation_file} lists no image",
@@ -334,18 +334,21 @@ def _annotated(question: Question, contract: Contract) -> CocoDataset:
     Its classes are the contract's, by their names, or in their order where those are numbers.
     """
     assert question.data is not None
-    names, there = contract.class_names, load_dataset(question.data).class_names
+    names = contract.class_names
     numbered = names == tuple(map(str, range(len(names))))
-    fits = len(names) in (0, len(there)) if numbered else set(names) <= set(there)
     with or_without(SWITCH):
-        if not fits:
-            raise DataError(
+        dataset = load_dataset(question.data, kind=annotation_kind(contract))
+        there = dataset.class_names
+        if names == there or not names or (numbered and len(names) == len(there)):
+            return dataset
+        if numbered or not set(names) <= set(there):
+            raise MissingAnnotationsError(
                 f"{question.data} has not the classes of the artifact",
                 got=f"{len(there)} categories: {listed(there)}",
                 expected=f"{len(names)}: {listed(names)}",
                 remedy="choose other data",
             )
-        return load_dataset(question.data, () if numbered else names, annotation_kind(contract))
+        return load_dataset(question.data, names, annotation_kind(contract))
 
 
 def _save(report: ParityReport, question: Question, reference: Path) -> None:

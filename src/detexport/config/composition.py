@@ -15,6 +15,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from detexport.config.cfg import base_files
+from detexport.contract import checked_names
 from detexport.errors import ConfigError, did_you_mean, listed
 from detexport.files import is_url, sha256_file, sha256_json
 
@@ -291,22 +292,8 @@ def _check_name(name: str, what: str, pattern: re.Pattern[str], expected: str) -
 
 
 def _check_class_names(names: Any, key: str) -> None:
-    """Check that class names are a list of texts; YAML reads 0, yes and null as something else."""
-    if names is None:
-        return
-    wrong = (
-        [f"{name!r}, which is no text" for name in names if not isinstance(name, str)]
-        if isinstance(names, list)
-        else [f"{names!r}, which is no list"]
-    )
-    wrong += ["an empty name"] if isinstance(names, list) and "" in names else []
-    if wrong:
-        raise ConfigError(
-            f"{key} are not names of classes",
-            got=listed(wrong),
-            expected="a list of texts",
-            remedy=f'put them into quotes: \'{key}=["0","yes","cat"]\'',
-        )
+    if names is not None:
+        checked_names(names, key)
 
 
 def check_sources(values: dict[str, Any], root: Path) -> None:

@@ -40,7 +40,7 @@ from detexport.data.images import (
     read_label_map,
     read_segment_map,
 )
-from detexport.errors import DataError, listed
+from detexport.errors import DataError, MissingAnnotationsError, listed
 
 __all__ = [
     "AnnotationKind",
@@ -52,6 +52,7 @@ __all__ = [
     "choose_categories",
     "decode_image",
     "find_annotations",
+    "find_images",
     "load_coco",
     "panoptic_folder",
     "read_annotations",
@@ -159,15 +160,13 @@ def load_coco(
     folder = Path(folder)
     annotation_file = find_annotations(folder, split, kind)
     if kind == "keypoints" and not annotation_file.exists():
-        raise DataError(
+        raise MissingAnnotationsError(
             f"the data set {folder} has no keypoints",
             got=f"no file {annotation_file}",
             expected="COCO's keypoint annotations, keypoints_*.json or person_keypoints_*.json",
             remedy="choose other data, or a model without keypoints",
         )
-    image_folder = _existing(
-        [path for name in _names(split) for path in (folder / "images" / name, folder / name)]
-    )
+    image_folder = find_images(folder, split)
     dataset = read_coco(annotation_file, image_folder, categories)
     check_images_exist(dataset)
     stuff = _existing([folder / f"{word}_{name}" for name in _names(split) for word in STUFF_FOLDERS])
@@ -264,6 +263,13 @@ def find_annotations(folder: Path, split: str, kind: str) -> Path:
             remedy=f"keep those of one year in the folder, or name them {paths[0][0].name}",
         )
     return found[0] if found else paths[0][0]
+
+
+def find_images(folder: Path, split: str) -> Path:
+    """Folder of a split's images; where there is none the path that it should have."""
+    return _existing(
+        [path for name in _names(split) for path in (Path(folder) / "images" / name, Path(folder) / name)]
+    )
 
 
 def _existing(folders: Sequence[Path]) -> Path:
@@ -388,7 +394,7 @@ def read_sem_seg(record: CocoRecord) -> np.ndarray:
     """
     path = record.sem_seg_file_name
     if path is None or not path.is_file():
-        raise DataError(
+        raise MissingAnnotationsError(
             f"the image {record.file_name} has no semantic segmentation",
             got=f"no file {path}",
             expected="a PNG with the class of each pixel, in semantic_* or detectron2's panoptic_stuff_*",

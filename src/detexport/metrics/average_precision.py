@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detexport.data.annotations import ImageId, id_order, read_annotations
-from detexport.errors import ConfigError, DataError, listed
+from detexport.errors import ConfigError, DataError, MissingAnnotationsError, listed
 from detexport.metrics.tallies import Matches, Recalls, Tallies
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -147,7 +147,7 @@ def _check_known(path: Path, what: str, asked: Sequence[ImageId], entries: list[
     if unknown:
         raise DataError(
             f"{path} does not have all {what} that are to be evaluated",
-            got=listed(unknown),
+            got=f"[{listed(unknown)}]",
             expected=f"{what} of this file",
             remedy="evaluate on the annotations of the data set that the detections were made on",
         )
@@ -168,7 +168,7 @@ def coco_detections(
     classes = np.zeros(len(scores), np.int64) if of_proposals else outputs["pred_classes"]
     highest = int(np.max(classes, initial=0))
     if len(classes) and highest >= len(category_ids):
-        raise DataError(
+        raise MissingAnnotationsError(
             "the data set has fewer classes than the model",
             got=f"class index {highest} with {len(category_ids)} categories",
             expected="a category for each class",
@@ -275,7 +275,7 @@ def _matches(evaluation: COCOeval, iou_type: str) -> Matches:
 
 def _check_keypoints(truth: dict[str, Any], detections: list[dict[str, Any]], sigmas: int) -> None:
     if not all("keypoints" in annotation for annotation in truth["annotations"]):
-        raise DataError(
+        raise MissingAnnotationsError(
             "the annotations have no keypoints",
             expected="COCO's keypoint annotations",
             remedy="evaluate on the data set's keypoints",
@@ -300,7 +300,7 @@ def _check_masks(truth: dict[str, Any], category_ids: Sequence[int], image_ids: 
         and (image_ids is None or annotation["image_id"] in image_ids)
     ]
     if without:
-        raise DataError(
+        raise MissingAnnotationsError(
             "annotations have no segmentation, which masks are judged by",
             got=f"{len(without)} of {len(truth['annotations'])} annotations",
             expected="polygons or run lengths for each",

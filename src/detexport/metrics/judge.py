@@ -11,7 +11,7 @@ import numpy as np
 from detexport.contract import Contract
 from detexport.data.annotations import ImageId, id_order
 from detexport.data.coco import AnnotationKind, CocoDataset, CocoRecord
-from detexport.errors import DataError
+from detexport.errors import DataError, MissingAnnotationsError
 from detexport.metrics.average_precision import coco_detections, judge_detections
 from detexport.metrics.panoptic_quality import PanopticQuality, Tally
 from detexport.metrics.pixel_iou import PixelIou
@@ -43,18 +43,18 @@ def annotation_kind(contract: Contract) -> AnnotationKind:
 
 @contextmanager
 def or_without(switch: str) -> Iterator[None]:
-    """Say of data that a task metric cannot be measured on which switch leaves it out.
+    """Name the switch that leaves the task metric out where the data lack annotations for it.
 
     Args:
         switch: as the user writes it.
 
     Raises:
-        DataError: what was raised in the block, with that remedy, too.
+        MissingAnnotationsError: what was raised in the block, with that remedy, too.
     """
     try:
         yield
-    except DataError as error:
-        raise DataError(f"{error}, or leave the task metric out: {switch}") from error
+    except MissingAnnotationsError as error:
+        raise MissingAnnotationsError(f"{error}, or leave the task metric out: {switch}") from error
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ def _check_annotations(record: CocoRecord, outputs: dict[str, Any]) -> None:
     for field, (key, expected) in ANNOTATIONS.items():
         without = [annotation["id"] for annotation in record.annotations if not annotation.get(key)]
         if field in outputs and without:
-            raise DataError(
+            raise MissingAnnotationsError(
                 f"the data set lacks annotations that {field} are judged by",
                 got=f"no {key} in annotation {without[0]} of image {record.image_id}",
                 expected=expected,

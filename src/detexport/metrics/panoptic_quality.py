@@ -10,7 +10,7 @@ import numpy as np
 from detexport.data.annotations import ImageId, read_panoptic_annotations
 from detexport.data.coco import panoptic_folder
 from detexport.data.images import check_image_size, read_segment_map
-from detexport.errors import DataError
+from detexport.errors import MissingAnnotationsError
 
 VOID = 0
 """Id of the pixels of no segment."""
@@ -60,7 +60,7 @@ class PanopticQuality:
 
     def __init__(self, annotations: Path, thing_ids: Sequence[ImageId]) -> None:
         if not annotations.exists():
-            raise DataError(
+            raise MissingAnnotationsError(
                 "the data set has no panoptic annotations",
                 got=f"no file {annotations}",
                 expected="COCO's panoptic annotations, panoptic_*.json and a folder of PNGs",
@@ -106,7 +106,7 @@ class PanopticQuality:
             DataError: the image is not annotated, or its PNG cannot be read.
         """
         if image_id not in self.truth:
-            raise DataError(
+            raise MissingAnnotationsError(
                 "the data set's panoptic annotations lack an image",
                 got=f"no image {image_id} in {self.annotations}",
                 expected="all images of the split",
@@ -114,6 +114,13 @@ class PanopticQuality:
             )
         entry = self.truth[image_id]
         path = self.folder / entry["file_name"]
+        if not path.is_file():
+            raise MissingAnnotationsError(
+                "the data set lacks the PNG of a panoptic annotation",
+                got=f"no file {path}",
+                expected=f"the PNGs of {self.annotations.name} in a folder of its name",
+                remedy="unpack them there, choose other data, or a model that gives no segments",
+            )
         true_map = read_segment_map(path)
         check_image_size(path, true_map.shape, segment_map.shape)
         tallies = self._no_tallies()
@@ -138,7 +145,7 @@ class PanopticQuality:
             else (self.stuff_ids, segment["category_id"] - 1)
         )
         if not 0 <= index < len(ids):
-            raise DataError(
+            raise MissingAnnotationsError(
                 f"{self.annotations} has fewer categories than the model",
                 got=f"{'thing' if thing else 'stuff'} {segment['category_id']} of {len(ids)}",
                 expected="a category for each class of the model",

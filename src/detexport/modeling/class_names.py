@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from detexport.contract import Contract
-from detexport.errors import ConfigError
+from detexport.contract import Contract, checked_names
+from detexport.errors import ConfigError, listed
 
 
 def count_classes(net: Any) -> dict[str, int]:
@@ -43,16 +43,17 @@ def named_contract(
         remedy: how to give other names, for errors.
 
     Raises:
-        ConfigError: there are names for what the model does not have, or more or fewer than it has; or as
-            many sigmas as it has no keypoints.
+        ConfigError: the names are not lists of texts; there are names for what the model does not have, or
+            more or fewer than it has; or as many sigmas as it has no keypoints.
     """
     counts = count_classes(net)
+    names = {kind: checked_names(found, f"the names of {what}'s {kind}") for kind, found in names.items()}
     for kind, found in names.items():
         count = counts.get(kind, 0)
         if len(found) != count and (found or kind != "keypoints"):
             raise ConfigError(
                 f"{what} and the class names do not fit",
-                got=f"{len(found)} names: {', '.join(found[:5])}{', ...' if len(found) > 5 else ''}",
+                got=f"{len(found)} names: {listed(found)}",
                 expected=f"{count} {kind}, as many as the model has",
                 remedy=remedy.format(kind=kind),
             )
