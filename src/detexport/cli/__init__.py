@@ -339,6 +339,10 @@ def validate_command(
         ),
     ] = 100,
     device: Annotated[str, Option(help="Where to run: cpu, cuda or cuda:<index>.")] = "cpu",
+    params: Annotated[
+        Path | None,
+        Option(help="A project's params.yaml: limits and budgets are those of its section `parity`."),
+    ] = None,
     save_dir: Annotated[
         Path | None,
         Option(
@@ -396,6 +400,7 @@ def validate_command(
             save_dir,
             as_json,
             tuple(overrides or ()),
+            params,
         )
     )
     if not report.passed:
