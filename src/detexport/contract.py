@@ -5,7 +5,7 @@ post-processing after it are all derived from this one value.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from detexport.errors import ArtifactError, ConfigError, ExportError, listed
@@ -229,6 +229,14 @@ class Contract:
         keypoints = shapes["pred_keypoints"][1] if "pred_keypoints" in shapes else 0
         default = COCO_KEYPOINT_SIGMAS if keypoints == len(COCO_KEYPOINT_SIGMAS) else ()
         return self.keypoint_sigmas or default
+
+    def differences(self, other: "Contract") -> list[str]:
+        """Fields in which two contracts differ, with both values."""
+        return [
+            f"{one.name}: {getattr(self, one.name)!r}, not {getattr(other, one.name)!r}"
+            for one in fields(self)
+            if getattr(self, one.name) != getattr(other, one.name)
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """The contract as plain JSON values."""

@@ -87,7 +87,7 @@ def test_overrides_options_and_samples_reach_the_artifact_and_data_names_and_jud
     assert artifact.contract.score_threshold == 0.4
     assert artifact.contract.class_names == NAMES
     told = capsys.readouterr().err
-    assert "tracing beside the model on 9 pictures: passed" in told, "two at four sizes, and a flat one"
+    assert "tracing beside the model on 8 inputs: passed" in told, "two at three sizes, odd, one color"
     row, limited = [line.split() for line in told.splitlines() if line.startswith("  bbox/AP ")]
     assert limited[-2:] == ["(limit", "0.001)"], "the task metric is a verdict"
     _, eager, found, difference = row
@@ -113,7 +113,7 @@ def test_images_of_which_nobody_knows_whose_they_are_are_refused(images: dict) -
 def test_a_trace_that_lost_a_branch_is_refused_and_the_older_artifact_stays(exported: Path) -> None:
     before = read_artifact(exported)
     request = replace(request_to(exported), overrides=("MODEL.META_ARCHITECTURE", "branching.BranchingRCNN"))
-    with pytest.raises(ExportError, match="does not compute what the model computes; got: 1 odd: "):
+    with pytest.raises(ExportError, match="does not compute what the model computes; got: odd-size: "):
         export(request)
     assert read_artifact(exported) == before
     assert [path.name for path in exported.parent.iterdir()] == ["artifact"]

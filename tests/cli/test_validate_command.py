@@ -186,6 +186,24 @@ def test_data_without_what_the_metric_needs_says_how_to_go_without(
     assert "not judged  Does it find as much of what is annotated? not measured" in found
 
 
+def test_a_projects_limits_hold_in_place_of_the_table(
+    run: Run, artifact: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny_artifacts, "FRACTIONS", tiny_artifacts.FRACTIONS * 0.99)
+    write_tiny_onnx(tmp_path / "other")
+    params = tmp_path / "params.yaml"
+    params.write_text("parity: {tolerance: {box_px: 5, box_floor_px: 5}, scales: [1.0]}")
+    asked = ("validate", tmp_path / "other", "--against", artifact, "--data", data, "--images", 1)
+    done = run(*asked, "--quality-images", 0, "--params", params, "--json")
+    report = json.loads(done.stdout)
+    assert report["tolerance"]["box_px"] == 5
+    assert report["verdicts"]["drift"]["passed"], report["reasons"]
+    params.write_text("parity: {tolerance: {box: 5}}")
+    done = run(*asked, "--params", params)
+    assert done.returncode == 2
+    assert "tolerance.box: no such key" in done.stderr
+
+
 KILLED = """
 import os, signal, sys
 from detexport.runtime.onnxruntime import OnnxSession
@@ -223,7 +241,7 @@ def test_a_killed_run_goes_on_where_it_stopped(artifact: Path, data: Path, tmp_p
     whole = run_until(-1, "whole")
     assert whole.returncode == 0, whole.stderr
     total = int(whole.stderr.splitlines()[-1])
-    # While the reference is made, and while the artifact is held against it.
+    # Both while the reference is made: the artifact itself is run in a process of its own.
     first, second = total // 4, total // 2
     assert run_until(first, "saved").returncode == -signal.SIGKILL
     assert run_until(second, "saved").returncode == -signal.SIGKILL

@@ -196,6 +196,7 @@ def test_the_interval_of_a_mean_is_the_known_one() -> None:
             correct=correct[None],
             ignored=np.zeros((1, number), bool),
             objects=np.ones((1, number), np.int64),
+            score=np.linspace(1, 0, number),
         )
 
     none, some = side(np.zeros(number, bool)), side(hits)
@@ -214,6 +215,7 @@ def nothing(number: int, objects: int) -> Matches:
         correct=np.zeros((10, 0), bool),
         ignored=np.zeros((10, 0), bool),
         objects=np.full((2, number), objects),
+        score=np.zeros(0),
     )
 
 
@@ -235,6 +237,7 @@ def test_false_alarms_on_an_image_without_annotations_count_in_the_whole() -> No
         correct=np.ones((10, 1), bool),
         ignored=np.zeros((10, 1), bool),
         objects=np.array([[1, 0]]),
+        score=np.array([0.9]),
     )
     second = replace(
         first,
@@ -242,6 +245,7 @@ def test_false_alarms_on_an_image_without_annotations_count_in_the_whole() -> No
         category=np.array([0, 0]),
         correct=np.array([[False, True]] * 10),
         ignored=np.zeros((10, 2), bool),
+        score=np.array([0.9, 0.8]),
     )
     paired = paired_difference(first, second)
     assert paired.value == pytest.approx(-0.5)
@@ -258,13 +262,45 @@ def test_what_is_ignored_counts_neither_for_nor_against() -> None:
         correct=rows,
         ignored=np.array([[False, True, False, False]] * 10),
         objects=np.array([[1, 1]]),
+        score=np.array([0.9, 0.8, 0.7, 0.6]),
     )
     kept = [0, 2, 3]
-    without = Matches(
-        crowd.image[kept], crowd.category[kept], rows[:, kept], crowd.ignored[:, kept], crowd.objects
-    )
+    of_rows = (crowd.image[kept], crowd.category[kept], rows[:, kept], crowd.ignored[:, kept])
+    without = Matches(*of_rows, crowd.objects, crowd.score[kept])
     weights = np.array([[1, 1], [3, 1], [0, 2]])
     np.testing.assert_array_equal(crowd.values(weights), without.values(weights))
+
+
+def ranked(*rows: tuple[float, bool]) -> Matches:
+    """One class; each detection, of its score and correct or not, is on an image of its own."""
+    count = len(rows)
+    return Matches(
+        image=np.arange(count),
+        category=np.zeros(count, np.int64),
+        correct=np.array([[correct for _, correct in rows]] * 10),
+        ignored=np.zeros((10, count), bool),
+        objects=np.ones((1, count), np.int64),
+        score=np.array([score for score, _ in rows]),
+    )
+
+
+def test_the_order_of_equal_scores_decides_between_two_values() -> None:
+    hit_first, miss_first = ranked((0.9, True), (0.9, False)), ranked((0.9, False), (0.9, True))
+    both = {side.values(np.ones((1, 2)))[0] for side in (hit_first, miss_first)}
+    for side in (hit_first, miss_first):
+        assert side.extremes(1e-4) == pytest.approx((min(both), max(both)))
+    apart = ranked((0.9, False), (0.8, True))
+    (value,) = apart.values(np.ones((1, 2)))
+    assert apart.extremes(1e-4) == pytest.approx((value, value))
+    assert np.isnan(nothing(3, 0).extremes(1e-4)).all()
+
+
+def test_extremes_hold_the_value_itself(datasets: dict[str, CocoDataset]) -> None:
+    tallies = judged(datasets["boxes and masks"], "boxes and masks").tallies["bbox/AP"]
+    (value,) = tallies.values(np.ones((1, IMAGES)))
+    assert tallies.extremes(0.0) == pytest.approx((value, value))
+    low, high = tallies.extremes(0.2)
+    assert low < value < high
 
 
 def test_one_image(datasets: dict[str, CocoDataset]) -> None:

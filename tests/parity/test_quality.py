@@ -14,10 +14,10 @@ from detexport.contract import ResizeRule
 from detexport.data.coco import CocoDataset, load_coco
 from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import DataError
-from detexport.metrics.judge import judge
-from detexport.metrics.tallies import pack_tallies
+from detexport.metrics.judge import Judgement, judge
+from detexport.metrics.tallies import Matches, pack_tallies
 from detexport.parity.measures import tell
-from detexport.parity.quality import Quality, measure_quality
+from detexport.parity.quality import Quality, compare_quality, measure_quality
 from detexport.parity.reference import EagerQuality, Reference, SampleMeta, read_reference, write_reference
 from detexport.parity.validate import validate
 from detexport.postprocess import postprocess
@@ -237,6 +237,30 @@ def test_a_weak_eager_model_fails_reduced_precision_alone(dataset: CocoDataset, 
     assert full.faults == ()
     assert "proves nothing" in full.to_json()["notes"][0]
     assert "difference +0.9500" in replace(full, artifact={"bbox/AP": 1.0}).faults[0]
+
+
+def test_a_tie_across_images_fails_no_job_in_float32() -> None:
+    """Rounding swaps a right and a wrong detection of two images; on so few that is much of the metric."""
+
+    def side(*correct: bool) -> tuple[Matches, float]:
+        matches = Matches(
+            image=np.arange(2),
+            category=np.zeros(2, np.int64),
+            correct=np.array([correct] * 10),
+            ignored=np.zeros((10, 2), bool),
+            objects=np.ones((1, 2), np.int64),
+            score=np.array([0.90001, 0.9]),
+        )
+        return matches, float(matches.values(np.ones((1, 2)))[0])
+
+    (mine, value), (other, reached) = side(True, False), side(False, True)
+    expected = EagerQuality({"bbox/AP": value}, (1, 2), pack_tallies({"bbox/AP": mine}))
+    found = Judgement({"bbox/AP": reached}, (1, 2), {"bbox/AP": other})
+    limits = {"precision": "float32", "budget": 0.001, "least": 0.1}
+    assert compare_quality(expected, found, tie=2e-4, **limits).faults == ()
+    assert "difference -0.2" in compare_quality(expected, found, tie=1e-6, **limits).faults[0]
+    lost = Judgement({"bbox/AP": 0.0}, (1, 2), {"bbox/AP": side(False, False)[0]})
+    assert compare_quality(expected, lost, tie=2e-4, **limits).faults
 
 
 def test_data_that_lack_an_image_that_eager_was_judged_on(dataset: CocoDataset, artifact: Artifact) -> None:

@@ -360,8 +360,10 @@ def test_keypoints_elsewhere_are_counted_over_all_images() -> None:
 
 
 def test_a_reference_of_another_contract_fails(reference: Reference, session: Session) -> None:
-    other = replace(reference, contract_sha256="0" * 64)
-    assert "contract" in validate(session, other, TOLERANCE, job="j").reasons[0]
+    other = replace(reference, contract=replace(reference.contract, score_threshold=0.625))
+    (reason, *_) = validate(session, other, TOLERANCE, job="j").reasons
+    assert "contract differs" in reason
+    assert f"score_threshold: {reference.contract.score_threshold}, not 0.625" in reason
 
 
 def test_an_artifact_that_cannot_be_opened_is_a_verdict(

@@ -349,6 +349,10 @@ def validate_command(
         ),
     ] = 100,
     device: Annotated[str, Option(help="Where to run: cpu, cuda or cuda:<index>.")] = "cpu",
+    params: Annotated[
+        Path | None,
+        Option(help="A project's params.yaml: limits and budgets are those of its section `parity`."),
+    ] = None,
     save_dir: Annotated[
         Path | None,
         Option(

@@ -75,7 +75,7 @@ def judge_eager(
 
 
 def evaluate_both(net: Any, session: Session, dataset: CocoDataset, *, precision: str) -> Quality:
-    """Judge the eager model and the artifact on all images of a split, and print both.
+    """Judge the eager model and the artifact on all images of a split.
 
     Args:
         net: the eager model.
@@ -85,12 +85,14 @@ def evaluate_both(net: Any, session: Session, dataset: CocoDataset, *, precision
     """
     eager = judge_eager(net, dataset, session.artifact.contract.oks_sigmas)
     precision = precision or FLOAT32
-    budget = BUDGETS[precision]
-    quality = measure_quality(
-        session, eager, dataset, precision=precision, budget=budget, least=LEAST_QUALITY
+    return measure_quality(
+        session, eager, dataset, precision=precision, budget=BUDGETS[precision], least=LEAST_QUALITY
     )
+
+
+def say_quality(quality: Quality) -> None:
+    """Print the metrics of both, and the differences."""
     say(f"on {quality.images} annotated images {'model':>10} {'artifact':>10} {'difference':>11}")
     for name, value in quality.eager.items():
         found = quality.artifact.get(name, 0.0)
         say(f"  {name:24} {value:10.4f} {found:10.4f} {found - value:+11.4f}")
-    return quality

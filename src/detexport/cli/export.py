@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +16,26 @@ from detexport.checkpoint.load import describe_parameters
 from detexport.cli.checks import Request as Request
 from detexport.cli.checks import check_export, check_weights, configuration, judged_by_ap
 from detexport.cli.engines import OnDevice
-from detexport.cli.evaluation import evaluate_both, load_dataset
+from detexport.cli.evaluation import evaluate_both, judge_eager, load_dataset, say_quality
 from detexport.cli.images import find_images, list_images
 from detexport.cli.progress import say, step
-from detexport.cli.proof import prove
+from detexport.cli.verdict import say_errors
 from detexport.config.cfg import CfgNode
 from detexport.contract import Contract
 from detexport.data import MetadataCatalog
 from detexport.data.coco import CocoDataset
 from detexport.data.coco import find_images as image_folder
 from detexport.data.samples import ImageSamples
-from detexport.errors import ConfigError
+from detexport.errors import ConfigError, ExportError, listed
 from detexport.export import Provenance
 from detexport.files import atomic_dir, is_url, sha256_file, writing
 from detexport.metrics.judge import annotation_kind, or_without
 from detexport.modeling import build_model
 from detexport.modeling.class_names import count_classes, named_contract
-from detexport.parity.quality import Quality
+from detexport.parity.quality import FLOAT32
 from detexport.runtime import Engine, Session
 from detexport.targets import ARTIFACTS, Target, build_makers, find_target
+from detexport.workflows.check_artifact import check_artifact
 
 BUNDLED_SAMPLE = Path(__file__).parents[1] / "data" / "sample.png"
 STEPS = ".steps"
@@ -83,7 +83,7 @@ def make(request: Request) -> None:
         made = _make(makers, model, next(iter(images)), _samples(calibration, model.contract), steps)
         engine = OnDevice(target.runtime.build(), request.device)
         if request.proof:
-            _prove(request, target, model, engine, made, files, steps / "reference")
+            _check(request, target, model, engine, made, files, steps / "reference")
         elif request.run_eval:
             _evaluate(model, target, engine.open(made))
         artifact = _promote(made, folder)
@@ -200,7 +200,7 @@ def _make(
     return made
 
 
-def _prove(
+def _check(
     request: Request,
     target: Target,
     model: Model,
@@ -209,24 +209,41 @@ def _prove(
     files: Sequence[Path],
     reference: Path,
 ) -> None:
-    measure = partial(_evaluate, model, target)
-    prove(
-        engine,
+    """Validate the artifact on the samples, and print how far it is from the model.
+
+    Raises:
+        ExportError: it does not pass.
+    """
+    dataset = model.dataset if target.precision or request.run_eval else None
+    report = check_artifact(
         made,
+        engine,
         model.net,
         model.contract,
         files,
         reference,
-        target=request.target,
-        measure=measure if target.precision or request.run_eval else None,
-        reduced=bool(target.precision),
+        job=request.target,
+        precision=target.precision or FLOAT32,
+        quality=judge_eager(model.net, dataset, model.contract.oks_sigmas) if dataset else None,
+        dataset=dataset,
     )
+    if report.quality is not None:
+        say_quality(report.quality)
+    say_errors(report)
+    if not report.passed:
+        raise ExportError(
+            f"{request.target} does not compute what the model computes",
+            got=listed(report.reasons),
+            expected="what the model finds, within the limits",
+            remedy="give images of the model's kind by --sample (for int8 by --calibration), choose another "
+            "target, or keep the artifact unproved by --no-proof",
+        )
 
 
-def _evaluate(model: Model, target: Target, session: Session) -> Quality:
+def _evaluate(model: Model, target: Target, session: Session) -> None:
     if model.dataset is None:
         raise ConfigError("there is no data to judge on", remedy="give --data DIR")
-    return evaluate_both(model.net, session, model.dataset, precision=target.precision)
+    say_quality(evaluate_both(model.net, session, model.dataset, precision=target.precision))
 
 
 def _promote(made: Path, folder: Path) -> Artifact:

@@ -16,6 +16,7 @@ from detexport.artifact import Artifact, read_artifact, verify_files
 from detexport.cli.engines import OnDevice, asked_target, engine_of
 from detexport.cli.evaluation import judge_eager, load_dataset
 from detexport.cli.progress import say, step
+from detexport.cli.verdict import report_lines
 from detexport.contract import Contract
 from detexport.data.coco import CocoDataset, CocoRecord, records_of
 from detexport.engine.evaluation import spread
@@ -24,23 +25,21 @@ from detexport.files import sha256_json, write_json, writing
 from detexport.metrics.judge import Judge, annotation_kind, or_without
 from detexport.metrics.tallies import pack_tallies
 from detexport.parity.certificate import certify
-from detexport.parity.compare import Tolerance
 from detexport.parity.floor import Floor, read_floor
-from detexport.parity.inputs import Plan, resumed_inputs
+from detexport.parity.inputs import resumed_inputs
 from detexport.parity.outputs import Outputs
 from detexport.parity.progress import Progress, progress_folder, validation_key
-from detexport.parity.quality import BUDGETS, FLOAT32, LEAST_QUALITY, findings, measure_quality
-from detexport.parity.reference import EagerQuality, contract_sha256, read_reference, write_reference
+from detexport.parity.quality import FLOAT32, findings
+from detexport.parity.reference import EagerQuality, of_model, read_reference, write_reference
 from detexport.parity.report import ParityReport
-from detexport.parity.validate import validate_artifact
+from detexport.parity.rules import Rules, read_rules
 from detexport.postprocess import postprocess
 from detexport.runtime import BatchSession, Session
+from detexport.workflows.validate import validate_apart
 
 REPORT, CERTIFICATE, DRAWN = "parity.json", "certificate.json", "drawn.npz"
 REFERENCE = "reference"
 SWITCH = "--quality-images 0"
-FLOOR_IMAGES = 12
-MOST_FLIPS = 10
 
 
 @dataclass(frozen=True)
@@ -84,6 +83,7 @@ def run(question: Question) -> ParityReport:
         OutputError: the folder for the results cannot be written.
         RuntimeUnavailableError: a runtime is not on this machine.
     """
+    rules = read_rules(question.params) if question.params else Rules()
     artifact = _unchanged(question.artifact_dir)
     target = asked_target(artifact, question.target)
     precision = (target.precision if target else "") or FLOAT32
@@ -92,40 +92,23 @@ def run(question: Question) -> ParityReport:
     with ExitStack() as at_work:
         work = question.save_dir or Path(at_work.enter_context(tempfile.TemporaryDirectory()))
         at_work.enter_context(writing(work))
-        expected = _expected(question, artifact, work, at_work)
-        reference = read_reference(expected.reference)
-        if precision != FLOAT32 and reference.quality is None:
+        expected = _expected(question, rules, artifact, work, at_work)
+        quality = read_reference(expected.reference).quality
+        if precision != FLOAT32 and quality is None:
             raise _unjudged(precision, f"no metric in {expected.reference}")
-        job = f"{question.artifact_dir} against {expected.name}"
-        settings = {
-            "job": job,
-            "target": question.target,
-            "device": question.device,
-            "floor": expected.floor.limits if expected.floor else None,
-        }
-        key = validation_key(artifact.sha256, expected.reference, question.data, settings)
-        progress = at_work.enter_context(Progress(progress_folder(work / REPORT), key))
-        measure = None
-        if _judged(question) and reference.quality is not None:
-            measure = partial(
-                measure_quality,
-                eager=reference.quality,
-                dataset=_annotated(question, artifact.contract),
-                precision=precision,
-                budget=BUDGETS[precision],
-                least=LEAST_QUALITY,
-                progress=progress,
-            )
-        report = validate_artifact(
-            OnDevice(engine_of(question.artifact_dir, question.target), question.device),
+        is_judged = _judged(question) and quality is not None
+        report = validate_apart(
             question.artifact_dir,
-            reference,
-            Tolerance(),
-            job=job,
+            OnDevice(engine_of(question.artifact_dir, question.target), question.device),
+            expected.reference,
+            replace(rules, draw=0),
+            job=f"{question.artifact_dir} against {expected.name}",
+            precision=precision,
             floor=expected.floor,
-            measure=measure,
-            reduced=precision != FLOAT32,
-            progress=progress,
+            dataset=_annotated(question, artifact.contract) if is_judged else None,
+            data=question.data,
+            save_to=work / REPORT if question.save_dir else None,
+            settings={"target": question.target, "device": question.device},
         )
         if question.save_dir is not None:
             _save(report, question, expected.reference)
@@ -133,27 +116,8 @@ def run(question: Question) -> ParityReport:
         json.dump(report.to_json(), sys.stdout, indent=1, ensure_ascii=False)
         print()
     else:
-        print("\n".join(tell_report(report)))
+        print("\n".join(report_lines(report)))
     return report
-
-
-def tell_report(report: ParityReport) -> list[str]:
-    """A report in lines: each verdict, what it rests on, why it failed."""
-    lines = [f"{report.job}: {'passed' if report.passed else 'did not pass'}"]
-    for name, verdict in report.verdicts.items():
-        answer = "not judged" if not verdict.judged else "passed" if verdict.passed else "FAILED"
-        lines.append(f"  {name:9} {answer:11} {verdict.question} {verdict.note}".rstrip())
-        lines += [f"    {reason}" for reason in verdict.reasons]
-    flips = report.to_json()["flips"]
-    for flip in flips[:MOST_FLIPS]:
-        side = "only the other side" if flip["side"] == "missing" else "only this artifact"
-        what = f"class {flip['pred_class']}, score {flip['score']:.4f}"
-        edge = "at the edge: " if flip["excused"] else ""
-        where = f"{edge}{flip['distance']:.2g} from {flip['decider']}"
-        lines.append(f"  flip in {flip['sample']}, {side}: {what}, {where}")
-    if len(flips) > MOST_FLIPS:
-        lines.append(f"  and {len(flips) - MOST_FLIPS} more flips")
-    return lines
 
 
 def _unchanged(folder: Path) -> Artifact:
@@ -176,7 +140,9 @@ def _unjudged(precision: str, got: str) -> ConfigError:
     )
 
 
-def _expected(question: Question, artifact: Artifact, work: Path, at_work: ExitStack) -> Expected:
+def _expected(
+    question: Question, rules: Rules, artifact: Artifact, work: Path, at_work: ExitStack
+) -> Expected:
     """Run what the artifact is held against, or take what the pipeline has left of it."""
     beside = question.artifact_dir.resolve().parent.parent
     asked = {"--against": question.against is not None, "--config-file": bool(question.config_file)}
@@ -195,11 +161,11 @@ def _expected(question: Question, artifact: Artifact, work: Path, at_work: ExitS
             remedy="give them; an artifact that lies where the pipeline leaves it needs nothing",
         )
     if question.against is not None:
-        return _artifact(question, artifact, question.against, work, at_work)
-    return _model(question, artifact, work, at_work)
+        return _artifact(question, rules, artifact, question.against, work, at_work)
+    return _model(question, rules, artifact, work, at_work)
 
 
-def _model(question: Question, artifact: Artifact, work: Path, at_work: ExitStack) -> Expected:
+def _model(question: Question, rules: Rules, artifact: Artifact, work: Path, at_work: ExitStack) -> Expected:
     """Run the eager model on the edge-case inputs and measure its noise floor."""
     # They import torch, which comparing two artifacts does without.
     from detexport.cli.export import Request, load_model
@@ -228,25 +194,29 @@ def _model(question: Question, artifact: Artifact, work: Path, at_work: ExitStac
             quality = judge_eager(model.net, judged, contract.oks_sigmas, progress)
     write_reference(
         reference,
-        eager_samples(model.net, contract, images, Plan(), progress),
+        eager_samples(model.net, contract, images, rules.plan, progress),
         contract=contract,
         environment={"dtype": "float32", "versions": versions()},
         quality=quality,
     )
     floor = measure_floor(
-        model.net, contract, read_reference(reference), Tolerance(), FLOOR_IMAGES, progress=progress
+        model.net, contract, read_reference(reference), rules.tolerance, rules.floor_images, progress=progress
     )
     return Expected(reference, floor, question.config_file)
 
 
-def _artifact(question: Question, mine: Artifact, other: Path, work: Path, at_work: ExitStack) -> Expected:
+def _artifact(
+    question: Question, rules: Rules, mine: Artifact, other: Path, work: Path, at_work: ExitStack
+) -> Expected:
     """Another artifact on the inputs that hurt."""
     contract = _unchanged(other).contract
-    if contract_sha256(mine.contract) != contract_sha256(contract):
+    differences = of_model(contract).differences(of_model(mine.contract))
+    if differences:
         raise ArtifactError(
             f"{other} is not an artifact of the same model",
-            got="other outputs, classes or thresholds",
-            expected=f"the contract of {question.artifact_dir}; `detexport inspect` tells both",
+            got=listed(differences),
+            expected=f"the contract of {question.artifact_dir}",
+            remedy="compare artifacts of one model",
         )
     images = _images(question, contract)
     session = OnDevice(engine_of(other, question.against_target), question.device).open(other)
@@ -256,7 +226,7 @@ def _artifact(question: Question, mine: Artifact, other: Path, work: Path, at_wo
         judged = spread(_annotated(question, contract), question.quality_images)
         with or_without(SWITCH):
             quality = _quality(session, judged, progress)
-    samples = resumed_inputs(images, contract, Plan(), partial(_run, session), None, progress)
+    samples = resumed_inputs(images, contract, rules.plan, partial(_run, session), None, progress)
     write_reference(
         reference,
         # In a batch outputs depend on the other images: what takes one at a time says nothing of it.

@@ -252,7 +252,9 @@ def _matches(evaluation: COCOeval, iou_type: str) -> Matches:
     categories = len(params.catIds) if params.useCats else 1
     objects = np.zeros((categories, images), np.int64)
     thresholds = len(params.iouThrs)
-    rows: dict[str, list[np.ndarray]] = {name: [] for name in ("image", "category", "correct", "ignored")}
+    rows: dict[str, list[np.ndarray]] = {
+        name: [] for name in ("image", "category", "correct", "ignored", "score")
+    }
     for category in range(categories):
         start = category * areas * images
         matched = evaluation.evalImgs[start : start + images]
@@ -265,6 +267,7 @@ def _matches(evaluation: COCOeval, iou_type: str) -> Matches:
         of_image = [np.full(len(one["dtScores"]), index, np.int32) for index, one in there]
         rows["image"].append(np.concatenate([np.zeros(0, np.int32), *of_image])[order])
         rows["category"].append(np.full(len(scores), category, np.int32))
+        rows["score"].append(scores[order])
         nothing = np.zeros((thresholds, 0), bool)
         for name, key in (("correct", "dtMatches"), ("ignored", "dtIgnore")):
             flags = [one[key].astype(bool) for _, one in there]

@@ -67,6 +67,7 @@ class Matches(Tallies):
         correct: (T, D) bool, whether it found an object at each IoU threshold.
         ignored: (T, D) bool, whether it counts neither for nor against (a crowd's).
         objects: (K, N) number of each class's objects on each image.
+        score: (D,) each detection's score.
     """
 
     image: np.ndarray
@@ -74,10 +75,40 @@ class Matches(Tallies):
     correct: np.ndarray
     ignored: np.ndarray
     objects: np.ndarray
+    score: np.ndarray
 
     @property
     def images(self) -> int:  # noqa: D102
         return int(self.objects.shape[1])
+
+    def extremes(self, tie: float) -> tuple[float, float]:
+        """The lowest and the highest value between which the order of equal scores decides, or NaN.
+
+        Detections of all images are ranked together, so rounding that swaps two of them moves the metric.
+
+        Args:
+            tie: scores that differ by no more are equal.
+        """
+        low, high = (self._ranked_by(sign * tie / 2) for sign in (-1, 1))
+        return low, high
+
+    def _ranked_by(self, bonus: float) -> float:
+        """The value where the score of each correct detection is higher by ``bonus``, of others lower."""
+        objects = self.objects.sum(1).astype(np.float64)
+        starts = np.searchsorted(self.category, np.arange(len(self.objects) + 1))
+        values = []
+        for index, (start, end) in enumerate(pairwise(starts)):
+            if not objects[index]:
+                continue
+            score = self.score[start:end].astype(np.float64)
+            for correct, ignored in zip(self.correct[:, start:end], self.ignored[:, start:end], strict=True):
+                counted = ~ignored
+                hit = correct[counted]
+                order = np.argsort(-(score[counted] + np.where(hit, bonus, -bonus)), kind="stable")
+                places = np.flatnonzero(hit[order])[None]
+                hits = np.arange(1, places.size + 1, dtype=np.float64)[None]
+                values.append(self._at_threshold(hits, places + 1.0, objects[index : index + 1])[0])
+        return float(np.mean(values)) if values else float("nan")
 
     @property
     def _width(self) -> int:
@@ -132,6 +163,11 @@ class Matches(Tallies):
 @dataclass(frozen=True)
 class Recalls(Matches):
     """Likewise, for average recall: the mean over thresholds of the part of the objects that was found."""
+
+    def extremes(self, tie: float) -> tuple[float, float]:
+        """The value twice: recall ranks nothing across images."""
+        (value,) = self.values(np.ones((1, self.images))).tolist()
+        return value, value
 
     def _of_class(self, rows: slice, weights: np.ndarray, objects: np.ndarray) -> np.ndarray:
         counts = self.correct[:, rows] & ~self.ignored[:, rows]

@@ -4,8 +4,8 @@ Threads, memory formats and devices change the order of sums, and with it the la
 boxes, scores and masks depends on the model, so it is measured; a limit below it would fail the model itself.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,11 @@ from tqdm import tqdm
 from detexport.contract import Contract
 from detexport.errors import DataError
 from detexport.files import read_json
-from detexport.parity.compare import SampleParity, Tolerance, compare
+from detexport.parity.compare import Noise, SampleParity, Tolerance, compare
+from detexport.parity.compare.noise import MOST_WIDENED, strict
 from detexport.parity.measures import measured
 from detexport.parity.outputs import Outputs
 from detexport.parity.reference import Reference, Sample
-
-MOST_WIDENED = 10.0
-"""A floor that is so many times the table's limit leaves nothing to prove."""
 
 Run = Callable[[np.ndarray, tuple[int, int]], Outputs]
 """The eager model on one image (3, H, W) uint8, its outputs in px of the given height and width."""
@@ -90,8 +88,8 @@ class Limit:
 
     @property
     def drowned(self) -> bool:
-        """Whether the model's own noise is so far beyond the table that no artifact is proved by it."""
-        return self.effective > MOST_WIDENED * self.table > 0
+        """Whether the model differs from itself by more than a limit is widened to."""
+        return self.widened and self.floor > self.effective
 
 
 @dataclass(frozen=True)
@@ -102,11 +100,19 @@ class Floor:
         samples: ids of the samples of the reference that it was measured on.
         environment: versions, threads and devices: what the numbers may depend on.
         variants: what each other way of running gives, by its name.
+        noise: of each sample of the reference, what the model's own runs on it leave undetermined.
     """
 
     samples: tuple[str, ...]
     environment: dict[str, Any]
     variants: dict[str, Variant]
+    noise: dict[str, Noise] = field(default_factory=dict)
+
+    def noise_of(self, group: Sequence[Sample]) -> dict[str, Noise]:
+        """The noise on some samples, by their ids."""
+        return {
+            sample.meta.id: self.noise[sample.meta.id] for sample in group if sample.meta.id in self.noise
+        }
 
     @property
     def limits(self) -> dict[str, float]:
@@ -126,7 +132,8 @@ class Floor:
     def from_json(cls, value: dict[str, Any]) -> "Floor":
         """Undo ``to_json``."""
         variants = {name: Variant(**variant) for name, variant in value["variants"].items()}
-        return cls(tuple(value["samples"]), value["environment"], variants)
+        noise = {one["id"]: Noise.from_json(one) for one in value["noise"]}
+        return cls(tuple(value["samples"]), value["environment"], variants, noise)
 
     def to_json(self) -> dict[str, Any]:
         """The floor as plain JSON values."""
@@ -138,6 +145,8 @@ class Floor:
                 name: {one.name: getattr(variant, one.name) for one in fields(variant)}
                 for name, variant in self.variants.items()
             },
+            # A list, which `dvc metrics show` leaves out.
+            "noise": [{"id": id, **asdict(noise)} for id, noise in self.noise.items()],
         }
 
 
@@ -193,15 +202,14 @@ def measure_variant(
     for sample in tqdm(samples, desc=f"noise floor: {name}", unit="image"):
         size, image, scale = sample.meta.output_size, sample.image(), sample.meta.output_scale
         found = compare(
-            sample.expected(), run(image, size), tolerance=tolerance, contract=contract, scale=scale
+            sample.expected(),
+            run(image, size),
+            tolerance=tolerance,
+            contract=contract,
+            scale=scale,
+            own=True,
         )
-        if not found.compared:
-            raise DataError(
-                f"the eager model gives something else when it is run with {name}",
-                got="; ".join(found.reasons),
-                expected=f"outputs on {sample.meta.id} that can be compared with the reference",
-                remedy="look at the eager model: its own outputs are at fault",
-            )
+        _check_compared(found, sample, name)
         _raise_to(errors, found.errors)
         _raise_to(limits, needed(found, scale))
         flips += len(found.missing) + len(found.extra)
@@ -211,6 +219,82 @@ def measure_variant(
     if keypoints:
         errors["keypoint_flip_ratio"] = limits["keypoint_flip_ratio"] = keypoint_flips / keypoints
     return Variant(counts, errors, limits, flips, unexcused)
+
+
+def measure_noise(
+    group: Sequence[Sample],
+    runs: Mapping[str, Sequence[Outputs]],
+    tolerance: Tolerance,
+    contract: Contract,
+) -> dict[str, Noise]:
+    """What the model's own runs leave undetermined on samples that go through it in one call, by their ids.
+
+    Args:
+        group: the samples.
+        runs: by the name of each other run, its outputs in the order of the samples.
+        tolerance: the table's.
+        contract: the model's.
+
+    Raises:
+        DataError: outputs cannot be compared at all.
+    """
+    noise = {}
+    for place, sample in enumerate(group):
+        expected = sample.expected()
+        found = [
+            (
+                name,
+                compare(
+                    expected,
+                    given[place],
+                    tolerance=strict(tolerance),
+                    contract=contract,
+                    scale=sample.meta.output_scale,
+                    own=True,
+                ),
+            )
+            for name, given in runs.items()
+        ]
+        for name, one in found:
+            _check_compared(one, sample, name)
+        noise[sample.meta.id] = _gathered([one for _, one in found], sample)
+    return noise
+
+
+def _gathered(runs: Iterable[SampleParity], sample: Sample) -> Noise:
+    """The noise that the comparisons of some runs with the reference show."""
+    limits: dict[str, float] = {}
+    alone: set[int] = set()
+    scores: set[float] = set()
+    segments: set[tuple[bool, int]] = set()
+    counts = {sample.detections}
+    for run in runs:
+        counts.add(run.actual)
+        alone |= {one.index for one in run.missing}
+        scores |= {one.score for one in (*run.missing, *run.extra)}
+        segments |= set(run.segments)
+        needs = needed(run, sample.meta.output_scale)
+        if run.keypoints:
+            needs["keypoint_flip_ratio"] = run.keypoint_flips / run.keypoints
+        for name, limit in needs.items():
+            limits[name] = max(limit, limits.get(name, 0.0))
+    return Noise(
+        limits={name: limit for name, limit in limits.items() if limit > 0},
+        undetermined=tuple(sorted(alone)),
+        scores=tuple(sorted(scores)),
+        counts=(min(counts), max(counts)),
+        segments=tuple(sorted(segments)),
+    )
+
+
+def _check_compared(found: SampleParity, sample: Sample, name: str) -> None:
+    if not found.compared:
+        raise DataError(
+            f"the eager model gives something else when it is run with {name}",
+            got="; ".join(found.reasons),
+            expected=f"outputs on {sample.meta.id} that can be compared with the reference",
+            remedy="look at the eager model: its own outputs are at fault",
+        )
 
 
 def needed(sample: SampleParity, scale: float) -> dict[str, float]:
@@ -235,28 +319,26 @@ def needed(sample: SampleParity, scale: float) -> dict[str, float]:
 
 
 def widen(tolerance: Tolerance, floor: Floor) -> Tolerance:
-    """The tolerance with no limit below the floor."""
-    return replace(tolerance, **{limit.name: limit.effective for limit in limits_of(tolerance, floor)})
+    """The tolerance with no limit below the floor, and none more than ``MOST_WIDENED`` times the table's.
+
+    Where the model differs from itself by more, its runs on the single input decide: see ``Noise``.
+    """
+    needs = {
+        name: min(need, MOST_WIDENED * getattr(tolerance, name) or need)
+        for name, need in floor.limits.items()
+        if hasattr(tolerance, name)
+    }
+    return tolerance.widened(needs)
 
 
 def limits_of(tolerance: Tolerance, floor: Floor) -> list[Limit]:
-    """Every limit that the floor speaks of: floor, table, and what is held against an artifact.
-
-    A mask passes by its pixels or by its area, whichever allows more; where it would pass by neither, the one
-    that has to grow by the smaller factor does.
-
-    Raises:
-        ConfigError: a part of all keypoints, or of all pixels, would have to be 1: see ``Tolerance``.
-    """
-    table = {one.name: float(getattr(tolerance, one.name)) for one in fields(tolerance)}
-    needs = {name: floor.limits[name] for name in table if name in floor.limits}
-    effective = {name: max(table[name], need) for name, need in needs.items()}
-    masks = [name for name in ("mask_px", "mask_area_ratio") if name in needs]
-    if masks:
-        growth = {name: needs[name] / table[name] if table[name] else float("inf") for name in masks}
-        grows = min(masks, key=lambda name: growth[name])
-        effective |= {name: table[name] for name in masks if name != grows}
-    return [Limit(name, need, table[name], effective[name]) for name, need in needs.items()]
+    """Every limit that the floor speaks of: floor, table, and what an artifact is compared by."""
+    effective = widen(tolerance, floor)
+    return [
+        Limit(one.name, floor.limits[one.name], getattr(tolerance, one.name), getattr(effective, one.name))
+        for one in fields(tolerance)
+        if one.name in floor.limits
+    ]
 
 
 def _fields_of(contract: Contract) -> tuple[str, ...]:

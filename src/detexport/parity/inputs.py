@@ -46,6 +46,11 @@ ONE = "one detection"
 NEAR = "near a threshold"
 BATCH = "batch"
 
+MADE = (ODD, WIDE, TALL, FLAT, BLACK, WHITE, NOISE)
+"""Kinds that are made of the first images, or of nothing."""
+KINDS = (*MADE, TIES, MOST, ONE, NEAR, BATCH)
+"""All kinds beside ``DATA``."""
+
 KEPT = 25
 """Images of the data set that others are made of; memory does not grow with their number beyond that."""
 BATCHES = 2
@@ -72,6 +77,7 @@ class Plan:
 
     Args:
         scales: of each image of the data set, on the contract's resize rule; the first is traced.
+        kinds: of the images beside those of the data set.
         mosaics: at most so many runs in search of the most detections.
         mosaic_area: pixels of a mosaic, at most, as a multiple of the traced image's.
         one_runs: at most so many in search of exactly one detection.
@@ -82,6 +88,7 @@ class Plan:
     """
 
     scales: tuple[float, ...] = (1.0, 0.75, 1.5)
+    kinds: tuple[str, ...] = KINDS
     mosaics: int = 3
     mosaic_area: float = 4.0
     one_runs: int = 12
@@ -97,12 +104,17 @@ class Plan:
             contract: the model's.
         """
         thresholds = len(score_thresholds(contract))
-        made = len((ODD, WIDE, TALL, TIES, FLAT, BLACK, WHITE, NOISE))
-        always = records * len(self.scales) + made + BATCHES
-        of_rows = self.mosaics if contract.row_names else 0
-        # The ends of a trail, what is sought on it, and what is found.
-        sought = 2 + self.one_runs + 1 + thresholds * (self.threshold_runs + 4)
-        return always + of_rows + (sought if thresholds else 0)
+        runs = records * len(self.scales) + sum(kind in (*MADE, TIES) for kind in self.kinds)
+        runs += BATCHES * (BATCH in self.kinds)
+        runs += self.mosaics * (MOST in self.kinds and bool(contract.row_names))
+        if thresholds and {ONE, NEAR} & {*self.kinds}:
+            # The ends of a trail, what is sought on it, and what is found.
+            runs += 2 + self.one_runs + 1 + thresholds * (self.threshold_runs + 4)
+        return runs
+
+
+QUICK = Plan(kinds=(ODD, FLAT))
+"""Few inputs, for the check of a fresh export: a frozen size and lost branches show on them."""
 
 
 def inputs(
@@ -119,7 +131,7 @@ def inputs(
     """
     counts: dict[str, int] = {}
     kept: list[Picture] = []
-    for meta, image in chain(_data(records, contract, plan.scales), _made(records, contract)):
+    for meta, image in chain(_data(records, contract, plan.scales), _made(records, contract, plan.kinds)):
         (outputs,) = run([image], [meta.output_size])
         counts[meta.id] = count_rows(outputs)
         if meta.kind != DATA or len(kept) < KEPT * len(plan.scales):
@@ -129,17 +141,19 @@ def inputs(
     crowded = [image for _, image in sorted(whole, key=lambda picture: -counts[picture[0].id])]
     with_any = [picture for picture in whole if counts[picture[0].id]]
     _, sparse = min(with_any or whole, key=lambda picture: counts[picture[0].id])
-    meta, image = _repeated(sparse)
-    yield meta, image, run([image], [meta.output_size])[0]
-    if contract.row_names:
+    if TIES in plan.kinds:
+        meta, image = _repeated(sparse)
+        yield meta, image, run([image], [meta.output_size])[0]
+    if contract.row_names and MOST in plan.kinds:
         yield from _most(crowded, contract, plan, run)
-        if probe is not None:
-            emptiest = min((FLAT, BLACK, WHITE, NOISE), key=lambda kind: counts[_id(kind)])
-            nothing = _nothing(emptiest, crowded[0].shape[1:], contract)
-            trail = Trail(Blend(nothing, crowded[0]), probe)
-            for meta, image in _sought(trail, contract, plan, has_one=1 in counts.values()):
-                yield meta, image, run([image], [meta.output_size])[0]
-    yield from _batches(kept, run)
+    if contract.row_names and probe is not None and {ONE, NEAR} & {*plan.kinds}:
+        emptiest = min((FLAT, BLACK, WHITE, NOISE), key=lambda kind: counts.get(_id(kind), 0))
+        nothing = _nothing(emptiest, crowded[0].shape[1:], contract)
+        trail = Trail(Blend(nothing, crowded[0]), probe)
+        for meta, image in _sought(trail, contract, plan, has_one=1 in counts.values()):
+            yield meta, image, run([image], [meta.output_size])[0]
+    if BATCH in plan.kinds:
+        yield from _batches(kept, run)
 
 
 def resumed_inputs(
@@ -250,8 +264,14 @@ def _data(records: Sequence[CocoRecord], contract: Contract, scales: Sequence[fl
             yield meta, resize_image(image, size)
 
 
-def _made(records: Sequence[CocoRecord], contract: Contract) -> Iterator[Picture]:
+def _made(records: Sequence[CocoRecord], contract: Contract, kinds: Sequence[str]) -> Iterator[Picture]:
     """Other sizes and contents, made of the data set's first images or of nothing."""
+    for meta, image in _all_made(records, contract):
+        if meta.kind in kinds:
+            yield meta, image
+
+
+def _all_made(records: Sequence[CocoRecord], contract: Contract) -> Iterator[Picture]:
     images = [read_record(record, contract.channel_order) for record in records[:ASPECT]]
     first = records[0]
     height, width = resized_size(first.height, first.width, contract.resize)
@@ -312,11 +332,11 @@ def _most(crowded: list[np.ndarray], contract: Contract, plan: Plan, run: Run) -
 def _sought(trail: Trail, contract: Contract, plan: Plan, *, has_one: bool) -> Iterator[Picture]:
     """Images with one detection and with scores near the thresholds, as far as the trail leads to any."""
     size = trail.blend.first.shape[1:]
-    if not has_one:
+    if ONE in plan.kinds and not has_one:
         place = trail.find_one(contract.score_threshold, runs=plan.one_runs)
         if place is not None:
             yield _meta(ONE, size), trail.blend(place)
-    for threshold in score_thresholds(contract):
+    for threshold in score_thresholds(contract) if NEAR in plan.kinds else ():
         for name, find in _near(trail, threshold, plan).items():
             side = "above" if find.distance > 0 else "below"
             meta = replace(

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from detexport.data.coco import CocoDataset, CocoRecord, read_record, records_of
 from detexport.metrics.bootstrap import PairedDifference, paired_difference
 from detexport.metrics.judge import HEADLINES, Finding, Judge, Judgement, metric_differences
-from detexport.metrics.tallies import unpack_tallies
+from detexport.metrics.tallies import Matches, unpack_tallies
 from detexport.parity.progress import Progress
 from detexport.parity.reference import EagerQuality
 from detexport.predictions import predict
@@ -80,6 +80,8 @@ class Quality:
         artifact: the artifact's.
         intervals: of each headline metric's difference the 95 % interval of a paired bootstrap.
         per_image: of each headline metric, how it differs on the images.
+        tied: of each metric that ranks detections across images, the least and the greatest difference that
+            the order of equal scores decides between; in float32 alone.
     """
 
     precision: str
@@ -90,6 +92,7 @@ class Quality:
     artifact: dict[str, float]
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     per_image: dict[str, ImageDifferences] = field(default_factory=dict)
+    tied: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def differences(self) -> dict[str, float]:
@@ -117,9 +120,14 @@ class Quality:
             f"quality: {name} {self.artifact.get(name, 0.0):.4f}, eager {self.eager[name]:.4f}, "
             f"difference {difference:+.4f}{self._interval(name)} (limit {self.budget:g})"
             for name, difference in self.differences.items()
-            if not abs(difference) <= self.budget
+            if not self._least_difference(name) <= self.budget
         ]
         return (*(() if self.precision == FLOAT32 else self.notes), *beyond)
+
+    def _least_difference(self, name: str) -> float:
+        """The least difference that is left if equal scores come in the order that suits the artifact."""
+        low, high = self.tied.get(name, (self.differences[name],) * 2)
+        return max(low, -high, 0.0) if np.isfinite([low, high]).all() else float("inf")
 
     def _interval(self, name: str) -> str:
         if name not in self.intervals:
@@ -140,6 +148,7 @@ def measure_quality(
     precision: str,
     budget: float,
     least: float,
+    tie: float = 0.0,
     progress: Progress | None = None,
 ) -> Quality:
     """Judge an artifact on the images that the eager model was judged on.
@@ -151,6 +160,7 @@ def measure_quality(
         precision: of the target.
         budget: see ``Quality``.
         least: see ``Quality``.
+        tie: scores that differ by no more are equal, and their order decides nothing; 0 leaves that out.
         progress: what an earlier run has found, which this one goes on from.
 
     Raises:
@@ -159,15 +169,16 @@ def measure_quality(
     records = records_of(dataset, eager.image_ids)
     judge = Judge(dataset, session.artifact.contract.oks_sigmas)
     reached = judge.conclude(findings(session, records, judge, progress or Progress()))
-    return compare_quality(eager, reached, precision=precision, budget=budget, least=least)
+    return compare_quality(eager, reached, tie=tie, precision=precision, budget=budget, least=least)
 
 
-def compare_quality(eager: EagerQuality, reached: Judgement, **limits: Any) -> Quality:
+def compare_quality(eager: EagerQuality, reached: Judgement, *, tie: float = 0.0, **limits: Any) -> Quality:
     """Hold what an artifact reached against what the eager model did, image by image.
 
     Args:
         eager: the eager model's.
         reached: the artifact's, on the same images.
+        tie: see ``measure_quality``.
         limits: ``precision``, ``budget`` and ``least`` of ``Quality``.
     """
     paired = paired_differences(eager, reached)
@@ -177,8 +188,20 @@ def compare_quality(eager: EagerQuality, reached: Judgement, **limits: Any) -> Q
         artifact=reached.metrics,
         intervals={name: one.interval for name, one in paired.items()},
         per_image={name: ImageDifferences.of(one.images, reached.image_ids) for name, one in paired.items()},
+        tied=_tied(eager, reached, tie) if tie else {},
         **limits,
     )
+
+
+def _tied(eager: EagerQuality, reached: Judgement, tie: float) -> dict[str, tuple[float, float]]:
+    """The differences between which the order of equal scores on both sides decides."""
+    tied = {}
+    for name, mine in unpack_tallies(eager.tallies).items():
+        other = reached.tallies.get(name)
+        if isinstance(mine, Matches) and isinstance(other, Matches):
+            (low, high), (other_low, other_high) = mine.extremes(tie), other.extremes(tie)
+            tied[name] = other_low - high, other_high - low
+    return tied
 
 
 def paired_differences(eager: EagerQuality, reached: Judgement) -> Mapping[str, PairedDifference]:

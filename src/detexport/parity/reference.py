@@ -9,7 +9,7 @@ import numpy as np
 
 from detexport.contract import IMAGE, Contract
 from detexport.errors import DataError
-from detexport.files import atomic_dir, read_json, sha256_json, write_json
+from detexport.files import atomic_dir, read_json, write_json
 from detexport.parity.conditions import Conditions, Tally
 from detexport.parity.outputs import Outputs, count_rows, field_faults, pack, unpack
 
@@ -122,29 +122,29 @@ class Reference:
 
     Args:
         environment: versions and threads that the eager model ran with.
-        contract_sha256: digest of the contract of the model that was run.
+        contract: of the model that was run, see ``of_model``.
         samples: in the order in which they were written.
         conditions: what the samples put to the test.
         quality: how good the eager model is against annotations; none where it was not measured.
     """
 
     environment: dict[str, Any]
-    contract_sha256: str
+    contract: Contract
     samples: tuple[Sample, ...]
     conditions: Conditions
     quality: EagerQuality | None = None
 
 
-def contract_sha256(contract: Contract) -> str:
-    """Digest by which a reference names the contract that it was made with.
+def of_model(contract: Contract) -> Contract:
+    """The contract without what an artifact decides: which sizes it takes, where its graph ends.
 
-    Whatever images an artifact takes, and wherever its graph ends: a model gives the same.
+    A model gives the same whatever they are.
     """
     inputs = tuple(
         replace(spec, shape=(spec.shape[0], *IMAGE.shape[1:])) if spec.name == IMAGE.name else spec
         for spec in contract.inputs
     )
-    return sha256_json(replace(contract, inputs=inputs).ending("pasted").to_json())
+    return replace(contract, inputs=inputs).ending("pasted")
 
 
 def write_reference(
@@ -182,7 +182,7 @@ def write_reference(
             partial / INDEX,
             {
                 "environment": environment,
-                "contract_sha256": contract_sha256(contract),
+                "contract": of_model(contract).to_json(),
                 "quality": quality.save(partial) if quality else None,
                 "conditions": asdict(tally.conditions()),
                 "samples": index,
@@ -201,7 +201,8 @@ def read_reference(folder: Path) -> Reference:
         samples = tuple(_sample(entry, folder) for entry in value["samples"])
         quality = EagerQuality.read(value["quality"], folder) if value["quality"] else None
         conditions = Conditions.from_json(value["conditions"])
-        return Reference(value["environment"], value["contract_sha256"], samples, conditions, quality)
+        contract = Contract.from_json(value["contract"])
+        return Reference(value["environment"], contract, samples, conditions, quality)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{folder} is not a reference",

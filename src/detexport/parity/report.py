@@ -11,8 +11,9 @@ from detexport.contract import Contract
 from detexport.errors import DataError
 from detexport.files import atomic_file, write_json
 from detexport.parity.compare import SampleParity, Tolerance
+from detexport.parity.compare.rows import OWN_RUNS
 from detexport.parity.conditions import Conditions
-from detexport.parity.floor import MOST_WIDENED, Limit
+from detexport.parity.floor import Limit
 from detexport.parity.measures import measured
 from detexport.parity.outputs import Outputs, pack, unpack
 from detexport.parity.quality import Quality
@@ -43,6 +44,38 @@ class Verdict:
     def to_json(self) -> dict[str, Any]:
         """The verdict as plain JSON values."""
         return {"passed": self.passed, **asdict(self)}
+
+
+MOST_UNDETERMINED = 0.5
+"""Where the model's own runs leave open a greater part of its detections, too little is left to compare."""
+
+
+@dataclass(frozen=True)
+class Undetermined:
+    """What the model's own runs leave open, and what is left to judge an artifact by.
+
+    Args:
+        inputs: on which a detection is undetermined.
+        missing: undetermined detections that the model alone has.
+        extra: those that the artifact alone has.
+        expected: the model's detections on all inputs.
+        determined: those of which the artifact has the same within limits that prove something; of models
+            without detections the inputs.
+        unproved: by input, the names of the limits that the model itself exceeds by far.
+        why: by input, how many detections are undetermined, in words.
+    """
+
+    inputs: int
+    missing: int
+    extra: int
+    expected: int
+    determined: int
+    unproved: dict[str, tuple[str, ...]]
+    why: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -103,18 +136,22 @@ class ParityReport:
                 "Does it run and give what its contract says?",
                 True,
                 (*self.faults, *self._told(lambda sample: sample.broken)),
-                f"{len(self.not_claimed)} inputs not claimed" if self.not_claimed else "",
+                f"{len(self.not_claimed)} inputs outside the declared support" if self.not_claimed else "",
             ),
             "drift": Verdict(
                 "How far do the numbers of what both found lie apart?",
                 self.tolerance is not None,
-                (*self._drowned(), *self._told(lambda sample: sample.drift)),
-                self._widened(),
+                self._told(lambda sample: sample.drift),
+                "; ".join(self._drift_notes()),
             ),
             "flips": Verdict(
                 "Does it find what the model finds, and nothing else?",
                 self.tolerance is not None,
-                (*self._keypoint_faults(), *self._told(lambda sample: sample.flips)),
+                (
+                    *self._nothing_determined(),
+                    *self._keypoint_faults(),
+                    *self._told(lambda sample: sample.flips),
+                ),
                 "; ".join(self._flip_notes(len(edge))),
             ),
             "metric": Verdict(
@@ -126,10 +163,52 @@ class ParityReport:
         }
 
     def _flip_notes(self, at_edges: int) -> Iterator[str]:
+        undetermined = self.undetermined
+        at_edges -= undetermined.missing + undetermined.extra
         if at_edges:
             yield f"{at_edges} at the edge of what decides, where rounding may flip them"
+        if undetermined.missing or undetermined.extra:
+            yield (
+                f"undetermined on {undetermined.inputs} inputs: {undetermined.missing} of "
+                f"{undetermined.expected} detections missing, {undetermined.extra} extra, about which the "
+                "model's own runs do not agree"
+            )
         if self.own_flips:
             yield f"the model itself flips {self.own_flips} beyond an edge when it is run in other ways"
+
+    @property
+    def undetermined(self) -> "Undetermined":
+        """What the model's own runs leave open, and what is left."""
+        samples = self.samples
+        counts = [sample.undetermined for sample in samples.values()]
+        return Undetermined(
+            inputs=sum(bool(missing or extra) for missing, extra in counts),
+            missing=sum(missing for missing, _ in counts),
+            extra=sum(extra for _, extra in counts),
+            expected=sum(sample.expected for sample in samples.values()),
+            determined=sum(sample.determined for sample in samples.values()),
+            unproved={id: sample.unproved for id, sample in samples.items() if sample.unproved},
+            why={
+                id: f"{missing} of {samples[id].expected} missing and {extra} extra: {OWN_RUNS}"
+                for (id, (missing, extra)) in zip(samples, counts, strict=True)
+                if missing or extra
+            },
+        )
+
+    def _nothing_determined(self) -> tuple[str, ...]:
+        """An artifact of which the model itself leaves everything open is no proved one."""
+        if self.tolerance is None or not self.samples:
+            return ()
+        open_one = self.undetermined
+        if not (open_one.missing or open_one.unproved):
+            return ()
+        if open_one.determined and open_one.missing <= MOST_UNDETERMINED * open_one.expected:
+            return ()
+        return (
+            f"too little is determined: the model's own runs do not agree about {open_one.missing} of its "
+            f"{open_one.expected} detections; {open_one.determined} were found within limits that prove "
+            "something",
+        )
 
     def _unproved(self) -> tuple[str, ...]:
         """Without a measured metric nothing speaks for an artifact of reduced precision."""
@@ -137,27 +216,25 @@ class ParityReport:
             return ()
         return ("not measured, and nothing else decides on reduced precision: annotated images are needed",)
 
-    def _drowned(self) -> tuple[str, ...]:
-        """Limits within which the model's own noise leaves nothing to prove."""
-        if self.tolerance is None:
-            return ()
-        return tuple(
-            f"{limit.name}: the model differs from itself by {limit.floor:.3g}, more than {MOST_WIDENED:g} "
-            f"times the limit {limit.table:.3g}: nothing within that is a proof"
-            for limit in self.limits
-            if limit.drowned
-        )
-
-    def _widened(self) -> str:
-        """Which limits give way to the model's own noise."""
+    def _drift_notes(self) -> Iterator[str]:
+        """Which limits give way to the model's own noise, and where it leaves nothing to compare."""
         wider = [f"{limit.name} {limit.effective:.3g}" for limit in self.limits if limit.widened]
-        return f"wider than the table, for the model's own noise: {', '.join(wider)}" if wider else ""
+        if wider:
+            yield f"wider than the table, for the model's own noise: {', '.join(wider)}"
+        unproved = self.undetermined.unproved
+        if unproved:
+            names = ", ".join(sorted({name for names in unproved.values() for name in names}))
+            yield (
+                f"undetermined on {len(unproved)} inputs, where the model's own error is far beyond the "
+                f"table: {names}"
+            )
 
     @property
     def keypoint_flip_ratio(self) -> float | None:
         """The part of all samples' keypoints that lie elsewhere; ``None`` where there are none."""
-        compared = sum(sample.keypoints for sample in self.samples.values())
-        flipped = sum(sample.keypoint_flips for sample in self.samples.values())
+        samples = [one for one in self.samples.values() if "keypoint_flip_ratio" not in one.unproved]
+        compared = sum(sample.keypoints for sample in samples)
+        flipped = sum(sample.keypoint_flips for sample in samples)
         return flipped / compared if compared else None
 
     def _told(self, reasons_of: Callable[[SampleParity], Iterable[str]]) -> tuple[str, ...]:
@@ -198,6 +275,7 @@ class ParityReport:
             },
             "flips": self._flips(),
             "own_flips": self.own_flips,
+            "undetermined": self.undetermined.to_json(),
             "not_claimed": self.not_claimed,
             "samples": [{"id": id, **sample.to_json()} for id, sample in self.samples.items()],
         }

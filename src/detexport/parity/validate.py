@@ -1,6 +1,7 @@
 """Validate an artifact: its runtime against the stored reference, one image after another."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
@@ -8,19 +9,56 @@ from typing import Any, cast
 import numpy as np
 from tqdm import tqdm
 
-from detexport.artifact import read_artifact
-from detexport.contract import Contract
-from detexport.errors import RuntimeUnavailableError, memory_guard
-from detexport.parity.compare import SampleParity, Tolerance, compare
+from detexport.artifact import Artifact, read_artifact
+from detexport.contract import MAX_SIDE, Contract
+from detexport.errors import ConfigError, RuntimeUnavailableError, listed, memory_guard
+from detexport.parity.compare import Noise, NoiseOf, SampleParity, Tolerance, compare
 from detexport.parity.floor import Floor, limits_of, widen
 from detexport.parity.inputs import claimed, groups
 from detexport.parity.outputs import Outputs, array_faults
 from detexport.parity.progress import Progress
 from detexport.parity.quality import Quality
-from detexport.parity.reference import DATA, Reference, Sample, contract_sha256
+from detexport.parity.reference import DATA, Reference, Sample, of_model
 from detexport.parity.report import ParityReport
 from detexport.postprocess import postprocess
 from detexport.runtime.session import BatchSession, Engine, Session
+
+
+@dataclass(frozen=True)
+class Support:
+    """What a target declares to run, where that is less than its artifact does.
+
+    Args:
+        batch: images in a call, ``"1"`` or ``"any"``.
+        image_sides: smallest and largest side of an image in px.
+    """
+
+    batch: str = "any"
+    image_sides: Sequence[int] = (1, MAX_SIDE)
+
+    def __post_init__(self) -> None:
+        """Refuse what declares nothing.
+
+        Raises:
+            ConfigError: ``batch`` is another word, or the sides are not two, the smaller one first.
+        """
+        sides = list(self.image_sides)
+        if self.batch not in ("1", "any") or len(sides) != 2 or not 1 <= sides[0] <= sides[1]:
+            raise ConfigError(
+                "a target's support cannot be used",
+                got=f"batch: {self.batch!r}, image_sides: {sides}",
+                expected='batch: "1" or "any"; image_sides: two whole numbers, the smaller one first',
+                remedy="correct the target's `support`",
+            )
+
+    def of(self, artifact: Artifact) -> Artifact:
+        """The manifest with nothing declared beyond the target's support."""
+        smallest, largest = artifact.image_sides
+        return replace(
+            artifact,
+            batch=artifact.batch if self.batch == "any" else self.batch,
+            image_sides=(max(smallest, self.image_sides[0]), min(largest, self.image_sides[1])),
+        )
 
 
 def validate(
@@ -32,6 +70,8 @@ def validate(
     min_detections: int = 1,
     draw: int = 0,
     floor: Floor | None = None,
+    noise_of: NoiseOf | None = None,
+    support: Support | None = None,
     measure: Callable[[Session], Quality] | None = None,
     reduced: bool = False,
     progress: Progress | None = None,
@@ -50,6 +90,9 @@ def validate(
             is nothing to count.
         draw: keep the outputs on the first sample of so many images.
         floor: the model's noise, which no limit lies below; none where it was not measured.
+        noise_of: what the model's own runs on an input leave undetermined; asked for where an input does not
+            pass by the limits. By default the floor's.
+        support: what the target declares, where that is less than the artifact's own declaration.
         measure: how what the artifact finds is held against annotations; none leaves that out.
         reduced: whether the target computes in less than float32: that alone judges it then, errors are
             evidence.
@@ -57,17 +100,19 @@ def validate(
     """
     contract = session.artifact.contract
     limits = tuple(limits_of(tolerance, floor)) if floor else ()
-    tolerance = widen(tolerance, floor) if floor else tolerance
+    table, tolerance = tolerance, widen(tolerance, floor) if floor else tolerance
+    noise_of = noise_of or (floor.noise_of if floor else _no_noise)
     drawn_ids = first_of_each_image(reference.samples)[:draw]
     samples, drawn = {}, {}
     progress = progress or Progress()
+    declared = support.of(session.artifact) if support else session.artifact
     not_claimed: dict[str, str] = {}
     for group in tqdm(groups(reference.samples), desc=job, unit="image"):
-        unclaimed = claimed(session.artifact, [sample.meta for sample in group])
+        unclaimed = claimed(declared, [sample.meta for sample in group])
         if unclaimed:
             not_claimed |= {sample.meta.id: unclaimed for sample in group}
             continue
-        measure_group = cache(partial(_measure, session, group, tolerance))
+        measure_group = cache(partial(_measure, session, group, tolerance, table, noise_of))
         for place, sample in enumerate(group):
             id = sample.meta.id
             measure_it = partial(_one, measure_group, place, keep=id in drawn_ids)
@@ -133,8 +178,21 @@ def _one(measure_group: Callable[[], list[Measured]], place: int, *, keep: bool)
     return measured, outputs if keep else None
 
 
-def _measure(session: Session, group: tuple[Sample, ...], tolerance: Tolerance) -> list[Measured]:
-    """The measurements of samples that go through the runtime in one call."""
+def _no_noise(_: Sequence[Sample]) -> Mapping[str, Noise]:
+    return {}
+
+
+def _measure(
+    session: Session,
+    group: tuple[Sample, ...],
+    tolerance: Tolerance,
+    table: Tolerance,
+    noise_of: NoiseOf,
+) -> list[Measured]:
+    """The measurements of samples that go through the runtime in one call.
+
+    What does not pass by the limits is compared again with what the model's own runs leave undetermined.
+    """
     contract = session.artifact.contract
     try:
         found = _run(session, group, contract)
@@ -143,19 +201,28 @@ def _measure(session: Session, group: tuple[Sample, ...], tolerance: Tolerance) 
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         return [(SampleParity(sample.detections, 0, broken=(reason,)), None) for sample in group]
-    return [
-        (
-            compare(
-                sample.expected(),
-                actual,
-                tolerance=tolerance,
-                contract=contract,
-                scale=sample.meta.output_scale,
-            ),
+
+    def compared(sample: Sample, actual: Outputs, noise: Noise | None = None) -> SampleParity:
+        one = compare(
+            sample.expected(),
             actual,
+            tolerance=tolerance,
+            contract=contract,
+            scale=sample.meta.output_scale,
+            noise=noise,
         )
-        for sample, actual in zip(group, found, strict=True)
-    ]
+        return replace(one, unproved=noise.unproved(table)) if noise else one
+
+    measured = [compared(sample, actual) for sample, actual in zip(group, found, strict=True)]
+    if any(one.drift or one.flips for one in measured):
+        noise = noise_of(group)
+        measured = [
+            compared(sample, actual, noise[sample.meta.id])
+            if (one.drift or one.flips) and sample.meta.id in noise
+            else one
+            for sample, actual, one in zip(group, found, measured, strict=True)
+        ]
+    return list(zip(measured, found, strict=True))
 
 
 def _run(session: Session, group: tuple[Sample, ...], contract: Contract) -> list[Outputs]:
@@ -198,8 +265,9 @@ def _reference_faults(
 ) -> list[str]:
     """Why nothing is proved, whatever the artifact gives for the samples that it was shown."""
     faults = []
-    if reference.contract_sha256 != contract_sha256(contract):
-        faults.append("the artifact's contract is not the one that the reference was made with")
+    differences = of_model(contract).differences(reference.contract)
+    if differences:
+        faults.append(f"the artifact's contract differs from the reference's: {listed(differences)}")
     count = sum(sample.detections for sample in shown)
     if not shown or (contract.row_names and count < min_detections):
         faults.append(

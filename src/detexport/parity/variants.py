@@ -1,25 +1,28 @@
 """Other ways to run the eager model: what the noise floor is measured by."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from detexport.contract import Contract
 from detexport.errors import DataError
-from detexport.parity.compare import Tolerance
-from detexport.parity.eager import run_eager, versions
-from detexport.parity.floor import Floor, Variant, choose_samples, measure_variant
+from detexport.parity.compare import Noise, NoiseOf, Tolerance
+from detexport.parity.eager import run_eager, run_eager_batch, versions
+from detexport.parity.floor import Floor, Variant, choose_samples, measure_noise, measure_variant
+from detexport.parity.inputs import groups
 from detexport.parity.progress import Progress
-from detexport.parity.reference import Reference
+from detexport.parity.reference import Reference, Sample
+from detexport.parity.rounding import rounded
 
-Open = Callable[[nn.Module], AbstractContextManager[nn.Module]]
+Open = Callable[[nn.Module], AbstractContextManager[Any]]
 """Gives a model to run in place of the given one, which stays as it is, for as long as the context lasts."""
 
 
@@ -79,6 +82,11 @@ CPU_VARIANTS: dict[str, Open] = {
     "channels_last": channels_last,
 }
 CUDA_VARIANTS: dict[str, Open] = {"cuda": cuda, "cuda_tf32": cuda_tf32}
+OWN_RUNS: dict[str, Open] = {
+    "channels_last": channels_last,
+    **{f"rounding_{seed}": rounded(seed) for seed in (1, 2, 3)},
+}
+"""What every input of a reference is run by: what differs among these runs is undetermined."""
 NO_NOISE = ("cuda_tf32",)
 """Variants that are measured beside the floor, not as a part of it."""
 
@@ -138,7 +146,38 @@ def measure_floor(
         name: progress.once(f"floor {name}", Variant, partial(measure, name, open_variant))
         for name, open_variant in variants().items()
     }
-    return Floor(tuple(sample.meta.id for sample in samples), _environment(), measured)
+    own_runs: dict[str, Noise] = {}
+    noise_of = measured_noise(net, contract, tolerance)
+    for group in tqdm(groups(reference.samples), desc="noise of each input", unit="input"):
+        found = cache(partial(noise_of, group))
+        for sample in group:
+            measure_it = partial(_of_sample, found, sample.meta.id)
+            own_runs[sample.meta.id] = progress.once(f"noise {sample.meta.id}", Noise, measure_it)
+    return Floor(tuple(sample.meta.id for sample in samples), _environment(), measured, own_runs)
+
+
+def measured_noise(net: nn.Module, contract: Contract, tolerance: Tolerance) -> NoiseOf:
+    """What measures the noise on samples that go through the model in one call.
+
+    Args:
+        net: in evaluation mode; it stays as it is.
+        contract: its contract.
+        tolerance: the table's.
+    """
+
+    def noise_of(group: Sequence[Sample]) -> dict[str, Noise]:
+        images, sizes = [sample.image() for sample in group], [sample.meta.output_size for sample in group]
+        runs = {}
+        for name, open_run in OWN_RUNS.items():
+            with open_run(net) as other:
+                runs[name] = run_eager_batch(other, images, sizes, contract)
+        return measure_noise(group, runs, tolerance, contract)
+
+    return noise_of
+
+
+def _of_sample(found: Callable[[], Mapping[str, Noise]], id: str) -> Noise:
+    return found()[id]
 
 
 def _environment() -> dict[str, Any]:

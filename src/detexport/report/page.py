@@ -184,14 +184,24 @@ def grounds(parity: dict[str, Any], name: str) -> Iterator[str]:
         if parity["tolerance"] and parity["limits"]:
             noise = ", ".join(f"{limit['name']} {number(limit['floor'])}" for limit in parity["limits"])
             yield f"the model's own noise: {noise}"
+        unproved = {id: ", ".join(names) for id, names in parity["undetermined"]["unproved"].items()}
+        yield from (f"undetermined on {id}: {names}" for id, names in _first(unproved))
     elif name == "flips":
         counts = parity["detections"]
         yield f"{counts['paired']} of the model's {counts['expected']} detections paired"
         yield f"{len(parity['flips'])} on one side only"
+        yield from (f"undetermined on {id}: {why}" for id, why in _first(parity["undetermined"]["why"]))
     elif name == "metric" and parity["quality"]:
         yield from _of_metric(parity["quality"])
     if verdict["note"] and name != "contract":  # whose inputs are told above
         yield verdict["note"]
+
+
+def _first(by_input: dict[str, str], limit: int = 5) -> list[tuple[str, str]]:
+    """The first few inputs and what is said of each, and how many more there are."""
+    left = len(by_input) - limit
+    more = [(f"{left} more inputs", "see the verdict's file")] if left > 0 else []
+    return [*list(by_input.items())[:limit], *more]
 
 
 def _of_metric(quality: dict[str, Any]) -> Iterator[str]:

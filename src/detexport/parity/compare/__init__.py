@@ -4,7 +4,8 @@ By field, whatever the architecture: ``rows`` pairs detections or proposals, ``p
 has, ``dense`` what every pixel has.
 """
 
+from detexport.parity.compare.noise import Noise, NoiseOf
 from detexport.parity.compare.sample import SampleParity, compare
 from detexport.parity.compare.tolerance import Tolerance
 
-__all__ = ["SampleParity", "Tolerance", "compare"]
+__all__ = ["Noise", "NoiseOf", "SampleParity", "Tolerance", "compare"]

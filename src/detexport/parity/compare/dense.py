@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from detexport.contract import PanopticRule
+from detexport.parity.compare.noise import Noise
 from detexport.parity.compare.part import Part
 from detexport.parity.compare.rows import Matching
 from detexport.parity.compare.tolerance import Tolerance
@@ -99,17 +100,33 @@ class Segments:
         return self.masks[one] & self.masks[other] & ((self.ids == owners[0]) | (self.ids == owners[1]))
 
 
+@dataclass(frozen=True)
+class PanopticPart(Part):
+    """See ``Part``.
+
+    Args:
+        segments: those that one side alone has, not at an edge: whether it is a thing, its category.
+    """
+
+    segments: tuple[tuple[bool, int], ...] = ()
+
+
 def compare_panoptic(
-    expected: Outputs, actual: Outputs, matching: Matching, tolerance: Tolerance, rule: PanopticRule
-) -> Part:
+    expected: Outputs,
+    actual: Outputs,
+    matching: Matching,
+    tolerance: Tolerance,
+    rule: PanopticRule,
+    noise: Noise | None = None,
+) -> PanopticPart:
     """Compare ``panoptic_seg`` and ``segments_info``.
 
     Segments of one category are the same where they overlap by more than half (Kirillov et al. 2019), which
     is one to one; things must be the same detections, too. Pixels that things of equal score both want may
     belong to either, and count for neither. A segment that only one side has is excused, and its pixels with
     it, within the tolerance of what decided it: the score threshold of things or how much of them others had
-    taken, the least area of stuff. The areas in ``segments_info`` are those of ``panoptic_seg``, so its
-    tolerance is theirs.
+    taken, the least area of stuff; where its detection is excused, and where the model's own runs do not
+    agree about it. The areas in ``segments_info`` are those of ``panoptic_seg``, so its tolerance is theirs.
     """
     first, second = Segments.of(expected), Segments.of(actual)
     partners = dict(zip(matching.rows.tolist(), matching.columns.tolist(), strict=True))
@@ -120,21 +137,31 @@ def compare_panoptic(
     margin_px = tolerance.panoptic_ratio * first.ids.size
     missing = {id for id in first.info if id not in same}
     extra = {id for id in second.info if id not in same.values()}
+    undetermined = noise.segments if noise else ()
+    alone = [{one.index for one in side if one.excused} for side in (matching.missing, matching.extra)]
     excused = [
-        [id for id in ids if _is_borderline(side, id, rule, tolerance)]
-        for side, ids in ((first, missing), (second, extra))
+        [
+            id
+            for id in ids
+            if side.info[id].get("instance_id") in detections
+            or _category(side.info[id]) in undetermined
+            or _is_borderline(side, id, rule, tolerance)
+        ]
+        for side, ids, detections in ((first, missing, alone[0]), (second, extra, alone[1]))
     ]
     left_out = either | np.isin(first.ids, excused[0]) | np.isin(second.ids, excused[1])
     renamed = np.full(max(second.info, default=0) + 1, -1)
     renamed[[0, *same.values()]] = [0, *same]
     differing = int(np.count_nonzero((first.ids != renamed[second.ids]) & ~left_out))
+    lost, invented = sorted(missing - {*excused[0]}), sorted(extra - {*excused[1]})
     flips = (
-        *(f"missing: {_describe(first.info[id])}" for id in sorted(missing - {*excused[0]})),
-        *(f"extra: {_describe(second.info[id])}" for id in sorted(extra - {*excused[1]})),
+        *(f"missing: {_describe(first.info[id])}" for id in lost),
+        *(f"extra: {_describe(second.info[id])}" for id in invented),
         *(
             f"segments_info: {_describe(first.info[a])} is another detection"
             for a, b in same.items()
             if first.info[a]["isthing"]
+            and first.info[a]["instance_id"] not in alone[0]
             and partners.get(first.info[a]["instance_id"]) != second.info[b]["instance_id"]
         ),
     )
@@ -144,7 +171,15 @@ def compare_panoptic(
         "panoptic_error_ratio": differing / max(count, 1),
         "panoptic_quality_error": 1 - panoptic_quality(first, second, overlap),
     }
-    return Part(errors, drift if differing > margin_px else (), flips)
+    return PanopticPart(
+        errors,
+        drift if differing > margin_px else (),
+        flips,
+        segments=(
+            *(_category(first.info[id]) for id in lost),
+            *(_category(second.info[id]) for id in invented),
+        ),
+    )
 
 
 def find_disputed(first: Segments, second: Segments, partners: dict[int, int], tie: float) -> np.ndarray:

@@ -1,12 +1,13 @@
 """Detections or proposals: which are the same on both sides, and what only one side has."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from detexport.contract import Contract
+from detexport.parity.compare.noise import ANOTHER_PX, MARGIN, MOST_WIDENED, Noise
 from detexport.parity.compare.part import Part, beyond, differences, largest
 from detexport.parity.compare.tolerance import Tolerance
 from detexport.parity.outputs import Outputs
@@ -19,6 +20,12 @@ WIDEST_IOU = 0.05
 
 SCALED_PX = 1e-3
 """Coordinates up to 8192 px, scaled in float32 after the suppression, are rounded by less."""
+
+MOST_DESCRIBED = 5
+"""Detections that a reason describes; the JSON's ``missing`` and ``extra`` have all."""
+
+OWN_RUNS = "what the model's own runs agree about"
+"""Decider of a detection that is undetermined."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,8 @@ class OneSided:
         box: XYXY in px of the output.
         decider: what decided it.
         distance: how far it lies from that, in score or in px.
-        excused: whether that is so near that rounding may flip it.
+        excused: whether that is so near that rounding may flip it, or the detection is undetermined.
+        undetermined: whether the eager model's own runs do not agree about such a detection.
     """
 
     index: int
@@ -65,6 +73,7 @@ class OneSided:
     decider: str
     distance: float
     excused: bool
+    undetermined: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,14 +116,30 @@ NO_ROWS = Matching(np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
 def match(
-    expected: Outputs, actual: Outputs, *, tolerance: Tolerance, contract: Contract, scale: float
+    expected: Outputs,
+    actual: Outputs,
+    *,
+    tolerance: Tolerance,
+    contract: Contract,
+    scale: float,
+    noise: Noise | None = None,
+    own: bool = False,
 ) -> tuple[Matching, Part]:
     """Pair detections, or proposals, and measure their boxes and scores.
 
     Detections are paired one to one by class and IoU, since equal scores may swap places. One that only one
     side has is excused within the tolerance of what decided it: the score threshold, the least score that the
     other side kept where its list is full, the overlap with a better detection that drops it, or the
-    emptiness of a box that is a sliver.
+    emptiness of a box that is a sliver; and where the model's own runs do not determine it.
+
+    Args:
+        expected: the eager model's.
+        actual: the runtime's.
+        tolerance: the limits.
+        contract: thresholds and longest list.
+        scale: output size / input size, the larger of both sides.
+        noise: what the model's own runs leave undetermined on this input, where that is known.
+        own: whether ``actual`` is another run of the eager model itself.
     """
     first, second = Rows.of(expected), Rows.of(actual)
     # Proposals have a score of another kind, and no threshold.
@@ -126,6 +151,17 @@ def match(
 
     box_errors = differences(first.boxes[rows], second.boxes[columns]).max(1, initial=0)
     score_errors = differences(first.scores[rows], second.scores[columns])
+    is_open = [np.zeros(len(side.scores), bool) for side in (first, second)]
+    same = np.ones(len(rows), bool)
+    if own:
+        same = (box_errors <= ANOTHER_PX * scale) & (score_errors <= MOST_WIDENED * MARGIN * tie)
+    elif noise is not None:
+        is_open = [noise.open_rows(side.scores, tie, of_reference=side is first) for side in (first, second)]
+        # A pair whose box moved is two candidates where the model itself takes now one, now the other.
+        same = ~is_open[0][rows] | ((box_errors <= limit_px) & (score_errors <= tie))
+    rows, columns, box_errors, score_errors = (
+        array[same] for array in (rows, columns, box_errors, score_errors)
+    )
     edges = Edges(
         score=contract.score_threshold if is_confidence else None,
         iou=contract.nms_threshold,
@@ -135,8 +171,8 @@ def match(
     )
     lost = np.setdiff1d(np.arange(len(first.scores)), rows)
     invented = np.setdiff1d(np.arange(len(second.scores)), columns)
-    missing = tuple(_one_sided(first, lost, second, invented, edges))
-    extra = tuple(_one_sided(second, invented, first, lost, edges))
+    missing = tuple(_left_open(one, is_open[0]) for one in _one_sided(first, lost, second, invented, edges))
+    extra = tuple(_left_open(one, is_open[1]) for one in _one_sided(second, invented, first, lost, edges))
     part = Part(
         errors={
             "box_error_px": largest(box_errors),
@@ -148,8 +184,9 @@ def match(
             *_swapped(first.scores, rows, columns, tie),
         ),
         flips=(
-            *(f"missing: {_describe(one)}" for one in missing if not one.excused),
-            *(f"extra: {_describe(one)}" for one in extra if not one.excused),
+            *_described("missing", missing),
+            *_described("extra", extra),
+            *_implausible(second, noise),
         ),
         broken=_too_many(second, contract.max_detections),
     )
@@ -302,6 +339,14 @@ def _deciders(
             yield "the IoU threshold", float(apart.min()), limit
 
 
+def _described(side: str, alone: Sequence[OneSided]) -> list[str]:
+    """The detections that are not excused, some of them described, the others counted."""
+    faults = [one for one in alone if not one.excused]
+    left = len(faults) - MOST_DESCRIBED
+    more = [f"{side}: {left} more detections"] if left > 0 else []
+    return [*(f"{side}: {_describe(one)}" for one in faults[:MOST_DESCRIBED]), *more]
+
+
 def _describe(one: OneSided) -> str:
     box = ", ".join(f"{value:.1f}" for value in one.box)
     return (
@@ -316,6 +361,23 @@ def _swapped(scores: np.ndarray, rows: np.ndarray, columns: np.ndarray, tie: flo
     swapped = later & (columns[:, None] > columns[None]) & (kept[:, None] - kept[None] > tie)
     count = int(np.count_nonzero(swapped))
     return [f"order: {count} pairs of detections swapped places without a tie"] if count else []
+
+
+def _left_open(one: OneSided, is_open: np.ndarray) -> OneSided:
+    """The judgement of a detection that one side alone has, or that it is undetermined."""
+    if one.excused or not is_open[one.index]:
+        return one
+    return replace(one, decider=OWN_RUNS, distance=0.0, excused=True, undetermined=True)
+
+
+def _implausible(side: Rows, noise: Noise | None) -> tuple[str, ...]:
+    """Say that a side has a number of detections that none of the model's own runs comes near to."""
+    if noise is None or not noise.scores:
+        return ()
+    (fewest, most), count = noise.plausible_counts, len(side.scores)
+    return (
+        () if fewest <= count <= most else (f"{count} detections, the model's own runs give {noise.counts}",)
+    )
 
 
 def _too_many(side: Rows, max_detections: int) -> tuple[str, ...]:

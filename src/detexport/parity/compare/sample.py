@@ -4,7 +4,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from detexport.contract import Contract
-from detexport.parity.compare.dense import compare_panoptic, compare_sem_seg
+from detexport.parity.compare.dense import PanopticPart, compare_panoptic, compare_sem_seg
+from detexport.parity.compare.noise import Noise, widen_by
 from detexport.parity.compare.pairs import (
     KeypointPart,
     MaskPart,
@@ -37,6 +38,9 @@ class SampleParity:
         drift: where numbers lie beyond the tolerance.
         flips: what was decided otherwise, and not at the edge.
         compared: whether the fields could be compared at all.
+        segments: panoptic segments that one side alone has, not at an edge: whether it is a thing, its
+            category.
+        unproved: names of limits that the model itself exceeds by far on this input: see ``Noise.unproved``.
     """
 
     expected: int
@@ -53,6 +57,21 @@ class SampleParity:
     drift: tuple[str, ...] = ()
     flips: tuple[str, ...] = ()
     compared: bool = False
+    segments: tuple[tuple[bool, int], ...] = ()
+    unproved: tuple[str, ...] = ()
+
+    @property
+    def undetermined(self) -> tuple[int, int]:
+        """Number of detections, missing and extra, about which the model's own runs do not agree."""
+        missing, extra = (sum(one.undetermined for one in side) for side in (self.missing, self.extra))
+        return missing, extra
+
+    @property
+    def determined(self) -> int:
+        """How many detections, or maps of every pixel, are equal within limits that prove something."""
+        if "box_error_px" in self.errors:
+            return 0 if {"box_px", "score", "objectness"} & set(self.unproved) else self.paired
+        return int(self.compared and not self.unproved)
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -70,7 +89,14 @@ class SampleParity:
 
 
 def compare(
-    expected: Outputs, actual: Outputs, *, tolerance: Tolerance, contract: Contract, scale: float
+    expected: Outputs,
+    actual: Outputs,
+    *,
+    tolerance: Tolerance,
+    contract: Contract,
+    scale: float,
+    noise: Noise | None = None,
+    own: bool = False,
 ) -> SampleParity:
     """Measure how far a runtime's outputs lie from the eager model's on one image.
 
@@ -80,16 +106,22 @@ def compare(
         tolerance: the limits.
         contract: thresholds and longest list, which decide what is in the outputs at all.
         scale: output size / input size, the larger of both sides.
+        noise: how the model's own runs differ on this image: what they do not determine is excused, and no
+            limit lies below their errors.
+        own: whether ``actual`` is another run of the eager model itself: see ``detexport.parity.floor``.
     """
     counts: dict[str, Any] = {"expected": count_rows(expected), "actual": count_rows(actual)}
     faults = _faults(expected, actual)
     if faults:
         return SampleParity(**counts, broken=tuple(faults))
 
+    tolerance = widen_by(tolerance, noise) if noise else tolerance
     parts: list[Part] = []
-    matching, masks, keypoints = NO_ROWS, MaskPart(), KeypointPart()
+    matching, masks, keypoints, panoptic = NO_ROWS, MaskPart(), KeypointPart(), PanopticPart()
     if "scores" in expected or "objectness_logits" in expected:
-        matching, part = match(expected, actual, tolerance=tolerance, contract=contract, scale=scale)
+        matching, part = match(
+            expected, actual, tolerance=tolerance, contract=contract, scale=scale, noise=noise, own=own
+        )
         parts.append(part)
     if "pred_masks" in expected:
         masks = compare_masks(expected["pred_masks"], actual["pred_masks"], matching, tolerance)
@@ -102,7 +134,8 @@ def compare(
     if "sem_seg" in expected:
         parts.append(compare_sem_seg(expected["sem_seg"], actual["sem_seg"], tolerance))
     if "panoptic_seg" in expected and contract.panoptic is not None:
-        parts.append(compare_panoptic(expected, actual, matching, tolerance, contract.panoptic))
+        panoptic = compare_panoptic(expected, actual, matching, tolerance, contract.panoptic, noise)
+        parts.append(panoptic)
     return SampleParity(
         **counts,
         paired=len(matching.rows),
@@ -117,6 +150,7 @@ def compare(
         drift=tuple(reason for part in parts for reason in part.drift),
         flips=tuple(reason for part in parts for reason in part.flips),
         compared=True,
+        segments=panoptic.segments,
     )
 
 

@@ -1,11 +1,13 @@
 """How far an artifact may lie from the eager model."""
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 
 from detexport.errors import ConfigError
 
 RATIOS = ("mask_area_ratio", "keypoint_flip_ratio", "panoptic_ratio")
+LARGEST_RATIO = 0.99
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,31 @@ class Tolerance:
                 expected="finite numbers of at least 0; ratios below 1; pair_iou above 0 and at most 1",
                 remedy="correct parity.tolerance",
             )
+
+    def widened(self, needs: Mapping[str, float]) -> "Tolerance":
+        """The tolerance with no limit below what is needed.
+
+        A mask passes by its pixels or by its area, whichever allows more; where it would pass by neither, the
+        one that has to grow by the smaller factor does.
+
+        Args:
+            needs: the least limits, by their names; a ratio stays below 1.
+        """
+        effective = {
+            name: max(getattr(self, name), min(need, LARGEST_RATIO) if name in RATIOS else need)
+            for name, need in needs.items()
+        }
+        masks = [name for name in ("mask_px", "mask_area_ratio") if name in needs]
+        if masks:
+            growth = {name: self.growth(name, needs[name]) for name in masks}
+            grows = min(masks, key=lambda name: growth[name])
+            effective |= {name: getattr(self, name) for name in masks if name != grows}
+        return replace(self, **effective)
+
+    def growth(self, name: str, need: float) -> float:
+        """The factor by which a limit has to grow to be what is needed; infinite for a limit of 0."""
+        limit: float = getattr(self, name)
+        return need / limit if limit else float("inf")
 
     def box_limit_px(self, scale: float) -> float:
         """The limit in px of the output, ``scale`` being output size / input size."""

@@ -1,0 +1,60 @@
+"""A parity report in lines for people."""
+
+from detexport.cli.progress import say
+from detexport.errors import listed
+from detexport.parity.measures import tell
+from detexport.parity.report import ParityReport
+
+MOST_FLIPS = 10
+MOST_REASONS = 10
+
+
+def say_errors(report: ParityReport) -> None:
+    """Print the verdict, the errors beside their limits, and what is undetermined."""
+    verdict = report.to_json()
+    counts = verdict["detections"]
+    passed = "passed" if report.passed else "did not pass"
+    paired = f"{counts['paired']} of {counts['expected']} detections paired"
+    say(f"{report.job} beside the model on {len(report.samples)} inputs: {passed}; {paired}")
+    for measure, largest, limit in tell(verdict):
+        shown = "nothing to compare" if largest is None else f"{largest:.2g} {measure.unit}".rstrip()
+        say(f"  {measure.words:22} {shown:20} (limit {limit})")
+    for line in undetermined_lines(report):
+        say(f"  {line}")
+
+
+def report_lines(report: ParityReport) -> list[str]:
+    """Each verdict, what it rests on, and why it failed."""
+    lines = [f"{report.job}: {'passed' if report.passed else 'did not pass'}"]
+    for name, verdict in report.verdicts.items():
+        answer = "not judged" if not verdict.judged else "passed" if verdict.passed else "FAILED"
+        lines.append(f"  {name:9} {answer:11} {verdict.question} {verdict.note}".rstrip())
+        lines += [f"    {reason}" for reason in verdict.reasons[:MOST_REASONS]]
+        if len(verdict.reasons) > MOST_REASONS:
+            lines.append(f"    and {len(verdict.reasons) - MOST_REASONS} more reasons")
+    lines += [f"  {line}" for line in undetermined_lines(report)]
+    flips = [flip for flip in report.to_json()["flips"] if not flip["undetermined"]]
+    for flip in flips[:MOST_FLIPS]:
+        side = "only the other side" if flip["side"] == "missing" else "only this artifact"
+        what = f"class {flip['pred_class']}, score {flip['score']:.4f}"
+        edge = "at the edge: " if flip["excused"] else ""
+        where = f"{edge}{flip['distance']:.2g} from {flip['decider']}"
+        lines.append(f"  flip in {flip['sample']}, {side}: {what}, {where}")
+    if len(flips) > MOST_FLIPS:
+        lines.append(f"  and {len(flips) - MOST_FLIPS} more flips")
+    return lines
+
+
+def undetermined_lines(report: ParityReport) -> list[str]:
+    """What the model's own runs leave open; nothing where that is nothing."""
+    left_open = report.undetermined
+    lines = []
+    if left_open.why:
+        counts = f"{left_open.missing} of {left_open.expected} detections missing, {left_open.extra} extra"
+        lines.append(f"undetermined: {counts}, on {listed(list(left_open.why))}")
+    if left_open.unproved:
+        given = [f"{id} ({', '.join(names)})" for id, names in left_open.unproved.items()]
+        lines.append(
+            f"undetermined numbers, where the model's own error is far beyond the table: {listed(given)}"
+        )
+    return lines

@@ -1,0 +1,67 @@
+"""Check a fresh artifact against the model that it was made of, on few inputs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from detexport.contract import Contract
+from detexport.data.coco import CocoDataset, CocoRecord, read_image
+from detexport.parity.inputs import QUICK
+from detexport.parity.pristine import eager_samples
+from detexport.parity.quality import FLOAT32
+from detexport.parity.reference import EagerQuality, write_reference
+from detexport.parity.report import ParityReport
+from detexport.parity.rules import Rules
+from detexport.parity.variants import measured_noise
+from detexport.runtime.session import Engine
+from detexport.workflows.validate import validate_job
+
+
+def check_artifact(
+    artifact_dir: Path,
+    engine: Engine,
+    net: Any,
+    contract: Contract,
+    files: Sequence[Path],
+    reference: Path,
+    *,
+    job: str,
+    precision: str = FLOAT32,
+    quality: EagerQuality | None = None,
+    dataset: CocoDataset | None = None,
+) -> ParityReport:
+    """Run the model on the samples, at several sizes, and validate the artifact against it.
+
+    The model's own noise is measured on those inputs alone that do not pass by the table of limits.
+
+    Args:
+        artifact_dir: the artifact.
+        engine: the target's runtime.
+        net: the eager model, in evaluation mode.
+        contract: its contract.
+        files: images.
+        reference: folder for the model's outputs.
+        job: the target's name.
+        precision: of the target.
+        quality: what the model reached on ``dataset``; none leaves the task metric out.
+        dataset: annotated images.
+    """
+    rules = Rules(draw=0)
+    records = [_record(number, file, contract) for number, file in enumerate(files, start=1)]
+    samples = eager_samples(net, contract, records, QUICK)
+    write_reference(reference, samples, contract=contract, environment={}, quality=quality)
+    return validate_job(
+        artifact_dir,
+        engine,
+        reference,
+        rules,
+        job=job,
+        precision=precision,
+        noise_of=measured_noise(net, contract, rules.tolerance),
+        dataset=dataset,
+    )
+
+
+def _record(number: int, file: Path, contract: Contract) -> CocoRecord:
+    _, height, width = read_image(file, contract.channel_order).shape
+    return CocoRecord(number, file, height, width, ())

@@ -1,0 +1,169 @@
+"""Validate an artifact: one path for the stage, ``detexport validate`` and the check of a fresh export.
+
+Nothing here imports the code of a model: an artifact has to do without it.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from detexport.artifact import read_artifact
+from detexport.data.coco import CocoDataset
+from detexport.errors import ConfigError, DataError
+from detexport.parity.compare import NoiseOf
+from detexport.parity.floor import Floor
+from detexport.parity.progress import Progress, progress_folder, validation_key
+from detexport.parity.quality import FLOAT32, measure_quality
+from detexport.parity.reference import EagerQuality, read_reference
+from detexport.parity.report import ParityReport
+from detexport.parity.rules import Rules
+from detexport.parity.validate import Support, validate_artifact
+from detexport.runtime.session import Engine
+
+
+def validate_job(
+    artifact_dir: Path,
+    engine: Engine,
+    reference: Path,
+    rules: Rules,
+    *,
+    job: str,
+    precision: str = FLOAT32,
+    floor: Floor | None = None,
+    noise_of: NoiseOf | None = None,
+    dataset: CocoDataset | None = None,
+    data: Path | None = None,
+    support: Support | None = None,
+    save_to: Path | None = None,
+    settings: dict[str, Any] | None = None,
+) -> ParityReport:
+    """Validate an artifact against a reference.
+
+    Args:
+        artifact_dir: the artifact.
+        engine: the target's runtime.
+        reference: folder of the eager model's outputs.
+        rules: limits and budgets.
+        job: its name.
+        precision: of the target; a reduced one is judged by the task metric alone.
+        floor: the model's noise; none where it was not measured.
+        noise_of: see ``detexport.parity.validate.validate``.
+        dataset: annotated images that the eager model was judged on, too; none leaves the task metric out.
+        data: the data set's folder; what was measured on other files is not gone on with.
+        support: what the target declares, where that is less than the artifact's own declaration.
+        save_to: the report's file; what is measured is kept beside it until the end, and an interrupted
+            validation goes on. None keeps nothing.
+        settings: what else the measurements depend on, as JSON values.
+
+    Raises:
+        ArtifactError: the folder is not an artifact.
+        ConfigError: there is no budget for the precision.
+        DataError: the precision is reduced, and nothing says how good the eager model is.
+        RuntimeUnavailableError: the runtime is not on this machine.
+    """
+    expected = read_reference(reference)
+    with ExitStack() as at_work:
+        progress = Progress()
+        if save_to is not None:
+            noise = floor.limits if floor else None
+            given = {"job": job, "rules": repr(rules), "floor": noise, **(settings or {})}
+            key = validation_key(read_artifact(artifact_dir).sha256, reference, data, given)
+            progress = at_work.enter_context(Progress(progress_folder(save_to), key))
+        eager = _judged(precision, expected.quality, dataset, rules)
+        measure = None
+        if eager is not None and dataset is not None:
+            measure = partial(
+                measure_quality,
+                eager=eager,
+                dataset=dataset,
+                precision=precision,
+                budget=rules.budgets[precision],
+                least=rules.least_quality,
+                tie=rules.tolerance.score if precision == FLOAT32 else 0.0,
+                progress=progress,
+            )
+        return validate_artifact(
+            engine,
+            artifact_dir,
+            expected,
+            rules.tolerance,
+            job=job,
+            min_detections=rules.min_detections,
+            draw=rules.draw,
+            floor=floor,
+            noise_of=noise_of,
+            support=support,
+            measure=measure,
+            reduced=precision != FLOAT32,
+            progress=progress,
+        )
+
+
+def _judged(
+    precision: str, quality: EagerQuality | None, dataset: CocoDataset | None, rules: Rules
+) -> EagerQuality | None:
+    """What the task metric is compared with; none where it is left out, which reduced precision cannot."""
+    if precision not in rules.budgets:
+        raise ConfigError(
+            f"there is no budget for the precision {precision}",
+            got=f"parity.budgets: {', '.join(rules.budgets)}",
+            expected=precision,
+            remedy=f"-S +parity.budgets.{precision}=<difference of average precision>",
+        )
+    if precision != FLOAT32 and (quality is None or dataset is None):
+        raise DataError(
+            "the reference does not say how good the eager model is, which decides on reduced precision",
+            got="parity.quality_images=0" if quality is None else "no annotated images",
+            expected="its metrics on annotated images",
+            remedy="set parity.quality_images, and run the stage `reference` again",
+        )
+    return quality if precision in rules.judged or precision != FLOAT32 else None
+
+
+def validate_apart(*arguments: Any, **options: Any) -> ParityReport:
+    """``validate_job`` in a process of its own, in which no model was built.
+
+    Raises:
+        Exception: what ``validate_job`` raises.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(theirs, arguments, options), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        report, error = ours.recv()
+    except EOFError:
+        process.join()
+        raise RuntimeError(f"the process that validates ended with exit code {process.exitcode}") from None
+    finally:
+        process.terminate()
+        process.join()
+    if error is not None:
+        raise error
+    validated: ParityReport = report
+    return validated
+
+
+def _answer(connection: Connection, arguments: Sequence[Any], options: dict[str, Any]) -> None:
+    """Validate and send the report, or what was raised; end with the process that asked."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asked ends this one
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+    try:
+        connection.send((validate_job(*arguments, **options), None))
+    except Exception as error:
+        connection.send((None, error))
+
+
+def _end_with(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)

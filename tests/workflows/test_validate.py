@@ -1,0 +1,88 @@
+"""The one validation: in this process, or in one without the code of any model."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from detexport.errors import ArtifactError, ConfigError, DataError
+from detexport.parity.reference import SampleMeta, write_reference
+from detexport.parity.rules import Rules
+from detexport.parity.validate import Support
+from detexport.postprocess import postprocess
+from detexport.runtime import Session
+from detexport.runtime.onnxruntime import OnnxRuntime
+from detexport.workflows.validate import validate_apart, validate_job
+from tiny_artifacts import tiny_image, write_tiny_onnx
+
+
+@dataclass(frozen=True)
+class Witness:
+    """A runtime that writes down the modules of the process that it is opened in."""
+
+    file: Path
+
+    def open(self, artifact_dir: Path, device: str = "cpu") -> Session:
+        self.file.write_text("\n".join(sys.modules))
+        return OnnxRuntime(threads=1).open(artifact_dir, device)
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("artifacts") / "onnx"
+    write_tiny_onnx(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    session, image = OnnxRuntime(threads=1).open(artifact), tiny_image()
+    size = image.shape[1:]
+    contract = session.artifact.contract
+    expected = postprocess(session(image), size, size, contract)
+    metas = [SampleMeta("alone", 1, "", size, size, 1.0)]
+    metas += [SampleMeta(f"batch-{n}", 1, "", size, size, 1.0, batch="1") for n in (1, 2)]
+    folder = tmp_path_factory.mktemp("reference") / "reference"
+    write_reference(folder, [(meta, image, expected) for meta in metas], contract=contract, environment={})
+    return folder
+
+
+def test_an_artifact_is_run_where_no_model_is(artifact: Path, reference: Path, tmp_path: Path) -> None:
+    import detexport.modeling  # noqa: F401
+
+    seen = tmp_path / "modules"
+    report = validate_apart(artifact, Witness(seen), reference, Rules(draw=0), job="j")
+    assert report.passed, report.reasons
+    modules = seen.read_text().splitlines()
+    assert "detexport.workflows.validate" in modules
+    assert not [name for name in modules if name.startswith("detexport.modeling")]
+    assert "torch" not in modules
+    same = validate_job(artifact, OnnxRuntime(), reference, Rules(draw=0), job="j")
+    assert report.to_json() == same.to_json()
+
+
+def test_what_is_raised_there_is_raised_here(artifact: Path, reference: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="nowhere is not an artifact"):
+        validate_apart(tmp_path / "nowhere", OnnxRuntime(), reference, Rules(), job="j")
+
+
+def test_precision_needs_a_budget_and_a_metric(artifact: Path, reference: Path) -> None:
+    with pytest.raises(ConfigError, match="no budget for the precision fp4"):
+        validate_job(artifact, OnnxRuntime(), reference, Rules(), job="j", precision="fp4")
+    with pytest.raises(DataError, match="does not say how good the eager model is"):
+        validate_job(artifact, OnnxRuntime(), reference, Rules(), job="j", precision="int8")
+
+
+def test_a_target_may_declare_less_than_its_artifact(artifact: Path, reference: Path) -> None:
+    options = {"job": "j", "support": Support(image_sides=(1, 8))}
+    report = validate_job(artifact, OnnxRuntime(), reference, Rules(), **options)
+    assert "alone" in report.not_claimed
+    assert "declared support" in report.verdicts["contract"].note
+    assert not report.passed  # nothing was shown to it
+
+
+@pytest.mark.parametrize(("batch", "sides"), [("2", (1, 9)), ("any", (9, 1)), ("any", (1,)), ("1", (0, 9))])
+def test_a_support_that_declares_nothing_is_refused(batch: str, sides: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError, match="support cannot be used"):
+        Support(batch, sides)
