@@ -412,6 +412,7 @@ def validate_command(
             as_json,
             tuple(overrides or ()),
             tuple(allow_new or ()),
+            params,
         )
     )
     if not report.passed:

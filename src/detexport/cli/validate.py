@@ -60,6 +60,7 @@ class Question:
     as_json: bool
     overrides: tuple[str, ...]
     allow_new: tuple[str, ...] = ()
+    params: Path | None = None
 
 
 @dataclass(frozen=True)
