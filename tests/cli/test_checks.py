@@ -24,6 +24,7 @@ IMAGE = str(ROOT / "src/detexport/data/sample.png")
 EXPORT = ("export", "--config-file", CONFIG, "--weights", WEIGHTS, "--output", "out")
 ONNX = (*EXPORT, "--target", "onnx")
 VALIDATE = ("validate", "artifact", "--data", "data", "--config-file", CONFIG, "--weights", WEIGHTS)
+DIAGNOSE = ("diagnose", "artifact", *VALIDATE[4:])
 LOADED = "LOADED"
 
 # Each request in the folder that ``made`` makes, and what the answer says.
@@ -117,11 +118,13 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     ((*VALIDATE, "--config-file", "no.yaml"), "there is no file no.yaml"),
     ((*VALIDATE, "--weights", "no.pth"), "no checkpoint at no.pth"),
     (("diagnose", "no"), "no is not an artifact"),
-    (("diagnose", "artifact", "--image", "no.png"), "there is no such image"),
-    (("diagnose", "artifact", "--target", "onxx"), "did you mean 'onnx'?"),
-    (("diagnose", "artifact", "--config-file", "no.yaml"), "there is no file no.yaml"),
-    (("diagnose", "artifact", "--weights", "no.pth"), "no checkpoint at no.pth"),
-    (("diagnose", "artifact", "--save-dir", "file"), "cannot write file"),
+    (("diagnose", "artifact"), "there is no --config-file; got: no file"),
+    (("diagnose", "artifact", "--config-file", CONFIG), "there is no --weights; got: no file"),
+    ((*DIAGNOSE, "--image", "no.png"), "there is no such image"),
+    ((*DIAGNOSE, "--target", "onxx"), "did you mean 'onnx'?"),
+    ((*DIAGNOSE, "--config-file", "no.yaml"), "there is no file no.yaml"),
+    ((*DIAGNOSE, "--weights", "no.pth"), "no checkpoint at no.pth"),
+    ((*DIAGNOSE, "--save-dir", "file"), "cannot write file"),
 ]
 
 SCRIPT = f"""
@@ -196,6 +199,7 @@ OPTIONS = {
     "save-dir json",
     "diagnose": "config-file weights image target save-dir json",
     "inspect": "json dump",
+    "doctor": "json",
 }
 COMMANDS = {name: [f"--{option}" for option in options.split()] for name, options in OPTIONS.items()}
 FILES = [CONFIG, RETINANET, WEIGHTS, IMAGE, "artifact", "folder", "file", "broken.yaml", "out", "", "."]
@@ -236,6 +240,7 @@ def _light_ends(monkeypatch: pytest.MonkeyPatch, made: Path) -> None:
         "validate": ["run", "Question"],
         "diagnose": ["run", "Question"],
         "inspect": ["inspect"],
+        "doctor": ["doctor"],
     }.items():
         end: Any = SimpleNamespace(**{name: lambda *_, **__: passed for name in names})
         monkeypatch.setitem(sys.modules, f"detexport.cli.{module}", end)

@@ -29,7 +29,14 @@ from detexport.errors import (
 ROOT = Path(__file__).parents[2]
 IMAGE = ROOT / "src/detexport/data/sample.png"
 CONFIG, WEIGHTS = ROOT / "conf/detectron2/faster_rcnn.yaml", ROOT / "checkpoints/faster_rcnn.safetensors"
-ENDS = {"export": "make", "predict": "predict", "validate": "run", "diagnose": "run", "inspect": "inspect"}
+ENDS = {
+    "export": "make",
+    "predict": "predict",
+    "validate": "run",
+    "diagnose": "run",
+    "inspect": "inspect",
+    "doctor": "doctor",
+}
 COMMANDS = sorted(ENDS)
 
 
@@ -38,6 +45,10 @@ def arguments(command: str, artifact: Path) -> list[str]:
     if command == "export":
         options = ["--config-file", CONFIG, "--weights", WEIGHTS, "--target", "tracing", "--output", "made"]
         return ["export", *map(str, options)]
+    if command == "doctor":
+        return ["doctor"]
+    if command == "diagnose":
+        return ["diagnose", str(artifact), "--config-file", str(CONFIG), "--weights", str(WEIGHTS)]
     if command == "validate":
         (artifact.parent / "data/images").mkdir(parents=True, exist_ok=True)
         (artifact.parent / "data/annotations").mkdir(exist_ok=True)
@@ -81,6 +92,7 @@ def test_a_command_that_does_its_work_ends_with_0(
         ("validate", SimpleNamespace(passed=False)),
         ("diagnose", SimpleNamespace(diverges=True)),
         ("inspect", ArtifactError("it is not what was exported")),
+        ("doctor", False),
     ],
 )
 def test_a_verdict_that_failed_is_1(
@@ -94,7 +106,7 @@ def test_a_verdict_that_failed_is_1(
 def test_a_wrong_request_is_2(
     command: str, tiny_onnx: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_command([command]) == 2
+    assert command == "doctor" or run_command([command]) == 2
     assert run_command([*arguments(command, tiny_onnx), "--no-such-option"]) == 2
     assert "No such option: --no-such-option" in capsys.readouterr().err
     end_with(monkeypatch, command, CheckpointError("the file is none"))

@@ -167,7 +167,8 @@ def check_validate(
     if data is not None:
         check_data(data)
     if model is not None:
-        check_weights(model.weights or configuration(model).MODEL.WEIGHTS)
+        cfg = configuration(model)
+        check_weights(model.weights or cfg.MODEL.WEIGHTS)
     if save_dir is not None:
         check_writable(save_dir)
 
@@ -209,12 +210,36 @@ def check_diagnose(
     check_target(target, artifact_dir)
     if image:
         find_images([image])
-    if model.config_file:
-        configuration(model)
-    if model.weights:
-        check_weights(model.weights)
+    origin = find_origin(artifact_dir, model)
+    configuration(origin)
+    check_weights(origin.weights)
     if save_dir is not None:
         check_writable(save_dir)
+
+
+def find_origin(artifact_dir: Path, model: Request) -> Request:
+    """Return the model that an artifact was made of: the given one, or that beside a pipeline's artifact.
+
+    Raises:
+        ConfigError: the configuration or the weights are neither given nor there.
+    """
+    beside = artifact_dir.resolve().parent.parent
+    return replace(
+        model,
+        config_file=model.config_file or _beside(beside / "build" / "config.yaml", "--config-file"),
+        weights=model.weights or _beside(beside / "weights" / "model.safetensors", "--weights"),
+    )
+
+
+def _beside(path: Path, option: str) -> str:
+    if not os.path.isfile(path):
+        raise ConfigError(
+            f"there is no {option}",
+            got=f"no file {path} either, where the pipeline leaves it",
+            expected="the configuration and the weights of the model that was exported",
+            remedy=f"give {option}",
+        )
+    return str(path)
 
 
 def take_images(request: Request) -> Request:

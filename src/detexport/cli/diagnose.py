@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from detexport.artifact import Artifact, read_artifact, verify_files
+from detexport.cli.checks import Request, find_origin
 from detexport.cli.engines import asked_target
-from detexport.cli.export import BUNDLED_SAMPLE, Model, Request, load_model
+from detexport.cli.export import BUNDLED_SAMPLE, Model, load_model
 from detexport.cli.images import find_images
 from detexport.cli.progress import say, step
 from detexport.data.samples import ImageSamples
 from detexport.diagnosis.diagnose import Diagnosis, diagnose
 from detexport.diagnosis.picture import save_evidence
-from detexport.errors import ArtifactError, ConfigError
+from detexport.errors import ArtifactError
 from detexport.files import write_json, writing
 
 REPORT, PICTURE = "diagnosis.json", "difference.png"
@@ -82,30 +83,17 @@ def save(diagnosis: Diagnosis, folder: Path, channel_order: str) -> None:
 
 def _model(question: Question) -> Model:
     """The model that is given, or that lies beside an artifact of the pipeline."""
-    beside = question.artifact_dir.resolve().parent.parent
-    config = question.config_file or _beside(beside / "build" / "config.yaml", "--config-file")
-    weights = question.weights or _beside(beside / "weights" / "model.safetensors", "--weights")
-    request = Request(
-        config,
-        weights,
+    given = Request(
+        question.config_file,
+        question.weights,
         target="",
         output=Path(),
         overrides=question.overrides,
         allow_new=question.allow_new,
     )
+    request = find_origin(question.artifact_dir, given)
     with step("build the model and load its weights"), tempfile.TemporaryDirectory() as folder:
         return load_model(request, Path(folder))
-
-
-def _beside(path: Path, option: str) -> str:
-    if not path.is_file():
-        raise ConfigError(
-            f"there is no {option}",
-            got=f"no file {path} either, where the pipeline leaves it",
-            expected="the configuration and the weights of the model that was exported",
-            remedy=f"give {option}",
-        )
-    return str(path)
 
 
 def _require_origin(artifact: Artifact, model: Model, folder: Path) -> None:
