@@ -192,7 +192,7 @@ def test_a_projects_limits_hold_in_place_of_the_table(
     monkeypatch.setattr(tiny_artifacts, "FRACTIONS", tiny_artifacts.FRACTIONS * 0.99)
     write_tiny_onnx(tmp_path / "other")
     params = tmp_path / "params.yaml"
-    params.write_text("parity: {tolerance: {box_px: 5, box_floor_px: 5}, scales: [1.0]}")
+    params.write_text("parity: {tolerance: {box_px: 5, box_floor_px: 5, mask_px: 5000}, scales: [1.0]}")
     asked = ("validate", tmp_path / "other", "--against", artifact, "--data", data, "--images", 1)
     done = run(*asked, "--quality-images", 0, "--params", params, "--json")
     report = json.loads(done.stdout)

@@ -140,6 +140,7 @@ def validate_apart(*arguments: Any, **options: Any) -> ParityReport:
     theirs.close()
     try:
         report, error = ours.recv()
+        process.join()
     except EOFError:
         process.join()
         raise RuntimeError(f"the process that validates ended with exit code {process.exitcode}") from None
