@@ -1,4 +1,4 @@
-"""Paths of any characters go through the Makefile and dvc.yaml; tests/stages/test_dag.py runs the whole DAG so."""
+"""Paths of any characters go through the Makefile and dvc.yaml; test_dag.py runs the DAG with such paths."""
 
 import re
 import shutil
