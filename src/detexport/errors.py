@@ -21,6 +21,9 @@ TRACEBACK = "DETEXPORT_TRACEBACK"
 LONGEST_MESSAGE = 500
 CUT = "..."
 SEPARATOR = "; "
+PARTS = ("what", "got", "expected", "remedy")
+LEAST_SHOWN = 80
+"""Characters that are shown of what was found, and of what would have been right, in any case."""
 LONGEST_NAME = 100
 """Characters of a misspelt name that are compared with the names that exist."""
 
@@ -28,8 +31,8 @@ LONGEST_NAME = 100
 class DetexportError(Exception):
     """A wrong input, configuration or file, described so that its owner can mend it.
 
-    The message is one line of at most ``LONGEST_MESSAGE`` printable characters: of the parts that are longest
-    the middle is left out.
+    The message is one line of at most ``LONGEST_MESSAGE`` printable characters: where it would be longer, the
+    middle of what was found and of what would have been right is left out.
 
     Args:
         what: what is wrong.
@@ -41,14 +44,17 @@ class DetexportError(Exception):
     exit_code: ClassVar[int] = REQUEST
 
     def __init__(self, what: str, *, got: object = None, expected: object = None, remedy: str = "") -> None:
-        parts = [what.rstrip(".")]
+        own, data = {"what": printable(what.rstrip("."))}, {}
         if got is not None:
-            parts.append(f"got: {_text(got)}")
+            data["got"] = printable(f"got: {_text(got)}")
         if expected is not None:
-            parts.append(f"expected: {_text(expected)}")
+            data["expected"] = printable(f"expected: {_text(expected)}")
         if remedy:
-            parts.append(f"remedy: {remedy}")
-        super().__init__(SEPARATOR.join(_fitted([printable(part) for part in parts])))
+            own["remedy"] = printable(f"remedy: {remedy}")
+        room = LONGEST_MESSAGE - len(SEPARATOR) * (len(own) + len(data) - 1)
+        own = _fitted(own, room - sum(min(len(part), LEAST_SHOWN) for part in data.values()))
+        parts = own | _fitted(data, room - sum(map(len, own.values())))
+        super().__init__(SEPARATOR.join(parts[name] for name in PARTS if name in parts))
 
 
 def _text(value: object) -> str:
@@ -76,18 +82,17 @@ def shortened(text: str, limit: int) -> str:
     return text[: kept - kept // 2] + CUT + text[len(text) - kept // 2 :]
 
 
-def _fitted(parts: list[str]) -> list[str]:
-    """Shorten the longest parts until the message fits; short ones, such as the remedy, stay whole."""
-    room = LONGEST_MESSAGE - len(SEPARATOR) * (len(parts) - 1)
+def _fitted(parts: dict[str, str], room: int) -> dict[str, str]:
+    """Shorten the longest parts until all fit into ``room`` characters; short ones stay whole."""
     limit = room
-    for left, length in zip(range(len(parts), 0, -1), sorted(map(len, parts)), strict=True):
+    for left, length in zip(range(len(parts), 0, -1), sorted(map(len, parts.values())), strict=True):
         limit = room // left
         if length > limit:
             break
         room -= length
     else:
         return parts
-    return [shortened(part, limit) for part in parts]
+    return {name: shortened(part, limit) for name, part in parts.items()}
 
 
 def shown(value: object) -> str:
