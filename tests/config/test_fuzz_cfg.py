@@ -22,6 +22,8 @@ TEXT = (ROOT / "conf/detectron2/mask_rcnn.yaml").read_text() + (
     "RETINA: !!python/object/apply:eval ['[[x, x * 2**(1.0/3)] for x in [32, 64]]']\n"
     "TUPLE: !!python/tuple [1, 2]\n"
 )
+BASE = load_cfg(ROOT / "conf/detectron2/mask_rcnn.yaml")
+BASE.MODEL.DEVICE = "cpu"
 KEYS = sorted(_leaves(get_cfg(), get_cfg()))
 TOKENS = st.sampled_from(
     [
@@ -105,9 +107,7 @@ def test_models_of_any_value(tmp_path: Path) -> None:
 
 
 def configured(key: str, value: Any, way: str, folder: Path) -> Any:
-    cfg = get_cfg()
-    cfg.merge_from_file(ROOT / "conf/detectron2/mask_rcnn.yaml")
-    cfg.MODEL.DEVICE = "cpu"
+    cfg = BASE.clone()
     if way == "list":
         cfg.merge_from_list([key, value])
     elif way == "code":

@@ -122,8 +122,14 @@ class CfgNode(_YacsNode):
 
 def get_cfg() -> CfgNode:
     """A new configuration with every key at its default."""
+    return CfgNode(_defaults())  # which copies them
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
     text = files("detexport.config").joinpath("defaults.yaml").read_text(encoding="utf-8")
-    return CfgNode(yaml.safe_load(text))
+    defaults: dict[str, Any] = yaml.safe_load(text)
+    return defaults
 
 
 def load_cfg(path: Path) -> CfgNode:
