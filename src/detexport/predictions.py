@@ -65,7 +65,7 @@ def to_plain(fields: dict[str, Any], contract: Contract) -> dict[str, Any]:
         if name in fields:
             row[column] = fields[name].tolist()
     if "pred_classes" in fields:
-        row["class_names"] = [contract.class_names[index] for index in row["classes"]]
+        row["class_names"] = [contract.class_name(index) for index in row["classes"]]
     if "pred_masks" in fields:
         row["masks"] = [_to_rle(mask) for mask in fields["pred_masks"]]
     if "sem_seg" in fields:
@@ -79,17 +79,16 @@ def to_plain(fields: dict[str, Any], contract: Contract) -> dict[str, Any]:
 
 def _classes_of_pixels(labels: np.ndarray, contract: Contract) -> Iterator[dict[str, Any]]:
     for label in np.unique(labels).tolist():
-        name = contract.stuff_class_names[label]
+        name = contract.class_name(label, stuff=True)
         yield {"class": label, "class_name": name, "mask": _to_rle(labels == label)}
 
 
 def _to_segment(segment: dict[str, Any], panoptic_seg: np.ndarray, contract: Contract) -> dict[str, Any]:
-    names = contract.class_names if segment["isthing"] else contract.stuff_class_names
     return {
         "id": segment["id"],
         "isthing": segment["isthing"],
         "class": segment["category_id"],
-        "class_name": names[segment["category_id"]],
+        "class_name": contract.class_name(segment["category_id"], stuff=not segment["isthing"]),
         "instance": segment.get("instance_id", -1),
         "mask": _to_rle(panoptic_seg == segment["id"]),
     }

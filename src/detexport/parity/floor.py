@@ -15,6 +15,7 @@ from tqdm import tqdm
 from detexport.contract import Contract
 from detexport.errors import DataError
 from detexport.files import read_json
+from detexport.json_values import decode
 from detexport.parity.compare import SampleParity, Tolerance, compare
 from detexport.parity.measures import measured
 from detexport.parity.outputs import Outputs
@@ -125,8 +126,9 @@ class Floor:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Floor":
         """Undo ``to_json``."""
-        variants = {name: Variant(**variant) for name, variant in value["variants"].items()}
-        return cls(tuple(value["samples"]), value["environment"], variants)
+        variants = decode(value["variants"], dict[str, Variant], "variants")
+        samples = decode(value["samples"], tuple[str, ...], "samples")
+        return cls(samples, decode(value["environment"], dict[str, Any], "environment"), variants)
 
     def to_json(self) -> dict[str, Any]:
         """The floor as plain JSON values."""
