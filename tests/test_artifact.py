@@ -258,7 +258,6 @@ def test_the_weights_of_an_ir_are_listed(tiny_openvino: Path, tmp_path: Path) ->
     ("change", "named"),
     [
         ({"contract.class_names": ["a"], "contract.num_classes": 3}, r"class_names: 1, expected 3"),
-        ({"contract.class_names": []}, "class_names: none"),
         ({"contract.pixel_std": [0, 1, 1]}, "pixel_std: "),
         ({"contract.size_divisibility": -1}, "size_divisibility: "),
         ({"contract.resize": {"min_size": -1, "max_size": 1}}, "resize: "),
