@@ -12,12 +12,15 @@ from typer import echo
 from detexport.cli.checks import check_opset_version
 from detexport.config.cfg import load_cfg
 from detexport.config.composition import check_composition
+from detexport.files import remove_leftovers
 from detexport.targets import ONNX_RUNTIME
 from stage import PARAMS, load_params, run
 
 # Where DVC notes which process is writing what.
 LOCKS = Path(".dvc/tmp/rwlock")
 PATIENCE_S = 15.0
+# Where stages write.
+WRITTEN = ("checkpoints", "data", "downloads", "outputs", "reports")
 
 
 def main(conf: Path = Path("conf")) -> None:
@@ -25,7 +28,8 @@ def main(conf: Path = Path("conf")) -> None:
 
     A run that is killed while it writes DVC's notes leaves them cut short, and nothing runs again. And DVC
     refuses to run beside a process that it finds in its notes, also one that was killed a moment ago and
-    is not yet gone. A process that lives on is DVC's to report.
+    is not yet gone. A process that lives on is DVC's to report. Half-written folders of killed runs are
+    removed; see ``sweep``.
     """
     check_composition(PARAMS, conf)
     check_opsets()
@@ -39,6 +43,14 @@ def main(conf: Path = Path("conf")) -> None:
         if deadline - time.monotonic() > PATIENCE_S - 0.1:
             echo(f"waiting for the process {min(holders(), default=0)} of another run to end")
         time.sleep(0.2)
+    sweep()
+
+
+def sweep() -> None:
+    """Remove what killed runs left half written, also where the next run writes nothing."""
+    for folder in WRITTEN:
+        for left in remove_leftovers(Path(folder)):
+            echo(f"removed {left}, which a killed run left")
 
 
 def check_opsets() -> None:

@@ -22,6 +22,7 @@ from detexport.errors import (
     fail,
     listed,
 )
+from detexport.process import end_on_signals, redacted_output
 
 PARAMS = Path("params.yaml")
 MOST_OPTIONS = 10
@@ -39,20 +40,23 @@ def run(main: Callable[..., None], *, fixed_hashes: bool = False) -> None:
     A ``DetexportError`` is the user's to mend: it is printed in one line and the exit code is that of its
     class (1 a verdict that failed, 2 a wrong request, 3 something broke), or 69 where this machine lacks what
     is needed. Everything else that is raised is ours: the exit code is 3, and it keeps its trace, since a run
-    of hours is not repeated to see it.
+    of hours is not repeated to see it. No secret of the environment is printed, and a signal that ends the
+    stage leaves no part of a result.
     """
     if fixed_hashes and os.environ.get("PYTHONHASHSEED") != "0":
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "PYTHONHASHSEED": "0"})
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(main)
-    try:
-        app()
-    except DetexportError as error:
-        code = fail(error)
-        sys.exit(os.EX_UNAVAILABLE if isinstance(error, RuntimeUnavailableError) else code)
-    except Exception:
-        traceback.print_exc()
-        sys.exit(BROKEN)
+    end_on_signals()
+    with redacted_output():
+        try:
+            app()
+        except DetexportError as error:
+            code = fail(error)
+            sys.exit(os.EX_UNAVAILABLE if isinstance(error, RuntimeUnavailableError) else code)
+        except Exception:
+            traceback.print_exc()
+            sys.exit(BROKEN)
 
 
 def load_params(key: str) -> Any:

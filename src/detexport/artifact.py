@@ -1,16 +1,25 @@
 """The hinge between export and runtime: a folder that says all that a runtime needs to know."""
 
-from dataclasses import asdict, dataclass, is_dataclass
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from enum import StrEnum
-from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
 
 from detexport.contract import MAX_SIDE, Contract
 from detexport.errors import ArtifactError
+from detexport.external_data import external_files
 from detexport.files import read_json, sha256_file, sha256_json, write_json
+from detexport.json_values import cut, decode
 
 MANIFEST = "artifact.json"
+MAX_MANIFEST_BYTES = 4 << 20
+SHOWN_FILES = 3
+"""Of many in a message."""
+UNCHANGED = "as exported"
+"""State of a file whose digest is the manifest's."""
 
 
 class Format(StrEnum):
@@ -32,7 +41,7 @@ class Artifact:
         method: export method or conversion that wrote it (``tracing``, ``onnx``, ``openvino``).
         options: the method's options.
         main_file: the file that a runtime opens, relative to the folder.
-        files: every file but the manifest, with its sha256.
+        files: every file but the manifest, with its sha256; the folder holds nothing else.
         contract: what the graph takes and gives.
         batch: images a call takes: ``"1"``, one tensor in and a tuple of tensors out, or ``"any"``, a list of
             images of different sizes in and a list of tensors by name out; within a call they are padded to
@@ -52,8 +61,8 @@ class Artifact:
     main_file: str
     files: dict[str, str]
     contract: Contract
-    batch: str
-    graph_end: str
+    batch: Literal["1", "any"]
+    graph_end: Literal["raw", "pasted"]
     weights_sha256: str
     config_sha256: str
     versions: dict[str, str]
@@ -75,24 +84,19 @@ class Artifact:
 
 
 def read_artifact(folder: Path) -> Artifact:
-    """Read a folder's manifest without looking at its files.
+    """Read a folder's manifest without looking at its files; see ``read_verified``.
 
     Raises:
-        ArtifactError: there is no manifest, or it is not one: a field is missing or holds something else.
+        ArtifactError: there is no manifest, or it is none: a field is missing, unknown or of another type,
+            two contradict each other, or a file's path leads out of the folder.
     """
     try:
-        value = read_json(folder / MANIFEST)
-        if fault := _fault(value, Artifact, MANIFEST):
-            raise ValueError(fault)
-        return Artifact(
-            **{
-                **value,
-                "format": Format(value["format"]),
-                "contract": Contract.from_json(value["contract"]),
-                "image_sides": tuple(value.get("image_sides", (1, MAX_SIDE))),
-            }
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        value = read_json(folder / MANIFEST, max_bytes=MAX_MANIFEST_BYTES)
+        artifact: Artifact = decode(value, Artifact, MANIFEST)
+        if fault := _fault(artifact):
+            raise ValueError(f"{MANIFEST}.{fault}")
+        return artifact
+    except (OSError, ValueError) as error:
         raise ArtifactError(
             f"{folder} is not an artifact",
             got=f"{type(error).__name__}: {error}",
@@ -101,53 +105,72 @@ def read_artifact(folder: Path) -> Artifact:
         ) from error
 
 
-def _fault(value: Any, kind: Any, place: str) -> str:
-    """What in a JSON value is not of the kind that a field is annotated with; empty where all is.
+def read_verified(folder: Path) -> Artifact:
+    """Read a folder's manifest and compare the folder with it.
 
-    Args:
-        value: as ``to_json`` and ``json`` make it: a dataclass is a dict, a tuple a list.
-        kind: the annotation.
-        place: what the value is called.
+    Raises:
+        ArtifactError: see ``read_artifact`` and ``verify_files``.
     """
-    origin, of = get_origin(kind), get_args(kind)
-    if origin is UnionType:
-        faults = [_fault(value, one, place) for one in of]
-        return "" if "" in faults else faults[0]
-    parts: list[tuple[Any, Any, str]] = []
-    if is_dataclass(kind) and isinstance(value, dict):
-        hints = get_type_hints(kind)
-        parts = [(value[name], hints[name], f"{place}.{name}") for name in hints if name in value]
-    elif origin is dict and isinstance(value, dict):
-        parts = [(item, of[1], f"{place}.{name}") for name, item in value.items()]
-    elif origin is tuple and isinstance(value, list) and (... in of or len(value) == len(of)):
-        parts = [(item, of[0], f"{place}[{index}]") for index, item in enumerate(value)]
-    elif not (kind is Any or (origin is Literal and value in of) or _is_plain(value, kind)):
-        return f"{place}: {value!r}"[:200]
-    return next(filter(None, (_fault(*part) for part in parts)), "")
+    artifact = read_artifact(folder)
+    verify_files(artifact, folder)
+    return artifact
 
 
-def _is_plain(value: Any, kind: Any) -> bool:
-    """Whether a value of JSON is of a type that is not made of others."""
-    if get_origin(kind) is not None or isinstance(value, bool):
-        return False
-    if kind is float:
-        return isinstance(value, int | float)
-    return isinstance(value, str if issubclass(kind, StrEnum) else kind)
+def _fault(artifact: Artifact) -> str:
+    """Name the field that contradicts another one or leads out of the folder; empty if none does."""
+    for name, digest in artifact.files.items():
+        if fault := _path_fault(name):
+            return f"files: {cut(name)}: {fault}"
+        if not re.fullmatch(r"[0-9a-f]{64}", digest):
+            return f"files.{name}: {cut(digest)}, expected a sha256 of 64 hex digits"
+    if artifact.main_file not in artifact.files:
+        listed = cut(", ".join(sorted(artifact.files)))
+        return f"main_file: {cut(artifact.main_file)} has no digest, expected one of {listed}"
+    needed = _needed_files(artifact)
+    if missing := [name for name in needed if name not in artifact.files]:
+        return f"files: {missing[0]} has no digest; {artifact.format.value} needs it"
+    if fault := artifact.contract.fault():
+        return f"contract.{fault}"
+    if artifact.graph_end != artifact.contract.graph_end:
+        return f"graph_end: {artifact.graph_end}, but the contract's inputs are those of another end"
+    smallest, largest = artifact.image_sides
+    if not 0 < smallest <= largest <= MAX_SIDE:
+        return f"image_sides: {smallest}, {largest}, expected 1 to {MAX_SIDE} px, the smaller first"
+    return ""
+
+
+def _path_fault(name: str) -> str:
+    """Why a file's name in a manifest does not name a file in its folder; empty if it does."""
+    if not name.isprintable() or "\\" in name or ":" in name:
+        return "a character that file names may not have: a control character, \\ or :"
+    if name.startswith("/") or any(part in ("", ".", "..") for part in name.split("/")):
+        return "a path that leads out of the folder, or not the shortest one"
+    return "the manifest itself" if name == MANIFEST else ""
+
+
+def _needed_files(artifact: Artifact) -> tuple[str, ...]:
+    """The files that a runtime opens: an IR's weights are read without being asked for."""
+    if artifact.format is Format.OPENVINO:
+        main = PurePosixPath(artifact.main_file)
+        return (main.with_suffix(".xml").as_posix(), main.with_suffix(".bin").as_posix())
+    return (artifact.main_file,)
 
 
 def verify_files(artifact: Artifact, folder: Path) -> None:
-    """Compare every file of an artifact with its digest; some formats hold native code, so this comes first.
+    """Compare a folder with its manifest; some formats hold native code, so this comes before loading.
 
     Raises:
-        ArtifactError: a file is missing, its bytes are not those that were exported, or the main file has no
-            digest.
+        ArtifactError: a file is missing, its bytes are not those that were exported, the folder holds
+            anything that the manifest does not list, or an ONNX model refers to such a file.
     """
-    if artifact.main_file not in artifact.files:
+    if fault := _fault(artifact):
+        raise ArtifactError(f"the manifest of {folder} is none", got=fault, remedy="export the model again")
+    if extra := unlisted(artifact, folder):
         raise ArtifactError(
-            f"the main file of {folder} has no digest",
-            got=artifact.main_file,
-            expected=f"one of {', '.join(sorted(artifact.files))}",
-            remedy="export the model again; do not edit an artifact's files",
+            f"{folder} holds what its manifest does not list",
+            got=_some(extra),
+            expected=f"only {MANIFEST} and {_some(sorted(artifact.files))}, which are regular files",
+            remedy="remove it, or export the model again into a folder of its own",
         )
     for name, expected in artifact.files.items():
         path = folder / name
@@ -159,3 +182,86 @@ def verify_files(artifact: Artifact, folder: Path) -> None:
                 expected=f"sha256 {expected}",
                 remedy="export the model again; do not edit an artifact's files",
             )
+    if external := _unlisted_data(artifact, folder):
+        raise ArtifactError(
+            f"{folder / artifact.main_file} reads files that its manifest does not list",
+            got=f"external data in {_some(external)}",
+            expected="all weights in the model, or in files of its folder with a digest in the manifest",
+            remedy="export the model again; do not edit an artifact's files",
+        )
+
+
+def file_states(artifact: Artifact, folder: Path) -> dict[str, str]:
+    """Describe each file of a folder: ``UNCHANGED``, changed, missing or not in the manifest.
+
+    Raises:
+        ArtifactError: the folder cannot be read.
+    """
+    states = {name: _state(folder / name, sha256) for name, sha256 in artifact.files.items()}
+    extra = unlisted(artifact, folder)
+    if not extra and set(states.values()) <= {UNCHANGED}:
+        extra = _unlisted_data(artifact, folder)
+    return states | dict.fromkeys(extra, "not in the manifest")
+
+
+def _state(path: Path, sha256: str) -> str:
+    if not path.is_file():
+        return "missing"
+    return UNCHANGED if sha256_file(path) == sha256 else "changed"
+
+
+def unlisted(artifact: Artifact, folder: Path) -> list[str]:
+    """Name what lies in a folder and is not listed in its manifest: files, folders, links.
+
+    Raises:
+        ArtifactError: the folder cannot be read.
+    """
+    listed = {MANIFEST, *artifact.files}
+    parents = {parent.as_posix() for name in listed for parent in PurePosixPath(name).parents}
+    try:
+        return list(_walk(folder, "", listed, parents))
+    except OSError as error:
+        raise ArtifactError(f"{folder} cannot be read", got=error, remedy="check its permissions") from error
+
+
+def _unlisted_data(artifact: Artifact, folder: Path) -> list[str]:
+    """Locations of an ONNX model's external data that are not files of the manifest.
+
+    Raises:
+        ArtifactError: the file is not an ONNX model.
+    """
+    if artifact.format is not Format.ONNX:
+        return []
+    main = folder / artifact.main_file
+    try:
+        locations = external_files(main)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            f"{main} is not an ONNX model", got=error, remedy="export the model again"
+        ) from error
+    beside = PurePosixPath(artifact.main_file).parent
+    return sorted(
+        name for name in locations if _path_fault(name) or (beside / name).as_posix() not in artifact.files
+    )
+
+
+def _walk(folder: Path, below: str, listed: set[str], parents: set[str]) -> Iterator[str]:
+    """Names below a folder that are not listed; no link is followed, no unlisted folder entered."""
+    with os.scandir(folder / below) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            name = f"{below}{entry.name}"
+            if entry.is_symlink():
+                yield f"{name}, a symbolic link"
+            elif entry.is_dir(follow_symlinks=False):
+                if name in parents:
+                    yield from _walk(folder, f"{name}/", listed, parents)
+                else:
+                    yield f"{name}/"
+            elif not (name in listed and entry.is_file(follow_symlinks=False)):
+                yield name
+
+
+def _some(names: list[str]) -> str:
+    """The first of many names, in one line."""
+    more = f", and {len(names) - SHOWN_FILES} more" if len(names) > SHOWN_FILES else ""
+    return ", ".join(name if name.isprintable() else cut(name) for name in names[:SHOWN_FILES]) + more

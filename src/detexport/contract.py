@@ -5,10 +5,11 @@ post-processing after it are all derived from this one value.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any, Literal
 
 from detexport.errors import ArtifactError, ConfigError, ExportError, listed
+from detexport.json_values import cut, decode
 
 Dim = int | str
 """A fixed size, or the name of one that is free: H, W of the image, height, width of the output, R rows."""
@@ -20,6 +21,9 @@ COCO_KEYPOINT_SIGMAS = (
 )
 # fmt: on
 """Of the 17 keypoints of COCO's persons: https://cocodataset.org/#keypoints-eval."""
+
+SHOWN_ITEMS = 5
+"""Of a list in a message."""
 
 MAX_SIDE = 65_535
 """Longest side of an image and of an output in px: that of the largest JPEG."""
@@ -123,6 +127,7 @@ class Contract:
         keypoint_sigmas: how exactly people place each keypoint, for the similarity of keypoints; empty where
             nobody said: see ``oks_sigmas``.
         panoptic: how instances and ``sem_seg`` are combined; none leaves them apart.
+        num_classes: number of indices that ``pred_classes`` can hold; None where the model does not say.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -141,6 +146,7 @@ class Contract:
     keypoint_names: tuple[str, ...] = ()
     keypoint_sigmas: tuple[float, ...] = ()
     panoptic: PanopticRule | None = None
+    num_classes: int | None = None
 
     def __post_init__(self) -> None:
         """Check the names: they go into every schema that is made from the contract.
@@ -217,7 +223,7 @@ class Contract:
     @property
     def row_names(self) -> tuple[str, ...]:
         """Names of the outputs that hold a row for each detection or proposal."""
-        return tuple(spec.name for spec in self.outputs if spec.shape[0] == "R")
+        return tuple(spec.name for spec in self.outputs if spec.shape[:1] == ("R",))
 
     @property
     def oks_sigmas(self) -> tuple[float, ...]:
@@ -226,41 +232,82 @@ class Contract:
         Those of COCO where there are 17 keypoints and nobody said others; empty where nothing is known.
         """
         shapes = {spec.name: spec.shape for spec in self.outputs}
-        keypoints = shapes["pred_keypoints"][1] if "pred_keypoints" in shapes else 0
+        keypoints = shapes["pred_keypoints"][1] if len(shapes.get("pred_keypoints", ())) > 1 else 0
         default = COCO_KEYPOINT_SIGMAS if keypoints == len(COCO_KEYPOINT_SIGMAS) else ()
         return self.keypoint_sigmas or default
 
-    def differences(self, other: "Contract") -> list[str]:
-        """Fields in which two contracts differ, with both values."""
-        return [
-            f"{one.name}: {getattr(self, one.name)!r}, not {getattr(other, one.name)!r}"
-            for one in fields(self)
-            if getattr(self, one.name) != getattr(other, one.name)
-        ]
-
     def to_json(self) -> dict[str, Any]:
-        """The contract as plain JSON values."""
-        return asdict(self)
+        """The contract as plain JSON values; without ``num_classes`` where the model does not say it."""
+        unknown = ("num_classes",) if self.num_classes is None else ()
+        return {name: value for name, value in asdict(self).items() if name not in unknown}
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "Contract":
-        """Rebuild a contract from ``to_json``'s value."""
-        fields = dict(value)
-        for key in ("inputs", "outputs"):
-            fields[key] = tuple(
-                TensorSpec(spec["name"], spec["dtype"], tuple(spec["shape"]), spec["meaning"])
-                for spec in value[key]
+    def from_json(cls, value: Any, place: str = "contract") -> "Contract":
+        """Rebuild a contract from ``to_json``'s value.
+
+        Args:
+            value: parsed JSON.
+            place: its name in messages.
+
+        Raises:
+            ValueError: a field is missing, unknown or of another type, or two fields contradict each other.
+        """
+        contract: Contract = decode(value, cls, place)
+        if fault := contract.fault():
+            raise ValueError(f"{place}.{fault}")
+        return contract
+
+    def fault(self) -> str:
+        """Name the field that contradicts another one or is out of range, and why; empty if none does."""
+        shapes = {spec.name: spec.shape for spec in self.outputs}
+        names = [spec.name for spec in (*self.inputs, *self.outputs)]
+        faults = {
+            "inputs: none, or two tensors of one name": not self.inputs or len({*names}) < len(names),
+            "outputs: a tensor of a negative size": any(
+                isinstance(dim, int) and not 0 <= dim < 2**31
+                for spec in (*self.inputs, *self.outputs)
+                for dim in spec.shape
+            ),
+            "resize: a side out of range": not all(
+                0 <= side <= MAX_SIDE for side in (self.resize.min_size, self.resize.max_size)
             )
-        fields["resize"] = ResizeRule(**value["resize"])
-        for key in ("pixel_mean", "pixel_std"):
-            fields[key] = tuple(value[key])
-        fields["class_names"] = checked_names(value["class_names"], "the class_names of a contract")
-        for key in ("stuff_class_names", "keypoint_names"):
-            fields[key] = checked_names(value.get(key, ()), f"the {key} of a contract")
-        fields["keypoint_sigmas"] = tuple(value.get("keypoint_sigmas", ()))
-        if value.get("panoptic") is not None:
-            fields["panoptic"] = PanopticRule(**value["panoptic"])
-        return cls(**fields)
+            or (self.resize.max_size == 0 and self.resize.min_size > 0),
+            "pixel_std: as many positive values as pixel_mean has": not (
+                len(self.pixel_std) == len(self.pixel_mean) and min(self.pixel_std, default=1) > 0
+            ),
+            "size_divisibility: out of range": not 0 <= self.size_divisibility <= MAX_SIDE,
+            "panoptic: needs pred_masks and sem_seg": self.panoptic is not None
+            and not {"pred_masks", "sem_seg"} <= shapes.keys(),
+        }
+        return next((fault for fault, there in faults.items() if there), "") or self._count_fault(shapes)
+
+    def _count_fault(self, shapes: dict[str, tuple[Dim, ...]]) -> str:
+        """Name the list of names that is not as long as what it names."""
+        # Expected length of each list; None where the manifest does not say.
+        classes = self.num_classes if "pred_classes" in shapes else None
+        stuff = shapes["sem_seg"][0] if shapes.get("sem_seg") else None
+        keypoints = shapes["pred_keypoints"][1] if len(shapes.get("pred_keypoints", ())) == 3 else None
+        counts = (
+            ("class_names", classes),
+            ("stuff_class_names", stuff),
+            ("keypoint_names", keypoints),
+            ("keypoint_sigmas", keypoints),
+        )
+        for name, count in counts:
+            got = len(getattr(self, name))
+            if isinstance(count, int) and got not in (0, count):
+                return f"{name}: {got}, expected {count}, one for each that the model outputs, or none"
+        return ""
+
+    def differences(self, other: "Contract") -> tuple[str, ...]:
+        """Name each field in which another contract differs, with both values.
+
+        Returns:
+            For each field ``"score_threshold: 0.05 here, 0.5 there"``; a tensor's fields as
+            ``"outputs.scores.shape: ('R',) here, ('R', 1) there"``. Long values are cut. Empty where the
+            contracts are equal.
+        """
+        return tuple(_differences(self, other, ""))
 
 
 IMAGE = TensorSpec("image", "uint8", (3, "H", "W"), "one image, values 0..255, any height and width")
@@ -305,3 +352,46 @@ def _in_output_frame(spec: TensorSpec) -> TensorSpec:
         shape=tuple(sides.get(dim, dim) for dim in spec.shape),
         meaning=spec.meaning.replace("the input image", "the output"),
     )
+
+
+def _differences(here: Any, there: Any, place: str) -> list[str]:
+    """Differences of two values of one field, named from the contract's fields downwards."""
+    if here == there:
+        return []
+    if is_dataclass(here) and is_dataclass(there):
+        parts = [
+            (field.name, getattr(here, field.name), getattr(there, field.name)) for field in fields(here)
+        ]
+    elif _tensor_names(here) and _tensor_names(here) == _tensor_names(there):
+        parts = list(zip(_tensor_names(here), here, there, strict=True))
+    else:
+        return [_difference(here, there, place)]
+    return [
+        line
+        for name, one, other in parts
+        for line in _differences(one, other, f"{place}.{name}" if place else name)
+    ]
+
+
+def _difference(here: Any, there: Any, place: str) -> str:
+    """The line about one field; of long lists the first item that differs."""
+    both_lists = isinstance(here, tuple) and isinstance(there, tuple) and len(here) == len(there)
+    if not both_lists or len(here) <= SHOWN_ITEMS:
+        return f"{place}: {_shown(here)} here, {_shown(there)} there"
+    differing = [index for index, pair in enumerate(zip(here, there, strict=True)) if pair[0] != pair[1]]
+    first = differing[0]
+    more = f", and {len(differing) - 1} more" if len(differing) > 1 else ""
+    return f"{place}[{first}]: {cut(here[first])} here, {cut(there[first])} there{more}"
+
+
+def _tensor_names(value: Any) -> tuple[str, ...]:
+    """Names of a list of tensors; empty where the value is something else."""
+    is_list = isinstance(value, tuple) and all(isinstance(item, TensorSpec) for item in value)
+    return tuple(spec.name for spec in value) if is_list else ()
+
+
+def _shown(value: Any) -> str:
+    """A field's value in a message: tensors by name, long lists by their length."""
+    value = _tensor_names(value) or value
+    is_long = isinstance(value, tuple) and len(value) > SHOWN_ITEMS
+    return f"{len(value)} items" if is_long else cut(value)

@@ -4,15 +4,19 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
+import stat
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from detexport.errors import DetexportError, DiskError, OutputError
+from detexport.json_values import parse_json
+from detexport.process import interruptible, shielded
 
 OF_THE_PLACE = {
     getattr(errno, name)
@@ -25,6 +29,9 @@ OF_THE_DISK = {getattr(errno, name) for name in ("EDQUOT", "EIO", "ENOSPC") if h
 NATIVE_WRITE_ERRORS = ("No space left on device", "iostream error")
 """What writers in native code say instead, those of safetensors and OpenVINO."""
 
+PARTIAL = ".partial-"
+"""In the name of a folder that a run works in, between the name of what it makes and letters by chance."""
+_LEFT = re.compile(rf"\.(.+){re.escape(PARTIAL)}[^.]+")
 LOCK, OLD = "lock", "old"
 """In a folder that a run works in: what it has locked while it lives, and what it puts something new for."""
 
@@ -63,7 +70,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
         # In a folder of its own, so that the name stays: some writers choose the format by it.
         (folder / "new").mkdir()
         temporary = folder / "new" / path.name
-        yield temporary
+        with interruptible():
+            yield temporary
         temporary.replace(path)
 
 
@@ -82,7 +90,8 @@ def atomic_dir(path: Path) -> Iterator[Path]:
     with _workplace(path) as folder:
         new = folder / "new"
         new.mkdir()
-        yield new
+        with interruptible():
+            yield new
         with locked(path.parent):
             try:
                 if path.exists():
@@ -119,18 +128,43 @@ def replaceable(path: Path) -> Path:
 def _workplace(path: Path) -> Iterator[Path]:
     """A folder beside ``path`` that is removed in the end: by the next run, if this one is killed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{path.name}.partial-"
-    with ExitStack() as stack:
+    prefix = f".{path.name}{PARTIAL}"
+    with shielded(), ExitStack() as stack:
         with locked(path.parent):
-            for left in [entry for entry in path.parent.iterdir() if entry.name.startswith(prefix)]:
-                if left.is_dir() and not _is_owned(left):
-                    _settle(left, path)
-                    shutil.rmtree(left, ignore_errors=True)
+            _remove_left([entry for entry in path.parent.iterdir() if entry.name.startswith(prefix)])
             folder = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
             (folder / LOCK).touch()
             stack.enter_context(locked(folder / LOCK))
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
         yield folder
+
+
+def remove_leftovers(root: Path) -> list[Path]:
+    """Remove what killed runs left anywhere below a folder; what a living run fills stays.
+
+    Returns:
+        the folders that were removed; what was set aside for a replacement that never came is put back.
+    """
+    removed = []
+    for folder, names, _ in os.walk(root):
+        parent = Path(folder)
+        left = [parent / name for name in names if _LEFT.fullmatch(name)]
+        if left:
+            with suppress(FileNotFoundError), locked(parent):
+                removed += _remove_left(left)
+        names[:] = [name for name in names if not _LEFT.fullmatch(name)]
+    return removed
+
+
+def _remove_left(folders: list[Path]) -> list[Path]:
+    """Remove those workplaces whose run was killed; the lock of the folder they are in is held."""
+    left = [folder for folder in folders if folder.is_dir() and not _is_owned(folder)]
+    for folder in left:
+        name = _LEFT.fullmatch(folder.name)
+        if name:
+            _settle(folder, folder.with_name(name[1]))
+        shutil.rmtree(folder, ignore_errors=True)
+    return left
 
 
 def _settle(folder: Path, path: Path) -> None:
@@ -198,9 +232,23 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+def read_json(path: Path, *, max_bytes: int | None = None) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: of a regular file; anything else could make the reader wait for ever.
+        max_bytes: a larger file is not read; None reads any.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not a file, too large, or not JSON.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{path.name} is not a file")
+    if max_bytes is not None and status.st_size > max_bytes:
+        raise ValueError(f"{path.name} has {status.st_size} bytes, more than {max_bytes}")
+    return parse_json(path.read_bytes())
 
 
 ARCHIVE_ROOT = "model"

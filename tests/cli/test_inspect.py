@@ -9,7 +9,7 @@ import pytest
 from detexport.artifact import read_artifact
 from detexport.cli.inspect import inspect
 from detexport.errors import ArtifactError, ConfigError, OutputError
-from tiny_artifacts import KINDS, write_tiny_onnx
+from tiny_artifacts import KINDS, tiny_contract, write_tiny_onnx
 
 
 def test_it_says_what_the_artifact_is(tiny_onnx: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,7 +49,7 @@ def test_every_kind_of_model_is_described(
     artifact = write_tiny_onnx(tmp_path, kind)
     inspect(tmp_path, as_json=False, dump_to=None)
     text = capsys.readouterr().out
-    assert f"gives          {', '.join(artifact.contract.results)}\n" in text
+    assert f"results        {', '.join(artifact.contract.results)}\n" in text
     for spec in artifact.contract.outputs:
         assert f"  {spec.name} " in text
 
@@ -64,9 +64,9 @@ def test_what_was_changed_is_told(
         (folder / "model.onnx").write_bytes(b"other")
     else:
         (folder / "model.onnx").unlink()
-    with pytest.raises(ArtifactError, match=f"is not what was exported; got: model.onnx: {fault}"):
+    with pytest.raises(ArtifactError, match=r"model\.onnx is not the file that was exported"):
         inspect(folder, as_json=False, dump_to=None)
-    assert fault in capsys.readouterr().out, "and all else is said, too"
+    assert fault in capsys.readouterr().out, "and all else is described, too"
 
 
 def test_torchscript_is_dumped_as_text_beside_what_is_there(tiny_tracing: Path, tmp_path: Path) -> None:
@@ -95,3 +95,45 @@ def test_nothing_else_is_dumped(tiny_onnx: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="only TorchScript is dumped; got: ONNX"):
         inspect(tiny_onnx, as_json=False, dump_to=tmp_path / "text")
     assert not (tmp_path / "text").exists()
+
+
+def test_the_whole_contract_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tiny_onnx(tmp_path, "panoptic")
+    inspect(tmp_path, as_json=False, dump_to=None)
+    text = capsys.readouterr().out
+    for part in (
+        "score          greater than 0.25",
+        "NMS            IoU greater than 0.5",
+        "detections     at most 10 an image",
+        "mask           probability of at least 0.5",
+        "pixel mean     0, 0, 0",
+        "pixel std      1, 1, 1",
+        "padding        none",
+        "stuff          3: things, green, blue",
+        "panoptic       overlap at most 0.5, instances of a score of at least 0.4, stuff of at least 20 px",
+    ):
+        assert part in text, part
+
+
+def test_keypoints_are_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tiny_onnx(tmp_path, "keypoints")
+    inspect(tmp_path, as_json=False, dump_to=None)
+    assert "keypoints      2: head, foot" in capsys.readouterr().out
+
+
+def test_an_unlisted_file_is_named(
+    tiny_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(tiny_onnx, tmp_path / "artifact"))
+    (folder / "evil.py").touch()
+    with pytest.raises(ArtifactError, match=r"holds what its manifest does not list; got: evil\.py; "):
+        inspect(folder, as_json=True, dump_to=None)
+    assert json.loads(capsys.readouterr().out)["files_now"]["evil.py"] == "not in the manifest"
+
+
+def test_control_characters_do_not_reach_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tiny_onnx(tmp_path, contract=tiny_contract(class_names=("\x1b[2J", "b\nc", "é")))
+    inspect(tmp_path, as_json=False, dump_to=None)
+    assert "classes        3: \\x1b[2J, b\\nc, é\n" in capsys.readouterr().out

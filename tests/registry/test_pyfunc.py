@@ -1,5 +1,6 @@
 """What the registered model gives for each kind of model, against the signature that promises it."""
 
+import base64
 import io
 import json
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mlflow.exceptions import MlflowException
 from mlflow.types.schema import Array, DataType, Object
 from PIL import Image
 from pycocotools import mask as coco_mask
@@ -160,3 +164,117 @@ def test_a_graph_that_ends_pasted_gives_the_same_rows(tmp_path: Path) -> None:
     np.testing.assert_array_equal(masks, expected["pred_masks"])
     assert len(row["panoptic_seg"]) == len(expected["segments_info"])
     assert build_signature(artifact.contract) == build_signature(contract)
+
+
+@pytest.fixture(scope="module")
+def instances(tmp_path_factory: pytest.TempPathFactory) -> Detector:
+    folder = tmp_path_factory.mktemp("hostile") / "artifact"
+    write_tiny_onnx(folder)
+    detector = Detector()
+    detector.session = OnnxRuntime(threads=1).open(folder)
+    return detector
+
+
+def png() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(IMAGE.transpose(1, 2, 0))).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_no_rows_have_the_columns_of_the_signature(detector: Detector, contract: Contract) -> None:
+    got = detector.predict(None, pd.DataFrame({"image": []}))
+    assert list(got.columns) == build_signature(contract).outputs.input_names()
+    assert len(got) == 0
+
+
+@pytest.mark.parametrize(
+    "encode",
+    [
+        base64.b64encode,
+        base64.encodebytes,
+        lambda data: b"data:image/png;base64," + base64.b64encode(data),
+        lambda data: b"DATA:image/png;base64,\r\n " + base64.encodebytes(data).replace(b"\n", b"\r\n\t"),
+    ],
+    ids=["base64", "lines", "data", "data and lines"],
+)
+def test_base64_is_read_as_it_is_written(instances: Detector, encode: Any) -> None:
+    column = pd.DataFrame({"image": [png(), encode(png()).decode()]})
+    plain, encoded = instances.predict(None, column).to_dict("records")
+    assert encoded == plain
+
+
+@pytest.mark.parametrize("given", [None, 0, 0.0, np.float32(0), {}], ids=str)
+def test_no_threshold_is_the_default(instances: Detector, given: Any) -> None:
+    params = given if given == {} else {"score_threshold": given}
+    column = pd.DataFrame({"image": [png()]})
+    assert len(instances.predict(None, column, params)["scores"][0]) == 3
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        *({"score_threshold": value} for value in (float("nan"), -1, 2, "0.5", True, [0.5], 10**400)),
+        {"threshold": 0.5},
+        {"x" * 10_000: 1},
+    ],
+    ids=lambda params: str(params)[:30],
+)
+def test_wrong_parameters_are_one_short_error(instances: Detector, params: dict[str, Any]) -> None:
+    with pytest.raises(MlflowException, match="score_threshold") as raised:
+        instances.predict(None, pd.DataFrame({"image": [png()]}), params)
+    assert len(raised.value.message) <= 500
+    assert raised.value.error_code == "INVALID_PARAMETER_VALUE"
+
+
+def refused(detector: Detector, encoded: Any) -> str:
+    """The message about a row that is no image."""
+    with pytest.raises(MlflowException) as raised:
+        detector.predict(None, pd.DataFrame({"image": [encoded]}, dtype=object))
+    assert raised.value.error_code == "INVALID_PARAMETER_VALUE"
+    assert len(raised.value.message) <= 500
+    assert len(raised.value.message.splitlines()) == 1
+    return str(raised.value.message)
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [b"", "", None, 5, [1], "x" * 5_000_000, "é", "data:", png()[:40], png()[:-30], b"\x89PNG" * 1000],
+    ids=lambda encoded: repr(encoded)[:12],
+)
+def test_what_is_no_image_is_one_short_error(instances: Detector, encoded: Any) -> None:
+    message = refused(instances, encoded)
+    assert message.startswith("row 0: ")
+    assert "x" * 100 not in message
+
+
+def test_another_column_is_named(instances: Detector) -> None:
+    with pytest.raises(MlflowException, match="there is no column 'image'; got: picture"):
+        instances.predict(None, pd.DataFrame({"picture": [png()]}))
+
+
+def mutated_image(examples: int) -> Any:
+    """A test body that gives damaged images to a detector: an answer or one short error."""
+
+    @settings(max_examples=examples, deadline=None)
+    @given(position=st.integers(0, 1 << 16), content=st.binary(max_size=8), as_text=st.booleans())
+    def check(detector: Detector, position: int, content: bytes, as_text: bool) -> None:
+        data = png()
+        position %= len(data)
+        data = data[:position] + content + data[position + len(content) :]
+        encoded = base64.b64encode(data).decode() if as_text else data
+        try:
+            detector.predict(None, pd.DataFrame({"image": [encoded]}, dtype=object))
+        except MlflowException as error:
+            message = error.message
+            assert len(message) <= 500, message
+
+    return check
+
+
+def test_damaged_images_are_an_answer_or_an_error(instances: Detector) -> None:
+    mutated_image(100)(instances)
+
+
+@pytest.mark.slow
+def test_thousands_of_damaged_images(instances: Detector) -> None:
+    mutated_image(3_000)(instances)

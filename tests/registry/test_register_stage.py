@@ -30,7 +30,7 @@ from toy_project import RUNTIMES, folder, toy_artifact, write_project
 
 from detexport.data import resize_image, resized_size
 from detexport.postprocess import postprocess
-from detexport.registry.store import without_credentials
+from detexport.redaction import public_uri
 from detexport.runtime import default_engine
 from tiny_artifacts import tiny_image
 
@@ -146,7 +146,7 @@ def test_a_server_that_does_not_answer_is_told_soon(root: Path) -> None:
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     (line,) = (line for line in errors.splitlines() if line.startswith("error:"))
-    assert f"the registry {without_credentials(address)} cannot be used" in line
+    assert f"the registry {public_uri(address)} cannot be used" in line
     assert "secret" not in errors
     assert not (root / "outputs/registered.json").exists()
 
@@ -360,3 +360,85 @@ def test_a_service_answers_and_names_what_is_wrong(models: dict[str, Any], regis
     finally:
         server.should_exit = True
         thread.join()
+
+
+SECRETS = ("s3cr3t", "p@ss", "p%40ss", "t0k3n", "Ym9iOnBAc3MvczNjcjN0")
+
+
+def leaks(*folders: Path) -> list[str]:
+    """Files that hold a secret, by name."""
+    return [
+        f"{path}: {secret}"
+        for folder in folders
+        for path in folder.rglob("*")
+        if path.is_file()
+        for secret in SECRETS
+        if secret.encode() in path.read_bytes()
+    ]
+
+
+@pytest.mark.parametrize("credentials", ["bob:p%40ss%2Fs3cr3t@", ""], ids=["address", "variables"])
+def test_no_secret_is_printed_or_stored(root: Path, server: str, tmp_path: Path, credentials: str) -> None:
+    address = server.replace("://", f"://{credentials}")
+    variables = {"MLFLOW_TRACKING_URI": address}
+    if not credentials:
+        variables |= {"MLFLOW_TRACKING_USERNAME": "bob", "MLFLOW_TRACKING_PASSWORD": "p@ss/s3cr3t"}
+    process = start(root, **variables, MLFLOW_TRACKING_TOKEN="t0k3n", HF_TOKEN="t0k3n")
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert len(versions(server)) == 1
+    assert json.loads((root / "outputs/registered.json").read_text())["tracking_uri"] == server
+    assert "View run" in output + errors, "MLflow prints the address"
+    assert not [secret for secret in SECRETS if secret in output + errors]
+    assert leaks(root, tmp_path / "server") == []
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://bob:p%40ss%2Fs3cr3t@127.0.0.1:{port}",
+        "http://127.0.0.1:{port}/?token=s3cr3t",
+        "http://bob:s3cr3t/x@127.0.0.1:{port}",
+        "http://s3cr3t@127.0.0.1:{port}",
+        "http://bob:s3cr3t@[::1",
+        "mysql+nosuchdriver://bob:s3cr3t@127.0.0.1:{port}/db?password=s3cr3t",
+        "nosuchscheme://bob:s3cr3t@host",
+    ],
+)
+def test_no_secret_is_in_an_error(root: Path, address: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, but not listening
+        uri = address.format(port=taken.getsockname()[1])
+        process = start(root, MLFLOW_TRACKING_URI=uri)
+        output, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "Traceback" not in errors
+    (line,) = (line for line in errors.splitlines() if line.startswith("error:"))
+    assert "the registry" in line
+    assert not [secret for secret in SECRETS if secret in output + errors], output + errors
+    assert leaks(root) == []
+
+
+def test_a_file_that_is_not_listed_is_not_registered(root: Path) -> None:
+    (folder(root) / "artifacts/onnx/evil.py").write_text("x")
+    outcome = run(root)
+    assert outcome["registered"] == []
+    assert "got: evil.py; " in outcome["refused"][0]["reasons"][0]
+    assert not list(root.glob("mlartifacts/**/evil.py"))
+    (folder(root) / "artifacts/onnx/evil.py").unlink()
+    assert len(run(root)["registered"]) == 1
+    (stored,) = root.glob("mlartifacts/models/*/artifacts/artifacts/onnx")
+    assert sorted(path.name for path in stored.iterdir()) == ["artifact.json", "model.onnx"]
+
+
+def test_a_call_without_rows_answers_with_its_columns(models: dict[str, Any]) -> None:
+    columns = ["boxes", "scores", "classes", "class_names", "masks", "height", "width"]
+    got = models["onnx"].predict(pd.DataFrame({"image": pd.Series([], dtype=object)}))
+    assert list(got.columns) == columns
+    assert len(got) == 0
+
+
+def test_no_threshold_is_the_default(models: dict[str, Any], registered: Path) -> None:
+    column = pd.DataFrame({"image": [image_bytes()]})
+    got = models["onnx"].predict(column, params={"score_threshold": None})
+    assert got.to_dict("records") == expected_rows(registered, "onnx")

@@ -65,3 +65,21 @@ def test_a_run_that_was_killed_while_it_wrote_its_notes_does_not_block_the_next(
     notes.write_text("")
     preflight.main()
     assert not notes.exists()
+
+
+def test_what_killed_runs_left_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    left = [
+        tmp_path / "outputs/models/gone/artifacts/.onnx.partial-abc",
+        tmp_path / "reports/.index.html.partial-abc",
+        tmp_path / "data/deep/.shapes.partial-abc",
+    ]
+    kept = tmp_path / "outputs/models/gone/artifacts/onnx/model.onnx"
+    for folder in [*left, kept.parent]:
+        (folder / "new").mkdir(parents=True)
+    (left[2] / "old").mkdir()
+    kept.touch()
+    preflight.sweep()
+    assert not [folder for folder in left if folder.exists()]
+    assert kept.is_file()
+    assert (tmp_path / "data/deep/shapes").is_dir(), "what was set aside for it is back"

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from typer import Argument, Option
@@ -28,6 +28,7 @@ from detexport.errors import (
 )
 from detexport.extras import extra_imports
 from detexport.files import OF_THE_DISK
+from detexport.process import end_on_signals
 
 EXIT_CODES = f"""Exit codes: 0 done and passed; 1 a verdict that failed; 2 a wrong request; 3 something broke:
 an engine or a device that is not there, no memory, a full disk, a fault of this program ({TRACEBACK}=1
@@ -67,7 +68,7 @@ AllowNew = Annotated[
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    signal.signal(signal.SIGTERM, _end)
+    end_on_signals()
     for stream in (sys.stdout, sys.stderr):
         # File names may be no text; in JSON the escape of a lone surrogate is what it is read back from.
         getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
@@ -143,12 +144,6 @@ def _usage_error(error: TyperException) -> ConfigError:
         error.message if meant else error.format_message(),
         remedy=meant or f"`{command} --help` explains what there is",
     )
-
-
-def _end(signum: int, _frame: Any) -> None:
-    """End as an exception does, so that what is half written is removed."""
-    print("error: ended by a signal; no part of a result is left behind", file=sys.stderr)
-    sys.exit(128 + signum)
 
 
 def _fix_hashes() -> None:

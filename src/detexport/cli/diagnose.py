@@ -1,17 +1,16 @@
 """``detexport diagnose``: where an artifact first computes something else than its model."""
 
-import json
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detexport.artifact import Artifact, read_artifact, verify_files
+from detexport.artifact import Artifact, read_verified
 from detexport.cli.checks import Request, find_origin
 from detexport.cli.engines import asked_target
 from detexport.cli.export import BUNDLED_SAMPLE, Model, load_model
 from detexport.cli.images import find_images
+from detexport.cli.output import print_json
 from detexport.cli.progress import say, step
 from detexport.data.samples import ImageSamples
 from detexport.diagnosis.diagnose import Diagnosis, diagnose
@@ -48,8 +47,7 @@ def run(question: Question) -> Diagnosis:
         RuntimeUnavailableError: the runtime is not on this machine.
     """
     folder = question.artifact_dir
-    artifact = read_artifact(folder)
-    verify_files(artifact, folder)
+    artifact = read_verified(folder)
     asked_target(artifact, question.target)
     files = find_images([question.image]) if question.image else [BUNDLED_SAMPLE]
     model = _model(question)
@@ -57,8 +55,7 @@ def run(question: Question) -> Diagnosis:
     (image,) = ImageSamples(files[:1], artifact.contract.channel_order, artifact.contract.resize)
     diagnosis = diagnose(model.net, folder, image, target=question.target)
     if question.as_json:
-        json.dump(diagnosis.to_json(), sys.stdout, indent=1, ensure_ascii=False)
-        print()
+        print_json(diagnosis.to_json())
     else:
         print("\n".join(_table(diagnosis)))
     if question.save_dir is not None:

@@ -1,25 +1,25 @@
 """``detexport inspect``: what an artifact is, and whether it is still what was exported."""
 
-import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from detexport.artifact import Artifact, Format, read_artifact
+from detexport.artifact import Artifact, Format, file_states, read_artifact, verify_files
+from detexport.cli.output import print_json
 from detexport.cli.progress import say
 from detexport.contract import Contract, TensorSpec
-from detexport.errors import ArtifactError, ConfigError, listed
-from detexport.files import sha256_file, writing
+from detexport.errors import ConfigError
+from detexport.files import writing
 
 MOST_NAMES = 8
+MOST_FILES = 20
 
 
 def inspect(folder: Path, *, as_json: bool, dump_to: Path | None) -> None:
-    """Describe an artifact and hold its files against their digests; see ``detexport inspect --help``.
+    """Describe an artifact and compare its folder with its manifest; see ``detexport inspect --help``.
 
     Raises:
-        ArtifactError: the folder is not an artifact, or its files are not those that were exported.
+        ArtifactError: the folder is not an artifact, or not what was exported.
         ConfigError: a dump is asked for of what is not TorchScript.
     """
     artifact = read_artifact(folder)
@@ -30,38 +30,24 @@ def inspect(folder: Path, *, as_json: bool, dump_to: Path | None) -> None:
             expected=Format.TORCHSCRIPT.value,
             remedy="leave out --dump",
         )
-    state = {name: _state(folder / name, sha256) for name, sha256 in artifact.files.items()}
+    states = file_states(artifact, folder)
     sizes = {name: (folder / name).stat().st_size for name in artifact.files if (folder / name).is_file()}
     if as_json:
         document = {
             **artifact.to_json(),
             "sha256": artifact.sha256,
             "size_bytes": sum(sizes.values()),
-            "files_now": state,
+            "files_now": states,
         }
-        json.dump(document, sys.stdout, indent=1, ensure_ascii=False)
-        print()
+        print_json(document)
     else:
-        print("\n".join(_describe(artifact, sizes, state)))
-    changed = [f"{name}: {is_now}" for name, is_now in state.items() if is_now != "as exported"]
-    if changed or artifact.main_file not in artifact.files:
-        raise ArtifactError(
-            f"{folder} is not what was exported",
-            got=listed(changed) or f"{artifact.main_file} without a digest",
-            expected="every file with the digest in its manifest",
-            remedy="do not use it; export the model again, or fetch the artifact again",
-        )
+        print("\n".join(map(_printable, _describe(artifact, sizes, states))))
+    verify_files(artifact, folder)
     if dump_to:
         _dump(folder, dump_to)
 
 
-def _state(path: Path, sha256: str) -> str:
-    if not path.is_file():
-        return "missing"
-    return "as exported" if sha256_file(path) == sha256 else "changed"
-
-
-def _describe(artifact: Artifact, sizes: dict[str, int], state: dict[str, str]) -> Iterator[str]:
+def _describe(artifact: Artifact, sizes: dict[str, int], states: dict[str, str]) -> Iterator[str]:
     contract = artifact.contract
     rows = {
         "format": artifact.format.value,
@@ -72,21 +58,48 @@ def _describe(artifact: Artifact, sizes: dict[str, int], state: dict[str, str]) 
         "configuration": artifact.config_sha256,
         "versions": ", ".join(f"{name} {version}" for name, version in artifact.versions.items()),
         "images a call": "1" if artifact.batch == "1" else f"{artifact.batch} number, of different sizes",
+        "image sides": "{} to {} px".format(*artifact.image_sides),
         "graph ends": f"{artifact.graph_end} masks" if "pred_masks" in contract.output_names else "",
-        "gives": ", ".join(contract.results),
-        "resize": _resize(contract),
-        "channels": f"{contract.channel_order}, 0..255; the graph normalizes and pads",
-        "score": f"greater than {contract.score_threshold:g}" if "scores" in contract.output_names else "",
-        "classes": _names(contract.class_names),
-        "stuff": _names(contract.stuff_class_names),
-        "keypoints": _names(contract.keypoint_names),
+        **_describe_contract(contract),
     }
     yield from (f"{name:14} {text}" for name, text in rows.items() if text)
     yield from _table("inputs", contract.inputs)
     yield from _table("outputs", contract.outputs)
     yield f"files, {sum(sizes.values()) / 1e6:.1f} MB"
-    for name, is_now in state.items():
-        yield f"  {name:14} {sizes.get(name, 0):12,} bytes  {is_now}"
+    for name, state in list(states.items())[:MOST_FILES]:
+        yield f"  {name:14} {sizes.get(name, 0):12,} bytes  {state}"
+    if len(states) > MOST_FILES:
+        yield f"  and {len(states) - MOST_FILES} more"
+
+
+def _describe_contract(contract: Contract) -> dict[str, str]:
+    """Pre-processing, thresholds and names of a contract; empty where the model has no such thing."""
+    outputs, panoptic = contract.output_names, contract.panoptic
+    detects = "scores" in outputs
+    selects = detects or "objectness_logits" in outputs
+    limit = contract.max_detections
+    return {
+        "results": ", ".join(contract.results),
+        "resize": _resize(contract),
+        "channels": f"{contract.channel_order}, 0..255; the graph normalizes and pads",
+        "pixel mean": _numbers(contract.pixel_mean),
+        "pixel std": _numbers(contract.pixel_std),
+        "padding": f"right and bottom, to a multiple of {contract.size_divisibility} px"
+        if contract.size_divisibility > 1
+        else "none",
+        "score": f"greater than {contract.score_threshold:g}" if detects else "",
+        "NMS": f"IoU greater than {contract.nms_threshold:g}" if selects else "",
+        "detections": ("no limit" if limit < 0 else f"at most {limit} an image") if selects else "",
+        "mask": f"probability of at least {contract.mask_threshold:g}" if "pred_masks" in outputs else "",
+        "classes": _names(contract.class_names),
+        "stuff": _names(contract.stuff_class_names),
+        "keypoints": _names(contract.keypoint_names),
+        "OKS sigmas": _numbers(contract.oks_sigmas),
+        "panoptic": f"overlap at most {panoptic.overlap_threshold:g}, instances of a score of at least "
+        f"{panoptic.instances_score_threshold:g}, stuff of at least {panoptic.stuff_area_limit} px"
+        if panoptic
+        else "",
+    }
 
 
 def _with_options(artifact: Artifact) -> str:
@@ -99,6 +112,15 @@ def _resize(contract: Contract) -> str:
     if not rule.min_size:
         return "images as they are"
     return f"shortest edge to {rule.min_size} px, longest at most {rule.max_size} px"
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def _printable(line: str) -> str:
+    """A line without control characters, which a terminal would obey."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in line)
 
 
 def _names(names: tuple[str, ...]) -> str:

@@ -1,7 +1,5 @@
 """``detexport predict``: images -> what an artifact finds in them."""
 
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from tqdm import tqdm
 
 from detexport.cli.engines import engine_of
 from detexport.cli.images import find_images
+from detexport.cli.output import print_json
 from detexport.cli.progress import say
 from detexport.contract import Contract
 from detexport.data.coco import read_image
@@ -67,8 +66,7 @@ def predict(
             "score_threshold": score_threshold,
             "images": rows,
         }
-        json.dump(document, sys.stdout, indent=1, ensure_ascii=False)
-        print()
+        print_json(document)
     if draw_to:
         say(f"{draw_to}: {len(pictures)} pictures")
 

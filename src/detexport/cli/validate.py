@@ -1,7 +1,5 @@
 """``detexport validate``: does an artifact compute what its model, or another artifact, computes?"""
 
-import json
-import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -15,6 +13,7 @@ import numpy as np
 from detexport.artifact import Artifact, read_artifact, verify_files
 from detexport.cli.engines import OnDevice, asked_target, engine_of
 from detexport.cli.evaluation import judge_eager, load_dataset
+from detexport.cli.output import print_json
 from detexport.cli.progress import say, step
 from detexport.cli.verdict import report_lines
 from detexport.contract import Contract
@@ -114,8 +113,7 @@ def run(question: Question) -> ParityReport:
         if question.save_dir is not None:
             _save(report, question, expected.reference)
     if question.as_json:
-        json.dump(report.to_json(), sys.stdout, indent=1, ensure_ascii=False)
-        print()
+        print_json(report.to_json())
     else:
         print("\n".join(report_lines(report)))
     return report

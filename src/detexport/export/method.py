@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from torch import nn
@@ -74,7 +74,7 @@ def write_artifact(
     name: str,
     format: Format,
     main_file: str,
-    batch: str,
+    batch: Literal["1", "any"],
     packages: tuple[str, ...],
     contract: Contract,
     provenance: Provenance,

@@ -70,4 +70,5 @@ def named_contract(
         stuff_class_names=tuple(names.get("stuff", ())),
         keypoint_names=tuple(names.get("keypoints", ())),
         keypoint_sigmas=tuple(map(float, keypoint_sigmas)) if keypoints else (),
+        num_classes=counts.get("things"),
     )

@@ -7,11 +7,12 @@ the verdicts are about this artifact and were not edited. It is no signature: it
 import platform
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from detexport.artifact import Artifact
 from detexport.errors import DataError
 from detexport.files import read_json, sha256_json, sha256_tree
+from detexport.json_values import decode
 
 PACKAGES = (
     "detexport",
@@ -24,6 +25,23 @@ PACKAGES = (
     "openvino",
 )
 """What a verdict may depend on; those that are installed are named."""
+
+
+class CertifiedArtifact(TypedDict):
+    """What a certificate says of its artifact, among other things."""
+
+    sha256: str
+
+
+class Certificate(TypedDict):
+    """The entries of a certificate that decide whether an artifact passes; it has others."""
+
+    sha256: str
+    job: str
+    passed: bool
+    artifact: CertifiedArtifact
+    runtime: dict[str, Any]
+    report_sha256: str
 
 
 def certify(
@@ -78,20 +96,21 @@ def read_certificate(path: Path) -> dict[str, Any]:
         DataError: there is none, or it was edited.
     """
     try:
-        certificate: dict[str, Any] = read_json(path)
+        certificate: dict[str, Any] = decode(read_json(path), Certificate, path.name)
         written = certificate["sha256"]
         body = {name: value for name, value in certificate.items() if name != "sha256"}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        digest = sha256_json(body)
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(
             f"{path} is not a certificate",
             got=f"{type(error).__name__}: {error}",
             expected="the file that the stage `validate` writes",
             remedy="validate the artifact",
         ) from error
-    if sha256_json(body) != written:
+    if digest != written:
         raise DataError(
             f"{path} was edited",
-            got=f"a body of sha256 {sha256_json(body)}",
+            got=f"a body of sha256 {digest}",
             expected=written,
             remedy="validate the artifact again",
         )

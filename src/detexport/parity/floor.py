@@ -15,6 +15,7 @@ from tqdm import tqdm
 from detexport.contract import Contract
 from detexport.errors import DataError
 from detexport.files import read_json
+from detexport.json_values import decode
 from detexport.parity.compare import Noise, SampleParity, Tolerance, compare
 from detexport.parity.compare.noise import MOST_WIDENED, strict
 from detexport.parity.measures import measured
@@ -131,9 +132,10 @@ class Floor:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Floor":
         """Undo ``to_json``."""
-        variants = {name: Variant(**variant) for name, variant in value["variants"].items()}
+        variants = decode(value["variants"], dict[str, Variant], "variants")
+        samples = decode(value["samples"], tuple[str, ...], "samples")
         noise = {one["id"]: Noise.from_json(one) for one in value["noise"]}
-        return cls(tuple(value["samples"]), value["environment"], variants, noise)
+        return cls(samples, decode(value["environment"], dict[str, Any], "environment"), variants, noise)
 
     def to_json(self) -> dict[str, Any]:
         """The floor as plain JSON values."""

@@ -6,17 +6,68 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import yaml
 
-from detexport.files import sha256_json
+from detexport.errors import DataError
+from detexport.files import read_json, sha256_json
+from detexport.json_values import decode
 from detexport.parity.measures import tell
 
 PACKAGES = ("detexport", "torch", "torchvision", "numpy", "onnx", "onnxruntime", "mlflow")
 # What the pipeline itself writes into the repository while it runs.
 WRITTEN = ("dvc.lock", "params.yaml")
 RUNNER_METRICS = ("p50_ms", "p90_ms", "p99_ms", "mean_ms", "ratio_to_eager", "load_s")
+
+
+class Verdict(TypedDict):
+    """The entries of a parity report that are registered; it has others."""
+
+    passed: bool
+    reasons: list[str]
+    max: dict[str, float | None]
+    detections: dict[str, int]
+    samples: list[dict[str, Any]]
+    tolerance: dict[str, float | None] | None
+
+
+class Latency(TypedDict):
+    """The entries of a latency report that are registered."""
+
+    artifacts: dict[str, str]
+    devices: dict[str, dict[str, Any]]
+
+
+def read_verdict(path: Path) -> dict[str, Any]:
+    """Read a parity report.
+
+    Raises:
+        DataError: there is none, or the file is something else.
+    """
+    return _read(path, Verdict, "parity report", "validate")
+
+
+def read_latency(path: Path) -> dict[str, Any]:
+    """Read a latency report.
+
+    Raises:
+        DataError: there is none, or the file is something else.
+    """
+    return _read(path, Latency, "latency report", "benchmark")
+
+
+def _read(path: Path, kind: type, what: str, stage: str) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = decode(read_json(path), kind, path.name)
+        return value
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path} is not a {what}",
+            got=f"{type(error).__name__}: {error}",
+            expected=f"the file that the stage `{stage}` writes",
+            remedy=f"run the stage `{stage}` again",
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from detexport.artifact import Artifact, read_artifact, verify_files
+from detexport.artifact import Artifact, read_artifact, read_verified
 from detexport.errors import ArtifactError, DataError
-from detexport.files import read_json
 from detexport.parity.certificate import certificate_faults, read_certificate
+from detexport.redaction import redact
 from detexport.registry.content import Content
-from detexport.registry.evidence import Evidence, Lineage, read_lineage
+from detexport.registry.evidence import Evidence, Lineage, read_latency, read_lineage, read_verdict
 from detexport.registry.registry import Registry
 from detexport.registry.store import open_store
 
@@ -59,16 +59,16 @@ class Job:
         path = self.folder / "parity" / f"{self.target}.json"
         if not path.is_file():
             return {}, [f"not validated: there is no {path}"]
-        verdict: dict[str, Any] = read_json(path)
+        verdict: dict[str, Any] = {}
         try:
-            artifact = read_artifact(self.artifact_dir)
-            verify_files(artifact, self.artifact_dir)
+            verdict = read_verdict(path)
+            artifact = read_verified(self.artifact_dir)
             faults = certificate_faults(
                 self.certificate(), verdict, artifact, job=self.name, runtime=self.runtime
             )
             return verdict, faults
         except (ArtifactError, DataError) as error:
-            return verdict, [str(error)]
+            return verdict, [redact(str(error))]
 
     def certificate(self) -> dict[str, Any]:
         """The job's certificate.
@@ -81,8 +81,10 @@ class Job:
     def latency_of(self, artifact: Artifact) -> dict[str, Any] | None:
         """The model's latency report, if it measured this artifact."""
         path = self.folder / "latency.json"
-        latency: dict[str, Any] | None = read_json(path) if path.is_file() else None
-        return latency if latency and latency["artifacts"].get(self.target) == artifact.sha256 else None
+        if not path.is_file():
+            return None
+        latency = read_latency(path)
+        return latency if latency["artifacts"].get(self.target) == artifact.sha256 else None
 
 
 def register_jobs(

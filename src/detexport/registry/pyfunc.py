@@ -5,7 +5,6 @@ more of the package than a prediction needs: an ONNX model does not import torch
 """
 
 import base64
-import binascii
 import json
 import warnings
 from importlib import import_module
@@ -13,15 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import mlflow.models
+import numpy as np
 import pandas as pd  # type: ignore[import-untyped]
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PythonModel
 
 import detexport
 from detexport.data.coco import decode_image
-from detexport.errors import DataError
+from detexport.errors import DataError, DetexportError
 from detexport.files import sha256_file
+from detexport.json_values import cut
 from detexport.predictions import predict, to_plain
+from detexport.registry.signature import DEFAULT_THRESHOLD, THRESHOLD, build_signature
+
+MAX_MESSAGE = 500
+"""Characters of an error's message."""
 
 
 class Detector(PythonModel):
@@ -57,26 +62,50 @@ class Detector(PythonModel):
             ``detexport.predictions.to_plain`` has it.
 
         Raises:
-            MlflowException: a row is not an image, or ``score_threshold`` is not in [0, 1].
+            MlflowException: a row is not an image, there is no column ``image``, or ``params`` holds
+                something else than ``score_threshold`` in [0, 1].
         """
-        threshold = float((params or {}).get("score_threshold", 0.0))
-        if not 0 <= threshold <= 1:
-            raise MlflowException.invalid_parameter_value(
-                f"score_threshold is a number in [0, 1], got {threshold}"
-            )
+        threshold = _score_threshold(params or {})
+        if "image" not in model_input:
+            raise _refusal("there is no column 'image'", ", ".join(map(str, model_input.columns)))
         rows = [self._detect(*item, threshold) for item in enumerate(model_input["image"])]
-        return pd.DataFrame(rows, index=model_input.index)
+        names = build_signature(self.session.artifact.contract).outputs.input_names()
+        return pd.DataFrame(rows, index=model_input.index, columns=names)
 
     def _detect(self, row: int, encoded: Any, threshold: float) -> dict[str, Any]:
         contract = self.session.artifact.contract
         try:
             image = decode_image(_to_bytes(encoded), contract.channel_order)
-        except DataError as error:
-            # A service answers this kind with 400 and the message, any other with a stack trace.
-            raise MlflowException.invalid_parameter_value(f"row {row}: {error}") from error
+        except DetexportError as error:
+            raise _refusal(f"row {row}: {error}") from error
         height, width = image.shape[1:]
         fields = predict(self.session, image, threshold)
         return to_plain(fields, contract) | {"height": height, "width": width}
+
+
+def _refusal(what: str, got: str = "") -> MlflowException:
+    """A service answers this kind with 400 and the message, any other with a stack trace."""
+    message = f"{what}; got: {got}" if got else what
+    short = message if len(message) <= MAX_MESSAGE else f"{message[: MAX_MESSAGE - 3]}..."
+    return MlflowException.invalid_parameter_value(short)
+
+
+def _score_threshold(params: dict[str, Any]) -> float:
+    """The threshold of a call; none, or None, is that of the signature.
+
+    Raises:
+        MlflowException: it is no number in [0, 1], or there are other parameters.
+    """
+    unknown = [name for name in params if name != THRESHOLD]
+    if unknown:
+        raise _refusal(f"the only parameter is {THRESHOLD}", ", ".join(map(cut, unknown)))
+    given = params.get(THRESHOLD)
+    if given is None:
+        return DEFAULT_THRESHOLD
+    is_number = isinstance(given, int | float | np.number) and not isinstance(given, bool)
+    if not is_number or not 0 <= given <= 1:
+        raise _refusal(f"{THRESHOLD} is a number in [0, 1], got {cut(given)}")
+    return float(given)
 
 
 def _to_bytes(encoded: Any) -> bytes:
@@ -84,8 +113,12 @@ def _to_bytes(encoded: Any) -> bytes:
     if isinstance(encoded, bytes | bytearray | memoryview):
         return bytes(encoded)
     try:
-        return base64.b64decode(encoded, validate=True)
-    except (TypeError, ValueError, binascii.Error) as error:
+        if not isinstance(encoded, str):
+            raise TypeError("not bytes, not a string")
+        # As browsers and mail programs write it: data:image/png;base64, before it, lines of 76 letters.
+        text = encoded.partition(",")[2] if encoded[:5].lower() == "data:" else encoded
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (TypeError, ValueError) as error:
         raise DataError(
             "this is not an encoded image",
             got=f"{type(encoded).__name__}: {error}",

@@ -23,7 +23,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
 
-from detexport.artifact import MANIFEST, read_artifact, verify_files
+from detexport.artifact import MANIFEST, read_verified
 from detexport.errors import ArtifactError
 from detexport.files import sha256_file
 from detexport.registry.content import PACKAGE, PYFUNC, Content
@@ -233,8 +233,7 @@ def _check_files(folder: Path, content: Content) -> None:
         ArtifactError: something is missing or was changed.
     """
     found = next(folder.glob(f"artifacts/*/{MANIFEST}"), folder / "artifacts" / MANIFEST).parent
-    artifact = read_artifact(found)
-    verify_files(artifact, found)
+    artifact = read_verified(found)
     code = {name: folder / "code" / PACKAGE.name / name for name in content.code}
     wanted = {
         **{code[name]: sha256 for name, sha256 in content.code.items()},

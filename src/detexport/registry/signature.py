@@ -8,6 +8,8 @@ from mlflow.types.schema import Array, Object, Property
 
 from detexport.contract import Contract, TensorSpec
 
+THRESHOLD, DEFAULT_THRESHOLD = "score_threshold", 0.0
+"""The parameter of a call: instances are given whose score is greater."""
 LONGS, DOUBLES, STRINGS = Array(DataType.long), Array(DataType.double), Array(DataType.string)
 RLE = Object([Property("size", LONGS), Property("counts", DataType.string)])
 CLASS = [Property("class", DataType.long), Property("class_name", DataType.string)]
@@ -36,7 +38,7 @@ def build_signature(contract: Contract) -> ModelSignature:
     """The signature of ``Detector``: a column of encoded images in, a row of results an image out."""
     given = {*contract.output_names, *contract.results}
     columns = [column for name, of_field in COLUMNS.items() if name in given for column in of_field]
-    threshold = ParamSpec("score_threshold", DataType.double, 0.0)
+    threshold = ParamSpec(THRESHOLD, DataType.double, DEFAULT_THRESHOLD)
     return ModelSignature(
         inputs=Schema([ColSpec(DataType.binary, "image")]),
         outputs=Schema([*columns, ColSpec(DataType.long, "height"), ColSpec(DataType.long, "width")]),

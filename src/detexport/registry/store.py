@@ -3,9 +3,10 @@
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 # Before MLflow is imported: a pipeline does not report to anybody unless its user asks for it.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -20,6 +21,8 @@ from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
 from detexport.errors import DetexportError
+from detexport.process import redacted_output
+from detexport.redaction import public_uri, redact
 
 DATABASE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
@@ -28,6 +31,7 @@ FIRST_REQUEST = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TI
 LOCK_TIMEOUT_S = 600
 # The dialects of databases that MLflow writes to itself.
 DATABASE_ENGINES = ("mssql", "mysql", "postgresql", "sqlite")
+MAX_GOT = 300  # characters of what the registry answered, in a message
 # On a server nobody can tell a run that was killed from one at work on another machine, but by its age.
 LEFTOVER_AGE_S = 3600
 
@@ -41,7 +45,7 @@ class Store:
     """An MLflow store that answers.
 
     Args:
-        uri: tracking URI; may hold a password, so ``public_uri`` is what is shown.
+        uri: tracking URI; a database's may hold a password, so ``public_uri`` is what is shown.
         experiment_id: where the runs of registrations lie.
         leftover_age_s: a run that did not end is given up after so many seconds.
         artifacts: the folder of the artifacts, where it is ours.
@@ -54,8 +58,8 @@ class Store:
 
     @property
     def public_uri(self) -> str:
-        """The tracking URI without user and password."""
-        return without_credentials(self.uri)
+        """The tracking URI without user, password and query."""
+        return public_uri(self.uri)
 
 
 @contextmanager
@@ -71,24 +75,29 @@ def open_store(root: Path, *, tracking_uri: str | None = None, experiment: str) 
         experiment: name of the experiment.
 
     Raises:
-        RegistryError: the store cannot be reached, cannot be read or refuses.
+        RegistryError: the store cannot be reached, cannot be read or refuses; or ``tracking_uri`` holds a
+            password, which would be in files that git and DVC keep.
     """
     own = f"sqlite:///{root / DATABASE}"
-    uri = absolute_uri(os.environ.get("MLFLOW_TRACKING_URI") or tracking_uri or own, root)
+    _refuse_secrets(tracking_uri)
+    given = absolute_uri(os.environ.get("MLFLOW_TRACKING_URI", "").strip() or tracking_uri or own, root)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    if uri != own:
-        with _explained(uri):
-            with _environment(FIRST_REQUEST):
-                _try_database(uri)
-                experiment_id = _find_experiment(uri, experiment)
+    if given != own:
+        with redacted_output(), _explained(given), ExitStack() as stack:
+            with _explained(given, Exception):  # parsers and drivers have errors of their own
+                uri, login = _without_login(given)
+                stack.enter_context(_environment(login))
+                with _environment(FIRST_REQUEST):
+                    _try_database(uri)
+                    experiment_id = _find_experiment(uri, experiment)
             yield Store(uri, experiment_id, leftover_age_s=LEFTOVER_AGE_S, artifacts=None)
         return
     artifacts = root / ARTIFACTS
-    with _explained(uri), _locked(artifacts):
+    with redacted_output(), _explained(own), _locked(artifacts):
         if not (root / DATABASE).exists():
             _create_database(root / DATABASE, experiment, artifacts)
-        experiment_id = _find_experiment(uri, experiment, artifacts)
-        yield Store(uri, experiment_id, leftover_age_s=0, artifacts=artifacts)
+        experiment_id = _find_experiment(own, experiment, artifacts)
+        yield Store(own, experiment_id, leftover_age_s=0, artifacts=artifacts)
 
 
 def absolute_uri(uri: str, root: Path) -> str:
@@ -100,9 +109,30 @@ def absolute_uri(uri: str, root: Path) -> str:
     return uri if re.match(r"\w[\w+.-]*:|databricks", uri) else str(root / uri)
 
 
-def without_credentials(uri: str) -> str:
-    """A URI without user and password."""
-    return re.sub(r"(?<=://)[^/\s]*@", "", uri)
+def _without_login(uri: str) -> tuple[str, dict[str, str]]:
+    """A server's address without user and password, and the variables from which MLflow takes them.
+
+    So MLflow neither prints nor stores them. A database's address keeps them: its driver reads them there.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https") or not (parts.username and parts.password):
+        return uri, {}
+    login = {
+        "MLFLOW_TRACKING_USERNAME": unquote(parts.username),
+        "MLFLOW_TRACKING_PASSWORD": unquote(parts.password),
+    }
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(), login
+
+
+def _refuse_secrets(tracking_uri: str | None) -> None:
+    """Raise ``RegistryError`` if an address from ``params.yaml`` has a user part or a query."""
+    if tracking_uri and public_uri(tracking_uri) != tracking_uri:
+        raise RegistryError(
+            "registry.tracking_uri holds a user, a password or a query",
+            got=f"{public_uri(tracking_uri)} with more in it",
+            expected="an address without them: params.yaml and dvc.lock are kept in git",
+            remedy="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_URI",
+        )
 
 
 @contextmanager
@@ -127,8 +157,8 @@ def _try_database(uri: str) -> None:
         engine = sqlalchemy.create_engine(uri)
     except ModuleNotFoundError as error:
         raise RegistryError(
-            f"the registry {without_credentials(uri)} needs a database driver",
-            got=error,
+            f"the registry {public_uri(uri)} needs a database driver",
+            got=redact(str(error)),
             remedy=f"install the driver: pip install {error.name}",
         ) from error
     engine.connect().close()
@@ -179,14 +209,18 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _explained(uri: str) -> Iterator[None]:
-    """Say which registry it is that fails."""
+def _explained(uri: str, *others: type[Exception]) -> Iterator[None]:
+    """Turn what MLflow, or one of the ``others``, raises into an error that names the registry."""
     try:
         yield
-    except (MlflowException, SQLAlchemyError, RequestException) as error:
+    except DetexportError:
+        raise
+    except Exception as error:
+        if not isinstance(error, (MlflowException, SQLAlchemyError, RequestException, *others)):
+            raise
         raise RegistryError(
-            f"the registry {without_credentials(uri)} cannot be used",
-            got=without_credentials(f"{type(error).__name__}: {error}"),
+            f"the registry {public_uri(uri)} cannot be used",
+            got=" ".join(redact(f"{type(error).__name__}: {error}").split())[:MAX_GOT],
             expected="an MLflow tracking server or database that can be reached and written",
             remedy="check MLFLOW_TRACKING_URI (or registry.tracking_uri), and that the server runs",
         ) from error
