@@ -42,21 +42,18 @@ def checked_names(names: Any, what: str) -> tuple[str, ...]:
         ConfigError: they are something else.
     """
     if isinstance(names, str | bytes) or not isinstance(names, Sequence):
-        raise ConfigError(
-            f"{what} are not a list",
-            got=repr(names)[:200],
-            expected="a list of names",
-            remedy="write a list, such as [cat, dog]",
+        wrong = [f"{names!r}, which is no list"]
+    else:
+        wrong = [f"{name!r}, which is no text" for name in names if not isinstance(name, str)]
+        wrong += (
+            ["an empty name"] if any(isinstance(name, str) and not name.strip() for name in names) else []
         )
-    wrong = [f"{name!r} ({type(name).__name__})" for name in names if not isinstance(name, str)]
-    wrong += [f"{name!r} (no text to read)" for name in names if isinstance(name, str) and not name.strip()]
     if wrong:
         raise ConfigError(
-            f"{what} are not all texts",
+            f"{what} are not names of classes",
             got=listed(wrong),
-            expected="texts that are not empty",
-            remedy="put numbers and the words yes, no, on, off, true, false and null into quotes, such as "
-            "['1', 'no']",
+            expected="a list of texts",
+            remedy='put them into quotes, as in ["0", "yes", "cat"]',
         )
     return tuple(names)
 
