@@ -214,7 +214,7 @@ def _check_once(path: Path, key: str, ids: Sequence[ImageId]) -> None:
         f"{path} is not a COCO annotation file",
         got=f"an id that occurs twice in {key!r}: {listed(map(_short.repr, dict.fromkeys(twice)))}",
         expected="each id once",
-        remedy="number the entries anew",
+        remedy="renumber the entries",
     )
 
 
