@@ -56,7 +56,7 @@ class Support:
         smallest, largest = artifact.image_sides
         return replace(
             artifact,
-            batch=artifact.batch if self.batch == "any" else self.batch,
+            batch=artifact.batch if self.batch == "any" else "1",
             image_sides=(max(smallest, self.image_sides[0]), min(largest, self.image_sides[1])),
         )
 
