@@ -79,8 +79,8 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     ((*EXPORT, "--target", "onnx_int8", "--no-proof"), "needs images to take its ranges from"),
     ((*EXPORT, "--target", "openvino_bf16"), "is proved by its average precision; got: no --data"),
     ((*ONNX, "--run-eval"), "--run-eval needs data"),
-    ((*ONNX, "--sample", "no.png"), "there is no such image; got: no.png"),
-    ((*ONNX, "--calibration", "no/*.png"), "there is no such image; got: no/*.png"),
+    ((*ONNX, "--sample", "no.png"), "there is no such image; got: 'no.png'"),
+    ((*ONNX, "--calibration", "no/*.png"), "there is no such image; got: 'no/*.png'"),
     ((*ONNX, "--data", "no"), "no is not a data set; got: no such folder"),
     ((*ONNX, "--data", "folder"), "got: no folder annotations and no folder images"),
     ((*ONNX, "--output", "file"), "file is there and is not an artifact"),
@@ -116,6 +116,8 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     ((*VALIDATE, "--data", "no"), "no is not a data set"),
     ((*VALIDATE, "--save-dir", "file"), "cannot write file"),
     ((*VALIDATE, "--config-file", "no.yaml"), "there is no file no.yaml"),
+    ((*VALIDATE, "--params", "no.yaml"), "no.yaml cannot be read"),
+    ((*VALIDATE, "--params", "broken.yaml"), "broken.yaml"),
     ((*VALIDATE, "--weights", "no.pth"), "no checkpoint at no.pth"),
     (("diagnose", "no"), "no is not an artifact"),
     (("diagnose", "artifact"), "there is no --config-file; got: no file"),
@@ -193,11 +195,11 @@ def test_a_mistake_is_one_line_and_exit_code_2_before_torch_is_imported(
 
 OPTIONS = {
     "export": "config-file weights target output sample calibration opt class-names data run-eval device "
-    "proof no-proof",
+    "proof no-proof allow-new",
     "predict": "json draw device target score-threshold",
     "validate": "data against config-file weights target against-target images quality-images device "
-    "save-dir json",
-    "diagnose": "config-file weights image target save-dir json",
+    "save-dir json allow-new params",
+    "diagnose": "config-file weights image target save-dir json allow-new",
     "inspect": "json dump",
     "doctor": "json",
 }

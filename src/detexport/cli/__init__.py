@@ -388,6 +388,7 @@ def validate_command(
         against_target=against_target,
         device=device,
         save_dir=save_dir,
+        params=params,
     )
     from detexport.cli.validate import Question, run
 

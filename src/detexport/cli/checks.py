@@ -132,6 +132,7 @@ def check_validate(
     against_target: str,
     device: str,
     save_dir: Path | None,
+    params: Path | None = None,
 ) -> None:
     """Check what ``detexport validate`` is asked for.
 
@@ -144,6 +145,7 @@ def check_validate(
         against_target: what the other artifact is run as.
         device: where they run.
         save_dir: folder of the results.
+        params: a project's ``params.yaml``.
 
     Raises:
         ArtifactError: a folder is not an artifact.
@@ -171,6 +173,10 @@ def check_validate(
         check_weights(model.weights or cfg.MODEL.WEIGHTS)
     if save_dir is not None:
         check_writable(save_dir)
+    if params is not None:
+        from detexport.parity.rules import read_rules
+
+        read_rules(params)
 
 
 def check_other_side(
