@@ -164,3 +164,8 @@ def test_a_measurement_comes_back_as_it_was() -> None:
         3, 2, 1, missing=(one,), errors={"box_error_px": 1e-7, "mask_error_px": 3}, box_limit_px=None
     )
     assert from_plain(SampleParity, json.loads(json.dumps(asdict(sample)))) == sample
+
+
+@pytest.mark.parametrize("value", [3, "street.jpg", None])
+def test_a_value_of_several_plain_types_is_read_as_it_was_written(value: int | str | None) -> None:
+    assert from_plain(int | str | None, value) == value

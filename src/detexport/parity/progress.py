@@ -178,8 +178,9 @@ def from_plain(kind: Any, value: Any) -> Any:
     if value is None or kind is Any:
         return value
     if origin in (Union, types.UnionType):
-        (inner,) = (one for one in arguments if one is not type(None))
-        return from_plain(inner, value)
+        inner = [one for one in arguments if one is not type(None)]
+        # Of several types, such as those of image ids, all are plain.
+        return from_plain(inner[0], value) if len(inner) == 1 else value
     if is_dataclass(kind):
         hints = get_type_hints(kind)
         return kind(
