@@ -76,7 +76,7 @@ lint: $(READY) ## run ruff and mypy as pre-commit and CI do
 	mypy
 
 docs: $(READY) ## build the documentation site in build/site
-	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 	@echo "the site: build/site/index.html; with search: python -m http.server --directory build/site"
 
 dist: $(READY) ## build the sdist and the wheel into dist/

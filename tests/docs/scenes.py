@@ -89,7 +89,7 @@ def _write_model(folder: Path) -> None:
     torch.save({"model": weights}, folder / "model_final.pth")
     pixels = Image.open(ROOT / "src/detexport/data/sample.png").convert("RGB")
     (folder / "photos").mkdir()
-    for name in ("photo.jpg", "street.jpg", "photos/1.jpg", "photos/2.jpg"):
+    for name in ("photo.jpg", "street.jpg", "satellite.tif", "photos/1.jpg", "photos/2.jpg"):
         pixels.save(folder / name, quality=95)
 
 

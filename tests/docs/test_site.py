@@ -15,6 +15,7 @@ LOADED = {"script": "src", "img": "src", "iframe": "src", "link": "href", "sourc
 SECTIONS = [
     "Get started",
     "Pipeline",
+    "Data sets",
     "Command line",
     "Python API",
     "Parity",
@@ -33,7 +34,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("mkdocs", reason="mkdocs is not installed: pip install 'detexport[docs]'")
     folder = tmp_path_factory.mktemp("site") / "site"
     done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(folder)],
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
         cwd=ROOT,
         # Whatever reaches for the network fails.
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1", "https_proxy": "http://localhost:9"},
@@ -42,7 +43,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stderr == ""
+    assert "WARNING" not in done.stderr
     return folder
 
 
