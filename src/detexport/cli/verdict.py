@@ -16,6 +16,8 @@ def say_errors(report: ParityReport) -> None:
     passed = "passed" if report.passed else "did not pass"
     paired = f"{counts['paired']} of {counts['expected']} detections paired"
     say(f"{report.job} beside the model on {len(report.samples)} inputs: {passed}; {paired}")
+    if report.contract.row_names and not counts["expected"]:
+        say("warning: the model detects nothing on these inputs, so no detection was compared; give --sample")
     for measure, largest, limit in tell(verdict):
         shown = "nothing to compare" if largest is None else f"{largest:.2g} {measure.unit}".rstrip()
         say(f"  {measure.words:22} {shown:20} (limit {limit})")
