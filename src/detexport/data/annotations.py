@@ -43,6 +43,9 @@ PANOPTIC_KEYS: dict[str, tuple[str, ...]] = {
 MAX_NUMBER = 1 << 24
 """Largest absolute value of a box's number in px; beyond it float32 does not tell pixels apart."""
 
+MAX_AREA = MAX_NUMBER**2
+"""Largest area in px: that of the largest box."""
+
 MAX_SEGMENT_ID = (1 << 24) - 1
 """The largest id that three channels of 8 bits hold."""
 
@@ -144,9 +147,9 @@ class _Entry:
             raise self.fault(key, "a text that UTF-8 holds, without NUL")
         return value
 
-    def number(self, key: str, value: Any) -> int | float:
-        if type(value) not in (int, float) or not -MAX_NUMBER <= value <= MAX_NUMBER:
-            raise self.fault(key, f"finite numbers within ±{MAX_NUMBER}")
+    def number(self, key: str, value: Any, largest: int = MAX_NUMBER) -> int | float:
+        if type(value) not in (int, float) or not -largest <= value <= largest:
+            raise self.fault(key, f"finite numbers within ±{largest}")
         number: int | float = value
         return number
 
@@ -245,7 +248,7 @@ def _annotation(
         "category_id": _known(entry, "category_id", categories),
         "iscrowd": entry.flag("iscrowd"),
     }
-    if entry.number("area", annotation["area"]) < 0:
+    if entry.number("area", annotation["area"], MAX_AREA) < 0:
         raise entry.fault("area", "a number that is not negative")
     box = [entry.number("bbox", number) for number in entry.items("bbox")]
     if len(box) != 4 or min(box[2:]) < 0:
