@@ -525,9 +525,12 @@ def check_artifact(folder: Path) -> None:
 
 
 def check_data(folder: Path) -> None:
-    """Raise DataError unless a folder looks like a data set."""
+    """Raise DataError unless a folder looks like a data set.
+
+    COCO's own downloads have no folder ``images``, and annotations may name images elsewhere.
+    """
     missing = [name for name in ("annotations", "images") if not os.path.isdir(folder / name)]
-    if missing:
+    if "annotations" in missing:
         raise DataError(
             f"{folder} is not a data set",
             got=f"no folder {' and no folder '.join(missing)}" if os.path.isdir(folder) else "no such folder",
