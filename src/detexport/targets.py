@@ -188,12 +188,8 @@ TARGETS = {
     "scripting": Target("scripting", TORCHSCRIPT),
     "onnx": Target("onnx", ONNX_RUNTIME),
     "onnx_torchscript": Target("onnx_torchscript", ONNX_RUNTIME),
-    "torch_export": Target(
-        "torch_export", Part("detexport.runtime.exported_program.ExportedProgram", packages=TORCH)
-    ),
-    "aot_inductor": Target(
-        "aot_inductor", Part("detexport.runtime.aot_inductor.AotInductor", packages=TORCH)
-    ),
+    "torch_export": Target("torch_export", EXPORTED_PROGRAM),
+    "aot_inductor": Target("aot_inductor", AOT_INDUCTOR),
     "onnx_int8": Target("onnx_int8", ONNX_RUNTIME, "int8"),
     "openvino": Target("openvino", OPENVINO),
     "openvino_bf16": Target("openvino", replace(OPENVINO, options={"precision": "bf16"}), "bf16"),

@@ -1,14 +1,13 @@
 """``detexport doctor``: what of detexport works on this machine, and what installs the rest."""
 
-import json
 import platform
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 from detexport import __version__
 from detexport.benchmark.machine import describe_machine, instruction_sets
+from detexport.cli.output import print_json
 from detexport.extras import extras, install_command, unmet
 from detexport.runtime.probe import RuntimeStatus, probe_runtimes
 
@@ -31,8 +30,7 @@ def doctor(*, as_json: bool) -> bool:
         },
     }
     if as_json:
-        json.dump(document, sys.stdout, indent=1, ensure_ascii=False)
-        print()
+        print_json(document)
     else:
         print("\n".join(_lines(document, runtimes)))
     return all(runtime.status != "broken" for runtime in runtimes)

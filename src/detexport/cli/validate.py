@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from detexport.artifact import Artifact, read_artifact, verify_files
+from detexport.artifact import Artifact, read_artifact, read_verified
 from detexport.cli.engines import OnDevice, asked_target, engine_of
 from detexport.cli.evaluation import judge_eager, load_dataset
 from detexport.cli.output import print_json
@@ -84,7 +84,7 @@ def run(question: Question) -> ParityReport:
         RuntimeUnavailableError: a runtime is not on this machine.
     """
     rules = read_rules(question.params) if question.params else Rules()
-    artifact = _unchanged(question.artifact_dir)
+    artifact = read_verified(question.artifact_dir)
     target = asked_target(artifact, question.target)
     precision = (target.precision if target else "") or FLOAT32
     if precision != FLOAT32 and not _judged(question):
@@ -117,12 +117,6 @@ def run(question: Question) -> ParityReport:
     else:
         print("\n".join(report_lines(report)))
     return report
-
-
-def _unchanged(folder: Path) -> Artifact:
-    artifact = read_artifact(folder)
-    verify_files(artifact, folder)
-    return artifact
 
 
 def _judged(question: Question) -> bool:
@@ -208,7 +202,7 @@ def _artifact(
     question: Question, rules: Rules, mine: Artifact, other: Path, work: Path, at_work: ExitStack
 ) -> Expected:
     """Another artifact on the inputs that hurt."""
-    contract = _unchanged(other).contract
+    contract = read_verified(other).contract
     differences = of_model(contract).differences(of_model(mine.contract))
     if differences:
         raise ArtifactError(
