@@ -345,7 +345,7 @@ def check_composition(params: Path, conf: Path) -> None:
     """
     try:
         loaded = yaml.safe_load(params.read_text(encoding="utf-8")) if params.is_file() else None
-    except yaml.YAMLError:
+    except (ValueError, RecursionError, yaml.YAMLError):  # ValueError: no text, or a number too long
         loaded = None
     values: dict[str, Any] = loaded if isinstance(loaded, dict) else {}
     sealed = values.pop(SEAL, None)

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from detexport.errors import ConfigError
+from detexport.errors import ConfigError, listed, shown
 from detexport.parity.compare import Tolerance
 from detexport.parity.inputs import Plan
 from detexport.parity.quality import BUDGETS, FLOAT32, LEAST_QUALITY
@@ -73,7 +73,7 @@ class Rules:
         for name, known in nested.items():
             given = plain.get(name, {})
             if not isinstance(given, Mapping):
-                faults.append(f"{name}: {given!r} is not a mapping")
+                faults.append(f"{name}: {shown(given)} is not a mapping")
                 continue
             given = {key: value for key, value in given.items() if not str(key).startswith("_")}
             checked = _checked(given, known or dict.fromkeys(given, 0.0), f"{name}.", faults)
@@ -96,8 +96,11 @@ def read_rules(path: Path) -> Rules:
         ConfigError: there is no such file or section, or it cannot be used.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe or a device would be read for ever
+            raise OSError("it is not a regular file")
         params = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    # ValueError: bytes that are no text, numbers of too many digits, dates that are none.
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(
             f"{path} cannot be read",
             got=f"{type(error).__name__}: {error}",
@@ -108,7 +111,7 @@ def read_rules(path: Path) -> Rules:
     if not isinstance(section, dict):
         raise ConfigError(
             f"{path} has no section {SECTION}",
-            got=", ".join(map(str, params)) if isinstance(params, dict) else type(params).__name__,
+            got=listed(params) if isinstance(params, dict) else type(params).__name__,
             expected=f"a mapping {SECTION}, as in conf/parity/default.yaml",
             remedy="give --params the project's params.yaml",
         )
@@ -126,7 +129,7 @@ def _checked(
         elif isinstance(known[name], Tolerance | dict):
             values[name] = value
         elif (fitting := _as(known[name], value)) is None:
-            faults.append(f"{prefix}{name}: {value!r}, expected {_words(known[name])}")
+            faults.append(f"{prefix}{name}: {shown(value)}, expected {_words(known[name])}")
         else:
             values[name] = fitting
     return values
