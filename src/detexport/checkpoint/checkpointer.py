@@ -15,6 +15,7 @@ from detexport.checkpoint.load import LoadReport, load_weights
 from detexport.checkpoint.read import read_checkpoint
 from detexport.errors import CheckpointError
 from detexport.files import atomic_file, is_url
+from detexport.redaction import public_uri
 
 LAST = "last_checkpoint"
 """The file that names the checkpoint that was saved last."""
@@ -103,6 +104,7 @@ class DetectionCheckpointer:
         wanted = self._named(checkpointables)
         source = os.fspath(path)
         checkpoint = read_checkpoint(fetch(source) if is_url(source) else Path(source))
+        source = public_uri(source) if is_url(source) else source  # it is logged
         self.report = load_weights(
             self.model, checkpoint.model, source, strict=strict, new_parameters=new_parameters
         )

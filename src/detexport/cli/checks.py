@@ -28,6 +28,7 @@ from detexport.errors import (
 )
 from detexport.files import is_url, replaceable
 from detexport.opsets import OLDEST, latest_written
+from detexport.redaction import public_uri
 from detexport.targets import (
     ARTIFACTS,
     ONNX_RUNTIME,
@@ -356,7 +357,7 @@ def check_weights(weights: str) -> None:
         scheme = f"{weights.partition('://')[0]}://"
         if scheme not in SCHEMES:
             raise CheckpointError(
-                f"weights cannot be fetched from {weights}",
+                f"weights cannot be fetched from {public_uri(weights)}",
                 got=scheme,
                 expected=f"one of {', '.join(SCHEMES)}",
                 remedy=did_you_mean(scheme, SCHEMES) or "bring the file here and give its path",

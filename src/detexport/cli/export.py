@@ -33,6 +33,7 @@ from detexport.metrics.judge import annotation_kind, or_without
 from detexport.modeling import build_model
 from detexport.modeling.class_names import count_classes, named_contract
 from detexport.parity.quality import FLOAT32
+from detexport.redaction import public_uri
 from detexport.runtime import Engine, Session
 from detexport.targets import ARTIFACTS, Target, build_makers, find_target
 from detexport.workflows.check_artifact import check_artifact
@@ -121,11 +122,12 @@ def load_model(request: Request, folder: Path, *, judged: bool = False) -> Model
     fitting, report = match_weights(
         state_dict, **describe_parameters(net), new_parameters=request.allow_new, option=option
     )
-    report.raise_if_incomplete(weights, option=option)
+    source = public_uri(weights) if is_url(weights) else weights  # an address may be signed by its query
+    report.raise_if_incomplete(source, option=option)
     if told := report.describe():
-        say(f"{weights}: {told}")
+        say(f"{source}: {told}")
     fitting |= {name: net.state_dict()[name] for name in report.new_keys}
-    load_weights(net, fitting, weights)
+    load_weights(net, fitting, source)
     dataset = _dataset(request, net, judged=judged)
     write_state_dict(fitting, folder / "model.safetensors")
     (folder / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
