@@ -23,7 +23,6 @@ from detexport.report.page import (
     size,
     speed,
     unsteady,
-    without_secrets,
     write_page,
 )
 from detexport.runtime import default_engine
@@ -321,7 +320,6 @@ def test_words_for_sizes_and_ratios() -> None:
         "as fast as eager",
         "2.00\u00d7 slower",
     ]
-    assert without_secrets("sqlite:////a/b@c.db") == "sqlite:////a/b@c.db"
 
 
 def test_a_busy_machine_is_told_from_a_hiccup() -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from detexport.contract import Contract
 from detexport.drawing import Overlay, draw, font_size, image_uri
@@ -16,6 +15,7 @@ from detexport.files import atomic_file
 from detexport.parity.measures import MEASURES, beside, tell
 from detexport.parity.reference import read_reference
 from detexport.parity.report import read_drawn
+from detexport.redaction import public_uri
 from detexport.report.collect import Job, Model, Results
 
 TEMPLATE = "page.html.jinja"
@@ -75,7 +75,7 @@ def write_page(results: Results, path: Path) -> None:
         .get_template(TEMPLATE)
         .render(
             results=results,
-            tracking_uri=without_secrets(results.tracking_uri),
+            tracking_uri=public_uri(results.tracking_uri),
             comparisons={model.name: list(compare_by_eye(model, results.jobs)) for model in results.models},
             differences=_differences(results),
             versions=_versions(results),
@@ -212,12 +212,6 @@ def _of_metric(quality: dict[str, Any]) -> Iterator[str]:
         reached = quality["artifact"].get(name, 0.0)
         yield f"{name} {reached:.4f}, eager {quality['eager'][name]:.4f}: {difference:+.4f}{between}"
     yield f"may differ by {quality['budget']:g}"
-
-
-def without_secrets(uri: str) -> str:
-    """An address without user name and password: the report is handed around."""
-    parts = urlsplit(uri)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri
 
 
 def number(value: float | None, unit: str = "") -> str:
