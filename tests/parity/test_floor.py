@@ -281,12 +281,11 @@ def test_another_precision_is_judged_and_no_part_of_the_floor(
     assert Floor.from_json(json.loads(json.dumps(floor.to_json()))) == floor
 
 
-def test_noise_beyond_what_a_limit_may_be_is_named() -> None:
+def test_a_limit_is_widened_ten_times_at_most() -> None:
     near, far = (limits_of(Tolerance(), floor_of(score=score))[0] for score in (0.0019, 0.0021))
-    assert (near.widened, near.drowned) == (True, False)
-    assert (far.widened, far.drowned) == (True, True)
-    assert far.effective == pytest.approx(10 * Tolerance().score)
-    assert not limits_of(Tolerance(score=0.0), floor_of(score=0.1))[0].drowned
+    assert (near.widened, far.widened) == (True, True)
+    assert (near.effective, far.effective) == pytest.approx((0.0019, 10 * Tolerance().score))
+    assert limits_of(Tolerance(score=0.0), floor_of(score=0.1))[0].effective == 0.1
 
 
 def test_masks_that_pass_by_one_limit_need_no_other() -> None:

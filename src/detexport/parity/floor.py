@@ -87,11 +87,6 @@ class Limit:
         """Whether the table says less than the model itself needs."""
         return self.effective > self.table
 
-    @property
-    def drowned(self) -> bool:
-        """Whether the model differs from itself by more than a limit is widened to."""
-        return self.widened and self.floor > self.effective
-
 
 @dataclass(frozen=True)
 class Floor:
