@@ -11,6 +11,7 @@ from typer import Option, echo
 
 from detexport.artifact import read_artifact
 from detexport.data.coco import load_coco
+from detexport.errors import LONGEST_MESSAGE, printable, shortened
 from detexport.files import write_json
 from detexport.metrics.judge import annotation_kind
 from detexport.parity.certificate import certify
@@ -68,7 +69,7 @@ def main(
         answer = "not judged" if not verdict.judged else "passed" if verdict.passed else "failed"
         echo(f"  {name:9}{answer}{f' ({verdict.note})' if verdict.note else ''}")
     for reason in report.reasons[:MOST_REASONS]:
-        echo(f"  {reason}")
+        echo(f"  {shortened(printable(reason), LONGEST_MESSAGE)}")
     if len(report.reasons) > MOST_REASONS:
         echo(f"  and {len(report.reasons) - MOST_REASONS} more reasons in {save_to}")
 

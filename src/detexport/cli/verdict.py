@@ -1,7 +1,7 @@
 """A parity report in lines for people."""
 
 from detexport.cli.progress import say
-from detexport.errors import listed
+from detexport.errors import LONGEST_MESSAGE, listed, printable, shortened
 from detexport.parity.measures import tell
 from detexport.parity.report import ParityReport
 
@@ -31,7 +31,7 @@ def report_lines(report: ParityReport) -> list[str]:
     for name, verdict in report.verdicts.items():
         answer = "not judged" if not verdict.judged else "passed" if verdict.passed else "FAILED"
         lines.append(f"  {name:9} {answer:11} {verdict.question} {verdict.note}".rstrip())
-        lines += [f"    {reason}" for reason in verdict.reasons[:MOST_REASONS]]
+        lines += [f"    {_one_line(reason)}" for reason in verdict.reasons[:MOST_REASONS]]
         if len(verdict.reasons) > MOST_REASONS:
             lines.append(f"    and {len(verdict.reasons) - MOST_REASONS} more reasons")
     lines += [f"  {line}" for line in undetermined_lines(report)]
@@ -45,6 +45,11 @@ def report_lines(report: ParityReport) -> list[str]:
     if len(flips) > MOST_FLIPS:
         lines.append(f"  and {len(flips) - MOST_FLIPS} more flips")
     return lines
+
+
+def _one_line(reason: str) -> str:
+    """A reason in one line; what an engine raised may be many."""
+    return shortened(printable(reason), LONGEST_MESSAGE)
 
 
 def undetermined_lines(report: ParityReport) -> list[str]:
