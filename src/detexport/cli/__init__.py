@@ -375,15 +375,22 @@ def validate_command(
     finds), metric (what is found of what is annotated). Images of the data set and images that hurt are run:
     odd and extreme sizes, nothing, one and the most detections, ties, scores next to the threshold, batches.
     """  # noqa: D301
-    from detexport.cli.checks import Request, check_validate
+    from detexport.cli.checks import Request, check_model_is_named, check_validate
 
+    model = Request(
+        config_file,
+        weights,
+        "",
+        Path(),
+        overrides=tuple(overrides or ()),
+        allow_new=tuple(allow_new or ()),
+    )
+    check_model_is_named(model)
     check_validate(
         artifact,
         data=data,
         against=against,
-        model=Request(config_file, weights, "", Path(), overrides=tuple(overrides or ()))
-        if config_file
-        else None,
+        model=model if config_file else None,
         target=target,
         against_target=against_target,
         device=device,

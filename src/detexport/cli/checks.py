@@ -180,6 +180,22 @@ def check_validate(
         read_rules(params)
 
 
+def check_model_is_named(model: Request) -> None:
+    """Raise ConfigError if a model's weights or keys, given without its configuration, would be ignored."""
+    given = [
+        *(["--weights"] if model.weights else []),
+        *(["--allow-new"] if model.allow_new else []),
+        *model.overrides[::2],
+    ]
+    if given and not model.config_file:
+        raise ConfigError(
+            "a model is not named by its configuration",
+            got=f"{listed(given)}, no --config-file",
+            expected="both, or neither",
+            remedy="give --config-file, or leave the others out",
+        )
+
+
 def check_other_side(
     artifact_dir: Path, *, data: Path | None, against: Path | None, model: Request | None
 ) -> None:
