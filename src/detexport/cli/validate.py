@@ -179,7 +179,7 @@ def _model(question: Question, rules: Rules, artifact: Artifact, work: Path, at_
         model = load_model(request, Path(temporary))
     contract = _named_alike(model.contract, artifact.contract)
     digest = sha256_json(asdict(model.provenance))
-    progress, reference = _kept(question, work, digest, contract, at_work)
+    progress, reference = _kept(question, rules, work, digest, contract, at_work)
     quality = None
     if question.quality_images:
         judged = spread(_annotated(question, contract), question.quality_images)
@@ -213,7 +213,7 @@ def _artifact(
         )
     images = _images(question, contract)
     session = OnDevice(engine_of(other, question.against_target), question.device).open(other)
-    progress, reference = _kept(question, work, session.artifact.sha256, contract, at_work)
+    progress, reference = _kept(question, rules, work, session.artifact.sha256, contract, at_work)
     quality = None
     if question.quality_images:
         judged = spread(_annotated(question, contract), question.quality_images)
@@ -232,7 +232,7 @@ def _artifact(
 
 
 def _kept(
-    question: Question, work: Path, sha256: str, contract: Contract, at_work: ExitStack
+    question: Question, rules: Rules, work: Path, sha256: str, contract: Contract, at_work: ExitStack
 ) -> tuple[Progress, Path]:
     """What was computed already of the model, or the other artifact, of this digest; the reference's folder.
 
@@ -242,6 +242,9 @@ def _kept(
         "contract": contract.to_json(),
         "target": question.against_target,
         "device": question.device,
+        # The noise of an input depends on the limits, and what an input is on the images.
+        "rules": repr(rules),
+        "images": question.images,
     }
     folder = progress_folder(work / REFERENCE)
     progress = Progress(folder, validation_key(sha256, None, question.data, settings))
