@@ -302,8 +302,10 @@ class Contract:
         Returns:
             For each field ``"score_threshold: 0.05 here, 0.5 there"``; a tensor's fields as
             ``"outputs.scores.shape: ('R',) here, ('R', 1) there"``. Long values are cut. Empty where the
-            contracts are equal.
+            contracts are equal. A number of classes that one of them does not say is no difference.
         """
+        if None in (self.num_classes, other.num_classes):
+            other = replace(other, num_classes=self.num_classes)
         return tuple(_differences(self, other, ""))
 
 

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import ClassVar
 
+from detexport.redaction import redact
+
 VERDICT, REQUEST, BROKEN = 1, 2, 3
 """Exit codes: a verdict that failed, a wrong request, something that broke. 0 is all else."""
 TRACEBACK = "DETEXPORT_TRACEBACK"
@@ -198,10 +200,10 @@ def fail(error: BaseException) -> int:
     With ``DETEXPORT_TRACEBACK=1`` in the environment the stack trace comes first.
     """
     if os.environ.get(TRACEBACK, "") not in ("", "0"):
-        traceback.print_exception(error)
+        print(redact("".join(traceback.format_exception(error))), end="", file=sys.stderr)
     known = error if isinstance(error, DetexportError) else UnexpectedError(error)
     # Once more: some add to the message of an error that passes through them.
-    print("error:", shortened(printable(str(known)), LONGEST_MESSAGE), file=sys.stderr)
+    print("error:", shortened(printable(redact(str(known))), LONGEST_MESSAGE), file=sys.stderr)
     return known.exit_code
 
 

@@ -16,7 +16,7 @@ URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
 
 
 def public_uri(uri: str) -> str:
-    """Return an address without user, password, query and fragment.
+    """Return an address without user, password and query, and without its fragment if it names a host.
 
     Everything before the last ``@`` counts as the user's part, whatever characters a password has. A path
     without a host (``sqlite:////w/a@b.db``, ``file:///w``) has no such part.
@@ -25,7 +25,8 @@ def public_uri(uri: str) -> str:
     if not separator:
         return uri
     if rest.startswith("/") and scheme.partition("+")[0].lower() in ("sqlite", "file"):
-        return f"{scheme}://{re.split('[?#]', rest, maxsplit=1)[0]}"
+        # A file's name may hold a "#", but what follows a "?" may hold a password.
+        return f"{scheme}://{rest.partition('?')[0]}"
     host = rest
     authority_end = len(rest.partition("/")[0])
     at = rest.rfind("@")

@@ -134,7 +134,12 @@ def test_an_image_that_is_larger_than_the_memory_is_told(tiny_onnx: Path, tmp_pa
     limit = 1_100_000 * 1024
     done = subprocess.run(
         [sys.executable, "-m", "detexport.cli", "predict", str(tiny_onnx), str(big)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            "DETEXPORT_MAX_IMAGE_PIXELS": "200000000",
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        },
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
         capture_output=True,
         text=True,

@@ -95,7 +95,7 @@ EXPORT = (*CONFIG, "--output", "out", "--calibration", "IMAGE", "--no-proof")
         (["predict", "TRACING", "IMAGE"], ABSENT, "torch is", "torch"),
         (["inspect", "TRACING", "--dump", "text"], ABSENT, "torch, torchvision are", "torch"),
         (["validate", "ONNX", "--against", "ONNX", "--data", "data"], ["scipy"], "scipy is", "validate"),
-        (["diagnose", "ONNX", *CONFIG], ABSENT, "torch is", "torch"),
+        (["diagnose", "ONNX", *CONFIG, "--weights", "IMAGE"], ABSENT, "torch is", "torch"),
         (
             ["export", "--target", "onnx_int8", *EXPORT],
             (*ABSENT, "onnxruntime"),

@@ -20,7 +20,7 @@ from detexport.contract import Contract
 from detexport.data.coco import read_image
 from detexport.data.resize import resize_image
 from detexport.data.synthetic import SyntheticShapes
-from detexport.errors import ExportError
+from detexport.errors import ConfigError, ExportError
 from detexport.export import ExportMethod, Provenance
 from detexport.export.onnx import Onnx
 from detexport.export.scripting import Scripting
@@ -226,7 +226,7 @@ def test_what_no_exporter_can_write_is_refused(
 ) -> None:
     option = list(options)[-1]
     remedy = rf"remedy: set --opt {option}=\w+; in the pipeline artifacts\.<name>\.method\.{option}=\w+"
-    with pytest.raises(ExportError, match=f"{option}.*{remedy}"):
+    with pytest.raises(ConfigError, match=f"{option}.*{remedy}"):
         Onnx(**options).export(model, SAMPLE, tmp_path / "a", contract=contract, provenance=PROVENANCE)
     assert not (tmp_path / "a").exists()
 

@@ -185,7 +185,7 @@ def test_a_changed_base_of_the_configuration_is_noticed(repo: Path) -> None:
         yaml.safe_dump({"_BASE_": "config.yaml", "TEST": {"DETECTIONS_PER_IMAGE": 7}})
     )
     checked = run(repo, sys.executable, "stages/compose.py", "--check", check=False)
-    assert checked.returncode == 1
+    assert checked.returncode == 2
     assert "mine" in checked.stderr
     compose(repo, child)
     run(repo, "dvc", "repro", "build@mine")

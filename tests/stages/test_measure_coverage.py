@@ -19,7 +19,7 @@ def test_a_cell_that_does_not_exist_is_refused_with_those_that_do(tmp_path: Path
     arguments = ["--work-dir", tmp_path / "work", "--save-to", tmp_path / "cells.json", "--only", "nothing*"]
     command = [sys.executable, SCRIPT, *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith("error: no cell is asked for")
     assert "mask_rcnn_C4" in done.stderr
     assert not (tmp_path / "cells.json").exists()
@@ -51,7 +51,7 @@ def test_the_documentation_is_written_of_the_cells(cells: list[dict[str, Any]], 
 
 def test_a_part_of_the_table_is_not_documented(cells: list[dict[str, Any]], tmp_path: Path) -> None:
     done = document(cells[:-1], tmp_path)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "is not of the whole table" in done.stderr
     assert f"{cells[-1]['model']}-{cells[-1]['target']}" in done.stderr
     assert not (tmp_path / "coverage.json").exists()

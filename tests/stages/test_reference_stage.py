@@ -85,7 +85,7 @@ def test_data_without_what_the_metric_needs_say_how_to_go_without(name: str, tmp
     take_away(LACKING[name], tmp_path / "data")
     place_model(name, tmp_path)
     done = reference(tmp_path, quality_images=2)
-    assert done.returncode == 1
+    assert done.returncode == 2
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert all(word in error for word in ("; got: ", "; expected: ", "; remedy: "))
     assert error.endswith(", or leave the task metric out: -S parity.quality_images=0")

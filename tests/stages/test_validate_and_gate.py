@@ -31,6 +31,7 @@ def workspace(tmp_path: Path) -> Path:
     write_json(model / "floor.json", Floor(samples=(), environment={}, variants={}).to_json())
     runtime = {"_target_": "detexport.runtime.onnxruntime.OnnxRuntime", "threads": 1}
     params = {
+        "data": {"categories": None},
         "jobs": {JOB: {"model": "tiny", "target": "onnx", "artifact": "onnx"}},
         "targets": {"onnx": {"artifact": "onnx", "runtime": runtime}},
         "parity": yaml.safe_load((CONF / "parity" / "default.yaml").read_text()),

@@ -99,7 +99,7 @@ class _Strided(StandIn):
             raise pickle.UnpicklingError(
                 f"{shown(name)} reaches beyond the {available} elements of its storage"
             )
-        if numel > available:
+        if numel > available and numel * self.dtype.itemsize > self.memory.left:
             raise pickle.UnpicklingError(
                 f"{shown(name)} is an expanded tensor: {shown(numel)} elements of a storage of {available}"
             )

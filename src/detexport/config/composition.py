@@ -350,7 +350,9 @@ def check_composition(params: Path, conf: Path) -> None:
     values: dict[str, Any] = loaded if isinstance(loaded, dict) else {}
     sealed = values.pop(SEAL, None)
     if sealed is None or sealed != seal_of(values, conf):
-        raise _stale(params, f"{params} is not a composition of {conf}/ as it is now", f"seal {sealed}")
+        raise _stale(
+            params, f"{params.name} is not a composition of {conf.name}/ as it is now", f"seal {sealed}"
+        )
     check_names(values)
     check_sources(values, params.parent)
     digests = config_digests(values["models"], params.parent)

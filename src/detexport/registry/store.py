@@ -20,7 +20,7 @@ from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
-from detexport.errors import DetexportError
+from detexport.errors import BROKEN, DetexportError
 from detexport.process import redacted_output
 from detexport.redaction import public_uri, redact
 
@@ -38,6 +38,8 @@ LEFTOVER_AGE_S = 3600
 
 class RegistryError(DetexportError):
     """The registry cannot be reached, or refuses."""
+
+    exit_code = BROKEN
 
 
 @dataclass(frozen=True)
