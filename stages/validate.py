@@ -17,6 +17,7 @@ from detexport.metrics.judge import annotation_kind
 from detexport.parity.certificate import certify
 from detexport.parity.floor import read_floor
 from detexport.parity.quality import FLOAT32
+from detexport.parity.reference import read_reference
 from detexport.parity.rules import Rules
 from detexport.parity.validate import Support
 from detexport.workflows.validate import validate_job
@@ -45,7 +46,8 @@ def main(
     precision = target.get("precision", FLOAT32)
     artifact = read_artifact(artifact_dir)
     dataset = None
-    if rules.quality_images and (precision != FLOAT32 or precision in rules.judged):
+    is_asked = rules.quality_images and (precision != FLOAT32 or precision in rules.judged)
+    if is_asked and read_reference(reference).quality is not None:
         dataset = load_coco(data, "val", load_params("data.categories"), annotation_kind(artifact.contract))
     report = validate_job(
         artifact_dir,
@@ -57,7 +59,7 @@ def main(
         floor=read_floor(floor),
         dataset=dataset,
         data=data,
-        support=Support(**target.support) if "support" in target else None,
+        support=Support.of(dict(target.support)) if "support" in target else None,
         save_to=save_to,
         settings={"runtime": runtime},
     )

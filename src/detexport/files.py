@@ -236,7 +236,7 @@ def read_json(path: Path, *, max_bytes: int | None = None) -> Any:
     """Read a JSON file.
 
     Args:
-        path: of a regular file; anything else could make the reader wait for ever.
+        path: of a regular file; anything else could make the reader wait without end.
         max_bytes: a larger file is not read; None reads any.
 
     Raises:

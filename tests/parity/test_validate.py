@@ -363,7 +363,7 @@ def test_a_reference_of_another_contract_fails(reference: Reference, session: Se
     other = replace(reference, contract=replace(reference.contract, score_threshold=0.625))
     (reason, *_) = validate(session, other, TOLERANCE, job="j").reasons
     assert "contract differs" in reason
-    assert f"score_threshold: {reference.contract.score_threshold}, not 0.625" in reason
+    assert f"score_threshold: {reference.contract.score_threshold} here, 0.625 there" in reason
 
 
 def test_an_artifact_that_cannot_be_opened_is_a_verdict(

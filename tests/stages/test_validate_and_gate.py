@@ -125,7 +125,7 @@ def test_the_task_metric_is_measured_for_the_precisions_that_are_asked_about(
     (workspace / "params.yaml").write_text(yaml.safe_dump({**params, "data": {"categories": None}}))
     result = validate(workspace)
     if asked:  # on annotations, which are not there
-        assert result.returncode == 1
+        assert result.returncode == 2
         assert "no file data/annotations" in result.stderr
     else:
         assert result.returncode == 0, result.stderr
@@ -172,7 +172,7 @@ def test_bad_input_is_one_line_and_writes_no_verdict(
     changes: dict[str, str], message: str, workspace: Path
 ) -> None:
     result = validate(workspace, **changes)
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert result.stderr.startswith(message)
     assert result.stderr.count("\n") == 1
     assert not (workspace / "models/tiny/parity").exists()

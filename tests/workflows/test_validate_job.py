@@ -86,3 +86,11 @@ def test_a_target_may_declare_less_than_its_artifact(artifact: Path, reference: 
 def test_a_support_that_declares_nothing_is_refused(batch: str, sides: tuple[int, ...]) -> None:
     with pytest.raises(ConfigError, match="support cannot be used"):
         Support(batch, sides)
+
+
+def test_a_misspelt_support_is_refused() -> None:
+    assert Support.of({"batch": "1"}) == Support(batch="1")
+    with pytest.raises(
+        ConfigError, match=r"got: bacth; expected: batch or image_sides; remedy: did you mean"
+    ):
+        Support.of({"bacth": "1"})

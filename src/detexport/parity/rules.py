@@ -96,7 +96,7 @@ def read_rules(path: Path) -> Rules:
         ConfigError: there is no such file or section, or it cannot be used.
     """
     try:
-        if path.exists() and not path.is_file():  # a pipe or a device would be read for ever
+        if path.exists() and not path.is_file():  # a pipe or a device would be read without end
             raise OSError("it is not a regular file")
         params = yaml.safe_load(path.read_text(encoding="utf-8"))
     # ValueError: bytes that are no text, numbers of too many digits, dates that are none.

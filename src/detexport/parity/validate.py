@@ -1,7 +1,7 @@
 """Validate an artifact: its runtime against the stored reference, one image after another."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from detexport.artifact import Artifact, read_artifact
 from detexport.contract import MAX_SIDE, Contract
-from detexport.errors import ConfigError, RuntimeUnavailableError, listed, memory_guard
+from detexport.errors import ConfigError, RuntimeUnavailableError, did_you_mean, listed, memory_guard
 from detexport.parity.compare import Noise, NoiseOf, SampleParity, Tolerance, compare
 from detexport.parity.floor import Floor, limits_of, widen
 from detexport.parity.inputs import claimed, groups
@@ -51,7 +51,25 @@ class Support:
                 remedy="correct the target's `support`",
             )
 
-    def of(self, artifact: Artifact) -> Artifact:
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> "Support":
+        """Build the support that the parameters of a target declare.
+
+        Raises:
+            ConfigError: a name is none of the fields, or a value cannot be used.
+        """
+        known = [one.name for one in fields(cls)]
+        unknown = [str(name) for name in values if name not in known]
+        if unknown:
+            raise ConfigError(
+                "a target's support has an unknown name",
+                got=listed(unknown),
+                expected=" or ".join(known),
+                remedy=did_you_mean(unknown[0], known) or "correct the target's `support`",
+            )
+        return cls(**values)
+
+    def narrowed(self, artifact: Artifact) -> Artifact:
         """The manifest with nothing declared beyond the target's support."""
         smallest, largest = artifact.image_sides
         return replace(
@@ -105,7 +123,7 @@ def validate(
     drawn_ids = first_of_each_image(reference.samples)[:draw]
     samples, drawn = {}, {}
     progress = progress or Progress()
-    declared = support.of(session.artifact) if support else session.artifact
+    declared = support.narrowed(session.artifact) if support else session.artifact
     not_claimed: dict[str, str] = {}
     for group in tqdm(groups(reference.samples), desc=job, unit="image"):
         unclaimed = claimed(declared, [sample.meta for sample in group])
