@@ -90,7 +90,5 @@ def test_a_support_that_declares_nothing_is_refused(batch: str, sides: tuple[int
 
 def test_a_misspelt_support_is_refused() -> None:
     assert Support.of({"batch": "1"}) == Support(batch="1")
-    with pytest.raises(
-        ConfigError, match=r"got: bacth; expected: batch or image_sides; remedy: did you mean"
-    ):
+    with pytest.raises(ConfigError, match="got: bacth; expected: batch or image_sides; remedy: did"):
         Support.of({"bacth": "1"})

@@ -4,7 +4,7 @@ A pickle is a program. Nothing that this one names is looked up: the few names t
 answered by the stand-ins below, and everything else is refused. Numpy's own classes would not do: they take
 a dtype's flags from the file, and with the wrong ones its bytes become addresses.
 
-Time and memory follow the size of the file: keys are plain, since to hash a nested tuple may take unbounded time;
+Time and memory follow the size of the file: keys are plain, since to hash a nested tuple can take long;
 what a call copies is counted; and the number of instructions is limited.
 """
 
