@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ from detexport.data.resize import resize_image
 from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import ArtifactError, ExportError
 from detexport.export import Provenance
-from detexport.export.program import RECORDED_SIZES
+from detexport.export.program import RECORDED_SIZES, record_program
 from detexport.export.torch_export import TorchExport
 from detexport.modeling import build_model
+from detexport.pt2 import load_program, save_program
 from detexport.runtime.exported_program import ExportedProgram
 from small_models import NUM_CLASSES, small_cfg
+from tiny_artifacts import tiny_contract
 
 ROOT = Path(__file__).parents[2]
 PROVENANCE = Provenance(weights_sha256="w", config_sha256="c")
@@ -250,6 +253,30 @@ def test_a_program_that_would_not_take_every_image_is_refused(
             OwnModel(graph).eval(), SAMPLE, tmp_path / "a", contract=OWN_CONTRACT, provenance=PROVENANCE
         )
     assert list(tmp_path.iterdir()) == []
+
+
+class Doubled(nn.Module):
+    """A graph of two tensors, one twice as long as the other, as the levels of a pyramid are."""
+
+    training = False
+
+    def image_graph(self, output_names: tuple[str, ...]) -> nn.Module:
+        return self
+
+    def forward(self, coarse: Tensor, fine: Tensor) -> tuple[Tensor]:
+        return (fine + coarse.repeat_interleave(2),)
+
+
+def test_a_size_that_follows_from_another_is_saved_and_loaded(tmp_path: Path) -> None:
+    coarse, fine, total = (
+        TensorSpec(name, "float32", (name[0],), "") for name in ("coarse", "fine", "total")
+    )
+    contract = replace(tiny_contract(), inputs=(coarse, fine), outputs=(total,))
+    sample = {"coarse": np.zeros(5, np.float32), "fine": np.zeros(10, np.float32)}
+    program = record_program(Doubled(), sample, contract)  # type: ignore[arg-type]
+    save_program(program, tmp_path / "model.pt2")
+    (found,) = load_program(tmp_path / "model.pt2").module()(torch.ones(3), torch.arange(6.0))
+    assert found.tolist() == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_model_in_training_mode_is_refused(tmp_path: Path) -> None:

@@ -46,6 +46,9 @@ def record_program(
     _drop_notes(program)
     if not isinstance(sample, Mapping):
         require_every_size(program, contract)
+    # A size that follows from others needs no range; its name would be an expression, which no reader takes.
+    for size in [size for size in program.range_constraints if not size.is_symbol]:
+        del program.range_constraints[size]
     # Seen to hold for every size, they have nothing left to refuse, and would be source code in a file.
     program._guards_code.clear()
     return program
