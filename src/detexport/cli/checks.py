@@ -296,7 +296,7 @@ def take_images(request: Request) -> Request:
 
 
 def check_request(request: Request, target: Target) -> None:
-    """Check that an export's options fit together, and that its output takes the place of nothing else.
+    """Check that an export's options fit together, and that its output replaces nothing but an artifact.
 
     Raises:
         ConfigError: data or images are missing, or the output folder holds something else.

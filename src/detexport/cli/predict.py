@@ -11,7 +11,6 @@ from detexport.cli.engines import engine_of
 from detexport.cli.images import find_images
 from detexport.cli.output import print_json
 from detexport.cli.progress import say
-from detexport.contract import Contract
 from detexport.data.coco import read_image
 from detexport.drawing import draw, save_picture
 from detexport.errors import ConfigError, memory_guard
@@ -59,7 +58,7 @@ def predict(
         if as_json:
             rows.append(row)
         else:
-            print("\n".join(_table(row, contract)), flush=True)
+            print("\n".join(_table(row)), flush=True)
     if as_json:
         document = {
             "artifact": session.artifact.sha256,
@@ -91,7 +90,7 @@ def _picture_files(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
     return pictures
 
 
-def _table(row: dict[str, Any], contract: Contract) -> list[str]:
+def _table(row: dict[str, Any]) -> list[str]:
     """What was found in an image, a line each."""
     lines = [f"{row['image']}  {row['width']} x {row['height']} px  {_counted(row)}"]
     for name, score, box in zip(

@@ -47,7 +47,7 @@ NEAR = "near a threshold"
 BATCH = "batch"
 
 MADE = (ODD, WIDE, TALL, FLAT, BLACK, WHITE, NOISE)
-"""Kinds that are made of the first images, or of nothing."""
+"""Kinds that are made of the first images, or are blank."""
 KINDS = (*MADE, TIES, MOST, ONE, NEAR, BATCH)
 """All kinds beside ``DATA``."""
 
