@@ -30,31 +30,31 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 repro: $(READY) ## run the pipeline: data, export, proof, latency, registry, report
-	@python stages/preflight.py
+	@python tools/preflight.py
 	dvc repro
 	@echo "the report: reports/index.html"
 
 params: $(READY) ## compose params.yaml from conf/; OVERRIDES="'export=[onnx]' ..." adds to it
-	python stages/compose.py $(OVERRIDES)
+	python tools/compose.py $(OVERRIDES)
 
 coverage: $(READY) ## measure every architecture x every target; ONLY="--only mask_rcnn --target onnx" some
-	python stages/measure_coverage.py --work-dir outputs/coverage --save-to reports/coverage.json $(ONLY)
+	python tools/measure_coverage.py --work-dir outputs/coverage --save-to reports/coverage.json $(ONLY)
 
 coverage-docs: $(READY) ## make docs/coverage.md of what a whole `make coverage` measured
-	python stages/document_coverage.py --cells reports/coverage.json --save-dir docs
+	python tools/document_coverage.py --cells reports/coverage.json --save-dir docs
 
 export-benchmark: $(READY) ## measure time and memory of the exports of a published model; makes docs/benchmarks.md
-	python benchmarks/export.py --document docs
+	python tools/benchmark_export.py --document docs
 
 # Faults are planted in models that give everything there is, on a target of every engine; every model is held
 # against itself.
 FAULTY := mask_rcnn keypoint_rcnn retinanet panoptic_fpn
-MEASURE := python stages/measure_coverage.py --work-dir outputs/coverage --save-to outputs/coverage/faults.json
+MEASURE := python tools/measure_coverage.py --work-dir outputs/coverage --save-to outputs/coverage/faults.json
 parity-benchmark: $(READY) ## plant faults in artifacts, count what validation catches and what it flags wrongly
 	$(MEASURE) --target tracing
 	$(MEASURE) $(foreach model,$(FAULTY),--only $(model)) \
 	  $(foreach target,scripting onnx torch_export aot_inductor openvino,--target $(target))
-	python benchmarks/parity.py --models-dir outputs/coverage/outputs/models --data outputs/coverage/data/shapes_sparse \
+	python tools/benchmark_parity.py --models-dir outputs/coverage/outputs/models --data outputs/coverage/data/shapes_sparse \
 	  $(foreach model,$(FAULTY),--plant-in $(model))
 
 test: $(READY) ## run the tests, a process a core

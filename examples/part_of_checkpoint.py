@@ -14,8 +14,8 @@ from detexport.checkpoint import load_weights, read_state_dict, write_state_dict
 from detexport.config.cfg import load_cfg
 from detexport.data.coco import load_coco
 from detexport.engine.evaluation import evaluate
-from detexport.files import write_json
 from detexport.modeling import build_model
+from detexport.system.files import write_json
 
 
 def main(config_file: Path, checkpoint: Path, part: Path, data: Path) -> None:

@@ -19,8 +19,8 @@ from detexport.data.coco import load_coco
 from detexport.data.mapping import GroundTruth
 from detexport.engine.evaluation import evaluate
 from detexport.engine.training import TrainingSettings, seed_everything, train
-from detexport.files import read_json, write_json
 from detexport.modeling import build_model
+from detexport.system.files import read_json, write_json
 
 KEYPOINT_SIGMA = 0.05
 """How exactly a keypoint of the synthetic shapes is to be hit."""

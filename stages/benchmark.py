@@ -15,13 +15,15 @@ from detexport.benchmark import Candidate, LatencyReport, benchmark
 from detexport.benchmark.run import choose_images
 from detexport.checkpoint import load_weights, read_state_dict
 from detexport.config.cfg import load_cfg
+from detexport.config.params import load_params
 from detexport.contract import Contract
 from detexport.errors import ConfigError
-from detexport.files import read_json
 from detexport.modeling import build_model
-from detexport.parity.reference import read_reference
-from detexport.postprocess import postprocess
-from stage import instantiate, load_params, run
+from detexport.processing.postprocess import postprocess
+from detexport.reference.store import read_reference
+from detexport.system.files import read_json
+from detexport.system.script import run
+from stage import instantiate
 
 NO_CUDA: dict[str, Any] = {"status": "skipped", "reason": "no CUDA device on this machine"}
 

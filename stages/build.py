@@ -8,11 +8,13 @@ from typer import Option
 
 from detexport.checkpoint.load import describe_parameters
 from detexport.config.cfg import load_cfg
+from detexport.config.params import load_params
 from detexport.contract import Contract
-from detexport.files import atomic_dir, read_json, write_json
 from detexport.modeling import build_model
 from detexport.modeling.class_names import count_classes, named_contract
-from stage import load_params, run
+from detexport.system.atomic import atomic_dir
+from detexport.system.files import read_json, write_json
+from detexport.system.script import run
 
 
 def main(

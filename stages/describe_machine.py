@@ -6,8 +6,8 @@ from typing import Annotated
 from typer import Option
 
 from detexport.benchmark.machine import describe_machine
-from detexport.files import write_json
-from stage import run
+from detexport.system.files import write_json
+from detexport.system.script import run
 
 
 def main(save_to: Annotated[Path, Option()]) -> None:

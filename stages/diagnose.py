@@ -13,14 +13,17 @@ from typer import Option, echo
 from detexport.artifact import read_artifact
 from detexport.checkpoint import load_weights, read_state_dict
 from detexport.config.cfg import load_cfg
+from detexport.config.params import load_params
 from detexport.diagnosis.diagnose import Diagnosis, diagnose
-from detexport.diagnosis.picture import save_evidence
+from detexport.diagnosis.drawing import save_evidence
 from detexport.diagnosis.twin import Twin, twin_of
 from detexport.errors import DataError, DetexportError, RuntimeUnavailableError
-from detexport.files import atomic_dir, read_json, write_json
 from detexport.modeling import build_model
-from detexport.parity.reference import Sample, read_reference
-from stage import instantiate, load_params, run
+from detexport.reference.store import Sample, read_reference
+from detexport.system.atomic import atomic_dir
+from detexport.system.files import read_json, write_json
+from detexport.system.script import run
+from stage import instantiate
 
 REPORT, PICTURE = "diagnosis.json", "difference.png"
 

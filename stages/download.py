@@ -7,8 +7,10 @@ from typing import Annotated
 from typer import Option, echo
 
 from detexport.checkpoint import fetch
-from detexport.files import atomic_file, sha256_file
-from stage import load_params, run
+from detexport.config.params import load_params
+from detexport.system.atomic import atomic_file
+from detexport.system.digests import sha256_file
+from detexport.system.script import run
 
 
 def main(model: Annotated[str, Option()], save_to: Annotated[Path, Option()]) -> None:

@@ -8,13 +8,16 @@ from typer import Option, echo
 
 from detexport.checkpoint import load_weights, read_state_dict
 from detexport.config.cfg import load_cfg
+from detexport.config.params import load_params
 from detexport.contract import Contract
 from detexport.errors import DataError
 from detexport.export import Provenance
-from detexport.files import read_json, sha256_file
 from detexport.modeling import build_model
-from detexport.parity.reference import read_reference
-from stage import instantiate, load_params, run
+from detexport.reference.store import read_reference
+from detexport.system.digests import sha256_file
+from detexport.system.files import read_json
+from detexport.system.script import run
+from stage import instantiate
 
 
 def main(

@@ -10,15 +10,17 @@ from typer import Option
 
 from detexport.checkpoint import load_weights, read_state_dict
 from detexport.config.cfg import load_cfg
+from detexport.config.params import load_params
 from detexport.contract import Contract
 from detexport.data.coco import load_coco, records_of
 from detexport.engine.evaluation import judge_model
-from detexport.files import read_json, write_json
-from detexport.metrics.judge import annotation_kind, metric_differences
+from detexport.metrics.evaluate import annotation_kind, metric_differences
 from detexport.modeling import build_model
-from detexport.parity.reference import read_reference
-from detexport.parity.variants import measure_floor
-from stage import instantiate, load_params, run
+from detexport.parity.noise_variants import measure_floor
+from detexport.reference.store import read_reference
+from detexport.system.files import read_json, write_json
+from detexport.system.script import run
+from stage import instantiate
 
 
 def main(

@@ -5,9 +5,10 @@ from typing import Annotated
 
 from typer import Exit, Option, echo
 
+from detexport.config.params import load_params
 from detexport.errors import LONGEST_MESSAGE, printable, shortened
 from detexport.report.collect import collect
-from stage import load_params, run
+from detexport.system.script import run
 
 MOST_REASONS = 5
 

@@ -10,9 +10,12 @@ from typer import Option, echo
 
 from detexport.checkpoint import match_weights, read_state_dict, write_state_dict
 from detexport.config.cfg import load_cfg
-from detexport.files import atomic_dir, is_url, read_json, sha256_file, write_json
+from detexport.config.params import load_params
 from detexport.modeling import build_model
-from stage import load_params, run
+from detexport.system.atomic import atomic_dir
+from detexport.system.digests import sha256_file
+from detexport.system.files import is_url, read_json, write_json
+from detexport.system.script import run
 
 SEED = 0
 

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from stage import instantiate, load_params, run
+from detexport.config.params import load_params
+from detexport.system.script import run
+from stage import instantiate
 
 
 def main(save_dir: Path) -> None:

@@ -10,19 +10,20 @@ from typer import Option
 
 from detexport.checkpoint import load_weights, read_state_dict
 from detexport.config.cfg import load_cfg
+from detexport.config.params import load_params
 from detexport.contract import Contract
 from detexport.data.coco import load_coco
 from detexport.engine.evaluation import judge_model, spread
 from detexport.errors import DataError
-from detexport.files import read_json
-from detexport.metrics.judge import annotation_kind, or_without
+from detexport.metrics.evaluate import annotation_kind, or_without
 from detexport.metrics.tallies import pack_tallies
 from detexport.modeling import build_model
-from detexport.parity.eager import versions
-from detexport.parity.inputs import Plan
-from detexport.parity.pristine import eager_samples
-from detexport.parity.reference import EagerQuality, write_reference
-from stage import load_params, run
+from detexport.reference.eager import versions
+from detexport.reference.inputs import Plan
+from detexport.reference.run import eager_samples
+from detexport.reference.store import EagerQuality, write_reference
+from detexport.system.files import read_json
+from detexport.system.script import run
 
 
 def main(

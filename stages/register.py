@@ -7,9 +7,10 @@ from typing import Annotated, Any
 from omegaconf import OmegaConf
 from typer import Option, echo
 
-from detexport.files import write_json
+from detexport.config.params import load_params
 from detexport.registry.jobs import Job, register_jobs
-from stage import load_params, run
+from detexport.system.files import write_json
+from detexport.system.script import run
 
 
 def main(models_dir: Annotated[Path, Option()], receipts: Annotated[Path, Option()]) -> None:

@@ -5,9 +5,10 @@ from typing import Annotated
 
 from typer import Option
 
+from detexport.config.params import load_params
 from detexport.report.collect import collect
 from detexport.report.page import write_page
-from stage import load_params, run
+from detexport.system.script import run
 
 
 def main(

@@ -9,14 +9,16 @@ from typer import Option, echo
 
 from detexport.checkpoint import write_state_dict
 from detexport.config.cfg import load_cfg
+from detexport.config.params import load_params
 from detexport.data.coco import load_coco
 from detexport.data.mapping import GroundTruth
 from detexport.engine.evaluation import evaluate
 from detexport.engine.training import seed_everything, train
 from detexport.errors import ConfigError
-from detexport.files import read_json, write_json
 from detexport.modeling import build_model
-from stage import instantiate, load_params, run
+from detexport.system.files import read_json, write_json
+from detexport.system.script import run
+from stage import instantiate
 
 
 def main(

@@ -10,18 +10,20 @@ from omegaconf import OmegaConf
 from typer import Option, echo
 
 from detexport.artifact import read_artifact
+from detexport.config.params import load_params
 from detexport.data.coco import load_coco
 from detexport.errors import LONGEST_MESSAGE, printable, shortened
-from detexport.files import write_json
-from detexport.metrics.judge import annotation_kind
+from detexport.metrics.evaluate import annotation_kind
+from detexport.parity.accuracy import FLOAT32
 from detexport.parity.certificate import certify
-from detexport.parity.floor import read_floor
-from detexport.parity.quality import FLOAT32
-from detexport.parity.reference import read_reference
-from detexport.parity.rules import Rules
+from detexport.parity.noise_floor import read_floor
+from detexport.parity.settings import Rules
 from detexport.parity.validate import Support
+from detexport.reference.store import read_reference
+from detexport.system.files import write_json
+from detexport.system.script import run
 from detexport.workflows.validate import validate_job
-from stage import instantiate, load_params, run
+from stage import instantiate
 
 MOST_REASONS = 20
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from detexport.pt2 import SAMPLE_INPUTS
+from detexport.formats.pt2 import SAMPLE_INPUTS
 
 
 class Touch:

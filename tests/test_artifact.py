@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from detexport.artifact import MANIFEST, Artifact, Format, read_artifact, read_verified, verify_files
 from detexport.errors import ArtifactError, DetexportError
-from detexport.files import sha256_file
+from detexport.system.digests import sha256_file
 from tiny_artifacts import tiny_contract
 
 PANOPTIC = ("overlap_threshold", "stuff_area_limit", "instances_score_threshold")

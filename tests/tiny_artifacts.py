@@ -17,7 +17,7 @@ from detexport.contract import (
     mask_output,
 )
 from detexport.data.samples import ImageSamples
-from detexport.files import sha256_file
+from detexport.system.digests import sha256_file
 
 SCORE_THRESHOLD = 0.25
 GRID = 28

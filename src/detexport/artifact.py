@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 from detexport.contract import MAX_SIDE, Contract
 from detexport.errors import ArtifactError
-from detexport.external_data import external_files
-from detexport.files import read_json, sha256_file, sha256_json, write_json
-from detexport.json_values import cut, decode
+from detexport.formats.onnx_external_data import external_files
+from detexport.system.digests import sha256_file, sha256_json
+from detexport.system.files import read_json, write_json
+from detexport.system.json_values import cut, decode
 
 MANIFEST = "artifact.json"
 MAX_MANIFEST_BYTES = 4 << 20

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any, Literal
 
 from detexport.errors import ArtifactError, ConfigError, ExportError, listed
-from detexport.json_values import cut, decode
+from detexport.system.json_values import cut, decode
 
 Dim = int | str
 """A fixed size, or the name of one that is free: H, W of the image, height, width of the output, R rows."""

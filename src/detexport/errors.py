@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import ClassVar
 
-from detexport.redaction import redact
+from detexport.system.redaction import redact
 
 VERDICT, REQUEST, BROKEN = 1, 2, 3
 """Exit codes: a verdict that failed, a wrong request, something that broke. 0 is all else."""

@@ -6,7 +6,7 @@ import pytest
 
 from detexport.benchmark import Candidate, LatencyReport, benchmark
 from detexport.benchmark.run import choose_images
-from detexport.parity.reference import SampleMeta, read_reference, write_reference
+from detexport.reference.store import SampleMeta, read_reference, write_reference
 from detexport.runtime.onnxruntime import OnnxRuntime
 from detexport.runtime.torchscript import TorchScript
 from tiny_artifacts import tiny_contract, tiny_image

@@ -23,7 +23,7 @@ from detexport.data import MetadataCatalog
 from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import CheckpointError, ConfigError, DataError, ExportError, OutputError
 from detexport.runtime import load
-from detexport.targets import TARGETS
+from detexport.targets.table import TARGETS
 from small_disk import small_disk
 
 ROOT = Path(__file__).parents[2]

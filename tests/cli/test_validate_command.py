@@ -18,8 +18,8 @@ from detexport.cli.validate import run as validate
 from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import BROKEN, ConfigError
 from detexport.parity.certificate import read_certificate
-from detexport.parity.reference import SampleMeta, write_reference
-from detexport.postprocess import postprocess
+from detexport.processing.postprocess import postprocess
+from detexport.reference.store import SampleMeta, write_reference
 from detexport.runtime.onnxruntime import OnnxRuntime
 from tiny_artifacts import tiny_image, write_tiny_onnx
 

@@ -41,7 +41,7 @@ OPTIONS = sorted(
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """The parts of the repository that a composition reads."""
-    for name in ("conf", "stages", "hydra_plugins"):
+    for name in ("conf", "stages", "tools", "hydra_plugins"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     configs = "src/detexport/model_zoo/configs"
     shutil.copytree(ROOT / configs, tmp_path / configs)
@@ -61,7 +61,7 @@ def prefix(program: str) -> list[str]:
 
 def compose(tree: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "stages/compose.py", *overrides],
+        [sys.executable, "tools/compose.py", *overrides],
         cwd=tree,
         capture_output=True,
         text=True,

@@ -20,12 +20,12 @@ from detexport.contract import DETECTION_OUTPUTS, Contract, TensorSpec, mask_out
 from detexport.convert.aot_inductor import AotInductor, require_equal
 from detexport.errors import ArtifactError, ExportError, RuntimeUnavailableError
 from detexport.export.program import record_program
-from detexport.files import sha256_file
+from detexport.formats.pt2 import save_program
 from detexport.layers import nms_per_class
-from detexport.pt2 import save_program
 from detexport.runtime import load
 from detexport.runtime.aot_inductor import AotInductor as AotInductorRuntime
 from detexport.runtime.aot_inductor import _require_processor
+from detexport.system.digests import sha256_file
 from hostile_archives import disguise
 from tiny_artifacts import tiny_contract
 

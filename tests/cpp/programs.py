@@ -13,8 +13,8 @@ from detexport.artifact import Artifact, Format
 from detexport.contract import Contract
 from detexport.data.coco import read_image
 from detexport.data.resize import resize_image, resized_size
-from detexport.parity.outputs import Outputs
-from detexport.postprocess import postprocess
+from detexport.outputs import Outputs
+from detexport.processing.postprocess import postprocess
 from detexport.runtime.session import Session
 
 BUILD = Path(__file__).parents[2] / "build" / "cpp"

@@ -18,9 +18,9 @@ from programs import BUILD, PROGRAMS, detect, expected, graph_input, run, to_lab
 
 from detexport.artifact import MANIFEST, read_artifact
 from detexport.contract import DETECTION_OUTPUTS, IMAGE, ResizeRule, TensorSpec
-from detexport.files import sha256_file
 from detexport.parity.compare import compare
 from detexport.runtime import default_engine
+from detexport.system.digests import sha256_file
 from tiny_artifacts import FRACTIONS, KINDS, tiny_image, write_tiny_onnx
 from tolerances import TOLERANCE
 

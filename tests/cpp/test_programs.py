@@ -12,8 +12,8 @@ from programs import PROGRAMS, built, detect, expected, to_labels, to_outputs
 
 from detexport.artifact import read_artifact
 from detexport.data.coco import read_image
+from detexport.outputs import count_rows
 from detexport.parity.compare import compare
-from detexport.parity.outputs import count_rows
 from detexport.runtime import default_engine
 from tolerances import TOLERANCE
 

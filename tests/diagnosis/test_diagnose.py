@@ -14,13 +14,13 @@ from trained import ROOT, contract_of, picture, trained_model, write
 
 from detexport.config.cfg import load_cfg
 from detexport.diagnosis.diagnose import POSTPROCESSING, Diagnosis, diagnose
-from detexport.diagnosis.picture import save_evidence
+from detexport.diagnosis.drawing import save_evidence
 from detexport.diagnosis.segments import cut
 from detexport.errors import ExportError, RuntimeUnavailableError
 from detexport.export import Provenance
 from detexport.export.tracing import Tracing
 from detexport.modeling import build_model
-from detexport.targets import TARGETS
+from detexport.targets.table import TARGETS
 
 Fault = Callable[[Any], None]
 

@@ -6,9 +6,9 @@ import numpy as np
 from PIL import Image
 
 from detexport.diagnosis.diagnose import Evidence
-from detexport.diagnosis.picture import HEAT, heat_map, save_evidence
+from detexport.diagnosis.drawing import HEAT, heat_map, save_evidence
 from detexport.diagnosis.segments import Kind
-from detexport.drawing import PALETTE
+from detexport.predictions.drawing import PALETTE
 
 IMAGE = np.full((3, 60, 80), 128, np.uint8)
 

@@ -12,7 +12,7 @@ from detexport.contract import Contract
 from detexport.data.coco import read_image
 from detexport.export import Provenance
 from detexport.modeling import build_model
-from detexport.targets import ARTIFACTS, artifact_chain
+from detexport.targets.table import ARTIFACTS, artifact_chain
 
 ROOT = Path(__file__).parents[2]
 

@@ -87,7 +87,7 @@ def count(name: str) -> Counter[str]:
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or ("README.md", "CONTRIBUTING.md", "docs", "src", "stages"):
+    for name in sys.argv[1:] or ("README.md", "CONTRIBUTING.md", "docs", "src", "stages", "tools"):
         for path in files_of(name):
             for line, phrase in find(path.read_text(encoding="utf-8")):
                 print(f"{path.relative_to(ROOT)}:{line}: {phrase} -> {PHRASES[phrase]}")

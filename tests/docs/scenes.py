@@ -106,8 +106,8 @@ def _write_pipeline_outputs(folder: Path) -> None:
     """What the pipeline leaves of a model: configuration, weights, the reference, an artifact."""
     from detexport.checkpoint import read_state_dict, write_state_dict
     from detexport.config.cfg import load_cfg
-    from detexport.parity.reference import SampleMeta, write_reference
-    from detexport.postprocess import postprocess
+    from detexport.processing.postprocess import postprocess
+    from detexport.reference.store import SampleMeta, write_reference
     from detexport.runtime.onnxruntime import OnnxRuntime
 
     model = folder / "outputs" / "models" / "mask_rcnn"

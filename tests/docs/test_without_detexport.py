@@ -15,7 +15,7 @@ from PIL import Image
 
 from detexport.convert.openvino import OpenVino
 from detexport.data.resize import resize_image, resized_size
-from detexport.postprocess import scale_boxes
+from detexport.processing.postprocess import scale_boxes
 from detexport.runtime.onnxruntime import OnnxRuntime
 from tiny_artifacts import tiny_contract
 

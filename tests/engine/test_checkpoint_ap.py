@@ -11,9 +11,9 @@ from detexport.config.cfg import load_cfg
 from detexport.data.coco import load_coco
 from detexport.data.synthetic import SyntheticShapes
 from detexport.engine.evaluation import evaluate
-from detexport.files import read_json
-from detexport.metrics.judge import annotation_kind
+from detexport.metrics.evaluate import annotation_kind
 from detexport.modeling import build_model
+from detexport.system.files import read_json
 
 ROOT = Path(__file__).parents[2]
 CHECKPOINTS = ROOT / "checkpoints"

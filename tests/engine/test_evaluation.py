@@ -17,7 +17,7 @@ from detexport.data.synthetic import SyntheticShapes
 from detexport.engine.evaluation import evaluate
 from detexport.errors import ConfigError, DataError, MissingAnnotationsError
 from detexport.metrics.average_precision import METRICS, coco_ap
-from detexport.metrics.judge import FIELDS
+from detexport.metrics.evaluate import FIELDS
 from detexport.structures import Boxes, Instances
 
 Prediction = tuple[int, dict[str, np.ndarray]]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from detexport.artifact import read_artifact, verify_files
 from detexport.errors import ExportError, OutputError
 from detexport.export import Provenance
-from detexport.targets import ARTIFACTS
+from detexport.targets.table import ARTIFACTS
 from small_disk import small_disk
 from tiny_artifacts import tiny_image
 

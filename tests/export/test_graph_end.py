@@ -21,7 +21,7 @@ from detexport.export.graph_end import batch_graph, image_graph
 from detexport.export.onnx import Onnx
 from detexport.export.tracing import Tracing
 from detexport.modeling import build_model
-from detexport.postprocess import postprocess
+from detexport.processing.postprocess import postprocess
 from detexport.runtime import Session
 from detexport.runtime.onnxruntime import OnnxRuntime
 from detexport.runtime.torchscript import TorchScript, TorchScriptSession

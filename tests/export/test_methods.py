@@ -29,7 +29,7 @@ from detexport.modeling import build_model
 from detexport.runtime import default_engine
 from detexport.runtime.onnxruntime import OnnxRuntime
 from detexport.runtime.torchscript import TorchScript
-from detexport.targets import ARTIFACTS
+from detexport.targets.table import ARTIFACTS
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ("circle", "rectangle", "triangle", "star", "ring")

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from detexport.export.onnx import TRANSLATIONS
 from detexport.export.onnx_nms import float32_below
+from detexport.formats.pt2 import nms_keeps_any_number
 from detexport.layers import nms_per_class
 from detexport.layers.nms import nms_recorded_whole
-from detexport.pt2 import nms_keeps_any_number
 
 INPUTS = ["boxes", "scores", "classes"]
 THRESHOLD = 0.6

@@ -23,8 +23,8 @@ from detexport.errors import ArtifactError, ExportError
 from detexport.export import Provenance
 from detexport.export.program import RECORDED_SIZES, record_program
 from detexport.export.torch_export import TorchExport
+from detexport.formats.pt2 import load_program, save_program
 from detexport.modeling import build_model
-from detexport.pt2 import load_program, save_program
 from detexport.runtime.exported_program import ExportedProgram
 from small_models import NUM_CLASSES, small_cfg
 from tiny_artifacts import tiny_contract

@@ -17,7 +17,7 @@ from detexport.export.onnx import Onnx
 from detexport.export.tracing import Tracing
 from detexport.modeling import build_model
 from detexport.parity.compare import compare
-from detexport.postprocess import postprocess
+from detexport.processing.postprocess import postprocess
 from detexport.runtime.onnxruntime import OnnxRuntime
 from detexport.runtime.session import Engine
 from detexport.runtime.torchscript import TorchScript

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
+from detexport.formats.pt2 import nms_keeps_any_number
 from detexport.layers import nms_per_class
 from detexport.layers.nms import float32_rounds_up_from
-from detexport.pt2 import nms_keeps_any_number
 
 Nms = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 

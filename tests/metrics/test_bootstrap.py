@@ -11,11 +11,11 @@ import pytest
 
 from detexport.data.coco import CocoDataset, CocoRecord, load_coco, read_image, read_segment_map
 from detexport.data.synthetic import SyntheticShapes
-from detexport.files import read_json
 from detexport.metrics.average_precision import coco_ap
 from detexport.metrics.bootstrap import paired_difference
-from detexport.metrics.judge import HEADLINES, Judgement, judge
+from detexport.metrics.evaluate import HEADLINES, Judgement, judge
 from detexport.metrics.tallies import Matches, Recalls, pack_tallies, unpack_tallies
+from detexport.system.files import read_json
 
 IMAGES = 8
 KINDS = {

@@ -9,8 +9,8 @@ import pytest
 from detexport.data.coco import read_segment_map
 from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import DataError
-from detexport.files import read_json
 from detexport.metrics.panoptic_quality import PanopticQuality, Tally, judge_image
+from detexport.system.files import read_json
 
 THING, STUFF = 7, 9
 

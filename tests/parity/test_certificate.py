@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from detexport.errors import DataError, DetexportError
-from detexport.files import sha256_json
 from detexport.parity.certificate import read_certificate
-from detexport.parity.floor import read_floor
+from detexport.parity.noise_floor import read_floor
 from detexport.registry.evidence import read_latency, read_verdict
+from detexport.system.digests import sha256_json
 
 CERTIFICATE: dict[str, Any] = {
     "job": "toy-onnx",

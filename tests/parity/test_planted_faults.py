@@ -15,10 +15,10 @@ from detexport.config.cfg import load_cfg
 from detexport.data.coco import load_coco
 from detexport.data.synthetic import SyntheticShapes
 from detexport.modeling import build_model
-from detexport.parity.inputs import Plan
-from detexport.parity.pristine import eager_samples
-from detexport.parity.reference import Reference, read_reference, write_reference
 from detexport.parity.validate import validate
+from detexport.reference.inputs import Plan
+from detexport.reference.run import eager_samples
+from detexport.reference.store import Reference, read_reference, write_reference
 from detexport.runtime.torchscript import TorchScript
 from tolerances import TOLERANCE
 
@@ -26,9 +26,8 @@ ROOT = Path(__file__).parents[2]
 CLASSES = ("circle", "rectangle", "triangle", "star", "ring")
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from faults import FAULTS, HARMLESS, Fault  # noqa: E402
-
 from parity import Memo  # noqa: E402
+from planted_faults import FAULTS, HARMLESS, Fault  # noqa: E402
 
 
 @contextmanager

@@ -12,10 +12,10 @@ import pytest
 from detexport.artifact import Artifact, read_artifact
 from detexport.errors import DataError, RuntimeUnavailableError
 from detexport.parity.compare import SampleParity
-from detexport.parity.reference import Reference, SampleMeta, read_reference, write_reference
-from detexport.parity.report import ParityReport, read_drawn
 from detexport.parity.validate import output_faults, validate, validate_artifact
-from detexport.postprocess import postprocess
+from detexport.parity.verdict import ParityReport, read_drawn
+from detexport.processing.postprocess import postprocess
+from detexport.reference.store import Reference, SampleMeta, read_reference, write_reference
 from detexport.runtime import Session
 from detexport.runtime.onnxruntime import OnnxRuntime
 from detexport.runtime.torchscript import TorchScript

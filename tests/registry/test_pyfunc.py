@@ -19,7 +19,7 @@ from pycocotools import mask as coco_mask
 
 from detexport.contract import Contract
 from detexport.data import resize_image, resized_size
-from detexport.postprocess import postprocess
+from detexport.processing.postprocess import postprocess
 from detexport.registry.pyfunc import Detector
 from detexport.registry.signature import build_signature
 from detexport.runtime.onnxruntime import OnnxRuntime

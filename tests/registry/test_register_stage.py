@@ -29,9 +29,9 @@ from pycocotools import mask as coco_mask
 from toy_project import RUNTIMES, folder, toy_artifact, write_project
 
 from detexport.data import resize_image, resized_size
-from detexport.postprocess import postprocess
-from detexport.redaction import public_uri
+from detexport.processing.postprocess import postprocess
 from detexport.runtime import default_engine
+from detexport.system.redaction import public_uri
 from tiny_artifacts import tiny_image
 
 STAGE = Path(__file__).parents[2] / "stages" / "register.py"

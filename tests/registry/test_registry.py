@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from mlflow.entities.model_registry import ModelVersion
 from toy_project import folder, toy_artifact, toy_job, write_project, write_target, write_verdict
 
-from detexport.files import read_json, write_json
 from detexport.parity.certificate import certify
 from detexport.registry.content import Content
 from detexport.registry.jobs import register_jobs
 from detexport.registry.store import RegistryError, absolute_uri, open_store
+from detexport.system.files import read_json, write_json
 
 
 @pytest.fixture(autouse=True)

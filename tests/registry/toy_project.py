@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from detexport.artifact import Artifact, read_artifact
-from detexport.files import write_json
 from detexport.parity.certificate import certify
 from detexport.registry.jobs import Job
+from detexport.system.files import write_json
 from tiny_artifacts import tiny_contract, write_tiny_onnx, write_tiny_torchscript
 from tolerances import LIMITS
 

@@ -11,10 +11,9 @@ import pytest
 
 from detexport.benchmark import Candidate, LatencyReport, benchmark, describe_machine
 from detexport.errors import DataError
-from detexport.files import write_json
-from detexport.parity.reference import SampleMeta, read_reference, write_reference
 from detexport.parity.validate import validate_artifact
-from detexport.postprocess import postprocess
+from detexport.processing.postprocess import postprocess
+from detexport.reference.store import SampleMeta, read_reference, write_reference
 from detexport.report.collect import Results, collect
 from detexport.report.page import (
     longest_ms,
@@ -27,6 +26,7 @@ from detexport.report.page import (
 )
 from detexport.runtime import default_engine
 from detexport.runtime.onnxruntime import OnnxRuntime
+from detexport.system.files import write_json
 from tiny_artifacts import tiny_contract, tiny_image, write_tiny_onnx
 from tolerances import TOLERANCE
 

@@ -147,7 +147,7 @@ def test_load_gives_the_eager_models_interface(folder: Path) -> None:
         ("detexport.runtime.onnxruntime", ["torch", "onnx"]),
         ("detexport.runtime.openvino", ["torch", "onnxruntime", "onnx", "openvino_telemetry"]),
         ("detexport.runtime.torchscript", ["onnxruntime", "onnx", "openvino"]),
-        ("detexport.postprocess", ["torch", "onnxruntime", "onnx"]),
+        ("detexport.processing.postprocess", ["torch", "onnxruntime", "onnx"]),
     ],
 )
 def test_a_runtime_imports_its_own_engine_only(module: str, absent: list[str]) -> None:

@@ -11,9 +11,9 @@ import yaml
 
 from detexport.checkpoint import write_state_dict
 from detexport.config.cfg import load_cfg
-from detexport.files import write_json
 from detexport.modeling import build_model
-from detexport.parity.reference import SampleMeta, write_reference
+from detexport.reference.store import SampleMeta, write_reference
+from detexport.system.files import write_json
 from tiny_artifacts import tiny_contract, tiny_image, write_tiny_onnx
 
 ROOT = Path(__file__).parents[2]

@@ -111,7 +111,7 @@ def receipts(repo: Path) -> dict:
 
 
 def compose(repo: Path, *overrides: str) -> None:
-    run(repo, sys.executable, "stages/compose.py", *MODEL, *overrides)
+    run(repo, sys.executable, "tools/compose.py", *MODEL, *overrides)
 
 
 def test_one_run_registers_every_target_and_writes_the_report(repo: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_changed_base_of_the_configuration_is_noticed(repo: Path) -> None:
     (repo / "own/base.yaml").write_text(
         yaml.safe_dump({"_BASE_": "config.yaml", "TEST": {"DETECTIONS_PER_IMAGE": 7}})
     )
-    checked = run(repo, sys.executable, "stages/compose.py", "--check", check=False)
+    checked = run(repo, sys.executable, "tools/compose.py", "--check", check=False)
     assert checked.returncode == 2
     assert "mine" in checked.stderr
     compose(repo, child)
@@ -301,7 +301,7 @@ def test_bad_input_is_said_in_one_message_and_registers_nothing(
     leftovers = set(repo.glob("outputs/**/*.partial*"))
     for name, tree in files.items():
         (repo / name).write_text(yaml.safe_dump({"_BASE_": "config.yaml", **tree}))
-    composed = run(repo, sys.executable, "stages/compose.py", *MODEL, *overrides, check=False)
+    composed = run(repo, sys.executable, "tools/compose.py", *MODEL, *overrides, check=False)
     done = composed if composed.returncode else run(repo, "dvc", "repro", check=False)
     assert done.returncode != 0
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]

@@ -17,10 +17,10 @@ from detexport.config.cfg import load_cfg
 from detexport.data.coco import read_image
 from detexport.export import Provenance
 from detexport.export.tracing import Tracing
-from detexport.files import write_json
 from detexport.modeling import build_model
-from detexport.parity.eager import run_eager
-from detexport.parity.reference import SampleMeta, write_reference
+from detexport.reference.eager import run_eager
+from detexport.reference.store import SampleMeta, write_reference
+from detexport.system.files import write_json
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "conf/detectron2/faster_rcnn.yaml"

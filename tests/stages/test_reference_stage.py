@@ -13,9 +13,9 @@ import yaml
 from detexport.checkpoint import write_state_dict
 from detexport.config.cfg import load_cfg
 from detexport.data.synthetic import SyntheticShapes
-from detexport.files import write_json
 from detexport.modeling import build_model
-from detexport.parity.reference import read_reference
+from detexport.reference.store import read_reference
+from detexport.system.files import write_json
 
 ROOT = Path(__file__).parents[2]
 # What each model is judged by, and what the synthetic set is to lack.

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import yaml
 
-from detexport.files import write_json
-from detexport.parity.floor import Floor
-from detexport.parity.reference import EagerQuality, SampleMeta, write_reference
-from detexport.postprocess import postprocess
+from detexport.parity.noise_floor import Floor
+from detexport.processing.postprocess import postprocess
+from detexport.reference.store import EagerQuality, SampleMeta, write_reference
 from detexport.runtime.onnxruntime import OnnxRuntime
+from detexport.system.files import write_json
 from tiny_artifacts import tiny_contract, tiny_image, write_tiny_onnx
 
 STAGES = Path(__file__).parents[2] / "stages"

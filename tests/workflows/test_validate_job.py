@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from detexport.errors import ArtifactError, ConfigError, DataError
-from detexport.parity.reference import SampleMeta, write_reference
-from detexport.parity.rules import Rules
+from detexport.parity.settings import Rules
 from detexport.parity.validate import Support
-from detexport.postprocess import postprocess
+from detexport.processing.postprocess import postprocess
+from detexport.reference.store import SampleMeta, write_reference
 from detexport.runtime import Session
 from detexport.runtime.onnxruntime import OnnxRuntime
 from detexport.workflows.validate import validate_apart, validate_job

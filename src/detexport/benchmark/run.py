@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from detexport.benchmark.latency import Runner, measure_interleaved
-from detexport.files import write_json
-from detexport.parity.reference import DATA, Reference
+from detexport.reference.store import DATA, Reference
+from detexport.system.files import write_json
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Checkpoints: read without running what they say, matched name by name, saved whole or not at all."""
 
-from detexport.extras import require_packages
+from detexport.system.extras import require_packages
 
 require_packages("torch", "torchvision")
 

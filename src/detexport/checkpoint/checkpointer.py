@@ -14,8 +14,9 @@ from detexport.checkpoint.download import fetch
 from detexport.checkpoint.load import LoadReport, load_weights
 from detexport.checkpoint.read import read_checkpoint
 from detexport.errors import CheckpointError
-from detexport.files import atomic_file, is_url
-from detexport.redaction import public_uri
+from detexport.system.atomic import atomic_file
+from detexport.system.files import is_url
+from detexport.system.redaction import public_uri
 
 LAST = "last_checkpoint"
 """The file that names the checkpoint that was saved last."""

@@ -17,7 +17,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 from tqdm import tqdm
 
 from detexport.errors import CheckpointError
-from detexport.files import sha256_file
+from detexport.system.digests import sha256_file
 
 PUBLISHED = {"detectron2://": "https://dl.fbaipublicfiles.com/detectron2/"}
 """Schemes that stand for a published storage."""

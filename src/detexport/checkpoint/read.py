@@ -12,7 +12,7 @@ from torch import Tensor
 from detexport.checkpoint.plain_pickle import load_plain_pickle
 from detexport.checkpoint.torch_file import LEGACY, ZIP, load_torch
 from detexport.errors import CheckpointError, listed, shown
-from detexport.files import atomic_file
+from detexport.system.atomic import atomic_file
 
 FORMATS = "a .pth of torch.save, a model zoo's .pkl, or a .safetensors"
 # The length of a header, of less than 4 GiB, and the header.

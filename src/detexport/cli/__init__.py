@@ -26,9 +26,9 @@ from detexport.errors import (
     did_you_mean,
     fail,
 )
-from detexport.extras import extra_imports
-from detexport.files import OF_THE_DISK
-from detexport.process import end_on_signals
+from detexport.system.extras import extra_imports
+from detexport.system.files import OF_THE_DISK
+from detexport.system.process import end_on_signals
 
 EXIT_CODES = f"""Exit codes: 0 done and passed; 1 a verdict that failed; 2 a wrong request; 3 something broke:
 an engine or a device that is not there, no memory, a full disk, a fault of this program ({TRACEBACK}=1

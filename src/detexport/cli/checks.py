@@ -26,10 +26,11 @@ from detexport.errors import (
     did_you_mean,
     listed,
 )
-from detexport.files import is_url, replaceable
-from detexport.opsets import OLDEST, latest_written
-from detexport.redaction import public_uri
-from detexport.targets import (
+from detexport.formats.onnx_opsets import OLDEST, latest_written
+from detexport.system.atomic import replaceable
+from detexport.system.files import is_url
+from detexport.system.redaction import public_uri
+from detexport.targets.table import (
     ARTIFACTS,
     ONNX_RUNTIME,
     Target,
@@ -175,7 +176,7 @@ def check_validate(
     if save_dir is not None:
         check_writable(save_dir)
     if params is not None:
-        from detexport.parity.rules import read_rules
+        from detexport.parity.settings import read_rules
 
         read_rules(params)
 

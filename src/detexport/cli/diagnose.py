@@ -14,9 +14,9 @@ from detexport.cli.output import print_json
 from detexport.cli.progress import say, step
 from detexport.data.samples import ImageSamples
 from detexport.diagnosis.diagnose import Diagnosis, diagnose
-from detexport.diagnosis.picture import save_evidence
+from detexport.diagnosis.drawing import save_evidence
 from detexport.errors import ArtifactError
-from detexport.files import write_json, writing
+from detexport.system.files import write_json, writing
 
 REPORT, PICTURE = "diagnosis.json", "difference.png"
 

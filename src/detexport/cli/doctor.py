@@ -8,8 +8,8 @@ from typing import Any
 from detexport import __version__
 from detexport.benchmark.machine import describe_machine, instruction_sets
 from detexport.cli.output import print_json
-from detexport.extras import extras, install_command, unmet
 from detexport.runtime.probe import RuntimeStatus, probe_runtimes
+from detexport.system.extras import extras, install_command, unmet
 
 
 def doctor(*, as_json: bool) -> bool:

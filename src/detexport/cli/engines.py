@@ -6,7 +6,7 @@ from pathlib import Path
 from detexport.artifact import Artifact, read_artifact
 from detexport.errors import ConfigError
 from detexport.runtime import DEFAULT_ENGINES, Engine, Session, default_engine
-from detexport.targets import TARGETS, Target, find_target
+from detexport.targets.table import TARGETS, Target, find_target
 
 
 @dataclass(frozen=True)

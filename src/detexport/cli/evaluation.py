@@ -17,11 +17,11 @@ from detexport.data.coco import (
     load_coco,
 )
 from detexport.engine.evaluation import predict_record
-from detexport.metrics.judge import Finding, Judge
+from detexport.metrics.evaluate import Finding, Judge
 from detexport.metrics.tallies import pack_tallies
-from detexport.parity.progress import Progress
-from detexport.parity.quality import BUDGETS, FLOAT32, LEAST_QUALITY, Quality, measure_quality
-from detexport.parity.reference import EagerQuality
+from detexport.parity.accuracy import BUDGETS, FLOAT32, LEAST_QUALITY, Quality, measure_quality
+from detexport.reference.progress import Progress
+from detexport.reference.store import EagerQuality
 from detexport.runtime.session import Session
 
 SPLIT = "val"

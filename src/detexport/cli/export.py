@@ -28,14 +28,16 @@ from detexport.data.coco import find_images as image_folder
 from detexport.data.samples import ImageSamples
 from detexport.errors import ConfigError, ExportError, listed
 from detexport.export import Provenance
-from detexport.files import atomic_dir, is_url, sha256_file, writing
-from detexport.metrics.judge import annotation_kind, or_without
+from detexport.metrics.evaluate import annotation_kind, or_without
 from detexport.modeling import build_model
 from detexport.modeling.class_names import count_classes, named_contract
-from detexport.parity.quality import FLOAT32
-from detexport.redaction import public_uri
+from detexport.parity.accuracy import FLOAT32
 from detexport.runtime import Engine, Session
-from detexport.targets import ARTIFACTS, Target, build_makers, find_target
+from detexport.system.atomic import atomic_dir
+from detexport.system.digests import sha256_file
+from detexport.system.files import is_url, writing
+from detexport.system.redaction import public_uri
+from detexport.targets.table import ARTIFACTS, Target, build_makers, find_target
 from detexport.workflows.check_artifact import check_artifact
 
 BUNDLED_SAMPLE = Path(__file__).parents[1] / "data" / "sample.png"

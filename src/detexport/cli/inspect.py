@@ -9,7 +9,7 @@ from detexport.cli.output import print_json
 from detexport.cli.progress import say
 from detexport.contract import Contract, TensorSpec
 from detexport.errors import ConfigError
-from detexport.files import writing
+from detexport.system.files import writing
 
 MOST_NAMES = 8
 MOST_FILES = 20

@@ -12,11 +12,11 @@ from detexport.cli.images import find_images
 from detexport.cli.output import print_json
 from detexport.cli.progress import say
 from detexport.data.coco import read_image
-from detexport.drawing import draw, save_picture
 from detexport.errors import ConfigError, memory_guard
-from detexport.files import writing
-from detexport.predictions import predict as predict_image
-from detexport.predictions import to_plain
+from detexport.predictions.drawing import draw, save_picture
+from detexport.predictions.records import predict as predict_image
+from detexport.predictions.records import to_plain
+from detexport.system.files import writing
 
 MOST_PROPOSALS = 10  # in the table, of an image; a thousand say nothing
 

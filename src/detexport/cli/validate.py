@@ -20,20 +20,21 @@ from detexport.contract import Contract
 from detexport.data.coco import CocoDataset, CocoRecord, records_of
 from detexport.engine.evaluation import spread
 from detexport.errors import ArtifactError, ConfigError, DataError, MissingAnnotationsError, listed
-from detexport.files import sha256_json, write_json, writing
-from detexport.metrics.judge import Judge, annotation_kind, or_without
+from detexport.metrics.evaluate import Judge, annotation_kind, or_without
 from detexport.metrics.tallies import pack_tallies
+from detexport.outputs import Outputs
+from detexport.parity.accuracy import FLOAT32, findings
 from detexport.parity.certificate import certify
-from detexport.parity.floor import Floor, read_floor
-from detexport.parity.inputs import resumed_inputs
-from detexport.parity.outputs import Outputs
-from detexport.parity.progress import Progress, progress_folder, validation_key
-from detexport.parity.quality import FLOAT32, findings
-from detexport.parity.reference import EagerQuality, of_model, read_reference, write_reference
-from detexport.parity.report import ParityReport
-from detexport.parity.rules import Rules, read_rules
-from detexport.postprocess import postprocess
+from detexport.parity.noise_floor import Floor, read_floor
+from detexport.parity.settings import Rules, read_rules
+from detexport.parity.verdict import ParityReport
+from detexport.processing.postprocess import postprocess
+from detexport.reference.inputs import resumed_inputs
+from detexport.reference.progress import Progress, progress_folder, validation_key
+from detexport.reference.store import EagerQuality, of_model, read_reference, write_reference
 from detexport.runtime import BatchSession, Session
+from detexport.system.digests import sha256_json
+from detexport.system.files import write_json, writing
 from detexport.workflows.validate import validate_apart
 
 REPORT, CERTIFICATE, DRAWN = "parity.json", "certificate.json", "drawn.npz"
@@ -162,9 +163,9 @@ def _model(question: Question, rules: Rules, artifact: Artifact, work: Path, at_
     """Run the eager model on the edge-case inputs and measure its noise floor."""
     # They import torch, which comparing two artifacts does without.
     from detexport.cli.export import Request, load_model
-    from detexport.parity.eager import versions
-    from detexport.parity.pristine import eager_samples
-    from detexport.parity.variants import measure_floor
+    from detexport.parity.noise_variants import measure_floor
+    from detexport.reference.eager import versions
+    from detexport.reference.run import eager_samples
 
     request = Request(
         question.config_file,

@@ -3,7 +3,7 @@
 from detexport.cli.progress import say
 from detexport.errors import LONGEST_MESSAGE, listed, printable, shortened
 from detexport.parity.measures import tell
-from detexport.parity.report import ParityReport
+from detexport.parity.verdict import ParityReport
 
 MOST_FLIPS = 10
 MOST_REASONS = 10

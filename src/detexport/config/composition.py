@@ -17,7 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from detexport.config.cfg import base_files
 from detexport.contract import checked_names
 from detexport.errors import ConfigError, did_you_mean, listed
-from detexport.files import is_url, sha256_file, sha256_json
+from detexport.system.digests import sha256_file, sha256_json
+from detexport.system.files import is_url
 
 SEAL = "composition"
 NAME = re.compile(r"\w[\w-]*")

@@ -25,9 +25,9 @@ from detexport.artifact import Artifact, Format
 from detexport.contract import IMAGE, Contract, TensorSpec
 from detexport.convert.conversion import Samples, read_source, write_converted
 from detexport.errors import ExportError, RuntimeUnavailableError
-from detexport.files import repack_zip
-from detexport.preprocess import graph_inputs
-from detexport.pt2 import load_program, nms_keeps_any_number, one_is_a_size
+from detexport.formats.pt2 import load_program, nms_keeps_any_number, one_is_a_size
+from detexport.formats.zip_archive import repack_zip
+from detexport.processing.preprocess import graph_inputs
 
 MAIN_FILE = "model.pt2"
 LEFT_OUT = (".cpp", "kernel_metadata.json", ".data/serialization_id")

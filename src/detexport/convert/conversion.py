@@ -10,7 +10,9 @@ import numpy as np
 
 from detexport.artifact import Artifact, Format, read_artifact, verify_files
 from detexport.errors import ExportError
-from detexport.files import atomic_dir, sha256_file, writing
+from detexport.system.atomic import atomic_dir
+from detexport.system.digests import sha256_file
+from detexport.system.files import writing
 
 
 class Samples(Protocol):

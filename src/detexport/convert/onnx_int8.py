@@ -12,10 +12,10 @@ from detexport.artifact import Artifact, Format
 from detexport.contract import Contract
 from detexport.convert.calibration import CalibrationSet
 from detexport.convert.conversion import Samples, read_source, write_converted
-from detexport.coordinates import ONNX as READ_AT
 from detexport.errors import ConfigError, ExportError
-from detexport.extras import extra_imports
-from detexport.preprocess import graph_inputs
+from detexport.formats.coordinate_operators import ONNX as READ_AT
+from detexport.processing.preprocess import graph_inputs
+from detexport.system.extras import extra_imports
 
 with extra_imports():
     import onnx

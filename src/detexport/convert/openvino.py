@@ -9,10 +9,10 @@ from xml.etree import ElementTree
 
 from detexport.artifact import Artifact, Format
 from detexport.convert.conversion import Samples, read_source, write_converted
-from detexport.coordinates import OPENVINO as READ_AT
 from detexport.errors import ExportError
-from detexport.extras import extra_imports
-from detexport.offline import no_telemetry
+from detexport.formats.coordinate_operators import OPENVINO as READ_AT
+from detexport.formats.openvino_import import no_telemetry
+from detexport.system.extras import extra_imports
 
 with extra_imports(), no_telemetry():
     import openvino as ov

@@ -15,9 +15,9 @@ from detexport.convert.calibration import CalibrationSet, ChosenSamples
 from detexport.convert.conversion import Samples, read_source, write_converted
 from detexport.convert.openvino import MAIN_FILE, has_weights, last_weighted, read_model, save_ir
 from detexport.errors import ConfigError, DetexportError, ExportError
-from detexport.extras import extra_imports
-from detexport.offline import no_telemetry
-from detexport.preprocess import graph_inputs
+from detexport.formats.openvino_import import no_telemetry
+from detexport.processing.preprocess import graph_inputs
+from detexport.system.extras import extra_imports
 
 with extra_imports(), no_telemetry():
     import nncf

@@ -20,7 +20,8 @@ from detexport.data.coco import (
     to_dataset,
 )
 from detexport.errors import ConfigError, DataError, listed
-from detexport.files import atomic_dir, write_json
+from detexport.system.atomic import atomic_dir
+from detexport.system.files import write_json
 
 SPLITS = ("train", "val")
 

@@ -16,8 +16,8 @@ from detexport.diagnosis.limits import Limits, Measured, limits_of, measure, mea
 from detexport.diagnosis.segments import Cut, Kind, Segment, Step, cut, require_faithful, walk
 from detexport.diagnosis.twin import Twin, read_twin, run_segment
 from detexport.errors import ArtifactError, ExportError, RuntimeUnavailableError
-from detexport.parity.eager import run_eager
-from detexport.postprocess import postprocess
+from detexport.processing.postprocess import postprocess
+from detexport.reference.eager import run_eager
 
 RECORDED_SCALE = 0.75
 """Size of the image to export with, by that to run on: what a trace freezes shows at another size."""

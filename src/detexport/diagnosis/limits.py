@@ -18,7 +18,7 @@ from detexport.parity.compare import Tolerance, compare
 from detexport.parity.compare.pairs import compare_keypoints
 from detexport.parity.compare.part import differences
 from detexport.parity.compare.rows import Matching, match
-from detexport.postprocess import postprocess
+from detexport.processing.postprocess import postprocess
 
 Arrays = Mapping[str, np.ndarray]
 

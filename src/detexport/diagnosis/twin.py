@@ -15,7 +15,8 @@ from detexport.diagnosis.parts import Flat, Listed
 from detexport.errors import ArtifactError, ConfigError
 from detexport.export import Provenance
 from detexport.runtime import Engine
-from detexport.targets import ARTIFACTS, Part, Recipe, find_target
+from detexport.targets.component import Component
+from detexport.targets.table import ARTIFACTS, Recipe, find_target
 
 QUANTIZED = ("OnnxInt8", "OpenVinoInt8")
 
@@ -192,7 +193,7 @@ def _maker(method: str, options: Mapping[str, Any]) -> Any:
     if not options:
         return maker.build()
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
-    return Part(maker.path, given).build()
+    return Component(maker.path, given).build()
 
 
 def _ending_raw(maker: Any) -> Any:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from detexport.data.coco import CocoDataset, CocoRecord, read_record
 from detexport.data.resize import resize_image, resized_size
 from detexport.errors import DataError
-from detexport.metrics.judge import Judgement, judge
+from detexport.metrics.evaluate import Judgement, judge
 
 ROWS = ("instances", "proposals")
 BOXES = ("pred_boxes", "proposal_boxes")

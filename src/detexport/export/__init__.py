@@ -5,7 +5,7 @@ is for models of any rich inputs and outputs, ``scripting_with_instances`` for
 code that works with ``Instances``.
 """
 
-from detexport.extras import require_packages
+from detexport.system.extras import require_packages
 
 require_packages("torch", "torchvision")
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from detexport.files import atomic_file
+from detexport.system.atomic import atomic_file
 
 
 def dump_torchscript_IR(model: Any, dir: str | Path) -> None:  # noqa: N802 - the name that users know

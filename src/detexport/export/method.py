@@ -12,7 +12,9 @@ from torch import nn
 from detexport.artifact import Artifact, Format
 from detexport.contract import Contract
 from detexport.errors import ExportError
-from detexport.files import atomic_dir, sha256_file, writing
+from detexport.system.atomic import atomic_dir
+from detexport.system.digests import sha256_file
+from detexport.system.files import writing
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,9 @@ from detexport.export.method import (
 )
 from detexport.export.onnx_nms import translate_nms
 from detexport.export.program import record_program
+from detexport.formats.onnx_opsets import OLDEST, latest_written
+from detexport.formats.pt2 import nms_keeps_any_number
 from detexport.layers.nms import nms_recorded_whole
-from detexport.opsets import OLDEST, latest_written
-from detexport.pt2 import nms_keeps_any_number
 
 MAIN_FILE = "model.onnx"
 EXPORTERS = ("dynamo", "torchscript")

@@ -12,7 +12,7 @@ from detexport.contract import Contract, TensorSpec
 from detexport.errors import ExportError
 from detexport.export.graph_end import example_inputs, image_graph
 from detexport.export.method import ExportableModel
-from detexport.pt2 import nms_keeps_any_number, one_is_a_size
+from detexport.formats.pt2 import nms_keeps_any_number, one_is_a_size
 
 RECORDED_SIZES = (333, 475)
 """Free sizes while recording, in px: their values matter to nothing, only that none equals another."""

@@ -11,7 +11,7 @@ from detexport.artifact import Artifact, Format
 from detexport.contract import Contract
 from detexport.export.method import ExportableModel, Provenance, require_exportable, write_artifact
 from detexport.export.program import record_program
-from detexport.pt2 import save_program
+from detexport.formats.pt2 import save_program
 
 MAIN_FILE = "model.pt2"
 

@@ -9,7 +9,7 @@ import torch
 
 from detexport.errors import ExportError
 from detexport.export.type_names import renumber_types
-from detexport.files import repack_zip
+from detexport.formats.zip_archive import repack_zip
 
 MAIN_FILE = "model.pt"
 # Source ranges with absolute paths, and a checksum over them; a loaded module works without either.

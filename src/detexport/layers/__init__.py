@@ -1,6 +1,6 @@
 """Layers that detection models are made of, on torch's and torchvision's operators."""
 
-from detexport.extras import require_packages
+from detexport.system.extras import require_packages
 
 require_packages("torch", "torchvision")
 

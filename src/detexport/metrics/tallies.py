@@ -1,8 +1,8 @@
 """What each image adds to a metric, from which the metric of any choice of images follows.
 
 A metric of a data set is not the mean of its images' metrics. So what is kept of an image is what the metric
-counts on it; images then count by weights, which are how often each is there: all ones give the metric as
-``detexport.metrics.judge`` has it, a resample of the images has multiplicities, one image alone a single one.
+counts on it; images then count by weights, which are how often each is there: all ones give the metric of
+``detexport.metrics.evaluate``, a resample of the images has multiplicities, one image alone a single one.
 """
 
 from collections.abc import Mapping

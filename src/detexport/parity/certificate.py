@@ -11,8 +11,9 @@ from typing import Any, TypedDict
 
 from detexport.artifact import Artifact
 from detexport.errors import DataError
-from detexport.files import read_json, sha256_json, sha256_tree
-from detexport.json_values import decode
+from detexport.system.digests import sha256_json, sha256_tree
+from detexport.system.files import read_json
+from detexport.system.json_values import decode
 
 PACKAGES = (
     "detexport",

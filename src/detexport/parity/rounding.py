@@ -58,7 +58,7 @@ def _arguments(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[s
 
 
 def rounded(seed: int) -> Any:
-    """Another rounding of a model, as ``detexport.parity.variants`` opens it.
+    """Another rounding of a model, as ``detexport.parity.noise_variants`` opens it.
 
     Args:
         seed: draws it.

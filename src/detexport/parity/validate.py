@@ -12,15 +12,15 @@ from tqdm import tqdm
 from detexport.artifact import Artifact, read_artifact
 from detexport.contract import MAX_SIDE, Contract
 from detexport.errors import ConfigError, RuntimeUnavailableError, did_you_mean, listed, memory_guard
+from detexport.outputs import Outputs, array_faults
+from detexport.parity.accuracy import Quality
 from detexport.parity.compare import Noise, NoiseOf, SampleParity, Tolerance, compare
-from detexport.parity.floor import Floor, limits_of, widen
-from detexport.parity.inputs import claimed, groups
-from detexport.parity.outputs import Outputs, array_faults
-from detexport.parity.progress import Progress
-from detexport.parity.quality import Quality
-from detexport.parity.reference import DATA, Reference, Sample, of_model
-from detexport.parity.report import ParityReport
-from detexport.postprocess import postprocess
+from detexport.parity.noise_floor import Floor, limits_of, widen
+from detexport.parity.verdict import ParityReport
+from detexport.processing.postprocess import postprocess
+from detexport.reference.inputs import claimed, groups
+from detexport.reference.progress import Progress
+from detexport.reference.store import DATA, Reference, Sample, of_model
 from detexport.runtime.session import BatchSession, Engine, Session
 
 

@@ -13,8 +13,9 @@ import detexport
 from detexport.artifact import Artifact
 from detexport.contract import Contract
 from detexport.errors import ConfigError
-from detexport.files import sha256_file, sha256_json, write_json
 from detexport.registry.signature import build_signature
+from detexport.system.digests import sha256_file, sha256_json
+from detexport.system.files import write_json
 
 PACKAGE = Path(detexport.__file__).parent
 PYFUNC = PACKAGE / "registry" / "pyfunc.py"

@@ -11,9 +11,10 @@ from typing import Any, TypedDict
 import yaml
 
 from detexport.errors import DataError
-from detexport.files import read_json, sha256_json
-from detexport.json_values import decode
 from detexport.parity.measures import tell
+from detexport.system.digests import sha256_json
+from detexport.system.files import read_json
+from detexport.system.json_values import decode
 
 PACKAGES = ("detexport", "torch", "torchvision", "numpy", "onnx", "onnxruntime", "mlflow")
 # What the pipeline itself writes into the repository while it runs.

@@ -20,10 +20,10 @@ from mlflow.pyfunc import PythonModel
 import detexport
 from detexport.data.coco import decode_image
 from detexport.errors import DataError, DetexportError
-from detexport.files import sha256_file
-from detexport.json_values import cut
-from detexport.predictions import predict, to_plain
+from detexport.predictions.records import predict, to_plain
 from detexport.registry.signature import DEFAULT_THRESHOLD, THRESHOLD, build_signature
+from detexport.system.digests import sha256_file
+from detexport.system.json_values import cut
 
 MAX_MESSAGE = 500
 """Characters of an error's message."""
@@ -59,7 +59,7 @@ class Detector(PythonModel):
 
         Returns:
             A row an image: ``height`` and ``width`` in px, and what the model gives, as
-            ``detexport.predictions.to_plain`` has it.
+            ``detexport.predictions.records.to_plain`` has it.
 
         Raises:
             MlflowException: a row is not an image, there is no column ``image``, or ``params`` holds

@@ -25,11 +25,11 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 
 from detexport.artifact import MANIFEST, read_verified
 from detexport.errors import ArtifactError
-from detexport.files import sha256_file
 from detexport.registry.content import PACKAGE, PYFUNC, Content
 from detexport.registry.evidence import Evidence
 from detexport.registry.signature import build_signature, describe_graph
 from detexport.registry.store import Store
+from detexport.system.digests import sha256_file
 
 ADDRESS = "detexport.content_sha256"
 EVIDENCE = "detexport.evidence_sha256"

@@ -21,8 +21,8 @@ from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
 from detexport.errors import BROKEN, DetexportError
-from detexport.process import redacted_output
-from detexport.redaction import public_uri, redact
+from detexport.system.process import redacted_output
+from detexport.system.redaction import public_uri, redact
 
 DATABASE = "mlflow.db"
 ARTIFACTS = "mlartifacts"

@@ -7,7 +7,7 @@ from typing import Any
 
 from detexport.artifact import MANIFEST
 from detexport.errors import DataError
-from detexport.files import read_json
+from detexport.system.files import read_json
 
 
 @dataclass(frozen=True)

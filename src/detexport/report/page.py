@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from detexport.contract import Contract
-from detexport.drawing import Overlay, draw, font_size, image_uri
-from detexport.extras import extra_imports
-from detexport.files import atomic_file
 from detexport.parity.measures import MEASURES, beside, tell
-from detexport.parity.reference import read_reference
-from detexport.parity.report import read_drawn
-from detexport.redaction import public_uri
+from detexport.parity.verdict import read_drawn
+from detexport.predictions.drawing import Overlay, draw, font_size, image_uri
+from detexport.reference.store import read_reference
 from detexport.report.collect import Job, Model, Results
+from detexport.system.atomic import atomic_file
+from detexport.system.extras import extra_imports
+from detexport.system.redaction import public_uri
 
 TEMPLATE = "page.html.jinja"
 DRAWN_FROM = 0.5  # the least score in the pictures; verdicts are on all detections

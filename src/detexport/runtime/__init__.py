@@ -1,7 +1,7 @@
 """Runtimes: an artifact becomes a callable with the eager model's interface.
 
 ``load`` gives that interface and needs torch. Without torch, a runtime's ``open`` gives a ``Session`` (numpy
-in, numpy out) and ``detexport.postprocess`` what lies beyond the graph's end.
+in, numpy out) and ``detexport.processing.postprocess`` what lies beyond the graph's end.
 """
 
 from collections.abc import Iterator
@@ -14,9 +14,9 @@ import numpy as np
 
 from detexport.artifact import Format, read_artifact
 from detexport.errors import memory_guard
-from detexport.extras import extra_imports
-from detexport.postprocess import postprocess
+from detexport.processing.postprocess import postprocess
 from detexport.runtime.session import BatchSession, Engine, Session
+from detexport.system.extras import extra_imports
 
 __all__ = ["BatchSession", "Engine", "Runtime", "Session", "load"]
 

@@ -85,7 +85,7 @@ def to_eager(fields: dict[str, Any], output_size: tuple[int, int]) -> dict[str, 
     """Post-processed arrays of one image as the eager model's structures of tensors.
 
     Args:
-        fields: what ``detexport.postprocess`` gives.
+        fields: what ``detexport.processing.postprocess`` gives.
         output_size: height and width in px.
     """
     values = {

@@ -7,7 +7,7 @@ import torch
 from torch.export.passes import move_to_device_pass
 
 from detexport.artifact import Format
-from detexport.pt2 import load_program
+from detexport.formats.pt2 import load_program
 from detexport.runtime.session import read_verified
 from detexport.runtime.torch_session import TorchSession, require_device
 

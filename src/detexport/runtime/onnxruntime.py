@@ -9,8 +9,8 @@ import numpy as np
 
 from detexport.artifact import Artifact, Format
 from detexport.errors import ArtifactError, RuntimeUnavailableError
-from detexport.extras import extra_imports
 from detexport.runtime.session import checked_inputs, name_outputs, read_verified
+from detexport.system.extras import extra_imports
 
 with extra_imports():
     import onnxruntime as ort

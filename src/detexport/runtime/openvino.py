@@ -8,11 +8,11 @@ from typing import Any, Literal
 import numpy as np
 
 from detexport.artifact import Artifact, Format
-from detexport.coordinates import OPENVINO as READ_AT
 from detexport.errors import ArtifactError, ConfigError, RuntimeUnavailableError
-from detexport.extras import extra_imports
-from detexport.offline import no_telemetry
+from detexport.formats.coordinate_operators import OPENVINO as READ_AT
+from detexport.formats.openvino_import import no_telemetry
 from detexport.runtime.session import checked_inputs, name_outputs, read_verified
+from detexport.system.extras import extra_imports
 
 with extra_imports(), no_telemetry():
     import openvino as ov

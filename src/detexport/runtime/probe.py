@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any, Literal
 
 from detexport.errors import MissingPackageError
-from detexport.extras import require_packages
+from detexport.system.extras import require_packages
 
 TIMEOUT_S = 120.0
 

@@ -10,7 +10,7 @@ import numpy as np
 from detexport.artifact import Artifact, Format, read_artifact, verify_files
 from detexport.contract import MAX_SIDE
 from detexport.errors import ArtifactError
-from detexport.preprocess import graph_inputs
+from detexport.processing.preprocess import graph_inputs
 
 
 class Session(Protocol):

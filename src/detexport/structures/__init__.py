@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from detexport.extras import require_packages
+from detexport.system.extras import require_packages
 
 require_packages("torch", "torchvision")
 

@@ -6,13 +6,13 @@ from typing import Any
 
 from detexport.contract import Contract
 from detexport.data.coco import CocoDataset, CocoRecord, read_image
-from detexport.parity.inputs import QUICK
-from detexport.parity.pristine import eager_samples
-from detexport.parity.quality import FLOAT32
-from detexport.parity.reference import EagerQuality, write_reference
-from detexport.parity.report import ParityReport
-from detexport.parity.rules import Rules
-from detexport.parity.variants import measured_noise
+from detexport.parity.accuracy import FLOAT32
+from detexport.parity.noise_variants import measured_noise
+from detexport.parity.settings import Rules
+from detexport.parity.verdict import ParityReport
+from detexport.reference.inputs import QUICK
+from detexport.reference.run import eager_samples
+from detexport.reference.store import EagerQuality, write_reference
 from detexport.runtime.session import Engine
 from detexport.workflows.validate import validate_job
 

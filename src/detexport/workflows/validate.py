@@ -17,14 +17,14 @@ from typing import Any
 from detexport.artifact import read_artifact
 from detexport.data.coco import CocoDataset
 from detexport.errors import ConfigError, DataError
+from detexport.parity.accuracy import FLOAT32, measure_quality
 from detexport.parity.compare import NoiseOf
-from detexport.parity.floor import Floor
-from detexport.parity.progress import Progress, progress_folder, validation_key
-from detexport.parity.quality import FLOAT32, measure_quality
-from detexport.parity.reference import EagerQuality, read_reference
-from detexport.parity.report import ParityReport
-from detexport.parity.rules import Rules
+from detexport.parity.noise_floor import Floor
+from detexport.parity.settings import Rules
 from detexport.parity.validate import Support, validate_artifact
+from detexport.parity.verdict import ParityReport
+from detexport.reference.progress import Progress, progress_folder, validation_key
+from detexport.reference.store import EagerQuality, read_reference
 from detexport.runtime.session import Engine
 
 

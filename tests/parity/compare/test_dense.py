@@ -5,7 +5,7 @@ import pytest
 
 from detexport.contract import PanopticRule
 from detexport.parity.compare import SampleParity, compare
-from detexport.postprocess import combine_panoptic
+from detexport.processing.postprocess import combine_panoptic
 from tiny_artifacts import KINDS, tiny_contract
 from tolerances import TOLERANCE
 

@@ -6,10 +6,10 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
+from detexport.outputs import Outputs
 from detexport.parity.compare import Noise, SampleParity, Tolerance, compare
 from detexport.parity.compare.noise import MARGIN, strict, widen_by
 from detexport.parity.compare.rows import OWN_RUNS
-from detexport.parity.outputs import Outputs
 from tiny_artifacts import tiny_contract
 
 TABLE = Tolerance()

@@ -21,7 +21,7 @@ from detexport.data.synthetic.annotations import (
 )
 from detexport.data.synthetic.scene import KEYPOINTS, STUFF, THING_COLORS, THINGS, Scene, draw_scene
 from detexport.errors import ConfigError
-from detexport.files import atomic_dir
+from detexport.system.atomic import atomic_dir
 
 KEYPOINT_FLIP = {"right": "left", "left": "right"}
 

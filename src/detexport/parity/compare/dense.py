@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from detexport.contract import PanopticRule
+from detexport.outputs import Outputs
 from detexport.parity.compare.noise import Noise
 from detexport.parity.compare.part import Part
 from detexport.parity.compare.rows import Matching
 from detexport.parity.compare.tolerance import Tolerance
-from detexport.parity.outputs import Outputs
 
 
 def compare_sem_seg(expected: np.ndarray, actual: np.ndarray, tolerance: Tolerance) -> Part:

@@ -7,10 +7,10 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from detexport.contract import Contract
+from detexport.outputs import Outputs
 from detexport.parity.compare.noise import ANOTHER_PX, MARGIN, MOST_WIDENED, Noise
 from detexport.parity.compare.part import Part, beyond, differences, largest
 from detexport.parity.compare.tolerance import Tolerance
-from detexport.parity.outputs import Outputs
 
 SAME_SIZE_PX = 0.01
 """Boxes whose sides differ by no more are copies of one another, if their scores are equal."""

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from detexport.contract import Contract
+from detexport.outputs import Outputs, count_rows, field_faults
 from detexport.parity.compare.dense import PanopticPart, compare_panoptic, compare_sem_seg
 from detexport.parity.compare.noise import Noise, widen_by
 from detexport.parity.compare.pairs import (
@@ -16,7 +17,6 @@ from detexport.parity.compare.pairs import (
 from detexport.parity.compare.part import Part
 from detexport.parity.compare.rows import NO_ROWS, OneSided, box_area, match
 from detexport.parity.compare.tolerance import Tolerance
-from detexport.parity.outputs import Outputs, count_rows, field_faults
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def compare(
         scale: output size / input size, the larger of both sides.
         noise: how the model's own runs differ on this image: what they do not determine is excused, and no
             limit lies below their errors.
-        own: whether ``actual`` is another run of the eager model itself: see ``detexport.parity.floor``.
+        own: whether ``actual`` is another run of the eager model itself (``detexport.parity.noise_floor``).
     """
     counts: dict[str, Any] = {"expected": count_rows(expected), "actual": count_rows(actual)}
     faults = _faults(expected, actual)

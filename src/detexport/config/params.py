@@ -1,0 +1,45 @@
+"""Parameters of the pipeline: values of ``params.yaml``."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from detexport.errors import ConfigError, listed
+
+PARAMS = Path("params.yaml")
+COMPOSE = "compose params.yaml again with `dvc exp run`"
+
+
+def load_params(key: str) -> Any:
+    """The value of ``key`` (dotted) in ``params.yaml``.
+
+    Raises:
+        ConfigError: the file or the key is missing, or a value is left for the user to say.
+    """
+    if not PARAMS.is_file():
+        raise ConfigError(
+            "there are no parameters",
+            got=f"no file {PARAMS.resolve()}",
+            expected="params.yaml in the folder that the stage is run in",
+            remedy="run `dvc repro` or `dvc exp run` in the repository",
+        )
+    params = OmegaConf.load(PARAMS)
+    node: Any = params
+    for part in key.split("."):
+        if not isinstance(node, DictConfig) or part not in node:
+            raise ConfigError(
+                f"{PARAMS} has no {key}",
+                got=f"no {part!r}",
+                expected=listed(node) if isinstance(node, DictConfig) else "a mapping",
+                remedy=f"{COMPOSE}, or correct the name",
+            )
+        node = node[part]
+    if OmegaConf.is_config(node) and OmegaConf.missing_keys(node):
+        raise ConfigError(
+            f"{PARAMS} leaves values of {key} open",
+            got=listed(sorted(f"{name}: ???" for name in OmegaConf.missing_keys(node))),
+            expected="a value for each",
+            remedy="give them: `dvc exp run -S <name>=<value>`",
+        )
+    return node

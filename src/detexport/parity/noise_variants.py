@@ -1,0 +1,190 @@
+"""Other ways to run the eager model: what the noise floor is measured by."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from copy import deepcopy
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from detexport.contract import Contract
+from detexport.errors import DataError
+from detexport.parity.compare import Noise, NoiseOf, Tolerance
+from detexport.parity.noise_floor import Floor, Variant, choose_samples, measure_noise, measure_variant
+from detexport.parity.rounding import rounded
+from detexport.reference.eager import run_eager, run_eager_batch, versions
+from detexport.reference.inputs import groups
+from detexport.reference.progress import Progress
+from detexport.reference.store import Reference, Sample
+
+Open = Callable[[nn.Module], AbstractContextManager[Any]]
+"""Gives a model to run in place of the given one, which stays as it is, for as long as the context lasts."""
+
+
+@contextmanager
+def repeated(net: nn.Module) -> Iterator[nn.Module]:
+    """The same once more."""
+    yield net
+
+
+@contextmanager
+def many_threads(net: nn.Module) -> Iterator[nn.Module]:
+    """On all cores: see ``most_threads``."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(most_threads())
+    try:
+        yield net
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def channels_last(net: nn.Module) -> Iterator[nn.Module]:
+    """With the channels of a pixel next to one another in memory, for which there are other kernels."""
+    copied = deepcopy(net)
+    yield copied.to(memory_format=torch.channels_last)
+
+
+@contextmanager
+def on_cuda(net: nn.Module, *, tf32: bool) -> Iterator[nn.Module]:
+    """On a GPU, with or without the shorter mantissa of TF32."""
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = convolutions.allow_tf32, products.allow_tf32
+    convolutions.allow_tf32 = products.allow_tf32 = tf32
+    try:
+        yield deepcopy(net).to("cuda")
+    finally:
+        convolutions.allow_tf32, products.allow_tf32 = before
+
+
+@contextmanager
+def cuda(net: nn.Module) -> Iterator[nn.Module]:
+    """On a GPU in float32."""
+    with on_cuda(net, tf32=False) as moved:
+        yield moved
+
+
+@contextmanager
+def cuda_tf32(net: nn.Module) -> Iterator[nn.Module]:
+    """On a GPU with TF32, which is no noise but another precision."""
+    with on_cuda(net, tf32=True) as moved:
+        yield moved
+
+
+CPU_VARIANTS: dict[str, Open] = {
+    "repeated": repeated,
+    "threads": many_threads,
+    "channels_last": channels_last,
+}
+CUDA_VARIANTS: dict[str, Open] = {"cuda": cuda, "cuda_tf32": cuda_tf32}
+OWN_RUNS: dict[str, Open] = {
+    "channels_last": channels_last,
+    **{f"rounding_{seed}": rounded(seed) for seed in (1, 2, 3)},
+}
+"""What every input of a reference is run by: what differs among these runs is undetermined."""
+NO_NOISE = ("cuda_tf32",)
+"""Variants that are measured beside the floor, not as a part of it."""
+
+
+def variants() -> dict[str, Open]:
+    """All that this machine can run."""
+    return {**CPU_VARIANTS, **(CUDA_VARIANTS if torch.cuda.is_available() else {})}
+
+
+def most_threads() -> int:
+    """One a core of this process, and at least two: two take sums apart also where they share a core."""
+    return max(2, len(os.sched_getaffinity(0)))
+
+
+def measure_floor(
+    net: nn.Module,
+    contract: Contract,
+    reference: Reference,
+    tolerance: Tolerance,
+    images: int,
+    judge: Callable[[nn.Module], dict[str, float]] | None = None,
+    budget: float | None = None,
+    progress: Progress | None = None,
+) -> Floor:
+    """How far the eager model, run in other ways, lies from its own reference.
+
+    Args:
+        net: in evaluation mode; it stays as it is.
+        contract: its contract.
+        reference: what it gave.
+        tolerance: see ``measure_variant``.
+        images: so many samples of the reference.
+        judge: how far a model's task metrics lie from the reference's, by name; none where they were not
+            measured. Another precision is judged by it.
+        budget: how far each may lie.
+        progress: what an earlier run has measured, which this one goes on from.
+
+    Raises:
+        DataError: the reference has no sample of one image.
+    """
+    samples = choose_samples(reference, images)
+    if not samples:
+        raise DataError("the reference has no sample of one image", remedy="run the stage `reference` again")
+    progress = progress or Progress()
+
+    def measure(name: str, open_variant: Open) -> Variant:
+        with open_variant(net) as other:
+            run = partial(run_eager, other, contract=contract)
+            variant = measure_variant(
+                run, samples, tolerance, contract, name=name, counts=name not in NO_NOISE
+            )
+            if judge is not None and name in NO_NOISE:
+                variant = replace(variant, differences=judge(other), budget=budget)
+        return variant
+
+    measured = {
+        name: progress.once(f"floor {name}", Variant, partial(measure, name, open_variant))
+        for name, open_variant in variants().items()
+    }
+    own_runs: dict[str, Noise] = {}
+    noise_of = measured_noise(net, contract, tolerance)
+    for group in tqdm(groups(reference.samples), desc="noise of each input", unit="input"):
+        found = cache(partial(noise_of, group))
+        for sample in group:
+            measure_it = partial(_of_sample, found, sample.meta.id)
+            own_runs[sample.meta.id] = progress.once(f"noise {sample.meta.id}", Noise, measure_it)
+    return Floor(tuple(sample.meta.id for sample in samples), _environment(), measured, own_runs)
+
+
+def measured_noise(net: nn.Module, contract: Contract, tolerance: Tolerance) -> NoiseOf:
+    """What measures the noise on samples that go through the model in one call.
+
+    Args:
+        net: in evaluation mode; it stays as it is.
+        contract: its contract.
+        tolerance: the table's.
+    """
+
+    def noise_of(group: Sequence[Sample]) -> dict[str, Noise]:
+        images, sizes = [sample.image() for sample in group], [sample.meta.output_size for sample in group]
+        runs = {}
+        for name, open_run in OWN_RUNS.items():
+            with open_run(net) as other:
+                runs[name] = run_eager_batch(other, images, sizes, contract)
+        return measure_noise(group, runs, tolerance, contract)
+
+    return noise_of
+
+
+def _of_sample(found: Callable[[], Mapping[str, Noise]], id: str) -> Noise:
+    return found()[id]
+
+
+def _environment() -> dict[str, Any]:
+    """What a floor may depend on."""
+    return {
+        "threads": most_threads(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "versions": versions(),
+    }

@@ -1,0 +1,1 @@
+"""A model's detections for people and programs: records, drawings."""

@@ -1,0 +1,260 @@
+"""Outputs over an image: as SVG, sharp at every size, each image embedded only once; or as a picture."""
+
+import base64
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from detexport.contract import Contract
+from detexport.outputs import Outputs
+from detexport.system.atomic import atomic_file
+
+# Colours that stay apart for colour-blind people (Okabe and Ito, 2008), each with the colour of text on it.
+PALETTE = (
+    ("#e69f00", "#000"),
+    ("#56b4e9", "#000"),
+    ("#00b386", "#000"),
+    ("#f0e442", "#000"),
+    ("#cc79a7", "#000"),
+    ("#d55e00", "#fff"),
+    ("#0072b2", "#fff"),
+)
+LARGEST_PX = 640  # of an embedded picture's longer side; the page stays small with large images
+MASK_ALPHA, EDGE_ALPHA = 105, 235
+LARGEST_FONT_PX = 24.0  # in a picture of its own
+MOST_PROPOSALS = 20  # of the best; a thousand boxes show nothing
+
+
+@dataclass(frozen=True)
+class Label:
+    """A box and its text, in px of the output; the text lies over the box's top edge, inside the image.
+
+    A proposal has no text.
+    """
+
+    x: float
+    y: float
+    width: float
+    height: float
+    text: str
+    text_x: float
+    text_y: float
+    text_width: float
+    colour: str
+    ink: str
+
+
+@dataclass(frozen=True)
+class Point:
+    """A keypoint, in px of the output."""
+
+    x: float
+    y: float
+    colour: str
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """What is drawn over an image.
+
+    Args:
+        regions: masks, segments or classes of pixels: PNG as a data URI, transparent outside; empty where
+            there are none.
+        labels: boxes with class and score, the best score last, so that it lies on top.
+        points: keypoints.
+        legend: name, colour, and colour of text on it, of the pixels' classes.
+    """
+
+    regions: str
+    labels: tuple[Label, ...]
+    points: tuple[Point, ...] = ()
+    legend: tuple[tuple[str, str, str], ...] = ()
+
+
+def image_uri(image: np.ndarray, channel_order: str) -> str:
+    """An image (3, H, W) uint8 as a data URI (JPEG)."""
+    pixels = image[::-1] if channel_order == "BGR" else image
+    picture = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    picture.thumbnail((LARGEST_PX, LARGEST_PX))
+    return _data_uri(picture, "JPEG", quality=90, subsampling=0)
+
+
+def font_size(output_size: tuple[int, int]) -> float:
+    """Size of a label's text in px of the output; pictures are shown equally wide, and so are letters."""
+    return 0.048 * output_size[1]
+
+
+def draw(outputs: Outputs, contract: Contract, output_size: tuple[int, int], *, min_score: float) -> Overlay:
+    """Draw one image's outputs.
+
+    Args:
+        outputs: in px of the output, best score first.
+        contract: names the classes, and the fields that have a row for each detection.
+        output_size: height and width of the output, in px.
+        min_score: detections of less are left out; they would hide the rest.
+    """
+    if "scores" in outputs:
+        surest = outputs["scores"] >= min_score
+        outputs = outputs | {name: outputs[name][surest] for name in contract.row_names}
+    regions = list(_regions(outputs))
+    return Overlay(
+        _regions_uri(regions) if regions else "",
+        (*_proposals(outputs), *_labels(outputs, contract, output_size)),
+        tuple(_points(outputs)),
+        tuple(_legend(outputs, contract)),
+    )
+
+
+def _colour(index: int) -> tuple[str, str]:
+    return PALETTE[index % len(PALETTE)]
+
+
+def _labels(outputs: Outputs, contract: Contract, output_size: tuple[int, int]) -> Iterator[Label]:
+    for index in reversed(range(len(outputs.get("scores", ())))):
+        yield _label(outputs, index, contract.class_names, output_size)
+
+
+def _proposals(outputs: Outputs) -> Iterator[Label]:
+    for x0, y0, x1, y1 in outputs.get("proposal_boxes", np.zeros((0, 4)))[:MOST_PROPOSALS][::-1].tolist():
+        x, y, width, height = (round(side, 1) for side in (x0, y0, x1 - x0, y1 - y0))
+        yield Label(x, y, width, height, "", 0, 0, 0, *_colour(0))
+
+
+def _points(outputs: Outputs) -> Iterator[Point]:
+    if "pred_keypoints" in outputs:
+        for keypoints in outputs["pred_keypoints"][::-1].tolist():
+            for index, (x, y, _) in enumerate(keypoints):
+                yield Point(round(x, 1), round(y, 1), _colour(index)[0])
+
+
+def _legend(outputs: Outputs, contract: Contract) -> Iterator[tuple[str, str, str]]:
+    names = contract.stuff_class_names
+    for label in _classes_of_pixels(outputs):
+        yield (names[label] if label < len(names) else f"class {label}", *_colour(_of_stuff(label)))
+
+
+def _classes_of_pixels(outputs: Outputs) -> list[int]:
+    """Indices of the stuff that is drawn."""
+    if "panoptic_seg" in outputs:
+        return [one["category_id"] for one in outputs["segments_info"] if not one["isthing"]]
+    if "sem_seg" in outputs:
+        labels: list[int] = np.unique(outputs["sem_seg"].argmax(0)).tolist()
+        return labels
+    return []
+
+
+def _of_stuff(label: int) -> int:
+    """Index of stuff's colour: from the other end, so that things beside it have others."""
+    return -1 - label
+
+
+def _label(outputs: Outputs, index: int, class_names: tuple[str, ...], output_size: tuple[int, int]) -> Label:
+    x0, y0, x1, y1 = outputs["pred_boxes"][index].tolist()
+    pred_class = int(outputs["pred_classes"][index])
+    name = class_names[pred_class] if pred_class < len(class_names) else f"class {pred_class}"
+    text = f"{name} {outputs['scores'][index]:.2f}"
+    size = font_size(output_size)
+    width = 0.58 * size * len(text)
+    colour, ink = _colour(pred_class)
+    return Label(
+        x=round(x0, 1),
+        y=round(y0, 1),
+        width=round(x1 - x0, 1),
+        height=round(y1 - y0, 1),
+        text=text,
+        text_x=round(max(min(x0, output_size[1] - width), 0), 1),
+        text_y=round(max(y0 - 1.3 * size, 0), 1),
+        text_width=round(width, 1),
+        colour=colour,
+        ink=ink,
+    )
+
+
+def _regions(outputs: Outputs) -> Iterator[tuple[np.ndarray, int]]:
+    """Masks (H, W) bool with the index of their colour, what is to lie on top last."""
+    if "panoptic_seg" in outputs:
+        for segment in outputs["segments_info"]:
+            category = segment["category_id"]
+            colour = category if segment["isthing"] else _of_stuff(category)
+            yield outputs["panoptic_seg"] == segment["id"], colour
+    elif "sem_seg" in outputs:
+        labels = outputs["sem_seg"].argmax(0)
+        for label in np.unique(labels).tolist():
+            yield labels == label, _of_stuff(label)
+    elif "pred_masks" in outputs:
+        yield from zip(outputs["pred_masks"][::-1], outputs["pred_classes"][::-1].tolist(), strict=True)
+
+
+def _regions_uri(regions: list[tuple[np.ndarray, int]]) -> str:
+    """All regions in one picture of few colours: for each index one for the area and one for the edge."""
+    step = -(-max(regions[0][0].shape) // LARGEST_PX)
+    canvas = np.zeros(regions[0][0][::step, ::step].shape, np.uint8)
+    for whole, index in regions:
+        mask, colour = whole[::step, ::step], index % len(PALETTE)
+        canvas[mask] = 1 + 2 * colour
+        canvas[mask & ~_eroded(mask)] = 2 + 2 * colour
+    picture = Image.fromarray(canvas)
+    colours = [tuple(bytes.fromhex(colour[1:])) for colour, _ in PALETTE for _ in range(2)]
+    picture.putpalette([0, 0, 0, *(value for colour in colours for value in colour)])
+    alphas = bytes([0, *([MASK_ALPHA, EDGE_ALPHA] * len(PALETTE))])
+    return _data_uri(picture, "PNG", transparency=alphas, optimize=True)
+
+
+def _eroded(mask: np.ndarray) -> np.ndarray:
+    """The pixels of a mask whose four neighbours belong to it too."""
+    padded = np.pad(mask, 1)
+    eroded: np.ndarray = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return eroded
+
+
+def _data_uri(picture: Image.Image, picture_format: str, **options: object) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, picture_format, **options)
+    encoded = base64.b64encode(buffer.getvalue()).decode()
+    return f"data:image/{picture_format.lower()};base64,{encoded}"
+
+
+def save_picture(path: Path, image: np.ndarray, channel_order: str, overlay: Overlay) -> None:
+    """Write an image with what is drawn over it, in the image's own size.
+
+    Args:
+        path: the file; its suffix is the format.
+        image: (3, H, W) uint8.
+        channel_order: of the image, ``"RGB"`` or ``"BGR"``.
+        overlay: what ``draw`` gives for the image's size.
+    """
+    pixels = image[::-1] if channel_order == "BGR" else image
+    picture = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    if overlay.regions:
+        encoded = base64.b64decode(overlay.regions.partition(",")[2])
+        regions = Image.open(io.BytesIO(encoded)).convert("RGBA")
+        regions = regions.resize(picture.size, Image.Resampling.NEAREST)
+        picture.paste(regions, (0, 0), regions)
+    _draw_labels(picture, overlay)
+    with atomic_file(path) as temporary:
+        picture.save(temporary)
+
+
+def _draw_labels(picture: Image.Image, overlay: Overlay) -> None:
+    canvas = ImageDraw.Draw(picture)
+    size = min(font_size((picture.height, picture.width)), LARGEST_FONT_PX)
+    font = ImageFont.load_default(size)
+    line = max(1, round(size / 8))
+    for label in overlay.labels:
+        box = (label.x, label.y, label.x + label.width, label.y + label.height)
+        canvas.rectangle(box, outline=label.colour, width=line)
+        if label.text:
+            place = (label.text_x, label.text_y)
+            canvas.rectangle(canvas.textbbox(place, label.text, font), fill=label.colour)
+            canvas.text(place, label.text, label.ink, font)
+    for point in overlay.points:
+        corner = (point.x - line, point.y - line, point.x + line, point.y + line)
+        canvas.ellipse(corner, fill=point.colour)
+    for number, (name, colour, ink) in enumerate(overlay.legend):
+        place = (line, picture.height - (len(overlay.legend) - number) * 1.3 * size)
+        canvas.rectangle(canvas.textbbox(place, name, font), fill=colour)
+        canvas.text(place, name, ink, font)

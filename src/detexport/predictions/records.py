@@ -1,0 +1,103 @@
+"""An image as it was read -> what an artifact finds in it, in numpy and as plain values; free of torch."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from detexport.contract import Contract
+from detexport.data.resize import resize_image, resized_size
+from detexport.errors import memory_guard
+from detexport.processing.postprocess import postprocess
+from detexport.runtime.session import Session
+
+# Fields whose values are the column's.
+PLAIN_COLUMNS = {
+    "pred_boxes": "boxes",
+    "scores": "scores",
+    "pred_classes": "classes",
+    "pred_keypoints": "keypoints",
+    "proposal_boxes": "proposal_boxes",
+    "objectness_logits": "objectness_logits",
+}
+
+
+def predict(session: Session, image: np.ndarray, score_threshold: float = 0.0) -> dict[str, Any]:
+    """Resize an image by the contract's rule, run the graph, bring what it gives into the image's frame.
+
+    Args:
+        session: the loaded artifact.
+        image: uint8 (3, H, W) in the contract's channel order, of any size.
+        score_threshold: instances are given whose score is greater.
+
+    Returns:
+        what ``detexport.processing.postprocess`` gives, in px of ``image``.
+    """
+    contract = session.artifact.contract
+    height, width = image.shape[1:]
+    resized = resize_image(image, resized_size(height, width, contract.resize))
+    with memory_guard(resized.shape):
+        outputs = session(resized, (height, width))
+        if "scores" in outputs:
+            kept = outputs["scores"] > score_threshold
+            outputs |= {name: outputs[name][kept] for name in contract.row_names}
+        return postprocess(outputs, resized.shape[1:], (height, width), contract)
+
+
+def to_plain(fields: dict[str, Any], contract: Contract) -> dict[str, Any]:
+    """Post-processed outputs of one image as plain Python values, which JSON takes.
+
+    Args:
+        fields: what ``predict`` gives.
+        contract: names the classes.
+
+    Returns:
+        Instances: ``boxes`` [x0, y0, x1, y1] in px of the image, ``scores``, ``classes``, ``class_names``,
+        ``masks`` (COCO's compressed RLE), ``keypoints``, a list of [x, y, score] each. Proposals:
+        ``proposal_boxes``, ``objectness_logits``. Semantic segmentation: ``sem_seg``, for each class that is
+        in the image ``class``, ``class_name`` and ``mask``, the pixels in which its logit is the highest.
+        Panoptic segmentation: ``panoptic_seg``, for each segment ``id``, ``isthing``, ``class``,
+        ``class_name``, ``instance`` (a thing's index in the lists above, -1 for stuff) and ``mask``.
+    """
+    row: dict[str, Any] = {}
+    for name, column in PLAIN_COLUMNS.items():
+        if name in fields:
+            row[column] = fields[name].tolist()
+    if "pred_classes" in fields:
+        row["class_names"] = [contract.class_name(index) for index in row["classes"]]
+    if "pred_masks" in fields:
+        row["masks"] = [_to_rle(mask) for mask in fields["pred_masks"]]
+    if "sem_seg" in fields:
+        row["sem_seg"] = list(_classes_of_pixels(fields["sem_seg"].argmax(0), contract))
+    if "panoptic_seg" in fields:
+        row["panoptic_seg"] = [
+            _to_segment(segment, fields["panoptic_seg"], contract) for segment in fields["segments_info"]
+        ]
+    return row
+
+
+def _classes_of_pixels(labels: np.ndarray, contract: Contract) -> Iterator[dict[str, Any]]:
+    for label in np.unique(labels).tolist():
+        yield {
+            "class": label,
+            "class_name": contract.class_name(label, stuff=True),
+            "mask": _to_rle(labels == label),
+        }
+
+
+def _to_segment(segment: dict[str, Any], panoptic_seg: np.ndarray, contract: Contract) -> dict[str, Any]:
+    return {
+        "id": segment["id"],
+        "isthing": segment["isthing"],
+        "class": segment["category_id"],
+        "class_name": contract.class_name(segment["category_id"], stuff=not segment["isthing"]),
+        "instance": segment.get("instance_id", -1),
+        "mask": _to_rle(panoptic_seg == segment["id"]),
+    }
+
+
+def _to_rle(mask: np.ndarray) -> dict[str, Any]:
+    """A mask (H, W) as COCO's compressed RLE, its counts a str."""
+    rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}

@@ -1,0 +1,1 @@
+"""Before and after the graph, in numpy: its inputs, and what follows its outputs."""

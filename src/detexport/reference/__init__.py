@@ -1,0 +1,1 @@
+"""The eager model's side of a comparison: inputs, runs, storage."""

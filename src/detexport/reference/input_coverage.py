@@ -1,0 +1,161 @@
+"""What the samples of a reference put to the test: counted, so that nobody has to take it on trust."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from detexport.contract import Contract
+from detexport.outputs import DESCENDING, Outputs
+
+Size = tuple[int, int]
+TIE = 1e-5
+"""Rounding decides about the order of scores that are so near to one another."""
+
+
+@dataclass(frozen=True)
+class Nearness:
+    """How near scores lie to a threshold that decides about them.
+
+    Args:
+        threshold: of scores.
+        above: distance of the nearest score that is greater, over all samples; ``None`` where there is none.
+        below: likewise of the nearest that is not greater; where such a detection is not given, it is known
+            from a copy of the model with a lower threshold, for the samples that were made for it.
+    """
+
+    threshold: float
+    above: float | None = None
+    below: float | None = None
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What the samples of a reference put to the test.
+
+    Args:
+        kinds: number of samples of each kind.
+        sizes: number of different image sizes.
+        batches: number of groups of images that go through the model in one call.
+        max_detections: most detections or proposals that the model may give; negative: no limit.
+        most: most that it gave on a sample.
+        without: number of samples on which it gave none; ``None`` where the model gives neither.
+        with_one: number of samples on which it gave exactly one; likewise.
+        ties: number of detections or proposals whose score is that of the next, within ``TIE``.
+        thresholds: of scores, in the model's order: of detections, of panoptic things.
+    """
+
+    kinds: dict[str, int]
+    sizes: int
+    batches: int
+    max_detections: int
+    most: int | None
+    without: int | None
+    with_one: int | None
+    ties: int | None
+    thresholds: tuple[Nearness, ...] = ()
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Conditions":
+        """Undo ``dataclasses.asdict``."""
+        return cls(**{**value, "thresholds": tuple(Nearness(**one) for one in value["thresholds"])})
+
+    @property
+    def gaps(self) -> tuple[str, ...]:
+        """What no sample shows although the model could, in words."""
+        if self.most is None:
+            return ()
+        found = {
+            "no image without a detection": self.without == 0,
+            "no image with exactly one detection": self.with_one == 0,
+            f"at most {self.most} detections in an image, the model may give {self.max_detections}": (
+                self.most < self.max_detections
+            ),
+            "no two equal scores": self.ties == 0,
+        }
+        apart = [
+            f"no score known {side} the threshold {one.threshold:g}"
+            for one in self.thresholds
+            for side, distance in (("above", one.above), ("below", one.below))
+            if distance is None
+        ]
+        return (*(words for words, is_gap in found.items() if is_gap), *apart)
+
+
+def score_thresholds(contract: Contract) -> tuple[float, ...]:
+    """The scores that decide whether a detection, and a panoptic thing, is given; none without scores."""
+    if "scores" not in contract.row_names:
+        return ()
+    of_things = (contract.panoptic.instances_score_threshold,) if contract.panoptic else ()
+    return (contract.score_threshold, *of_things)
+
+
+class Tally:
+    """Counts the samples of a reference while they pass by.
+
+    Args:
+        contract: of the model.
+    """
+
+    def __init__(self, contract: Contract) -> None:
+        self.contract = contract
+        self.kinds: Counter[str] = Counter()
+        self.counts: Counter[int] = Counter()
+        self.sizes: set[Size] = set()
+        self.batches: set[str] = set()
+        self.ties = 0
+        self.nearest = {threshold: Nearness(threshold) for threshold in score_thresholds(contract)}
+
+    def add(
+        self, *, kind: str, size: Size, batch: str, distances: Mapping[float, float], outputs: Outputs
+    ) -> None:
+        """Count one sample.
+
+        Args:
+            kind: what it is for.
+            size: height and width of its image, in px.
+            batch: the group that it belongs to; empty for none.
+            distances: by threshold, the signed distance of a score that need not be in ``outputs``.
+            outputs: the eager model's.
+        """
+        self.kinds[kind] += 1
+        self.sizes.add(size)
+        self.batches |= {batch} - {""}
+        scores = next((outputs[name] for name in DESCENDING if name in outputs), None)
+        if scores is None:
+            return
+        self.counts[len(scores)] += 1
+        self.ties += int(np.count_nonzero(np.abs(np.diff(scores)) <= TIE))
+        for threshold in self.nearest:
+            self._near(threshold, scores.astype(np.float64) - threshold)
+        for threshold, distance in distances.items():
+            self._near(threshold, np.array([distance]))
+
+    def _near(self, threshold: float, distances: np.ndarray) -> None:
+        old = self.nearest[threshold]
+        above = [*distances[distances > 0].tolist(), *_given(old.above)]
+        below = [*(-distances[distances <= 0]).tolist(), *_given(old.below)]
+        self.nearest[threshold] = Nearness(threshold, min(above, default=None), min(below, default=None))
+
+    def conditions(self) -> Conditions:
+        """What was counted."""
+        gives_rows = bool(self.contract.row_names)
+        # A model that always gives its proposals has no other number of them to show.
+        counts = "scores" in self.contract.row_names
+        return Conditions(
+            kinds=dict(self.kinds),
+            sizes=len(self.sizes),
+            batches=len(self.batches),
+            max_detections=self.contract.max_detections,
+            most=max(self.counts, default=0) if gives_rows else None,
+            without=self.counts[0] if counts else None,
+            with_one=self.counts[1] if counts else None,
+            ties=self.ties if gives_rows else None,
+            thresholds=tuple(self.nearest.values()),
+        )
+
+
+def _given(value: float | None) -> tuple[float, ...]:
+    return () if value is None else (value,)

@@ -1,0 +1,55 @@
+"""What the eager model gives on the inputs of a reference, before anything is exported."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from torch import nn
+
+from detexport.contract import Contract
+from detexport.data.coco import CocoRecord
+from detexport.outputs import Outputs
+from detexport.reference.eager import run_eager_batch, with_score_threshold
+from detexport.reference.images import Size
+from detexport.reference.inputs import Plan, Probe, Run, Triple, probed_threshold, resumed_inputs
+from detexport.reference.progress import Progress
+
+
+def eager_samples(
+    net: nn.Module,
+    contract: Contract,
+    records: Sequence[CocoRecord],
+    plan: Plan,
+    progress: Progress | None = None,
+) -> Iterator[Triple]:
+    """The eager model's outputs on all inputs that a reference holds: see ``detexport.reference.inputs``.
+
+    Args:
+        net: in evaluation mode; it stays as it is.
+        contract: its contract.
+        records: images of the data set.
+        plan: how much is asked of the model.
+        progress: what an earlier run has computed, which this one goes on from.
+    """
+    run = _running(net, contract)
+    yield from resumed_inputs(records, contract, plan, run, _probing(net, contract), progress)
+
+
+def _running(net: nn.Module, contract: Contract) -> Run:
+    def run_images(images: Sequence[np.ndarray], output_sizes: Sequence[Size]) -> list[Outputs]:
+        return run_eager_batch(net, images, output_sizes, contract)
+
+    return run_images
+
+
+def _probing(net: nn.Module, contract: Contract) -> Probe | None:
+    """Scores of a copy of the model with a lower threshold; none where the model gives no scores."""
+    if "scores" not in contract.row_names:
+        return None
+    lowered = with_score_threshold(net, probed_threshold(contract))
+
+    def scores(image: np.ndarray) -> np.ndarray:
+        (outputs,) = run_eager_batch(lowered, [image], [image.shape[1:]], contract)
+        found: np.ndarray = outputs["scores"]
+        return found
+
+    return scores

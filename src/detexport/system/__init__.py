@@ -1,0 +1,1 @@
+"""Files, processes, installed packages and secrets: what every other part builds on."""

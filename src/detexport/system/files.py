@@ -1,0 +1,79 @@
+"""JSON files, and errors of files named after their cause."""
+
+import errno
+import json
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from detexport.errors import DetexportError, DiskError, OutputError
+from detexport.system.atomic import atomic_file
+from detexport.system.json_values import parse_json
+
+OF_THE_PLACE = {
+    getattr(errno, name)
+    for name in ("EACCES", "EDQUOT", "EEXIST", "EFBIG", "EIO", "ENOSPC", "ENOTDIR", "EPERM", "EROFS")
+    if hasattr(errno, name)
+}
+"""Errors that are the fault of a folder or a disk."""
+OF_THE_DISK = {getattr(errno, name) for name in ("EDQUOT", "EIO", "ENOSPC") if hasattr(errno, name)}
+"""Those of them that no other path on the same disk would mend."""
+NATIVE_WRITE_ERRORS = ("No space left on device", "iostream error")
+"""What writers in native code say instead, those of safetensors and OpenVINO."""
+
+
+def is_url(path: str | os.PathLike[str]) -> bool:
+    """Whether ``path`` is an address, such as ``https://...``, not a file's path."""
+    return "://" in os.fspath(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON with a final newline, atomically."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path, *, max_bytes: int | None = None) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: of a regular file; anything else could make the reader wait without end.
+        max_bytes: a larger file is not read; None reads any.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not a file, too large, or not JSON.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{path.name} is not a file")
+    if max_bytes is not None and status.st_size > max_bytes:
+        raise ValueError(f"{path.name} has {status.st_size} bytes, more than {max_bytes}")
+    return parse_json(path.read_bytes())
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say of an error while ``path`` is written that the folder or the disk is at fault, if it is.
+
+    Raises:
+        OutputError: ``path`` cannot be written; a ``DiskError`` where there is no room for it.
+    """
+    try:
+        yield
+    except Exception as error:
+        native, code = (
+            any(words in str(error) for words in NATIVE_WRITE_ERRORS),
+            getattr(error, "errno", None),
+        )
+        if isinstance(error, DetexportError) or not (native or code in OF_THE_PLACE):
+            raise
+        raise (DiskError if native or code in OF_THE_DISK else OutputError)(
+            f"cannot write {path}",
+            got=getattr(error, "strerror", None) or error,
+            expected="a folder that can be written, with room for what is written",
+            remedy="make room, or write elsewhere",
+        ) from error

@@ -1,0 +1,1 @@
+"""The targets that can be shipped, with their defaults."""

@@ -1,0 +1,138 @@
+"""A class of ours by its dotted path, with its options: looked up without importing it."""
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from detexport.errors import ConfigError, did_you_mean
+from detexport.system.extras import extra_imports
+
+_ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Component:
+    """A frozen dataclass by its dotted path.
+
+    Args:
+        path: the class.
+        options: those that are not the class's own defaults.
+        packages: modules of extras that it needs.
+    """
+
+    path: str
+    options: dict[str, Any] = field(default_factory=dict)
+    packages: tuple[str, ...] = ()
+
+    def build(self, **options: Any) -> Any:
+        """Build the object, with ``options`` over its own.
+
+        Raises:
+            MissingPackageError: a package that it needs is not installed.
+        """
+        module, _, name = self.path.rpartition(".")
+        with extra_imports():
+            return getattr(import_module(module), name)(**{**self.options, **options})
+
+    def declared_options(self) -> dict[str, "DeclaredOption"]:
+        """Options by name, read from the source of a class of ours: to import it may cost seconds."""
+        return {
+            option.name: DeclaredOption(
+                option.name, self.options.get(option.name, option.default), option.choices
+            )
+            for option in _declared(self.path)
+        }
+
+
+@dataclass(frozen=True)
+class DeclaredOption:
+    """An option of an export method or a conversion.
+
+    Args:
+        name: its name.
+        default: its value where none is given.
+        choices: all of its values, where it is annotated with them.
+    """
+
+    name: str
+    default: Any
+    choices: tuple[str, ...] = ()
+
+    def parse(self, text: str, given: str) -> Any:
+        """The value that ``text`` is in YAML.
+
+        Args:
+            text: the value.
+            given: the whole option, for errors.
+
+        Raises:
+            ConfigError: the value is of another type, or not one of the choices.
+        """
+        value = _parsed(text)
+        if isinstance(self.default, tuple) and isinstance(value, list):
+            value = tuple(value)
+        if self.choices and value not in self.choices:
+            raise ConfigError(
+                f"the option {self.name} has no such value",
+                got=given,
+                expected=f"one of {', '.join(self.choices)}",
+                remedy=did_you_mean(value, self.choices) or "choose one",
+            )
+        fits = type(value) is type(self.default)
+        if isinstance(value, tuple):
+            fits = fits and all(isinstance(item, str) for item in value)
+        if not fits:
+            raise ConfigError(
+                f"the option {self.name} has another type",
+                got=given,
+                expected=f"{self._kind}, such as {self.name}={written_value(self.default)}",
+                remedy="correct the value",
+            )
+        if type(value) is int and value < 1:
+            raise ConfigError(
+                f"the option {self.name} is out of range",
+                got=given,
+                expected=f"1 or more, such as {self.name}={self.default}",
+                remedy="correct the value",
+            )
+        return value
+
+    @property
+    def _kind(self) -> str:
+        return "a list of strings" if isinstance(self.default, tuple) else type(self.default).__name__
+
+
+@cache
+def _declared(path: str) -> tuple[DeclaredOption, ...]:
+    """The options of a dataclass of ours, by its dotted path."""
+    module, _, name = path.rpartition(".")
+    source = _ROOT.joinpath(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8")
+    (node,) = [one for one in ast.parse(source).body if isinstance(one, ast.ClassDef) and one.name == name]
+    return tuple(_declarations(node))
+
+
+def _declarations(node: ast.ClassDef) -> Iterator[DeclaredOption]:
+    for one in node.body:
+        if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name) and one.value is not None:
+            annotation, choices = one.annotation, ()
+            if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Literal":
+                choices = ast.literal_eval(annotation.slice)
+            yield DeclaredOption(one.target.id, ast.literal_eval(one.value), choices)
+
+
+def written_value(value: Any) -> str:
+    """A default as one writes it behind ``--opt NAME=``."""
+    return str(list(value)) if isinstance(value, tuple) else str(value)
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return text

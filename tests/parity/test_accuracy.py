@@ -1,0 +1,269 @@
+"""The task metric: what is found, beside the eager model; reduced precision is held to it alone."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detexport.artifact import Artifact, read_artifact
+from detexport.contract import ResizeRule
+from detexport.data.coco import CocoDataset, load_coco
+from detexport.data.synthetic import SyntheticShapes
+from detexport.errors import DataError
+from detexport.metrics.evaluate import Judgement, judge
+from detexport.metrics.tallies import Matches, pack_tallies
+from detexport.parity.accuracy import Quality, compare_quality, measure_quality
+from detexport.parity.measures import tell
+from detexport.parity.validate import validate
+from detexport.processing.postprocess import postprocess
+from detexport.reference.store import EagerQuality, Reference, SampleMeta, read_reference, write_reference
+from detexport.runtime.session import Session
+from tiny_artifacts import tiny_contract
+from tolerances import TOLERANCE
+
+PERFECT = {"bbox/AP": 1.0, "bbox/AP50": 1.0, "segm/AP": 0.9}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> CocoDataset:
+    path = tmp_path_factory.mktemp("data") / "shapes"
+    SyntheticShapes(train_images=0, val_images=6).write(path)
+    return load_coco(path, "val")
+
+
+@dataclass
+class Finder:
+    """A session that finds the boxes that are annotated, of the first image first."""
+
+    dataset: CocoDataset
+    artifact: Artifact
+    device: str = "cpu"
+    shift_px: float = 0.0
+    left_out: int = 0
+    _records: Iterator = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._records = iter(self.dataset.images)
+
+    def __call__(
+        self, image: np.ndarray, output_size: tuple[int, int] | None = None
+    ) -> dict[str, np.ndarray]:
+        annotations = next(self._records).annotations[self.left_out :]
+        boxes = np.array([a["bbox"] for a in annotations], np.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        return {
+            "pred_boxes": boxes + np.float32(self.shift_px),
+            "scores": np.linspace(0.9, 0.6, len(boxes), dtype=np.float32),
+            "pred_classes": np.array([a["category_id"] for a in annotations], np.int64),
+        }
+
+
+@pytest.fixture
+def artifact(tiny_onnx: Path) -> Artifact:
+    outputs = tiny_contract().outputs[:3]
+    return replace(read_artifact(tiny_onnx), contract=tiny_contract(outputs=outputs, resize=ResizeRule(0, 0)))
+
+
+def eager(dataset: CocoDataset, **metrics: float) -> EagerQuality:
+    return EagerQuality(metrics or {"bbox/AP": 1.0}, tuple(image.image_id for image in dataset.images))
+
+
+def measured(session: Session, dataset: CocoDataset, reached: EagerQuality, budget: float = 0.02) -> Quality:
+    return measure_quality(session, reached, dataset, precision="int8", budget=budget, least=0.1)
+
+
+def test_what_finds_the_same_passes(dataset: CocoDataset, artifact: Artifact) -> None:
+    quality = measured(Finder(dataset, artifact), dataset, eager(dataset))
+    assert quality.images == 6
+    assert quality.differences == {"bbox/AP": pytest.approx(0.0)}
+    assert quality.faults == ()
+
+
+def test_what_finds_less_does_not(dataset: CocoDataset, artifact: Artifact) -> None:
+    quality = measured(Finder(dataset, artifact, left_out=1), dataset, eager(dataset))
+    assert quality.differences["bbox/AP"] < -0.02
+    (fault,) = quality.faults
+    assert "bbox/AP" in fault
+    assert "limit 0.02" in fault
+
+
+def test_only_the_images_that_eager_was_judged_on_count(dataset: CocoDataset, artifact: Artifact) -> None:
+    first = replace(eager(dataset), image_ids=(dataset.images[0].image_id,))
+    quality = measured(Finder(dataset, artifact), dataset, first)
+    assert quality.images == 1
+    assert quality.faults == ()
+
+
+@pytest.mark.parametrize(
+    ("reached", "words"),
+    [
+        ({"bbox/AP": 0.05}, "proves nothing"),
+        ({"bbox/AP50": 1.0}, "no metric"),
+        (PERFECT, "segm/AP 0.0000"),
+    ],
+)
+def test_what_proves_nothing_or_is_not_given(
+    dataset: CocoDataset, artifact: Artifact, reached: dict[str, float], words: str
+) -> None:
+    quality = measured(Finder(dataset, artifact), dataset, EagerQuality(reached, eager(dataset).image_ids))
+    assert any(words in fault for fault in quality.faults)
+
+
+@pytest.fixture
+def reference(tmp_path: Path, dataset: CocoDataset, artifact: Artifact) -> Reference:
+    session = Finder(dataset, artifact)
+
+    def samples() -> Iterator[tuple[SampleMeta, np.ndarray, dict]]:
+        for record in dataset.images:
+            size = (record.height, record.width)
+            meta = SampleMeta(f"{record.image_id}", record.image_id, record.file_name.name, size, size, 1.0)
+            image = np.zeros((3, *size), np.uint8)
+            yield meta, image, postprocess(session(image), size, size, artifact.contract)
+
+    write_reference(
+        tmp_path / "reference", samples(), contract=artifact.contract, environment={}, quality=eager(dataset)
+    )
+    return read_reference(tmp_path / "reference")
+
+
+def verdict(dataset: CocoDataset, reference: Reference, session: Session, *, reduced: bool) -> dict:
+    second = Finder(dataset, session.artifact, shift_px=getattr(session, "shift_px", 0.0))
+    measure = partial(
+        measure_quality, eager=eager(dataset), dataset=dataset, precision="int8", budget=0.02, least=0.1
+    )
+    report = validate(
+        session,
+        reference,
+        TOLERANCE,
+        job="j",
+        measure=lambda _: measure(second),
+        reduced=reduced,
+    )
+    return report.to_json()
+
+
+def test_a_shift_beyond_the_tolerance_is_evidence_alone(
+    dataset: CocoDataset, reference: Reference, artifact: Artifact
+) -> None:
+    shifted = Finder(dataset, artifact, shift_px=0.05)
+    reduced = verdict(dataset, reference, shifted, reduced=True)
+    assert reduced["passed"]
+    assert reduced["max"]["box_error_px"] == pytest.approx(0.05, abs=1e-3)
+    assert [(measure.words, limit) for measure, _, limit in tell(reduced)] == [
+        ("bbox/AP less eager's", "0.02")
+    ]
+    full = verdict(dataset, reference, Finder(dataset, artifact, shift_px=0.05), reduced=False)
+    assert not full["passed"]
+    assert [measure.words for measure, _, _ in tell(full)] == ["boxes", "scores", "bbox/AP less eager's"]
+
+
+def test_what_cannot_be_compared_stays_a_reason(
+    dataset: CocoDataset, reference: Reference, artifact: Artifact
+) -> None:
+    class Nan(Finder):
+        def __call__(
+            self, image: np.ndarray, output_size: tuple[int, int] | None = None
+        ) -> dict[str, np.ndarray]:
+            return {**super().__call__(image, output_size), "scores": np.full(0, np.nan, np.float32)}
+
+    report = verdict(dataset, reference, Nan(dataset, artifact), reduced=True)
+    assert not report["passed"]
+    assert any("scores" in reason for reason in report["reasons"])
+
+
+def test_data_without_the_annotations_says_nothing_of_the_artifact(
+    dataset: CocoDataset, reference: Reference, artifact: Artifact
+) -> None:
+    def unannotated(_: Session) -> Quality:
+        raise DataError("no annotations")
+
+    with pytest.raises(DataError):
+        validate(Finder(dataset, artifact), reference, TOLERANCE, job="j", measure=unannotated)
+
+
+def test_the_reference_keeps_what_eager_reached(
+    tmp_path: Path, dataset: CocoDataset, artifact: Artifact
+) -> None:
+    reached = eager_judged(dataset, artifact)
+    write_reference(tmp_path / "r", [], contract=artifact.contract, environment={}, quality=reached)
+    stored = read_reference(tmp_path / "r").quality
+    assert stored == reached
+    assert stored.tallies.keys() == reached.tallies.keys()
+    for name, array in reached.tallies.items():
+        np.testing.assert_array_equal(stored.tallies[name], array)
+
+
+def eager_judged(dataset: CocoDataset, artifact: Artifact) -> EagerQuality:
+    """An eager model that finds everything."""
+    session = Finder(dataset, artifact)
+    judged = judge(((record, session(np.zeros(0))) for record in dataset.images), dataset)
+    return EagerQuality(judged.metrics, judged.image_ids, pack_tallies(judged.tallies))
+
+
+def test_each_image_is_held_against_itself(dataset: CocoDataset, artifact: Artifact) -> None:
+    """Of every image the first object is missed, so all lose, those with one object most."""
+    quality = measured(Finder(dataset, artifact, left_out=1), dataset, eager_judged(dataset, artifact))
+    low, high = quality.intervals["bbox/AP"]
+    assert low <= quality.differences["bbox/AP"] <= high < 0
+    assert f"[{low:+.4f}, {high:+.4f}] (limit 0.02)" in quality.faults[0]
+    counts = quality.per_image["bbox/AP"]
+    annotated = [record for record in dataset.images if record.annotations]
+    assert (counts.better, counts.worse, counts.equal) == (0, len(annotated), 0)
+    assert counts.undefined == len(dataset.images) - len(annotated)
+    losses = [loss for _, loss in counts.worst]
+    assert losses == sorted(losses)
+    assert {id for id, _ in counts.worst} <= {record.image_id for record in annotated}
+
+
+def test_what_finds_the_same_is_equal_on_every_image(dataset: CocoDataset, artifact: Artifact) -> None:
+    quality = measured(Finder(dataset, artifact), dataset, eager_judged(dataset, artifact))
+    assert quality.intervals == {"bbox/AP": (0, 0)}
+    counts = quality.per_image["bbox/AP"]
+    assert (counts.better, counts.worse, counts.worst) == (0, 0, ())
+    assert counts.equal + counts.undefined == len(dataset.images)
+    json.dumps(quality.to_json(), allow_nan=False)
+
+
+def test_a_weak_eager_model_fails_reduced_precision_alone(dataset: CocoDataset, artifact: Artifact) -> None:
+    """In float32 the other verdicts hold; a difference stays one."""
+    quality = measured(Finder(dataset, artifact), dataset, eager(dataset))
+    weak = replace(quality, eager={"bbox/AP": 0.05}, artifact={"bbox/AP": 0.05})
+    assert "proves nothing" in weak.faults[0]
+    full = replace(weak, precision="float32")
+    assert full.faults == ()
+    assert "proves nothing" in full.to_json()["notes"][0]
+    assert "difference +0.9500" in replace(full, artifact={"bbox/AP": 1.0}).faults[0]
+
+
+def test_a_tie_across_images_fails_no_job_in_float32() -> None:
+    """Rounding swaps a right and a wrong detection of two images; on so few that is much of the metric."""
+
+    def side(*correct: bool) -> tuple[Matches, float]:
+        matches = Matches(
+            image=np.arange(2),
+            category=np.zeros(2, np.int64),
+            correct=np.array([correct] * 10),
+            ignored=np.zeros((10, 2), bool),
+            objects=np.ones((1, 2), np.int64),
+            score=np.array([0.90001, 0.9]),
+        )
+        return matches, float(matches.values(np.ones((1, 2)))[0])
+
+    (mine, value), (other, reached) = side(True, False), side(False, True)
+    expected = EagerQuality({"bbox/AP": value}, (1, 2), pack_tallies({"bbox/AP": mine}))
+    found = Judgement({"bbox/AP": reached}, (1, 2), {"bbox/AP": other})
+    limits = {"precision": "float32", "budget": 0.001, "least": 0.1}
+    assert compare_quality(expected, found, tie=2e-4, **limits).faults == ()
+    assert "difference -0.2" in compare_quality(expected, found, tie=1e-6, **limits).faults[0]
+    lost = Judgement({"bbox/AP": 0.0}, (1, 2), {"bbox/AP": side(False, False)[0]})
+    assert compare_quality(expected, lost, tie=2e-4, **limits).faults
+
+
+def test_data_that_lack_an_image_that_eager_was_judged_on(dataset: CocoDataset, artifact: Artifact) -> None:
+    reached = replace(eager(dataset), image_ids=(987,))
+    with pytest.raises(DataError, match="lacks images"):
+        measured(Finder(dataset, artifact), dataset, reached)

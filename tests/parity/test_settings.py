@@ -1,0 +1,64 @@
+"""A project's own limits: read from its parameters, with every fault in one message."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from detexport.errors import ConfigError
+from detexport.parity.compare import Tolerance
+from detexport.parity.settings import Rules, read_rules
+from detexport.reference.inputs import Plan
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_defaults_are_those_of_the_configuration() -> None:
+    section = yaml.safe_load((ROOT / "conf/parity/default.yaml").read_text())
+    rules = Rules.of(section)
+    assert rules.tolerance == Tolerance()
+    assert rules.plan == Plan()
+    assert rules.inputs.keys() == section["inputs"].keys()
+    assert Rules.of({}) == Rules(inputs={})
+    assert rules.budgets == Rules().budgets == section["budgets"]
+    plain = ("images", "floor_images", "min_detections", "draw", "quality_images", "least_quality")
+    assert {name: getattr(Rules(), name) for name in plain} == {name: section[name] for name in plain}
+
+
+def test_a_projects_limits_are_read(tmp_path: Path) -> None:
+    params = tmp_path / "params.yaml"
+    params.write_text("parity: {tolerance: {score: 1e-3}, scales: [1, 2], inputs: {mosaics: 1}}\ndata: {}\n")
+    params.write_text(params.read_text().replace("1e-3", "0.001"))
+    rules = read_rules(params)
+    assert rules.tolerance == Tolerance(score=0.001)
+    assert (rules.plan.scales, rules.plan.mosaics) == ((1.0, 2.0), 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("parity: {tolerence: {}}", "tolerence: no such key"),
+        ("parity: {tolerance: {scores: 1}}", "tolerance.scores: no such key"),
+        ("parity: {tolerance: {score: high}}", "tolerance.score: 'high', expected a number"),
+        ("parity: {tolerance: {score: .nan}}", "tolerance.score: nan"),
+        ("parity: {tolerance: 3}", "tolerance: 3 is not a mapping"),
+        ("parity: {images: 2.5}", "images: 2.5, expected a whole number"),
+        ("parity: {scales: []}", r"scales: \[\], expected a list"),
+        ("parity: {budgets: {int8: -1}}", "budgets.int8: -1"),
+        ("parity: {images: yes, draw: x}", "images: True.*; draw: 'x'"),
+        ("parity: {tolerance: {pair_iou: 2}}", "pair_iou=2"),
+        ("parity: [1]", "no section parity"),
+        ("data: {}", "got: data; expected: a mapping parity"),
+        ("- 1", "no section parity"),
+        ("a: [", "cannot be read"),
+    ],
+)
+def test_what_is_no_rule_is_named(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        read_rules(tmp_path / "params.yaml")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml cannot be read.*FileNotFoundError"):
+        read_rules(tmp_path / "nowhere.yaml")

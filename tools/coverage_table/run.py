@@ -1,0 +1,268 @@
+"""Run steps, each in a process of its own, several at a time; none again that worked on the same inputs."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from coverage_table.steps import Step, inside
+from detexport.errors import ConfigError, DataError
+from detexport.system.digests import sha256_json, sha256_tree
+from detexport.system.files import read_json, write_json
+from detexport.system.locks import locked
+
+OK, FAILED, UNAVAILABLE, BLOCKED = "ok", "failed", "unavailable", "blocked"
+# One thread a process, hashes that do not change: what a step writes does not depend on what runs beside it.
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",
+    "PYTHONHASHSEED": "0",
+}
+WITHOUT_MODELS = ("validate",)
+"""Stages that run where the models' code cannot be imported: an artifact must do without it."""
+
+WITHOUT = """
+import os, runpy, sys
+sys.modules[sys.argv[1]] = None
+sys.argv = sys.argv[2:]
+sys.path[0] = os.path.dirname(sys.argv[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""Runs the script of the second argument in a process that cannot import the module of the first."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a step.
+
+    Args:
+        key: digest of all that the step depends on.
+        status: ``ok``; ``failed``; ``unavailable``, where this machine lacks what it needs; or ``blocked``,
+            where what it needs was not made.
+        reason: why it is not ``ok``.
+        seconds: how long it ran.
+        cpu_seconds: how long it kept a core busy, whatever else ran.
+        peak_bytes: the most memory that its process held.
+        outs: digest of each file or folder that it wrote.
+    """
+
+    key: str
+    status: str
+    reason: str = ""
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_bytes: int = 0
+    outs: dict[str, str] = field(default_factory=dict)
+
+
+class Runner:
+    """Runs steps in a folder that is laid out like the repository.
+
+    The outcome of a step that worked is kept with its key, a digest of its command, its parameters and the
+    bytes of all that it reads, its code included: a runner goes on where a killed one stopped. What failed is
+    tried again: a full disk is in no key.
+
+    Args:
+        folder: where commands run; ``stages/``, ``src/`` and what else the steps read lie in it.
+        time_limit_s: a step that takes longer has failed.
+    """
+
+    def __init__(self, folder: Path, time_limit_s: float) -> None:
+        self.folder = folder
+        self.time_limit_s = time_limit_s
+        self._running: set[int] = set()
+
+    def run(
+        self,
+        steps: Sequence[Step],
+        before: Mapping[str, tuple[Step, ...]],
+        *,
+        processes: int,
+        report: Callable[[Step, Outcome, bool], None],
+    ) -> dict[str, Outcome]:
+        """Run ``steps`` in their order, as far as what they need is there.
+
+        Args:
+            steps: what is needed first comes first.
+            before: for each step the steps that write what it reads.
+            processes: so many steps at a time.
+            report: is told each step, its outcome and whether it was run now.
+
+        Returns:
+            the outcome of each step by name.
+        """
+        outcomes: dict[str, Outcome] = {}
+        waiting = list(steps)
+        running: dict[Future[Outcome], Step] = {}
+
+        def settle(step: Step, outcome: Outcome, ran: bool) -> None:
+            outcomes[step.name] = outcome
+            report(step, outcome, ran)
+
+        with ThreadPoolExecutor(processes) as pool, self._children_end_with_us():
+            while waiting or running:
+                for step in list(waiting):
+                    needs = [outcomes.get(other.name) for other in before[step.name]]
+                    if any(need is None for need in needs):
+                        continue
+                    known = self._without_running(step, before[step.name], outcomes)
+                    if known is not None:
+                        settle(step, known, False)
+                    elif len(running) < processes:
+                        key = self._key(step, before[step.name], outcomes)
+                        running[pool.submit(self._run, step, key)] = step
+                    else:
+                        continue
+                    waiting.remove(step)
+                done, _ = wait(running, return_when=FIRST_COMPLETED) if running else (set(), None)
+                for future in done:
+                    settle(running.pop(future), future.result(), True)
+        return outcomes
+
+    def _without_running(
+        self, step: Step, before: Sequence[Step], outcomes: Mapping[str, Outcome]
+    ) -> Outcome | None:
+        """The outcome of a step that cannot run, or that worked before on the same inputs."""
+        lacking = [other for other in before if outcomes[other.name].status != OK]
+        if lacking:
+            cause = outcomes[lacking[0].name]
+            blocked = cause.status == BLOCKED
+            return Outcome("", BLOCKED, cause.reason if blocked else f"{lacking[0].stage}: {cause.reason}")
+        path = self._record(step)
+        if not path.is_file():
+            return None
+        kept = Outcome(**read_json(path))
+        current = kept.status == OK and kept.key == self._key(step, before, outcomes)
+        there = all((self.folder / out).exists() for out in kept.outs)
+        return kept if current and there else None
+
+    def _key(self, step: Step, before: Sequence[Step], outcomes: Mapping[str, Outcome]) -> str:
+        made = {out: sha for other in before for out, sha in outcomes[other.name].outs.items()}
+        read = {}
+        for dep in step.deps:
+            sources = {out: sha for out, sha in made.items() if inside(dep, out)}
+            read[dep] = sources or digest(self.folder / dep)
+        return sha256_json({"cmd": step.cmd, "params": step.params, "read": read})
+
+    def _record(self, step: Step) -> Path:
+        return self.folder / "steps" / f"{step.name}.json"
+
+    def _run(self, step: Step, key: str) -> Outcome:
+        log = self.folder / "logs" / f"{step.name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        # What was known of the step is not of what it writes now, also if nobody is there when it ends.
+        self._record(step).unlink(missing_ok=True)
+        start = time.monotonic()
+        with log.open("wb") as file:
+            code, usage = self._wait(self._start(step, file))
+        seconds = round(time.monotonic() - start, 1)
+        status, reason = judge(code, log, seconds >= self.time_limit_s)
+        outcome = Outcome(
+            key,
+            status,
+            reason,
+            seconds,
+            round(usage.ru_utime + usage.ru_stime, 1),
+            usage.ru_maxrss * 1024,
+            {out: digest(self.folder / out) for out in step.outs} if status == OK else {},
+        )
+        write_json(self._record(step), asdict(outcome))
+        return outcome
+
+    def _start(self, step: Step, file: Any) -> "subprocess.Popen[bytes]":
+        python, *script = shlex.split(step.cmd)
+        if python != "python":
+            raise DataError(f"the stage {step.stage} is no Python script", got=step.cmd)
+        without = ["-c", WITHOUT, "detexport.modeling"] if step.stage in WITHOUT_MODELS else []
+        process = subprocess.Popen(
+            [sys.executable, *without, *script],
+            cwd=self.folder,
+            env={**os.environ, **ENVIRONMENT},
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        self._running.add(process.pid)
+        return process
+
+    def _wait(self, process: "subprocess.Popen[bytes]") -> tuple[int, Any]:
+        """Exit code and resource usage of a process; it is killed where it exceeds the time limit."""
+        timer = threading.Timer(self.time_limit_s, kill, [process.pid])
+        timer.start()
+        _, status, usage = os.wait4(process.pid, 0)
+        timer.cancel()
+        self._running.discard(process.pid)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        return process.returncode, usage
+
+    @contextmanager
+    def _children_end_with_us(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            for pid in tuple(self._running):
+                kill(pid)
+            raise
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock; the system lets go of it when the process ends, however it ends.
+
+    Raises:
+        ConfigError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "lock").touch()
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / "lock", wait=False))
+        except BlockingIOError as error:
+            raise ConfigError(
+                "another run is at work in this folder",
+                got=folder,
+                remedy="wait for it, or give another folder",
+            ) from error
+        yield
+
+
+def kill(pid: int) -> None:
+    """End a process that leads a session, with all that it started."""
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def judge(code: int, log: Path, late: bool) -> tuple[str, str]:
+    """Status and reason of a step by its exit code and what it printed."""
+    if code == 0:
+        return OK, ""
+    lines = [line.strip() for line in log.read_text(errors="replace").replace("\r", "\n").splitlines()]
+    said = [line for line in lines if line.startswith("error: ")] or [line for line in lines if line]
+    reason = said[-1].removeprefix("error: ") if said else "it printed nothing"
+    if late:
+        reason = f"it ran longer than allowed; its last line: {reason}"
+    elif code < 0:
+        reason = f"ended by {signal.Signals(-code).name}; its last line: {reason}"
+    return (UNAVAILABLE if code == os.EX_UNAVAILABLE else FAILED), reason
+
+
+def digest(path: Path) -> str:
+    """Digest of what a step reads.
+
+    Raises:
+        DataError: it is not there.
+    """
+    if not path.exists():
+        raise DataError(f"{path} is missing", remedy="restore it; a stage of dvc.yaml reads it")
+    return sha256_tree(path)
