@@ -53,9 +53,9 @@ def test_polygons_drawn_as_coco_draws_them() -> None:
 
 @pytest.mark.parametrize("polygon", [[], [1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7], [[1, 2], [3, 4], [5, 6]]])
 def test_what_is_no_polygon_is_refused(polygon: list) -> None:
-    with pytest.raises(ValueError, match="three corners"):
+    with pytest.raises(ValueError, match="three vertices"):
         PolygonMasks([[polygon]])
-    with pytest.raises(ValueError, match="three corners"):
+    with pytest.raises(ValueError, match="three vertices"):
         polygons_to_bitmask([polygon], 5, 5)
 
 

@@ -1,4 +1,4 @@
-"""What people give a model that detects, checked before anything is computed."""
+"""Checks of the inputs of a detection model."""
 
 import operator
 from typing import Any
@@ -11,16 +11,16 @@ from detexport.errors import InputError
 
 
 def checked_image(example: Any, index: int, channels: int) -> Tensor:
-    """The image of one input.
+    """Check one input and return its image.
 
     Args:
-        example: a dict with ``image``, (C, H, W), values 0..255 of any real dtype, and perhaps ``height`` and
-            ``width``: see ``output_size``.
-        index: its place in the batch, for errors.
+        example: a dict with ``image``, (C, H, W), values 0..255 of any real dtype, and optionally ``height``
+            and ``width``: see ``output_size``.
+        index: of the input in the batch, for errors.
         channels: C.
 
     Raises:
-        InputError: it is not that.
+        InputError: the input has another form.
     """
     if not isinstance(example, dict) or not isinstance(example.get("image"), Tensor):
         got = type(example).__name__
@@ -57,10 +57,10 @@ def checked_image(example: Any, index: int, channels: int) -> Tensor:
 
 
 def output_size(example: dict[str, Any]) -> tuple[int, int]:
-    """Height and width in px of the output that an input asks for, by default those of its image.
+    """Return the height and width in px of the output that an input requests, by default those of its image.
 
     Raises:
-        InputError: only one of them is given, or one is not a whole number from 1 to ``MAX_SIDE``.
+        InputError: only one of them is given, or one is not an integer from 1 to ``MAX_SIDE``.
     """
     if "height" not in example and "width" not in example:
         return example["image"].shape[1], example["image"].shape[2]
