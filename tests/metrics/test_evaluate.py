@@ -70,5 +70,5 @@ def test_semantic_segmentation_of_another_size(dataset: CocoDataset, tmp_path: P
     record, outputs = next(pixels(dataset, shifted=0))
     Image.new("L", (5, 4)).save(tmp_path / "small.png")
     other = replace(record, sem_seg_file_name=tmp_path / "small.png")
-    with pytest.raises(DataError, match=r"small\.png is not of the size"):
+    with pytest.raises(DataError, match=r"small\.png has another size"):
         judge([(other, outputs)], dataset)
