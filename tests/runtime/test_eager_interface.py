@@ -81,7 +81,7 @@ PROPOSALS = Instances((30, 50), proposal_boxes=Boxes([[1, 2, 3, 4]]))
         ([{"image": IMAGE.permute(1, 2, 0)}], r"got: \(30, 50, 3\); expected: \(3, height, width\)"),
         ([{"image": IMAGE[:1]}], r"got: \(1, 30, 50\)"),
         ([{"image": IMAGE[:, :0]}], r"got: \(3, 0, 50\)"),
-        ([{"image": IMAGE > 9}], "holds no colours; got: torch.bool"),
+        ([{"image": IMAGE > 9}], "has an unsupported dtype; got: torch.bool"),
         ([{"image": IMAGE.float() * torch.nan}], "not finite"),
         ([{"image": IMAGE.float() / 255}], "does not take; got: torch.float32 from 0.*whole numbers 0..255"),
         ([{"image": IMAGE.int() + 200}], "does not take; got: torch.int32"),

@@ -142,8 +142,8 @@ def _renumbered(entry: dict[str, Any], numbers: dict[str, dict[Any, int]]) -> di
     return {**entry, "image_id": image, "category_id": category}
 
 
-def _check_known(path: Path, what: str, asked: Sequence[ImageId], entries: list[dict[str, Any]]) -> None:
-    unknown = sorted(set(asked) - {entry["id"] for entry in entries}, key=id_order)
+def _check_known(path: Path, what: str, requested: Sequence[ImageId], entries: list[dict[str, Any]]) -> None:
+    unknown = sorted(set(requested) - {entry["id"] for entry in entries}, key=id_order)
     if unknown:
         raise DataError(
             f"{path} does not have all {what} that are to be evaluated",

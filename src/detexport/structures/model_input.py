@@ -30,7 +30,7 @@ def checked_image(example: Any, index: int, channels: int) -> Tensor:
             f"input {index} has no image",
             got=got,
             expected="a dict with a tensor (C, H, W) under 'image'",
-            remedy="torch.as_tensor(array.transpose(2, 0, 1).copy()) makes one of an (H, W, C) array",
+            remedy="convert an (H, W, C) array with torch.as_tensor(array.transpose(2, 0, 1).copy())",
         )
     image: Tensor = example["image"]
     if image.dim() != 3 or image.shape[0] != channels or 0 in image.shape:
@@ -38,17 +38,17 @@ def checked_image(example: Any, index: int, channels: int) -> Tensor:
             f"image {index} has a wrong shape",
             got=tuple(image.shape),
             expected=f"({channels}, height, width), at least 1 px high and wide",
-            remedy="give one image a dict, its channels first",
+            remedy="give one dict per image, with the channels first",
         )
     if image.dtype == torch.bool or image.is_complex():
         raise InputError(
-            f"image {index} holds no colours",
+            f"image {index} has an unsupported dtype",
             got=image.dtype,
             expected="values 0..255 as torch.uint8 or another real dtype",
         )
     if image.is_floating_point() and not torch.isfinite(image).all():
         raise InputError(
-            f"image {index} holds values that are not finite",
+            f"image {index} has values that are not finite",
             got=f"{int((~torch.isfinite(image)).sum())} times NaN or infinity",
             expected="values 0..255",
         )
@@ -71,7 +71,7 @@ def output_size(example: dict[str, Any]) -> tuple[int, int]:
     except (KeyError, TypeError):
         pass
     raise InputError(
-        "an input gives both height and width of the output, or neither",
+        "an input must have both height and width of the output, or neither",
         got=", ".join(f"{key}: {example[key]!r}" for key in ("height", "width") if key in example),
-        expected=f"two positive whole numbers of px, at most {MAX_SIDE}",
+        expected=f"two positive integers of px, at most {MAX_SIDE}",
     )
