@@ -4,12 +4,10 @@ It reads instances, keypoints and panoptic segments for the command line, the pi
 the metrics. The format:
 
 - ids are integers of 64 bits or strings, unique among images, categories or annotations; 1 and "1" are two
-ids.
-  Integers are sorted before strings, and class i is the i-th smallest category id in this order.
+  ids. Integers are sorted before strings, and class i is the i-th smallest category id in this order.
 - boxes are four finite numbers, width and height not negative. Other numbers are finite, too.
 - segmentations: see ``detexport.data.segmentation``. An annotation whose polygons are all invalid is left out
-with
-  a warning, as in detectron2; one without a segmentation is kept as a box.
+  with a warning, as in detectron2; one without a segmentation is kept as a box.
 - several categories may have one name, and several images one file.
 
 Anything else raises ``DataError``, which names file, entry, value and the expected value.

@@ -13,7 +13,7 @@ from detexport.errors import ConfigError
 
 
 class DatasetMapper:
-    """Maps a record to an input of a model: reads the image and augments it with its annotations.
+    """Mapper from records to inputs of a model: it reads the image and augments it with its annotations.
 
     It is built from a configuration, ``DatasetMapper(cfg, is_train=True)``, from options,
     ``DatasetMapper(is_train=True, augmentations=[...], image_format="BGR")``, or from a configuration with

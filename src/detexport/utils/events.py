@@ -220,7 +220,7 @@ class EventWriter(Protocol):
 
 
 class _New:
-    """Call to get the scalars of the active storage since the last call, by iteration."""
+    """Callable that returns the scalars of the active storage since its last call, by iteration."""
 
     def __init__(self, window_size: int) -> None:
         self._window_size = window_size
