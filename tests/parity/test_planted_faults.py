@@ -64,7 +64,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Reference]:
         "conf/detectron2/mask_rcnn.yaml",
         "--target",
         "scripting",
-        "--no-proof",
+        "--no-check",
     ]
     command += ["--weights", "checkpoints/mask_rcnn.safetensors", "--output", str(folder / "artifact")]
     command += ["--class-names", ",".join(CLASSES), "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.3"]
