@@ -337,7 +337,7 @@ def test_the_pipelines_reference_is_found_beside_the_artifact(
     )
     done = run("validate", placed)
     assert done.returncode == 0, done.stderr
-    assert "metric    not evaluated" in done.stdout
+    assert "accuracy  not evaluated" in done.stdout
     expected["pred_boxes"] += 1
     write_reference(
         tmp_path / "model/reference", [(meta, image, expected)], contract=contract, environment={}
