@@ -1,4 +1,4 @@
-"""Floor: how far the eager model lies from itself, so that no artifact is asked for more."""
+"""Noise floor: how far the eager model lies from itself, so that no artifact is asked for more."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +13,10 @@ from detexport.config.cfg import load_cfg
 from detexport.config.params import load_params
 from detexport.contract import Contract
 from detexport.data.coco import load_coco, records_of
-from detexport.engine.evaluation import judge_model
-from detexport.metrics.evaluate import annotation_kind, metric_differences
+from detexport.engine.evaluation import evaluate_model
+from detexport.metrics.evaluate import accuracy_deltas, annotation_kind
 from detexport.modeling import build_model
-from detexport.parity.noise_variants import measure_floor
+from detexport.parity.noise_variants import measure_noise_floor
 from detexport.reference.store import read_reference
 from detexport.system.files import read_json, write_json
 from detexport.system.script import run
@@ -44,19 +44,19 @@ def main(
     expected = read_reference(reference)
 
     def judge(other: nn.Module) -> dict[str, float]:
-        assert expected.quality is not None
+        assert expected.accuracy is not None
         dataset = load_coco(data, "val", load_params("data.categories"), annotation_kind(contract))
-        judged = replace(dataset, images=tuple(records_of(dataset, expected.quality.image_ids)))
-        reached = judge_model(other, judged, contract.oks_sigmas)
-        return metric_differences(expected.quality.metrics, reached.metrics)
+        judged = replace(dataset, images=tuple(records_of(dataset, expected.accuracy.image_ids)))
+        reached = evaluate_model(other, judged, contract.oks_sigmas)
+        return accuracy_deltas(expected.accuracy.metrics, reached.metrics)
 
-    floor = measure_floor(
+    floor = measure_noise_floor(
         net,
         contract,
         expected,
         instantiate(params.tolerance),
-        params.floor_images,
-        judge=judge if expected.quality else None,
+        params.noise_floor_images,
+        judge=judge if expected.accuracy else None,
         budget=params.budgets.tf32,
     )
     write_json(save_to, floor.to_json())

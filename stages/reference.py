@@ -13,7 +13,7 @@ from detexport.config.cfg import load_cfg
 from detexport.config.params import load_params
 from detexport.contract import Contract
 from detexport.data.coco import load_coco
-from detexport.engine.evaluation import judge_model, spread
+from detexport.engine.evaluation import evaluate_model, spread
 from detexport.errors import DataError
 from detexport.metrics.evaluate import annotation_kind, or_without
 from detexport.metrics.tallies import pack_tallies
@@ -21,7 +21,7 @@ from detexport.modeling import build_model
 from detexport.reference.eager import versions
 from detexport.reference.inputs import Plan
 from detexport.reference.run import eager_samples
-from detexport.reference.store import EagerQuality, write_reference
+from detexport.reference.store import EagerAccuracy, write_reference
 from detexport.system.files import read_json
 from detexport.system.script import run
 
@@ -55,18 +55,18 @@ def main(
         save_dir,
         eager_samples(net, contract, chosen, plan),
         contract=contract,
-        quality=measure_eager(net, contract, data) if params.quality_images else None,
+        accuracy=measure_eager(net, contract, data) if params.accuracy_images else None,
         environment={"threads": torch.get_num_threads(), "dtype": "float32", "versions": versions()},
     )
 
 
-def measure_eager(net: nn.Module, contract: Contract, data: Path) -> EagerQuality:
+def measure_eager(net: nn.Module, contract: Contract, data: Path) -> EagerAccuracy:
     """How good the eager model is on annotated images, which every target is held to."""
-    with or_without("-S parity.quality_images=0"):
+    with or_without("-S parity.accuracy_images=0"):
         dataset = load_coco(data, "val", load_params("data.categories"), annotation_kind(contract))
-        chosen = spread(dataset, load_params("parity.quality_images"))
-        judged = judge_model(net, chosen, contract.oks_sigmas)
-    return EagerQuality(judged.metrics, judged.image_ids, pack_tallies(judged.tallies))
+        chosen = spread(dataset, load_params("parity.accuracy_images"))
+        judged = evaluate_model(net, chosen, contract.oks_sigmas)
+    return EagerAccuracy(judged.metrics, judged.image_ids, pack_tallies(judged.tallies))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from detexport.errors import LONGEST_MESSAGE, printable, shortened
 from detexport.metrics.evaluate import annotation_kind
 from detexport.parity.accuracy import FLOAT32
 from detexport.parity.certificate import certify
-from detexport.parity.noise_floor import read_floor
+from detexport.parity.noise_floor import read_noise_floor
 from detexport.parity.settings import Rules
 from detexport.parity.validate import Support
 from detexport.reference.store import read_reference
@@ -48,8 +48,8 @@ def main(
     precision = target.get("precision", FLOAT32)
     artifact = read_artifact(artifact_dir)
     dataset = None
-    is_asked = rules.quality_images and (precision != FLOAT32 or precision in rules.judged)
-    if is_asked and read_reference(reference).quality is not None:
+    is_asked = rules.accuracy_images and (precision != FLOAT32 or precision in rules.accuracy_precisions)
+    if is_asked and read_reference(reference).accuracy is not None:
         dataset = load_coco(data, "val", load_params("data.categories"), annotation_kind(artifact.contract))
     report = validate_job(
         artifact_dir,
@@ -58,7 +58,7 @@ def main(
         rules,
         job=job,
         precision=precision,
-        floor=read_floor(floor),
+        floor=read_noise_floor(floor),
         dataset=dataset,
         data=data,
         support=Support.of(dict(target.support)) if "support" in target else None,
@@ -70,7 +70,7 @@ def main(
     write_json(save_certificate_to, certificate)
     echo(f"{job}: {'passed' if report.passed else 'did not pass'}")
     for name, verdict in report.verdicts.items():
-        answer = "not judged" if not verdict.judged else "passed" if verdict.passed else "failed"
+        answer = "not evaluated" if not verdict.evaluated else "passed" if verdict.passed else "failed"
         echo(f"  {name:9}{answer}{f' ({verdict.note})' if verdict.note else ''}")
     for reason in report.reasons[:MOST_REASONS]:
         echo(f"  {shortened(printable(reason), LONGEST_MESSAGE)}")

@@ -17,11 +17,11 @@ from detexport.data.coco import (
     load_coco,
 )
 from detexport.engine.evaluation import predict_record
-from detexport.metrics.evaluate import Finding, Judge
+from detexport.metrics.evaluate import Evaluator, ImageEvaluation
 from detexport.metrics.tallies import pack_tallies
-from detexport.parity.accuracy import BUDGETS, FLOAT32, LEAST_QUALITY, Quality, measure_quality
+from detexport.parity.accuracy import BUDGETS, FLOAT32, MIN_ACCURACY, Accuracy, measure_accuracy
 from detexport.reference.progress import Progress
-from detexport.reference.store import EagerQuality
+from detexport.reference.store import EagerAccuracy
 from detexport.runtime.session import Session
 
 SPLIT = "val"
@@ -49,9 +49,9 @@ def load_dataset(
     return dataset
 
 
-def judge_eager(
+def evaluate_eager(
     net: Any, dataset: CocoDataset, keypoint_sigmas: tuple[float, ...], progress: Progress | None = None
-) -> EagerQuality:
+) -> EagerAccuracy:
     """What the eager model finds on all images of a split.
 
     Args:
@@ -60,22 +60,22 @@ def judge_eager(
         keypoint_sigmas: see ``coco_ap``.
         progress: what an earlier run has found, which this one goes on from.
     """
-    judge, progress = Judge(dataset, keypoint_sigmas), progress or Progress()
+    judge, progress = Evaluator(dataset, keypoint_sigmas), progress or Progress()
 
-    def look(record: CocoRecord) -> Finding:
+    def look(record: CocoRecord) -> ImageEvaluation:
         return judge.look(record, predict_record(net, record))
 
-    def findings() -> Iterator[Finding]:
+    def findings() -> Iterator[ImageEvaluation]:
         for record in tqdm(dataset.images, desc="task metric of the model", unit="image"):
-            yield progress.once(f"task metric {record.image_id!r}", Finding, partial(look, record))
+            yield progress.once(f"task metric {record.image_id!r}", ImageEvaluation, partial(look, record))
 
     judged = judge.conclude(findings())
     tallies = pack_tallies(judged.tallies)
-    return EagerQuality(judged.metrics, judged.image_ids, tallies)
+    return EagerAccuracy(judged.metrics, judged.image_ids, tallies)
 
 
-def evaluate_both(net: Any, session: Session, dataset: CocoDataset, *, precision: str) -> Quality:
-    """Judge the eager model and the artifact on all images of a split.
+def evaluate_both(net: Any, session: Session, dataset: CocoDataset, *, precision: str) -> Accuracy:
+    """Evaluate the eager model and the artifact on all images of a split.
 
     Args:
         net: the eager model.
@@ -83,16 +83,16 @@ def evaluate_both(net: Any, session: Session, dataset: CocoDataset, *, precision
         dataset: the split, with keypoints if the model gives them.
         precision: the target's; empty: float32.
     """
-    eager = judge_eager(net, dataset, session.artifact.contract.oks_sigmas)
+    eager = evaluate_eager(net, dataset, session.artifact.contract.oks_sigmas)
     precision = precision or FLOAT32
-    return measure_quality(
-        session, eager, dataset, precision=precision, budget=BUDGETS[precision], least=LEAST_QUALITY
+    return measure_accuracy(
+        session, eager, dataset, precision=precision, budget=BUDGETS[precision], least=MIN_ACCURACY
     )
 
 
-def say_quality(quality: Quality) -> None:
+def print_accuracy(accuracy: Accuracy) -> None:
     """Print the metrics of both, and the differences."""
-    say(f"on {quality.images} annotated images {'model':>10} {'artifact':>10} {'difference':>11}")
-    for name, value in quality.eager.items():
-        found = quality.artifact.get(name, 0.0)
+    say(f"on {accuracy.images} annotated images {'model':>10} {'artifact':>10} {'difference':>11}")
+    for name, value in accuracy.eager.items():
+        found = accuracy.artifact.get(name, 0.0)
         say(f"  {name:24} {value:10.4f} {found:10.4f} {found - value:+11.4f}")

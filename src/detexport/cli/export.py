@@ -14,9 +14,9 @@ from detexport.artifact import Artifact, read_artifact
 from detexport.checkpoint import fetch, load_weights, match_weights, read_state_dict, write_state_dict
 from detexport.checkpoint.load import describe_parameters
 from detexport.cli.checks import Request as Request
-from detexport.cli.checks import check_export, check_weights, configuration, judged_by_ap
+from detexport.cli.checks import check_export, check_weights, configuration, evaluated_by_ap
 from detexport.cli.engines import OnDevice
-from detexport.cli.evaluation import evaluate_both, judge_eager, load_dataset, say_quality
+from detexport.cli.evaluation import evaluate_both, evaluate_eager, load_dataset, print_accuracy
 from detexport.cli.images import find_images, list_images
 from detexport.cli.progress import say, step
 from detexport.cli.verdict import say_errors
@@ -80,20 +80,20 @@ def make(request: Request) -> None:
         steps = folder / STEPS
         steps.mkdir()
         with step("build the model and load its weights"):
-            model = load_model(request, steps, judged=request.run_eval or judged_by_ap(request, target))
+            model = load_model(request, steps, judged=request.run_eval or evaluated_by_ap(request, target))
         images = _samples(files, model.contract)
         calibration = calibration or _training_images(request.data) or files
         made = _make(makers, model, next(iter(images)), _samples(calibration, model.contract), steps)
         engine = OnDevice(target.runtime.build(), request.device)
-        if request.proof:
+        if request.check:
             _check(request, target, model, engine, made, files, steps / "reference")
         elif request.run_eval:
             _evaluate(model, target, engine.open(made))
         artifact = _promote(made, folder)
     size = sum((request.output / name).stat().st_size for name in artifact.files)
     say(f"{request.output}: {artifact.format.value}, {size / 1e6:.1f} MB, sha256 {artifact.sha256}")
-    if not request.proof:
-        say("not proved, as asked for by --no-proof")
+    if not request.check:
+        say("not proved, as asked for by --no-check")
 
 
 def _for_device(makers: dict[str, Any], device: str) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def _dataset(request: Request, net: Any, *, judged: bool) -> CocoDataset | None:
     if request.data is None:
         return None
     names = request.class_names if "things" in count_classes(net) else ()
-    with or_without("export without --run-eval, and a target of reduced precision with --no-proof"):
+    with or_without("export without --run-eval, and a target of reduced precision with --no-check"):
         return load_dataset(request.data, names, annotation_kind(net.contract(())), judged=judged)
 
 
@@ -228,11 +228,11 @@ def _check(
         reference,
         job=request.target,
         precision=target.precision or FLOAT32,
-        quality=judge_eager(model.net, dataset, model.contract.oks_sigmas) if dataset else None,
+        accuracy=evaluate_eager(model.net, dataset, model.contract.oks_sigmas) if dataset else None,
         dataset=dataset,
     )
-    if report.quality is not None:
-        say_quality(report.quality)
+    if report.accuracy is not None:
+        print_accuracy(report.accuracy)
     say_errors(report)
     if not report.passed:
         raise ExportError(
@@ -240,14 +240,14 @@ def _check(
             got=listed(report.reasons),
             expected="what the model finds, within the limits",
             remedy="give images of the model's kind by --sample (for int8 by --calibration), choose another "
-            "target, or keep the artifact unproved by --no-proof",
+            "target, or keep the artifact unchecked by --no-check",
         )
 
 
 def _evaluate(model: Model, target: Target, session: Session) -> None:
     if model.dataset is None:
         raise ConfigError("there is no data to judge on", remedy="give --data DIR")
-    say_quality(evaluate_both(model.net, session, model.dataset, precision=target.precision))
+    print_accuracy(evaluate_both(model.net, session, model.dataset, precision=target.precision))
 
 
 def _promote(made: Path, folder: Path) -> Artifact:

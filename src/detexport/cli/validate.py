@@ -12,7 +12,7 @@ import numpy as np
 
 from detexport.artifact import Artifact, read_artifact, read_verified
 from detexport.cli.engines import OnDevice, asked_target, engine_of
-from detexport.cli.evaluation import judge_eager, load_dataset
+from detexport.cli.evaluation import evaluate_eager, load_dataset
 from detexport.cli.output import print_json
 from detexport.cli.progress import say, step
 from detexport.cli.verdict import report_lines
@@ -20,18 +20,18 @@ from detexport.contract import Contract
 from detexport.data.coco import CocoDataset, CocoRecord, records_of
 from detexport.engine.evaluation import spread
 from detexport.errors import ArtifactError, ConfigError, DataError, MissingAnnotationsError, listed
-from detexport.metrics.evaluate import Judge, annotation_kind, or_without
+from detexport.metrics.evaluate import Evaluator, annotation_kind, or_without
 from detexport.metrics.tallies import pack_tallies
 from detexport.outputs import Outputs
 from detexport.parity.accuracy import FLOAT32, findings
 from detexport.parity.certificate import certify
-from detexport.parity.noise_floor import Floor, read_floor
+from detexport.parity.noise_floor import NoiseFloor, read_noise_floor
 from detexport.parity.settings import Rules, read_rules
 from detexport.parity.verdict import ParityReport
 from detexport.processing.postprocess import postprocess
 from detexport.reference.inputs import resumed_inputs
 from detexport.reference.progress import Progress, progress_folder, validation_key
-from detexport.reference.store import EagerQuality, of_model, read_reference, write_reference
+from detexport.reference.store import EagerAccuracy, of_model, read_reference, write_reference
 from detexport.runtime import BatchSession, Session
 from detexport.system.digests import sha256_json
 from detexport.system.files import write_json, writing
@@ -39,7 +39,7 @@ from detexport.workflows.validate import validate_apart
 
 REPORT, CERTIFICATE, DRAWN = "parity.json", "certificate.json", "drawn.npz"
 REFERENCE = "reference"
-SWITCH = "--quality-images 0"
+SWITCH = "--accuracy-images 0"
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Question:
     target: str
     against_target: str
     images: int
-    quality_images: int
+    accuracy_images: int
     device: str
     save_dir: Path | None
     as_json: bool
@@ -68,7 +68,7 @@ class Expected:
     """What an artifact is held against: the outputs of a model or of another artifact, and its noise."""
 
     reference: Path
-    floor: Floor | None
+    floor: NoiseFloor | None
     name: str
 
 
@@ -94,10 +94,10 @@ def run(question: Question) -> ParityReport:
         work = question.save_dir or Path(at_work.enter_context(tempfile.TemporaryDirectory()))
         at_work.enter_context(writing(work))
         expected = _expected(question, rules, artifact, work, at_work)
-        quality = read_reference(expected.reference).quality
-        if precision != FLOAT32 and quality is None:
+        accuracy = read_reference(expected.reference).accuracy
+        if precision != FLOAT32 and accuracy is None:
             raise _unjudged(precision, f"no metric in {expected.reference}")
-        is_judged = _judged(question) and quality is not None
+        is_judged = _judged(question) and accuracy is not None
         report = validate_apart(
             question.artifact_dir,
             OnDevice(engine_of(question.artifact_dir, question.target), question.device),
@@ -122,7 +122,7 @@ def run(question: Question) -> ParityReport:
 
 def _judged(question: Question) -> bool:
     """Whether the task metric is asked for."""
-    return question.data is not None and question.quality_images > 0
+    return question.data is not None and question.accuracy_images > 0
 
 
 def _unjudged(precision: str, got: str) -> ConfigError:
@@ -130,7 +130,7 @@ def _unjudged(precision: str, got: str) -> ConfigError:
         f"{precision} is judged by the task metric alone, and there is none",
         got=got,
         expected="annotated images, on which what it is held against was judged, too",
-        remedy="give --data, and --quality-images greater than 0",
+        remedy="give --data, and --accuracy-images greater than 0",
     )
 
 
@@ -145,7 +145,9 @@ def _expected(
     if not any(asked.values()) and (beside / "reference").is_dir():
         floor = beside / "floor.json"
         return Expected(
-            beside / "reference", read_floor(floor) if floor.is_file() else None, str(beside / "reference")
+            beside / "reference",
+            read_noise_floor(floor) if floor.is_file() else None,
+            str(beside / "reference"),
         )
     if question.data is None or not any(asked.values()):
         raise ConfigError(
@@ -163,7 +165,7 @@ def _model(question: Question, rules: Rules, artifact: Artifact, work: Path, at_
     """Run the eager model on the edge-case inputs and measure its noise floor."""
     # They import torch, which comparing two artifacts does without.
     from detexport.cli.export import Request, load_model
-    from detexport.parity.noise_variants import measure_floor
+    from detexport.parity.noise_variants import measure_noise_floor
     from detexport.reference.eager import versions
     from detexport.reference.run import eager_samples
 
@@ -181,20 +183,25 @@ def _model(question: Question, rules: Rules, artifact: Artifact, work: Path, at_
     contract = _named_alike(model.contract, artifact.contract)
     digest = sha256_json(asdict(model.provenance))
     progress, reference = _kept(question, rules, work, digest, contract, at_work)
-    quality = None
-    if question.quality_images:
-        judged = spread(_annotated(question, contract), question.quality_images)
+    accuracy = None
+    if question.accuracy_images:
+        judged = spread(_annotated(question, contract), question.accuracy_images)
         with or_without(SWITCH):
-            quality = judge_eager(model.net, judged, contract.oks_sigmas, progress)
+            accuracy = evaluate_eager(model.net, judged, contract.oks_sigmas, progress)
     write_reference(
         reference,
         eager_samples(model.net, contract, images, rules.plan, progress),
         contract=contract,
         environment={"dtype": "float32", "versions": versions()},
-        quality=quality,
+        accuracy=accuracy,
     )
-    floor = measure_floor(
-        model.net, contract, read_reference(reference), rules.tolerance, rules.floor_images, progress=progress
+    floor = measure_noise_floor(
+        model.net,
+        contract,
+        read_reference(reference),
+        rules.tolerance,
+        rules.noise_floor_images,
+        progress=progress,
     )
     return Expected(reference, floor, question.config_file)
 
@@ -215,11 +222,11 @@ def _artifact(
     images = _images(question, contract)
     session = OnDevice(engine_of(other, question.against_target), question.device).open(other)
     progress, reference = _kept(question, rules, work, session.artifact.sha256, contract, at_work)
-    quality = None
-    if question.quality_images:
-        judged = spread(_annotated(question, contract), question.quality_images)
+    accuracy = None
+    if question.accuracy_images:
+        judged = spread(_annotated(question, contract), question.accuracy_images)
         with or_without(SWITCH):
-            quality = _quality(session, judged, progress)
+            accuracy = _accuracy(session, judged, progress)
     samples = resumed_inputs(images, contract, rules.plan, partial(_run, session), None, progress)
     write_reference(
         reference,
@@ -227,7 +234,7 @@ def _artifact(
         (sample for sample in samples if not sample[0].batch or session.artifact.batch == "any"),
         contract=contract,
         environment={"artifact": session.artifact.sha256},
-        quality=quality,
+        accuracy=accuracy,
     )
     return Expected(reference, None, str(other))
 
@@ -275,11 +282,11 @@ def _run(session: Session, images: Sequence[np.ndarray], sizes: Sequence[tuple[i
     ]
 
 
-def _quality(session: Session, dataset: CocoDataset, progress: Progress) -> EagerQuality:
-    judge = Judge(dataset, session.artifact.contract.oks_sigmas)
+def _accuracy(session: Session, dataset: CocoDataset, progress: Progress) -> EagerAccuracy:
+    judge = Evaluator(dataset, session.artifact.contract.oks_sigmas)
     ids = tuple(image.image_id for image in dataset.images)
     judged = judge.conclude(findings(session, records_of(dataset, ids), judge, progress))
-    return EagerQuality(judged.metrics, judged.image_ids, pack_tallies(judged.tallies))
+    return EagerAccuracy(judged.metrics, judged.image_ids, pack_tallies(judged.tallies))
 
 
 def _images(question: Question, contract: Contract) -> tuple[CocoRecord, ...]:

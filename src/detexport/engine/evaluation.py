@@ -11,18 +11,18 @@ from tqdm import tqdm
 from detexport.data.coco import CocoDataset, CocoRecord, read_record
 from detexport.data.resize import resize_image, resized_size
 from detexport.errors import DataError
-from detexport.metrics.evaluate import Judgement, judge
+from detexport.metrics.evaluate import Evaluation, judge
 
 ROWS = ("instances", "proposals")
 BOXES = ("pred_boxes", "proposal_boxes")
 
 
 def evaluate(model: Any, dataset: CocoDataset, keypoint_sigmas: Sequence[float] = ()) -> dict[str, float]:
-    """Return the metrics of ``judge_model``."""
-    return judge_model(model, dataset, keypoint_sigmas).metrics
+    """Return the metrics of ``evaluate_model``."""
+    return evaluate_model(model, dataset, keypoint_sigmas).metrics
 
 
-def judge_model(model: Any, dataset: CocoDataset, keypoint_sigmas: Sequence[float] = ()) -> Judgement:
+def evaluate_model(model: Any, dataset: CocoDataset, keypoint_sigmas: Sequence[float] = ()) -> Evaluation:
     """Evaluate all outputs of a model on all images of a split: see ``judge``.
 
     Args:

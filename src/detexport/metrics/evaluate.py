@@ -58,7 +58,7 @@ def or_without(switch: str) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Finding:
+class ImageEvaluation:
     """Evaluated outputs of one image, in plain values that JSON can store; masks are compressed.
 
     Args:
@@ -76,7 +76,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Evaluation:
     """Metrics of a model.
 
     Args:
@@ -90,7 +90,7 @@ class Judgement:
     tallies: dict[str, Tallies]
 
 
-class Judge:
+class Evaluator:
     """Evaluation of outputs on images of a split, image by image; only images that are passed count.
 
     Args:
@@ -106,7 +106,7 @@ class Judge:
     def _panoptic(self) -> PanopticQuality:
         return PanopticQuality(self.dataset.panoptic_file, self.dataset.category_ids)
 
-    def look(self, record: CocoRecord, outputs: dict[str, Any]) -> Finding:
+    def look(self, record: CocoRecord, outputs: dict[str, Any]) -> ImageEvaluation:
         """Reduce the outputs of one image to the values that the metrics need.
 
         Args:
@@ -127,14 +127,14 @@ class Judge:
                 record.image_id, outputs["panoptic_seg"], outputs["segments_info"]
             )
             segments = [(category, *astuple(tally)) for category, tally in tallies.items()]
-            return Finding(record.image_id, detections, segments=segments)
+            return ImageEvaluation(record.image_id, detections, segments=segments)
         if "sem_seg" in outputs:
-            return Finding(
+            return ImageEvaluation(
                 record.image_id, detections, pixels=PixelIou.evaluate_image(record, outputs["sem_seg"])
             )
-        return Finding(record.image_id, detections)
+        return ImageEvaluation(record.image_id, detections)
 
-    def conclude(self, findings: Iterable[Finding]) -> Judgement:
+    def conclude(self, findings: Iterable[ImageEvaluation]) -> Evaluation:
         """Compute the metrics from the results of all images.
 
         Raises:
@@ -173,10 +173,10 @@ class Judge:
                 pixel_iou.accumulate(counts)
             metrics |= pixel_iou.result()
             tallies["sem_seg/mIoU"] = Pixels(*_by_class(pixels, 2))
-        return Judgement(metrics, tuple(image_ids), tallies)
+        return Evaluation(metrics, tuple(image_ids), tallies)
 
 
-def metric_differences(eager: Mapping[str, float], reached: Mapping[str, float]) -> dict[str, float]:
+def accuracy_deltas(eager: Mapping[str, float], reached: Mapping[str, float]) -> dict[str, float]:
     """Return the headline metrics minus those of the eager model; a missing metric counts as 0."""
     return {name: reached.get(name, 0.0) - eager[name] for name in HEADLINES if name in eager}
 
@@ -185,7 +185,7 @@ def judge(
     predictions: Iterable[tuple[CocoRecord, dict[str, Any]]],
     dataset: CocoDataset,
     keypoint_sigmas: Sequence[float] = (),
-) -> Judgement:
+) -> Evaluation:
     """Evaluate outputs on images of a split; only images in ``predictions`` count.
 
     Args:
@@ -201,7 +201,7 @@ def judge(
     Raises:
         DataError: there is no image, or the annotations for one of the outputs are missing.
     """
-    evaluator = Judge(dataset, keypoint_sigmas)
+    evaluator = Evaluator(dataset, keypoint_sigmas)
     return evaluator.conclude(evaluator.look(record, outputs) for record, outputs in predictions)
 
 

@@ -12,7 +12,7 @@ from detexport.parity.settings import Rules
 from detexport.parity.verdict import ParityReport
 from detexport.reference.inputs import QUICK
 from detexport.reference.run import eager_samples
-from detexport.reference.store import EagerQuality, write_reference
+from detexport.reference.store import EagerAccuracy, write_reference
 from detexport.runtime.session import Engine
 from detexport.workflows.validate import validate_job
 
@@ -27,7 +27,7 @@ def check_artifact(
     *,
     job: str,
     precision: str = FLOAT32,
-    quality: EagerQuality | None = None,
+    accuracy: EagerAccuracy | None = None,
     dataset: CocoDataset | None = None,
 ) -> ParityReport:
     """Run the model on the samples, at several sizes, and validate the artifact against it.
@@ -45,13 +45,13 @@ def check_artifact(
         reference: folder for the model's outputs.
         job: the target's name.
         precision: of the target.
-        quality: what the model reached on ``dataset``; none leaves the task metric out.
+        accuracy: what the model reached on ``dataset``; none leaves the task metric out.
         dataset: annotated images.
     """
     rules = Rules(draw=0, min_detections=0)
     records = [_record(number, file, contract) for number, file in enumerate(files, start=1)]
     samples = eager_samples(net, contract, records, QUICK)
-    write_reference(reference, samples, contract=contract, environment={}, quality=quality)
+    write_reference(reference, samples, contract=contract, environment={}, accuracy=accuracy)
     return validate_job(
         artifact_dir,
         engine,

@@ -17,14 +17,14 @@ from typing import Any
 from detexport.artifact import read_artifact
 from detexport.data.coco import CocoDataset
 from detexport.errors import ConfigError, DataError
-from detexport.parity.accuracy import FLOAT32, measure_quality
+from detexport.parity.accuracy import FLOAT32, measure_accuracy
 from detexport.parity.compare import NoiseOf
-from detexport.parity.noise_floor import Floor
+from detexport.parity.noise_floor import NoiseFloor
 from detexport.parity.settings import Rules
 from detexport.parity.validate import Support, validate_artifact
 from detexport.parity.verdict import ParityReport
 from detexport.reference.progress import Progress, progress_folder, validation_key
-from detexport.reference.store import EagerQuality, read_reference
+from detexport.reference.store import EagerAccuracy, read_reference
 from detexport.runtime.session import Engine
 
 
@@ -36,7 +36,7 @@ def validate_job(
     *,
     job: str,
     precision: str = FLOAT32,
-    floor: Floor | None = None,
+    floor: NoiseFloor | None = None,
     noise_of: NoiseOf | None = None,
     dataset: CocoDataset | None = None,
     data: Path | None = None,
@@ -76,16 +76,16 @@ def validate_job(
             given = {"job": job, "rules": repr(rules), "floor": noise, **(settings or {})}
             key = validation_key(read_artifact(artifact_dir).sha256, reference, data, given)
             progress = at_work.enter_context(Progress(progress_folder(save_to), key))
-        eager = _judged(precision, expected.quality, dataset, rules)
+        eager = _judged(precision, expected.accuracy, dataset, rules)
         measure = None
         if eager is not None and dataset is not None:
             measure = partial(
-                measure_quality,
+                measure_accuracy,
                 eager=eager,
                 dataset=dataset,
                 precision=precision,
                 budget=rules.budgets[precision],
-                least=rules.least_quality,
+                least=rules.min_accuracy,
                 tie=rules.tolerance.score if precision == FLOAT32 else 0.0,
                 progress=progress,
             )
@@ -107,8 +107,8 @@ def validate_job(
 
 
 def _judged(
-    precision: str, quality: EagerQuality | None, dataset: CocoDataset | None, rules: Rules
-) -> EagerQuality | None:
+    precision: str, accuracy: EagerAccuracy | None, dataset: CocoDataset | None, rules: Rules
+) -> EagerAccuracy | None:
     """What the task metric is compared with; none where it is left out, which reduced precision cannot."""
     if precision not in rules.budgets:
         raise ConfigError(
@@ -117,14 +117,14 @@ def _judged(
             expected=precision,
             remedy=f"-S +parity.budgets.{precision}=<difference of average precision>",
         )
-    if precision != FLOAT32 and (quality is None or dataset is None):
+    if precision != FLOAT32 and (accuracy is None or dataset is None):
         raise DataError(
             "the reference does not say how good the eager model is, which decides on reduced precision",
-            got="parity.quality_images=0" if quality is None else "no annotated images",
+            got="parity.accuracy_images=0" if accuracy is None else "no annotated images",
             expected="its metrics on annotated images",
-            remedy="set parity.quality_images, and run the stage `reference` again",
+            remedy="set parity.accuracy_images, and run the stage `reference` again",
         )
-    return quality if precision in rules.judged or precision != FLOAT32 else None
+    return accuracy if precision in rules.accuracy_precisions or precision != FLOAT32 else None
 
 
 def validate_apart(*arguments: Any, **options: Any) -> ParityReport:
