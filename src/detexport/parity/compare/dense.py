@@ -154,7 +154,7 @@ def compare_panoptic(
     renamed[[0, *same.values()]] = [0, *same]
     differing = int(np.count_nonzero((first.ids != renamed[second.ids]) & ~left_out))
     lost, invented = sorted(missing - {*excused[0]}), sorted(extra - {*excused[1]})
-    matching = (
+    unmatched = (
         *(f"missing: {_describe(first.info[id])}" for id in lost),
         *(f"extra: {_describe(second.info[id])}" for id in invented),
         *(
@@ -174,7 +174,7 @@ def compare_panoptic(
     return PanopticPart(
         errors,
         numerics if differing > margin_px else (),
-        matching,
+        unmatched,
         segments=(
             *(_category(first.info[id]) for id in lost),
             *(_category(second.info[id]) for id in invented),
