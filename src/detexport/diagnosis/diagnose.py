@@ -13,9 +13,10 @@ from tqdm import tqdm
 from detexport.contract import Contract
 from detexport.data.resize import resize_image
 from detexport.diagnosis.limits import Limits, Measured, limits_of, measure, measure_outputs
-from detexport.diagnosis.segments import Cut, Kind, Segment, Step, cut, require_faithful, walk
+from detexport.diagnosis.segments import Chain, Step, cut, require_faithful, walk
 from detexport.diagnosis.twin import Twin, read_twin, run_segment
 from detexport.errors import ArtifactError, ExportError, RuntimeUnavailableError
+from detexport.modeling.segment import Kind, Segment
 from detexport.processing.postprocess import postprocess
 from detexport.reference.eager import run_eager
 
@@ -234,7 +235,7 @@ def _smaller(image: np.ndarray) -> tuple[int, int]:
     return height, width
 
 
-def _modules(chain: Cut, exported: Cut) -> list[Any]:
+def _modules(chain: Chain, exported: Chain) -> list[Any]:
     """The segments' modules of the model that was exported, which has the same segments.
 
     Raises:

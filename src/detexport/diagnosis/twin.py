@@ -11,7 +11,7 @@ from torch import nn
 
 from detexport.artifact import Artifact, read_artifact
 from detexport.contract import Contract, TensorSpec
-from detexport.diagnosis.parts import Flat, Listed
+from detexport.diagnosis.segments import Flat, Listed
 from detexport.errors import ArtifactError, ConfigError
 from detexport.export import Provenance
 from detexport.runtime import Engine
@@ -35,7 +35,7 @@ class ExportableSegment:
 
     def batch_graph(self) -> nn.Module:
         """A list of its tensors in."""
-        return Listed(self.module, list(self.names))
+        return Listed(self.module, self.names)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 Shapes: R proposals, D detections of an image, K classes.
 """
 
+from collections.abc import Sequence
 from typing import Any, List
 
 import torch
@@ -13,6 +14,18 @@ from detexport.layers import ShapeSpec
 from detexport.layers.conv import shapes_of
 from detexport.modeling.matcher import Matcher, subsample_labels
 from detexport.modeling.poolers import ROIPooler
+from detexport.modeling.segment import (
+    IMAGE_PORT,
+    PROPOSAL_BOXES,
+    Kind,
+    Segment,
+    by_name,
+    declared_segments,
+    maps,
+    not_cut,
+    raw_outputs,
+    size_of,
+)
 from detexport.structures import Boxes, ImageList, Instances, pairwise_iou
 from detexport.utils.events import record
 
@@ -194,3 +207,39 @@ def build_pooler(node: CfgNode, strides: list[int]) -> ROIPooler:
 def pooled_shape(node: CfgNode, channels: int) -> ShapeSpec:
     """What comes out of that pooler."""
     return ShapeSpec(channels, height=node.POOLER_RESOLUTION, width=node.POOLER_RESOLUTION)
+
+
+class WholeROIHeads(nn.Module):
+    """levels, proposals, image -> detections, by ROI heads of any kind."""
+
+    def __init__(self, heads: Any, levels: Sequence[str], names: Sequence[str]) -> None:
+        super().__init__()
+        self.heads: Any = heads
+        self.levels: List[str] = list(levels)
+        self.names: List[str] = list(names)
+
+    def forward(self, tensors: List[Tensor]) -> List[Tensor]:
+        """See the class."""
+        features = by_name(tensors, self.levels)
+        found = self.heads.detect(features, [tensors[-2]], [size_of(tensors[-1])])[0]
+        return [found[name] for name in self.names]
+
+
+def roi_head_segments(heads: Any, levels: Sequence[str], output_names: Sequence[str]) -> list[Segment]:
+    """Return what ROI heads declare, or all of them as one segment.
+
+    Args:
+        heads: proposals -> detections.
+        levels: names of the feature maps of the backbone.
+        output_names: fields of the detections.
+    """
+    levels = getattr(heads, "in_features", levels)
+    whole = Segment(
+        "roi_heads",
+        WholeROIHeads(heads, levels, output_names),
+        (*maps(*levels), *PROPOSAL_BOXES, IMAGE_PORT),
+        raw_outputs(output_names),
+        Kind.OUTPUTS,
+        not_cut("the ROI heads", heads),
+    )
+    return declared_segments(heads) or [whole]
