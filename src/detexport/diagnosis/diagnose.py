@@ -53,7 +53,7 @@ class SegmentReport:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Divergence:
     """Both sides of the first segment that differs, for a picture.
 
     Args:
@@ -97,7 +97,7 @@ class Diagnosis:
     segments: tuple[SegmentReport, ...]
     quantization: str = ""
     notes: tuple[str, ...] = ()
-    evidence: Evidence | None = field(default=None, repr=False, compare=False)
+    evidence: Divergence | None = field(default=None, repr=False, compare=False)
 
     @property
     def first(self) -> SegmentReport | None:
@@ -207,7 +207,7 @@ def diagnose(
         report, actual = _examine(twin, step, sample, module, size, limits)
         reports.append(report)
         if report.passed is False and evidence is None:
-            evidence = Evidence(step.segment.kind, image, _arrays(step), actual)
+            evidence = Divergence(step.segment.kind, image, _arrays(step), actual)
     last = _examine_postprocessing(outputs, eager, size, contract)
     whole = _examine_artifact(twin, artifact_dir, image, eager, contract, limits)
     return Diagnosis(

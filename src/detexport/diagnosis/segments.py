@@ -93,7 +93,7 @@ class Placement(nn.Module):
         return [placed[name] for name in self.names]
 
 
-class Flat(nn.Module):
+class FlatSegment(nn.Module):
     """A segment whose tensors come one by one, as a trace and a program take them."""
 
     def __init__(self, segment: nn.Module) -> None:
@@ -105,7 +105,7 @@ class Flat(nn.Module):
         return tuple(self.segment(list(tensors)))
 
 
-class Listed(nn.Module):
+class ListedSegment(nn.Module):
     """A segment as TorchScript takes it, which has no function of any number of tensors."""
 
     def __init__(self, segment: nn.Module, names: Sequence[str]) -> None:

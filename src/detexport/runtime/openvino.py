@@ -21,7 +21,7 @@ TYPES = {"f32": ov.Type.f32, "bf16": ov.Type.bf16}
 
 
 @dataclass(frozen=True)
-class OpenVino:
+class OpenVinoRuntime:
     """OpenVINO's CPU plugin.
 
     Args:
