@@ -1,14 +1,14 @@
 """ONNX -> OpenVINO IR, and what every IR of ours has in common."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from xml.etree import ElementTree
 
 from detexport.artifact import Artifact, Format
-from detexport.convert.conversion import Samples, read_source, write_converted
+from detexport.convert.conversion import ConversionTemplate, Samples
 from detexport.errors import ExportError
 from detexport.formats.coordinate_operators import OPENVINO as READ_AT
 from detexport.formats.openvino_import import no_telemetry
@@ -31,7 +31,7 @@ WEIGHTED = {
 
 
 @dataclass(frozen=True)
-class OpenVino:
+class OpenVino(ConversionTemplate):
     """The IR of an ONNX model; what is free in its shapes stays free.
 
     Args:
@@ -40,20 +40,16 @@ class OpenVino:
 
     compress_to_fp16: bool = False
 
-    def convert(self, source_dir: Path, samples: Samples, save_dir: Path) -> Artifact:
-        """See ``Conversion.convert``; samples are not read."""
-        source = read_source(source_dir, Format.ONNX)
-        model = read_model(source_dir / source.main_file)
-        return write_converted(
-            self,
-            source,
-            save_dir,
-            name="openvino",
-            format=Format.OPENVINO,
-            main_file=MAIN_FILE,
-            packages=("openvino",),
-            write=lambda folder: save_ir(model, folder / MAIN_FILE, compress_to_fp16=self.compress_to_fp16),
-        )
+    name: ClassVar[str] = "openvino"
+    source_format: ClassVar[Format] = Format.ONNX
+    format: ClassVar[Format] = Format.OPENVINO
+    main_file: ClassVar[str] = MAIN_FILE
+    packages: ClassVar[tuple[str, ...]] = ("openvino",)
+
+    def prepare(self, source: Artifact, model_file: Path, samples: Samples) -> Callable[[Path], None]:
+        """See ``ConversionTemplate.prepare``; samples are not read."""
+        model = read_model(model_file)
+        return lambda folder: save_ir(model, folder / MAIN_FILE, compress_to_fp16=self.compress_to_fp16)
 
 
 def read_model(path: Path) -> Any:
