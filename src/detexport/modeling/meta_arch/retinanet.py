@@ -18,8 +18,8 @@ from detexport.layers.conv import init_normal, shapes_of
 from detexport.layers.levels import LevelsBatchNorm, LevelsConv2d, LevelsReLU
 from detexport.modeling.anchor_generator import AnchorGrid, build_anchor_generator, by_anchor
 from detexport.modeling.backbone import backbone_segments, build_backbone
-from detexport.modeling.box_regression import Box2BoxTransform, apply_deltas, box_loss_sum, box_loss_type
-from detexport.modeling.matcher import Matcher
+from detexport.modeling.box_regression import Box2BoxTransform, anchor_loss_sum, apply_deltas, box_loss_type
+from detexport.modeling.matcher import Matcher, match_anchors, matched_classes
 from detexport.modeling.meta_arch.image_model import ImageModel, image_options, preprocess_segment
 from detexport.modeling.meta_arch.inputs import true_instances
 from detexport.modeling.registries import META_ARCH_REGISTRY
@@ -32,7 +32,7 @@ from detexport.modeling.segment import (
     maps,
     own_methods,
 )
-from detexport.structures import Boxes, Instances, pairwise_iou
+from detexport.structures import Boxes, Instances
 from detexport.structures.image_list import pad_images
 from detexport.utils.events import record
 
@@ -354,16 +354,9 @@ class RetinaNet(ImageModel):
         all_anchors = Boxes(torch.cat(anchors))
         labels, boxes = [], []
         for target in targets:
-            matches, label = self.anchor_matcher(pairwise_iou(target.gt_boxes, all_anchors))
-            if len(target):
-                classes = target.gt_classes[matches]
-                classes[label == 0] = self.num_classes
-                classes[label == -1] = -1
-                boxes.append(target.gt_boxes.tensor[matches])
-            else:
-                classes = torch.full_like(matches, self.num_classes)
-                boxes.append(torch.zeros_like(all_anchors.tensor))
-            labels.append(classes)
+            matches, label, gt_boxes = match_anchors(all_anchors, target.gt_boxes, self.anchor_matcher)
+            labels.append(matched_classes(target.gt_classes, matches, label, self.num_classes))
+            boxes.append(gt_boxes)
         return labels, boxes
 
     @torch.jit.unused
@@ -393,10 +386,11 @@ class RetinaNet(ImageModel):
             gamma=self.focal_loss_gamma,
             reduction="sum",
         )
-        loss_box = box_loss_sum(
-            torch.cat(deltas, dim=1)[foreground],
-            torch.cat(anchors).expand(len(labels), -1, -1)[foreground],
-            torch.stack(gt_boxes)[foreground],
+        loss_box = anchor_loss_sum(
+            anchors,
+            deltas,
+            gt_boxes,
+            foreground,
             self.box2box_transform,
             loss_type=self.box_reg_loss_type,
             smooth_l1_beta=self.smooth_l1_beta,

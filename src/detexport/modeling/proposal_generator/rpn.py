@@ -14,8 +14,8 @@ from detexport.config import CfgNode, configurable
 from detexport.layers import Conv2d, ShapeSpec, nms_per_class
 from detexport.layers.conv import init_normal, shapes_of
 from detexport.modeling.anchor_generator import AnchorGrid, build_anchor_generator, by_anchor
-from detexport.modeling.box_regression import Box2BoxTransform, apply_deltas, box_loss_sum, box_loss_type
-from detexport.modeling.matcher import Matcher, subsample_labels
+from detexport.modeling.box_regression import Box2BoxTransform, anchor_loss_sum, apply_deltas, box_loss_type
+from detexport.modeling.matcher import Matcher, match_anchors, subsample_labels
 from detexport.modeling.registries import PROPOSAL_GENERATOR_REGISTRY, RPN_HEAD_REGISTRY
 from detexport.modeling.segment import (
     IMAGE_PORT,
@@ -31,7 +31,7 @@ from detexport.modeling.segment import (
     own_methods,
     size_of,
 )
-from detexport.structures import Boxes, ImageList, Instances, pairwise_iou
+from detexport.structures import Boxes, ImageList, Instances
 from detexport.structures.boxes import clip_boxes, nonempty_boxes
 from detexport.utils.events import record
 
@@ -262,8 +262,7 @@ class RPN(nn.Module):
         all_anchors = Boxes(torch.cat(anchors))
         labels, boxes = [], []
         for instances, size in zip(gt_instances, image_sizes, strict=True):
-            gt_boxes: Boxes = instances.gt_boxes
-            matches, label = self.anchor_matcher(pairwise_iou(gt_boxes, all_anchors))
+            _, label, gt_boxes = match_anchors(all_anchors, instances.gt_boxes, self.anchor_matcher)
             if self.boundary_threshold >= 0:
                 label[~all_anchors.inside_box(size, self.boundary_threshold)] = -1
             positive, negative = subsample_labels(
@@ -273,8 +272,7 @@ class RPN(nn.Module):
             label[positive] = 1
             label[negative] = 0
             labels.append(label)
-            has_truth = len(gt_boxes) > 0
-            boxes.append(gt_boxes.tensor[matches] if has_truth else torch.zeros_like(all_anchors.tensor))
+            boxes.append(gt_boxes)
         return labels, boxes
 
     @torch.jit.unused
@@ -291,10 +289,11 @@ class RPN(nn.Module):
         positive, drawn = label == 1, label >= 0
         record("rpn/num_pos_anchors", lambda: positive.sum() / len(labels))
         record("rpn/num_neg_anchors", lambda: (label == 0).sum() / len(labels))
-        loc = box_loss_sum(
-            torch.cat(deltas, dim=1)[positive],
-            torch.cat(anchors).expand(len(labels), -1, -1)[positive],
-            torch.stack(gt_boxes)[positive],
+        loc = anchor_loss_sum(
+            anchors,
+            deltas,
+            gt_boxes,
+            positive,
             self.box2box_transform,
             loss_type=self.box_reg_loss_type,
             smooth_l1_beta=self.smooth_l1_beta,

@@ -127,20 +127,9 @@ class Res5ROIHeads(ROIHeads):
             results.append({"pred_boxes": boxes, "scores": scores, "pred_classes": classes})
         return self.add_masks(levels, results)
 
-    def add_masks(
-        self,
-        levels: List[Tensor],
-        detections: List[Dict[str, Tensor]],
-    ) -> List[Dict[str, Tensor]]:
-        """``pred_masks`` (D, S, S), a probability a cell of a grid over each box."""
-        if self.mask_head is not None:
-            found = [fields["pred_boxes"] for fields in detections]
-            labels = torch.cat([fields["pred_classes"] for fields in detections])
-            masks = self.mask_head.masks([self.shared_features(levels, found)], found, labels)
-            image_masks = split_by_image(masks, found)
-            for index in range(len(detections)):
-                detections[index]["pred_masks"] = image_masks[index]
-        return detections
+    def mask_features(self, levels: List[Tensor], boxes: List[Tensor]) -> List[Tensor]:
+        """What the mask head looks at: see ``shared_features``."""
+        return [self.shared_features(levels, boxes)]
 
     @torch.jit.unused
     def segments(self) -> list[Segment]:

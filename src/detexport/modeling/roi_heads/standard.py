@@ -139,21 +139,6 @@ class StandardROIHeads(ROIHeads):
             results.append({"pred_boxes": boxes, "scores": scores, "pred_classes": classes})
         return results
 
-    def add_masks(
-        self,
-        levels: List[Tensor],
-        detections: List[Dict[str, Tensor]],
-    ) -> List[Dict[str, Tensor]]:
-        """``pred_masks`` (D, S, S), a probability a cell of a grid over each box."""
-        if self.mask_head is not None:
-            boxes = [fields["pred_boxes"] for fields in detections]
-            classes = torch.cat([fields["pred_classes"] for fields in detections])
-            masks = self.mask_head.masks(self.mask_features(levels, boxes), boxes, classes)
-            image_masks = split_by_image(masks, boxes)
-            for index in range(len(detections)):
-                detections[index]["pred_masks"] = image_masks[index]
-        return detections
-
     def mask_features(self, levels: List[Tensor], boxes: List[Tensor]) -> List[Tensor]:
         """What the mask head looks at: the boxes' pooled features or, without a pooler, the levels."""
         if self.mask_pooler is not None:
