@@ -11,6 +11,7 @@ from detexport.artifact import Artifact, Format
 from detexport.convert.conversion import ConversionTemplate, Samples
 from detexport.errors import ExportError
 from detexport.formats.coordinate_operators import OPENVINO as READ_AT
+from detexport.formats.openvino_constants import is_constant
 from detexport.formats.openvino_import import no_telemetry
 from detexport.system.extras import extra_imports
 
@@ -100,16 +101,8 @@ def last_weighted(model: Any) -> set[str]:
 def has_weights(node: Any) -> bool:
     """Whether it multiplies by a constant: the product of two activations, as in decoding, has no weights."""
     return node.get_type_name() in WEIGHTED and any(
-        _is_constant(value.get_node()) for value in node.input_values()
+        is_constant(value.get_node()) for value in node.input_values()
     )
-
-
-def _is_constant(node: Any) -> bool:
-    """Whether its value is stored, perhaps reshaped or of another type."""
-    if node.get_type_name() == "Constant":
-        return True
-    stored = node.get_type_name() in ("Convert", "FakeQuantize", "Multiply", "Reshape", "Subtract")
-    return stored and all(_is_constant(value.get_node()) for value in node.input_values())
 
 
 def _sampled_at(model: Any) -> Iterator[Any]:
