@@ -1,16 +1,17 @@
 """ONNX -> OpenVINO IR, and reading and writing IRs for all conversions."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from xml.etree import ElementTree
 
 from detexport.artifact import Artifact, Format
-from detexport.convert.conversion import Samples, read_source, write_converted
+from detexport.convert.conversion import ConversionTemplate, Samples
 from detexport.errors import ExportError
 from detexport.formats.coordinate_operators import OPENVINO as READ_AT
+from detexport.formats.openvino_constants import is_constant
 from detexport.formats.openvino_import import no_telemetry
 from detexport.system.extras import extra_imports
 
@@ -31,8 +32,13 @@ WEIGHTED = {
 
 
 @dataclass(frozen=True)
+<<<<<<< cc9d8823ea5fd54e23b30d13bca49920a5eb2e92
 class OpenVino:
     """Conversion of an ONNX model to an IR; dynamic shapes stay dynamic.
+=======
+class OpenVino(ConversionTemplate):
+    """The IR of an ONNX model; what is free in its shapes stays free.
+>>>>>>> 335f3921de1842c61fa718ceaafab14eed450677
 
     Args:
         compress_to_fp16: store the weights in half precision: half the size, but other outputs.
@@ -40,6 +46,7 @@ class OpenVino:
 
     compress_to_fp16: bool = False
 
+<<<<<<< cc9d8823ea5fd54e23b30d13bca49920a5eb2e92
     def convert(self, source_dir: Path, samples: Samples, save_dir: Path) -> Artifact:
         """Convert an ONNX model; see ``Conversion.convert``. The samples are not read."""
         source = read_source(source_dir, Format.ONNX)
@@ -54,6 +61,18 @@ class OpenVino:
             packages=("openvino",),
             write=lambda folder: save_ir(model, folder / MAIN_FILE, compress_to_fp16=self.compress_to_fp16),
         )
+=======
+    name: ClassVar[str] = "openvino"
+    source_format: ClassVar[Format] = Format.ONNX
+    format: ClassVar[Format] = Format.OPENVINO
+    main_file: ClassVar[str] = MAIN_FILE
+    packages: ClassVar[tuple[str, ...]] = ("openvino",)
+
+    def prepare(self, source: Artifact, model_file: Path, samples: Samples) -> Callable[[Path], None]:
+        """See ``ConversionTemplate.prepare``; samples are not read."""
+        model = read_model(model_file)
+        return lambda folder: save_ir(model, folder / MAIN_FILE, compress_to_fp16=self.compress_to_fp16)
+>>>>>>> 335f3921de1842c61fa718ceaafab14eed450677
 
 
 def read_model(path: Path) -> Any:
@@ -105,10 +124,11 @@ def last_weighted(model: Any) -> set[str]:
 def has_weights(node: Any) -> bool:
     """Return whether a node multiplies by weights; a product of two activations, as in decoding, has none."""
     return node.get_type_name() in WEIGHTED and any(
-        _is_constant(value.get_node()) for value in node.input_values()
+        is_constant(value.get_node()) for value in node.input_values()
     )
 
 
+<<<<<<< cc9d8823ea5fd54e23b30d13bca49920a5eb2e92
 def _is_constant(node: Any) -> bool:
     """Return whether a node's value is stored, possibly reshaped or converted."""
     if node.get_type_name() == "Constant":
@@ -117,6 +137,8 @@ def _is_constant(node: Any) -> bool:
     return stored and all(_is_constant(value.get_node()) for value in node.input_values())
 
 
+=======
+>>>>>>> 335f3921de1842c61fa718ceaafab14eed450677
 def _sampled_at(model: Any) -> Iterator[Any]:
     """Yield the nodes that compute the coordinates at which features are read."""
     for node in model.get_ordered_ops():

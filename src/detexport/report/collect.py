@@ -11,8 +11,13 @@ from detexport.system.files import read_json
 
 
 @dataclass(frozen=True)
+<<<<<<< cc9d8823ea5fd54e23b30d13bca49920a5eb2e92
 class Job:
     """One model x one target, and its results; ``{}`` stands for a file that was not written.
+=======
+class ReportedJob:
+    """One model x one target, and what became of it; ``{}`` stands for what was not written.
+>>>>>>> 335f3921de1842c61fa718ceaafab14eed450677
 
     Args:
         name: the job's name.
@@ -80,8 +85,13 @@ class Job:
 
 
 @dataclass(frozen=True)
+<<<<<<< cc9d8823ea5fd54e23b30d13bca49920a5eb2e92
 class Model:
     """The results that a model's jobs share.
+=======
+class ReportedModel:
+    """What a model's jobs have in common.
+>>>>>>> 335f3921de1842c61fa718ceaafab14eed450677
 
     Args:
         name: the model's name.
@@ -116,8 +126,8 @@ class Results:
         left_out: pairs that are declared unsupported and not run: ``{name: {reason, upstream}}``.
     """
 
-    jobs: tuple[Job, ...]
-    models: tuple[Model, ...]
+    jobs: tuple[ReportedJob, ...]
+    models: tuple[ReportedModel, ...]
     tracking_uri: str = ""
     dataset: dict[str, Any] = field(default_factory=dict)
     left_out: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -166,8 +176,8 @@ def collect(
     )
 
 
-def _model(name: str, folder: Path, checkpoints_dir: Path | None) -> Model:
-    return Model(
+def _model(name: str, folder: Path, checkpoints_dir: Path | None) -> ReportedModel:
+    return ReportedModel(
         name=name,
         folder=folder,
         contract=_read(folder / "build" / "contract.json"),
@@ -179,12 +189,12 @@ def _model(name: str, folder: Path, checkpoints_dir: Path | None) -> Model:
     )
 
 
-def _job(name: str, job: Mapping[str, str], model: Model, receipts: dict[str, Any]) -> Job:
+def _job(name: str, job: Mapping[str, str], model: ReportedModel, receipts: dict[str, Any]) -> ReportedJob:
     target = job["target"]
     devices = model.latency.get("devices", {})
     entries = [entry for entry in receipts.get("registered", []) if entry["job"] == name]
     refusals = [entry["reasons"] for entry in receipts.get("refused", []) if entry["job"] == name]
-    return Job(
+    return ReportedJob(
         name=name,
         model=job["model"],
         target=target,
