@@ -45,13 +45,8 @@ CHECKED_SAMPLES = 4
 
 
 @dataclass(frozen=True)
-<<<<<<< cc9d8823ea5fd54e23b30d13bca49920a5eb2e92
-class AotInductor:
-    """Compilation by AOTInductor; height, width and the number of detections stay dynamic.
-=======
 class AotInductor(ConversionTemplate):
-    """``torch._inductor.aoti_compile_and_package``; height, width and the number of detections stay free.
->>>>>>> 335f3921de1842c61fa718ceaafab14eed450677
+    """Compilation by AOTInductor; height, width and the number of detections stay dynamic.
 
     Args:
         device: the kind of device to compile for, ``"cpu"`` or ``"cuda"``; the code runs on no other.
@@ -61,13 +56,6 @@ class AotInductor(ConversionTemplate):
     device: Literal["cpu", "cuda"] = "cpu"
     instruction_set: Literal["x86-64", "x86-64-v3"] = "x86-64-v3"
 
-<<<<<<< cc9d8823ea5fd54e23b30d13bca49920a5eb2e92
-    def convert(self, source_dir: Path, samples: Samples, save_dir: Path) -> Artifact:
-        """Compile a program; see ``Conversion.convert``. Compares both on the first samples."""
-        self._require_tools()
-        source = read_source(source_dir, Format.EXPORTED_PROGRAM)
-        program = load_program(source_dir / source.main_file)
-=======
     name: ClassVar[str] = "aot_inductor"
     source_format: ClassVar[Format] = Format.EXPORTED_PROGRAM
     format: ClassVar[Format] = Format.AOT_INDUCTOR
@@ -75,9 +63,8 @@ class AotInductor(ConversionTemplate):
     packages: ClassVar[tuple[str, ...]] = ("torch", "torchvision")
 
     def prepare(self, source: Artifact, model_file: Path, samples: Samples) -> Callable[[Path], None]:
-        """See ``ConversionTemplate.prepare``; the first samples check the package against the program."""
+        """Compile a program; see ``Conversion.convert``. Compares both on the first samples."""
         program = load_program(model_file)
->>>>>>> 335f3921de1842c61fa718ceaafab14eed450677
         reference = program.module()
         images = [*islice(iter(samples), CHECKED_SAMPLES), *plain_images(source.contract)]
 
@@ -89,13 +76,8 @@ class AotInductor(ConversionTemplate):
 
         return write
 
-<<<<<<< cc9d8823ea5fd54e23b30d13bca49920a5eb2e92
-    def _require_tools(self) -> None:
-        """Check that this machine can compile for the device and the instruction set.
-=======
     def check(self) -> None:
-        """Check that this machine can compile for the device and the processor.
->>>>>>> 335f3921de1842c61fa718ceaafab14eed450677
+        """Check that this machine can compile for the device and the instruction set.
 
         Raises:
             RuntimeUnavailableError: this machine lacks the compiler or the device.

@@ -61,39 +61,11 @@ def read_source(folder: Path, expected: Format) -> Artifact:
     return artifact
 
 
-<<<<<<< cc9d8823ea5fd54e23b30d13bca49920a5eb2e92
-def write_converted(
-    conversion: Any,
-    source: Artifact,
-    save_dir: Path,
-    *,
-    name: str,
-    format: Format,
-    main_file: str,
-    packages: tuple[str, ...],
-    write: Callable[[Path], None],
-) -> Artifact:
-    """Fill a folder with ``write``, add the manifest, and put the finished folder in place.
-
-    Args:
-        conversion: the frozen dataclass of options.
-        source: the converted artifact; the new one keeps its contract and origin.
-        save_dir: folder of the new artifact.
-        name: the conversion's name.
-        format: format of the main file.
-        main_file: the file that a runtime opens, relative to the folder.
-        packages: distributions whose versions determine the files.
-        write: writes the files into the folder passed to it.
-
-    Raises:
-        OutputError: ``save_dir`` cannot be written.
-=======
 class ConversionTemplate:
     """What the conversions share: read the source, fill a folder, put it in place by one rename.
 
     A conversion extends it as a frozen dataclass of its options and gives ``prepare``, and ``check`` where
     not every option or machine serves.
->>>>>>> 335f3921de1842c61fa718ceaafab14eed450677
     """
 
     name: ClassVar[str]

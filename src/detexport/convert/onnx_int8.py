@@ -32,13 +32,8 @@ WEIGHTED = (*INT8, "ConvTranspose", "DeformConv")
 
 
 @dataclass(frozen=True)
-<<<<<<< cc9d8823ea5fd54e23b30d13bca49920a5eb2e92
-class OnnxInt8:
-    """Quantization of the layers with weights to int8 (QDQ); all other operators stay in float32.
-=======
 class OnnxInt8(ConversionTemplate):
-    """Layers with weights take 8 bits (QDQ), everything between and after them stays in float32.
->>>>>>> 335f3921de1842c61fa718ceaafab14eed450677
+    """Quantization of the layers with weights to int8 (QDQ); all other operators stay in float32.
 
     Box decoding, NMS and mask pasting have ranges of hundreds of px. The prediction layers stay in float32
     too: their error is an error of the output. Activation ranges are the observed minimum and maximum, with a
@@ -56,10 +51,6 @@ class OnnxInt8(ConversionTemplate):
     reduce_range: bool = False
     float_nodes: tuple[str, ...] = ()
 
-<<<<<<< cc9d8823ea5fd54e23b30d13bca49920a5eb2e92
-    def convert(self, source_dir: Path, samples: Samples, save_dir: Path) -> Artifact:
-        """Quantize an ONNX model; see ``Conversion.convert``.
-=======
     name: ClassVar[str] = "onnx_int8"
     source_format: ClassVar[Format] = Format.ONNX
     format: ClassVar[Format] = Format.ONNX
@@ -68,7 +59,6 @@ class OnnxInt8(ConversionTemplate):
 
     def prepare(self, source: Artifact, model_file: Path, samples: Samples) -> Callable[[Path], None]:
         """See ``ConversionTemplate.prepare``.
->>>>>>> 335f3921de1842c61fa718ceaafab14eed450677
 
         Raises:
             ConfigError: the model lacks a node of ``float_nodes``.

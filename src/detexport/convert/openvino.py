@@ -32,13 +32,8 @@ WEIGHTED = {
 
 
 @dataclass(frozen=True)
-<<<<<<< cc9d8823ea5fd54e23b30d13bca49920a5eb2e92
-class OpenVino:
-    """Conversion of an ONNX model to an IR; dynamic shapes stay dynamic.
-=======
 class OpenVino(ConversionTemplate):
-    """The IR of an ONNX model; what is free in its shapes stays free.
->>>>>>> 335f3921de1842c61fa718ceaafab14eed450677
+    """Conversion of an ONNX model to an IR; dynamic shapes stay dynamic.
 
     Args:
         compress_to_fp16: store the weights in half precision: half the size, but other outputs.
@@ -46,22 +41,6 @@ class OpenVino(ConversionTemplate):
 
     compress_to_fp16: bool = False
 
-<<<<<<< cc9d8823ea5fd54e23b30d13bca49920a5eb2e92
-    def convert(self, source_dir: Path, samples: Samples, save_dir: Path) -> Artifact:
-        """Convert an ONNX model; see ``Conversion.convert``. The samples are not read."""
-        source = read_source(source_dir, Format.ONNX)
-        model = read_model(source_dir / source.main_file)
-        return write_converted(
-            self,
-            source,
-            save_dir,
-            name="openvino",
-            format=Format.OPENVINO,
-            main_file=MAIN_FILE,
-            packages=("openvino",),
-            write=lambda folder: save_ir(model, folder / MAIN_FILE, compress_to_fp16=self.compress_to_fp16),
-        )
-=======
     name: ClassVar[str] = "openvino"
     source_format: ClassVar[Format] = Format.ONNX
     format: ClassVar[Format] = Format.OPENVINO
@@ -72,7 +51,6 @@ class OpenVino(ConversionTemplate):
         """See ``ConversionTemplate.prepare``; samples are not read."""
         model = read_model(model_file)
         return lambda folder: save_ir(model, folder / MAIN_FILE, compress_to_fp16=self.compress_to_fp16)
->>>>>>> 335f3921de1842c61fa718ceaafab14eed450677
 
 
 def read_model(path: Path) -> Any:
@@ -128,17 +106,6 @@ def has_weights(node: Any) -> bool:
     )
 
 
-<<<<<<< cc9d8823ea5fd54e23b30d13bca49920a5eb2e92
-def _is_constant(node: Any) -> bool:
-    """Return whether a node's value is stored, possibly reshaped or converted."""
-    if node.get_type_name() == "Constant":
-        return True
-    stored = node.get_type_name() in ("Convert", "FakeQuantize", "Multiply", "Reshape", "Subtract")
-    return stored and all(_is_constant(value.get_node()) for value in node.input_values())
-
-
-=======
->>>>>>> 335f3921de1842c61fa718ceaafab14eed450677
 def _sampled_at(model: Any) -> Iterator[Any]:
     """Yield the nodes that compute the coordinates at which features are read."""
     for node in model.get_ordered_ops():

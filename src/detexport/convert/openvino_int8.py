@@ -26,13 +26,8 @@ with extra_imports(), no_telemetry():
 
 
 @dataclass(frozen=True)
-<<<<<<< cc9d8823ea5fd54e23b30d13bca49920a5eb2e92
-class OpenVinoInt8:
-    """Quantization of the layers with weights to int8; all other operators stay in float32.
-=======
 class OpenVinoInt8(ConversionTemplate):
-    """Layers with weights compute in 8 bits, everything between and after them in float32.
->>>>>>> 335f3921de1842c61fa718ceaafab14eed450677
+    """Quantization of the layers with weights to int8; all other operators stay in float32.
 
     Box decoding, NMS and mask pasting have ranges of hundreds of px. The prediction layers stay in float32
     too: their error is an error of the output.
@@ -49,10 +44,6 @@ class OpenVinoInt8(ConversionTemplate):
     preset: Literal["mixed", "performance"] = "mixed"
     float_patterns: tuple[str, ...] = ()
 
-<<<<<<< cc9d8823ea5fd54e23b30d13bca49920a5eb2e92
-    def convert(self, source_dir: Path, samples: Samples, save_dir: Path) -> Artifact:
-        """Quantize an IR; see ``Conversion.convert``.
-=======
     name: ClassVar[str] = "openvino_int8"
     source_format: ClassVar[Format] = Format.OPENVINO
     format: ClassVar[Format] = Format.OPENVINO
@@ -61,7 +52,6 @@ class OpenVinoInt8(ConversionTemplate):
 
     def prepare(self, source: Artifact, model_file: Path, samples: Samples) -> Callable[[Path], None]:
         """See ``ConversionTemplate.prepare``.
->>>>>>> 335f3921de1842c61fa718ceaafab14eed450677
 
         Raises:
             ConfigError: the preset is unknown, or a pattern matches no operator.

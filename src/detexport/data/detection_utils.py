@@ -229,21 +229,8 @@ def annotations_to_instances(
         else:
             bitmaps = [_bitmap(segmentation, image_size) for segmentation in segmentations]
             instances.gt_masks = BitMasks(torch.from_numpy(np.array(bitmaps)))
-<<<<<<< cc9d8823ea5fd54e23b30d13bca49920a5eb2e92
-    if keypoints := _of_all(annos, "keypoints"):
-        rows = [np.reshape(one, (-1, 3)) for one in keypoints]
-        if len({len(row) for row in rows}) > 1:
-            raise DataError(
-                "the instances of an image differ in their keypoints",
-                got=f"{listed(map(len, rows))} keypoints",
-                expected="the same number of keypoints for each instance",
-                remedy="correct the annotation file",
-            )
-        instances.gt_keypoints = Keypoints(torch.from_numpy(np.array(rows, np.float32)))
-=======
     if _of_all(annos, "keypoints"):
         instances.gt_keypoints = annotation_keypoints(annos)
->>>>>>> 335f3921de1842c61fa718ceaafab14eed450677
     return instances
 
 

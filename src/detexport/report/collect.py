@@ -11,13 +11,8 @@ from detexport.system.files import read_json
 
 
 @dataclass(frozen=True)
-<<<<<<< cc9d8823ea5fd54e23b30d13bca49920a5eb2e92
-class Job:
-    """One model x one target, and its results; ``{}`` stands for a file that was not written.
-=======
 class ReportedJob:
-    """One model x one target, and what became of it; ``{}`` stands for what was not written.
->>>>>>> 335f3921de1842c61fa718ceaafab14eed450677
+    """One model x one target, and its results; ``{}`` stands for a file that was not written.
 
     Args:
         name: the job's name.
@@ -85,13 +80,8 @@ class ReportedJob:
 
 
 @dataclass(frozen=True)
-<<<<<<< cc9d8823ea5fd54e23b30d13bca49920a5eb2e92
-class Model:
-    """The results that a model's jobs share.
-=======
 class ReportedModel:
-    """What a model's jobs have in common.
->>>>>>> 335f3921de1842c61fa718ceaafab14eed450677
+    """The results that a model's jobs share.
 
     Args:
         name: the model's name.

@@ -100,13 +100,8 @@ def _differences(results: Results) -> dict[str, str]:
     }
 
 
-<<<<<<< cc9d8823ea5fd54e23b30d13bca49920a5eb2e92
-def compare_by_eye(model: Model, jobs: tuple[Job, ...]) -> Iterator[Comparison]:
-    """Draw the samples whose outputs the model's jobs stored, next to the eager model's outputs."""
-=======
 def compare_by_eye(model: ReportedModel, jobs: tuple[ReportedJob, ...]) -> Iterator[Comparison]:
-    """Draw the samples that the model's jobs kept, the eager model's outputs beside theirs."""
->>>>>>> 335f3921de1842c61fa718ceaafab14eed450677
+    """Draw the samples whose outputs the model's jobs stored, next to the eager model's outputs."""
     own = [job for job in jobs if job.model == model.name]
     drawn = {job.target: _read_drawn(model, job.target) for job in own}
     wanted = {id for outputs in drawn.values() for id in outputs}

@@ -133,16 +133,4 @@ def _coordinate_ports(node: Any) -> tuple[int, ...]:
     """
     if node.get_type_name() != "MatMul":
         return READ_AT.get(node.get_type_name(), ())
-<<<<<<< cc9d8823ea5fd54e23b30d13bca49920a5eb2e92
-    return () if any(_is_constant(node.input_value(port)) for port in (0, 1)) else (0, 1)
-
-
-def _is_constant(value: Any) -> bool:
-    """Return whether a value is a constant, possibly converted to another type."""
-    node = value.get_node()
-    while node.get_type_name() == "Convert":
-        node = node.input_value(0).get_node()
-    return bool(node.get_type_name() == "Constant")
-=======
     return () if any(is_constant(node.input_value(port).get_node()) for port in (0, 1)) else (0, 1)
->>>>>>> 335f3921de1842c61fa718ceaafab14eed450677
