@@ -23,8 +23,7 @@ from detexport.export.program import record_program
 from detexport.formats.pt2 import save_program
 from detexport.layers import nms_per_class
 from detexport.runtime import load
-from detexport.runtime.aot_inductor import AotInductor as AotInductorRuntime
-from detexport.runtime.aot_inductor import _require_processor
+from detexport.runtime.aot_inductor import AotInductorRuntime, _require_processor
 from detexport.system.digests import sha256_file
 from hostile_archives import disguise
 from tiny_artifacts import tiny_contract

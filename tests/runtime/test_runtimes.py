@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 from detexport.artifact import Format, read_artifact
 from detexport.errors import ArtifactError, ConfigError, RuntimeUnavailableError
 from detexport.runtime import Session, default_engine, load
-from detexport.runtime.openvino import OpenVino
+from detexport.runtime.openvino import OpenVinoRuntime
 from tiny_artifacts import FRACTIONS, KINDS, tiny_contract, tiny_image, write_tiny_onnx
 
 ARTIFACTS = ["tiny_onnx", "tiny_openvino", "tiny_scripting", "tiny_tracing"]
@@ -89,7 +89,7 @@ def test_the_size_of_an_output_may_be_of_numpys_numbers(session: Session) -> Non
 
 def test_a_precision_that_openvino_is_not_asked_for_is_refused(tiny_openvino: Path) -> None:
     with pytest.raises(ConfigError, match="unknown precision; got: f16; expected: f32 or bf16"):
-        OpenVino(precision="f16").open(tiny_openvino)  # type: ignore[arg-type]
+        OpenVinoRuntime(precision="f16").open(tiny_openvino)  # type: ignore[arg-type]
 
 
 def test_a_changed_file_is_not_loaded(tmp_path: Path) -> None:

@@ -3,6 +3,6 @@
 Each conversion has its own module, imported only when it is used.
 """
 
-from detexport.convert.conversion import Conversion, Samples, write_converted
+from detexport.convert.conversion import Conversion, ConversionTemplate, Samples
 
-__all__ = ["Conversion", "Samples", "write_converted"]
+__all__ = ["Conversion", "ConversionTemplate", "Samples"]

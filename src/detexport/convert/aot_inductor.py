@@ -7,12 +7,12 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torch.export.passes import move_to_device_pass
 
 from detexport.artifact import Artifact, Format
 from detexport.contract import IMAGE, Contract, TensorSpec
-from detexport.convert.conversion import Samples, read_source, write_converted
+from detexport.convert.conversion import ConversionTemplate, Samples
 from detexport.errors import ExportError, RuntimeUnavailableError
 from detexport.formats.pt2 import load_program, nms_keeps_any_number, one_is_a_size
 from detexport.formats.zip_archive import repack_zip
@@ -45,7 +45,7 @@ CHECKED_SAMPLES = 4
 
 
 @dataclass(frozen=True)
-class AotInductor:
+class AotInductor(ConversionTemplate):
     """Compilation by AOTInductor; height, width and the number of detections stay dynamic.
 
     Args:
@@ -56,11 +56,15 @@ class AotInductor:
     device: Literal["cpu", "cuda"] = "cpu"
     instruction_set: Literal["x86-64", "x86-64-v3"] = "x86-64-v3"
 
-    def convert(self, source_dir: Path, samples: Samples, save_dir: Path) -> Artifact:
+    name: ClassVar[str] = "aot_inductor"
+    source_format: ClassVar[Format] = Format.EXPORTED_PROGRAM
+    format: ClassVar[Format] = Format.AOT_INDUCTOR
+    main_file: ClassVar[str] = MAIN_FILE
+    packages: ClassVar[tuple[str, ...]] = ("torch", "torchvision")
+
+    def prepare(self, source: Artifact, model_file: Path, samples: Samples) -> Callable[[Path], None]:
         """Compile a program; see ``Conversion.convert``. Compares both on the first samples."""
-        self._require_tools()
-        source = read_source(source_dir, Format.EXPORTED_PROGRAM)
-        program = load_program(source_dir / source.main_file)
+        program = load_program(model_file)
         reference = program.module()
         images = [*islice(iter(samples), CHECKED_SAMPLES), *plain_images(source.contract)]
 
@@ -70,18 +74,9 @@ class AotInductor:
             inputs = (tuple(graph_inputs(source.contract, image).values()) for image in images)
             require_equal(reference, package, inputs, self.device)
 
-        return write_converted(
-            self,
-            source,
-            save_dir,
-            name="aot_inductor",
-            format=Format.AOT_INDUCTOR,
-            main_file=MAIN_FILE,
-            packages=("torch", "torchvision"),
-            write=write,
-        )
+        return write
 
-    def _require_tools(self) -> None:
+    def check(self) -> None:
         """Check that this machine can compile for the device and the instruction set.
 
         Raises:

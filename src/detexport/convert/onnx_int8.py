@@ -1,17 +1,18 @@
 """ONNX -> int8 ONNX, by ONNX Runtime's static quantization."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from detexport.artifact import Artifact, Format
 from detexport.contract import Contract
 from detexport.convert.calibration import CalibrationSet
-from detexport.convert.conversion import Samples, read_source, write_converted
+from detexport.convert.conversion import ConversionTemplate, Samples
 from detexport.errors import ConfigError, ExportError
 from detexport.formats.coordinate_operators import ONNX as READ_AT
 from detexport.processing.preprocess import graph_inputs
@@ -31,7 +32,7 @@ WEIGHTED = (*INT8, "ConvTranspose", "DeformConv")
 
 
 @dataclass(frozen=True)
-class OnnxInt8:
+class OnnxInt8(ConversionTemplate):
     """Quantization of the layers with weights to int8 (QDQ); all other operators stay in float32.
 
     Box decoding, NMS and mask pasting have ranges of hundreds of px. The prediction layers stay in float32
@@ -50,16 +51,20 @@ class OnnxInt8:
     reduce_range: bool = False
     float_nodes: tuple[str, ...] = ()
 
-    def convert(self, source_dir: Path, samples: Samples, save_dir: Path) -> Artifact:
-        """Quantize an ONNX model; see ``Conversion.convert``.
+    name: ClassVar[str] = "onnx_int8"
+    source_format: ClassVar[Format] = Format.ONNX
+    format: ClassVar[Format] = Format.ONNX
+    main_file: ClassVar[str] = MAIN_FILE
+    packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime")
+
+    def prepare(self, source: Artifact, model_file: Path, samples: Samples) -> Callable[[Path], None]:
+        """See ``ConversionTemplate.prepare``.
 
         Raises:
             ConfigError: the model lacks a node of ``float_nodes``.
             ExportError: there are no samples, or the model has no layer to quantize.
         """
-        source = read_source(source_dir, Format.ONNX)
         images = CalibrationSet(samples, self.samples)
-        model_file = source_dir / source.main_file
         graph = onnx.load(model_file).graph
         unknown = set(self.float_nodes) - {node.name for node in graph.node}
         if unknown:
@@ -72,17 +77,8 @@ class OnnxInt8:
         names = quantizable(graph) - set(self.float_nodes)
         if not names:
             raise ExportError(f"{model_file} has no layer to quantize", expected=", ".join(INT8))
-        return write_converted(
-            self,
-            source,
-            save_dir,
-            name="onnx_int8",
-            format=Format.ONNX,
-            main_file=MAIN_FILE,
-            packages=("onnx", "onnxruntime"),
-            write=lambda folder: self._quantize(
-                model_file, names, _Reader(images, source.contract), folder / MAIN_FILE
-            ),
+        return lambda folder: self._quantize(
+            model_file, names, _Reader(images, source.contract), folder / MAIN_FILE
         )
 
     def _quantize(self, model_file: Path, names: set[str], reader: "_Reader", path: Path) -> None:

@@ -1,16 +1,17 @@
 """ONNX -> OpenVINO IR, and reading and writing IRs for all conversions."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from xml.etree import ElementTree
 
 from detexport.artifact import Artifact, Format
-from detexport.convert.conversion import Samples, read_source, write_converted
+from detexport.convert.conversion import ConversionTemplate, Samples
 from detexport.errors import ExportError
 from detexport.formats.coordinate_operators import OPENVINO as READ_AT
+from detexport.formats.openvino_constants import is_constant
 from detexport.formats.openvino_import import no_telemetry
 from detexport.system.extras import extra_imports
 
@@ -31,7 +32,7 @@ WEIGHTED = {
 
 
 @dataclass(frozen=True)
-class OpenVino:
+class OpenVino(ConversionTemplate):
     """Conversion of an ONNX model to an IR; dynamic shapes stay dynamic.
 
     Args:
@@ -40,20 +41,16 @@ class OpenVino:
 
     compress_to_fp16: bool = False
 
-    def convert(self, source_dir: Path, samples: Samples, save_dir: Path) -> Artifact:
-        """Convert an ONNX model; see ``Conversion.convert``. The samples are not read."""
-        source = read_source(source_dir, Format.ONNX)
-        model = read_model(source_dir / source.main_file)
-        return write_converted(
-            self,
-            source,
-            save_dir,
-            name="openvino",
-            format=Format.OPENVINO,
-            main_file=MAIN_FILE,
-            packages=("openvino",),
-            write=lambda folder: save_ir(model, folder / MAIN_FILE, compress_to_fp16=self.compress_to_fp16),
-        )
+    name: ClassVar[str] = "openvino"
+    source_format: ClassVar[Format] = Format.ONNX
+    format: ClassVar[Format] = Format.OPENVINO
+    main_file: ClassVar[str] = MAIN_FILE
+    packages: ClassVar[tuple[str, ...]] = ("openvino",)
+
+    def prepare(self, source: Artifact, model_file: Path, samples: Samples) -> Callable[[Path], None]:
+        """See ``ConversionTemplate.prepare``; samples are not read."""
+        model = read_model(model_file)
+        return lambda folder: save_ir(model, folder / MAIN_FILE, compress_to_fp16=self.compress_to_fp16)
 
 
 def read_model(path: Path) -> Any:
@@ -105,16 +102,8 @@ def last_weighted(model: Any) -> set[str]:
 def has_weights(node: Any) -> bool:
     """Return whether a node multiplies by weights; a product of two activations, as in decoding, has none."""
     return node.get_type_name() in WEIGHTED and any(
-        _is_constant(value.get_node()) for value in node.input_values()
+        is_constant(value.get_node()) for value in node.input_values()
     )
-
-
-def _is_constant(node: Any) -> bool:
-    """Return whether a node's value is stored, possibly reshaped or converted."""
-    if node.get_type_name() == "Constant":
-        return True
-    stored = node.get_type_name() in ("Convert", "FakeQuantize", "Multiply", "Reshape", "Subtract")
-    return stored and all(_is_constant(value.get_node()) for value in node.input_values())
 
 
 def _sampled_at(model: Any) -> Iterator[Any]:

@@ -2,17 +2,18 @@
 
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from detexport.artifact import Artifact, Format
 from detexport.contract import Contract
 from detexport.convert.calibration import CalibrationSet, ChosenSamples
-from detexport.convert.conversion import Samples, read_source, write_converted
+from detexport.convert.conversion import ConversionTemplate, Samples
 from detexport.convert.openvino import MAIN_FILE, has_weights, last_weighted, read_model, save_ir
 from detexport.errors import ConfigError, DetexportError, ExportError
 from detexport.formats.openvino_import import no_telemetry
@@ -25,7 +26,7 @@ with extra_imports(), no_telemetry():
 
 
 @dataclass(frozen=True)
-class OpenVinoInt8:
+class OpenVinoInt8(ConversionTemplate):
     """Quantization of the layers with weights to int8; all other operators stay in float32.
 
     Box decoding, NMS and mask pasting have ranges of hundreds of px. The prediction layers stay in float32
@@ -43,29 +44,25 @@ class OpenVinoInt8:
     preset: Literal["mixed", "performance"] = "mixed"
     float_patterns: tuple[str, ...] = ()
 
-    def convert(self, source_dir: Path, samples: Samples, save_dir: Path) -> Artifact:
-        """Quantize an IR; see ``Conversion.convert``.
+    name: ClassVar[str] = "openvino_int8"
+    source_format: ClassVar[Format] = Format.OPENVINO
+    format: ClassVar[Format] = Format.OPENVINO
+    main_file: ClassVar[str] = MAIN_FILE
+    packages: ClassVar[tuple[str, ...]] = ("openvino", "nncf")
+
+    def prepare(self, source: Artifact, model_file: Path, samples: Samples) -> Callable[[Path], None]:
+        """See ``ConversionTemplate.prepare``.
 
         Raises:
             ConfigError: the preset is unknown, or a pattern matches no operator.
             ExportError: there are no samples, or NNCF cannot quantize the model.
         """
-        source = read_source(source_dir, Format.OPENVINO)
-        model = read_model(source_dir / source.main_file)
+        model = read_model(model_file)
         self._check_options(model)
         images = _with_detections(CalibrationSet(samples, self.samples), model, source.contract)
         quantized = self._quantize(model, images, source.contract)
         _require_finite(quantized)
-        return write_converted(
-            self,
-            source,
-            save_dir,
-            name="openvino_int8",
-            format=Format.OPENVINO,
-            main_file=MAIN_FILE,
-            packages=("openvino", "nncf"),
-            write=lambda folder: save_ir(quantized, folder / MAIN_FILE),
-        )
+        return lambda folder: save_ir(quantized, folder / MAIN_FILE)
 
     def _check_options(self, model: Any) -> None:
         presets = [preset.value for preset in nncf.QuantizationPreset]

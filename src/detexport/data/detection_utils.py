@@ -15,9 +15,9 @@ from torch import Tensor
 from detexport.data import images
 from detexport.data import transforms as T
 from detexport.data.catalog import MetadataCatalog
-from detexport.data.mapping import annotation_mask
-from detexport.errors import ConfigError, DataError, listed
-from detexport.structures import BitMasks, Boxes, BoxMode, Instances, Keypoints, PolygonMasks
+from detexport.data.mapping import annotation_keypoints, annotation_mask
+from detexport.errors import ConfigError, DataError
+from detexport.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks
 
 MASK_FORMATS = ("polygon", "bitmask")
 
@@ -229,16 +229,8 @@ def annotations_to_instances(
         else:
             bitmaps = [_bitmap(segmentation, image_size) for segmentation in segmentations]
             instances.gt_masks = BitMasks(torch.from_numpy(np.array(bitmaps)))
-    if keypoints := _of_all(annos, "keypoints"):
-        rows = [np.reshape(one, (-1, 3)) for one in keypoints]
-        if len({len(row) for row in rows}) > 1:
-            raise DataError(
-                "the instances of an image differ in their keypoints",
-                got=f"{listed(map(len, rows))} keypoints",
-                expected="the same number of keypoints for each instance",
-                remedy="correct the annotation file",
-            )
-        instances.gt_keypoints = Keypoints(torch.from_numpy(np.array(rows, np.float32)))
+    if _of_all(annos, "keypoints"):
+        instances.gt_keypoints = annotation_keypoints(annos)
     return instances
 
 

@@ -11,7 +11,7 @@ from detexport.system.files import read_json
 
 
 @dataclass(frozen=True)
-class Job:
+class ReportedJob:
     """One model x one target, and its results; ``{}`` stands for a file that was not written.
 
     Args:
@@ -80,7 +80,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Model:
+class ReportedModel:
     """The results that a model's jobs share.
 
     Args:
@@ -116,8 +116,8 @@ class Results:
         left_out: pairs that are declared unsupported and not run: ``{name: {reason, upstream}}``.
     """
 
-    jobs: tuple[Job, ...]
-    models: tuple[Model, ...]
+    jobs: tuple[ReportedJob, ...]
+    models: tuple[ReportedModel, ...]
     tracking_uri: str = ""
     dataset: dict[str, Any] = field(default_factory=dict)
     left_out: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -166,8 +166,8 @@ def collect(
     )
 
 
-def _model(name: str, folder: Path, checkpoints_dir: Path | None) -> Model:
-    return Model(
+def _model(name: str, folder: Path, checkpoints_dir: Path | None) -> ReportedModel:
+    return ReportedModel(
         name=name,
         folder=folder,
         contract=_read(folder / "build" / "contract.json"),
@@ -179,12 +179,12 @@ def _model(name: str, folder: Path, checkpoints_dir: Path | None) -> Model:
     )
 
 
-def _job(name: str, job: Mapping[str, str], model: Model, receipts: dict[str, Any]) -> Job:
+def _job(name: str, job: Mapping[str, str], model: ReportedModel, receipts: dict[str, Any]) -> ReportedJob:
     target = job["target"]
     devices = model.latency.get("devices", {})
     entries = [entry for entry in receipts.get("registered", []) if entry["job"] == name]
     refusals = [entry["reasons"] for entry in receipts.get("refused", []) if entry["job"] == name]
-    return Job(
+    return ReportedJob(
         name=name,
         model=job["model"],
         target=target,

@@ -13,7 +13,7 @@ from detexport.parity.measures import MEASURES, beside, tell
 from detexport.parity.verdict import read_drawn
 from detexport.predictions.drawing import Overlay, draw, font_size, image_uri
 from detexport.reference.store import read_reference
-from detexport.report.collect import Job, Model, Results
+from detexport.report.collect import ReportedJob, ReportedModel, Results
 from detexport.system.atomic import atomic_file
 from detexport.system.extras import extra_imports
 from detexport.system.redaction import public_uri
@@ -100,7 +100,7 @@ def _differences(results: Results) -> dict[str, str]:
     }
 
 
-def compare_by_eye(model: Model, jobs: tuple[Job, ...]) -> Iterator[Comparison]:
+def compare_by_eye(model: ReportedModel, jobs: tuple[ReportedJob, ...]) -> Iterator[Comparison]:
     """Draw the samples whose outputs the model's jobs stored, next to the eager model's outputs."""
     own = [job for job in jobs if job.model == model.name]
     drawn = {job.target: _read_drawn(model, job.target) for job in own}
@@ -128,7 +128,7 @@ def compare_by_eye(model: Model, jobs: tuple[Job, ...]) -> Iterator[Comparison]:
         )
 
 
-def _panel(job: Job, id: str, overlay: Overlay | None) -> Panel:
+def _panel(job: ReportedJob, id: str, overlay: Overlay | None) -> Panel:
     measured = [sample for sample in job.parity.get("samples", []) if sample["id"] == id]
     if not measured:
         return Panel(job.target, overlay, False, job.reasons[0] if job.reasons else "not run")
@@ -144,7 +144,7 @@ def _panel(job: Job, id: str, overlay: Overlay | None) -> Panel:
     return Panel(job.target, overlay, True, ", ".join(notes))
 
 
-def _read_drawn(model: Model, target: str) -> dict[str, Any]:
+def _read_drawn(model: ReportedModel, target: str) -> dict[str, Any]:
     path = model.folder / "parity" / f"{target}_drawn.npz"
     return read_drawn(path) if path.is_file() else {}
 

@@ -25,8 +25,8 @@ DEFAULT_ENGINES = {
     Format.TORCHSCRIPT: ("detexport.runtime.torchscript", "TorchScript"),
     Format.ONNX: ("detexport.runtime.onnxruntime", "OnnxRuntime"),
     Format.EXPORTED_PROGRAM: ("detexport.runtime.exported_program", "ExportedProgram"),
-    Format.AOT_INDUCTOR: ("detexport.runtime.aot_inductor", "AotInductor"),
-    Format.OPENVINO: ("detexport.runtime.openvino", "OpenVino"),
+    Format.AOT_INDUCTOR: ("detexport.runtime.aot_inductor", "AotInductorRuntime"),
+    Format.OPENVINO: ("detexport.runtime.openvino", "OpenVinoRuntime"),
 }
 
 

@@ -25,7 +25,7 @@ NEEDED_FEATURES = {
 
 
 @dataclass(frozen=True)
-class AotInductor:
+class AotInductorRuntime:
     """An AOTInductor package, run in the PyTorch process.
 
     Args:

@@ -10,6 +10,7 @@ import numpy as np
 from detexport.artifact import Artifact, Format
 from detexport.errors import ArtifactError, ConfigError, RuntimeUnavailableError
 from detexport.formats.coordinate_operators import OPENVINO as READ_AT
+from detexport.formats.openvino_constants import is_constant
 from detexport.formats.openvino_import import no_telemetry
 from detexport.runtime.session import checked_inputs, name_outputs, read_verified
 from detexport.system.extras import extra_imports
@@ -21,7 +22,7 @@ TYPES = {"f32": ov.Type.f32, "bf16": ov.Type.bf16}
 
 
 @dataclass(frozen=True)
-class OpenVino:
+class OpenVinoRuntime:
     """OpenVINO's CPU plugin.
 
     Args:
@@ -132,12 +133,4 @@ def _coordinate_ports(node: Any) -> tuple[int, ...]:
     """
     if node.get_type_name() != "MatMul":
         return READ_AT.get(node.get_type_name(), ())
-    return () if any(_is_constant(node.input_value(port)) for port in (0, 1)) else (0, 1)
-
-
-def _is_constant(value: Any) -> bool:
-    """Return whether a value is a constant, possibly converted to another type."""
-    node = value.get_node()
-    while node.get_type_name() == "Convert":
-        node = node.input_value(0).get_node()
-    return bool(node.get_type_name() == "Constant")
+    return () if any(is_constant(node.input_value(port).get_node()) for port in (0, 1)) else (0, 1)

@@ -20,7 +20,7 @@ TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
-class Runtime:
+class KnownRuntime:
     """A runtime of artifacts.
 
     Args:
@@ -35,9 +35,9 @@ class Runtime:
 
 
 RUNTIMES = (
-    Runtime("PyTorch", ("torch", "torchvision"), "detexport.runtime.torch_session"),
-    Runtime("ONNX Runtime", ("onnxruntime",), "detexport.runtime.onnxruntime"),
-    Runtime("OpenVINO", ("openvino",), "detexport.runtime.openvino"),
+    KnownRuntime("PyTorch", ("torch", "torchvision"), "detexport.runtime.torch_session"),
+    KnownRuntime("ONNX Runtime", ("onnxruntime",), "detexport.runtime.onnxruntime"),
+    KnownRuntime("OpenVINO", ("openvino",), "detexport.runtime.openvino"),
 )
 
 
@@ -66,7 +66,7 @@ def probe_runtimes() -> list[RuntimeStatus]:
         return [*pool.map(probe, RUNTIMES)]
 
 
-def probe(runtime: Runtime) -> RuntimeStatus:
+def probe(runtime: KnownRuntime) -> RuntimeStatus:
     """Import a runtime, if it is installed, in another process."""
     try:
         require_packages(*runtime.packages)
@@ -93,7 +93,7 @@ def _failure(done: subprocess.CompletedProcess[str]) -> str:
     return (done.stderr.strip().splitlines() or [f"importing it ended with exit code {done.returncode}"])[-1]
 
 
-def describe(runtime: Runtime) -> dict[str, Any]:
+def describe(runtime: KnownRuntime) -> dict[str, Any]:
     """Import a runtime in this process; return its version and the names of its devices."""
     packages = [import_module(package) for package in runtime.packages]
     find_devices: Callable[[], list[str]] = import_module(runtime.module).find_devices

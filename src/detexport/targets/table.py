@@ -63,8 +63,8 @@ ARTIFACTS = {
 TORCHSCRIPT = Component("detexport.runtime.torchscript.TorchScript", packages=TORCH)
 ONNX_RUNTIME = Component("detexport.runtime.onnxruntime.OnnxRuntime", packages=("onnxruntime",))
 EXPORTED_PROGRAM = Component("detexport.runtime.exported_program.ExportedProgram", packages=TORCH)
-AOT_INDUCTOR = Component("detexport.runtime.aot_inductor.AotInductor", packages=TORCH)
-OPENVINO = Component("detexport.runtime.openvino.OpenVino", packages=("openvino",))
+AOT_INDUCTOR = Component("detexport.runtime.aot_inductor.AotInductorRuntime", packages=TORCH)
+OPENVINO = Component("detexport.runtime.openvino.OpenVinoRuntime", packages=("openvino",))
 TARGETS = {
     "tracing": Target("tracing", TORCHSCRIPT),
     "scripting": Target("scripting", TORCHSCRIPT),
