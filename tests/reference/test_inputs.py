@@ -303,7 +303,7 @@ def test_batches_are_left_out_and_told_where_the_artifact_takes_one_image(
     report = validate(OnnxRuntime(threads=1).open(tiny_onnx), batched, TOLERANCE, job="j")
     assert report.passed, report.reasons
     assert len(report.samples) == len(batched.samples) - 6
-    assert set(report.to_json()["not_claimed"]) == {
+    assert set(report.to_json()["unsupported_inputs"]) == {
         sample.meta.id for sample in batched.samples if sample.meta.batch
     }
 

@@ -56,7 +56,7 @@ class Request:
     data: Path | None = None
     run_eval: bool = False
     device: str = "cpu"
-    proof: bool = True
+    check: bool = True
     overrides: tuple[str, ...] = ()
     allow_new: tuple[str, ...] = ()
 
@@ -265,13 +265,13 @@ def check_request(request: Request, target: Target) -> None:
         ConfigError: data or images are missing, or the output folder holds something else.
         OutputError: no artifact can take the place of the output folder.
     """
-    by_ap = judged_by_ap(request, target)
+    by_ap = evaluated_by_ap(request, target)
     if (request.run_eval or by_ap) and request.data is None:
         raise ConfigError(
             f"{request.target} is proved by its average precision" if by_ap else "--run-eval needs data",
             got="no --data",
             expected="a folder with images/val and annotations/instances_val.json",
-            remedy="give --data DIR" + (", or --no-proof to go without" if by_ap else ""),
+            remedy="give --data DIR" + (", or --no-check to go without" if by_ap else ""),
         )
     if target.precision == "int8" and not (request.calibration or request.samples or request.data):
         raise ConfigError(
@@ -294,9 +294,9 @@ def check_request(request: Request, target: Target) -> None:
     replaceable(output)
 
 
-def judged_by_ap(request: Request, target: Target) -> bool:
+def evaluated_by_ap(request: Request, target: Target) -> bool:
     """Whether the proof is what the artifact finds on ``--data``."""
-    return bool(target.precision and request.proof)
+    return bool(target.precision and request.check)
 
 
 def check_class_names(request: Request, cfg: CfgNode) -> None:
