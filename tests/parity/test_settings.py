@@ -8,7 +8,7 @@ import yaml
 from detexport.errors import ConfigError
 from detexport.parity.compare import Tolerance
 from detexport.parity.settings import ParitySettings, read_parity_settings
-from detexport.reference.inputs import Plan
+from detexport.reference.plan import Plan
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,7 +11,7 @@ import yaml
 from detexport.errors import ConfigError, listed, shown
 from detexport.parity.accuracy import BUDGETS, FLOAT32, MIN_ACCURACY
 from detexport.parity.compare import Tolerance
-from detexport.reference.inputs import Plan
+from detexport.reference.plan import Plan
 
 SECTION = "parity"
 

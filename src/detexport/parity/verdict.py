@@ -94,7 +94,7 @@ class ParityReport:
         accuracy: what it found against annotations; none where that was not measured.
         limits: each limit beside the model's own noise; none where that was not measured.
         own_unmatched: see ``NoiseFloor.unmatched``.
-        coverage: what the samples put to the test.
+        coverage: what the samples cover.
         unsupported_inputs: why a sample was not run, by its id: what the artifact does not promise.
         drawn: the runtime's outputs on a few samples, for pictures; not part of the JSON.
     """

@@ -33,7 +33,7 @@ class SampleMeta:
         image_size: height and width of the graph's image, in px.
         output_size: height and width of the frame that outputs are given in, in px.
         scale: factor on the contract's resize rule.
-        kind: what it is for: ``DATA``, or one of ``detexport.reference.inputs``.
+        kind: what it is for: ``DATA``, or one of ``detexport.reference.plan``.
         note: what was reached, for people.
         batch: name of the group of images that went through the eager model in one call, as padding makes an
             image's outputs depend on the others a little; empty where the image was alone.
@@ -124,7 +124,7 @@ class Reference:
         environment: versions and threads that the eager model ran with.
         contract: of the model that was run, see ``of_model``.
         samples: in the order in which they were written.
-        coverage: what the samples put to the test.
+        coverage: what the samples cover.
         accuracy: how good the eager model is against annotations; none where it was not measured.
     """
 

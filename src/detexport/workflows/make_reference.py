@@ -13,7 +13,7 @@ from detexport.engine.evaluation import predict_record, spread
 from detexport.metrics.evaluate import Evaluator, ImageEvaluation, annotation_kind, or_without
 from detexport.metrics.tallies import pack_tallies
 from detexport.reference.eager import versions
-from detexport.reference.inputs import Plan
+from detexport.reference.plan import Plan
 from detexport.reference.progress import Progress
 from detexport.reference.run import eager_samples
 from detexport.reference.store import EagerAccuracy, write_reference
