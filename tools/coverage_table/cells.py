@@ -9,8 +9,9 @@ from coverage_table.run import OK, UNAVAILABLE, Outcome
 from coverage_table.steps import Step
 from detexport.artifact import Artifact, read_artifact
 from detexport.contract import Contract
-from detexport.reference.store import Reference, Sample, read_reference
+from detexport.reference.store import Sample, read_reference
 from detexport.system.files import read_json
+from detexport.workflows.sample_folder import read_sample
 
 STATUSES = ("ok", "failed", "unsupported", "skipped")
 
@@ -108,14 +109,23 @@ class Kinds:
         return [f"the reference has no sample {kind}" for kind in lacking]
 
 
+<<<<<<< 7c6a2e02498e665745eecde313d95c0ec20e996e
 def kinds_of(samples: Sequence[Sample], contract: Contract) -> Kinds:
     """Group samples by size and number of detections.
 
     Args:
         samples: those of a reference; one of them is the exported one.
         contract: that of the reference's model.
+=======
+def kinds_of(samples: Sequence[Sample], contract: Contract, exported: tuple[int, int]) -> Kinds:
+    """Sort samples by size and number of detections.
+
+    Args:
+        samples: of a reference.
+        contract: of the model that the reference was made with.
+        exported: height and width of the image that the model was exported with.
+>>>>>>> a8a71c0988198adf3a925e8478986dbc5bbd5911
     """
-    exported = next(sample.meta.image_size for sample in samples if sample.meta.traced)
     sizes: dict[str, set[str]] = {name: set() for name in SIZES}
     counts: dict[str, set[str]] = {name: set() for name in COUNTS} if "scores" in contract.row_names else {}
     for sample in samples:
@@ -139,6 +149,7 @@ def _sizes(size: tuple[int, int], exported: tuple[int, int]) -> Iterable[str]:
         yield "odd"
 
 
+<<<<<<< 7c6a2e02498e665745eecde313d95c0ec20e996e
 def measured_in(verdict: Mapping[str, Any], reference: Reference, artifact: Artifact) -> dict[str, Any]:
     """Return the fields of a cell that a verdict determines.
 
@@ -146,8 +157,16 @@ def measured_in(verdict: Mapping[str, Any], reference: Reference, artifact: Arti
         verdict: that of the stage ``validate``, written in a process without the models' code.
         reference: the reference of the verdict.
         artifact: the artifact of the verdict.
+=======
+def measured_in(verdict: Mapping[str, Any], kinds: Kinds, artifact: Artifact) -> dict[str, Any]:
+    """The fields of a cell that a verdict on an artifact shows.
+
+    Args:
+        verdict: as the stage ``validate`` wrote it, in a process without the models' code.
+        kinds: of the samples that it was made with.
+        artifact: what it is on.
+>>>>>>> a8a71c0988198adf3a925e8478986dbc5bbd5911
     """
-    kinds = kinds_of(reference.samples, artifact.contract)
     passed = {sample["id"] for sample in verdict["samples"] if sample["passed"]}
     # Without limits for numerical errors, the task metric alone decided.
     by_task = verdict["accuracy"] and verdict["tolerance"] is None
@@ -187,10 +206,11 @@ def cell_of(
         measured["export_s"] = round(sum(outcomes[step.name].seconds for step in made), 1)
         measured["peak_bytes"] = max(outcomes[step.name].peak_bytes for step in made)
     if last.status == OK:
-        reference = read_reference(written["reference"])
         artifact = read_artifact(folder / made[-1].outs[-1])
+        exported = read_sample(written["sample"]).shape[1:]
+        kinds = kinds_of(read_reference(written["reference"]).samples, artifact.contract, exported)
         verdict = read_json(written["validate"])
-        faults = [*verdict["reasons"], *kinds_of(reference.samples, artifact.contract).gaps]
-        measured |= measured_in(verdict, reference, artifact)
+        faults = [*verdict["reasons"], *kinds.gaps]
+        measured |= measured_in(verdict, kinds, artifact)
     status, reason = status_of(last, faults, declared)
     return Cell(job["model"], architecture, job["target"], status, reason, **measured)
