@@ -109,22 +109,13 @@ class Kinds:
         return [f"the reference has no sample {kind}" for kind in lacking]
 
 
-<<<<<<< 7c6a2e02498e665745eecde313d95c0ec20e996e
-def kinds_of(samples: Sequence[Sample], contract: Contract) -> Kinds:
+def kinds_of(samples: Sequence[Sample], contract: Contract, exported: tuple[int, int]) -> Kinds:
     """Group samples by size and number of detections.
 
     Args:
-        samples: those of a reference; one of them is the exported one.
+        samples: those of a reference.
         contract: that of the reference's model.
-=======
-def kinds_of(samples: Sequence[Sample], contract: Contract, exported: tuple[int, int]) -> Kinds:
-    """Sort samples by size and number of detections.
-
-    Args:
-        samples: of a reference.
-        contract: of the model that the reference was made with.
         exported: height and width of the image that the model was exported with.
->>>>>>> a8a71c0988198adf3a925e8478986dbc5bbd5911
     """
     sizes: dict[str, set[str]] = {name: set() for name in SIZES}
     counts: dict[str, set[str]] = {name: set() for name in COUNTS} if "scores" in contract.row_names else {}
@@ -149,23 +140,13 @@ def _sizes(size: tuple[int, int], exported: tuple[int, int]) -> Iterable[str]:
         yield "odd"
 
 
-<<<<<<< 7c6a2e02498e665745eecde313d95c0ec20e996e
-def measured_in(verdict: Mapping[str, Any], reference: Reference, artifact: Artifact) -> dict[str, Any]:
+def measured_in(verdict: Mapping[str, Any], kinds: Kinds, artifact: Artifact) -> dict[str, Any]:
     """Return the fields of a cell that a verdict determines.
 
     Args:
         verdict: that of the stage ``validate``, written in a process without the models' code.
-        reference: the reference of the verdict.
+        kinds: groups of the reference's samples.
         artifact: the artifact of the verdict.
-=======
-def measured_in(verdict: Mapping[str, Any], kinds: Kinds, artifact: Artifact) -> dict[str, Any]:
-    """The fields of a cell that a verdict on an artifact shows.
-
-    Args:
-        verdict: as the stage ``validate`` wrote it, in a process without the models' code.
-        kinds: of the samples that it was made with.
-        artifact: what it is on.
->>>>>>> a8a71c0988198adf3a925e8478986dbc5bbd5911
     """
     passed = {sample["id"] for sample in verdict["samples"] if sample["passed"]}
     # Without limits for numerical errors, the task metric alone decided.

@@ -88,22 +88,10 @@ def _beginning(path: Path) -> bytes:
     )
 
 
-<<<<<<< 7c6a2e02498e665745eecde313d95c0ec20e996e
-def write_state_dict(state_dict: dict[str, Tensor], path: Path) -> None:
+def write_state_dict(state_dict: Mapping[str, Tensor], path: Path) -> None:
     """Write tensors as safetensors, atomically; the same tensors give the same bytes."""
-    # Copies, since safetensors refuses tensors that share storage.
-    plain = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in sorted(state_dict.items())
-    }
     with atomic_file(path) as temporary:
         # save_file creates files that only their owner may read.
-        temporary.write_bytes(save(plain))
-=======
-def write_state_dict(state_dict: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors as safetensors, whole or not at all; the same tensors give the same bytes."""
-    with atomic_file(path) as temporary:
-        # Not save_file, whose files only their owner may read.
         temporary.write_bytes(_as_safetensors(state_dict))
 
 
@@ -113,14 +101,13 @@ def digest_state_dict(state_dict: Mapping[str, Tensor]) -> str:
 
 
 def _as_safetensors(state_dict: Mapping[str, Tensor]) -> bytes:
-    # Copies: tied tensors, and views of one storage, are written each as its own.
+    # Copies, since safetensors refuses tensors that share storage.
     return save(
         {
             name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
             for name, tensor in sorted(state_dict.items())
         }
     )
->>>>>>> a8a71c0988198adf3a925e8478986dbc5bbd5911
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -15,24 +15,11 @@ import onnxscript
 import torch
 import torchvision  # noqa: F401 - defines operators that are translated below
 
-<<<<<<< 7c6a2e02498e665745eecde313d95c0ec20e996e
 from detexport.artifact import Format
 from detexport.contract import Contract, TensorSpec
 from detexport.errors import ConfigError, ExportError, did_you_mean
 from detexport.export.graph_end import example_inputs, image_graph
 from detexport.export.method import ExportableModel, MethodTemplate, SampleInputs, untraceable
-=======
-from detexport.artifact import Artifact, Format, Provenance
-from detexport.contract import Contract, TensorSpec
-from detexport.errors import ConfigError, ExportError, did_you_mean
-from detexport.export.graph_end import example_inputs, image_graph
-from detexport.export.method import (
-    ExportableModel,
-    require_exportable,
-    untraceable,
-    write_artifact,
-)
->>>>>>> a8a71c0988198adf3a925e8478986dbc5bbd5911
 from detexport.export.onnx_nms import translate_nms
 from detexport.export.program import record_program
 from detexport.formats.onnx_opsets import OLDEST, latest_written

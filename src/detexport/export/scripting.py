@@ -9,19 +9,11 @@ from typing import ClassVar, Literal
 
 import torch
 
-<<<<<<< 7c6a2e02498e665745eecde313d95c0ec20e996e
 from detexport.artifact import Format
 from detexport.contract import Contract
 from detexport.errors import ExportError
 from detexport.export.graph_end import batch_graph
 from detexport.export.method import ExportableModel, MethodTemplate, SampleInputs
-=======
-from detexport.artifact import Artifact, Format, Provenance
-from detexport.contract import Contract
-from detexport.errors import ExportError
-from detexport.export.graph_end import batch_graph
-from detexport.export.method import ExportableModel, require_exportable, write_artifact
->>>>>>> a8a71c0988198adf3a925e8478986dbc5bbd5911
 from detexport.export.torchscript_file import MAIN_FILE, require_fixed_hashes, save_reproducibly
 from detexport.export.torchscript_type_numbers import take_plain_names
 

@@ -6,17 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
-<<<<<<< 7c6a2e02498e665745eecde313d95c0ec20e996e
 from detexport.artifact import Format
 from detexport.contract import Contract
 from detexport.export.method import ExportableModel, MethodTemplate, SampleInputs
-=======
-import numpy as np
-
-from detexport.artifact import Artifact, Format, Provenance
-from detexport.contract import Contract
-from detexport.export.method import ExportableModel, require_exportable, write_artifact
->>>>>>> a8a71c0988198adf3a925e8478986dbc5bbd5911
 from detexport.export.program import record_program
 from detexport.formats.pt2 import save_program
 

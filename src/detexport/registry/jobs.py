@@ -46,13 +46,8 @@ class Job:
 
     @property
     def stages(self) -> list[str]:
-<<<<<<< 7c6a2e02498e665745eecde313d95c0ec20e996e
         """The names in ``dvc.lock`` of the stages that made the job's results."""
-        of_model = ("build", "load_checkpoint", "reference", "floor", "benchmark")
-=======
-        """The pipeline's stages that made the job."""
         of_model = ("build", "load_checkpoint", "sample", "reference", "floor", "benchmark")
->>>>>>> a8a71c0988198adf3a925e8478986dbc5bbd5911
         return [
             *(f"{stage}@{self.model}" for stage in of_model),
             *self.made_by,

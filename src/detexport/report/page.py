@@ -169,17 +169,10 @@ def grounds(parity: dict[str, Any], name: str) -> Iterator[str]:
     verdict = parity["verdicts"][name]
     if name == "contract":
         yield f"{len(parity['samples'])} inputs"
-<<<<<<< 7c6a2e02498e665745eecde313d95c0ec20e996e
-        conditions = parity["conditions"]
-        if conditions:
-            yield ", ".join(f"{count} {kind}" for kind, count in conditions["kinds"].items())
-            yield from (f"not tested: {gap}" for gap in conditions["gaps"])
-=======
         coverage = parity["input_coverage"]
         if coverage:
             yield ", ".join(f"{count} {kind}" for kind, count in coverage["kinds"].items())
-            yield from (f"not shown: {gap}" for gap in coverage["gaps"])
->>>>>>> a8a71c0988198adf3a925e8478986dbc5bbd5911
+            yield from (f"not tested: {gap}" for gap in coverage["gaps"])
         for reason, count in Counter(parity["unsupported_inputs"].values()).items():
             yield f"{count} inputs outside the declared support: {reason}"
     elif name == "numerics":
