@@ -17,7 +17,7 @@ from detexport.data.coco import load_coco
 from detexport.data.synthetic import SyntheticShapes
 from detexport.modeling import build_model
 from detexport.parity.validate import validate
-from detexport.reference.inputs import Plan
+from detexport.reference.plan import Plan
 from detexport.reference.run import eager_samples
 from detexport.reference.store import Reference, read_reference, write_reference
 from detexport.runtime.torchscript import TorchScript

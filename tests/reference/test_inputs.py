@@ -21,10 +21,12 @@ from detexport.modeling import build_model
 from detexport.parity.compare import compare
 from detexport.parity.validate import first_of_each_image, validate
 from detexport.processing.postprocess import postprocess
+from detexport.reference.calls import group_by_call, why_unsupported
 from detexport.reference.eager import run_eager_batch, with_score_threshold
-from detexport.reference.input_coverage import Conditions, Nearness
-from detexport.reference.inputs import (
-    ASPECT,
+from detexport.reference.input_coverage import InputCoverage, Nearness
+from detexport.reference.input_images import ASPECT
+from detexport.reference.inputs import inputs
+from detexport.reference.plan import (
     BATCH,
     BLACK,
     FLAT,
@@ -37,9 +39,6 @@ from detexport.reference.inputs import (
     WHITE,
     WIDE,
     Plan,
-    claimed,
-    groups,
-    inputs,
     probed_threshold,
 )
 from detexport.reference.store import DATA, NO_IMAGE, Reference, SampleMeta, read_reference, write_reference
@@ -118,8 +117,6 @@ def test_every_kind_of_input_is_there(
         assert kinds[kind] == 1, kind
     assert kinds[BATCH] == 6
     assert model.runs <= PLAN.most_runs(len(records), model.contract)
-    assert [sample.meta.traced for sample in reference.samples].index(True) == 0
-    assert sum(sample.meta.traced for sample in reference.samples) == 1
 
 
 def test_sizes_are_odd_and_extreme_both_ways(reference: Reference) -> None:
@@ -130,22 +127,22 @@ def test_sizes_are_odd_and_extreme_both_ways(reference: Reference) -> None:
 
 
 def test_the_index_says_what_was_reached(folder: Path, reference: Reference) -> None:
-    conditions = reference.conditions
+    coverage = reference.coverage
     counts = [sample.detections for sample in reference.samples]
-    assert conditions.kinds == dict(Counter(sample.meta.kind for sample in reference.samples))
-    assert conditions.most == max(counts) == conditions.max_detections
-    assert conditions.without == counts.count(0) > 0
-    assert conditions.with_one == counts.count(1) > 0
-    assert conditions.ties is not None
-    assert conditions.ties > 0
-    assert conditions.gaps == ()
-    assert json.loads((folder / "reference.json").read_text())["conditions"]["most"] == max(counts)
+    assert coverage.kinds == dict(Counter(sample.meta.kind for sample in reference.samples))
+    assert coverage.most == max(counts) == coverage.max_detections
+    assert coverage.without == counts.count(0) > 0
+    assert coverage.with_one == counts.count(1) > 0
+    assert coverage.ties is not None
+    assert coverage.ties > 0
+    assert coverage.gaps == ()
+    assert json.loads((folder / "reference.json").read_text())["input_coverage"]["most"] == max(counts)
 
 
 def test_scores_lie_within_a_hair_of_the_threshold_on_both_sides(
     model: Counted, reference: Reference
 ) -> None:
-    (near,) = reference.conditions.thresholds
+    (near,) = reference.coverage.thresholds
     assert near.threshold == model.contract.score_threshold
     assert near.above is not None
     assert near.below is not None
@@ -193,15 +190,15 @@ def test_the_lowered_copy_gives_the_same_detections_and_some_more(
 def test_a_batch_holds_what_the_model_gives_for_all_its_images_at_once(
     model: Counted, reference: Reference
 ) -> None:
-    batches = [group for group in groups(reference.samples) if group[0].meta.batch]
-    assert len(batches) == reference.conditions.batches == 2
+    batches = [group for group in group_by_call(reference.samples) if group[0].meta.batch]
+    assert len(batches) == reference.coverage.batches == 2
     for batch in batches:
         assert len({sample.meta.image_size for sample in batch}) > 1
         sizes = [sample.meta.output_size for sample in batch]
         given = model.run([sample.image() for sample in batch], sizes)
         for sample, outputs in zip(batch, given, strict=True):
             np.testing.assert_array_equal(sample.expected()["scores"], outputs["scores"])
-    assert sum(len(group) for group in groups(reference.samples)) == len(reference.samples)
+    assert sum(len(group) for group in group_by_call(reference.samples)) == len(reference.samples)
 
 
 def test_pictures_are_drawn_of_the_data_sets_images_alone(
@@ -238,12 +235,12 @@ def test_models_without_detections_have_what_makes_sense(
     write_reference(
         tmp_path / "r", inputs(records, contract, PLAN, run, None), contract=contract, environment={}
     )
-    conditions = read_reference(tmp_path / "r").conditions
-    assert {ODD, WIDE, TALL, FLAT, BLACK, WHITE, NOISE, TIES, BATCH} < set(conditions.kinds)
-    assert (MOST in conditions.kinds) == (kind == "proposals")
-    assert NEAR not in conditions.kinds
-    assert conditions.thresholds == ()
-    assert conditions.without is None
+    coverage = read_reference(tmp_path / "r").coverage
+    assert {ODD, WIDE, TALL, FLAT, BLACK, WHITE, NOISE, TIES, BATCH} < set(coverage.kinds)
+    assert (MOST in coverage.kinds) == (kind == "proposals")
+    assert NEAR not in coverage.kinds
+    assert coverage.thresholds == ()
+    assert coverage.without is None
 
 
 def meta(size: tuple[int, int] = (30, 50), batch: str = "") -> SampleMeta:
@@ -252,15 +249,17 @@ def meta(size: tuple[int, int] = (30, 50), batch: str = "") -> SampleMeta:
 
 def test_an_artifact_is_asked_only_for_what_it_claims(tiny_onnx: Path, tiny_scripting: Path) -> None:
     one, many = read_artifact(tiny_onnx), read_artifact(tiny_scripting)
-    assert claimed(one, [meta()]) == claimed(many, [meta()]) == ""
-    assert claimed(one, [meta(batch="1"), meta(batch="1")]) == "the artifact takes one image in a call"
-    assert claimed(many, [meta(batch="1"), meta((60, 20), batch="1")]) == ""
+    assert why_unsupported(one, [meta()]) == why_unsupported(many, [meta()]) == ""
+    assert (
+        why_unsupported(one, [meta(batch="1"), meta(batch="1")]) == "the artifact takes one image in a call"
+    )
+    assert why_unsupported(many, [meta(batch="1"), meta((60, 20), batch="1")]) == ""
     narrow = replace(one, image_sides=(32, 64))
-    assert claimed(narrow, [meta()]) == "the artifact takes images with sides of 32 to 64 px"
-    assert claimed(narrow, [meta((32, 64))]) == ""
+    assert why_unsupported(narrow, [meta()]) == "the artifact takes images with sides of 32 to 64 px"
+    assert why_unsupported(narrow, [meta((32, 64))]) == ""
     frozen = replace(one, contract=tiny_contract(inputs=(replace(IMAGE, shape=(3, 30, 50)),)))
-    assert claimed(frozen, [meta()]) == ""
-    assert claimed(frozen, [meta((50, 30))]) == "the artifact takes images of one size: 30 x 50"
+    assert why_unsupported(frozen, [meta()]) == ""
+    assert why_unsupported(frozen, [meta((50, 30))]) == "the artifact takes images of one size: 30 x 50"
 
 
 @pytest.fixture(scope="module")
@@ -311,8 +310,8 @@ def test_batches_are_left_out_and_told_where_the_artifact_takes_one_image(
 
 
 def test_gaps_are_told_in_words() -> None:
-    conditions = Conditions({DATA: 3}, 1, 0, 100, 20, 0, 0, 0, (Nearness(0.05, 0.1, None),))
-    assert conditions.gaps == (
+    coverage = InputCoverage({DATA: 3}, 1, 0, 100, 20, 0, 0, 0, (Nearness(0.05, 0.1, None),))
+    assert coverage.gaps == (
         "no image without a detection",
         "no image with exactly one detection",
         "at most 20 detections in an image, the model may give 100",

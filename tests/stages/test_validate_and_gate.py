@@ -98,13 +98,15 @@ def register(workspace: Path, **receipts: Any) -> None:
 def test_an_artifact_that_agrees_passes_and_the_gate_opens(workspace: Path) -> None:
     result = validate(workspace)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.splitlines() == [
-        f"{JOB}: passed",
-        "  contract passed",
-        "  numerics passed",
-        "  matching passed",
-        "  accuracy not evaluated (not measured)",
+    first, *lines = result.stdout.splitlines()
+    assert first == f"{JOB}: passed"
+    assert [line.split()[:2] for line in lines] == [
+        ["contract", "passed"],
+        ["numerics", "passed"],
+        ["matching", "passed"],
+        ["accuracy", "not"],
     ]
+    assert lines[-1].endswith("not measured")
     assert "1/1" in result.stderr, "a progress bar"
     assert verdict(workspace)["passed"] is True
     register(workspace)
@@ -129,7 +131,7 @@ def test_the_task_metric_is_measured_for_the_precisions_that_are_asked_about(
         assert "no file data/annotations" in result.stderr
     else:
         assert result.returncode == 0, result.stderr
-        assert "  accuracy not evaluated (not measured)" in result.stdout
+        assert "  accuracy  not evaluated" in result.stdout
 
 
 def test_an_artifact_that_disagrees_is_a_result_and_the_gate_stays_shut(workspace: Path) -> None:

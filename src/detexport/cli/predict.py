@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from detexport.cli.engines import engine_of
-from detexport.cli.images import find_images
 from detexport.cli.output import print_json
 from detexport.cli.progress import say
 from detexport.data.coco import read_image
 from detexport.errors import ConfigError, memory_guard
+from detexport.formats.image_files import find_images
 from detexport.predictions.drawing import draw, save_picture
 from detexport.predictions.records import predict as predict_image
 from detexport.predictions.records import to_plain
 from detexport.system.files import writing
+from detexport.workflows.engines import engine_of
 
 MOST_PROPOSALS = 10  # in the table, of an image; a thousand say nothing
 

@@ -1,7 +1,7 @@
 """What every export method does: check the model, fill a folder, put it in place by one rename."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol
@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, Protocol
 import numpy as np
 from torch import nn
 
-from detexport.artifact import Artifact, Format
+from detexport.artifact import Artifact, Format, Provenance
 from detexport.contract import Contract
 from detexport.errors import ExportError
 from detexport.system.atomic import atomic_dir
@@ -18,19 +18,6 @@ from detexport.system.files import writing
 
 SampleInputs = np.ndarray | Mapping[str, np.ndarray]
 """What a graph is recorded with: an image, or all inputs by the contract's names."""
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where an artifact's model comes from.
-
-    Args:
-        weights_sha256: digest of the weights' file.
-        config_sha256: digest of the resolved model configuration.
-    """
-
-    weights_sha256: str
-    config_sha256: str
 
 
 class ExportableModel(Protocol):

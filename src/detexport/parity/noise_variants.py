@@ -17,8 +17,8 @@ from detexport.errors import DataError
 from detexport.parity.compare import Noise, NoiseOf, Tolerance
 from detexport.parity.noise_floor import NoiseFloor, Variant, choose_samples, measure_noise, measure_variant
 from detexport.parity.rounding import rounded
+from detexport.reference.calls import group_by_call
 from detexport.reference.eager import run_eager, run_eager_batch, versions
-from detexport.reference.inputs import groups
 from detexport.reference.progress import Progress
 from detexport.reference.store import Reference, Sample
 
@@ -148,7 +148,7 @@ def measure_noise_floor(
     }
     own_runs: dict[str, Noise] = {}
     noise_of = measured_noise(net, contract, tolerance)
-    for group in tqdm(groups(reference.samples), desc="noise of each input", unit="input"):
+    for group in tqdm(group_by_call(reference.samples), desc="noise of each input", unit="input"):
         found = cache(partial(noise_of, group))
         for sample in group:
             measure_it = partial(_of_sample, found, sample.meta.id)

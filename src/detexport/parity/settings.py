@@ -11,13 +11,13 @@ import yaml
 from detexport.errors import ConfigError, listed, shown
 from detexport.parity.accuracy import BUDGETS, FLOAT32, MIN_ACCURACY
 from detexport.parity.compare import Tolerance
-from detexport.reference.inputs import Plan
+from detexport.reference.plan import Plan
 
 SECTION = "parity"
 
 
 @dataclass(frozen=True)
-class Rules:
+class ParitySettings:
     """Inputs, limits and budgets; the defaults are those of ``conf/parity/default.yaml``.
 
     Args:
@@ -52,8 +52,8 @@ class Rules:
         return replace(Plan(), scales=self.scales, **self.inputs)  # type: ignore[arg-type]
 
     @classmethod
-    def of(cls, section: Mapping[str, Any], source: str = "params.yaml") -> "Rules":
-        """The rules that a section states; what it leaves out is as by default.
+    def of(cls, section: Mapping[str, Any], source: str = "params.yaml") -> "ParitySettings":
+        """The settings that a section states; what it leaves out is as by default.
 
         Args:
             section: keys as in ``conf/parity/default.yaml``; ``_target_`` keys are Hydra's and left out.
@@ -89,7 +89,7 @@ class Rules:
         return cls(**values)
 
 
-def read_rules(path: Path) -> Rules:
+def read_parity_settings(path: Path) -> ParitySettings:
     """Read the ``parity`` section of a project's parameters.
 
     Raises:
@@ -115,7 +115,7 @@ def read_rules(path: Path) -> Rules:
             expected=f"a mapping {SECTION}, as in conf/parity/default.yaml",
             remedy="give --params the project's params.yaml",
         )
-    return Rules.of(section, str(path))
+    return ParitySettings.of(section, str(path))
 
 
 def _checked(

@@ -18,7 +18,7 @@ from detexport.parity.compare import Noise, NoiseOf, SampleParity, Tolerance, co
 from detexport.parity.noise_floor import NoiseFloor, limits_of, widen
 from detexport.parity.verdict import ParityReport
 from detexport.processing.postprocess import postprocess
-from detexport.reference.inputs import claimed, groups
+from detexport.reference.calls import group_by_call, why_unsupported
 from detexport.reference.progress import Progress
 from detexport.reference.store import DATA, Reference, Sample, of_model
 from detexport.runtime.session import BatchSession, Engine, Session
@@ -125,10 +125,10 @@ def validate(
     progress = progress or Progress()
     declared = support.narrowed(session.artifact) if support else session.artifact
     unsupported_inputs: dict[str, str] = {}
-    for group in tqdm(groups(reference.samples), desc=job, unit="image"):
-        unclaimed = claimed(declared, [sample.meta for sample in group])
-        if unclaimed:
-            unsupported_inputs |= {sample.meta.id: unclaimed for sample in group}
+    for group in tqdm(group_by_call(reference.samples), desc=job, unit="image"):
+        why = why_unsupported(declared, [sample.meta for sample in group])
+        if why:
+            unsupported_inputs |= {sample.meta.id: why for sample in group}
             continue
         measure_group = cache(partial(_measure, session, group, tolerance, table, noise_of))
         for place, sample in enumerate(group):
@@ -148,7 +148,7 @@ def validate(
         faults,
         limits=limits,
         own_unmatched=floor.unmatched if floor else 0,
-        conditions=reference.conditions,
+        coverage=reference.coverage,
         unsupported_inputs=unsupported_inputs,
         drawn=drawn,
     )

@@ -1,4 +1,4 @@
-"""What the samples of a reference put to the test: counted, so that nobody has to take it on trust."""
+"""What the samples of a reference cover: kinds, sizes, numbers of detections, nearness to thresholds."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ from detexport.outputs import DESCENDING, Outputs
 
 Size = tuple[int, int]
 TIE = 1e-5
-"""Rounding decides about the order of scores that are so near to one another."""
+"""Rounding decides the order of scores that differ by no more."""
 
 
 @dataclass(frozen=True)
 class Nearness:
-    """How near scores lie to a threshold that decides about them.
+    """How near scores lie to a threshold that decides whether a detection is given.
 
     Args:
         threshold: of scores.
@@ -32,8 +32,8 @@ class Nearness:
 
 
 @dataclass(frozen=True)
-class Conditions:
-    """What the samples of a reference put to the test.
+class InputCoverage:
+    """What the samples of a reference cover.
 
     Args:
         kinds: number of samples of each kind.
@@ -58,13 +58,13 @@ class Conditions:
     thresholds: tuple[Nearness, ...] = ()
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "Conditions":
+    def from_json(cls, value: dict[str, Any]) -> "InputCoverage":
         """Undo ``dataclasses.asdict``."""
         return cls(**{**value, "thresholds": tuple(Nearness(**one) for one in value["thresholds"])})
 
     @property
     def gaps(self) -> tuple[str, ...]:
-        """What no sample shows although the model could, in words."""
+        """What no sample covers although the model could, in words."""
         if self.most is None:
             return ()
         found = {
@@ -85,15 +85,15 @@ class Conditions:
 
 
 def score_thresholds(contract: Contract) -> tuple[float, ...]:
-    """The scores that decide whether a detection, and a panoptic thing, is given; none without scores."""
+    """Return the thresholds of the scores of detections and of panoptic things; none without scores."""
     if "scores" not in contract.row_names:
         return ()
     of_things = (contract.panoptic.instances_score_threshold,) if contract.panoptic else ()
     return (contract.score_threshold, *of_things)
 
 
-class Tally:
-    """Counts the samples of a reference while they pass by.
+class InputCoverageCounter:
+    """Counter of what the samples of a reference cover, added one by one.
 
     Args:
         contract: of the model.
@@ -139,12 +139,12 @@ class Tally:
         below = [*(-distances[distances <= 0]).tolist(), *_given(old.below)]
         self.nearest[threshold] = Nearness(threshold, min(above, default=None), min(below, default=None))
 
-    def conditions(self) -> Conditions:
-        """What was counted."""
+    def coverage(self) -> InputCoverage:
+        """Return what was counted."""
         gives_rows = bool(self.contract.row_names)
         # A model that always gives its proposals has no other number of them to show.
         counts = "scores" in self.contract.row_names
-        return Conditions(
+        return InputCoverage(
             kinds=dict(self.kinds),
             sizes=len(self.sizes),
             batches=len(self.batches),

@@ -9,30 +9,56 @@ import signal
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from detexport.artifact import read_artifact
+from detexport.artifact import Artifact, read_artifact
 from detexport.data.coco import CocoDataset
 from detexport.errors import ConfigError, DataError
 from detexport.parity.accuracy import FLOAT32, measure_accuracy
+from detexport.parity.certificate import certify
 from detexport.parity.compare import NoiseOf
 from detexport.parity.noise_floor import NoiseFloor
-from detexport.parity.settings import Rules
+from detexport.parity.settings import ParitySettings
 from detexport.parity.validate import Support, validate_artifact
 from detexport.parity.verdict import ParityReport
 from detexport.reference.progress import Progress, progress_folder, validation_key
-from detexport.reference.store import EagerAccuracy, read_reference
+from detexport.reference.store import EagerAccuracy, Reference
 from detexport.runtime.session import Engine
+from detexport.system.files import write_json
+
+
+@dataclass(frozen=True)
+class ReportFiles:
+    """The files of a validation.
+
+    Args:
+        report: the verdicts and the measurements.
+        drawn: the outputs that a report draws.
+        certificate: what a registry asks for.
+    """
+
+    report: Path
+    drawn: Path
+    certificate: Path
+
+    def write(
+        self, report: ParityReport, artifact: Artifact, reference: Path, runtime: dict[str, Any]
+    ) -> None:
+        """Write the report of an artifact that was run by ``runtime``, and compared with ``reference``."""
+        report.save(self.report, self.drawn)
+        certificate = certify(report.to_json(), artifact, reference=reference, runtime=runtime)
+        write_json(self.certificate, certificate)
 
 
 def validate_job(
     artifact_dir: Path,
     engine: Engine,
-    reference: Path,
-    rules: Rules,
+    reference: Reference,
+    settings: ParitySettings,
     *,
     job: str,
     precision: str = FLOAT32,
@@ -42,25 +68,25 @@ def validate_job(
     data: Path | None = None,
     support: Support | None = None,
     save_to: Path | None = None,
-    settings: dict[str, Any] | None = None,
+    run_options: dict[str, Any] | None = None,
 ) -> ParityReport:
     """Validate an artifact against a reference.
 
     Args:
         artifact_dir: the artifact.
         engine: the target's runtime.
-        reference: folder of the eager model's outputs.
-        rules: limits and budgets.
+        reference: the eager model's outputs.
+        settings: limits and budgets.
         job: its name.
-        precision: of the target; a reduced one is judged by the task metric alone.
+        precision: of the target; a reduced one is evaluated by the task metric alone.
         floor: the model's noise; none where it was not measured.
         noise_of: see ``detexport.parity.validate.validate``.
-        dataset: annotated images that the eager model was judged on, too; none leaves the task metric out.
+        dataset: annotated images that the eager model was evaluated on, too; none leaves the task metric out.
         data: the data set's folder; what was measured on other files is not gone on with.
         support: what the target declares, where that is less than the artifact's own declaration.
         save_to: the report's file; what is measured is kept beside it until the end, and an interrupted
             validation goes on. None keeps nothing.
-        settings: what else the measurements depend on, as JSON values.
+        run_options: what else the measurements depend on, as JSON values.
 
     Raises:
         ArtifactError: the folder is not an artifact.
@@ -68,15 +94,14 @@ def validate_job(
         DataError: the precision is reduced, and nothing says how good the eager model is.
         RuntimeUnavailableError: the runtime is not on this machine.
     """
-    expected = read_reference(reference)
     with ExitStack() as at_work:
         progress = Progress()
         if save_to is not None:
             noise = floor.limits if floor else None
-            given = {"job": job, "rules": repr(rules), "floor": noise, **(settings or {})}
-            key = validation_key(read_artifact(artifact_dir).sha256, reference, data, given)
+            given = {"job": job, "settings": repr(settings), "floor": noise, **(run_options or {})}
+            key = validation_key(read_artifact(artifact_dir).sha256, reference.folder, data, given)
             progress = at_work.enter_context(Progress(progress_folder(save_to), key))
-        eager = _judged(precision, expected.accuracy, dataset, rules)
+        eager = _eager_accuracy(precision, reference.accuracy, dataset, settings)
         measure = None
         if eager is not None and dataset is not None:
             measure = partial(
@@ -84,19 +109,19 @@ def validate_job(
                 eager=eager,
                 dataset=dataset,
                 precision=precision,
-                budget=rules.budgets[precision],
-                least=rules.min_accuracy,
-                tie=rules.tolerance.score if precision == FLOAT32 else 0.0,
+                budget=settings.budgets[precision],
+                least=settings.min_accuracy,
+                tie=settings.tolerance.score if precision == FLOAT32 else 0.0,
                 progress=progress,
             )
         return validate_artifact(
             engine,
             artifact_dir,
-            expected,
-            rules.tolerance,
+            reference,
+            settings.tolerance,
             job=job,
-            min_detections=rules.min_detections,
-            draw=rules.draw,
+            min_detections=settings.min_detections,
+            draw=settings.draw,
             floor=floor,
             noise_of=noise_of,
             support=support,
@@ -106,14 +131,14 @@ def validate_job(
         )
 
 
-def _judged(
-    precision: str, accuracy: EagerAccuracy | None, dataset: CocoDataset | None, rules: Rules
+def _eager_accuracy(
+    precision: str, accuracy: EagerAccuracy | None, dataset: CocoDataset | None, settings: ParitySettings
 ) -> EagerAccuracy | None:
     """What the task metric is compared with; none where it is left out, which reduced precision cannot."""
-    if precision not in rules.budgets:
+    if precision not in settings.budgets:
         raise ConfigError(
             f"there is no budget for the precision {precision}",
-            got=f"parity.budgets: {', '.join(rules.budgets)}",
+            got=f"parity.budgets: {', '.join(settings.budgets)}",
             expected=precision,
             remedy=f"-S +parity.budgets.{precision}=<difference of average precision>",
         )
@@ -124,7 +149,7 @@ def _judged(
             expected="its metrics on annotated images",
             remedy="set parity.accuracy_images, and run the stage `reference` again",
         )
-    return accuracy if precision in rules.accuracy_precisions or precision != FLOAT32 else None
+    return accuracy if precision in settings.accuracy_precisions or precision != FLOAT32 else None
 
 
 def validate_apart(*arguments: Any, **options: Any) -> ParityReport:
