@@ -68,7 +68,7 @@ def test_what_is_only_called_like_a_container_is_refused(name: str) -> None:
 
 
 def test_a_dict_whose_keys_are_no_strings_is_refused() -> None:
-    with pytest.raises(ExportError, match="dict with keys that are no strings"):
+    with pytest.raises(ExportError, match="dict with keys that are not strings"):
         flatten({1: torch.ones(1), "two": torch.ones(2)})
     Pair = namedtuple("Pair", "a b")
     with pytest.raises(ExportError, match="Pair"):

@@ -155,7 +155,7 @@ def random_matches(images: int, detections: int, seed: int) -> Matches:
 
 
 def timed(call: Callable[[], Any]) -> float:
-    """Seconds of one call."""
+    """Return the seconds of one call."""
     start = perf_counter()
     call()
     return perf_counter() - start

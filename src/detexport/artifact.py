@@ -35,7 +35,7 @@ class Format(StrEnum):
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where an artifact's model comes from.
+    """Digests of the model that an artifact is exported from.
 
     Args:
         weights_sha256: digest of the weights' file.

@@ -42,9 +42,9 @@ def checked_names(names: Any, what: str) -> tuple[str, ...]:
         ConfigError: they are something else.
     """
     if isinstance(names, str | bytes) or not isinstance(names, Sequence):
-        wrong = [f"{names!r}, which is no list"]
+        wrong = [f"{names!r}, which is not a list"]
     else:
-        wrong = [f"{name!r}, which is no text" for name in names if not isinstance(name, str)]
+        wrong = [f"{name!r}, which is not a string" for name in names if not isinstance(name, str)]
         wrong += (
             ["an empty name"] if any(isinstance(name, str) and not name.strip() for name in names) else []
         )
@@ -52,8 +52,8 @@ def checked_names(names: Any, what: str) -> tuple[str, ...]:
         raise ConfigError(
             f"{what} are not names of classes",
             got=listed(wrong),
-            expected="a list of texts",
-            remedy='put them into quotes, as in ["0", "yes", "cat"]',
+            expected="a list of strings",
+            remedy='put them in quotes, as in ["0", "yes", "cat"]',
         )
     return tuple(names)
 
@@ -169,7 +169,7 @@ class Contract:
                 "the model predicts a class that its contract does not name",
                 got=f"class index {index} with {len(names)} names: {listed(names)}",
                 expected="a name for each class of the model",
-                remedy="export the model again with as many class names as it has classes, or with none",
+                remedy="export the model again with one name per class, or with none",
             )
         return names[index]
 

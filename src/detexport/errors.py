@@ -187,10 +187,10 @@ class UnexpectedError(DetexportError):
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(
-            "something broke that is not described here",
+            "an unexpected error",
             got=f"{type(error).__name__}: {_text(error)}".rstrip(": "),
-            expected="an error that says what to do; this one is a fault of the program",
-            remedy=f"{TRACEBACK}=1 in the environment prints where it broke; report that",
+            expected="an error with a remedy; this one is a bug in the program",
+            remedy=f"set {TRACEBACK}=1 in the environment for the stack trace, and report it",
         )
 
 

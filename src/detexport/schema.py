@@ -124,7 +124,7 @@ def _take_apart(value: Any) -> tuple[str, tuple[str, ...], list[Any]]:
         if type(value) is container:
             return name, (), [*value]
     full_name = f"{type(value).__module__}.{type(value).__qualname__}"
-    return f"{full_name} with keys that are no strings" if isinstance(value, dict) else full_name, (), []
+    return f"{full_name} with keys that are not strings" if isinstance(value, dict) else full_name, (), []
 
 
 def _build(kind: str, names: tuple[str, ...], values: list[Any]) -> Any:

@@ -221,7 +221,7 @@ def test_what_did_not_pass_is_refused_with_its_reasons(root: Path, spoil: Any, r
 
 
 @pytest.mark.parametrize(
-    "lost", ["artifacts/onnx/model.onnx", "code/detexport/postprocess.py", "MLmodel", "."]
+    "lost", ["artifacts/onnx/model.onnx", "code/detexport/processing/postprocess.py", "MLmodel", "."]
 )
 def test_a_version_without_its_files_gives_way_to_a_new_one(root: Path, lost: str) -> None:
     register(root)

@@ -120,11 +120,11 @@ def test_names_that_do_not_fit_are_refused(folder: Path, tree: Any, class_names:
 @pytest.mark.parametrize(
     ("class_names", "message"),
     [
-        ([0, 1], "things are not names of classes; got: 0, which is no text, 1, which is no text"),
-        (["x", False], "got: False, which is no text"),
-        ("xy", "got: 'xy', which is no list"),
-        ({"things": "xy"}, "got: 'xy', which is no list"),
-        ({"things": None}, "got: None, which is no list"),
+        ([0, 1], "things are not names of classes; got: 0, which is not a string, 1, which is not a string"),
+        (["x", False], "got: False, which is not a string"),
+        ("xy", "got: 'xy', which is not a list"),
+        ({"things": "xy"}, "got: 'xy', which is not a list"),
+        ({"things": None}, "got: None, which is not a list"),
     ],
 )
 def test_names_that_are_no_texts_are_refused(folder: Path, class_names: Any, message: str) -> None:

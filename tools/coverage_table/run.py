@@ -248,8 +248,8 @@ def status_of_exit(code: int, log: Path, late: bool) -> tuple[str, str]:
     if code == 0:
         return OK, ""
     lines = [line.strip() for line in log.read_text(errors="replace").replace("\r", "\n").splitlines()]
-    said = [line for line in lines if line.startswith("error: ")] or [line for line in lines if line]
-    reason = said[-1].removeprefix("error: ") if said else "it printed nothing"
+    messages = [line for line in lines if line.startswith("error: ")] or [line for line in lines if line]
+    reason = messages[-1].removeprefix("error: ") if messages else "it printed nothing"
     if late:
         reason = f"it ran longer than allowed; its last line: {reason}"
     elif code < 0:

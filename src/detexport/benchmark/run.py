@@ -51,7 +51,7 @@ class LatencyReport:
         write_json(path, vars(self))
 
     def describe(self) -> list[str]:
-        """What was measured, and what could not be, in lines of text."""
+        """Return the measured latencies, and why others are missing, as lines of text."""
         lines = []
         for device, measured in self.devices.items():
             lines.append(f"{device}: {measured['status']} {measured.get('reason', '')}")

@@ -63,7 +63,7 @@ class AotInductor(ConversionTemplate):
     packages: ClassVar[tuple[str, ...]] = ("torch", "torchvision")
 
     def prepare(self, source: Artifact, model_file: Path, samples: Samples) -> Callable[[Path], None]:
-        """Compile a program; see ``Conversion.convert``. Compares both on the first samples."""
+        """Read the program and the images to compare with; see ``ConversionTemplate.prepare``."""
         program = load_program(model_file)
         reference = program.module()
         images = [*islice(iter(samples), CHECKED_SAMPLES), *plain_images(source.contract)]

@@ -62,22 +62,22 @@ def read_source(folder: Path, expected: Format) -> Artifact:
 
 
 class ConversionTemplate:
-    """What the conversions share: read the source, fill a folder, put it in place by one rename.
+    """The steps of every conversion: read the source, fill a folder, put it in place by one rename.
 
-    A conversion extends it as a frozen dataclass of its options and gives ``prepare``, and ``check`` where
-    not every option or machine serves.
+    A conversion is a subclass and a frozen dataclass of its options. It implements ``prepare``, and ``check``
+    if its options or the machine can be unsuitable.
     """
 
     name: ClassVar[str]
-    """Of the conversion."""
+    """The conversion's name."""
     source_format: ClassVar[Format]
-    """What is converted."""
+    """Format of the source."""
     format: ClassVar[Format]
-    """What the main file is."""
+    """Format of the main file."""
     main_file: ClassVar[str]
     """The file that a runtime opens, relative to the folder."""
     packages: ClassVar[tuple[str, ...]]
-    """Distributions whose versions shape the files."""
+    """Distributions whose versions determine the files."""
 
     def check(self) -> None:
         """Check the options, and that this machine can convert.
@@ -87,7 +87,7 @@ class ConversionTemplate:
         """
 
     def prepare(self, source: Artifact, model_file: Path, samples: Samples) -> Callable[[Path], None]:
-        """Read the model; return what writes the converted files into a folder, ``main_file`` among them.
+        """Read the model; return a function that writes the files, with ``main_file``, into a folder.
 
         Args:
             source: the artifact that is converted.
@@ -100,7 +100,7 @@ class ConversionTemplate:
         raise NotImplementedError
 
     def convert(self, source_dir: Path, samples: Samples, save_dir: Path) -> Artifact:
-        """See ``Conversion.convert``."""
+        """Convert an artifact; see ``Conversion.convert``."""
         self.check()
         source = read_source(source_dir, self.source_format)
         write = self.prepare(source, source_dir / source.main_file, samples)

@@ -58,7 +58,7 @@ class OnnxInt8(ConversionTemplate):
     packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime")
 
     def prepare(self, source: Artifact, model_file: Path, samples: Samples) -> Callable[[Path], None]:
-        """See ``ConversionTemplate.prepare``.
+        """Choose the layers to quantize; see ``ConversionTemplate.prepare``.
 
         Raises:
             ConfigError: the model lacks a node of ``float_nodes``.

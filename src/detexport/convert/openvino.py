@@ -48,7 +48,7 @@ class OpenVino(ConversionTemplate):
     packages: ClassVar[tuple[str, ...]] = ("openvino",)
 
     def prepare(self, source: Artifact, model_file: Path, samples: Samples) -> Callable[[Path], None]:
-        """See ``ConversionTemplate.prepare``; samples are not read."""
+        """Read the ONNX model; see ``ConversionTemplate.prepare``. The samples are not read."""
         model = read_model(model_file)
         return lambda folder: save_ir(model, folder / MAIN_FILE, compress_to_fp16=self.compress_to_fp16)
 

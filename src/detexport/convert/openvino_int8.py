@@ -51,7 +51,7 @@ class OpenVinoInt8(ConversionTemplate):
     packages: ClassVar[tuple[str, ...]] = ("openvino", "nncf")
 
     def prepare(self, source: Artifact, model_file: Path, samples: Samples) -> Callable[[Path], None]:
-        """See ``ConversionTemplate.prepare``.
+        """Quantize the model; see ``ConversionTemplate.prepare``.
 
         Raises:
             ConfigError: the preset is unknown, or a pattern matches no operator.

@@ -1,4 +1,4 @@
-"""Image files as people name them: paths, folders, patterns."""
+"""Find image files by paths, folders and patterns."""
 
 import glob
 import os
@@ -11,13 +11,13 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".
 
 
 def find_images(names: Iterable[str]) -> list[Path]:
-    """Return the files that ``names`` stand for, each once.
+    """Return the image files that ``names`` match, each once.
 
     Args:
-        names: files, folders, whose images are meant, and patterns with ``*``.
+        names: files, folders of images, and patterns with ``*``.
 
     Raises:
-        DataError: a name stands for no image.
+        DataError: a name matches no image.
     """
     found: dict[Path, None] = {}
     for name in names:
@@ -34,7 +34,7 @@ def find_images(names: Iterable[str]) -> list[Path]:
 
 
 def _files(name: str) -> list[Path]:
-    # os.path answers for names that no file system takes, at which pathlib raises.
+    # os.path returns False for names that no file system accepts; pathlib raises.
     if os.path.isfile(name):
         return [Path(name)]
     if os.path.isdir(name):
@@ -43,7 +43,7 @@ def _files(name: str) -> list[Path]:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Return the images in a folder, sorted by name; none where there is no folder."""
+    """Return the images in a folder, sorted by name; empty if the folder does not exist."""
     if not folder.is_dir():
         return []
     return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.is_dir())

@@ -7,7 +7,7 @@ DERIVED = ("Convert", "FakeQuantize", "Multiply", "Reshape", "Subtract")
 
 
 def is_constant(node: Any) -> bool:
-    """Return whether the value of a node is stored, perhaps reshaped or of another type."""
+    """Return whether the value of a node is stored, possibly reshaped or converted."""
     if node.get_type_name() == "Constant":
         return True
     return node.get_type_name() in DERIVED and all(
