@@ -64,18 +64,6 @@ LEFT: dict[str, dict[str, int]] = {
         "to hurt": 1,
         "what is found": 2,
     },
-    "docs/cli.md": {
-        "anew": 1,
-        "beside the model": 1,
-        "held against": 2,
-        "images a call": 1,
-        "is said": 1,
-        "lie apart": 1,
-        "likewise": 1,
-        "that hurt": 1,
-        "the proof": 1,
-        "what both found": 1,
-    },
     "docs/parity.md": {
         "anew": 1,
         "are told": 2,
