@@ -1,6 +1,6 @@
-"""Export object detectors, prove that the artifact computes what the model computes, measure and register it.
+"""Export object detectors, check each artifact's parity with the model, benchmark and register it.
 
-Importing the package costs nothing: every sub-package imports only what it needs.
+Importing the package alone imports nothing else: every sub-package imports only what it needs.
 """
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""What every conversion does: read an artifact, fill a folder, put it in place by one rename."""
+"""The steps of every conversion: read an artifact, fill a folder, put it in place by one rename."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -16,38 +16,38 @@ from detexport.system.files import writing
 
 
 class Samples(Protocol):
-    """Images to calibrate on, read when they are asked for, as often as they are asked for."""
+    """Calibration images, read again at each iteration."""
 
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Each uint8 (3, H, W) in the contract's channel order, resized by its rule."""
+        """Yield images, uint8 (3, H, W) in the contract's channel order, resized by its rule."""
         ...
 
 
 class Conversion(Protocol):
-    """A frozen dataclass of a conversion's options."""
+    """A conversion: a frozen dataclass of its options."""
 
     def convert(self, source_dir: Path, samples: Samples, save_dir: Path) -> Artifact:
-        """Write the artifact made from that of ``source_dir`` into ``save_dir``, whole or not at all.
+        """Convert the artifact in ``source_dir`` and write the result into ``save_dir``, whole or not at all.
 
         Args:
-            source_dir: folder of the artifact to start from.
-            samples: images to calibrate on; a conversion that needs none leaves them unread.
+            source_dir: folder of the artifact to convert.
+            samples: calibration images; a conversion that needs none does not read them.
             save_dir: folder of the new artifact; replaced if it exists.
 
         Raises:
-            ArtifactError: the source is not of the format that is converted, or was changed.
-            ExportError: it cannot be converted.
+            ArtifactError: the source is not an artifact, or was changed.
+            ExportError: it has another format, or cannot be converted.
         """
 
 
 def read_source(folder: Path, expected: Format) -> Artifact:
-    """Read the artifact that a conversion starts from, and check its files.
+    """Read the artifact to convert, and check its files.
 
     Raises:
         ArtifactError: it is not an artifact, or its files were changed.
-        ExportError: it is of another format.
+        ExportError: it has another format.
     """
     artifact = read_artifact(folder)
     if artifact.format is not expected:
@@ -72,17 +72,17 @@ def write_converted(
     packages: tuple[str, ...],
     write: Callable[[Path], None],
 ) -> Artifact:
-    """Let ``write`` fill a folder, add the manifest, and put the finished folder in place.
+    """Fill a folder with ``write``, add the manifest, and put the finished folder in place.
 
     Args:
         conversion: the frozen dataclass of options.
-        source: the artifact that is converted; contract and origin are taken over from it.
+        source: the converted artifact; the new one keeps its contract and origin.
         save_dir: folder of the new artifact.
         name: the conversion's name.
-        format: what the main file is.
+        format: format of the main file.
         main_file: the file that a runtime opens, relative to the folder.
-        packages: distributions whose versions shape the files.
-        write: writes the files into the folder that it is given.
+        packages: distributions whose versions determine the files.
+        write: writes the files into the folder passed to it.
 
     Raises:
         OutputError: ``save_dir`` cannot be written.

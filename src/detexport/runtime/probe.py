@@ -1,6 +1,6 @@
-"""Find the runtimes that are installed and work, each in a process of its own.
+"""Find the runtimes that are installed and work, each in its own process.
 
-Importing a runtime that is broken, or built for another CPU, may end the process that does it.
+Importing a runtime that is broken, or built for another CPU, may crash the process.
 """
 
 import json
@@ -26,7 +26,7 @@ class Runtime:
     Args:
         name: its usual name.
         packages: the modules that it consists of; the first one's version is the runtime's.
-        module: the module of detexport that knows its devices, by ``find_devices()``.
+        module: the module of detexport whose ``find_devices()`` lists its devices.
     """
 
     name: str
@@ -43,7 +43,7 @@ RUNTIMES = (
 
 @dataclass(frozen=True)
 class RuntimeStatus:
-    """What was found of a runtime.
+    """The result of probing a runtime.
 
     Args:
         name: the runtime's.
@@ -61,7 +61,7 @@ class RuntimeStatus:
 
 
 def probe_runtimes() -> list[RuntimeStatus]:
-    """Import every runtime that is installed, at the same time, and list its devices."""
+    """Import all installed runtimes in parallel and list their devices."""
     with ThreadPoolExecutor() as pool:
         return [*pool.map(probe, RUNTIMES)]
 
@@ -72,7 +72,7 @@ def probe(runtime: Runtime) -> RuntimeStatus:
         require_packages(*runtime.packages)
     except MissingPackageError as error:
         return RuntimeStatus(runtime.name, "missing", message=str(error))
-    # -P: a file of the working folder never takes the place of a package.
+    # -P: a file in the working folder must not shadow a package.
     command = [sys.executable, "-P", "-m", __name__, runtime.name]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
