@@ -9,12 +9,12 @@ import psutil
 from omegaconf import OmegaConf
 from typer import echo
 
-from detexport.cli.checks import check_opset_version
 from detexport.config.cfg import load_cfg
 from detexport.config.composition import check_composition
 from detexport.config.params import PARAMS, load_params
 from detexport.system.atomic import remove_leftovers
 from detexport.system.script import run
+from detexport.targets.opsets import check_opset_version
 from detexport.targets.table import ONNX_RUNTIME
 
 # Where DVC notes which process is writing what.
@@ -74,7 +74,7 @@ def check_opsets() -> None:
                     one.name,
                     one.maker.opset_version,
                     one.maker.exporter,
-                    cfg=cfg,
+                    meta_arch=cfg.MODEL.META_ARCHITECTURE,
                     runs_onnx=runtime == ONNX_RUNTIME.path
                     or any(other.name == "onnx_int8" for other in makers),
                     option=f"-S artifacts.{one.name}.method.opset_version",
