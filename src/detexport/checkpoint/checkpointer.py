@@ -13,6 +13,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from detexport.checkpoint.download import fetch
 from detexport.checkpoint.load import LoadReport, load_weights
 from detexport.checkpoint.read import read_checkpoint
+from detexport.checkpoint.torch_file import load_torch
 from detexport.errors import CheckpointError
 from detexport.system.atomic import atomic_file
 from detexport.system.files import is_url
@@ -255,10 +256,10 @@ def _is_main_process() -> bool:
 
 
 def _check_readable(written: Path, path: Path) -> None:
-    """Read back what was written, without copying its tensors."""
+    """Read back what was written, as ``load`` will."""
     try:
-        torch.load(written, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # whatever it is, nobody could load the file
+        load_torch(written)
+    except Exception as error:  # whatever it is, ``load`` would raise it, too
         raise CheckpointError(
             f"cannot save {path}: it could not be loaded again without running what it says",
             got=str(error).partition("\n")[0],
