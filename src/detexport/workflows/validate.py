@@ -3,14 +3,8 @@
 Nothing here imports the code of a model: an artifact has to do without it.
 """
 
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +20,7 @@ from detexport.parity.verdict import ParityReport
 from detexport.reference.progress import Progress, progress_folder, validation_key
 from detexport.reference.store import EagerQuality, read_reference
 from detexport.runtime.session import Engine
+from detexport.system.child_process import call_in_child
 
 
 def validate_job(
@@ -131,40 +126,9 @@ def validate_apart(*arguments: Any, **options: Any) -> ParityReport:
     """``validate_job`` in a process of its own, in which no model was built.
 
     Raises:
-        Exception: what ``validate_job`` raises.
+        Exception: what ``validate_job`` raises; see ``call_in_child``.
     """
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(theirs, arguments, options), daemon=True)
-    process.start()
-    theirs.close()
-    try:
-        report, error = ours.recv()
-        process.join()
-    except EOFError:
-        process.join()
-        raise RuntimeError(f"the process that validates ended with exit code {process.exitcode}") from None
-    finally:
-        process.terminate()
-        process.join()
-    if error is not None:
-        raise error
-    validated: ParityReport = report
-    return validated
-
-
-def _answer(connection: Connection, arguments: Sequence[Any], options: dict[str, Any]) -> None:
-    """Validate and send the report, or what was raised; end with the process that asked."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asked ends this one
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    try:
-        connection.send((validate_job(*arguments, **options), None))
-    except Exception as error:
-        connection.send((None, error))
-
-
-def _end_with(sentinel: int) -> None:
-    wait([sentinel])
-    os._exit(1)
+    report: ParityReport = call_in_child(
+        validate_job, *arguments, what="the process that validates", **options
+    )
+    return report
