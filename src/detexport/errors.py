@@ -223,6 +223,12 @@ ALLOCATION_FAILURES = (
 )
 
 
+def is_allocation_failure(error: BaseException) -> bool:
+    """Whether an error of any package says that memory did not suffice."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in text for words in ALLOCATION_FAILURES)
+
+
 @contextmanager
 def memory_guard(*sizes: tuple[int, ...]) -> Iterator[None]:
     """Say clearly that memory did not suffice for images of these sizes, whatever the engine raises.
@@ -238,8 +244,7 @@ def memory_guard(*sizes: tuple[int, ...]) -> Iterator[None]:
     except DetexportError:
         raise
     except Exception as error:
-        text = str(error).lower()
-        if not isinstance(error, MemoryError) and not any(words in text for words in ALLOCATION_FAILURES):
+        if not is_allocation_failure(error):
             raise
         raise OutOfMemoryError(
             "there is not enough memory for this",

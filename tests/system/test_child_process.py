@@ -20,7 +20,7 @@ from detexport.errors import (
 from detexport.system.child_process import call_in_child
 
 
-class Unpicklable(Exception):
+class UnpicklableError(Exception):
     """An exception that no other process can rebuild, as those of some engines."""
 
     def __init__(self, code: int, handle: Any) -> None:
@@ -29,7 +29,7 @@ class Unpicklable(Exception):
 
 
 def unpicklable() -> None:
-    raise Unpicklable(7, sys.stdout)
+    raise UnpicklableError(7, sys.stdout)
 
 
 def ours(kind: type[DetexportError], cause: str) -> None:
@@ -60,11 +60,11 @@ def test_an_error_of_ours_keeps_its_class_and_its_message(kind: type[DetexportEr
 def test_an_exception_that_cannot_be_pickled_is_named_with_its_stack_trace(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with pytest.raises(RuntimeError, match=r"^Unpicklable: code 7$") as caught:
+    with pytest.raises(RuntimeError, match=r"^UnpicklableError: code 7$") as caught:
         call_in_child(unpicklable, what="it")
     assert "in unpicklable" in "".join(traceback.format_exception(caught.value))
     assert fail(caught.value) == 3
-    assert "Unpicklable: code 7" in capsys.readouterr().err
+    assert "UnpicklableError: code 7" in capsys.readouterr().err
 
 
 def test_a_killed_process_is_out_of_memory() -> None:

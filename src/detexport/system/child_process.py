@@ -42,7 +42,7 @@ class Raised:
         return self.kind.__new__(self.kind, self.text)
 
 
-class ChildTraceback(Exception):
+class ChildTracebackError(Exception):
     """The stack trace of another process, as the cause of what is raised in this one."""
 
 
@@ -76,7 +76,7 @@ def call_in_child(function: Callable[..., Any], *arguments: Any, what: str, **op
         process.terminate()
         process.join()
     if raised is not None:
-        raise raised.error() from ChildTraceback(f"\n{raised.trace}")
+        raise raised.error() from ChildTracebackError(f"\n{raised.trace}")
     return result
 
 
