@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from typer import echo
 from detexport.config.cfg import load_cfg
 from detexport.config.composition import check_composition
 from detexport.config.params import PARAMS, load_params
+from detexport.reference.progress import remove_abandoned
 from detexport.system.atomic import remove_leftovers
 from detexport.system.script import run
 from detexport.targets.opsets import check_opset_version
@@ -44,14 +46,21 @@ def main(conf: Path = Path("conf")) -> None:
         if deadline - time.monotonic() > PATIENCE_S - 0.1:
             echo(f"waiting for the process {min(holders(), default=0)} of another run to end")
         time.sleep(0.2)
-    sweep()
+    sweep({str(job) for job in load_params("jobs")})
 
 
-def sweep() -> None:
-    """Remove what killed runs left half written, also where the next run writes nothing."""
-    for folder in WRITTEN:
-        for left in remove_leftovers(Path(folder)):
-            echo(f"removed {left}, which a killed run left")
+def sweep(jobs: Container[str]) -> None:
+    """Remove what killed runs left half written, also where the next run writes nothing.
+
+    Args:
+        jobs: names of those that the next run goes on with.
+    """
+    folders = [Path(folder) for folder in WRITTEN]
+    left = remove_leftovers(PARAMS.parent, below=False)
+    for folder in folders:
+        left += [*remove_leftovers(folder), *remove_abandoned(folder, jobs)]
+    for path in left:
+        echo(f"removed {path}, which a killed run left")
 
 
 def check_opsets() -> None:

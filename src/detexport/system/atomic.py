@@ -98,8 +98,12 @@ def _workplace(path: Path) -> Iterator[Path]:
         yield folder
 
 
-def remove_leftovers(root: Path) -> list[Path]:
-    """Remove what killed runs left anywhere below a folder; what a living run fills stays.
+def remove_leftovers(root: Path, *, below: bool = True) -> list[Path]:
+    """Remove what killed runs left in a folder; what a living run fills stays.
+
+    Args:
+        root: the folder.
+        below: also in all folders below it.
 
     Returns:
         the folders that were removed; what was set aside for a replacement that never came is put back.
@@ -111,7 +115,7 @@ def remove_leftovers(root: Path) -> list[Path]:
         if left:
             with suppress(FileNotFoundError), locked(parent):
                 removed += _remove_left(left)
-        names[:] = [name for name in names if not _LEFT.fullmatch(name)]
+        names[:] = [name for name in names if below and not _LEFT.fullmatch(name)]
     return removed
 
 

@@ -70,7 +70,7 @@ def validate_job(
             noise = floor.limits if floor else None
             given = {"job": job, "rules": repr(rules), "floor": noise, **(settings or {})}
             key = validation_key(read_artifact(artifact_dir).sha256, reference, data, given)
-            progress = at_work.enter_context(Progress(progress_folder(save_to), key))
+            progress = at_work.enter_context(Progress(progress_folder(save_to), key, job))
         eager = _judged(precision, expected.quality, dataset, rules)
         measure = None
         if eager is not None and dataset is not None:
