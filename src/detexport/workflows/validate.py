@@ -4,6 +4,7 @@ Nothing here imports the code of a model: an artifact has to do without it.
 """
 
 from contextlib import ExitStack
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,15 @@ def validate_job(
     with ExitStack() as at_work:
         progress = Progress()
         if save_to is not None:
-            noise = floor.limits if floor else None
-            given = {"job": job, "rules": repr(rules), "floor": noise, **(settings or {})}
+            given = {
+                "job": job,
+                "rules": repr(rules),
+                "precision": precision,
+                "floor": floor.to_json() if floor else None,
+                "classes": list(dataset.class_names) if dataset else None,
+                "support": asdict(support) if support else None,
+                **(settings or {}),
+            }
             key = validation_key(read_artifact(artifact_dir).sha256, reference, data, given)
             progress = at_work.enter_context(Progress(progress_folder(save_to), key, job))
         eager = _judged(precision, expected.quality, dataset, rules)
