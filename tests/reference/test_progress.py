@@ -20,6 +20,7 @@ from detexport.processing.postprocess import postprocess
 from detexport.reference.progress import Nothing, Progress, from_plain, progress_folder, validation_key
 from detexport.reference.store import SampleMeta, write_reference
 from detexport.runtime.onnxruntime import OnnxRuntime
+from detexport.system.atomic import atomic_dir
 from tiny_artifacts import tiny_contract, tiny_image
 
 SAMPLES = 6
@@ -177,4 +178,7 @@ def test_two_processes_do_not_measure_into_one_folder(tmp_path: Path) -> None:
         progress.once("a", Nothing, Nothing)
         with pytest.raises(OutputError, match="another process measures"), Progress(tmp_path / "p", "other"):
             pass
-        assert (tmp_path / "p").is_dir()
+        # A reference is made there, under the lock of the folder.
+        with atomic_dir(tmp_path / "p" / "reference"):
+            pass
+        assert (tmp_path / "p" / "reference").is_dir()

@@ -19,6 +19,8 @@ from detexport.system.digests import sha256_file, sha256_json
 from detexport.system.locks import locked
 
 LINES = "measured.jsonl"
+LOCK = "lock"
+"""The file that a process holds while it measures; a reference that is written there locks the folder."""
 _SUFFIX = ".progress.partial"
 
 Measurement = TypeVar("Measurement")
@@ -71,7 +73,10 @@ class Progress:
     def _rewrite(self, folder: Path) -> None:
         """Leave in the folder the lines that are whole, and nothing of another key."""
         for path in [] if self.kept else list(folder.iterdir()):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
         text = "".join(f"{json.dumps(line)}\n" for line in (self.header, *self.kept.values()))
         partial = folder / f"{LINES}.partial"
         partial.write_text(text, encoding="utf-8")
@@ -128,7 +133,8 @@ class Progress:
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
     try:
-        with locked(folder, wait=False):
+        (folder / LOCK).touch()
+        with locked(folder / LOCK, wait=False):
             yield
     except BlockingIOError as error:
         raise OutputError(
@@ -158,7 +164,7 @@ def remove_abandoned(root: Path, jobs: Container[str]) -> list[Path]:
     for folder in sorted(root.rglob(f".*{_SUFFIX}")):
         header = (_whole_lines(folder / LINES) or [None])[0]
         if not isinstance(header, dict) or header.get("job") not in jobs:
-            with suppress(BlockingIOError, FileNotFoundError), locked(folder, wait=False):
+            with suppress(OutputError), _alone_in(folder):
                 shutil.rmtree(folder)
                 removed.append(folder)
     return removed
