@@ -13,6 +13,7 @@ from typer import echo
 from detexport.config.cfg import load_cfg
 from detexport.config.composition import check_composition
 from detexport.config.params import PARAMS, load_params
+from detexport.parity.settings import Rules
 from detexport.reference.progress import remove_abandoned
 from detexport.system.atomic import remove_leftovers
 from detexport.system.script import run
@@ -27,7 +28,7 @@ WRITTEN = ("checkpoints", "data", "downloads", "outputs", "reports")
 
 
 def main(conf: Path = Path("conf")) -> None:
-    """Fail if params.yaml is not a composition of CONF as it is now, or asks for an opset that cannot run.
+    """Fail if params.yaml is not a composition of CONF as it is now, or asks for what cannot run.
 
     A run that is killed while it writes DVC's notes leaves them cut short, and nothing runs again. And DVC
     refuses to run beside a process that it finds in its notes, also one that was killed a moment ago and
@@ -35,6 +36,8 @@ def main(conf: Path = Path("conf")) -> None:
     removed; see ``sweep``.
     """
     check_composition(PARAMS, conf)
+    parity: Any = OmegaConf.to_object(load_params("parity"))
+    Rules.of(parity, str(PARAMS))
     check_opsets()
     if broken():
         time.sleep(1.0)  # another run may be about to write them

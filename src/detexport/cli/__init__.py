@@ -329,24 +329,28 @@ def validate_command(
     ] = "",
     against_target: Annotated[str, Option(help="Likewise for ARTIFACT2.")] = "",
     images: Annotated[
-        int,
+        int | None,
         Option(
             min=1,
-            help="Images of the data set, each at three sizes; the pipeline's reference has its own.",
+            help="Images of the data set, each at three sizes; the pipeline's reference has its own. "
+            "Default: that of --params, else 8.",
         ),
-    ] = 8,
+    ] = None,
     quality_images: Annotated[
-        int,
+        int | None,
         Option(
             min=0,
             help="Annotated images that the task metric is measured on, likewise; 0 leaves it out, for data "
-            "that lacks the annotations.",
+            "that lacks the annotations. Default: that of --params, else 100.",
         ),
-    ] = 100,
+    ] = None,
     device: Annotated[str, Option(help="Where to run: cpu, cuda or cuda:<index>.")] = "cpu",
     params: Annotated[
         Path | None,
-        Option(help="A project's params.yaml: limits and budgets are those of its section `parity`."),
+        Option(
+            help="A project's params.yaml: limits, budgets, inputs and numbers of images are those of its "
+            "section `parity`, but `draw`, and what an option of this command gives."
+        ),
     ] = None,
     save_dir: Annotated[
         Path | None,

@@ -53,8 +53,8 @@ class Question:
     weights: str
     target: str
     against_target: str
-    images: int
-    quality_images: int
+    images: int | None
+    quality_images: int | None
     device: str
     save_dir: Path | None
     as_json: bool
@@ -84,11 +84,11 @@ def run(question: Question) -> ParityReport:
         OutputError: the folder for the results cannot be written.
         RuntimeUnavailableError: a runtime is not on this machine.
     """
-    rules = read_rules(question.params) if question.params else Rules()
     artifact = read_verified(question.artifact_dir)
     target = asked_target(artifact, question.target)
     precision = (target.precision if target else "") or FLOAT32
-    if precision != FLOAT32 and not _judged(question):
+    rules = rules_of(question, precision)
+    if precision != FLOAT32 and not _judged(question, rules):
         raise _unjudged(precision, SWITCH if question.data else "no --data")
     with ExitStack() as at_work:
         work = question.save_dir or Path(at_work.enter_context(tempfile.TemporaryDirectory()))
@@ -97,7 +97,7 @@ def run(question: Question) -> ParityReport:
         quality = read_reference(expected.reference).quality
         if precision != FLOAT32 and quality is None:
             raise _unjudged(precision, f"no metric in {expected.reference}")
-        is_judged = _judged(question) and quality is not None
+        is_judged = _judged(question, rules) and quality is not None
         report = validate_apart(
             question.artifact_dir,
             OnDevice(engine_of(question.artifact_dir, question.target), question.device),
@@ -120,9 +120,23 @@ def run(question: Question) -> ParityReport:
     return report
 
 
-def _judged(question: Question) -> bool:
+def rules_of(question: Question, precision: str) -> Rules:
+    """The rules of the project, or the default ones; an option of the command wins over them.
+
+    The task metric of a precision that the rules do not judge by it is measured only where an option asks.
+    """
+    rules = read_rules(question.params) if question.params else Rules()
+    if question.images is not None:
+        rules = replace(rules, images=question.images)
+    if question.quality_images is not None:
+        judged = rules.judged if precision in rules.judged else (*rules.judged, precision)
+        return replace(rules, quality_images=question.quality_images, judged=judged)
+    return rules if precision in rules.judged or precision != FLOAT32 else replace(rules, quality_images=0)
+
+
+def _judged(question: Question, rules: Rules) -> bool:
     """Whether the task metric is asked for."""
-    return question.data is not None and question.quality_images > 0
+    return question.data is not None and rules.quality_images > 0
 
 
 def _unjudged(precision: str, got: str) -> ConfigError:
@@ -175,15 +189,15 @@ def _model(question: Question, rules: Rules, artifact: Artifact, work: Path, at_
         overrides=question.overrides,
         allow_new=question.allow_new,
     )
-    images = _images(question, artifact.contract)
+    images = _images(question, rules, artifact.contract)
     with step("build the model and load its weights"), tempfile.TemporaryDirectory() as temporary:
         model = load_model(request, Path(temporary))
     contract = _named_alike(model.contract, artifact.contract)
     digest = sha256_json(asdict(model.provenance))
     progress, reference = _kept(question, rules, work, digest, contract, at_work)
     quality = None
-    if question.quality_images:
-        judged = spread(_annotated(question, contract), question.quality_images)
+    if rules.quality_images:
+        judged = spread(_annotated(question, contract), rules.quality_images)
         with or_without(SWITCH):
             quality = judge_eager(model.net, judged, contract.oks_sigmas, progress)
     write_reference(
@@ -212,12 +226,12 @@ def _artifact(
             expected=f"the contract of {question.artifact_dir}",
             remedy="compare artifacts of one model",
         )
-    images = _images(question, contract)
+    images = _images(question, rules, contract)
     session = OnDevice(engine_of(other, question.against_target), question.device).open(other)
     progress, reference = _kept(question, rules, work, session.artifact.sha256, contract, at_work)
     quality = None
-    if question.quality_images:
-        judged = spread(_annotated(question, contract), question.quality_images)
+    if rules.quality_images:
+        judged = spread(_annotated(question, contract), rules.quality_images)
         with or_without(SWITCH):
             quality = _quality(session, judged, progress)
     samples = resumed_inputs(images, contract, rules.plan, partial(_run, session), None, progress)
@@ -243,9 +257,8 @@ def _kept(
         "contract": contract.to_json(),
         "target": question.against_target,
         "device": question.device,
-        # The noise of an input depends on the limits, and what an input is on the images.
+        # The noise of an input depends on the limits, and what an input is on the number of images.
         "rules": repr(rules),
-        "images": question.images,
     }
     folder = progress_folder(work / REFERENCE)
     progress = Progress(folder, validation_key(sha256, None, question.data, settings))
@@ -282,7 +295,7 @@ def _quality(session: Session, dataset: CocoDataset, progress: Progress) -> Eage
     return EagerQuality(judged.metrics, judged.image_ids, pack_tallies(judged.tallies))
 
 
-def _images(question: Question, contract: Contract) -> tuple[CocoRecord, ...]:
+def _images(question: Question, rules: Rules, contract: Contract) -> tuple[CocoRecord, ...]:
     """The images that inputs are made of; nobody looks at their annotations."""
     assert question.data is not None
     dataset = load_dataset(question.data, kind=annotation_kind(contract), judged=False)
@@ -292,7 +305,7 @@ def _images(question: Question, contract: Contract) -> tuple[CocoRecord, ...]:
             expected="at least one validation image",
             remedy="give --data a folder with images/val and their annotations",
         )
-    return spread(dataset, question.images).images
+    return spread(dataset, rules.images).images
 
 
 def _annotated(question: Question, contract: Contract) -> CocoDataset:
