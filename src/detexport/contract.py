@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any, Literal
 
 from detexport.errors import ArtifactError, ConfigError, ExportError, listed
-from detexport.system.json_values import cut, decode
+from detexport.system.json_values import cut, decode, is_text
 
 Dim = int | str
 """A fixed size, or the name of one that is free: H, W of the image, height, width of the output, R rows."""
@@ -45,9 +45,9 @@ def checked_names(names: Any, what: str) -> tuple[str, ...]:
         wrong = [f"{names!r}, which is no list"]
     else:
         wrong = [f"{name!r}, which is no text" for name in names if not isinstance(name, str)]
-        wrong += (
-            ["an empty name"] if any(isinstance(name, str) and not name.strip() for name in names) else []
-        )
+        texts = [name for name in names if isinstance(name, str)]
+        wrong += [f"{name!r}, which UTF-8 does not hold" for name in texts if not is_text(name)]
+        wrong += ["an empty name"] if not all(map(str.strip, texts)) else []
     if wrong:
         raise ConfigError(
             f"{what} are not names of classes",

@@ -17,9 +17,10 @@ Anything else raises ``DataError``, which names file, entry, value and what is e
 import json
 import logging
 import os
+import re
 import reprlib
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePath
 from typing import Any
 
 from detexport.contract import MAX_SIDE
@@ -48,6 +49,9 @@ MAX_AREA = MAX_NUMBER**2
 
 MAX_SEGMENT_ID = (1 << 24) - 1
 """The largest id that three channels of 8 bits hold."""
+
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
+"""What half of a surrogate pair can be written as; most files hold none, and are not searched further."""
 
 _short = reprlib.Repr()
 _short.maxstring, _short.maxother, _short.maxlist, _short.maxdict = 60, 60, 8, 4
@@ -143,8 +147,8 @@ class _Entry:
         value = self.value[key]
         if not isinstance(value, str) or not value.strip():
             raise self.fault(key, "a text that is not empty")
-        if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
-            raise self.fault(key, "a text that UTF-8 holds, without NUL")
+        if "\0" in value:
+            raise self.fault(key, "a text without NUL")
         return value
 
     def number(self, key: str, value: Any, largest: int = MAX_NUMBER) -> int | float:
@@ -191,11 +195,38 @@ def _read_json(path: Path, required: dict[str, tuple[str, ...]]) -> Any:
             remedy="check the paths of the data set's splits and prepare the data again",
         )
     try:
-        return json.loads(path.read_bytes())
+        data = path.read_bytes()
+        text = data.decode(json.detect_encoding(data), "surrogatepass")
+        value = json.loads(text)
+        wrong = next(_unencodable(value), None) if SURROGATE.search(text) else None
     except RecursionError:
         raise _not_coco(path, required, "lists that are nested too deeply") from None
     except (OSError, ValueError) as error:  # also bytes that are no text, and numbers of too many digits
         raise _not_coco(path, required, f"not JSON: {str(error)[:200]}") from error
+    if wrong is not None:
+        raise DataError(
+            f"{path}: {wrong[0]} is not valid",
+            got=f"{wrong[0].rpartition('.')[2]}: {_short.repr(wrong[1])}",
+            expected="text that UTF-8 holds: without one half of a surrogate pair",
+            remedy="correct the annotation file",
+        )
+    return value
+
+
+def _unencodable(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the texts in a JSON value that no file can be written with, and where they are."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            yield place, value
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            yield from _unencodable(key, f"a key of {place or 'the file'}")
+            yield from _unencodable(one, f"{place}.{key}" if place else key)
+    elif isinstance(value, list):
+        for index, one in enumerate(value):
+            yield from _unencodable(one, f"{place}[{index}]")
 
 
 def _not_coco(path: Path, required: dict[str, tuple[str, ...]], got: str) -> DataError:
@@ -292,6 +323,8 @@ def _panoptic_annotation(entry: _Entry, categories: set[ImageId]) -> dict[str, A
             {"id": id, "category_id": _known(one, "category_id", categories), "iscrowd": one.flag("iscrowd")}
         )
     image_id, file_name = entry.id("image_id"), entry.text("file_name")
+    if PurePath(file_name).is_absolute() or ".." in PurePath(file_name).parts:
+        raise entry.fault("file_name", "a path below the folder of the PNGs")
     return {"image_id": image_id, "file_name": file_name, "segments_info": segments}
 
 

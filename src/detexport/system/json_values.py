@@ -154,10 +154,10 @@ def _is_scalar(value: Any, kind: Any) -> bool:
         return isinstance(value, int) and abs(value) <= MAX_INT
     if kind is float:
         return isinstance(value, float) and math.isfinite(value)
-    return kind is str and isinstance(value, str) and _is_text(value)
+    return kind is str and isinstance(value, str) and is_text(value)
 
 
-def _is_text(value: str) -> bool:
+def is_text(value: str) -> bool:
     """Whether a string can be encoded: JSON can write halves of a surrogate pair."""
     try:
         value.encode()
@@ -168,7 +168,7 @@ def _is_text(value: str) -> bool:
 
 def _join(place: str, name: Any) -> str:
     """Name of a field, cut in the middle of nowhere rather than long."""
-    name = str(name).encode("ascii", "backslashreplace").decode() if not _is_text(str(name)) else str(name)
+    name = str(name).encode("ascii", "backslashreplace").decode() if not is_text(str(name)) else str(name)
     name = name if name.isprintable() else repr(name)
     return f"{place}.{name[:MAX_TEXT]}"
 
