@@ -66,6 +66,27 @@ AllowNew = Annotated[
 ]
 
 
+def _limit_pixels(pixels: int | None) -> None:
+    """Set the limit where all that reads images finds it, also in processes that the command starts."""
+    if pixels is not None:
+        from detexport.data.images import LIMIT_VARIABLE
+
+        os.environ[LIMIT_VARIABLE] = str(pixels)
+
+
+MaxImagePixels = Annotated[
+    int | None,
+    Option(
+        min=1,
+        metavar="N",
+        callback=_limit_pixels,
+        expose_value=False,
+        help="Most pixels of an image that is read. Default: DETEXPORT_MAX_IMAGE_PIXELS in the environment, "
+        "else 50000000.",
+    ),
+]
+
+
 def main() -> None:
     """Run the command line and exit with its code."""
     end_on_signals()
@@ -220,6 +241,7 @@ def export_command(
         bool,
         Option("--proof/--no-proof", help="Whether the artifact must prove to compute what the model does."),
     ] = True,
+    max_image_pixels: MaxImagePixels = None,
     allow_new: AllowNew = None,
     overrides: Annotated[
         list[str] | None,
@@ -283,6 +305,7 @@ def predict_command(
     score_threshold: Annotated[
         float, Option(min=0.0, max=1.0, help="Instances are given whose score is greater.")
     ] = 0.5,
+    max_image_pixels: MaxImagePixels = None,
 ) -> None:
     """Run an artifact on images, in its own runtime alone.
 
@@ -345,6 +368,7 @@ def validate_command(
         ),
     ] = None,
     device: Annotated[str, Option(help="Where to run: cpu, cuda or cuda:<index>.")] = "cpu",
+    max_image_pixels: MaxImagePixels = None,
     params: Annotated[
         Path | None,
         Option(
@@ -441,6 +465,7 @@ def diagnose_command(
         Option(help="Weights that were exported. Default: likewise ../../weights/model.safetensors."),
     ] = "",
     image: Annotated[str, Option(help="Image to run on. Default: a picture that comes along.")] = "",
+    max_image_pixels: MaxImagePixels = None,
     target: Annotated[
         str, Option(help="Diagnose it as this target runs it. Default: the format's runtime, in float32.")
     ] = "",

@@ -3,7 +3,8 @@
 An image is read upright, as its EXIF orientation says; an orientation that cannot be read counts as none. Of
 an animated image the first frame is read, of a TIFF the first page. Images have 8 bits a channel, sides of 1
 to ``MAX_SIDE`` px, and at most ``MAX_PIXELS`` pixels, unless the environment variable
-``DETEXPORT_MAX_IMAGE_PIXELS`` gives another limit: time and memory of whatever follows grow with the pixels.
+``DETEXPORT_MAX_IMAGE_PIXELS``, which ``--max-image-pixels`` sets, gives another limit: time and memory of
+whatever follows grow with the pixels.
 """
 
 import io
@@ -203,7 +204,7 @@ def _check_limits(image: Image.Image, name: str) -> None:
         fault, remedy = f"sides of 1 to {MAX_SIDE} px", "replace the image, or resize it"
     elif image.width * image.height > limit:
         fault = f"at most {limit} pixels"
-        remedy = f"resize the image, or raise the limit: set {LIMIT_VARIABLE} in the environment"
+        remedy = f"resize it, or raise the limit: --max-image-pixels, or {LIMIT_VARIABLE} in the environment"
     else:
         return
     raise DataError(
