@@ -16,7 +16,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from tqdm import tqdm
 
-from detexport.errors import CheckpointError
+from detexport.errors import CheckpointError, ConfigError
 from detexport.system.digests import sha256_file
 
 PUBLISHED = {"detectron2://": "https://dl.fbaipublicfiles.com/detectron2/"}
@@ -28,10 +28,23 @@ ABANDONED_S = 600.0
 
 
 def cache_dir() -> Path:
-    """``$DETEXPORT_CACHE``, else ``detexport`` in ``$XDG_CACHE_HOME``, else in ``~/.cache``."""
-    if chosen := os.environ.get("DETEXPORT_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detexport"
+    """``$DETEXPORT_CACHE``, else ``detexport`` in ``$XDG_CACHE_HOME``, else in ``~/.cache``.
+
+    Raises:
+        ConfigError: the user whose folder it is in has none.
+    """
+    chosen = os.environ.get("DETEXPORT_CACHE")
+    try:
+        if chosen:
+            return Path(chosen).expanduser()
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detexport"
+    except RuntimeError as error:
+        raise ConfigError(
+            "there is no folder for downloads",
+            got=f"DETEXPORT_CACHE={chosen or ''}: {error}",
+            expected="the path of a folder, in which ~ stands for a user's own",
+            remedy="set DETEXPORT_CACHE in the environment",
+        ) from error
 
 
 def fetch(url: str, *, sha256: str | None = None) -> Path:

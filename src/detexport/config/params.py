@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from detexport.errors import ConfigError, listed
 
@@ -24,8 +26,7 @@ def load_params(key: str) -> Any:
             expected="params.yaml in the folder that the stage is run in",
             remedy="run `dvc repro` or `dvc exp run` in the repository",
         )
-    params = OmegaConf.load(PARAMS)
-    node: Any = params
+    node: Any = _read()
     for part in key.split("."):
         if not isinstance(node, DictConfig) or part not in node:
             raise ConfigError(
@@ -43,3 +44,16 @@ def load_params(key: str) -> Any:
             remedy="give them: `dvc exp run -S <name>=<value>`",
         )
     return node
+
+
+def _read() -> Any:
+    try:
+        return OmegaConf.load(PARAMS)
+    # ValueError: bytes that are no text, numbers of too many digits, dates that are none.
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(
+            f"{PARAMS} cannot be read",
+            got=f"{type(error).__name__}: {error}",
+            expected="a YAML file, as Hydra composes it",
+            remedy=COMPOSE,
+        ) from error

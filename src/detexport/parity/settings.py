@@ -100,10 +100,8 @@ class Rules:
             given = {key: value for key, value in given.items() if not str(key).startswith("_")}
             checked = _checked(given, known or dict.fromkeys(given, 0.0), f"{name}.", faults)
             values[name] = {**default.budgets, **checked} if name == "budgets" else checked
-        budgets = values["budgets"]
-        faults += [
-            f"judged: {shown(one)} has no budget" for one in values.get("judged", ()) if one not in budgets
-        ]
+        unknown = [] if faults else [one for one in values.get("judged", ()) if one not in values["budgets"]]
+        faults += [f"judged: {shown(one)} has no budget" for one in unknown]
         if faults:
             raise ConfigError(
                 f"the section {SECTION} of {source} cannot be used",
