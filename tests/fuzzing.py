@@ -1,8 +1,8 @@
 """Mutations of valid inputs, and what every fuzz test checks.
 
 What comes from outside is read, or refused by one line of a ``DetexportError``, whatever it holds, in bounded
-time and memory. ``DETEXPORT_FUZZ_EXAMPLES`` sets how many inputs a test tries, other ones each time; by default
-they are few and always the same.
+time and memory. ``DETEXPORT_FUZZ_EXAMPLES`` sets how many inputs a test tries, other ones each time; by
+default they are few and always the same.
 """
 
 import copy
