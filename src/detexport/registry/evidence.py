@@ -23,10 +23,12 @@ WRITTEN = ("dvc.lock", "params.yaml")
 RUNNER_METRICS = ("p50_ms", "p90_ms", "p99_ms", "mean_ms", "ratio_to_eager", "load_s")
 
 
-class Passed(TypedDict):
-    """What is registered of a sample."""
+class Sample(TypedDict):
+    """What is registered of a sample; it has more."""
 
     passed: bool
+    errors: NotRequired[dict[str, float]]
+    widened: NotRequired[dict[str, float]]
 
 
 class Detections(TypedDict):
@@ -52,7 +54,7 @@ class Verdict(TypedDict):
     reasons: list[str]
     max: dict[str, float | None]
     detections: Detections
-    samples: list[Passed]
+    samples: list[Sample]
     tolerance: dict[str, float] | None
     quality: NotRequired[TaskMetrics | None]
 

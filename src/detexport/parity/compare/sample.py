@@ -41,6 +41,8 @@ class SampleParity:
         segments: panoptic segments that one side alone has, not at an edge: whether it is a thing, its
             category.
         unproved: names of limits that the model itself exceeds by far on this input: see ``Noise.unproved``.
+        widened: the limits that this input was compared by where the model's own noise made them wider, by
+            the tolerance's names.
     """
 
     expected: int
@@ -59,6 +61,7 @@ class SampleParity:
     compared: bool = False
     segments: tuple[tuple[bool, int], ...] = ()
     unproved: tuple[str, ...] = ()
+    widened: dict[str, float] = field(default_factory=dict)
 
     @property
     def undetermined(self) -> tuple[int, int]:
@@ -115,7 +118,7 @@ def compare(
     if faults:
         return SampleParity(**counts, broken=tuple(faults))
 
-    tolerance = widen_by(tolerance, noise) if noise else tolerance
+    table, tolerance = tolerance, widen_by(tolerance, noise) if noise else tolerance
     parts: list[Part] = []
     matching, masks, keypoints, panoptic = NO_ROWS, MaskPart(), KeypointPart(), PanopticPart()
     if "scores" in expected or "objectness_logits" in expected:
@@ -151,6 +154,7 @@ def compare(
         flips=tuple(reason for part in parts for reason in part.flips),
         compared=True,
         segments=panoptic.segments,
+        widened={name: limit for name, limit in asdict(tolerance).items() if limit != getattr(table, name)},
     )
 
 
