@@ -136,3 +136,9 @@ def test_no_script_imports_the_command_line(folder: str) -> None:
     assert [
         path.name for path in scripts for name in imported(path) if f"{name}.".startswith("detexport.cli.")
     ] == []
+
+
+def test_no_test_imports_a_conftest() -> None:
+    """There are several of this name, and the one that pytest loaded last would answer."""
+    files = sorted((SRC.parents[1] / "tests").rglob("*.py"))
+    assert [path.name for path in files if "conftest" in imported(path)] == []

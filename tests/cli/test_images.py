@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import typer
 from PIL import Image
+from running import Run
 
-from conftest import Run
 from detexport.cli import app
 from detexport.cli.images import find_images
 from detexport.data.images import LIMIT_VARIABLE

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from running import Run
 
 import tiny_artifacts
-from conftest import Run
 from detexport.cli import main
 from detexport.cli.validate import Question, rules_of
 from detexport.cli.validate import run as validate
