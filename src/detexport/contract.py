@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any, Literal
 
-from detexport.errors import ArtifactError, ConfigError, ExportError, listed
-from detexport.system.json_values import cut, decode, is_text
+from detexport.errors import ArtifactError, ConfigError, ExportError, listed, shown
+from detexport.system.json_values import decode, is_text
 
 Dim = int | str
 """A fixed size, or the name of one that is free: H, W of the image, height, width of the output, R rows."""
@@ -380,7 +380,7 @@ def _difference(here: Any, there: Any, place: str) -> str:
     differing = [index for index, pair in enumerate(zip(here, there, strict=True)) if pair[0] != pair[1]]
     first = differing[0]
     more = f", and {len(differing) - 1} more" if len(differing) > 1 else ""
-    return f"{place}[{first}]: {cut(here[first])} here, {cut(there[first])} there{more}"
+    return f"{place}[{first}]: {shown(here[first])} here, {shown(there[first])} there{more}"
 
 
 def _tensor_names(value: Any) -> tuple[str, ...]:
@@ -393,4 +393,4 @@ def _shown(value: Any) -> str:
     """A field's value in a message: tensors by name, long lists by their length."""
     value = _tensor_names(value) or value
     is_long = isinstance(value, tuple) and len(value) > SHOWN_ITEMS
-    return f"{len(value)} items" if is_long else cut(value)
+    return f"{len(value)} items" if is_long else shown(value)

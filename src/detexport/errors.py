@@ -26,6 +26,8 @@ SEPARATOR = "; "
 PARTS = ("what", "got", "expected", "remedy")
 LEAST_SHOWN = 80
 """Characters that are shown of what was found, and of what would have been right, in any case."""
+LONGEST_SHOWN = 80
+"""Characters of a value that is shown as Python writes it."""
 LONGEST_NAME = 100
 """Characters of a misspelt name that are compared with the names that exist."""
 
@@ -72,7 +74,11 @@ def printable(text: str) -> str:
 
     Of a text that no message holds whole only the ends are kept.
     """
-    text = " ".join(shortened(text, 4 * LONGEST_MESSAGE).split())
+    return escaped(" ".join(shortened(text, 4 * LONGEST_MESSAGE).split()))
+
+
+def escaped(text: str) -> str:
+    """Return ``text`` with escapes for control characters, which a terminal would obey."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
 
 
@@ -98,15 +104,15 @@ def _fitted(parts: dict[str, str], room: int) -> dict[str, str]:
 
 
 def shown(value: object) -> str:
-    """Return a short ``repr`` of a value from outside, however long it is and however deep its parts are."""
+    """Return the ``repr`` of a value from outside, however deep, in at most ``LONGEST_SHOWN`` characters."""
     try:
-        return _SHORT.repr(value)
+        return shortened(_SHORT.repr(value), LONGEST_SHOWN)
     except Exception:  # a repr runs the code of the value's class
         return f"a {type(value).__name__}"
 
 
 _SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 80
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = LONGEST_SHOWN
 
 
 def listed(items: Iterable[object], limit: int = 5) -> str:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from detexport.errors import CheckpointError, ConfigError
 from detexport.system.digests import sha256_file
+from detexport.system.redaction import public_uri
 
 PUBLISHED = {"detectron2://": "https://dl.fbaipublicfiles.com/detectron2/"}
 """Schemes that stand for a published storage."""
@@ -105,7 +106,7 @@ class _Address:
         digests = {digest.lower() for digest in (sha256, named and named[1]) if digest}
         if (fragment and not named) or len(digests) > 1 or not all(map(_is_sha256, digests)):
             raise CheckpointError(
-                f"the digest that {_shown(url)} should have is not clear",
+                f"the digest that {public_uri(url)} should have is not clear",
                 got=f"#{fragment}" if fragment and not named else " and ".join(sorted(digests)),
                 expected="#sha256= and 64 hex digits, or the same as an argument",
             )
@@ -124,7 +125,7 @@ class _Address:
         return self.sha256 in (None, digest) and (in_name is None or digest.startswith(in_name[1]))
 
     def __str__(self) -> str:
-        return _shown(self.url)
+        return public_uri(self.url)
 
 
 def _download_into(address: _Address, file: Path, record: Path) -> None:
@@ -187,7 +188,7 @@ class _CheckedRedirects(HTTPRedirectHandler):
     ) -> Request | None:
         _check_allowed(newurl)
         if req.type == "https" and urlsplit(newurl).scheme != "https":
-            raise ConnectionError(f"the server redirects to {_shown(newurl)}, which is not encrypted")
+            raise ConnectionError(f"the server redirects to {public_uri(newurl)}, which is not encrypted")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -201,7 +202,7 @@ def _check_allowed(url: str) -> None:
     if not allowed:
         raise CheckpointError(
             "no checkpoint can be downloaded from this address",
-            got=_shown(url),
+            got=public_uri(url),
             expected="https://<host>/<path>, without user or password, or detectron2://<path>",
             remedy="give such an address, or download the file and give its path",
         )
@@ -217,8 +218,3 @@ def _is_loopback(parts: SplitResult) -> bool:
 
 def _is_sha256(digest: str) -> bool:
     return re.fullmatch(r"[0-9a-f]{64}", digest) is not None
-
-
-def _shown(url: str) -> str:
-    """The address without what may be secret: a query, a user and a password."""
-    return re.sub(r"://[^/]*@", "://...@", url.partition("?")[0])

@@ -18,14 +18,13 @@ import json
 import logging
 import os
 import re
-import reprlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
 from detexport.contract import MAX_SIDE
 from detexport.data.segmentation import checked_segmentation
-from detexport.errors import DataError, listed
+from detexport.errors import DataError, listed, shown
 
 logger = logging.getLogger(__name__)
 
@@ -52,9 +51,6 @@ MAX_SEGMENT_ID = (1 << 24) - 1
 
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 """What half of a surrogate pair can be written as; most files hold none, and are not searched further."""
-
-_short = reprlib.Repr()
-_short.maxstring, _short.maxother, _short.maxlist, _short.maxdict = 60, 60, 8, 4
 
 
 def id_order(value: ImageId) -> tuple[bool, ImageId]:
@@ -125,10 +121,10 @@ class _Entry:
         self.path, self.place, self.value = path, place, value
 
     def fault(self, key: str, expected: str, got: object = None) -> DataError:
-        id = f" (id {_short.repr(self.value['id'])})" if "id" in self.value else ""
+        id = f" (id {shown(self.value['id'])})" if "id" in self.value else ""
         return DataError(
             f"{self.path}: {self.place}{id} is not valid",
-            got=f"{key}: {got or _short.repr(self.value[key])}",
+            got=f"{key}: {got or shown(self.value[key])}",
             expected=expected,
             remedy="correct the annotation file",
         )
@@ -206,7 +202,7 @@ def _read_json(path: Path, required: dict[str, tuple[str, ...]]) -> Any:
     if wrong is not None:
         raise DataError(
             f"{path}: {wrong[0]} is not valid",
-            got=f"{wrong[0].rpartition('.')[2]}: {_short.repr(wrong[1])}",
+            got=f"{wrong[0].rpartition('.')[2]}: {shown(wrong[1])}",
             expected="text that UTF-8 holds: without one half of a surrogate pair",
             remedy="correct the annotation file",
         )
@@ -246,7 +242,7 @@ def _check_once(path: Path, key: str, ids: Sequence[ImageId]) -> None:
     twice = [one for one in ids if one in seen or seen.add(one)]  # type: ignore[func-returns-value]
     raise DataError(
         f"{path} is not a COCO annotation file",
-        got=f"an id that occurs twice in {key!r}: {listed(map(_short.repr, dict.fromkeys(twice)))}",
+        got=f"an id that occurs twice in {key!r}: {listed(map(shown, dict.fromkeys(twice)))}",
         expected="each id once",
         remedy="renumber the entries",
     )
@@ -333,7 +329,7 @@ def _known(entry: _Entry, key: str, known: Any) -> ImageId:
     if value not in known:
         raise DataError(
             f"{entry.path}: {entry.place} names something that the file lacks",
-            got=f"unknown {key} {_short.repr(value)}",
+            got=f"unknown {key} {shown(value)}",
             expected=f"the id of an entry in {'images' if key == 'image_id' else 'categories'!r}",
             remedy="correct the annotation file",
         )

@@ -31,7 +31,6 @@ FIRST_REQUEST = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TI
 LOCK_TIMEOUT_S = 600
 # The dialects of databases that MLflow writes to itself.
 DATABASE_ENGINES = ("mssql", "mysql", "postgresql", "sqlite")
-MAX_GOT = 300  # characters of what the registry answered, in a message
 # On a server nobody can tell a run that was killed from one at work on another machine, but by its age.
 LEFTOVER_AGE_S = 3600
 
@@ -222,7 +221,7 @@ def _explained(uri: str, *others: type[Exception]) -> Iterator[None]:
             raise
         raise RegistryError(
             f"the registry {public_uri(uri)} cannot be used",
-            got=" ".join(redact(f"{type(error).__name__}: {error}").split())[:MAX_GOT],
+            got=redact(f"{type(error).__name__}: {error}"),
             expected="an MLflow tracking server or database that can be reached and written",
             remedy="check MLFLOW_TRACKING_URI (or registry.tracking_uri), and that the server runs",
         ) from error

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from detexport.artifact import Artifact, Format, read_artifact, verify_files
+from detexport.artifact import Artifact, Format, read_verified
 from detexport.contract import MAX_SIDE
 from detexport.errors import ArtifactError
 from detexport.processing.preprocess import graph_inputs
@@ -84,13 +84,13 @@ class Engine(Protocol):
         ...
 
 
-def read_verified(folder: Path, expected: Format) -> Artifact:
+def read_of_format(folder: Path, expected: Format) -> Artifact:
     """Read the manifest of an artifact that a runtime is about to load, and check its files first.
 
     Raises:
-        ArtifactError: it is not an artifact, not of the runtime's format, or its files were changed.
+        ArtifactError: it is not an artifact, its files were changed, or it is not of the runtime's format.
     """
-    artifact = read_artifact(folder)
+    artifact = read_verified(folder)
     if artifact.format is not expected:
         raise ArtifactError(
             f"{folder} cannot be opened by this runtime",
@@ -98,7 +98,6 @@ def read_verified(folder: Path, expected: Format) -> Artifact:
             expected=expected.value,
             remedy="choose the runtime that belongs to the artifact's format",
         )
-    verify_files(artifact, folder)
     return artifact
 
 

@@ -2,14 +2,13 @@
 
 import json
 import math
-import reprlib
 from dataclasses import MISSING, fields, is_dataclass
 from enum import StrEnum
 from functools import cache
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
-from detexport.errors import DetexportError
+from detexport.errors import DetexportError, shown
 
 MAX_DEPTH = 16
 """Of lists and objects in a value without an annotated type."""
@@ -68,15 +67,7 @@ def decode(value: Any, kind: Any, place: str) -> Any:
         return kind(value)
     if _is_scalar(value, kind):
         return value
-    raise ValueError(f"{place}: {cut(value)}, expected {_describe(kind)}")
-
-
-def cut(value: Any) -> str:
-    """A value as Python writes it, in at most ``MAX_TEXT`` characters."""
-    short = reprlib.Repr()
-    short.maxstring = short.maxother = short.maxlong = MAX_TEXT
-    text = short.repr(value)
-    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 3]}..."
+    raise ValueError(f"{place}: {shown(value)}, expected {_describe(kind)}")
 
 
 @cache
@@ -140,7 +131,7 @@ def _plain(value: Any, place: str, depth: int) -> Any:
             _plain(item, inner, depth - 1)
             _plain(name, place, 0)
     elif not (value is None or any(_is_scalar(value, kind) for kind in (str, bool, int, float))):
-        raise ValueError(f"{place}: {cut(value)}, expected a finite number or valid text")
+        raise ValueError(f"{place}: {shown(value)}, expected a finite number or valid text")
     return value
 
 

@@ -43,7 +43,7 @@ def build_model(cfg: CfgNode) -> Any:
         ) from error
 
 
-def _sizes(group: CfgNode, prefix: str) -> Iterator[tuple[str, int]]:
+def _sizes(group: dict[str, Any], prefix: str) -> Iterator[tuple[str, int]]:
     """Yield the keys that the number of parameters grows with, and their values."""
     for name, value in group.items():
         if isinstance(value, dict):
