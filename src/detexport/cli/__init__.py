@@ -380,8 +380,8 @@ def validate_command(
         Path | None,
         Option(
             help="Folder for parity.json and certificate.json, as the pipeline has them. What is computed is "
-            "kept there until the end, so the same command goes on after an interruption; without it a run "
-            "begins anew."
+            "kept there until the end, so the same command goes on after an interruption; without it "
+            "nothing is kept."
         ),
     ] = None,
     as_json: Annotated[bool, Option("--json", help="One JSON document instead of text.")] = False,
