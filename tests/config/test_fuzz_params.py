@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -37,6 +37,7 @@ def test_values_with_wrong_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     @fuzzed()
     @given(mutated_trees(PARAMS), KEYS)
+    @example({"data": {"source": "${data.name}"}}, "data")
     def property_of(value: Any, key: str) -> None:
         Path("params.yaml").write_text(yaml.safe_dump(value, allow_unicode=False))
         check(lambda: use(key), ConfigError)

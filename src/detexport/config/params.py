@@ -1,5 +1,7 @@
 """Parameters of the pipeline: values of ``params.yaml``."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +28,10 @@ def load_params(key: str) -> Any:
             expected="params.yaml in the folder that the stage is run in",
             remedy="run `dvc repro` or `dvc exp run` in the repository",
         )
-    node: Any = _read()
-    for part in key.split("."):
-        if not isinstance(node, DictConfig) or part not in node:
-            raise ConfigError(
-                f"{PARAMS} has no {key}",
-                got=f"no {part!r}",
-                expected=listed(node) if isinstance(node, DictConfig) else "a mapping",
-                remedy=f"{COMPOSE}, or correct the name",
-            )
-        node = node[part]
+    with _reading():
+        node = _value_of(key)
+        if OmegaConf.is_config(node):  # what a value refers to must exist
+            OmegaConf.to_container(node, resolve=True)
     if OmegaConf.is_config(node) and OmegaConf.missing_keys(node):
         raise ConfigError(
             f"{PARAMS} leaves values of {key} open",
@@ -46,9 +42,24 @@ def load_params(key: str) -> Any:
     return node
 
 
-def _read() -> Any:
+def _value_of(key: str) -> Any:
+    node: Any = OmegaConf.load(PARAMS)
+    for part in key.split("."):
+        if not isinstance(node, DictConfig) or part not in node:
+            raise ConfigError(
+                f"{PARAMS} has no {key}",
+                got=f"no {part!r}",
+                expected=listed(node) if isinstance(node, DictConfig) else "a mapping",
+                remedy=f"{COMPOSE}, or correct the name",
+            )
+        node = node[part]
+    return node
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
     try:
-        return OmegaConf.load(PARAMS)
+        yield
     # ValueError: bytes that are no text, numbers of too many digits, dates that are none.
     except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(
