@@ -5,6 +5,7 @@ end in "unexpected error".
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from detexport.config.composition import explained, register_resolvers
 from detexport.errors import ConfigError
 
 CONF = Path("conf")
+ERRORS = (HydraException, OmegaConfBaseException, ConfigError)
+"""What a composition raises."""
 
 
 class CompositionError(ConfigError, DvcException):
@@ -34,16 +37,16 @@ def explaining(compose: Callable[..., DictConfig]) -> Callable[..., DictConfig]:
     ) -> DictConfig:
         def keys() -> Any:
             chosen = [one for one in overrides if (CONF / one.partition("=")[0].lstrip("+")).is_dir()]
-            try:
-                known = compose(self, config_name, chosen, **options)
-            except HydraException:
-                known = compose(self, config_name, [], **options)
-            return OmegaConf.to_container(known, resolve=False)
+            for given in (chosen, []):
+                with suppress(*ERRORS):
+                    known = compose(self, config_name, given, **options)
+                    return OmegaConf.to_container(known, resolve=False)
+            return {}  # the error that led here says more than why these do not compose
 
         try:
             composed = compose(self, config_name, overrides, **options)
             OmegaConf.resolve(OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"]))
-        except (HydraException, OmegaConfBaseException, ConfigError) as error:
+        except ERRORS as error:
             raise CompositionError(str(explained(error, overrides, CONF, keys))) from None
         return composed
 

@@ -10,6 +10,7 @@ from detexport.contract import (
     OUTPUT_SIZE,
     Contract,
     ResizeRule,
+    checked_names,
     keypoint_output,
     mask_output,
 )
@@ -184,3 +185,16 @@ def test_the_number_of_classes_is_in_a_manifest_where_it_is_known() -> None:
     assert Contract.from_json(contract.to_json()) == contract
     with pytest.raises(ValueError, match=r"contract\.class_names: 3, expected 4, one for each"):
         Contract.from_json(replace(contract, num_classes=4).to_json())
+
+
+@pytest.mark.parametrize(
+    ("names", "wrong"),
+    [
+        (["cat", "\ud800"], r"'\\ud800', which UTF-8 does not hold"),
+        (["cat", " "], "an empty name"),
+        (["cat", 1], "1, which is no text"),
+    ],
+)
+def test_what_cannot_name_a_class_is_named(names: list[Any], wrong: str) -> None:
+    with pytest.raises(ConfigError, match=f"the names are not names of classes; got: {wrong}"):
+        checked_names(names, "the names")

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,14 @@ import psutil
 from omegaconf import OmegaConf
 from typer import echo
 
-from detexport.cli.checks import check_opset_version
 from detexport.config.cfg import load_cfg
 from detexport.config.composition import check_composition
 from detexport.config.params import PARAMS, load_params
+from detexport.parity.settings import Rules
+from detexport.reference.progress import remove_abandoned
 from detexport.system.atomic import remove_leftovers
 from detexport.system.script import run
+from detexport.targets.opsets import check_opset_version
 from detexport.targets.table import ONNX_RUNTIME
 
 # DVC's record of the processes that read and write each path.
@@ -25,13 +28,19 @@ WRITTEN = ("checkpoints", "data", "downloads", "outputs", "reports")
 
 
 def main(conf: Path = Path("conf")) -> None:
+<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
     """Fail if params.yaml is not composed from the current CONF, or requests an opset that cannot run.
+=======
+    """Fail if params.yaml is not a composition of CONF as it is now, or asks for what cannot run.
+>>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
 
     Also cleans up after killed runs. A run killed while it writes DVC's lock file truncates it, and DVC
     cannot start again: such a file is removed. DVC does not start while a process in its lock file exists, so
     wait for a killed one to end; DVC reports one that stays. Temporary folders are removed; see ``sweep``.
     """
     check_composition(PARAMS, conf)
+    parity: Any = OmegaConf.to_object(load_params("parity"))
+    Rules.of(parity, str(PARAMS))
     check_opsets()
     if broken():
         time.sleep(1.0)  # another run may be writing it
@@ -43,14 +52,29 @@ def main(conf: Path = Path("conf")) -> None:
         if deadline - time.monotonic() > PATIENCE_S - 0.1:
             echo(f"waiting for the process {min(holders(), default=0)} of another run to end")
         time.sleep(0.2)
-    sweep()
+    sweep({str(job) for job in load_params("jobs")})
 
 
+<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
 def sweep() -> None:
     """Remove the temporary folders of killed runs, also where the next run writes nothing."""
     for folder in WRITTEN:
         for left in remove_leftovers(Path(folder)):
             echo(f"removed {left}, which a killed run left")
+=======
+def sweep(jobs: Container[str]) -> None:
+    """Remove what killed runs left half written, also where the next run writes nothing.
+
+    Args:
+        jobs: names of those that the next run goes on with.
+    """
+    folders = [Path(folder) for folder in WRITTEN]
+    left = remove_leftovers(PARAMS.parent, below=False)
+    for folder in folders:
+        left += [*remove_leftovers(folder), *remove_abandoned(folder, jobs)]
+    for path in left:
+        echo(f"removed {path}, which a killed run left")
+>>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
 
 
 def check_opsets() -> None:
@@ -73,7 +97,7 @@ def check_opsets() -> None:
                     one.name,
                     one.maker.opset_version,
                     one.maker.exporter,
-                    cfg=cfg,
+                    meta_arch=cfg.MODEL.META_ARCHITECTURE,
                     runs_onnx=runtime == ONNX_RUNTIME.path
                     or any(other.name == "onnx_int8" for other in makers),
                     option=f"-S artifacts.{one.name}.method.opset_version",

@@ -2,18 +2,18 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from detexport.contract import MAX_SIDE, Contract
-from detexport.errors import ArtifactError
+from detexport.errors import ArtifactError, escaped, listed, shown
 from detexport.formats.onnx_external_data import external_files
 from detexport.system.digests import sha256_file, sha256_json
 from detexport.system.files import read_json, write_json
-from detexport.system.json_values import cut, decode
+from detexport.system.json_values import decode
 
 MANIFEST = "artifact.json"
 MAX_MANIFEST_BYTES = 4 << 20
@@ -134,12 +134,12 @@ def _fault(artifact: Artifact) -> str:
     """Name the field that contradicts another one or leads out of the folder; empty if none does."""
     for name, digest in artifact.files.items():
         if fault := _path_fault(name):
-            return f"files: {cut(name)}: {fault}"
+            return f"files: {shown(name)}: {fault}"
         if not re.fullmatch(r"[0-9a-f]{64}", digest):
-            return f"files.{name}: {cut(digest)}, expected a sha256 of 64 hex digits"
+            return f"files.{name}: {shown(digest)}, expected a sha256 of 64 hex digits"
     if artifact.main_file not in artifact.files:
-        listed = cut(", ".join(sorted(artifact.files)))
-        return f"main_file: {cut(artifact.main_file)} has no digest, expected one of {listed}"
+        names = _some(artifact.files)
+        return f"main_file: {shown(artifact.main_file)} has no digest, expected one of {names}"
     needed = _needed_files(artifact)
     if missing := [name for name in needed if name not in artifact.files]:
         return f"files: {missing[0]} has no digest; {artifact.format.value} needs it"
@@ -183,8 +183,13 @@ def verify_files(artifact: Artifact, folder: Path) -> None:
         raise ArtifactError(
             f"{folder} holds files that its manifest does not list",
             got=_some(extra),
+<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
             expected=f"only {MANIFEST} and {_some(sorted(artifact.files))}, which are regular files",
             remedy="remove them, or export the model again into an empty folder",
+=======
+            expected=f"only {MANIFEST} and {_some(artifact.files)}, which are regular files",
+            remedy="remove it, or export the model again into a folder of its own",
+>>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
         )
     for name, expected in artifact.files.items():
         path = folder / name
@@ -275,7 +280,12 @@ def _walk(folder: Path, below: str, listed: set[str], parents: set[str]) -> Iter
                 yield name
 
 
+<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
 def _some(names: list[str]) -> str:
     """Return the first names and the number of others, in one line."""
     more = f", and {len(names) - SHOWN_FILES} more" if len(names) > SHOWN_FILES else ""
     return ", ".join(name if name.isprintable() else cut(name) for name in names[:SHOWN_FILES]) + more
+=======
+def _some(names: Iterable[str]) -> str:
+    return listed(map(escaped, sorted(names)), SHOWN_FILES)
+>>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6

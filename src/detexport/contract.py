@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any, Literal
 
-from detexport.errors import ArtifactError, ConfigError, ExportError, listed
-from detexport.system.json_values import cut, decode
+from detexport.errors import ArtifactError, ConfigError, ExportError, listed, shown
+from detexport.system.json_values import decode, is_text
 
 Dim = int | str
 """A fixed size, or the name of a dynamic one: H, W of the image, height, width of the output, R rows."""
@@ -44,10 +44,17 @@ def checked_names(names: Any, what: str) -> tuple[str, ...]:
     if isinstance(names, str | bytes) or not isinstance(names, Sequence):
         wrong = [f"{names!r}, which is not a list"]
     else:
+<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
         wrong = [f"{name!r}, which is not a string" for name in names if not isinstance(name, str)]
         wrong += (
             ["an empty name"] if any(isinstance(name, str) and not name.strip() for name in names) else []
         )
+=======
+        wrong = [f"{name!r}, which is no text" for name in names if not isinstance(name, str)]
+        texts = [name for name in names if isinstance(name, str)]
+        wrong += [f"{name!r}, which UTF-8 does not hold" for name in texts if not is_text(name)]
+        wrong += ["an empty name"] if not all(map(str.strip, texts)) else []
+>>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
     if wrong:
         raise ConfigError(
             f"{what} are not names of classes",
@@ -380,7 +387,7 @@ def _difference(here: Any, there: Any, place: str) -> str:
     differing = [index for index, pair in enumerate(zip(here, there, strict=True)) if pair[0] != pair[1]]
     first = differing[0]
     more = f", and {len(differing) - 1} more" if len(differing) > 1 else ""
-    return f"{place}[{first}]: {cut(here[first])} here, {cut(there[first])} there{more}"
+    return f"{place}[{first}]: {shown(here[first])} here, {shown(there[first])} there{more}"
 
 
 def _tensor_names(value: Any) -> tuple[str, ...]:
@@ -393,4 +400,4 @@ def _shown(value: Any) -> str:
     """Return a field's value for a message: tensors by name, long lists by their length."""
     value = _tensor_names(value) or value
     is_long = isinstance(value, tuple) and len(value) > SHOWN_ITEMS
-    return f"{len(value)} items" if is_long else cut(value)
+    return f"{len(value)} items" if is_long else shown(value)

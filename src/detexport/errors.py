@@ -25,7 +25,13 @@ CUT = "..."
 SEPARATOR = "; "
 PARTS = ("what", "got", "expected", "remedy")
 LEAST_SHOWN = 80
+<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
 """Characters of ``got`` and of ``expected`` that a message always shows."""
+=======
+"""Characters that are shown of what was found, and of what would have been right, in any case."""
+LONGEST_SHOWN = 80
+"""Characters of a value that is shown as Python writes it."""
+>>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
 LONGEST_NAME = 100
 """Characters of a misspelt name that are compared with the existing names."""
 
@@ -72,7 +78,11 @@ def printable(text: str) -> str:
 
     A text too long for any message is shortened in the middle.
     """
-    text = " ".join(shortened(text, 4 * LONGEST_MESSAGE).split())
+    return escaped(" ".join(shortened(text, 4 * LONGEST_MESSAGE).split()))
+
+
+def escaped(text: str) -> str:
+    """Return ``text`` with escapes for control characters, which a terminal would obey."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
 
 
@@ -98,15 +108,22 @@ def _fitted(parts: dict[str, str], room: int) -> dict[str, str]:
 
 
 def shown(value: object) -> str:
+<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
     """Return a short ``repr`` of an untrusted value, of any length and depth."""
     try:
         return _SHORT.repr(value)
     except Exception:  # repr runs code of the value's class
+=======
+    """Return the ``repr`` of a value from outside, however deep, in at most ``LONGEST_SHOWN`` characters."""
+    try:
+        return shortened(_SHORT.repr(value), LONGEST_SHOWN)
+    except Exception:  # a repr runs the code of the value's class
+>>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
         return f"a {type(value).__name__}"
 
 
 _SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 80
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = LONGEST_SHOWN
 
 
 def listed(items: Iterable[object], limit: int = 5) -> str:
@@ -223,6 +240,12 @@ ALLOCATION_FAILURES = (
 )
 
 
+def is_allocation_failure(error: BaseException) -> bool:
+    """Whether an error of any package says that memory did not suffice."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in text for words in ALLOCATION_FAILURES)
+
+
 @contextmanager
 def memory_guard(*sizes: tuple[int, ...]) -> Iterator[None]:
     """Turn every engine's error for a failed allocation into an ``OutOfMemoryError`` with the images' sizes.
@@ -238,8 +261,7 @@ def memory_guard(*sizes: tuple[int, ...]) -> Iterator[None]:
     except DetexportError:
         raise
     except Exception as error:
-        text = str(error).lower()
-        if not isinstance(error, MemoryError) and not any(words in text for words in ALLOCATION_FAILURES):
+        if not is_allocation_failure(error):
             raise
         raise OutOfMemoryError(
             "there is not enough memory for this",

@@ -9,12 +9,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from detexport.artifact import MANIFEST
 from detexport.cli import app, run_command
+from detexport.data.images import LIMIT_VARIABLE
 from detexport.errors import LONGEST_MESSAGE
+from fuzzing import fuzzed
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "conf/detectron2/faster_rcnn.yaml")
@@ -195,11 +197,19 @@ def test_a_mistake_is_one_line_and_exit_code_2_before_torch_is_imported(
 
 OPTIONS = {
     "export": "config-file weights target output sample calibration opt class-names data run-eval device "
+<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
     "check no-check proof no-proof allow-new",
     "predict": "json draw device target score-threshold",
     "validate": "data against config-file weights target against-target images accuracy-images "
     "quality-images device save-dir json allow-new params",
     "diagnose": "config-file weights image target save-dir json allow-new",
+=======
+    "check no-check proof no-proof max-image-pixels allow-new",
+    "predict": "json draw device target score-threshold max-image-pixels",
+    "validate": "data against config-file weights target against-target images accuracy-images quality-images device "
+    "save-dir json allow-new max-image-pixels params",
+    "diagnose": "config-file weights image max-image-pixels target save-dir json allow-new",
+>>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
     "inspect": "json dump",
     "doctor": "json",
 }
@@ -247,6 +257,7 @@ def _light_ends(monkeypatch: pytest.MonkeyPatch, made: Path) -> None:
         end: Any = SimpleNamespace(**{name: lambda *_, **__: passed for name in names})
         monkeypatch.setitem(sys.modules, f"detexport.cli.{module}", end)
     monkeypatch.setenv("PYTHONHASHSEED", "0")
+    monkeypatch.setenv(LIMIT_VARIABLE, "")  # which an option sets
     monkeypatch.chdir(made)
 
 
@@ -265,11 +276,7 @@ def test_the_options_that_are_tried_are_those_of_the_commands() -> None:
 
 
 @pytest.mark.usefixtures("_light_ends")
-@settings(
-    max_examples=int(os.environ.get("DETEXPORT_FUZZ", "150")),
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@fuzzed(150)
 @given(requests() | st.lists(VALUE, max_size=5))
 def test_no_arguments_end_in_a_trace(arguments: list[str]) -> None:
     capture = pytest.MonkeyPatch()

@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from running import Run
 
-from conftest import Run
 from detexport.artifact import read_artifact
 from detexport.checkpoint import read_state_dict, write_state_dict
 from detexport.cli.checks import Request

@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 
 import pytest
+from running import Run
 
-from conftest import Run
 from detexport import __version__
 from detexport.cli import doctor as command
 from detexport.cli.doctor import doctor

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import typer
+from running import Run
 
-from conftest import Run
 from detexport.cli import EXIT_CODES, app, run_command
 from detexport.errors import (
     TRACEBACK,

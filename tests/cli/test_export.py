@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from running import Run
 
-from conftest import Run
 from detexport.artifact import MANIFEST, read_artifact, verify_files
 from detexport.checkpoint import read_state_dict, write_state_dict
 from detexport.cli.checks import Request, check_request, take_images

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from running import Run
 
-from conftest import Run
 from detexport import __version__
 
 HEAVY = ("torch", "torchvision", "numpy", "onnxruntime", "openvino", "rich")

@@ -333,3 +333,14 @@ def test_class_names_in_quotes(tree: Path) -> None:
     done = compose(tree, "model=[mine]", *GIVEN["model"]["mine"], "models.mine.class_names=['1','no']")
     assert done.returncode == 0, done.stderr
     assert params(tree)["models"]["mine"]["class_names"] == ["1", "no"]
+
+
+def test_a_wrong_key_is_reported_also_where_the_defaults_do_not_compose(tree: Path) -> None:
+    config = tree / "conf/config.yaml"
+    config.write_text(
+        config.read_text().replace("  - data: shapes\n", "  - data: shapes\n  - data@spare: nowhere\n")
+    )
+    done = compose(tree, "data@spare=shapes", "nokey=3")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: conf/ has no key 'nokey'; got: nokey; ")
+    assert done.stderr.count("\n") == 1

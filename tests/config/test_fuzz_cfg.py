@@ -12,9 +12,9 @@ from detexport.config import get_cfg
 from detexport.config.cfg import _leaves, load_cfg
 from detexport.config.plain_yaml import compute
 from detexport.config.values import check_values
-from detexport.errors import ConfigError
+from detexport.errors import ConfigError, OutOfMemoryError
 from detexport.modeling import build_model
-from fuzzing import FEW, MANY, check, fuzzed
+from fuzzing import FEW, LIMIT_MB, MANY, check, fuzzed
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = [FEW, pytest.param(MANY, marks=pytest.mark.slow)]
@@ -99,7 +99,12 @@ def test_models_of_any_value(tmp_path: Path) -> None:
     @fuzzed(MANY // 4)
     @given(st.sampled_from([key for key in KEYS if key.startswith("MODEL.")]), VALUES)
     def property_of(key: str, value: Any) -> None:
-        read.append(check(lambda: build_model(configured(key, value, "code", tmp_path)), ConfigError))
+        kinds = (ConfigError, OutOfMemoryError)
+        read.append(
+            check(
+                lambda: build_model(configured(key, value, "code", tmp_path)), *kinds, limit_mb=4 * LIMIT_MB
+            )
+        )
 
     property_of()
     assert any(read)

@@ -242,6 +242,29 @@ def test_labelled_keypoints_are_counted(tmp_path: Path) -> None:
     assert [one["num_keypoints"] for one in value["annotations"]] == [2, 2, 2, 2]
 
 
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        (first("categories", name="\ud800"), r"categories\[0\]\.name"),
+        (first("categories", keypoints=["a", "\udfff"]), r"categories\[0\]\.keypoints\[1\]"),
+        (first("images", license="\ud800"), r"images\[0\]\.license"),
+        (first("images", **{"\ud800": 1}), r"a key of images\[0\]"),
+        (lambda value: value.update(info={"by": ["\ud800"]}), r"info\.by\[0\]"),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_refused_where_it_is(tmp_path: Path, change: Change, place: str) -> None:
+    """Also under keys that nobody reads: they are kept, and no file could be written with them."""
+    with pytest.raises(DataError, match=rf"{place} is not valid; .*; expected: text that UTF-8 holds"):
+        read_annotations(edited(tmp_path, change))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_pair_of_surrogates_is_one_letter(tmp_path: Path, encoding: str) -> None:
+    path = edited(tmp_path, first("categories", name="\U0001f408"))  # which JSON writes as two escapes
+    path.write_bytes(path.read_text().encode(encoding))
+    assert "\U0001f408" in [category["name"] for category in read_annotations(path)["categories"]]
+
+
 def panoptic(**changes: Any) -> dict[str, Any]:
     segment = {"id": 5, "category_id": 2, "area": 9}
     entry = {"image_id": "a", "file_name": "a.png", "segments_info": [segment]}
@@ -265,6 +288,14 @@ def test_panoptic_annotations(tmp_path: Path) -> None:
         (lambda v: v["annotations"][0]["segments_info"][0].update(id="5"), "id: '5'"),
         (lambda v: v["annotations"][0]["segments_info"][0].update(category_id=9), "unknown category_id 9"),
         (lambda v: v["annotations"].append(v["annotations"][0]), "occurs twice in 'annotations': 'a'"),
+        (
+            lambda v: v["annotations"][0].update(file_name="../b.png"),
+            r"file_name: '\.\./b\.png'; expected: a path below",
+        ),
+        (
+            lambda v: v["annotations"][0].update(file_name="/b.png"),
+            "file_name: '/b.png'; expected: a path below",
+        ),
         (lambda v: v["categories"][0].pop("isthing"), r"categories\[0\] without isthing"),
         (lambda v: v["categories"][0].update(isthing="no"), "isthing: 'no'"),
     ],

@@ -19,7 +19,7 @@ from detexport.data.datasets import load_coco_json
 from detexport.data.images import decode_image, read_image_size, read_label_map
 from detexport.data.mapping import GroundTruth, annotation_mask, training_example
 from detexport.metrics.average_precision import coco_ap
-from fuzz import fuzzed, mutated_bytes, mutated_trees, only_our_errors
+from fuzzing import fuzzed, mutated_bytes, mutated_trees, only_our_errors
 
 
 def rle(height: int, width: int) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def use(path: Path, folder: Path) -> None:
         coco_ap(path, outputs_of(dataset), dataset.category_ids)
 
 
-@fuzzed
+@fuzzed()
 @given(value=mutated_trees(instances()))
 def test_annotations_with_changed_values(coco: Path, value: Any) -> None:
     path = coco.with_name("fuzzed.json")
@@ -112,7 +112,7 @@ def test_annotations_with_changed_values(coco: Path, value: Any) -> None:
         use(path, coco.parent)
 
 
-@fuzzed
+@fuzzed()
 @given(text=mutated_bytes(json.dumps(instances()).encode()))
 def test_annotations_with_changed_bytes(coco: Path, text: bytes) -> None:
     path = coco.with_name("fuzzed.json")
@@ -129,7 +129,7 @@ PANOPTIC = {
 }
 
 
-@fuzzed
+@fuzzed()
 @given(value=mutated_trees(PANOPTIC))
 def test_panoptic_annotations_with_changed_values(coco: Path, value: Any) -> None:
     path = coco.with_name("fuzzed_panoptic.json")
@@ -173,7 +173,7 @@ IMAGES = [
 
 
 @pytest.mark.filterwarnings("ignore")
-@fuzzed
+@fuzzed()
 @given(data=st.sampled_from(IMAGES).flatmap(mutated_bytes))
 def test_images_with_changed_bytes(coco: Path, data: bytes) -> None:
     with only_our_errors():

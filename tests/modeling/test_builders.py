@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from detexport.config.cfg import CfgNode, load_cfg
-from detexport.errors import ConfigError
+from detexport.errors import ConfigError, OutOfMemoryError
 from detexport.layers import FrozenBatchNorm2d, ShapeSpec
 from detexport.layers.norm import LayerNorm
 from detexport.modeling import build_backbone, build_model
 from detexport.modeling.backbone.resnet import BottleneckBlock, DeformBottleneckBlock
+from fuzzing import limited_memory
 
 CONFIG = Path(__file__).parents[2] / "conf/detectron2/mask_rcnn.yaml"
 
@@ -259,3 +260,14 @@ def test_every_module_takes_a_norm(norm: str) -> None:
         model.roi_heads.mask_head.mask_fcn1,
     ):
         assert isinstance(conv.norm, kind)
+
+
+def test_a_model_that_is_larger_than_the_memory_names_its_sizes() -> None:
+    cfg = configured("MODEL.ROI_BOX_HEAD.FC_DIM", 16_384, "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 28)
+    with (
+        limited_memory(),
+        pytest.raises(OutOfMemoryError, match=r"MODEL\.ROI_BOX_HEAD\.FC_DIM: 16384") as caught,
+    ):
+        build_model(cfg)
+    assert caught.value.exit_code == 3
+    assert str(caught.value).endswith("remedy: correct MODEL.ROI_BOX_HEAD.FC_DIM")

@@ -1,5 +1,6 @@
 """A project's own limits: read from its parameters, with every fault in one message."""
 
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,13 @@ import yaml
 
 from detexport.errors import ConfigError
 from detexport.parity.compare import Tolerance
+<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
 from detexport.parity.settings import ParitySettings, read_parity_settings
 from detexport.reference.plan import Plan
+=======
+from detexport.parity.settings import RANGES, Rules, read_rules
+from detexport.reference.inputs import Plan
+>>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,6 +54,20 @@ def test_a_projects_limits_are_read(tmp_path: Path) -> None:
         ("parity: {scales: []}", r"scales: \[\], expected a list"),
         ("parity: {budgets: {int8: -1}}", "budgets.int8: -1"),
         ("parity: {images: yes, draw: x}", "images: True.*; draw: 'x'"),
+        (
+            "parity: {noise_floor_images: 0}",
+            "noise_floor_images: 0, expected a whole number from 1 to 1000000",
+        ),
+        ("parity: {images: 0}", "images: 0, expected a whole number from 1"),
+        ("parity: {scales: [1, 0]}", r"scales: \[1, 0\], expected a list, each a number from 0.01 to 100"),
+        ("parity: {scales: [1.0e+9]}", "scales: .*each a number from 0.01 to 100"),
+        ("parity: {min_accuracy: 2}", "min_accuracy: 2, expected a number from 0 to 1"),
+        ("parity: {budgets: {int8: 2}}", "budgets.int8: 2, expected a number from 0 to 1"),
+        ("parity: {inputs: {mosaic_area: 0}}", "inputs.mosaic_area: 0, expected a number from 0.01"),
+        ("parity: {inputs: {hair: 2}}", "inputs.hair: 2, expected a number from 0 to 1"),
+        ("parity: {draw: -1}", "draw: -1, expected a whole number from 0"),
+        (f"parity: {{tolerance: {{score: 1{'0' * 400}}}}}", "tolerance.score: 1000"),
+        ("parity: {judged: [fp4]}", "judged: 'fp4' has no budget"),
         ("parity: {tolerance: {pair_iou: 2}}", "pair_iou=2"),
         ("parity: [1]", "no section parity"),
         ("data: {}", "got: data; expected: a mapping parity"),
@@ -63,4 +83,15 @@ def test_what_is_no_rule_is_named(text: str, said: str, tmp_path: Path) -> None:
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml cannot be read.*FileNotFoundError"):
+<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
         read_parity_settings(tmp_path / "nowhere.yaml")
+=======
+        read_rules(tmp_path / "nowhere.yaml")
+
+
+def test_a_key_has_a_range_or_is_the_tolerances() -> None:
+    """A new key needs one."""
+    numbers = [name for name in asdict(Rules()) if name not in ("tolerance", "inputs", "judged")]
+    numbers += [f"inputs.{one.name}" for one in fields(Plan) if one.name not in ("scales", "kinds")]
+    assert sorted(numbers) == sorted(RANGES)
+>>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6

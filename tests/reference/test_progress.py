@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from detexport.errors import OutputError
 from detexport.metrics.evaluate import ImageEvaluation
 from detexport.parity.compare import SampleParity
 from detexport.parity.compare.rows import OneSided
 from detexport.processing.postprocess import postprocess
-from detexport.reference.progress import Progress, from_plain, progress_folder, validation_key
+from detexport.reference.progress import Nothing, Progress, from_plain, progress_folder, validation_key
 from detexport.reference.store import SampleMeta, write_reference
 from detexport.runtime.onnxruntime import OnnxRuntime
+from detexport.system.atomic import atomic_dir
 from tiny_artifacts import tiny_contract, tiny_image
 
 SAMPLES = 6
@@ -169,3 +171,14 @@ def test_a_measurement_comes_back_as_it_was() -> None:
 @pytest.mark.parametrize("value", [3, "street.jpg", None])
 def test_a_value_of_several_plain_types_is_read_as_it_was_written(value: int | str | None) -> None:
     assert from_plain(int | str | None, value) == value
+
+
+def test_two_processes_do_not_measure_into_one_folder(tmp_path: Path) -> None:
+    with Progress(tmp_path / "p", "k") as progress:
+        progress.once("a", Nothing, Nothing)
+        with pytest.raises(OutputError, match="another process measures"), Progress(tmp_path / "p", "other"):
+            pass
+        # A reference is made there, under the lock of the folder.
+        with atomic_dir(tmp_path / "p" / "reference"):
+            pass
+        assert (tmp_path / "p" / "reference").is_dir()

@@ -3,11 +3,13 @@
 import json
 import os
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 import preflight
+from detexport.reference.progress import Nothing, Progress, progress_folder
 
 
 @pytest.fixture
@@ -79,7 +81,36 @@ def test_what_killed_runs_left_is_swept(tmp_path: Path, monkeypatch: pytest.Monk
         (folder / "new").mkdir(parents=True)
     (left[2] / "old").mkdir()
     kept.touch()
-    preflight.sweep()
+    preflight.sweep(())
     assert not [folder for folder in left if folder.exists()]
     assert kept.is_file()
     assert (tmp_path / "data/deep/shapes").is_dir(), "what was set aside for it is back"
+
+
+def test_params_that_a_killed_run_was_about_to_write_are_swept_from_the_root_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    left, kept = tmp_path / ".params.yaml.partial-abc", tmp_path / "mine/.notes.partial-abc"
+    for folder in (left, kept):
+        (folder / "new").mkdir(parents=True)
+    preflight.sweep(())
+    assert not left.exists()
+    assert kept.exists()
+
+
+def test_the_progress_of_a_job_that_is_not_asked_for_any_more_is_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    parity = tmp_path / "outputs/models/m/parity"
+    folders = {name: progress_folder(parity / f"{name}.json") for name in ("asked", "gone", "living")}
+    for name in ("asked", "gone"):
+        with suppress(KeyboardInterrupt), Progress(folders[name], "k", name) as progress:
+            progress.once("a", Nothing, Nothing)
+            raise KeyboardInterrupt
+    with Progress(folders["living"], "k", "living"):
+        preflight.sweep({"asked"})
+        assert [name for name, folder in folders.items() if folder.exists()] == ["asked", "living"]
+    with Progress(folders["asked"], "k", "asked") as progress:
+        assert list(progress.kept) == ["a"]

@@ -3,14 +3,27 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
 from detexport.errors import ArtifactError, ConfigError, DataError
 from detexport.parity.settings import ParitySettings
 from detexport.parity.validate import Support
 from detexport.processing.postprocess import postprocess
 from detexport.reference.store import Reference, SampleMeta, read_reference, write_reference
+=======
+from detexport.errors import ArtifactError, ConfigError, DataError, OutOfMemoryError
+from detexport.parity.compare import Noise
+from detexport.parity.noise_floor import NoiseFloor
+from detexport.parity.settings import Rules
+from detexport.parity.validate import Support
+from detexport.processing.postprocess import postprocess
+from detexport.reference.progress import progress_folder
+from detexport.reference.store import SampleMeta, write_reference
+>>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
 from detexport.runtime import Session
 from detexport.runtime.onnxruntime import OnnxRuntime
 from detexport.workflows.validate import validate_apart, validate_job
@@ -28,6 +41,24 @@ class Witness:
         return OnnxRuntime(threads=1).open(artifact_dir, device)
 
 
+@dataclass
+class Breaking:
+    """A runtime that has memory for one image."""
+
+    calls: int = 0
+
+    def open(self, artifact_dir: Path, device: str = "cpu") -> "Breaking":
+        self.session = OnnxRuntime(threads=1).open(artifact_dir, device)
+        self.artifact = self.session.artifact
+        return self
+
+    def __call__(self, image: np.ndarray, size: tuple[int, int]) -> Any:
+        self.calls += 1
+        if self.calls > 1:
+            raise MemoryError
+        return self.session(image, size)
+
+
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("artifacts") / "onnx"
@@ -42,6 +73,7 @@ def reference(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Refer
     contract = session.artifact.contract
     expected = postprocess(session(image), size, size, contract)
     metas = [SampleMeta("alone", 1, "", size, size, 1.0)]
+    metas += [SampleMeta(name, 1, "", size, size, 1.0) for name in ("second", "third")]
     metas += [SampleMeta(f"batch-{n}", 1, "", size, size, 1.0, batch="1") for n in (1, 2)]
     folder = tmp_path_factory.mktemp("reference") / "reference"
     write_reference(folder, [(meta, image, expected) for meta in metas], contract=contract, environment={})
@@ -67,7 +99,35 @@ def test_what_is_raised_there_is_raised_here(artifact: Path, reference: Referenc
         validate_apart(tmp_path / "nowhere", OnnxRuntime(), reference, ParitySettings(), job="j")
 
 
+<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
 def test_precision_needs_a_budget_and_a_metric(artifact: Path, reference: Reference) -> None:
+=======
+def test_what_was_measured_beside_another_noise_is_measured_again(
+    artifact: Path, reference: Path, tmp_path: Path
+) -> None:
+    """The floors have the same limits, and differ in what one input leaves undetermined."""
+    floors = [NoiseFloor((), {}, {}, {"alone": Noise({}, undetermined)}) for undetermined in ((), (0,))]
+    kept = progress_folder(tmp_path / "report.json") / "measured.jsonl"
+    seen = []
+    for floor in (floors[0], floors[0], floors[1]):
+        with pytest.raises(OutOfMemoryError):
+            validate_job(
+                artifact,
+                Breaking(),
+                reference,
+                Rules(),
+                job="j",
+                floor=floor,
+                save_to=tmp_path / "report.json",
+            )
+        seen.append(kept.read_text().splitlines())
+    first, again, other = seen
+    assert again[: len(first)] == first
+    assert other[0] != first[0]
+
+
+def test_precision_needs_a_budget_and_a_metric(artifact: Path, reference: Path) -> None:
+>>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
     with pytest.raises(ConfigError, match="no budget for the precision fp4"):
         validate_job(artifact, OnnxRuntime(), reference, ParitySettings(), job="j", precision="fp4")
     with pytest.raises(DataError, match="does not say how good the eager model is"):

@@ -16,8 +16,9 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from tqdm import tqdm
 
-from detexport.errors import CheckpointError
+from detexport.errors import CheckpointError, ConfigError
 from detexport.system.digests import sha256_file
+from detexport.system.redaction import public_uri
 
 PUBLISHED = {"detectron2://": "https://dl.fbaipublicfiles.com/detectron2/"}
 """URL prefixes of published storage."""
@@ -28,10 +29,30 @@ ABANDONED_S = 600.0
 
 
 def cache_dir() -> Path:
+<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
     """Return ``$DETEXPORT_CACHE``, else ``detexport`` in ``$XDG_CACHE_HOME``, else in ``~/.cache``."""
     if chosen := os.environ.get("DETEXPORT_CACHE"):
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detexport"
+=======
+    """``$DETEXPORT_CACHE``, else ``detexport`` in ``$XDG_CACHE_HOME``, else in ``~/.cache``.
+
+    Raises:
+        ConfigError: the user whose folder it is in has none.
+    """
+    chosen = os.environ.get("DETEXPORT_CACHE")
+    try:
+        if chosen:
+            return Path(chosen).expanduser()
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detexport"
+    except RuntimeError as error:
+        raise ConfigError(
+            "there is no folder for downloads",
+            got=f"DETEXPORT_CACHE={chosen or ''}: {error}",
+            expected="the path of a folder, in which ~ stands for a user's own",
+            remedy="set DETEXPORT_CACHE in the environment",
+        ) from error
+>>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
 
 
 def fetch(url: str, *, sha256: str | None = None) -> Path:
@@ -92,7 +113,11 @@ class _Address:
         digests = {digest.lower() for digest in (sha256, named and named[1]) if digest}
         if (fragment and not named) or len(digests) > 1 or not all(map(_is_sha256, digests)):
             raise CheckpointError(
+<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
                 f"the expected digest of {_shown(url)} is not clear",
+=======
+                f"the digest that {public_uri(url)} should have is not clear",
+>>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
                 got=f"#{fragment}" if fragment and not named else " and ".join(sorted(digests)),
                 expected="#sha256= and 64 hex digits, or the same as an argument",
             )
@@ -111,7 +136,7 @@ class _Address:
         return self.sha256 in (None, digest) and (in_name is None or digest.startswith(in_name[1]))
 
     def __str__(self) -> str:
-        return _shown(self.url)
+        return public_uri(self.url)
 
 
 def _download_into(address: _Address, file: Path, record: Path) -> None:
@@ -174,7 +199,7 @@ class _CheckedRedirects(HTTPRedirectHandler):
     ) -> Request | None:
         _check_allowed(newurl)
         if req.type == "https" and urlsplit(newurl).scheme != "https":
-            raise ConnectionError(f"the server redirects to {_shown(newurl)}, which is not encrypted")
+            raise ConnectionError(f"the server redirects to {public_uri(newurl)}, which is not encrypted")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -187,8 +212,13 @@ def _check_allowed(url: str) -> None:
         allowed = False
     if not allowed:
         raise CheckpointError(
+<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
             "no checkpoint can be downloaded from this URL",
             got=_shown(url),
+=======
+            "no checkpoint can be downloaded from this address",
+            got=public_uri(url),
+>>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
             expected="https://<host>/<path>, without user or password, or detectron2://<path>",
             remedy="give such a URL, or download the file and give its path",
         )
@@ -204,8 +234,11 @@ def _is_loopback(parts: SplitResult) -> bool:
 
 def _is_sha256(digest: str) -> bool:
     return re.fullmatch(r"[0-9a-f]{64}", digest) is not None
+<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
 
 
 def _shown(url: str) -> str:
     """Return a URL without parts that may be secret: the query, the user and the password."""
     return re.sub(r"://[^/]*@", "://...@", url.partition("?")[0])
+=======
+>>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6

@@ -66,6 +66,27 @@ AllowNew = Annotated[
 ]
 
 
+def _limit_pixels(pixels: int | None) -> None:
+    """Set the limit where all that reads images finds it, also in processes that the command starts."""
+    if pixels is not None:
+        from detexport.data.images import LIMIT_VARIABLE
+
+        os.environ[LIMIT_VARIABLE] = str(pixels)
+
+
+MaxImagePixels = Annotated[
+    int | None,
+    Option(
+        min=1,
+        metavar="N",
+        callback=_limit_pixels,
+        expose_value=False,
+        help="Most pixels of an image that is read. Default: DETEXPORT_MAX_IMAGE_PIXELS in the environment, "
+        "else 50000000.",
+    ),
+]
+
+
 def main() -> None:
     """Run the command line and exit with its code."""
     end_on_signals()
@@ -224,6 +245,7 @@ def export_command(
             help="Compare the artifact with the model; one that fails is not kept (formerly --proof).",
         ),
     ] = True,
+    max_image_pixels: MaxImagePixels = None,
     allow_new: AllowNew = None,
     overrides: Annotated[
         list[str] | None,
@@ -287,6 +309,7 @@ def predict_command(
     score_threshold: Annotated[
         float, Option(min=0.0, max=1.0, help="Instances are given whose score is greater.")
     ] = 0.5,
+    max_image_pixels: MaxImagePixels = None,
 ) -> None:
     """Run an artifact on images, in its own runtime alone.
 
@@ -333,33 +356,36 @@ def validate_command(
     ] = "",
     against_target: Annotated[str, Option(help="Likewise for ARTIFACT2.")] = "",
     images: Annotated[
-        int,
+        int | None,
         Option(
             min=1,
-            help="Images of the data set, each at three sizes; the pipeline's reference has its own.",
+            help="Images of the data set, each at three sizes; the pipeline's reference has its own. "
+            "Default: that of --params, else 8.",
         ),
-    ] = 8,
+    ] = None,
     accuracy_images: Annotated[
-        int,
+        int | None,
         Option(
-            "--accuracy-images",
-            "--quality-images",
             min=0,
             help="Annotated images that the task metric is measured on, likewise; 0 leaves it out, for data "
-            "that lacks the annotations.",
+            "that lacks the annotations. Default: that of --params, else 100.",
         ),
-    ] = 100,
+    ] = None,
     device: Annotated[str, Option(help="Where to run: cpu, cuda or cuda:<index>.")] = "cpu",
+    max_image_pixels: MaxImagePixels = None,
     params: Annotated[
         Path | None,
-        Option(help="A project's params.yaml: limits and budgets are those of its section `parity`."),
+        Option(
+            help="A project's params.yaml: limits, budgets, inputs and numbers of images are those of its "
+            "section `parity`, but `draw`, and what an option of this command gives."
+        ),
     ] = None,
     save_dir: Annotated[
         Path | None,
         Option(
             help="Folder for parity.json and certificate.json, as the pipeline has them. What is computed is "
-            "kept there until the end, so the same command goes on after an interruption; without it a run "
-            "begins anew."
+            "kept there until the end, so the same command goes on after an interruption; without it "
+            "nothing is kept."
         ),
     ] = None,
     as_json: Annotated[bool, Option("--json", help="One JSON document instead of text.")] = False,
@@ -432,6 +458,7 @@ def diagnose_command(
         Option(help="Weights that were exported. Default: likewise ../../weights/model.safetensors."),
     ] = "",
     image: Annotated[str, Option(help="Image to run on. Default: a picture that comes along.")] = "",
+    max_image_pixels: MaxImagePixels = None,
     target: Annotated[
         str, Option(help="Diagnose it as this target runs it. Default: the format's runtime, in float32.")
     ] = "",

@@ -21,9 +21,16 @@ from detexport.errors import (
     did_you_mean,
     listed,
 )
+<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
 from detexport.formats.image_files import SUFFIXES, find_images
 from detexport.formats.onnx_opsets import OLDEST, latest_written
 from detexport.system.atomic import replaceable
+=======
+from detexport.system.atomic import replaceable
+from detexport.system.files import is_url
+from detexport.system.redaction import public_uri
+from detexport.targets.opsets import check_opset_version
+>>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
 from detexport.targets.table import (
     ARTIFACTS,
     ONNX_RUNTIME,
@@ -37,8 +44,12 @@ from detexport.workflows.model_folder import require_other_side
 from detexport.workflows.model_source import ModelSource, check_weights, find_source
 
 DEVICE = re.compile(r"cpu|cuda(:\d{1,4})?")
+<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
 WITH_REGIONS = ("GeneralizedRCNN", "PanopticFPN")
 """Meta architectures of ours that pool regions."""
+=======
+SCHEMES = ("https://", "detectron2://", "http://")
+>>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
 
 
 @dataclass(frozen=True)
@@ -397,44 +408,10 @@ def check_opset(target: Target, options: dict[str, dict[str, Any]], cfg: CfgNode
             artifact,
             values["opset_version"],
             values["exporter"],
-            cfg=cfg,
+            meta_arch=cfg.MODEL.META_ARCHITECTURE,
             runs_onnx=target.runtime == ONNX_RUNTIME or "onnx_int8" in makers,
             option="--opt opset_version",
         )
-
-
-def check_opset_version(
-    artifact: str, opset: int, exporter: str, *, cfg: CfgNode, runs_onnx: bool, option: str
-) -> None:
-    """Check one version of ONNX's operators.
-
-    Args:
-        artifact: its name, for errors.
-        opset: the version.
-        exporter: of ``torch.onnx``.
-        cfg: the model's configuration, which says whether it pools regions.
-        runs_onnx: whether ONNX Runtime runs the file, to serve it or to calibrate on it.
-        option: how the version is given, for errors.
-
-    Raises:
-        ConfigError: the exporter does not write it, or the installed ONNX Runtime does not run it.
-    """
-    latest, by = latest_written(exporter), f"the {exporter} exporter writes"
-    if runs_onnx and (runs := _latest_that_runs(cfg)) < latest:
-        latest, by = runs, "the installed ONNX Runtime runs for such a model"
-    if not OLDEST <= opset <= latest:
-        raise ConfigError(
-            f"unsupported opset_version of {artifact}",
-            got=opset,
-            expected=f"{OLDEST} to {latest}, which {by}",
-            remedy=f"give {option}=N with N from {OLDEST} to {latest}",
-        )
-
-
-def _latest_that_runs(cfg: CfgNode) -> int:
-    from detexport.runtime.onnxruntime import latest_opset
-
-    return latest_opset(OLDEST, rois=cfg.MODEL.META_ARCHITECTURE in WITH_REGIONS)
 
 
 def check_artifact(folder: Path) -> None:

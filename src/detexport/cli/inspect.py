@@ -8,7 +8,7 @@ from detexport.artifact import Artifact, Format, file_states, read_artifact, ver
 from detexport.cli.output import print_json
 from detexport.cli.progress import say
 from detexport.contract import Contract, TensorSpec
-from detexport.errors import ConfigError
+from detexport.errors import ConfigError, escaped
 from detexport.system.files import writing
 
 MOST_NAMES = 8
@@ -41,7 +41,7 @@ def inspect(folder: Path, *, as_json: bool, dump_to: Path | None) -> None:
         }
         print_json(document)
     else:
-        print("\n".join(map(_printable, _describe(artifact, sizes, states))))
+        print("\n".join(map(escaped, _describe(artifact, sizes, states))))
     verify_files(artifact, folder)
     if dump_to:
         _dump(folder, dump_to)
@@ -116,11 +116,6 @@ def _resize(contract: Contract) -> str:
 
 def _numbers(values: tuple[float, ...]) -> str:
     return ", ".join(f"{value:g}" for value in values)
-
-
-def _printable(line: str) -> str:
-    """A line without control characters, which a terminal would obey."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in line)
 
 
 def _names(names: tuple[str, ...]) -> str:

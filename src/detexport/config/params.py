@@ -1,9 +1,13 @@
 """Parameters of the pipeline: values of ``params.yaml``."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from detexport.errors import ConfigError, listed
 
@@ -24,8 +28,22 @@ def load_params(key: str) -> Any:
             expected="params.yaml in the current folder",
             remedy="run `dvc repro` or `dvc exp run` in the repository",
         )
-    params = OmegaConf.load(PARAMS)
-    node: Any = params
+    with _reading():
+        node = _value_of(key)
+        if OmegaConf.is_config(node):  # what a value refers to must exist
+            OmegaConf.to_container(node, resolve=True)
+    if OmegaConf.is_config(node) and OmegaConf.missing_keys(node):
+        raise ConfigError(
+            f"{PARAMS} leaves values of {key} open",
+            got=listed(sorted(f"{name}: ???" for name in OmegaConf.missing_keys(node))),
+            expected="a value for each",
+            remedy="give them: `dvc exp run -S <name>=<value>`",
+        )
+    return node
+
+
+def _value_of(key: str) -> Any:
+    node: Any = OmegaConf.load(PARAMS)
     for part in key.split("."):
         if not isinstance(node, DictConfig) or part not in node:
             raise ConfigError(
@@ -35,6 +53,7 @@ def load_params(key: str) -> Any:
                 remedy=f"{COMPOSE}, or correct the name",
             )
         node = node[part]
+<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
     if OmegaConf.is_config(node) and OmegaConf.missing_keys(node):
         raise ConfigError(
             f"values of {key} in {PARAMS} are not set",
@@ -49,3 +68,20 @@ def load_values(key: str) -> Any:
     """The value of ``key`` in plain lists and dicts: see ``load_params``."""
     node = load_params(key)
     return OmegaConf.to_object(node) if OmegaConf.is_config(node) else node
+=======
+    return node
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    try:
+        yield
+    # ValueError: bytes that are no text, numbers of too many digits, dates that are none.
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(
+            f"{PARAMS} cannot be read",
+            got=f"{type(error).__name__}: {error}",
+            expected="a YAML file, as Hydra composes it",
+            remedy=COMPOSE,
+        ) from error
+>>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6

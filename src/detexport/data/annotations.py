@@ -16,14 +16,14 @@ Anything else raises ``DataError``, which names file, entry, value and the expec
 import json
 import logging
 import os
-import reprlib
-from collections.abc import Sequence
-from pathlib import Path
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePath
 from typing import Any
 
 from detexport.contract import MAX_SIDE
 from detexport.data.segmentation import checked_segmentation
-from detexport.errors import DataError, listed
+from detexport.errors import DataError, listed, shown
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +48,8 @@ MAX_AREA = MAX_NUMBER**2
 MAX_SEGMENT_ID = (1 << 24) - 1
 """Largest id that three channels of 8 bits can store."""
 
-_short = reprlib.Repr()
-_short.maxstring, _short.maxother, _short.maxlist, _short.maxdict = 60, 60, 8, 4
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
+"""What half of a surrogate pair can be written as; most files hold none, and are not searched further."""
 
 
 def id_order(value: ImageId) -> tuple[bool, ImageId]:
@@ -120,10 +120,10 @@ class _Entry:
         self.path, self.place, self.value = path, place, value
 
     def fault(self, key: str, expected: str, got: object = None) -> DataError:
-        id = f" (id {_short.repr(self.value['id'])})" if "id" in self.value else ""
+        id = f" (id {shown(self.value['id'])})" if "id" in self.value else ""
         return DataError(
             f"{self.path}: {self.place}{id} is not valid",
-            got=f"{key}: {got or _short.repr(self.value[key])}",
+            got=f"{key}: {got or shown(self.value[key])}",
             expected=expected,
             remedy="correct the annotation file",
         )
@@ -141,9 +141,15 @@ class _Entry:
     def text(self, key: str) -> str:
         value = self.value[key]
         if not isinstance(value, str) or not value.strip():
+<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
             raise self.fault(key, "a string that is not empty")
         if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
             raise self.fault(key, "a string that UTF-8 can encode, without NUL")
+=======
+            raise self.fault(key, "a text that is not empty")
+        if "\0" in value:
+            raise self.fault(key, "a text without NUL")
+>>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
         return value
 
     def number(self, key: str, value: Any, largest: int = MAX_NUMBER) -> int | float:
@@ -190,11 +196,38 @@ def _read_json(path: Path, required: dict[str, tuple[str, ...]]) -> Any:
             remedy="check the paths of the data set's splits and prepare the data again",
         )
     try:
-        return json.loads(path.read_bytes())
+        data = path.read_bytes()
+        text = data.decode(json.detect_encoding(data), "surrogatepass")
+        value = json.loads(text)
+        wrong = next(_unencodable(value), None) if SURROGATE.search(text) else None
     except RecursionError:
         raise _not_coco(path, required, "lists that are nested too deeply") from None
     except (OSError, ValueError) as error:  # also bytes that are not UTF-8, and numbers with too many digits
         raise _not_coco(path, required, f"not JSON: {str(error)[:200]}") from error
+    if wrong is not None:
+        raise DataError(
+            f"{path}: {wrong[0]} is not valid",
+            got=f"{wrong[0].rpartition('.')[2]}: {shown(wrong[1])}",
+            expected="text that UTF-8 holds: without one half of a surrogate pair",
+            remedy="correct the annotation file",
+        )
+    return value
+
+
+def _unencodable(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the texts in a JSON value that no file can be written with, and where they are."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            yield place, value
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            yield from _unencodable(key, f"a key of {place or 'the file'}")
+            yield from _unencodable(one, f"{place}.{key}" if place else key)
+    elif isinstance(value, list):
+        for index, one in enumerate(value):
+            yield from _unencodable(one, f"{place}[{index}]")
 
 
 def _not_coco(path: Path, required: dict[str, tuple[str, ...]], got: str) -> DataError:
@@ -214,7 +247,7 @@ def _check_once(path: Path, key: str, ids: Sequence[ImageId]) -> None:
     twice = [one for one in ids if one in seen or seen.add(one)]  # type: ignore[func-returns-value]
     raise DataError(
         f"{path} is not a COCO annotation file",
-        got=f"an id that occurs twice in {key!r}: {listed(map(_short.repr, dict.fromkeys(twice)))}",
+        got=f"an id that occurs twice in {key!r}: {listed(map(shown, dict.fromkeys(twice)))}",
         expected="each id once",
         remedy="renumber the entries",
     )
@@ -291,6 +324,8 @@ def _panoptic_annotation(entry: _Entry, categories: set[ImageId]) -> dict[str, A
             {"id": id, "category_id": _known(one, "category_id", categories), "iscrowd": one.flag("iscrowd")}
         )
     image_id, file_name = entry.id("image_id"), entry.text("file_name")
+    if PurePath(file_name).is_absolute() or ".." in PurePath(file_name).parts:
+        raise entry.fault("file_name", "a path below the folder of the PNGs")
     return {"image_id": image_id, "file_name": file_name, "segments_info": segments}
 
 
@@ -298,8 +333,13 @@ def _known(entry: _Entry, key: str, known: Any) -> ImageId:
     value = entry.id(key)
     if value not in known:
         raise DataError(
+<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
             f"{entry.path}: {entry.place} refers to an entry that the file lacks",
             got=f"unknown {key} {_short.repr(value)}",
+=======
+            f"{entry.path}: {entry.place} names something that the file lacks",
+            got=f"unknown {key} {shown(value)}",
+>>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
             expected=f"the id of an entry in {'images' if key == 'image_id' else 'categories'!r}",
             remedy="correct the annotation file",
         )

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from detexport.contract import MAX_SIDE
+from detexport.errors import shown
 
 NUMBER = (int, float, np.integer, np.floating)
 
@@ -83,7 +84,7 @@ def _check_outline(polygon: Sequence[float]) -> None:
 def _check_run_lengths(rle: dict[str, Any], height: int, width: int) -> None:
     size = rle.get("size")
     if not isinstance(size, list | tuple | np.ndarray) or [*size] != [height, width]:
-        raise ValueError(f"run lengths of the size {_shown(size)} for an image of {[height, width]}")
+        raise ValueError(f"run lengths of the size {shown(size)} for an image of {[height, width]}")
     counts = rle.get("counts")
     if isinstance(counts, str | bytes):
         total = _sum_of_compressed(counts)
@@ -95,11 +96,6 @@ def _check_run_lengths(rle: dict[str, Any], height: int, width: int) -> None:
         raise ValueError(
             f"run lengths of {total if total < 1 << 62 else 'too many'} px for {height * width} px"
         )
-
-
-def _shown(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:40]}..."
 
 
 def _sum_of_compressed(counts: str | bytes) -> int:

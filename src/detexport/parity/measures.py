@@ -56,6 +56,9 @@ def measured(names: Iterable[str]) -> list[str]:
 def tell(verdict: Mapping[str, Any]) -> list[tuple[Measure, float | None, str]]:
     """What decided a verdict (as JSON): each error with a limit of its own, the largest of it, the limit.
 
+    The limit is the one that the largest error was compared with: wider than the table's on an input where
+    the model's own noise is.
+
     Last, how far each task metric lies from the eager model's; reduced precision is decided by that alone.
     """
     accuracy = verdict.get("accuracy") or {"differences": {}}
@@ -66,11 +69,22 @@ def tell(verdict: Mapping[str, Any]) -> list[tuple[Measure, float | None, str]]:
     if verdict["tolerance"] is None:
         return of_task
     of_outputs = [
-        (measure, verdict["max"][name], measure.limit.format(**verdict["tolerance"]))
+        (measure, verdict["max"][name], _limit(verdict, name, measure.limit))
         for name, measure in MEASURES.items()
         if name in verdict["max"] and measure.limit is not None
     ]
     return [*of_outputs, *of_task]
+
+
+def _limit(verdict: Mapping[str, Any], name: str, words: str) -> str:
+    """The limit of the largest error of a name, in words."""
+    worst = verdict["max"][name]
+    of_worst = [
+        one for one in verdict["samples"] if worst is not None and one.get("errors", {}).get(name) == worst
+    ]
+    widened = of_worst[0].get("widened", {}) if of_worst else {}
+    table, limit = (words.format(**{**verdict["tolerance"], **wider}) for wider in ({}, widened))
+    return limit if limit == table else f"{limit}, for the model's own noise; {table} without"
 
 
 def beside(verdict: Mapping[str, Any]) -> list[tuple[Measure, float]]:

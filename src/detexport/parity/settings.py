@@ -1,6 +1,7 @@
 """What a project asks of its artifacts: the ``parity`` section of its ``params.yaml``."""
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -14,6 +15,27 @@ from detexport.parity.compare import Tolerance
 from detexport.reference.plan import Plan
 
 SECTION = "parity"
+MANY = 1_000_000
+"""More images or runs than anybody waits for."""
+RANGES = {
+    "images": (1, MANY),
+    "scales": (0.01, 100.0),
+    "noise_floor_images": (1, MANY),
+    "min_detections": (0, MANY),
+    "draw": (0, MANY),
+    "accuracy_images": (0, MANY),
+    "min_accuracy": (0.0, 1.0),
+    "budgets": (0.0, 1.0),
+    "inputs.mosaics": (0, MANY),
+    "inputs.mosaic_area": (0.01, 100.0),
+    "inputs.one_runs": (0, MANY),
+    "inputs.threshold_runs": (0, MANY),
+    "inputs.hair": (0.0, 1.0),
+    "inputs.offset": (0.0, 1.0),
+}
+"""Smallest and largest value of a key, of each item of a list and of each key of a mapping.
+
+``Tolerance`` checks its own limits."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +100,8 @@ class ParitySettings:
             given = {key: value for key, value in given.items() if not str(key).startswith("_")}
             checked = _checked(given, known or dict.fromkeys(given, 0.0), f"{name}.", faults)
             values[name] = {**default.budgets, **checked} if name == "budgets" else checked
+        unknown = [] if faults else [one for one in values.get("judged", ()) if one not in values["budgets"]]
+        faults += [f"judged: {shown(one)} has no budget" for one in unknown]
         if faults:
             raise ConfigError(
                 f"the section {SECTION} of {source} cannot be used",
@@ -128,30 +152,40 @@ def _checked(
             faults.append(f"{prefix}{name}: no such key")
         elif isinstance(known[name], Tolerance | dict):
             values[name] = value
-        elif (fitting := _as(known[name], value)) is None:
-            faults.append(f"{prefix}{name}: {shown(value)}, expected {_words(known[name])}")
+        elif (fitting := _as(known[name], value, _range(prefix + name))) is None:
+            faults.append(
+                f"{prefix}{name}: {shown(value)}, expected {_words(known[name], _range(prefix + name))}"
+            )
         else:
             values[name] = fitting
     return values
 
 
-def _as(default: Any, value: Any) -> Any:
-    """A value of its default's type, none where it is of another."""
+def _range(name: str) -> tuple[float, float]:
+    return RANGES.get(name) or RANGES.get(name.partition(".")[0], (0.0, math.inf))
+
+
+def _as(default: Any, value: Any, limits: tuple[float, float]) -> Any:
+    """A value of its default's type and in its range, none where it is not."""
     if isinstance(default, tuple):
         items = list(value) if isinstance(value, list | tuple) else []
-        checked = tuple(_as(default[0], item) for item in items)
+        checked = tuple(_as(default[0], item, limits) for item in items)
         return checked if checked and None not in checked else None
     if isinstance(default, str):
         return value if isinstance(value, str) else None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int if isinstance(default, int) else int | float):
         return None
-    if isinstance(default, int):
-        return value if isinstance(value, int) else None
-    return float(value)
+    # An integer beyond what a float holds is compared, not converted.
+    if not (limits[0] <= value <= limits[1]) or abs(value) >= sys.float_info.max:
+        return None
+    return value if isinstance(default, int) else float(value)
 
 
-def _words(default: Any) -> str:
+def _words(default: Any, limits: tuple[float, float]) -> str:
     if isinstance(default, tuple):
-        return f"a list, each {_words(default[0])}"
-    kinds = {int: "a whole number of at least 0", float: "a number of at least 0", str: "a name"}
-    return kinds[type(default)]
+        return f"a list, each {_words(default[0], limits)}"
+    if isinstance(default, str):
+        return "a name"
+    low, high = limits
+    kind = "a whole number" if isinstance(default, int) else "a number"
+    return f"{kind} of at least {low:g}" if high == math.inf else f"{kind} from {low:g} to {high:.7g}"

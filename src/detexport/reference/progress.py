@@ -4,7 +4,8 @@ import json
 import platform
 import shutil
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from importlib.metadata import distributions
 from pathlib import Path
@@ -12,10 +13,15 @@ from typing import Any, Self, TypeVar, Union, get_args, get_origin, get_type_hin
 
 import numpy as np
 
+from detexport.errors import OutputError
 from detexport.outputs import Outputs, pack, unpack
 from detexport.system.digests import sha256_file, sha256_json
+from detexport.system.locks import locked
 
 LINES = "measured.jsonl"
+LOCK = "lock"
+"""The file that a process holds while it measures; a reference that is written there locks the folder."""
+_SUFFIX = ".progress.partial"
 
 Measurement = TypeVar("Measurement")
 
@@ -34,23 +40,44 @@ class Progress:
         folder: where they are kept; it must be no output of a DVC stage, since DVC removes those before it
             runs the stage. None keeps nothing.
         key: digest of all that a measurement depends on: what was measured under another one is removed.
+        job: name of what is measured, by which ``remove_abandoned`` knows it.
     """
 
-    def __init__(self, folder: Path | None = None, key: str = "") -> None:
+    def __init__(self, folder: Path | None = None, key: str = "", job: str = "") -> None:
         self.folder = folder
+        self.header = {"key": key, "job": job}
         self.kept: dict[str, dict[str, Any]] = {}
-        if folder is not None:
-            header, *lines = _whole_lines(folder / LINES) or [None]
-            if header == {"key": key}:
-                self.kept = {line["name"]: line for line in lines}
-            self._rewrite(folder, [{"key": key}, *self.kept.values()])
+        self._at_work = ExitStack()
 
-    def _rewrite(self, folder: Path, lines: list[dict[str, Any]]) -> None:
+    def __enter__(self) -> Self:
+        """Measure in the block, after what is kept in the folder; no other process does.
+
+        Raises:
+            OutputError: another process does.
+        """
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._at_work.enter_context(_alone_in(self.folder))
+            header, *lines = _whole_lines(self.folder / LINES) or [None]
+            if header == self.header:
+                self.kept = {line["name"]: line for line in lines}
+            self._rewrite(self.folder)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Remove the folder, unless the block did not come to its end and something was measured."""
+        with self._at_work:
+            if self.folder is not None and (kind is None or not self.kept):
+                shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _rewrite(self, folder: Path) -> None:
         """Leave in the folder the lines that are whole, and nothing of another key."""
-        if not self.kept:
-            shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        text = "".join(f"{json.dumps(line)}\n" for line in lines)
+        for path in [] if self.kept else list(folder.iterdir()):
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
+        text = "".join(f"{json.dumps(line)}\n" for line in (self.header, *self.kept.values()))
         partial = folder / f"{LINES}.partial"
         partial.write_text(text, encoding="utf-8")
         partial.replace(folder / LINES)
@@ -102,19 +129,45 @@ class Progress:
         with np.load(self.folder / name) as arrays:
             return unpack(arrays)
 
-    def __enter__(self) -> Self:
-        """Measure in the block."""
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Remove the folder, unless the block did not come to its end and something was measured."""
-        if self.folder is not None and (kind is None or not self.kept):
-            shutil.rmtree(self.folder, ignore_errors=True)
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    try:
+        (folder / LOCK).touch()
+        with locked(folder / LOCK, wait=False):
+            yield
+    except BlockingIOError as error:
+        raise OutputError(
+            f"another process measures what is kept in {folder}",
+            got="its lock is held",
+            expected="one process at a time",
+            remedy="wait for it, or write elsewhere",
+        ) from error
 
 
 def progress_folder(save_to: Path) -> Path:
     """Where the progress of a validation is kept that writes ``save_to``: beside it."""
-    return save_to.with_name(f".{save_to.stem}.progress.partial")
+    return save_to.with_name(f".{save_to.stem}{_SUFFIX}")
+
+
+def remove_abandoned(root: Path, jobs: Container[str]) -> list[Path]:
+    """Remove the progress of jobs that are not asked for any more, anywhere below a folder.
+
+    Args:
+        root: the folder.
+        jobs: names of the jobs that are asked for: theirs stays, for they will go on.
+
+    Returns:
+        what was removed; a living run's stays.
+    """
+    removed = []
+    for folder in sorted(root.rglob(f".*{_SUFFIX}")):
+        header = (_whole_lines(folder / LINES) or [None])[0]
+        if not isinstance(header, dict) or header.get("job") not in jobs:
+            with suppress(OutputError), _alone_in(folder):
+                shutil.rmtree(folder)
+                removed.append(folder)
+    return removed
 
 
 def validation_key(

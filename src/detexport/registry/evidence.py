@@ -3,14 +3,15 @@
 import platform
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 import yaml
 
-from detexport.errors import DataError
+from detexport.errors import DataError, listed
+from detexport.parity.compare import Tolerance
 from detexport.parity.measures import tell
 from detexport.system.digests import sha256_json
 from detexport.system.files import read_json
@@ -22,22 +23,73 @@ WRITTEN = ("dvc.lock", "params.yaml")
 RUNNER_METRICS = ("p50_ms", "p90_ms", "p99_ms", "mean_ms", "ratio_to_eager", "load_s")
 
 
+class Sample(TypedDict):
+    """What is registered of a sample; it has more."""
+
+    passed: bool
+    errors: NotRequired[dict[str, float]]
+    widened: NotRequired[dict[str, float]]
+
+
+class Detections(TypedDict):
+    """Numbers of detections in all samples."""
+
+    expected: int
+    actual: int
+    paired: int
+
+
+class TaskMetrics(TypedDict):
+    """The task metrics of the artifact, and how far they lie from the eager model's."""
+
+    artifact: dict[str, float]
+    differences: dict[str, float]
+    budget: float
+
+
 class Verdict(TypedDict):
     """The entries of a parity report that are registered; the report has others."""
 
     passed: bool
     reasons: list[str]
     max: dict[str, float | None]
-    detections: dict[str, int]
-    samples: list[dict[str, Any]]
-    tolerance: dict[str, float | None] | None
+    detections: Detections
+    samples: list[Sample]
+    tolerance: dict[str, float] | None
+    accuracy: NotRequired[TaskMetrics | None]
+
+
+class Runner(TypedDict):
+    """What is registered of a target's latency; there is no ratio where eager could not be measured."""
+
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    mean_ms: float
+    ratio_to_eager: NotRequired[float]
+    load_s: float
+    size_bytes: NotRequired[int]
+
+
+class MeasuredDevice(TypedDict):
+    """A device on which the model's targets were run."""
+
+    status: Literal["measured"]
+    image_size: tuple[int, int]
+    runners: dict[str, Runner]
+
+
+class SkippedDevice(TypedDict):
+    """A device on which nothing was run."""
+
+    status: Literal["skipped"]
 
 
 class Latency(TypedDict):
     """The entries of a latency report that are registered."""
 
     artifacts: dict[str, str]
-    devices: dict[str, dict[str, Any]]
+    devices: dict[str, MeasuredDevice | SkippedDevice]
 
 
 def read_verdict(path: Path) -> dict[str, Any]:
@@ -46,7 +98,16 @@ def read_verdict(path: Path) -> dict[str, Any]:
     Raises:
         DataError: the file is missing or is not a parity report.
     """
-    return _read(path, Verdict, "parity report", "validate")
+    verdict = _read(path, Verdict, "parity report", "validate")
+    limits = {one.name for one in fields(Tolerance)}
+    if verdict["tolerance"] is not None and not limits <= verdict["tolerance"].keys():
+        raise DataError(
+            f"{path} is not a parity report",
+            got=f"no limit {listed(sorted(limits - verdict['tolerance'].keys()))}",
+            expected="a tolerance with all its limits",
+            remedy="run the stage `validate` again",
+        )
+    return verdict
 
 
 def read_latency(path: Path) -> dict[str, Any]:
@@ -114,8 +175,14 @@ class Evidence:
             if name in runner  # the ratio is missing if the eager model could not be measured
         }
         for runner in self.runners.values():
+<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
             latency["size_bytes"] = runner["size_bytes"]
         # Without paired detections an error is None, not 0: it is left out.
+=======
+            if "size_bytes" in runner:
+                latency["size_bytes"] = runner["size_bytes"]
+        # Nothing is compared where nothing is detected: such an error is not 0, it is not there.
+>>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
         return {k: float(v) for k, v in {**parity, **counts, **latency}.items() if v is not None}
 
     @property

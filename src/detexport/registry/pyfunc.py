@@ -19,14 +19,17 @@ from mlflow.pyfunc import PythonModel
 
 import detexport
 from detexport.data.coco import decode_image
-from detexport.errors import DataError, DetexportError
+from detexport.errors import LONGEST_MESSAGE, DataError, DetexportError, shortened, shown
 from detexport.predictions.records import predict, to_plain
 from detexport.registry.signature import DEFAULT_THRESHOLD, THRESHOLD, build_signature
 from detexport.system.digests import sha256_file
-from detexport.system.json_values import cut
 
+<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
 MAX_MESSAGE = 500
 """Most characters of an error message."""
+=======
+"""Characters of an error's message."""
+>>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
 
 
 class Detector(PythonModel):
@@ -87,8 +90,7 @@ class Detector(PythonModel):
 def _refusal(what: str, got: str = "") -> MlflowException:
     """Return the error that MLflow's scoring server turns into status 400 and the message, no stack trace."""
     message = f"{what}; got: {got}" if got else what
-    short = message if len(message) <= MAX_MESSAGE else f"{message[: MAX_MESSAGE - 3]}..."
-    return MlflowException.invalid_parameter_value(short)
+    return MlflowException.invalid_parameter_value(shortened(message, LONGEST_MESSAGE))
 
 
 def _score_threshold(params: dict[str, Any]) -> float:
@@ -99,13 +101,17 @@ def _score_threshold(params: dict[str, Any]) -> float:
     """
     unknown = [name for name in params if name != THRESHOLD]
     if unknown:
-        raise _refusal(f"the only parameter is {THRESHOLD}", ", ".join(map(cut, unknown)))
+        raise _refusal(f"the only parameter is {THRESHOLD}", ", ".join(map(shown, unknown)))
     given = params.get(THRESHOLD)
     if given is None:
         return DEFAULT_THRESHOLD
     is_number = isinstance(given, int | float | np.number) and not isinstance(given, bool)
     if not is_number or not 0 <= given <= 1:
+<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
         raise _refusal(f"{THRESHOLD} must be a number in [0, 1], got {cut(given)}")
+=======
+        raise _refusal(f"{THRESHOLD} is a number in [0, 1], got {shown(given)}")
+>>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
     return float(given)
 
 

@@ -13,7 +13,7 @@ import torchvision  # noqa: F401  (its operators, nms and roi_align, are looked 
 
 from detexport.artifact import Artifact, Format
 from detexport.errors import ArtifactError, RuntimeUnavailableError
-from detexport.runtime.session import read_verified
+from detexport.runtime.session import read_of_format
 from detexport.runtime.torch_session import TorchSession, require_device
 
 DEVICES = ("cpu", "cuda")
@@ -43,7 +43,7 @@ class AotInductorRuntime:
             RuntimeUnavailableError: the device is not on this machine, or the CPU lacks instructions.
         """
         require_device(device)
-        artifact = read_verified(artifact_dir, Format.AOT_INDUCTOR)
+        artifact = read_of_format(artifact_dir, Format.AOT_INDUCTOR)
         compiled_for, instruction_set = _compiled_for(artifact)
         _require_same(device, compiled_for)
         _require_processor(instruction_set, torch.cpu.get_capabilities())

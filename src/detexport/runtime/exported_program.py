@@ -8,7 +8,7 @@ from torch.export.passes import move_to_device_pass
 
 from detexport.artifact import Format
 from detexport.formats.pt2 import load_program
-from detexport.runtime.session import read_verified
+from detexport.runtime.session import read_of_format
 from detexport.runtime.torch_session import TorchSession, require_device
 
 
@@ -31,7 +31,7 @@ class ExportedProgram:
             RuntimeUnavailableError: the device is not on this machine.
         """
         require_device(device)
-        artifact = read_verified(artifact_dir, Format.EXPORTED_PROGRAM)
+        artifact = read_of_format(artifact_dir, Format.EXPORTED_PROGRAM)
         if self.threads:
             torch.set_num_threads(self.threads)
         program = load_program(artifact_dir / artifact.main_file)

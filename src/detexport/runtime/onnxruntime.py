@@ -9,7 +9,7 @@ import numpy as np
 
 from detexport.artifact import Artifact, Format
 from detexport.errors import ArtifactError, RuntimeUnavailableError
-from detexport.runtime.session import checked_inputs, name_outputs, read_verified
+from detexport.runtime.session import checked_inputs, name_outputs, read_of_format
 from detexport.system.extras import extra_imports
 
 with extra_imports():
@@ -36,7 +36,7 @@ class OnnxRuntime:
             RuntimeUnavailableError: the device is missing (ONNX Runtime would silently use the CPU).
         """
         provider, provider_options = _provider(device)
-        artifact = read_verified(artifact_dir, Format.ONNX)
+        artifact = read_of_format(artifact_dir, Format.ONNX)
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.log_severity_level = 3

@@ -12,7 +12,7 @@ from detexport.errors import ArtifactError, ConfigError, RuntimeUnavailableError
 from detexport.formats.coordinate_operators import OPENVINO as READ_AT
 from detexport.formats.openvino_constants import is_constant
 from detexport.formats.openvino_import import no_telemetry
-from detexport.runtime.session import checked_inputs, name_outputs, read_verified
+from detexport.runtime.session import checked_inputs, name_outputs, read_of_format
 from detexport.system.extras import extra_imports
 
 with extra_imports(), no_telemetry():
@@ -51,7 +51,7 @@ class OpenVinoRuntime:
             )
         if self.precision not in TYPES:
             raise ConfigError("unknown precision", got=self.precision, expected=" or ".join(TYPES))
-        artifact = read_verified(artifact_dir, Format.OPENVINO)
+        artifact = read_of_format(artifact_dir, Format.OPENVINO)
         path = artifact_dir / artifact.main_file
         try:
             model = ov.Core().read_model(path)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from detexport.errors import MissingPackageError
 from detexport.system.extras import require_packages
+from detexport.system.json_values import decode, parse_json
 
 TIMEOUT_S = 120.0
 
@@ -60,6 +61,14 @@ class RuntimeStatus:
     message: str = ""
 
 
+@dataclass(frozen=True)
+class Found:
+    """What the other process prints: see ``describe``."""
+
+    version: str
+    devices: tuple[str, ...]
+
+
 def probe_runtimes() -> list[RuntimeStatus]:
     """Import all installed runtimes in parallel and list their devices."""
     with ThreadPoolExecutor() as pool:
@@ -75,15 +84,26 @@ def probe(runtime: KnownRuntime) -> RuntimeStatus:
     # -P: a file in the working folder must not shadow a package.
     command = [sys.executable, "-P", "-m", __name__, runtime.name]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        # What a library prints need not be text.
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="backslashreplace",
+            timeout=TIMEOUT_S,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         return RuntimeStatus(
             runtime.name, "broken", message=f"importing it did not end within {TIMEOUT_S:.0f} s"
         )
     if done.returncode != 0:
         return RuntimeStatus(runtime.name, "broken", message=_failure(done))
-    found = json.loads(done.stdout.splitlines()[-1])
-    return RuntimeStatus(runtime.name, "usable", found["version"], tuple(found["devices"]))
+    try:
+        found = decode(parse_json(done.stdout.splitlines()[-1].encode()), Found, "the last line")
+    except (IndexError, ValueError) as error:
+        return RuntimeStatus(runtime.name, "broken", message=f"importing it printed something else: {error}")
+    return RuntimeStatus(runtime.name, "usable", found.version, found.devices)
 
 
 def _failure(done: subprocess.CompletedProcess[str]) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from detexport.artifact import Artifact, Format, read_artifact, verify_files
+from detexport.artifact import Artifact, Format, read_verified
 from detexport.contract import MAX_SIDE
 from detexport.errors import ArtifactError
 from detexport.processing.preprocess import graph_inputs
@@ -84,13 +84,21 @@ class Engine(Protocol):
         ...
 
 
+<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
 def read_verified(folder: Path, expected: Format) -> Artifact:
     """Read the manifest of an artifact that a runtime is about to load, and check its files.
 
     Raises:
         ArtifactError: it is not an artifact, has another format than ``expected``, or its files were changed.
+=======
+def read_of_format(folder: Path, expected: Format) -> Artifact:
+    """Read the manifest of an artifact that a runtime is about to load, and check its files first.
+
+    Raises:
+        ArtifactError: it is not an artifact, its files were changed, or it is not of the runtime's format.
+>>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
     """
-    artifact = read_artifact(folder)
+    artifact = read_verified(folder)
     if artifact.format is not expected:
         raise ArtifactError(
             f"{folder} cannot be opened by this runtime",
@@ -98,7 +106,6 @@ def read_verified(folder: Path, expected: Format) -> Artifact:
             expected=expected.value,
             remedy="choose the runtime of the artifact's format",
         )
-    verify_files(artifact, folder)
     return artifact
 
 

@@ -11,7 +11,7 @@ import torchvision  # noqa: F401  (its operators, nms and roi_align, are looked 
 
 from detexport.artifact import Format
 from detexport.errors import ArtifactError
-from detexport.runtime.session import checked_inputs, read_verified
+from detexport.runtime.session import checked_inputs, read_of_format
 from detexport.runtime.torch_session import TorchSession, require_device
 
 
@@ -34,7 +34,7 @@ class TorchScript:
             RuntimeUnavailableError: the device is not on this machine.
         """
         require_device(device)
-        artifact = read_verified(artifact_dir, Format.TORCHSCRIPT)
+        artifact = read_of_format(artifact_dir, Format.TORCHSCRIPT)
         if self.threads:
             torch.set_num_threads(self.threads)
         try:

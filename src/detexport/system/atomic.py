@@ -98,10 +98,19 @@ def _temporary_dir(path: Path) -> Iterator[Path]:
         yield folder
 
 
+<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
 def remove_leftovers(root: Path) -> list[Path]:
     """Remove the temporary folders of killed runs anywhere below a folder, not those of active runs.
 
     Restores the folders that a killed run was about to replace.
+=======
+def remove_leftovers(root: Path, *, below: bool = True) -> list[Path]:
+    """Remove what killed runs left in a folder; what a living run fills stays.
+
+    Args:
+        root: the folder.
+        below: also in all folders below it.
+>>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
 
     Returns:
         The removed folders.
@@ -113,7 +122,7 @@ def remove_leftovers(root: Path) -> list[Path]:
         if left:
             with suppress(FileNotFoundError), locked(parent):
                 removed += _remove_left(left)
-        names[:] = [name for name in names if not _LEFT.fullmatch(name)]
+        names[:] = [name for name in names if below and not _LEFT.fullmatch(name)]
     return removed
 
 

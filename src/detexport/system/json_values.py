@@ -2,14 +2,13 @@
 
 import json
 import math
-import reprlib
 from dataclasses import MISSING, fields, is_dataclass
 from enum import StrEnum
 from functools import cache
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
-from detexport.errors import DetexportError
+from detexport.errors import DetexportError, shown
 
 MAX_DEPTH = 16
 """Largest nesting of lists and objects in a value annotated as ``Any``."""
@@ -68,6 +67,7 @@ def decode(value: Any, kind: Any, place: str) -> Any:
         return kind(value)
     if _is_scalar(value, kind):
         return value
+<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
     raise ValueError(f"{place}: {cut(value)}, expected {_describe(kind)}")
 
 
@@ -77,6 +77,9 @@ def cut(value: Any) -> str:
     short.maxstring = short.maxother = short.maxlong = MAX_TEXT
     text = short.repr(value)
     return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 3]}..."
+=======
+    raise ValueError(f"{place}: {shown(value)}, expected {_describe(kind)}")
+>>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
 
 
 @cache
@@ -140,7 +143,7 @@ def _plain(value: Any, place: str, depth: int) -> Any:
             _plain(item, inner, depth - 1)
             _plain(name, place, 0)
     elif not (value is None or any(_is_scalar(value, kind) for kind in (str, bool, int, float))):
-        raise ValueError(f"{place}: {cut(value)}, expected a finite number or valid text")
+        raise ValueError(f"{place}: {shown(value)}, expected a finite number or valid text")
     return value
 
 
@@ -154,11 +157,16 @@ def _is_scalar(value: Any, kind: Any) -> bool:
         return isinstance(value, int) and abs(value) <= MAX_INT
     if kind is float:
         return isinstance(value, float) and math.isfinite(value)
-    return kind is str and isinstance(value, str) and _is_text(value)
+    return kind is str and isinstance(value, str) and is_text(value)
 
 
+<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
 def _is_text(value: str) -> bool:
     """Return whether a string can be encoded: JSON allows lone surrogates, UTF-8 does not."""
+=======
+def is_text(value: str) -> bool:
+    """Whether a string can be encoded: JSON can write halves of a surrogate pair."""
+>>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -167,8 +175,13 @@ def _is_text(value: str) -> bool:
 
 
 def _join(place: str, name: Any) -> str:
+<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
     """Return the path of a field, with a printable name of at most ``MAX_TEXT`` characters."""
     name = str(name).encode("ascii", "backslashreplace").decode() if not _is_text(str(name)) else str(name)
+=======
+    """Name of a field, cut in the middle of nowhere rather than long."""
+    name = str(name).encode("ascii", "backslashreplace").decode() if not is_text(str(name)) else str(name)
+>>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
     name = name if name.isprintable() else repr(name)
     return f"{place}.{name[:MAX_TEXT]}"
 

@@ -11,7 +11,13 @@ HIDDEN = "***"
 LAST_WORDS = {"PASSWORD", "PASSWD", "PASS", "PWD", "TOKEN", "SECRET", "KEY", "CREDENTIAL", "CREDENTIALS"}
 """Last words of the names of environment variables that hold a secret."""
 MIN_LENGTH = 4
+<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
 """Fewest characters of a secret that is redacted; shorter ones occur in ordinary words."""
+=======
+"""Characters of a secret that is looked for in text; a shorter one would hide half of every message."""
+BYTES = "surrogateescape"
+"""How Python reads bytes of the environment that are no text; so they are written again."""
+>>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
 URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
 
 
@@ -73,8 +79,13 @@ def _secrets(addresses: tuple[str, ...], values: tuple[str, ...]) -> tuple[str, 
         known |= {user_part, password or user, query}
         known |= {value for _, _, value in (part.partition("=") for part in re.split("[&;]", query))}
         pair = f"{unquote(user)}:{unquote(password)}"
-        known.add(base64.b64encode(pair.encode()).decode())
-    ways = (str, quote, quote_plus, partial(quote, safe=""), unquote, unquote_plus, _escaped)
+        known.add(base64.b64encode(pair.encode(errors=BYTES)).decode())
+    quotes = (
+        partial(quote, errors=BYTES),
+        partial(quote_plus, errors=BYTES),
+        partial(quote, safe="", errors=BYTES),
+    )
+    ways = (str, *quotes, unquote, unquote_plus, _escaped)
     written = {way(secret) for secret in known for way in ways}
     return tuple(sorted((one for one in written if len(one) >= MIN_LENGTH), key=len, reverse=True))
 

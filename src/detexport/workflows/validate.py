@@ -3,15 +3,13 @@
 Nothing here imports the code of a model: an artifact has to do without it.
 """
 
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Sequence
 from contextlib import ExitStack
+<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
 from dataclasses import dataclass
+=======
+from dataclasses import asdict
+>>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
 from functools import partial
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from detexport.parity.verdict import ParityReport
 from detexport.reference.progress import Progress, progress_folder, validation_key
 from detexport.reference.store import EagerAccuracy, Reference
 from detexport.runtime.session import Engine
+<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
 from detexport.system.files import write_json
 
 
@@ -52,6 +51,9 @@ class ReportFiles:
         report.save(self.report, self.drawn)
         certificate = certify(report.to_json(), artifact, reference=reference, runtime=runtime)
         write_json(self.certificate, certificate)
+=======
+from detexport.system.child_process import call_in_child
+>>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
 
 
 def validate_job(
@@ -97,11 +99,26 @@ def validate_job(
     with ExitStack() as at_work:
         progress = Progress()
         if save_to is not None:
+<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
             noise = floor.limits if floor else None
             given = {"job": job, "settings": repr(settings), "floor": noise, **(run_options or {})}
             key = validation_key(read_artifact(artifact_dir).sha256, reference.folder, data, given)
             progress = at_work.enter_context(Progress(progress_folder(save_to), key))
         eager = _eager_accuracy(precision, reference.accuracy, dataset, settings)
+=======
+            given = {
+                "job": job,
+                "rules": repr(rules),
+                "precision": precision,
+                "floor": floor.to_json() if floor else None,
+                "classes": list(dataset.class_names) if dataset else None,
+                "support": asdict(support) if support else None,
+                **(settings or {}),
+            }
+            key = validation_key(read_artifact(artifact_dir).sha256, reference, data, given)
+            progress = at_work.enter_context(Progress(progress_folder(save_to), key, job))
+        eager = _judged(precision, expected.accuracy, dataset, rules)
+>>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
         measure = None
         if eager is not None and dataset is not None:
             measure = partial(
@@ -156,40 +173,9 @@ def validate_apart(*arguments: Any, **options: Any) -> ParityReport:
     """``validate_job`` in a process of its own, in which no model was built.
 
     Raises:
-        Exception: what ``validate_job`` raises.
+        Exception: what ``validate_job`` raises; see ``call_in_child``.
     """
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(theirs, arguments, options), daemon=True)
-    process.start()
-    theirs.close()
-    try:
-        report, error = ours.recv()
-        process.join()
-    except EOFError:
-        process.join()
-        raise RuntimeError(f"the process that validates ended with exit code {process.exitcode}") from None
-    finally:
-        process.terminate()
-        process.join()
-    if error is not None:
-        raise error
-    validated: ParityReport = report
-    return validated
-
-
-def _answer(connection: Connection, arguments: Sequence[Any], options: dict[str, Any]) -> None:
-    """Validate and send the report, or what was raised; end with the process that asked."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asked ends this one
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    try:
-        connection.send((validate_job(*arguments, **options), None))
-    except Exception as error:
-        connection.send((None, error))
-
-
-def _end_with(sentinel: int) -> None:
-    wait([sentinel])
-    os._exit(1)
+    report: ParityReport = call_in_child(
+        validate_job, *arguments, what="the process that validates", **options
+    )
+    return report

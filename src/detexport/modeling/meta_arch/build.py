@@ -1,5 +1,6 @@
 """A model by its configuration."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -7,16 +8,23 @@ import torch
 from detexport.config import CfgNode, get_cfg
 from detexport.config.cfg import naming_sources
 from detexport.config.values import check_values
-from detexport.errors import ALLOCATION_FAILURES, ConfigError
+from detexport.errors import ConfigError, OutOfMemoryError, is_allocation_failure, listed
 from detexport.modeling.registries import META_ARCH_REGISTRY
+
+SIZES = (
+    "CONV_DIM", "CONVS_DIM", "FC_DIM", "NUM_CLASSES", "NUM_GROUPS", "OUT_CHANNELS",
+    "POOLER_RESOLUTION", "RES2_OUT_CHANNELS", "STEM_OUT_CHANNELS", "WIDTH_PER_GROUP",
+)  # fmt: skip
+"""Names of keys that the number of parameters grows with."""
+SHOWN_SIZES = 4
 
 
 def build_model(cfg: CfgNode) -> Any:
     """Build ``cfg.MODEL.META_ARCHITECTURE`` with random parameters on ``cfg.MODEL.DEVICE``.
 
     Raises:
-        ConfigError: a name, an option or its value is not supported, the device is not on this machine, or
-            its memory does not suffice for the parameters.
+        ConfigError: a name, an option or its value is not supported, or the device is not on this machine.
+        OutOfMemoryError: the device's memory does not suffice for the parameters.
     """
     with naming_sources(cfg):
         check_values(cfg, get_cfg())
@@ -24,14 +32,24 @@ def build_model(cfg: CfgNode) -> Any:
     try:
         return META_ARCH_REGISTRY.build(cfg).to(torch.device(cfg.MODEL.DEVICE))
     except (RuntimeError, MemoryError) as error:
-        if not any(words in str(error).lower() for words in ALLOCATION_FAILURES):
+        if not is_allocation_failure(error):
             raise
-        raise ConfigError(
+        largest = sorted(_sizes(cfg.MODEL, "MODEL"), key=lambda size: size[1], reverse=True)
+        raise OutOfMemoryError(
             "there is not enough memory for the parameters of this model",
-            got=str(error),
-            expected="numbers of classes and channels whose products fit into the device's memory",
-            remedy="correct NUM_CLASSES, FC_DIM, CONV_DIM, OUT_CHANNELS and POOLER_RESOLUTION",
+            got=listed([f"{key}: {value}" for key, value in largest], SHOWN_SIZES),
+            expected=f"sizes whose products fit into the memory of {cfg.MODEL.DEVICE}",
+            remedy=f"correct {largest[0][0]}" if largest else "choose a smaller model",
         ) from error
+
+
+def _sizes(group: dict[str, Any], prefix: str) -> Iterator[tuple[str, int]]:
+    """Yield the keys that the number of parameters grows with, and their values."""
+    for name, value in group.items():
+        if isinstance(value, dict):
+            yield from _sizes(value, f"{prefix}.{name}")
+        elif name in SIZES and isinstance(value, int):
+            yield f"{prefix}.{name}", value
 
 
 def _check_options(cfg: CfgNode) -> None:

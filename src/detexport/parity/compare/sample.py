@@ -40,8 +40,14 @@ class SampleParity:
         compared: whether the fields could be compared at all.
         segments: panoptic segments that one side alone has, not at an edge: whether it is a thing, its
             category.
+<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
         noise_dominated: names of limits that the model itself exceeds by far on this input
             (``Noise.noise_dominated``).
+=======
+        noise_dominated: names of limits that the model itself exceeds by far on this input: see ``Noise.noise_dominated``.
+        widened: the limits that this input was compared by where the model's own noise made them wider, by
+            the tolerance's names.
+>>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
     """
 
     expected: int
@@ -60,6 +66,7 @@ class SampleParity:
     compared: bool = False
     segments: tuple[tuple[bool, int], ...] = ()
     noise_dominated: tuple[str, ...] = ()
+    widened: dict[str, float] = field(default_factory=dict)
 
     @property
     def undetermined(self) -> tuple[int, int]:
@@ -116,7 +123,7 @@ def compare(
     if faults:
         return SampleParity(**counts, broken=tuple(faults))
 
-    tolerance = widen_by(tolerance, noise) if noise else tolerance
+    table, tolerance = tolerance, widen_by(tolerance, noise) if noise else tolerance
     parts: list[Part] = []
     matching, masks, keypoints, panoptic = NO_ROWS, MaskPart(), KeypointPart(), PanopticPart()
     if "scores" in expected or "objectness_logits" in expected:
@@ -152,6 +159,7 @@ def compare(
         matching=tuple(reason for part in parts for reason in part.matching),
         compared=True,
         segments=panoptic.segments,
+        widened={name: limit for name, limit in asdict(tolerance).items() if limit != getattr(table, name)},
     )
 
 
