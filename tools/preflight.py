@@ -13,7 +13,7 @@ from typer import echo
 from detexport.config.cfg import load_cfg
 from detexport.config.composition import check_composition
 from detexport.config.params import PARAMS, load_params
-from detexport.parity.settings import Rules
+from detexport.parity.settings import ParitySettings
 from detexport.reference.progress import remove_abandoned
 from detexport.system.atomic import remove_leftovers
 from detexport.system.script import run
@@ -28,11 +28,7 @@ WRITTEN = ("checkpoints", "data", "downloads", "outputs", "reports")
 
 
 def main(conf: Path = Path("conf")) -> None:
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
-    """Fail if params.yaml is not composed from the current CONF, or requests an opset that cannot run.
-=======
-    """Fail if params.yaml is not a composition of CONF as it is now, or asks for what cannot run.
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
+    """Fail if params.yaml is not composed from the current CONF, or requests what cannot run.
 
     Also cleans up after killed runs. A run killed while it writes DVC's lock file truncates it, and DVC
     cannot start again: such a file is removed. DVC does not start while a process in its lock file exists, so
@@ -40,7 +36,7 @@ def main(conf: Path = Path("conf")) -> None:
     """
     check_composition(PARAMS, conf)
     parity: Any = OmegaConf.to_object(load_params("parity"))
-    Rules.of(parity, str(PARAMS))
+    ParitySettings.of(parity, str(PARAMS))
     check_opsets()
     if broken():
         time.sleep(1.0)  # another run may be writing it
@@ -55,18 +51,11 @@ def main(conf: Path = Path("conf")) -> None:
     sweep({str(job) for job in load_params("jobs")})
 
 
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
-def sweep() -> None:
-    """Remove the temporary folders of killed runs, also where the next run writes nothing."""
-    for folder in WRITTEN:
-        for left in remove_leftovers(Path(folder)):
-            echo(f"removed {left}, which a killed run left")
-=======
 def sweep(jobs: Container[str]) -> None:
-    """Remove what killed runs left half written, also where the next run writes nothing.
+    """Remove the temporary files of killed runs, also where the next run writes nothing.
 
     Args:
-        jobs: names of those that the next run goes on with.
+        jobs: names of the jobs whose progress the next run continues.
     """
     folders = [Path(folder) for folder in WRITTEN]
     left = remove_leftovers(PARAMS.parent, below=False)
@@ -74,7 +63,6 @@ def sweep(jobs: Container[str]) -> None:
         left += [*remove_leftovers(folder), *remove_abandoned(folder, jobs)]
     for path in left:
         echo(f"removed {path}, which a killed run left")
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
 
 
 def check_opsets() -> None:

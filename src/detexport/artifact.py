@@ -183,13 +183,8 @@ def verify_files(artifact: Artifact, folder: Path) -> None:
         raise ArtifactError(
             f"{folder} holds files that its manifest does not list",
             got=_some(extra),
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
-            expected=f"only {MANIFEST} and {_some(sorted(artifact.files))}, which are regular files",
-            remedy="remove them, or export the model again into an empty folder",
-=======
             expected=f"only {MANIFEST} and {_some(artifact.files)}, which are regular files",
-            remedy="remove it, or export the model again into a folder of its own",
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
+            remedy="remove them, or export the model again into an empty folder",
         )
     for name, expected in artifact.files.items():
         path = folder / name
@@ -280,12 +275,6 @@ def _walk(folder: Path, below: str, listed: set[str], parents: set[str]) -> Iter
                 yield name
 
 
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
-def _some(names: list[str]) -> str:
-    """Return the first names and the number of others, in one line."""
-    more = f", and {len(names) - SHOWN_FILES} more" if len(names) > SHOWN_FILES else ""
-    return ", ".join(name if name.isprintable() else cut(name) for name in names[:SHOWN_FILES]) + more
-=======
 def _some(names: Iterable[str]) -> str:
+    """Return the first names in order, and the number of others."""
     return listed(map(escaped, sorted(names)), SHOWN_FILES)
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6

@@ -44,17 +44,10 @@ def checked_names(names: Any, what: str) -> tuple[str, ...]:
     if isinstance(names, str | bytes) or not isinstance(names, Sequence):
         wrong = [f"{names!r}, which is not a list"]
     else:
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
         wrong = [f"{name!r}, which is not a string" for name in names if not isinstance(name, str)]
-        wrong += (
-            ["an empty name"] if any(isinstance(name, str) and not name.strip() for name in names) else []
-        )
-=======
-        wrong = [f"{name!r}, which is no text" for name in names if not isinstance(name, str)]
         texts = [name for name in names if isinstance(name, str)]
-        wrong += [f"{name!r}, which UTF-8 does not hold" for name in texts if not is_text(name)]
+        wrong += [f"{name!r}, which UTF-8 cannot encode" for name in texts if not is_text(name)]
         wrong += ["an empty name"] if not all(map(str.strip, texts)) else []
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
     if wrong:
         raise ConfigError(
             f"{what} are not names of classes",

@@ -25,13 +25,9 @@ CUT = "..."
 SEPARATOR = "; "
 PARTS = ("what", "got", "expected", "remedy")
 LEAST_SHOWN = 80
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
 """Characters of ``got`` and of ``expected`` that a message always shows."""
-=======
-"""Characters that are shown of what was found, and of what would have been right, in any case."""
 LONGEST_SHOWN = 80
-"""Characters of a value that is shown as Python writes it."""
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
+"""Most characters of a value's ``repr`` in a message."""
 LONGEST_NAME = 100
 """Characters of a misspelt name that are compared with the existing names."""
 
@@ -108,17 +104,10 @@ def _fitted(parts: dict[str, str], room: int) -> dict[str, str]:
 
 
 def shown(value: object) -> str:
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
-    """Return a short ``repr`` of an untrusted value, of any length and depth."""
-    try:
-        return _SHORT.repr(value)
-    except Exception:  # repr runs code of the value's class
-=======
-    """Return the ``repr`` of a value from outside, however deep, in at most ``LONGEST_SHOWN`` characters."""
+    """Return a short ``repr`` of an untrusted value, in at most ``LONGEST_SHOWN`` characters."""
     try:
         return shortened(_SHORT.repr(value), LONGEST_SHOWN)
-    except Exception:  # a repr runs the code of the value's class
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
+    except Exception:  # repr runs code of the value's class
         return f"a {type(value).__name__}"
 
 

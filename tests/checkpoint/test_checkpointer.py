@@ -150,9 +150,6 @@ def test_names_and_objects_that_cannot_be_saved(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
-def test_save_to_disk(tmp_path: Path) -> None:
-=======
 def test_what_load_would_refuse_is_not_saved(tmp_path: Path) -> None:
     conjugated = torch.randn(2, dtype=torch.complex64).conj()  # which torch itself reads
     with pytest.raises(CheckpointError, match=r"could not be loaded again.*'phase' is a conjugated"):
@@ -166,8 +163,7 @@ def test_a_number_of_numpy_is_saved_since_load_reads_it(tmp_path: Path) -> None:
     assert checkpointer.load(tmp_path / "a.pth") == {"loss": 0.5}
 
 
-def test_only_who_should_writes(tmp_path: Path) -> None:
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
+def test_save_to_disk(tmp_path: Path) -> None:
     DetectionCheckpointer(tiny(), tmp_path, save_to_disk=False).save("a")
     DetectionCheckpointer(tiny()).save("a")
     assert os.listdir(tmp_path) == []

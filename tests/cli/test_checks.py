@@ -197,19 +197,11 @@ def test_a_mistake_is_one_line_and_exit_code_2_before_torch_is_imported(
 
 OPTIONS = {
     "export": "config-file weights target output sample calibration opt class-names data run-eval device "
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
-    "check no-check proof no-proof allow-new",
-    "predict": "json draw device target score-threshold",
-    "validate": "data against config-file weights target against-target images accuracy-images "
-    "quality-images device save-dir json allow-new params",
-    "diagnose": "config-file weights image target save-dir json allow-new",
-=======
     "check no-check proof no-proof max-image-pixels allow-new",
     "predict": "json draw device target score-threshold max-image-pixels",
-    "validate": "data against config-file weights target against-target images accuracy-images quality-images device "
-    "save-dir json allow-new max-image-pixels params",
+    "validate": "data against config-file weights target against-target images accuracy-images "
+    "quality-images device save-dir json allow-new max-image-pixels params",
     "diagnose": "config-file weights image max-image-pixels target save-dir json allow-new",
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
     "inspect": "json dump",
     "doctor": "json",
 }

@@ -7,18 +7,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from running import Run
 
 import tiny_artifacts
 from detexport.cli import main
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
-=======
-from detexport.cli.validate import Question, rules_of
-from detexport.cli.validate import run as validate
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
 from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import BROKEN, ConfigError
 from detexport.parity.certificate import read_certificate
@@ -211,37 +205,12 @@ def test_a_projects_limits_hold_in_place_of_the_table(
     assert "tolerance.box: no such key" in done.stderr
 
 
-def question_of(artifact: Path, **options: Any) -> Question:
-    """What nobody gave an option for, but these."""
-    plain = dict.fromkeys(("config_file", "weights", "target", "against_target"), "")
-    given: dict[str, Any] = dict.fromkeys(("data", "against", "images", "accuracy_images", "save_dir"))
-    given |= {"artifact_dir": artifact, "device": "cpu", "as_json": False, "overrides": ()}
-    return Question(**{**plain, **given, **options})
-
-
-def test_an_option_wins_over_the_project_which_wins_over_the_defaults(artifact: Path, tmp_path: Path) -> None:
-    params = tmp_path / "params.yaml"
-    params.write_text("parity: {images: 2, accuracy_images: 3, judged: [int8]}")
-
-    def numbers(precision: str, **options: Any) -> tuple[int, int]:
-        rules = rules_of(question_of(artifact, **options), precision)
-        return rules.images, rules.accuracy_images
-
-    assert numbers("float32") == (8, 100)
-    assert numbers("int8", params=params) == (2, 3)
-    assert numbers("float32", params=params) == (2, 0)
-    assert numbers("bf16", params=params) == (2, 3)  # nothing else decides on it
-    assert numbers("float32", params=params, images=5, accuracy_images=7) == (5, 7)
-    assert "float32" in rules_of(question_of(artifact, params=params, accuracy_images=7), "float32").judged
-    assert numbers("int8", params=params, accuracy_images=0) == (2, 0)
-
-
 def test_the_images_of_a_project_are_used(run: Run, artifact: Path, data: Path, tmp_path: Path) -> None:
     params = tmp_path / "params.yaml"
     params.write_text("parity: {images: 1, accuracy_images: 0, scales: [1.0]}")
     asked = ("validate", artifact, "--against", artifact, "--data", data, "--params", params, "--json")
     report, more = (json.loads(run(*asked, *given).stdout) for given in ((), ("--images", 2)))
-    assert not report["verdicts"]["metric"]["evaluated"]
+    assert not report["verdicts"]["accuracy"]["evaluated"]
     assert len(more["samples"]) > len(report["samples"])
 
 
@@ -335,18 +304,9 @@ def test_artifacts_of_other_models_are_refused(run: Run, artifact: Path, data: P
 @pytest.mark.parametrize(
     ("other", "reason"), [(None, "no model and no other artifact"), (Path(), "no --data")]
 )
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
 def test_nothing_to_compare_with_is_refused(artifact: Path, other: Path | None, reason: str) -> None:
     with pytest.raises(ConfigError, match=f"nothing to compare the artifact with; got: {reason}"):
         validate_against(artifact, other)
-=======
-def test_a_request_that_asks_for_nothing_is_refused(
-    artifact: Path, against: Path | None, config_file: str, reason: str
-) -> None:
-    question = question_of(artifact, against=against, config_file=config_file)
-    with pytest.raises(ConfigError, match=reason):
-        validate(question)
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
 
 
 def test_the_pipelines_reference_is_found_beside_the_artifact(

@@ -1,4 +1,4 @@
-"""A project's section ``parity`` from outside: rules, or one line that says what is wrong."""
+"""A project's section ``parity`` from outside: settings, or one line that says what is wrong."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given
 
 from detexport.errors import ConfigError
-from detexport.parity.settings import read_rules
+from detexport.parity.settings import read_parity_settings
 from fuzzing import check, fuzzed, mutated_bytes, mutated_trees
 
 TEXT = (Path(__file__).parents[2] / "conf/parity/default.yaml").read_text()
@@ -15,10 +15,10 @@ PARAMS = {"parity": yaml.safe_load(TEXT)}
 
 
 def use(path: Path) -> None:
-    """Read the rules, and make of them what a reference is made by."""
-    rules = read_rules(path)
-    assert rules.plan.scales
-    assert rules.noise_floor_images > 0
+    """Read the settings, and make of them what a reference is made by."""
+    settings = read_parity_settings(path)
+    assert settings.plan.scales
+    assert settings.noise_floor_images > 0
 
 
 def test_sections_with_wrong_parts(tmp_path: Path) -> None:

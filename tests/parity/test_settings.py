@@ -8,13 +8,8 @@ import yaml
 
 from detexport.errors import ConfigError
 from detexport.parity.compare import Tolerance
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
-from detexport.parity.settings import ParitySettings, read_parity_settings
+from detexport.parity.settings import RANGES, ParitySettings, read_parity_settings
 from detexport.reference.plan import Plan
-=======
-from detexport.parity.settings import RANGES, Rules, read_rules
-from detexport.reference.inputs import Plan
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
 
 ROOT = Path(__file__).parents[2]
 
@@ -83,15 +78,31 @@ def test_what_is_no_rule_is_named(text: str, said: str, tmp_path: Path) -> None:
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml cannot be read.*FileNotFoundError"):
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
         read_parity_settings(tmp_path / "nowhere.yaml")
-=======
-        read_rules(tmp_path / "nowhere.yaml")
 
 
 def test_a_key_has_a_range_or_is_the_tolerances() -> None:
     """A new key needs one."""
-    numbers = [name for name in asdict(Rules()) if name not in ("tolerance", "inputs", "judged")]
+    numbers = [
+        name
+        for name in asdict(ParitySettings())
+        if name not in ("tolerance", "inputs", "accuracy_precisions")
+    ]
     numbers += [f"inputs.{one.name}" for one in fields(Plan) if one.name not in ("scales", "kinds")]
     assert sorted(numbers) == sorted(RANGES)
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
+
+
+def test_given_numbers_of_images_override_the_settings() -> None:
+    project = ParitySettings(images=2, accuracy_images=3, accuracy_precisions=("int8",))
+
+    def numbers(settings: ParitySettings, precision: str, *given: int | None) -> tuple[int, int]:
+        chosen = settings.with_images(*(given or (None, None)), precision)
+        return chosen.images, chosen.accuracy_images
+
+    assert numbers(ParitySettings(), "float32") == (8, 100)
+    assert numbers(project, "int8") == (2, 3)
+    assert numbers(project, "float32") == (2, 0)
+    assert numbers(project, "bf16") == (2, 3)
+    assert numbers(project, "float32", 5, 7) == (5, 7)
+    assert "float32" in project.with_images(None, 7, "float32").accuracy_precisions
+    assert numbers(project, "int8", None, 0) == (2, 0)

@@ -8,22 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
-from detexport.errors import ArtifactError, ConfigError, DataError
-from detexport.parity.settings import ParitySettings
-from detexport.parity.validate import Support
-from detexport.processing.postprocess import postprocess
-from detexport.reference.store import Reference, SampleMeta, read_reference, write_reference
-=======
 from detexport.errors import ArtifactError, ConfigError, DataError, OutOfMemoryError
 from detexport.parity.compare import Noise
 from detexport.parity.noise_floor import NoiseFloor
-from detexport.parity.settings import Rules
+from detexport.parity.settings import ParitySettings
 from detexport.parity.validate import Support
 from detexport.processing.postprocess import postprocess
 from detexport.reference.progress import progress_folder
-from detexport.reference.store import SampleMeta, write_reference
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
+from detexport.reference.store import Reference, SampleMeta, read_reference, write_reference
 from detexport.runtime import Session
 from detexport.runtime.onnxruntime import OnnxRuntime
 from detexport.workflows.validate import validate_apart, validate_job
@@ -99,11 +91,8 @@ def test_what_is_raised_there_is_raised_here(artifact: Path, reference: Referenc
         validate_apart(tmp_path / "nowhere", OnnxRuntime(), reference, ParitySettings(), job="j")
 
 
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
-def test_precision_needs_a_budget_and_a_metric(artifact: Path, reference: Reference) -> None:
-=======
 def test_what_was_measured_beside_another_noise_is_measured_again(
-    artifact: Path, reference: Path, tmp_path: Path
+    artifact: Path, reference: Reference, tmp_path: Path
 ) -> None:
     """The floors have the same limits, and differ in what one input leaves undetermined."""
     floors = [NoiseFloor((), {}, {}, {"alone": Noise({}, undetermined)}) for undetermined in ((), (0,))]
@@ -115,7 +104,7 @@ def test_what_was_measured_beside_another_noise_is_measured_again(
                 artifact,
                 Breaking(),
                 reference,
-                Rules(),
+                ParitySettings(),
                 job="j",
                 floor=floor,
                 save_to=tmp_path / "report.json",
@@ -126,8 +115,7 @@ def test_what_was_measured_beside_another_noise_is_measured_again(
     assert other[0] != first[0]
 
 
-def test_precision_needs_a_budget_and_a_metric(artifact: Path, reference: Path) -> None:
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
+def test_precision_needs_a_budget_and_a_metric(artifact: Path, reference: Reference) -> None:
     with pytest.raises(ConfigError, match="no budget for the precision fp4"):
         validate_job(artifact, OnnxRuntime(), reference, ParitySettings(), job="j", precision="fp4")
     with pytest.raises(DataError, match="does not say how good the eager model is"):

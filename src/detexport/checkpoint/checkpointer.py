@@ -256,17 +256,10 @@ def _is_main_process() -> bool:
 
 
 def _check_readable(written: Path, path: Path) -> None:
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
-    """Raise CheckpointError if the file cannot be read back safely; its tensors are not copied."""
-    try:
-        torch.load(written, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # any error means that the file cannot be loaded
-=======
-    """Read back what was written, as ``load`` will."""
+    """Raise CheckpointError if ``load`` could not read the file back."""
     try:
         load_torch(written)
-    except Exception as error:  # whatever it is, ``load`` would raise it, too
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
+    except Exception as error:  # any error means that the file cannot be loaded
         raise CheckpointError(
             f"cannot save {path}: loading it would require executing code",
             got=str(error).partition("\n")[0],

@@ -29,16 +29,10 @@ ABANDONED_S = 600.0
 
 
 def cache_dir() -> Path:
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
-    """Return ``$DETEXPORT_CACHE``, else ``detexport`` in ``$XDG_CACHE_HOME``, else in ``~/.cache``."""
-    if chosen := os.environ.get("DETEXPORT_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detexport"
-=======
-    """``$DETEXPORT_CACHE``, else ``detexport`` in ``$XDG_CACHE_HOME``, else in ``~/.cache``.
+    """Return ``$DETEXPORT_CACHE``, else ``detexport`` in ``$XDG_CACHE_HOME``, else in ``~/.cache``.
 
     Raises:
-        ConfigError: the user whose folder it is in has none.
+        ConfigError: ``~`` cannot be resolved.
     """
     chosen = os.environ.get("DETEXPORT_CACHE")
     try:
@@ -52,7 +46,6 @@ def cache_dir() -> Path:
             expected="the path of a folder, in which ~ stands for a user's own",
             remedy="set DETEXPORT_CACHE in the environment",
         ) from error
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
 
 
 def fetch(url: str, *, sha256: str | None = None) -> Path:
@@ -113,11 +106,7 @@ class _Address:
         digests = {digest.lower() for digest in (sha256, named and named[1]) if digest}
         if (fragment and not named) or len(digests) > 1 or not all(map(_is_sha256, digests)):
             raise CheckpointError(
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
-                f"the expected digest of {_shown(url)} is not clear",
-=======
-                f"the digest that {public_uri(url)} should have is not clear",
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
+                f"the expected digest of {public_uri(url)} is not clear",
                 got=f"#{fragment}" if fragment and not named else " and ".join(sorted(digests)),
                 expected="#sha256= and 64 hex digits, or the same as an argument",
             )
@@ -212,13 +201,8 @@ def _check_allowed(url: str) -> None:
         allowed = False
     if not allowed:
         raise CheckpointError(
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
             "no checkpoint can be downloaded from this URL",
-            got=_shown(url),
-=======
-            "no checkpoint can be downloaded from this address",
             got=public_uri(url),
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
             expected="https://<host>/<path>, without user or password, or detectron2://<path>",
             remedy="give such a URL, or download the file and give its path",
         )
@@ -234,11 +218,3 @@ def _is_loopback(parts: SplitResult) -> bool:
 
 def _is_sha256(digest: str) -> bool:
     return re.fullmatch(r"[0-9a-f]{64}", digest) is not None
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
-
-
-def _shown(url: str) -> str:
-    """Return a URL without parts that may be secret: the query, the user and the password."""
-    return re.sub(r"://[^/]*@", "://...@", url.partition("?")[0])
-=======
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6

@@ -21,16 +21,9 @@ from detexport.errors import (
     did_you_mean,
     listed,
 )
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
 from detexport.formats.image_files import SUFFIXES, find_images
-from detexport.formats.onnx_opsets import OLDEST, latest_written
 from detexport.system.atomic import replaceable
-=======
-from detexport.system.atomic import replaceable
-from detexport.system.files import is_url
-from detexport.system.redaction import public_uri
 from detexport.targets.opsets import check_opset_version
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
 from detexport.targets.table import (
     ARTIFACTS,
     ONNX_RUNTIME,
@@ -44,12 +37,6 @@ from detexport.workflows.model_folder import require_other_side
 from detexport.workflows.model_source import ModelSource, check_weights, find_source
 
 DEVICE = re.compile(r"cpu|cuda(:\d{1,4})?")
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
-WITH_REGIONS = ("GeneralizedRCNN", "PanopticFPN")
-"""Meta architectures of ours that pool regions."""
-=======
-SCHEMES = ("https://", "detectron2://", "http://")
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
 
 
 @dataclass(frozen=True)

@@ -53,23 +53,13 @@ def _value_of(key: str) -> Any:
                 remedy=f"{COMPOSE}, or correct the name",
             )
         node = node[part]
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
-    if OmegaConf.is_config(node) and OmegaConf.missing_keys(node):
-        raise ConfigError(
-            f"values of {key} in {PARAMS} are not set",
-            got=listed(sorted(f"{name}: ???" for name in OmegaConf.missing_keys(node))),
-            expected="a value for each",
-            remedy="set them: `dvc exp run -S <name>=<value>`",
-        )
     return node
 
 
 def load_values(key: str) -> Any:
-    """The value of ``key`` in plain lists and dicts: see ``load_params``."""
+    """Return the value of ``key`` in plain lists and dicts; see ``load_params``."""
     node = load_params(key)
     return OmegaConf.to_object(node) if OmegaConf.is_config(node) else node
-=======
-    return node
 
 
 @contextmanager
@@ -84,4 +74,3 @@ def _reading() -> Iterator[None]:
             expected="a YAML file, as Hydra composes it",
             remedy=COMPOSE,
         ) from error
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6

@@ -141,15 +141,9 @@ class _Entry:
     def text(self, key: str) -> str:
         value = self.value[key]
         if not isinstance(value, str) or not value.strip():
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
             raise self.fault(key, "a string that is not empty")
-        if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
-            raise self.fault(key, "a string that UTF-8 can encode, without NUL")
-=======
-            raise self.fault(key, "a text that is not empty")
         if "\0" in value:
-            raise self.fault(key, "a text without NUL")
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
+            raise self.fault(key, "a string without NUL")
         return value
 
     def number(self, key: str, value: Any, largest: int = MAX_NUMBER) -> int | float:
@@ -333,13 +327,8 @@ def _known(entry: _Entry, key: str, known: Any) -> ImageId:
     value = entry.id(key)
     if value not in known:
         raise DataError(
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
             f"{entry.path}: {entry.place} refers to an entry that the file lacks",
-            got=f"unknown {key} {_short.repr(value)}",
-=======
-            f"{entry.path}: {entry.place} names something that the file lacks",
             got=f"unknown {key} {shown(value)}",
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
             expected=f"the id of an entry in {'images' if key == 'image_id' else 'categories'!r}",
             remedy="correct the annotation file",
         )

@@ -1,18 +1,10 @@
 """Reading of image files; all image files are decoded here.
 
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
 An image is rotated upright by its EXIF orientation; an unreadable orientation is ignored. The first frame of
 an animated image is read, and the first page of a TIFF. Images have 8 bits per channel, sides of 1 to
 ``MAX_SIDE`` px, and at most ``MAX_PIXELS`` pixels, unless the environment variable
-``DETEXPORT_MAX_IMAGE_PIXELS`` sets another limit: time and memory of later steps grow with the number of
-pixels.
-=======
-An image is read upright, as its EXIF orientation says; an orientation that cannot be read counts as none. Of
-an animated image the first frame is read, of a TIFF the first page. Images have 8 bits a channel, sides of 1
-to ``MAX_SIDE`` px, and at most ``MAX_PIXELS`` pixels, unless the environment variable
-``DETEXPORT_MAX_IMAGE_PIXELS``, which ``--max-image-pixels`` sets, gives another limit: time and memory of
-whatever follows grow with the pixels.
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
+``DETEXPORT_MAX_IMAGE_PIXELS`` (set by ``--max-image-pixels``) gives another limit: time and memory of
+later steps grow with the number of pixels.
 """
 
 import io

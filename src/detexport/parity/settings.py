@@ -73,6 +73,22 @@ class ParitySettings:
         """How much is asked of the eager model."""
         return replace(Plan(), scales=self.scales, **self.inputs)  # type: ignore[arg-type]
 
+    def with_images(
+        self, images: int | None, accuracy_images: int | None, precision: str
+    ) -> "ParitySettings":
+        """Return settings with the given numbers of images, for a target of a precision.
+
+        A float32 target that ``accuracy_precisions`` does not list is evaluated only if ``accuracy_images``
+        is given. A target of reduced precision always is, since nothing else decides.
+        """
+        settings = self if images is None else replace(self, images=images)
+        is_listed = precision in self.accuracy_precisions
+        if accuracy_images is not None:
+            added = () if is_listed else (precision,)
+            precisions = (*self.accuracy_precisions, *added)
+            return replace(settings, accuracy_images=accuracy_images, accuracy_precisions=precisions)
+        return settings if is_listed or precision != FLOAT32 else replace(settings, accuracy_images=0)
+
     @classmethod
     def of(cls, section: Mapping[str, Any], source: str = "params.yaml") -> "ParitySettings":
         """The settings that a section states; what it leaves out is as by default.

@@ -175,14 +175,9 @@ class Evidence:
             if name in runner  # the ratio is missing if the eager model could not be measured
         }
         for runner in self.runners.values():
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
-            latency["size_bytes"] = runner["size_bytes"]
-        # Without paired detections an error is None, not 0: it is left out.
-=======
             if "size_bytes" in runner:
                 latency["size_bytes"] = runner["size_bytes"]
-        # Nothing is compared where nothing is detected: such an error is not 0, it is not there.
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
+        # Without paired detections an error is None, not 0: it is left out.
         return {k: float(v) for k, v in {**parity, **counts, **latency}.items() if v is not None}
 
     @property

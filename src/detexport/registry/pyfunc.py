@@ -24,13 +24,6 @@ from detexport.predictions.records import predict, to_plain
 from detexport.registry.signature import DEFAULT_THRESHOLD, THRESHOLD, build_signature
 from detexport.system.digests import sha256_file
 
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
-MAX_MESSAGE = 500
-"""Most characters of an error message."""
-=======
-"""Characters of an error's message."""
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
-
 
 class Detector(PythonModel):
     """A detection model behind MLflow's pyfunc interface; the signature describes its inputs and outputs."""
@@ -107,11 +100,7 @@ def _score_threshold(params: dict[str, Any]) -> float:
         return DEFAULT_THRESHOLD
     is_number = isinstance(given, int | float | np.number) and not isinstance(given, bool)
     if not is_number or not 0 <= given <= 1:
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
-        raise _refusal(f"{THRESHOLD} must be a number in [0, 1], got {cut(given)}")
-=======
-        raise _refusal(f"{THRESHOLD} is a number in [0, 1], got {shown(given)}")
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
+        raise _refusal(f"{THRESHOLD} must be a number in [0, 1], got {shown(given)}")
     return float(given)
 
 

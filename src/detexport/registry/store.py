@@ -31,12 +31,7 @@ FIRST_REQUEST = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TI
 LOCK_TIMEOUT_S = 600
 # The database dialects that MLflow supports as a backend store.
 DATABASE_ENGINES = ("mssql", "mysql", "postgresql", "sqlite")
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
-MAX_GOT = 300  # most characters of the registry's answer in a message
 # On a server, only its age distinguishes a killed run from one in progress on another machine.
-=======
-# On a server nobody can tell a run that was killed from one at work on another machine, but by its age.
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
 LEFTOVER_AGE_S = 3600
 
 

@@ -84,19 +84,11 @@ class Engine(Protocol):
         ...
 
 
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
-def read_verified(folder: Path, expected: Format) -> Artifact:
+def read_of_format(folder: Path, expected: Format) -> Artifact:
     """Read the manifest of an artifact that a runtime is about to load, and check its files.
 
     Raises:
         ArtifactError: it is not an artifact, has another format than ``expected``, or its files were changed.
-=======
-def read_of_format(folder: Path, expected: Format) -> Artifact:
-    """Read the manifest of an artifact that a runtime is about to load, and check its files first.
-
-    Raises:
-        ArtifactError: it is not an artifact, its files were changed, or it is not of the runtime's format.
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
     """
     artifact = read_verified(folder)
     if artifact.format is not expected:

@@ -98,19 +98,14 @@ def _temporary_dir(path: Path) -> Iterator[Path]:
         yield folder
 
 
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
-def remove_leftovers(root: Path) -> list[Path]:
-    """Remove the temporary folders of killed runs anywhere below a folder, not those of active runs.
+def remove_leftovers(root: Path, *, below: bool = True) -> list[Path]:
+    """Remove the temporary folders of killed runs from a folder, not those of active runs.
 
     Restores the folders that a killed run was about to replace.
-=======
-def remove_leftovers(root: Path, *, below: bool = True) -> list[Path]:
-    """Remove what killed runs left in a folder; what a living run fills stays.
 
     Args:
         root: the folder.
-        below: also in all folders below it.
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
+        below: also from all folders below it.
 
     Returns:
         The removed folders.

@@ -67,19 +67,7 @@ def decode(value: Any, kind: Any, place: str) -> Any:
         return kind(value)
     if _is_scalar(value, kind):
         return value
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
-    raise ValueError(f"{place}: {cut(value)}, expected {_describe(kind)}")
-
-
-def cut(value: Any) -> str:
-    """Return the ``repr`` of a value in at most ``MAX_TEXT`` characters."""
-    short = reprlib.Repr()
-    short.maxstring = short.maxother = short.maxlong = MAX_TEXT
-    text = short.repr(value)
-    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 3]}..."
-=======
     raise ValueError(f"{place}: {shown(value)}, expected {_describe(kind)}")
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
 
 
 @cache
@@ -160,13 +148,8 @@ def _is_scalar(value: Any, kind: Any) -> bool:
     return kind is str and isinstance(value, str) and is_text(value)
 
 
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
-def _is_text(value: str) -> bool:
-    """Return whether a string can be encoded: JSON allows lone surrogates, UTF-8 does not."""
-=======
 def is_text(value: str) -> bool:
-    """Whether a string can be encoded: JSON can write halves of a surrogate pair."""
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
+    """Return whether a string can be encoded: JSON allows lone surrogates, UTF-8 does not."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -175,13 +158,8 @@ def is_text(value: str) -> bool:
 
 
 def _join(place: str, name: Any) -> str:
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
     """Return the path of a field, with a printable name of at most ``MAX_TEXT`` characters."""
-    name = str(name).encode("ascii", "backslashreplace").decode() if not _is_text(str(name)) else str(name)
-=======
-    """Name of a field, cut in the middle of nowhere rather than long."""
     name = str(name).encode("ascii", "backslashreplace").decode() if not is_text(str(name)) else str(name)
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
     name = name if name.isprintable() else repr(name)
     return f"{place}.{name[:MAX_TEXT]}"
 

@@ -11,13 +11,9 @@ HIDDEN = "***"
 LAST_WORDS = {"PASSWORD", "PASSWD", "PASS", "PWD", "TOKEN", "SECRET", "KEY", "CREDENTIAL", "CREDENTIALS"}
 """Last words of the names of environment variables that hold a secret."""
 MIN_LENGTH = 4
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
 """Fewest characters of a secret that is redacted; shorter ones occur in ordinary words."""
-=======
-"""Characters of a secret that is looked for in text; a shorter one would hide half of every message."""
 BYTES = "surrogateescape"
-"""How Python reads bytes of the environment that are no text; so they are written again."""
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
+"""The error handler by which Python decodes bytes of the environment that are not UTF-8."""
 URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
 
 

@@ -60,15 +60,11 @@ class Comparison:
 
     Args:
         data: the data set's folder.
-        images: number of its images that inputs are made of.
-        accuracy_images: number of annotated images that the task metric is measured on; 0 leaves it out.
-        settings: limits, budgets, and how many edge-case inputs are made.
+        settings: limits, budgets, the numbers of images and of edge-case inputs.
         work: folder for the reference. What is computed is kept there until the validation ends.
     """
 
     data: Path
-    images: int
-    accuracy_images: int
     settings: ParitySettings
     work: Path
 
@@ -85,9 +81,8 @@ class Comparison:
         """
         depends_on = {
             "contract": contract.to_json(),
-            # The noise of an input depends on the limits, and what an input is on the images.
+            # The noise of an input depends on the limits, and the inputs on the numbers of images.
             "settings": repr(self.settings),
-            "images": self.images,
             **run_options,
         }
         folder = progress_folder(self.work / REFERENCE)
@@ -96,10 +91,10 @@ class Comparison:
 
     def annotated(self, contract: Contract) -> CocoDataset | None:
         """Return the annotated images for the task metric; none where it is left out."""
-        if not self.accuracy_images:
+        if not self.settings.accuracy_images:
             return None
         with or_without(WITHOUT_ACCURACY):
-            return spread(load_annotated(self.data, contract), self.accuracy_images)
+            return spread(load_annotated(self.data, contract), self.settings.accuracy_images)
 
 
 def pipeline_outputs(artifact_dir: Path) -> Expected:
@@ -123,7 +118,7 @@ def model_outputs(
     from detexport.workflows.make_reference import make_reference
 
     model = replace(model, contract=_named_alike(model.contract, artifact.contract))
-    records = choose_records(comparison.data, model.contract, comparison.images)
+    records = choose_records(comparison.data, model.contract, comparison.settings.images)
     progress, reference = comparison.begin(sha256_json(asdict(model.provenance)), model.contract, at_work)
     plan, annotated = comparison.settings.plan, comparison.annotated(model.contract)
     with or_without(WITHOUT_ACCURACY):
@@ -164,7 +159,7 @@ def artifact_outputs(
             expected="the contract of the artifact that is validated",
             remedy="compare artifacts of one model",
         )
-    records = choose_records(comparison.data, contract, comparison.images)
+    records = choose_records(comparison.data, contract, comparison.settings.images)
     session = OnDevice(engine_of(other, target), device).open(other)
     progress, reference = comparison.begin(
         session.artifact.sha256, contract, at_work, target=target, device=device

@@ -4,11 +4,7 @@ Nothing here imports the code of a model: an artifact has to do without it.
 """
 
 from contextlib import ExitStack
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
-from dataclasses import dataclass
-=======
-from dataclasses import asdict
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +22,7 @@ from detexport.parity.verdict import ParityReport
 from detexport.reference.progress import Progress, progress_folder, validation_key
 from detexport.reference.store import EagerAccuracy, Reference
 from detexport.runtime.session import Engine
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
+from detexport.system.child_process import call_in_child
 from detexport.system.files import write_json
 
 
@@ -51,9 +47,6 @@ class ReportFiles:
         report.save(self.report, self.drawn)
         certificate = certify(report.to_json(), artifact, reference=reference, runtime=runtime)
         write_json(self.certificate, certificate)
-=======
-from detexport.system.child_process import call_in_child
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
 
 
 def validate_job(
@@ -99,26 +92,18 @@ def validate_job(
     with ExitStack() as at_work:
         progress = Progress()
         if save_to is not None:
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
-            noise = floor.limits if floor else None
-            given = {"job": job, "settings": repr(settings), "floor": noise, **(run_options or {})}
-            key = validation_key(read_artifact(artifact_dir).sha256, reference.folder, data, given)
-            progress = at_work.enter_context(Progress(progress_folder(save_to), key))
-        eager = _eager_accuracy(precision, reference.accuracy, dataset, settings)
-=======
             given = {
                 "job": job,
-                "rules": repr(rules),
+                "settings": repr(settings),
                 "precision": precision,
                 "floor": floor.to_json() if floor else None,
                 "classes": list(dataset.class_names) if dataset else None,
                 "support": asdict(support) if support else None,
-                **(settings or {}),
+                **(run_options or {}),
             }
-            key = validation_key(read_artifact(artifact_dir).sha256, reference, data, given)
+            key = validation_key(read_artifact(artifact_dir).sha256, reference.folder, data, given)
             progress = at_work.enter_context(Progress(progress_folder(save_to), key, job))
-        eager = _judged(precision, expected.accuracy, dataset, rules)
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
+        eager = _eager_accuracy(precision, reference.accuracy, dataset, settings)
         measure = None
         if eager is not None and dataset is not None:
             measure = partial(

@@ -42,8 +42,8 @@ def validate_against(
     data: Path | None = None,
     target: str = "",
     other_target: str = "",
-    images: int = 8,
-    accuracy_images: int = 100,
+    images: int | None = None,
+    accuracy_images: int | None = None,
     device: str = "cpu",
     settings: ParitySettings | None = None,
     save_dir: Path | None = None,
@@ -58,10 +58,12 @@ def validate_against(
         data: data set in the standard layout or in that of COCO's downloads; needed with ``other``.
         target: run the artifact as this target does; empty: by its format's runtime, in float32.
         other_target: likewise for another artifact.
-        images: of the data set, each at several sizes; the pipeline's reference has its own.
-        accuracy_images: annotated images that the task metric is measured on; 0 leaves it out.
+        images: of the data set, each at several sizes, by default those of ``settings``; the pipeline's
+            reference has its own.
+        accuracy_images: annotated images that AP is measured on, by default those of ``settings``; 0 leaves
+            it out.
         device: where artifacts run.
-        settings: limits and budgets; by default those of ``conf/parity/default.yaml``.
+        settings: limits, budgets and inputs; by default those of ``conf/parity/default.yaml``.
         save_dir: folder for the report and the certificate. What is computed is kept there until the end, so
             that an interrupted validation goes on. None keeps nothing.
         step: reports each step: see ``Step``.
@@ -73,12 +75,12 @@ def validate_against(
         OutputError: the folder for the results cannot be written.
         RuntimeUnavailableError: a runtime is not on this machine.
     """
-    settings = settings or ParitySettings()
     require_other_side(artifact_dir, is_given=other is not None, data=data)
     artifact = read_verified(artifact_dir)
     asked = asked_target(artifact, target)
     precision = (asked.precision if asked else "") or FLOAT32
-    is_evaluated = data is not None and accuracy_images > 0
+    settings = (settings or ParitySettings()).with_images(images, accuracy_images, precision)
+    is_evaluated = data is not None and settings.accuracy_images > 0
     if precision != FLOAT32 and not is_evaluated:
         raise _without_accuracy(precision, WITHOUT_ACCURACY if data else "no --data")
     with ExitStack() as at_work:
@@ -88,7 +90,7 @@ def validate_against(
         if other is None or data is None:
             expected = pipeline_outputs(artifact_dir)
         else:
-            comparison = Comparison(data, images, accuracy_images, settings, work)
+            comparison = Comparison(data, settings, work)
             expected = _run_other(other, artifact, comparison, at_work, other_target, device, step)
         reference = read_reference(expected.reference)
         if precision != FLOAT32 and reference.accuracy is None:

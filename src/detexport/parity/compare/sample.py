@@ -40,14 +40,9 @@ class SampleParity:
         compared: whether the fields could be compared at all.
         segments: panoptic segments that one side alone has, not at an edge: whether it is a thing, its
             category.
-<<<<<<< 561ddb8c4f09de539ea4035b6578f1bc903cd043
         noise_dominated: names of limits that the model itself exceeds by far on this input
             (``Noise.noise_dominated``).
-=======
-        noise_dominated: names of limits that the model itself exceeds by far on this input: see ``Noise.noise_dominated``.
-        widened: the limits that this input was compared by where the model's own noise made them wider, by
-            the tolerance's names.
->>>>>>> 490a26b8c42b31c393c12a368c2f329a39c738f6
+        widened: the limits of this input that the model's own noise made wider, by the tolerance's names.
     """
 
     expected: int
