@@ -1,6 +1,33 @@
-"""Export object detectors, prove that the artifact computes what the model computes, measure and register it.
+"""Export object detectors, validate each artifact against the model, measure and register it.
 
-Importing the package costs nothing: every sub-package imports only what it needs.
+``load``, ``export`` and ``validate`` are the whole way from a checkpoint to detections. Importing the package
+imports nothing: these names and each sub-package import what they need when they are used.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from detexport.predictions.detections import Detections
+    from detexport.predictions.detector import Detector
+    from detexport.workflows.load_detector import load
+
 __version__ = "0.1.0"
+
+__all__ = ["Detections", "Detector", "__version__", "load"]
+
+_MODULES = {
+    "Detections": "predictions.detections",
+    "Detector": "predictions.detector",
+    "load": "workflows.load_detector",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -7,7 +7,6 @@ from typing import Any
 
 from detexport.artifact import Artifact, read_verified
 from detexport.cli.checks import Request, find_origin
-from detexport.cli.engines import asked_target
 from detexport.cli.export import BUNDLED_SAMPLE, Model, load_model
 from detexport.cli.images import find_images
 from detexport.cli.output import print_json
@@ -17,6 +16,7 @@ from detexport.diagnosis.diagnose import Diagnosis, diagnose
 from detexport.diagnosis.drawing import save_evidence
 from detexport.errors import ArtifactError
 from detexport.system.files import write_json, writing
+from detexport.workflows.engines import asked_target
 
 REPORT, PICTURE = "diagnosis.json", "difference.png"
 

@@ -15,7 +15,6 @@ from detexport.checkpoint import fetch, load_weights, match_weights, read_state_
 from detexport.checkpoint.load import describe_parameters
 from detexport.cli.checks import Request as Request
 from detexport.cli.checks import check_export, check_weights, configuration, judged_by_ap
-from detexport.cli.engines import OnDevice
 from detexport.cli.evaluation import evaluate_both, judge_eager, load_dataset, say_quality
 from detexport.cli.images import find_images, list_images
 from detexport.cli.progress import say, step
@@ -39,6 +38,7 @@ from detexport.system.files import is_url, writing
 from detexport.system.redaction import public_uri
 from detexport.targets.table import ARTIFACTS, Target, build_makers, find_target
 from detexport.workflows.check_artifact import check_artifact
+from detexport.workflows.engines import OnDevice
 
 BUNDLED_SAMPLE = Path(__file__).parents[1] / "data" / "sample.png"
 STEPS = ".steps"

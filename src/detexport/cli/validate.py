@@ -11,7 +11,6 @@ from typing import Any, cast
 import numpy as np
 
 from detexport.artifact import Artifact, read_artifact, read_verified
-from detexport.cli.engines import OnDevice, asked_target, engine_of
 from detexport.cli.evaluation import judge_eager, load_dataset
 from detexport.cli.output import print_json
 from detexport.cli.progress import say, step
@@ -35,6 +34,7 @@ from detexport.reference.store import EagerQuality, of_model, read_reference, wr
 from detexport.runtime import BatchSession, Session
 from detexport.system.digests import sha256_json
 from detexport.system.files import write_json, writing
+from detexport.workflows.engines import OnDevice, asked_target, engine_of
 from detexport.workflows.validate import validate_apart
 
 REPORT, CERTIFICATE, DRAWN = "parity.json", "certificate.json", "drawn.npz"
