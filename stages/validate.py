@@ -17,7 +17,7 @@ from detexport.metrics.evaluate import annotation_kind
 from detexport.parity.accuracy import FLOAT32
 from detexport.parity.certificate import certify
 from detexport.parity.noise_floor import read_floor
-from detexport.parity.settings import Rules
+from detexport.parity.settings import ParitySettings
 from detexport.parity.validate import Support
 from detexport.reference.store import read_reference
 from detexport.system.files import write_json
@@ -42,20 +42,20 @@ def main(
 
     The detections that the report draws go to SAVE_DRAWN_TO.
     """
-    rules = Rules.of(OmegaConf.to_object(load_params("parity")))  # type: ignore[arg-type]
+    settings = ParitySettings.of(OmegaConf.to_object(load_params("parity")))  # type: ignore[arg-type]
     target = load_params(f"targets.{load_params(f'jobs.{job}.target')}")
     runtime: Any = OmegaConf.to_object(target.runtime)
     precision = target.get("precision", FLOAT32)
     artifact = read_artifact(artifact_dir)
     dataset = None
-    is_asked = rules.quality_images and (precision != FLOAT32 or precision in rules.judged)
+    is_asked = settings.quality_images and (precision != FLOAT32 or precision in settings.judged)
     if is_asked and read_reference(reference).quality is not None:
         dataset = load_coco(data, "val", load_params("data.categories"), annotation_kind(artifact.contract))
     report = validate_job(
         artifact_dir,
         instantiate(target.runtime),
         reference,
-        rules,
+        settings,
         job=job,
         precision=precision,
         floor=read_floor(floor),
@@ -63,7 +63,7 @@ def main(
         data=data,
         support=Support.of(dict(target.support)) if "support" in target else None,
         save_to=save_to,
-        settings={"runtime": runtime},
+        run_options={"runtime": runtime},
     )
     report.save(save_to, save_drawn_to)
     certificate = certify(report.to_json(), artifact, reference=reference, runtime=runtime)

@@ -34,6 +34,19 @@ class Format(StrEnum):
 
 
 @dataclass(frozen=True)
+class Provenance:
+    """Where an artifact's model comes from.
+
+    Args:
+        weights_sha256: digest of the weights' file.
+        config_sha256: digest of the resolved model configuration.
+    """
+
+    weights_sha256: str
+    config_sha256: str
+
+
+@dataclass(frozen=True)
 class Artifact:
     """A deployable model: the files in its folder and what they promise.
 

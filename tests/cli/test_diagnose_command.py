@@ -9,7 +9,8 @@ import pytest
 from conftest import Run
 from detexport.artifact import read_artifact
 from detexport.checkpoint import read_state_dict, write_state_dict
-from detexport.cli.export import Request, export
+from detexport.cli.checks import Request
+from detexport.cli.export import export
 from detexport.config.cfg import load_cfg
 
 ROOT = Path(__file__).parents[2]

@@ -18,12 +18,14 @@ from conftest import Run
 from detexport.artifact import MANIFEST, read_artifact, verify_files
 from detexport.checkpoint import read_state_dict, write_state_dict
 from detexport.cli.checks import Request, check_request, take_images
-from detexport.cli.export import BUNDLED_SAMPLE, export, load_model
+from detexport.cli.export import export
 from detexport.data import MetadataCatalog
+from detexport.data.samples import BUNDLED_SAMPLE
 from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import CheckpointError, ConfigError, DataError, ExportError, OutputError
 from detexport.runtime import load
 from detexport.targets.table import TARGETS
+from detexport.workflows.load_model import load_model
 from small_disk import small_disk
 
 ROOT = Path(__file__).parents[2]
@@ -184,25 +186,23 @@ def test_names_of_a_checkpoint_that_the_model_lacks_are_listed(tmp_path: Path) -
         export(replace(request_to(tmp_path / "artifact"), weights=str(tmp_path / "model.safetensors")))
 
 
-def test_parameters_that_are_said_to_be_new_keep_their_initial_values(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_parameters_that_are_said_to_be_new_keep_their_initial_values(tmp_path: Path) -> None:
     head = "roi_heads.box_predictor.cls_score"
     state = {name: t.half() for name, t in read_state_dict(WEIGHTS).items() if not name.startswith(head)}
     write_state_dict(state, tmp_path / "model.safetensors")
     request = replace(request_to(tmp_path / "artifact"), weights=str(tmp_path / "model.safetensors"))
     with pytest.raises(CheckpointError, match=rf"2 missing: {head}.* are meant to be new in --allow-new"):
-        load_model(request, tmp_path)
+        load_model(request.model)
     with pytest.raises(CheckpointError, match=r"remedy: correct --allow-new"):
-        load_model(replace(request, allow_new=("no_such_head.*",)), tmp_path)
+        load_model(replace(request.model, allow_new=("no_such_head.*",)))
     digests = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        model = load_model(replace(request, allow_new=(f"{head}.*",)), tmp_path)
+        model = load_model(replace(request.model, allow_new=(f"{head}.*",)))
         digests.append(model.provenance.weights_sha256)
     assert digests[0] == digests[1]
-    assert read_state_dict(tmp_path / "model.safetensors")[f"{head}.weight"].std() > 0
-    told = capsys.readouterr().err
+    assert model.net.state_dict()[f"{head}.weight"].std() > 0
+    told = model.load_report.describe()
     assert f"2 new, left at their initial values: {head}.bias, {head}.weight" in told
     assert f"{len(state)} converted from float16" in told
 

@@ -13,14 +13,13 @@ import pytest
 import tiny_artifacts
 from conftest import Run
 from detexport.cli import main
-from detexport.cli.validate import Question
-from detexport.cli.validate import run as validate
 from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import BROKEN, ConfigError
 from detexport.parity.certificate import read_certificate
 from detexport.processing.postprocess import postprocess
 from detexport.reference.store import SampleMeta, write_reference
 from detexport.runtime.onnxruntime import OnnxRuntime
+from detexport.workflows.validate_against import validate_against
 from tiny_artifacts import tiny_image, write_tiny_onnx
 
 
@@ -91,7 +90,7 @@ def test_an_artifact_is_what_it_is(run: Run, artifact: Path, data: Path, tmp_pat
     report = json.loads((tmp_path / "parity.json").read_text())
     assert report["max"]["box_error_px"] == 0
     assert report["detections"]["paired"] > 0
-    assert {"odd size", "wide", "black", "noise"} <= report["conditions"]["kinds"].keys()
+    assert {"odd size", "wide", "black", "noise"} <= report["input_coverage"]["kinds"].keys()
     certificate = read_certificate(tmp_path / "certificate.json")
     assert certificate["artifact"]["sha256"] == report["artifact_sha256"]
 
@@ -292,33 +291,11 @@ def test_artifacts_of_other_models_are_refused(run: Run, artifact: Path, data: P
 
 
 @pytest.mark.parametrize(
-    ("against", "config_file", "reason"),
-    [
-        (None, "", "neither a model nor another artifact"),
-        (Path(), "", "no --data"),
-        (Path(), "c.yaml", "held against one thing"),
-    ],
+    ("other", "reason"), [(None, "no model and no other artifact"), (Path(), "no --data")]
 )
-def test_a_request_that_asks_for_nothing_is_refused(
-    artifact: Path, against: Path | None, config_file: str, reason: str
-) -> None:
-    question = Question(
-        artifact_dir=artifact,
-        data=None,
-        against=against,
-        config_file=config_file,
-        weights="",
-        target="",
-        against_target="",
-        images=1,
-        quality_images=0,
-        device="cpu",
-        save_dir=None,
-        as_json=False,
-        overrides=(),
-    )
-    with pytest.raises(ConfigError, match=reason):
-        validate(question)
+def test_nothing_to_compare_with_is_refused(artifact: Path, other: Path | None, reason: str) -> None:
+    with pytest.raises(ConfigError, match=f"nothing to compare the artifact with; got: {reason}"):
+        validate_against(artifact, other)
 
 
 def test_the_pipelines_reference_is_found_beside_the_artifact(

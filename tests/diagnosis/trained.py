@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from detexport.checkpoint import load_weights, read_state_dict
-from detexport.cli.export import BUNDLED_SAMPLE
 from detexport.config.cfg import load_cfg
 from detexport.contract import Contract
 from detexport.data.coco import read_image
+from detexport.data.samples import BUNDLED_SAMPLE
 from detexport.export import Provenance
 from detexport.modeling import build_model
 from detexport.targets.table import ARTIFACTS, artifact_chain

@@ -7,7 +7,7 @@ import yaml
 
 from detexport.errors import ConfigError
 from detexport.parity.compare import Tolerance
-from detexport.parity.settings import Rules, read_rules
+from detexport.parity.settings import ParitySettings, read_parity_settings
 from detexport.reference.inputs import Plan
 
 ROOT = Path(__file__).parents[2]
@@ -15,23 +15,25 @@ ROOT = Path(__file__).parents[2]
 
 def test_the_defaults_are_those_of_the_configuration() -> None:
     section = yaml.safe_load((ROOT / "conf/parity/default.yaml").read_text())
-    rules = Rules.of(section)
-    assert rules.tolerance == Tolerance()
-    assert rules.plan == Plan()
-    assert rules.inputs.keys() == section["inputs"].keys()
-    assert Rules.of({}) == Rules(inputs={})
-    assert rules.budgets == Rules().budgets == section["budgets"]
+    settings = ParitySettings.of(section)
+    assert settings.tolerance == Tolerance()
+    assert settings.plan == Plan()
+    assert settings.inputs.keys() == section["inputs"].keys()
+    assert ParitySettings.of({}) == ParitySettings(inputs={})
+    assert settings.budgets == ParitySettings().budgets == section["budgets"]
     plain = ("images", "floor_images", "min_detections", "draw", "quality_images", "least_quality")
-    assert {name: getattr(Rules(), name) for name in plain} == {name: section[name] for name in plain}
+    assert {name: getattr(ParitySettings(), name) for name in plain} == {
+        name: section[name] for name in plain
+    }
 
 
 def test_a_projects_limits_are_read(tmp_path: Path) -> None:
     params = tmp_path / "params.yaml"
     params.write_text("parity: {tolerance: {score: 1e-3}, scales: [1, 2], inputs: {mosaics: 1}}\ndata: {}\n")
     params.write_text(params.read_text().replace("1e-3", "0.001"))
-    rules = read_rules(params)
-    assert rules.tolerance == Tolerance(score=0.001)
-    assert (rules.plan.scales, rules.plan.mosaics) == ((1.0, 2.0), 1)
+    settings = read_parity_settings(params)
+    assert settings.tolerance == Tolerance(score=0.001)
+    assert (settings.plan.scales, settings.plan.mosaics) == ((1.0, 2.0), 1)
 
 
 @pytest.mark.parametrize(
@@ -56,9 +58,9 @@ def test_a_projects_limits_are_read(tmp_path: Path) -> None:
 def test_what_is_no_rule_is_named(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(text)
     with pytest.raises(ConfigError, match=said):
-        read_rules(tmp_path / "params.yaml")
+        read_parity_settings(tmp_path / "params.yaml")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml cannot be read.*FileNotFoundError"):
-        read_rules(tmp_path / "nowhere.yaml")
+        read_parity_settings(tmp_path / "nowhere.yaml")

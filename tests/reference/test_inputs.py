@@ -22,7 +22,7 @@ from detexport.parity.compare import compare
 from detexport.parity.validate import first_of_each_image, validate
 from detexport.processing.postprocess import postprocess
 from detexport.reference.eager import run_eager_batch, with_score_threshold
-from detexport.reference.input_coverage import Conditions, Nearness
+from detexport.reference.input_coverage import InputCoverage, Nearness
 from detexport.reference.inputs import (
     ASPECT,
     BATCH,
@@ -130,22 +130,22 @@ def test_sizes_are_odd_and_extreme_both_ways(reference: Reference) -> None:
 
 
 def test_the_index_says_what_was_reached(folder: Path, reference: Reference) -> None:
-    conditions = reference.conditions
+    coverage = reference.coverage
     counts = [sample.detections for sample in reference.samples]
-    assert conditions.kinds == dict(Counter(sample.meta.kind for sample in reference.samples))
-    assert conditions.most == max(counts) == conditions.max_detections
-    assert conditions.without == counts.count(0) > 0
-    assert conditions.with_one == counts.count(1) > 0
-    assert conditions.ties is not None
-    assert conditions.ties > 0
-    assert conditions.gaps == ()
-    assert json.loads((folder / "reference.json").read_text())["conditions"]["most"] == max(counts)
+    assert coverage.kinds == dict(Counter(sample.meta.kind for sample in reference.samples))
+    assert coverage.most == max(counts) == coverage.max_detections
+    assert coverage.without == counts.count(0) > 0
+    assert coverage.with_one == counts.count(1) > 0
+    assert coverage.ties is not None
+    assert coverage.ties > 0
+    assert coverage.gaps == ()
+    assert json.loads((folder / "reference.json").read_text())["input_coverage"]["most"] == max(counts)
 
 
 def test_scores_lie_within_a_hair_of_the_threshold_on_both_sides(
     model: Counted, reference: Reference
 ) -> None:
-    (near,) = reference.conditions.thresholds
+    (near,) = reference.coverage.thresholds
     assert near.threshold == model.contract.score_threshold
     assert near.above is not None
     assert near.below is not None
@@ -194,7 +194,7 @@ def test_a_batch_holds_what_the_model_gives_for_all_its_images_at_once(
     model: Counted, reference: Reference
 ) -> None:
     batches = [group for group in groups(reference.samples) if group[0].meta.batch]
-    assert len(batches) == reference.conditions.batches == 2
+    assert len(batches) == reference.coverage.batches == 2
     for batch in batches:
         assert len({sample.meta.image_size for sample in batch}) > 1
         sizes = [sample.meta.output_size for sample in batch]
@@ -238,12 +238,12 @@ def test_models_without_detections_have_what_makes_sense(
     write_reference(
         tmp_path / "r", inputs(records, contract, PLAN, run, None), contract=contract, environment={}
     )
-    conditions = read_reference(tmp_path / "r").conditions
-    assert {ODD, WIDE, TALL, FLAT, BLACK, WHITE, NOISE, TIES, BATCH} < set(conditions.kinds)
-    assert (MOST in conditions.kinds) == (kind == "proposals")
-    assert NEAR not in conditions.kinds
-    assert conditions.thresholds == ()
-    assert conditions.without is None
+    coverage = read_reference(tmp_path / "r").coverage
+    assert {ODD, WIDE, TALL, FLAT, BLACK, WHITE, NOISE, TIES, BATCH} < set(coverage.kinds)
+    assert (MOST in coverage.kinds) == (kind == "proposals")
+    assert NEAR not in coverage.kinds
+    assert coverage.thresholds == ()
+    assert coverage.without is None
 
 
 def meta(size: tuple[int, int] = (30, 50), batch: str = "") -> SampleMeta:
@@ -311,8 +311,8 @@ def test_batches_are_left_out_and_told_where_the_artifact_takes_one_image(
 
 
 def test_gaps_are_told_in_words() -> None:
-    conditions = Conditions({DATA: 3}, 1, 0, 100, 20, 0, 0, 0, (Nearness(0.05, 0.1, None),))
-    assert conditions.gaps == (
+    coverage = InputCoverage({DATA: 3}, 1, 0, 100, 20, 0, 0, 0, (Nearness(0.05, 0.1, None),))
+    assert coverage.gaps == (
         "no image without a detection",
         "no image with exactly one detection",
         "at most 20 detections in an image, the model may give 100",

@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from detexport.checkpoint import load_weights, read_state_dict
-from detexport.cli.export import BUNDLED_SAMPLE
 from detexport.config.cfg import load_cfg
 from detexport.data.coco import read_image
+from detexport.data.samples import BUNDLED_SAMPLE
 from detexport.export import Provenance
 from detexport.export.tracing import Tracing
 from detexport.modeling import build_model

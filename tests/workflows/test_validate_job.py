@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from detexport.errors import ArtifactError, ConfigError, DataError
-from detexport.parity.settings import Rules
+from detexport.parity.settings import ParitySettings
 from detexport.parity.validate import Support
 from detexport.processing.postprocess import postprocess
 from detexport.reference.store import SampleMeta, write_reference
@@ -52,31 +52,31 @@ def test_an_artifact_is_run_where_no_model_is(artifact: Path, reference: Path, t
     import detexport.modeling  # noqa: F401
 
     seen = tmp_path / "modules"
-    report = validate_apart(artifact, Witness(seen), reference, Rules(draw=0), job="j")
+    report = validate_apart(artifact, Witness(seen), reference, ParitySettings(draw=0), job="j")
     assert report.passed, report.reasons
     modules = seen.read_text().splitlines()
     assert "detexport.workflows.validate" in modules
     assert not [name for name in modules if name.startswith("detexport.modeling")]
     assert "torch" not in modules
-    same = validate_job(artifact, OnnxRuntime(), reference, Rules(draw=0), job="j")
+    same = validate_job(artifact, OnnxRuntime(), reference, ParitySettings(draw=0), job="j")
     assert report.to_json() == same.to_json()
 
 
 def test_what_is_raised_there_is_raised_here(artifact: Path, reference: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="nowhere is not an artifact"):
-        validate_apart(tmp_path / "nowhere", OnnxRuntime(), reference, Rules(), job="j")
+        validate_apart(tmp_path / "nowhere", OnnxRuntime(), reference, ParitySettings(), job="j")
 
 
 def test_precision_needs_a_budget_and_a_metric(artifact: Path, reference: Path) -> None:
     with pytest.raises(ConfigError, match="no budget for the precision fp4"):
-        validate_job(artifact, OnnxRuntime(), reference, Rules(), job="j", precision="fp4")
+        validate_job(artifact, OnnxRuntime(), reference, ParitySettings(), job="j", precision="fp4")
     with pytest.raises(DataError, match="does not say how good the eager model is"):
-        validate_job(artifact, OnnxRuntime(), reference, Rules(), job="j", precision="int8")
+        validate_job(artifact, OnnxRuntime(), reference, ParitySettings(), job="j", precision="int8")
 
 
 def test_a_target_may_declare_less_than_its_artifact(artifact: Path, reference: Path) -> None:
     options = {"job": "j", "support": Support(image_sides=(1, 8))}
-    report = validate_job(artifact, OnnxRuntime(), reference, Rules(), **options)
+    report = validate_job(artifact, OnnxRuntime(), reference, ParitySettings(), **options)
     assert "alone" in report.not_claimed
     assert "declared support" in report.verdicts["contract"].note
     assert not report.passed  # nothing was shown to it

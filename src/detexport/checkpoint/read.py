@@ -1,5 +1,7 @@
 """Reading a checkpoint file into tensors. Nothing in a file is ever executed."""
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,16 +88,26 @@ def _beginning(path: Path) -> bytes:
     )
 
 
-def write_state_dict(state_dict: dict[str, Tensor], path: Path) -> None:
+def write_state_dict(state_dict: Mapping[str, Tensor], path: Path) -> None:
     """Write tensors as safetensors, whole or not at all; the same tensors give the same bytes."""
-    # Copies: tied tensors, and views of one storage, are written each as its own.
-    plain = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in sorted(state_dict.items())
-    }
     with atomic_file(path) as temporary:
         # Not save_file, whose files only their owner may read.
-        temporary.write_bytes(save(plain))
+        temporary.write_bytes(_as_safetensors(state_dict))
+
+
+def digest_state_dict(state_dict: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of the file that ``write_state_dict`` writes."""
+    return hashlib.sha256(_as_safetensors(state_dict)).hexdigest()
+
+
+def _as_safetensors(state_dict: Mapping[str, Tensor]) -> bytes:
+    # Copies: tied tensors, and views of one storage, are written each as its own.
+    return save(
+        {
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, tensor in sorted(state_dict.items())
+        }
+    )
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -375,16 +375,10 @@ def validate_command(
     finds), metric (what is found of what is annotated). Images of the data set and images that hurt are run:
     odd and extreme sizes, nothing, one and the most detections, ties, scores next to the threshold, batches.
     """  # noqa: D301
-    from detexport.cli.checks import Request, check_model_is_named, check_validate
+    from detexport.cli.checks import check_model_is_named, check_validate
+    from detexport.workflows.model_source import ModelSource
 
-    model = Request(
-        config_file,
-        weights,
-        "",
-        Path(),
-        overrides=tuple(overrides or ()),
-        allow_new=tuple(allow_new or ()),
-    )
+    model = ModelSource(config_file, weights, tuple(overrides or ()), tuple(allow_new or ()))
     check_model_is_named(model)
     check_validate(
         artifact,
@@ -397,26 +391,20 @@ def validate_command(
         save_dir=save_dir,
         params=params,
     )
-    from detexport.cli.validate import Question, run
+    from detexport.cli.validate import validate
 
-    report = run(
-        Question(
-            artifact,
-            data,
-            against,
-            config_file,
-            weights,
-            target,
-            against_target,
-            images,
-            quality_images,
-            device,
-            save_dir,
-            as_json,
-            tuple(overrides or ()),
-            tuple(allow_new or ()),
-            params,
-        )
+    report = validate(
+        artifact,
+        model if config_file else against,
+        data=data,
+        target=target,
+        other_target=against_target,
+        images=images,
+        quality_images=quality_images,
+        device=device,
+        params=params,
+        save_dir=save_dir,
+        as_json=as_json,
     )
     if not report.passed:
         raise typer.Exit(VERDICT)
@@ -461,26 +449,15 @@ def diagnose_command(
     in its runtime on the eager model's own tensors, and held against what the model gives. Weights and
     configuration must be those of the artifact.
     """  # noqa: D301
-    from detexport.cli.checks import Request, check_diagnose
+    from detexport.cli.checks import check_diagnose
+    from detexport.workflows.model_source import ModelSource
 
-    model = Request(config_file, weights, "", Path(), overrides=tuple(overrides or ()))
+    model = ModelSource(config_file, weights, tuple(overrides or ()), tuple(allow_new or ()))
     check_diagnose(artifact, model, image=image, target=target, save_dir=save_dir)
     _fix_hashes()
-    from detexport.cli.diagnose import Question, run
+    from detexport.cli.diagnose import diagnose
 
-    diagnosis = run(
-        Question(
-            artifact,
-            config_file,
-            weights,
-            image,
-            target,
-            save_dir,
-            as_json,
-            tuple(overrides or ()),
-            tuple(allow_new or ()),
-        )
-    )
+    diagnosis = diagnose(artifact, model, image=image, target=target, save_dir=save_dir, as_json=as_json)
     if diagnosis.diverges:
         raise typer.Exit(VERDICT)
 

@@ -11,25 +11,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from detexport import model_zoo
 from detexport.artifact import MANIFEST, read_artifact
-from detexport.cli.images import SUFFIXES, find_images
-from detexport.config import get_cfg
-from detexport.config.cfg import CfgNode, load_cfg, naming_sources
-from detexport.config.values import check_values
+from detexport.config.cfg import CfgNode
 from detexport.errors import (
     ArtifactError,
-    CheckpointError,
     ConfigError,
     DataError,
     OutputError,
     did_you_mean,
     listed,
 )
+from detexport.formats.image_files import SUFFIXES, find_images
 from detexport.formats.onnx_opsets import OLDEST, latest_written
 from detexport.system.atomic import replaceable
-from detexport.system.files import is_url
-from detexport.system.redaction import public_uri
 from detexport.targets.table import (
     ARTIFACTS,
     ONNX_RUNTIME,
@@ -39,9 +33,10 @@ from detexport.targets.table import (
     parse_options,
     require_target_packages,
 )
+from detexport.workflows.model_folder import require_other_side
+from detexport.workflows.model_source import ModelSource, check_weights, find_source
 
 DEVICE = re.compile(r"cpu|cuda(:\d{1,4})?")
-SCHEMES = ("https://", "detectron2://", "http://")
 WITH_REGIONS = ("GeneralizedRCNN", "PanopticFPN")
 """Meta architectures of ours that pool regions."""
 
@@ -65,6 +60,11 @@ class Request:
     overrides: tuple[str, ...] = ()
     allow_new: tuple[str, ...] = ()
 
+    @property
+    def model(self) -> ModelSource:
+        """What is exported."""
+        return ModelSource(self.config_file, self.weights, self.overrides, self.allow_new)
+
 
 def check_export(request: Request) -> Request:
     """Return the request with the images that a shell gave to KEY VALUE, once nothing in it is wrong.
@@ -85,8 +85,8 @@ def check_export(request: Request) -> Request:
     if request.data is not None:
         check_data(request.data)
     find_images((*request.samples, *request.calibration))
-    cfg = configuration(request)
-    check_weights(request.weights or cfg.MODEL.WEIGHTS)
+    cfg = request.model.read_config()
+    check_weights(cfg.MODEL.WEIGHTS)
     check_class_names(request, cfg)
     check_device_option(request, options)
     require_target_packages(target)
@@ -129,7 +129,7 @@ def check_validate(
     *,
     data: Path | None,
     against: Path | None,
-    model: Request | None,
+    model: ModelSource | None,
     target: str,
     against_target: str,
     device: str,
@@ -167,21 +167,21 @@ def check_validate(
             expected="both, or neither",
             remedy="give --against, or leave out --against-target",
         )
-    check_other_side(artifact_dir, data=data, against=against, model=model)
+    check_one_other_side(against, model)
+    require_other_side(artifact_dir, is_given=against is not None or model is not None, data=data)
     if data is not None:
         check_data(data)
     if model is not None:
-        cfg = configuration(model)
-        check_weights(model.weights or cfg.MODEL.WEIGHTS)
+        check_weights(model.read_config().MODEL.WEIGHTS)
     if save_dir is not None:
         check_writable(save_dir)
     if params is not None:
-        from detexport.parity.settings import read_rules
+        from detexport.parity.settings import read_parity_settings
 
-        read_rules(params)
+        read_parity_settings(params)
 
 
-def check_model_is_named(model: Request) -> None:
+def check_model_is_named(model: ModelSource) -> None:
     """Raise ConfigError if a model's weights or keys, given without its configuration, would be ignored."""
     given = [
         *(["--weights"] if model.weights else []),
@@ -197,10 +197,8 @@ def check_model_is_named(model: Request) -> None:
         )
 
 
-def check_other_side(
-    artifact_dir: Path, *, data: Path | None, against: Path | None, model: Request | None
-) -> None:
-    """Raise ConfigError unless there is one thing to compare an artifact with, and the images it takes."""
+def check_one_other_side(against: Path | None, model: ModelSource | None) -> None:
+    """Raise ConfigError if an artifact is to be compared with a model and with another artifact."""
     if against is not None and model is not None:
         raise ConfigError(
             "an artifact is compared with one thing",
@@ -208,19 +206,10 @@ def check_other_side(
             expected="one of them",
             remedy="leave one out",
         )
-    given = against is not None or model is not None
-    beside = artifact_dir.resolve().parent.parent / "reference"
-    if (given and data is None) or not (given or beside.is_dir()):
-        raise ConfigError(
-            "there is nothing to compare the artifact with",
-            got="no --data" if given else f"no model and no other artifact, and no {beside}",
-            expected="a model (--config-file, --weights) or an artifact (--against), and images (--data)",
-            remedy="give them; an artifact where the pipeline leaves it needs nothing",
-        )
 
 
 def check_diagnose(
-    artifact_dir: Path, model: Request, *, image: str, target: str, save_dir: Path | None
+    artifact_dir: Path, model: ModelSource, *, image: str, target: str, save_dir: Path | None
 ) -> None:
     """Check what ``detexport diagnose`` is asked for; what lies beside the artifact need not be given.
 
@@ -234,36 +223,9 @@ def check_diagnose(
     check_target(target, artifact_dir)
     if image:
         find_images([image])
-    origin = find_origin(artifact_dir, model)
-    configuration(origin)
-    check_weights(origin.weights)
+    check_weights(find_source(artifact_dir, model).read_config().MODEL.WEIGHTS)
     if save_dir is not None:
         check_writable(save_dir)
-
-
-def find_origin(artifact_dir: Path, model: Request) -> Request:
-    """Return the model that an artifact was made of: the given one, or that beside a pipeline's artifact.
-
-    Raises:
-        ConfigError: the configuration or the weights are neither given nor there.
-    """
-    beside = artifact_dir.resolve().parent.parent
-    return replace(
-        model,
-        config_file=model.config_file or _beside(beside / "build" / "config.yaml", "--config-file"),
-        weights=model.weights or _beside(beside / "weights" / "model.safetensors", "--weights"),
-    )
-
-
-def _beside(path: Path, option: str) -> str:
-    if not os.path.isfile(path):
-        raise ConfigError(
-            f"there is no {option}",
-            got=f"no file {path} either, where the pipeline leaves it",
-            expected="the configuration and the weights of the model that was exported",
-            remedy=f"give {option}",
-        )
-    return str(path)
 
 
 def take_images(request: Request) -> Request:
@@ -335,57 +297,6 @@ def check_request(request: Request, target: Target) -> None:
 def judged_by_ap(request: Request, target: Target) -> bool:
     """Whether the proof is what the artifact finds on ``--data``."""
     return bool(target.precision and request.proof)
-
-
-def configuration(request: Request) -> CfgNode:
-    """The configuration by path or by its name in the zoo, with the overrides.
-
-    Raises:
-        ConfigError: there is none, or a key or a value does not fit.
-    """
-    named_file = os.path.isfile(request.config_file)
-    cfg = load_cfg(Path(request.config_file)) if named_file else _zoo_configuration(request)
-    cfg.merge_from_list(request.overrides)
-    with naming_sources(cfg):
-        check_values(cfg, get_cfg())
-    return cfg
-
-
-def _zoo_configuration(request: Request) -> CfgNode:
-    """With the weights that were trained with it, where no others are given."""
-    try:
-        model_zoo.get_config_file(request.config_file)
-    except ConfigError as error:
-        raise ConfigError(f"there is no file {request.config_file}, and {error}") from error
-    given = bool(request.weights) or "MODEL.WEIGHTS" in request.overrides[::2]
-    return model_zoo.get_config(request.config_file, trained=not given)
-
-
-def check_weights(weights: str) -> None:
-    """Raise CheckpointError unless there is such a file, or an address of a kind that can be fetched."""
-    if not weights:
-        raise CheckpointError(
-            "there are no weights",
-            got="neither --weights nor MODEL.WEIGHTS",
-            expected="a checkpoint by path, https:// or detectron2://",
-            remedy="give --weights",
-        )
-    if is_url(weights):
-        scheme = f"{weights.partition('://')[0]}://"
-        if scheme not in SCHEMES:
-            raise CheckpointError(
-                f"weights cannot be fetched from {public_uri(weights)}",
-                got=scheme,
-                expected=f"one of {', '.join(SCHEMES)}",
-                remedy=did_you_mean(scheme, SCHEMES) or "bring the file here and give its path",
-            )
-    elif not os.path.isfile(weights):
-        raise CheckpointError(
-            f"no checkpoint at {weights}",
-            got="a folder" if os.path.isdir(weights) else "no such file",
-            expected="a file: .pth, .pkl or .safetensors",
-            remedy="correct --weights, or MODEL.WEIGHTS",
-        )
 
 
 def check_class_names(request: Request, cfg: CfgNode) -> None:

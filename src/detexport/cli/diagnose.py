@@ -1,117 +1,40 @@
 """``detexport diagnose``: where an artifact first computes something else than its model."""
 
-import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detexport.artifact import Artifact, read_verified
-from detexport.cli.checks import Request, find_origin
-from detexport.cli.export import BUNDLED_SAMPLE, Model, load_model
-from detexport.cli.images import find_images
+from detexport.artifact import read_artifact
 from detexport.cli.output import print_json
 from detexport.cli.progress import say, step
-from detexport.data.samples import ImageSamples
-from detexport.diagnosis.diagnose import Diagnosis, diagnose
-from detexport.diagnosis.drawing import save_evidence
-from detexport.errors import ArtifactError
-from detexport.system.files import write_json, writing
-from detexport.workflows.engines import asked_target
-
-REPORT, PICTURE = "diagnosis.json", "difference.png"
+from detexport.data.samples import BUNDLED_SAMPLE
+from detexport.diagnosis.diagnose import Diagnosis
+from detexport.formats.image_files import find_images
+from detexport.workflows.diagnose import diagnose_artifact, save_diagnosis
+from detexport.workflows.load_model import load_model
+from detexport.workflows.model_source import ModelSource, find_source
 
 
-@dataclass(frozen=True)
-class Question:
-    """What the user asked: see ``detexport diagnose --help``."""
-
-    artifact_dir: Path
-    config_file: str
-    weights: str
-    image: str
-    target: str
-    save_dir: Path | None
-    as_json: bool
-    overrides: tuple[str, ...]
-    allow_new: tuple[str, ...] = ()
-
-
-def run(question: Question) -> Diagnosis:
-    """Diagnose an artifact, and say what was found.
+def diagnose(
+    artifact_dir: Path, model: ModelSource, *, image: str, target: str, save_dir: Path | None, as_json: bool
+) -> Diagnosis:
+    """Diagnose an artifact, and print what was found; see ``detexport diagnose --help``.
 
     Raises:
-        ArtifactError: the folder is not an artifact, its files were changed, or it is of another model.
-        ConfigError: the configuration or the weights are missing, the target does not run the artifact, or it
-            has no twin.
-        DataError: there is no such image.
-        RuntimeUnavailableError: the runtime is not on this machine.
+        CheckpointError: the weights are not the model's.
+        DetexportError: see ``diagnose_artifact``.
     """
-    folder = question.artifact_dir
-    artifact = read_verified(folder)
-    asked_target(artifact, question.target)
-    files = find_images([question.image]) if question.image else [BUNDLED_SAMPLE]
-    model = _model(question)
-    _require_origin(artifact, model, folder)
-    (image,) = ImageSamples(files[:1], artifact.contract.channel_order, artifact.contract.resize)
-    diagnosis = diagnose(model.net, folder, image, target=question.target)
-    if question.as_json:
+    with step("build the model and load its weights"):
+        loaded = load_model(find_source(artifact_dir, model))
+    file = find_images([image])[0] if image else BUNDLED_SAMPLE
+    diagnosis = diagnose_artifact(artifact_dir, loaded, image=file, target=target)
+    if as_json:
         print_json(diagnosis.to_json())
     else:
         print("\n".join(_table(diagnosis)))
-    if question.save_dir is not None:
-        save(diagnosis, question.save_dir, artifact.contract.channel_order)
-        say(f"{question.save_dir}: {', '.join(sorted(path.name for path in question.save_dir.iterdir()))}")
+    if save_dir is not None:
+        save_diagnosis(diagnosis, save_dir, read_artifact(artifact_dir).contract.channel_order)
+        say(f"{save_dir}: {', '.join(sorted(path.name for path in save_dir.iterdir()))}")
     return diagnosis
-
-
-def save(diagnosis: Diagnosis, folder: Path, channel_order: str) -> None:
-    """Write the report and, where a segment differs, the picture.
-
-    Raises:
-        OutputError: the folder cannot be written.
-    """
-    with writing(folder):
-        write_json(folder / REPORT, diagnosis.to_json())
-        if diagnosis.evidence is not None:
-            save_evidence(folder / PICTURE, diagnosis.evidence, channel_order)
-        else:
-            (folder / PICTURE).unlink(missing_ok=True)
-
-
-def _model(question: Question) -> Model:
-    """The model that is given, or that lies beside an artifact of the pipeline."""
-    given = Request(
-        question.config_file,
-        question.weights,
-        target="",
-        output=Path(),
-        overrides=question.overrides,
-        allow_new=question.allow_new,
-    )
-    request = find_origin(question.artifact_dir, given)
-    with step("build the model and load its weights"), tempfile.TemporaryDirectory() as folder:
-        return load_model(request, Path(folder))
-
-
-def _require_origin(artifact: Artifact, model: Model, folder: Path) -> None:
-    """See that the artifact was exported from this very model.
-
-    Raises:
-        ArtifactError: it was exported from another.
-    """
-    given = model.provenance
-    pairs = {
-        "weights": (artifact.weights_sha256, given.weights_sha256),
-        "configuration": (artifact.config_sha256, given.config_sha256),
-    }
-    other = {name: sides for name, sides in pairs.items() if sides[0] != sides[1]}
-    if other:
-        raise ArtifactError(
-            f"{folder} was exported from another model",
-            got=", ".join(f"{name} {given}" for name, (_, given) in other.items()),
-            expected=", ".join(f"{name} {exported}" for name, (exported, _) in other.items()),
-            remedy="give the configuration, the keys over it and the weights that it was exported with",
-        )
 
 
 def _table(diagnosis: Diagnosis) -> list[str]:

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from detexport.cli.images import find_images
 from detexport.cli.output import print_json
 from detexport.cli.progress import say
 from detexport.errors import ConfigError
+from detexport.formats.image_files import find_images
 from detexport.system.files import writing
 from detexport.workflows.load_detector import load
 

@@ -11,6 +11,9 @@ from detexport.contract import ResizeRule
 from detexport.data.images import read_image
 from detexport.data.resize import resize_image, resized_size
 
+BUNDLED_SAMPLE = Path(__file__).with_name("sample.png")
+"""A scene of the synthetic data set: what is exported with where no image is given."""
+
 
 @dataclass(frozen=True)
 class ImageSamples:

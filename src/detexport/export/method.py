@@ -1,7 +1,7 @@
 """What every export method does: check the model, fill a folder, put it in place by one rename."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -9,25 +9,12 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from torch import nn
 
-from detexport.artifact import Artifact, Format
+from detexport.artifact import Artifact, Format, Provenance
 from detexport.contract import Contract
 from detexport.errors import ExportError
 from detexport.system.atomic import atomic_dir
 from detexport.system.digests import sha256_file
 from detexport.system.files import writing
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where an artifact's model comes from.
-
-    Args:
-        weights_sha256: digest of the weights' file.
-        config_sha256: digest of the resolved model configuration.
-    """
-
-    weights_sha256: str
-    config_sha256: str
 
 
 class ExportableModel(Protocol):

@@ -15,13 +15,12 @@ import onnxscript
 import torch
 import torchvision  # noqa: F401 - defines operators that are translated below
 
-from detexport.artifact import Artifact, Format
+from detexport.artifact import Artifact, Format, Provenance
 from detexport.contract import Contract, TensorSpec
 from detexport.errors import ConfigError, ExportError, did_you_mean
 from detexport.export.graph_end import example_inputs, image_graph
 from detexport.export.method import (
     ExportableModel,
-    Provenance,
     require_exportable,
     untraceable,
     write_artifact,

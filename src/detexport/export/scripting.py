@@ -9,11 +9,11 @@ from typing import Literal
 import numpy as np
 import torch
 
-from detexport.artifact import Artifact, Format
+from detexport.artifact import Artifact, Format, Provenance
 from detexport.contract import Contract
 from detexport.errors import ExportError
 from detexport.export.graph_end import batch_graph
-from detexport.export.method import ExportableModel, Provenance, require_exportable, write_artifact
+from detexport.export.method import ExportableModel, require_exportable, write_artifact
 from detexport.export.torchscript_file import MAIN_FILE, require_fixed_hashes, save_reproducibly
 from detexport.export.type_names import take_plain_names
 

@@ -7,9 +7,9 @@ from typing import Literal
 
 import numpy as np
 
-from detexport.artifact import Artifact, Format
+from detexport.artifact import Artifact, Format, Provenance
 from detexport.contract import Contract
-from detexport.export.method import ExportableModel, Provenance, require_exportable, write_artifact
+from detexport.export.method import ExportableModel, require_exportable, write_artifact
 from detexport.export.program import record_program
 from detexport.formats.pt2 import save_program
 

@@ -9,12 +9,11 @@ from typing import Literal
 import numpy as np
 import torch
 
-from detexport.artifact import Artifact, Format
+from detexport.artifact import Artifact, Format, Provenance
 from detexport.contract import Contract
 from detexport.export.graph_end import example_inputs, image_graph
 from detexport.export.method import (
     ExportableModel,
-    Provenance,
     require_exportable,
     untraceable,
     write_artifact,

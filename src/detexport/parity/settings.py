@@ -17,7 +17,7 @@ SECTION = "parity"
 
 
 @dataclass(frozen=True)
-class Rules:
+class ParitySettings:
     """Inputs, limits and budgets; the defaults are those of ``conf/parity/default.yaml``.
 
     Args:
@@ -52,8 +52,8 @@ class Rules:
         return replace(Plan(), scales=self.scales, **self.inputs)  # type: ignore[arg-type]
 
     @classmethod
-    def of(cls, section: Mapping[str, Any], source: str = "params.yaml") -> "Rules":
-        """The rules that a section states; what it leaves out is as by default.
+    def of(cls, section: Mapping[str, Any], source: str = "params.yaml") -> "ParitySettings":
+        """The settings that a section states; what it leaves out is as by default.
 
         Args:
             section: keys as in ``conf/parity/default.yaml``; ``_target_`` keys are Hydra's and left out.
@@ -89,7 +89,7 @@ class Rules:
         return cls(**values)
 
 
-def read_rules(path: Path) -> Rules:
+def read_parity_settings(path: Path) -> ParitySettings:
     """Read the ``parity`` section of a project's parameters.
 
     Raises:
@@ -115,7 +115,7 @@ def read_rules(path: Path) -> Rules:
             expected=f"a mapping {SECTION}, as in conf/parity/default.yaml",
             remedy="give --params the project's params.yaml",
         )
-    return Rules.of(section, str(path))
+    return ParitySettings.of(section, str(path))
 
 
 def _checked(

@@ -148,7 +148,7 @@ def validate(
         faults,
         limits=limits,
         own_flips=floor.flips if floor else 0,
-        conditions=reference.conditions,
+        coverage=reference.coverage,
         not_claimed=not_claimed,
         drawn=drawn,
     )

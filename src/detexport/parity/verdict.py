@@ -15,7 +15,7 @@ from detexport.parity.compare import SampleParity, Tolerance
 from detexport.parity.compare.rows import OWN_RUNS
 from detexport.parity.measures import measured
 from detexport.parity.noise_floor import Limit
-from detexport.reference.input_coverage import Conditions
+from detexport.reference.input_coverage import InputCoverage
 from detexport.runtime.session import Session
 from detexport.system.atomic import atomic_file
 from detexport.system.files import write_json
@@ -94,7 +94,7 @@ class ParityReport:
         quality: what it found against annotations; none where that was not measured.
         limits: each limit beside the model's own noise; none where that was not measured.
         own_flips: see ``Floor.flips``.
-        conditions: what the samples put to the test.
+        coverage: what the samples put to the test.
         not_claimed: why a sample was not run, by its id: what the artifact does not promise.
         drawn: the runtime's outputs on a few samples, for pictures; not part of the JSON.
     """
@@ -108,7 +108,7 @@ class ParityReport:
     quality: Quality | None = None
     limits: tuple[Limit, ...] = ()
     own_flips: int = 0
-    conditions: Conditions | None = None
+    coverage: InputCoverage | None = None
     not_claimed: dict[str, str] = field(default_factory=dict)
     drawn: dict[str, Outputs] = field(default_factory=dict, repr=False, compare=False)
 
@@ -265,7 +265,7 @@ class ParityReport:
             "reasons": list(self.reasons),
             "tolerance": asdict(self.tolerance) if self.tolerance else None,
             "limits": [{**asdict(limit), "widened": limit.widened} for limit in self.limits],
-            "conditions": self._conditions(),
+            "input_coverage": self._coverage(),
             "quality": self.quality.to_json() if self.quality else None,
             "artifact_sha256": self.artifact_sha256,
             "max": {name: self._largest(name) for name in self._measured()},
@@ -281,10 +281,10 @@ class ParityReport:
             "samples": [{"id": id, **sample.to_json()} for id, sample in self.samples.items()],
         }
 
-    def _conditions(self) -> dict[str, Any] | None:
+    def _coverage(self) -> dict[str, Any] | None:
         """What the samples put to the test, and what no sample shows although the model could."""
-        conditions = self.conditions
-        return {**asdict(conditions), "gaps": list(conditions.gaps)} if conditions else None
+        coverage = self.coverage
+        return {**asdict(coverage), "gaps": list(coverage.gaps)} if coverage else None
 
     def _flips(self) -> list[dict[str, Any]]:
         """Every detection that one side alone has, and how far it was from what decided it.

@@ -32,7 +32,7 @@ class Nearness:
 
 
 @dataclass(frozen=True)
-class Conditions:
+class InputCoverage:
     """What the samples of a reference put to the test.
 
     Args:
@@ -58,7 +58,7 @@ class Conditions:
     thresholds: tuple[Nearness, ...] = ()
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "Conditions":
+    def from_json(cls, value: dict[str, Any]) -> "InputCoverage":
         """Undo ``dataclasses.asdict``."""
         return cls(**{**value, "thresholds": tuple(Nearness(**one) for one in value["thresholds"])})
 
@@ -92,7 +92,7 @@ def score_thresholds(contract: Contract) -> tuple[float, ...]:
     return (contract.score_threshold, *of_things)
 
 
-class Tally:
+class InputCoverageCounter:
     """Counts the samples of a reference while they pass by.
 
     Args:
@@ -139,12 +139,12 @@ class Tally:
         below = [*(-distances[distances <= 0]).tolist(), *_given(old.below)]
         self.nearest[threshold] = Nearness(threshold, min(above, default=None), min(below, default=None))
 
-    def conditions(self) -> Conditions:
+    def coverage(self) -> InputCoverage:
         """What was counted."""
         gives_rows = bool(self.contract.row_names)
         # A model that always gives its proposals has no other number of them to show.
         counts = "scores" in self.contract.row_names
-        return Conditions(
+        return InputCoverage(
             kinds=dict(self.kinds),
             sizes=len(self.sizes),
             batches=len(self.batches),

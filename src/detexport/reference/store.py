@@ -10,7 +10,7 @@ import numpy as np
 from detexport.contract import IMAGE, Contract
 from detexport.errors import DataError
 from detexport.outputs import Outputs, count_rows, field_faults, pack, unpack
-from detexport.reference.input_coverage import Conditions, Tally
+from detexport.reference.input_coverage import InputCoverage, InputCoverageCounter
 from detexport.system.atomic import atomic_dir
 from detexport.system.files import read_json, write_json
 
@@ -125,14 +125,14 @@ class Reference:
         environment: versions and threads that the eager model ran with.
         contract: of the model that was run, see ``of_model``.
         samples: in the order in which they were written.
-        conditions: what the samples put to the test.
+        coverage: what the samples put to the test.
         quality: how good the eager model is against annotations; none where it was not measured.
     """
 
     environment: dict[str, Any]
     contract: Contract
     samples: tuple[Sample, ...]
-    conditions: Conditions
+    coverage: InputCoverage
     quality: EagerQuality | None = None
 
 
@@ -170,7 +170,7 @@ def write_reference(
         DataError: a sample is not what ``Outputs`` promises, denies its meta, or has a taken id.
     """
     index: list[dict[str, Any]] = []
-    tally = Tally(contract)
+    counter = InputCoverageCounter(contract)
     with atomic_dir(folder) as partial:
         (partial / "samples").mkdir()
         for meta, image, outputs in samples:
@@ -178,14 +178,14 @@ def write_reference(
             with (partial / "samples" / f"{meta.id}.npz").open("wb") as file:
                 np.savez_compressed(file, allow_pickle=False, image=image, **pack(outputs))
             index.append({**asdict(meta), "detections": count_rows(outputs)})
-            _count(tally, meta, outputs)
+            _count(counter, meta, outputs)
         write_json(
             partial / INDEX,
             {
                 "environment": environment,
                 "contract": of_model(contract).to_json(),
                 "quality": quality.save(partial) if quality else None,
-                "conditions": asdict(tally.conditions()),
+                "input_coverage": asdict(counter.coverage()),
                 "samples": index,
             },
         )
@@ -201,9 +201,9 @@ def read_reference(folder: Path) -> Reference:
         value = read_json(folder / INDEX)
         samples = tuple(_sample(entry, folder) for entry in value["samples"])
         quality = EagerQuality.read(value["quality"], folder) if value["quality"] else None
-        conditions = Conditions.from_json(value["conditions"])
+        coverage = InputCoverage.from_json(value["input_coverage"])
         contract = Contract.from_json(value["contract"])
-        return Reference(value["environment"], contract, samples, conditions, quality)
+        return Reference(value["environment"], contract, samples, coverage, quality)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{folder} is not a reference",
@@ -224,11 +224,11 @@ def _sample(entry: dict[str, Any], folder: Path) -> Sample:
     return Sample(SampleMeta(**fields), detections, path)
 
 
-def _count(tally: Tally, meta: SampleMeta, outputs: Outputs) -> None:
+def _count(counter: InputCoverageCounter, meta: SampleMeta, outputs: Outputs) -> None:
     distances: dict[float, float] = {}
     if meta.threshold is not None and meta.threshold_distance is not None:
         distances[meta.threshold] = meta.threshold_distance
-    tally.add(kind=meta.kind, size=meta.image_size, batch=meta.batch, distances=distances, outputs=outputs)
+    counter.add(kind=meta.kind, size=meta.image_size, batch=meta.batch, distances=distances, outputs=outputs)
 
 
 def _check(meta: SampleMeta, image: np.ndarray, outputs: Outputs, *, taken: set[str]) -> None:

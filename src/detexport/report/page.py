@@ -169,10 +169,10 @@ def grounds(parity: dict[str, Any], name: str) -> Iterator[str]:
     verdict = parity["verdicts"][name]
     if name == "contract":
         yield f"{len(parity['samples'])} inputs"
-        conditions = parity["conditions"]
-        if conditions:
-            yield ", ".join(f"{count} {kind}" for kind, count in conditions["kinds"].items())
-            yield from (f"not shown: {gap}" for gap in conditions["gaps"])
+        coverage = parity["input_coverage"]
+        if coverage:
+            yield ", ".join(f"{count} {kind}" for kind, count in coverage["kinds"].items())
+            yield from (f"not shown: {gap}" for gap in coverage["gaps"])
         for reason, count in Counter(parity["not_claimed"].values()).items():
             yield f"{count} inputs left out: {reason}"
     elif name == "drift":

@@ -2,64 +2,58 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from detexport.contract import Contract
 from detexport.data.coco import CocoDataset, CocoRecord, read_image
 from detexport.parity.accuracy import FLOAT32
 from detexport.parity.noise_variants import measured_noise
-from detexport.parity.settings import Rules
+from detexport.parity.settings import ParitySettings
 from detexport.parity.verdict import ParityReport
 from detexport.reference.inputs import QUICK
-from detexport.reference.run import eager_samples
-from detexport.reference.store import EagerQuality, write_reference
 from detexport.runtime.session import Engine
+from detexport.workflows.loaded_model import LoadedModel
+from detexport.workflows.make_reference import make_reference
 from detexport.workflows.validate import validate_job
 
 
 def check_artifact(
     artifact_dir: Path,
     engine: Engine,
-    net: Any,
-    contract: Contract,
-    files: Sequence[Path],
+    model: LoadedModel,
+    images: Sequence[Path],
     reference: Path,
     *,
     job: str,
     precision: str = FLOAT32,
-    quality: EagerQuality | None = None,
     dataset: CocoDataset | None = None,
 ) -> ParityReport:
-    """Run the model on the samples, at several sizes, and validate the artifact against it.
+    """Run the model on the images, at several sizes, and validate the artifact against it.
 
     The model's own noise is measured on those inputs alone that do not pass by the table of limits. A model
-    that detects nothing on the samples passes with an artifact that detects nothing either; the report counts
+    that detects nothing on the images passes with an artifact that detects nothing either; the report counts
     the detections, so the caller can warn that none was compared.
 
     Args:
         artifact_dir: the artifact.
         engine: the target's runtime.
-        net: the eager model, in evaluation mode.
-        contract: its contract.
-        files: images.
+        model: the eager model.
+        images: files.
         reference: folder for the model's outputs.
         job: the target's name.
         precision: of the target.
-        quality: what the model reached on ``dataset``; none leaves the task metric out.
-        dataset: annotated images.
+        dataset: annotated images; none leaves the task metric out.
     """
-    rules = Rules(draw=0, min_detections=0)
-    records = [_record(number, file, contract) for number, file in enumerate(files, start=1)]
-    samples = eager_samples(net, contract, records, QUICK)
-    write_reference(reference, samples, contract=contract, environment={}, quality=quality)
+    settings = ParitySettings(draw=0, min_detections=0)
+    records = [_record(number, file, model.contract) for number, file in enumerate(images, start=1)]
+    make_reference(model, records, QUICK, reference, dataset=dataset)
     return validate_job(
         artifact_dir,
         engine,
         reference,
-        rules,
+        settings,
         job=job,
         precision=precision,
-        noise_of=measured_noise(net, contract, rules.tolerance),
+        noise_of=measured_noise(model.net, model.contract, settings.tolerance),
         dataset=dataset,
     )
 

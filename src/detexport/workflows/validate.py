@@ -14,25 +14,27 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from detexport.artifact import read_artifact
+from detexport.artifact import Artifact, read_artifact
 from detexport.data.coco import CocoDataset
 from detexport.errors import ConfigError, DataError
 from detexport.parity.accuracy import FLOAT32, measure_quality
+from detexport.parity.certificate import certify
 from detexport.parity.compare import NoiseOf
 from detexport.parity.noise_floor import Floor
-from detexport.parity.settings import Rules
+from detexport.parity.settings import ParitySettings
 from detexport.parity.validate import Support, validate_artifact
 from detexport.parity.verdict import ParityReport
 from detexport.reference.progress import Progress, progress_folder, validation_key
 from detexport.reference.store import EagerQuality, read_reference
 from detexport.runtime.session import Engine
+from detexport.system.files import write_json
 
 
 def validate_job(
     artifact_dir: Path,
     engine: Engine,
     reference: Path,
-    rules: Rules,
+    settings: ParitySettings,
     *,
     job: str,
     precision: str = FLOAT32,
@@ -42,7 +44,7 @@ def validate_job(
     data: Path | None = None,
     support: Support | None = None,
     save_to: Path | None = None,
-    settings: dict[str, Any] | None = None,
+    run_options: dict[str, Any] | None = None,
 ) -> ParityReport:
     """Validate an artifact against a reference.
 
@@ -50,7 +52,7 @@ def validate_job(
         artifact_dir: the artifact.
         engine: the target's runtime.
         reference: folder of the eager model's outputs.
-        rules: limits and budgets.
+        settings: limits and budgets.
         job: its name.
         precision: of the target; a reduced one is judged by the task metric alone.
         floor: the model's noise; none where it was not measured.
@@ -60,7 +62,7 @@ def validate_job(
         support: what the target declares, where that is less than the artifact's own declaration.
         save_to: the report's file; what is measured is kept beside it until the end, and an interrupted
             validation goes on. None keeps nothing.
-        settings: what else the measurements depend on, as JSON values.
+        run_options: what else the measurements depend on, as JSON values.
 
     Raises:
         ArtifactError: the folder is not an artifact.
@@ -73,10 +75,10 @@ def validate_job(
         progress = Progress()
         if save_to is not None:
             noise = floor.limits if floor else None
-            given = {"job": job, "rules": repr(rules), "floor": noise, **(settings or {})}
+            given = {"job": job, "settings": repr(settings), "floor": noise, **(run_options or {})}
             key = validation_key(read_artifact(artifact_dir).sha256, reference, data, given)
             progress = at_work.enter_context(Progress(progress_folder(save_to), key))
-        eager = _judged(precision, expected.quality, dataset, rules)
+        eager = _judged(precision, expected.quality, dataset, settings)
         measure = None
         if eager is not None and dataset is not None:
             measure = partial(
@@ -84,19 +86,19 @@ def validate_job(
                 eager=eager,
                 dataset=dataset,
                 precision=precision,
-                budget=rules.budgets[precision],
-                least=rules.least_quality,
-                tie=rules.tolerance.score if precision == FLOAT32 else 0.0,
+                budget=settings.budgets[precision],
+                least=settings.least_quality,
+                tie=settings.tolerance.score if precision == FLOAT32 else 0.0,
                 progress=progress,
             )
         return validate_artifact(
             engine,
             artifact_dir,
             expected,
-            rules.tolerance,
+            settings.tolerance,
             job=job,
-            min_detections=rules.min_detections,
-            draw=rules.draw,
+            min_detections=settings.min_detections,
+            draw=settings.draw,
             floor=floor,
             noise_of=noise_of,
             support=support,
@@ -106,14 +108,39 @@ def validate_job(
         )
 
 
+def save_validation(
+    report: ParityReport,
+    artifact: Artifact,
+    reference: Path,
+    runtime: dict[str, Any],
+    *,
+    save_to: Path,
+    save_drawn_to: Path,
+    save_certificate_to: Path,
+) -> None:
+    """Write the report, the outputs that it draws, and the certificate that a registry asks for.
+
+    Args:
+        report: of the validation.
+        artifact: what was validated.
+        reference: what it was validated against.
+        runtime: how it was run, as JSON values.
+        save_to: file of the report.
+        save_drawn_to: file of the outputs.
+        save_certificate_to: file of the certificate.
+    """
+    report.save(save_to, save_drawn_to)
+    write_json(save_certificate_to, certify(report.to_json(), artifact, reference=reference, runtime=runtime))
+
+
 def _judged(
-    precision: str, quality: EagerQuality | None, dataset: CocoDataset | None, rules: Rules
+    precision: str, quality: EagerQuality | None, dataset: CocoDataset | None, settings: ParitySettings
 ) -> EagerQuality | None:
     """What the task metric is compared with; none where it is left out, which reduced precision cannot."""
-    if precision not in rules.budgets:
+    if precision not in settings.budgets:
         raise ConfigError(
             f"there is no budget for the precision {precision}",
-            got=f"parity.budgets: {', '.join(rules.budgets)}",
+            got=f"parity.budgets: {', '.join(settings.budgets)}",
             expected=precision,
             remedy=f"-S +parity.budgets.{precision}=<difference of average precision>",
         )
@@ -124,7 +151,7 @@ def _judged(
             expected="its metrics on annotated images",
             remedy="set parity.quality_images, and run the stage `reference` again",
         )
-    return quality if precision in rules.judged or precision != FLOAT32 else None
+    return quality if precision in settings.judged or precision != FLOAT32 else None
 
 
 def validate_apart(*arguments: Any, **options: Any) -> ParityReport:

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from detexport.cli.images import find_images
 from detexport.errors import DataError
+from detexport.formats.image_files import find_images
 
 
 @pytest.fixture

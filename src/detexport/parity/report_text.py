@@ -1,7 +1,7 @@
-"""A parity report in lines for people."""
+"""A parity report in lines of text: what commands and stages print of it."""
 
-from detexport.cli.progress import say
 from detexport.errors import LONGEST_MESSAGE, listed, printable, shortened
+from detexport.parity.accuracy import Quality
 from detexport.parity.measures import tell
 from detexport.parity.verdict import ParityReport
 
@@ -9,24 +9,34 @@ MOST_FLIPS = 10
 MOST_REASONS = 10
 
 
-def say_errors(report: ParityReport) -> None:
-    """Print the verdict, the errors beside their limits, and what is undetermined."""
+def check_lines(report: ParityReport) -> list[str]:
+    """Describe the check of a fresh artifact: verdict, errors beside their limits, what is undetermined."""
     verdict = report.to_json()
     counts = verdict["detections"]
     passed = "passed" if report.passed else "did not pass"
     paired = f"{counts['paired']} of {counts['expected']} detections paired"
-    say(f"{report.job} beside the model on {len(report.samples)} inputs: {passed}; {paired}")
+    lines = [f"{report.job} beside the model on {len(report.samples)} inputs: {passed}; {paired}"]
     if report.contract.row_names and not counts["expected"]:
-        say("warning: the model detects nothing on these inputs, so no detection was compared; give --sample")
+        lines.append(
+            "warning: the model detects nothing on these inputs, so no detection was compared; give --sample"
+        )
     for measure, largest, limit in tell(verdict):
         shown = "nothing to compare" if largest is None else f"{largest:.2g} {measure.unit}".rstrip()
-        say(f"  {measure.words:22} {shown:20} (limit {limit})")
-    for line in undetermined_lines(report):
-        say(f"  {line}")
+        lines.append(f"  {measure.words:22} {shown:20} (limit {limit})")
+    return [*lines, *(f"  {line}" for line in undetermined_lines(report))]
+
+
+def quality_lines(quality: Quality) -> list[str]:
+    """Describe the task metrics of the model and of the artifact, and the differences."""
+    lines = [f"on {quality.images} annotated images {'model':>10} {'artifact':>10} {'difference':>11}"]
+    for name, value in quality.eager.items():
+        found = quality.artifact.get(name, 0.0)
+        lines.append(f"  {name:24} {value:10.4f} {found:10.4f} {found - value:+11.4f}")
+    return lines
 
 
 def report_lines(report: ParityReport) -> list[str]:
-    """Each verdict, what it rests on, and why it failed."""
+    """Describe each verdict, what it rests on, and why it failed."""
     lines = [f"{report.job}: {'passed' if report.passed else 'did not pass'}"]
     for name, verdict in report.verdicts.items():
         answer = "not judged" if not verdict.judged else "passed" if verdict.passed else "FAILED"
@@ -48,12 +58,12 @@ def report_lines(report: ParityReport) -> list[str]:
 
 
 def _one_line(reason: str) -> str:
-    """A reason in one line; what an engine raised may be many."""
+    """Return a reason in one line; what an engine raised may be many."""
     return shortened(printable(reason), LONGEST_MESSAGE)
 
 
 def undetermined_lines(report: ParityReport) -> list[str]:
-    """What the model's own runs leave open; nothing where that is nothing."""
+    """Describe what the model's own runs leave undetermined; empty where that is nothing."""
     left_open = report.undetermined
     lines = []
     if left_open.why:

@@ -11,7 +11,10 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".
 
 
 def find_images(names: Iterable[str]) -> list[Path]:
-    """The files that ``names`` stand for, each once: files, the images of folders, patterns with ``*``.
+    """Return the files that ``names`` stand for, each once.
+
+    Args:
+        names: files, folders, whose images are meant, and patterns with ``*``.
 
     Raises:
         DataError: a name stands for no image.
@@ -40,7 +43,7 @@ def _files(name: str) -> list[Path]:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The images in a folder; none where there is no folder."""
+    """Return the images in a folder, sorted by name; none where there is no folder."""
     if not folder.is_dir():
         return []
     return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.is_dir())

@@ -1,0 +1,119 @@
+"""Diagnose: where an artifact first computes something else than its model."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detexport.artifact import Artifact, read_verified
+from detexport.data.samples import BUNDLED_SAMPLE, ImageSamples
+from detexport.diagnosis.diagnose import Diagnosis, diagnose
+from detexport.diagnosis.drawing import save_evidence
+from detexport.diagnosis.twin import Twin
+from detexport.errors import ArtifactError, DataError
+from detexport.reference.store import Sample
+from detexport.system.files import write_json, writing
+from detexport.workflows.engines import asked_target
+from detexport.workflows.loaded_model import LoadedModel
+
+REPORT, DIFFERENCE = "diagnosis.json", "difference.png"
+
+
+def diagnose_artifact(
+    artifact_dir: Path,
+    model: LoadedModel,
+    *,
+    image: Path = BUNDLED_SAMPLE,
+    target: str = "",
+) -> Diagnosis:
+    """Diagnose an artifact on one image.
+
+    Args:
+        artifact_dir: the artifact.
+        model: the eager model that it was exported from.
+        image: file of the image.
+        target: run the artifact as this target does; empty: by its format's runtime, in float32.
+
+    Raises:
+        ArtifactError: the folder is not an artifact, its files were changed, or it is of another model.
+        ConfigError: the target does not run the artifact, or the artifact's method is not known.
+        RuntimeUnavailableError: the runtime is not on this machine.
+    """
+    artifact = read_verified(artifact_dir)
+    asked_target(artifact, target)
+    _require_origin(artifact, model, artifact_dir)
+    (pixels,) = ImageSamples([image], artifact.contract.channel_order, artifact.contract.resize)
+    return diagnose(model.net, artifact_dir, pixels, target=target)
+
+
+def diagnose_failed(
+    artifact_dir: Path,
+    model: LoadedModel,
+    samples: Sequence[Sample],
+    verdict: dict[str, Any],
+    *,
+    recorded: np.ndarray,
+    twin: Twin,
+) -> Diagnosis:
+    """Diagnose an artifact on the first sample that did not pass and has a detection.
+
+    Segments take one image: of samples that did not pass, those that were run alone come first.
+
+    Args:
+        artifact_dir: the artifact.
+        model: the eager model.
+        samples: of the reference that the artifact did not pass against.
+        verdict: the report of the validation, as JSON values.
+        recorded: the image that the artifact was exported with.
+        twin: how the artifact was made and is run.
+
+    Raises:
+        DataError: there is no sample.
+        DetexportError: see ``diagnose``.
+    """
+    failed = {sample["id"] for sample in verdict["samples"] if not sample["passed"]}
+    ranked = sorted(
+        samples, key=lambda one: (one.meta.id not in failed, bool(one.meta.batch), not one.detections)
+    )
+    if not ranked:
+        raise DataError("the reference has no sample", remedy="run the stage `reference` again")
+    image = ranked[0].image()
+    differs = recorded.shape != image.shape  # what a trace freezes shows at another size
+    diagnosis = diagnose(model.net, artifact_dir, image, recorded=recorded if differs else None, twin=twin)
+    if not ranked[0].meta.batch:
+        return diagnosis
+    alone = f"only images in a batch did not pass; {ranked[0].meta.id} was looked at alone"
+    return replace(diagnosis, notes=(*diagnosis.notes, alone))
+
+
+def save_diagnosis(diagnosis: Diagnosis, folder: Path, channel_order: str) -> None:
+    """Write the report and, where a segment differs, an image of the difference.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    with writing(folder):
+        write_json(folder / REPORT, diagnosis.to_json())
+        if diagnosis.evidence is not None:
+            save_evidence(folder / DIFFERENCE, diagnosis.evidence, channel_order)
+        else:
+            (folder / DIFFERENCE).unlink(missing_ok=True)
+
+
+def _require_origin(artifact: Artifact, model: LoadedModel, folder: Path) -> None:
+    """Raise ArtifactError unless an artifact was exported from this very model."""
+    given = model.provenance
+    pairs = {
+        "weights": (artifact.weights_sha256, given.weights_sha256),
+        "configuration": (artifact.config_sha256, given.config_sha256),
+    }
+    other = {name: sides for name, sides in pairs.items() if sides[0] != sides[1]}
+    if other:
+        raise ArtifactError(
+            f"{folder} was exported from another model",
+            got=", ".join(f"{name} {given}" for name, (_, given) in other.items()),
+            expected=", ".join(f"{name} {exported}" for name, (exported, _) in other.items()),
+            remedy="give the configuration, the keys over it and the weights that it was exported with",
+        )

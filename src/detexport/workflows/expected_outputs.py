@@ -1,0 +1,217 @@
+"""What an artifact is compared with: the outputs of its model or of another artifact, on the same inputs.
+
+Torch is imported for a model alone: two artifacts are compared without it.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from detexport.artifact import Artifact, read_verified
+from detexport.contract import Contract
+from detexport.data.coco import CocoDataset, records_of
+from detexport.engine.evaluation import spread
+from detexport.errors import ArtifactError, listed
+from detexport.metrics.evaluate import Judge, or_without
+from detexport.metrics.tallies import pack_tallies
+from detexport.outputs import Outputs
+from detexport.parity.accuracy import findings
+from detexport.parity.noise_floor import Floor, read_floor
+from detexport.parity.settings import ParitySettings
+from detexport.processing.postprocess import postprocess
+from detexport.reference.inputs import resumed_inputs
+from detexport.reference.progress import Progress, progress_folder, validation_key
+from detexport.reference.store import EagerQuality, of_model, read_reference, write_reference
+from detexport.runtime import BatchSession, Session
+from detexport.system.digests import sha256_json
+from detexport.workflows.engines import OnDevice, engine_of
+from detexport.workflows.model_folder import FLOOR, REFERENCE, model_folder
+from detexport.workflows.validation_data import choose_records, load_annotated
+
+if TYPE_CHECKING:
+    from detexport.workflows.loaded_model import LoadedModel
+
+WITHOUT_QUALITY = "--quality-images 0"
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The other side of a comparison.
+
+    Args:
+        reference: folder of its outputs.
+        floor: its noise; none where it was not measured.
+        name: for people.
+    """
+
+    reference: Path
+    floor: Floor | None
+    name: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What both sides are run on.
+
+    Args:
+        data: the data set's folder.
+        images: number of its images that inputs are made of.
+        quality_images: number of annotated images that the task metric is measured on; 0 leaves it out.
+        settings: limits, budgets, and how many edge-case inputs are made.
+        work: folder for the reference. What is computed is kept there until the validation ends.
+    """
+
+    data: Path
+    images: int
+    quality_images: int
+    settings: ParitySettings
+    work: Path
+
+    def begin(
+        self, sha256: str, contract: Contract, at_work: ExitStack, **run_options: str
+    ) -> tuple[Progress, Path]:
+        """Return what an interrupted run has computed, and the folder of the reference; both go at the end.
+
+        Args:
+            sha256: digest of the model or the artifact that is run.
+            contract: its contract.
+            at_work: ends with the validation.
+            run_options: how it is run.
+        """
+        depends_on = {
+            "contract": contract.to_json(),
+            # The noise of an input depends on the limits, and what an input is on the images.
+            "settings": repr(self.settings),
+            "images": self.images,
+            **run_options,
+        }
+        folder = progress_folder(self.work / REFERENCE)
+        progress = Progress(folder, validation_key(sha256, None, self.data, depends_on))
+        return at_work.enter_context(progress), folder / REFERENCE
+
+    def annotated(self, contract: Contract) -> CocoDataset | None:
+        """Return the annotated images for the task metric; none where it is left out."""
+        if not self.quality_images:
+            return None
+        with or_without(WITHOUT_QUALITY):
+            return spread(load_annotated(self.data, contract), self.quality_images)
+
+
+def pipeline_outputs(artifact_dir: Path) -> Expected:
+    """Return what the pipeline has stored of the model, beside its artifacts."""
+    reference, floor = model_folder(artifact_dir) / REFERENCE, model_folder(artifact_dir) / FLOOR
+    return Expected(reference, read_floor(floor) if floor.is_file() else None, str(reference))
+
+
+def model_outputs(
+    model: "LoadedModel", artifact: Artifact, comparison: Comparison, at_work: ExitStack
+) -> Expected:
+    """Run a model on the inputs of a reference, and measure its noise floor.
+
+    Args:
+        model: the eager model.
+        artifact: what is compared with it; its names of classes are taken.
+        comparison: what both are run on.
+        at_work: ends with the validation.
+    """
+    from detexport.parity.noise_variants import measure_floor
+    from detexport.workflows.make_reference import make_reference
+
+    model = replace(model, contract=_named_alike(model.contract, artifact.contract))
+    records = choose_records(comparison.data, model.contract, comparison.images)
+    progress, reference = comparison.begin(sha256_json(asdict(model.provenance)), model.contract, at_work)
+    plan, annotated = comparison.settings.plan, comparison.annotated(model.contract)
+    with or_without(WITHOUT_QUALITY):
+        make_reference(model, records, plan, reference, dataset=annotated, progress=progress)
+    floor = measure_floor(
+        model.net,
+        model.contract,
+        read_reference(reference),
+        comparison.settings.tolerance,
+        comparison.settings.floor_images,
+        progress=progress,
+    )
+    return Expected(reference, floor, model.name)
+
+
+def artifact_outputs(
+    other: Path, artifact: Artifact, comparison: Comparison, at_work: ExitStack, *, target: str, device: str
+) -> Expected:
+    """Run another artifact on the inputs of a reference.
+
+    Args:
+        other: its folder.
+        artifact: what is compared with it.
+        comparison: what both are run on.
+        at_work: ends with the validation.
+        target: run the other artifact as this target does; empty: by its format's runtime.
+        device: where it runs.
+
+    Raises:
+        ArtifactError: the two are of other models.
+    """
+    contract = read_verified(other).contract
+    differences = of_model(contract).differences(of_model(artifact.contract))
+    if differences:
+        raise ArtifactError(
+            f"{other} is not an artifact of the same model",
+            got=listed(differences),
+            expected="the contract of the artifact that is validated",
+            remedy="compare artifacts of one model",
+        )
+    records = choose_records(comparison.data, contract, comparison.images)
+    session = OnDevice(engine_of(other, target), device).open(other)
+    progress, reference = comparison.begin(
+        session.artifact.sha256, contract, at_work, target=target, device=device
+    )
+    annotated, quality = comparison.annotated(contract), None
+    if annotated is not None:
+        with or_without(WITHOUT_QUALITY):
+            quality = _measure_quality(session, annotated, progress)
+    samples = resumed_inputs(
+        records, contract, comparison.settings.plan, partial(_run, session), None, progress
+    )
+    write_reference(
+        reference,
+        # In a batch outputs depend on the other images: what takes one at a time says nothing of it.
+        (sample for sample in samples if not sample[0].batch or session.artifact.batch == "any"),
+        contract=contract,
+        environment={"artifact": session.artifact.sha256},
+        quality=quality,
+    )
+    return Expected(reference, None, str(other))
+
+
+def _named_alike(contract: Contract, other: Contract) -> Contract:
+    """Return a contract with the other's names where there are as many: they change nothing computed."""
+    names = {
+        name: getattr(other, name)
+        for name in ("class_names", "stuff_class_names", "keypoint_names")
+        if len(getattr(other, name)) == len(getattr(contract, name))
+    }
+    return replace(contract, **names)
+
+
+def _run(session: Session, images: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]]) -> list[Outputs]:
+    """Run an artifact on images in one call, or one after another where it takes no more."""
+    contract = session.artifact.contract
+    if len(images) > 1 and session.artifact.batch == "any":
+        found = cast(BatchSession, session).run_batch(images, sizes)
+    else:
+        found = [session(image, size) for image, size in zip(images, sizes, strict=True)]
+    return [
+        postprocess(outputs, image.shape[1:], size, contract)
+        for outputs, image, size in zip(found, images, sizes, strict=True)
+    ]
+
+
+def _measure_quality(session: Session, dataset: CocoDataset, progress: Progress) -> EagerQuality:
+    judge = Judge(dataset, session.artifact.contract.oks_sigmas)
+    ids = tuple(image.image_id for image in dataset.images)
+    judged = judge.conclude(findings(session, records_of(dataset, ids), judge, progress))
+    return EagerQuality(judged.metrics, judged.image_ids, pack_tallies(judged.tallies))

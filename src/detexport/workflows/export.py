@@ -1,0 +1,61 @@
+"""Export: a model -> an artifact, in place by one rename, or nothing."""
+
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detexport.artifact import Artifact, read_artifact
+from detexport.system.atomic import atomic_dir
+from detexport.system.files import writing
+from detexport.workflows.loaded_model import LoadedModel
+from detexport.workflows.steps import Step, silent
+
+
+def export(
+    model: LoadedModel,
+    makers: Mapping[str, Any],
+    sample: np.ndarray,
+    save_dir: Path,
+    *,
+    calibration: Iterable[np.ndarray] = (),
+    check: Callable[[Path], None] | None = None,
+    step: Step = silent,
+) -> Artifact:
+    """Make an artifact of a model, and put it in place once it is finished and has passed.
+
+    Args:
+        model: on the CPU.
+        makers: an export method, then the conversions of what it makes, each by its artifact's name.
+        sample: uint8 (C, H, W), the image to record with, as the contract's resize rule gives it.
+        save_dir: folder of the artifact; an artifact that is there is replaced.
+        calibration: images like ``sample`` that int8 takes its ranges from.
+        check: called with the folder of the finished artifact; raises if it must not be put in place.
+        step: see ``Step``.
+
+    Raises:
+        ExportError: the model cannot be exported by the method, or what ``check`` raises.
+        OutputError: ``save_dir`` cannot be written.
+    """
+    (method_name, method), *conversions = makers.items()
+    with writing(save_dir), atomic_dir(save_dir) as folder:
+        with step(f"{method_name} (1 of {len(makers)})"):
+            made = folder / ".artifacts" / method_name
+            method.export(model.net, sample, made, contract=model.contract, provenance=model.provenance)
+        for number, (name, conversion) in enumerate(conversions, start=2):
+            with step(f"{name} ({number} of {len(makers)})"):
+                source, made = made, made.with_name(name)
+                conversion.convert(source, calibration, made)
+        if check is not None:
+            check(made)
+        return _promote(made, folder)
+
+
+def _promote(made: Path, folder: Path) -> Artifact:
+    """Leave the finished artifact in ``folder``, and nothing that it was made from."""
+    for path in made.iterdir():
+        path.replace(folder / path.name)
+    shutil.rmtree(made.parent)
+    return read_artifact(folder)

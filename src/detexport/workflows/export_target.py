@@ -1,0 +1,181 @@
+"""Export a target by its name: choose the makers and the runtime, export, check against the model."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from detexport.artifact import Artifact
+from detexport.contract import Contract
+from detexport.data.coco import CocoDataset
+from detexport.data.samples import BUNDLED_SAMPLE, ImageSamples
+from detexport.errors import ConfigError, ExportError, listed
+from detexport.metrics.evaluate import annotation_kind, or_without
+from detexport.modeling.class_names import count_classes
+from detexport.parity.accuracy import BUDGETS, FLOAT32, LEAST_QUALITY, Quality, measure_quality
+from detexport.parity.verdict import ParityReport
+from detexport.runtime.session import Engine
+from detexport.targets.table import Target, build_makers, find_target
+from detexport.workflows.check_artifact import check_artifact
+from detexport.workflows.engines import OnDevice
+from detexport.workflows.export import export
+from detexport.workflows.loaded_model import LoadedModel
+from detexport.workflows.make_reference import measure_eager_quality
+from detexport.workflows.steps import Step, silent
+from detexport.workflows.validation_data import load_dataset, training_images
+
+OnResult = Callable[[ParityReport | Quality], None]
+
+
+def export_target(
+    model: LoadedModel,
+    target: str,
+    output: Path,
+    *,
+    options: Sequence[str] = (),
+    images: Sequence[Path] = (),
+    calibration: Sequence[Path] = (),
+    class_names: Sequence[str] = (),
+    data: Path | None = None,
+    device: str = "cpu",
+    check: bool = True,
+    evaluate: bool = False,
+    step: Step = silent,
+    on_result: OnResult | None = None,
+) -> Artifact:
+    """Export a model for a target; the artifact is put in place if it computes what the model computes.
+
+    Args:
+        model: on the CPU.
+        target: name in ``detexport.targets.table.TARGETS``.
+        output: folder of the artifact; an artifact that is there is replaced.
+        options: ``"name=value"`` of the export method and the conversions: see ``parse_options``.
+        images: files to record with, the first one, and to check on, all; by default a bundled image.
+        calibration: files that int8 takes its ranges from; by default the training images of ``data``, else
+            ``images``.
+        class_names: names of the classes, which are those of ``data`` to keep; by default those of ``data``,
+            else the model's.
+        data: data set in the standard layout or in that of COCO's downloads.
+        device: what a compiled artifact is compiled for, and where all are checked.
+        check: whether the artifact is checked against the model. A target of reduced precision is checked by
+            its task metric on ``data``.
+        evaluate: whether the task metric of a float32 target is measured on ``data``, too.
+        step: reports each step: see ``Step``.
+        on_result: called with the report of the check, or with the metrics where these alone are asked for,
+            before an artifact that did not pass is refused.
+
+    Raises:
+        ConfigError: an argument does not fit the model, the target or the data.
+        ExportError: the model cannot be exported, or the artifact does not compute what the model computes.
+        OutputError: the folder cannot be written.
+        RuntimeUnavailableError: the runtime is not on this machine.
+    """
+    wanted = find_target(target)
+    makers = _for_device(build_makers(wanted.artifact, list(options)), device)
+    images = images or [BUNDLED_SAMPLE]
+    dataset = _dataset(model, data, class_names, judged=evaluate or (check and bool(wanted.precision)))
+    if class_names or dataset is not None:
+        model = _with_names(model, class_names, dataset)
+    if not evaluate and not wanted.precision:
+        dataset = None  # it has named the classes
+    engine = OnDevice(wanted.runtime.build(), device)
+    report = on_result or _ignore
+    if check:
+        assess = _checked(model, target, wanted, engine, images, dataset, report)
+    else:
+        assess = _evaluated(model, wanted, engine, dataset, report) if evaluate else None
+    return export(
+        model,
+        makers,
+        next(iter(_samples(images, model.contract))),
+        output,
+        calibration=_samples(
+            calibration or (training_images(data) if data else ()) or images, model.contract
+        ),
+        check=assess,
+        step=step,
+    )
+
+
+def _for_device(makers: dict[str, Any], device: str) -> dict[str, Any]:
+    """Return makers that compile for the device, as far as they compile at all."""
+    return {
+        name: replace(maker, device=device) if "device" in [one.name for one in fields(maker)] else maker
+        for name, maker in makers.items()
+    }
+
+
+def _dataset(
+    model: LoadedModel, data: Path | None, class_names: Sequence[str], *, judged: bool
+) -> CocoDataset | None:
+    if data is None:
+        return None
+    names = tuple(class_names) if "things" in count_classes(model.net) else ()
+    with or_without("export without --run-eval, and a target of reduced precision with --no-proof"):
+        return load_dataset(data, names, annotation_kind(model.contract), judged=judged)
+
+
+def _with_names(model: LoadedModel, class_names: Sequence[str], dataset: CocoDataset | None) -> LoadedModel:
+    if not class_names and dataset is not None and "things" in count_classes(model.net):
+        class_names = dataset.class_names
+    return model.with_class_names(class_names) if class_names else model
+
+
+def _samples(files: Sequence[Path], contract: Contract) -> ImageSamples:
+    return ImageSamples(files, contract.channel_order, contract.resize)
+
+
+def _checked(
+    model: LoadedModel,
+    name: str,
+    target: Target,
+    engine: Engine,
+    images: Sequence[Path],
+    dataset: CocoDataset | None,
+    report: OnResult,
+) -> Callable[[Path], None]:
+    """Return what raises ExportError unless an artifact passes against the model."""
+
+    def check(artifact_dir: Path) -> None:
+        found = check_artifact(
+            artifact_dir,
+            engine,
+            model,
+            images,
+            artifact_dir.with_name(".reference"),
+            job=name,
+            precision=target.precision or FLOAT32,
+            dataset=dataset,
+        )
+        report(found)
+        if not found.passed:
+            raise ExportError(
+                f"{name} does not compute what the model computes",
+                got=listed(found.reasons),
+                expected="what the model finds, within the limits",
+                remedy="give images of the model's kind by --sample (for int8 by --calibration), choose "
+                "another target, or keep the artifact unproved by --no-proof",
+            )
+
+    return check
+
+
+def _evaluated(
+    model: LoadedModel, target: Target, engine: Engine, dataset: CocoDataset | None, report: OnResult
+) -> Callable[[Path], None]:
+    """Return what measures the task metric of an artifact beside the model's."""
+    if dataset is None:
+        raise ConfigError("there is no data to judge on", remedy="give --data DIR")
+    precision = target.precision or FLOAT32
+
+    def evaluate(artifact_dir: Path) -> None:
+        eager = measure_eager_quality(model, dataset)
+        session, budget = engine.open(artifact_dir), BUDGETS[precision]
+        report(
+            measure_quality(session, eager, dataset, precision=precision, budget=budget, least=LEAST_QUALITY)
+        )
+
+    return evaluate
+
+
+def _ignore(_: ParityReport | Quality) -> None: ...

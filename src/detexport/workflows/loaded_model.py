@@ -1,0 +1,97 @@
+"""A loaded model, and how the stages of the pipeline get theirs: from the folders of earlier stages."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detexport.artifact import Provenance
+from detexport.checkpoint import LoadReport, load_weights, read_state_dict
+from detexport.config.cfg import load_cfg
+from detexport.contract import Contract
+from detexport.modeling import build_model
+from detexport.modeling.class_names import count_classes, named_contract
+from detexport.system.digests import sha256_file
+from detexport.system.files import read_json
+from detexport.workflows.model_folder import CONFIG, CONTRACT, WEIGHTS
+
+SEED = 0
+"""Of the initial values, which parameters that a checkpoint lacks keep."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that can be exported and compared with.
+
+    Args:
+        net: the network, in evaluation mode.
+        contract: what it takes and gives, with the names of its classes.
+        provenance: digests of its weights and of its resolved configuration.
+        load_report: what the checkpoint held of what the network needs.
+        name: the configuration, for messages.
+        weights: the checkpoint, for messages; an address without its query, which may hold a signature.
+    """
+
+    net: Any
+    contract: Contract
+    provenance: Provenance
+    load_report: LoadReport
+    name: str = "the model"
+    weights: str = "the checkpoint"
+
+    def with_class_names(self, class_names: Sequence[str]) -> "LoadedModel":
+        """Return the model with these names: of its things, or of its stuff where it has no things.
+
+        Raises:
+            ConfigError: there are more or fewer than the model has classes.
+        """
+        names: dict[str, Sequence[str]] = {
+            "things": self.contract.class_names,
+            "stuff": self.contract.stuff_class_names,
+            "keypoints": self.contract.keypoint_names,
+        }
+        names[next(iter(count_classes(self.net)), "things")] = class_names
+        return replace(
+            self, contract=name_contract(self.net, names, self.contract.keypoint_sigmas, self.name)
+        )
+
+
+def load_built_model(build: Path, weights: Path, device: str = "cpu") -> LoadedModel:
+    """Load a model from the folders that the stages `build` and `load_checkpoint` write.
+
+    Args:
+        build: folder of the resolved configuration and the contract.
+        weights: folder of the weights.
+        device: where the model runs.
+
+    Raises:
+        CheckpointError: the weights are not the model's.
+    """
+    cfg = load_cfg(build / CONFIG)
+    cfg.MODEL.DEVICE = device
+    torch.manual_seed(SEED)
+    net = build_model(cfg).eval()
+    file = weights / WEIGHTS
+    report = load_weights(net, read_state_dict(file), str(file))
+    return LoadedModel(
+        net,
+        Contract.from_json(read_json(build / CONTRACT)),
+        Provenance(weights_sha256=sha256_file(file), config_sha256=sha256_file(build / CONFIG)),
+        report,
+        str(build),
+        str(file),
+    )
+
+
+def name_contract(
+    net: Any, names: Mapping[str, Sequence[str]], sigmas: Sequence[float], what: str
+) -> Contract:
+    """Return the contract of a model with names by kind: see ``named_contract``.
+
+    Raises:
+        ConfigError: likewise.
+    """
+    remedy = "name as many as the model has: --class-names"
+    return named_contract(net, names, keypoint_sigmas=sigmas, what=what, remedy=remedy)

@@ -1,0 +1,79 @@
+"""Make a reference: a model's outputs on images of the data set and on edge-case inputs, stored once."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from detexport.data.coco import CocoDataset, CocoRecord
+from detexport.engine.evaluation import predict_record
+from detexport.metrics.evaluate import Finding, Judge
+from detexport.metrics.tallies import pack_tallies
+from detexport.reference.eager import versions
+from detexport.reference.inputs import Plan
+from detexport.reference.progress import Progress
+from detexport.reference.run import eager_samples
+from detexport.reference.store import EagerQuality, write_reference
+from detexport.workflows.loaded_model import LoadedModel
+
+
+def make_reference(
+    model: LoadedModel,
+    records: Sequence[CocoRecord],
+    plan: Plan,
+    save_dir: Path,
+    *,
+    dataset: CocoDataset | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Run the eager model on the inputs of a plan, and write its outputs.
+
+    Args:
+        model: the eager model.
+        records: images of the data set, at least one.
+        plan: see ``Plan``.
+        save_dir: folder of the reference; replaced if it exists.
+        dataset: annotated images that the model's task metric is measured on; none leaves it out.
+        progress: what an earlier run has computed, which this one goes on from.
+
+    Raises:
+        DataError: the model's outputs cannot be a reference, or the data set lacks the annotations that the
+            model is judged by.
+    """
+    quality = measure_eager_quality(model, dataset, progress) if dataset else None
+    write_reference(
+        save_dir,
+        eager_samples(model.net, model.contract, records, plan, progress),
+        contract=model.contract,
+        environment={"threads": torch.get_num_threads(), "dtype": "float32", "versions": versions()},
+        quality=quality,
+    )
+
+
+def measure_eager_quality(
+    model: LoadedModel, dataset: CocoDataset, progress: Progress | None = None
+) -> EagerQuality:
+    """Measure the task metric of the eager model on all images of a split.
+
+    Args:
+        model: the eager model.
+        dataset: the split, with keypoints if the model gives them.
+        progress: what an earlier run has found, which this one goes on from.
+
+    Raises:
+        DataError: the data set has no image, or lacks the annotations that the model is judged by.
+    """
+    judge, progress = Judge(dataset, model.contract.oks_sigmas), progress or Progress()
+
+    def find(record: CocoRecord) -> Finding:
+        return judge.look(record, predict_record(model.net, record))
+
+    def findings() -> Iterator[Any]:
+        for record in tqdm(dataset.images, desc="task metric of the model", unit="image"):
+            yield progress.once(f"task metric {record.image_id!r}", Finding, partial(find, record))
+
+    judged = judge.conclude(findings())
+    return EagerQuality(judged.metrics, judged.image_ids, pack_tallies(judged.tallies))

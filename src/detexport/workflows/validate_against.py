@@ -1,0 +1,148 @@
+"""Validate an artifact against its model, another artifact, or what the pipeline has stored of its model."""
+
+import tempfile
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from detexport.artifact import Artifact, read_verified
+from detexport.errors import ConfigError
+from detexport.metrics.evaluate import or_without
+from detexport.parity.accuracy import FLOAT32
+from detexport.parity.settings import ParitySettings
+from detexport.parity.verdict import ParityReport
+from detexport.reference.store import read_reference
+from detexport.system.files import writing
+from detexport.workflows.engines import OnDevice, asked_target, engine_of
+from detexport.workflows.expected_outputs import (
+    WITHOUT_QUALITY,
+    Comparison,
+    Expected,
+    artifact_outputs,
+    model_outputs,
+    pipeline_outputs,
+)
+from detexport.workflows.model_folder import require_other_side
+from detexport.workflows.model_source import ModelSource
+from detexport.workflows.steps import Step, silent
+from detexport.workflows.validate import save_validation, validate_apart
+from detexport.workflows.validation_data import load_annotated
+
+if TYPE_CHECKING:
+    from detexport.workflows.loaded_model import LoadedModel
+
+REPORT, CERTIFICATE, DRAWN = "parity.json", "certificate.json", "drawn.npz"
+
+
+def validate_against(
+    artifact_dir: Path,
+    other: "ModelSource | LoadedModel | Path | None" = None,
+    *,
+    data: Path | None = None,
+    target: str = "",
+    other_target: str = "",
+    images: int = 8,
+    quality_images: int = 100,
+    device: str = "cpu",
+    settings: ParitySettings | None = None,
+    save_dir: Path | None = None,
+    step: Step = silent,
+) -> ParityReport:
+    """Compare an artifact with a model or another artifact, in a process without the code of a model.
+
+    Args:
+        artifact_dir: the artifact.
+        other: a model, or the folder of another artifact; by default the reference that the pipeline keeps
+            beside its artifacts.
+        data: data set in the standard layout or in that of COCO's downloads; needed with ``other``.
+        target: run the artifact as this target does; empty: by its format's runtime, in float32.
+        other_target: likewise for another artifact.
+        images: of the data set, each at several sizes; the pipeline's reference has its own.
+        quality_images: annotated images that the task metric is measured on; 0 leaves it out.
+        device: where artifacts run.
+        settings: limits and budgets; by default those of ``conf/parity/default.yaml``.
+        save_dir: folder for the report and the certificate. What is computed is kept there until the end, so
+            that an interrupted validation goes on. None keeps nothing.
+        step: reports each step: see ``Step``.
+
+    Raises:
+        ArtifactError: a folder is not an artifact, its files were changed, or the two are of other models.
+        ConfigError: there is nothing to compare the artifact with, or to judge reduced precision by.
+        DataError: the data set has no image, or lacks what the task metric is measured by.
+        OutputError: the folder for the results cannot be written.
+        RuntimeUnavailableError: a runtime is not on this machine.
+    """
+    settings = settings or ParitySettings()
+    require_other_side(artifact_dir, is_given=other is not None, data=data)
+    artifact = read_verified(artifact_dir)
+    asked = asked_target(artifact, target)
+    precision = (asked.precision if asked else "") or FLOAT32
+    is_judged = data is not None and quality_images > 0
+    if precision != FLOAT32 and not is_judged:
+        raise _unjudged(precision, WITHOUT_QUALITY if data else "no --data")
+    with ExitStack() as at_work:
+        work = save_dir or Path(at_work.enter_context(tempfile.TemporaryDirectory()))
+        at_work.enter_context(writing(work))
+        if other is None or data is None:
+            expected = pipeline_outputs(artifact_dir)
+        else:
+            comparison = Comparison(data, images, quality_images, settings, work)
+            expected = _run_other(other, artifact, comparison, at_work, other_target, device, step)
+        has_quality = read_reference(expected.reference).quality is not None
+        if precision != FLOAT32 and not has_quality:
+            raise _unjudged(precision, f"no metric in {expected.reference}")
+        with or_without(WITHOUT_QUALITY):
+            dataset = load_annotated(data, artifact.contract) if data and is_judged and has_quality else None
+        report = validate_apart(
+            artifact_dir,
+            OnDevice(engine_of(artifact_dir, target), device),
+            expected.reference,
+            replace(settings, draw=0),
+            job=f"{artifact_dir} against {expected.name}",
+            precision=precision,
+            floor=expected.floor,
+            dataset=dataset,
+            data=data,
+            save_to=work / REPORT if save_dir else None,
+            run_options={"target": target, "device": device},
+        )
+        if save_dir is not None:
+            save_validation(
+                report,
+                artifact,
+                expected.reference,
+                {"target": target or "the format's own", "device": device},
+                save_to=save_dir / REPORT,
+                save_drawn_to=save_dir / DRAWN,
+                save_certificate_to=save_dir / CERTIFICATE,
+            )
+    return report
+
+
+def _run_other(
+    other: "ModelSource | LoadedModel | Path",
+    artifact: Artifact,
+    comparison: Comparison,
+    at_work: ExitStack,
+    target: str,
+    device: str,
+    step: Step,
+) -> Expected:
+    if isinstance(other, Path):
+        return artifact_outputs(other, artifact, comparison, at_work, target=target, device=device)
+    if isinstance(other, ModelSource):
+        from detexport.workflows.load_model import load_model
+
+        with step("build the model and load its weights"):
+            other = load_model(other)
+    return model_outputs(other, artifact, comparison, at_work)
+
+
+def _unjudged(precision: str, got: str) -> ConfigError:
+    return ConfigError(
+        f"{precision} is judged by the task metric alone, and there is none",
+        got=got,
+        expected="annotated images, on which what it is compared with was judged, too",
+        remedy="give --data, and --quality-images greater than 0",
+    )

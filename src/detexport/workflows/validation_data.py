@@ -1,0 +1,87 @@
+"""The user's annotated images, as a model or an artifact is judged by them; free of torch."""
+
+from pathlib import Path
+
+from detexport.contract import Contract
+from detexport.data.coco import (
+    AnnotationKind,
+    CocoDataset,
+    CocoRecord,
+    check_image_sizes,
+    find_annotations,
+    find_images,
+    load_coco,
+)
+from detexport.engine.evaluation import spread
+from detexport.errors import DataError, MissingAnnotationsError, listed
+from detexport.formats.image_files import list_images
+from detexport.metrics.evaluate import annotation_kind
+
+SPLIT = "val"
+
+
+def load_dataset(
+    folder: Path,
+    class_names: tuple[str, ...] = (),
+    kind: AnnotationKind = "instances",
+    *,
+    judged: bool = True,
+) -> CocoDataset:
+    """Read the validation split, and check that its images have the sizes of their records.
+
+    Args:
+        folder: in the standard layout, or in that of COCO's downloads.
+        class_names: the classes to keep, in their order; without any all are kept.
+        kind: annotations that the model is judged by.
+        judged: whether it is judged; if not, instances do where there are no keypoints.
+    """
+    if not judged and not find_annotations(folder, SPLIT, kind).exists():
+        kind = "instances"
+    dataset = load_coco(folder, SPLIT, class_names or None, kind)
+    check_image_sizes(dataset)
+    return dataset
+
+
+def load_annotated(folder: Path, contract: Contract) -> CocoDataset:
+    """Read the validation split with what a contract's outputs are judged by.
+
+    Its classes are the contract's, by their names, or in their order where those are numbers.
+
+    Raises:
+        MissingAnnotationsError: the data set has other classes.
+    """
+    names = contract.class_names
+    numbered = names == tuple(map(str, range(len(names))))
+    dataset = load_dataset(folder, kind=annotation_kind(contract))
+    existing = dataset.class_names
+    if names == existing or not names or (numbered and len(names) == len(existing)):
+        return dataset
+    if numbered or not set(names) <= set(existing):
+        raise MissingAnnotationsError(
+            f"{folder} has not the classes of the artifact",
+            got=f"{len(existing)} categories: {listed(existing)}",
+            expected=f"{len(names)}: {listed(names)}",
+            remedy="choose other data",
+        )
+    return load_dataset(folder, names, annotation_kind(contract))
+
+
+def choose_records(folder: Path, contract: Contract, number: int) -> tuple[CocoRecord, ...]:
+    """Return ``number`` images of the validation split, at even distances; their annotations are not read.
+
+    Raises:
+        DataError: there is no image.
+    """
+    dataset = load_dataset(folder, kind=annotation_kind(contract), judged=False)
+    if not dataset.images:
+        raise DataError(
+            f"{dataset.annotation_file} lists no image",
+            expected="at least one validation image",
+            remedy="give --data a folder with images/val and their annotations",
+        )
+    return spread(dataset, number).images
+
+
+def training_images(folder: Path) -> list[Path]:
+    """Return the images of the training split, if there is one."""
+    return list_images(find_images(folder, "train"))
