@@ -122,7 +122,7 @@ def model_outputs(
     from detexport.parity.noise_variants import measure_floor
     from detexport.workflows.make_reference import make_reference
 
-    model = replace(model, contract=_named_alike(model.contract, artifact.contract))
+    model = replace(model, contract=named_alike(model.contract, artifact.contract))
     records = choose_records(comparison.data, model.contract, comparison.images)
     progress, reference = comparison.begin(sha256_json(asdict(model.provenance)), model.contract, at_work)
     plan, annotated = comparison.settings.plan, comparison.annotated(model.contract)
@@ -187,7 +187,7 @@ def artifact_outputs(
     return Expected(reference, None, str(other))
 
 
-def _named_alike(contract: Contract, other: Contract) -> Contract:
+def named_alike(contract: Contract, other: Contract) -> Contract:
     """Return a contract with the other's names where there are as many: they change nothing computed."""
     names = {
         name: getattr(other, name)

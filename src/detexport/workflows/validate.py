@@ -6,12 +6,14 @@ Nothing here imports the code of a model: an artifact has to do without it.
 import multiprocessing
 import os
 import signal
+import sys
 import threading
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from detexport.artifact import Artifact, read_artifact
@@ -163,7 +165,8 @@ def validate_apart(*arguments: Any, **options: Any) -> ParityReport:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(theirs, arguments, options), daemon=True)
-    process.start()
+    with _without_main():
+        process.start()
     theirs.close()
     try:
         report, error = ours.recv()
@@ -178,6 +181,17 @@ def validate_apart(*arguments: Any, **options: Any) -> ParityReport:
         raise error
     validated: ParityReport = report
     return validated
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Keep a process that starts in the block from running the user's script again, as ``spawn`` would."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _answer(connection: Connection, arguments: Sequence[Any], options: dict[str, Any]) -> None:
