@@ -50,20 +50,6 @@ LEFT: dict[str, dict[str, int]] = {
         "is told": 1,
         "wherever": 1,
     },
-    "README.md": {
-        "found of what is annotated": 1,
-        "gives what": 2,
-        "held to": 1,
-        "images a call": 1,
-        "is said": 1,
-        "likewise": 2,
-        "next to nothing": 1,
-        "takes and gives": 1,
-        "the proof": 2,
-        "the way of the data": 1,
-        "to hurt": 1,
-        "what is found": 2,
-    },
     "docs/cli.md": {
         "anew": 1,
         "beside the model": 1,
@@ -96,7 +82,11 @@ LEFT: dict[str, dict[str, int]] = {
         "wherever": 1,
     },
 }
-PAGES = ["CONTRIBUTING.md", *(path.relative_to(banned.ROOT).as_posix() for path in banned.files_of("docs"))]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    *(path.relative_to(banned.ROOT).as_posix() for path in banned.files_of("docs")),
+]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in LEFT])
