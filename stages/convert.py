@@ -6,11 +6,11 @@ from typing import Annotated
 from typer import Option, echo
 
 from detexport.artifact import read_artifact
+from detexport.config.instantiate import instantiate
 from detexport.config.params import load_params
 from detexport.data.coco import load_coco
 from detexport.data.samples import ImageSamples
 from detexport.system.script import run
-from stage import instantiate
 
 CALIBRATION_SPLIT = "train"  # never the split that verdicts are made on
 

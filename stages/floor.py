@@ -1,26 +1,16 @@
 """Floor: how far the eager model lies from itself, so that no artifact is asked for more."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import torch
-from torch import nn
 from typer import Option
 
-from detexport.checkpoint import load_weights, read_state_dict
-from detexport.config.cfg import load_cfg
-from detexport.config.params import load_params
-from detexport.contract import Contract
-from detexport.data.coco import load_coco, records_of
-from detexport.engine.evaluation import judge_model
-from detexport.metrics.evaluate import annotation_kind, metric_differences
-from detexport.modeling import build_model
-from detexport.parity.noise_variants import measure_floor
-from detexport.reference.store import read_reference
-from detexport.system.files import read_json, write_json
+from detexport.config.instantiate import instantiate
+from detexport.config.params import load_params, load_values
+from detexport.system.files import write_json
 from detexport.system.script import run
-from stage import instantiate
+from detexport.workflows.loaded_model import load_built_model
+from detexport.workflows.measure_noise import measure_noise
 
 
 def main(
@@ -30,34 +20,15 @@ def main(
     data: Annotated[Path, Option()],
     save_to: Annotated[Path, Option()],
 ) -> None:
-    """Write the noise floor of the model of BUILD with WEIGHTS, against its REFERENCE, to SAVE_TO.
-
-    What TF32 costs is judged on DATA, where the eager model was.
-    """
-    params = load_params("parity")
-    torch.set_num_threads(1)  # as the reference was made
-    torch.manual_seed(0)
-    net = build_model(load_cfg(build / "config.yaml")).eval()
-    weights_file = weights / "model.safetensors"
-    load_weights(net, read_state_dict(weights_file), str(weights_file))
-    contract = Contract.from_json(read_json(build / "contract.json"))
-    expected = read_reference(reference)
-
-    def judge(other: nn.Module) -> dict[str, float]:
-        assert expected.quality is not None
-        dataset = load_coco(data, "val", load_params("data.categories"), annotation_kind(contract))
-        judged = replace(dataset, images=tuple(records_of(dataset, expected.quality.image_ids)))
-        reached = judge_model(other, judged, contract.oks_sigmas)
-        return metric_differences(expected.quality.metrics, reached.metrics)
-
-    floor = measure_floor(
-        net,
-        contract,
-        expected,
-        instantiate(params.tolerance),
-        params.floor_images,
-        judge=judge if expected.quality else None,
-        budget=params.budgets.tf32,
+    """Write the noise floor of the model of BUILD with WEIGHTS, against its REFERENCE, to SAVE_TO."""
+    floor = measure_noise(
+        load_built_model(build, weights),
+        reference,
+        data,
+        tolerance=instantiate(load_params("parity.tolerance")),
+        images=load_params("parity.floor_images"),
+        categories=load_values("data.categories"),
+        tf32_budget=load_params("parity.budgets.tf32"),
     )
     write_json(save_to, floor.to_json())
 

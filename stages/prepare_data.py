@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from detexport.config.instantiate import instantiate
 from detexport.config.params import load_params
 from detexport.system.script import run
-from stage import instantiate
 
 
 def main(save_dir: Path) -> None:

@@ -28,7 +28,10 @@ from detexport.system.script import run
 
 PIPELINE = Path("dvc.yaml")
 DECLARED = Path("conf/unsupported.yaml")
-STAGES = ("prepare_data", "build", "load_checkpoint", "reference", "floor", "export", "convert", "validate")
+STAGES = (
+    *("prepare_data", "build", "load_checkpoint", "sample", "reference", "floor"),
+    *("export", "convert", "validate"),
+)
 LINKED = ("checkpoints", "conf", "hydra_plugins", "requirements.lock", "src", "stages", "tools")
 """What the stages read, beside what they write."""
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
+from detexport.config.instantiate import instantiate
 from detexport.data.coco_folder import CocoFolder
 from detexport.data.synthetic import SyntheticShapes
-from stage import instantiate
 
 ROOT = Path(__file__).parents[2]
 

@@ -75,7 +75,7 @@ def test_eager_and_targets_are_measured_and_cuda_is_skipped_visibly(tmp_path: Pa
         save_to="latency.json",
     )
     assert result.returncode == 0, result.stderr
-    assert "tiny on cuda: skipped no CUDA device on this machine" in result.stdout
+    assert "cuda: skipped no CUDA device on this machine" in result.stdout
     latency = json.loads((tmp_path / "latency.json").read_text())
     assert latency["machine"] == json.loads((tmp_path / "machine.json").read_text())
     assert latency["settings"]["rounds"] == 2

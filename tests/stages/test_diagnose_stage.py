@@ -21,6 +21,7 @@ from detexport.modeling import build_model
 from detexport.reference.eager import run_eager
 from detexport.reference.store import SampleMeta, write_reference
 from detexport.system.files import write_json
+from detexport.workflows.sample_folder import write_sample
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "conf/detectron2/faster_rcnn.yaml"
@@ -37,12 +38,14 @@ def workspace(tmp_path: Path) -> Path:
     image = np.ascontiguousarray(read_image(BUNDLED_SAMPLE, contract.channel_order)[:, :160, :200])
     size = (160, 200)
     samples = [
-        (SampleMeta("1-1x", 1, "1.png", size, size, 1.0, True), image, run_eager(net, image, size, contract))
+        (SampleMeta("1-1x", 1, "1.png", size, size, 1.0), image, run_eager(net, image, size, contract))
     ]
     write_reference(model / "reference", samples, contract=contract, environment={})
+    write_sample(image, model / "sample", image_id=1, file="1.png")
     for folder in ("build", "weights"):
         (model / folder).mkdir()
     shutil.copy(CONFIG, model / "build" / "config.yaml")
+    write_json(model / "build" / "contract.json", contract.to_json())
     shutil.copy(WEIGHTS, model / "weights" / "model.safetensors")
     net.roi_heads.box_predictor.nms_threshold = 0.05
     method = {"_target_": "detexport.export.tracing.Tracing", "graph_end": "raw"}
@@ -63,7 +66,8 @@ def workspace(tmp_path: Path) -> Path:
 
 def diagnose(workspace: Path, verdict: dict[str, Any]) -> dict[str, Any]:
     write_json(workspace / "verdict.json", verdict)
-    options = {"artifact_dir": "artifact", "build": "build", "weights": "weights", "reference": "reference"}
+    options = {name: name for name in ("build", "weights", "sample", "reference")}
+    options["artifact_dir"] = "artifact"
     arguments = [
         part for name, path in options.items() for part in (f"--{name.replace('_', '-')}", f"m/{path}")
     ]

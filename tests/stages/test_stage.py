@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from detexport.config.instantiate import instantiate
 from detexport.config.params import load_params
 from detexport.data.coco import load_coco
 from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import ConfigError, DataError
-from stage import instantiate
 
 ROOT = Path(__file__).parents[2]
 SHAPES = "detexport.data.synthetic.SyntheticShapes"

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-import train
 from detexport.config import CfgNode, get_cfg
 from detexport.errors import ConfigError
+from detexport.workflows.train import check_fits
 
 SHAPES = {"keypoints": ["a", "b"], "stuff": ["x", "y", "z"], "things": ["p", "q"]}
 USERS = {"keypoints": [], "stuff": [], "things": ["p", "q"]}
@@ -24,7 +24,7 @@ PANOPTIC = ("MODEL.META_ARCHITECTURE", "PanopticFPN", "MODEL.SEM_SEG_HEAD.NUM_CL
 
 @pytest.mark.parametrize("keys", [(), KEYPOINTS, PANOPTIC], ids=["boxes", "keypoints", "panoptic"])
 def test_a_model_that_fits(keys: tuple[Any, ...]) -> None:
-    train.check_fits(config(*keys), 2, 2, SHAPES)
+    check_fits(config(*keys), 2, 2, SHAPES)
 
 
 @pytest.mark.parametrize(
@@ -48,4 +48,4 @@ def test_a_model_that_does_not_fit(
     keys: tuple[Any, ...], classes: int, description: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        train.check_fits(config(*keys), classes, 2, description)
+        check_fits(config(*keys), classes, 2, description)

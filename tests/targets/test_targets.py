@@ -11,6 +11,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from detexport.config.instantiate import instantiate
 from detexport.errors import ConfigError, MissingPackageError
 from detexport.model_zoo import get_class_names
 from detexport.parity.accuracy import BUDGETS, LEAST_QUALITY
@@ -25,7 +26,6 @@ from detexport.targets.table import (
     parse_options,
     require_target_packages,
 )
-from stage import instantiate
 from tolerances import TOLERANCE
 
 CONF = Path(__file__).parents[2] / "conf"

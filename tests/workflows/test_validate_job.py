@@ -10,7 +10,7 @@ from detexport.errors import ArtifactError, ConfigError, DataError
 from detexport.parity.settings import ParitySettings
 from detexport.parity.validate import Support
 from detexport.processing.postprocess import postprocess
-from detexport.reference.store import SampleMeta, write_reference
+from detexport.reference.store import Reference, SampleMeta, read_reference, write_reference
 from detexport.runtime import Session
 from detexport.runtime.onnxruntime import OnnxRuntime
 from detexport.workflows.validate import validate_apart, validate_job
@@ -36,7 +36,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def reference(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def reference(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Reference:
     session, image = OnnxRuntime(threads=1).open(artifact), tiny_image()
     size = image.shape[1:]
     contract = session.artifact.contract
@@ -45,10 +45,10 @@ def reference(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     metas += [SampleMeta(f"batch-{n}", 1, "", size, size, 1.0, batch="1") for n in (1, 2)]
     folder = tmp_path_factory.mktemp("reference") / "reference"
     write_reference(folder, [(meta, image, expected) for meta in metas], contract=contract, environment={})
-    return folder
+    return read_reference(folder)
 
 
-def test_an_artifact_is_run_where_no_model_is(artifact: Path, reference: Path, tmp_path: Path) -> None:
+def test_an_artifact_is_run_where_no_model_is(artifact: Path, reference: Reference, tmp_path: Path) -> None:
     import detexport.modeling  # noqa: F401
 
     seen = tmp_path / "modules"
@@ -62,19 +62,19 @@ def test_an_artifact_is_run_where_no_model_is(artifact: Path, reference: Path, t
     assert report.to_json() == same.to_json()
 
 
-def test_what_is_raised_there_is_raised_here(artifact: Path, reference: Path, tmp_path: Path) -> None:
+def test_what_is_raised_there_is_raised_here(artifact: Path, reference: Reference, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="nowhere is not an artifact"):
         validate_apart(tmp_path / "nowhere", OnnxRuntime(), reference, ParitySettings(), job="j")
 
 
-def test_precision_needs_a_budget_and_a_metric(artifact: Path, reference: Path) -> None:
+def test_precision_needs_a_budget_and_a_metric(artifact: Path, reference: Reference) -> None:
     with pytest.raises(ConfigError, match="no budget for the precision fp4"):
         validate_job(artifact, OnnxRuntime(), reference, ParitySettings(), job="j", precision="fp4")
     with pytest.raises(DataError, match="does not say how good the eager model is"):
         validate_job(artifact, OnnxRuntime(), reference, ParitySettings(), job="j", precision="int8")
 
 
-def test_a_target_may_declare_less_than_its_artifact(artifact: Path, reference: Path) -> None:
+def test_a_target_may_declare_less_than_its_artifact(artifact: Path, reference: Reference) -> None:
     options = {"job": "j", "support": Support(image_sides=(1, 8))}
     report = validate_job(artifact, OnnxRuntime(), reference, ParitySettings(), **options)
     assert "alone" in report.not_claimed

@@ -9,8 +9,9 @@ from coverage_table.run import OK, UNAVAILABLE, Outcome
 from coverage_table.steps import Step
 from detexport.artifact import Artifact, read_artifact
 from detexport.contract import Contract
-from detexport.reference.store import Reference, Sample, read_reference
+from detexport.reference.store import Sample, read_reference
 from detexport.system.files import read_json
+from detexport.workflows.sample_folder import read_sample
 
 STATUSES = ("ok", "failed", "unsupported", "skipped")
 
@@ -108,14 +109,14 @@ class Kinds:
         return [f"the reference has no sample {kind}" for kind in lacking]
 
 
-def kinds_of(samples: Sequence[Sample], contract: Contract) -> Kinds:
+def kinds_of(samples: Sequence[Sample], contract: Contract, exported: tuple[int, int]) -> Kinds:
     """Sort samples by size and number of detections.
 
     Args:
-        samples: of a reference; one of them is the exported one.
+        samples: of a reference.
         contract: of the model that the reference was made with.
+        exported: height and width of the image that the model was exported with.
     """
-    exported = next(sample.meta.image_size for sample in samples if sample.meta.traced)
     sizes: dict[str, set[str]] = {name: set() for name in SIZES}
     counts: dict[str, set[str]] = {name: set() for name in COUNTS} if "scores" in contract.row_names else {}
     for sample in samples:
@@ -139,15 +140,14 @@ def _sizes(size: tuple[int, int], exported: tuple[int, int]) -> Iterable[str]:
         yield "odd"
 
 
-def measured_in(verdict: Mapping[str, Any], reference: Reference, artifact: Artifact) -> dict[str, Any]:
+def measured_in(verdict: Mapping[str, Any], kinds: Kinds, artifact: Artifact) -> dict[str, Any]:
     """The fields of a cell that a verdict on an artifact shows.
 
     Args:
         verdict: as the stage ``validate`` wrote it, in a process without the models' code.
-        reference: what it was made with.
+        kinds: of the samples that it was made with.
         artifact: what it is on.
     """
-    kinds = kinds_of(reference.samples, artifact.contract)
     passed = {sample["id"] for sample in verdict["samples"] if sample["passed"]}
     # Without limits of errors, the task metric alone decided.
     by_task = verdict["quality"] and verdict["tolerance"] is None
@@ -187,10 +187,11 @@ def cell_of(
         measured["export_s"] = round(sum(outcomes[step.name].seconds for step in made), 1)
         measured["peak_bytes"] = max(outcomes[step.name].peak_bytes for step in made)
     if last.status == OK:
-        reference = read_reference(written["reference"])
         artifact = read_artifact(folder / made[-1].outs[-1])
+        exported = read_sample(written["sample"]).shape[1:]
+        kinds = kinds_of(read_reference(written["reference"]).samples, artifact.contract, exported)
         verdict = read_json(written["validate"])
-        faults = [*verdict["reasons"], *kinds_of(reference.samples, artifact.contract).gaps]
-        measured |= measured_in(verdict, reference, artifact)
+        faults = [*verdict["reasons"], *kinds.gaps]
+        measured |= measured_in(verdict, kinds, artifact)
     status, reason = status_of(last, faults, declared)
     return Cell(job["model"], architecture, job["target"], status, reason, **measured)

@@ -50,6 +50,17 @@ class LatencyReport:
         """Write the report as JSON."""
         write_json(path, vars(self))
 
+    def describe(self) -> list[str]:
+        """What was measured, and what could not be, in lines of text."""
+        lines = []
+        for device, measured in self.devices.items():
+            lines.append(f"{device}: {measured['status']} {measured.get('reason', '')}")
+            for name, statistics in measured.get("runners", {}).items():
+                lines.append(f"  {name}: {statistics['p50_ms']} ms, p90 {statistics['p90_ms']} ms")
+            for name, reason in measured.get("failed", {}).items():
+                lines.append(f"  {name}: not measured: {reason}")
+        return lines
+
 
 def benchmark(
     candidates: Sequence[Candidate],

@@ -43,3 +43,9 @@ def load_params(key: str) -> Any:
             remedy="give them: `dvc exp run -S <name>=<value>`",
         )
     return node
+
+
+def load_values(key: str) -> Any:
+    """The value of ``key`` in plain lists and dicts: see ``load_params``."""
+    node = load_params(key)
+    return OmegaConf.to_object(node) if OmegaConf.is_config(node) else node

@@ -181,6 +181,21 @@ def load_coco(
     )
 
 
+def require_images(dataset: CocoDataset) -> CocoDataset:
+    """Return a split that has an image.
+
+    Raises:
+        DataError: it has none.
+    """
+    if not dataset.images:
+        raise DataError(
+            f"{dataset.annotation_file} lists no image",
+            expected="at least one validation image",
+            remedy="give a data set with images/val and their annotations",
+        )
+    return dataset
+
+
 def read_coco(
     annotation_file: Path, image_folder: Path, categories: Sequence[str] | None = None
 ) -> CocoDataset:

@@ -259,7 +259,6 @@ def _data(records: Sequence[CocoRecord], contract: Contract, scales: Sequence[fl
                 image_size=size,
                 output_size=(record.height, record.width),
                 scale=scale,
-                traced=(record.image_id, scale) == (records[0].image_id, scales[0]),
             )
             yield meta, resize_image(image, size)
 
@@ -373,7 +372,7 @@ def _batches(pictures: Sequence[Picture], run: Run) -> Iterator[Triple]:
         for place, ((meta, image), outputs) in enumerate(zip(batch, given, strict=True)):
             note = f"{meta.id} in a batch of {len(batch)}"
             id = f"{BATCH}-{number}-{place}"
-            yield replace(meta, id=id, kind=BATCH, note=note, batch=str(number), traced=False), image, outputs
+            yield replace(meta, id=id, kind=BATCH, note=note, batch=str(number)), image, outputs
 
 
 def _of_different_sizes(pictures: Sequence[Picture]) -> list[Picture]:

@@ -33,7 +33,6 @@ class SampleMeta:
         image_size: height and width of the graph's image, in px.
         output_size: height and width of the frame that outputs are given in, in px.
         scale: factor on the contract's resize rule.
-        traced: whether an export method saw this very image.
         kind: what it is for: ``DATA``, or one of ``detexport.reference.inputs``.
         note: what was reached, for people.
         batch: name of the group of images that went through the eager model in one call, as padding makes an
@@ -49,7 +48,6 @@ class SampleMeta:
     image_size: tuple[int, int]
     output_size: tuple[int, int]
     scale: float
-    traced: bool = False
     kind: str = DATA
     note: str = ""
     batch: str = ""
@@ -122,6 +120,7 @@ class Reference:
     """A folder of samples.
 
     Args:
+        folder: where it lies.
         environment: versions and threads that the eager model ran with.
         contract: of the model that was run, see ``of_model``.
         samples: in the order in which they were written.
@@ -129,6 +128,7 @@ class Reference:
         quality: how good the eager model is against annotations; none where it was not measured.
     """
 
+    folder: Path
     environment: dict[str, Any]
     contract: Contract
     samples: tuple[Sample, ...]
@@ -203,7 +203,7 @@ def read_reference(folder: Path) -> Reference:
         quality = EagerQuality.read(value["quality"], folder) if value["quality"] else None
         coverage = InputCoverage.from_json(value["input_coverage"])
         contract = Contract.from_json(value["contract"])
-        return Reference(value["environment"], contract, samples, coverage, quality)
+        return Reference(folder, value["environment"], contract, samples, coverage, quality)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{folder} is not a reference",

@@ -47,7 +47,7 @@ class Job:
     @property
     def stages(self) -> list[str]:
         """The pipeline's stages that made the job."""
-        of_model = ("build", "load_checkpoint", "reference", "floor", "benchmark")
+        of_model = ("build", "load_checkpoint", "sample", "reference", "floor", "benchmark")
         return [
             *(f"{stage}@{self.model}" for stage in of_model),
             *self.made_by,

@@ -10,6 +10,7 @@ from detexport.parity.noise_variants import measured_noise
 from detexport.parity.settings import ParitySettings
 from detexport.parity.verdict import ParityReport
 from detexport.reference.inputs import QUICK
+from detexport.reference.store import read_reference
 from detexport.runtime.session import Engine
 from detexport.workflows.loaded_model import LoadedModel
 from detexport.workflows.make_reference import make_reference
@@ -49,7 +50,7 @@ def check_artifact(
     return validate_job(
         artifact_dir,
         engine,
-        reference,
+        read_reference(reference),
         settings,
         job=job,
         precision=precision,

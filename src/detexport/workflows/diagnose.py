@@ -1,22 +1,25 @@
 """Diagnose: where an artifact first computes something else than its model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from detexport.artifact import Artifact, read_verified
+from detexport.artifact import Artifact, read_artifact, read_verified
 from detexport.data.samples import BUNDLED_SAMPLE, ImageSamples
 from detexport.diagnosis.diagnose import Diagnosis, diagnose
 from detexport.diagnosis.drawing import save_evidence
-from detexport.diagnosis.twin import Twin
-from detexport.errors import ArtifactError, DataError
-from detexport.reference.store import Sample
+from detexport.diagnosis.twin import Twin, twin_of
+from detexport.errors import ArtifactError, DataError, DetexportError, RuntimeUnavailableError
+from detexport.reference.store import Sample, read_reference
+from detexport.runtime.session import Engine
+from detexport.system.atomic import atomic_dir
 from detexport.system.files import write_json, writing
 from detexport.workflows.engines import asked_target
-from detexport.workflows.loaded_model import LoadedModel
+from detexport.workflows.loaded_model import LoadedModel, load_built_model
+from detexport.workflows.sample_folder import read_sample
 
 REPORT, DIFFERENCE = "diagnosis.json", "difference.png"
 
@@ -48,30 +51,69 @@ def diagnose_artifact(
     return diagnose(model.net, artifact_dir, pixels, target=target)
 
 
-def diagnose_failed(
+def diagnose_job(
+    artifact_dir: Path,
+    verdict: Mapping[str, Any],
+    makers: Sequence[tuple[str, Any]],
+    engine: Engine,
+    precision: str,
+    save_dir: Path,
+    *,
+    build: Path,
+    weights: Path,
+    sample: Path,
+    reference: Path,
+) -> str:
+    """Diagnose an artifact of the pipeline if it did not pass, and write what was found.
+
+    Args:
+        artifact_dir: the artifact.
+        verdict: the report of its validation, as JSON values.
+        makers: the export method and the conversions that made it, each by its artifact's name.
+        engine: the target's runtime.
+        precision: of the target; empty: float32.
+        save_dir: folder of the diagnosis.
+        build: folder that the stage `build` writes.
+        weights: folder that the stage `load_checkpoint` writes.
+        sample: folder of the image that the artifact was exported with.
+        reference: folder of the outputs that it did not pass against.
+
+    Returns:
+        What was found, in words.
+
+    Raises:
+        RuntimeUnavailableError: the runtime is not on this machine, which says nothing of the artifact.
+    """
+    with atomic_dir(save_dir) as folder:
+        if verdict["passed"]:
+            write_json(folder / REPORT, {"needed": False})
+            return "passed, so there is nothing to diagnose"
+        artifact = read_artifact(artifact_dir)
+        twin = twin_of(artifact, makers, engine, precision)
+        try:
+            model, samples = load_built_model(build, weights), read_reference(reference).samples
+            diagnosis = _diagnose_failed(artifact_dir, model, samples, verdict, read_sample(sample), twin)
+        except RuntimeUnavailableError:
+            raise
+        except DetexportError as error:
+            outcome = f"not diagnosed: {error}"
+            write_json(folder / REPORT, {"needed": True, "first": None, "sentence": outcome})
+            return outcome
+        save_diagnosis(diagnosis, folder, artifact.contract.channel_order)
+    return diagnosis.sentence
+
+
+def _diagnose_failed(
     artifact_dir: Path,
     model: LoadedModel,
     samples: Sequence[Sample],
-    verdict: dict[str, Any],
-    *,
-    recorded: np.ndarray,
+    verdict: Mapping[str, Any],
+    exported_with: np.ndarray,
     twin: Twin,
 ) -> Diagnosis:
     """Diagnose an artifact on the first sample that did not pass and has a detection.
 
     Segments take one image: of samples that did not pass, those that were run alone come first.
-
-    Args:
-        artifact_dir: the artifact.
-        model: the eager model.
-        samples: of the reference that the artifact did not pass against.
-        verdict: the report of the validation, as JSON values.
-        recorded: the image that the artifact was exported with.
-        twin: how the artifact was made and is run.
-
-    Raises:
-        DataError: there is no sample.
-        DetexportError: see ``diagnose``.
     """
     failed = {sample["id"] for sample in verdict["samples"] if not sample["passed"]}
     ranked = sorted(
@@ -80,8 +122,9 @@ def diagnose_failed(
     if not ranked:
         raise DataError("the reference has no sample", remedy="run the stage `reference` again")
     image = ranked[0].image()
-    differs = recorded.shape != image.shape  # what a trace freezes shows at another size
-    diagnosis = diagnose(model.net, artifact_dir, image, recorded=recorded if differs else None, twin=twin)
+    # What a trace freezes shows at another size.
+    recorded = exported_with if exported_with.shape != image.shape else None
+    diagnosis = diagnose(model.net, artifact_dir, image, recorded=recorded, twin=twin)
     if not ranked[0].meta.batch:
         return diagnosis
     alone = f"only images in a batch did not pass; {ranked[0].meta.id} was looked at alone"

@@ -80,10 +80,11 @@ def export_target(
         dataset = None  # it has named the classes
     engine = OnDevice(wanted.runtime.build(), device)
     report = on_result or _ignore
+    assess: Callable[[Path], None] | None = None
     if check:
         assess = _checked(model, target, wanted, engine, images, dataset, report)
-    else:
-        assess = _evaluated(model, wanted, engine, dataset, report) if evaluate else None
+    elif evaluate:
+        assess = _evaluated(model, wanted, engine, dataset, report)
     return export(
         model,
         makers,

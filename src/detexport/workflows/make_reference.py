@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from detexport.data.coco import CocoDataset, CocoRecord
-from detexport.engine.evaluation import predict_record
-from detexport.metrics.evaluate import Finding, Judge
+from detexport.data.coco import CocoDataset, CocoRecord, load_coco, require_images
+from detexport.engine.evaluation import predict_record, spread
+from detexport.metrics.evaluate import Finding, Judge, annotation_kind, or_without
 from detexport.metrics.tallies import pack_tallies
 from detexport.reference.eager import versions
 from detexport.reference.inputs import Plan
@@ -18,6 +18,7 @@ from detexport.reference.progress import Progress
 from detexport.reference.run import eager_samples
 from detexport.reference.store import EagerQuality, write_reference
 from detexport.workflows.loaded_model import LoadedModel
+from detexport.workflows.validation_data import SPLIT
 
 
 def make_reference(
@@ -51,6 +52,41 @@ def make_reference(
         environment={"threads": torch.get_num_threads(), "dtype": "float32", "versions": versions()},
         quality=quality,
     )
+
+
+def make_reference_on(
+    model: LoadedModel,
+    data: Path,
+    plan: Plan,
+    save_dir: Path,
+    *,
+    images: int,
+    quality_images: int,
+    categories: Sequence[str] | None = None,
+) -> None:
+    """Make the reference of the pipeline on images of a data set's validation split.
+
+    Args:
+        model: the eager model.
+        data: the data set.
+        plan: see ``Plan``.
+        save_dir: folder of the reference; replaced if it exists.
+        images: number of images that inputs are made of.
+        quality_images: number of annotated images that the task metric is measured on; 0 leaves it out.
+        categories: names of the data set's classes to keep; none keeps all.
+
+    Raises:
+        DataError: there is no image, or see ``make_reference``.
+    """
+    # One thread: the order of sums, and with it the last bits, does not depend on the number of cores.
+    torch.set_num_threads(1)
+    dataset = require_images(load_coco(data, SPLIT, categories))
+    annotated = None
+    with or_without("-S parity.quality_images=0"):
+        if quality_images:
+            kind = annotation_kind(model.contract)
+            annotated = spread(load_coco(data, SPLIT, categories, kind), quality_images)
+        make_reference(model, spread(dataset, images).images, plan, save_dir, dataset=annotated)
 
 
 def measure_eager_quality(

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -27,15 +28,38 @@ from detexport.parity.settings import ParitySettings
 from detexport.parity.validate import Support, validate_artifact
 from detexport.parity.verdict import ParityReport
 from detexport.reference.progress import Progress, progress_folder, validation_key
-from detexport.reference.store import EagerQuality, read_reference
+from detexport.reference.store import EagerQuality, Reference
 from detexport.runtime.session import Engine
 from detexport.system.files import write_json
+
+
+@dataclass(frozen=True)
+class ReportFiles:
+    """The files of a validation.
+
+    Args:
+        report: the verdicts and the measurements.
+        drawn: the outputs that a report draws.
+        certificate: what a registry asks for.
+    """
+
+    report: Path
+    drawn: Path
+    certificate: Path
+
+    def write(
+        self, report: ParityReport, artifact: Artifact, reference: Path, runtime: dict[str, Any]
+    ) -> None:
+        """Write the report of an artifact that was run by ``runtime``, and compared with ``reference``."""
+        report.save(self.report, self.drawn)
+        certificate = certify(report.to_json(), artifact, reference=reference, runtime=runtime)
+        write_json(self.certificate, certificate)
 
 
 def validate_job(
     artifact_dir: Path,
     engine: Engine,
-    reference: Path,
+    reference: Reference,
     settings: ParitySettings,
     *,
     job: str,
@@ -53,7 +77,7 @@ def validate_job(
     Args:
         artifact_dir: the artifact.
         engine: the target's runtime.
-        reference: folder of the eager model's outputs.
+        reference: the eager model's outputs.
         settings: limits and budgets.
         job: its name.
         precision: of the target; a reduced one is judged by the task metric alone.
@@ -72,15 +96,14 @@ def validate_job(
         DataError: the precision is reduced, and nothing says how good the eager model is.
         RuntimeUnavailableError: the runtime is not on this machine.
     """
-    expected = read_reference(reference)
     with ExitStack() as at_work:
         progress = Progress()
         if save_to is not None:
             noise = floor.limits if floor else None
             given = {"job": job, "settings": repr(settings), "floor": noise, **(run_options or {})}
-            key = validation_key(read_artifact(artifact_dir).sha256, reference, data, given)
+            key = validation_key(read_artifact(artifact_dir).sha256, reference.folder, data, given)
             progress = at_work.enter_context(Progress(progress_folder(save_to), key))
-        eager = _judged(precision, expected.quality, dataset, settings)
+        eager = _judged(precision, reference.quality, dataset, settings)
         measure = None
         if eager is not None and dataset is not None:
             measure = partial(
@@ -96,7 +119,7 @@ def validate_job(
         return validate_artifact(
             engine,
             artifact_dir,
-            expected,
+            reference,
             settings.tolerance,
             job=job,
             min_detections=settings.min_detections,
@@ -108,31 +131,6 @@ def validate_job(
             reduced=precision != FLOAT32,
             progress=progress,
         )
-
-
-def save_validation(
-    report: ParityReport,
-    artifact: Artifact,
-    reference: Path,
-    runtime: dict[str, Any],
-    *,
-    save_to: Path,
-    save_drawn_to: Path,
-    save_certificate_to: Path,
-) -> None:
-    """Write the report, the outputs that it draws, and the certificate that a registry asks for.
-
-    Args:
-        report: of the validation.
-        artifact: what was validated.
-        reference: what it was validated against.
-        runtime: how it was run, as JSON values.
-        save_to: file of the report.
-        save_drawn_to: file of the outputs.
-        save_certificate_to: file of the certificate.
-    """
-    report.save(save_to, save_drawn_to)
-    write_json(save_certificate_to, certify(report.to_json(), artifact, reference=reference, runtime=runtime))
 
 
 def _judged(

@@ -26,7 +26,7 @@ from detexport.workflows.expected_outputs import (
 from detexport.workflows.model_folder import require_other_side
 from detexport.workflows.model_source import ModelSource
 from detexport.workflows.steps import Step, silent
-from detexport.workflows.validate import save_validation, validate_apart
+from detexport.workflows.validate import ReportFiles, validate_apart
 from detexport.workflows.validation_data import load_annotated
 
 if TYPE_CHECKING:
@@ -84,39 +84,34 @@ def validate_against(
     with ExitStack() as at_work:
         work = save_dir or Path(at_work.enter_context(tempfile.TemporaryDirectory()))
         at_work.enter_context(writing(work))
+        files = ReportFiles(work / REPORT, work / DRAWN, work / CERTIFICATE)
         if other is None or data is None:
             expected = pipeline_outputs(artifact_dir)
         else:
             comparison = Comparison(data, images, quality_images, settings, work)
             expected = _run_other(other, artifact, comparison, at_work, other_target, device, step)
-        has_quality = read_reference(expected.reference).quality is not None
-        if precision != FLOAT32 and not has_quality:
+        reference = read_reference(expected.reference)
+        if precision != FLOAT32 and reference.quality is None:
             raise _unjudged(precision, f"no metric in {expected.reference}")
         with or_without(WITHOUT_QUALITY):
-            dataset = load_annotated(data, artifact.contract) if data and is_judged and has_quality else None
+            has_quality = is_judged and reference.quality is not None
+            dataset = load_annotated(data, artifact.contract) if data and has_quality else None
         report = validate_apart(
             artifact_dir,
             OnDevice(engine_of(artifact_dir, target), device),
-            expected.reference,
+            reference,
             replace(settings, draw=0),
             job=f"{artifact_dir} against {expected.name}",
             precision=precision,
             floor=expected.floor,
             dataset=dataset,
             data=data,
-            save_to=work / REPORT if save_dir else None,
+            save_to=files.report if save_dir else None,
             run_options={"target": target, "device": device},
         )
         if save_dir is not None:
-            save_validation(
-                report,
-                artifact,
-                expected.reference,
-                {"target": target or "the format's own", "device": device},
-                save_to=save_dir / REPORT,
-                save_drawn_to=save_dir / DRAWN,
-                save_certificate_to=save_dir / CERTIFICATE,
-            )
+            runtime = {"target": target or "the format's own", "device": device}
+            files.write(report, artifact, expected.reference, runtime)
     return report
 
 

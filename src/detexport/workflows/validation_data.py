@@ -11,9 +11,10 @@ from detexport.data.coco import (
     find_annotations,
     find_images,
     load_coco,
+    require_images,
 )
 from detexport.engine.evaluation import spread
-from detexport.errors import DataError, MissingAnnotationsError, listed
+from detexport.errors import MissingAnnotationsError, listed
 from detexport.formats.image_files import list_images
 from detexport.metrics.evaluate import annotation_kind
 
@@ -72,13 +73,7 @@ def choose_records(folder: Path, contract: Contract, number: int) -> tuple[CocoR
     Raises:
         DataError: there is no image.
     """
-    dataset = load_dataset(folder, kind=annotation_kind(contract), judged=False)
-    if not dataset.images:
-        raise DataError(
-            f"{dataset.annotation_file} lists no image",
-            expected="at least one validation image",
-            remedy="give --data a folder with images/val and their annotations",
-        )
+    dataset = require_images(load_dataset(folder, kind=annotation_kind(contract), judged=False))
     return spread(dataset, number).images
 
 

@@ -14,6 +14,7 @@ from detexport.processing.postprocess import postprocess
 from detexport.reference.store import Sample, SampleMeta, read_reference, write_reference
 from detexport.runtime.onnxruntime import OnnxRuntime
 from detexport.system.files import read_json, write_json
+from detexport.workflows.sample_folder import write_sample
 from tiny_artifacts import tiny_contract, tiny_image, write_tiny_onnx
 from tolerances import TOLERANCE
 
@@ -24,7 +25,7 @@ BRIGHTNESS = {"exported": (0, 0, 0), "smaller": (200, 0, 0), "larger": (200, 90,
 
 
 def sample(id: str, size: tuple[int, int], detections: int) -> Sample:
-    meta = SampleMeta(id, 1, "a.png", size, size, 1.0, traced=id == "exported")
+    meta = SampleMeta(id, 1, "a.png", size, size, 1.0)
     return Sample(meta, detections, Path())
 
 
@@ -32,7 +33,7 @@ SAMPLES = [sample(name, size, count) for (name, size), count in zip(SIZES.items(
 
 
 def test_samples_are_sorted_by_size_and_count() -> None:
-    kinds = kinds_of(SAMPLES, tiny_contract())
+    kinds = kinds_of(SAMPLES, tiny_contract(), SIZES["exported"])
     assert kinds.sizes == {name: {name} for name in SIZES}
     assert kinds.counts == {"no": {"exported"}, "one": {"smaller"}, "many": {"larger", "odd"}}
     assert kinds.gaps == []
@@ -43,13 +44,14 @@ def test_samples_are_sorted_by_size_and_count() -> None:
 )
 def test_what_a_reference_does_not_show_is_told(left_out: str, gap: str) -> None:
     kept = [one for one in SAMPLES if one.meta.id != left_out]
-    assert any(gap in told for told in kinds_of(kept, tiny_contract()).gaps)
+    assert any(gap in told for told in kinds_of(kept, tiny_contract(), SIZES["exported"]).gaps)
 
 
 def test_a_model_without_scores_needs_no_counts() -> None:
     contract = tiny_contract()
     without = replace(contract, outputs=tuple(spec for spec in contract.outputs if spec.name != "scores"))
-    assert kinds_of([replace(one, detections=0) for one in SAMPLES], without).gaps == []
+    samples = [replace(one, detections=0) for one in SAMPLES]
+    assert kinds_of(samples, without, SIZES["exported"]).gaps == []
 
 
 class Run:
@@ -64,13 +66,16 @@ class Run:
         samples = []
         for name, size in SIZES.items():
             image = tiny_image(*size, brightness=BRIGHTNESS[name])
-            meta = SampleMeta(name, 1, "a.png", size, size, 1.0, traced=name == "exported")
+            meta = SampleMeta(name, 1, "a.png", size, size, 1.0)
             samples.append((meta, image, postprocess(session(image), size, size, contract)))
         write_reference(folder / "reference", samples, contract=contract, environment={})
+        image = tiny_image(*SIZES["exported"])
+        write_sample(image, folder / "sample", image_id=1, file="a.png")
         reference = read_reference(folder / "reference")
         report = validate_artifact(engine, folder / "artifact", reference, TOLERANCE, job="tiny-onnx")
         report.save(folder / "verdict.json", folder / "drawn.npz")
         self.steps = [
+            Step("sample@tiny", "", (), ("sample",), {}),
             Step("reference@tiny", "", (), ("reference",), {}),
             Step("export@tiny-onnx", "", (), ("artifact",), {}),
             Step("validate@tiny-onnx", "", (), ("drawn.npz", "verdict.json"), {}),

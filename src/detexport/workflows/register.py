@@ -1,0 +1,69 @@
+"""Register: what passed becomes versions in the model registry, what did not is named with its reasons."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from detexport.registry.jobs import Job, register_jobs
+
+
+def register(
+    models_dir: Path,
+    jobs: Mapping[str, Mapping[str, str]],
+    targets: Mapping[str, Mapping[str, Any]],
+    conversions: Mapping[str, Mapping[str, str]],
+    *,
+    tracking_uri: str | None,
+    experiment: str,
+) -> dict[str, Any]:
+    """Register the jobs that passed, from the checkout that this process works in.
+
+    Args:
+        models_dir: a folder a model, as the pipeline leaves them.
+        jobs: the model, the target and the artifact of each job.
+        targets: the runtime of each target.
+        conversions: the source of each artifact that was converted, by ``MODEL-ARTIFACT``.
+        tracking_uri: the registry's store; None is the workspace's own.
+        experiment: name of MLflow's experiment for the runs.
+
+    Returns:
+        See ``register_jobs``.
+
+    Raises:
+        RegistryError: the registry cannot be reached, or refuses.
+    """
+    return register_jobs(
+        [
+            Job(
+                name,
+                **job,
+                runtime=dict(targets[job["target"]]["runtime"]),
+                folder=models_dir / job["model"],
+                made_by=tuple(_made_by(job["model"], job["artifact"], conversions)),
+            )
+            for name, job in jobs.items()
+        ],
+        workspace=_workspace(),
+        checkout=Path.cwd(),
+        tracking_uri=tracking_uri,
+        experiment=experiment,
+    )
+
+
+def _made_by(model: str, artifact: str, conversions: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Return the stages that made an artifact, the export first."""
+    conversion = conversions.get(f"{model}-{artifact}")
+    if conversion is None:
+        return [f"export@{model}-{artifact}"]
+    return [*_made_by(model, conversion["source"], conversions), f"convert@{model}-{artifact}"]
+
+
+def _workspace() -> Path:
+    """Return the checkout that the user works in, also where DVC runs an experiment in a clone of it.
+
+    DVC tells a stage in ``DVC_ROOT`` where the user's checkout is, and keeps its clones inside; elsewhere the
+    variable is left over from another repository's pipeline.
+    """
+    here, root = Path.cwd(), os.environ.get("DVC_ROOT")
+    return Path(root).resolve() if root and here.is_relative_to(Path(root).resolve() / ".dvc") else here

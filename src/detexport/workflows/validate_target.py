@@ -1,0 +1,74 @@
+"""Validate a job of the pipeline: a target's artifact against the stored outputs of its model.
+
+Nothing here imports the code of a model: an artifact has to do without it.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from detexport.artifact import read_artifact
+from detexport.data.coco import load_coco
+from detexport.metrics.evaluate import annotation_kind
+from detexport.parity.accuracy import FLOAT32
+from detexport.parity.noise_floor import read_floor
+from detexport.parity.settings import ParitySettings
+from detexport.parity.validate import Support
+from detexport.parity.verdict import ParityReport
+from detexport.reference.store import read_reference
+from detexport.runtime.session import Engine
+from detexport.workflows.validate import ReportFiles, validate_job
+
+
+def validate_target(
+    job: str,
+    artifact_dir: Path,
+    engine: Engine,
+    reference: Path,
+    floor: Path,
+    data: Path,
+    files: ReportFiles,
+    target: Mapping[str, Any],
+    parity: Mapping[str, Any],
+    categories: Sequence[str] | None = None,
+) -> ParityReport:
+    """Validate the artifact of a job, and write the report with its certificate.
+
+    Args:
+        job: its name.
+        artifact_dir: the artifact.
+        engine: the target's runtime.
+        reference: folder of the eager model's outputs.
+        floor: file of the model's noise floor.
+        data: the data set, for the task metric where the reference has one.
+        files: what is written.
+        target: the target's parameters: ``runtime``, and ``precision`` and ``support`` where they are given.
+        parity: limits and budgets, see ``ParitySettings.of``.
+        categories: names of the data set's classes to keep; none keeps all.
+
+    Raises:
+        DetexportError: see ``validate_job``.
+    """
+    settings = ParitySettings.of(parity)
+    precision = target.get("precision", FLOAT32)
+    artifact, expected = read_artifact(artifact_dir), read_reference(reference)
+    dataset = None
+    is_asked = settings.quality_images and (precision != FLOAT32 or precision in settings.judged)
+    if is_asked and expected.quality is not None:
+        dataset = load_coco(data, "val", categories, annotation_kind(artifact.contract))
+    report = validate_job(
+        artifact_dir,
+        engine,
+        expected,
+        settings,
+        job=job,
+        precision=precision,
+        floor=read_floor(floor),
+        dataset=dataset,
+        data=data,
+        support=Support.of(target["support"]) if "support" in target else None,
+        save_to=files.report,
+        run_options={"runtime": target["runtime"]},
+    )
+    files.write(report, artifact, reference, target["runtime"])
+    return report
