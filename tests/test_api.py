@@ -210,6 +210,10 @@ def test_what_cannot_be_loaded_is_refused(tiny_onnx: Path, tmp_path: Path) -> No
         detexport.load(tiny_onnx, target="openvino")
 
 
+def test_type_checkers_see_the_types() -> None:
+    assert Path(detexport.__file__).with_name("py.typed").is_file()
+
+
 WITHOUT_TORCH = """
 import sys
 class Hidden:

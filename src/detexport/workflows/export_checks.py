@@ -40,7 +40,7 @@ def check_inputs(
             f"{target} is proved by its average precision" if by_ap else "--run-eval needs data",
             got="no --data",
             expected="a folder with images/val and annotations/instances_val.json",
-            remedy="give --data DIR" + (", or --no-proof to go without" if by_ap else ""),
+            remedy="give --data DIR" + (", or export without the check" if by_ap else ""),
         )
     if precision == "int8" and not (calibration or images or data):
         raise ConfigError(
