@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import detexport
@@ -22,6 +23,7 @@ from detexport.errors import CheckpointError, ConfigError, DataError, ExportErro
 from detexport.modeling import build_model
 from detexport.modeling.meta_arch.torchvision_small import faster_rcnn
 from small_models import small_model
+from tiny_artifacts import write_tiny_onnx
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "conf/detectron2/faster_rcnn.yaml"
@@ -107,6 +109,25 @@ def test_an_artifact_is_validated_against_its_model(other: str, model: Any, arti
 def test_an_artifact_of_other_weights_does_not_pass(artifact_dir: Path) -> None:
     other = small_model("faster_rcnn").eval()
     assert not detexport.validate(artifact_dir, other).passed
+
+
+def test_a_check_without_detections_warns(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 48)).save(tmp_path / "black.png")
+    options: dict[str, Any] = {
+        "overrides": ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.99"),
+        "sample": tmp_path / "black.png",
+    }
+    output = tmp_path / "a"
+    with pytest.warns(UserWarning, match="no detection was compared; give sample"):
+        detexport.export(CONFIG, WEIGHTS, target="scripting", output=output, **options)
+    with pytest.warns(UserWarning, match="no detection was compared; give sample"):
+        assert detexport.validate(output, CONFIG, WEIGHTS, **options).passed
+
+
+def test_reduced_precision_needs_annotations(model: Any, tmp_path: Path) -> None:
+    write_tiny_onnx(tmp_path / "a")
+    with pytest.raises(ConfigError, match=r"int8 is judged by the task metric alone.*got: no data"):
+        detexport.validate(tmp_path / "a", model, target="onnx_int8")
 
 
 SCRIPT = """

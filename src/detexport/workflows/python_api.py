@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from detexport.targets.table import find_target, require_target_packages
 from detexport.workflows.engines import OnDevice, asked_target, engine_of
 from detexport.workflows.expected_outputs import named_alike
 from detexport.workflows.export_checks import check_inputs, check_output
-from detexport.workflows.validate_against import validate_against
+from detexport.workflows.validate_against import unjudged, validate_against
 
 if TYPE_CHECKING:
     from torch import nn
@@ -100,6 +101,7 @@ def export(
         data=data,
         device=device,
         check=check,
+        on_result=_warn_if_empty,
     )
 
 
@@ -142,7 +144,8 @@ def validate(
             from there.
 
     Returns:
-        The report: ``passed``, ``reasons``, the largest errors (``max``), and what was compared.
+        The report: ``passed``, ``reasons``, ``verdicts``; ``to_json`` has the largest errors (``max``), the
+        numbers of detections and the measurements of each input.
 
     Raises:
         ArtifactError: a folder is not an artifact, its files were changed, or the two are of other models.
@@ -190,16 +193,29 @@ def _check(folder: Path, model: Any, images: Sequence[Path], *, target: str, dev
 
     artifact = read_verified(folder)
     asked = asked_target(artifact, target)
+    precision = (asked.precision if asked else "") or FLOAT32
+    if precision != FLOAT32:
+        raise unjudged(precision, "no data")
     model = replace(model, contract=named_alike(model.contract, artifact.contract))
     with tempfile.TemporaryDirectory() as temporary:
-        return check_artifact(
+        report = check_artifact(
             folder,
             OnDevice(engine_of(folder, target), device),
             model,
             images or [BUNDLED_SAMPLE],
             Path(temporary) / "reference",
             job=f"{folder} against {model.name}",
-            precision=(asked.precision if asked else "") or FLOAT32,
+        )
+    _warn_if_empty(report)
+    return report
+
+
+def _warn_if_empty(result: Any) -> None:
+    """Warn that a check says nothing of detections, since the model has none on these images."""
+    if isinstance(result, ParityReport) and result.lacks_detections:
+        warnings.warn(
+            "the model detects nothing on these images, so no detection was compared; give sample=...",
+            stacklevel=2,
         )
 
 

@@ -80,7 +80,7 @@ def validate_against(
     precision = (asked.precision if asked else "") or FLOAT32
     is_judged = data is not None and quality_images > 0
     if precision != FLOAT32 and not is_judged:
-        raise _unjudged(precision, WITHOUT_QUALITY if data else "no --data")
+        raise unjudged(precision, WITHOUT_QUALITY if data else "no --data")
     with ExitStack() as at_work:
         work = save_dir or Path(at_work.enter_context(tempfile.TemporaryDirectory()))
         at_work.enter_context(writing(work))
@@ -92,7 +92,7 @@ def validate_against(
             expected = _run_other(other, artifact, comparison, at_work, other_target, device, step)
         reference = read_reference(expected.reference)
         if precision != FLOAT32 and reference.quality is None:
-            raise _unjudged(precision, f"no metric in {expected.reference}")
+            raise unjudged(precision, f"no metric in {expected.reference}")
         with or_without(WITHOUT_QUALITY):
             has_quality = is_judged and reference.quality is not None
             dataset = load_annotated(data, artifact.contract) if data and has_quality else None
@@ -134,7 +134,8 @@ def _run_other(
     return model_outputs(other, artifact, comparison, at_work)
 
 
-def _unjudged(precision: str, got: str) -> ConfigError:
+def unjudged(precision: str, got: str) -> ConfigError:
+    """Return the error about an artifact of reduced precision without annotated images."""
     return ConfigError(
         f"{precision} is judged by the task metric alone, and there is none",
         got=got,
