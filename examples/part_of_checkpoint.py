@@ -25,8 +25,8 @@ def main(config_file: Path, checkpoint: Path, part: Path, data: Path) -> None:
     state = {name: value for name, value in read_state_dict(checkpoint).items() if name in names}
     load_weights(model, state, str(checkpoint))
     write_state_dict(state, part)
-    quality = evaluate(model, load_coco(data, "val"))
-    write_json(part.with_suffix(".json"), {name: round(value, 4) for name, value in quality.items()})
+    accuracy = evaluate(model, load_coco(data, "val"))
+    write_json(part.with_suffix(".json"), {name: round(value, 4) for name, value in accuracy.items()})
 
 
 if __name__ == "__main__":

@@ -84,13 +84,13 @@ def main() -> None:
     model = new_model(arguments.name, len(train_set.class_names), num_keypoints)
     averaged = train(model, train_set, settings, truth)
     model.load_state_dict(averaged, strict=False)
-    quality = evaluate(model, val_set, (KEYPOINT_SIGMA,) * (num_keypoints or 0))
-    for metric, value in quality.items():
+    accuracy = evaluate(model, val_set, (KEYPOINT_SIGMA,) * (num_keypoints or 0))
+    for metric, value in accuracy.items():
         print(f"{metric}: {value:.3f}")
     write_state_dict(averaged, arguments.checkpoint)
     write_json(
         arguments.checkpoint.with_suffix(".json"),
-        {metric: round(value, 4) for metric, value in quality.items()},
+        {metric: round(value, 4) for metric, value in accuracy.items()},
     )
 
 

@@ -1,4 +1,4 @@
-"""Floor: how far the eager model lies from itself, so that no artifact is asked for more."""
+"""NoiseFloor: how far the eager model lies from itself, so that no artifact is asked for more."""
 
 from pathlib import Path
 from typing import Annotated
@@ -26,7 +26,7 @@ def main(
         reference,
         data,
         tolerance=instantiate(load_params("parity.tolerance")),
-        images=load_params("parity.floor_images"),
+        images=load_params("parity.noise_floor_images"),
         categories=load_values("data.categories"),
         tf32_budget=load_params("parity.budgets.tf32"),
     )

@@ -6,7 +6,7 @@ from typing import Annotated
 from typer import Option
 
 from detexport.config.params import load_values
-from detexport.reference.inputs import Plan
+from detexport.reference.plan import Plan
 from detexport.system.script import run
 from detexport.workflows.loaded_model import load_built_model
 from detexport.workflows.make_reference import make_reference_on
@@ -19,7 +19,7 @@ def main(
     save_dir: Annotated[Path, Option()],
 ) -> None:
     """Write the outputs of the model of BUILD with WEIGHTS on images of DATA into SAVE_DIR."""
-    images, quality_images = (load_values(f"parity.{name}") for name in ("images", "quality_images"))
+    images, accuracy_images = (load_values(f"parity.{name}") for name in ("images", "accuracy_images"))
     scales, inputs = load_values("parity.scales"), load_values("parity.inputs")
     make_reference_on(
         load_built_model(build, weights),
@@ -27,7 +27,7 @@ def main(
         Plan(scales=tuple(scales), **inputs),
         save_dir,
         images=images,
-        quality_images=quality_images,
+        accuracy_images=accuracy_images,
         categories=load_values("data.categories"),
     )
 

@@ -35,9 +35,9 @@ from detexport.contract import Contract
 from detexport.data.coco import CocoDataset, load_coco
 from detexport.metrics.evaluate import annotation_kind
 from detexport.modeling import build_model
-from detexport.parity.accuracy import BUDGETS, LEAST_QUALITY, measure_quality
+from detexport.parity.accuracy import BUDGETS, MIN_ACCURACY, measure_accuracy
 from detexport.parity.compare import Tolerance, compare
-from detexport.parity.noise_floor import choose_samples, read_floor
+from detexport.parity.noise_floor import choose_samples, read_noise_floor
 from detexport.parity.noise_variants import NO_NOISE, variants
 from detexport.parity.validate import validate
 from detexport.parity.verdict import ParityReport
@@ -49,7 +49,12 @@ from detexport.system.files import read_json, write_json
 from detexport.targets.table import TARGETS
 from planted_faults import FAULTS, HARMLESS, TIES, Around, Arrays, Fault, Size, with_ties
 
-PERTURBED = {1e-2: ("drift", "flips"), 1e-3: ("drift", "flips"), 3e-4: ("drift", "flips"), 1e-7: ()}
+PERTURBED = {
+    1e-2: ("numerics", "matching"),
+    1e-3: ("numerics", "matching"),
+    3e-4: ("numerics", "matching"),
+    1e-7: (),
+}
 """Noise on the weights of an ONNX file, as a part of each, and the verdicts of which one has to name it."""
 
 COLLAPSED_BITS = 2
@@ -156,7 +161,7 @@ def models(models_dir: Path) -> list[Path]:
 
 def of_model(folder: Path, data: Path) -> Iterator[Result]:
     """Plant the faults in each artifact of a model."""
-    reference, floor = read_reference(folder / "reference"), read_floor(folder / "floor.json")
+    reference, floor = read_reference(folder / "reference"), read_noise_floor(folder / "floor.json")
     for target, recipe in TARGETS.items():
         artifact_dir = folder / "artifacts" / recipe.artifact
         if recipe.precision or not artifact_dir.is_dir():
@@ -204,16 +209,16 @@ def of_weights(
             session,
             reference,
             reduced=True,
-            measure=partial(quality, reference=reference, dataset=dataset),
+            measure=partial(accuracy, reference=reference, dataset=dataset),
         )
-        yield result(job, Fault("int8 has collapsed", lambda session: session, ("metric",)), report)
+        yield result(job, Fault("int8 has collapsed", lambda session: session, ("accuracy",)), report)
 
 
-def quality(session: Any, reference: Reference, dataset: CocoDataset) -> Any:
+def accuracy(session: Any, reference: Reference, dataset: CocoDataset) -> Any:
     """What a target of int8 is judged by."""
-    assert reference.quality is not None
-    return measure_quality(
-        session, reference.quality, dataset, precision="int8", budget=BUDGETS["int8"], least=LEAST_QUALITY
+    assert reference.accuracy is not None
+    return measure_accuracy(
+        session, reference.accuracy, dataset, precision="int8", budget=BUDGETS["int8"], least=MIN_ACCURACY
     )
 
 

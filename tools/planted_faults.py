@@ -18,7 +18,7 @@ Size = tuple[int, int]
 Change = Callable[[Arrays, Contract], Arrays]
 """Another version of a graph's outputs."""
 
-ANY = ("drift", "flips")
+ANY = ("numerics", "matching")
 """Where a fault moves numbers and decisions, either verdict names it."""
 
 
@@ -262,9 +262,9 @@ def edge_dropped(arrays: Arrays, contract: Contract) -> Arrays:
 
 FAULTS: tuple[Fault, ...] = (
     # Numbers.
-    of_outputs("boxes scaled by 1.001", on("pred_boxes", lambda boxes: boxes * 1.001), "drift"),
+    of_outputs("boxes scaled by 1.001", on("pred_boxes", lambda boxes: boxes * 1.001), "numerics"),
     of_outputs("boxes scaled by 1.05", on("pred_boxes", lambda boxes: boxes * 1.05), *ANY),
-    of_outputs("boxes moved by 0.05 px", on("pred_boxes", lambda boxes: boxes + 0.05), "drift"),
+    of_outputs("boxes moved by 0.05 px", on("pred_boxes", lambda boxes: boxes + 0.05), "numerics"),
     of_outputs("boxes moved by 1 px", on("pred_boxes", lambda boxes: boxes + 1), *ANY),
     of_outputs(
         "right and bottom include a pixel",
@@ -272,23 +272,30 @@ FAULTS: tuple[Fault, ...] = (
         *ANY,
     ),
     of_outputs("boxes rounded to whole px", on("pred_boxes", np.round), *ANY),
-    of_outputs("boxes in half precision", on("pred_boxes", lambda b: b.astype(np.float16)), "drift"),
+    of_outputs("boxes in half precision", on("pred_boxes", lambda b: b.astype(np.float16)), "numerics"),
     of_outputs("x and y exchanged", on("pred_boxes", lambda boxes: boxes[:, [1, 0, 3, 2]]), *ANY),
     of_outputs("boxes in parts of the image", on("pred_boxes", lambda boxes: boxes / 1000), *ANY),
     of_outputs("boxes of two detections exchanged", exchanged_boxes, *ANY),
-    of_outputs("scores times 0.999", on("scores", lambda scores: scores * 0.999), "drift"),
-    of_outputs("a sigmoid too many", on("scores", lambda s: 1 / (1 + np.exp(-s))), "drift"),
-    of_outputs("scores in half precision", on("scores", lambda s: s.astype(np.float16)), "drift"),
-    of_outputs("masks moved by a cell", on("pred_masks", shifted), "drift", needs=("scores", "pred_masks")),
-    of_outputs("masks inverted", on("pred_masks", lambda m: 1 - m), "drift", needs=("scores", "pred_masks")),
+    of_outputs("scores times 0.999", on("scores", lambda scores: scores * 0.999), "numerics"),
+    of_outputs("a sigmoid too many", on("scores", lambda s: 1 / (1 + np.exp(-s))), "numerics"),
+    of_outputs("scores in half precision", on("scores", lambda s: s.astype(np.float16)), "numerics"),
+    of_outputs(
+        "masks moved by a cell", on("pred_masks", shifted), "numerics", needs=("scores", "pred_masks")
+    ),
+    of_outputs(
+        "masks inverted", on("pred_masks", lambda m: 1 - m), "numerics", needs=("scores", "pred_masks")
+    ),
     of_outputs(
         "a sigmoid of masks too many",
         on("pred_masks", lambda m: 1 / (1 + np.exp(-m))),
-        "drift",
+        "numerics",
         needs=("scores", "pred_masks"),
     ),
     of_outputs(
-        "masks upside down", on("pred_masks", lambda m: m[:, ::-1]), "drift", needs=("scores", "pred_masks")
+        "masks upside down",
+        on("pred_masks", lambda m: m[:, ::-1]),
+        "numerics",
+        needs=("scores", "pred_masks"),
     ),
     of_outputs(
         "keypoints moved by 1 px",
@@ -307,16 +314,16 @@ FAULTS: tuple[Fault, ...] = (
         "channels of stuff exchanged", on("sem_seg", lambda s: s[::-1].copy()), *ANY, needs=("sem_seg",)
     ),
     # Decisions.
-    of_outputs("classes shifted by one", next_class, "flips"),
-    of_outputs("one class off", one_class_off, "flips"),
-    of_outputs("the best detection dropped", without(0), "flips"),
-    of_outputs("the third detection dropped", without(2), "flips"),
-    of_outputs("all detections dropped", lambda a, c: rows(a, c, slice(0)), "flips"),
-    of_outputs("at most five detections", lambda a, c: rows(a, c, slice(5)), "flips"),
+    of_outputs("classes shifted by one", next_class, "matching"),
+    of_outputs("one class off", one_class_off, "matching"),
+    of_outputs("the best detection dropped", without(0), "matching"),
+    of_outputs("the third detection dropped", without(2), "matching"),
+    of_outputs("all detections dropped", lambda a, c: rows(a, c, slice(0)), "matching"),
+    of_outputs("at most five detections", lambda a, c: rows(a, c, slice(5)), "matching"),
     of_outputs("the best detection doubled", doubled, *ANY),
-    of_outputs("the list padded to its greatest length", padded, "flips"),
-    of_outputs("threshold higher by 0.001", raise_threshold(1e-3), "flips"),
-    of_outputs("threshold higher by 0.1", raise_threshold(0.1), "flips"),
+    of_outputs("the list padded to its greatest length", padded, "matching"),
+    of_outputs("threshold higher by 0.001", raise_threshold(1e-3), "matching"),
+    of_outputs("threshold higher by 0.1", raise_threshold(0.1), "matching"),
     # Promises.
     of_outputs("NaN in one score", with_value("scores", np.nan), "contract"),
     of_outputs("NaN in one box", with_value("pred_boxes", np.nan), "contract"),

@@ -76,7 +76,7 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     ),
     ((*EXPORT, "--target", "openvino", "--opt", "opset_version=99"), "which the dynamo exporter writes"),
     ((*EXPORT, "--target", "onnx_int8", "--opt", "samples=0"), "the option samples is out of range"),
-    ((*EXPORT, "--target", "onnx_int8", "--no-proof"), "needs images to take its ranges from"),
+    ((*EXPORT, "--target", "onnx_int8", "--no-check"), "needs images to take its ranges from"),
     ((*EXPORT, "--target", "openvino_bf16"), "is proved by its average precision; got: no --data"),
     ((*ONNX, "--run-eval"), "--run-eval needs data"),
     ((*ONNX, "--sample", "no.png"), "there is no such image; got: 'no.png'"),
@@ -102,7 +102,7 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("inspect", "artifact", "--dump", "file"), "cannot write file"),
     (("validate", "no"), "no is not an artifact"),
     (("validate", "artifact", "--images", "0"), "--images"),
-    (("validate", "artifact", "--quality-images", "-1"), "--quality-images"),
+    (("validate", "artifact", "--accuracy-images", "-1"), "--accuracy-images"),
     (("validate", "artifact", "--against", "no"), "no is not an artifact"),
     (("validate", "artifact"), "nothing to compare the artifact with; got: no model and no other artifact"),
     (
@@ -195,10 +195,10 @@ def test_a_mistake_is_one_line_and_exit_code_2_before_torch_is_imported(
 
 OPTIONS = {
     "export": "config-file weights target output sample calibration opt class-names data run-eval device "
-    "proof no-proof allow-new",
+    "check no-check proof no-proof allow-new",
     "predict": "json draw device target score-threshold",
-    "validate": "data against config-file weights target against-target images quality-images device "
-    "save-dir json allow-new params",
+    "validate": "data against config-file weights target against-target images accuracy-images "
+    "quality-images device save-dir json allow-new params",
     "diagnose": "config-file weights image target save-dir json allow-new",
     "inspect": "json dump",
     "doctor": "json",

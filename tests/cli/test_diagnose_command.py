@@ -22,7 +22,7 @@ MODEL = ("--config-file", CONFIG, "--weights", WEIGHTS)
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("diagnosed") / "models" / "m" / "artifacts" / "tracing"
-    export(Request(str(CONFIG), str(WEIGHTS), "tracing", folder, proof=False))
+    export(Request(str(CONFIG), str(WEIGHTS), "tracing", folder, check=False))
     return folder
 
 

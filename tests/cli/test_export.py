@@ -122,9 +122,9 @@ def test_a_trace_that_lost_a_branch_is_refused_and_the_older_artifact_stays(expo
 
 def test_what_is_not_proved_is_said_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     overrides = ("MODEL.META_ARCHITECTURE", "branching.BranchingRCNN")
-    export(replace(request_to(tmp_path / "artifact"), proof=False, overrides=overrides))
+    export(replace(request_to(tmp_path / "artifact"), check=False, overrides=overrides))
     assert read_artifact(tmp_path / "artifact").method == "tracing"
-    assert "not proved, as asked for by --no-proof" in capsys.readouterr().err
+    assert "not proved, as asked for by --no-check" in capsys.readouterr().err
 
 
 def test_a_model_that_detects_nothing_is_exported_with_a_warning(
@@ -147,7 +147,7 @@ def test_classes_are_called_as_the_data_set_that_the_model_is_tested_on_says_if_
     MetadataCatalog.get("named").set(thing_classes=list(registered))
     try:
         overrides = ("DATASETS.TEST", "['named']")
-        export(replace(request_to(tmp_path / "artifact"), overrides=overrides, proof=False))
+        export(replace(request_to(tmp_path / "artifact"), overrides=overrides, check=False))
     finally:
         MetadataCatalog.remove("named")
     assert read_artifact(tmp_path / "artifact").contract.class_names == expected
@@ -278,7 +278,7 @@ def test_the_command_makes_what_the_library_makes(exported: Path, run: Run, tmp_
     [
         ("bf16", {}, "is proved by its average precision; got: no --data"),
         ("int8", {}, "is proved by its average precision; got: no --data"),
-        ("int8", {"proof": False}, "needs images to take its ranges from"),
+        ("int8", {"check": False}, "needs images to take its ranges from"),
     ],
 )
 def test_less_precision_asks_for_what_it_is_judged_by_before_any_work(
@@ -293,7 +293,7 @@ def test_less_precision_asks_for_what_it_is_judged_by_before_any_work(
     "changes",
     [
         {"data": Path("data")},
-        {"proof": False, "calibration": ("images",)},
+        {"check": False, "calibration": ("images",)},
         {"samples": ("a",), "proof": False},
     ],
 )

@@ -86,7 +86,7 @@ def test_an_artifact_is_what_it_is(run: Run, artifact: Path, data: Path, tmp_pat
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].endswith("passed")
-    assert [line.split()[0] for line in lines[1:5]] == ["contract", "drift", "flips", "metric"]
+    assert [line.split()[0] for line in lines[1:5]] == ["contract", "numerics", "matching", "accuracy"]
     report = json.loads((tmp_path / "parity.json").read_text())
     assert report["max"]["box_error_px"] == 0
     assert report["detections"]["paired"] > 0
@@ -103,7 +103,7 @@ def test_what_differs_is_told_and_ends_with_1(
     done = run("validate", tmp_path / "other", "--against", artifact, "--data", data, "--images", 2, "--json")
     assert done.returncode == 1
     report = json.loads(done.stdout)
-    assert not report["verdicts"]["drift"]["passed"]
+    assert not report["verdicts"]["numerics"]["passed"]
     assert report["verdicts"]["contract"]["passed"]
 
 
@@ -161,9 +161,9 @@ def test_data_as_people_have_it(
     # The tiny keypoints are not as many as the data's: of these the images alone are looked at.
     judged = 0 if kind == "keypoints" else 100
     command = ("validate", "artifact", "--against", "artifact", "--data", folder, "--images", 2)
-    code, found, told = run_here(*command, "--quality-images", judged)
+    code, found, told = run_here(*command, "--accuracy-images", judged)
     assert code == 0, told
-    assert f"metric    {'passed' if judged else 'not judged'}" in found
+    assert f"accuracy  {'passed' if judged else 'not evaluated'}" in found
 
 
 @pytest.mark.parametrize("kind", ["keypoints", "instances", "semantic", "panoptic"])
@@ -177,12 +177,14 @@ def test_data_without_what_the_metric_needs_says_how_to_go_without(
     assert code == 2
     (error,) = [line for line in told.splitlines() if line.startswith("error: ")]
     assert all(word in error for word in ("; got: ", "; expected: ", "; remedy: "))
-    assert error.endswith(", or leave the task metric out: --quality-images 0")
+    assert error.endswith(", or leave the task metric out: --accuracy-images 0")
     assert "Traceback" not in told
     assert not any((tmp_path / "saved").iterdir())
-    code, found, told = run_here(*command, "--quality-images", 0)
+    code, found, told = run_here(*command, "--accuracy-images", 0)
     assert code == 0, told
-    assert "not judged  Does it find as much of what is annotated? not measured" in found
+    assert (
+        "not evaluated Does it reach the eager model's accuracy against ground truth? not measured" in found
+    )
 
 
 def test_a_projects_limits_hold_in_place_of_the_table(
@@ -193,10 +195,10 @@ def test_a_projects_limits_hold_in_place_of_the_table(
     params = tmp_path / "params.yaml"
     params.write_text("parity: {tolerance: {box_px: 5, box_floor_px: 5, mask_px: 5000}, scales: [1.0]}")
     asked = ("validate", tmp_path / "other", "--against", artifact, "--data", data, "--images", 1)
-    done = run(*asked, "--quality-images", 0, "--params", params, "--json")
+    done = run(*asked, "--accuracy-images", 0, "--params", params, "--json")
     report = json.loads(done.stdout)
     assert report["tolerance"]["box_px"] == 5
-    assert report["verdicts"]["drift"]["passed"], report["reasons"]
+    assert report["verdicts"]["numerics"]["passed"], report["reasons"]
     params.write_text("parity: {tolerance: {box: 5}}")
     done = run(*asked, "--params", params)
     assert done.returncode == 2
@@ -272,7 +274,7 @@ def test_what_is_changed_or_no_artifact_is_one_line(
         ((artifact, "--against", artifact, "--data", "empty"), 2, "got: no folder annotations"),
         ((artifact, *asked, "--target", "hologram"), 2, "hologram"),
         ((artifact, *asked, "--target", "tracing"), 2, "tracing does not run such an artifact"),
-        ((artifact, *asked, "--target", "onnx_int8", "--quality-images", 0), 2, "judged by the task metric"),
+        ((artifact, *asked, "--target", "onnx_int8", "--accuracy-images", 0), 2, "judged by the task metric"),
         ((artifact, *asked, "--device", "cuda:99"), 3, "cuda"),
     ):
         ended, _, told = run_here("validate", *arguments, "--save-dir", "saved")
@@ -312,7 +314,7 @@ def test_the_pipelines_reference_is_found_beside_the_artifact(
     )
     done = run("validate", placed)
     assert done.returncode == 0, done.stderr
-    assert "metric    not judged" in done.stdout
+    assert "accuracy  not evaluated" in done.stdout
     expected["pred_boxes"] += 1
     write_reference(
         tmp_path / "model/reference", [(meta, image, expected)], contract=contract, environment={}

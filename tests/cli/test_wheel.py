@@ -109,7 +109,7 @@ def test_one_environment_exports_and_validates_and_another_predicts_without_torc
 ) -> None:
     exporting = installed("torch", "onnx", "onnxruntime") / "bin/detexport"
     succeed(exporting, "export", *MODEL, "--target", "onnx", "--output", "artifact", cwd=workplace)
-    options = ("--data", "data", "--images", 2, "--quality-images", 2, "--json")
+    options = ("--data", "data", "--images", 2, "--accuracy-images", 2, "--json")
     report = json.loads(succeed(exporting, "validate", "artifact", *MODEL, *options, cwd=workplace))
     assert report["passed"] is True
     predict = ("predict", "artifact", "image.png", "--json")

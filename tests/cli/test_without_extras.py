@@ -78,14 +78,14 @@ def test_an_openvino_artifact_predicts(tmp_path: Path, tiny_openvino: Path, pict
 
 def test_two_artifacts_are_compared_without_torch(tmp_path: Path, tiny_onnx: Path) -> None:
     SyntheticShapes(train_images=0, val_images=1, sizes=((48, 64),)).write(tmp_path / "data")
-    options = ("--images", 1, "--quality-images", 0, "--json")
+    options = ("--images", 1, "--accuracy-images", 0, "--json")
     done = run(tmp_path, "validate", tiny_onnx, "--against", tiny_onnx, "--data", "data", *options)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["passed"] is True
 
 
 CONFIG = ("--config-file", "COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml")
-EXPORT = (*CONFIG, "--output", "out", "--calibration", "IMAGE", "--no-proof")
+EXPORT = (*CONFIG, "--output", "out", "--calibration", "IMAGE", "--no-check")
 
 
 @pytest.mark.parametrize(

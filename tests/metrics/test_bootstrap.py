@@ -13,7 +13,7 @@ from detexport.data.coco import CocoDataset, CocoRecord, load_coco, read_image, 
 from detexport.data.synthetic import SyntheticShapes
 from detexport.metrics.average_precision import coco_ap
 from detexport.metrics.bootstrap import paired_difference
-from detexport.metrics.evaluate import HEADLINES, Judgement, judge
+from detexport.metrics.evaluate import HEADLINES, Evaluation, judge
 from detexport.metrics.tallies import Matches, Recalls, pack_tallies, unpack_tallies
 from detexport.system.files import read_json
 
@@ -96,7 +96,7 @@ def as_masks(boxes: np.ndarray, record: CocoRecord) -> np.ndarray:
     return masks
 
 
-def judged(dataset: CocoDataset, kind: str, **options: Any) -> Judgement:
+def judged(dataset: CocoDataset, kind: str, **options: Any) -> Evaluation:
     return judge(found(dataset, kind, **options), dataset, sigmas_of(dataset))
 
 

@@ -14,13 +14,13 @@ from detexport.contract import ResizeRule
 from detexport.data.coco import CocoDataset, load_coco
 from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import DataError
-from detexport.metrics.evaluate import Judgement, judge
+from detexport.metrics.evaluate import Evaluation, judge
 from detexport.metrics.tallies import Matches, pack_tallies
-from detexport.parity.accuracy import Quality, compare_quality, measure_quality
+from detexport.parity.accuracy import Accuracy, compare_accuracy, measure_accuracy
 from detexport.parity.measures import tell
 from detexport.parity.validate import validate
 from detexport.processing.postprocess import postprocess
-from detexport.reference.store import EagerQuality, Reference, SampleMeta, read_reference, write_reference
+from detexport.reference.store import EagerAccuracy, Reference, SampleMeta, read_reference, write_reference
 from detexport.runtime.session import Session
 from tiny_artifacts import tiny_contract
 from tolerances import TOLERANCE
@@ -68,34 +68,36 @@ def artifact(tiny_onnx: Path) -> Artifact:
     return replace(read_artifact(tiny_onnx), contract=tiny_contract(outputs=outputs, resize=ResizeRule(0, 0)))
 
 
-def eager(dataset: CocoDataset, **metrics: float) -> EagerQuality:
-    return EagerQuality(metrics or {"bbox/AP": 1.0}, tuple(image.image_id for image in dataset.images))
+def eager(dataset: CocoDataset, **metrics: float) -> EagerAccuracy:
+    return EagerAccuracy(metrics or {"bbox/AP": 1.0}, tuple(image.image_id for image in dataset.images))
 
 
-def measured(session: Session, dataset: CocoDataset, reached: EagerQuality, budget: float = 0.02) -> Quality:
-    return measure_quality(session, reached, dataset, precision="int8", budget=budget, least=0.1)
+def measured(
+    session: Session, dataset: CocoDataset, reached: EagerAccuracy, budget: float = 0.02
+) -> Accuracy:
+    return measure_accuracy(session, reached, dataset, precision="int8", budget=budget, least=0.1)
 
 
 def test_what_finds_the_same_passes(dataset: CocoDataset, artifact: Artifact) -> None:
-    quality = measured(Finder(dataset, artifact), dataset, eager(dataset))
-    assert quality.images == 6
-    assert quality.differences == {"bbox/AP": pytest.approx(0.0)}
-    assert quality.faults == ()
+    accuracy = measured(Finder(dataset, artifact), dataset, eager(dataset))
+    assert accuracy.images == 6
+    assert accuracy.differences == {"bbox/AP": pytest.approx(0.0)}
+    assert accuracy.faults == ()
 
 
 def test_what_finds_less_does_not(dataset: CocoDataset, artifact: Artifact) -> None:
-    quality = measured(Finder(dataset, artifact, left_out=1), dataset, eager(dataset))
-    assert quality.differences["bbox/AP"] < -0.02
-    (fault,) = quality.faults
+    accuracy = measured(Finder(dataset, artifact, left_out=1), dataset, eager(dataset))
+    assert accuracy.differences["bbox/AP"] < -0.02
+    (fault,) = accuracy.faults
     assert "bbox/AP" in fault
     assert "limit 0.02" in fault
 
 
 def test_only_the_images_that_eager_was_judged_on_count(dataset: CocoDataset, artifact: Artifact) -> None:
     first = replace(eager(dataset), image_ids=(dataset.images[0].image_id,))
-    quality = measured(Finder(dataset, artifact), dataset, first)
-    assert quality.images == 1
-    assert quality.faults == ()
+    accuracy = measured(Finder(dataset, artifact), dataset, first)
+    assert accuracy.images == 1
+    assert accuracy.faults == ()
 
 
 @pytest.mark.parametrize(
@@ -109,8 +111,8 @@ def test_only_the_images_that_eager_was_judged_on_count(dataset: CocoDataset, ar
 def test_what_proves_nothing_or_is_not_given(
     dataset: CocoDataset, artifact: Artifact, reached: dict[str, float], words: str
 ) -> None:
-    quality = measured(Finder(dataset, artifact), dataset, EagerQuality(reached, eager(dataset).image_ids))
-    assert any(words in fault for fault in quality.faults)
+    accuracy = measured(Finder(dataset, artifact), dataset, EagerAccuracy(reached, eager(dataset).image_ids))
+    assert any(words in fault for fault in accuracy.faults)
 
 
 @pytest.fixture
@@ -125,7 +127,7 @@ def reference(tmp_path: Path, dataset: CocoDataset, artifact: Artifact) -> Refer
             yield meta, image, postprocess(session(image), size, size, artifact.contract)
 
     write_reference(
-        tmp_path / "reference", samples(), contract=artifact.contract, environment={}, quality=eager(dataset)
+        tmp_path / "reference", samples(), contract=artifact.contract, environment={}, accuracy=eager(dataset)
     )
     return read_reference(tmp_path / "reference")
 
@@ -133,7 +135,7 @@ def reference(tmp_path: Path, dataset: CocoDataset, artifact: Artifact) -> Refer
 def verdict(dataset: CocoDataset, reference: Reference, session: Session, *, reduced: bool) -> dict:
     second = Finder(dataset, session.artifact, shift_px=getattr(session, "shift_px", 0.0))
     measure = partial(
-        measure_quality, eager=eager(dataset), dataset=dataset, precision="int8", budget=0.02, least=0.1
+        measure_accuracy, eager=eager(dataset), dataset=dataset, precision="int8", budget=0.02, least=0.1
     )
     report = validate(
         session,
@@ -178,7 +180,7 @@ def test_what_cannot_be_compared_stays_a_reason(
 def test_data_without_the_annotations_says_nothing_of_the_artifact(
     dataset: CocoDataset, reference: Reference, artifact: Artifact
 ) -> None:
-    def unannotated(_: Session) -> Quality:
+    def unannotated(_: Session) -> Accuracy:
         raise DataError("no annotations")
 
     with pytest.raises(DataError):
@@ -189,28 +191,28 @@ def test_the_reference_keeps_what_eager_reached(
     tmp_path: Path, dataset: CocoDataset, artifact: Artifact
 ) -> None:
     reached = eager_judged(dataset, artifact)
-    write_reference(tmp_path / "r", [], contract=artifact.contract, environment={}, quality=reached)
-    stored = read_reference(tmp_path / "r").quality
+    write_reference(tmp_path / "r", [], contract=artifact.contract, environment={}, accuracy=reached)
+    stored = read_reference(tmp_path / "r").accuracy
     assert stored == reached
     assert stored.tallies.keys() == reached.tallies.keys()
     for name, array in reached.tallies.items():
         np.testing.assert_array_equal(stored.tallies[name], array)
 
 
-def eager_judged(dataset: CocoDataset, artifact: Artifact) -> EagerQuality:
+def eager_judged(dataset: CocoDataset, artifact: Artifact) -> EagerAccuracy:
     """An eager model that finds everything."""
     session = Finder(dataset, artifact)
     judged = judge(((record, session(np.zeros(0))) for record in dataset.images), dataset)
-    return EagerQuality(judged.metrics, judged.image_ids, pack_tallies(judged.tallies))
+    return EagerAccuracy(judged.metrics, judged.image_ids, pack_tallies(judged.tallies))
 
 
 def test_each_image_is_held_against_itself(dataset: CocoDataset, artifact: Artifact) -> None:
     """Of every image the first object is missed, so all lose, those with one object most."""
-    quality = measured(Finder(dataset, artifact, left_out=1), dataset, eager_judged(dataset, artifact))
-    low, high = quality.intervals["bbox/AP"]
-    assert low <= quality.differences["bbox/AP"] <= high < 0
-    assert f"[{low:+.4f}, {high:+.4f}] (limit 0.02)" in quality.faults[0]
-    counts = quality.per_image["bbox/AP"]
+    accuracy = measured(Finder(dataset, artifact, left_out=1), dataset, eager_judged(dataset, artifact))
+    low, high = accuracy.intervals["bbox/AP"]
+    assert low <= accuracy.differences["bbox/AP"] <= high < 0
+    assert f"[{low:+.4f}, {high:+.4f}] (limit 0.02)" in accuracy.faults[0]
+    counts = accuracy.per_image["bbox/AP"]
     annotated = [record for record in dataset.images if record.annotations]
     assert (counts.better, counts.worse, counts.equal) == (0, len(annotated), 0)
     assert counts.undefined == len(dataset.images) - len(annotated)
@@ -220,18 +222,18 @@ def test_each_image_is_held_against_itself(dataset: CocoDataset, artifact: Artif
 
 
 def test_what_finds_the_same_is_equal_on_every_image(dataset: CocoDataset, artifact: Artifact) -> None:
-    quality = measured(Finder(dataset, artifact), dataset, eager_judged(dataset, artifact))
-    assert quality.intervals == {"bbox/AP": (0, 0)}
-    counts = quality.per_image["bbox/AP"]
+    accuracy = measured(Finder(dataset, artifact), dataset, eager_judged(dataset, artifact))
+    assert accuracy.intervals == {"bbox/AP": (0, 0)}
+    counts = accuracy.per_image["bbox/AP"]
     assert (counts.better, counts.worse, counts.worst) == (0, 0, ())
     assert counts.equal + counts.undefined == len(dataset.images)
-    json.dumps(quality.to_json(), allow_nan=False)
+    json.dumps(accuracy.to_json(), allow_nan=False)
 
 
 def test_a_weak_eager_model_fails_reduced_precision_alone(dataset: CocoDataset, artifact: Artifact) -> None:
     """In float32 the other verdicts hold; a difference stays one."""
-    quality = measured(Finder(dataset, artifact), dataset, eager(dataset))
-    weak = replace(quality, eager={"bbox/AP": 0.05}, artifact={"bbox/AP": 0.05})
+    accuracy = measured(Finder(dataset, artifact), dataset, eager(dataset))
+    weak = replace(accuracy, eager={"bbox/AP": 0.05}, artifact={"bbox/AP": 0.05})
     assert "proves nothing" in weak.faults[0]
     full = replace(weak, precision="float32")
     assert full.faults == ()
@@ -254,13 +256,13 @@ def test_a_tie_across_images_fails_no_job_in_float32() -> None:
         return matches, float(matches.values(np.ones((1, 2)))[0])
 
     (mine, value), (other, reached) = side(True, False), side(False, True)
-    expected = EagerQuality({"bbox/AP": value}, (1, 2), pack_tallies({"bbox/AP": mine}))
-    found = Judgement({"bbox/AP": reached}, (1, 2), {"bbox/AP": other})
+    expected = EagerAccuracy({"bbox/AP": value}, (1, 2), pack_tallies({"bbox/AP": mine}))
+    found = Evaluation({"bbox/AP": reached}, (1, 2), {"bbox/AP": other})
     limits = {"precision": "float32", "budget": 0.001, "least": 0.1}
-    assert compare_quality(expected, found, tie=2e-4, **limits).faults == ()
-    assert "difference -0.2" in compare_quality(expected, found, tie=1e-6, **limits).faults[0]
-    lost = Judgement({"bbox/AP": 0.0}, (1, 2), {"bbox/AP": side(False, False)[0]})
-    assert compare_quality(expected, lost, tie=2e-4, **limits).faults
+    assert compare_accuracy(expected, found, tie=2e-4, **limits).faults == ()
+    assert "difference -0.2" in compare_accuracy(expected, found, tie=1e-6, **limits).faults[0]
+    lost = Evaluation({"bbox/AP": 0.0}, (1, 2), {"bbox/AP": side(False, False)[0]})
+    assert compare_accuracy(expected, lost, tie=2e-4, **limits).faults
 
 
 def test_data_that_lack_an_image_that_eager_was_judged_on(dataset: CocoDataset, artifact: Artifact) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from detexport.errors import DataError, DetexportError
 from detexport.parity.certificate import read_certificate
-from detexport.parity.noise_floor import read_floor
+from detexport.parity.noise_floor import read_noise_floor
 from detexport.registry.evidence import read_latency, read_verdict
 from detexport.system.digests import sha256_json
 
@@ -22,7 +22,7 @@ CERTIFICATE: dict[str, Any] = {
     "report_sha256": "b" * 64,
     "verdicts": {},
 }
-READERS = (read_certificate, read_floor, read_verdict, read_latency)
+READERS = (read_certificate, read_noise_floor, read_verdict, read_latency)
 KEYS = (
     "job",
     "passed",

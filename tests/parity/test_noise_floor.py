@@ -22,16 +22,22 @@ from detexport.modeling import build_model
 from detexport.outputs import Outputs
 from detexport.parity.compare import Tolerance, compare
 from detexport.parity.noise_floor import (
-    Floor,
+    NoiseFloor,
     Variant,
     choose_samples,
     limits_of,
     measure_variant,
     needed,
-    read_floor,
+    read_noise_floor,
     widen,
 )
-from detexport.parity.noise_variants import CPU_VARIANTS, CUDA_VARIANTS, measure_floor, most_threads, variants
+from detexport.parity.noise_variants import (
+    CPU_VARIANTS,
+    CUDA_VARIANTS,
+    measure_noise_floor,
+    most_threads,
+    variants,
+)
 from detexport.reference.eager import run_eager, run_eager_batch
 from detexport.reference.images import noise, plain
 from detexport.reference.store import Reference, SampleMeta, read_reference, write_reference
@@ -107,7 +113,7 @@ def test_the_model_itself_stays_within_the_table_however_it_is_run(
             )
         assert torch.get_num_threads() == 1
     assert set(measured["repeated"].limits.values()) == {0.0}
-    floor = Floor(tuple(sample.meta.id for sample in samples), {}, measured)
+    floor = NoiseFloor(tuple(sample.meta.id for sample in samples), {}, measured)
     assert floor.limits["score"] > 0
     assert floor.limits["box_px"] > 0
     assert floor.limits.keys() >= {"keypoint_px", "keypoint_score", "keypoint_flip_ratio"}
@@ -162,7 +168,7 @@ def test_a_widened_table_lets_the_very_noise_pass_and_grows_nothing_else(
         return outputs
 
     variant = measure_variant(noisy, samples, TOLERANCE, contract, name="planted")
-    floor = Floor(tuple(sample.meta.id for sample in samples), {}, {"planted": variant})
+    floor = NoiseFloor(tuple(sample.meta.id for sample in samples), {}, {"planted": variant})
     wider = widen(TOLERANCE, floor)
     assert {name for name, value in LIMITS.items() if getattr(wider, name) != value} == set(limits)
     for sample in samples:
@@ -190,12 +196,12 @@ def variant(*, counts: bool = True, **limits: float) -> Variant:
     return Variant(counts, {}, limits, 0, 0)
 
 
-def floor_of(**limits: float) -> Floor:
-    return Floor(("a",), {}, {"threads": variant(**limits)})
+def floor_of(**limits: float) -> NoiseFloor:
+    return NoiseFloor(("a",), {}, {"threads": variant(**limits)})
 
 
 def test_a_floor_is_the_largest_of_its_variants_and_tf32_is_none_of_them() -> None:
-    floor = Floor(
+    floor = NoiseFloor(
         ("a",),
         {"threads": 2},
         {
@@ -246,12 +252,14 @@ def test_no_limit_is_widened_to_more_than_ten_times_the_table() -> None:
 
 
 def test_a_floor_is_read_as_it_was_written(tmp_path: Path) -> None:
-    floor = Floor(("a", "b"), {"threads": 2}, {"threads": variant(score=1e-3), "x": variant(counts=False)})
+    floor = NoiseFloor(
+        ("a", "b"), {"threads": 2}, {"threads": variant(score=1e-3), "x": variant(counts=False)}
+    )
     write_json(tmp_path / "floor.json", floor.to_json())
-    assert read_floor(tmp_path / "floor.json") == floor
+    assert read_noise_floor(tmp_path / "floor.json") == floor
     (tmp_path / "floor.json").write_text("{}")
     with pytest.raises(DataError, match="not a noise floor"):
-        read_floor(tmp_path / "floor.json")
+        read_noise_floor(tmp_path / "floor.json")
 
 
 @pytest.mark.parametrize(("difference", "affordable"), [(0.001, True), (-0.003, False)])
@@ -271,14 +279,14 @@ def test_another_precision_is_judged_and_no_part_of_the_floor(
         judged.append(other)
         return {"bbox/AP": difference}
 
-    floor = measure_floor(model, contract, reference, TOLERANCE, 1, judge=judge, budget=0.002)
+    floor = measure_noise_floor(model, contract, reference, TOLERANCE, 1, judge=judge, budget=0.002)
     assert len(judged) == 1
     assert judged[0] is not model
     assert {name: variant.affordable for name, variant in floor.variants.items() if not variant.counts} == {
         "channels_last": affordable
     }
     assert floor.variants["threads"].affordable is None
-    assert Floor.from_json(json.loads(json.dumps(floor.to_json()))) == floor
+    assert NoiseFloor.from_json(json.loads(json.dumps(floor.to_json()))) == floor
 
 
 def test_a_limit_is_widened_ten_times_at_most() -> None:
@@ -325,7 +333,7 @@ def test_the_stage_writes_the_floor_and_the_same_one_again(
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "model.safetensors").symlink_to(WEIGHTS)
     parity = yaml.safe_load((ROOT / "conf/parity/default.yaml").read_text())
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"parity": {**parity, "floor_images": 2}}))
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"parity": {**parity, "noise_floor_images": 2}}))
     written = []
     for name in ("first.json", "second.json"):
         command = [sys.executable, str(ROOT / "stages/floor.py"), "--build", "build", "--weights", "weights"]
@@ -341,7 +349,7 @@ def test_the_stage_writes_the_floor_and_the_same_one_again(
     assert value["variants"].keys() == {"repeated", "threads", "channels_last"}
     assert value["samples"] == ["noise", "large"]
     assert value["environment"]["threads"] == most_threads()
-    assert read_floor(tmp_path / "first.json").limits == value["limits"]
+    assert read_noise_floor(tmp_path / "first.json").limits == value["limits"]
     # The model's own runs are on every input, the batch's among them.
     noise_by_id = {one["id"]: one for one in value["noise"]}
     ids = {"noise", "large", "white", "batch noise", "batch large", "batch white"}

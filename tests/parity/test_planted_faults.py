@@ -10,24 +10,22 @@ from typing import Any
 import pytest
 import torch
 
+from benchmark_parity import Memo
 from detexport.checkpoint import load_weights, read_state_dict
 from detexport.config.cfg import load_cfg
 from detexport.data.coco import load_coco
 from detexport.data.synthetic import SyntheticShapes
 from detexport.modeling import build_model
 from detexport.parity.validate import validate
-from detexport.reference.inputs import Plan
+from detexport.reference.plan import Plan
 from detexport.reference.run import eager_samples
 from detexport.reference.store import Reference, read_reference, write_reference
 from detexport.runtime.torchscript import TorchScript
+from planted_faults import FAULTS, HARMLESS, Fault
 from tolerances import TOLERANCE
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ("circle", "rectangle", "triangle", "star", "ring")
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-from parity import Memo  # noqa: E402
-from planted_faults import FAULTS, HARMLESS, Fault  # noqa: E402
 
 
 @contextmanager
@@ -66,7 +64,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Reference]:
         "conf/detectron2/mask_rcnn.yaml",
         "--target",
         "scripting",
-        "--no-proof",
+        "--no-check",
     ]
     command += ["--weights", "checkpoints/mask_rcnn.safetensors", "--output", str(folder / "artifact")]
     command += ["--class-names", ",".join(CLASSES), "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.3"]

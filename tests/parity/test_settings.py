@@ -8,7 +8,7 @@ import yaml
 from detexport.errors import ConfigError
 from detexport.parity.compare import Tolerance
 from detexport.parity.settings import ParitySettings, read_parity_settings
-from detexport.reference.inputs import Plan
+from detexport.reference.plan import Plan
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,7 +21,7 @@ def test_the_defaults_are_those_of_the_configuration() -> None:
     assert settings.inputs.keys() == section["inputs"].keys()
     assert ParitySettings.of({}) == ParitySettings(inputs={})
     assert settings.budgets == ParitySettings().budgets == section["budgets"]
-    plain = ("images", "floor_images", "min_detections", "draw", "quality_images", "least_quality")
+    plain = ("images", "noise_floor_images", "min_detections", "draw", "accuracy_images", "min_accuracy")
     assert {name: getattr(ParitySettings(), name) for name in plain} == {
         name: section[name] for name in plain
     }

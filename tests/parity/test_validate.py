@@ -144,7 +144,7 @@ def claiming(session: Session, **claims: Any) -> Any:
 
 def test_an_artifact_that_was_shown_nothing_does_not_pass(reference: Reference, session: Session) -> None:
     report = validate(claiming(session, image_sides=(1000, 2000)), reference, TOLERANCE, job="tiny")
-    assert (len(report.samples), len(report.not_claimed)) == (0, 4)
+    assert (len(report.samples), len(report.unsupported_inputs)) == (0, 4)
     assert "the reference proves nothing: 0 detections on the 0 samples" in report.reasons[0]
     # Dark images alone, on which there is nothing to find.
     dark = replace(reference, samples=reference.samples[2:])
@@ -157,13 +157,13 @@ def test_an_artifact_of_one_size_is_held_to_that_size(reference: Reference, sess
     fixed = claiming(session, contract=replace(contract, inputs=(image,)))
     report = validate(fixed, reference, TOLERANCE, job="tiny")
     assert report.passed, report.reasons
-    assert (len(report.samples), len(report.not_claimed)) == (2, 2)
+    assert (len(report.samples), len(report.unsupported_inputs)) == (2, 2)
 
 
 def test_reduced_precision_without_a_metric_does_not_pass(reference: Reference, session: Session) -> None:
     report = validate(session, reference, TOLERANCE, job="tiny", reduced=True)
     assert not report.passed
-    assert "nothing else decides on reduced precision" in report.verdicts["metric"].reasons[0]
+    assert "nothing else decides on reduced precision" in report.verdicts["accuracy"].reasons[0]
 
 
 def test_another_format_of_the_same_model_passes(reference: Reference, session: Session) -> None:
@@ -245,10 +245,10 @@ def _raises(outputs: dict[str, np.ndarray]) -> None:
     ("fault", "verdict", "reason"),
     [
         (_nan_score, "contract", "scores: 1 values are NaN"),
-        (_class_shift, "flips", "missing: class"),
-        (_scaled, "drift", "boxes: 3 of 3 pairs"),
-        (_masks_off, "drift", "masks: "),
-        (_dropped, "flips", "missing: class 0"),
+        (_class_shift, "matching", "missing: class"),
+        (_scaled, "numerics", "boxes: 3 of 3 pairs"),
+        (_masks_off, "numerics", "masks: "),
+        (_dropped, "matching", "missing: class 0"),
         (_swapped, "contract", "do not descend"),
         (_renamed, "contract", "the contract says"),
         (_ragged, "contract", "pred_masks: shape"),

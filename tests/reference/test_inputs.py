@@ -21,10 +21,12 @@ from detexport.modeling import build_model
 from detexport.parity.compare import compare
 from detexport.parity.validate import first_of_each_image, validate
 from detexport.processing.postprocess import postprocess
+from detexport.reference.calls import group_by_call, why_unsupported
 from detexport.reference.eager import run_eager_batch, with_score_threshold
 from detexport.reference.input_coverage import InputCoverage, Nearness
-from detexport.reference.inputs import (
-    ASPECT,
+from detexport.reference.input_images import ASPECT
+from detexport.reference.inputs import inputs
+from detexport.reference.plan import (
     BATCH,
     BLACK,
     FLAT,
@@ -37,9 +39,6 @@ from detexport.reference.inputs import (
     WHITE,
     WIDE,
     Plan,
-    claimed,
-    groups,
-    inputs,
     probed_threshold,
 )
 from detexport.reference.store import DATA, NO_IMAGE, Reference, SampleMeta, read_reference, write_reference
@@ -191,7 +190,7 @@ def test_the_lowered_copy_gives_the_same_detections_and_some_more(
 def test_a_batch_holds_what_the_model_gives_for_all_its_images_at_once(
     model: Counted, reference: Reference
 ) -> None:
-    batches = [group for group in groups(reference.samples) if group[0].meta.batch]
+    batches = [group for group in group_by_call(reference.samples) if group[0].meta.batch]
     assert len(batches) == reference.coverage.batches == 2
     for batch in batches:
         assert len({sample.meta.image_size for sample in batch}) > 1
@@ -199,7 +198,7 @@ def test_a_batch_holds_what_the_model_gives_for_all_its_images_at_once(
         given = model.run([sample.image() for sample in batch], sizes)
         for sample, outputs in zip(batch, given, strict=True):
             np.testing.assert_array_equal(sample.expected()["scores"], outputs["scores"])
-    assert sum(len(group) for group in groups(reference.samples)) == len(reference.samples)
+    assert sum(len(group) for group in group_by_call(reference.samples)) == len(reference.samples)
 
 
 def test_pictures_are_drawn_of_the_data_sets_images_alone(
@@ -250,15 +249,17 @@ def meta(size: tuple[int, int] = (30, 50), batch: str = "") -> SampleMeta:
 
 def test_an_artifact_is_asked_only_for_what_it_claims(tiny_onnx: Path, tiny_scripting: Path) -> None:
     one, many = read_artifact(tiny_onnx), read_artifact(tiny_scripting)
-    assert claimed(one, [meta()]) == claimed(many, [meta()]) == ""
-    assert claimed(one, [meta(batch="1"), meta(batch="1")]) == "the artifact takes one image in a call"
-    assert claimed(many, [meta(batch="1"), meta((60, 20), batch="1")]) == ""
+    assert why_unsupported(one, [meta()]) == why_unsupported(many, [meta()]) == ""
+    assert (
+        why_unsupported(one, [meta(batch="1"), meta(batch="1")]) == "the artifact takes one image in a call"
+    )
+    assert why_unsupported(many, [meta(batch="1"), meta((60, 20), batch="1")]) == ""
     narrow = replace(one, image_sides=(32, 64))
-    assert claimed(narrow, [meta()]) == "the artifact takes images with sides of 32 to 64 px"
-    assert claimed(narrow, [meta((32, 64))]) == ""
+    assert why_unsupported(narrow, [meta()]) == "the artifact takes images with sides of 32 to 64 px"
+    assert why_unsupported(narrow, [meta((32, 64))]) == ""
     frozen = replace(one, contract=tiny_contract(inputs=(replace(IMAGE, shape=(3, 30, 50)),)))
-    assert claimed(frozen, [meta()]) == ""
-    assert claimed(frozen, [meta((50, 30))]) == "the artifact takes images of one size: 30 x 50"
+    assert why_unsupported(frozen, [meta()]) == ""
+    assert why_unsupported(frozen, [meta((50, 30))]) == "the artifact takes images of one size: 30 x 50"
 
 
 @pytest.fixture(scope="module")
@@ -303,7 +304,7 @@ def test_batches_are_left_out_and_told_where_the_artifact_takes_one_image(
     report = validate(OnnxRuntime(threads=1).open(tiny_onnx), batched, TOLERANCE, job="j")
     assert report.passed, report.reasons
     assert len(report.samples) == len(batched.samples) - 6
-    assert set(report.to_json()["not_claimed"]) == {
+    assert set(report.to_json()["unsupported_inputs"]) == {
         sample.meta.id for sample in batched.samples if sample.meta.batch
     }
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detexport.metrics.evaluate import Finding
+from detexport.metrics.evaluate import ImageEvaluation
 from detexport.parity.compare import SampleParity
 from detexport.parity.compare.rows import OneSided
 from detexport.processing.postprocess import postprocess
@@ -127,27 +127,27 @@ def test_a_key_names_all_that_a_measurement_depends_on(folder: Path) -> None:
 
 
 def test_an_error_leaves_what_was_measured(tmp_path: Path) -> None:
-    found = Finding(1, {"bbox": [{"image_id": 1, "score": 0.5}]}, segments=[(3, 0.9, 1, 0, 0)])
+    found = ImageEvaluation(1, {"bbox": [{"image_id": 1, "score": 0.5}]}, segments=[(3, 0.9, 1, 0, 0)])
 
-    def fail() -> Finding:
+    def fail() -> ImageEvaluation:
         raise MemoryError
 
     def measure_both() -> None:
         with Progress(tmp_path / "p", "k") as progress:
-            assert progress.once("a", Finding, lambda: found) == found
-            progress.once("b", Finding, fail)
+            assert progress.once("a", ImageEvaluation, lambda: found) == found
+            progress.once("b", ImageEvaluation, fail)
 
     with pytest.raises(MemoryError):
         measure_both()
     with Progress(tmp_path / "p", "k") as progress:
-        assert progress.once("a", Finding, fail) == found
+        assert progress.once("a", ImageEvaluation, fail) == found
     assert not (tmp_path / "p").exists()
 
 
 def test_without_a_folder_nothing_is_kept() -> None:
     progress = Progress()
-    assert progress.once("a", Finding, lambda: Finding(1, {})).image_id == 1
-    assert progress.once("a", Finding, lambda: Finding(2, {})).image_id == 2
+    assert progress.once("a", ImageEvaluation, lambda: ImageEvaluation(1, {})).image_id == 1
+    assert progress.once("a", ImageEvaluation, lambda: ImageEvaluation(2, {})).image_id == 2
 
 
 def test_a_measurement_comes_back_as_it_was() -> None:

@@ -1,4 +1,4 @@
-"""The search on a way whose scores are known: a ramp, a jump, several detections."""
+"""The search on a path whose scores are known: a ramp, a jump, several detections."""
 
 from collections.abc import Callable
 
@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from detexport.reference.images import Blend, plain
-from detexport.reference.threshold_search import Trail
+from detexport.reference.threshold_search import ThresholdSearch
 
 THRESHOLD = 0.3
 SIZE = (40, 50)
 
 
-def trail(scores: Callable[[float], list[float]]) -> tuple[Trail, list[float]]:
+def search(scores: Callable[[float], list[float]]) -> tuple[ThresholdSearch, list[float]]:
     """From black to white, the scores follow from the brightness in [0, 1]; and all that was looked at."""
     seen: list[float] = []
 
@@ -21,7 +21,7 @@ def trail(scores: Callable[[float], list[float]]) -> tuple[Trail, list[float]]:
         seen.append(brightness)
         return np.array(sorted(scores(brightness), reverse=True), np.float32)
 
-    return Trail(Blend(plain(SIZE, (0.0,)), plain(SIZE, (255.0,))), probe), seen
+    return ThresholdSearch(Blend(plain(SIZE, (0.0,)), plain(SIZE, (255.0,))), probe), seen
 
 
 def test_a_blend_is_whole_at_its_ends_and_takes_steps_of_single_values_between() -> None:
@@ -40,17 +40,17 @@ def test_a_blend_is_whole_at_its_ends_and_takes_steps_of_single_values_between()
 
 
 def test_a_score_that_changes_evenly_is_brought_to_a_hair_on_both_sides() -> None:
-    way, seen = trail(lambda brightness: [brightness**2])
+    path, seen = search(lambda brightness: [brightness**2])
     hair = 2e-5  # a value's step of a 6000th of the brightness moves this score by 2e-6
-    used = way.approach(THRESHOLD, runs=40, hair=hair)
-    above, below = way.nearest(THRESHOLD, 1), way.nearest(THRESHOLD, -1)
+    used = path.approach(THRESHOLD, runs=40, hair=hair)
+    above, below = path.nearest(THRESHOLD, 1), path.nearest(THRESHOLD, -1)
     assert above is not None
     assert below is not None
     assert 0 < above.distance <= hair
     assert -hair <= below.distance <= 0
     assert used < 25
     assert len(seen) == used + 2
-    image = way.blend(above.part)
+    image = path.blend(above.fraction)
     assert (image.mean() / 255) ** 2 - THRESHOLD == pytest.approx(above.distance, abs=1e-7)
 
 
@@ -59,32 +59,32 @@ def test_a_jump_is_left_for_a_crossing_that_can_be_approached() -> None:
         jumping = 0.2 if brightness < 0.31 else 0.36
         return [jumping, max(0.0, 0.9 - brightness)]
 
-    way, _ = trail(scores)
-    way.approach(THRESHOLD, runs=60, hair=2e-4)
+    path, _ = search(scores)
+    path.approach(THRESHOLD, runs=60, hair=2e-4)
     for sign in (1, -1):
-        find = way.nearest(THRESHOLD, sign)
-        assert find is not None
-        assert abs(find.distance) <= 2e-4
+        score = path.nearest(THRESHOLD, sign)
+        assert score is not None
+        assert abs(score.distance) <= 2e-4
 
 
 def test_no_more_runs_are_made_than_allowed() -> None:
-    way, seen = trail(lambda brightness: [brightness])
-    assert way.approach(THRESHOLD, runs=3, hair=0.0) == 3
+    path, seen = search(lambda brightness: [brightness])
+    assert path.approach(THRESHOLD, runs=3, hair=0.0) == 3
     assert len(seen) == 2 + 3
 
 
 def test_where_nothing_crosses_the_search_ends() -> None:
-    way, seen = trail(lambda brightness: [0.9])
-    assert way.approach(THRESHOLD, runs=30, hair=1e-6) < 30
+    path, seen = search(lambda brightness: [0.9])
+    assert path.approach(THRESHOLD, runs=30, hair=1e-6) < 30
     assert len(seen) < 15
-    assert way.nearest(THRESHOLD, -1) is None
-    assert way.find_one(THRESHOLD, runs=5) is None  # the way does not begin without a detection
+    assert path.nearest(THRESHOLD, -1) is None
+    assert path.find_one(THRESHOLD, runs=5) is None  # the path does not begin without a detection
 
 
 def test_one_detection_is_found_between_none_and_many() -> None:
-    way, _ = trail(lambda brightness: [brightness, brightness * 0.98, brightness * 0.5])
-    part = way.find_one(THRESHOLD, runs=12)
-    assert part is not None
-    assert way.count(part, THRESHOLD) == 1
-    twins, _ = trail(lambda brightness: [brightness, brightness])
+    path, _ = search(lambda brightness: [brightness, brightness * 0.98, brightness * 0.5])
+    fraction = path.find_one(THRESHOLD, runs=12)
+    assert fraction is not None
+    assert path.count(fraction, THRESHOLD) == 1
+    twins, _ = search(lambda brightness: [brightness, brightness])
     assert twins.find_one(THRESHOLD, runs=12) is None

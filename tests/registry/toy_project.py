@@ -57,7 +57,7 @@ def write_verdict(root: Path, target: str, artifact: Artifact, **changes: Any) -
         "job": f"{MODEL}-{target}",
         "passed": True,
         "reasons": [],
-        "verdicts": {"drift": {"passed": True, "judged": True, "reasons": []}},
+        "verdicts": {"numerics": {"passed": True, "judged": True, "reasons": []}},
         "tolerance": LIMITS,
         "artifact_sha256": artifact.sha256,
         "max": {"box_error_px": 0.001, "score_error": 1e-6, "mask_error_px": None, "mask_error_ratio": None},

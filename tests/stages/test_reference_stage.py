@@ -39,8 +39,8 @@ PARITY = {
 }
 
 
-def reference(workspace: Path, quality_images: int) -> subprocess.CompletedProcess[str]:
-    params = {"data": {"categories": None}, "parity": {**PARITY, "quality_images": quality_images}}
+def reference(workspace: Path, accuracy_images: int) -> subprocess.CompletedProcess[str]:
+    params = {"data": {"categories": None}, "parity": {**PARITY, "accuracy_images": accuracy_images}}
     (workspace / "params.yaml").write_text(yaml.safe_dump(params))
     paths = {"build": "build", "weights": "weights", "data": "data", "save-dir": "reference"}
     options = [part for name, path in paths.items() for part in (f"--{name}", path)]
@@ -84,13 +84,13 @@ def test_data_without_what_the_metric_needs_say_how_to_go_without(name: str, tmp
     SyntheticShapes(train_images=0, val_images=2, sizes=[(64, 80)]).write(tmp_path / "data")
     take_away(LACKING[name], tmp_path / "data")
     place_model(name, tmp_path)
-    done = reference(tmp_path, quality_images=2)
+    done = reference(tmp_path, accuracy_images=2)
     assert done.returncode == 2
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert all(word in error for word in ("; got: ", "; expected: ", "; remedy: "))
-    assert error.endswith(", or leave the task metric out: -S parity.quality_images=0")
+    assert error.endswith(", or leave the task metric out: -S parity.accuracy_images=0")
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "reference").exists()
-    done = reference(tmp_path, quality_images=0)
+    done = reference(tmp_path, accuracy_images=0)
     assert done.returncode == 0, done.stderr
-    assert read_reference(tmp_path / "reference").quality is None
+    assert read_reference(tmp_path / "reference").accuracy is None

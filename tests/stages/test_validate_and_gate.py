@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import yaml
 
-from detexport.parity.noise_floor import Floor
+from detexport.parity.noise_floor import NoiseFloor
 from detexport.processing.postprocess import postprocess
-from detexport.reference.store import EagerQuality, SampleMeta, write_reference
+from detexport.reference.store import EagerAccuracy, SampleMeta, write_reference
 from detexport.runtime.onnxruntime import OnnxRuntime
 from detexport.system.files import write_json
 from tiny_artifacts import tiny_contract, tiny_image, write_tiny_onnx
@@ -28,7 +28,7 @@ def workspace(tmp_path: Path) -> Path:
     model = tmp_path / "models" / "tiny"
     write_tiny_onnx(model / "artifacts" / "onnx")
     write_expected(model, model / "artifacts" / "onnx", shift_px=0)
-    write_json(model / "floor.json", Floor(samples=(), environment={}, variants={}).to_json())
+    write_json(model / "floor.json", NoiseFloor(samples=(), environment={}, variants={}).to_json())
     runtime = {"_target_": "detexport.runtime.onnxruntime.OnnxRuntime", "threads": 1}
     params = {
         "data": {"categories": None},
@@ -41,7 +41,7 @@ def workspace(tmp_path: Path) -> Path:
 
 
 def write_expected(
-    model: Path, artifact_dir: Path, *, shift_px: float, quality: EagerQuality | None = None
+    model: Path, artifact_dir: Path, *, shift_px: float, accuracy: EagerAccuracy | None = None
 ) -> None:
     session = OnnxRuntime(threads=1).open(artifact_dir)
     image, size = tiny_image(), (30, 50)
@@ -53,7 +53,7 @@ def write_expected(
         [(meta, image, expected)],
         contract=tiny_contract(),
         environment={},
-        quality=quality,
+        accuracy=accuracy,
     )
 
 
@@ -100,9 +100,12 @@ def test_an_artifact_that_agrees_passes_and_the_gate_opens(workspace: Path) -> N
     assert result.returncode == 0, result.stderr
     first, *lines = result.stdout.splitlines()
     assert first == f"{JOB}: passed"
-    answers = [line.split("  ") for line in lines]
-    assert [words[1] for words in answers] == ["contract", "drift", "flips", "metric"]
-    assert [" ".join(line.split()[1:2]) for line in lines] == ["passed"] * 3 + ["not"]
+    assert [line.split()[:2] for line in lines] == [
+        ["contract", "passed"],
+        ["numerics", "passed"],
+        ["matching", "passed"],
+        ["accuracy", "not"],
+    ]
     assert lines[-1].endswith("not measured")
     assert "1/1" in result.stderr, "a progress bar"
     assert verdict(workspace)["passed"] is True
@@ -117,10 +120,10 @@ def test_the_task_metric_is_measured_for_the_precisions_that_are_asked_about(
     workspace: Path, judged: list[str], asked: bool
 ) -> None:
     model = workspace / "models" / "tiny"
-    quality = EagerQuality({"bbox/AP": 1.0}, (1,))
-    write_expected(model, model / "artifacts" / "onnx", shift_px=0, quality=quality)
+    accuracy = EagerAccuracy({"bbox/AP": 1.0}, (1,))
+    write_expected(model, model / "artifacts" / "onnx", shift_px=0, accuracy=accuracy)
     params = yaml.safe_load((workspace / "params.yaml").read_text())
-    params["parity"]["judged"] = judged
+    params["parity"]["accuracy_precisions"] = judged
     (workspace / "params.yaml").write_text(yaml.safe_dump({**params, "data": {"categories": None}}))
     result = validate(workspace)
     if asked:  # on annotations, which are not there
@@ -128,7 +131,7 @@ def test_the_task_metric_is_measured_for_the_precisions_that_are_asked_about(
         assert "no file data/annotations" in result.stderr
     else:
         assert result.returncode == 0, result.stderr
-        assert "  metric    not judged" in result.stdout
+        assert "  accuracy  not evaluated" in result.stdout
 
 
 def test_an_artifact_that_disagrees_is_a_result_and_the_gate_stays_shut(workspace: Path) -> None:

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from detexport.config.instantiate import instantiate
 from detexport.errors import ConfigError, MissingPackageError
 from detexport.model_zoo import get_class_names
-from detexport.parity.accuracy import BUDGETS, LEAST_QUALITY
+from detexport.parity.accuracy import BUDGETS, MIN_ACCURACY
 from detexport.parity.compare import Tolerance
 from detexport.targets.component import Component
 from detexport.targets.table import (
@@ -68,7 +68,7 @@ def test_conf_runs_a_target_as_the_table_does(name: str) -> None:
 def test_the_limits_in_the_code_are_those_of_conf() -> None:
     parity = options("parity")["default"]
     assert Tolerance() == TOLERANCE
-    assert (parity["budgets"], parity["least_quality"]) == (BUDGETS, LEAST_QUALITY)
+    assert (parity["budgets"], parity["min_accuracy"]) == (BUDGETS, MIN_ACCURACY)
 
 
 def test_conf_names_classes_as_the_zoo_does() -> None:

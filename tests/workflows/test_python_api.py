@@ -126,14 +126,14 @@ def test_a_check_without_detections_warns(tmp_path: Path) -> None:
 
 def test_reduced_precision_needs_annotations(model: Any, tmp_path: Path) -> None:
     write_tiny_onnx(tmp_path / "a")
-    with pytest.raises(ConfigError, match=r"int8 is judged by the task metric alone.*got: no data"):
+    with pytest.raises(ConfigError, match=r"int8 is evaluated by the task metric alone.*got: no data"):
         detexport.validate(tmp_path / "a", model, target="onnx_int8")
 
 
 SCRIPT = """
 import sys
 import detexport
-report = detexport.validate(*sys.argv[1:4], data=sys.argv[4], images=1, quality_images=2)
+report = detexport.validate(*sys.argv[1:4], data=sys.argv[4], images=1, accuracy_images=2)
 print(report.passed, len(report.to_json()["samples"]))
 """
 
@@ -151,7 +151,7 @@ def test_a_script_validates_on_a_data_set(artifact_dir: Path, data: Path, tmp_pa
 
 
 def test_two_artifacts_are_compared_on_a_data_set(artifact_dir: Path, data: Path) -> None:
-    report = detexport.validate(artifact_dir, artifact_dir, data=data, images=1, quality_images=0)
+    report = detexport.validate(artifact_dir, artifact_dir, data=data, images=1, accuracy_images=0)
     assert report.passed
     with pytest.raises(ConfigError, match="nothing to compare the artifact with"):
         detexport.validate(artifact_dir, artifact_dir)

@@ -77,7 +77,7 @@ def test_precision_needs_a_budget_and_a_metric(artifact: Path, reference: Refere
 def test_a_target_may_declare_less_than_its_artifact(artifact: Path, reference: Reference) -> None:
     options = {"job": "j", "support": Support(image_sides=(1, 8))}
     report = validate_job(artifact, OnnxRuntime(), reference, ParitySettings(), **options)
-    assert "alone" in report.not_claimed
+    assert "alone" in report.unsupported_inputs
     assert "declared support" in report.verdicts["contract"].note
     assert not report.passed  # nothing was shown to it
 

@@ -150,13 +150,13 @@ def measured_in(verdict: Mapping[str, Any], kinds: Kinds, artifact: Artifact) ->
     """
     passed = {sample["id"] for sample in verdict["samples"] if sample["passed"]}
     # Without limits of errors, the task metric alone decided.
-    by_task = verdict["quality"] and verdict["tolerance"] is None
+    by_task = verdict["accuracy"] and verdict["tolerance"] is None
     return {
         "dynamic_size": all(ids and ids <= passed for ids in kinds.sizes.values()),
         "batch": artifact.batch,
         "zero_detections": kinds.counts["no"] <= passed if kinds.counts.get("no") else None,
         "fresh_process": bool(verdict["samples"]),
-        "errors": dict(verdict["quality"]["differences"] if by_task else verdict["max"]),
+        "errors": dict(verdict["accuracy"]["differences"] if by_task else verdict["max"]),
     }
 
 

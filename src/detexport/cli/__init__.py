@@ -216,9 +216,13 @@ def export_command(
     device: Annotated[
         str, Option(help="Where the artifact is compiled for, if it is, and proved: cpu or cuda.")
     ] = "cpu",
-    proof: Annotated[
+    check: Annotated[
         bool,
-        Option("--proof/--no-proof", help="Whether the artifact must prove to compute what the model does."),
+        Option(
+            "--check/--no-check",
+            "--proof/--no-proof",
+            help="Compare the artifact with the model; one that fails is not kept (formerly --proof).",
+        ),
     ] = True,
     allow_new: AllowNew = None,
     overrides: Annotated[
@@ -257,7 +261,7 @@ def export_command(
             data=data,
             run_eval=run_eval,
             device=device,
-            proof=proof,
+            check=check,
             overrides=tuple(overrides or ()),
             allow_new=tuple(allow_new or ()),
         )
@@ -335,9 +339,11 @@ def validate_command(
             help="Images of the data set, each at three sizes; the pipeline's reference has its own.",
         ),
     ] = 8,
-    quality_images: Annotated[
+    accuracy_images: Annotated[
         int,
         Option(
+            "--accuracy-images",
+            "--quality-images",
             min=0,
             help="Annotated images that the task metric is measured on, likewise; 0 leaves it out, for data "
             "that lacks the annotations.",
@@ -371,9 +377,10 @@ def validate_command(
       detexport validate outputs/models/mask_rcnn/artifacts/onnx --data data/shapes
 
     The last is an artifact where the pipeline leaves it, held against the reference beside it. Four verdicts
-    are kept apart: contract (it runs and gives what it promises), drift (numbers), flips (what one side alone
-    finds), metric (what is found of what is annotated). Images of the data set and images that hurt are run:
-    odd and extreme sizes, nothing, one and the most detections, ties, scores next to the threshold, batches.
+    are reported: contract (it runs, with the fields, types and shapes declared), numerics (errors of paired
+    detections), matching (missing and extra detections), accuracy (AP against ground truth, compared with the
+    model's). It runs on images of the data set and on edge-case inputs: odd and extreme sizes, no detection,
+    one and the most detections, ties, scores next to the threshold, batches.
     """  # noqa: D301
     from detexport.cli.checks import check_model_is_named, check_validate
     from detexport.workflows.model_source import ModelSource
@@ -400,7 +407,7 @@ def validate_command(
         target=target,
         other_target=against_target,
         images=images,
-        quality_images=quality_images,
+        accuracy_images=accuracy_images,
         device=device,
         params=params,
         save_dir=save_dir,

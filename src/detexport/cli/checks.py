@@ -56,7 +56,7 @@ class Request:
     data: Path | None = None
     run_eval: bool = False
     device: str = "cpu"
-    proof: bool = True
+    check: bool = True
     overrides: tuple[str, ...] = ()
     allow_new: tuple[str, ...] = ()
 
@@ -270,7 +270,7 @@ def check_request(request: Request) -> None:
         images=request.samples,
         calibration=request.calibration,
         data=request.data,
-        check=request.proof,
+        check=request.check,
         evaluate=request.run_eval,
     )
     check_output(request.output)

@@ -3,8 +3,8 @@
 from detexport.cli.checks import Request, check_export
 from detexport.cli.progress import say, step
 from detexport.formats.image_files import find_images
-from detexport.parity.accuracy import Quality
-from detexport.parity.report_text import check_lines, quality_lines
+from detexport.parity.accuracy import Accuracy
+from detexport.parity.report_text import accuracy_lines, check_lines
 from detexport.parity.verdict import ParityReport
 from detexport.workflows.export_target import export_target
 from detexport.workflows.load_model import load_model
@@ -41,20 +41,20 @@ def make(request: Request) -> None:
         class_names=request.class_names,
         data=request.data,
         device=request.device,
-        check=request.proof,
+        check=request.check,
         evaluate=request.run_eval,
         step=step,
         on_result=_say_result,
     )
     size = sum((request.output / name).stat().st_size for name in artifact.files)
     say(f"{request.output}: {artifact.format.value}, {size / 1e6:.1f} MB, sha256 {artifact.sha256}")
-    if not request.proof:
-        say("not proved, as asked for by --no-proof")
+    if not request.check:
+        say("not proved, as asked for by --no-check")
 
 
-def _say_result(result: ParityReport | Quality) -> None:
-    quality = result.quality if isinstance(result, ParityReport) else result
-    lines = quality_lines(quality) if quality else []
+def _say_result(result: ParityReport | Accuracy) -> None:
+    accuracy = result.accuracy if isinstance(result, ParityReport) else result
+    lines = accuracy_lines(accuracy) if accuracy else []
     if isinstance(result, ParityReport):
         lines += check_lines(result)
     say("\n".join(lines))

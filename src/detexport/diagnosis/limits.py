@@ -183,9 +183,11 @@ def _row_sets(expected: Arrays, actual: Arrays, contract: Contract, limits: Limi
     count = len(next(iter(expected.values())))
     # Of many proposals a few may be others; a detection that no edge excuses is an object that is lost.
     allowed = 0 if "scores" in expected else int(limits.differing * count)
-    reasons = [*part.broken, *part.drift]
+    reasons = [*part.broken, *part.numerics]
     if unpaired > allowed:
-        reasons.append(f"{unpaired} rows on one side only, of {count} (allowed {allowed}); {part.flips[0]}")
+        reasons.append(
+            f"{unpaired} rows on one side only, of {count} (allowed {allowed}); {part.matching[0]}"
+        )
     tolerance = limits.tolerance
     bounds = {"box_error_px": tolerance.box_limit_px(1.0), "unpaired": float(allowed)}
     score = "score_error" if "scores" in expected else "objectness_error"
@@ -203,7 +205,7 @@ def _keypoints(expected: Arrays, actual: Arrays, limits: Limits) -> Measured:
         "keypoint_error_px": limits.tolerance.keypoint_px,
         "keypoint_score_error": limits.tolerance.keypoint_score,
     }
-    return Measured(dict(part.errors), bounds, "", "; ".join((*part.drift, *part.flips)))
+    return Measured(dict(part.errors), bounds, "", "; ".join((*part.numerics, *part.matching)))
 
 
 def as_outputs(arrays: Arrays, image_size: tuple[int, int], contract: Contract) -> dict[str, np.ndarray]:

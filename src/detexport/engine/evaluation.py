@@ -11,19 +11,19 @@ from tqdm import tqdm
 from detexport.data.coco import CocoDataset, CocoRecord, read_record
 from detexport.data.resize import resize_image, resized_size
 from detexport.errors import DataError
-from detexport.metrics.evaluate import Judgement, judge
+from detexport.metrics.evaluate import Evaluation, judge
 
 ROWS = ("instances", "proposals")
 BOXES = ("pred_boxes", "proposal_boxes")
 
 
 def evaluate(model: Any, dataset: CocoDataset, keypoint_sigmas: Sequence[float] = ()) -> dict[str, float]:
-    """The metrics of ``judge_model``."""
-    return judge_model(model, dataset, keypoint_sigmas).metrics
+    """The metrics of ``evaluate_model``."""
+    return evaluate_model(model, dataset, keypoint_sigmas).metrics
 
 
-def judge_model(model: Any, dataset: CocoDataset, keypoint_sigmas: Sequence[float] = ()) -> Judgement:
-    """Judge everything that a model gives, over all images of a split: see ``judge``.
+def evaluate_model(model: Any, dataset: CocoDataset, keypoint_sigmas: Sequence[float] = ()) -> Evaluation:
+    """Evaluate everything that a model gives, over all images of a split: see ``judge``.
 
     Args:
         model: put into evaluation mode.

@@ -73,13 +73,13 @@ def coco_ap(
         mentioned.append(image_id)
         for iou_type in iou_types:
             found[iou_type] += coco_detections(image_id, outputs, category_ids, iou_type)
-    metrics, _ = judge_detections(
+    metrics, _ = evaluate_detections(
         annotations, found, category_ids, keypoint_sigmas, image_ids, mentioned=mentioned
     )
     return metrics
 
 
-def judge_detections(
+def evaluate_detections(
     annotations: Path,
     detections: Mapping[str, list[dict[str, Any]]],
     category_ids: Sequence[ImageId],

@@ -12,7 +12,7 @@ from detexport.contract import Contract
 from detexport.data.annotations import ImageId, id_order
 from detexport.data.coco import AnnotationKind, CocoDataset, CocoRecord
 from detexport.errors import DataError, MissingAnnotationsError
-from detexport.metrics.average_precision import coco_detections, judge_detections
+from detexport.metrics.average_precision import coco_detections, evaluate_detections
 from detexport.metrics.panoptic_quality import PanopticQuality, Tally
 from detexport.metrics.pixel_iou import PixelIou
 from detexport.metrics.tallies import KINDS, Pixels, Segments, Tallies
@@ -58,7 +58,7 @@ def or_without(switch: str) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Finding:
+class ImageEvaluation:
     """What was found on one image, in plain values that JSON takes; masks are compressed.
 
     Args:
@@ -76,7 +76,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Evaluation:
     """What a model reached.
 
     Args:
@@ -90,7 +90,7 @@ class Judgement:
     tallies: dict[str, Tallies]
 
 
-class Judge:
+class Evaluator:
     """Judges the outputs on images of a split, one after another; those that are given are those that count.
 
     Args:
@@ -106,7 +106,7 @@ class Judge:
     def _panoptic(self) -> PanopticQuality:
         return PanopticQuality(self.dataset.panoptic_file, self.dataset.category_ids)
 
-    def look(self, record: CocoRecord, outputs: dict[str, Any]) -> Finding:
+    def look(self, record: CocoRecord, outputs: dict[str, Any]) -> ImageEvaluation:
         """Keep of an image's outputs what is judged.
 
         Args:
@@ -126,13 +126,15 @@ class Judge:
             found = outputs["panoptic_seg"], outputs["segments_info"]
             tallies = self._panoptic.look(record.image_id, *found)
             segments = [(category, *astuple(tally)) for category, tally in tallies.items()]
-            return Finding(record.image_id, detections, segments=segments)
+            return ImageEvaluation(record.image_id, detections, segments=segments)
         if "sem_seg" in outputs:
-            return Finding(record.image_id, detections, pixels=PixelIou.look(record, outputs["sem_seg"]))
-        return Finding(record.image_id, detections)
+            return ImageEvaluation(
+                record.image_id, detections, pixels=PixelIou.look(record, outputs["sem_seg"])
+            )
+        return ImageEvaluation(record.image_id, detections)
 
-    def conclude(self, findings: Iterable[Finding]) -> Judgement:
-        """Judge all that was found.
+    def conclude(self, findings: Iterable[ImageEvaluation]) -> Evaluation:
+        """Evaluate all that was found.
 
         Raises:
             DataError: there is no image, or the annotations are not of these images.
@@ -150,7 +152,7 @@ class Judge:
         tallies: dict[str, Tallies] = {}
         kinds = ordered[0].detections.keys()
         if kinds:
-            metrics, tallies = judge_detections(
+            metrics, tallies = evaluate_detections(
                 self.dataset.annotation_file,
                 {kind: [one for finding in ordered for one in finding.detections[kind]] for kind in kinds},
                 self.dataset.category_ids,
@@ -170,10 +172,10 @@ class Judge:
                 of_classes.count(found)
             metrics |= of_classes.result()
             tallies["sem_seg/mIoU"] = Pixels(*_by_class(pixels, 2))
-        return Judgement(metrics, tuple(image_ids), tallies)
+        return Evaluation(metrics, tuple(image_ids), tallies)
 
 
-def metric_differences(eager: Mapping[str, float], reached: Mapping[str, float]) -> dict[str, float]:
+def accuracy_deltas(eager: Mapping[str, float], reached: Mapping[str, float]) -> dict[str, float]:
     """The headline metrics less the eager model's; one that was not reached counts as 0."""
     return {name: reached.get(name, 0.0) - eager[name] for name in HEADLINES if name in eager}
 
@@ -182,8 +184,8 @@ def judge(
     predictions: Iterable[tuple[CocoRecord, dict[str, Any]]],
     dataset: CocoDataset,
     keypoint_sigmas: Sequence[float] = (),
-) -> Judgement:
-    """Judge the outputs on images of a split; the images that are given are those that count.
+) -> Evaluation:
+    """Evaluate the outputs on images of a split; the images that are given are those that count.
 
     Args:
         predictions: an image's record and its outputs in the image's frame (``detexport.outputs``);
@@ -198,7 +200,7 @@ def judge(
     Raises:
         DataError: there is no image, or no annotations of what is to be judged.
     """
-    one = Judge(dataset, keypoint_sigmas)
+    one = Evaluator(dataset, keypoint_sigmas)
     return one.conclude(one.look(record, outputs) for record, outputs in predictions)
 
 

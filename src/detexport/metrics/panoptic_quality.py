@@ -78,7 +78,7 @@ class PanopticQuality:
         return {category: Tally() for category in (*self.thing_ids, *self.stuff_ids)}
 
     def add(self, image_id: ImageId, segment_map: np.ndarray, segments: Sequence[Mapping[str, Any]]) -> None:
-        """Judge the segments of one image and count them; see ``look``."""
+        """Evaluate the segments of one image and count them; see ``look``."""
         self.count(self.look(image_id, segment_map, segments))
 
     def count(self, tallies: Mapping[ImageId, Tally]) -> None:
@@ -91,7 +91,7 @@ class PanopticQuality:
     def look(
         self, image_id: ImageId, segment_map: np.ndarray, segments: Sequence[Mapping[str, Any]]
     ) -> dict[ImageId, Tally]:
-        """Judge the segments of one image.
+        """Evaluate the segments of one image.
 
         Args:
             image_id: COCO's.

@@ -18,7 +18,7 @@ class PixelIou:
         self.either: dict[int, int] = {}
 
     def add(self, record: CocoRecord, sem_seg: np.ndarray) -> None:
-        """Judge the (C, H, W) logits of one image and count them; see ``look``."""
+        """Evaluate the (C, H, W) logits of one image and count them; see ``look``."""
         self.count(self.look(record, sem_seg))
 
     def count(self, pixels: Iterable[tuple[int, int, int]]) -> None:
@@ -29,7 +29,7 @@ class PixelIou:
 
     @staticmethod
     def look(record: CocoRecord, sem_seg: np.ndarray) -> list[tuple[int, int, int]]:
-        """Judge the (C, H, W) logits of one image.
+        """Evaluate the (C, H, W) logits of one image.
 
         Returns:
             of each class that is there or was found its label, the pixels that are of it and were found to

@@ -10,11 +10,11 @@ from tqdm import tqdm
 
 from detexport.data.coco import CocoDataset, CocoRecord, read_record, records_of
 from detexport.metrics.bootstrap import PairedDifference, paired_difference
-from detexport.metrics.evaluate import HEADLINES, Finding, Judge, Judgement, metric_differences
+from detexport.metrics.evaluate import HEADLINES, Evaluation, Evaluator, ImageEvaluation, accuracy_deltas
 from detexport.metrics.tallies import Matches, unpack_tallies
 from detexport.predictions.records import predict
 from detexport.reference.progress import Progress
-from detexport.reference.store import EagerQuality
+from detexport.reference.store import EagerAccuracy
 from detexport.runtime.session import Session
 
 FLOAT32 = "float32"
@@ -26,7 +26,7 @@ TF32 = "tf32"
 BUDGETS = {FLOAT32: 0.001, TF32: 0.002, "bf16": 0.005, "int8": 0.02}
 """How far each headline metric may lie from the eager model's, by precision; ``conf/parity`` has the same."""
 
-LEAST_QUALITY = 0.1
+MIN_ACCURACY = 0.1
 """An eager metric below this proves nothing; likewise."""
 
 EQUAL = 1e-9
@@ -68,7 +68,7 @@ class ImageDifferences:
 
 
 @dataclass(frozen=True)
-class Quality:
+class Accuracy:
     """What an artifact reached, beside the eager model.
 
     Args:
@@ -97,15 +97,15 @@ class Quality:
     @property
     def differences(self) -> dict[str, float]:
         """The artifact's headline metrics less the eager model's; one that it does not have counts as 0."""
-        return metric_differences(self.eager, self.artifact)
+        return accuracy_deltas(self.eager, self.artifact)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What keeps the metrics from proving anything, whatever the artifact."""
         if not self.differences:
-            return ("quality: the eager model has no metric to be held against",)
+            return ("accuracy: the eager model has no metric to be held against",)
         return tuple(
-            f"quality: eager {name} {self.eager[name]:.3f} proves nothing (at least {self.least:g} wanted)"
+            f"accuracy: eager {name} {self.eager[name]:.3f} proves nothing (at least {self.least:g} wanted)"
             for name in self.differences
             if not self.eager[name] >= self.least
         )
@@ -117,7 +117,7 @@ class Quality:
         Where the precision is reduced nothing else decides, so what proves nothing is a fault, too.
         """
         beyond = [
-            f"quality: {name} {self.artifact.get(name, 0.0):.4f}, eager {self.eager[name]:.4f}, "
+            f"accuracy: {name} {self.artifact.get(name, 0.0):.4f}, eager {self.eager[name]:.4f}, "
             f"difference {difference:+.4f}{self._interval(name)} (limit {self.budget:g})"
             for name, difference in self.differences.items()
             if not self._least_difference(name) <= self.budget
@@ -140,9 +140,9 @@ class Quality:
         return {**asdict(self), "differences": self.differences, "notes": list(self.notes)}
 
 
-def measure_quality(
+def measure_accuracy(
     session: Session,
-    eager: EagerQuality,
+    eager: EagerAccuracy,
     dataset: CocoDataset,
     *,
     precision: str,
@@ -150,16 +150,16 @@ def measure_quality(
     least: float,
     tie: float = 0.0,
     progress: Progress | None = None,
-) -> Quality:
-    """Judge an artifact on the images that the eager model was judged on.
+) -> Accuracy:
+    """Evaluate an artifact on the images that the eager model was judged on.
 
     Args:
         session: the loaded artifact.
         eager: what the eager model reached.
         dataset: the validation split, with keypoints if there are any.
         precision: of the target.
-        budget: see ``Quality``.
-        least: see ``Quality``.
+        budget: see ``Accuracy``.
+        least: see ``Accuracy``.
         tie: scores that differ by no more are equal, and their order decides nothing; 0 leaves that out.
         progress: what an earlier run has found, which this one goes on from.
 
@@ -167,22 +167,24 @@ def measure_quality(
         DataError: the data set lacks an image that the eager model was judged on, or the annotations.
     """
     records = records_of(dataset, eager.image_ids)
-    judge = Judge(dataset, session.artifact.contract.oks_sigmas)
+    judge = Evaluator(dataset, session.artifact.contract.oks_sigmas)
     reached = judge.conclude(findings(session, records, judge, progress or Progress()))
-    return compare_quality(eager, reached, tie=tie, precision=precision, budget=budget, least=least)
+    return compare_accuracy(eager, reached, tie=tie, precision=precision, budget=budget, least=least)
 
 
-def compare_quality(eager: EagerQuality, reached: Judgement, *, tie: float = 0.0, **limits: Any) -> Quality:
+def compare_accuracy(
+    eager: EagerAccuracy, reached: Evaluation, *, tie: float = 0.0, **limits: Any
+) -> Accuracy:
     """Hold what an artifact reached against what the eager model did, image by image.
 
     Args:
         eager: the eager model's.
         reached: the artifact's, on the same images.
-        tie: see ``measure_quality``.
-        limits: ``precision``, ``budget`` and ``least`` of ``Quality``.
+        tie: see ``measure_accuracy``.
+        limits: ``precision``, ``budget`` and ``least`` of ``Accuracy``.
     """
     paired = paired_differences(eager, reached)
-    return Quality(
+    return Accuracy(
         images=len(reached.image_ids),
         eager=eager.metrics,
         artifact=reached.metrics,
@@ -193,7 +195,7 @@ def compare_quality(eager: EagerQuality, reached: Judgement, *, tie: float = 0.0
     )
 
 
-def _tied(eager: EagerQuality, reached: Judgement, tie: float) -> dict[str, tuple[float, float]]:
+def _tied(eager: EagerAccuracy, reached: Evaluation, tie: float) -> dict[str, tuple[float, float]]:
     """The differences between which the order of equal scores on both sides decides."""
     tied = {}
     for name, mine in unpack_tallies(eager.tallies).items():
@@ -204,7 +206,7 @@ def _tied(eager: EagerQuality, reached: Judgement, tie: float) -> dict[str, tupl
     return tied
 
 
-def paired_differences(eager: EagerQuality, reached: Judgement) -> Mapping[str, PairedDifference]:
+def paired_differences(eager: EagerAccuracy, reached: Evaluation) -> Mapping[str, PairedDifference]:
     """Each headline metric's difference that both have tallies of."""
     tallies = unpack_tallies(eager.tallies)
     return {
@@ -215,14 +217,14 @@ def paired_differences(eager: EagerQuality, reached: Judgement) -> Mapping[str, 
 
 
 def findings(
-    session: Session, records: list[CocoRecord], judge: Judge, progress: Progress
-) -> Iterator[Finding]:
+    session: Session, records: list[CocoRecord], judge: Evaluator, progress: Progress
+) -> Iterator[ImageEvaluation]:
     """What an artifact finds on each image."""
     for record in tqdm(records, desc="task metric", unit="image"):
         look = partial(_look, session, record, judge)
-        yield progress.once(f"task metric {record.image_id!r}", Finding, look)
+        yield progress.once(f"task metric {record.image_id!r}", ImageEvaluation, look)
 
 
-def _look(session: Session, record: CocoRecord, judge: Judge) -> Finding:
+def _look(session: Session, record: CocoRecord, judge: Evaluator) -> ImageEvaluation:
     image = read_record(record, session.artifact.contract.channel_order)
     return judge.look(record, predict(session, image))

@@ -58,10 +58,10 @@ def tell(verdict: Mapping[str, Any]) -> list[tuple[Measure, float | None, str]]:
 
     Last, how far each task metric lies from the eager model's; reduced precision is decided by that alone.
     """
-    quality = verdict.get("quality") or {"differences": {}}
+    accuracy = verdict.get("accuracy") or {"differences": {}}
     of_task: list[tuple[Measure, float | None, str]] = [
-        (Measure((), f"{name} less eager's", "", None), difference, f"{quality['budget']:g}")
-        for name, difference in quality["differences"].items()
+        (Measure((), f"{name} less eager's", "", None), difference, f"{accuracy['budget']:g}")
+        for name, difference in accuracy["differences"].items()
     ]
     if verdict["tolerance"] is None:
         return of_task

@@ -44,7 +44,7 @@ class Variant:
         errors: the largest error by measure, see ``detexport.parity.measures``; null where there was nothing
             to compare.
         limits: the least limits, by the tolerance's names, that it would pass by.
-        flips: number of detections or proposals that only one side has.
+        unmatched: number of detections or proposals that only one side has.
         unexcused: number of those that the tolerance does not excuse.
         differences: of another precision, how far each task metric lies from the reference's.
         budget: what each may be; none where they were not measured.
@@ -53,7 +53,7 @@ class Variant:
     counts: bool
     errors: dict[str, float | None]
     limits: dict[str, float]
-    flips: int
+    unmatched: int
     unexcused: int
     differences: dict[str, float] = field(default_factory=dict)
     budget: float | None = None
@@ -89,7 +89,7 @@ class Limit:
 
 
 @dataclass(frozen=True)
-class Floor:
+class NoiseFloor:
     """The measured noise floor of a model.
 
     Args:
@@ -120,12 +120,12 @@ class Floor:
         return largest
 
     @property
-    def flips(self) -> int:
+    def unmatched(self) -> int:
         """Decisions, beyond those at an edge, that the model takes otherwise when it is run another way."""
         return sum(variant.unexcused for variant in self.variants.values() if variant.counts)
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "Floor":
+    def from_json(cls, value: dict[str, Any]) -> "NoiseFloor":
         """Undo ``to_json``."""
         variants = decode(value["variants"], dict[str, Variant], "variants")
         samples = decode(value["samples"], tuple[str, ...], "samples")
@@ -147,14 +147,14 @@ class Floor:
         }
 
 
-def read_floor(path: Path) -> Floor:
+def read_noise_floor(path: Path) -> NoiseFloor:
     """Read a floor that was written as JSON.
 
     Raises:
         DataError: the file is missing, or is not one.
     """
     try:
-        return Floor.from_json(read_json(path))
+        return NoiseFloor.from_json(read_json(path))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path} is not a noise floor",
@@ -185,7 +185,7 @@ def measure_variant(
     Args:
         run: the model in that way.
         samples: of the reference, each made alone.
-        tolerance: what flips are excused by, and keypoints are told to lie elsewhere by.
+        tolerance: what unmatched are excused by, and keypoints are told to lie elsewhere by.
         contract: the model's.
         name: the variant's, for messages.
         counts: see ``Variant``.
@@ -195,7 +195,7 @@ def measure_variant(
     """
     errors: dict[str, float | None] = dict.fromkeys(measured(_fields_of(contract)))
     limits: dict[str, float] = {}
-    flips = unexcused = keypoints = keypoint_flips = 0
+    unmatched = unexcused = keypoints = keypoint_flips = 0
     for sample in tqdm(samples, desc=f"noise floor: {name}", unit="image"):
         size, image, scale = sample.meta.output_size, sample.image(), sample.meta.output_scale
         found = compare(
@@ -209,13 +209,13 @@ def measure_variant(
         _check_compared(found, sample, name)
         _raise_to(errors, found.errors)
         _raise_to(limits, needed(found, scale))
-        flips += len(found.missing) + len(found.extra)
+        unmatched += len(found.missing) + len(found.extra)
         unexcused += sum(not one.excused for one in (*found.missing, *found.extra))
         keypoints += found.keypoints
         keypoint_flips += found.keypoint_flips
     if keypoints:
         errors["keypoint_flip_ratio"] = limits["keypoint_flip_ratio"] = keypoint_flips / keypoints
-    return Variant(counts, errors, limits, flips, unexcused)
+    return Variant(counts, errors, limits, unmatched, unexcused)
 
 
 def measure_noise(
@@ -315,7 +315,7 @@ def needed(sample: SampleParity, scale: float) -> dict[str, float]:
     return limits
 
 
-def widen(tolerance: Tolerance, floor: Floor) -> Tolerance:
+def widen(tolerance: Tolerance, floor: NoiseFloor) -> Tolerance:
     """The tolerance with no limit below the floor, and none more than ``MOST_WIDENED`` times the table's.
 
     Where the model differs from itself by more, its runs on the single input decide: see ``Noise``.
@@ -328,7 +328,7 @@ def widen(tolerance: Tolerance, floor: Floor) -> Tolerance:
     return tolerance.widened(needs)
 
 
-def limits_of(tolerance: Tolerance, floor: Floor) -> list[Limit]:
+def limits_of(tolerance: Tolerance, floor: NoiseFloor) -> list[Limit]:
     """Every limit that the floor speaks of: floor, table, and what an artifact is compared by."""
     effective = widen(tolerance, floor)
     return [

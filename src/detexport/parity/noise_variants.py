@@ -15,10 +15,10 @@ from tqdm import tqdm
 from detexport.contract import Contract
 from detexport.errors import DataError
 from detexport.parity.compare import Noise, NoiseOf, Tolerance
-from detexport.parity.noise_floor import Floor, Variant, choose_samples, measure_noise, measure_variant
+from detexport.parity.noise_floor import NoiseFloor, Variant, choose_samples, measure_noise, measure_variant
 from detexport.parity.rounding import rounded
+from detexport.reference.calls import group_by_call
 from detexport.reference.eager import run_eager, run_eager_batch, versions
-from detexport.reference.inputs import groups
 from detexport.reference.progress import Progress
 from detexport.reference.store import Reference, Sample
 
@@ -101,7 +101,7 @@ def most_threads() -> int:
     return max(2, len(os.sched_getaffinity(0)))
 
 
-def measure_floor(
+def measure_noise_floor(
     net: nn.Module,
     contract: Contract,
     reference: Reference,
@@ -110,7 +110,7 @@ def measure_floor(
     judge: Callable[[nn.Module], dict[str, float]] | None = None,
     budget: float | None = None,
     progress: Progress | None = None,
-) -> Floor:
+) -> NoiseFloor:
     """How far the eager model, run in other ways, lies from its own reference.
 
     Args:
@@ -148,12 +148,12 @@ def measure_floor(
     }
     own_runs: dict[str, Noise] = {}
     noise_of = measured_noise(net, contract, tolerance)
-    for group in tqdm(groups(reference.samples), desc="noise of each input", unit="input"):
+    for group in tqdm(group_by_call(reference.samples), desc="noise of each input", unit="input"):
         found = cache(partial(noise_of, group))
         for sample in group:
             measure_it = partial(_of_sample, found, sample.meta.id)
             own_runs[sample.meta.id] = progress.once(f"noise {sample.meta.id}", Noise, measure_it)
-    return Floor(tuple(sample.meta.id for sample in samples), _environment(), measured, own_runs)
+    return NoiseFloor(tuple(sample.meta.id for sample in samples), _environment(), measured, own_runs)
 
 
 def measured_noise(net: nn.Module, contract: Contract, tolerance: Tolerance) -> NoiseOf:

@@ -1,11 +1,11 @@
 """A parity report in lines of text: what commands and stages print of it."""
 
 from detexport.errors import LONGEST_MESSAGE, listed, printable, shortened
-from detexport.parity.accuracy import Quality
+from detexport.parity.accuracy import Accuracy
 from detexport.parity.measures import tell
 from detexport.parity.verdict import ParityReport
 
-MOST_FLIPS = 10
+MOST_UNMATCHED = 10
 MOST_REASONS = 10
 
 
@@ -26,11 +26,11 @@ def check_lines(report: ParityReport) -> list[str]:
     return [*lines, *(f"  {line}" for line in undetermined_lines(report))]
 
 
-def quality_lines(quality: Quality) -> list[str]:
+def accuracy_lines(accuracy: Accuracy) -> list[str]:
     """Describe the task metrics of the model and of the artifact, and the differences."""
-    lines = [f"on {quality.images} annotated images {'model':>10} {'artifact':>10} {'difference':>11}"]
-    for name, value in quality.eager.items():
-        found = quality.artifact.get(name, 0.0)
+    lines = [f"on {accuracy.images} annotated images {'model':>10} {'artifact':>10} {'difference':>11}"]
+    for name, value in accuracy.eager.items():
+        found = accuracy.artifact.get(name, 0.0)
         lines.append(f"  {name:24} {value:10.4f} {found:10.4f} {found - value:+11.4f}")
     return lines
 
@@ -39,21 +39,20 @@ def report_lines(report: ParityReport) -> list[str]:
     """Describe each verdict, what it rests on, and why it failed."""
     lines = [f"{report.job}: {'passed' if report.passed else 'did not pass'}"]
     for name, verdict in report.verdicts.items():
-        answer = "not judged" if not verdict.judged else "passed" if verdict.passed else "FAILED"
-        lines.append(f"  {name:9} {answer:11} {verdict.question} {verdict.note}".rstrip())
+        answer = "not evaluated" if not verdict.evaluated else "passed" if verdict.passed else "FAILED"
+        lines.append(f"  {name:9} {answer:13} {verdict.question} {verdict.note}".rstrip())
         lines += [f"    {_one_line(reason)}" for reason in verdict.reasons[:MOST_REASONS]]
         if len(verdict.reasons) > MOST_REASONS:
             lines.append(f"    and {len(verdict.reasons) - MOST_REASONS} more reasons")
     lines += [f"  {line}" for line in undetermined_lines(report)]
-    flips = [flip for flip in report.to_json()["flips"] if not flip["undetermined"]]
-    for flip in flips[:MOST_FLIPS]:
-        side = "only the other side" if flip["side"] == "missing" else "only this artifact"
-        what = f"class {flip['pred_class']}, score {flip['score']:.4f}"
-        edge = "at the edge: " if flip["excused"] else ""
-        where = f"{edge}{flip['distance']:.2g} from {flip['decider']}"
-        lines.append(f"  flip in {flip['sample']}, {side}: {what}, {where}")
-    if len(flips) > MOST_FLIPS:
-        lines.append(f"  and {len(flips) - MOST_FLIPS} more flips")
+    unmatched = [one for one in report.to_json()["unmatched"] if not one["undetermined"]]
+    for one in unmatched[:MOST_UNMATCHED]:
+        what = f"class {one['pred_class']}, score {one['score']:.4f}"
+        edge = "at the edge: " if one["excused"] else ""
+        where = f"{edge}{one['distance']:.2g} from {one['decider']}"
+        lines.append(f"  {one['side']} in {one['sample']}: {what}, {where}")
+    if len(unmatched) > MOST_UNMATCHED:
+        lines.append(f"  and {len(unmatched) - MOST_UNMATCHED} more unmatched detections")
     return lines
 
 
@@ -69,8 +68,8 @@ def undetermined_lines(report: ParityReport) -> list[str]:
     if left_open.why:
         counts = f"{left_open.missing} of {left_open.expected} detections missing, {left_open.extra} extra"
         lines.append(f"undetermined: {counts}, on {listed(list(left_open.why))}")
-    if left_open.unproved:
-        given = [f"{id} ({', '.join(names)})" for id, names in left_open.unproved.items()]
+    if left_open.noise_dominated:
+        given = [f"{id} ({', '.join(names)})" for id, names in left_open.noise_dominated.items()]
         lines.append(
             f"undetermined numbers, where the model's own error is far beyond the table: {listed(given)}"
         )

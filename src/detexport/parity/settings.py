@@ -9,9 +9,9 @@ from typing import Any
 import yaml
 
 from detexport.errors import ConfigError, listed, shown
-from detexport.parity.accuracy import BUDGETS, FLOAT32, LEAST_QUALITY
+from detexport.parity.accuracy import BUDGETS, FLOAT32, MIN_ACCURACY
 from detexport.parity.compare import Tolerance
-from detexport.reference.inputs import Plan
+from detexport.reference.plan import Plan
 
 SECTION = "parity"
 
@@ -25,26 +25,26 @@ class ParitySettings:
         images: of the data set, for a reference.
         scales: see ``Plan``.
         inputs: the plan's other numbers.
-        floor_images: samples of the reference that all variants of the noise floor are run on.
+        noise_floor_images: samples of the reference that all variants of the noise floor are run on.
         min_detections: a reference with fewer detections proves nothing.
         draw: images of which the artifact's outputs are kept for pictures.
-        quality_images: annotated images that the task metric is measured on; 0: not measured.
-        judged: precisions whose task metric is measured.
+        accuracy_images: annotated images that the task metric is measured on; 0: not measured.
+        accuracy_precisions: precisions whose task metric is measured.
         budgets: how far a task metric may lie from the eager model's, by precision.
-        least_quality: an eager metric below this proves nothing.
+        min_accuracy: an eager metric below this proves nothing.
     """
 
     tolerance: Tolerance = field(default_factory=Tolerance)
     images: int = 8
     scales: tuple[float, ...] = (1.0, 0.75, 1.5)
     inputs: dict[str, float] = field(default_factory=dict)
-    floor_images: int = 12
+    noise_floor_images: int = 12
     min_detections: int = 1
     draw: int = 3
-    quality_images: int = 100
-    judged: tuple[str, ...] = (FLOAT32, "bf16", "int8")
+    accuracy_images: int = 100
+    accuracy_precisions: tuple[str, ...] = (FLOAT32, "bf16", "int8")
     budgets: dict[str, float] = field(default_factory=lambda: dict(BUDGETS))
-    least_quality: float = LEAST_QUALITY
+    min_accuracy: float = MIN_ACCURACY
 
     @property
     def plan(self) -> Plan:

@@ -13,12 +13,12 @@ from detexport.artifact import Artifact, read_artifact
 from detexport.contract import MAX_SIDE, Contract
 from detexport.errors import ConfigError, RuntimeUnavailableError, did_you_mean, listed, memory_guard
 from detexport.outputs import Outputs, array_faults
-from detexport.parity.accuracy import Quality
+from detexport.parity.accuracy import Accuracy
 from detexport.parity.compare import Noise, NoiseOf, SampleParity, Tolerance, compare
-from detexport.parity.noise_floor import Floor, limits_of, widen
+from detexport.parity.noise_floor import NoiseFloor, limits_of, widen
 from detexport.parity.verdict import ParityReport
 from detexport.processing.postprocess import postprocess
-from detexport.reference.inputs import claimed, groups
+from detexport.reference.calls import group_by_call, why_unsupported
 from detexport.reference.progress import Progress
 from detexport.reference.store import DATA, Reference, Sample, of_model
 from detexport.runtime.session import BatchSession, Engine, Session
@@ -87,10 +87,10 @@ def validate(
     job: str,
     min_detections: int = 1,
     draw: int = 0,
-    floor: Floor | None = None,
+    floor: NoiseFloor | None = None,
     noise_of: NoiseOf | None = None,
     support: Support | None = None,
-    measure: Callable[[Session], Quality] | None = None,
+    measure: Callable[[Session], Accuracy] | None = None,
     reduced: bool = False,
     progress: Progress | None = None,
 ) -> ParityReport:
@@ -124,11 +124,11 @@ def validate(
     samples, drawn = {}, {}
     progress = progress or Progress()
     declared = support.narrowed(session.artifact) if support else session.artifact
-    not_claimed: dict[str, str] = {}
-    for group in tqdm(groups(reference.samples), desc=job, unit="image"):
-        unclaimed = claimed(declared, [sample.meta for sample in group])
-        if unclaimed:
-            not_claimed |= {sample.meta.id: unclaimed for sample in group}
+    unsupported_inputs: dict[str, str] = {}
+    for group in tqdm(group_by_call(reference.samples), desc=job, unit="image"):
+        why = why_unsupported(declared, [sample.meta for sample in group])
+        if why:
+            unsupported_inputs |= {sample.meta.id: why for sample in group}
             continue
         measure_group = cache(partial(_measure, session, group, tolerance, table, noise_of))
         for place, sample in enumerate(group):
@@ -137,7 +137,7 @@ def validate(
             samples[id], outputs = progress.once_with_outputs(f"sample {id}", SampleParity, measure_it)
             if outputs is not None:
                 drawn[id] = outputs
-    shown = [sample for sample in reference.samples if sample.meta.id not in not_claimed]
+    shown = [sample for sample in reference.samples if sample.meta.id not in unsupported_inputs]
     faults = tuple(_reference_faults(reference, shown, contract, min_detections))
     report = ParityReport(
         job,
@@ -147,9 +147,9 @@ def validate(
         samples,
         faults,
         limits=limits,
-        own_flips=floor.flips if floor else 0,
+        own_unmatched=floor.unmatched if floor else 0,
         coverage=reference.coverage,
-        not_claimed=not_claimed,
+        unsupported_inputs=unsupported_inputs,
         drawn=drawn,
     )
     if measure:
@@ -229,14 +229,14 @@ def _measure(
             scale=sample.meta.output_scale,
             noise=noise,
         )
-        return replace(one, unproved=noise.unproved(table)) if noise else one
+        return replace(one, noise_dominated=noise.noise_dominated(table)) if noise else one
 
     measured = [compared(sample, actual) for sample, actual in zip(group, found, strict=True)]
-    if any(one.drift or one.flips for one in measured):
+    if any(one.numerics or one.matching for one in measured):
         noise = noise_of(group)
         measured = [
             compared(sample, actual, noise[sample.meta.id])
-            if (one.drift or one.flips) and sample.meta.id in noise
+            if (one.numerics or one.matching) and sample.meta.id in noise
             else one
             for sample, actual, one in zip(group, found, measured, strict=True)
         ]

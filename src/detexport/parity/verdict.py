@@ -1,4 +1,4 @@
-"""The verdict on one job: is it well-formed, do numbers drift, do decisions flip, does it find as much."""
+"""The verdicts on one job: contract, numerics, matching, accuracy."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -10,7 +10,7 @@ import numpy as np
 from detexport.contract import Contract
 from detexport.errors import DataError
 from detexport.outputs import Outputs, pack, unpack
-from detexport.parity.accuracy import Quality
+from detexport.parity.accuracy import Accuracy
 from detexport.parity.compare import SampleParity, Tolerance
 from detexport.parity.compare.rows import OWN_RUNS
 from detexport.parity.measures import measured
@@ -27,13 +27,13 @@ class Verdict:
 
     Args:
         question: what was asked.
-        judged: whether there was something to judge, and a limit to judge it by.
+        evaluated: whether there was something to evaluate, and a limit to judge it by.
         reasons: why it did not pass; where samples say so, the first of them and how many more.
         note: what else decides how much the answer is worth.
     """
 
     question: str
-    judged: bool
+    evaluated: bool
     reasons: tuple[str, ...] = ()
     note: str = ""
 
@@ -62,7 +62,7 @@ class Undetermined:
         expected: the model's detections on all inputs.
         determined: those of which the artifact has the same within limits that prove something; of models
             without detections the inputs.
-        unproved: by input, the names of the limits that the model itself exceeds by far.
+        noise_dominated: by input, the names of the limits that the model itself exceeds by far.
         why: by input, how many detections are undetermined, in words.
     """
 
@@ -71,7 +71,7 @@ class Undetermined:
     extra: int
     expected: int
     determined: int
-    unproved: dict[str, tuple[str, ...]]
+    noise_dominated: dict[str, tuple[str, ...]]
     why: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
@@ -91,11 +91,11 @@ class ParityReport:
         contract: the artifact's; what the model gives decides what is measured.
         samples: the measurement of each sample, by its id.
         faults: what is wrong beyond single samples.
-        quality: what it found against annotations; none where that was not measured.
+        accuracy: what it found against annotations; none where that was not measured.
         limits: each limit beside the model's own noise; none where that was not measured.
-        own_flips: see ``Floor.flips``.
-        coverage: what the samples put to the test.
-        not_claimed: why a sample was not run, by its id: what the artifact does not promise.
+        own_unmatched: see ``NoiseFloor.unmatched``.
+        coverage: what the samples cover.
+        unsupported_inputs: why a sample was not run, by its id: what the artifact does not promise.
         drawn: the runtime's outputs on a few samples, for pictures; not part of the JSON.
     """
 
@@ -105,11 +105,11 @@ class ParityReport:
     contract: Contract
     samples: dict[str, SampleParity]
     faults: tuple[str, ...] = ()
-    quality: Quality | None = None
+    accuracy: Accuracy | None = None
     limits: tuple[Limit, ...] = ()
-    own_flips: int = 0
+    own_unmatched: int = 0
     coverage: InputCoverage | None = None
-    not_claimed: dict[str, str] = field(default_factory=dict)
+    unsupported_inputs: dict[str, str] = field(default_factory=dict)
     drawn: dict[str, Outputs] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -130,46 +130,49 @@ class ParityReport:
 
     @property
     def verdicts(self) -> dict[str, Verdict]:
-        """What was asked and answered, apart from one another: each fault is told by one of them.
+        """Return the four verdicts; each fault is reported by one of them.
 
-        ``contract``: the artifact opens, runs on every input that it claims and gives what its contract says,
-        finite, best score first. ``drift``: numbers of what both sides found. ``flips``: what one side alone
-        found. ``metric``: what is found against annotations.
+        ``contract``: the artifact loads, runs on every input that it declares support for, and returns the
+        fields, types and shapes of its contract, finite, in descending order of scores.
+        ``numerics``: numerical errors of paired detections. ``matching``: missing and extra detections.
+        ``accuracy``: AP against ground truth, compared with the eager model's.
         """
         samples = self.samples.values()
         edge = [one for sample in samples for one in (*sample.missing, *sample.extra) if one.excused]
         return {
             "contract": Verdict(
-                "Does it run and give what its contract says?",
+                "Does it run, with the outputs that its contract declares?",
                 True,
                 (*self.faults, *self._told(lambda sample: sample.broken)),
-                f"{len(self.not_claimed)} inputs outside the declared support" if self.not_claimed else "",
+                f"{len(self.unsupported_inputs)} inputs outside the declared support"
+                if self.unsupported_inputs
+                else "",
             ),
-            "drift": Verdict(
-                "How far do the numbers of what both found lie apart?",
+            "numerics": Verdict(
+                "Are the numbers of paired detections equal, within the tolerance?",
                 self.tolerance is not None,
-                self._told(lambda sample: sample.drift),
-                "; ".join(self._drift_notes()),
+                self._told(lambda sample: sample.numerics),
+                "; ".join(self._numerics_notes()),
             ),
-            "flips": Verdict(
-                "Does it find what the model finds, and nothing else?",
+            "matching": Verdict(
+                "Does it return the same detections, none missing and none extra?",
                 self.tolerance is not None,
                 (
                     *self._nothing_determined(),
                     *self._keypoint_faults(),
-                    *self._told(lambda sample: sample.flips),
+                    *self._told(lambda sample: sample.matching),
                 ),
-                "; ".join(self._flip_notes(len(edge))),
+                "; ".join(self._matching_notes(len(edge))),
             ),
-            "metric": Verdict(
-                "Does it find as much of what is annotated?",
-                self.quality is not None or self.tolerance is None,
-                self.quality.faults if self.quality else self._unproved(),
-                "; ".join(self.quality.notes) if self.quality else "not measured",
+            "accuracy": Verdict(
+                "Does it reach the eager model's accuracy against ground truth?",
+                self.accuracy is not None or self.tolerance is None,
+                self.accuracy.faults if self.accuracy else self._without_evidence(),
+                "; ".join(self.accuracy.notes) if self.accuracy else "not measured",
             ),
         }
 
-    def _flip_notes(self, at_edges: int) -> Iterator[str]:
+    def _matching_notes(self, at_edges: int) -> Iterator[str]:
         undetermined = self.undetermined
         at_edges -= undetermined.missing + undetermined.extra
         if at_edges:
@@ -180,8 +183,8 @@ class ParityReport:
                 f"{undetermined.expected} detections missing, {undetermined.extra} extra, about which the "
                 "model's own runs do not agree"
             )
-        if self.own_flips:
-            yield f"the model itself flips {self.own_flips} beyond an edge when it is run in other ways"
+        if self.own_unmatched:
+            yield f"the model itself flips {self.own_unmatched} beyond an edge when it is run in other ways"
 
     @property
     def undetermined(self) -> "Undetermined":
@@ -194,7 +197,9 @@ class ParityReport:
             extra=sum(extra for _, extra in counts),
             expected=sum(sample.expected for sample in samples.values()),
             determined=sum(sample.determined for sample in samples.values()),
-            unproved={id: sample.unproved for id, sample in samples.items() if sample.unproved},
+            noise_dominated={
+                id: sample.noise_dominated for id, sample in samples.items() if sample.noise_dominated
+            },
             why={
                 id: f"{missing} of {samples[id].expected} missing and {extra} extra: {OWN_RUNS}"
                 for (id, (missing, extra)) in zip(samples, counts, strict=True)
@@ -207,7 +212,7 @@ class ParityReport:
         if self.tolerance is None or not self.samples:
             return ()
         open_one = self.undetermined
-        if not (open_one.missing or open_one.unproved):
+        if not (open_one.missing or open_one.noise_dominated):
             return ()
         if open_one.determined and open_one.missing <= MOST_UNDETERMINED * open_one.expected:
             return ()
@@ -217,29 +222,29 @@ class ParityReport:
             "something",
         )
 
-    def _unproved(self) -> tuple[str, ...]:
+    def _without_evidence(self) -> tuple[str, ...]:
         """Without a measured metric nothing speaks for an artifact of reduced precision."""
         if self.tolerance is not None or self.faults:
             return ()
         return ("not measured, and nothing else decides on reduced precision: annotated images are needed",)
 
-    def _drift_notes(self) -> Iterator[str]:
+    def _numerics_notes(self) -> Iterator[str]:
         """Which limits give way to the model's own noise, and where it leaves nothing to compare."""
         wider = [f"{limit.name} {limit.effective:.3g}" for limit in self.limits if limit.widened]
         if wider:
             yield f"wider than the table, for the model's own noise: {', '.join(wider)}"
-        unproved = self.undetermined.unproved
-        if unproved:
-            names = ", ".join(sorted({name for names in unproved.values() for name in names}))
+        noise_dominated = self.undetermined.noise_dominated
+        if noise_dominated:
+            names = ", ".join(sorted({name for names in noise_dominated.values() for name in names}))
             yield (
-                f"undetermined on {len(unproved)} inputs, where the model's own error is far beyond the "
-                f"table: {names}"
+                f"undetermined on {len(noise_dominated)} inputs, where the model's own error is far beyond "
+                f"the table: {names}"
             )
 
     @property
     def keypoint_flip_ratio(self) -> float | None:
         """The part of all samples' keypoints that lie elsewhere; ``None`` where there are none."""
-        samples = [one for one in self.samples.values() if "keypoint_flip_ratio" not in one.unproved]
+        samples = [one for one in self.samples.values() if "keypoint_flip_ratio" not in one.noise_dominated]
         compared = sum(sample.keypoints for sample in samples)
         flipped = sum(sample.keypoint_flips for sample in samples)
         return flipped / compared if compared else None
@@ -272,7 +277,7 @@ class ParityReport:
             "tolerance": asdict(self.tolerance) if self.tolerance else None,
             "limits": [{**asdict(limit), "widened": limit.widened} for limit in self.limits],
             "input_coverage": self._coverage(),
-            "quality": self.quality.to_json() if self.quality else None,
+            "accuracy": self.accuracy.to_json() if self.accuracy else None,
             "artifact_sha256": self.artifact_sha256,
             "max": {name: self._largest(name) for name in self._measured()},
             "detections": {
@@ -280,10 +285,10 @@ class ParityReport:
                 "actual": sum(sample.actual for sample in samples),
                 "paired": sum(sample.paired for sample in samples),
             },
-            "flips": self._flips(),
-            "own_flips": self.own_flips,
+            "unmatched": self._unmatched(),
+            "own_unmatched": self.own_unmatched,
             "undetermined": self.undetermined.to_json(),
-            "not_claimed": self.not_claimed,
+            "unsupported_inputs": self.unsupported_inputs,
             "samples": [{"id": id, **sample.to_json()} for id, sample in self.samples.items()],
         }
 
@@ -292,37 +297,38 @@ class ParityReport:
         coverage = self.coverage
         return {**asdict(coverage), "gaps": list(coverage.gaps)} if coverage else None
 
-    def _flips(self) -> list[dict[str, Any]]:
+    def _unmatched(self) -> list[dict[str, Any]]:
         """Every detection that one side alone has, and how far it was from what decided it.
 
         Those that are not excused come first.
         """
-        flips = [
+        unmatched = [
             {"sample": id, "side": side, **asdict(one)}
             for id, sample in self.samples.items()
             for side, found in (("missing", sample.missing), ("extra", sample.extra))
             for one in found
         ]
-        return sorted(flips, key=lambda flip: flip["excused"])
+        return sorted(unmatched, key=lambda one: one["excused"])
 
-    def judged_by(self, session: Session, measure: Callable[[Session], Quality]) -> "ParityReport":
+    def judged_by(self, session: Session, measure: Callable[[Session], Accuracy]) -> "ParityReport":
         """This report with what the artifact finds against annotations.
 
         Where its precision is reduced, that alone is held to limits: errors stay as evidence. What could not
         be compared at all stays a reason.
         """
         try:
-            quality = measure(session)
+            accuracy = measure(session)
         except (DataError, MemoryError):  # says nothing of the artifact
             raise
         except Exception as error:
-            return replace(self, faults=(*self.faults, f"quality: {type(error).__name__}: {error}"))
-        return replace(self, quality=quality)
+            return replace(self, faults=(*self.faults, f"accuracy: {type(error).__name__}: {error}"))
+        return replace(self, accuracy=accuracy)
 
     def as_evidence(self) -> "ParityReport":
         """This report of an artifact of reduced precision: errors are told and held to no limit."""
         samples = {
-            id: replace(sample, drift=(), flips=(), box_limit_px=None) for id, sample in self.samples.items()
+            id: replace(sample, numerics=(), matching=(), box_limit_px=None)
+            for id, sample in self.samples.items()
         }
         return replace(self, tolerance=None, samples=samples)
 

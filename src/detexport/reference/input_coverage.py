@@ -1,4 +1,4 @@
-"""What the samples of a reference put to the test: counted, so that nobody has to take it on trust."""
+"""What the samples of a reference cover: kinds, sizes, numbers of detections, nearness to thresholds."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ from detexport.outputs import DESCENDING, Outputs
 
 Size = tuple[int, int]
 TIE = 1e-5
-"""Rounding decides about the order of scores that are so near to one another."""
+"""Rounding decides the order of scores that differ by no more."""
 
 
 @dataclass(frozen=True)
 class Nearness:
-    """How near scores lie to a threshold that decides about them.
+    """How near scores lie to a threshold that decides whether a detection is given.
 
     Args:
         threshold: of scores.
@@ -33,7 +33,7 @@ class Nearness:
 
 @dataclass(frozen=True)
 class InputCoverage:
-    """What the samples of a reference put to the test.
+    """What the samples of a reference cover.
 
     Args:
         kinds: number of samples of each kind.
@@ -64,7 +64,7 @@ class InputCoverage:
 
     @property
     def gaps(self) -> tuple[str, ...]:
-        """What no sample shows although the model could, in words."""
+        """What no sample covers although the model could, in words."""
         if self.most is None:
             return ()
         found = {
@@ -85,7 +85,7 @@ class InputCoverage:
 
 
 def score_thresholds(contract: Contract) -> tuple[float, ...]:
-    """The scores that decide whether a detection, and a panoptic thing, is given; none without scores."""
+    """Return the thresholds of the scores of detections and of panoptic things; none without scores."""
     if "scores" not in contract.row_names:
         return ()
     of_things = (contract.panoptic.instances_score_threshold,) if contract.panoptic else ()
@@ -93,7 +93,7 @@ def score_thresholds(contract: Contract) -> tuple[float, ...]:
 
 
 class InputCoverageCounter:
-    """Counts the samples of a reference while they pass by.
+    """Counter of what the samples of a reference cover, added one by one.
 
     Args:
         contract: of the model.
@@ -140,7 +140,7 @@ class InputCoverageCounter:
         self.nearest[threshold] = Nearness(threshold, min(above, default=None), min(below, default=None))
 
     def coverage(self) -> InputCoverage:
-        """What was counted."""
+        """Return what was counted."""
         gives_rows = bool(self.contract.row_names)
         # A model that always gives its proposals has no other number of them to show.
         counts = "scores" in self.contract.row_names

@@ -10,8 +10,10 @@ from detexport.data.coco import CocoRecord
 from detexport.outputs import Outputs
 from detexport.reference.eager import run_eager_batch, with_score_threshold
 from detexport.reference.images import Size
-from detexport.reference.inputs import Plan, Probe, Run, Triple, probed_threshold, resumed_inputs
+from detexport.reference.inputs import Run, SampleOutputs, resumed_inputs
+from detexport.reference.plan import Plan, probed_threshold
 from detexport.reference.progress import Progress
+from detexport.reference.threshold_search import Probe
 
 
 def eager_samples(
@@ -20,7 +22,7 @@ def eager_samples(
     records: Sequence[CocoRecord],
     plan: Plan,
     progress: Progress | None = None,
-) -> Iterator[Triple]:
+) -> Iterator[SampleOutputs]:
     """The eager model's outputs on all inputs that a reference holds: see ``detexport.reference.inputs``.
 
     Args:

@@ -33,7 +33,7 @@ class SampleMeta:
         image_size: height and width of the graph's image, in px.
         output_size: height and width of the frame that outputs are given in, in px.
         scale: factor on the contract's resize rule.
-        kind: what it is for: ``DATA``, or one of ``detexport.reference.inputs``.
+        kind: what it is for: ``DATA``, or one of ``detexport.reference.plan``.
         note: what was reached, for people.
         batch: name of the group of images that went through the eager model in one call, as padding makes an
             image's outputs depend on the others a little; empty where the image was alone.
@@ -88,7 +88,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class EagerQuality:
+class EagerAccuracy:
     """What the eager model reached, stored with the reference.
 
     Args:
@@ -108,7 +108,7 @@ class EagerQuality:
         return {"metrics": self.metrics, "image_ids": list(self.image_ids)}
 
     @classmethod
-    def read(cls, value: dict[str, Any], folder: Path) -> "EagerQuality":
+    def read(cls, value: dict[str, Any], folder: Path) -> "EagerAccuracy":
         """Undo ``save``."""
         with np.load(folder / TALLIES) as arrays:
             tallies = dict(arrays)
@@ -124,8 +124,8 @@ class Reference:
         environment: versions and threads that the eager model ran with.
         contract: of the model that was run, see ``of_model``.
         samples: in the order in which they were written.
-        coverage: what the samples put to the test.
-        quality: how good the eager model is against annotations; none where it was not measured.
+        coverage: what the samples cover.
+        accuracy: how good the eager model is against annotations; none where it was not measured.
     """
 
     folder: Path
@@ -133,7 +133,7 @@ class Reference:
     contract: Contract
     samples: tuple[Sample, ...]
     coverage: InputCoverage
-    quality: EagerQuality | None = None
+    accuracy: EagerAccuracy | None = None
 
 
 def of_model(contract: Contract) -> Contract:
@@ -154,7 +154,7 @@ def write_reference(
     *,
     contract: Contract,
     environment: dict[str, Any],
-    quality: EagerQuality | None = None,
+    accuracy: EagerAccuracy | None = None,
 ) -> None:
     """Write a reference, sample by sample, so that memory does not grow; the folder appears when it is whole.
 
@@ -164,7 +164,7 @@ def write_reference(
             outputs in px of ``output_size``.
         contract: the contract of the eager model.
         environment: versions, threads: what the numbers may depend on.
-        quality: see ``Reference``.
+        accuracy: see ``Reference``.
 
     Raises:
         DataError: a sample is not what ``Outputs`` promises, denies its meta, or has a taken id.
@@ -184,7 +184,7 @@ def write_reference(
             {
                 "environment": environment,
                 "contract": of_model(contract).to_json(),
-                "quality": quality.save(partial) if quality else None,
+                "accuracy": accuracy.save(partial) if accuracy else None,
                 "input_coverage": asdict(counter.coverage()),
                 "samples": index,
             },
@@ -200,10 +200,10 @@ def read_reference(folder: Path) -> Reference:
     try:
         value = read_json(folder / INDEX)
         samples = tuple(_sample(entry, folder) for entry in value["samples"])
-        quality = EagerQuality.read(value["quality"], folder) if value["quality"] else None
+        accuracy = EagerAccuracy.read(value["accuracy"], folder) if value["accuracy"] else None
         coverage = InputCoverage.from_json(value["input_coverage"])
         contract = Contract.from_json(value["contract"])
-        return Reference(folder, value["environment"], contract, samples, coverage, quality)
+        return Reference(folder, value["environment"], contract, samples, coverage, accuracy)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{folder} is not a reference",

@@ -1,7 +1,7 @@
 """The search for an image on which a score lies near a threshold, or on which there is one detection.
 
-Both are found on the way from an image of nothing to one of much: scores change there by as little as one
-wants, so that each detection that appears crosses the threshold somewhere.
+Both are found on the path from a blank image to a crowded one: scores change there in steps as small as
+needed, so each detection that appears crosses the threshold somewhere.
 """
 
 from collections.abc import Callable
@@ -12,83 +12,87 @@ import numpy as np
 
 from detexport.reference.images import Blend
 
-SURVEY = 8
-"""Steps of the first look at a way."""
+SURVEY_STEPS = 8
+"""Segments of the path at whose ends the model runs first."""
 STEEPEST = 100.0
-"""A score that changes faster, per part of the way, does not change but jumps: other boxes were proposed."""
+"""A score that changes faster, from one end of the path to the other, jumps: other boxes were proposed."""
 
 Probe = Callable[[np.ndarray], np.ndarray]
 """Scores of all detections in an image (R,), descending, those below the model's own threshold included."""
 
 
 @dataclass(frozen=True)
-class Find:
-    """A place on the way, and what lies there.
+class NearScore:
+    """A score near a level.
 
     Args:
-        part: of the way.
-        distance: the signed distance of a score to what was sought.
+        fraction: of the path, where the image has this score.
+        distance: of the score, less the level.
     """
 
-    part: float
+    fraction: float
     distance: float
 
 
-class Trail:
-    """Scores on the way from one image to another; each place is looked at once.
+class ThresholdSearch:
+    """Scores on the path from one image to another; the model runs once on each image.
 
     Args:
-        blend: the way.
-        probe: gives the scores.
+        blend: the path.
+        probe: returns the scores of an image.
     """
 
     def __init__(self, blend: Blend, probe: Probe) -> None:
         self.blend = blend
         self.probe = probe
         self.scores: dict[float, np.ndarray] = {}
-        for part in (0.0, 1.0):
-            self.look(part)
+        for fraction in (0.0, 1.0):
+            self.run_at(fraction)
 
-    def look(self, part: float) -> None:
-        """Run the model at a place; costs one run where it was not looked at before."""
-        if part not in self.scores:
-            self.scores[part] = self.probe(self.blend(part)).astype(np.float64)
+    def run_at(self, fraction: float) -> None:
+        """Run the model on the image at a fraction, unless it ran there before."""
+        if fraction not in self.scores:
+            self.scores[fraction] = self.probe(self.blend(fraction)).astype(np.float64)
 
-    def count(self, part: float, level: float) -> int:
-        """Number of scores that are greater than ``level`` at a place that was looked at."""
-        return int(np.count_nonzero(self.scores[part] > level))
+    def count(self, fraction: float, level: float) -> int:
+        """Count the scores greater than ``level`` at a fraction where the model ran."""
+        return int(np.count_nonzero(self.scores[fraction] > level))
 
-    def nearest(self, level: float, sign: int) -> Find | None:
-        """Where a score lies nearest above (``sign`` 1) or not above (-1) a level, of all that was seen."""
-        finds = [
-            Find(part, float(distance))
-            for part, scores in self.scores.items()
+    def nearest(self, level: float, sign: int) -> NearScore | None:
+        """Return the nearest score above (``sign`` 1) or not above (-1) a level, of all runs."""
+        found = [
+            NearScore(fraction, float(distance))
+            for fraction, scores in self.scores.items()
             for distance in scores - level
             if (distance > 0) == (sign > 0)
         ]
-        return min(finds, key=lambda find: abs(find.distance), default=None)
+        return min(found, key=lambda score: abs(score.distance), default=None)
 
     def approach(self, level: float, *, runs: int, hair: float) -> int:
-        """Look where scores cross a level, until one lies within ``hair`` of it on both sides.
+        """Bisect where scores cross a level, until one lies within ``hair`` of it on both sides.
 
         Returns:
             Number of runs that were needed, at most ``runs``.
         """
-        survey = [part for part in np.linspace(0, 1, SURVEY + 1).tolist() if part not in self.scores][:runs]
-        for part in survey:
-            self.look(part)
+        survey = [
+            fraction
+            for fraction in np.linspace(0, 1, SURVEY_STEPS + 1).tolist()
+            if fraction not in self.scores
+        ][:runs]
+        for fraction in survey:
+            self.run_at(fraction)
         for used in range(len(survey), runs):
-            finds = [self.nearest(level, sign) for sign in (1, -1)]
+            found = [self.nearest(level, sign) for sign in (1, -1)]
             crossing = self._crossing(level)
-            if crossing is None or all(find and abs(find.distance) <= hair for find in finds):
+            if crossing is None or all(score and abs(score.distance) <= hair for score in found):
                 return used
-            self.look(self._between(*crossing, level, halve=bool(used % 2)))
+            self.run_at(self._between(*crossing, level, halve=bool(used % 2)))
         return runs
 
     def find_one(self, threshold: float, *, runs: int) -> float | None:
-        """A place at which exactly one score is greater than the threshold, in at most ``runs`` runs.
+        """Return a fraction at which exactly one score is greater than the threshold.
 
-        None where the way does not begin without one, or two appear at once.
+        None if the path begins with one, if two appear at once, or after ``runs`` runs.
         """
         empty, full = 0.0, 1.0
         if self.count(empty, threshold) or not self.count(full, threshold):
@@ -97,7 +101,7 @@ class Trail:
             if self.count(full, threshold) == 1:
                 return full
             middle = (empty + full) / 2
-            self.look(middle)
+            self.run_at(middle)
             if self.count(middle, threshold):
                 full = middle
             else:
@@ -105,7 +109,7 @@ class Trail:
         return full if self.count(full, threshold) == 1 else None
 
     def _crossing(self, level: float) -> tuple[float, float] | None:
-        """The two neighbouring places between which the fewest scores, and the nearest, cross a level."""
+        """Return the neighbouring fractions between which fewest scores, and the nearest, cross a level."""
         crossings = [
             (first, second)
             for first, second in pairwise(sorted(self.scores))
@@ -120,13 +124,13 @@ class Trail:
         return abs(self.count(first, level) - self.count(second, level)), inside - outside
 
     def _sides(self, first: float, second: float, level: float) -> tuple[float, float]:
-        """The score that crosses: at the place with more scores above the level, and at the other one."""
-        more, less = sorted((first, second), key=lambda part: self.count(part, level), reverse=True)
+        """Return the score that crosses: at the end with more scores above the level, and at the other."""
+        more, less = sorted((first, second), key=lambda fraction: self.count(fraction, level), reverse=True)
         above, below = self.scores[more], self.scores[less]
         return float(above[above > level].min()), float(below[below <= level].max(initial=0.0))
 
     def _between(self, first: float, second: float, level: float, *, halve: bool) -> float:
-        """Where a straight line between the two scores meets the level, or halfway: lines may mislead."""
+        """Return where a straight line between the two scores meets the level, or the middle."""
         inside, outside = self._sides(first, second, level)
         share = 0.5 if halve else float(np.clip((level - outside) / (inside - outside), 0.02, 0.98))
         if self.count(first, level) > self.count(second, level):

@@ -103,9 +103,9 @@ class Evidence:
     def metrics(self) -> dict[str, float]:
         """Parity and latency as numbers, by name."""
         parity = {f"parity/max_{name}": value for name, value in self.verdict["max"].items()}
-        quality = self.verdict.get("quality") or {"artifact": {}, "differences": {}}
-        parity |= {f"quality/{name}": value for name, value in quality["artifact"].items()}
-        parity |= {f"quality/{name}_less_eager": value for name, value in quality["differences"].items()}
+        accuracy = self.verdict.get("accuracy") or {"artifact": {}, "differences": {}}
+        parity |= {f"accuracy/{name}": value for name, value in accuracy["artifact"].items()}
+        parity |= {f"accuracy/{name}_delta": value for name, value in accuracy["differences"].items()}
         counts = {f"parity/detections_{name}": count for name, count in self.verdict["detections"].items()}
         latency = {
             f"latency/{device}/{name}": runner[name]

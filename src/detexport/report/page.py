@@ -173,10 +173,10 @@ def grounds(parity: dict[str, Any], name: str) -> Iterator[str]:
         if coverage:
             yield ", ".join(f"{count} {kind}" for kind, count in coverage["kinds"].items())
             yield from (f"not shown: {gap}" for gap in coverage["gaps"])
-        for reason, count in Counter(parity["not_claimed"].values()).items():
+        for reason, count in Counter(parity["unsupported_inputs"].values()).items():
             yield f"{count} inputs left out: {reason}"
-    elif name == "drift":
-        for measure, worst, limit in tell({**parity, "quality": None}):
+    elif name == "numerics":
+        for measure, worst, limit in tell({**parity, "accuracy": None}):
             yield f"{measure.words} {number(worst, measure.unit)} of {limit}"
         unheld = [f"{measure.words} {number(worst, measure.unit)}" for measure, worst in beside(parity)]
         if unheld:
@@ -184,15 +184,17 @@ def grounds(parity: dict[str, Any], name: str) -> Iterator[str]:
         if parity["tolerance"] and parity["limits"]:
             noise = ", ".join(f"{limit['name']} {number(limit['floor'])}" for limit in parity["limits"])
             yield f"the model's own noise: {noise}"
-        unproved = {id: ", ".join(names) for id, names in parity["undetermined"]["unproved"].items()}
-        yield from (f"undetermined on {id}: {names}" for id, names in _first(unproved))
-    elif name == "flips":
+        noise_dominated = {
+            id: ", ".join(names) for id, names in parity["undetermined"]["noise_dominated"].items()
+        }
+        yield from (f"undetermined on {id}: {names}" for id, names in _first(noise_dominated))
+    elif name == "matching":
         counts = parity["detections"]
         yield f"{counts['paired']} of the model's {counts['expected']} detections paired"
-        yield f"{len(parity['flips'])} on one side only"
+        yield f"{len(parity['unmatched'])} on one side only"
         yield from (f"undetermined on {id}: {why}" for id, why in _first(parity["undetermined"]["why"]))
-    elif name == "metric" and parity["quality"]:
-        yield from _of_metric(parity["quality"])
+    elif name == "accuracy" and parity["accuracy"]:
+        yield from _of_metric(parity["accuracy"])
     if verdict["note"] and name != "contract":  # whose inputs are told above
         yield verdict["note"]
 
@@ -204,14 +206,14 @@ def _first(by_input: dict[str, str], limit: int = 5) -> list[tuple[str, str]]:
     return [*list(by_input.items())[:limit], *more]
 
 
-def _of_metric(quality: dict[str, Any]) -> Iterator[str]:
-    yield f"{quality['images']} annotated images"
-    for name, difference in quality["differences"].items():
-        interval = quality.get("intervals", {}).get(name)
+def _of_metric(accuracy: dict[str, Any]) -> Iterator[str]:
+    yield f"{accuracy['images']} annotated images"
+    for name, difference in accuracy["differences"].items():
+        interval = accuracy.get("intervals", {}).get(name)
         between = f", 95 % of resamples from {interval[0]:+.4f} to {interval[1]:+.4f}" if interval else ""
-        reached = quality["artifact"].get(name, 0.0)
-        yield f"{name} {reached:.4f}, eager {quality['eager'][name]:.4f}: {difference:+.4f}{between}"
-    yield f"may differ by {quality['budget']:g}"
+        reached = accuracy["artifact"].get(name, 0.0)
+        yield f"{name} {reached:.4f}, eager {accuracy['eager'][name]:.4f}: {difference:+.4f}{between}"
+    yield f"may differ by {accuracy['budget']:g}"
 
 
 def number(value: float | None, unit: str = "") -> str:

@@ -9,7 +9,7 @@ from detexport.parity.accuracy import FLOAT32
 from detexport.parity.noise_variants import measured_noise
 from detexport.parity.settings import ParitySettings
 from detexport.parity.verdict import ParityReport
-from detexport.reference.inputs import QUICK
+from detexport.reference.plan import QUICK
 from detexport.reference.store import read_reference
 from detexport.runtime.session import Engine
 from detexport.workflows.loaded_model import LoadedModel

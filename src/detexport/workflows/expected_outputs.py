@@ -17,16 +17,16 @@ from detexport.contract import Contract
 from detexport.data.coco import CocoDataset, records_of
 from detexport.engine.evaluation import spread
 from detexport.errors import ArtifactError, listed
-from detexport.metrics.evaluate import Judge, or_without
+from detexport.metrics.evaluate import Evaluator, or_without
 from detexport.metrics.tallies import pack_tallies
 from detexport.outputs import Outputs
 from detexport.parity.accuracy import findings
-from detexport.parity.noise_floor import Floor, read_floor
+from detexport.parity.noise_floor import NoiseFloor, read_noise_floor
 from detexport.parity.settings import ParitySettings
 from detexport.processing.postprocess import postprocess
 from detexport.reference.inputs import resumed_inputs
 from detexport.reference.progress import Progress, progress_folder, validation_key
-from detexport.reference.store import EagerQuality, of_model, read_reference, write_reference
+from detexport.reference.store import EagerAccuracy, of_model, read_reference, write_reference
 from detexport.runtime import BatchSession, Session
 from detexport.system.digests import sha256_json
 from detexport.workflows.engines import OnDevice, engine_of
@@ -36,7 +36,7 @@ from detexport.workflows.validation_data import choose_records, load_annotated
 if TYPE_CHECKING:
     from detexport.workflows.loaded_model import LoadedModel
 
-WITHOUT_QUALITY = "--quality-images 0"
+WITHOUT_ACCURACY = "--accuracy-images 0"
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Expected:
     """
 
     reference: Path
-    floor: Floor | None
+    floor: NoiseFloor | None
     name: str
 
 
@@ -61,14 +61,14 @@ class Comparison:
     Args:
         data: the data set's folder.
         images: number of its images that inputs are made of.
-        quality_images: number of annotated images that the task metric is measured on; 0 leaves it out.
+        accuracy_images: number of annotated images that the task metric is measured on; 0 leaves it out.
         settings: limits, budgets, and how many edge-case inputs are made.
         work: folder for the reference. What is computed is kept there until the validation ends.
     """
 
     data: Path
     images: int
-    quality_images: int
+    accuracy_images: int
     settings: ParitySettings
     work: Path
 
@@ -96,16 +96,16 @@ class Comparison:
 
     def annotated(self, contract: Contract) -> CocoDataset | None:
         """Return the annotated images for the task metric; none where it is left out."""
-        if not self.quality_images:
+        if not self.accuracy_images:
             return None
-        with or_without(WITHOUT_QUALITY):
-            return spread(load_annotated(self.data, contract), self.quality_images)
+        with or_without(WITHOUT_ACCURACY):
+            return spread(load_annotated(self.data, contract), self.accuracy_images)
 
 
 def pipeline_outputs(artifact_dir: Path) -> Expected:
     """Return what the pipeline has stored of the model, beside its artifacts."""
     reference, floor = model_folder(artifact_dir) / REFERENCE, model_folder(artifact_dir) / FLOOR
-    return Expected(reference, read_floor(floor) if floor.is_file() else None, str(reference))
+    return Expected(reference, read_noise_floor(floor) if floor.is_file() else None, str(reference))
 
 
 def model_outputs(
@@ -119,21 +119,21 @@ def model_outputs(
         comparison: what both are run on.
         at_work: ends with the validation.
     """
-    from detexport.parity.noise_variants import measure_floor
+    from detexport.parity.noise_variants import measure_noise_floor
     from detexport.workflows.make_reference import make_reference
 
     model = replace(model, contract=named_alike(model.contract, artifact.contract))
     records = choose_records(comparison.data, model.contract, comparison.images)
     progress, reference = comparison.begin(sha256_json(asdict(model.provenance)), model.contract, at_work)
     plan, annotated = comparison.settings.plan, comparison.annotated(model.contract)
-    with or_without(WITHOUT_QUALITY):
+    with or_without(WITHOUT_ACCURACY):
         make_reference(model, records, plan, reference, dataset=annotated, progress=progress)
-    floor = measure_floor(
+    floor = measure_noise_floor(
         model.net,
         model.contract,
         read_reference(reference),
         comparison.settings.tolerance,
-        comparison.settings.floor_images,
+        comparison.settings.noise_floor_images,
         progress=progress,
     )
     return Expected(reference, floor, model.name)
@@ -169,10 +169,10 @@ def artifact_outputs(
     progress, reference = comparison.begin(
         session.artifact.sha256, contract, at_work, target=target, device=device
     )
-    annotated, quality = comparison.annotated(contract), None
+    annotated, accuracy = comparison.annotated(contract), None
     if annotated is not None:
-        with or_without(WITHOUT_QUALITY):
-            quality = _measure_quality(session, annotated, progress)
+        with or_without(WITHOUT_ACCURACY):
+            accuracy = _measure_accuracy(session, annotated, progress)
     samples = resumed_inputs(
         records, contract, comparison.settings.plan, partial(_run, session), None, progress
     )
@@ -182,7 +182,7 @@ def artifact_outputs(
         (sample for sample in samples if not sample[0].batch or session.artifact.batch == "any"),
         contract=contract,
         environment={"artifact": session.artifact.sha256},
-        quality=quality,
+        accuracy=accuracy,
     )
     return Expected(reference, None, str(other))
 
@@ -210,8 +210,8 @@ def _run(session: Session, images: Sequence[np.ndarray], sizes: Sequence[tuple[i
     ]
 
 
-def _measure_quality(session: Session, dataset: CocoDataset, progress: Progress) -> EagerQuality:
-    judge = Judge(dataset, session.artifact.contract.oks_sigmas)
+def _measure_accuracy(session: Session, dataset: CocoDataset, progress: Progress) -> EagerAccuracy:
+    evaluator = Evaluator(dataset, session.artifact.contract.oks_sigmas)
     ids = tuple(image.image_id for image in dataset.images)
-    judged = judge.conclude(findings(session, records_of(dataset, ids), judge, progress))
-    return EagerQuality(judged.metrics, judged.image_ids, pack_tallies(judged.tallies))
+    evaluation = evaluator.conclude(findings(session, records_of(dataset, ids), evaluator, progress))
+    return EagerAccuracy(evaluation.metrics, evaluation.image_ids, pack_tallies(evaluation.tallies))

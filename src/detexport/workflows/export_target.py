@@ -12,7 +12,7 @@ from detexport.data.samples import BUNDLED_SAMPLE, ImageSamples
 from detexport.errors import ConfigError, ExportError, listed
 from detexport.metrics.evaluate import annotation_kind, or_without
 from detexport.modeling.class_names import count_classes
-from detexport.parity.accuracy import BUDGETS, FLOAT32, LEAST_QUALITY, Quality, measure_quality
+from detexport.parity.accuracy import BUDGETS, FLOAT32, MIN_ACCURACY, Accuracy, measure_accuracy
 from detexport.parity.verdict import ParityReport
 from detexport.runtime.session import Engine
 from detexport.targets.table import Target, build_makers, find_target
@@ -20,11 +20,11 @@ from detexport.workflows.check_artifact import check_artifact
 from detexport.workflows.engines import OnDevice
 from detexport.workflows.export import export
 from detexport.workflows.loaded_model import LoadedModel
-from detexport.workflows.make_reference import measure_eager_quality
+from detexport.workflows.make_reference import measure_eager_accuracy
 from detexport.workflows.steps import Step, silent
 from detexport.workflows.validation_data import load_dataset, training_images
 
-OnResult = Callable[[ParityReport | Quality], None]
+OnResult = Callable[[ParityReport | Accuracy], None]
 
 
 def export_target(
@@ -73,7 +73,7 @@ def export_target(
     wanted = find_target(target)
     makers = _for_device(build_makers(wanted.artifact, list(options)), device)
     images = images or [BUNDLED_SAMPLE]
-    dataset = _dataset(model, data, class_names, judged=evaluate or (check and bool(wanted.precision)))
+    dataset = _dataset(model, data, class_names, evaluated=evaluate or (check and bool(wanted.precision)))
     if class_names or dataset is not None:
         model = _with_names(model, class_names, dataset)
     if not evaluate and not wanted.precision:
@@ -107,13 +107,13 @@ def _for_device(makers: dict[str, Any], device: str) -> dict[str, Any]:
 
 
 def _dataset(
-    model: LoadedModel, data: Path | None, class_names: Sequence[str], *, judged: bool
+    model: LoadedModel, data: Path | None, class_names: Sequence[str], *, evaluated: bool
 ) -> CocoDataset | None:
     if data is None:
         return None
     names = tuple(class_names) if "things" in count_classes(model.net) else ()
-    with or_without("export without --run-eval, and a target of reduced precision with --no-proof"):
-        return load_dataset(data, names, annotation_kind(model.contract), judged=judged)
+    with or_without("export without --run-eval, and a target of reduced precision with --no-check"):
+        return load_dataset(data, names, annotation_kind(model.contract), evaluated=evaluated)
 
 
 def _with_names(model: LoadedModel, class_names: Sequence[str], dataset: CocoDataset | None) -> LoadedModel:
@@ -155,7 +155,7 @@ def _checked(
                 got=listed(found.reasons),
                 expected="what the model finds, within the limits",
                 remedy="give images of the model's kind by --sample (for int8 by --calibration), choose "
-                "another target, or keep the artifact unproved by --no-proof",
+                "another target, or keep the artifact unchecked by --no-check",
             )
 
     return check
@@ -166,17 +166,17 @@ def _evaluated(
 ) -> Callable[[Path], None]:
     """Return what measures the task metric of an artifact beside the model's."""
     if dataset is None:
-        raise ConfigError("there is no data to judge on", remedy="give --data DIR")
+        raise ConfigError("there is no data to evaluate on", remedy="give --data DIR")
     precision = target.precision or FLOAT32
 
     def evaluate(artifact_dir: Path) -> None:
-        eager = measure_eager_quality(model, dataset)
+        eager = measure_eager_accuracy(model, dataset)
         session, budget = engine.open(artifact_dir), BUDGETS[precision]
         report(
-            measure_quality(session, eager, dataset, precision=precision, budget=budget, least=LEAST_QUALITY)
+            measure_accuracy(session, eager, dataset, precision=precision, budget=budget, least=MIN_ACCURACY)
         )
 
     return evaluate
 
 
-def _ignore(_: ParityReport | Quality) -> None: ...
+def _ignore(_: ParityReport | Accuracy) -> None: ...

@@ -10,13 +10,13 @@ from tqdm import tqdm
 
 from detexport.data.coco import CocoDataset, CocoRecord, load_coco, require_images
 from detexport.engine.evaluation import predict_record, spread
-from detexport.metrics.evaluate import Finding, Judge, annotation_kind, or_without
+from detexport.metrics.evaluate import Evaluator, ImageEvaluation, annotation_kind, or_without
 from detexport.metrics.tallies import pack_tallies
 from detexport.reference.eager import versions
-from detexport.reference.inputs import Plan
+from detexport.reference.plan import Plan
 from detexport.reference.progress import Progress
 from detexport.reference.run import eager_samples
-from detexport.reference.store import EagerQuality, write_reference
+from detexport.reference.store import EagerAccuracy, write_reference
 from detexport.workflows.loaded_model import LoadedModel
 from detexport.workflows.validation_data import SPLIT
 
@@ -42,15 +42,15 @@ def make_reference(
 
     Raises:
         DataError: the model's outputs cannot be a reference, or the data set lacks the annotations that the
-            model is judged by.
+            model is evaluated by.
     """
-    quality = measure_eager_quality(model, dataset, progress) if dataset else None
+    accuracy = measure_eager_accuracy(model, dataset, progress) if dataset else None
     write_reference(
         save_dir,
         eager_samples(model.net, model.contract, records, plan, progress),
         contract=model.contract,
         environment={"threads": torch.get_num_threads(), "dtype": "float32", "versions": versions()},
-        quality=quality,
+        accuracy=accuracy,
     )
 
 
@@ -61,7 +61,7 @@ def make_reference_on(
     save_dir: Path,
     *,
     images: int,
-    quality_images: int,
+    accuracy_images: int,
     categories: Sequence[str] | None = None,
 ) -> None:
     """Make the reference of the pipeline on images of a data set's validation split.
@@ -72,7 +72,7 @@ def make_reference_on(
         plan: see ``Plan``.
         save_dir: folder of the reference; replaced if it exists.
         images: number of images that inputs are made of.
-        quality_images: number of annotated images that the task metric is measured on; 0 leaves it out.
+        accuracy_images: number of annotated images that the task metric is measured on; 0 leaves it out.
         categories: names of the data set's classes to keep; none keeps all.
 
     Raises:
@@ -82,16 +82,16 @@ def make_reference_on(
     torch.set_num_threads(1)
     dataset = require_images(load_coco(data, SPLIT, categories))
     annotated = None
-    with or_without("-S parity.quality_images=0"):
-        if quality_images:
+    with or_without("-S parity.accuracy_images=0"):
+        if accuracy_images:
             kind = annotation_kind(model.contract)
-            annotated = spread(load_coco(data, SPLIT, categories, kind), quality_images)
+            annotated = spread(load_coco(data, SPLIT, categories, kind), accuracy_images)
         make_reference(model, spread(dataset, images).images, plan, save_dir, dataset=annotated)
 
 
-def measure_eager_quality(
+def measure_eager_accuracy(
     model: LoadedModel, dataset: CocoDataset, progress: Progress | None = None
-) -> EagerQuality:
+) -> EagerAccuracy:
     """Measure the task metric of the eager model on all images of a split.
 
     Args:
@@ -100,16 +100,16 @@ def measure_eager_quality(
         progress: what an earlier run has found, which this one goes on from.
 
     Raises:
-        DataError: the data set has no image, or lacks the annotations that the model is judged by.
+        DataError: the data set has no image, or lacks the annotations that the model is evaluated by.
     """
-    judge, progress = Judge(dataset, model.contract.oks_sigmas), progress or Progress()
+    evaluator, progress = Evaluator(dataset, model.contract.oks_sigmas), progress or Progress()
 
-    def find(record: CocoRecord) -> Finding:
-        return judge.look(record, predict_record(model.net, record))
+    def find(record: CocoRecord) -> ImageEvaluation:
+        return evaluator.look(record, predict_record(model.net, record))
 
     def findings() -> Iterator[Any]:
         for record in tqdm(dataset.images, desc="task metric of the model", unit="image"):
-            yield progress.once(f"task metric {record.image_id!r}", Finding, partial(find, record))
+            yield progress.once(f"task metric {record.image_id!r}", ImageEvaluation, partial(find, record))
 
-    judged = judge.conclude(findings())
-    return EagerQuality(judged.metrics, judged.image_ids, pack_tallies(judged.tallies))
+    evaluation = evaluator.conclude(findings())
+    return EagerAccuracy(evaluation.metrics, evaluation.image_ids, pack_tallies(evaluation.tallies))

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from detexport.data.coco import load_coco, records_of
-from detexport.metrics.evaluate import annotation_kind, metric_differences
+from detexport.metrics.evaluate import accuracy_deltas, annotation_kind
 from detexport.parity.compare import Tolerance
-from detexport.parity.noise_floor import Floor
-from detexport.parity.noise_variants import measure_floor
-from detexport.reference.store import EagerQuality, read_reference
+from detexport.parity.noise_floor import NoiseFloor
+from detexport.parity.noise_variants import measure_noise_floor
+from detexport.reference.store import EagerAccuracy, read_reference
 from detexport.workflows.loaded_model import LoadedModel
-from detexport.workflows.make_reference import measure_eager_quality
+from detexport.workflows.make_reference import measure_eager_accuracy
 
 
 def measure_noise(
@@ -26,14 +26,14 @@ def measure_noise(
     images: int,
     categories: Sequence[str] | None = None,
     tf32_budget: float | None = None,
-) -> Floor:
+) -> NoiseFloor:
     """Run the eager model in other ways, and measure how far it lies from its own reference.
 
     Args:
         model: the eager model.
         reference: folder of its outputs.
-        data: the data set, on which another precision is judged where the reference was.
-        tolerance: see ``measure_floor``.
+        data: the data set, on which another precision is evaluated where the reference was.
+        tolerance: see ``measure_noise_floor``.
         images: samples of the reference that all variants are run on.
         categories: names of the data set's classes to keep; none keeps all.
         tf32_budget: how far a task metric may lie from the reference's with TF32.
@@ -43,27 +43,27 @@ def measure_noise(
     """
     torch.set_num_threads(1)  # as the reference was made
     expected = read_reference(reference)
-    quality = expected.quality
+    accuracy = expected.accuracy
 
-    def judge(other: nn.Module) -> dict[str, float]:
-        assert quality is not None
-        return _differences(replace(model, net=other), quality, data, categories)
+    def evaluate(other: nn.Module) -> dict[str, float]:
+        assert accuracy is not None
+        return _differences(replace(model, net=other), accuracy, data, categories)
 
-    return measure_floor(
+    return measure_noise_floor(
         model.net,
         model.contract,
         expected,
         tolerance,
         images,
-        judge=judge if quality else None,
+        judge=evaluate if accuracy else None,
         budget=tf32_budget,
     )
 
 
 def _differences(
-    model: LoadedModel, quality: EagerQuality, data: Path, categories: Sequence[str] | None
+    model: LoadedModel, accuracy: EagerAccuracy, data: Path, categories: Sequence[str] | None
 ) -> dict[str, float]:
     """Return how far a model's task metrics lie from the reference's, on the same images."""
     dataset = load_coco(data, "val", categories, annotation_kind(model.contract))
-    dataset = replace(dataset, images=tuple(records_of(dataset, quality.image_ids)))
-    return metric_differences(quality.metrics, measure_eager_quality(model, dataset).metrics)
+    dataset = replace(dataset, images=tuple(records_of(dataset, accuracy.image_ids)))
+    return accuracy_deltas(accuracy.metrics, measure_eager_accuracy(model, dataset).metrics)

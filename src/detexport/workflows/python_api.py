@@ -17,7 +17,7 @@ from detexport.targets.table import find_target, require_target_packages
 from detexport.workflows.engines import OnDevice, asked_target, engine_of
 from detexport.workflows.expected_outputs import named_alike
 from detexport.workflows.export_checks import check_inputs, check_output
-from detexport.workflows.validate_against import unjudged, validate_against
+from detexport.workflows.validate_against import validate_against, without_accuracy
 
 if TYPE_CHECKING:
     from torch import nn
@@ -115,7 +115,7 @@ def validate(
     target: str = "",
     other_target: str = "",
     images: int = 8,
-    quality_images: int = 100,
+    accuracy_images: int = 100,
     device: str = "cpu",
     overrides: Sequence[str] = (),
     allow_new: Sequence[str] = (),
@@ -136,7 +136,7 @@ def validate(
         target: run the artifact as this target; by default in its format's runtime, in float32.
         other_target: run the other artifact as this target.
         images: number of images of ``data``.
-        quality_images: number of annotated images for the task metric; 0 leaves it out.
+        accuracy_images: number of annotated images for the task metric; 0 leaves it out.
         device: where artifacts run.
         overrides: of a configuration: see ``export``.
         allow_new: of a configuration: see ``export``.
@@ -179,7 +179,7 @@ def validate(
         target=target,
         other_target=other_target,
         images=images,
-        quality_images=quality_images,
+        accuracy_images=accuracy_images,
         device=device,
         save_dir=save_dir,
     )
@@ -195,7 +195,7 @@ def _check(folder: Path, model: Any, images: Sequence[Path], *, target: str, dev
     asked = asked_target(artifact, target)
     precision = (asked.precision if asked else "") or FLOAT32
     if precision != FLOAT32:
-        raise unjudged(precision, "no data")
+        raise without_accuracy(precision, "no data")
     model = replace(model, contract=named_alike(model.contract, artifact.contract))
     with tempfile.TemporaryDirectory() as temporary:
         report = check_artifact(

@@ -55,12 +55,12 @@ def train_model(
     averaged = train(net, train_set, settings, truth)
     seconds = time.perf_counter() - start
     net.load_state_dict(averaged, strict=False)
-    quality = evaluate(net, val_set, cfg.TEST.KEYPOINT_OKS_SIGMAS)
+    accuracy = evaluate(net, val_set, cfg.TEST.KEYPOINT_OKS_SIGMAS)
     write_state_dict(averaged, checkpoint)
     write_json(
-        metrics, {**{name: round(value, 4) for name, value in quality.items()}, "train_s": round(seconds)}
+        metrics, {**{name: round(value, 4) for name, value in accuracy.items()}, "train_s": round(seconds)}
     )
-    return quality
+    return accuracy
 
 
 def check_fits(cfg: Any, num_classes: int, data_classes: int, description: Mapping[str, Any]) -> None:
@@ -73,12 +73,12 @@ def check_fits(cfg: Any, num_classes: int, data_classes: int, description: Mappi
         description: the data set's ``dataset.json``.
 
     Raises:
-        ConfigError: the model cannot be judged on the data set, or has other classes or keypoints.
+        ConfigError: the model cannot be evaluated on the data set, or has other classes or keypoints.
     """
     truth, meta_arch = GroundTruth.of(cfg), cfg.MODEL.META_ARCHITECTURE
     if meta_arch in ("ProposalNetwork", "SemanticSegmentor"):
         raise ConfigError(
-            "the stage trains models that it can judge: by their boxes, masks, keypoints or segments",
+            "the stage trains models that it can evaluate: by their boxes, masks, keypoints or segments",
             got=f"MODEL.META_ARCHITECTURE: {meta_arch}",
             expected="GeneralizedRCNN, RetinaNet, PanopticFPN or one of yours that gives instances",
         )

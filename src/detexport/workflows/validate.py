@@ -20,15 +20,15 @@ from typing import Any
 from detexport.artifact import Artifact, read_artifact
 from detexport.data.coco import CocoDataset
 from detexport.errors import ConfigError, DataError
-from detexport.parity.accuracy import FLOAT32, measure_quality
+from detexport.parity.accuracy import FLOAT32, measure_accuracy
 from detexport.parity.certificate import certify
 from detexport.parity.compare import NoiseOf
-from detexport.parity.noise_floor import Floor
+from detexport.parity.noise_floor import NoiseFloor
 from detexport.parity.settings import ParitySettings
 from detexport.parity.validate import Support, validate_artifact
 from detexport.parity.verdict import ParityReport
 from detexport.reference.progress import Progress, progress_folder, validation_key
-from detexport.reference.store import EagerQuality, Reference
+from detexport.reference.store import EagerAccuracy, Reference
 from detexport.runtime.session import Engine
 from detexport.system.files import write_json
 
@@ -64,7 +64,7 @@ def validate_job(
     *,
     job: str,
     precision: str = FLOAT32,
-    floor: Floor | None = None,
+    floor: NoiseFloor | None = None,
     noise_of: NoiseOf | None = None,
     dataset: CocoDataset | None = None,
     data: Path | None = None,
@@ -80,10 +80,10 @@ def validate_job(
         reference: the eager model's outputs.
         settings: limits and budgets.
         job: its name.
-        precision: of the target; a reduced one is judged by the task metric alone.
+        precision: of the target; a reduced one is evaluated by the task metric alone.
         floor: the model's noise; none where it was not measured.
         noise_of: see ``detexport.parity.validate.validate``.
-        dataset: annotated images that the eager model was judged on, too; none leaves the task metric out.
+        dataset: annotated images that the eager model was evaluated on, too; none leaves the task metric out.
         data: the data set's folder; what was measured on other files is not gone on with.
         support: what the target declares, where that is less than the artifact's own declaration.
         save_to: the report's file; what is measured is kept beside it until the end, and an interrupted
@@ -103,16 +103,16 @@ def validate_job(
             given = {"job": job, "settings": repr(settings), "floor": noise, **(run_options or {})}
             key = validation_key(read_artifact(artifact_dir).sha256, reference.folder, data, given)
             progress = at_work.enter_context(Progress(progress_folder(save_to), key))
-        eager = _judged(precision, reference.quality, dataset, settings)
+        eager = _eager_accuracy(precision, reference.accuracy, dataset, settings)
         measure = None
         if eager is not None and dataset is not None:
             measure = partial(
-                measure_quality,
+                measure_accuracy,
                 eager=eager,
                 dataset=dataset,
                 precision=precision,
                 budget=settings.budgets[precision],
-                least=settings.least_quality,
+                least=settings.min_accuracy,
                 tie=settings.tolerance.score if precision == FLOAT32 else 0.0,
                 progress=progress,
             )
@@ -133,9 +133,9 @@ def validate_job(
         )
 
 
-def _judged(
-    precision: str, quality: EagerQuality | None, dataset: CocoDataset | None, settings: ParitySettings
-) -> EagerQuality | None:
+def _eager_accuracy(
+    precision: str, accuracy: EagerAccuracy | None, dataset: CocoDataset | None, settings: ParitySettings
+) -> EagerAccuracy | None:
     """What the task metric is compared with; none where it is left out, which reduced precision cannot."""
     if precision not in settings.budgets:
         raise ConfigError(
@@ -144,14 +144,14 @@ def _judged(
             expected=precision,
             remedy=f"-S +parity.budgets.{precision}=<difference of average precision>",
         )
-    if precision != FLOAT32 and (quality is None or dataset is None):
+    if precision != FLOAT32 and (accuracy is None or dataset is None):
         raise DataError(
             "the reference does not say how good the eager model is, which decides on reduced precision",
-            got="parity.quality_images=0" if quality is None else "no annotated images",
+            got="parity.accuracy_images=0" if accuracy is None else "no annotated images",
             expected="its metrics on annotated images",
-            remedy="set parity.quality_images, and run the stage `reference` again",
+            remedy="set parity.accuracy_images, and run the stage `reference` again",
         )
-    return quality if precision in settings.judged or precision != FLOAT32 else None
+    return accuracy if precision in settings.accuracy_precisions or precision != FLOAT32 else None
 
 
 def validate_apart(*arguments: Any, **options: Any) -> ParityReport:

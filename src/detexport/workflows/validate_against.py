@@ -16,7 +16,7 @@ from detexport.reference.store import read_reference
 from detexport.system.files import writing
 from detexport.workflows.engines import OnDevice, asked_target, engine_of
 from detexport.workflows.expected_outputs import (
-    WITHOUT_QUALITY,
+    WITHOUT_ACCURACY,
     Comparison,
     Expected,
     artifact_outputs,
@@ -43,7 +43,7 @@ def validate_against(
     target: str = "",
     other_target: str = "",
     images: int = 8,
-    quality_images: int = 100,
+    accuracy_images: int = 100,
     device: str = "cpu",
     settings: ParitySettings | None = None,
     save_dir: Path | None = None,
@@ -59,7 +59,7 @@ def validate_against(
         target: run the artifact as this target does; empty: by its format's runtime, in float32.
         other_target: likewise for another artifact.
         images: of the data set, each at several sizes; the pipeline's reference has its own.
-        quality_images: annotated images that the task metric is measured on; 0 leaves it out.
+        accuracy_images: annotated images that the task metric is measured on; 0 leaves it out.
         device: where artifacts run.
         settings: limits and budgets; by default those of ``conf/parity/default.yaml``.
         save_dir: folder for the report and the certificate. What is computed is kept there until the end, so
@@ -68,7 +68,7 @@ def validate_against(
 
     Raises:
         ArtifactError: a folder is not an artifact, its files were changed, or the two are of other models.
-        ConfigError: there is nothing to compare the artifact with, or to judge reduced precision by.
+        ConfigError: there is nothing to compare the artifact with, or to evaluate reduced precision by.
         DataError: the data set has no image, or lacks what the task metric is measured by.
         OutputError: the folder for the results cannot be written.
         RuntimeUnavailableError: a runtime is not on this machine.
@@ -78,9 +78,9 @@ def validate_against(
     artifact = read_verified(artifact_dir)
     asked = asked_target(artifact, target)
     precision = (asked.precision if asked else "") or FLOAT32
-    is_judged = data is not None and quality_images > 0
-    if precision != FLOAT32 and not is_judged:
-        raise unjudged(precision, WITHOUT_QUALITY if data else "no --data")
+    is_evaluated = data is not None and accuracy_images > 0
+    if precision != FLOAT32 and not is_evaluated:
+        raise without_accuracy(precision, WITHOUT_ACCURACY if data else "no --data")
     with ExitStack() as at_work:
         work = save_dir or Path(at_work.enter_context(tempfile.TemporaryDirectory()))
         at_work.enter_context(writing(work))
@@ -88,14 +88,14 @@ def validate_against(
         if other is None or data is None:
             expected = pipeline_outputs(artifact_dir)
         else:
-            comparison = Comparison(data, images, quality_images, settings, work)
+            comparison = Comparison(data, images, accuracy_images, settings, work)
             expected = _run_other(other, artifact, comparison, at_work, other_target, device, step)
         reference = read_reference(expected.reference)
-        if precision != FLOAT32 and reference.quality is None:
-            raise unjudged(precision, f"no metric in {expected.reference}")
-        with or_without(WITHOUT_QUALITY):
-            has_quality = is_judged and reference.quality is not None
-            dataset = load_annotated(data, artifact.contract) if data and has_quality else None
+        if precision != FLOAT32 and reference.accuracy is None:
+            raise without_accuracy(precision, f"no metric in {expected.reference}")
+        with or_without(WITHOUT_ACCURACY):
+            has_accuracy = is_evaluated and reference.accuracy is not None
+            dataset = load_annotated(data, artifact.contract) if data and has_accuracy else None
         report = validate_apart(
             artifact_dir,
             OnDevice(engine_of(artifact_dir, target), device),
@@ -134,11 +134,11 @@ def _run_other(
     return model_outputs(other, artifact, comparison, at_work)
 
 
-def unjudged(precision: str, got: str) -> ConfigError:
+def without_accuracy(precision: str, got: str) -> ConfigError:
     """Return the error about an artifact of reduced precision without annotated images."""
     return ConfigError(
-        f"{precision} is judged by the task metric alone, and there is none",
+        f"{precision} is evaluated by the task metric alone, and there is none",
         got=got,
-        expected="annotated images, on which what it is compared with was judged, too",
-        remedy="give --data, and --quality-images greater than 0",
+        expected="annotated images, on which what it is compared with was evaluated, too",
+        remedy="give --data, and --accuracy-images greater than 0",
     )

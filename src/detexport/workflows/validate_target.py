@@ -11,7 +11,7 @@ from detexport.artifact import read_artifact
 from detexport.data.coco import load_coco
 from detexport.metrics.evaluate import annotation_kind
 from detexport.parity.accuracy import FLOAT32
-from detexport.parity.noise_floor import read_floor
+from detexport.parity.noise_floor import read_noise_floor
 from detexport.parity.settings import ParitySettings
 from detexport.parity.validate import Support
 from detexport.parity.verdict import ParityReport
@@ -53,8 +53,10 @@ def validate_target(
     precision = target.get("precision", FLOAT32)
     artifact, expected = read_artifact(artifact_dir), read_reference(reference)
     dataset = None
-    is_asked = settings.quality_images and (precision != FLOAT32 or precision in settings.judged)
-    if is_asked and expected.quality is not None:
+    is_asked = settings.accuracy_images and (
+        precision != FLOAT32 or precision in settings.accuracy_precisions
+    )
+    if is_asked and expected.accuracy is not None:
         dataset = load_coco(data, "val", categories, annotation_kind(artifact.contract))
     report = validate_job(
         artifact_dir,
@@ -63,7 +65,7 @@ def validate_target(
         settings,
         job=job,
         precision=precision,
-        floor=read_floor(floor),
+        floor=read_noise_floor(floor),
         dataset=dataset,
         data=data,
         support=Support.of(target["support"]) if "support" in target else None,

@@ -1,4 +1,4 @@
-"""The user's annotated images, as a model or an artifact is judged by them; free of torch."""
+"""The user's annotated images, as a model or an artifact is evaluated by them; free of torch."""
 
 from pathlib import Path
 
@@ -26,17 +26,17 @@ def load_dataset(
     class_names: tuple[str, ...] = (),
     kind: AnnotationKind = "instances",
     *,
-    judged: bool = True,
+    evaluated: bool = True,
 ) -> CocoDataset:
     """Read the validation split, and check that its images have the sizes of their records.
 
     Args:
         folder: in the standard layout, or in that of COCO's downloads.
         class_names: the classes to keep, in their order; without any all are kept.
-        kind: annotations that the model is judged by.
-        judged: whether it is judged; if not, instances do where there are no keypoints.
+        kind: annotations that the model is evaluated by.
+        evaluated: whether it is evaluated; if not, instances do where there are no keypoints.
     """
-    if not judged and not find_annotations(folder, SPLIT, kind).exists():
+    if not evaluated and not find_annotations(folder, SPLIT, kind).exists():
         kind = "instances"
     dataset = load_coco(folder, SPLIT, class_names or None, kind)
     check_image_sizes(dataset)
@@ -44,7 +44,7 @@ def load_dataset(
 
 
 def load_annotated(folder: Path, contract: Contract) -> CocoDataset:
-    """Read the validation split with what a contract's outputs are judged by.
+    """Read the validation split with what a contract's outputs are evaluated by.
 
     Its classes are the contract's, by their names, or in their order where those are numbers.
 
@@ -73,7 +73,7 @@ def choose_records(folder: Path, contract: Contract, number: int) -> tuple[CocoR
     Raises:
         DataError: there is no image.
     """
-    dataset = require_images(load_dataset(folder, kind=annotation_kind(contract), judged=False))
+    dataset = require_images(load_dataset(folder, kind=annotation_kind(contract), evaluated=False))
     return spread(dataset, number).images
 
 

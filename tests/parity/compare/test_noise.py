@@ -94,13 +94,13 @@ def test_limits_are_no_tighter_than_the_margin_on_the_models_own_error() -> None
     assert compared(SIX, moved(SIX, 0, 0.07), noise).passed
     assert not compared(SIX, moved(SIX, 0, 0.09), noise).passed
     assert not compared(SIX, moved(SIX, 0, 0.07)).passed
-    assert noise.unproved(TABLE) == ()
-    assert Noise({"score": 11 * TABLE.score / MARGIN}).unproved(TABLE) == ("score",)
+    assert noise.noise_dominated(TABLE) == ()
+    assert Noise({"score": 11 * TABLE.score / MARGIN}).noise_dominated(TABLE) == ("score",)
 
 
 def test_a_mask_is_unproved_only_where_neither_limit_proves_it() -> None:
-    assert Noise({"mask_px": 1000.0, "mask_area_ratio": 0.002}).unproved(TABLE) == ()
-    assert Noise({"mask_px": 1000.0, "mask_area_ratio": 0.2}).unproved(TABLE) != ()
+    assert Noise({"mask_px": 1000.0, "mask_area_ratio": 0.002}).noise_dominated(TABLE) == ()
+    assert Noise({"mask_px": 1000.0, "mask_area_ratio": 0.2}).noise_dominated(TABLE) != ()
 
 
 def test_the_models_own_runs_tell_candidates_from_movement() -> None:

@@ -46,26 +46,26 @@ def test_all_places_are_held_to_px_of_the_input(shift: float, scale: float, pass
     if passed:
         assert result.errors["keypoint_error_px"] == pytest.approx(shift, rel=1e-3)
     else:
-        assert "keypoints: 100 of 100 keypoints beyond the tolerance, worst 0.03 px" in result.drift[0]
-        assert (result.keypoint_flips, result.flips) == (0, ())
+        assert "keypoints: 100 of 100 keypoints beyond the tolerance, worst 0.03 px" in result.numerics[0]
+        assert (result.keypoint_flips, result.matching) == (0, ())
         assert result.errors["keypoint_error_px"] == pytest.approx(shift, rel=1e-3)
 
 
-@pytest.mark.parametrize(("shift", "flips"), [(0.39, 0), (0.41, 1)])
-def test_a_place_in_another_cell_is_a_flip(shift: float, flips: int) -> None:
+@pytest.mark.parametrize(("shift", "matching"), [(0.39, 0), (0.41, 1)])
+def test_a_place_in_another_cell_is_a_flip(shift: float, matching: int) -> None:
     actual = outputs()
     actual["pred_keypoints"][0, 0, 1] += np.float32(shift)
     result = measure(outputs(), actual)
-    assert result.keypoint_flips == flips
-    assert result.passed is bool(flips)  # one cell may flip; what did not flip has to be near
+    assert result.keypoint_flips == matching
+    assert result.passed is bool(matching)  # one cell may flip; what did not flip has to be near
 
 
-@pytest.mark.parametrize(("flips", "passed"), [(1, True), (2, True), (3, False)])
-def test_few_places_may_be_elsewhere(flips: int, passed: bool) -> None:
+@pytest.mark.parametrize(("matching", "passed"), [(1, True), (2, True), (3, False)])
+def test_few_places_may_be_elsewhere(matching: int, passed: bool) -> None:
     actual = outputs()
-    actual["pred_keypoints"][0, :flips, 1] += 9
+    actual["pred_keypoints"][0, :matching, 1] += 9
     result = measure(outputs(), actual)
-    assert result.keypoint_flips == flips
+    assert result.keypoint_flips == matching
     assert result.passed is passed
     assert passed or "keypoints: 3 of 100 keypoints beyond the tolerance, worst 9 px" in result.reasons[0]
 

@@ -340,7 +340,7 @@ def test_an_object_is_not_excused_by_the_overlap_with_itself() -> None:
         sides = [{**expected, "pred_boxes": boxes} for boxes in (box, moved)]
         contract = tiny_contract(outputs=DETECTION_OUTPUTS, nms_threshold=0.5)
         result = measure(*sides, contract=contract)
-        assert (result.paired, len(result.flips)) == (0, 2), result.missing
+        assert (result.paired, len(result.matching)) == (0, 2), result.missing
 
 
 def test_a_small_box_is_not_excused_by_an_overlap_that_it_has_not() -> None:
@@ -361,7 +361,7 @@ def test_equal_detections_that_moved_are_not_excused() -> None:
     copies["pred_boxes"] += np.arange(4, dtype=np.float32)[:, None] * np.float32([90, 0, 90, 0])
     contract = tiny_contract(outputs=DETECTION_OUTPUTS)
     moved = {**copies, "pred_boxes": copies["pred_boxes"] + np.float32([0, 60, 0, 60])}
-    assert len(measure(copies, moved, contract=contract).flips) == 8
+    assert len(measure(copies, moved, contract=contract).matching) == 8
     one = {**copies, "pred_boxes": copies["pred_boxes"].copy()}
     one["pred_boxes"][3] += np.float32([0, 60, 0, 60])
     assert measure(copies, one, contract=contract).passed

@@ -127,7 +127,7 @@ def test_one_wrong_size_is_no_dynamic_size(job: Run) -> None:
 
 
 def test_reduced_precision_tells_the_metrics_less_eagers(job: Run) -> None:
-    job.edit(quality={"differences": {"bbox/AP": -0.01}}, tolerance=None)
+    job.edit(accuracy={"differences": {"bbox/AP": -0.01}}, tolerance=None)
     assert job.cell().errors == {"bbox/AP": -0.01}
 
 

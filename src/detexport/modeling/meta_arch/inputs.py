@@ -9,7 +9,7 @@ from detexport.errors import InputError
 from detexport.structures import Instances
 
 
-def true_instances(
+def gt_instances_of(
     batched_inputs: list[dict[str, Any]], device: torch.device, num_classes: int
 ) -> list[Instances]:
     """The ground truth of each image.
@@ -46,7 +46,7 @@ def true_instances(
     return found
 
 
-def true_classes(batched_inputs: list[dict[str, Any]], device: torch.device) -> list[Tensor]:
+def gt_sem_segs_of(batched_inputs: list[dict[str, Any]], device: torch.device) -> list[Tensor]:
     """The class of each pixel of each image.
 
     Args:

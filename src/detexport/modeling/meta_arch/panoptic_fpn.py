@@ -14,7 +14,7 @@ from detexport.contract import Contract, PanopticRule
 from detexport.errors import ConfigError
 from detexport.modeling.backbone import build_backbone
 from detexport.modeling.meta_arch.image_model import image_options
-from detexport.modeling.meta_arch.inputs import true_classes, true_instances
+from detexport.modeling.meta_arch.inputs import gt_instances_of, gt_sem_segs_of
 from detexport.modeling.meta_arch.rcnn import GeneralizedRCNN
 from detexport.modeling.meta_arch.semantic_seg import (
     build_sem_seg_head,
@@ -154,8 +154,8 @@ class PanopticFPN(GeneralizedRCNN):
         if not self.training:
             return self.inference(batched_inputs)
         images = self.preprocess_image(batched_inputs)
-        targets = true_instances(batched_inputs, self.device, self.num_classes)
-        sem_seg = true_classes(batched_inputs, self.device)
+        targets = gt_instances_of(batched_inputs, self.device, self.num_classes)
+        sem_seg = gt_sem_segs_of(batched_inputs, self.device)
         features = self.backbone(images.tensor)
         sem_seg_losses = self.sem_seg_head.losses(features, sem_seg)
         proposals, proposal_losses = self.proposal_generator(images, features, targets)

@@ -9,7 +9,7 @@ from detexport.config import CfgNode, configurable
 from detexport.contract import Contract, TensorSpec
 from detexport.modeling.backbone import build_backbone
 from detexport.modeling.meta_arch.image_model import ImageModel, image_options
-from detexport.modeling.meta_arch.inputs import true_instances
+from detexport.modeling.meta_arch.inputs import gt_instances_of
 from detexport.modeling.postprocessing import detector_postprocess
 from detexport.modeling.proposal_generator import build_proposal_generator
 from detexport.modeling.registries import META_ARCH_REGISTRY
@@ -71,7 +71,7 @@ class ProposalNetwork(ImageModel):
         images = self.preprocess_image(batched_inputs)
         targets = None
         if self.training:
-            targets = true_instances(batched_inputs, self.device, num_classes=0)
+            targets = gt_instances_of(batched_inputs, self.device, num_classes=0)
         proposals, losses = self.proposal_generator(images, self.backbone(images.tensor), targets)
         if self.training:
             return losses

@@ -17,7 +17,7 @@ from detexport.contract import (
 from detexport.errors import ConfigError, InputError
 from detexport.modeling.backbone import build_backbone
 from detexport.modeling.meta_arch.image_model import ImageModel, image_options
-from detexport.modeling.meta_arch.inputs import true_instances
+from detexport.modeling.meta_arch.inputs import gt_instances_of
 from detexport.modeling.proposal_generator import build_proposal_generator
 from detexport.modeling.registries import META_ARCH_REGISTRY
 from detexport.modeling.roi_heads import build_roi_heads
@@ -103,7 +103,7 @@ class GeneralizedRCNN(ImageModel):
         if not self.training:
             return self.inference(batched_inputs)
         images = self.preprocess_image(batched_inputs)
-        targets = true_instances(batched_inputs, self.device, self.num_classes)
+        targets = gt_instances_of(batched_inputs, self.device, self.num_classes)
         features = self.backbone(images.tensor)
         proposals, proposal_losses = self.propose(batched_inputs, images, features, targets)
         _, head_losses = self.roi_heads(images, features, proposals, targets)

@@ -21,7 +21,7 @@ from detexport.modeling.backbone import build_backbone
 from detexport.modeling.box_regression import Box2BoxTransform, apply_deltas, box_loss_sum, box_loss_type
 from detexport.modeling.matcher import Matcher
 from detexport.modeling.meta_arch.image_model import ImageModel, image_options
-from detexport.modeling.meta_arch.inputs import true_instances
+from detexport.modeling.meta_arch.inputs import gt_instances_of
 from detexport.modeling.registries import META_ARCH_REGISTRY
 from detexport.structures import Boxes, Instances, pairwise_iou
 from detexport.structures.image_list import pad_images
@@ -242,7 +242,7 @@ class RetinaNet(ImageModel):
         if not self.training:
             return self.inference(batched_inputs)
         images = self.preprocess_image(batched_inputs)
-        targets = true_instances(batched_inputs, self.device, self.num_classes)
+        targets = gt_instances_of(batched_inputs, self.device, self.num_classes)
         logits, deltas, anchors = self.predict_anchors(self.backbone(images.tensor))
         labels, gt_boxes = self.label_anchors(anchors, targets)
         return self.losses(anchors, logits, labels, deltas, gt_boxes)

@@ -17,7 +17,7 @@ from detexport.layers import Conv2d, ShapeSpec, get_norm
 from detexport.layers.conv import init_conv_msra, shapes_of
 from detexport.modeling.backbone import build_backbone
 from detexport.modeling.meta_arch.image_model import ImageModel, image_options
-from detexport.modeling.meta_arch.inputs import true_classes
+from detexport.modeling.meta_arch.inputs import gt_sem_segs_of
 from detexport.modeling.registries import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 from detexport.structures.image_list import pad_images
 from detexport.structures.model_input import output_size
@@ -247,7 +247,7 @@ class SemanticSegmentor(ImageModel):
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
         if self.training:
-            return self.sem_seg_head.losses(features, true_classes(batched_inputs, self.device))
+            return self.sem_seg_head.losses(features, gt_sem_segs_of(batched_inputs, self.device))
         logits = self.sem_seg_head(features)
         return [
             {"sem_seg": sem_seg_postprocess(crop_to_image(one, size), *output_size(example))}

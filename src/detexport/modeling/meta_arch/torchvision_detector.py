@@ -36,7 +36,7 @@ from detexport.layers import FrozenBatchNorm2d, nms_per_class
 from detexport.modeling.anchor_generator import by_anchor
 from detexport.modeling.box_regression import apply_deltas
 from detexport.modeling.meta_arch.image_model import ImageModel
-from detexport.modeling.meta_arch.inputs import true_instances
+from detexport.modeling.meta_arch.inputs import gt_instances_of
 from detexport.modeling.meta_arch.retinanet import top_candidates
 from detexport.modeling.poolers import ROIPooler
 from detexport.modeling.proposal_generator.rpn import select_proposals
@@ -142,7 +142,7 @@ class TorchvisionDetector(ImageModel):
         if not self.training:
             return self.inference(batched_inputs)
         images = [image.to(torch.float32) / 255 for image in self.input_images(batched_inputs)]
-        instances = true_instances(batched_inputs, self.device, self.num_classes)
+        instances = gt_instances_of(batched_inputs, self.device, self.num_classes)
         return self.torchvision_losses(images, [self.target(truth) for truth in instances])
 
     @torch.jit.unused

@@ -28,7 +28,7 @@ def compare_sem_seg(expected: np.ndarray, actual: np.ndarray, tolerance: Toleran
         for side, logits in zip(sides, (first, second), strict=True):
             side.add(logits)
     relabelled = np.count_nonzero(sides[0].labels != sides[1].labels)
-    drift = (
+    numerics = (
         f"sem_seg: {count} of {expected.size} logits beyond the tolerance, worst {worst:.4g} "
         f"(limit {tolerance.sem_seg:.4g})",
     )
@@ -36,7 +36,7 @@ def compare_sem_seg(expected: np.ndarray, actual: np.ndarray, tolerance: Toleran
         "sem_seg_error": worst,
         "sem_seg_class_ratio": relabelled / max(sides[0].labels.size, 1),
     }
-    return Part(errors_by_name, drift if count else ())
+    return Part(errors_by_name, numerics if count else ())
 
 
 class Labels:
@@ -154,7 +154,7 @@ def compare_panoptic(
     renamed[[0, *same.values()]] = [0, *same]
     differing = int(np.count_nonzero((first.ids != renamed[second.ids]) & ~left_out))
     lost, invented = sorted(missing - {*excused[0]}), sorted(extra - {*excused[1]})
-    flips = (
+    matching = (
         *(f"missing: {_describe(first.info[id])}" for id in lost),
         *(f"extra: {_describe(second.info[id])}" for id in invented),
         *(
@@ -166,15 +166,15 @@ def compare_panoptic(
         ),
     )
     count = first.ids.size
-    drift = (f"panoptic_seg: {differing} of {count} px beyond the tolerance (limit {margin_px:.4g})",)
+    numerics = (f"panoptic_seg: {differing} of {count} px beyond the tolerance (limit {margin_px:.4g})",)
     errors = {
         "panoptic_error_ratio": differing / max(count, 1),
         "panoptic_quality_error": 1 - panoptic_quality(first, second, overlap),
     }
     return PanopticPart(
         errors,
-        drift if differing > margin_px else (),
-        flips,
+        numerics if differing > margin_px else (),
+        matching,
         segments=(
             *(_category(first.info[id]) for id in lost),
             *(_category(second.info[id]) for id in invented),

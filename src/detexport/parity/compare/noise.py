@@ -77,7 +77,7 @@ class Noise:
             is_open[list(self.undetermined)] = True
         return is_open
 
-    def unproved(self, tolerance: Tolerance) -> tuple[str, ...]:
+    def noise_dominated(self, tolerance: Tolerance) -> tuple[str, ...]:
         """Names of the limits that the model's own error exceeds so far that nothing within is a proof."""
         widened = widen_by(tolerance, self)
         return tuple(

@@ -48,7 +48,7 @@ def compare_masks(
             "mask_error_ratio": largest(ratios),
             "mask_iou_error": largest(errors / np.maximum(unions, 1)),
         },
-        drift=beyond("masks", "px", errors, limits),
+        numerics=beyond("masks", "px", errors, limits),
         needed=(largest(errors[failed]), largest(ratios[failed])),
     )
 
@@ -91,11 +91,11 @@ def compare_keypoints(
     limits = [np.full(distance.shape, limit) for limit in (limit_px, flip_px, tolerance.keypoint_score)]
     return KeypointPart(
         errors={"keypoint_error_px": largest(near), "keypoint_score_error": largest(score_error)},
-        drift=(
+        numerics=(
             *beyond("keypoints", "px", near, limits[0], "keypoints"),
             *beyond("keypoint scores", "", score_error, limits[2], "keypoints"),
         ),
-        flips=beyond("keypoints", "px", distance, limits[1], "keypoints") if too_many else (),
+        matching=beyond("keypoints", "px", distance, limits[1], "keypoints") if too_many else (),
         compared=compared,
         flipped=flipped,
     )

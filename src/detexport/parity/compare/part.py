@@ -11,14 +11,14 @@ class Part:
 
     Args:
         errors: the largest error by name, see ``detexport.parity.measures``.
-        drift: where numbers lie beyond the tolerance; empty where none does.
-        flips: what was decided otherwise, and not at the edge; empty where nothing was.
+        numerics: where numbers lie beyond the tolerance; empty where none does.
+        matching: what was decided otherwise, and not at the edge; empty where nothing was.
         broken: what is promised and not kept.
     """
 
     errors: dict[str, float] = field(default_factory=dict)
-    drift: tuple[str, ...] = ()
-    flips: tuple[str, ...] = ()
+    numerics: tuple[str, ...] = ()
+    matching: tuple[str, ...] = ()
     broken: tuple[str, ...] = ()
 
 

@@ -178,12 +178,12 @@ def match(
             "box_error_px": largest(box_errors),
             "score_error" if is_confidence else "objectness_error": largest(score_errors),
         },
-        drift=(
+        numerics=(
             *beyond("boxes", "px", box_errors, np.full(len(rows), limit_px)),
             *beyond(name, "", score_errors, np.full(len(rows), tie)),
             *_swapped(first.scores, rows, columns, tie),
         ),
-        flips=(
+        matching=(
             *_described("missing", missing),
             *_described("extra", extra),
             *_implausible(second, noise),
@@ -263,7 +263,7 @@ def _lowest_kept(side: Rows, max_detections: int) -> float | None:
 def _one_sided(
     side: Rows, alone: np.ndarray, other: Rows, other_alone: np.ndarray, edges: Edges
 ) -> Iterator[OneSided]:
-    """Judge the rows of ``side`` that have no partner in ``other``, by what decided them most narrowly."""
+    """Yield the rows of ``side`` without a counterpart in ``other``, with the decision that excluded each."""
     for index in alone.tolist():
         deciders = [
             *_deciders(side, index, alone, other, other_alone, edges),

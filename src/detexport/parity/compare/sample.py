@@ -35,12 +35,13 @@ class SampleParity:
         keypoint_flips: number of those whose place is another cell of their heatmap.
         masks_needed: see ``MaskPart``.
         broken: what is promised and not kept, or why nothing could be compared.
-        drift: where numbers lie beyond the tolerance.
-        flips: what was decided otherwise, and not at the edge.
+        numerics: where numbers lie beyond the tolerance.
+        matching: what was decided otherwise, and not at the edge.
         compared: whether the fields could be compared at all.
         segments: panoptic segments that one side alone has, not at an edge: whether it is a thing, its
             category.
-        unproved: names of limits that the model itself exceeds by far on this input: see ``Noise.unproved``.
+        noise_dominated: names of limits that the model itself exceeds by far on this input
+            (``Noise.noise_dominated``).
     """
 
     expected: int
@@ -54,11 +55,11 @@ class SampleParity:
     keypoint_flips: int = 0
     masks_needed: tuple[float, float] = (0.0, 0.0)
     broken: tuple[str, ...] = ()
-    drift: tuple[str, ...] = ()
-    flips: tuple[str, ...] = ()
+    numerics: tuple[str, ...] = ()
+    matching: tuple[str, ...] = ()
     compared: bool = False
     segments: tuple[tuple[bool, int], ...] = ()
-    unproved: tuple[str, ...] = ()
+    noise_dominated: tuple[str, ...] = ()
 
     @property
     def undetermined(self) -> tuple[int, int]:
@@ -70,13 +71,13 @@ class SampleParity:
     def determined(self) -> int:
         """How many detections, or maps of every pixel, are equal within limits that prove something."""
         if "box_error_px" in self.errors:
-            return 0 if {"box_px", "score", "objectness"} & set(self.unproved) else self.paired
-        return int(self.compared and not self.unproved)
+            return 0 if {"box_px", "score", "objectness"} & set(self.noise_dominated) else self.paired
+        return int(self.compared and not self.noise_dominated)
 
     @property
     def reasons(self) -> tuple[str, ...]:
         """Why the image did not pass; empty where it did."""
-        return (*self.broken, *self.drift, *self.flips)
+        return (*self.broken, *self.numerics, *self.matching)
 
     @property
     def passed(self) -> bool:
@@ -147,8 +148,8 @@ def compare(
         keypoint_flips=keypoints.flipped,
         masks_needed=masks.needed,
         broken=tuple(reason for part in parts for reason in part.broken),
-        drift=tuple(reason for part in parts for reason in part.drift),
-        flips=tuple(reason for part in parts for reason in part.flips),
+        numerics=tuple(reason for part in parts for reason in part.numerics),
+        matching=tuple(reason for part in parts for reason in part.matching),
         compared=True,
         segments=panoptic.segments,
     )
