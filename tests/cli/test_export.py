@@ -294,7 +294,7 @@ def test_less_precision_asks_for_what_it_is_judged_by_before_any_work(
     [
         {"data": Path("data")},
         {"check": False, "calibration": ("images",)},
-        {"samples": ("a",), "proof": False},
+        {"samples": ("a",), "check": False},
     ],
 )
 def test_less_precision_takes_what_it_needs(tmp_path: Path, changes: dict) -> None:
