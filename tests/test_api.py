@@ -210,6 +210,12 @@ def test_what_cannot_be_loaded_is_refused(tiny_onnx: Path, tmp_path: Path) -> No
         detexport.load(tiny_onnx, target="openvino")
 
 
+def test_a_console_shows_what_it_is(detector: detexport.Detector, photo: Path) -> None:
+    assert repr(detector) == f"Detector(ONNX of instances, on cpu, {detector.artifact.sha256[:12]})"
+    found = "Detections(3 in 90 x 60 px: pred_boxes, scores, pred_classes, pred_masks)"
+    assert repr(detector(photo)) == found
+
+
 def test_type_checkers_see_the_types() -> None:
     assert Path(detexport.__file__).with_name("py.typed").is_file()
 

@@ -17,7 +17,7 @@ class MissingOutputError(DetexportError, AttributeError):
     """A model does not predict what was asked for; ``hasattr`` is False for it."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Detections:
     """What a model predicts for one image. Boxes, keypoints and masks are in px of that image.
 
@@ -104,6 +104,10 @@ class Detections:
     def __len__(self) -> int:
         """Return the number of detections or proposals; 0 for a model that predicts neither."""
         return count_rows(self.outputs)
+
+    def __repr__(self) -> str:
+        """Name the outputs and their number, without the arrays."""
+        return f"Detections({len(self)} in {self.width} x {self.height} px: {', '.join(self.outputs)})"
 
     def to_plain(self) -> dict[str, Any]:
         """Return ``height``, ``width`` and the outputs as plain values for JSON.

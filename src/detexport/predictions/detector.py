@@ -13,7 +13,7 @@ from detexport.predictions.records import predict
 from detexport.runtime import Runtime, Session
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Detector:
     """An artifact in its runtime, as ``detexport.load`` returns it.
 
@@ -32,6 +32,12 @@ class Detector:
     def contract(self) -> Contract:
         """The model's inputs and outputs, resize rule, class names and thresholds."""
         return self.session.artifact.contract
+
+    def __repr__(self) -> str:
+        """Name the artifact and where it runs."""
+        artifact = self.artifact
+        results = ", ".join(self.contract.results)
+        return f"Detector({artifact.format.value} of {results}, on {self.session.device}, {artifact.sha256[:12]})"
 
     @overload
     def __call__(
