@@ -1,14 +1,14 @@
-# Every target sets up what it needs; run again, the set-up costs next to nothing.
+# Every target first sets up the environment, which does nothing if it is up to date.
 PYTHON ?= python3
-# Relative: make splits a target at the blanks that the checkout's path may have.
+# Relative, since make splits a target at blanks, which the checkout's path may contain.
 VENV := .venv
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
-# A file's tests share what they have built; each process has a core, and as many threads. Scripting asks for hashes
-# that are not random.
+# The tests of a file share fixtures, so they run in one process; each process uses one thread. Scripting needs fixed
+# hashes.
 TEST := PYTHONHASHSEED=0 OMP_NUM_THREADS=1 python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 
-# What the C++ programs are built with; docs/cpp.md says what runs them.
+# Packages to build the C++ programs; docs/cpp.md lists those to run them.
 CPP_PACKAGES := cmake g++ make libpng-dev libssl-dev nlohmann-json3-dev
 CPP_OPTIONS ?=
 
@@ -18,9 +18,9 @@ CPP_OPTIONS ?=
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
 
-setup: $(READY) ## make .venv with the pinned packages
+setup: $(READY) ## create .venv with the pinned packages
 
-# uv makes the environment what requirements.lock says, no more and no less; then comes the package itself.
+# uv installs exactly the packages of requirements.lock; then follows detexport itself.
 $(READY): requirements.lock pyproject.toml
 	@"$(PYTHON)" -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"error: Python {v.major}.{v.minor}; expected: 3.11 or later; remedy: make PYTHON=/path/to/python3.11")'
 	"$(PYTHON)" -m venv $(VENV)
@@ -29,41 +29,41 @@ $(READY): requirements.lock pyproject.toml
 	$(VENV)/bin/uv pip install --quiet --no-deps --no-build-isolation --python $(VENV)/bin/python --editable .
 	@touch $@
 
-repro: $(READY) ## run the pipeline: data, export, proof, latency, registry, report
+repro: $(READY) ## run the pipeline: data, export, parity, latency, registry, report
 	@python tools/preflight.py
 	dvc repro
-	@echo "the report: reports/index.html"
+	@echo "report: reports/index.html"
 
-params: $(READY) ## compose params.yaml from conf/; OVERRIDES="'export=[onnx]' ..." adds to it
+params: $(READY) ## compose params.yaml from conf/, with overrides: OVERRIDES="'export=[onnx]' ..."
 	python tools/compose.py $(OVERRIDES)
 
-coverage: $(READY) ## measure every architecture x every target; ONLY="--only mask_rcnn --target onnx" some
+coverage: $(READY) ## measure every architecture x every target, or some: ONLY="--only mask_rcnn --target onnx"
 	python tools/measure_coverage.py --work-dir outputs/coverage --save-to reports/coverage.json $(ONLY)
 
-coverage-docs: $(READY) ## make docs/coverage.md of what a whole `make coverage` measured
+coverage-docs: $(READY) ## write docs/coverage.md from the results of a whole `make coverage`
 	python tools/document_coverage.py --cells reports/coverage.json --save-dir docs
 
-export-benchmark: $(READY) ## measure time and memory of the exports of a published model; makes docs/benchmarks.md
+export-benchmark: $(READY) ## measure time and memory of a published model's exports; write docs/benchmarks.md
 	python tools/benchmark_export.py --document docs
 
-# Faults are planted in models that give everything there is, on a target of every engine; every model is held
-# against itself.
+# Faults are planted in models with all kinds of outputs, on a target of every runtime. False alarms are counted on
+# every model.
 FAULTY := mask_rcnn keypoint_rcnn retinanet panoptic_fpn
 MEASURE := python tools/measure_coverage.py --work-dir outputs/coverage --save-to outputs/coverage/faults.json
-parity-benchmark: $(READY) ## plant faults in artifacts, count what validation catches and what it flags wrongly
+parity-benchmark: $(READY) ## plant faults in artifacts; count those that validation catches, and its false alarms
 	$(MEASURE) --target tracing
 	$(MEASURE) $(foreach model,$(FAULTY),--only $(model)) \
 	  $(foreach target,scripting onnx torch_export aot_inductor openvino,--target $(target))
 	python tools/benchmark_parity.py --models-dir outputs/coverage/outputs/models --data outputs/coverage/data/shapes_sparse \
 	  $(foreach model,$(FAULTY),--plant-in $(model))
 
-test: $(READY) ## run the tests, a process a core
+test: $(READY) ## run the tests, one process per core
 	$(TEST)
 
-test-all: $(READY) ## run the tests, those of half a minute and more too
+test-all: $(READY) ## run all tests, also those marked slow and cpp
 	$(TEST) -m ""
 
-cpp-test: $(READY) ## build the C++ programs, hold them against the Python runtimes; CPP_OPTIONS goes to CMake
+cpp-test: $(READY) ## build the C++ programs, compare them with the Python runtimes; CPP_OPTIONS goes to CMake
 	@for tool in cmake c++ make; do command -v $$tool >/dev/null || { \
 	  echo "error: $$tool is missing; remedy: apt-get install $(CPP_PACKAGES)" >&2; exit 1; }; done
 	cmake -S cpp -B build/cpp -DSITE_PACKAGES="$$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" $(CPP_OPTIONS)
@@ -77,15 +77,15 @@ lint: $(READY) ## run ruff and mypy as pre-commit and CI do
 
 docs: $(READY) ## build the documentation site in build/site
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
-	@echo "the site: build/site/index.html; with search: python -m http.server --directory build/site"
+	@echo "site: build/site/index.html; with search: python -m http.server --directory build/site"
 
 dist: $(READY) ## build the sdist and the wheel into dist/
 	rm -rf dist
 	python -m hatchling build
 
-lock: $(READY) ## resolve pyproject.toml into requirements.lock again
+lock: $(READY) ## resolve pyproject.toml into requirements.lock, with the latest versions
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \
 	  --no-header --no-annotate --output-file requirements.lock
 
-clean: ## remove what the pipeline wrote, but for the registry and DVC's cache
+clean: ## remove the pipeline's outputs, except the registry and DVC's cache
 	rm -rf data downloads outputs reports

@@ -1,9 +1,9 @@
-"""A detector of one's own through every export method: traced, scripted, by torch.export, as ONNX.
+"""Export of a custom detector by each method: tracing, scripting, torch.export and ONNX.
 
     python examples/custom_detector.py [FOLDER]
 
-A class like this, registered, is also what a configuration names (``MODEL.META_ARCHITECTURE``, by its name or
-by a dotted path), and then the whole pipeline takes it: see docs/custom_models.md.
+A configuration can name such a registered class (``MODEL.META_ARCHITECTURE``, by its name or by a dotted
+path), and then the whole pipeline can use it: see docs/custom_models.md.
 """
 
 import sys
@@ -32,7 +32,7 @@ THRESHOLD = 0.6
 
 @META_ARCH_REGISTRY.register()
 class PeakDetector(ImageModel):
-    """A box of fixed size around each peak of a map of scores, a map for each class."""
+    """Boxes of fixed size around the peaks of score maps, one map per class."""
 
     num_classes = 2
 
@@ -48,32 +48,32 @@ class PeakDetector(ImageModel):
 
     @torch.jit.unused
     def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """For people: dicts in, ``Instances`` in the size asked for out."""
-        found = []
+        """Return ``Instances`` in the requested output size; not used in graphs."""
+        instances = []
         for image, fields in zip(
             images := self.input_images(batched_inputs), self.detect(images), strict=True
         ):
             boxes = Boxes(fields["pred_boxes"])
-            found.append(Instances(tuple(image.shape[-2:]), **{**fields, "pred_boxes": boxes}))
-        return self.postprocess(found, batched_inputs)
+            instances.append(Instances(tuple(image.shape[-2:]), **{**fields, "pred_boxes": boxes}))
+        return self.postprocess(instances, batched_inputs)
 
     def detect(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
-        """For graphs: tensors alone. No branch on a size, no Python number made of a tensor."""
+        """Detect in tensors only, for graphs: no branch on a size, no tensor converted to a Python number."""
         return [self.detect_one(image) for image in images]
 
     def detect_one(self, image: Tensor) -> dict[str, Tensor]:
-        """(C, H, W) -> boxes, scores and classes, by descending score."""
+        """Return boxes, scores and classes in a (C, H, W) image, by descending score."""
         scores = self.scores(self.normalize(image)[None])[0].sigmoid()
         is_peak = (scores == F.max_pool2d(scores, 3, 1, 1)) & (scores > 0.6)
         classes, y, x = is_peak.nonzero().unbind(1)
-        found, order = scores[classes, y, x].sort(descending=True)
+        top_scores, order = scores[classes, y, x].sort(descending=True)
         centres = torch.stack([x, y, x, y], dim=1)[order].float() * 4
         sides = torch.tensor([-12.0, -8.0, 12.0, 8.0], device=image.device)
-        return {"pred_boxes": centres + sides, "scores": found, "pred_classes": classes[order]}
+        return {"pred_boxes": centres + sides, "scores": top_scores, "pred_classes": classes[order]}
 
     @torch.jit.unused
     def contract(self, class_names: tuple[str, ...]) -> Contract:
-        """What the graph takes and gives; artifacts, schemas and verdicts follow it."""
+        """Return the contract: inputs and outputs of the graph, for artifacts, schemas and parity reports."""
         return self.contract_of(
             DETECTION_OUTPUTS,
             class_names,
@@ -84,7 +84,7 @@ class PeakDetector(ImageModel):
 
 
 def main(folder: Path) -> None:
-    """Export the detector by each method, load each artifact and hold it to the model."""
+    """Export the detector by each method, load each artifact and compare its outputs with the model's."""
     torch.manual_seed(0)
     model = PeakDetector().eval()
     image = torch.randint(0, 256, (3, 120, 160), dtype=torch.uint8)
@@ -99,10 +99,10 @@ def main(folder: Path) -> None:
             contract=model.contract(("dark", "light")),
             provenance=Provenance(weights_sha256="not stored", config_sha256="not stored"),
         )
-        (found,) = runtime.load(folder / name)([{"image": image}])
-        boxes, others = (one["instances"].pred_boxes.tensor for one in (found, expected))
-        assert boxes.shape == others.shape, f"{name}: {len(boxes)} boxes, {len(others)} of the model"
-        print(f"{name}: {len(boxes)} boxes, as the model, at most {(boxes - others).abs().max():.1e} px off")
+        (actual,) = runtime.load(folder / name)([{"image": image}])
+        boxes, reference = (one["instances"].pred_boxes.tensor for one in (actual, expected))
+        assert boxes.shape == reference.shape, f"{name}: {len(boxes)} boxes, {len(reference)} of the model"
+        print(f"{name}: {len(boxes)} boxes, maximum difference {(boxes - reference).abs().max():.1e} px")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-r"""The part of a checkpoint that a model of another configuration has too, as a checkpoint of its own.
+r"""Extract the part of a checkpoint that a model of another configuration has, too, as a checkpoint.
 
     python examples/part_of_checkpoint.py conf/detectron2/proposal_network.yaml \
         checkpoints/faster_rcnn.safetensors checkpoints/proposal_network.safetensors data/shapes
 
-Weights are loaded strictly: a file with more than the model has is refused. Beside the new file lies what the
-model finds on the validation split of the data set, as training writes it.
+This is necessary since weights are loaded strictly: a file with more parameters than the model is refused.
+The metrics of the model on the validation split are written next to the new file, as by training.
 """
 
 import sys
@@ -19,7 +19,7 @@ from detexport.system.files import write_json
 
 
 def main(config_file: Path, checkpoint: Path, part: Path, data: Path) -> None:
-    """Write PART of CHECKPOINT, and beside it what the model of CONFIG_FILE finds with it on DATA."""
+    """Write PART of CHECKPOINT, and the metrics of the model of CONFIG_FILE on DATA next to it."""
     model = build_model(load_cfg(config_file))
     names = set(model.state_dict())
     state = {name: value for name, value in read_state_dict(checkpoint).items() if name in names}

@@ -1,10 +1,10 @@
-"""A model taken apart: its parts called one by one, and one of them watched by a forward hook.
+"""Call the modules of a model one by one, and record the outputs of one by a forward hook.
 
     python examples/take_apart.py model.yaml [image] [--weights model_final.pth]
 
-Each part has a ``forward`` of the values that people handle (``ImageList``, ``Instances``), with the names
-and the order of arguments that detectron2 gave them, so the tensors between two parts can be had by calling
-the parts oneself. What is inside a part can be had by a forward hook.
+Each module has a ``forward`` with the types (``ImageList``, ``Instances``) and arguments of detectron2, so
+the tensors between two modules are available by calling the modules separately. A forward hook gives access
+to values inside a module.
 """
 
 import argparse
@@ -23,8 +23,8 @@ from detexport.structures import Instances
 
 @torch.no_grad()
 def detections_by_parts(model: Any, inputs: list[dict[str, Any]]) -> list[Instances]:
-    """What ``model.inference(inputs, do_postprocess=False)`` does, one part after another."""
-    images = model.preprocess_image(inputs)  # an ImageList: normalized, padded, in one tensor
+    """Do the same as ``model.inference(inputs, do_postprocess=False)``, module by module."""
+    images = model.preprocess_image(inputs)  # ImageList: normalized and padded, in one tensor
     features = model.backbone(images.tensor)  # {"p2": (N, C, H, W), ...}
     proposals, _ = model.proposal_generator(images, features)
     instances, _ = model.roi_heads(images, features, proposals)
@@ -33,7 +33,7 @@ def detections_by_parts(model: Any, inputs: list[dict[str, Any]]) -> list[Instan
 
 @torch.no_grad()
 def mask_features_by_parts(model: Any, inputs: list[dict[str, Any]]) -> tuple[Tensor, list[Instances]]:
-    """What the mask head looks at: pooled features (R, C, S, S) of the detections of all images."""
+    """Return the input of the mask head: pooled features (R, C, S, S) of the detections of all images."""
     images = model.preprocess_image(inputs)
     features = model.backbone(images.tensor)
     proposals, _ = model.proposal_generator(images, features)
@@ -45,33 +45,35 @@ def mask_features_by_parts(model: Any, inputs: list[dict[str, Any]]) -> tuple[Te
 
 @torch.no_grad()
 def masks_by_parts(model: Any, inputs: list[dict[str, Any]]) -> Tensor:
-    """The mask head by hand: (R, 2S, 2S) probabilities of each detection's own class."""
+    """Call the mask head, and return (R, 2S, 2S) probabilities for the class of each detection."""
     mask_features, instances = mask_features_by_parts(model, inputs)
     logits = model.roi_heads.mask_head(mask_features)
     classes = torch.cat([x.pred_classes for x in instances])
-    if logits.shape[1] == 1:  # all classes share a mask
+    if logits.shape[1] == 1:  # class-agnostic masks
         return logits[:, 0].sigmoid()
     return logits[torch.arange(len(classes), device=classes.device), classes].sigmoid()
 
 
 @torch.no_grad()
 def outputs_by_hook(model: nn.Module, inputs: list[dict[str, Any]], name: str) -> list[Any]:
-    """What the module ``name`` gives, each time that it is called while the model runs."""
-    seen: list[Any] = []
-    hook = model.get_submodule(name).register_forward_hook(lambda module, args, output: seen.append(output))
+    """Return the outputs of all calls of the module ``name`` while the model runs."""
+    outputs: list[Any] = []
+    hook = model.get_submodule(name).register_forward_hook(
+        lambda module, args, output: outputs.append(output)
+    )
     try:
         model(inputs)
     finally:
         hook.remove()
-    return seen
+    return outputs
 
 
 def main() -> None:
-    """Print the shapes of what lies between the parts."""
-    parser = argparse.ArgumentParser(description="The tensors between the parts of a Mask R-CNN")
+    """Print the shapes of the tensors between the modules."""
+    parser = argparse.ArgumentParser(description="The tensors between the modules of a Mask R-CNN")
     parser.add_argument("config_file", type=Path)
-    parser.add_argument("image", type=Path, nargs="?", help="an image file; without one, a grey picture")
-    parser.add_argument("--weights", type=Path, help="a checkpoint; without one, random parameters")
+    parser.add_argument("image", type=Path, nargs="?", help="an image file (default: a grey image)")
+    parser.add_argument("--weights", type=Path, help="a checkpoint (default: random parameters)")
     args = parser.parse_args()
 
     cfg = get_cfg()
@@ -89,11 +91,11 @@ def main() -> None:
     inputs = [{"image": image}]
 
     mask_features, instances = mask_features_by_parts(model, inputs)
-    print(f"{len(instances[0])} detections; the mask head looks at {tuple(mask_features.shape)}")
-    print(f"and gives {tuple(masks_by_parts(model, inputs).shape)}")
+    print(f"{len(instances[0])} detections; input of the mask head: {tuple(mask_features.shape)}")
+    print(f"masks: {tuple(masks_by_parts(model, inputs).shape)}")
     for logits, deltas in outputs_by_hook(model, inputs, "proposal_generator.rpn_head"):
         for level, (logit, delta) in enumerate(zip(logits, deltas, strict=True)):
-            print(f"level {level}: objectness {tuple(logit.shape)}, box differences {tuple(delta.shape)}")
+            print(f"level {level}: objectness {tuple(logit.shape)}, box deltas {tuple(delta.shape)}")
 
 
 if __name__ == "__main__":

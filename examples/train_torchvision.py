@@ -1,10 +1,11 @@
-"""One of torchvision's detection models, by name or built by a function of yours, trained on a COCO folder.
+"""Train a detection model of torchvision, by its name or built by your own function, on a COCO folder.
 
     python examples/train_torchvision.py fcos_resnet50_fpn data/shapes fcos.safetensors
 
-The checkpoint is what ``conf/model/torchvision.yaml`` takes as ``weights``. Those of the small models in
-``checkpoints/`` were made so, by a name such as ``detexport.modeling.meta_arch.torchvision_small.fcos``;
-RetinaNet with ``--iterations 1200``, SSDlite with ``--iterations 3000 --learning-rate 0.003``.
+``conf/model/torchvision.yaml`` accepts the checkpoint as ``weights``. The checkpoints of the small
+torchvision models in ``checkpoints/`` were trained by this program, with names such as
+``detexport.modeling.meta_arch.torchvision_small.fcos``; RetinaNet with ``--iterations 1200``, SSDlite with
+``--iterations 3000 --learning-rate 0.003``.
 """
 
 import argparse
@@ -23,11 +24,11 @@ from detexport.modeling import build_model
 from detexport.system.files import read_json, write_json
 
 KEYPOINT_SIGMA = 0.05
-"""How exactly a keypoint of the synthetic shapes is to be hit."""
+"""OKS sigma of the keypoints of the synthetic shapes."""
 
 
 def new_model(name: str, num_classes: int, num_keypoints: int | None) -> Any:
-    """The model behind our interface, as a configuration would build it."""
+    """Build the model from a configuration, with the interface of detexport."""
     cfg = get_cfg()
     cfg.merge_from_tree(
         {
@@ -39,7 +40,7 @@ def new_model(name: str, num_classes: int, num_keypoints: int | None) -> Any:
                     "NAME": name,
                     "NUM_CLASSES": num_classes,
                     "NUM_KEYPOINTS": num_keypoints,
-                    # Images as they are; SSD stretches them itself.
+                    # Images keep their size; SSD resizes them itself.
                     "MIN_SIZE": None if "ssd" in name else 0,
                 },
             },
@@ -50,7 +51,7 @@ def new_model(name: str, num_classes: int, num_keypoints: int | None) -> Any:
 
 
 def main() -> None:
-    """Train, judge on the validation split, write the averaged weights and, beside them, what they find."""
+    """Train and evaluate on the validation split; write the averaged weights and their metrics."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("name")
     parser.add_argument("data", type=Path)

@@ -8,7 +8,7 @@ from typer import Option, echo
 from detexport.config.instantiate import instantiate
 from detexport.config.params import load_params, load_values
 from detexport.system.script import run
-from detexport.workflows.benchmark import Measured, benchmark_model
+from detexport.workflows.benchmark import BenchmarkTarget, benchmark_model
 
 
 def main(
@@ -22,7 +22,7 @@ def main(
 ) -> None:
     """Write the latencies of MODEL and of its jobs' targets to SAVE_TO."""
     targets = {
-        job.target: Measured(
+        job.target: BenchmarkTarget(
             instantiate(load_params(f"targets.{job.target}.runtime")), artifacts_dir / job.artifact
         )
         for job in load_params("jobs").values()

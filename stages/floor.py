@@ -1,4 +1,4 @@
-"""NoiseFloor: how far the eager model lies from itself, so that no artifact is asked for more."""
+"""Noise floor: how far the eager model lies from itself, so that no artifact is asked for more."""
 
 from pathlib import Path
 from typing import Annotated

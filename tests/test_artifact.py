@@ -171,7 +171,7 @@ def test_a_folder_holds_nothing_but_the_listed_files(
     path: str, kind: str, named: str, artifact: Artifact, tmp_path: Path
 ) -> None:
     set_up(tmp_path, path, kind)
-    with pytest.raises(ArtifactError, match=rf"holds what its manifest does not list; got: {named}; "):
+    with pytest.raises(ArtifactError, match=rf"holds files that its manifest does not list; got: {named}; "):
         verify_files(artifact, tmp_path)
 
 

@@ -111,9 +111,9 @@ def test_a_pasted_graph_takes_the_wanted_size_and_gives_all_in_it() -> None:
 
 
 def test_a_graph_has_two_ends_and_no_way_back() -> None:
-    with pytest.raises(ExportError, match="cannot end there; got: graph_end: 'middle'"):
+    with pytest.raises(ExportError, match="cannot have this end; got: graph_end: 'middle'"):
         tiny_contract().ending("middle")
-    with pytest.raises(ExportError, match="cannot end there; got: graph_end: 'raw' of a graph"):
+    with pytest.raises(ExportError, match="cannot have this end; got: graph_end: 'raw' of a pasted graph"):
         tiny_contract().ending("pasted").ending("raw")
 
 

@@ -41,7 +41,7 @@ def test_what_is_no_tensor_is_refused_or_left_out():
         flatten(value)
     tensors, schema = flatten(value, allow_non_tensor=True)
     assert len(tensors) == schema.count == 1
-    with pytest.raises(ExportError, match="cannot be built again"):
+    with pytest.raises(ExportError, match="cannot be rebuilt"):
         schema(tensors)
 
 
@@ -63,7 +63,7 @@ def test_what_is_only_called_like_a_container_is_refused(name: str) -> None:
         flatten(value)
     tensors, schema = flatten(value, allow_non_tensor=True)
     assert len(tensors) == schema.count == 1
-    with pytest.raises(ExportError, match="cannot be built again"):
+    with pytest.raises(ExportError, match="cannot be rebuilt"):
         schema(tensors)
 
 

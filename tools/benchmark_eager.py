@@ -1,7 +1,7 @@
-"""How fast the eager model is, against what its FLOPs need at the rate of the machine's matrix products.
+"""Benchmark the eager model: its time, and the time its FLOPs take at the rate of a matrix product.
 
-The published Mask R-CNN (ResNet-50, feature pyramid) on an image of 800 x 1216 px with 100 detections. Its
-weights are random: time does not depend on them, if as many candidates come as from a trained model.
+The published Mask R-CNN (ResNet-50, FPN) on an image of 800 x 1216 px with 100 detections. Its weights are
+random: the time depends only on the number of candidates, which is that of a trained model.
 
     python tools/benchmark_eager.py
 """
@@ -23,7 +23,7 @@ from detexport.modeling import build_model
 
 CONFIG = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml"
 CANDIDATES = 1000
-"""Boxes that pass the score threshold, before suppression leaves the best 100."""
+"""Boxes above the score threshold, before NMS and the limit of 100 detections."""
 MATRIX = 2048
 
 
@@ -48,7 +48,7 @@ def main(
         left, right = torch.rand(2, MATRIX, MATRIX).unbind()
         products, seconds = [], []
         for _ in trange(rounds, unit="round", disable=not sys.stderr.isatty()):
-            # Around each run: a slow phase of the machine hits both.
+            # Before and after each run, so that a slow phase of the machine affects both.
             before = timed(lambda: torch.mm(left, right))
             seconds.append(timed(lambda: model([{"image": image}])))
             products.append((before + timed(lambda: torch.mm(left, right))) / 2)
@@ -64,24 +64,24 @@ def main(
     print(f"these FLOPs need {flops / rate:8.2f} s at that rate")
     print(f"the model takes  {median(seconds):8.2f} s (median of {rounds}, from {min(seconds):.2f} s)")
     print(f"ratio            {ratio:8.2f} (median of the rounds' ratios)")
-    print(f"peak memory      {peak_gib:8.2f} GiB resident, of which torch alone is a part")
+    print(f"peak memory      {peak_gib:8.2f} GiB resident, torch itself included")
 
 
 def timed(call: Callable[[], Any]) -> float:
-    """Seconds of one call."""
+    """Return the seconds of one call."""
     start = perf_counter()
     call()
     return perf_counter() - start
 
 
 def random_mask_rcnn(image: torch.Tensor) -> Any:
-    """The model with random weights, and a score threshold that so many candidates pass on ``image``."""
+    """Build the model with random weights, and a score threshold for ``CANDIDATES`` boxes on ``image``."""
     cfg = get_config(CONFIG)
     cfg.MODEL.DEVICE = "cpu"
     model = build_model(cfg).eval()
     for name, buffer in model.backbone.named_buffers():
         if name.endswith("norm.weight"):
-            buffer.fill_(0.5)  # random residual branches at full strength overflow what boxes can say
+            buffer.fill_(0.5)  # with full-strength random residual branches the boxes overflow
     images = model.preprocess_image([{"image": image}])
     features = model.backbone(images.tensor)
     proposals, _ = model.proposal_generator(images, features)

@@ -1,11 +1,11 @@
-"""What an export costs: time and peak memory of each artifact of the published Mask R-CNN (ResNet-50, FPN).
+"""Benchmark the exports: time and peak memory of each artifact of the published Mask R-CNN (ResNet-50, FPN).
 
     python tools/benchmark_export.py                     # all of them, into reports/benchmarks/export.json
-    python tools/benchmark_export.py tracing onnx        # these, and what they are made from
-    make export-benchmark                           # all of them, and docs/benchmarks.md of the figures
+    python tools/benchmark_export.py tracing onnx        # these, and the artifacts they are made from
+    make export-benchmark                                # all of them, and docs/benchmarks.md
 
-Each artifact is made in a process of its own, from random weights: neither time nor memory depends on them.
-The exit code is 1 where one failed, or where one of ``LIMITED`` took more than it may.
+Each artifact is made in its own process, from random weights: neither time nor memory depends on them.
+The exit code is 1 if one failed, or if one of ``LIMITED`` exceeded its limits.
 """
 
 import json
@@ -34,7 +34,7 @@ SIZE = (800, 1216)
 CALIBRATION_IMAGES = 8
 CHILD = "DETEXPORT_BENCHMARK_FOLDER"
 LIMITED = ("tracing", "scripting", "onnx")
-"""Artifacts that are exports themselves; to convert one may take longer."""
+"""Artifacts with limits: exports; a conversion may take longer."""
 MAX_EXPORT_S = 60
 MAX_PEAK_GB = 6
 FIGURES = {"export_s": "export, s", "process_s": "process, s", "peak_gb": "memory, GB", "size_mb": "size, MB"}
@@ -53,18 +53,20 @@ artifact. The limits of {limited} are {max_s} s and {max_gb} GB each.
 
 def main(
     artifacts: Annotated[
-        list[str] | None, Argument(help=f"of {', '.join(ARTIFACTS)}; by default all")
+        list[str] | None, Argument(help=f"some of {', '.join(ARTIFACTS)}; by default all")
     ] = None,
-    threads: Annotated[int, Option(help="of one operator")] = 2,
-    save_to: Annotated[Path, Option(help="the figures, as JSON")] = Path("reports/benchmarks/export.json"),
+    threads: Annotated[int, Option(help="threads of one operator")] = 2,
+    save_to: Annotated[Path, Option(help="JSON file for the figures")] = Path(
+        "reports/benchmarks/export.json"
+    ),
     document: Annotated[
-        Path | None, Option(help="a folder; the figures of all artifacts as benchmarks.md in it")
+        Path | None, Option(help="folder for benchmarks.md, the table of all artifacts")
     ] = None,
 ) -> None:
-    """Make each artifact once and write what it took; exit code 1 if one failed or took too much."""
+    """Make each artifact once and write its figures; exit code 1 if one failed or exceeded its limits."""
     if document and artifacts:
         raise typer.BadParameter("the table has all artifacts: leave out --document, or name none")
-    names = list(dict.fromkeys(part for name in artifacts or ARTIFACTS for part in artifact_chain(name)))
+    names = list(dict.fromkeys(link for name in artifacts or ARTIFACTS for link in artifact_chain(name)))
     measured: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in (bar := tqdm(names, unit="artifact")):
@@ -90,7 +92,7 @@ def main(
 
 
 def faults_of(measured: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """What failed and what took more than it may, in words."""
+    """Yield a message for each artifact that failed or exceeded its limits."""
     for name, figures in measured.items():
         if "failed" in figures:
             yield f"{name} failed; got: {figures['failed']}"
@@ -101,10 +103,10 @@ def faults_of(measured: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 
 def render(record: Mapping[str, Any]) -> str:
-    """The page of the documentation, in Markdown.
+    """Render the documentation's page in Markdown.
 
     Args:
-        record: as it is written.
+        record: the value that ``main`` writes.
     """
     rows = [
         [name, "failed: " + figures["failed"], *[""] * (len(FIGURES) - 1)]
@@ -127,11 +129,11 @@ def render(record: Mapping[str, Any]) -> str:
 
 
 def measure(name: str, folder: Path, threads: int) -> dict[str, Any]:
-    """Make one artifact in a fresh process; its sources lie in the folder.
+    """Make one artifact in a fresh process; the artifacts it is made from are in the folder.
 
     Returns:
-        ``export_s``, the export alone, without imports and the building of the model; ``process_s``;
-        ``peak_gb``, resident memory at its highest; ``size_mb``. Or ``failed``, the reason.
+        ``export_s``, without imports and model construction; ``process_s``; ``peak_gb``, peak resident
+        memory; ``size_mb``. Or ``failed``, the reason.
     """
     environment = {
         **os.environ,
@@ -158,7 +160,7 @@ def measure(name: str, folder: Path, threads: int) -> dict[str, Any]:
 
 
 def make(name: str, folder: Path) -> float:
-    """Make one artifact in this process; the seconds that it took."""
+    """Make one artifact in this process; return the seconds that it took."""
     maker, source = ARTIFACTS[name].maker.build(), ARTIFACTS[name].source
     if source:
         start = perf_counter()
@@ -189,7 +191,7 @@ def make(name: str, folder: Path) -> float:
 
 
 class Images:
-    """Noise to calibrate on."""
+    """Calibration images of noise."""
 
     def __len__(self) -> int:
         return CALIBRATION_IMAGES

@@ -1,15 +1,14 @@
-"""What validation sees: faults that are planted, changes that are none, the model against itself.
+"""Benchmark the validation: harmful faults it catches, harmless changes it flags, false alarms on the model.
 
     make parity-benchmark
 
-Every fault of ``tools/planted_faults.py`` is planted in every artifact that it can be planted in, and the
-artifact is validated as the pipeline validates it. A harmful one is caught where the verdict that has to name
-it fails; a harmless one is flagged where any does. A false alarm is an image on which the eager model, run in
-another way (on all cores, in another memory format, once more), does not pass against its own reference by
-the table of limits.
+Every change of ``tools/planted_faults.py`` is planted in every artifact that it applies to, and the artifact
+is validated as in the pipeline. A harmful change is caught if one of its expected verdicts fails; a harmless
+one is flagged if any verdict fails. A false alarm is an image on which another run of the eager model (on all
+cores, in another memory format, a repetition) exceeds the limits against its own reference.
 
-Reads what ``tools/measure_coverage.py`` leaves of a model: its reference, its noise floor and its artifacts.
-Exit code 1 where a fault was missed, a harmless change flagged or an alarm false.
+Reads the reference, the noise floor and the artifacts of each model that ``tools/measure_coverage.py`` wrote.
+Exit code 1 if a fault was missed, a harmless change flagged, or there was a false alarm.
 """
 
 import shutil
@@ -55,23 +54,24 @@ PERTURBED = {
     3e-4: ("numerics", "matching"),
     1e-7: (),
 }
-"""Noise on the weights of an ONNX file, as a part of each, and the verdicts of which one has to name it."""
+"""Relative noise on the weights of an ONNX file, and the verdicts of which one must fail."""
 
 COLLAPSED_BITS = 2
-"""Bits that are left of the weights where the quantization to int8 has collapsed."""
+"""Bits of the weights in a failed int8 quantization."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a validation said of a change.
+    """The result of validating a change.
 
     Args:
         job: model and target.
-        fault: what was changed.
-        harmful: whether it has to be caught.
-        right: whether it was caught by the verdict that has to name it; harmless: whether all passed.
+        fault: name of the change.
+        harmful: whether it must be caught.
+        right: for a harmful change, whether an expected verdict failed; for a harmless one, whether all
+            passed.
         failed: the verdicts that failed.
-        reason: the first.
+        reason: the first reason.
     """
 
     job: str
@@ -84,7 +84,7 @@ class Result:
 
 @dataclass
 class Memo(Around):
-    """A session that remembers what it gave for an image: most faults do not change what it is asked."""
+    """A session with a cache of its outputs: most faults change only outputs, not inputs."""
 
     known: dict[bytes, Any] = field(default_factory=dict)
 
@@ -104,10 +104,12 @@ class Memo(Around):
 
 
 def main(
-    models_dir: Annotated[Path, Option(help="a folder a model, as the pipeline writes them")],
-    data: Annotated[Path, Option(help="the data set that the references were made of")],
-    save_to: Annotated[Path, Option(help="the counts, as JSON")] = Path("reports/benchmarks/parity.json"),
-    images: Annotated[int, Option(help="of each model, run in each other way, for false alarms")] = 12,
+    models_dir: Annotated[Path, Option(help="folder with one folder per model, as the pipeline writes it")],
+    data: Annotated[Path, Option(help="data set of the references")],
+    save_to: Annotated[Path, Option(help="JSON file for the counts")] = Path(
+        "reports/benchmarks/parity.json"
+    ),
+    images: Annotated[int, Option(help="images per model and variant in the search for false alarms")] = 12,
     plant_in: Annotated[list[str] | None, Option(help="models to plant faults in; by default all")] = None,
 ) -> None:
     """Plant every fault in every artifact, compare the model with itself, print and write the counts."""
@@ -155,12 +157,12 @@ def main(
 
 
 def models(models_dir: Path) -> list[Path]:
-    """The models' folders that hold an artifact."""
+    """Return the folders of the models that have an artifact."""
     return sorted(folder for folder in models_dir.iterdir() if (folder / "artifacts").is_dir())
 
 
 def of_model(folder: Path, data: Path) -> Iterator[Result]:
-    """Plant the faults in each artifact of a model."""
+    """Plant the changes in each artifact of a model; yield the results."""
     reference, floor = read_reference(folder / "reference"), read_noise_floor(folder / "floor.json")
     for target, recipe in TARGETS.items():
         artifact_dir = folder / "artifacts" / recipe.artifact
@@ -168,44 +170,44 @@ def of_model(folder: Path, data: Path) -> Iterator[Result]:
             continue
         job = f"{folder.name}-{target}"
         session = Memo(replace_threads(recipe.runtime.build()).open(artifact_dir))
-        judge = partial(validate, tolerance=Tolerance(), job=job, floor=floor)
+        evaluate = partial(validate, tolerance=Tolerance(), job=job, floor=floor)
         faults = [fault for fault in (*FAULTS, *HARMLESS) if fault.applies_to(session.artifact)]
         for fault in tqdm(faults, desc=job, unit="fault"):
-            yield result(job, fault, judge(fault.plant(session), reference))
+            yield result(job, fault, evaluate(fault.plant(session), reference))
         if "scores" in session.artifact.contract.output_names:
-            # Of another reference than the one that the noise was measured on.
+            # Without the noise floor, which was measured on another reference.
             yield from of_ties(job, session, reference, partial(validate, tolerance=Tolerance(), job=job))
         if target == "onnx":
-            yield from of_weights(job, artifact_dir, recipe.runtime.build(), reference, judge, data)
+            yield from of_weights(job, artifact_dir, recipe.runtime.build(), reference, evaluate, data)
 
 
-def of_ties(job: str, session: Any, reference: Reference, judge: Any) -> Iterator[Result]:
-    """Equal scores in another order, against a reference with such scores."""
+def of_ties(job: str, session: Any, reference: Reference, evaluate: Any) -> Iterator[Result]:
+    """Change the order of equal scores, against a reference with equal scores; yield the results."""
     tied = Around(session, outputs=with_ties)
     with tempfile.TemporaryDirectory() as folder:
         write_reference(
             Path(folder) / "reference",
-            ((sample.meta, sample.image(), found(tied, sample)) for sample in alone(reference)),
+            ((sample.meta, sample.image(), outputs_of(tied, sample)) for sample in alone(reference)),
             contract=session.artifact.contract,
             environment={},
         )
         for fault in TIES:
-            yield result(job, fault, judge(fault.plant(tied), read_reference(Path(folder) / "reference")))
+            yield result(job, fault, evaluate(fault.plant(tied), read_reference(Path(folder) / "reference")))
 
 
 def of_weights(
-    job: str, artifact_dir: Path, engine: Any, reference: Reference, judge: Any, data: Path
+    job: str, artifact_dir: Path, engine: Any, reference: Reference, evaluate: Any, data: Path
 ) -> Iterator[Result]:
-    """Other weights in the file itself."""
+    """Change the weights in the ONNX file; yield the results."""
     with tempfile.TemporaryDirectory() as temporary:
-        for part, verdicts in PERTURBED.items():
-            changed = rewritten(artifact_dir, Path(temporary), partial(noisy, part=part))
-            fault = Fault(f"noise of {part:g} on the weights", lambda session: session, verdicts)
-            yield result(job, fault, judge(replace_threads(engine).open(changed), reference))
+        for fraction, verdicts in PERTURBED.items():
+            changed = rewritten(artifact_dir, Path(temporary), partial(noisy, fraction=fraction))
+            fault = Fault(f"noise of {fraction:g} on the weights", lambda session: session, verdicts)
+            yield result(job, fault, evaluate(replace_threads(engine).open(changed), reference))
         changed = rewritten(artifact_dir, Path(temporary), coarse)
         session = replace_threads(engine).open(changed)
         dataset = load_coco(data, "val", kind=annotation_kind(session.artifact.contract))
-        report = judge(
+        report = evaluate(
             session,
             reference,
             reduced=True,
@@ -215,7 +217,7 @@ def of_weights(
 
 
 def accuracy(session: Any, reference: Reference, dataset: CocoDataset) -> Any:
-    """What a target of int8 is judged by."""
+    """Measure the task metrics that decide an int8 target."""
     assert reference.accuracy is not None
     return measure_accuracy(
         session, reference.accuracy, dataset, precision="int8", budget=BUDGETS["int8"], least=MIN_ACCURACY
@@ -223,7 +225,7 @@ def accuracy(session: Any, reference: Reference, dataset: CocoDataset) -> Any:
 
 
 def rewritten(artifact_dir: Path, folder: Path, change: Any) -> Path:
-    """An ONNX artifact with other numbers in its large constants."""
+    """Copy an ONNX artifact with ``change`` applied to its large constants; return its folder."""
     import onnx
 
     target = folder / "changed"
@@ -243,20 +245,20 @@ def rewritten(artifact_dir: Path, folder: Path, change: Any) -> Path:
     return target
 
 
-def noisy(values: np.ndarray, random: np.random.Generator, part: float) -> np.ndarray:
-    """Each number times 1 + a part of it."""
-    changed: np.ndarray = values * (1 + part * random.standard_normal(values.shape))
+def noisy(values: np.ndarray, random: np.random.Generator, fraction: float) -> np.ndarray:
+    """Add relative normal noise to each number."""
+    changed: np.ndarray = values * (1 + fraction * random.standard_normal(values.shape))
     return changed
 
 
 def coarse(values: np.ndarray, _: np.random.Generator) -> np.ndarray:
-    """Numbers in a few steps, one range for all of a tensor."""
+    """Quantize a tensor to ``COLLAPSED_BITS`` bits, with one range."""
     step = np.abs(values).max() / 2 ** (COLLAPSED_BITS - 1)
     return np.round(values / step) * step if step else values
 
 
 def against_itself(folder: Path, images: int) -> Iterator[dict[str, Any]]:
-    """The eager model in other ways against its reference: each image's reasons."""
+    """Compare variants of the eager model with its reference; yield each image's reasons."""
     net = build_model(load_cfg(folder / "build" / "config.yaml")).eval()
     load_weights(net, read_state_dict(folder / "weights" / "model.safetensors"), folder.name)
     reference = read_reference(folder / "reference")
@@ -281,18 +283,18 @@ def against_itself(folder: Path, images: int) -> Iterator[dict[str, Any]]:
 
 
 def alone(reference: Reference) -> list[Sample]:
-    """Samples that are not part of a batch."""
+    """Return the samples that are not part of a batch."""
     return [sample for sample in reference.samples if not sample.meta.batch]
 
 
-def found(session: Any, sample: Sample) -> dict[str, Any]:
-    """What a session finds on a sample's image, post-processed."""
+def outputs_of(session: Any, sample: Sample) -> dict[str, Any]:
+    """Return a session's post-processed outputs for a sample."""
     outputs = session(sample.image(), sample.meta.output_size)
     return postprocess(outputs, sample.meta.image_size, sample.meta.output_size, session.artifact.contract)
 
 
 def result(job: str, fault: Fault, report: ParityReport) -> Result:
-    """Whether a report says of a change what it has to."""
+    """Return whether a report's verdicts on a change are the expected ones."""
     failed = tuple(name for name, verdict in report.verdicts.items() if not verdict.passed)
     right = bool(set(failed) & set(fault.verdicts)) if fault.verdicts else not failed
     reasons = report.reasons
@@ -300,7 +302,7 @@ def result(job: str, fault: Fault, report: ParityReport) -> Result:
 
 
 def replace_threads(engine: Any) -> Any:
-    """The engine with one thread: nothing here depends on how many there are."""
+    """Return the engine with one thread; the number of threads does not matter here."""
     return replace(engine, threads=1) if hasattr(engine, "threads") else engine
 
 

@@ -1,12 +1,12 @@
-"""What a comparison costs beside the two models that it compares: time by part, and memory.
+"""Benchmark a comparison relative to running the two models that it compares: time by step, and memory.
 
 An image of 800 x 1216 px with 100 detections and their masks; the model is the published Mask R-CNN
-(ResNet-50, feature pyramid) with random weights. The artifact is taken to cost as much as the eager model.
-Reading the stored sample counts as comparing; resizing and pasting, which a user needs as well, as running.
+(ResNet-50, FPN) with random weights. The artifact is assumed to take as long as the eager model. Reading the
+stored sample counts as comparing; resizing and pasting, which users need as well, count as running.
 
     python tools/benchmark_parity_cost.py
 
-Exit code 1 where comparing takes more than it may, or memory grows with the number of images.
+Exit code 1 if comparing exceeds its limit, or memory grows with the number of images.
 """
 
 import resource
@@ -31,21 +31,21 @@ from detexport.parity.compare import Tolerance, compare
 from detexport.processing.postprocess import paste_masks
 
 LIMIT = 0.1
-"""Part of the time of both models that comparing may take."""
+"""Largest time of comparing, as a fraction of that of both models."""
 
 MOST_GROWN_MIB = 50
-"""What more images may add to the peak: half of one image's masks."""
+"""Largest increase of the peak memory by more images: half of one image's masks."""
 
 
 def main(
     height: Annotated[int, Option(help="of the image, in px")] = 800,
     width: Annotated[int, Option(help="of the image, in px")] = 1216,
-    detections: Annotated[int, Option(help="an image")] = 100,
-    threads: Annotated[int, Option(help="of the eager model")] = 2,
-    rounds: Annotated[int, Option(help="each: the model, then every part of the comparison")] = 10,
-    images: Annotated[int, Option(help="that the task metric is measured on")] = 100,
+    detections: Annotated[int, Option(help="detections per image")] = 100,
+    threads: Annotated[int, Option(help="threads of the eager model")] = 2,
+    rounds: Annotated[int, Option(help="rounds; each: the model, then every step of the comparison")] = 10,
+    images: Annotated[int, Option(help="images for the task metric")] = 100,
 ) -> None:
-    """Print the median time of each part, its ratio to both models, and the memory that comparing adds."""
+    """Print the median time of each step, its ratio to both models, and the memory that comparing adds."""
     torch.set_num_threads(threads)
     expected, actual = (synthetic(height, width, detections) for _ in ("eager", "artifact"))
     actual["pred_boxes"] += np.float32(1e-4)
@@ -55,18 +55,18 @@ def main(
         path = Path(folder) / "sample.npz"
         model, example = eager_model(height, width)
         contract = model.contract(tuple(map(str, range(model.num_classes))))
-        parts = parts_of(path, image, expected, actual, contract)
+        comparison = comparison_steps(path, image, expected, actual, contract)
         timed(lambda: model(example))
-        seconds: dict[str, list[float]] = {name: [] for name in ("eager model", *parts)}
+        seconds: dict[str, list[float]] = {name: [] for name in ("eager model", *comparison)}
         for _ in trange(rounds, unit="round", disable=not sys.stderr.isatty()):
-            # Interleaved: a slow phase of the machine hits all.
+            # Interleaved, so that a slow phase of the machine affects all.
             seconds["eager model"].append(timed(lambda: model(example)))
-            for name, part in parts.items():
-                seconds[name].append(timed(part))
+            for name, step in comparison.items():
+                seconds[name].append(timed(step))
         before = peak_mib()
         for _ in range(rounds):
-            for part in parts.values():
-                part()
+            for step in comparison.values():
+                step()
         grown = peak_mib() - before
     both = 2 * median(seconds.pop("eager model"))
     print(f"{height} x {width} px, {detections} detections, {threads} threads; median of {rounds}")
@@ -82,7 +82,7 @@ def main(
 
 
 def synthetic(height: int, width: int, detections: int) -> Outputs:
-    """Detections of all sizes all over the image; their masks are discs with rough edges."""
+    """Return detections of all sizes all over the image; their masks are discs with rough edges."""
     rng = np.random.default_rng(0)
     sides = np.exp(rng.normal(np.log(150), 0.8, (detections, 2))).clip(10, 700)
     centres = rng.uniform(0, 1, (detections, 2)) * [width, height]
@@ -99,10 +99,10 @@ def synthetic(height: int, width: int, detections: int) -> Outputs:
     }
 
 
-def parts_of(
+def comparison_steps(
     path: Path, image: np.ndarray, expected: Outputs, actual: Outputs, contract: Contract
 ) -> dict[str, Callable[[], Any]]:
-    """What comparing consists of, as ``detexport.parity.validate`` does it."""
+    """Return the steps of a comparison, as in ``detexport.parity.validate``."""
     with path.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, image=image, **pack(expected))
 
@@ -127,7 +127,7 @@ def parts_of(
 
 
 def eager_model(height: int, width: int) -> tuple[Any, list[dict[str, torch.Tensor]]]:
-    """The model, and its input."""
+    """Return the model and its input."""
     from benchmark_eager import random_mask_rcnn
 
     torch.manual_seed(0)
@@ -136,12 +136,12 @@ def eager_model(height: int, width: int) -> tuple[Any, list[dict[str, torch.Tens
 
 
 def bootstrap(images: int, detections: int) -> None:
-    """One metric's interval, of two sides with so many detections an image, 7 objects and 80 classes."""
+    """Compute one metric's interval for random matches: 80 classes, 7 objects per image on average."""
     paired_difference(*(random_matches(images, detections, seed) for seed in (0, 1)))
 
 
 def random_matches(images: int, detections: int, seed: int) -> Matches:
-    """Matches at random, a third of the objects found."""
+    """Return random matches in which a third of the objects are detected."""
     rng = np.random.default_rng(seed)
     number, thresholds = images * detections, 10
     return Matches(
@@ -162,7 +162,7 @@ def timed(call: Callable[[], Any]) -> float:
 
 
 def peak_mib() -> float:
-    """The process's largest resident memory so far."""
+    """Return the process's peak resident memory so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 

@@ -1,4 +1,4 @@
-"""Compose: conf/ and overrides -> params.yaml; or hold params.yaml against conf/ as it is now."""
+"""Compose params.yaml from conf/ and overrides, or check that it is up to date."""
 
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +20,7 @@ def main(
 ) -> None:
     """Write params.yaml from conf/ with OVERRIDES, as `dvc exp run -S` does before it runs.
 
-    The plug-in in hydra_plugins/ makes an error of it name what exists.
+    The plug-in in hydra_plugins/ lists the existing options in Hydra's errors.
     """
     if check:
         check_composition(PARAMS, CONF)

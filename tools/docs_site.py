@@ -1,4 +1,4 @@
-"""MkDocs hooks: make pages of the files that are documentation and are not in docs/.
+"""MkDocs hooks: generate pages from documentation outside docs/.
 
 These are the API reference (one page per package and top-level module of ``detexport``), the programs of
 ``examples/`` and ``CONTRIBUTING.md``. Links between them and the pages of ``docs/`` work in the repository
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "detexport"
 # Documented by its own page, docs/cli.md.
 NO_REFERENCE = {"detexport.cli"}
-# Says how a test runs the block below it: see tests/docs/pages.py.
+# Marks how a test runs the code block below it: see tests/docs/pages.py.
 MARKER = re.compile(r"^ *<!-- (?:not )?run: .*-->\n", re.M)
 LINK = re.compile(r"(\]\()([^)\s#]+)([^)]*\))")
 
@@ -97,7 +97,7 @@ def _expanded(nav: Any, pages: list[str]) -> Any:
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Write the generated pages into the navigation."""
+    """Add the generated pages to the navigation."""
     config.nav = _expanded(config.nav, list(_generated_pages()))
     return config
 
@@ -110,6 +110,6 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
-    """Leave the markers of code blocks out, and resolve links that lead out of docs/."""
+    """Remove the markers of code blocks, and resolve links to files outside docs/."""
     markdown = MARKER.sub("", markdown)
     return markdown if page.file.generated_by else _site_links(markdown, "docs")

@@ -1,4 +1,4 @@
-"""Coverage, documented: the cells of a whole run -> the table of the documentation, and its record."""
+"""Document the coverage: the cells of a whole run -> the documentation's table, and the cells as JSON."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ EXPERIMENT = Path("conf/experiment/coverage.yaml")
 
 
 def main(cells: Annotated[Path, Option()], save_dir: Annotated[Path, Option()]) -> None:
-    """Copy CELLS to SAVE_DIR/coverage.json and write SAVE_DIR/coverage.md of them."""
+    """Copy CELLS to SAVE_DIR/coverage.json and render them as SAVE_DIR/coverage.md."""
     measured = read_json(cells)
     require_whole(measured, cells)
     write_json(save_dir / "coverage.json", measured)
@@ -27,20 +27,20 @@ def main(cells: Annotated[Path, Option()], save_dir: Annotated[Path, Option()]) 
 
 
 def require_whole(measured: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Refuse the cells of a part of the table.
+    """Check that the cells are those of the whole table.
 
     Raises:
-        DataError: they are not those of the experiment.
+        DataError: they differ from those of the experiment.
     """
     expected = pairs_of(yaml.safe_load(EXPERIMENT.read_text(encoding="utf-8")))
     got = [(cell["model"], cell["target"]) for cell in measured]
     if got != expected:
         others = sorted({*got} ^ {*expected})
         raise DataError(
-            f"{path} is not of the whole table",
-            got=f"{len(got)} cells; missing or not asked for: {listed(map('-'.join, others))}",
-            expected=f"the {len(expected)} of {EXPERIMENT}",
-            remedy="run `make coverage` without ONLY; what is known is not measured again",
+            f"{path} does not hold the whole table",
+            got=f"{len(got)} cells; missing or unexpected: {listed(map('-'.join, others))}",
+            expected=f"the {len(expected)} cells of {EXPERIMENT}",
+            remedy="run `make coverage` without ONLY; known cells are not measured again",
         )
 
 

@@ -1,7 +1,7 @@
-"""Coverage: every model x every target -> a table of cells, run by the pipeline's own stages.
+"""Measure the coverage: every model x every target -> a table of cells, with the pipeline's own stages.
 
-Not a stage of dvc.yaml: it runs those of dvc.yaml, several at a time, for the models and targets of
-conf/experiment/coverage.yaml, and where one fails it goes on and says so in the cell.
+This is not a stage of dvc.yaml. It runs the stages of dvc.yaml, several at a time, for the models and targets
+of conf/experiment/coverage.yaml. If one fails, it continues and records the failure in the cell.
 """
 
 import os
@@ -33,33 +33,33 @@ STAGES = (
     *("export", "convert", "validate"),
 )
 LINKED = ("checkpoints", "conf", "hydra_plugins", "requirements.lock", "src", "stages", "tools")
-"""What the stages read, beside what they write."""
+"""The files and folders that the stages read and do not write."""
 
 STEP_BYTES = 4 * 2**30
-"""The most memory that a step is expected to take."""
+"""Expected peak memory of a step."""
 
 
 def main(
-    work_dir: Annotated[Path, Option(help="what is made, and what is known from earlier runs")],
-    save_to: Annotated[Path, Option(help="the cells, as JSON")],
-    only: Annotated[list[str] | None, Option(help="models, e.g. 'mask_rcnn*'; may be given again")] = None,
-    target: Annotated[list[str] | None, Option(help="targets, e.g. 'openvino*'; may be given again")] = None,
+    work_dir: Annotated[Path, Option(help="folder for outputs, logs and the results of earlier runs")],
+    save_to: Annotated[Path, Option(help="JSON file for the cells")],
+    only: Annotated[list[str] | None, Option(help="models, e.g. 'mask_rcnn*'; repeatable")] = None,
+    target: Annotated[list[str] | None, Option(help="targets, e.g. 'openvino*'; repeatable")] = None,
     processes: Annotated[
-        int, Option(help="steps at a time, one thread each; 0: one a core, as memory allows")
+        int, Option(help="parallel steps, one thread each; 0: one per core, as memory allows")
     ] = 0,
-    time_limit_s: Annotated[float, Option(help="a step that takes longer has failed")] = 600,
+    time_limit_s: Annotated[float, Option(help="a step that takes longer fails")] = 600,
 ) -> None:
     """Measure every architecture x every target, write the cells to SAVE_TO; exit code 1 if one failed.
 
-    A cell is a small model, exported and run in a fresh process against the PyTorch model. What an earlier
-    run measured with the same code, options and packages is not measured again, also if it was killed.
-    Pairs that conf/unsupported.yaml declares are tried, too: a declaration that no longer holds is told.
+    A cell is a small model that is exported, run in a fresh process and compared with the PyTorch model.
+    Results of earlier runs with the same code, options and packages are reused, also those of killed runs.
+    Pairs declared in conf/unsupported.yaml are measured too: a declaration that no longer holds is reported.
 
         python tools/measure_coverage.py ... --only mask_rcnn --target onnx     one cell
 
         python tools/measure_coverage.py ... --only '*_C4' --target 'openvino*' some
 
-    Logs of the steps lie in WORK_DIR/logs, artifacts in WORK_DIR/outputs.
+    The steps' logs are in WORK_DIR/logs, the artifacts in WORK_DIR/outputs.
     """
     with alone(work_dir):
         params = prepare(work_dir)
@@ -72,7 +72,7 @@ def main(
 
 
 def prepare(work_dir: Path) -> dict[str, Any]:
-    """Lay WORK_DIR out like the repository and compose its parameters, declared pairs among the jobs."""
+    """Lay out WORK_DIR like the repository and compose its parameters; include unsupported pairs."""
     for name in LINKED:
         link = work_dir / name
         if not link.is_symlink():
@@ -88,7 +88,7 @@ def prepare(work_dir: Path) -> dict[str, Any]:
 def chosen(
     params: dict[str, Any], models: list[str] | None, targets: list[str] | None
 ) -> dict[str, dict[str, str]]:
-    """The jobs whose model and target match one of the patterns; no patterns match all.
+    """Return the jobs whose model and target each match one of the patterns; no patterns match all.
 
     Raises:
         ConfigError: there is none.
@@ -100,7 +100,7 @@ def chosen(
     }
     if not jobs:
         raise ConfigError(
-            "no cell is asked for",
+            "no cell is selected",
             got=f"--only {models}, --target {targets}",
             expected=f"models: {listed(params['models'])}; targets: {listed(params['targets'], 10)}",
             remedy=_meant(params, models, targets) or "correct --only and --target",
@@ -109,7 +109,7 @@ def chosen(
 
 
 def _meant(params: dict[str, Any], models: list[str] | None, targets: list[str] | None) -> str:
-    """What was meant by the first pattern that nothing matches; empty where no name is like it."""
+    """Return a suggestion for the first pattern without a match; empty if no name is similar."""
     for patterns, names in ((models, params["models"]), (targets, params["targets"])):
         for pattern in patterns or ():
             if not any(matches(name, [pattern]) for name in names):
@@ -124,7 +124,7 @@ def measure(
     processes: int,
     time_limit_s: float,
 ) -> dict[str, Cell]:
-    """The cells of JOBS, each told as soon as it is known."""
+    """Return the cells of ``jobs``; print each as soon as it is known."""
     steps = read_steps(read_yaml(PIPELINE)["stages"], params, STAGES)
     before = producers(steps)
     verdicts = {step.name: step.name.partition("@")[2] for step in steps if step.stage == "validate"}
@@ -141,8 +141,8 @@ def measure(
             name = verdicts.get(step.name)
             if name is not None:
                 architecture = params["architectures"][jobs[name]["model"]]
-                way = needed([step], before)
-                cells[name] = cell_of(jobs[name], architecture, way, outcomes, work_dir, declared.get(name))
+                path = needed([step], before)
+                cells[name] = cell_of(jobs[name], architecture, path, outcomes, work_dir, declared.get(name))
                 progress.write(describe(cells[name]))
 
         Runner(work_dir, time_limit_s).run(asked, before, processes=processes, report=report)
@@ -150,12 +150,12 @@ def measure(
 
 
 def matches(name: str, patterns: list[str] | None) -> bool:
-    """Whether a name is asked for."""
+    """Return whether a name matches one of the patterns; no patterns match all."""
     return not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def declared_unsupported(params: dict[str, Any]) -> dict[str, str]:
-    """The reasons of the declared pairs, by job."""
+    """Return the reasons of the declared pairs, by job."""
     root = OmegaConf.create({**params, "unsupported": read_yaml(DECLARED)["unsupported"]})
     return {
         str(name): f"{entry.reason} ({entry.upstream})" if entry.upstream else entry.reason
@@ -164,18 +164,18 @@ def declared_unsupported(params: dict[str, Any]) -> dict[str, str]:
 
 
 def most_processes() -> int:
-    """One a core of this process, and no more than the machine's memory is enough for."""
+    """Return one process per core of this process, limited by the machine's memory."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return max(1, min(len(os.sched_getaffinity(0)), memory // STEP_BYTES))
 
 
 def read_yaml(path: Path) -> Any:
-    """A YAML file's value."""
+    """Return a YAML file's value."""
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def describe(cell: Cell) -> str:
-    """A cell in a line."""
+    """Describe a cell in one line."""
     worst = ", ".join(f"{name} {value:.1g}" for name, value in cell.errors.items() if value is not None)
     return f"{cell.status:<12}{cell.model}-{cell.target}  {cell.reason[:200] or worst}"
 

@@ -1,6 +1,6 @@
-"""Faults to plant in an artifact that is right, and changes that are none: validation has to tell them apart.
+"""Harmful faults and harmless changes to plant in a correct artifact, which validation must distinguish.
 
-They sit between the engine and who asks it, so that one list serves every target.
+They wrap the session, so that one list serves every target.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,24 +16,24 @@ from detexport.data.resize import resize_image
 Arrays = dict[str, np.ndarray]
 Size = tuple[int, int]
 Change = Callable[[Arrays, Contract], Arrays]
-"""Another version of a graph's outputs."""
+"""Returns a graph's outputs with a change."""
 
 ANY = ("numerics", "matching")
-"""Where a fault moves numbers and decisions, either verdict names it."""
+"""The verdicts of which one must fail if a fault changes numbers and decisions."""
 
 
 FROZEN = ("contract", *ANY)
-"""A map of the frozen size breaks the contract; boxes alone are only wrong."""
+"""The verdicts for a frozen size: a map of this size breaks the contract, boxes alone do not."""
 
 
 @dataclass
 class Around:
-    """A session with something between it and who asks it.
+    """A session with changed inputs or outputs.
 
     Args:
         inner: the session.
-        outputs: what is done to what it gives.
-        image: what is done to the image before.
+        outputs: changes its outputs.
+        image: changes its input.
     """
 
     inner: Any
@@ -42,13 +42,13 @@ class Around:
 
     @property
     def artifact(self) -> Artifact:
-        """The inner session's."""
+        """The inner session's artifact."""
         artifact: Artifact = self.inner.artifact
         return artifact
 
     @property
     def device(self) -> str:
-        """The inner session's."""
+        """The inner session's device."""
         return str(self.inner.device)
 
     def __call__(self, image: np.ndarray, output_size: Size | None = None) -> Arrays:
@@ -68,12 +68,12 @@ class Around:
 
 @dataclass
 class FrozenSize(Around):
-    """A graph whose size was frozen at export: every image is cut or padded to it."""
+    """A graph whose input size was frozen at export: every image is cropped or padded to it."""
 
     size: Size = (0, 0)
 
     def __call__(self, image: np.ndarray, output_size: Size | None = None) -> Arrays:
-        """Run the graph on what fits."""
+        """Run the graph on the cropped or padded image."""
         return super().__call__(self._fitted(image), output_size)
 
     def _fitted(self, image: np.ndarray) -> np.ndarray:
@@ -85,10 +85,10 @@ class FrozenSize(Around):
 
 @dataclass
 class Stretched(FrozenSize):
-    """Likewise, but the image is stretched and the boxes are scaled back, as a careless server does."""
+    """A graph with a frozen input size: every image is resized to it, and the boxes are scaled back."""
 
     def __call__(self, image: np.ndarray, output_size: Size | None = None) -> Arrays:
-        """Run the graph on the image in the frozen size."""
+        """Run the graph on the resized image."""
         arrays = dict(self.inner(resize_image(image, self.size), output_size))
         ratios = [side / frozen for side, frozen in zip(image.shape[1:], self.size, strict=True)]
         arrays["pred_boxes"] = arrays["pred_boxes"] * np.array([ratios[1], ratios[0]] * 2, np.float32)
@@ -97,32 +97,32 @@ class Stretched(FrozenSize):
 
 @dataclass
 class Stale(Around):
-    """An output buffer that is given again before it is filled: what the image before gave."""
+    """A session that returns the previous image's outputs, as a reused output buffer does."""
 
     last: Arrays = field(default_factory=dict)
 
     def __call__(self, image: np.ndarray, output_size: Size | None = None) -> Arrays:
-        """Run the graph, give what it gave the last time."""
+        """Run the graph, and return the previous outputs."""
         arrays = super().__call__(image, output_size)
-        given, self.last = self.last or arrays, arrays
-        return given
+        previous, self.last = self.last or arrays, arrays
+        return previous
 
 
 @dataclass
 class FrozenBatch(Around):
-    """A batch of which only the first image was looked at."""
+    """A session that computes only the first image of a batch."""
 
     def run_batch(self, images: Sequence[np.ndarray], output_sizes: Sequence[Size | None]) -> list[Arrays]:
-        """Give the first image's outputs for all."""
+        """Return the first image's outputs for all images."""
         return super().run_batch(images, output_sizes)[:1] * len(images)
 
 
 @dataclass
 class Raises(Around):
-    """A reshape that no detection breaks."""
+    """A graph with a reshape that fails without detections."""
 
     def __call__(self, image: np.ndarray, output_size: Size | None = None) -> Arrays:
-        """Run the graph; fail where it finds nothing."""
+        """Run the graph; raise an error if there are no detections."""
         arrays = super().__call__(image, output_size)
         if not len(arrays["scores"]):
             raise RuntimeError("cannot reshape tensor of 0 elements")
@@ -134,10 +134,10 @@ class Fault:
     """A change of an artifact.
 
     Args:
-        name: what is changed.
-        plant: makes the changed session of a session.
-        verdicts: of these one has to name it; none: the change is harmless, and all have to pass.
-        needs: outputs that the model must give; ``"batch"``: it must take several images in a call.
+        name: description of the change.
+        plant: wraps a session to change it.
+        verdicts: those of which at least one must fail; empty: the change is harmless, and all must pass.
+        needs: outputs that the model must have; ``"batch"``: its batch size must be any.
     """
 
     name: str
@@ -146,33 +146,33 @@ class Fault:
     needs: tuple[str, ...] = ()
 
     def applies_to(self, artifact: Artifact) -> bool:
-        """Whether there is anything to change."""
+        """Return whether the artifact has what the change needs."""
         given = {*artifact.contract.output_names, *(["batch"] if artifact.batch == "any" else [])}
         return given >= set(self.needs)
 
 
 def of_outputs(name: str, change: Change, *verdicts: str, needs: tuple[str, ...] = ("scores",)) -> Fault:
-    """A fault in what a graph gives."""
+    """Return a fault in a graph's outputs."""
     return Fault(name, lambda session: Around(session, outputs=change), verdicts, needs)
 
 
 def of_images(name: str, change: Callable[[np.ndarray, Contract], np.ndarray], *verdicts: str) -> Fault:
-    """A fault in what a graph is given."""
+    """Return a fault in a graph's input."""
     return Fault(name, lambda session: Around(session, image=change), verdicts)
 
 
 def rows(arrays: Arrays, contract: Contract, indices: Any) -> Arrays:
-    """Some of the rows of the outputs that have a row for each detection."""
+    """Select rows of the outputs that have a row for each detection."""
     return {name: value[indices] if name in contract.row_names else value for name, value in arrays.items()}
 
 
 def on(name: str, function: Callable[[np.ndarray], np.ndarray]) -> Change:
-    """A change of one output that keeps its dtype."""
+    """Return a change of one output that keeps its dtype."""
     return lambda arrays, _: {**arrays, name: function(arrays[name]).astype(arrays[name].dtype)}
 
 
 def with_value(name: str, value: float) -> Change:
-    """The first number of an output is another one, where it has any."""
+    """Return a change that replaces the first number of an output, if it has any."""
 
     def change(arrays: Arrays, _: Contract) -> Arrays:
         array = arrays[name].copy()
@@ -183,7 +183,7 @@ def with_value(name: str, value: float) -> Change:
 
 
 def without(index: int) -> Change:
-    """A row is dropped, where there are more than ``index``."""
+    """Return a change that drops a row, if there are more than ``index``."""
     return lambda arrays, contract: (
         rows(arrays, contract, np.delete(np.arange(len(arrays["scores"])), index))
         if len(arrays["scores"]) > index
@@ -192,38 +192,38 @@ def without(index: int) -> Change:
 
 
 def raise_threshold(by: float) -> Change:
-    """What scores below a higher threshold is dropped."""
+    """Return a change that raises the score threshold."""
     return lambda arrays, contract: rows(arrays, contract, arrays["scores"] > contract.score_threshold + by)
 
 
 def doubled(arrays: Arrays, contract: Contract) -> Arrays:
-    """The best detection comes twice; a full list stays full."""
+    """Duplicate the best detection, within the largest number of detections."""
     number = len(arrays["scores"])
     indices = np.sort(np.append(np.arange(number), 0)) if number else np.arange(0)
     return rows(arrays, contract, indices[: contract.max_detections])
 
 
 def exchanged_boxes(arrays: Arrays, _: Contract) -> Arrays:
-    """The first and the last detection have each other's box."""
+    """Exchange the boxes of the first and the last detection."""
     boxes = arrays["pred_boxes"].copy()
     boxes[[0, -1]] = boxes[[-1, 0]] if len(boxes) else boxes
     return {**arrays, "pred_boxes": boxes}
 
 
 def one_class_off(arrays: Arrays, contract: Contract) -> Arrays:
-    """The best detection is of the next class."""
+    """Give the best detection the next class."""
     classes = arrays["pred_classes"].copy()
     classes[:1] = (classes[:1] + 1) % len(contract.class_names)
     return {**arrays, "pred_classes": classes}
 
 
 def next_class(arrays: Arrays, contract: Contract) -> Arrays:
-    """Classes count from one instead of zero; the last becomes the first."""
+    """Count classes from one instead of zero; the last becomes the first."""
     return {**arrays, "pred_classes": (arrays["pred_classes"] + 1) % len(contract.class_names)}
 
 
 def padded(arrays: Arrays, contract: Contract) -> Arrays:
-    """The list always has its greatest length: the last detection is repeated with a score of nearly 0."""
+    """Pad the list to its largest length: repeat the last detection with a score of nearly 0."""
     count = len(arrays["scores"])
     if not count:
         return arrays
@@ -234,29 +234,29 @@ def padded(arrays: Arrays, contract: Contract) -> Arrays:
 
 
 def swap_ties(arrays: Arrays, contract: Contract) -> Arrays:
-    """Detections of equal score come in the opposite order."""
+    """Reverse the order of detections of equal score."""
     order = np.lexsort((-np.arange(len(arrays["scores"])), -arrays["scores"]))
     return rows(arrays, contract, order)
 
 
 def with_ties(arrays: Arrays, _: Contract) -> Arrays:
-    """Scores in steps of a tenth, above the threshold: many are equal."""
+    """Round scores to steps of 0.1, above the threshold, so that many are equal."""
     return {**arrays, "scores": (np.floor(arrays["scores"] * 10) / 10 + 0.09).astype(np.float32)}
 
 
 def shifted(array: np.ndarray) -> np.ndarray:
-    """A map moved to the right by one cell."""
+    """Move a map to the right by one cell."""
     return np.concatenate([array[..., :1], array[..., :-1]], axis=-1)
 
 
 def centered(image: np.ndarray, contract: Contract) -> np.ndarray:
-    """An image less its mean, cut to what a byte holds."""
+    """Subtract the mean from an image, clipped to 0..255."""
     mean = np.array(contract.pixel_mean, np.float32)[:, None, None]
     return np.clip(image - mean, 0, 255).astype(np.uint8)
 
 
 def edge_dropped(arrays: Arrays, contract: Contract) -> Arrays:
-    """Detections at the very edge of the threshold are dropped."""
+    """Drop the detections within 1e-4 of the score threshold."""
     return rows(arrays, contract, arrays["scores"] > contract.score_threshold + 1e-4)
 
 
@@ -324,7 +324,7 @@ FAULTS: tuple[Fault, ...] = (
     of_outputs("the list padded to its greatest length", padded, "matching"),
     of_outputs("threshold higher by 0.001", raise_threshold(1e-3), "matching"),
     of_outputs("threshold higher by 0.1", raise_threshold(0.1), "matching"),
-    # Promises.
+    # The contract.
     of_outputs("NaN in one score", with_value("scores", np.nan), "contract"),
     of_outputs("NaN in one box", with_value("pred_boxes", np.nan), "contract"),
     of_outputs("infinity in one box", with_value("pred_boxes", np.inf), "contract"),
@@ -344,20 +344,20 @@ FAULTS: tuple[Fault, ...] = (
     ),
     of_outputs("one box too few", lambda a, _: {**a, "pred_boxes": a["pred_boxes"][:-1]}, "contract"),
     Fault("fails where nothing is found", Raises, ("contract",), ("scores",)),
-    # What goes in.
+    # Inputs.
     of_images("colours in the wrong order", lambda image, _: image[::-1].copy(), *ANY),
     of_images("values of 0 to 1", lambda image, _: image // 255, *ANY),
     of_images("darker by 2 %", lambda image, _: (image * 0.98).astype(np.uint8), *ANY),
     of_images("the mean subtracted twice", centered, *ANY),
     of_images("rows and columns exchanged", lambda image, _: image.transpose(0, 2, 1).copy(), *ANY),
     of_images("moved by a pixel", lambda image, _: shifted(image), *ANY),
-    # What is frozen.
+    # Frozen sizes and stale outputs.
     Fault("the size is frozen, images are cut", lambda session: FrozenSize(session, size=(128, 160)), FROZEN),
     Fault("the size is frozen, images are stretched", lambda s: Stretched(s, size=(128, 160)), FROZEN),
     Fault("the outputs are those of the image before", Stale, ("contract", *ANY)),
     Fault("a batch is its first image", FrozenBatch, ("contract", *ANY), ("batch",)),
 )
-"""Harmful: each has to be named."""
+"""Harmful faults: validation must catch each."""
 
 HARMLESS: tuple[Fault, ...] = (
     Fault("nothing", lambda session: session, ()),
@@ -376,10 +376,10 @@ HARMLESS: tuple[Fault, ...] = (
     ),
     of_outputs("stuff less by 1e-5", on("sem_seg", lambda s: s - 1e-5), needs=("sem_seg",)),
 )
-"""Within what rounding does: none may be flagged."""
+"""Harmless changes within rounding error: validation must not flag them."""
 
 TIES = (
     of_outputs("no change among ties", lambda arrays, _: arrays),
     of_outputs("order changed among ties", swap_ties),
 )
-"""Harmless, against a reference made by ``with_ties``."""
+"""Harmless changes against a reference made by ``with_ties``."""

@@ -1,4 +1,4 @@
-"""Preflight: what `make repro` looks at before DVC runs."""
+"""Preflight: the checks of `make repro` before DVC runs."""
 
 import json
 import time
@@ -17,27 +17,26 @@ from detexport.system.atomic import remove_leftovers
 from detexport.system.script import run
 from detexport.targets.table import ONNX_RUNTIME
 
-# Where DVC notes which process is writing what.
+# DVC's record of the processes that read and write each path.
 LOCKS = Path(".dvc/tmp/rwlock")
 PATIENCE_S = 15.0
-# Where stages write.
+# The folders that stages write to.
 WRITTEN = ("checkpoints", "data", "downloads", "outputs", "reports")
 
 
 def main(conf: Path = Path("conf")) -> None:
-    """Fail if params.yaml is not a composition of CONF as it is now, or asks for an opset that cannot run.
+    """Fail if params.yaml is not composed from the current CONF, or requests an opset that cannot run.
 
-    A run that is killed while it writes DVC's notes leaves them cut short, and nothing runs again. And DVC
-    refuses to run beside a process that it finds in its notes, also one that was killed a moment ago and
-    is not yet gone. A process that lives on is DVC's to report. Half-written folders of killed runs are
-    removed; see ``sweep``.
+    Also cleans up after killed runs. A run killed while it writes DVC's lock file truncates it, and DVC
+    cannot start again: such a file is removed. DVC does not start while a process in its lock file exists, so
+    wait for a killed one to end; DVC reports one that stays. Temporary folders are removed; see ``sweep``.
     """
     check_composition(PARAMS, conf)
     check_opsets()
     if broken():
-        time.sleep(1.0)  # another run may be about to write them
+        time.sleep(1.0)  # another run may be writing it
         if broken():
-            echo(f"removing {LOCKS}, which a killed run left cut short")
+            echo(f"removing {LOCKS}, which a killed run left truncated")
             LOCKS.unlink(missing_ok=True)
     deadline = time.monotonic() + PATIENCE_S
     while holders() and time.monotonic() < deadline:
@@ -48,17 +47,17 @@ def main(conf: Path = Path("conf")) -> None:
 
 
 def sweep() -> None:
-    """Remove what killed runs left half written, also where the next run writes nothing."""
+    """Remove the temporary folders of killed runs, also where the next run writes nothing."""
     for folder in WRITTEN:
         for left in remove_leftovers(Path(folder)):
             echo(f"removed {left}, which a killed run left")
 
 
 def check_opsets() -> None:
-    """Check the versions of ONNX's operators that the jobs ask for, before anything is exported.
+    """Check the opsets that the jobs request, before anything is exported.
 
     Raises:
-        ConfigError: the exporter does not write one, or the installed ONNX Runtime does not run it.
+        ConfigError: the exporter cannot write one, or the installed ONNX Runtime cannot run it.
     """
     params: Any = OmegaConf.to_container(load_params("jobs"))
     for job in params.values():
@@ -82,7 +81,7 @@ def check_opsets() -> None:
 
 
 def broken() -> bool:
-    """Whether DVC's notes are there and cannot be read: DVC would refuse to run for ever."""
+    """Return whether DVC's lock file exists and is not valid JSON, so that DVC cannot start."""
     try:
         json.loads(LOCKS.read_text())
     except FileNotFoundError:
@@ -93,15 +92,15 @@ def broken() -> bool:
 
 
 def holders() -> set[int]:
-    """Processes in DVC's notes that the system still knows."""
+    """Return the processes in DVC's lock file that still exist."""
     try:
-        notes = json.loads(LOCKS.read_text())
+        locks = json.loads(LOCKS.read_text())
     except (OSError, ValueError):
         return set()
     entries = [
         entry
-        for note in notes.values()
-        for held in note.values()
+        for lock in locks.values()
+        for held in lock.values()
         for entry in (held if isinstance(held, list) else [held])
     ]
     return {entry["pid"] for entry in entries if "pid" in entry and psutil.pid_exists(entry["pid"])}

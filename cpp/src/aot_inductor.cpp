@@ -1,11 +1,11 @@
-// An AOTInductor package: compiled code, run by libtorch.
+// Run AOTInductor packages (compiled code) with libtorch.
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 
 #include "torch_tensor.h"
 
 namespace detexport {
 
-// Refuse code that this program or this processor would die of.
+// Check that the package's code is compiled for the CPU, and that this CPU has its instruction set.
 void require_runnable(const Artifact& artifact) {
     if (artifact.device != "cpu")
         throw Error("this program runs on the CPU",
@@ -14,8 +14,8 @@ void require_runnable(const Artifact& artifact) {
     const bool fits = artifact.instruction_set == "x86-64" ||
                       (artifact.instruction_set == "x86-64-v3" && __builtin_cpu_supports("x86-64-v3"));
     if (!fits)
-        throw Error("the package's code cannot run on this processor",
-                    {"code compiled for '" + artifact.instruction_set + "'", "instructions that it has",
+        throw Error("the package's code cannot run on this CPU",
+                    {"code compiled for '" + artifact.instruction_set + "'", "an instruction set of this CPU",
                      "convert the ExportedProgram with instruction_set=x86-64"});
 }
 

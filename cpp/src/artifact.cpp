@@ -105,12 +105,12 @@ Artifact read_verified(const fs::path& folder, const std::string& format) {
         if (artifact.format != format)
             throw Error(
                 folder.string() + " cannot be opened by this program",
-                {artifact.format, format, "choose the program that belongs to the artifact's format"});
+                {artifact.format, format, "choose the program for the artifact's format"});
         const std::vector<std::string>& inputs = artifact.contract.input_names;
         if (inputs.empty() || inputs.size() > 2 || (inputs.size() == 2 && inputs[1] != "output_size"))
             throw Error(
-                "this program does not know what the graph takes",
-                {manifest.at("contract").at("inputs").dump(), "an image, and at most its output_size"});
+                "this program does not support the graph's inputs",
+                {manifest.at("contract").at("inputs").dump(), "an image, and optionally its output_size"});
     } catch (const json::exception& error) {
         throw Error(folder.string() + " is not an artifact",
                     {error.what(), "a folder with an artifact.json as the export writes it",

@@ -1,4 +1,4 @@
-// Errors that a user can mend: what, got, expected, remedy in one message, as the Python package has them.
+// Errors that a user can correct: what, got, expected, remedy in one message, as in the Python package.
 #pragma once
 
 #include <stdexcept>

@@ -11,7 +11,7 @@
 namespace detexport {
 namespace {
 
-// The orientation in an EXIF block (TIFF's tag 274); 1, upright, where there is none.
+// Return the orientation in an EXIF block (TIFF tag 274); 1, upright, if there is none.
 int exif_orientation(std::span<const uint8_t> exif) {
     const bool little = !exif.empty() && exif[0] == 'I';
     const auto number = [&](size_t offset, size_t bytes) -> uint64_t {
@@ -28,8 +28,8 @@ int exif_orientation(std::span<const uint8_t> exif) {
     return 1;
 }
 
-// libpng reports an error by a call that must not return: it jumps back to where a method was entered, which
-// then throws. So no object that has a destructor lives between the two.
+// libpng's error callback must not return: it jumps back to the entry of a method, which then throws. So no
+// object with a destructor may be alive in between.
 class PngReader {
 public:
     explicit PngReader(FILE* file)
@@ -40,7 +40,7 @@ public:
     PngReader(const PngReader&) = delete;
     ~PngReader() { png_destroy_read_struct(&png_, &info_, nullptr); }
 
-    // Read the header and ask for three channels of 8 bits, interleaved in `channel_order`.
+    // Read the header and request three channels of 8 bits, interleaved.
     Size read_header(bool bgr) {
         if (setjmp(png_jmpbuf(png_))) throw std::runtime_error(message_);
         png_read_info(png_, info_);
@@ -85,13 +85,13 @@ private:
     int passes_ = 1;
 };
 
-// The weights of one output pixel: of `values.size()` input pixels from `first` on.
+// The weights of the input pixels first, first + 1, ... in one output pixel.
 struct Window {
     int64_t first;
     std::vector<int32_t> weights;
 };
 
-// PIL's 8-bit arithmetic holds weights as integers with so many binary places.
+// Binary places of the integer weights in PIL's 8-bit arithmetic.
 constexpr int kPlaces = 22;
 
 std::vector<Window> triangle_windows(int64_t from, int64_t to) {
@@ -114,7 +114,7 @@ std::vector<Window> triangle_windows(int64_t from, int64_t to) {
     return windows;
 }
 
-// Resize along one axis of maps (planes, length, inner) of bytes.
+// Resize bytes (planes, length, inner) along the middle axis.
 std::vector<uint8_t> resize_axis(const std::vector<uint8_t>& pixels, int64_t planes, int64_t from, int64_t to,
                                  int64_t inner) {
     if (from == to) return pixels;
@@ -151,14 +151,14 @@ Image read_png(const std::filesystem::path& path, const std::string& channel_ord
         throw too_large(path, size);
     } catch (const std::runtime_error& error) {
         throw Error(path.string() + " cannot be read as an image",
-                    {error.what(), "a PNG of 8 bits a channel, upright", "convert the image"});
+                    {error.what(), "an upright PNG of 8 bits per channel", "convert the image"});
     }
 }
 
 Error too_large(const std::filesystem::path& path, Size size) {
     return Error("there is not enough memory for the image " + path.string(),
                  {std::to_string(size.height) + " x " + std::to_string(size.width) + " px",
-                  "an image and outputs that fit into the memory", "make the image smaller"});
+                  "an image and outputs that fit into memory", "make the image smaller"});
 }
 
 Size resized_size(Size size, int64_t min_size, int64_t max_size) {
@@ -176,7 +176,7 @@ Size resized_size(Size size, int64_t min_size, int64_t max_size) {
 }
 
 Image resize(const Image& image, Size size) {
-    // PIL's order: along the rows first, and bytes between the two.
+    // PIL's order: horizontally first, with 8-bit values in between.
     const int64_t rows = 3 * image.size.height;
     const std::vector<uint8_t> wide = resize_axis(image.pixels, rows, image.size.width, size.width, 1);
     return {size, resize_axis(wide, 3, image.size.height, size.height, size.width)};

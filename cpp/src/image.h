@@ -1,4 +1,4 @@
-// From a PNG file to the image that a graph takes.
+// Read a PNG file and resize it to the graph's input image.
 #pragma once
 
 #include <filesystem>
@@ -9,18 +9,18 @@
 
 namespace detexport {
 
-// Read a PNG at its own size, 8 bits a channel; an alpha channel is left out, grey and palettes become
+// Read a PNG at its own size, 8 bits per channel. Drops an alpha channel, converts grey and palettes to
 // colours. `channel_order` is "RGB" or "BGR".
 Image read_png(const std::filesystem::path& path, const std::string& channel_order);
 
-// That the memory does not suffice for an image, which and how large.
+// Return the error for an image that does not fit into memory, with its path and size.
 Error too_large(const std::filesystem::path& path, Size size);
 
-// The size after a resize rule: the shortest edge becomes `min_size` px unless the longest would exceed
-// `max_size`; 0 leaves images as they are. As detexport.data.resize has it, to the last bit.
+// Return the size after a resize rule: shortest edge `min_size` px, longest edge at most `max_size` px; 0
+// disables it. Equals detexport.data.resize to the last bit.
 Size resized_size(Size size, int64_t min_size, int64_t max_size);
 
-// Resize with the arithmetic of PIL's bilinear filter, which averages where it makes smaller: equal to the
+// Resize with the arithmetic of PIL's bilinear filter, which averages when it shrinks; equal to PIL to the
 // last bit.
 Image resize(const Image& image, Size size);
 

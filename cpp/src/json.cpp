@@ -5,8 +5,8 @@
 namespace detexport {
 namespace {
 
-// COCO's compressed run lengths: the pixels column by column, zeros first; a length from the third on is told
-// by what it has more than the one before the last, in groups of five bits, the lowest first.
+// Encode run lengths as COCO's compressed RLE: from the fourth length on the difference to the length two
+// before, in groups of five bits, the lowest first.
 std::string compress(const std::vector<int64_t>& lengths) {
     std::string text;
     for (size_t i = 0; i < lengths.size(); ++i) {
@@ -21,7 +21,7 @@ std::string compress(const std::vector<int64_t>& lengths) {
     return text;
 }
 
-// The pixels of a map that hold `value`, as a mask.
+// Return the RLE of the pixels of a map that equal `value`: column by column, zeros first.
 template <typename T>
 json to_rle(const Map<T>& map, T value) {
     std::vector<int64_t> lengths = {0};

@@ -1,4 +1,4 @@
-// What was found as JSON, by the names that `detexport predict --json` uses.
+// Convert detections to JSON with the names of `detexport predict --json`.
 #pragma once
 
 #include <nlohmann/json.hpp>

@@ -1,4 +1,4 @@
-// ONNX by ONNX Runtime, on the CPU.
+// Run ONNX models with ONNX Runtime, on the CPU.
 #include <onnxruntime_cxx_api.h>
 
 #include "program.h"
@@ -6,9 +6,9 @@
 namespace detexport {
 namespace {
 
-// The graph's inputs, in the contract's order.
+// Return the graph's inputs, in the contract's order.
 std::vector<Ort::Value> to_ort(const Given& given, const Contract& contract) {
-    // ONNX Runtime takes pointers that it does not write to.
+    // ONNX Runtime requires non-const pointers, but does not write to inputs.
     const auto cpu = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
     const auto& [size, pixels] = given.image;
     const std::array<int64_t, 3> shape = {3, size.height, size.width};

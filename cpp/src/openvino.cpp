@@ -1,4 +1,4 @@
-// OpenVINO IR by OpenVINO, on the CPU.
+// Run OpenVINO IRs with OpenVINO, on the CPU.
 #include <algorithm>
 #include <openvino/openvino.hpp>
 
@@ -16,15 +16,16 @@ Tensor from_openvino(const ov::Tensor& tensor) {
     return {name == names.end() ? type : name->second, {shape.begin(), shape.end()}, tensor.data()};
 }
 
-// Whether a value is a constant, as it is stored or converted.
+// Return whether a value is a constant, possibly converted to another type.
 bool is_constant(const ov::Output<ov::Node>& value) {
     std::shared_ptr<ov::Node> node = value.get_node_shared_ptr();
     while (std::string(node->get_type_name()) == "Convert") node = node->get_input_node_shared_ptr(0);
     return std::string(node->get_type_name()) == "Constant";
 }
 
-// Inputs of an operator that are coordinates, or made of them: a product of two values that are computed pastes a mask
-// or resizes a heatmap, with weights that follow from where a box lies. src/detexport/runtime/openvino.py has the same.
+// Return the inputs of an operator that are coordinates, or computed from them: masks are pasted, and heatmaps
+// resized, by products with interpolation weights that depend on a box. Same as in
+// src/detexport/runtime/openvino.py.
 std::vector<size_t> coordinate_ports(const ov::Node& node) {
     static const std::map<std::string, std::vector<size_t>> read_at = {
         {"ROIAlign", {1, 2}}, {"GridSample", {1}}, {"ROIPooling", {1}}};
@@ -34,9 +35,9 @@ std::vector<size_t> coordinate_ports(const ov::Node& node) {
     return ports == read_at.end() ? std::vector<size_t>{} : ports->second;
 }
 
-// Make the coordinates at which features are read outputs too; nobody asks for them. In 8 bits of bfloat16 a box
-// at 800 px would be rounded to 4 px; OpenVINO leaves in float32 what lies between the last layer with weights and
-// an output.
+// Add the coordinates at which features are read as outputs, which nobody reads. With the 8 significant bits
+// of bfloat16, a box at 800 px would be rounded to 4 px; OpenVINO keeps the operators between the last layer
+// with weights and an output in float32.
 void keep_coordinates_float32(ov::Model& model) {
     std::vector<ov::Output<ov::Node>> coordinates;
     for (const auto& node : model.get_ordered_ops())
@@ -51,7 +52,7 @@ void keep_coordinates_float32(ov::Model& model) {
 Session open_openvino(const Artifact& artifact, const Options& options) {
     ov::Core core;
     const ov::element::Type precision = options.precision == "f32" ? ov::element::f32 : ov::element::bf16;
-    // OpenVINO takes bfloat16 by itself where the processor has it.
+    // Always set: OpenVINO's default is bfloat16 if the CPU supports it.
     ov::AnyMap settings = {ov::hint::inference_precision(precision),
                            ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY)};
     if (options.threads) settings.insert(ov::inference_num_threads(options.threads));
@@ -59,11 +60,11 @@ Session open_openvino(const Artifact& artifact, const Options& options) {
     if (options.precision != "f32") keep_coordinates_float32(*graph);
     ov::CompiledModel model = core.compile_model(graph, "CPU", settings);
     if (const auto taken = model.get_property(ov::hint::inference_precision); taken != precision)
-        throw Error("OpenVINO does not compute in " + options.precision + " on this processor",
+        throw Error("OpenVINO does not compute in " + options.precision + " on this CPU",
                     {taken.get_type_name(), options.precision, "choose --precision f32"});
     ov::InferRequest request = model.create_infer_request();
     return [request, contract = artifact.contract](const Given& given) mutable {
-        // OpenVINO takes pointers that it does not write to.
+        // OpenVINO requires non-const pointers, but does not write to inputs.
         const auto& [size, pixels] = given.image;
         const ov::Shape shape = {3, size_t(size.height), size_t(size.width)};
         request.set_tensor(contract.input_names[0],

@@ -14,7 +14,7 @@ public:
     Outputs(const std::vector<Tensor>& tensors, const Contract& contract)
         : tensors_(tensors), contract_(contract) {}
 
-    // Null where the model does not have it.
+    // Return an output, or null if the model lacks it.
     const Tensor* find(const std::string& name) const {
         for (size_t i = 0; i < tensors_.size(); ++i)
             if (contract_.outputs[i].name == name) return &tensors_[i];
@@ -37,7 +37,7 @@ struct Frame {
     float x_scale() const { return float(double(image.width) / input.width); }
     float y_scale() const { return float(double(image.height) / input.height); }
 
-    // Scaled and clipped to the image; nothing where no pixel of it is left.
+    // Scale a box and clip it to the image; return nothing if it is empty then.
     std::optional<Box> place(std::span<const float> box) const {
         const float width = image.width, height = image.height;
         const Box placed = {
@@ -47,14 +47,14 @@ struct Frame {
     }
 };
 
-// Where the pixels first, first + 1, ... of one axis lie among the cells of a grid over [start, end], in
-// cells.
+// Positions of the pixels first, first + 1, ... of one axis in a grid over [start, end], in cells.
 struct Axis {
     int64_t first;
     std::vector<float> positions;
 };
 
-// Beyond the outer cells' centres a probability fades, to 0 half a cell outside of the interval.
+// Return the pixels that the grid covers. Beyond the outer cells' centres the probability decreases linearly,
+// to 0 half a cell outside the interval.
 Axis pixels_over(float start, float end, int64_t cells, int64_t limit) {
     const float half_cell = (end - start) / (2 * cells);
     const auto first = std::max<int64_t>(std::floor(start - half_cell), 0);
@@ -85,7 +85,7 @@ Mask paste(std::span<const float> grid, int64_t cells, const Box& box, Size size
     return mask;
 }
 
-// A mask as the graph gives it: pasted already, or a grid of probabilities over the box.
+// Return a mask in the image's frame from the graph's output: pasted already, or a grid over the box.
 Mask to_mask(const Tensor& masks, int64_t index, const Box& box, Size size, float threshold) {
     if (masks.dtype != "bool") return paste(masks.row<float>(index), masks.shape[1], box, size, threshold);
     const std::span<const uint8_t> pixels = masks.row<uint8_t>(index);
@@ -122,7 +122,7 @@ std::vector<Proposal> place_proposals(const Outputs& outputs, const Frame& frame
     return proposals;
 }
 
-// Bilinear between pixel centres, edges repeated: two cells of one axis and the weight of the second.
+// Bilinear between pixel centres, edges repeated: two cells of one axis, and the second's weight.
 struct Between {
     int64_t first, second;
     float weight;
@@ -138,7 +138,7 @@ std::vector<Between> between_cells(int64_t cells, int64_t length) {
     return result;
 }
 
-// The channel with the highest logit, of equal ones the first, after the logits (C, H, W) were resized.
+// Resize logits (C, H, W) and return each pixel's channel with the highest logit, the first of equal ones.
 Map<int32_t> label_pixels(const Tensor& logits, Size size) {
     const int64_t channels = logits.shape[0], height = logits.shape[1], width = logits.shape[2];
     const std::vector<Between> rows = between_cells(height, size.height),
@@ -159,12 +159,12 @@ Map<int32_t> label_pixels(const Tensor& logits, Size size) {
     return labels;
 }
 
-// Things by descending score, each on pixels that are still free, then stuff on what is left.
+// Assign pixels to things by descending score, then the remaining pixels to stuff.
 Panoptic combine(const std::vector<Instance>& instances, const Map<int32_t>& labels,
                  const PanopticRule& rule) {
     Panoptic panoptic{{labels.size, std::vector<int32_t>(labels.values.size())}, {}};
     std::vector<int32_t>& ids = panoptic.ids.values;
-    // Take the free pixels that belong to a segment.
+    // Add a segment with the free pixels that belong to it.
     const auto add = [&](Segment segment, const auto& belongs) {
         segment.id = panoptic.segments.size() + 1;
         for (size_t i = 0; i < ids.size(); ++i)

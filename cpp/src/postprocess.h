@@ -1,5 +1,5 @@
-// What lies beyond the graph's end, as detexport.postprocess has it: the image's own frame, pasted masks,
-// segments.
+// Post-processing after the graph, as in detexport.processing.postprocess: scaling to the image's frame,
+// pasting of masks, panoptic segments.
 #pragma once
 
 #include <array>
@@ -10,7 +10,7 @@
 
 namespace detexport {
 
-// Values of the pixels of an image, row by row.
+// One value per pixel of an image, row by row.
 template <typename T>
 struct Map {
     Size size;
@@ -37,7 +37,7 @@ struct Proposal {
     float objectness_logit;
 };
 
-// A thing has the index of its instance, stuff has -1.
+// `instance` is the index of a thing's instance, -1 for stuff.
 struct Segment {
     int32_t id;
     bool is_thing;
@@ -49,16 +49,16 @@ struct Panoptic {
     std::vector<Segment> segments;
 };
 
-// What a model finds in one image; empty where the model does not give it.
+// The outputs for one image; fields that the model lacks are empty.
 struct Found {
     std::optional<std::vector<Instance>> instances;
     std::optional<std::vector<Proposal>> proposals;
-    std::optional<Map<int32_t>> labels;  // the class of each pixel, the one with the highest logit
+    std::optional<Map<int32_t>> labels;  // semantic segmentation: the class with the highest logit
     std::optional<Panoptic> panoptic;
 };
 
-// Bring a graph's outputs, in the contract's order, from px of its input into px of the image, where a graph
-// that ends pasted has brought them already.
+// Post-process a graph's outputs, given in the contract's order, into px of the image. Those of a pasted
+// graph are in px of the image already.
 Found postprocess(const std::vector<Tensor>& outputs, Size input, Size image, const Contract& contract);
 
 }  // namespace detexport

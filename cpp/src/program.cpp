@@ -27,7 +27,7 @@ int to_count(const std::string& name, const std::string& text) {
     int value = 0;
     const auto [end, fault] = std::from_chars(text.data(), text.data() + text.size(), value);
     if (fault != std::errc() || end != text.data() + text.size() || value < 0)
-        throw Error("option " + name + " is a number, 0 or more", {text});
+        throw Error("option " + name + " must be a whole number, 0 or more", {text});
     return value;
 }
 
@@ -53,7 +53,7 @@ Arguments read_arguments(int argc, char** argv, bool has_precisions) {
         ++i;
     }
     if (paths.size() != 2)
-        throw Error("two paths are wanted",
+        throw Error("two paths are required",
                     {std::to_string(paths.size()), std::string(argv[0]) + " ARTIFACT_FOLDER IMAGE.png"});
     arguments.artifact = paths[0];
     arguments.image = paths[1];
@@ -64,14 +64,14 @@ double elapsed_ms(Clock::time_point start) {
     return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
 }
 
-// Between the two nearest of the sorted values, as numpy's percentile.
+// Interpolate linearly between the two nearest sorted values, as numpy.percentile does.
 double percentile(const std::vector<double>& sorted, double percent) {
     const double place = percent / 100 * (sorted.size() - 1);
     const size_t low = place, high = std::min(low + 1, sorted.size() - 1);
     return sorted[low] + (place - low) * (sorted[high] - sorted[low]);
 }
 
-// The first call is not measured: runtimes still prepare themselves in it.
+// Measure the latency of `repeat` calls; the caller has warmed the session up with one call.
 json measure(const Session& session, const Given& given, int repeat) {
     std::vector<double> durations_ms;
     for (int i = 0; i < repeat; ++i) {
@@ -86,7 +86,7 @@ json measure(const Session& session, const Given& given, int repeat) {
     return latency;
 }
 
-// Hold a graph's outputs against its contract before anything is read from them.
+// Compare a graph's outputs with its contract before they are read.
 void check_outputs(const std::vector<Tensor>& outputs, const Contract& contract) {
     bool fits = outputs.size() == contract.outputs.size();
     for (size_t i = 0; fits && i < outputs.size(); ++i)
@@ -98,7 +98,7 @@ void check_outputs(const std::vector<Tensor>& outputs, const Contract& contract)
         facts.got += tensor.dtype + " of rank " + std::to_string(tensor.shape.size()) + " ";
     for (const TensorSpec& spec : contract.outputs)
         facts.expected += spec.name + " " + spec.dtype + " of rank " + std::to_string(spec.rank) + " ";
-    throw Error("the graph's outputs are not those of its contract", facts);
+    throw Error("the graph's outputs do not match its contract", facts);
 }
 
 void check_size(Size size, const Artifact& artifact) {
@@ -109,7 +109,7 @@ void check_size(Size size, const Artifact& artifact) {
                 {std::to_string(size.height) + " x " + std::to_string(size.width) + " px",
                  "sides of " + std::to_string(artifact.smallest_side) + " to " +
                      std::to_string(artifact.largest_side),
-                 "resize the image, or export the model for such sizes"});
+                 "resize the image, or export the model for this size"});
 }
 
 json run(const Arguments& arguments, const Artifact& artifact, const Image& image, const Open& open) {
@@ -152,7 +152,7 @@ int run_program(int argc, char** argv, const std::string& format, const Open& op
         return std::cout.good() ? 0 : 1;
     } catch (const std::exception& error) {
         const std::string text = error.what();
-        // libtorch puts a stack trace behind what it says.
+        // libtorch appends a stack trace to its messages.
         std::cerr << "error: " << text.substr(0, text.find("\nException raised from")) << std::endl;
         return 1;
     }

@@ -1,4 +1,4 @@
-// What goes into a graph and what comes out of it.
+// The inputs and outputs of a graph.
 #pragma once
 
 #include <array>
@@ -19,19 +19,19 @@ struct Size {
     bool operator==(const Size&) const = default;
 };
 
-// uint8 (3, height, width), channels in the order that the contract names.
+// uint8 (3, height, width), channels in the contract's order.
 struct Image {
     Size size;
     std::vector<uint8_t> pixels;
 };
 
-// All that a graph may ask for.
+// All possible inputs of a graph.
 struct Given {
     Image image;
-    std::array<int64_t, 2> output_size;  // height and width in px of the frame that outputs are wanted in
+    std::array<int64_t, 2> output_size;  // height and width of the output in px
 };
 
-// An output of a graph, on the CPU, contiguous; the type by numpy's name, as the contract has it.
+// An output of a graph, on the CPU and contiguous; its dtype is numpy's name, as in the contract.
 class Tensor {
 public:
     Tensor(std::string dtype, std::vector<int64_t> shape, const void* data)
@@ -44,7 +44,7 @@ public:
 
     int64_t length() const { return shape.at(0); }
 
-    // The values of the row `index`, of the whole where the tensor has one dimension.
+    // Return the values of the row `index`.
     template <typename T>
     std::span<const T> row(int64_t index) const {
         const size_t size = length() ? data_.size() / length() / sizeof(T) : 0;
@@ -67,7 +67,7 @@ private:
             {"float32", 4}, {"int64", 8}, {"int32", 4}, {"uint8", 1}, {"bool", 1}};
         const auto found = sizes.find(dtype);
         if (found == sizes.end())
-            throw Error("a graph gives a tensor of an unknown type",
+            throw Error("the graph has an output of an unknown dtype",
                         {dtype, "float32, int64, int32, uint8 or bool"});
         return found->second;
     }

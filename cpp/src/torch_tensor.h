@@ -1,4 +1,4 @@
-// Between libtorch's tensors and ours.
+// Convert between libtorch's tensors and detexport's.
 #pragma once
 
 #include <ATen/Parallel.h>
@@ -10,20 +10,20 @@
 
 namespace detexport {
 
-// torchvision's operators (nms, roi_align) are registered when their library is loaded. TORCHVISION_OPERATORS
-// in the environment names another one than that of the build.
+// Load the library of torchvision's operators (nms, roi_align), which registers them. The environment
+// variable TORCHVISION_OPERATORS overrides the library of the build.
 inline void load_torchvision_operators() {
     const char* other = std::getenv("TORCHVISION_OPERATORS");
     const std::string path = other ? other : TORCHVISION_OPERATORS_LIBRARY;
     if (!dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL))
         throw Error("torchvision's operators cannot be loaded",
-                    {dlerror(), "the _C_stable.so of a torchvision that belongs to this libtorch",
-                     "name it in the environment's TORCHVISION_OPERATORS"});
+                    {dlerror(), "the _C_stable.so of the torchvision for this libtorch",
+                     "set the environment variable TORCHVISION_OPERATORS to its path"});
 }
 
-// The graph's inputs, in the contract's order.
+// Return the graph's inputs, in the contract's order.
 inline std::vector<torch::Tensor> to_torch(const Given& given, const Contract& contract) {
-    // libtorch takes pointers that it might write to; graphs do not write to their inputs.
+    // libtorch requires non-const pointers; graphs do not write to their inputs.
     const auto pixels = const_cast<uint8_t*>(given.image.pixels.data());
     const auto [height, width] = given.image.size;
     std::vector<torch::Tensor> inputs = {torch::from_blob(pixels, {3, height, width}, torch::kUInt8)};

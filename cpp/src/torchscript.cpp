@@ -1,5 +1,5 @@
-// TorchScript by libtorch. Traced: an image in, a tuple of tensors out. Scripted: a list of images in, and
-// for each image tensors by name out.
+// Run TorchScript with libtorch. Traced: an image in, a tuple of tensors out. Scripted: a list of images in,
+// a dict of tensors per image out.
 #include "torch_tensor.h"
 
 namespace detexport {

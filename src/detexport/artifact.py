@@ -1,4 +1,4 @@
-"""The hinge between export and runtime: a folder that says all that a runtime needs to know."""
+"""Artifacts: a folder with an exported model and the manifest that a runtime reads."""
 
 import os
 import re
@@ -18,13 +18,13 @@ from detexport.system.json_values import cut, decode
 MANIFEST = "artifact.json"
 MAX_MANIFEST_BYTES = 4 << 20
 SHOWN_FILES = 3
-"""Of many in a message."""
+"""Most file names in a message."""
 UNCHANGED = "as exported"
-"""State of a file whose digest is the manifest's."""
+"""State of a file whose digest matches the manifest."""
 
 
 class Format(StrEnum):
-    """What the file is."""
+    """The format of an artifact's main file."""
 
     TORCHSCRIPT = "TorchScript"
     ONNX = "ONNX"
@@ -48,25 +48,25 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A deployable model: the files in its folder and what they promise.
+    """A deployable model: the manifest of a folder of files.
 
     Args:
-        format: what the main file is.
+        format: format of the main file.
         method: export method or conversion that wrote it (``tracing``, ``onnx``, ``openvino``).
         options: the method's options.
         main_file: the file that a runtime opens, relative to the folder.
         files: every file but the manifest, with its sha256; the folder holds nothing else.
-        contract: what the graph takes and gives.
-        batch: images a call takes: ``"1"``, one tensor in and a tuple of tensors out, or ``"any"``, a list of
-            images of different sizes in and a list of tensors by name out; within a call they are padded to
-            one size, as the eager model pads its batch.
-        graph_end: the contract's: ``"raw"`` (masks as a grid over each box, boxes in px of the graph's image)
-            or ``"pasted"`` (all in the frame of the output that is wanted).
-        weights_sha256: digest of the weights that were exported.
+        contract: the graph's inputs and outputs, and its pre- and post-processing.
+        batch: the batch size: ``"1"``, one tensor in and a tuple of tensors out, or ``"any"``, a list of
+            images of different sizes in and a list of dicts of tensors out; a call pads its images to one
+            size, as the eager model does.
+        graph_end: that of the contract: ``"raw"`` (masks as a grid over each box, boxes in px of the graph's
+            input image) or ``"pasted"`` (post-processing included, all in the frame of the output).
+        weights_sha256: digest of the exported weights.
         config_sha256: digest of the resolved model configuration.
-        versions: versions of the packages that shaped the file.
-        source_sha256: the artifact that it was converted from, by its name; empty for an export.
-        image_sides: the smallest and the largest height and width in px of an image that the graph takes.
+        versions: versions of the packages that determine the file.
+        source_sha256: digest of the artifact that it was converted from; empty for an export.
+        image_sides: smallest and largest height and width in px of the graph's input images.
     """
 
     format: Format
@@ -85,11 +85,11 @@ class Artifact:
 
     @property
     def sha256(self) -> str:
-        """The artifact's name by content: a digest of the manifest, which holds every file's digest."""
+        """The artifact's digest: that of the manifest, which holds every file's digest."""
         return sha256_json(self.to_json())
 
     def to_json(self) -> dict[str, Any]:
-        """The manifest as plain JSON values."""
+        """Return the manifest as plain JSON values."""
         return {**asdict(self), "format": self.format.value, "contract": self.contract.to_json()}
 
     def save(self, folder: Path) -> None:
@@ -98,10 +98,10 @@ class Artifact:
 
 
 def read_artifact(folder: Path) -> Artifact:
-    """Read a folder's manifest without looking at its files; see ``read_verified``.
+    """Read a folder's manifest without checking its files; see ``read_verified``.
 
     Raises:
-        ArtifactError: there is no manifest, or it is none: a field is missing, unknown or of another type,
+        ArtifactError: the manifest is missing or invalid: a field is missing, unknown or of another type,
             two contradict each other, or a file's path leads out of the folder.
     """
     try:
@@ -154,7 +154,7 @@ def _fault(artifact: Artifact) -> str:
 
 
 def _path_fault(name: str) -> str:
-    """Why a file's name in a manifest does not name a file in its folder; empty if it does."""
+    """Return why a file's name in a manifest is not that of a file in its folder; empty if it is."""
     if not name.isprintable() or "\\" in name or ":" in name:
         return "a character that file names may not have: a control character, \\ or :"
     if name.startswith("/") or any(part in ("", ".", "..") for part in name.split("/")):
@@ -163,7 +163,7 @@ def _path_fault(name: str) -> str:
 
 
 def _needed_files(artifact: Artifact) -> tuple[str, ...]:
-    """The files that a runtime opens: an IR's weights are read without being asked for."""
+    """Return the files that a runtime opens; for an IR, OpenVINO also opens the file of its weights."""
     if artifact.format is Format.OPENVINO:
         main = PurePosixPath(artifact.main_file)
         return (main.with_suffix(".xml").as_posix(), main.with_suffix(".bin").as_posix())
@@ -171,20 +171,20 @@ def _needed_files(artifact: Artifact) -> tuple[str, ...]:
 
 
 def verify_files(artifact: Artifact, folder: Path) -> None:
-    """Compare a folder with its manifest; some formats hold native code, so this comes before loading.
+    """Compare a folder with its manifest; call it before loading, since some formats hold native code.
 
     Raises:
-        ArtifactError: a file is missing, its bytes are not those that were exported, the folder holds
-            anything that the manifest does not list, or an ONNX model refers to such a file.
+        ArtifactError: a file is missing or was changed, the folder holds anything that the manifest does not
+            list, or an ONNX model refers to such a file.
     """
     if fault := _fault(artifact):
-        raise ArtifactError(f"the manifest of {folder} is none", got=fault, remedy="export the model again")
+        raise ArtifactError(f"{folder} has an invalid manifest", got=fault, remedy="export the model again")
     if extra := unlisted(artifact, folder):
         raise ArtifactError(
-            f"{folder} holds what its manifest does not list",
+            f"{folder} holds files that its manifest does not list",
             got=_some(extra),
             expected=f"only {MANIFEST} and {_some(sorted(artifact.files))}, which are regular files",
-            remedy="remove it, or export the model again into a folder of its own",
+            remedy="remove them, or export the model again into an empty folder",
         )
     for name, expected in artifact.files.items():
         path = folder / name
@@ -225,7 +225,7 @@ def _state(path: Path, sha256: str) -> str:
 
 
 def unlisted(artifact: Artifact, folder: Path) -> list[str]:
-    """Name what lies in a folder and is not listed in its manifest: files, folders, links.
+    """Return the names of a folder's files, folders and links that its manifest does not list.
 
     Raises:
         ArtifactError: the folder cannot be read.
@@ -239,7 +239,7 @@ def unlisted(artifact: Artifact, folder: Path) -> list[str]:
 
 
 def _unlisted_data(artifact: Artifact, folder: Path) -> list[str]:
-    """Locations of an ONNX model's external data that are not files of the manifest.
+    """Return the locations of an ONNX model's external data that the manifest does not list.
 
     Raises:
         ArtifactError: the file is not an ONNX model.
@@ -260,7 +260,7 @@ def _unlisted_data(artifact: Artifact, folder: Path) -> list[str]:
 
 
 def _walk(folder: Path, below: str, listed: set[str], parents: set[str]) -> Iterator[str]:
-    """Names below a folder that are not listed; no link is followed, no unlisted folder entered."""
+    """Yield the unlisted names below a folder; follow no link, enter no unlisted folder."""
     with os.scandir(folder / below) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             name = f"{below}{entry.name}"
@@ -276,6 +276,6 @@ def _walk(folder: Path, below: str, listed: set[str], parents: set[str]) -> Iter
 
 
 def _some(names: list[str]) -> str:
-    """The first of many names, in one line."""
+    """Return the first names and the number of others, in one line."""
     more = f", and {len(names) - SHOWN_FILES} more" if len(names) > SHOWN_FILES else ""
     return ", ".join(name if name.isprintable() else cut(name) for name in names[:SHOWN_FILES]) + more

@@ -1,7 +1,7 @@
-"""The I/O contract of a model: what its graph takes and gives, written once.
+"""The I/O contract of a model: its graph's inputs and outputs, and the processing before and after them.
 
-The names of ONNX's inputs and outputs, the schema in the registry, the pre-processing before a graph and the
-post-processing after it are all derived from this one value.
+The names of ONNX's inputs and outputs, the signature in the registry, the pre-processing and the
+post-processing are all derived from this one value.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from detexport.errors import ArtifactError, ConfigError, ExportError, listed
 from detexport.system.json_values import cut, decode
 
 Dim = int | str
-"""A fixed size, or the name of one that is free: H, W of the image, height, width of the output, R rows."""
+"""A fixed size, or the name of a dynamic one: H, W of the image, height, width of the output, R rows."""
 
 # fmt: off
 COCO_KEYPOINT_SIGMAS = (
@@ -20,23 +20,23 @@ COCO_KEYPOINT_SIGMAS = (
     0.089, 0.089,
 )
 # fmt: on
-"""Of the 17 keypoints of COCO's persons: https://cocodataset.org/#keypoints-eval."""
+"""OKS sigmas of COCO's 17 person keypoints: https://cocodataset.org/#keypoints-eval."""
 
 SHOWN_ITEMS = 5
-"""Of a list in a message."""
+"""Most items of a list in a message."""
 
 MAX_SIDE = 65_535
-"""Longest side of an image and of an output in px: that of the largest JPEG."""
+"""Longest side of an image or output in px: that of the largest JPEG."""
 
 
 def checked_names(names: Any, what: str) -> tuple[str, ...]:
-    """Check names of classes where they enter: a list of texts.
+    """Check that class names are a list of non-empty strings, and return them.
 
-    YAML reads 1, yes, no and null as other things than texts, and a text is a sequence of letters.
+    YAML reads unquoted 1, yes, no and null as other types.
 
     Args:
-        names: what was given.
-        what: what they name, for errors.
+        names: the value to check.
+        what: its description in messages.
 
     Raises:
         ConfigError: they are something else.
@@ -60,13 +60,13 @@ def checked_names(names: Any, what: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One tensor at the edge of a graph.
+    """One input or output tensor of a graph.
 
     Args:
         name: name in the graph and in every schema made from it.
         dtype: numpy's name, ``"uint8"``, ``"float32"``, ``"int64"``.
-        shape: a size or the letter of a free size for each dimension.
-        meaning: units and frame, for people.
+        shape: for each dimension a size, or the name of a dynamic one.
+        meaning: description for people, with units and frame.
     """
 
     name: str
@@ -77,9 +77,9 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class ResizeRule:
-    """Resize so that the shortest edge has ``min_size`` px and the longest at most ``max_size`` px.
+    """The resize before the graph: shortest edge ``min_size`` px, longest edge at most ``max_size`` px.
 
-    ``min_size`` 0 leaves images as they are (``INPUT.MIN_SIZE_TEST`` and ``INPUT.MAX_SIZE_TEST``).
+    ``min_size`` 0 disables it (``INPUT.MIN_SIZE_TEST`` and ``INPUT.MAX_SIZE_TEST``).
     """
 
     min_size: int
@@ -88,11 +88,11 @@ class ResizeRule:
 
 @dataclass(frozen=True)
 class PanopticRule:
-    """How instances and ``sem_seg`` become ``panoptic_seg`` after the graph (Kirillov et al. 2019).
+    """How post-processing combines instances and ``sem_seg`` into ``panoptic_seg`` (Kirillov et al. 2019).
 
     Args:
-        overlap_threshold: an instance is dropped where a greater part of it is taken by better ones.
-        stuff_area_limit: stuff of fewer px is dropped.
+        overlap_threshold: an instance is dropped if better ones cover a larger fraction of it.
+        stuff_area_limit: stuff segments of fewer px are dropped.
         instances_score_threshold: instances with a lower score are dropped.
     """
 
@@ -103,28 +103,29 @@ class PanopticRule:
 
 @dataclass(frozen=True)
 class Contract:
-    """What a model's graph takes and gives.
+    """The I/O contract of a model's graph.
 
     Args:
-        inputs: tensors that the graph takes.
-        outputs: tensors that the graph gives, in order; boxes are XYXY in px, of the graph's input image
-            where it ends raw, of the output that is wanted where it ends pasted: see ``ending``.
+        inputs: the graph's input tensors.
+        outputs: the graph's output tensors, in order; boxes are XYXY in px, of the input image for a raw
+            graph, of the output for a pasted one: see ``ending``.
         channel_order: order of the image's channels, ``"RGB"`` or ``"BGR"``.
         resize: how an image is resized before the graph (never inside it).
-        pixel_mean: subtracted inside the graph, one value a channel, on the scale 0..255.
-        pixel_std: divides inside the graph.
-        size_divisibility: the graph pads right and bottom with zeros, after normalization, to a multiple.
+        pixel_mean: subtracted inside the graph, one value per channel, on the scale 0..255.
+        pixel_std: divides inside the graph, one value per channel.
+        size_divisibility: the graph pads right and bottom with zeros to a multiple of this, after
+            normalization.
         class_names: the name of each index in ``pred_classes``.
-        score_threshold: a detection's score is greater than this.
-        nms_threshold: of two boxes of one class with a greater IoU the lower score is dropped.
-        max_detections: at most so many detections an image; negative: no limit.
-        mask_threshold: a pixel belongs to a mask where its probability is at least this.
-        stuff_class_names: the name of each channel of ``sem_seg``; beside instances channel 0 is all things.
-        keypoint_names: the name of each keypoint, where they have names.
-        keypoint_sigmas: how exactly people place each keypoint, for the similarity of keypoints; empty where
-            nobody said: see ``oks_sigmas``.
-        panoptic: how instances and ``sem_seg`` are combined; none leaves them apart.
-        num_classes: number of indices that ``pred_classes`` can hold; None where the model does not say.
+        score_threshold: detections have a greater score.
+        nms_threshold: of two boxes of one class with a greater IoU, the one with the lower score is dropped.
+        max_detections: most detections per image; negative: no limit.
+        mask_threshold: a pixel belongs to a mask if its probability is at least this.
+        stuff_class_names: the name of each channel of ``sem_seg``; in a model that also detects instances,
+            channel 0 stands for all things.
+        keypoint_names: the name of each keypoint; empty if unnamed.
+        keypoint_sigmas: the OKS sigma of each keypoint; empty selects the default: see ``oks_sigmas``.
+        panoptic: how instances and ``sem_seg`` are combined; None if they are not.
+        num_classes: number of indices in ``pred_classes``; None if unknown.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -146,26 +147,26 @@ class Contract:
     num_classes: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the names: they go into every schema that is made from the contract.
+        """Check the names, which go into every schema that is made from the contract.
 
         Raises:
-            ConfigError: they are not texts.
+            ConfigError: they are not strings.
         """
         for kind in ("class_names", "stuff_class_names", "keypoint_names"):
             checked_names(getattr(self, kind), f"the {kind} of a contract")
 
     def class_name(self, index: int, *, stuff: bool = False) -> str:
-        """Name of a class index, of things or of stuff; "class 3" where the contract names none.
+        """Return the name of a thing or stuff class; ``"class 3"`` if the contract has no names.
 
         Raises:
-            ArtifactError: the contract names classes, but fewer than the model has.
+            ArtifactError: the contract has fewer names than the model has classes.
         """
         names = self.stuff_class_names if stuff else self.class_names
         if not names:
             return f"class {index}"
         if not 0 <= index < len(names):
             raise ArtifactError(
-                "the model found a class that its contract does not name",
+                "the model predicts a class that its contract does not name",
                 got=f"class index {index} with {len(names)} names: {listed(names)}",
                 expected="a name for each class of the model",
                 remedy="export the model again with as many class names as it has classes, or with none",
@@ -174,28 +175,27 @@ class Contract:
 
     @property
     def graph_end(self) -> Literal["raw", "pasted"]:
-        """Whether the outputs are as the model leaves them, or in the frame of a wanted output."""
+        """``"raw"`` (raw outputs), or ``"pasted"`` (post-processing included, in the frame of the output)."""
         return "pasted" if OUTPUT_SIZE in self.inputs else "raw"
 
     def ending(self, graph_end: str) -> "Contract":
-        """The contract of the same model's graph with another end.
+        """Return the contract of the same model's graph with another end.
 
         Args:
-            graph_end: ``"raw"`` or ``"pasted"``. A pasted graph takes ``output_size`` too, and gives its
-                outputs in that frame: boxes scaled and clipped, without the empty ones, masks in the
-                output's pixels, maps of classes resized. What follows from all of them together
-                (``panoptic``) stays beyond its end.
+            graph_end: ``"raw"`` or ``"pasted"``. A pasted graph has the further input ``output_size``, and
+                outputs in that frame: boxes scaled and clipped, without empty ones, masks pasted, semantic
+                logits resized. It does not combine them (``panoptic``).
 
         Raises:
-            ExportError: there is no such end, or the graph has gone beyond it.
+            ExportError: ``graph_end`` is unknown, or ``"raw"`` for a pasted graph.
         """
         if graph_end == self.graph_end:
             return self
         if graph_end != "pasted":
             raise ExportError(
-                "a graph cannot end there",
-                got=f"graph_end: {graph_end!r} of a graph that ends {self.graph_end}",
-                expected="raw or pasted; pasted stays pasted",
+                "a graph cannot have this end",
+                got=f"graph_end: {graph_end!r} of a {self.graph_end} graph",
+                expected="raw or pasted; a pasted graph cannot become raw",
                 remedy="set the export method's graph_end to one of them",
             )
         outputs = tuple(_in_output_frame(spec) for spec in self.outputs)
@@ -208,7 +208,7 @@ class Contract:
 
     @property
     def results(self) -> tuple[str, ...]:
-        """What the model gives for an image after post-processing, by the eager model's keys."""
+        """The keys of the eager model's output that post-processing returns for an image."""
         given = {
             "instances": "pred_boxes" in self.output_names,
             "proposals": "proposal_boxes" in self.output_names,
@@ -224,9 +224,9 @@ class Contract:
 
     @property
     def oks_sigmas(self) -> tuple[float, ...]:
-        """The standard deviation of each keypoint's annotations, in parts of the root of the object's area.
+        """The standard deviation of each keypoint's annotations, relative to the root of the object's area.
 
-        Those of COCO where there are 17 keypoints and nobody said others; empty where nothing is known.
+        By default those of COCO for 17 keypoints, none for other numbers.
         """
         shapes = {spec.name: spec.shape for spec in self.outputs}
         keypoints = shapes["pred_keypoints"][1] if len(shapes.get("pred_keypoints", ())) > 1 else 0
@@ -234,13 +234,13 @@ class Contract:
         return self.keypoint_sigmas or default
 
     def to_json(self) -> dict[str, Any]:
-        """The contract as plain JSON values; without ``num_classes`` where the model does not say it."""
+        """Return the contract as plain JSON values, without ``num_classes`` if it is None."""
         unknown = ("num_classes",) if self.num_classes is None else ()
         return {name: value for name, value in asdict(self).items() if name not in unknown}
 
     @classmethod
     def from_json(cls, value: Any, place: str = "contract") -> "Contract":
-        """Rebuild a contract from ``to_json``'s value.
+        """Rebuild a contract from the value of ``to_json``.
 
         Args:
             value: parsed JSON.
@@ -255,7 +255,7 @@ class Contract:
         return contract
 
     def fault(self) -> str:
-        """Name the field that contradicts another one or is out of range, and why; empty if none does."""
+        """Return the field that contradicts another one or is out of range, and why; empty if none does."""
         shapes = {spec.name: spec.shape for spec in self.outputs}
         names = [spec.name for spec in (*self.inputs, *self.outputs)]
         faults = {
@@ -279,8 +279,8 @@ class Contract:
         return next((fault for fault, there in faults.items() if there), "") or self._count_fault(shapes)
 
     def _count_fault(self, shapes: dict[str, tuple[Dim, ...]]) -> str:
-        """Name the list of names that is not as long as what it names."""
-        # Expected length of each list; None where the manifest does not say.
+        """Return the list of names or sigmas with a wrong length; empty if there is none."""
+        # Expected length of each list; None if unknown.
         classes = self.num_classes if "pred_classes" in shapes else None
         stuff = shapes["sem_seg"][0] if shapes.get("sem_seg") else None
         keypoints = shapes["pred_keypoints"][1] if len(shapes.get("pred_keypoints", ())) == 3 else None
@@ -297,12 +297,12 @@ class Contract:
         return ""
 
     def differences(self, other: "Contract") -> tuple[str, ...]:
-        """Name each field in which another contract differs, with both values.
+        """Return each field in which another contract differs, with both values.
 
         Returns:
             For each field ``"score_threshold: 0.05 here, 0.5 there"``; a tensor's fields as
-            ``"outputs.scores.shape: ('R',) here, ('R', 1) there"``. Long values are cut. Empty where the
-            contracts are equal. A number of classes that one of them does not say is no difference.
+            ``"outputs.scores.shape: ('R',) here, ('R', 1) there"``. Long values are cut. Empty if the
+            contracts are equal. An unknown ``num_classes`` equals any number.
         """
         if None in (self.num_classes, other.num_classes):
             other = replace(other, num_classes=self.num_classes)
@@ -321,7 +321,7 @@ DETECTION_OUTPUTS = (
 
 
 def mask_output(resolution: int) -> TensorSpec:
-    """The raw masks at the end of a graph: a probability a cell of a grid over each box."""
+    """Return the spec of a raw graph's masks: probabilities in a grid over each box."""
     return TensorSpec(
         "pred_masks",
         "float32",
@@ -331,7 +331,7 @@ def mask_output(resolution: int) -> TensorSpec:
 
 
 def keypoint_output(num_keypoints: int) -> TensorSpec:
-    """The keypoints of each detection."""
+    """Return the spec of the keypoints of each detection."""
     return TensorSpec(
         "pred_keypoints",
         "float32",
@@ -341,7 +341,7 @@ def keypoint_output(num_keypoints: int) -> TensorSpec:
 
 
 def _in_output_frame(spec: TensorSpec) -> TensorSpec:
-    """An output of a raw graph as a pasted one gives it."""
+    """Return a raw graph's output spec as that of a pasted graph."""
     if spec.name == "pred_masks":
         meaning = "the pixels of the output that belong to the object"
         return TensorSpec(spec.name, "bool", ("R", "height", "width"), meaning)
@@ -354,7 +354,7 @@ def _in_output_frame(spec: TensorSpec) -> TensorSpec:
 
 
 def _differences(here: Any, there: Any, place: str) -> list[str]:
-    """Differences of two values of one field, named from the contract's fields downwards."""
+    """Return the differences of two values of a field, each with its path from the contract."""
     if here == there:
         return []
     if is_dataclass(here) and is_dataclass(there):
@@ -373,7 +373,7 @@ def _differences(here: Any, there: Any, place: str) -> list[str]:
 
 
 def _difference(here: Any, there: Any, place: str) -> str:
-    """The line about one field; of long lists the first item that differs."""
+    """Return the message for one field; for long lists, the first item that differs."""
     both_lists = isinstance(here, tuple) and isinstance(there, tuple) and len(here) == len(there)
     if not both_lists or len(here) <= SHOWN_ITEMS:
         return f"{place}: {_shown(here)} here, {_shown(there)} there"
@@ -384,13 +384,13 @@ def _difference(here: Any, there: Any, place: str) -> str:
 
 
 def _tensor_names(value: Any) -> tuple[str, ...]:
-    """Names of a list of tensors; empty where the value is something else."""
+    """Return the names of a list of tensors; empty if the value is something else."""
     is_list = isinstance(value, tuple) and all(isinstance(item, TensorSpec) for item in value)
     return tuple(spec.name for spec in value) if is_list else ()
 
 
 def _shown(value: Any) -> str:
-    """A field's value in a message: tensors by name, long lists by their length."""
+    """Return a field's value for a message: tensors by name, long lists by their length."""
     value = _tensor_names(value) or value
     is_long = isinstance(value, tuple) and len(value) > SHOWN_ITEMS
     return f"{len(value)} items" if is_long else cut(value)

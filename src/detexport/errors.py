@@ -1,7 +1,7 @@
-"""Errors that a user can mend, the words that they have in common, and what the exit codes mean.
+"""Errors that a user can correct, their common message format, and the exit codes.
 
-Each error says what, got, expected and remedy in one printable line. A command prints it without a stack
-trace and ends with the code of its class.
+Each message states what, got, expected and remedy in one printable line. A command prints it without a stack
+trace and ends with the exit code of its class.
 """
 
 import os
@@ -16,30 +16,30 @@ from typing import ClassVar
 from detexport.system.redaction import redact
 
 VERDICT, REQUEST, BROKEN = 1, 2, 3
-"""Exit codes: a verdict that failed, a wrong request, something that broke. 0 is all else."""
+"""Exit codes: a failed verdict, an invalid request, a failure of the machine or the program. 0 is success."""
 TRACEBACK = "DETEXPORT_TRACEBACK"
-"""The environment variable that asks for the stack trace of an error."""
+"""The environment variable that enables the stack trace of an error."""
 
 LONGEST_MESSAGE = 500
 CUT = "..."
 SEPARATOR = "; "
 PARTS = ("what", "got", "expected", "remedy")
 LEAST_SHOWN = 80
-"""Characters that are shown of what was found, and of what would have been right, in any case."""
+"""Characters of ``got`` and of ``expected`` that a message always shows."""
 LONGEST_NAME = 100
-"""Characters of a misspelt name that are compared with the names that exist."""
+"""Characters of a misspelt name that are compared with the existing names."""
 
 
 class DetexportError(Exception):
-    """A wrong input, configuration or file, described so that its owner can mend it.
+    """An invalid input, configuration or file, described so that the user can correct it.
 
-    The message is one line of at most ``LONGEST_MESSAGE`` printable characters: where it would be longer, the
-    middle of what was found and of what would have been right is left out.
+    The message is one line of at most ``LONGEST_MESSAGE`` printable characters: in a longer one, the middle
+    of ``got`` and ``expected`` is left out.
 
     Args:
-        what: what is wrong.
-        got: what was found.
-        expected: what would have been right.
+        what: the problem.
+        got: the value that was found.
+        expected: the values that are valid.
         remedy: what the user can do.
     """
 
@@ -60,7 +60,7 @@ class DetexportError(Exception):
 
 
 def _text(value: object) -> str:
-    """A value as text, also an integer that Python refuses to write out."""
+    """Return a value as text, also if it is an integer that Python refuses to convert."""
     try:
         return str(value)
     except ValueError:
@@ -70,7 +70,7 @@ def _text(value: object) -> str:
 def printable(text: str) -> str:
     """Return ``text`` as one line for a terminal: white space is one blank, control characters are escaped.
 
-    Of a text that no message holds whole only the ends are kept.
+    A text too long for any message is shortened in the middle.
     """
     text = " ".join(shortened(text, 4 * LONGEST_MESSAGE).split())
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
@@ -85,7 +85,7 @@ def shortened(text: str, limit: int) -> str:
 
 
 def _fitted(parts: dict[str, str], room: int) -> dict[str, str]:
-    """Shorten the longest parts until all fit into ``room`` characters; short ones stay whole."""
+    """Shorten the longest parts until all fit into ``room`` characters; keep short ones whole."""
     limit = room
     for left, length in zip(range(len(parts), 0, -1), sorted(map(len, parts.values())), strict=True):
         limit = room // left
@@ -98,10 +98,10 @@ def _fitted(parts: dict[str, str], room: int) -> dict[str, str]:
 
 
 def shown(value: object) -> str:
-    """Return a short ``repr`` of a value from outside, however long it is and however deep its parts are."""
+    """Return a short ``repr`` of an untrusted value, of any length and depth."""
     try:
         return _SHORT.repr(value)
-    except Exception:  # a repr runs the code of the value's class
+    except Exception:  # repr runs code of the value's class
         return f"a {type(value).__name__}"
 
 
@@ -110,16 +110,16 @@ _SHORT.maxstring = _SHORT.maxother = 80
 
 
 def listed(items: Iterable[object], limit: int = 5) -> str:
-    """Return the first of ``items`` in words, and how many more there are: ``a, b, c and 7 more``."""
+    """Return the first of ``items`` and the number of others: ``a, b, c and 7 more``."""
     names = [str(item) for item in items]
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
 
 
 def did_you_mean(name: object, options: Iterable[object]) -> str:
-    """Return ``did you mean 'x'?`` for the option that is most like a misspelt name; empty if none is.
+    """Return ``did you mean 'x'?`` for the option most similar to a misspelt name; empty if none is similar.
 
-    A name of three letters or more stands for an option that begins with it, too.
+    A name of three letters or more also matches an option that begins with it.
     """
     by_lower = {str(option).lower(): str(option) for option in options}
     lower = str(name)[:LONGEST_NAME].lower()
@@ -129,7 +129,7 @@ def did_you_mean(name: object, options: Iterable[object]) -> str:
 
 
 class ConfigError(DetexportError):
-    """A configuration names something that does not exist or does not fit."""
+    """A configuration names something that does not exist, or has an invalid value."""
 
 
 class CheckpointError(DetexportError):
@@ -137,51 +137,51 @@ class CheckpointError(DetexportError):
 
 
 class DataError(DetexportError):
-    """A data set, an annotation file or an image is not what was asked for."""
+    """A data set, an annotation file or an image is invalid or missing."""
 
 
 class MissingAnnotationsError(DataError):
-    """A data set lacks annotations that a task metric is measured on; the rest of it is usable."""
+    """A data set lacks the annotations that a task metric needs; otherwise it is usable."""
 
 
 class InputError(DetexportError, ValueError):
-    """What a model is given is not what it takes."""
+    """An input of a model is invalid."""
 
 
 class ArtifactError(DetexportError):
-    """An artifact is incomplete, was changed, or is asked for what it was not exported for."""
+    """An artifact is incomplete, was changed, or was not exported for the request."""
 
 
 class ExportError(DetexportError):
-    """A model cannot be exported as it is, or its artifact does not compute what it computes."""
+    """A model cannot be exported, or its artifact does not compute the same."""
 
     exit_code = VERDICT
 
 
 class OutputError(DetexportError):
-    """A file or a folder cannot be written where the user wants it."""
+    """A file or a folder cannot be written at the requested path."""
 
 
 class DiskError(OutputError):
-    """There is no room, or the disk fails, while a file is written."""
+    """The disk is full or fails while a file is written."""
 
     exit_code = BROKEN
 
 
 class OutOfMemoryError(DetexportError, MemoryError):
-    """What is asked for needs more memory than there is; smaller things still work."""
+    """A request needs more memory than there is; a smaller one still works."""
 
     exit_code = BROKEN
 
 
 class RuntimeUnavailableError(DetexportError):
-    """A runtime, or the device that it was asked for, is not on this machine."""
+    """A runtime, a device or a CPU feature is not available on this machine."""
 
     exit_code = BROKEN
 
 
 class UnexpectedError(DetexportError):
-    """Something broke that no check foresaw: a fault of this program, or of a package that it uses."""
+    """An unexpected failure: a bug in this program, or in a package that it uses."""
 
     exit_code = BROKEN
 
@@ -202,7 +202,7 @@ def fail(error: BaseException) -> int:
     if os.environ.get(TRACEBACK, "") not in ("", "0"):
         print(redact("".join(traceback.format_exception(error))), end="", file=sys.stderr)
     known = error if isinstance(error, DetexportError) else UnexpectedError(error)
-    # Once more: some add to the message of an error that passes through them.
+    # Again: an error's message may have been extended while it propagated.
     print("error:", shortened(printable(redact(str(known))), LONGEST_MESSAGE), file=sys.stderr)
     return known.exit_code
 
@@ -211,7 +211,7 @@ class MissingPackageError(RuntimeUnavailableError, ModuleNotFoundError):
     """A package that an extra of detexport installs is not installed."""
 
 
-# How engines say, each in its own words and some in an error of no own type, that an allocation failed.
+# Words in the engines' messages for a failed allocation; some engines have no error class for it.
 ALLOCATION_FAILURES = (
     "allocate memory",
     "allocation failed",
@@ -225,7 +225,7 @@ ALLOCATION_FAILURES = (
 
 @contextmanager
 def memory_guard(*sizes: tuple[int, ...]) -> Iterator[None]:
-    """Say clearly that memory did not suffice for images of these sizes, whatever the engine raises.
+    """Turn every engine's error for a failed allocation into an ``OutOfMemoryError`` with the images' sizes.
 
     Args:
         *sizes: shape of each image.
@@ -250,5 +250,5 @@ def memory_guard(*sizes: tuple[int, ...]) -> Iterator[None]:
                 ]
             ),
             expected="images and outputs that fit into the device's memory",
-            remedy="resize them by the contract's rule, give fewer at once, or ask for a smaller output",
+            remedy="resize images by the contract's rule, pass fewer of them, or ask for a smaller output",
         ) from error

@@ -1,4 +1,4 @@
-"""One image's outputs as numpy arrays, and how they are packed into a file."""
+"""One image's outputs as numpy arrays: their fields, checks, and packing for a file."""
 
 import json
 from collections.abc import Mapping
@@ -9,17 +9,17 @@ import numpy as np
 
 Outputs = dict[str, Any]
 """Post-processed outputs by name, from ``detexport.processing.postprocess``: arrays of ``FIELDS``, and
-``segments_info``, the list of dicts that belongs to ``panoptic_seg``."""
+``segments_info``, the list of dicts of ``panoptic_seg``'s segments."""
 
 
 @dataclass(frozen=True)
 class Field:
-    """What an array of ``Outputs`` is.
+    """Dtype and shape of an array of ``Outputs``.
 
     Args:
         dtype: numpy's name.
-        shape: sizes, and letters of free ones, which are the same in all fields: R detections, K keypoints,
-            C classes, H and W of the output in px; P proposals.
+        shape: sizes, or letters of dynamic sizes, which are the same in all fields: R detections,
+            K keypoints, C classes, H and W of the output in px, P proposals.
     """
 
     dtype: str
@@ -38,26 +38,26 @@ FIELDS = {
     "panoptic_seg": Field("int32", ("H", "W")),  # id of a segment, 0 for none
 }
 NAMES = (*FIELDS, "segments_info")
-# Fields that say nothing without one another.
+# Fields that occur only together.
 TOGETHER = (
     ("pred_boxes", "scores", "pred_classes"),
     ("proposal_boxes", "objectness_logits"),
     ("panoptic_seg", "segments_info"),
 )
-# Fields that belong to others.
+# Fields that require another one.
 NEEDS = {"pred_masks": "scores", "pred_keypoints": "scores", "panoptic_seg": "pred_masks"}
 DESCENDING = ("scores", "objectness_logits")
 
 
 def field_faults(outputs: Outputs, size: tuple[int, int] | None = None) -> list[str]:
-    """Say what keeps ``outputs`` from being what ``Outputs`` promises; empty where nothing does.
+    """Return the faults of ``outputs``; empty if they are valid.
 
-    Fields, dtypes, shapes, numbers that are not finite, scores that do not descend, segments that are
-    not those of the picture.
+    Checks fields, dtypes, shapes, finite numbers, descending scores, and that ``segments_info`` lists the
+    segments of ``panoptic_seg``.
 
     Args:
-        outputs: one image's.
-        size: height and width of the output in px, where they are known.
+        outputs: those of one image.
+        size: height and width of the output in px, if known.
     """
     missing = _missing(outputs)
     unknown = [name for name in outputs if name not in NAMES]
@@ -78,14 +78,14 @@ def field_faults(outputs: Outputs, size: tuple[int, int] | None = None) -> list[
 def array_faults(
     name: str, value: np.ndarray, dtype: str, shape: tuple[int | str, ...], sizes: dict[str, int]
 ) -> list[str]:
-    """Hold an array against what is promised of it.
+    """Return how an array differs from the expected dtype and shape, and whether it is finite.
 
     Args:
         name: its name, for the message.
         value: the array.
         dtype: numpy's name.
-        shape: sizes, and letters of free ones.
-        sizes: what is known of the letters; letters that are met for the first time are added.
+        shape: sizes, or letters of dynamic sizes.
+        sizes: the known sizes by letter; new letters are added.
     """
     faults = []
     if value.dtype != dtype:
@@ -103,7 +103,7 @@ def array_faults(
 
 
 def count_rows(outputs: Outputs) -> int:
-    """Number of detections or proposals; 0 also where a model gives neither."""
+    """Return the number of detections or proposals; 0 also if a model outputs neither."""
     for name in DESCENDING:
         value = outputs.get(name)
         if value is not None and value.ndim:
@@ -112,7 +112,7 @@ def count_rows(outputs: Outputs) -> int:
 
 
 def pack(outputs: Outputs) -> dict[str, np.ndarray]:
-    """Arrays to store: ``pred_masks`` a bit a pixel with ``masks_shape``, ``segments_info`` as JSON text."""
+    """Return the arrays to store: ``pred_masks`` as bits and ``masks_shape``, ``segments_info`` as JSON."""
     packed = {name: value for name, value in outputs.items() if name not in ("pred_masks", "segments_info")}
     if "pred_masks" in outputs:
         masks = outputs["pred_masks"]
@@ -124,7 +124,7 @@ def pack(outputs: Outputs) -> dict[str, np.ndarray]:
 
 
 def unpack(packed: Mapping[str, np.ndarray]) -> Outputs:
-    """Undo ``pack``; other entries of ``packed`` are left out."""
+    """Undo ``pack``; ignore other entries of ``packed``."""
     outputs: Outputs = {name: packed[name] for name in FIELDS if name in packed}
     if "masks_packed" in packed:
         shape = tuple(int(size) for size in packed["masks_shape"])

@@ -1,4 +1,4 @@
-"""Rich inputs and outputs as a tuple of tensors, and the way back."""
+"""Flatten rich inputs and outputs to a tuple of tensors, and rebuild them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ CONTAINERS = {"list": list, "tuple": tuple}
 
 @dataclass(frozen=True)
 class Schema:
-    """How a value is built from tensors: ``tensors, schema = flatten(value)``; ``schema(tensors) == value``.
+    """The structure of a value: ``tensors, schema = flatten(value)``; ``schema(tensors) == value``.
 
     Args:
         kind: ``"tensor"``, ``"list"``, ``"tuple"``, ``"dict"``, ``"Boxes"``, ``"Instances"``,
-            ``"ImageList"``, or what was filtered out, by the full name of its type.
-        names: keys of a dict, fields of ``Instances``; empty elsewhere.
-        parts: schemas of what it is made of, in the order of their tensors.
+            ``"ImageList"``, or the full name of a type that was filtered out.
+        names: keys of a dict, fields of ``Instances``; empty for other kinds.
+        parts: schemas of its elements, in the order of their tensors.
     """
 
     kind: str
@@ -31,27 +31,27 @@ class Schema:
 
     @property
     def count(self) -> int:
-        """Number of tensors that the value is built from."""
+        """Number of tensors in the value."""
         return 1 if self.kind == TENSOR else sum(part.count for part in self.parts)
 
     def __call__(self, tensors: Sequence[Tensor]) -> Any:
         """Build the value from its tensors.
 
         Raises:
-            ExportError: there are more or fewer tensors than the value needs, or a part was filtered out.
+            ExportError: there are more or fewer tensors than the value needs, or an element was filtered out.
         """
         if len(tensors) != self.count:
             raise ExportError(
                 "the tensors do not fit the schema",
                 got=f"{len(tensors)} tensors",
                 expected=f"{self.count} for {self}",
-                remedy="give what the flattened model takes or gives, in its order",
+                remedy="pass all inputs or outputs of the flattened model, in its order",
             )
         if self.kind == TENSOR:
             return tensors[0]
         if self.kind not in KINDS:
             raise ExportError(
-                "a value that is not made of tensors was filtered out and cannot be built again",
+                "a value that does not consist of tensors was filtered out and cannot be rebuilt",
                 got=self.kind,
                 expected="tensors, and lists, tuples, dicts, Boxes, Instances and ImageList of them",
                 remedy="flatten without allow_non_tensor",
@@ -63,7 +63,7 @@ class Schema:
         return _build(self.kind, self.names, values)
 
     def to_json(self) -> dict[str, Any]:
-        """The schema as plain JSON values."""
+        """Return the schema as plain JSON values."""
         return {"kind": self.kind, "names": [*self.names], "parts": [part.to_json() for part in self.parts]}
 
     @staticmethod
@@ -77,18 +77,17 @@ KINDS = {*CONTAINERS, "dict", "Boxes", "Instances", "ImageList"}
 
 
 def flatten(value: Any, *, allow_non_tensor: bool = False) -> tuple[tuple[Tensor, ...], Schema]:
-    """Take a value apart into its tensors.
+    """Flatten a value to its tensors; return them and the schema that rebuilds the value.
 
-    The image size of ``Instances`` and ``ImageList`` is a tensor like the others: in a trace it follows the
+    The image size of ``Instances`` and ``ImageList`` becomes a tensor too: a trace computes it from the
     input.
 
     Args:
         value: tensors in lists, tuples, dicts with string keys, ``Boxes``, ``Instances`` and ``ImageList``.
-        allow_non_tensor: leave out what is none of these instead of refusing it; the value can then not be
-            built again.
+        allow_non_tensor: drop elements of other types instead of raising; the value can then not be rebuilt.
 
     Raises:
-        ExportError: a part is none of these.
+        ExportError: an element has another type.
     """
     if isinstance(value, Tensor):
         return (value,), Schema(TENSOR)
@@ -97,10 +96,10 @@ def flatten(value: Any, *, allow_non_tensor: bool = False) -> tuple[tuple[Tensor
         if allow_non_tensor:
             return (), Schema(kind)
         raise ExportError(
-            "a value is not made of tensors",
+            "a value does not consist of tensors",
             got=f"{kind}: {value!r}"[:200],
             expected="tensors, and lists, tuples, dicts, Boxes, Instances and ImageList of them",
-            remedy="leave it out of the inputs or outputs, or allow it with allow_non_tensor=True",
+            remedy="remove it from the inputs or outputs, or allow it with allow_non_tensor=True",
         )
     flattened = [flatten(part, allow_non_tensor=allow_non_tensor) for part in parts]
     tensors = tuple(tensor for part, _ in flattened for tensor in part)
@@ -108,9 +107,9 @@ def flatten(value: Any, *, allow_non_tensor: bool = False) -> tuple[tuple[Tensor
 
 
 def _take_apart(value: Any) -> tuple[str, tuple[str, ...], list[Any]]:
-    """Kind, names and parts of a value; a kind that is not in ``KINDS`` has no parts.
+    """Return kind, names and parts of a value; a kind that is not in ``KINDS`` has no parts.
 
-    A kind says what a value is, not what its class is called: other libraries have ``Boxes``, too.
+    The class decides, not its name: other libraries have a ``Boxes``, too.
     """
     if isinstance(value, Instances):
         fields = value.get_fields()
@@ -141,7 +140,7 @@ def _build(kind: str, names: tuple[str, ...], values: list[Any]) -> Any:
 
 
 def _size_tensor(size: Sequence[Any]) -> Tensor:
-    """Height and width as int64 (2,); in a trace they are tensors already, and stay what they depend on."""
+    """Return height and width as int64 (2,); in a trace they are tensors already and remain dynamic."""
     return torch.stack([torch.as_tensor(side, dtype=torch.int64) for side in size])
 
 

@@ -1,4 +1,4 @@
-"""``DetectionCheckpointer`` as its users know it, and what it leaves behind when it is killed."""
+"""``DetectionCheckpointer``: its public behaviour, and the files that a killed save leaves."""
 
 import logging
 import os
@@ -40,7 +40,7 @@ def same(first: nn.Module, second: nn.Module) -> bool:
     return all(torch.equal(tensor, others[name]) for name, tensor in first.state_dict().items())
 
 
-def test_training_goes_on_where_it_was_saved(tmp_path: Path) -> None:
+def test_training_resumes_from_the_last_checkpoint(tmp_path: Path) -> None:
     model = tiny()
     optimizer, scheduler = trained(model)
     checkpointer = DetectionCheckpointer(model, str(tmp_path), optimizer=optimizer, scheduler=scheduler)
@@ -63,7 +63,7 @@ def test_training_goes_on_where_it_was_saved(tmp_path: Path) -> None:
     assert resumed.report.complete
 
 
-def test_the_file_is_what_torch_reads_safely(tmp_path: Path) -> None:
+def test_torch_loads_the_file_with_weights_only(tmp_path: Path) -> None:
     model = tiny()
     optimizer, _ = trained(model)
     DetectionCheckpointer(model, tmp_path, optimizer=optimizer).save("a", iteration=9)
@@ -73,7 +73,7 @@ def test_the_file_is_what_torch_reads_safely(tmp_path: Path) -> None:
     assert content["model"].keys() == model.state_dict().keys()
 
 
-def test_without_resume_the_model_alone_is_loaded(tmp_path: Path) -> None:
+def test_without_resume_only_the_model_is_loaded(tmp_path: Path) -> None:
     model, other = tiny(), tiny(1)
     optimizer, _ = trained(model)
     DetectionCheckpointer(model, tmp_path, optimizer=optimizer).save("a", iteration=9)
@@ -83,14 +83,14 @@ def test_without_resume_the_model_alone_is_loaded(tmp_path: Path) -> None:
     assert rest.keys() == {"optimizer", "iteration"}
     assert same(model, other)
     assert new_optimizer.param_groups[0]["lr"] == 7
-    # Nothing to go on from: the same.
+    # The same without a last checkpoint.
     fresh = DetectionCheckpointer(tiny(1), tmp_path / "new", optimizer=new_optimizer)
     assert fresh.resume_or_load(str(tmp_path / "a.pth"))["iteration"] == 9
     assert new_optimizer.param_groups[0]["lr"] == 7
 
 
 @pytest.mark.parametrize("path", ["", None])
-def test_no_path_leaves_the_model_as_it_was_built(path: str | None) -> None:
+def test_an_empty_path_leaves_the_model_unchanged(path: str | None) -> None:
     model = tiny()
     checkpointer = DetectionCheckpointer(model)
     assert checkpointer.load(path) == {}
@@ -98,7 +98,7 @@ def test_no_path_leaves_the_model_as_it_was_built(path: str | None) -> None:
     assert same(model, tiny())
 
 
-def test_all_that_does_not_fit_is_logged_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_all_mismatches_are_logged_together(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = tiny()
     given = {**model.state_dict(), "0.bias": torch.zeros(9), "head.weight": torch.zeros(1)}
     del given["1.weight"]
@@ -125,7 +125,7 @@ def test_all_that_does_not_fit_is_logged_at_once(tmp_path: Path, caplog: pytest.
         checkpointer.load(tmp_path / "a.safetensors", **rules)
 
 
-def test_what_the_file_lacks_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_checkpointables_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = tiny()
     DetectionCheckpointer(model, tmp_path).save("a")
     optimizer = torch.optim.SGD(model.parameters(), lr=7)
@@ -150,13 +150,13 @@ def test_names_and_objects_that_cannot_be_saved(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_only_who_should_writes(tmp_path: Path) -> None:
+def test_save_to_disk(tmp_path: Path) -> None:
     DetectionCheckpointer(tiny(), tmp_path, save_to_disk=False).save("a")
     DetectionCheckpointer(tiny()).save("a")
     assert os.listdir(tmp_path) == []
 
 
-def test_a_data_parallel_wrapper_is_not_saved(tmp_path: Path) -> None:
+def test_a_data_parallel_wrapper_is_removed(tmp_path: Path) -> None:
     model = tiny()
     DetectionCheckpointer(nn.DataParallel(model), tmp_path).save("a")
     other = tiny(1)
@@ -164,7 +164,7 @@ def test_a_data_parallel_wrapper_is_not_saved(tmp_path: Path) -> None:
     assert same(model, other)
 
 
-def test_a_last_checkpoint_that_is_gone_is_said(tmp_path: Path) -> None:
+def test_a_missing_last_checkpoint_is_an_error(tmp_path: Path) -> None:
     checkpointer = DetectionCheckpointer(tiny(), tmp_path)
     checkpointer.save("a")
     (tmp_path / "a.pth").unlink()
@@ -183,7 +183,7 @@ def test_periodic(tmp_path: Path) -> None:
     assert checkpointer.load(checkpointer.get_checkpoint_file()) == {"iteration": 6, "loss": 0.5}
 
 
-SAVE_FOR_EVER = """
+SAVE_REPEATEDLY = """
 import itertools, sys, torch
 from torch import nn
 from detexport.checkpoint import DetectionCheckpointer
@@ -197,14 +197,14 @@ for iteration in itertools.count():
 """
 
 
-def test_a_kill_at_any_moment_leaves_the_last_whole_checkpoint(tmp_path: Path) -> None:
+def test_a_killed_save_leaves_the_last_complete_checkpoint(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", SAVE_FOR_EVER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", SAVE_REPEATEDLY, str(tmp_path)], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     for _ in range(4):
         process.stdout.readline()
-    time.sleep(0.013)  # into one of the saves
+    time.sleep(0.013)  # during one of the saves
     process.send_signal(signal.SIGKILL)
     saved = 3 + len(process.communicate()[0].split())
     model = nn.Linear(1000, 1000)
@@ -214,7 +214,7 @@ def test_a_kill_at_any_moment_leaves_the_last_whole_checkpoint(tmp_path: Path) -
     assert model.weight.eq(iteration).all()
     for path in checkpointer.get_all_checkpoint_files():
         assert checkpointer.load(path).keys() == {"iteration"}
-    # What the kill left is no checkpoint, and the next save of that name removes it.
+    # The partial file is no checkpoint, and the next save of its name removes it.
     checkpointer.save("model_0")
     checkpointer.save("model_1")
     checkpointer.save("model_2")
@@ -222,8 +222,8 @@ def test_a_kill_at_any_moment_leaves_the_last_whole_checkpoint(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("kept", [0, 100, 0.5, 0.99])
-def test_a_save_that_was_cut_short_is_not_taken_for_one(tmp_path: Path, kept: float) -> None:
-    """A kill before the rename, at a chosen moment."""
+def test_a_partial_file_is_no_checkpoint(tmp_path: Path, kept: float) -> None:
+    """A partial file as after a kill before the rename."""
     checkpointer = DetectionCheckpointer(tiny(), tmp_path)
     checkpointer.save("a", iteration=1)
     whole = (tmp_path / "a.pth").read_bytes()

@@ -1,4 +1,4 @@
-"""Numbers of a checkpoint in the model's dtype: rounded where they are finite, refused where they are not."""
+"""Conversion to the model's dtype: finite values are rounded, others refused."""
 
 import pytest
 import torch
@@ -28,20 +28,20 @@ def test_floating_point_numbers_are_converted(dtype: str) -> None:
             "has 1 values of 2 that are NaN or infinite",
         ),
         (torch.tensor([1e300, 1.0], dtype=torch.float64), "has 1 values of 2 out of the range of float32"),
-        (torch.ones(2, dtype=torch.complex64), "is of complex64, where float32 belongs"),
-        (torch.ones(2, dtype=torch.bool), "is of bool, where float32 belongs"),
-        (torch.ones(2, dtype=torch.int8), "is of int8, where float32 belongs"),
+        (torch.ones(2, dtype=torch.complex64), "is complex64, expected float32"),
+        (torch.ones(2, dtype=torch.bool), "is bool, expected float32"),
+        (torch.ones(2, dtype=torch.int8), "is int8, expected float32"),
     ],
 )
-def test_what_cannot_be_a_weight_is_named(tensor: torch.Tensor, problem: str) -> None:
+def test_unusable_values_are_reported(tensor: torch.Tensor, problem: str) -> None:
     assert convert(tensor, "float32")[1] == problem
 
 
-def test_integers_stay_what_they_are() -> None:
+def test_integers_keep_their_values() -> None:
     converted, problem = convert(torch.tensor([1, -2], dtype=torch.int32), "int64")
     assert (converted.dtype, converted.tolist(), problem) == (torch.int64, [1, -2], "")
     assert convert(torch.tensor([300]), "int8")[1] == "has values out of the range of int8"
-    assert convert(torch.tensor([1.0]), "int64")[1] == "is of float32, where int64 belongs"
+    assert convert(torch.tensor([1.0]), "int64")[1] == "is float32, expected int64"
     assert (
         convert(torch.tensor([1e30], dtype=torch.float32), "float16")[1]
         == "has 1 values of 1 out of the range of float16"

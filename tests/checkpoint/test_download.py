@@ -1,4 +1,4 @@
-"""Downloads from a real server on this machine: whole and as expected, or nothing."""
+"""Downloads from a server on this machine: complete and with the expected digest, or no file."""
 
 import hashlib
 import os
@@ -24,7 +24,7 @@ DIGEST = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Serves ``files`` by path, with some paths that misbehave."""
+    """Server of ``files`` by path, and of some faulty paths."""
 
     daemon_threads = True
 
@@ -42,7 +42,7 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def log_message(self, *_args: object) -> None:
-        """Silence."""
+        """Log nothing."""
 
     def do_GET(self) -> None:
         kind, _, rest = self.path.partition("?")[0].strip("/").partition("/")
@@ -110,13 +110,13 @@ def test_a_file_is_downloaded_once(server: Server, cache: Path, how: str) -> Non
     assert checked.returncode == 0
 
 
-def test_two_addresses_of_one_name_are_two_files(server: Server) -> None:
+def test_two_urls_with_one_file_name_are_two_files(server: Server) -> None:
     server.files["other/model.pkl"] = b"other"
     assert fetch(server.url("zoo/model.pkl")).read_bytes() == CONTENT
     assert fetch(server.url("other/model.pkl")).read_bytes() == b"other"
 
 
-def test_what_is_in_the_cache_needs_no_server(server: Server) -> None:
+def test_a_cached_file_needs_no_server(server: Server) -> None:
     url = server.url("zoo/model.pkl")
     path = fetch(url)
     server.shutdown()
@@ -127,10 +127,10 @@ def test_what_is_in_the_cache_needs_no_server(server: Server) -> None:
 
 
 @pytest.mark.parametrize("by_name", [False, True])
-def test_another_digest_is_refused_and_nothing_is_left(server: Server, cache: Path, by_name: bool) -> None:
+def test_another_digest_is_refused_and_no_file_is_left(server: Server, cache: Path, by_name: bool) -> None:
     server.files["resnet18-01234567.pth"] = CONTENT
     url = server.url("resnet18-01234567.pth" if by_name else f"zoo/model.pkl#sha256={'0' * 64}")
-    with pytest.raises(CheckpointError, match=f"holds something else; got: sha256 {DIGEST}"):
+    with pytest.raises(CheckpointError, match=f"another digest than expected; got: sha256 {DIGEST}"):
         fetch(url)
     assert files(cache) == []
     server.files[f"resnet18-{DIGEST[:8]}.pth"] = CONTENT
@@ -143,7 +143,7 @@ def test_a_file_that_was_replaced_on_the_server(server: Server, cache: Path) -> 
     server.files["zoo/model.pkl"] = b"new"
     new = hashlib.sha256(b"new").hexdigest()
     assert fetch(url).read_bytes() == CONTENT
-    with pytest.raises(CheckpointError, match="something else"):
+    with pytest.raises(CheckpointError, match="another digest"):
         fetch(f"{url}#sha256={'0' * 64}")
     assert fetch(url).read_bytes() == CONTENT
     assert fetch(f"{url}#sha256={new}").read_bytes() == b"new"
@@ -155,14 +155,14 @@ def test_a_file_that_was_changed_in_the_cache_is_refused(server: Server) -> None
     url = server.url("zoo/model.pkl")
     path = fetch(url)
     path.write_bytes(CONTENT[:-1] + b"x")
-    with pytest.raises(CheckpointError, match=r"is not what was downloaded.*remedy: remove .*model\.pkl"):
+    with pytest.raises(CheckpointError, match=r"has changed since its download.*remedy: remove .*model\.pkl"):
         fetch(url)
     path.unlink()
     assert fetch(url).read_bytes() == CONTENT
 
 
 def test_a_file_without_its_digest_is_downloaded_again(server: Server) -> None:
-    """A kill between the two renames."""
+    """As after a kill between the two renames."""
     url = server.url("zoo/model.pkl")
     path = fetch(url)
     path.with_name("model.pkl.sha256").unlink()
@@ -171,7 +171,7 @@ def test_a_file_without_its_digest_is_downloaded_again(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "said"),
+    ("path", "message"),
     [
         ("short/zoo/model.pkl", "ended after 128000 of 256000 bytes"),
         ("zoo/absent.pkl", "404"),
@@ -182,15 +182,15 @@ def test_a_file_without_its_digest_is_downloaded_again(server: Server) -> None:
         ("redirect/redirect/redirect/zoo/absent", "404"),
     ],
 )
-def test_what_goes_wrong_is_said_and_nothing_is_left(
-    server: Server, cache: Path, path: str, said: str
+def test_errors_are_reported_and_no_file_is_left(
+    server: Server, cache: Path, path: str, message: str
 ) -> None:
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         fetch(server.url(path))
     assert files(cache) == []
 
 
-def test_a_silent_server_is_given_up(server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_server_times_out(server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "TIMEOUT_S", 0.2)
     with pytest.raises(CheckpointError, match=r"cannot download .*; got: TimeoutError"):
         fetch(server.url("slow/zoo/model.pkl"))
@@ -200,7 +200,7 @@ def test_a_silent_server_is_given_up(server: Server, cache: Path, monkeypatch: p
 FETCH = "import sys; from detexport.checkpoint import fetch; print(fetch(sys.argv[1]))"
 
 
-def test_a_kill_in_a_download_leaves_nothing_that_is_used(server: Server, cache: Path) -> None:
+def test_the_partial_file_of_a_killed_download_is_not_used(server: Server, cache: Path) -> None:
     url = server.url("slow/zoo/model.pkl")
     process = subprocess.Popen([sys.executable, "-c", FETCH, url], stderr=subprocess.DEVNULL)
     until = time.monotonic() + 60
@@ -211,7 +211,7 @@ def test_a_kill_in_a_download_leaves_nothing_that_is_used(server: Server, cache:
     (partial,) = cache.rglob("*.partial")
     server.go_on.set()
     assert fetch(url).read_bytes() == CONTENT
-    # A young one may be another process's; an old one nobody writes to any more.
+    # A recent partial file may belong to another process; an old one is abandoned.
     assert partial.exists()
     os.utime(partial, (time.time() - 3600, time.time() - 3600))
     with pytest.raises(CheckpointError):
@@ -219,7 +219,7 @@ def test_a_kill_in_a_download_leaves_nothing_that_is_used(server: Server, cache:
     assert files(cache) == ["model.pkl", "model.pkl.sha256"]
 
 
-def test_two_processes_may_download_the_same(server: Server, cache: Path) -> None:
+def test_two_processes_may_download_the_same_file(server: Server, cache: Path) -> None:
     command = [sys.executable, "-c", FETCH, server.url("zoo/model.pkl")]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     paths = {process.communicate()[0].strip() for process in both}
@@ -243,8 +243,8 @@ def test_two_processes_may_download_the_same(server: Server, cache: Path) -> Non
         "catalog://model",
     ],
 )
-def test_addresses_that_are_not_downloaded_from(url: str, cache: Path) -> None:
-    with pytest.raises(CheckpointError, match="no checkpoint can be downloaded from this address") as caught:
+def test_urls_that_are_refused(url: str, cache: Path) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint can be downloaded from this URL") as caught:
         fetch(url)
     assert "secret" not in str(caught.value)
     assert not cache.exists()
@@ -259,8 +259,8 @@ def test_addresses_that_are_not_downloaded_from(url: str, cache: Path) -> None:
         (f"https://127.0.0.1/a#sha256={'0' * 64}", "1" * 64),
     ],
 )
-def test_a_digest_that_is_none_is_refused(url: str, sha256: str | None) -> None:
-    with pytest.raises(CheckpointError, match=r"the digest that https://127\.0\.0\.1/a should have"):
+def test_an_invalid_digest_is_refused(url: str, sha256: str | None) -> None:
+    with pytest.raises(CheckpointError, match=r"the expected digest of https://127\.0\.0\.1/a"):
         fetch(url, sha256=sha256)
 
 
@@ -271,7 +271,7 @@ def test_a_query_is_not_shown(server: Server) -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_detectron2_addresses_mean_the_published_storage(
+def test_detectron2_urls_refer_to_the_published_storage(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert download.PUBLISHED == {"detectron2://": "https://dl.fbaipublicfiles.com/detectron2/"}
@@ -280,7 +280,7 @@ def test_detectron2_addresses_mean_the_published_storage(
     assert server.asked == ["/zoo/model.pkl"]
 
 
-def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_location_of_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert download.cache_dir() == tmp_path / "cache"
     monkeypatch.delenv("DETEXPORT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -289,7 +289,7 @@ def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert download.cache_dir() == Path.home() / ".cache/detexport"
 
 
-def test_a_name_in_an_address_names_no_other_folder(server: Server, cache: Path) -> None:
+def test_a_file_name_cannot_leave_the_cache_folder(server: Server, cache: Path) -> None:
     for name in ("%2e%2e%2fup", "..", "a/.hidden", ".x.partial", "a b", ""):
         server.files[name.replace(" ", "%20")] = server.files[name] = CONTENT
         path = fetch(server.url(name.replace(" ", "%20")) + "?x=1")
@@ -297,7 +297,7 @@ def test_a_name_in_an_address_names_no_other_folder(server: Server, cache: Path)
         assert not path.name.startswith(".")
 
 
-def test_a_checkpointer_loads_from_an_address(server: Server, tmp_path: Path) -> None:
+def test_a_checkpointer_loads_from_a_url(server: Server, tmp_path: Path) -> None:
     model, other = nn.Linear(2, 2), nn.Linear(2, 2)
     DetectionCheckpointer(model, tmp_path).save("a", iteration=3)
     server.files["a.pth"] = (tmp_path / "a.pth").read_bytes()
@@ -316,7 +316,7 @@ class Touch:
 
 @pytest.mark.parametrize("name", ["model_final.pkl", "model_final.pth", "model_final"])
 @pytest.mark.parametrize("saved_by", ["pickle", "torch"])
-def test_a_downloaded_file_is_not_run(server: Server, tmp_path: Path, name: str, saved_by: str) -> None:
+def test_a_downloaded_file_is_not_executed(server: Server, tmp_path: Path, name: str, saved_by: str) -> None:
     marker, content = tmp_path / "marker", tmp_path / "content"
     value = {"model": {"weight": torch.zeros(2, 2).numpy()}, "x": Touch(marker)}
     if saved_by == "torch":

@@ -1,4 +1,4 @@
-"""Checkpoints with random damage, and random programs: read, or refused by one line."""
+"""Fuzzed checkpoints and random pickles are read, or refused by a one-line error."""
 
 import io
 import json
@@ -54,7 +54,7 @@ PARTS = st.sampled_from(
         b"G\x7f\xf8\x00\x00\x00\x00\x00\x00",
         *(b"X" + struct.pack("<I", len(text)) + text.encode() for text in TEXTS),
         *(b"U" + bytes([len(text)]) + text.encode() for text in TEXTS),
-        # Lengths that lie.
+        # Wrong lengths.
         b"X\xff\xff\xff\x7fa",
         b"T\xff\xff\xff\x7fa",
         b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7f",
@@ -70,7 +70,7 @@ EXAMPLES = [FEW, pytest.param(MANY, marks=pytest.mark.slow)]
 
 
 def files() -> dict[str, bytes]:
-    """A checkpoint of every format."""
+    """Write a checkpoint of each format."""
     found = {"safetensors": save(TENSORS)}
     for name, is_zip in (("zip", True), ("legacy", False)):
         file = io.BytesIO()
@@ -93,7 +93,7 @@ def read(content: bytes, folder: Path) -> bool:
 
 @st.composite
 def damaged(draw: st.DrawFn, content: bytes) -> bytes:
-    """``content`` with some bytes changed, left out, repeated or put in."""
+    """Set, cut, repeat or insert some bytes of ``content``."""
     data = bytearray(content)
     for _ in range(draw(st.integers(1, 6))):
         at = draw(st.integers(0, max(0, len(data) - 1)))
@@ -129,8 +129,8 @@ def test_damaged_bytes(kind: str, examples: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("examples", EXAMPLES)
 @pytest.mark.parametrize("kind", ["pkl", "zip", "legacy"])
-def test_random_programs(kind: str, examples: int, tmp_path: Path) -> None:
-    """Instructions and names in any order, alone and where a file of torch.save has its content."""
+def test_random_pickles(kind: str, examples: int, tmp_path: Path) -> None:
+    """Instructions and names in any order, as a pickle and as the content of a torch.save file."""
 
     @fuzzed(examples)
     @given(st.lists(PARTS, max_size=60))
@@ -148,8 +148,8 @@ def test_random_programs(kind: str, examples: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("examples", EXAMPLES)
-def test_programs_with_one_part_changed(examples: int, tmp_path: Path) -> None:
-    """The content of a file of torch.save, in which an instruction is another one."""
+def test_pickles_with_one_changed_instruction(examples: int, tmp_path: Path) -> None:
+    """The content of a torch.save file with one changed instruction."""
     with zipfile.ZipFile(io.BytesIO(FILES["zip"])) as opened:
         members = {name: opened.read(name) for name in opened.namelist()}
     (name,) = (name for name in members if name.endswith("data.pkl"))

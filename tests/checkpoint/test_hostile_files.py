@@ -1,4 +1,4 @@
-"""Checkpoints that want to run code, or are broken: each is refused, none does anything."""
+"""Checkpoints that request the execution of code, or are broken, are refused without side effects."""
 
 import os
 import pickle
@@ -20,7 +20,7 @@ RECONSTRUCT = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85
 
 
 class Calls:
-    """An object whose pickle calls ``function(*arguments)`` when it is loaded."""
+    """An object whose pickle calls ``function(*arguments)`` on loading."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         self.call = function, arguments
@@ -61,7 +61,7 @@ def nested(marker: Path) -> dict[str, Any]:
     return {"model": {"weight": np.zeros(2, np.float32), "deep": [({"x": touch(marker)},)]}}
 
 
-# What the refusal names: torch leaves out the module of a builtin, and meets nested's array first.
+# Names in the errors: torch omits the module of a builtin, and reads the array of nested first.
 ATTACKS = {
     touch: "(posix|nt).system",
     evaluate: r"\beval\b",
@@ -92,32 +92,32 @@ def test_pth_that_calls(attack: Callable[[Path], Any], legacy: bool, tmp_path: P
     torch.save(content, path, _use_new_zipfile_serialization=not legacy)
     with pytest.raises(CheckpointError, match=ATTACKS[attack]) as caught:
         read_state_dict(path)
-    # torch's own message says how to load the file all the same.
+    # torch's own message explains how to load the file anyway.
     assert "weights_only" not in str(caught.value)
     assert "safe_globals" not in str(caught.value)
     assert not marker.exists()
 
 
-def test_the_attacks_work_where_nobody_refuses(tmp_path: Path) -> None:
+def test_the_attacks_work_in_pickle_itself(tmp_path: Path) -> None:
     marker = tmp_path / "marker"
-    pickle.loads(pickle.dumps(touch(marker)))  # ours, and harmless
+    pickle.loads(pickle.dumps(touch(marker)))  # harmless
     assert marker.exists()
 
 
 @pytest.mark.parametrize(
     "dtype_state",
     [
-        # Objects without the flag that says so: numpy takes the bytes for addresses and follows them.
+        # Objects without their flag: numpy would follow the bytes as addresses.
         b"U\x02O8\x89\x88\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb",
-        # Numbers with the flag of objects: numpy counts references at the addresses.
+        # Numbers with the flag of objects: numpy would count references at the addresses.
         b"U\x02f8\x89\x88\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x3ftb",
-        # A structure and a text of any size.
+        # A structure and a string of any size.
         b"U\x05f4,f4\x89\x88\x87R",
         b"U\x02S8\x89\x88\x87R(K\x03U\x01|NNNJ\xff\xff\xff\x7fK\x01K\x00tb",
     ],
     ids=["objects", "numbers", "structure", "text"],
 )
-def test_flags_of_a_dtype_are_not_taken_from_a_file(dtype_state: bytes, tmp_path: Path) -> None:
+def test_flags_of_a_dtype_are_not_read_from_a_file(dtype_state: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.pkl"
     path.write_bytes(
         b"\x80\x02" + RECONSTRUCT + b"(K\x01K\x01\x85cnumpy\ndtype\n" + dtype_state + b"\x89U\x08AAAAAAAAtb."
@@ -125,7 +125,7 @@ def test_flags_of_a_dtype_are_not_taken_from_a_file(dtype_state: bytes, tmp_path
     try:
         array = load_plain_pickle(path)
     except CheckpointError as error:
-        assert "no number" in str(error)  # noqa: PT017 - the other way out is a plain array
+        assert "no number" in str(error)  # noqa: PT017 - the alternative is a plain array
     else:
         assert array.dtype == np.float64
         assert array.dtype.flags == np.dtype(np.float64).flags
@@ -147,19 +147,19 @@ def test_flags_of_a_dtype_are_not_taken_from_a_file(dtype_state: bytes, tmp_path
         b"\x97",  # a buffer outside the file
     ],
 )
-def test_pickles_that_misuse_what_is_allowed(body: bytes, tmp_path: Path) -> None:
+def test_pickles_that_misuse_supported_names(body: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.pkl"
     path.write_bytes(b"\x80\x02" + body + b".")
     with pytest.raises(CheckpointError, match="cannot read the pickle"):
         load_plain_pickle(path)
 
 
-def test_a_file_cannot_change_how_the_next_is_read(tmp_path: Path) -> None:
-    """BUILD sets attributes, also those of a function or a class that the file got hold of."""
+def test_a_file_cannot_change_the_reading_of_the_next(tmp_path: Path) -> None:
+    """BUILD sets attributes, also of a function or a class that the file refers to."""
     good, bad = tmp_path / "good.pkl", tmp_path / "bad.pkl"
     good.write_bytes(pickle.dumps({"w": np.arange(3.0, dtype=np.float32)}, 2))
     for name in (b"c_codecs\nencode\n", b"cnumpy\nndarray\n", b"cnumpy.core.multiarray\n_reconstruct\n"):
-        # A tuple of two: attributes by __dict__, and attributes by setattr.
+        # A pair: attributes set in __dict__, and by setattr.
         bad.write_bytes(
             b"\x80\x02" + name + b"}U\x01xK\x01s}U\x0c__defaults__K\x05\x85sU\x05arrayK\x01s\x86b."
         )
@@ -176,7 +176,7 @@ def test_references_to_one_list_do_not_multiply(tmp_path: Path) -> None:
     assert read_state_dict(tmp_path / "a.pkl")["w"].tolist() == [1]
 
 
-def test_a_circle_is_refused(tmp_path: Path) -> None:
+def test_a_reference_cycle_is_refused(tmp_path: Path) -> None:
     value: list[Any] = []
     value.append(value)
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(value))
@@ -206,7 +206,7 @@ def test_truncated_files(checkpoint: Path) -> None:
 
 
 def test_damaged_files_are_read_or_refused(checkpoint: Path) -> None:
-    """A changed byte of a weight cannot be seen; whatever else is changed must not raise anything else."""
+    """A changed weight may be undetectable; other changes raise CheckpointError."""
     content = checkpoint.read_bytes()
     refused = 0
     for seed in range(150):
@@ -222,7 +222,7 @@ def test_damaged_files_are_read_or_refused(checkpoint: Path) -> None:
     assert refused > 10
 
 
-def test_safetensors_that_promise_too_much(tmp_path: Path) -> None:
+def test_safetensors_with_wrong_sizes(tmp_path: Path) -> None:
     header = b'{"w":{"dtype":"F32","shape":[1000000000],"data_offsets":[0,4000000000]}}'
     path = tmp_path / "a.safetensors"
     path.write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 8)

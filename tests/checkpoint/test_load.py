@@ -19,7 +19,7 @@ def state(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
-def test_every_parameter_and_buffer_is_filled(model: nn.Module) -> None:
+def test_all_parameters_and_buffers_are_loaded(model: nn.Module) -> None:
     wanted = {name: torch.full_like(t, 3) for name, t in state(model).items() if t.is_floating_point()}
     legacy = {
         "pixel_mean": torch.zeros(3),
@@ -34,12 +34,12 @@ def test_every_parameter_and_buffer_is_filled(model: nn.Module) -> None:
     assert json.loads(json.dumps(report.to_json()))["missing_keys"] == []
 
 
-def test_counters_of_batch_norms_are_neither_needed_nor_left_over(model: nn.Module) -> None:
+def test_counters_of_batch_norms_are_ignored(model: nn.Module) -> None:
     assert not any("num_batches_tracked" in name for name in model_shapes(model))
     assert load_weights(model, state(model)).ignored_keys == ("1.num_batches_tracked",)
 
 
-def test_half_precision_becomes_the_models_own(model: nn.Module) -> None:
+def test_half_precision_is_converted_to_the_models_dtype(model: nn.Module) -> None:
     load_weights(
         model, {name: torch.full_like(t, 0.5, dtype=torch.float16) for name, t in state(model).items()}
     )
@@ -47,7 +47,7 @@ def test_half_precision_becomes_the_models_own(model: nn.Module) -> None:
     assert model[0].weight.unique().tolist() == [0.5]
 
 
-def test_all_that_does_not_fit_is_told_at_once_and_nothing_is_loaded(model: nn.Module) -> None:
+def test_all_mismatches_are_reported_and_nothing_is_loaded(model: nn.Module) -> None:
     before = state(model)
     given = {name: tensor + 1 for name, tensor in before.items()}
     del given["0.bias"]
@@ -63,7 +63,7 @@ def test_all_that_does_not_fit_is_told_at_once_and_nothing_is_loaded(model: nn.M
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
-def test_long_lists_are_cut_but_counted() -> None:
+def test_long_lists_are_shortened_with_a_count() -> None:
     shapes = {f"layer{i}": [1] for i in range(9)}
     fitting, report = match_weights({}, shapes)
     assert fitting == {}
@@ -72,7 +72,7 @@ def test_long_lists_are_cut_but_counted() -> None:
         report.raise_if_incomplete("x")
 
 
-def test_what_is_said_to_be_new_need_not_fit(model: nn.Module) -> None:
+def test_new_parameters_need_not_match(model: nn.Module) -> None:
     before = state(model)
     given = {name: tensor + 1 for name, tensor in before.items() if name != "0.bias"}
     given["2.weight"] = torch.zeros(5, 4, 1, 1)
@@ -85,11 +85,11 @@ def test_what_is_said_to_be_new_need_not_fit(model: nn.Module) -> None:
     after = state(model)
     assert torch.equal(after["0.bias"], before["0.bias"])
     assert torch.equal(after["2.weight"], before["2.weight"])
-    # What fits is loaded, also where it may be new.
+    # A matching tensor is loaded even if it may be new.
     assert torch.equal(after["0.weight"], before["0.weight"] + 1)
 
 
-def test_what_is_left_over_is_not_new(model: nn.Module) -> None:
+def test_unexpected_names_are_not_new_parameters(model: nn.Module) -> None:
     given = {**state(model), "head.weight": torch.zeros(1)}
     with pytest.raises(CheckpointError, match=r"1 unexpected: head\.weight"):
         load_weights(model, given, new_parameters=["*"])
@@ -100,7 +100,7 @@ def test_new_parameters_that_the_model_lacks_are_refused(model: nn.Module) -> No
         load_weights(model, state(model), new_parameters=["0.*", "roi_heads.*"])
 
 
-def test_loading_what_fits_tells_all_of_the_rest(model: nn.Module) -> None:
+def test_loading_without_strict_reports_all_mismatches(model: nn.Module) -> None:
     given = {name: tensor + 1 for name, tensor in state(model).items() if name != "0.bias"}
     given |= {"2.weight": torch.zeros(5, 4, 1, 1), "head.weight": torch.zeros(1)}
     report = load_weights(model, given, strict=False)
@@ -111,7 +111,7 @@ def test_loading_what_fits_tells_all_of_the_rest(model: nn.Module) -> None:
     assert torch.equal(model[0].weight, given["0.weight"])
 
 
-def test_a_file_of_which_nothing_fits_is_refused(model: nn.Module) -> None:
+def test_a_file_without_any_match_is_refused(model: nn.Module) -> None:
     with pytest.raises(CheckpointError, match="1 unexpected: elsewhere"):
         load_weights(model, {"elsewhere": torch.zeros(1)}, strict=False)
 
@@ -125,13 +125,13 @@ def test_a_file_of_which_nothing_fits_is_refused(model: nn.Module) -> None:
             torch.full((4,), 1e300, dtype=torch.float64),
             "0.bias has 4 values of 4 out of the range of float32",
         ),
-        (torch.ones(4, dtype=torch.complex64), "0.bias is of complex64, where float32 belongs"),
-        (torch.ones(4, dtype=torch.bool), "0.bias is of bool, where float32 belongs"),
-        (torch.ones(4, dtype=torch.int64), "0.bias is of int64, where float32 belongs"),
+        (torch.ones(4, dtype=torch.complex64), "0.bias is complex64, expected float32"),
+        (torch.ones(4, dtype=torch.bool), "0.bias is bool, expected float32"),
+        (torch.ones(4, dtype=torch.int64), "0.bias is int64, expected float32"),
     ],
 )
 @pytest.mark.parametrize("strict", [True, False])
-def test_values_that_are_no_weights_are_refused_by_name(
+def test_unusable_values_are_refused_by_name(
     model: nn.Module, value: torch.Tensor, problem: str, strict: bool
 ) -> None:
     before = state(model)
@@ -161,10 +161,10 @@ class Head(nn.Linear):
         return ("class_frequencies",)
 
 
-def test_the_state_of_a_training_is_named_and_left_out() -> None:
+def test_training_state_is_reported_and_left_out() -> None:
     model = nn.Sequential(Head())
     training = {
-        "0.class_frequencies": torch.ones(7),  # the module says so
+        "0.class_frequencies": torch.ones(7),  # declared by the module
         "0.fed_loss_cls_weights": torch.ones(7),
         "criterion.empty_weight": torch.ones(3),
         "loss_normalizer": torch.tensor(100.0),
@@ -178,11 +178,11 @@ def test_the_state_of_a_training_is_named_and_left_out() -> None:
     report = load_weights(model, {**state(model), **training})
     assert report.complete
     assert report.training_keys == tuple(sorted(training))
-    assert "10 of the training, which inference does not read: 0.class_frequencies," in report.describe()
+    assert "10 of training state, which inference does not read: 0.class_frequencies," in report.describe()
     assert report.to_json()["training_keys"] == tuple(sorted(training))
 
 
-def test_the_average_that_torch_keeps_of_a_model_is_read_as_the_model() -> None:
+def test_torchs_averaged_model_is_read_as_the_model() -> None:
     model = nn.Sequential(Head())
     averaged = torch.optim.swa_utils.AveragedModel(model)
     report = load_weights(nn.Sequential(Head()), averaged.state_dict())
@@ -193,14 +193,14 @@ def test_the_average_that_torch_keeps_of_a_model_is_read_as_the_model() -> None:
 @pytest.mark.parametrize(
     "name", ["extra.weight", "0.lossless.weight", "ema.backbone.weight", "queue", "3.running_mean", "scale"]
 )
-def test_weights_that_the_model_lacks_are_still_refused(model: nn.Module, name: str) -> None:
+def test_unexpected_weights_are_still_refused(model: nn.Module, name: str) -> None:
     with pytest.raises(CheckpointError, match=f"1 unexpected: {name}"):
         load_weights(model, {**state(model), name: torch.ones(3)})
     with pytest.raises(CheckpointError, match=r"1 unexpected: 0\.qweight"):
         load_weights(model, {**state(model), "0.qweight": torch.ones(3, 3, dtype=torch.int32)})
 
 
-def test_buffers_of_integers_stay_integers() -> None:
+def test_integer_buffers_stay_integers() -> None:
     model = nn.Sequential(Head())
     parameters = describe_parameters(model)
     assert parameters["dtypes"] == {"0.order": "int64"}
@@ -208,7 +208,7 @@ def test_buffers_of_integers_stay_integers() -> None:
     assert json.loads(json.dumps(parameters)) == parameters
     given = {**state(model), "0.order": torch.tensor([0, 1], dtype=torch.int32)}
     assert match_weights(given, **parameters)[0]["0.order"].dtype == torch.int64
-    with pytest.raises(CheckpointError, match=r"0\.order is of float32, where int64 belongs"):
+    with pytest.raises(CheckpointError, match=r"0\.order is float32, expected int64"):
         load_weights(model, {**given, "0.order": torch.zeros(2)})
 
 

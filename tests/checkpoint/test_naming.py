@@ -1,4 +1,4 @@
-"""Backbones as Caffe2 and torchvision name them, and parts of a model under their own names."""
+"""Names of Caffe2 and torchvision backbones, and of parts of a model."""
 
 import os
 import pickle
@@ -20,7 +20,7 @@ from detexport.errors import CheckpointError
 from detexport.modeling import build_backbone, build_model
 
 ORACLE = os.environ.get("DETEXPORT_ORACLE")
-# Beside the reference models lies one whose backbone comes from a file with Caffe2's names.
+# One of the stored cases has a backbone from a file with Caffe2's names.
 CAFFE2 = Path(ORACLE).parent / "oracle_caffe2_names" if ORACLE else Path()
 needs_oracle = pytest.mark.skipif(ORACLE is None, reason="DETEXPORT_ORACLE names no folder")
 
@@ -37,7 +37,7 @@ def backbone_cfg(depth: int, **resnets: Any) -> Any:
 
 
 @needs_oracle
-def test_a_caffe2_backbone_computes_what_the_reference_computes() -> None:
+def test_a_caffe2_backbone_computes_the_reference_features() -> None:
     cfg = load_cfg(CAFFE2 / "config.yaml")
     model = build_model(cfg).eval()
     report = load_weights(model, read_state_dict(CAFFE2 / cfg.MODEL.WEIGHTS), strict=False)
@@ -52,7 +52,7 @@ def test_a_caffe2_backbone_computes_what_the_reference_computes() -> None:
     assert features.keys() == stored.keys()
     for name, expected in stored.items():
         np.testing.assert_allclose(features[name], expected, rtol=0, atol=1e-4 * expected.std(), err_msg=name)
-    # All of the backbone is accounted for, and nothing else is.
+    # The whole backbone is loaded, and nothing else.
     names = model_shapes(model)
     bottom_up = {name for name in names if name.startswith("backbone.bottom_up.")}
     assert set(report.loaded) | set(report.folded_keys) == bottom_up
@@ -61,7 +61,7 @@ def test_a_caffe2_backbone_computes_what_the_reference_computes() -> None:
     assert report.unexpected_keys == ()
     assert report.mismatched_keys == {}
     assert report.ignored_keys == ("conv1_w_momentum", "fc1000_b", "fc1000_w")
-    assert "fills the backbone alone" in report.note
+    assert "fills the backbone only" in report.note
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_caffe2_names(caffe2: str, ours: str, prefix: str) -> None:
 
 
 def to_caffe2(name: str) -> str:
-    """The opposite way, for a bottleneck network with statistics of its own."""
+    """Translate into Caffe2's names, for a bottleneck network with statistics."""
     name = name.replace("stem.conv1.norm", "res_conv1_bn").replace("stem.conv1", "conv1")
     for ours, theirs in (("shortcut", "1"), ("conv1", "2a"), ("conv2", "2b"), ("conv3", "2c")):
         if name.startswith("res") and "_conv1" not in name:
@@ -102,7 +102,7 @@ def to_caffe2(name: str) -> str:
 
 @pytest.mark.parametrize("with_statistics", [True, False])
 def test_a_whole_caffe2_resnext_loads(with_statistics: bool, tmp_path: Path) -> None:
-    """ResNeXt-101's published file holds statistics, ResNet-50's and 101's have them folded in."""
+    """The published file of ResNeXt-101 has statistics; those of ResNet-50 and 101 have them folded in."""
     torch.manual_seed(0)
     cfg = backbone_cfg(101, NUM_GROUPS=2, WIDTH_PER_GROUP=2, RES2_OUT_CHANNELS=8, STEM_OUT_CHANNELS=4)
     writer, reader = build_backbone(cfg), build_backbone(cfg)
@@ -128,7 +128,7 @@ def test_a_whole_caffe2_resnext_loads(with_statistics: bool, tmp_path: Path) -> 
         assert variance.eq(1).all()
 
 
-def test_in_a_c4_model_the_last_stage_is_the_heads() -> None:
+def test_the_last_stage_belongs_to_the_heads_in_a_c4_model() -> None:
     model = ["backbone.res4.0.conv1.weight", "roi_heads.res5.0.conv1.weight", "roi_heads.box_predictor.bias"]
     found = match_names(["res4_0_branch2a_w", "res5_0_branch2a_w"], model)
     assert found.sources == {model[0]: "res4_0_branch2a_w", model[1]: "res5_0_branch2a_w"}
@@ -161,7 +161,7 @@ def _lively(name: str, tensor: Tensor) -> Tensor:
     return torch.randn_like(tensor) * 0.1 if "running" in name else tensor
 
 
-def test_a_part_of_a_model_fills_that_part() -> None:
+def test_a_part_of_a_model_is_loaded() -> None:
     shapes = {"backbone.bottom_up.stem.conv1.weight": [1], "backbone.fpn.weight": [1], "head.weight": [1]}
     part = {"stem.conv1.weight": torch.ones(1), "stem.fc.weight": torch.ones(9), "stem.other": torch.ones(1)}
     fitting, report = match_weights(part, shapes)
@@ -181,22 +181,20 @@ def test_the_longest_suffix_wins() -> None:
     assert match_names(["eight", "v1.weight"], model).sources == {}
 
 
-def test_a_name_that_fits_several_places_is_refused() -> None:
-    with pytest.raises(
-        CheckpointError, match=r"several places.*conv\.weight for a\.conv\.weight and b\.conv"
-    ):
+def test_a_name_that_matches_several_names_is_refused() -> None:
+    with pytest.raises(CheckpointError, match=r"several names.*conv\.weight for a\.conv\.weight and b\.conv"):
         match_names(["conv.weight"], ["a.conv.weight", "b.conv.weight"])
     with pytest.raises(CheckpointError, match="conv1_w and res_conv1_w"):
         match_names(["conv1_w", "res_conv1_w"], ["stem.conv1.weight"])
 
 
-def test_one_shared_name_and_a_file_is_taken_at_its_word() -> None:
+def test_a_shared_name_requires_exact_matches() -> None:
     found = match_names(["backbone.weight", "weight"], ["backbone.weight", "head.weight"])
     assert found.sources == {"backbone.weight": "backbone.weight"}
     assert found.unexpected == ("weight",)
 
 
-def test_a_data_parallel_wrapper_is_looked_through() -> None:
+def test_the_prefix_of_a_data_parallel_wrapper_is_removed() -> None:
     found = match_names(["module.a.weight", "module.pixel_mean"], ["a.weight"])
     assert found.sources == {"a.weight": "module.a.weight"}
     assert found.ignored == ("module.pixel_mean",)

@@ -1,4 +1,4 @@
-"""Pickles that take time or memory out of proportion to their size."""
+"""Pickles that would take time or memory out of proportion to their size."""
 
 import pickle
 import struct
@@ -22,12 +22,12 @@ def doubled(levels: int) -> tuple[Any, ...]:
 
 
 def nested_tuples(levels: int) -> bytes:
-    """As a key: to hash it takes more of the machine's stack than there is."""
+    """Return a nested tuple, which overflows the stack when hashed as a key."""
     return b"\x80\x02}K\x01" + b"\x85" * levels + b"K\x02s."
 
 
 def repeated(call: bytes, times: int) -> bytes:
-    """A list of results of one call with a text of a million characters."""
+    """Return a list of results of one call with a string of a million characters."""
     text = b"X" + struct.pack("<I", 1_000_000) + b"a" * 1_000_000 + b"q\x00"
     return b"\x80\x02" + text + b"0](" + call * times + b"e."
 
@@ -90,7 +90,7 @@ def test_a_key_of_ten_million_characters_is_shortened(tmp_path: Path) -> None:
     assert len(str(caught.value)) <= LONGEST_MESSAGE
 
 
-def test_keys_that_are_plain_are_read(tmp_path: Path) -> None:
+def test_plain_keys_are_accepted(tmp_path: Path) -> None:
     content = {"w": np.ones(1), "x": {("a", 1): 2, None: 3, 1.5: 4, b"b": 5, True: 6}, "s": {1, ("a", 2)}}
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         (tmp_path / "a.pkl").write_bytes(pickle.dumps(content, protocol))

@@ -1,4 +1,4 @@
-"""Checkpoints of every kind, as trainers and model zoos write them."""
+"""Checkpoints of each format, as trainers and model zoos write them."""
 
 import pickle
 import stat
@@ -39,7 +39,7 @@ def test_pth(content: dict, legacy: bool, tmp_path: Path) -> None:
     assert_same(read_state_dict(tmp_path / "a.pth"), TENSORS)
 
 
-def test_strided_and_overlapping_views_become_tensors_of_their_own(tmp_path: Path) -> None:
+def test_strided_and_overlapping_views_become_separate_tensors(tmp_path: Path) -> None:
     storage = torch.arange(12.0)
     views = {
         "overlapping": storage.as_strided((3, 4), (1, 2)),
@@ -78,7 +78,7 @@ def test_zoo_pickle(protocol: int, tmp_path: Path) -> None:
 
 
 def test_a_pickle_of_python_2(tmp_path: Path) -> None:
-    """Its strings are bytes, and numpy's module has the older name."""
+    """Its strings are bytes, and the module of numpy has the older name."""
     written_by_python_2 = (
         b"\x80\x02}U\x05modelq\x01}U\x01wcnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
         b"(K\x01K\x02\x85cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
@@ -103,7 +103,7 @@ def test_the_same_tensors_give_the_same_bytes(tmp_path: Path) -> None:
     assert_same(read_state_dict(first), TENSORS)
 
 
-def test_what_is_written_may_be_read_by_others(tmp_path: Path) -> None:
+def test_written_files_are_readable_by_others(tmp_path: Path) -> None:
     write_state_dict(TENSORS, tmp_path / "a.safetensors")
     (tmp_path / "plain").touch()
     modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a.safetensors", "plain")]
@@ -118,7 +118,7 @@ def test_what_is_written_may_be_read_by_others(tmp_path: Path) -> None:
         ("empty.pkl", b"", "an empty file"),
     ],
 )
-def test_missing_files_and_other_kinds(
+def test_missing_files_and_other_formats(
     name: str, content: bytes | None, message: str, tmp_path: Path
 ) -> None:
     if content is not None:
@@ -142,7 +142,7 @@ def test_a_format_is_recognized_by_the_content(suffix: str, tmp_path: Path) -> N
             assert_same(read_state_dict(path), TENSORS)
 
 
-def test_what_lies_beside_the_tensors_is_kept(tmp_path: Path) -> None:
+def test_other_entries_are_kept(tmp_path: Path) -> None:
     optimizer = {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]}
     torch.save({"model": TENSORS, "optimizer": optimizer, "iteration": 99}, tmp_path / "a.pth")
     checkpoint = read_checkpoint(tmp_path / "a.pth")

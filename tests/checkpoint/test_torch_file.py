@@ -1,4 +1,4 @@
-"""Files of torch.save: what is dense and plain is read, all else is refused by the name of the tensor."""
+"""Files of torch.save: dense tensors are read, others are refused by name."""
 
 import io
 import pickle
@@ -30,7 +30,7 @@ def saved(content: Any, path: Path, legacy: bool = False) -> Path:
 
 
 def rewritten(path: Path, change: Callable[[list[tuple[str, bytes]]], Any], compression: int = 0) -> Path:
-    """The same archive with other members."""
+    """Write an archive with changed members."""
     with zipfile.ZipFile(path) as archive:
         members = [(name, archive.read(name)) for name in archive.namelist()]
     change(members)
@@ -68,7 +68,7 @@ KINDS: dict[str, tuple[Callable[[], Any], str]] = {
         "expanded tensor: 1099511627776 elements of a storage of 1",
     ),
     "conjugated": (lambda: torch.ones(2, dtype=torch.complex64).conj(), "conjugated or negated view"),
-    "subclass": (lambda: torch.zeros(3).as_subclass(Doubled), "test_torch_file.Doubled|class of its own"),
+    "subclass": (lambda: torch.zeros(3).as_subclass(Doubled), "test_torch_file.Doubled|custom class"),
 }
 
 
@@ -85,7 +85,7 @@ def test_tensors_that_are_not_plain_are_refused_by_name(kind: str, legacy: bool,
     tracemalloc.stop()
 
 
-def test_numbers_that_torch_does_not_know_are_refused_by_name(tmp_path: Path) -> None:
+def test_unsupported_dtypes_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "a.pkl").write_bytes(pickle.dumps({NAME: np.ones(3, np.longdouble)}))
     with pytest.raises(CheckpointError, match=f"'{NAME}' of (float128|float96|longdouble)"):
         read_state_dict(tmp_path / "a.pkl")
@@ -116,7 +116,7 @@ def test_every_dtype_of_plain_numbers(dtype: str, legacy: bool, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-def test_what_trainers_save_beside_the_model(legacy: bool, tmp_path: Path) -> None:
+def test_other_entries_of_trainers(legacy: bool, tmp_path: Path) -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     optimizer = torch.optim.Adam(net.parameters())
     net(torch.ones(1, 3, 5, 5)).sum().backward()
@@ -150,7 +150,7 @@ def test_what_trainers_save_beside_the_model(legacy: bool, tmp_path: Path) -> No
     assert torch.equal(exponential_average, optimizer.state_dict()["state"][0]["exp_avg"])
 
 
-def test_names_of_one_tensor_share_it(tmp_path: Path) -> None:
+def test_two_names_of_a_tensor_share_it(tmp_path: Path) -> None:
     weights = torch.arange(4.0)
     got = read_state_dict(saved({"a": weights, "b": weights, "c": weights[2:]}, tmp_path / "a.pth"))
     assert got["a"].data_ptr() == got["b"].data_ptr()
@@ -166,16 +166,16 @@ def test_archives_without_checksums(tmp_path: Path) -> None:
     assert read_state_dict(path)["a"].tolist() == [0, 1, 2]
 
 
-def test_a_changed_weight_is_seen_by_its_checksum(tmp_path: Path) -> None:
+def test_a_changed_weight_is_detected_by_its_checksum(tmp_path: Path) -> None:
     path = saved({"a": torch.full((1000,), 7.0)}, tmp_path / "a.pth")
     content = bytearray(path.read_bytes())
     content[content.index(struct.pack("<f", 7.0) * 9) + 400] ^= 1
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="the content of 'a/data/0' is not what was written"):
+    with pytest.raises(CheckpointError, match="the checksum of 'a/data/0' does not match"):
         read_state_dict(path)
 
 
-def test_compressed_members_are_refused_before_they_are_unpacked(tmp_path: Path) -> None:
+def test_compressed_members_are_refused_before_decompression(tmp_path: Path) -> None:
     path = saved({"a": torch.zeros(20_000_000)}, tmp_path / "a.pth")
     rewritten(path, lambda members: None, zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < 200_000
@@ -211,7 +211,7 @@ def test_archives_with_other_members(
 
 
 def test_members_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
-    """A directory may name the same bytes a thousand times."""
+    """A directory may list the same bytes a thousand times."""
     path = saved({"a": torch.zeros(1000), "b": torch.ones(1000)}, tmp_path / "a.pth")
     with zipfile.ZipFile(path, "a") as archive:
         first = archive.getinfo("a/data/0")
@@ -224,7 +224,7 @@ def test_members_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
 
 
 def pickled(size: tuple[int, ...], stride: tuple[int, ...], offset: int = 0, numel: int = 3) -> bytes:
-    """A state dict with one view of the storage '0'."""
+    """Return a state dict with one view of the storage '0'."""
 
     class Tensors(pickle.Pickler):
         def persistent_id(self, obj: Any) -> Any:
@@ -256,8 +256,8 @@ def pickled(size: tuple[int, ...], stride: tuple[int, ...], offset: int = 0, num
         (pickled((1,), (1,), numel=2), "it claims 8 bytes of storage '0'; it has 12"),
     ],
 )
-def test_views_that_leave_their_storage(view: bytes, message: str, tmp_path: Path) -> None:
-    """torch.load gives them whatever is in memory behind it, or allocates what they claim."""
+def test_views_beyond_their_storage(view: bytes, message: str, tmp_path: Path) -> None:
+    """torch.load exposes the memory behind the storage, or allocates the claimed size."""
 
     def change(members: list[tuple[str, bytes]]) -> None:
         members[:] = [(name, view if name == "a/data.pkl" else data) for name, data in members]

@@ -126,7 +126,7 @@ def test_an_unlisted_file_is_named(
 ) -> None:
     folder = Path(shutil.copytree(tiny_onnx, tmp_path / "artifact"))
     (folder / "evil.py").touch()
-    with pytest.raises(ArtifactError, match=r"holds what its manifest does not list; got: evil\.py; "):
+    with pytest.raises(ArtifactError, match=r"holds files that its manifest does not list; got: evil\.py; "):
         inspect(folder, as_json=True, dump_to=None)
     assert json.loads(capsys.readouterr().out)["files_now"]["evil.py"] == "not in the manifest"
 

@@ -16,7 +16,7 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def test_defaults_are_those_that_published_configurations_assume() -> None:
+def test_defaults_are_those_of_published_configurations() -> None:
     cfg = get_cfg()
     assert cfg.VERSION == 2
     assert cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN"
@@ -45,7 +45,7 @@ def test_configurations_do_not_share_values() -> None:
     assert isinstance(twin.MODEL.RPN, CfgNode)
 
 
-def test_the_nearest_file_of_a_chain_of_bases_wins(tmp_path: Path) -> None:
+def test_a_file_overrides_its_bases(tmp_path: Path) -> None:
     write(
         tmp_path / "base.yaml",
         "MODEL: {MASK_ON: true, RESNETS: {DEPTH: 18, NORM: GN}, PIXEL_STD: [1., 2., 3.]}",
@@ -70,7 +70,7 @@ def test_a_base_by_an_absolute_path(tmp_path: Path) -> None:
         ({"top.yaml": "_BASE_: top.yaml"}, "top.yaml is its own _BASE_"),
         ({"top.yaml": "_BASE_: a.yaml", "a.yaml": "_BASE_: ./top.yaml"}, "top.yaml is its own _BASE_"),
         ({"top.yaml": "_BASE_: absent.yaml"}, "cannot read the model configuration .*absent.yaml"),
-        ({"top.yaml": "_BASE_: [a.yaml]"}, "_BASE_ of .*top.yaml is not a file"),
+        ({"top.yaml": "_BASE_: [a.yaml]"}, "_BASE_ of .*top.yaml is not a path"),
         ({"top.yaml": "a: [1"}, "cannot read the model configuration .*top.yaml"),
         ({"top.yaml": "- 1"}, "top.yaml is not a model configuration; got: list"),
         ({"top.yaml": ""}, "top.yaml is not a model configuration; got: NoneType"),
@@ -100,7 +100,7 @@ def test_a_base_by_an_absolute_path(tmp_path: Path) -> None:
         ({"top.yaml": f"_BASE_: {'x' * 5000}"}, "cannot read .*File name too"),
         ({"top.yaml": "_BASE_: /dev/zero"}, "cannot read .*/dev/zero.*not a regular file"),
         ({"top.yaml": "_BASE_: .."}, "cannot read .*not a regular file"),
-        ({"top.yaml": "# " + "x" * (1 << 18)}, "bytes, more than the 262144 of any configuration"),
+        ({"top.yaml": "# " + "x" * (1 << 18)}, "bytes, more than the limit of 262144"),
         ({"top.yaml": "SEED: 99999999999999999999"}, "SEED in .*top.yaml is out of range"),
         ({"top.yaml": f"SEED: 0x{'F' * 20000}"}, "SEED in .*top.yaml is out of range|does not fit"),
         ({"top.yaml": f"MODEL: {{PIXEL_MEAN: [0x{'F' * 20000}, 1, 1]}}"}, "PIXEL_MEAN in .*out of range"),
@@ -110,7 +110,7 @@ def test_a_base_by_an_absolute_path(tmp_path: Path) -> None:
         ({"top.yaml": "MODEL: {ROI_HEADS: {NUM_CLASES: 3}}"}, "did you mean 'MODEL.ROI_HEADS.NUM_CLASSES'"),
     ],
 )
-def test_wrong_files_are_named(files: dict[str, str], message: str, tmp_path: Path) -> None:
+def test_errors_name_the_file(files: dict[str, str], message: str, tmp_path: Path) -> None:
     for name, text in files.items():
         write(tmp_path / name, text)
     with pytest.raises(ConfigError, match=message):
@@ -122,7 +122,7 @@ def test_a_missing_file() -> None:
         get_cfg().merge_from_file("nowhere.yaml")
 
 
-def test_a_file_that_does_not_fit_changes_nothing(tmp_path: Path) -> None:
+def test_a_file_with_an_unknown_key_changes_nothing(tmp_path: Path) -> None:
     cfg = get_cfg()
     with pytest.raises(ConfigError):
         cfg.merge_from_file(write(tmp_path / "a.yaml", "SEED: 3\nUNKNOWN: 1"))
@@ -154,7 +154,7 @@ def test_wrong_overrides(overrides: list[object], message: str) -> None:
         get_cfg().merge_from_list(overrides)
 
 
-def test_a_frozen_configuration_does_not_change(tmp_path: Path) -> None:
+def test_a_frozen_configuration_cannot_be_changed(tmp_path: Path) -> None:
     cfg = get_cfg()
     cfg.freeze()
     path = write(tmp_path / "a.yaml", "SEED: 3")
@@ -170,7 +170,7 @@ def test_a_frozen_configuration_does_not_change(tmp_path: Path) -> None:
     assert cfg.SEED == 3
 
 
-def test_what_is_dumped_is_read_back(tmp_path: Path) -> None:
+def test_a_dumped_configuration_is_read_back(tmp_path: Path) -> None:
     cfg = load_cfg(Path(__file__).parents[2] / "conf/detectron2/mask_rcnn.yaml")
     cfg.MODEL.WEIGHTS = "ümlaut.pth"
     text = cfg.dump()
@@ -187,14 +187,14 @@ def test_a_file_with_a_wrong_type_changes_nothing(tmp_path: Path) -> None:
     assert cfg == get_cfg()
 
 
-def test_a_tree_with_its_bases_as_plain_values(tmp_path: Path) -> None:
+def test_load_yaml_with_base_returns_plain_values(tmp_path: Path) -> None:
     write(tmp_path / "base.yaml", "SEED: 1\nMODEL: {DEVICE: cpu, MASK_ON: true}")
     top = write(tmp_path / "top.yaml", "_BASE_: base.yaml\nMODEL: {MASK_ON: false}")
     expected = {"SEED": 1, "MODEL": {"DEVICE": "cpu", "MASK_ON": False}}
     assert CfgNode.load_yaml_with_base(str(top)) == expected
 
 
-def test_where_a_value_is_from(tmp_path: Path) -> None:
+def test_source_of_a_value(tmp_path: Path) -> None:
     base = write(tmp_path / "base.yaml", "MODEL: {RESNETS: {DEPTH: 18, NORM: GN}, PIXEL_STD: [1., 2., 3.]}")
     top = write(tmp_path / "top.yaml", "_BASE_: base.yaml\nMODEL: {RESNETS: {NORM: BN}}")
     cfg = load_cfg(top)
@@ -213,7 +213,7 @@ def test_where_a_value_is_from(tmp_path: Path) -> None:
         cfg.source_of("MODEL.NOTHING")
 
 
-def test_an_error_says_where_the_values_that_it_names_are_from(tmp_path: Path) -> None:
+def test_errors_name_the_sources_of_values(tmp_path: Path) -> None:
     top = write(tmp_path / "top.yaml", "MODEL: {RESNETS: {DEPTH: 18}}")
     cfg = load_cfg(top)
     cfg.MODEL.MASK_ON = True
@@ -228,7 +228,7 @@ def test_an_error_says_where_the_values_that_it_names_are_from(tmp_path: Path) -
         raise ConfigError("no key")
 
 
-def test_a_key_is_set_on_its_own_branch_of_a_clone() -> None:
+def test_a_clone_is_independent() -> None:
     cfg = get_cfg()
     cfg.freeze()
     twin = cfg.clone()
@@ -240,7 +240,7 @@ def test_a_key_is_set_on_its_own_branch_of_a_clone() -> None:
         cfg.merge_from_list(["MODEL.DEVICE", "cpu"])
 
 
-def test_a_base_that_never_ends_is_not_opened(tmp_path: Path) -> None:
+def test_a_pipe_as_a_base_is_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.yaml")
     start = time.monotonic()
     with pytest.raises(ConfigError, match=r"pipe\.yaml; got: OSError: it is not a regular file"):
@@ -248,7 +248,7 @@ def test_a_base_that_never_ends_is_not_opened(tmp_path: Path) -> None:
     assert time.monotonic() - start < 30
 
 
-def test_bases_are_counted(tmp_path: Path) -> None:
+def test_the_number_of_bases_is_limited(tmp_path: Path) -> None:
     for index in range(100):
         write(tmp_path / f"{index}.yaml", f"_BASE_: {index + 1}.yaml")
     with pytest.raises(ConfigError, match="too many bases"):
@@ -257,7 +257,7 @@ def test_bases_are_counted(tmp_path: Path) -> None:
     assert load_cfg(tmp_path / "0.yaml").SEED == 4
 
 
-def test_keys_of_a_project_are_taken_where_new_ones_are_allowed(tmp_path: Path) -> None:
+def test_new_keys_are_merged_if_allowed(tmp_path: Path) -> None:
     cfg = get_cfg()
     cfg.set_new_allowed(True)
     path = write(tmp_path / "a.yaml", "MODEL: {VOVNET: {CONV_BODY: V-39}, RPN: {NEW: [1, 2]}}\nSEED: 3")
@@ -274,7 +274,7 @@ def test_keys_of_a_project_are_taken_where_new_ones_are_allowed(tmp_path: Path) 
         cfg.merge_from_list(["SEED", "deep"])
 
 
-def test_new_keys_are_allowed_in_one_group_alone(tmp_path: Path) -> None:
+def test_new_keys_are_allowed_per_group(tmp_path: Path) -> None:
     cfg = get_cfg()
     cfg.MODEL.set_new_allowed(True)
     cfg.merge_from_file(write(tmp_path / "a.yaml", "MODEL: {MINE: 1}"))
@@ -284,7 +284,7 @@ def test_new_keys_are_allowed_in_one_group_alone(tmp_path: Path) -> None:
             cfg.merge_from_file(write(tmp_path / "b.yaml", text))
 
 
-def test_keys_of_older_versions_are_those_that_yacs_knows(tmp_path: Path) -> None:
+def test_deprecated_and_renamed_keys(tmp_path: Path) -> None:
     cfg = get_cfg()
     cfg.register_deprecated_key("MODEL.OLD")
     cfg.register_renamed_key("MODEL.FORMER", "MODEL.DEVICE")

@@ -1,4 +1,4 @@
-"""Classes and functions that take a configuration or plain arguments."""
+"""``configurable``: calls with a configuration or with explicit arguments."""
 
 from typing import Any
 
@@ -39,12 +39,12 @@ def network(depth: int, name: str = "resnet") -> tuple[int, str]:
     return depth, name
 
 
-def test_plain_arguments() -> None:
+def test_explicit_arguments() -> None:
     assert Head(8, norm="GN").values == (8, 2, "GN")
     assert network(18, name="mine") == (18, "mine")
 
 
-def test_a_configuration_and_what_goes_before_it() -> None:
+def test_explicit_arguments_override_a_configuration() -> None:
     cfg = get_cfg()
     assert Head(cfg, 8).values == (8, 80, "")
     assert Head(cfg, channels=8).values == (8, 80, "")
@@ -54,30 +54,30 @@ def test_a_configuration_and_what_goes_before_it() -> None:
     assert network(cfg, scale=2, name="twice") == (100, "twice")
 
 
-def test_a_subclass_has_its_own_meaning_of_a_configuration() -> None:
+def test_a_subclass_has_its_own_from_config() -> None:
     assert WiderHead(get_cfg(), 8).values == (16, 80, "")
     assert WiderHead(get_cfg(), 8, factor=3, classes=1).values == (24, 1, "")
     named = NamedHead(get_cfg(), 8, norm="LN")
     assert (named.name, named.values) == ("cuda", (8, 80, "LN"))
 
 
-def test_a_class_that_says_nothing_of_configurations() -> None:
-    class Silent:
+def test_a_missing_or_wrong_from_config_is_refused() -> None:
+    class WithoutFromConfig:
         @configurable
         def __init__(self, channels: int) -> None:
             self.channels = channels
 
-    class NotOfTheClass(Silent):
+    class InstanceMethod(WithoutFromConfig):
         def from_config(self, cfg: CfgNode) -> dict[str, Any]:
             return {"channels": 1}
 
-    class WrongOrder(Silent):
+    class WrongOrder(WithoutFromConfig):
         @classmethod
         def from_config(cls, shape: int, cfg: CfgNode) -> dict[str, Any]:
             return {"channels": shape}
 
-    assert Silent(3).channels == 3
-    for kind in (Silent, NotOfTheClass):
+    assert WithoutFromConfig(3).channels == 3
+    for kind in (WithoutFromConfig, InstanceMethod):
         with pytest.raises(TypeError, match=r"class method from_config\(cls, cfg\)"):
             kind(get_cfg())
     with pytest.raises(TypeError, match="cfg as its first argument"):

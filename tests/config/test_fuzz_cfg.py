@@ -1,4 +1,4 @@
-"""Configurations with random damage and random values: read, or refused by one line."""
+"""Fuzzed configurations are loaded, or refused by a one-line error."""
 
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ WORDS = st.sampled_from(
 
 @st.composite
 def damaged(draw: st.DrawFn, text: str) -> str:
-    """``text`` with some of its characters changed, left out, repeated or put in."""
+    """Cut, repeat, move or insert some characters of ``text``."""
     for _ in range(draw(st.integers(1, 6))):
         at, length = draw(st.integers(0, len(text))), draw(st.integers(1, 60))
         match draw(st.sampled_from(["cut", "repeat", "insert", "move"])):
@@ -81,19 +81,19 @@ def test_damaged_text(examples: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("examples", EXAMPLES)
 def test_any_value_of_any_key(examples: int, tmp_path: Path) -> None:
-    """In a file, in code and on the command line; what is taken is checked before a model is built."""
+    """Set a value in a file, in code or by a list; all are checked before a model is built."""
 
     @fuzzed(examples)
     @given(st.sampled_from(KEYS), VALUES, st.sampled_from(["file", "list", "code"]))
-    def property_of(key: str, value: Any, way: str) -> None:
-        check(lambda: check_values(configured(key, value, way, tmp_path), get_cfg()), ConfigError)
+    def property_of(key: str, value: Any, route: str) -> None:
+        check(lambda: check_values(configured(key, value, route, tmp_path), get_cfg()), ConfigError)
 
     property_of()
 
 
 @pytest.mark.slow
 def test_models_of_any_value(tmp_path: Path) -> None:
-    """What is not refused can be built."""
+    """A model can be built from each value that is not refused."""
     read = []
 
     @fuzzed(MANY // 4)
@@ -106,11 +106,11 @@ def test_models_of_any_value(tmp_path: Path) -> None:
     assert not all(read)
 
 
-def configured(key: str, value: Any, way: str, folder: Path) -> Any:
+def configured(key: str, value: Any, route: str, folder: Path) -> Any:
     cfg = BASE.clone()
-    if way == "list":
+    if route == "list":
         cfg.merge_from_list([key, value])
-    elif way == "code":
+    elif route == "code":
         group, _, name = key.rpartition(".")
         (cfg.value_of(group) if group else cfg)[name] = value
     else:

@@ -10,7 +10,7 @@ from detexport.errors import ConfigError
 ANCHORS = "[[x, x * 2**(1.0/3), x * 2**(2.0/3) ] for x in [32, 64, 128, 256, 512 ]]"
 
 
-def test_the_anchors_of_a_retinanet_as_its_published_configuration_computes_them(tmp_path):
+def test_computed_anchors_of_the_published_retinanet(tmp_path):
     path = tmp_path / "config.yaml"
     text = f'MODEL:\n  ANCHOR_GENERATOR:\n    SIZES: !!python/object/apply:eval ["{ANCHORS}"]\n'
     path.write_text(text)
@@ -45,8 +45,8 @@ def test_arithmetic(text, value):
         "1 +",
     ],
 )
-def test_anything_else_is_refused(text, tmp_path):
-    with pytest.raises(ValueError):  # noqa: PT011 - the words differ
+def test_other_expressions_are_refused(text, tmp_path):
+    with pytest.raises(ValueError):  # noqa: PT011 - the messages differ
         compute(text)
     path = tmp_path / "config.yaml"
     path.write_text(
@@ -88,7 +88,7 @@ def test_the_work_of_an_expression_is_bounded(expression, message):
     assert len(str(caught.value)) < 300
 
 
-def test_lists_of_one_list_are_lists_of_their_own():
+def test_lists_of_shared_lists_are_bounded():
     levels = "1"
     for name in "abcdefghijklmnopqrst":
         levels = f"[[{name}, {name}] for {name} in [{levels}]]"
@@ -96,8 +96,8 @@ def test_lists_of_one_list_are_lists_of_their_own():
         compute(levels)
 
 
-def test_aliases_stand_for_a_bounded_number_of_values():
-    """Ten lines that stand for ten billion values, as sequences, as mappings, and merged into mappings."""
+def test_the_number_of_values_of_aliases_is_bounded():
+    """Ten lines expand to ten billion values, as sequences, as mappings, and as merged mappings."""
     for first, level in (
         ("[1, 1]", "[*{0}, *{0}, *{0}, *{0}, *{0}, *{0}, *{0}, *{0}, *{0}, *{0}]"),
         (
@@ -132,6 +132,6 @@ def test_aliases_stand_for_a_bounded_number_of_values():
         ("a: *b", "undefined alias"),
     ],
 )
-def test_whatever_a_parser_raises_is_an_error_of_yaml(text, message):
+def test_errors_of_the_parser_are_yaml_errors(text, message):
     with pytest.raises(yaml.YAMLError, match=message):
         load(text)

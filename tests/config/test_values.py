@@ -1,4 +1,4 @@
-"""Every key has a rule that its default and the published configurations fit."""
+"""Rules of values: the defaults and the published configurations fit them."""
 
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ def test_published_configurations_fit() -> None:
         ("TEST.DETECTIONS_PER_IMAGE", -2),
     ],
 )
-def test_values_that_no_model_has_are_named(key: str, value: Any) -> None:
+def test_invalid_values_are_named(key: str, value: Any) -> None:
     cfg = get_cfg()
     group, _, name = key.rpartition(".")
     cfg.value_of(group)[name] = value
@@ -63,7 +63,7 @@ def test_values_that_no_model_has_are_named(key: str, value: Any) -> None:
         check_values(cfg, get_cfg())
 
 
-def test_all_that_do_not_fit_are_named_together() -> None:
+def test_all_invalid_values_are_named_in_one_error() -> None:
     cfg = get_cfg()
     cfg.MODEL.MASK_ON, cfg.MODEL.RPN.NMS_THRESH = None, "x"
     cfg.MODEL.OWN = cfg.OWN = "not ours"

@@ -341,15 +341,15 @@ def test_outputs_that_are_not_the_contracts_are_refused(
     )
     done = run("onnx_runtime", folder, picture)
     assert done.returncode == 1
-    assert "the graph's outputs are not those of its contract" in done.stderr
+    assert "the graph's outputs do not match its contract" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "two paths are wanted"),
-        (["a", "b", "--repeat", "-1"], "--repeat is a number"),
-        (["a", "b", "--threads"], "--threads is a number"),
+        ([], "two paths are required"),
+        (["a", "b", "--repeat", "-1"], "--repeat must be a whole number"),
+        (["a", "b", "--threads"], "--threads must be a whole number"),
         (["a", "b", "--fast"], "unknown option"),
         (["a", "b", "--precision", "int8"], "unknown option"),
     ],

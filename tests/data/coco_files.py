@@ -13,7 +13,7 @@ FLIP_MAP = [("left_eye", "right_eye")]
 
 
 def annotation(annotation_id: int, image_id: int, **changes: Any) -> dict[str, Any]:
-    """A rectangle from (4, 6) to (20, 24)."""
+    """Return the annotation of a rectangle from (4, 6) to (20, 24)."""
     value = {
         "id": annotation_id,
         "image_id": image_id,
@@ -28,7 +28,7 @@ def annotation(annotation_id: int, image_id: int, **changes: Any) -> dict[str, A
 
 
 def write_coco(folder: Path, **further: list[dict[str, Any]]) -> Path:
-    """Write four images, one of them without annotations, and ``instances.json`` beside them."""
+    """Write four images, one without annotations, and ``instances.json``."""
     annotations = [
         annotation(1, 1),
         annotation(2, 1, category_id=3, bbox=[30, 10, 20, 20], segmentation=[[30, 10, 50, 10, 50, 30]]),

@@ -1,4 +1,4 @@
-"""COCO's annotation files as people have them: accepted with the right meaning, or refused by name."""
+"""Variants of COCO annotation files: read correctly, or refused by an error that names the entry."""
 
 import json
 import logging
@@ -56,7 +56,7 @@ def test_class_i_is_the_i_th_smallest_category_id(tmp_path: Path) -> None:
         ({1: 1.0, 2: -2, 3: 10**18}, [-2, 1, 4, 10**18]),
     ],
 )
-def test_ids_of_images_are_whole_numbers_texts_or_both(
+def test_ids_of_images_are_integers_strings_or_both(
     tmp_path: Path, ids: dict[int, Any], order: list[Any]
 ) -> None:
     path = edited(tmp_path, rename_images(ids))
@@ -67,7 +67,7 @@ def test_ids_of_images_are_whole_numbers_texts_or_both(
     assert counts == {ids.get(1, 1): 2, ids.get(2, 2): 1, ids.get(3, 3): 1, 4: 0} or len(ids) == 4
 
 
-def test_ids_of_categories_may_be_texts(tmp_path: Path) -> None:
+def test_ids_of_categories_may_be_strings(tmp_path: Path) -> None:
     def change(value: dict[str, Any]) -> None:
         value["categories"][0]["id"] = "k"
         for one in value["annotations"]:
@@ -89,7 +89,9 @@ def test_an_annotation_without_a_segmentation_is_a_box(tmp_path: Path, segmentat
     assert all("segmentation" not in one for one in kept)
 
 
-def test_one_rule_for_polygons_whoever_reads(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_all_readers_apply_the_same_rule_to_polygons(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     without = [annotation(i, 4, segmentation=[[1, 1, 5, 5], [1, 2, 3, 4, 5, 6, 7]]) for i in range(10, 18)]
     path = write_coco(tmp_path, annotations=without)
     with caplog.at_level(logging.WARNING):
@@ -111,7 +113,7 @@ def test_two_images_of_one_file_and_two_categories_of_one_name(tmp_path: Path) -
     assert [len(record.annotations) for record in dataset.images] == [2, 1, 1, 0]
 
 
-def test_a_name_that_several_categories_have_stands_for_all_of_them(tmp_path: Path) -> None:
+def test_a_name_of_several_categories_selects_all_of_them(tmp_path: Path) -> None:
     path = edited(tmp_path, lambda value: value["categories"].append({"id": 1, "name": "cat"}))
     dataset = read_coco(path, tmp_path, ["dog", "cat", "cat"])
     assert dataset.category_ids == (3, 1, 7)
@@ -190,7 +192,7 @@ def test_a_name_that_several_categories_have_stands_for_all_of_them(tmp_path: Pa
         (lambda v: v.update(images={}), "got: no list 'images'"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path: Path, change: Change, message: str) -> None:
+def test_errors_name_the_entry_and_the_value(tmp_path: Path, change: Change, message: str) -> None:
     path = edited(tmp_path, change)
     with pytest.raises(DataError, match=message) as raised:
         read_annotations(path)
@@ -213,19 +215,19 @@ def test_what_is_wrong_is_named(tmp_path: Path, change: Change, message: str) ->
     ],
     ids=range(9),
 )
-def test_a_file_that_is_no_annotation_file(tmp_path: Path, text: bytes, got: str) -> None:
+def test_other_files_are_refused(tmp_path: Path, text: bytes, got: str) -> None:
     (tmp_path / "x.json").write_bytes(text)
     with pytest.raises(DataError, match=f"x.json is not a COCO annotation file; got: .*{got}"):
         read_annotations(tmp_path / "x.json")
 
 
-def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_accepted(tmp_path: Path) -> None:
     path = write_coco(tmp_path)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert len(read_annotations(path)["images"]) == 4
 
 
-def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
+def test_pipes_and_devices_are_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
     for name in ("pipe", "folder"):
@@ -267,7 +269,7 @@ def test_panoptic_annotations(tmp_path: Path) -> None:
         (lambda v: v["categories"][0].update(isthing="no"), "isthing: 'no'"),
     ],
 )
-def test_panoptic_annotations_that_do_not_fit(tmp_path: Path, change: Change, message: str) -> None:
+def test_invalid_panoptic_annotations(tmp_path: Path, change: Change, message: str) -> None:
     value = panoptic()
     change(value)
     path = tmp_path / "panoptic.json"
@@ -277,7 +279,7 @@ def test_panoptic_annotations_that_do_not_fit(tmp_path: Path, change: Change, me
 
 
 def coco_download(folder: Path, year: str = "2017") -> Path:
-    """COCO's own layout: no ``dataset.json``, images beside the annotations."""
+    """Create the layout of COCO's downloads: no ``dataset.json``, images next to the annotations."""
     images = folder / f"val{year}"
     images.mkdir(parents=True)
     (folder / "annotations").mkdir(exist_ok=True)
@@ -287,7 +289,7 @@ def coco_download(folder: Path, year: str = "2017") -> Path:
     return folder
 
 
-def test_cocos_own_layout_needs_no_dataset_json(tmp_path: Path) -> None:
+def test_the_layout_of_cocos_downloads_needs_no_dataset_json(tmp_path: Path) -> None:
     folder = coco_download(tmp_path)
     dataset = load_coco(folder, "val", kind="keypoints")
     assert [record.file_name.name for record in dataset.images] == ["1.png", "2.png", "3.png", "4.png"]
@@ -297,8 +299,8 @@ def test_cocos_own_layout_needs_no_dataset_json(tmp_path: Path) -> None:
         load_coco(folder, "val")
 
 
-def test_annotations_of_two_years_are_not_chosen_between(tmp_path: Path) -> None:
+def test_annotations_of_two_years_are_ambiguous(tmp_path: Path) -> None:
     coco_download(tmp_path, "2014")
     coco_download(tmp_path)
-    with pytest.raises(DataError, match=r"val of .* is not clear; got: .*2017.*2014"):
+    with pytest.raises(DataError, match=r"val of .* is ambiguous; got: .*2017.*2014"):
         load_coco(tmp_path, "val", kind="keypoints")

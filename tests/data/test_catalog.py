@@ -16,13 +16,13 @@ def _forget() -> Iterator[None]:
         MetadataCatalog.remove(name)
 
 
-def test_data_sets_are_read_when_they_are_asked_for() -> None:
+def test_data_sets_are_read_on_get() -> None:
     calls = []
     DatasetCatalog.register("catalog_a", lambda: calls.append(1) or [{"image_id": 1}])
     assert "catalog_a" in DatasetCatalog
     assert not calls
     assert DatasetCatalog.get("catalog_a") == [{"image_id": 1}]
-    with pytest.raises(DataError, match=r"taken; got: 'catalog_a'"):
+    with pytest.raises(DataError, match=r"registered already; got: 'catalog_a'"):
         DatasetCatalog.register("catalog_a", list)
     DatasetCatalog.remove("catalog_a")
     with pytest.raises(DataError, match=r"unknown data set; got: 'catalog_a'; .*register"):
@@ -40,7 +40,7 @@ def test_metadata_is_set_once() -> None:
     assert metadata.as_dict() == {"name": "catalog_b", "thing_classes": ["cat"], "label_divisor": 1000}
     with pytest.raises(AttributeError, match=r"'thing_classes' of the data set 'catalog_b' is set already"):
         metadata.thing_classes = ["dog"]
-    with pytest.raises(AttributeError, match="nothing is known of 'stuff_classes'"):
+    with pytest.raises(AttributeError, match="has no 'stuff_classes'"):
         _ = metadata.stuff_classes
     assert copy.deepcopy(metadata).as_dict() == metadata.as_dict()
     assert "catalog_b" in repr(metadata)

@@ -1,4 +1,4 @@
-"""Reading COCO files and images, whole and broken."""
+"""Reading of complete and broken COCO files and images."""
 
 import json
 import shutil
@@ -49,18 +49,18 @@ def test_load_coco_reads_what_pycocotools_reads(shapes: Path) -> None:
             assert annotation["bbox"] == original["bbox"]
 
 
-def test_categories_are_indexed_in_the_order_asked_for(shapes: Path) -> None:
+def test_categories_are_indexed_in_the_order_of_the_names(shapes: Path) -> None:
     dataset = load_coco(shapes, "val", ["star", "circle"])
     assert (dataset.class_names, dataset.category_ids) == (("star", "circle"), (4, 1))
     coco = COCO(str(shapes / "annotations/instances_val.json"))
     annotations = [a for record in dataset.images for a in record.annotations]
     assert len(annotations) == len(coco.getAnnIds(catIds=[1, 4]))
     assert all(coco.anns[a["id"]]["category_id"] == (4, 1)[a["category_id"]] for a in annotations)
-    assert len(dataset.images) == 6  # images without any stay
+    assert len(dataset.images) == 6  # images without annotations are kept
 
 
 @pytest.mark.parametrize("categories", [["circle", "hexagon"], ["circle", "circle"], []])
-def test_categories_that_cannot_be_had(shapes: Path, categories: list[str]) -> None:
+def test_unknown_categories_are_refused(shapes: Path, categories: list[str]) -> None:
     with pytest.raises(DataError, match=r"got: .*expected: .*circle, rectangle.*remedy: "):
         load_coco(shapes, "val", categories)
 
@@ -87,7 +87,7 @@ def test_a_file_that_is_not_coco(copy: Path, text: str) -> None:
         (lambda v: v["categories"].pop(), "unknown category_id 5"),
     ],
 )
-def test_annotations_that_do_not_fit(copy: Path, change: Callable, message: str) -> None:
+def test_invalid_annotations_are_refused(copy: Path, change: Callable, message: str) -> None:
     edit(copy, change)
     with pytest.raises(DataError, match=message):
         load_coco(copy, "val")
@@ -99,7 +99,7 @@ def test_a_missing_image(copy: Path) -> None:
         load_coco(copy, "val")
 
 
-def test_a_file_name_may_be_absolute_or_lead_elsewhere(copy: Path, tmp_path: Path) -> None:
+def test_a_file_name_may_be_absolute_or_outside_the_folder(copy: Path, tmp_path: Path) -> None:
     (copy / "images/val/000001.png").rename(tmp_path / "elsewhere.png")
     (copy / "images/val/000002.png").rename(copy / "images/000002.png")
 
@@ -111,20 +111,20 @@ def test_a_file_name_may_be_absolute_or_lead_elsewhere(copy: Path, tmp_path: Pat
     records = load_coco(copy, "val").images
     for record in records:
         assert read_record(record).shape == (3, record.height, record.width)
-    # Never the image itself, whatever its suffix.
+    # Never the image itself, even if it is a PNG.
     assert records[0].sem_seg_file_name == copy / "semantic_val/elsewhere.png"
     assert records[1].sem_seg_file_name == copy / "semantic_val/000002.png"
 
 
 @pytest.mark.parametrize("name", [".", "none.png", "x" * 5000, "000003.png/x"])
-def test_a_file_name_of_no_file(copy: Path, name: str) -> None:
+def test_a_file_name_of_a_missing_file(copy: Path, name: str) -> None:
     edit(copy, lambda value: value["images"][0].update(file_name=name))
     with pytest.raises(DataError, match=r"1 of 6 images .* are missing"):
         load_coco(copy, "val")
 
 
 def resize_record(folder: Path, **size: int) -> None:
-    """Another size for the first image's record; run lengths of the old one would not fit."""
+    """Change the size in the first image's record, and remove segmentations, which would not fit."""
 
     def change(value: dict[str, Any]) -> None:
         value["images"][0].update(size)
@@ -134,18 +134,16 @@ def resize_record(folder: Path, **size: int) -> None:
     edit(folder, change)
 
 
-def test_an_image_that_is_not_of_its_records_size(copy: Path) -> None:
+def test_an_image_of_another_size_than_its_record(copy: Path) -> None:
     resize_record(copy, height=200, width=190)
     dataset = load_coco(copy, "val")
-    message = (
-        r"000001\.png is not of the size .*; got: height 200, width 150 .*expected: height 200, width 190"
-    )
+    message = r"000001\.png has another size .*; got: height 200, width 150 .*expected: height 200, width 190"
     for check in (check_image_sizes, lambda _: read_record(dataset.images[0])):
         with pytest.raises(DataError, match=message):
             check(dataset)
 
 
-def test_an_image_that_exif_turns_is_of_its_upright_size(copy: Path) -> None:
+def test_the_size_of_an_image_rotated_by_exif_is_the_upright_one(copy: Path) -> None:
     path = copy / "images/val/000001.png"
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -156,7 +154,7 @@ def test_an_image_that_exif_turns_is_of_its_upright_size(copy: Path) -> None:
     check_image_sizes(load_coco(copy, "val"))
 
 
-def test_keypoints_are_read_with_their_mirror_images(shapes: Path) -> None:
+def test_keypoints_are_read_with_their_flip_indices(shapes: Path) -> None:
     instances, keypoints = load_coco(shapes, "val"), load_coco(shapes, "val", kind="keypoints")
     # center, top, right, bottom, left
     assert keypoints.keypoint_flip == (0, 1, 4, 3, 2)

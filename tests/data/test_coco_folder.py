@@ -1,4 +1,4 @@
-"""A user's own COCO folder: what comes out, and what is refused before anything is written."""
+"""Conversion of a user's COCO folder, and errors before anything is written."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ SPLITS = {
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A folder arranged as a user might, categories neither in order nor without gaps."""
+    """Create a folder in another layout, with category ids that are unsorted and have gaps."""
     made, source = tmp_path / "made", tmp_path / "source"
     SyntheticShapes(train_images=2, val_images=4).write(made)
     (source / "labels").mkdir(parents=True)
@@ -59,7 +59,7 @@ def test_everything_is_kept_by_default(source: Path, tmp_path: Path) -> None:
 def test_categories_and_max_images_filter(source: Path, tmp_path: Path) -> None:
     write(source, tmp_path / "out", categories=["star", "circle"], max_images=3)
     dataset = load_coco(tmp_path / "out", "val")
-    # The ids have the order that was asked for, so that whoever reads the file finds the classes in it.
+    # The ids have the order of the names, from which readers of the file take the class indices.
     assert (dataset.class_names, dataset.category_ids) == (("star", "circle"), (1, 2))
     assert [record.image_id for record in dataset.images] == [1, 2, 3]
     assert len(list((tmp_path / "out/images/val").iterdir())) == 3
@@ -73,7 +73,7 @@ def test_the_train_split_is_optional(source: Path, tmp_path: Path) -> None:
         load_coco(tmp_path / "out", "train")
 
 
-def test_an_image_in_a_sub_folder_stays_in_it(source: Path, tmp_path: Path) -> None:
+def test_an_image_in_a_subfolder_stays_in_it(source: Path, tmp_path: Path) -> None:
     (source / "val2017/a").mkdir()
     (source / "val2017/000001.png").rename(source / "val2017/a/1.png")
     path = source / "labels/instances_val2017.json"
@@ -92,12 +92,12 @@ def test_an_image_in_a_sub_folder_stays_in_it(source: Path, tmp_path: Path) -> N
         {"val": None},
     ],
 )
-def test_splits_of_another_form(splits: dict) -> None:
-    with pytest.raises(ConfigError, match=r"expected: val, and perhaps train"):
+def test_invalid_splits_are_refused(splits: dict) -> None:
+    with pytest.raises(ConfigError, match=r"expected: val, and optionally train"):
         CocoFolder("x", "own", splits)
 
 
-def test_max_images_of_nothing() -> None:
+def test_max_images_must_be_positive() -> None:
     with pytest.raises(ConfigError, match="max_images"):
         CocoFolder("x", "own", SPLITS, max_images=0)
 
@@ -126,14 +126,14 @@ def rename_category(source: Path) -> None:
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        (make_small, r"000002\.png is not of the size .*got: height 8, width 8"),
+        (make_small, r"000002\.png has another size .*got: height 8, width 8"),
         (make_text, r"000004\.png cannot be read as an image"),
         (drop_annotations, "the annotation file is missing"),
         (drop_image, "1 of 4 images"),
         (rename_category, "do not have the same categories"),
     ],
 )
-def test_a_fault_is_found_before_anything_is_written(
+def test_errors_are_raised_before_anything_is_written(
     source: Path, tmp_path: Path, fault: Any, message: str
 ) -> None:
     fault(source)
@@ -143,7 +143,7 @@ def test_a_fault_is_found_before_anything_is_written(
     assert list((tmp_path / "data").iterdir()) == []
 
 
-def test_a_category_that_the_file_lacks(source: Path, tmp_path: Path) -> None:
+def test_a_missing_category_is_refused(source: Path, tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"got: hexagon; expected: .*circle.*; remedy: change data\.categories"
     ):
@@ -158,7 +158,7 @@ def change_annotations(source: Path, change: Any) -> None:
     path.write_text(json.dumps(value))
 
 
-def test_one_file_of_two_images_and_files_elsewhere(source: Path, tmp_path: Path) -> None:
+def test_two_images_of_one_file_and_files_outside_the_folder(source: Path, tmp_path: Path) -> None:
     (source / "val2017/000002.png").rename(tmp_path / "far.png")
 
     def change(value: dict[str, Any]) -> None:
@@ -191,6 +191,6 @@ def test_keypoints_of_the_annotations_are_kept(source: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("categories", [[1, 2], [True], "star", [None], {"star": 1}])
-def test_categories_that_are_not_texts(categories: Any) -> None:
+def test_categories_that_are_not_strings(categories: Any) -> None:
     with pytest.raises(ConfigError, match=r"data\.categories are not .*remedy: "):
         CocoFolder("x", "own", SPLITS, categories=categories)

@@ -40,7 +40,7 @@ def cfg() -> Iterator[CfgNode]:
     MetadataCatalog.remove("mapper_train")
 
 
-def test_to_detect_it_resizes_as_the_chain_does(records: list[dict[str, Any]], cfg: CfgNode) -> None:
+def test_inference_resizes_as_the_pipeline_does(records: list[dict[str, Any]], cfg: CfgNode) -> None:
     for order in ("RGB", "BGR"):
         cfg.INPUT.FORMAT = order
         mapper = DatasetMapper(cfg, is_train=False)
@@ -53,7 +53,7 @@ def test_to_detect_it_resizes_as_the_chain_does(records: list[dict[str, Any]], c
             assert (example["height"], example["width"]) == (record["height"], record["width"])
 
 
-def test_to_train_it_gives_the_ground_truth(records: list[dict[str, Any]], cfg: CfgNode) -> None:
+def test_training_returns_the_ground_truth(records: list[dict[str, Any]], cfg: CfgNode) -> None:
     cfg.MODEL.MASK_ON = cfg.MODEL.KEYPOINT_ON = True
     before = repr(records[0])
     example = DatasetMapper(cfg)(records[0])
@@ -71,11 +71,11 @@ def test_to_train_it_gives_the_ground_truth(records: list[dict[str, Any]], cfg: 
     assert isinstance(DatasetMapper(cfg)(records[0])["instances"].gt_masks, BitMasks)
 
 
-def test_what_the_model_does_not_learn_is_left_out(records: list[dict[str, Any]], cfg: CfgNode) -> None:
+def test_unused_annotations_are_left_out(records: list[dict[str, Any]], cfg: CfgNode) -> None:
     assert set(DatasetMapper(cfg)(records[0])["instances"].get_fields()) == {"gt_boxes", "gt_classes"}
 
 
-def test_a_mirrored_image(records: list[dict[str, Any]], cfg: CfgNode) -> None:
+def test_a_flipped_image(records: list[dict[str, Any]], cfg: CfgNode) -> None:
     cfg.MODEL.MASK_ON = cfg.MODEL.KEYPOINT_ON = True
     cfg.INPUT.MASK_FORMAT = "bitmask"
     flip = T.RandomFlip(prob=1.0)
@@ -83,10 +83,10 @@ def test_a_mirrored_image(records: list[dict[str, Any]], cfg: CfgNode) -> None:
     mirrored = DatasetMapper(cfg, augmentations=[flip])(records[0])
     assert torch.equal(mirrored["image"], plain["image"].flip(2))
     assert mirrored["instances"].gt_boxes.tensor[0].tolist() == [40, 6, 56, 24]
-    # Polygons drawn mirrored are the drawn polygons' mirror image but for the outline.
+    # Flipped polygons rasterize to the flipped bitmap, except for the outline.
     flipped = plain["instances"].gt_masks.tensor.flip(2)
     assert (mirrored["instances"].gt_masks.tensor != flipped).flatten(1).sum(dim=1).max() < 25
-    # The eyes change places.
+    # The eyes are swapped.
     assert mirrored["instances"].gt_keypoints.tensor[0].tolist() == [
         [49.5, 10.5, 2],
         [0, 0, 0],
@@ -94,7 +94,9 @@ def test_a_mirrored_image(records: list[dict[str, Any]], cfg: CfgNode) -> None:
     ]
 
 
-def test_a_crop_takes_boxes_from_the_masks(records: list[dict[str, Any]], cfg: CfgNode) -> None:
+def test_boxes_are_recomputed_from_the_masks_after_a_crop(
+    records: list[dict[str, Any]], cfg: CfgNode
+) -> None:
     np.random.seed(0)
     cfg.MODEL.MASK_ON = True
     cfg.INPUT.CROP.ENABLED, cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE = True, "relative", [0.5, 0.5]
@@ -107,12 +109,12 @@ def test_a_crop_takes_boxes_from_the_masks(records: list[dict[str, Any]], cfg: C
         edges = instances.gt_masks.get_bounding_boxes().tensor
         assert torch.equal(instances.gt_boxes.tensor, edges)
     assert seen > 3
-    # Without masks a box is only clipped.
+    # Without masks the box is only clipped.
     cfg.MODEL.MASK_ON = False
     assert not DatasetMapper(cfg).recompute_boxes
 
 
-def test_classes_of_pixels(records: list[dict[str, Any]], cfg: CfgNode, tmp_path: Path) -> None:
+def test_semantic_labels(records: list[dict[str, Any]], cfg: CfgNode, tmp_path: Path) -> None:
     labels = np.random.default_rng(0).integers(0, 9, (40, 60), dtype=np.uint8)
     Image.fromarray(labels).save(tmp_path / "labels.png")
     record = {**records[0], "sem_seg_file_name": str(tmp_path / "labels.png")}
@@ -137,7 +139,7 @@ def test_proposals(records: list[dict[str, Any]], cfg: CfgNode) -> None:
     assert proposals.proposal_boxes.tensor.tolist() == [[0, 0, 45, 30]]  # 40 x 60 -> 60 x 90
 
 
-def test_by_options_alone(records: list[dict[str, Any]]) -> None:
+def test_a_mapper_from_options_only(records: list[dict[str, Any]]) -> None:
     mapper = DatasetMapper(is_train=True, augmentations=[T.Resize(20)], image_format="RGB")
     example = mapper(records[1])
     assert example["image"].shape == (3, 20, 20)
@@ -166,7 +168,7 @@ def test_unknown_options_are_refused_by_name(cfg: CfgNode, key: str, value: str)
         DatasetMapper(cfg)
 
 
-def test_augmented_colours_are_refused_by_name(cfg: CfgNode) -> None:
+def test_colour_augmentation_is_refused_by_name(cfg: CfgNode) -> None:
     cfg.INPUT.COLOR_AUG_SSD = True
     with pytest.raises(ConfigError, match=r"INPUT\.COLOR_AUG_SSD"):
         DatasetMapper(cfg, is_train=True)

@@ -29,7 +29,7 @@ def test_records_of_a_coco_file(tmp_path: Path) -> None:
     assert records[3]["annotations"] == []
 
 
-def test_what_is_no_polygon_is_left_out_with_a_warning(
+def test_invalid_polygons_are_left_out_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     two_kinds = [[1, 1, 5, 5], [4, 6, 20, 6, 20, 24]]
@@ -40,7 +40,7 @@ def test_what_is_no_polygon_is_left_out_with_a_warning(
     assert "1 annotations without a valid polygon" in caplog.text
 
 
-def test_a_registered_data_set_knows_its_classes(tmp_path: Path) -> None:
+def test_a_registered_data_set_has_its_classes_in_the_metadata(tmp_path: Path) -> None:
     path = write_coco(tmp_path)
     register_coco_instances("pets_of_this_test", {"color": "red"}, path, tmp_path)
     try:
@@ -50,7 +50,7 @@ def test_a_registered_data_set_knows_its_classes(tmp_path: Path) -> None:
         assert len(DatasetCatalog.get("pets_of_this_test")) == 4
         assert metadata.thing_classes == ["dog", "cat"]
         assert metadata.thing_dataset_id_to_contiguous_id == {3: 0, 7: 1}
-        with pytest.raises(DataError, match="taken"):
+        with pytest.raises(DataError, match="registered already"):
             register_coco_instances("pets_of_this_test", {}, path, tmp_path)
     finally:
         DatasetCatalog.remove("pets_of_this_test")

@@ -41,7 +41,7 @@ def test_read_image_in_each_format(tmp_path: Path) -> None:
     read = utils.read_image(tmp_path / "labels.png", "L")
     assert read.shape == (5, 7, 1)
     np.testing.assert_array_equal(read[..., 0], pixels[..., 0])
-    with pytest.raises(DataError, match="not a map of labels"):
+    with pytest.raises(DataError, match="not a label map"):
         utils.read_image(tmp_path / "a.png", "L")
     with pytest.raises(DataError, match="cannot be read"):
         utils.read_image(tmp_path / "none.png", "L")
@@ -49,7 +49,7 @@ def test_read_image_in_each_format(tmp_path: Path) -> None:
         utils.read_image(tmp_path / "a.png", "YUV-BT.601")
 
 
-def test_the_size_is_checked_or_filled_in() -> None:
+def test_the_size_is_checked_or_added() -> None:
     record: dict[str, Any] = {}
     utils.check_image_size(record, np.zeros((5, 7, 3)))
     assert record == {"height": 5, "width": 7}
@@ -57,7 +57,7 @@ def test_the_size_is_checked_or_filled_in() -> None:
         utils.check_image_size({"height": 5, "width": 8}, np.zeros((5, 7, 3)))
 
 
-def test_an_annotation_follows_its_image() -> None:
+def test_an_annotation_is_transformed_with_its_image() -> None:
     transforms = [T.HFlipTransform(60), T.ResizeTransform(40, 60, 80, 60)]
     done = utils.transform_instance_annotations(
         annotation(), transforms, (80, 60), keypoint_hflip_indices=np.array([0, 2, 1])
@@ -66,7 +66,7 @@ def test_an_annotation_follows_its_image() -> None:
     assert done["bbox_mode"] == BoxMode.XYXY_ABS
     polygon = done["segmentation"][0].reshape(-1, 2)
     assert (polygon.min(axis=0).tolist(), polygon.max(axis=0).tolist()) == ([40, 12], [56, 48])
-    # The eyes change places, the one without a label stays without one.
+    # The eyes are swapped; the unlabelled one stays unlabelled.
     assert done["keypoints"].tolist() == [[49.5, 21, 2], [0, 0, 0], [53.5, 17, 1]]
 
 
@@ -74,12 +74,12 @@ def test_boxes_are_clipped_and_keypoints_outside_lose_their_label() -> None:
     done = utils.transform_instance_annotations(annotation(), T.CropTransform(8, 9, 10, 10), (10, 10))
     assert done["bbox"].tolist() == [0, 0, 10, 10]
     assert done["keypoints"].tolist() == [[2.5, 1.5, 2], [0, 0, 0], [0, 0, 0]]
-    with pytest.raises(DataError, match="mirrored"):
+    with pytest.raises(DataError, match="after a horizontal flip"):
         utils.transform_instance_annotations(annotation(), [T.HFlipTransform(60)], SIZE)
 
 
 @pytest.mark.parametrize("kind", ["rle", "counts", "bitmap", "polygon"])
-def test_every_segmentation_gives_one_bitmap(kind: str) -> None:
+def test_each_kind_of_segmentation_gives_the_same_bitmap(kind: str) -> None:
     bitmap = np.zeros(SIZE, np.uint8)
     bitmap[6:24, 4:20] = 1
     rle = coco_mask.encode(np.asfortranarray(bitmap))
@@ -117,7 +117,7 @@ def test_annotations_as_instances() -> None:
         utils.annotations_to_instances([], SIZE, mask_format="rle")
 
 
-def test_what_is_empty_is_filtered() -> None:
+def test_empty_instances_are_removed() -> None:
     instances = utils.annotations_to_instances(
         [annotation(), annotation(bbox=[4, 6, 0, 18]), annotation(segmentation=[])], SIZE
     )
@@ -131,7 +131,7 @@ def test_what_is_empty_is_filtered() -> None:
         utils.filter_empty_instances(instances, by_box=False, by_mask=False)
 
 
-def test_proposals_follow_their_image() -> None:
+def test_proposals_are_transformed_with_their_image() -> None:
     record = {
         "proposal_boxes": np.array([[0.0, 0, 30, 20], [10, 10, 10, 20], [50, 30, 20, 20], [1, 1, 2, 2]]),
         "proposal_bbox_mode": BoxMode.XYXY_ABS,
@@ -156,7 +156,7 @@ def keypoint_names() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("keypoint_names")
-def test_keypoints_in_the_mirror() -> None:
+def test_keypoint_indices_after_a_horizontal_flip() -> None:
     assert utils.create_keypoint_hflip_indices("utils_a").tolist() == [0, 2, 1]
     with pytest.raises(DataError, match="utils_a, utils_b do not have one keypoint_names"):
         utils.create_keypoint_hflip_indices(["utils_a", "utils_b"])

@@ -1,4 +1,4 @@
-"""Annotation files and images from outside: success or an error of ours, whatever they hold."""
+"""Fuzzed annotation files and images are read, or raise a DetexportError."""
 
 import io
 import json
@@ -35,7 +35,7 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def instances() -> dict[str, Any]:
-    """Annotations of the four images of ``coco_files``, with each kind of segmentation."""
+    """Return annotations of the four images of ``coco_files``, with each kind of segmentation."""
     segmentations = [
         [[4, 6, 20, 6, 20, 24, 4, 24]],
         rle(40, 60),
@@ -70,7 +70,7 @@ def instances() -> dict[str, Any]:
 
 
 def outputs_of(dataset: CocoDataset) -> list[tuple[Any, dict[str, np.ndarray]]]:
-    """One detection of the first class on each image."""
+    """Return one detection of the first class on each image."""
     return [
         (
             record.image_id,
@@ -86,7 +86,7 @@ def outputs_of(dataset: CocoDataset) -> list[tuple[Any, dict[str, np.ndarray]]]:
 
 
 def use(path: Path, folder: Path) -> None:
-    """Everything that is done with an annotation file."""
+    """Run all functions that use an annotation file."""
     records = load_coco_json(path, folder)
     dataset = read_coco(path, folder)
     assert len(records) == len(dataset.images)
@@ -105,7 +105,7 @@ def use(path: Path, folder: Path) -> None:
 
 @fuzzed
 @given(value=mutated_trees(instances()))
-def test_annotations_with_wrong_parts(coco: Path, value: Any) -> None:
+def test_annotations_with_changed_values(coco: Path, value: Any) -> None:
     path = coco.with_name("fuzzed.json")
     path.write_text(json.dumps(value))
     with only_our_errors():
@@ -114,7 +114,7 @@ def test_annotations_with_wrong_parts(coco: Path, value: Any) -> None:
 
 @fuzzed
 @given(text=mutated_bytes(json.dumps(instances()).encode()))
-def test_annotations_with_wrong_bytes(coco: Path, text: bytes) -> None:
+def test_annotations_with_changed_bytes(coco: Path, text: bytes) -> None:
     path = coco.with_name("fuzzed.json")
     path.write_bytes(text)
     with only_our_errors():
@@ -131,7 +131,7 @@ PANOPTIC = {
 
 @fuzzed
 @given(value=mutated_trees(PANOPTIC))
-def test_panoptic_annotations_with_wrong_parts(coco: Path, value: Any) -> None:
+def test_panoptic_annotations_with_changed_values(coco: Path, value: Any) -> None:
     path = coco.with_name("fuzzed_panoptic.json")
     path.write_text(json.dumps(value))
     with only_our_errors():
@@ -175,7 +175,7 @@ IMAGES = [
 @pytest.mark.filterwarnings("ignore")
 @fuzzed
 @given(data=st.sampled_from(IMAGES).flatmap(mutated_bytes))
-def test_images_with_wrong_bytes(coco: Path, data: bytes) -> None:
+def test_images_with_changed_bytes(coco: Path, data: bytes) -> None:
     with only_our_errors():
         image = decode_image(data)
         assert image.dtype == np.uint8

@@ -1,4 +1,4 @@
-"""Reading images: what is an image, how large it may be, and which way up it is."""
+"""Reading of image files: formats, size limits and EXIF orientation."""
 
 import io
 import os
@@ -36,12 +36,12 @@ def test_channel_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_honoured(tmp_path: Path, orientation: int) -> None:
     pixels = np.zeros((4, 6, 3), dtype=np.uint8)
-    pixels[0, 0] = 255  # the corner that is upper left in the file
+    pixels[0, 0] = 255  # the upper left corner in the file
     exif = Image.Exif()
     exif[0x0112] = orientation
     (tmp_path / "image.png").write_bytes(png(pixels, exif=exif))
     image = read_image(tmp_path / "image.png")
-    # EXIF 2.32: where the 0th row and 0th column are, seen upright.
+    # EXIF 2.32: sides of the 0th row and the 0th column in the upright image.
     top = orientation in (1, 2, 5, 6)
     left = orientation in (1, 4, 5, 8)
     assert image.shape == ((3, 4, 6) if orientation < 5 else (3, 6, 4))
@@ -56,8 +56,8 @@ def test_gray_palette_and_transparent_images_become_rgb() -> None:
     np.testing.assert_array_equal(decode_image(png(rgba)), rgba[..., :3].transpose(2, 0, 1))
 
 
-def test_sixteen_bits_are_refused_instead_of_cut_off() -> None:
-    with pytest.raises(DataError, match="8 bits a channel; got: PIL's mode I;16"):
+def test_sixteen_bits_are_refused_instead_of_clipped() -> None:
+    with pytest.raises(DataError, match="8 bits per channel; got: PIL's mode I;16"):
         decode_image(png(np.full((3, 4), 1000, dtype=np.uint16)))
 
 
@@ -69,7 +69,7 @@ NOISE = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     [b"", b"no image", png(NOISE)[:2000], png(NOISE)[:40], png(NOISE, "JPEG")[:600], png(NOISE, "GIF")[:300]],
     ids=["empty", "text", "cut PNG", "PNG header", "cut JPEG", "cut GIF"],
 )
-def test_what_is_not_a_whole_image(tmp_path: Path, encoded: bytes) -> None:
+def test_incomplete_images_are_refused(tmp_path: Path, encoded: bytes) -> None:
     with pytest.raises(DataError, match=r"the input of .* cannot be read as an image"):
         decode_image(encoded)
     (tmp_path / "image").write_bytes(encoded)
@@ -77,12 +77,12 @@ def test_what_is_not_a_whole_image(tmp_path: Path, encoded: bytes) -> None:
         read_image(tmp_path / "image")
 
 
-def test_an_image_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_image_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="FileNotFoundError"):
         read_image(tmp_path / "none.png")
 
 
-def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
+def test_pipes_and_devices_are_not_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "folder.png").mkdir()
     for read in (read_image, read_label_map, read_image_size):
@@ -96,7 +96,7 @@ def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def header_of_png(width: int, height: int) -> bytes:
-    """A PNG of few bytes that says to be of this size."""
+    """Return a PNG of few bytes whose header has this size."""
     chunks = {b"IHDR": struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0), b"IDAT": zlib.compress(b"")}
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -111,7 +111,7 @@ def test_a_large_image_is_refused_by_its_header(
     (tmp_path / "large.png").write_bytes(header_of_png(*size))
     pixels = size[0] * size[1]
     message = rf"got: {size[0]} x {size[1]} px, .*expected: at most 50000000 pixels; .*{LIMIT_VARIABLE}"
-    warnings.simplefilter("error")  # PIL's own would come on top
+    warnings.simplefilter("error")  # PIL's own warning would be added
     for read in (read_image, read_image_size, read_label_map):
         with pytest.raises(DataError, match=message):
             read(tmp_path / "large.png")
@@ -120,13 +120,13 @@ def test_a_large_image_is_refused_by_its_header(
     assert Image.MAX_IMAGE_PIXELS, "PIL's own limit stays what it was"
 
 
-def test_a_side_that_no_contract_allows_is_refused() -> None:
+def test_a_side_beyond_the_limit_is_refused() -> None:
     with pytest.raises(DataError, match=r"got: 70000 x 2 px, .*expected: sides of 1 to 65535 px"):
         decode_image(header_of_png(70_000, 2))
 
 
 @pytest.mark.parametrize("limit", ["many", "-1", "0", "1e6", "9" * 40])
-def test_a_limit_that_is_no_number(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_limit_is_refused(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(LIMIT_VARIABLE, limit)
     with pytest.raises(ConfigError, match=f"{LIMIT_VARIABLE} is not a number of pixels"):
         decode_image(png(NOISE))
@@ -134,7 +134,7 @@ def test_a_limit_that_is_no_number(limit: str, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "TIFF", "WEBP", "PPM", "BMP", "GIF"])
 @pytest.mark.parametrize("orientation", [1, 6, 9])
-def test_the_size_is_that_of_the_image_as_it_is_read(
+def test_the_size_in_the_header_is_that_of_the_decoded_image(
     tmp_path: Path, image_format: str, orientation: int
 ) -> None:
     exif = Image.Exif()
@@ -148,14 +148,14 @@ def test_the_size_is_that_of_the_image_as_it_is_read(
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_exif_that_is_broken_counts_as_none() -> None:
+def test_broken_exif_is_ignored() -> None:
     broken = b"Exif\0\0" + b"MM\0*" + b"\xff" * 40
     pixels = decode_image(png(NOISE[:20], exif=broken))
     np.testing.assert_array_equal(pixels, NOISE[:20].transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "RGBX", "CMYK", "YCbCr"])
-def test_other_colours_become_rgb(mode: str) -> None:
+def test_other_modes_become_rgb(mode: str) -> None:
     with io.BytesIO() as buffer:
         Image.fromarray(NOISE).convert(mode).save(buffer, "TIFF")
         image = decode_image(buffer.getvalue())
@@ -164,7 +164,7 @@ def test_other_colours_become_rgb(mode: str) -> None:
     np.testing.assert_array_equal(image, expected)
 
 
-def test_of_an_animation_the_first_frame_is_read() -> None:
+def test_the_first_frame_of_an_animation_is_read() -> None:
     frames = [Image.new("RGB", (8, 6), colour) for colour in ("red", "blue")]
     with io.BytesIO() as buffer:
         frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])

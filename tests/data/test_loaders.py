@@ -1,4 +1,4 @@
-"""Loaders and samplers: what comes, in which order, and how much of it waits."""
+"""Loaders and samplers: content and order of batches, and the number of images in memory."""
 
 import itertools
 import pickle
@@ -59,7 +59,7 @@ def ids(batches: list[list[dict[str, Any]]]) -> list[list[int]]:
     return [[example["image_id"] for example in batch] for batch in batches]
 
 
-def test_batches_are_of_one_orientation(cfg: CfgNode) -> None:
+def test_batches_have_one_orientation(cfg: CfgNode) -> None:
     batches = first(build_detection_train_loader(cfg), 12)
     for batch in batches:
         assert len(batch) == 2
@@ -68,7 +68,7 @@ def test_batches_are_of_one_orientation(cfg: CfgNode) -> None:
     assert set(flat(ids(batches))) == {1, 2, 3, 4}
 
 
-def test_at_most_a_batch_of_each_orientation_waits() -> None:
+def test_at_most_one_batch_of_each_orientation_is_kept() -> None:
     taken = []
     examples = (
         {"width": 1 + index % 2, "height": 1, "taken": taken.append(index)} for index in itertools.count()
@@ -89,13 +89,13 @@ def test_a_seed_gives_the_same_batches(cfg: CfgNode, workers: int) -> None:
     for one, other in zip(flat(runs[0]), flat(runs[1]), strict=True):
         assert torch.equal(one["image"], other["image"])
         assert torch.equal(one["instances"].gt_boxes.tensor, other["instances"].gt_boxes.tensor)
-    # Sizes are drawn, so the augmentations took part.
+    # The sizes are drawn, so the seed covers the augmentations.
     assert len({min(example["image"].shape[1:]) for example in flat(runs[0])}) == 2
     others = first(build_detection_train_loader(cfg, num_workers=workers, seed=6), 6)
     assert ids(others) != ids(runs[0])
 
 
-def test_keywords_take_the_place_of_the_configuration(cfg: CfgNode) -> None:
+def test_keywords_override_the_configuration(cfg: CfgNode) -> None:
     loader = build_detection_train_loader(
         cfg,
         mapper=lambda record: record["image_id"],
@@ -130,7 +130,7 @@ def test_without_a_configuration() -> None:
         build_detection_train_loader(Stream(), mapper=dict, total_batch_size=2)
 
 
-def test_to_detect_each_image_comes_once_in_order(cfg: CfgNode) -> None:
+def test_inference_reads_each_image_once_in_order(cfg: CfgNode) -> None:
     for loader in (build_detection_test_loader(cfg, NAME), build_detection_test_loader(cfg)):
         batches = list(loader)
         assert ids(batches) == [[1], [2], [3], [4]]
@@ -140,8 +140,8 @@ def test_to_detect_each_image_comes_once_in_order(cfg: CfgNode) -> None:
     assert ids(list(by_three)) == [[0, 1, 2], [3]]
 
 
-def test_a_batch_is_what_a_model_learns_from_and_detects_in(cfg: CfgNode) -> None:
-    """From a registered data set to losses and detections, as the documents have it."""
+def test_batches_are_inputs_of_training_and_inference(cfg: CfgNode) -> None:
+    """From a registered data set to losses and detections, as documented."""
     further = ["MODEL.RESNETS.DEPTH", 18, "MODEL.ROI_HEADS.NUM_CLASSES", 2, "DATASETS.TRAIN", (NAME,)]
     cfg.merge_from_file(CONFIG)
     cfg.merge_from_list([*further, "DATASETS.TEST", (NAME,), "INPUT.MIN_SIZE_TRAIN", (64,)])
@@ -160,7 +160,7 @@ def test_a_batch_is_what_a_model_learns_from_and_detects_in(cfg: CfgNode) -> Non
             assert output["instances"].image_size == (example["height"], example["width"])
 
 
-def test_what_nothing_is_learnt_from_is_left_out(cfg: CfgNode) -> None:
+def test_images_without_usable_annotations_are_left_out(cfg: CfgNode) -> None:
     def kept(**options: Any) -> list[int]:
         return [record["image_id"] for record in get_detection_dataset_dicts(NAME, **options)]
 
@@ -173,7 +173,7 @@ def test_what_nothing_is_learnt_from_is_left_out(cfg: CfgNode) -> None:
         get_detection_dataset_dicts([])
 
 
-def test_images_of_crowds_alone_are_left_out(tmp_path: Path) -> None:
+def test_images_with_only_crowds_are_left_out(tmp_path: Path) -> None:
     register_coco_instances("loaders_crowds", {}, write_coco(tmp_path), tmp_path)
     try:
         assert [r["image_id"] for r in get_detection_dataset_dicts(["loaders_crowds"])] == [1, 2]
@@ -183,7 +183,7 @@ def test_images_of_crowds_alone_are_left_out(tmp_path: Path) -> None:
         MetadataCatalog.remove("loaders_crowds")
 
 
-def test_a_mapper_may_refuse_a_record() -> None:
+def test_a_mapper_may_return_none() -> None:
     mapped = MapDataset(list(range(10)), lambda value: value if value % 2 else None)
     assert len(mapped) == 10
     assert mapped[3] == 3
@@ -227,7 +227,9 @@ class Runs:
         return print, ("it ran",)
 
 
-def test_proposals_that_do_not_fit(cfg: CfgNode, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_proposals_are_refused(
+    cfg: CfgNode, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     records = DatasetCatalog.get(NAME)
     with pytest.raises(DataError, match="no proposals for the image 1"):
         load_proposals_into_dataset(records, write_proposals(tmp_path / "a.pkl", ids=[9, 8, 7, 6]))
@@ -239,17 +241,17 @@ def test_proposals_that_do_not_fit(cfg: CfgNode, tmp_path: Path, capsys: pytest.
     assert capsys.readouterr().out == ""
 
 
-def test_training_goes_through_all_images_each_time() -> None:
+def test_each_pass_of_training_contains_all_images() -> None:
     order = list(itertools.islice(TrainingSampler(7, seed=3), 21))
     assert all(sorted(order[start : start + 7]) == list(range(7)) for start in (0, 7, 14))
     assert order[:7] != order[7:14]
     assert order == list(itertools.islice(TrainingSampler(7, seed=3), 21))
     assert list(itertools.islice(TrainingSampler(3, shuffle=False), 5)) == [0, 1, 2, 0, 1]
-    with pytest.raises(DataError, match="no image to learn from"):
+    with pytest.raises(DataError, match="no image to train on"):
         TrainingSampler(0)
 
 
-def test_rare_categories_come_more_often() -> None:
+def test_images_with_rare_categories_are_repeated() -> None:
     records = [{"annotations": [{"category_id": 0}]}] * 99 + [{"annotations": [{"category_id": 1}]}]
     factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(records, 0.09)
     assert factors[:99].tolist() == [1] * 99

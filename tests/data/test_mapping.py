@@ -42,7 +42,7 @@ def pixels_of(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path)).transpose(2, 0, 1)
 
 
-def test_every_kind_of_segmentation_gives_one_mask() -> None:
+def test_each_kind_of_segmentation_gives_the_same_mask() -> None:
     expected = np.zeros((HEIGHT, WIDTH), bool)
     expected[2:12, 4:10] = True
     compressed = coco_mask.encode(np.asfortranarray(expected.astype(np.uint8)))
@@ -65,13 +65,13 @@ def test_an_example(tmp_path: Path) -> None:
     assert instances.gt_masks.tensor.sum() == 60
 
 
-def test_channels_in_the_order_asked_for(tmp_path: Path) -> None:
+def test_channel_order(tmp_path: Path) -> None:
     one = record(tmp_path)
     rgb, bgr = (training_example(one, order, MASKS)["image"] for order in ("RGB", "BGR"))
     np.testing.assert_array_equal(rgb.numpy(), bgr.numpy()[::-1])
 
 
-def test_flip_mirrors_image_boxes_and_masks(tmp_path: Path) -> None:
+def test_flip_of_image_boxes_and_masks(tmp_path: Path) -> None:
     one = record(
         tmp_path, annotation(), annotation(bbox=[20, 0, 10, 5], segmentation=[[20, 0, 30, 0, 30, 5]])
     )
@@ -80,12 +80,12 @@ def test_flip_mirrors_image_boxes_and_masks(tmp_path: Path) -> None:
     before, after = plain["instances"], flipped["instances"]
     assert after.gt_boxes.tensor.tolist() == [[20, 2, 26, 12], [0, 0, 10, 5]]
     np.testing.assert_array_equal(after.gt_masks.tensor.numpy(), before.gt_masks.tensor.numpy()[:, :, ::-1])
-    # A mask still lies in its box.
+    # The mask is still inside its box.
     for mask, (x0, y0, x1, y1) in zip(after.gt_masks, after.gt_boxes.tensor.int().tolist(), strict=True):
         assert mask.sum() == mask[y0:y1, x0:x1].sum() > 0
 
 
-def test_crowds_and_what_is_empty_are_left_out(tmp_path: Path) -> None:
+def test_crowds_and_empty_instances_are_left_out(tmp_path: Path) -> None:
     example = training_example(
         record(
             tmp_path,
@@ -117,21 +117,21 @@ def test_an_annotation_without_segmentation(tmp_path: Path) -> None:
         training_example(record(tmp_path, boxes_only), "RGB", MASKS)
 
 
-def test_only_what_is_learnt_from_is_read(tmp_path: Path) -> None:
+def test_only_required_annotations_are_read(tmp_path: Path) -> None:
     boxes_only = {k: v for k, v in annotation().items() if k != "segmentation"}
     instances = training_example(record(tmp_path, boxes_only), "RGB", BOXES)["instances"]
     assert set(instances.get_fields()) == {"gt_boxes", "gt_classes"}
     assert instances.gt_boxes.tensor.tolist() == [[4, 2, 10, 12]]
 
 
-def test_keypoints_lie_at_the_centers_of_their_pixels(tmp_path: Path) -> None:
+def test_keypoints_are_at_the_centers_of_their_pixels(tmp_path: Path) -> None:
     one = record(tmp_path, annotation(keypoints=[4, 2, 2, 9, 11, 1, 7, 7, 0]))
     keypoints = training_example(one, "RGB", KEYPOINTS)["instances"].gt_keypoints.tensor
     assert keypoints.tolist() == [[[4.5, 2.5, 2], [9.5, 11.5, 1], [0, 0, 0]]]
 
 
-def test_flip_mirrors_and_swaps_keypoints(tmp_path: Path) -> None:
-    """The left one of the mirror image is the right one of the image."""
+def test_flip_of_keypoints(tmp_path: Path) -> None:
+    """The left keypoint of the flipped image is the right one of the image."""
     one = record(tmp_path, annotation(keypoints=[15, 9, 2, 4, 2, 2, 9, 11, 1, 0, 0, 0]))
     example = training_example(one, "RGB", KEYPOINTS, flip=True, keypoint_flip=(0, 2, 1, 3))
     assert example["instances"].gt_keypoints.tensor.tolist() == [
@@ -143,7 +143,7 @@ def test_flip_mirrors_and_swaps_keypoints(tmp_path: Path) -> None:
     assert twice.gt_boxes.tensor.tolist() == plain.gt_boxes.tensor.tolist()
 
 
-def test_flip_leaves_the_instances_that_it_is_given(tmp_path: Path) -> None:
+def test_flip_does_not_change_its_argument(tmp_path: Path) -> None:
     instances = annotations_to_instances([annotation()], (HEIGHT, WIDTH), MASKS)
     before = instances.gt_boxes.tensor.clone(), instances.gt_masks.tensor.clone()
     flip_instances(instances)
@@ -152,13 +152,13 @@ def test_flip_leaves_the_instances_that_it_is_given(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_a_crowd_alone_has_no_keypoints_to_learn_from(tmp_path: Path, flip: bool) -> None:
+def test_crowds_have_no_ground_truth_keypoints(tmp_path: Path, flip: bool) -> None:
     one = record(tmp_path, annotation(iscrowd=1, keypoints=[1, 1, 2] * 3))
     instances = training_example(one, "RGB", KEYPOINTS, flip=flip, keypoint_flip=(0, 2, 1))["instances"]
     assert len(instances) == len(instances.gt_keypoints) == 0
 
 
-def test_images_to_learn_from(tmp_path: Path) -> None:
+def test_learnable_images(tmp_path: Path) -> None:
     one, two = annotation(keypoints=[4, 2, 2, 0, 0, 0]), annotation(keypoints=[4, 2, 2, 9, 9, 1])
     images = [
         record(tmp_path, *things) for things in ((), (one,), (two,), (one, one), ({**two, "iscrowd": 1},))
@@ -172,7 +172,7 @@ def test_an_annotation_without_keypoints(tmp_path: Path) -> None:
         training_example(record(tmp_path, annotation(id=77)), "RGB", KEYPOINTS)
 
 
-def test_instances_that_differ_in_their_keypoints(tmp_path: Path) -> None:
+def test_instances_with_different_numbers_of_keypoints(tmp_path: Path) -> None:
     things = [annotation(keypoints=[4, 2, 2] * n) for n in (2, 3)]
     with pytest.raises(DataError, match="2 and 3 keypoints"):
         training_example(record(tmp_path, *things), "RGB", KEYPOINTS)
@@ -191,15 +191,15 @@ def test_semantic_segmentation(tmp_path: Path, flip: bool) -> None:
     np.testing.assert_array_equal(sem_seg.numpy(), classes[:, ::-1] if flip else classes)
 
 
-def test_a_semantic_segmentation_that_is_none(tmp_path: Path) -> None:
+def test_invalid_semantic_segmentations(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no semantic segmentation"):
         training_example(record(tmp_path, annotation()), "RGB", SEM_SEG)
     with pytest.raises(
         DataError,
-        match=r"classes\.png is not of the size .*height 3, width 4 .*expected: height 20, width 30",
+        match=r"classes\.png has another size .*height 3, width 4 .*expected: height 20, width 30",
     ):
         training_example(with_sem_seg(tmp_path, np.zeros((3, 4), np.uint8)), "RGB", SEM_SEG)
-    with pytest.raises(DataError, match="not a map of labels"):
+    with pytest.raises(DataError, match="not a label map"):
         training_example(with_sem_seg(tmp_path, np.zeros((HEIGHT, WIDTH, 3), np.uint8)), "RGB", SEM_SEG)
 
 
@@ -217,9 +217,7 @@ def test_a_semantic_segmentation_that_is_none(tmp_path: Path) -> None:
         ("PanopticFPN", ["MODEL.MASK_ON", True], GroundTruth(masks=True, sem_seg=True)),
     ],
 )
-def test_what_a_configured_model_learns_from(
-    architecture: str, keys: list[Any], expected: GroundTruth
-) -> None:
+def test_ground_truth_of_a_configuration(architecture: str, keys: list[Any], expected: GroundTruth) -> None:
     cfg = get_cfg()
     cfg.merge_from_list(["MODEL.META_ARCHITECTURE", architecture, *keys])
     assert GroundTruth.of(cfg) == expected

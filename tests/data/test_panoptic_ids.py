@@ -6,7 +6,7 @@ from detexport.data.panoptic import segments_of_ids
 
 
 @pytest.mark.parametrize("kind", [np.array, torch.tensor])
-def test_category_and_instance_from_one_number(kind: type) -> None:
+def test_category_and_instance_of_an_id(kind: type) -> None:
     ids = kind([[-1, 0, 0], [1002, 1003, 5000], [1002, 1003, 5000]])
     segmentation, segments = segments_of_ids(ids, 1000, thing_classes={1})
     assert segmentation.dtype == np.int32
@@ -19,7 +19,7 @@ def test_category_and_instance_from_one_number(kind: type) -> None:
     assert segmentation.tolist() == [[0, 1, 1], [1003, 1004, 5001], [1003, 1004, 5001]]
 
 
-def test_a_map_of_nothing() -> None:
+def test_a_map_without_segments() -> None:
     segmentation, segments = segments_of_ids(np.full((2, 3), -1), 1000, [])
     assert not segmentation.any()
     assert segments == []
@@ -29,11 +29,11 @@ def test_a_map_of_nothing() -> None:
     ("ids", "divisor", "message"),
     [
         (np.full((2, 2), -2), 1000, "got -2"),
-        (np.zeros((2, 2)), 1000, "whole numbers"),
-        (np.zeros(4, int), 1000, "whole numbers"),
-        (np.zeros((2, 2), int), 0, "label_divisor is positive"),
+        (np.zeros((2, 2)), 1000, "integers"),
+        (np.zeros(4, int), 1000, "integers"),
+        (np.zeros((2, 2), int), 0, "label_divisor must be positive"),
     ],
 )
-def test_what_is_no_panoptic_map(ids: np.ndarray, divisor: int, message: str) -> None:
+def test_invalid_panoptic_maps(ids: np.ndarray, divisor: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         segments_of_ids(ids, divisor, [])

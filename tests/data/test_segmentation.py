@@ -1,4 +1,4 @@
-"""What of COCO's segmentations is valid, and what must not reach pycocotools."""
+"""Validity of COCO segmentations; invalid ones must not reach pycocotools."""
 
 from typing import Any
 
@@ -19,10 +19,10 @@ def rle(mask: np.ndarray) -> dict[str, Any]:
     return {"size": list(mask.shape), "counts": encoded["counts"].decode()}
 
 
-@pytest.mark.parametrize("nothing", [None, [], ()])
-def test_nothing_is_no_segmentation(nothing: Any) -> None:
-    assert checked_segmentation(nothing, HEIGHT, WIDTH) is None
-    assert not annotation_mask(nothing, HEIGHT, WIDTH).any()
+@pytest.mark.parametrize("missing", [None, [], ()])
+def test_missing_segmentations(missing: Any) -> None:
+    assert checked_segmentation(missing, HEIGHT, WIDTH) is None
+    assert not annotation_mask(missing, HEIGHT, WIDTH).any()
 
 
 def test_polygons_without_an_area_are_left_out() -> None:
@@ -34,7 +34,7 @@ def test_polygons_without_an_area_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_compressed_run_lengths_are_those_of_pycocotools(seed: int) -> None:
+def test_compressed_run_lengths_of_pycocotools_are_accepted(seed: int) -> None:
     rng = np.random.default_rng(seed)
     size = tuple(rng.integers(1, 400, 2))
     mask = rng.random(size) < rng.choice([0.0, 0.001, 0.5, 0.999, 1.0])
@@ -55,10 +55,10 @@ def test_compressed_run_lengths_are_those_of_pycocotools(seed: int) -> None:
         ([[1, 2, 3, 4, 5, True]], "a polygon with a bool"),
         ([[1, 2, 3, 4, 5, None]], "a polygon with a NoneType"),
         ([[[1, 2, 3, 4, 5, 6]]], "a polygon with a list"),
-        (TRIANGLE, "a int where a polygon belongs"),
+        (TRIANGLE, "a int instead of a polygon"),
         ("1 2 3 4 5 6", "a str"),
         (7, "a int"),
-        ([{"size": [HEIGHT, WIDTH], "counts": [192]}], "a dict where a polygon belongs"),
+        ([{"size": [HEIGHT, WIDTH], "counts": [192]}], "a dict instead of a polygon"),
         ({}, "run lengths of the size None"),
         ({"size": [WIDTH, HEIGHT], "counts": [192]}, "run lengths of the size"),
         ({"size": [HEIGHT, WIDTH], "counts": [191]}, "run lengths of 191 px for 192 px"),
@@ -75,7 +75,7 @@ def test_compressed_run_lengths_are_those_of_pycocotools(seed: int) -> None:
         ({"size": [HEIGHT, WIDTH], "counts": "O0"}, "not from 0"),
     ],
 )
-def test_what_is_not_valid_does_not_reach_pycocotools(segmentation: Any, got: str) -> None:
+def test_invalid_segmentations_do_not_reach_pycocotools(segmentation: Any, got: str) -> None:
     with pytest.raises(ValueError, match=got):
         checked_segmentation(segmentation, HEIGHT, WIDTH)
     with pytest.raises(DataError, match=f"a segmentation is not valid; got: .*{got}"):

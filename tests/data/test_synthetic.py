@@ -1,4 +1,4 @@
-"""The synthetic set: the same bytes again, and files that agree with one another."""
+"""The synthetic data set: reproducible bytes, and files that agree with each other."""
 
 import hashlib
 import json
@@ -49,14 +49,14 @@ def test_the_same_parameters_give_the_same_bytes(folder: Path, tmp_path: Path) -
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again"]
 
 
-def test_an_image_does_not_depend_on_how_many_there_are(folder: Path, tmp_path: Path) -> None:
+def test_an_image_does_not_depend_on_the_number_of_images(folder: Path, tmp_path: Path) -> None:
     SyntheticShapes(seed=3, train_images=0, val_images=2).write(tmp_path / "two")
     name = "images/val/000002.png"
     assert (tmp_path / "two" / name).read_bytes() == (folder / name).read_bytes()
 
 
-def test_the_pixels_are_those_of_every_other_machine() -> None:
-    """Committed digests: a library that draws or rounds differently would change the data in silence."""
+def test_the_pixels_are_the_same_on_every_machine() -> None:
+    """A library that draws or rounds differently changes the committed digests."""
     rng = np.random.default_rng([SHAPES.seed, 1, 1])
     scene = SHAPES._draw(rng)
     assert hashlib.sha256(scene.image.tobytes()).hexdigest() == PIXELS_SHA256
@@ -114,7 +114,7 @@ def test_panoptic_things_are_the_instances(folder: Path, coco: COCO) -> None:
             assert segment[key] == coco.anns[annotation_id][key]
 
 
-def test_keypoints_say_what_can_be_seen(folder: Path, coco: COCO) -> None:
+def test_visibility_of_keypoints(folder: Path, coco: COCO) -> None:
     seen = set()
     for annotation in coco.anns.values():
         image = coco.imgs[annotation["image_id"]]
@@ -131,7 +131,7 @@ def test_keypoints_say_what_can_be_seen(folder: Path, coco: COCO) -> None:
     assert seen == {0, 1, 2}
 
 
-def test_instances_are_the_keypoint_file_without_keypoints(folder: Path, coco: COCO) -> None:
+def test_instances_are_the_keypoint_annotations_without_keypoints(folder: Path, coco: COCO) -> None:
     instances = COCO(str(folder / "annotations/instances_val.json"))
     assert set(instances.anns) == set(coco.anns)
     assert instances.imgs == coco.imgs
@@ -145,7 +145,7 @@ def test_instances_are_the_keypoint_file_without_keypoints(folder: Path, coco: C
     ]
 
 
-def test_images_are_of_several_sizes_and_say_their_own(folder: Path, coco: COCO) -> None:
+def test_images_have_several_sizes_as_annotated(folder: Path, coco: COCO) -> None:
     sizes = set()
     for image in coco.imgs.values():
         with Image.open(folder / "images/val" / image["file_name"]) as opened:
@@ -156,7 +156,7 @@ def test_images_are_of_several_sizes_and_say_their_own(folder: Path, coco: COCO)
     assert any(height % 32 or width % 32 for height, width in sizes)
 
 
-def test_description_counts_what_is_there(folder: Path) -> None:
+def test_the_description_counts_the_images(folder: Path) -> None:
     description = json.loads((folder / "dataset.json").read_text())
     assert description["images"] == {"train": 4, "val": 16}
     assert description["keypoint_flip"] == {"left": "right", "right": "left"}
@@ -181,13 +181,13 @@ def test_numbers_out_of_range_are_refused(options: dict) -> None:
         SyntheticShapes(**options)
 
 
-def test_few_objects_are_drawn_where_they_are_asked_for(tmp_path: Path) -> None:
+def test_min_objects_zero_draws_images_without_objects(tmp_path: Path) -> None:
     SyntheticShapes(train_images=0, val_images=8, min_objects=0, max_objects=1).write(tmp_path / "sparse")
     coco = COCO(str(tmp_path / "sparse/annotations/instances_val.json"))
     assert {len(coco.getAnnIds(image)) for image in coco.imgs} == {0, 1}
 
 
-def test_polygons_of_parts_that_touch_at_a_corner() -> None:
+def test_parts_that_touch_at_a_corner_are_separate_polygons() -> None:
     mask = np.array([[1, 1, 0], [0, 0, 1], [0, 1, 0]], dtype=bool)
     polygons = trace_polygons(mask)
     assert polygons is not None

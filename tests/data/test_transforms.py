@@ -15,7 +15,7 @@ def _seed() -> None:
     np.random.seed(0)
 
 
-def test_flips_move_pixels_and_points_alike() -> None:
+def test_flips_of_pixels_and_points_agree() -> None:
     for transform, expected in (
         (T.HFlipTransform(50), [[50, 0], [40, 4], [0, 40]]),
         (T.VFlipTransform(40), [[0, 40], [10, 36], [50, 0]]),
@@ -27,7 +27,7 @@ def test_flips_move_pixels_and_points_alike() -> None:
         assert moved[y, x].tolist() == IMAGE[7, 12].tolist()
 
 
-def test_a_box_stays_a_box() -> None:
+def test_transformed_boxes_are_valid() -> None:
     box = [[10, 4, 30, 20]]
     assert T.HFlipTransform(50).apply_box(box).tolist() == [[20, 4, 40, 20]]
     assert T.ResizeTransform(40, 50, 80, 50).apply_box(box).tolist() == [[10, 8, 30, 40]]
@@ -36,7 +36,7 @@ def test_a_box_stays_a_box() -> None:
 
 
 @pytest.mark.parametrize("size", [(20, 31), (80, 75), (33, 99)])
-def test_resize_is_that_of_the_data_package_and_labels_are_pils_nearest(size: tuple[int, int]) -> None:
+def test_resize_of_images_and_labels(size: tuple[int, int]) -> None:
     transform = T.ResizeTransform(40, 50, *size)
     expected = resize_image(IMAGE.transpose(2, 0, 1), size).transpose(1, 2, 0)
     np.testing.assert_array_equal(transform.apply_image(IMAGE), expected)
@@ -54,7 +54,7 @@ def test_the_shortest_edge_follows_the_rule(length: int, longest: int) -> None:
     assert transform.apply_image(IMAGE).shape[:2] == expected
 
 
-def test_the_shortest_edge_is_drawn() -> None:
+def test_the_length_of_the_shortest_edge_is_drawn() -> None:
     choice = T.ResizeShortestEdge((30, 60), 1333)
     assert {choice.get_transform(IMAGE).apply_image(IMAGE).shape[0] for _ in range(30)} == {30, 60}
     between = T.ResizeShortestEdge((30, 33), 1333, "range")
@@ -99,10 +99,10 @@ def area(polygon: np.ndarray) -> float:
     return 0.5 * abs(float(x @ np.roll(y, 1) - y @ np.roll(x, 1)))
 
 
-def test_polygons_are_cut_at_the_crop() -> None:
+def test_polygons_are_clipped_to_the_crop() -> None:
     inside, outside = np.array([[2.0, 2], [5, 2], [5, 5]]), np.array([[50.0, 2], [60, 2], [60, 5]])
     across = np.array([[-5.0, 1], [5, 1], [5, 3], [-5, 3]])
-    # A U whose bottom is cut away: two legs of 2 x 6.
+    # A U without its bottom: two legs of 2 x 6.
     letter = np.array([[0.0, 2], [2, 2], [2, 10], [6, 10], [6, 2], [8, 2], [8, 12], [0, 12]])
     cropped = T.CropTransform(0, 0, 10, 8).apply_polygons([inside, outside, across, letter])
     assert len(cropped) == 3
@@ -112,9 +112,9 @@ def test_polygons_are_cut_at_the_crop() -> None:
     assert moved.min(axis=0).tolist() == [1, 1]
 
 
-def test_a_list_says_what_was_done() -> None:
+def test_a_list_returns_the_transforms() -> None:
     class Darken(T.Augmentation):
-        """One's own: it sees what it asks for by name."""
+        """A custom augmentation, which gets the inputs that its parameters name."""
 
         def get_transform(self, image: np.ndarray, sem_seg: np.ndarray) -> T.Transform:
             assert image.shape[:2] == sem_seg.shape

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from detexport.diagnosis.limits import LIMITS, Measured, limits_of, measure
-from detexport.diagnosis.segments import Kind
 from detexport.errors import ConfigError
+from detexport.modeling.segment import Kind
 from tiny_artifacts import tiny_contract
 
 RANDOM = np.random.default_rng(0)

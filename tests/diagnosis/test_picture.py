@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from detexport.diagnosis.diagnose import Evidence
+from detexport.diagnosis.diagnose import Divergence
 from detexport.diagnosis.drawing import HEAT, heat_map, save_evidence
-from detexport.diagnosis.segments import Kind
+from detexport.modeling.segment import Kind
 from detexport.predictions.drawing import PALETTE
 
 IMAGE = np.full((3, 60, 80), 128, np.uint8)
@@ -49,7 +49,7 @@ def test_boxes_of_both_sides_are_drawn_in_colours_of_their_own(tmp_path: Path) -
         }
         for x in (5, 50)
     ]
-    save_evidence(tmp_path / "boxes.png", Evidence(Kind.PROPOSALS, IMAGE, *sides), "RGB")
+    save_evidence(tmp_path / "boxes.png", Divergence(Kind.PROPOSALS, IMAGE, *sides), "RGB")
     drawn = pixels(tmp_path / "boxes.png")
     assert drawn.shape == (60, 80, 3)
     for x, colour in ((5, PALETTE[1][0]), (50, PALETTE[5][0])):
@@ -59,6 +59,6 @@ def test_boxes_of_both_sides_are_drawn_in_colours_of_their_own(tmp_path: Path) -
 def test_a_tensor_of_another_shape_differs_everywhere(tmp_path: Path) -> None:
     expected = {"p3": np.ones((1, 4, 8, 8), np.float32), "p2": np.ones((1, 4, 16, 16), np.float32)}
     actual = {"p3": np.ones((1, 4, 8, 9), np.float32), "p2": expected["p2"]}
-    save_evidence(tmp_path / "map.png", Evidence(Kind.VALUES, IMAGE, expected, actual), "RGB")
+    save_evidence(tmp_path / "map.png", Divergence(Kind.VALUES, IMAGE, expected, actual), "RGB")
     drawn = pixels(tmp_path / "map.png")
     assert (drawn[: len(drawn) // 2] == HEAT[-1]).all()

@@ -1,4 +1,4 @@
-"""The committed checkpoints find with today's code what they found when they were trained."""
+"""The committed checkpoints reach with the current code the metrics recorded at training."""
 
 import json
 from pathlib import Path
@@ -17,11 +17,11 @@ from detexport.system.files import read_json
 
 ROOT = Path(__file__).parents[2]
 CHECKPOINTS = ROOT / "checkpoints"
-# What each has to reach at the least.
-LEAST = {
+# Minimum metrics of each.
+MINIMUM = {
     "cascade_mask_rcnn": {"bbox/AP": 0.60, "segm/AP": 0.55},
     "faster_rcnn": {"bbox/AP": 0.60},
-    # Smaller, and trained as shortly as serves to show that their exports work.
+    # Smaller models, trained briefly, which serve to test their exports.
     "faster_rcnn_C4": {"bbox/AP": 0.15},
     "faster_rcnn_DC5": {"bbox/AP": 0.25},
     "keypoint_rcnn_C4": {"bbox/AP": 0.25, "keypoints/AP": 0.25},
@@ -47,14 +47,14 @@ LEAST = {
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    # The validation images do not depend on how many there are to train on.
+    # The validation images do not depend on the number of training images.
     folder = tmp_path_factory.mktemp("data") / "shapes"
     SyntheticShapes(train_images=0).write(folder)
     return folder
 
 
-@pytest.mark.parametrize("model", sorted(LEAST))
-def test_a_checkpoint_finds_what_training_measured(shapes: Path, model: str) -> None:
+@pytest.mark.parametrize("model", sorted(MINIMUM))
+def test_a_checkpoint_reaches_the_recorded_metrics(shapes: Path, model: str) -> None:
     options = yaml.safe_load((ROOT / f"conf/model/{model}.yaml").read_text())
     cfg = load_cfg(ROOT / options["config_file"])
     net = build_model(cfg)
@@ -64,14 +64,14 @@ def test_a_checkpoint_finds_what_training_measured(shapes: Path, model: str) -> 
     measured = evaluate(net, dataset, cfg.TEST.KEYPOINT_OKS_SIGMAS)
     recorded = json.loads((CHECKPOINTS / f"{model}.json").read_text())
     assert set(measured) == set(recorded) - {"train_s"}
-    for name, least in LEAST[model].items():
-        assert measured[name] >= least
+    for name, minimum in MINIMUM[model].items():
+        assert measured[name] >= minimum
     for name, value in measured.items():
         assert value == pytest.approx(recorded[name], abs=0.005), name
 
 
-def test_every_checkpoint_is_judged() -> None:
-    assert {path.stem for path in CHECKPOINTS.glob("*.safetensors")} == set(LEAST)
+def test_every_checkpoint_is_evaluated() -> None:
+    assert {path.stem for path in CHECKPOINTS.glob("*.safetensors")} == set(MINIMUM)
 
 
 @pytest.mark.parametrize("file", sorted(CHECKPOINTS.glob("*.safetensors")), ids=lambda file: file.stem)

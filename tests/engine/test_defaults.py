@@ -36,7 +36,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("order", ["RGB", "BGR"])
-def test_it_does_what_the_model_needs(weights: Path, order: str) -> None:
+def test_images_are_resized_and_converted_for_the_model(weights: Path, order: str) -> None:
     cfg = new_cfg("MODEL.WEIGHTS", str(weights), "INPUT.FORMAT", order, "DATASETS.TEST", ("predictor_test",))
     predictor = DefaultPredictor(cfg)
     found = predictor(IMAGE)["instances"]
@@ -56,7 +56,7 @@ def test_it_does_what_the_model_needs(weights: Path, order: str) -> None:
     MetadataCatalog.remove("predictor_test")
 
 
-def test_the_configuration_is_its_own(weights: Path) -> None:
+def test_the_configuration_is_copied(weights: Path) -> None:
     cfg = new_cfg("MODEL.WEIGHTS", str(weights))
     predictor = DefaultPredictor(cfg)
     cfg.INPUT.FORMAT = "BGR"
@@ -64,20 +64,20 @@ def test_the_configuration_is_its_own(weights: Path) -> None:
     assert not predictor.model.training
 
 
-def test_images_may_stay_as_they_are(weights: Path) -> None:
+def test_images_may_keep_their_size(weights: Path) -> None:
     predictor = DefaultPredictor(new_cfg("MODEL.WEIGHTS", str(weights), "INPUT.MIN_SIZE_TEST", 0))
     assert predictor.aug.get_transform(IMAGE).apply_image(IMAGE) is IMAGE
     assert predictor(IMAGE)["instances"].image_size == (60, 81)
 
 
-def test_weights_that_are_not_all_of_the_models(weights: Path, tmp_path: Path) -> None:
+def test_incomplete_weights_are_refused(weights: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="does not belong to this model"):
         DefaultPredictor(new_cfg("MODEL.WEIGHTS", str(weights), "MODEL.MASK_ON", False))
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         DefaultPredictor(new_cfg("MODEL.WEIGHTS", str(tmp_path / "none.pth")))
 
 
-def test_without_weights_it_warns(caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_weights_log_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         predictor = DefaultPredictor(new_cfg())
     assert "parameters are random" in caplog.text
@@ -95,12 +95,12 @@ def test_without_weights_it_warns(caplog: pytest.LogCaptureFixture) -> None:
         (None, "NoneType"),
     ],
 )
-def test_what_is_no_image_is_refused(weights: Path, image: Any, got: str) -> None:
+def test_other_values_than_images_are_refused(weights: Path, image: Any, got: str) -> None:
     predictor = DefaultPredictor(new_cfg("MODEL.WEIGHTS", str(weights)))
     with pytest.raises(InputError, match=rf"got: {got}; expected: a numpy array uint8 \(H, W, 3\), BGR"):
         predictor(image)
 
 
-def test_one_pixel_is_an_image(weights: Path) -> None:
+def test_an_image_of_one_pixel_is_accepted(weights: Path) -> None:
     predictor = DefaultPredictor(new_cfg("MODEL.WEIGHTS", str(weights)))
     assert predictor(IMAGE[:1, :1])["instances"].image_size == (1, 1)

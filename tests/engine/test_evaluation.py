@@ -1,4 +1,4 @@
-"""COCO AP: perfect, wrong, absent and partly right detections; whole models by what they give."""
+"""COCO AP of perfect, wrong, missing and partly correct detections; evaluation of whole models."""
 
 import json
 from collections.abc import Iterator
@@ -35,8 +35,8 @@ def dataset(folder: Path) -> CocoDataset:
     return load_coco(folder, "val")
 
 
-def truth(dataset: CocoDataset) -> Iterator[Prediction]:
-    """The annotations as if a model had found them."""
+def ground_truth(dataset: CocoDataset) -> Iterator[Prediction]:
+    """Yield the annotations as predictions."""
     coco = COCO(str(dataset.annotation_file))
     for record in dataset.images:
         boxes = np.array([a["bbox"] for a in record.annotations], dtype=np.float32).reshape(-1, 4)
@@ -62,8 +62,8 @@ def empty(image_id: int) -> Prediction:
     }
 
 
-def test_the_truth_has_ap_one(dataset: CocoDataset, capsys: pytest.CaptureFixture[str]) -> None:
-    found = list(truth(dataset))
+def test_ground_truth_has_ap_one(dataset: CocoDataset, capsys: pytest.CaptureFixture[str]) -> None:
+    found = list(ground_truth(dataset))
     capsys.readouterr()
     metrics = coco_ap(dataset.annotation_file, found, dataset.category_ids)
     assert {"bbox/AP", "bbox/AP50", "bbox/AP75", "segm/AP", "segm/AP50", "segm/AP75"} <= set(metrics)
@@ -73,23 +73,23 @@ def test_the_truth_has_ap_one(dataset: CocoDataset, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize("found", [[], [empty(1), empty(2)]], ids=["no image", "empty images"])
-def test_nothing_found_has_ap_zero(dataset: CocoDataset, found: list[Prediction]) -> None:
+def test_no_detections_have_ap_zero(dataset: CocoDataset, found: list[Prediction]) -> None:
     metrics = coco_ap(dataset.annotation_file, found, dataset.category_ids)
     assert metrics["bbox/AP"] == metrics["segm/AP"] == 0.0
 
 
 def test_a_wrong_class_counts(dataset: CocoDataset) -> None:
-    shifted = [(i, {**p, "pred_classes": (p["pred_classes"] + 1) % 5}) for i, p in truth(dataset)]
+    shifted = [(i, {**p, "pred_classes": (p["pred_classes"] + 1) % 5}) for i, p in ground_truth(dataset)]
     assert coco_ap(dataset.annotation_file, shifted, dataset.category_ids)["bbox/AP50"] < 0.1
 
 
-def test_boxes_and_masks_are_judged_apart(dataset: CocoDataset) -> None:
+def test_boxes_and_masks_are_evaluated_separately(dataset: CocoDataset) -> None:
     def enlarge(boxes: np.ndarray) -> np.ndarray:
-        """To 1.5 times the area: IoU 2/3, a match up to 0.65 of the ten thresholds."""
+        """Scale the area by 1.5: IoU 2/3, a match at thresholds up to 0.65."""
         center, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
         return np.concatenate([center - half * 1.5**0.5, center + half * 1.5**0.5], axis=1)
 
-    found = [(i, {**p, "pred_boxes": enlarge(p["pred_boxes"])}) for i, p in truth(dataset)]
+    found = [(i, {**p, "pred_boxes": enlarge(p["pred_boxes"])}) for i, p in ground_truth(dataset)]
     metrics = coco_ap(dataset.annotation_file, found, dataset.category_ids)
     assert metrics["segm/AP"] == pytest.approx(1.0)
     assert metrics["bbox/AP50"] == pytest.approx(1.0)
@@ -97,35 +97,35 @@ def test_boxes_and_masks_are_judged_apart(dataset: CocoDataset) -> None:
     assert metrics["bbox/AP"] == pytest.approx(0.4, abs=0.05)
 
 
-def test_an_image_that_is_not_mentioned_counts_as_missed(dataset: CocoDataset) -> None:
-    found = list(truth(dataset))[:3]
+def test_an_image_without_predictions_counts(dataset: CocoDataset) -> None:
+    found = list(ground_truth(dataset))[:3]
     assert 0.2 < coco_ap(dataset.annotation_file, found, dataset.category_ids)["bbox/AP"] < 0.95
 
 
 def test_classes_are_indices_into_the_category_ids(folder: Path) -> None:
     dataset = load_coco(folder, "val", ["star", "circle"])
-    metrics = coco_ap(dataset.annotation_file, truth(dataset), dataset.category_ids)
+    metrics = coco_ap(dataset.annotation_file, ground_truth(dataset), dataset.category_ids)
     assert metrics["segm/AP"] == pytest.approx(1.0)
 
 
 def test_boxes_alone(dataset: CocoDataset) -> None:
-    boxes = [(i, {k: v for k, v in p.items() if k != "pred_masks"}) for i, p in truth(dataset)]
+    boxes = [(i, {k: v for k, v in p.items() if k != "pred_masks"}) for i, p in ground_truth(dataset)]
     metrics = coco_ap(dataset.annotation_file, boxes, dataset.category_ids, iou_types=("bbox",))
     assert metrics["bbox/AP"] == pytest.approx(1.0)
     assert not any(key.startswith("segm") for key in metrics)
 
 
-def test_an_annotation_of_id_zero_can_be_found(dataset: CocoDataset, tmp_path: Path) -> None:
+def test_an_annotation_of_id_zero_can_be_matched(dataset: CocoDataset, tmp_path: Path) -> None:
     value = json.loads(dataset.annotation_file.read_text())
     for number, annotation in enumerate(value["annotations"]):
         annotation["id"] = number
     path = tmp_path / "instances.json"
     path.write_text(json.dumps(value))
-    assert coco_ap(path, truth(dataset), dataset.category_ids)["bbox/AP"] == pytest.approx(1.0)
+    assert coco_ap(path, ground_truth(dataset), dataset.category_ids)["bbox/AP"] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("ids", [{2: "b"}, {1: "é/..", 2: "2", 3: 2}, {1: -1, 2: 0, 3: 2**62}])
-def test_ids_are_whole_numbers_and_texts(
+def test_ids_are_integers_and_strings(
     folder: Path, dataset: CocoDataset, tmp_path: Path, ids: dict[int, Any]
 ) -> None:
     value = json.loads(dataset.annotation_file.read_text())
@@ -138,9 +138,9 @@ def test_ids_are_whole_numbers_and_texts(
     path = tmp_path / "annotations.json"
     path.write_text(json.dumps(value))
     other = read_coco(path, folder / "images/val")
-    found = [(ids.get(image_id, image_id), outputs) for image_id, outputs in truth(dataset)]
+    found = [(ids.get(image_id, image_id), outputs) for image_id, outputs in ground_truth(dataset)]
     assert coco_ap(path, found, other.category_ids) == coco_ap(
-        dataset.annotation_file, truth(dataset), dataset.category_ids
+        dataset.annotation_file, ground_truth(dataset), dataset.category_ids
     )
 
 
@@ -149,14 +149,14 @@ def test_masks_need_segmentations(folder: Path, dataset: CocoDataset, tmp_path: 
     value["annotations"][0]["segmentation"] = []
     path = tmp_path / "annotations.json"
     path.write_text(json.dumps(value))
-    with pytest.raises(MissingAnnotationsError, match=r"no segmentation, .*; got: 1 of"):
-        coco_ap(path, truth(dataset), dataset.category_ids)
-    assert coco_ap(path, truth(dataset), dataset.category_ids, ["bbox"])["bbox/AP"] == pytest.approx(1)
+    with pytest.raises(MissingAnnotationsError, match="no segmentation to evaluate masks; got: 1 of"):
+        coco_ap(path, ground_truth(dataset), dataset.category_ids)
+    assert coco_ap(path, ground_truth(dataset), dataset.category_ids, ["bbox"])["bbox/AP"] == pytest.approx(1)
 
 
 def test_a_model_of_more_classes_than_the_data(dataset: CocoDataset) -> None:
     with pytest.raises(MissingAnnotationsError, match=r"got: class index \d with 1 categories"):
-        coco_ap(dataset.annotation_file, truth(dataset), dataset.category_ids[:1])
+        coco_ap(dataset.annotation_file, ground_truth(dataset), dataset.category_ids[:1])
 
 
 @pytest.mark.parametrize(("found", "ids"), [([empty(77)], (1, 2)), ([], (1, 66))])
@@ -173,9 +173,9 @@ def keypoints(folder: Path) -> CocoDataset:
     return load_coco(folder, "val", kind="keypoints")
 
 
-def true_keypoints(dataset: CocoDataset, shift_px: float = 0.0) -> Iterator[Prediction]:
-    """The annotated keypoints at the centres of their pixels, as if a model had found them."""
-    for (image_id, outputs), record in zip(truth(dataset), dataset.images, strict=True):
+def ground_truth_keypoints(dataset: CocoDataset, shift_px: float = 0.0) -> Iterator[Prediction]:
+    """Yield the annotated keypoints, at the centres of their pixels, as predictions."""
+    for (image_id, outputs), record in zip(ground_truth(dataset), dataset.images, strict=True):
         found = np.array([a["keypoints"] for a in record.annotations], np.float32).reshape(-1, 5, 3)
         yield image_id, {**outputs, "pred_keypoints": found + np.float32([0.5 + shift_px, 0.5, 0])}
 
@@ -184,15 +184,15 @@ def keypoint_ap(dataset: CocoDataset, found: Iterator[Prediction], sigmas: list[
     return coco_ap(dataset.annotation_file, found, dataset.category_ids, ("keypoints",), sigmas)
 
 
-def test_the_true_keypoints_have_ap_one(keypoints: CocoDataset) -> None:
-    metrics = keypoint_ap(keypoints, true_keypoints(keypoints), SIGMAS)
+def test_ground_truth_keypoints_have_ap_one(keypoints: CocoDataset) -> None:
+    metrics = keypoint_ap(keypoints, ground_truth_keypoints(keypoints), SIGMAS)
     assert {f"keypoints/{name}" for name in ("AP", "AP50", "AP75")} <= set(metrics)
     assert all(value == pytest.approx(1.0) for value in metrics.values())
 
 
-def test_the_sigmas_say_how_near_is_near(keypoints: CocoDataset) -> None:
+def test_sigmas_set_the_tolerance_of_keypoints(keypoints: CocoDataset) -> None:
     near, far, tolerated = (
-        keypoint_ap(keypoints, true_keypoints(keypoints, shift), [sigma] * 5)["keypoints/AP"]
+        keypoint_ap(keypoints, ground_truth_keypoints(keypoints, shift), [sigma] * 5)["keypoints/AP"]
         for shift, sigma in ((0.5, 0.05), (5.0, 0.05), (5.0, 0.5))
     )
     assert near > 0.9
@@ -203,22 +203,22 @@ def test_the_sigmas_say_how_near_is_near(keypoints: CocoDataset) -> None:
 def test_one_sigma_for_each_keypoint(keypoints: CocoDataset) -> None:
     for sigmas, number in (([], 17), ([0.05], 1)):
         with pytest.raises(ConfigError, match=f"got: {number} sigmas, 5 keypoints"):
-            keypoint_ap(keypoints, true_keypoints(keypoints), sigmas)
+            keypoint_ap(keypoints, ground_truth_keypoints(keypoints), sigmas)
 
 
 def test_annotations_without_keypoints(dataset: CocoDataset, keypoints: CocoDataset) -> None:
     with pytest.raises(DataError, match="no keypoints"):
-        keypoint_ap(dataset, true_keypoints(keypoints), SIGMAS)
+        keypoint_ap(dataset, ground_truth_keypoints(keypoints), SIGMAS)
 
 
 class Oracle:
-    """A model that gives the truth."""
+    """A model that returns the ground ground_truth."""
 
     input_format = "RGB"
     resize = ResizeRule(0, 0)
 
     def __init__(self, dataset: CocoDataset, *fields: str) -> None:
-        found = [outputs for _, outputs in true_keypoints(dataset)]
+        found = [outputs for _, outputs in ground_truth_keypoints(dataset)]
         self.results = iter([{"instances": self.instances(outputs, fields)} for outputs in found])
 
     @staticmethod
@@ -234,7 +234,7 @@ class Oracle:
 
 
 @pytest.mark.parametrize("fields", [(), ("pred_masks",), ("pred_keypoints", "pred_masks")])
-def test_a_model_is_judged_by_what_it_gives(keypoints: CocoDataset, fields: tuple[str, ...]) -> None:
+def test_all_outputs_of_a_model_are_evaluated(keypoints: CocoDataset, fields: tuple[str, ...]) -> None:
     metrics = evaluate(Oracle(keypoints, *fields), keypoints, SIGMAS)
     assert {name.split("/")[0] for name in metrics} == {"bbox", *(FIELDS[field] for field in fields)}
     assert all(value == pytest.approx(1.0) for value in metrics.values())
@@ -245,7 +245,7 @@ def test_a_data_set_without_images(keypoints: CocoDataset) -> None:
         evaluate(Oracle(keypoints), replace(keypoints, images=()))
 
 
-def test_a_panoptic_map_that_nobody_explains(keypoints: CocoDataset) -> None:
+def test_a_panoptic_map_without_segments_info(keypoints: CocoDataset) -> None:
     model = Oracle(keypoints)
     found = next(model.results)
     model.results = iter([{**found, "panoptic_seg": (torch.zeros(2, 2, dtype=torch.int64), None)}])

@@ -1,4 +1,4 @@
-"""Every architecture learns a few images by heart, with all its parameters."""
+"""Each architecture overfits a few images, and gradients reach all its parameters."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -30,7 +30,7 @@ SETTINGS = TrainingSettings(
     seed=0,
     threads=1,
 )
-# A configuration and what differs from it.
+# A configuration and its changes.
 C4 = {
     "MODEL.BACKBONE.NAME": "build_resnet_backbone",
     "MODEL.RESNETS.OUT_FEATURES": ["res4"],
@@ -50,7 +50,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "retinanet": ("retinanet", {}),
 }
 QUICK = "retinanet"
-# The later stages of a cascade magnify what is left of the boxes' differences, so these fall last.
+# The later stages of a cascade scale up the remaining box deltas, so their losses fall last.
 MORE_ITERATIONS = {"cascade": 600}
 
 
@@ -72,12 +72,12 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Case:
-    """A model of an architecture, and the images that it is to learn."""
+    """A model of an architecture and its training images."""
 
     def __init__(self, architecture: str, shapes: Path) -> None:
         name, changes = ARCHITECTURES[architecture]
         self.cfg: CfgNode = load_cfg(CONFIGS / f"{name}.yaml")
-        self.cfg.merge_from_list([part for item in changes.items() for part in item])
+        self.cfg.merge_from_list([entry for item in changes.items() for entry in item])
         self.truth = GroundTruth.of(self.cfg)
         self.dataset: CocoDataset = load_coco(shapes, "train", kind=self.truth.annotations)
         seed_everything(0)
@@ -97,7 +97,7 @@ class Case:
     "architecture",
     [pytest.param(name, marks=() if name == QUICK else pytest.mark.slow) for name in ARCHITECTURES],
 )
-def test_a_few_images_are_learnt_by_heart(shapes: Path, architecture: str) -> None:
+def test_a_few_images_are_overfitted(shapes: Path, architecture: str) -> None:
     case = Case(architecture, shapes)
     before = case.loss()
     settings = replace(SETTINGS, iterations=MORE_ITERATIONS.get(architecture, SETTINGS.iterations))

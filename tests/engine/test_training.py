@@ -35,7 +35,7 @@ SETTINGS = TrainingSettings(
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Maps this small gain nothing from a second thread, and lose much where others use it."""
+    """Use one thread: for maps this small a second one is slower if other processes use the CPU."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -69,7 +69,7 @@ def loss_of(model: Any, dataset: CocoDataset) -> float:
         return total(model(examples(dataset)))
 
 
-def test_two_images_are_learnt_by_heart(dataset: CocoDataset) -> None:
+def test_two_images_are_overfitted(dataset: CocoDataset) -> None:
     model = new_model()
     before = loss_of(model, dataset)
     averaged = train(model, dataset, SETTINGS, TRUTH)
@@ -77,7 +77,7 @@ def test_two_images_are_learnt_by_heart(dataset: CocoDataset) -> None:
     assert after < 0.7 * before
     assert not any(name.endswith("num_batches_tracked") for name in averaged)
     assert all(torch.isfinite(value).all() for value in averaged.values())
-    # What is kept fits the model and is not the last step's weights.
+    # The averaged weights fit the model and differ from those of the last step.
     assert load_weights(new_model(), averaged).complete
     assert any(not torch.equal(averaged[name], value) for name, value in model.named_parameters())
 
@@ -110,7 +110,7 @@ def test_images_without_instances_have_finite_losses(dataset: CocoDataset, empty
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
-def test_one_seed_gives_one_result(dataset: CocoDataset) -> None:
+def test_the_seed_determines_the_result(dataset: CocoDataset) -> None:
     settings = replace(SETTINGS, iterations=2, flip=True)
     first, second, other = (train(new_model(seed), dataset, settings, TRUTH) for seed in (0, 0, 1))
     assert all(torch.equal(first[name], second[name]) for name in first)

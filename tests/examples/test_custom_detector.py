@@ -1,4 +1,4 @@
-"""The example of a model of one's own: by every method, at other sizes, and where it finds nothing."""
+"""The example of a custom model: by each export method, at other sizes, and without detections."""
 
 import importlib.util
 import subprocess
@@ -26,7 +26,7 @@ def model() -> Any:
     spec = importlib.util.spec_from_file_location("custom_detector", PROGRAM)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["custom_detector"] = module  # where TorchScript looks for the names in its source
+    sys.modules["custom_detector"] = module  # TorchScript resolves names in the source here
     spec.loader.exec_module(module)
     torch.manual_seed(0)
     return module.PeakDetector().eval()
@@ -34,7 +34,7 @@ def model() -> Any:
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning")
 @pytest.mark.parametrize("method", METHODS)
-def test_an_artifact_finds_what_the_model_finds(model: Any, method: str, tmp_path: Path) -> None:
+def test_artifacts_equal_the_model(model: Any, method: str, tmp_path: Path) -> None:
     if method == "scripting" and sys.flags.hash_randomization:
         pytest.skip("scripting needs PYTHONHASHSEED=0")
     generator = torch.Generator().manual_seed(1)
@@ -53,20 +53,20 @@ def test_an_artifact_finds_what_the_model_finds(model: Any, method: str, tmp_pat
     for image in images:
         with torch.no_grad():
             expected = model([{"image": image, "height": 100, "width": 90}])[0]["instances"]
-        found = loaded([{"image": image, "height": 100, "width": 90}])[0]["instances"]
+        actual = loaded([{"image": image, "height": 100, "width": 90}])[0]["instances"]
         counts.append(len(expected))
-        order = [np.lexsort(one.pred_boxes.tensor.numpy().T) for one in (found, expected)]
+        order = [np.lexsort(one.pred_boxes.tensor.numpy().T) for one in (actual, expected)]
         for name in ("scores", "pred_classes"):
-            pair = [one.get(name).numpy()[rows] for one, rows in zip((found, expected), order, strict=True)]
+            pair = [one.get(name).numpy()[rows] for one, rows in zip((actual, expected), order, strict=True)]
             np.testing.assert_allclose(*pair, atol=1e-5)
         pair = [
-            one.pred_boxes.tensor.numpy()[rows] for one, rows in zip((found, expected), order, strict=True)
+            one.pred_boxes.tensor.numpy()[rows] for one, rows in zip((actual, expected), order, strict=True)
         ]
         np.testing.assert_allclose(*pair, atol=1e-3)
     assert counts[-1] == 0 < counts[0]
 
 
-def test_the_program_says_what_it_did(tmp_path: Path) -> None:
+def test_the_program_prints_one_line_per_method(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", str(PROGRAM), str(tmp_path)],
         env={"PYTHONHASHSEED": "0", "PYTHONPATH": ":".join(sys.path)},

@@ -1,4 +1,4 @@
-"""The example program: the parts, called one by one, give what the whole gives."""
+"""The modules, called one by one, return the same as the whole model."""
 
 import importlib.util
 import subprocess
@@ -28,7 +28,7 @@ def program() -> Any:
     return module
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["a mask a class", "one mask"])
+@pytest.fixture(scope="module", params=[False, True], ids=["mask per class", "class-agnostic"])
 def model(request: pytest.FixtureRequest) -> Any:
     cfg = load_cfg(CONFIG)
     cfg.merge_from_list(["MODEL.RESNETS.DEPTH", 18, "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK", request.param])
@@ -46,7 +46,9 @@ def inputs() -> list[dict[str, Any]]:
 
 
 @torch.no_grad()
-def test_the_parts_give_what_the_whole_gives(program: Any, model: Any, inputs: list[dict[str, Any]]) -> None:
+def test_modules_one_by_one_equal_the_whole_model(
+    program: Any, model: Any, inputs: list[dict[str, Any]]
+) -> None:
     whole = model.inference(inputs, do_postprocess=False)
     parts = program.detections_by_parts(model, inputs)
     assert min(len(instances) for instances in whole) > 0
@@ -57,7 +59,7 @@ def test_the_parts_give_what_the_whole_gives(program: Any, model: Any, inputs: l
 
 
 @torch.no_grad()
-def test_mask_features_are_what_the_mask_head_looks_at(
+def test_mask_features_are_the_input_of_the_mask_head(
     program: Any, model: Any, inputs: list[dict[str, Any]]
 ) -> None:
     features, instances = program.mask_features_by_parts(model, inputs)
@@ -71,12 +73,14 @@ def test_mask_features_are_what_the_mask_head_looks_at(
 
 
 @torch.no_grad()
-def test_a_hook_sees_what_a_part_gives(program: Any, model: Any, inputs: list[dict[str, Any]]) -> None:
+def test_a_hook_records_the_output_of_a_module(
+    program: Any, model: Any, inputs: list[dict[str, Any]]
+) -> None:
     images = model.preprocess_image(inputs)
     features = model.backbone(images.tensor)
-    (seen,) = program.outputs_by_hook(model, inputs, "backbone")
-    assert features.keys() == seen.keys()
-    assert all(torch.equal(value, seen[name]) for name, value in features.items())
+    (recorded,) = program.outputs_by_hook(model, inputs, "backbone")
+    assert features.keys() == recorded.keys()
+    assert all(torch.equal(value, recorded[name]) for name, value in features.items())
     ((logits, _),) = program.outputs_by_hook(model, inputs, "proposal_generator.rpn_head")
     assert [logit.shape[0] for logit in logits] == [2] * 5
     assert not model.backbone._forward_hooks
@@ -87,12 +91,12 @@ def test_the_program_runs() -> None:
         [sys.executable, PROGRAM, CONFIG], capture_output=True, text=True, check=True, timeout=300
     )
     lines = done.stdout.splitlines()
-    assert "the mask head looks at" in lines[0]
-    assert lines[2] == "level 0: objectness (1, 3, 24, 32), box differences (1, 12, 24, 32)"
+    assert "input of the mask head" in lines[0]
+    assert lines[2] == "level 0: objectness (1, 3, 24, 32), box deltas (1, 12, 24, 32)"
     assert len(lines) == 7
 
 
-def test_the_program_takes_an_image_and_weights(
+def test_the_program_accepts_an_image_and_weights(
     program: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_state_dict(build_model(load_cfg(CONFIG)).state_dict(), tmp_path / "model.safetensors")

@@ -133,7 +133,7 @@ def test_a_traced_file_holds_no_device(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", [Tracing("cropped"), Onnx(graph_end="cropped")])
 def test_another_end_is_refused(method: Any, tmp_path: Path) -> None:
     contract = CONTRACTS["everything"]
-    with pytest.raises(ExportError, match="cannot end there; got: graph_end: 'cropped'"):
+    with pytest.raises(ExportError, match="cannot have this end; got: graph_end: 'cropped'"):
         method.export(
             TinyModel(contract), tiny_image(), tmp_path / "a", contract=contract, provenance=PROVENANCE
         )

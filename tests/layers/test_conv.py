@@ -8,7 +8,7 @@ from detexport.layers import Conv2d, FrozenBatchNorm2d, ShapeSpec
 from detexport.layers.conv import shapes_of
 
 
-def test_key_names_are_those_of_published_checkpoints() -> None:
+def test_parameter_names_are_those_of_published_checkpoints() -> None:
     assert list(Conv2d(3, 4, 1).state_dict()) == ["weight", "bias"]
     assert list(Conv2d(3, 4, 1, norm=FrozenBatchNorm2d(4)).state_dict()) == [
         "weight",

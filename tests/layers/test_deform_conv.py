@@ -1,4 +1,4 @@
-"""Deformable convolution against a plain one and against its definition, cell by cell."""
+"""Deformable convolution compared with a plain one and with its definition, cell by cell."""
 
 import math
 
@@ -18,7 +18,7 @@ def conv(**changes: int) -> DeformConv:
 
 
 def bilinear(image: Tensor, y: float, x: float) -> Tensor:
-    """Value between the pixels; zero beyond the image."""
+    """Sample bilinearly between pixels, with zeros outside the image."""
     total = torch.zeros(())
     for row in (math.floor(y), math.floor(y) + 1):
         for column in (math.floor(x), math.floor(x) + 1):
@@ -28,7 +28,7 @@ def bilinear(image: Tensor, y: float, x: float) -> Tensor:
 
 
 def by_definition(x: Tensor, weight: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
-    """One image, (C, H, W), with the options above."""
+    """Convolve one image (C, H, W) by the definition, with the options above."""
     channels, _, _ = x.shape
     _, rows, columns = offset.shape
     out = torch.zeros(weight.shape[0], rows, columns)
@@ -68,7 +68,7 @@ def test_offsets_and_mask_as_defined(modulated: bool) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_its_normalization_lies_inside() -> None:
+def test_the_normalization_is_a_child_module() -> None:
     norm = FrozenBatchNorm2d(6)
     norm.weight.fill_(3.0)
     layer = DeformConv(4, 6, 3, padding=1, norm=norm)

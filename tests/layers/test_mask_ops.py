@@ -8,7 +8,7 @@ from detexport.layers.mask_ops import paste_masks, paste_masks_at_once
 BOXES = torch.tensor(
     [
         [3.2, 4.1, 17.9, 21.5],
-        [-6.0, -4.5, 11.0, 9.0],  # reaches beyond the image
+        [-6.0, -4.5, 11.0, 9.0],  # extends beyond the image
         [20.0, 20.0, 60.0, 70.0],
         [0.0, 0.0, 40.0, 30.0],
         [7.3, 7.4, 7.9, 7.8],  # within one pixel
@@ -18,7 +18,7 @@ BOXES = torch.tensor(
 
 
 def by_grid_sample(masks: torch.Tensor, boxes: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Each pixel's centre in the frame of the box, sampled bilinearly with zeros outside."""
+    """Sample each pixel centre bilinearly in the frame of the box, with zeros outside."""
     x0, y0, x1, y1 = boxes.double()[:, :, None].unbind(1)
     x = (torch.arange(width).double()[None] + 0.5 - x0) / (x1 - x0) * 2 - 1
     y = (torch.arange(height).double()[None] + 0.5 - y0) / (y1 - y0) * 2 - 1
@@ -28,7 +28,7 @@ def by_grid_sample(masks: torch.Tensor, boxes: torch.Tensor, height: int, width:
 
 @pytest.mark.parametrize("copies", [1, 7])
 def test_paste_against_grid_sample(copies: int) -> None:
-    boxes = BOXES.repeat(copies, 1)  # 42 masks are more than are pasted at once
+    boxes = BOXES.repeat(copies, 1)
     masks = torch.rand(len(boxes), 28, 28, generator=torch.Generator().manual_seed(0))
     expected = by_grid_sample(masks, boxes, 30, 40)
     pasted = paste_masks(masks, boxes, 30, 40, 0.5)
@@ -56,7 +56,7 @@ def centres(side: int) -> Tensor:
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
-def test_all_at_once_is_one_after_another(count: int) -> None:
+def test_pasting_at_once_equals_pasting_one_by_one(count: int) -> None:
     boxes = BOXES[:count]
     masks = torch.rand(count, 28, 28, generator=torch.Generator().manual_seed(1))
     at_once = paste_masks_at_once(masks, boxes, centres(30), centres(40), 0.5)

@@ -14,7 +14,7 @@ Nms = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
 
 def by_class(boxes: Tensor, scores: Tensor, classes: Tensor, threshold: float) -> Tensor:
-    """Each class on its own, as the meaning is: torchvision's way for many boxes."""
+    """Suppress the boxes of each class in a call of its own, as torchvision does for many boxes."""
     keep = torch.zeros(len(boxes), dtype=torch.bool)
     for k in classes.unique():
         place = (classes == k).nonzero()[:, 0]
@@ -24,7 +24,7 @@ def by_class(boxes: Tensor, scores: Tensor, classes: Tensor, threshold: float) -
 
 
 def crowd(count: int, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Four boxes of one class, near one another, in every fourth part of ``count`` spots of a large image."""
+    """Return groups of four neighbouring boxes of one class, spread over a large image."""
     generator = torch.Generator().manual_seed(count)
     spots = torch.rand(count // 4, 2, generator=generator) * torch.tensor([1273.0, 740.0])
     size = 6 + 54 * torch.rand(count // 4, 2, generator=generator)
@@ -44,7 +44,7 @@ def draw(count: int, num_classes: int, low: float, high: float, seed: int) -> tu
 
 
 class Suppress(torch.nn.Module):
-    """NMS as a graph of its own, of one threshold."""
+    """NMS as a graph with one threshold."""
 
     def __init__(self, threshold: float = 0.5) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Suppress(torch.nn.Module):
 
 
 def recorded(record: Callable[[torch.nn.Module, tuple[Tensor, ...]], Callable[..., Tensor]]) -> Nms:
-    """One graph for each threshold that is asked for."""
+    """Export one graph per threshold."""
     graphs: dict[float, Callable[..., Tensor]] = {}
 
     def run(boxes: Tensor, scores: Tensor, classes: Tensor, threshold: float) -> Tensor:
@@ -66,7 +66,7 @@ def recorded(record: Callable[[torch.nn.Module, tuple[Tensor, ...]], Callable[..
     return run
 
 
-def program(module: torch.nn.Module, example: tuple[Tensor, ...]) -> Callable[..., Tensor]:
+def exported(module: torch.nn.Module, example: tuple[Tensor, ...]) -> Callable[..., Tensor]:
     free = ({0: torch.export.Dim.DYNAMIC(min=0)},) * 3
     with nms_keeps_any_number():
         return torch.export.export(module, example, dynamic_shapes=free, strict=False).module()
@@ -76,7 +76,7 @@ PATHS = {
     "eager": lambda: nms_per_class,
     "script": lambda: torch.jit.script(nms_per_class),
     "trace": lambda: recorded(torch.jit.trace),
-    "program": lambda: recorded(program),
+    "exported": lambda: recorded(exported),
 }
 
 
@@ -87,15 +87,15 @@ def suppress(request: pytest.FixtureRequest) -> Nms:
 
 @pytest.mark.parametrize(("low", "high"), [(0, 100), (-500, -300), (-40, 60)])
 @pytest.mark.parametrize("num_classes", [1, 5, 80])
-def test_equal_to_each_class_alone(suppress: Nms, num_classes: int, low: float, high: float) -> None:
+def test_result_equals_that_per_class(suppress: Nms, num_classes: int, low: float, high: float) -> None:
     boxes, scores, classes = draw(400, num_classes, low, high, seed=num_classes)
     expected = by_class(boxes, scores, classes, 0.5)
     assert 0 < len(expected) < 400
     assert suppress(boxes, scores, classes, 0.5).tolist() == expected.tolist()
 
 
-def test_equal_to_each_class_alone_beyond_what_torchvision_shifts(suppress: Nms) -> None:
-    # torchvision's own batched_nms takes the classes apart from 1000 boxes on.
+def test_result_equals_that_per_class_for_many_boxes(suppress: Nms) -> None:
+    # torchvision's batched_nms calls nms per class from 1000 boxes on.
     from torchvision.ops import batched_nms
 
     boxes, scores, classes = draw(1500, 8, 0, 200, seed=3)
@@ -103,13 +103,13 @@ def test_equal_to_each_class_alone_beyond_what_torchvision_shifts(suppress: Nms)
 
 
 def test_negative_coordinates_do_not_meet_across_classes(suppress: Nms) -> None:
-    """By ``max + 1`` alone the second box would be moved onto the first."""
+    """A shift by ``max + 1`` alone would move the second box onto the first."""
     boxes = torch.tensor([[-1.0, -1.0, 9.0, 9.0], [-12.0, -12.0, -2.0, -2.0]])
     kept = suppress(boxes, torch.tensor([0.9, 0.8]), torch.tensor([0, 1]), 0.5)
     assert kept.tolist() == [0, 1]
 
 
-def test_the_threshold_is_not_suppressed_itself() -> None:
+def test_an_iou_equal_to_the_threshold_is_not_suppressed() -> None:
     boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 5.0]])
     arguments = boxes, torch.tensor([0.9, 0.8]), torch.tensor([0, 0])
     assert nms_per_class(*arguments, 0.5).tolist() == [0, 1]
@@ -126,8 +126,8 @@ def test_no_box_and_one_box(suppress: Nms, count: int) -> None:
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.6, 0.7])
 @pytest.mark.parametrize("unit", [1, 8])
-def test_overlaps_that_equal_the_threshold(suppress: Nms, unit: int, threshold: float) -> None:
-    """Rounded to float32, 3/5 is greater than 0.6, and 7/10 less than 0.7."""
+def test_ious_that_equal_the_threshold(suppress: Nms, unit: int, threshold: float) -> None:
+    """In float32, 3/5 rounds to more than 0.6, and 7/10 to less than 0.7."""
     for seed in range(5):
         boxes, scores, classes = draw(300, 3, 0, 12, seed)
         boxes = (boxes * unit).round() / unit
@@ -136,8 +136,8 @@ def test_overlaps_that_equal_the_threshold(suppress: Nms, unit: int, threshold: 
 
 
 @pytest.mark.parametrize("tenth", [3, 7, 10])
-def test_rounding_decides_as_in_each_class_alone(tenth: int) -> None:
-    """Of boxes in tenths of a px many overlap by the threshold, but for the rounding of float32."""
+def test_rounding_is_that_per_class(tenth: int) -> None:
+    """Many boxes in tenths of a px have an IoU equal to the threshold, except for float32 rounding."""
     scripted = torch.jit.script(nms_per_class)
     trace = recorded(torch.jit.trace)
     for seed in range(5):
@@ -149,7 +149,7 @@ def test_rounding_decides_as_in_each_class_alone(tenth: int) -> None:
 
 
 @pytest.mark.parametrize("number", [1e9, float("inf"), float("nan")])
-def test_one_box_far_away_changes_nothing(number: float) -> None:
+def test_a_distant_box_changes_nothing(number: float) -> None:
     boxes, scores, classes = draw(300, 80, 0, 100, seed=1)
     boxes[7, 2:] = number
     expected = by_class(boxes, scores, classes, 0.5).tolist()
@@ -158,7 +158,7 @@ def test_one_box_far_away_changes_nothing(number: float) -> None:
 
 
 @pytest.mark.parametrize("count", [2_000, 8_000])
-def test_equal_to_each_class_alone_with_the_classes_of_lvis(suppress: Nms, count: int) -> None:
+def test_result_equals_that_per_class_with_the_classes_of_lvis(suppress: Nms, count: int) -> None:
     boxes, scores, classes = crowd(count, 1203)
     expected = by_class(boxes, scores, classes, 0.5)
     assert count // 2 < len(expected) < count

@@ -9,7 +9,7 @@ from detexport.layers import FrozenBatchNorm2d, get_norm
 from detexport.layers.norm import GroupNorm, LayerNorm
 
 
-def test_an_unfilled_frozen_norm_is_the_identity() -> None:
+def test_a_new_frozen_norm_is_the_identity() -> None:
     x = torch.randn(2, 7, 5, 5) * 100
     torch.testing.assert_close(FrozenBatchNorm2d(7)(x), x, rtol=1e-6, atol=0)
 
@@ -59,7 +59,7 @@ def test_a_group_norm_has_32_groups() -> None:
         get_norm("GN", 48)
 
 
-def test_a_group_norm_is_torchs_and_takes_one_pixel() -> None:
+def test_a_group_norm_equals_torchs_and_accepts_one_pixel() -> None:
     norm = get_norm("GN", 64)
     assert isinstance(norm, GroupNorm)
     nn.init.normal_(norm.weight)
@@ -81,7 +81,7 @@ def test_a_layer_norm_is_over_the_channels_of_each_pixel() -> None:
 
 @pytest.fixture
 def two_processes() -> Iterator[None]:
-    """A process group of two that only this process knows of."""
+    """Pretend that this process is one of two in a process group."""
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     torch.distributed.init_process_group("fake", rank=0, world_size=2, store=FakeStore())
@@ -90,7 +90,7 @@ def two_processes() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("two_processes")
-def test_processes_synchronize_and_their_state_dict_fits_one_alone() -> None:
+def test_processes_synchronize_and_their_state_dict_fits_one_process() -> None:
     several = get_norm("SyncBN", 6)
     assert type(several) is nn.SyncBatchNorm
     nn.init.normal_(several.weight)
@@ -100,12 +100,12 @@ def test_processes_synchronize_and_their_state_dict_fits_one_alone() -> None:
     assert torch.equal(several.eval()(image), alone.eval()(image))
 
 
-def test_a_function_makes_a_norm_of_its_own() -> None:
+def test_a_function_builds_a_custom_norm() -> None:
     norm = get_norm(lambda channels: nn.InstanceNorm2d(channels, affine=True), 7)
     assert isinstance(norm, nn.InstanceNorm2d)
     assert norm.num_features == 7
 
 
-def test_an_unknown_name_is_told_with_those_that_are_known() -> None:
+def test_an_unknown_name_is_reported_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"'SynchBN'.*BN, FrozenBN, GN, LN, SyncBN"):
         get_norm("SynchBN", 8)

@@ -1,4 +1,4 @@
-"""The metric of any choice of images, and how sure a difference is."""
+"""Metrics of any selection of images, and confidence intervals of differences."""
 
 import json
 from collections.abc import Iterator
@@ -42,10 +42,10 @@ def datasets(folder: Path) -> dict[str, CocoDataset]:
     }
 
 
-def found(
+def noisy_predictions(
     dataset: CocoDataset, kind: str, *, noise_px: float = 6.0, seed: int = 0
 ) -> Iterator[tuple[CocoRecord, dict[str, Any]]]:
-    """What is annotated, moved by some px, a part left out, with false alarms, scores at random."""
+    """Yield noisy annotations as predictions: moved, some left out, some doubled, with random scores."""
     rng = np.random.default_rng(seed)
     panoptic = {e["image_id"]: e for e in read_json(dataset.panoptic_file)["annotations"]}
     for record in dataset.images:
@@ -71,7 +71,7 @@ def found(
         boxes = np.array([a["bbox"] for a in chosen], np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         boxes += rng.normal(0, noise_px, boxes.shape)
-        # Tied with those of other images, not with one another.
+        # Tied with scores of other images, not within the image.
         scores = np.sort(rng.permutation(40)[: len(chosen)] / 40)[::-1].astype(np.float32)
         if kind == "proposals":
             yield record, {"proposal_boxes": boxes, "objectness_logits": scores}
@@ -96,8 +96,8 @@ def as_masks(boxes: np.ndarray, record: CocoRecord) -> np.ndarray:
     return masks
 
 
-def judged(dataset: CocoDataset, kind: str, **options: Any) -> Evaluation:
-    return judge(found(dataset, kind, **options), dataset, sigmas_of(dataset))
+def evaluated(dataset: CocoDataset, kind: str, **options: Any) -> Evaluation:
+    return judge(noisy_predictions(dataset, kind, **options), dataset, sigmas_of(dataset))
 
 
 def sigmas_of(dataset: CocoDataset) -> tuple[float, ...]:
@@ -107,7 +107,7 @@ def sigmas_of(dataset: CocoDataset) -> tuple[float, ...]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_image_once_is_the_metric(datasets: dict[str, CocoDataset], kind: str) -> None:
-    result = judged(datasets[kind], kind)
+    result = evaluated(datasets[kind], kind)
     assert tuple(result.tallies) == KINDS[kind]
     for name, tallies in result.tallies.items():
         assert name in HEADLINES
@@ -116,24 +116,24 @@ def test_each_image_once_is_the_metric(datasets: dict[str, CocoDataset], kind: s
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_some_images_are_a_smaller_data_set(datasets: dict[str, CocoDataset], kind: str) -> None:
+def test_a_selection_of_images_equals_a_smaller_data_set(datasets: dict[str, CocoDataset], kind: str) -> None:
     dataset = datasets[kind]
-    result = judged(dataset, kind)
+    result = evaluated(dataset, kind)
     weights = np.array([[1, 0, 1, 1, 0, 0, 1, 0], [0, 0, 0, 0, 0, 1, 0, 0]])
     for row, tallies in ((row, one) for row in weights for one in result.tallies.items()):
         ids = {record.image_id for record, weight in zip(dataset.images, row, strict=True) if weight}
-        some = [one for one in found(dataset, kind) if one[0].image_id in ids]
+        some = [one for one in noisy_predictions(dataset, kind) if one[0].image_id in ids]
         smaller = judge(some, dataset, sigmas_of(dataset))
         assert tallies[1].values(row[None]) == pytest.approx([smaller.metrics[tallies[0]]], abs=1e-9)
 
 
-def test_an_image_that_counts_twice_is_there_twice(datasets: dict[str, CocoDataset], tmp_path: Path) -> None:
+def test_weight_two_equals_two_copies_of_an_image(datasets: dict[str, CocoDataset], tmp_path: Path) -> None:
     dataset = datasets["boxes and masks"]
     weights = np.array([2, 0, 1, 3, 0, 1, 1, 0])
     copies = [(i, c) for i, weight in enumerate(weights) for c in range(weight)]
     truth = read_json(dataset.annotation_file)
-    predictions = [(record, outputs) for record, outputs in found(dataset, "boxes and masks")]
-    # Ties are settled by the order of the images: copies lie beside one another in both.
+    predictions = [(record, outputs) for record, outputs in noisy_predictions(dataset, "boxes and masks")]
+    # Ties are ranked in the order of the images, so the copies must be neighbours in both.
     images, annotations, repeated = [], [], []
     for image_id, (index, _) in enumerate(copies, start=1):
         record, outputs = predictions[index]
@@ -146,13 +146,13 @@ def test_an_image_that_counts_twice_is_there_twice(datasets: dict[str, CocoDatas
     path = tmp_path / "instances.json"
     path.write_text(json.dumps({**truth, "images": images, "annotations": annotations}))
     metrics = coco_ap(path, repeated, dataset.category_ids)
-    for name, tallies in judged(dataset, "boxes and masks").tallies.items():
+    for name, tallies in evaluated(dataset, "boxes and masks").tallies.items():
         assert tallies.values(weights[None]) == pytest.approx([metrics[name]], abs=1e-9)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_tallies_are_stored_as_arrays(datasets: dict[str, CocoDataset], kind: str, tmp_path: Path) -> None:
-    tallies = judged(datasets[kind], kind).tallies
+    tallies = evaluated(datasets[kind], kind).tallies
     np.savez_compressed(tmp_path / "t.npz", allow_pickle=False, **pack_tallies(tallies))
     with np.load(tmp_path / "t.npz") as arrays:
         read = unpack_tallies(dict(arrays))
@@ -162,19 +162,19 @@ def test_tallies_are_stored_as_arrays(datasets: dict[str, CocoDataset], kind: st
         np.testing.assert_array_equal(read[name].values(weights), one.values(weights))
 
 
-def test_equal_sides_differ_by_nothing(datasets: dict[str, CocoDataset]) -> None:
+def test_equal_sides_have_no_difference(datasets: dict[str, CocoDataset]) -> None:
     dataset = datasets["boxes and masks"]
     for name in ("bbox/AP", "segm/AP"):
-        first, second = (judged(dataset, "boxes and masks").tallies[name] for _ in range(2))
+        first, second = (evaluated(dataset, "boxes and masks").tallies[name] for _ in range(2))
         paired = paired_difference(first, second)
         assert (paired.value, paired.interval) == (0, (0, 0))
         assert set(paired.images[~np.isnan(paired.images)]) == {0}
 
 
-def test_a_worse_side_is_worse_and_the_interval_says_how_sure(datasets: dict[str, CocoDataset]) -> None:
+def test_the_interval_of_a_worse_side_excludes_zero(datasets: dict[str, CocoDataset]) -> None:
     dataset = datasets["boxes and masks"]
-    better = judged(dataset, "boxes and masks", noise_px=1)
-    worse = judged(dataset, "boxes and masks", noise_px=8)
+    better = evaluated(dataset, "boxes and masks", noise_px=1)
+    worse = evaluated(dataset, "boxes and masks", noise_px=8)
     paired = paired_difference(better.tallies["bbox/AP"], worse.tallies["bbox/AP"])
     assert paired.value == pytest.approx(worse.metrics["bbox/AP"] - better.metrics["bbox/AP"])
     low, high = paired.interval
@@ -184,8 +184,8 @@ def test_a_worse_side_is_worse_and_the_interval_says_how_sure(datasets: dict[str
     assert np.nanmin(paired.images) < 0
 
 
-def test_the_interval_of_a_mean_is_the_known_one() -> None:
-    """Where every image adds as much as every other, the metric is a mean, and its interval is known."""
+def test_the_interval_of_a_mean_agrees_with_theory() -> None:
+    """With one object per image the recall is a mean over images, whose interval is known."""
     number = 400
     hits = np.random.default_rng(1).random(number) < 0.3
 
@@ -208,7 +208,7 @@ def test_the_interval_of_a_mean_is_the_known_one() -> None:
     )
 
 
-def nothing(number: int, objects: int) -> Matches:
+def no_detections(number: int, objects: int) -> Matches:
     return Matches(
         image=np.zeros(0, np.int32),
         category=np.zeros(0, np.int32),
@@ -219,18 +219,18 @@ def nothing(number: int, objects: int) -> Matches:
     )
 
 
-def test_no_detections_are_worth_nothing() -> None:
-    paired = paired_difference(nothing(3, 2), nothing(3, 2))
+def test_no_detections_have_value_zero() -> None:
+    paired = paired_difference(no_detections(3, 2), no_detections(3, 2))
     assert (paired.value, paired.interval, paired.images.tolist()) == (0, (0, 0), [0, 0, 0])
 
 
 def test_no_annotations_leave_the_metric_undefined(datasets: dict[str, CocoDataset]) -> None:
-    paired = paired_difference(nothing(3, 0), nothing(3, 0))
+    paired = paired_difference(no_detections(3, 0), no_detections(3, 0))
     assert np.isnan([paired.value, *paired.interval, *paired.images]).all()
 
 
-def test_false_alarms_on_an_image_without_annotations_count_in_the_whole() -> None:
-    """On that image alone AP is not defined."""
+def test_false_positives_on_an_image_without_annotations_count() -> None:
+    """AP is undefined on that image alone, but not on all images."""
     first = Matches(
         image=np.array([0]),
         category=np.array([0]),
@@ -254,7 +254,7 @@ def test_false_alarms_on_an_image_without_annotations_count_in_the_whole() -> No
     assert paired.interval == pytest.approx((-0.5, 0)), "either both images, or the annotated one alone"
 
 
-def test_what_is_ignored_counts_neither_for_nor_against() -> None:
+def test_ignored_detections_do_not_count() -> None:
     rows = np.array([[True, False, False, True]] * 10)
     crowd = Matches(
         image=np.array([0, 0, 1, 1]),
@@ -272,7 +272,7 @@ def test_what_is_ignored_counts_neither_for_nor_against() -> None:
 
 
 def ranked(*rows: tuple[float, bool]) -> Matches:
-    """One class; each detection, of its score and correct or not, is on an image of its own."""
+    """Return detections (score, correct) of one class, each on its own image."""
     count = len(rows)
     return Matches(
         image=np.arange(count),
@@ -284,7 +284,7 @@ def ranked(*rows: tuple[float, bool]) -> Matches:
     )
 
 
-def test_the_order_of_equal_scores_decides_between_two_values() -> None:
+def test_extremes_are_the_values_over_orders_of_equal_scores() -> None:
     hit_first, miss_first = ranked((0.9, True), (0.9, False)), ranked((0.9, False), (0.9, True))
     both = {side.values(np.ones((1, 2)))[0] for side in (hit_first, miss_first)}
     for side in (hit_first, miss_first):
@@ -292,11 +292,11 @@ def test_the_order_of_equal_scores_decides_between_two_values() -> None:
     apart = ranked((0.9, False), (0.8, True))
     (value,) = apart.values(np.ones((1, 2)))
     assert apart.extremes(1e-4) == pytest.approx((value, value))
-    assert np.isnan(nothing(3, 0).extremes(1e-4)).all()
+    assert np.isnan(no_detections(3, 0).extremes(1e-4)).all()
 
 
-def test_extremes_hold_the_value_itself(datasets: dict[str, CocoDataset]) -> None:
-    tallies = judged(datasets["boxes and masks"], "boxes and masks").tallies["bbox/AP"]
+def test_extremes_enclose_the_value(datasets: dict[str, CocoDataset]) -> None:
+    tallies = evaluated(datasets["boxes and masks"], "boxes and masks").tallies["bbox/AP"]
     (value,) = tallies.values(np.ones((1, IMAGES)))
     assert tallies.extremes(0.0) == pytest.approx((value, value))
     low, high = tallies.extremes(0.2)
@@ -305,13 +305,13 @@ def test_extremes_hold_the_value_itself(datasets: dict[str, CocoDataset]) -> Non
 
 def test_one_image(datasets: dict[str, CocoDataset]) -> None:
     dataset = replace(datasets["boxes and masks"], images=datasets["boxes and masks"].images[:1])
-    sides = [judged(dataset, "boxes and masks", seed=seed).tallies["bbox/AP"] for seed in (0, 3)]
+    sides = [evaluated(dataset, "boxes and masks", seed=seed).tallies["bbox/AP"] for seed in (0, 3)]
     paired = paired_difference(*sides)
     assert paired.interval == (paired.value, paired.value)
     assert paired.images.tolist() == [paired.value]
 
 
 @pytest.mark.parametrize("numbers", [(2, 3), (0, 0)])
-def test_other_images_are_no_pair(numbers: tuple[int, int]) -> None:
+def test_sides_with_other_images_are_refused(numbers: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="images; expected the same ones"):
-        paired_difference(*(nothing(number, 1) for number in numbers))
+        paired_difference(*(no_detections(number, 1) for number in numbers))

@@ -1,4 +1,4 @@
-"""Proposals by their recall, pixels by their classes."""
+"""Recall of proposals and mean IoU of semantic segmentation."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -29,13 +29,13 @@ def proposals(dataset: CocoDataset, left_out: int) -> Iterator[tuple[CocoRecord,
         yield record, {"proposal_boxes": boxes, "objectness_logits": logits}
 
 
-def test_all_proposed_have_recall_one(dataset: CocoDataset) -> None:
+def test_complete_proposals_have_recall_one(dataset: CocoDataset) -> None:
     metrics = judge(proposals(dataset, 0), dataset).metrics
     assert metrics["proposals/AR100"] == pytest.approx(1.0)
     assert metrics["proposals/AR1"] < 1
 
 
-def test_recall_is_the_part_that_was_proposed(dataset: CocoDataset) -> None:
+def test_recall_is_the_fraction_of_objects_proposed(dataset: CocoDataset) -> None:
     total = sum(len(record.annotations) for record in dataset.images)
     missed = sum(bool(record.annotations) for record in dataset.images)
     metrics = judge(proposals(dataset, 1), dataset).metrics
@@ -49,15 +49,15 @@ def pixels(dataset: CocoDataset, *, shifted: int) -> Iterator[tuple[CocoRecord, 
         yield record, {"sem_seg": (np.arange(8)[:, None, None] == labels).astype(np.float32)}
 
 
-def test_true_pixels_have_iou_one(dataset: CocoDataset) -> None:
+def test_ground_truth_pixels_have_iou_one(dataset: CocoDataset) -> None:
     assert judge(pixels(dataset, shifted=0), dataset).metrics == {"sem_seg/mIoU": 1.0}
 
 
-def test_wrong_pixels_have_less(dataset: CocoDataset) -> None:
+def test_wrong_pixels_lower_the_iou(dataset: CocoDataset) -> None:
     assert judge(pixels(dataset, shifted=1), dataset).metrics["sem_seg/mIoU"] < 0.2
 
 
-def test_pixels_without_classes_to_hold_them_to(dataset: CocoDataset, tmp_path: Path) -> None:
+def test_data_without_semantic_segmentation(dataset: CocoDataset, tmp_path: Path) -> None:
     record, outputs = next(pixels(dataset, shifted=0))
     other = CocoRecord(
         record.image_id, record.file_name, record.height, record.width, (), tmp_path / "no.png"
@@ -66,9 +66,9 @@ def test_pixels_without_classes_to_hold_them_to(dataset: CocoDataset, tmp_path: 
         judge([(other, outputs)], dataset)
 
 
-def test_true_pixels_of_another_size(dataset: CocoDataset, tmp_path: Path) -> None:
+def test_semantic_segmentation_of_another_size(dataset: CocoDataset, tmp_path: Path) -> None:
     record, outputs = next(pixels(dataset, shifted=0))
     Image.new("L", (5, 4)).save(tmp_path / "small.png")
     other = replace(record, sem_seg_file_name=tmp_path / "small.png")
-    with pytest.raises(DataError, match=r"small\.png is not of the size"):
+    with pytest.raises(DataError, match=r"small\.png has another size"):
         judge([(other, outputs)], dataset)

@@ -1,4 +1,4 @@
-"""The model zoo: what its names lead to, and that the models are the published ones by size."""
+"""The model zoo: its names, and the number of parameters of its models."""
 
 import pickle
 import re
@@ -31,7 +31,7 @@ config = cache(model_zoo.get_config)
 
 
 def build_on_meta(name: str) -> nn.Module:
-    """A model of the zoo without memory for its parameters."""
+    """Build a model of the zoo without memory for its parameters."""
     cfg = config(name).clone()
     cfg.MODEL.DEVICE = "meta"
     with torch.device("meta"):
@@ -43,13 +43,13 @@ def parameters(model: nn.Module) -> int:
 
 
 def parameters_without_norms(model: nn.Module) -> int:
-    """As many as there are where batch normalization is frozen, in buffers."""
+    """Count the parameters as if batch normalization were frozen, which stores buffers."""
     norms = (module for module in model.modules() if isinstance(module, nn.BatchNorm2d))
     return parameters(model) - sum(map(parameters, norms))
 
 
 def distinct(names: list[str]) -> list[str]:
-    """One name for each model: schedules and starting weights make no other."""
+    """Return one name per model, as schedules and initial weights do not change the model."""
     seen = {}
     for name in names:
         node = config(name).MODEL.clone()
@@ -58,7 +58,7 @@ def distinct(names: list[str]) -> list[str]:
     return sorted(seen.values())
 
 
-def test_the_zoo_is_shipped() -> None:
+def test_the_zoo_is_packaged() -> None:
     families = {name.partition("/")[0] for name in MODELS}
     assert families == {
         "COCO-Detection",
@@ -75,7 +75,7 @@ def test_the_zoo_is_shipped() -> None:
     assert len(MODELS) == 59
 
 
-def test_every_name_leads_to_a_file_that_users_can_merge() -> None:
+def test_every_name_has_a_file_that_can_be_merged() -> None:
     cfg = get_cfg()
     cfg.merge_from_file(model_zoo.get_config_file(MASK_RCNN))
     assert cfg.dump() == config(MASK_RCNN).dump()
@@ -91,7 +91,7 @@ def test_every_model_is_built(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "twin", "difference"),
     [
-        # torchvision counts the background as a class, and regresses boxes for it, too.
+        # torchvision counts the background as a class, and predicts boxes for it, too.
         ("COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml", "fasterrcnn_resnet50_fpn", 4 * 1025),
         (MASK_RCNN, "maskrcnn_resnet50_fpn", 4 * 1025 + 257),
         ("COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x.yaml", "keypointrcnn_resnet50_fpn", 4 * 1025),
@@ -99,7 +99,9 @@ def test_every_model_is_built(name: str) -> None:
         ("COCO-Detection/retinanet_R_50_FPN_3x.yaml", "retinanet_resnet50_fpn", -9 * 256 * (2048 - 256)),
     ],
 )
-def test_parameters_are_as_many_as_in_torchvisions_models(name: str, twin: str, difference: int) -> None:
+def test_the_number_of_parameters_is_that_of_torchvisions_models(
+    name: str, twin: str, difference: int
+) -> None:
     node = config(name).MODEL
     classes = node.RETINANET.NUM_CLASSES if "retinanet" in name else node.ROI_HEADS.NUM_CLASSES + 1
     with torch.device("meta"):
@@ -107,7 +109,7 @@ def test_parameters_are_as_many_as_in_torchvisions_models(name: str, twin: str, 
     assert parameters(build_on_meta(name)) == parameters_without_norms(other) - difference
 
 
-def test_parameters_of_the_heads_without_a_pyramid() -> None:
+def test_the_number_of_parameters_of_heads_without_a_pyramid() -> None:
     with torch.device("meta"):
         resnet = torchvision.models.resnet50(weights=None)
     backbone = parameters_without_norms(resnet) - parameters(resnet.fc)
@@ -140,7 +142,7 @@ def test_every_published_checkpoint_belongs_to_a_configuration() -> None:
     assert len(set(CHECKPOINTS.values())) == len(CHECKPOINTS) == 52
 
 
-def test_a_wrong_name_is_told_the_nearest() -> None:
+def test_an_unknown_name_suggests_the_nearest() -> None:
     with pytest.raises(ConfigError, match=re.escape(MASK_RCNN)):
         model_zoo.get_config("COCO-InstanceSegmentation/mask_rcnn_R50_FPN_3x.yaml")
     for wrong in ("", "/etc/hostname", "../zoo.py", "COCO-Detection", MASK_RCNN.removesuffix(".yaml")):
@@ -148,7 +150,7 @@ def test_a_wrong_name_is_told_the_nearest() -> None:
             model_zoo.get_checkpoint_url(wrong)
 
 
-def test_a_configuration_without_a_checkpoint_is_told_those_that_have_one() -> None:
+def test_a_configuration_without_a_checkpoint_suggests_others() -> None:
     name = "Misc/mask_rcnn_R_50_FPN_1x_cls_agnostic.yaml"
     assert model_zoo.get_config(name).MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG
     with pytest.raises(CheckpointError, match=r"no trained checkpoint.*Misc/mask_rcnn_R_50_FPN_1x_dconv"):
@@ -157,7 +159,7 @@ def test_a_configuration_without_a_checkpoint_is_told_those_that_have_one() -> N
 
 @pytest.fixture
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder in the place of the published storage, and an empty cache."""
+    """Serve a folder in place of the published storage, with an empty cache."""
     handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "storage"))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         monkeypatch.setattr(zoo, "URL_PREFIX", f"http://127.0.0.1:{server.server_port}/")
@@ -170,7 +172,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def publish(model: nn.Module, name: str, storage: Path) -> None:
-    """Write a model's weights where those of ``name`` are looked for, as the zoo's files are written."""
+    """Write the weights of a model to the path of ``name``, in the format of the zoo's files."""
     file = storage / name / CHECKPOINTS[name]
     file.parent.mkdir(parents=True)
     state = {key: value.numpy() for key, value in model.state_dict().items()}
@@ -190,14 +192,14 @@ def test_a_trained_model_comes_with_its_weights(served: Path) -> None:
         torch.testing.assert_close(value, published.state_dict()[key], rtol=0, atol=0)
 
 
-def test_a_trained_checkpoint_that_is_not_the_models_is_refused(served: Path) -> None:
+def test_a_trained_checkpoint_of_another_model_is_refused(served: Path) -> None:
     name = "COCO-Detection/rpn_R_50_C4_1x"
     publish(nn.ModuleDict({"proposal_generator": nn.Linear(2, 2)}), name, served)
     with pytest.raises(CheckpointError, match="does not belong to this model"):
         model_zoo.get(f"{name}.yaml", trained=True, device="cpu")
 
 
-def test_a_model_whose_training_began_with_nothing_is_built_without_a_download(served: Path) -> None:
+def test_a_model_trained_from_scratch_needs_no_download(served: Path) -> None:
     model = model_zoo.get("Misc/scratch_mask_rcnn_R_50_FPN_3x_gn.yaml", device="cpu")
     assert model.training
     assert not served.exists()
@@ -215,5 +217,5 @@ def test_a_model_has_as_many_classes_as_its_data_set_has_names(name: str) -> Non
             assert len(names["stuff"]) == cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
 
 
-def test_of_an_unknown_data_set_no_names_are_known() -> None:
+def test_class_names_of_an_unknown_data_set_are_empty() -> None:
     assert model_zoo.get_class_names("mine") == {}

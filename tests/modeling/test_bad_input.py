@@ -43,7 +43,10 @@ NAN = IMAGE.float()
 NAN[1, 5, 7:9] = torch.tensor([torch.nan, torch.inf])
 BAD: dict[str, tuple[Example, str]] = {
     "no image": (without("image"), "input 1 has no image; got: keys"),
-    "an array": (with_image(IMAGE.numpy()), "input 1 has no image; got: ndarray; .*remedy: torch.as_tensor"),
+    "an array": (
+        with_image(IMAGE.numpy()),
+        "input 1 has no image; got: ndarray; .*remedy: convert .* torch.as_tensor",
+    ),
     "none": (with_image(None), "input 1 has no image; got: NoneType"),
     "rank 2": (with_image(IMAGE[0]), r"image 1 has a wrong shape; got: \(64, 96\); expected: \(3, height"),
     "rank 4": (with_image(IMAGE[None]), r"got: \(1, 3, 64, 96\); expected: \(3, height"),
@@ -51,14 +54,14 @@ BAD: dict[str, tuple[Example, str]] = {
     "one channel": (with_image(IMAGE[:1]), r"got: \(1, 64, 96\)"),
     "no height": (with_image(IMAGE[:, :0]), r"got: \(3, 0, 96\); .*at least 1 px"),
     "no width": (with_image(IMAGE[:, :, :0]), r"got: \(3, 64, 0\); .*at least 1 px"),
-    "bool": (with_image(IMAGE > 9), r"image 1 holds no colours; got: torch\.bool"),
-    "complex": (with_image(IMAGE.to(torch.complex64)), r"holds no colours; got: torch\.complex64"),
-    "not finite": (with_image(NAN), "image 1 holds values that are not finite; got: 2 times NaN"),
+    "bool": (with_image(IMAGE > 9), r"image 1 has an unsupported dtype; got: torch\.bool"),
+    "complex": (with_image(IMAGE.to(torch.complex64)), r"has an unsupported dtype; got: torch\.complex64"),
+    "not finite": (with_image(NAN), "image 1 has values that are not finite; got: 2 times NaN"),
     "height alone": ({**example(), "height": 5}, "both height and width .*got: height: 5; expected"),
     "width alone": ({**example(), "width": 5}, "both height and width .*got: width: 5; expected"),
     "height 0": ({**example(), "height": 0, "width": 5}, "got: height: 0, width: 5; .*positive"),
     "height below 0": ({**example(), "height": -3, "width": 5}, "got: height: -3, width: 5"),
-    "half a px": ({**example(), "height": 4.5, "width": 5}, "got: height: 4.5, width: 5; .*whole"),
+    "half a px": ({**example(), "height": 4.5, "width": 5}, "got: height: 4.5, width: 5; .*integers"),
     "width none": ({**example(), "height": 4, "width": None}, "got: height: 4, width: None"),
 }
 

@@ -22,7 +22,7 @@ from detexport.export import Provenance
 from detexport.export.onnx import Onnx
 from detexport.layers import FrozenBatchNorm2d
 from detexport.modeling import build_model
-from detexport.modeling.meta_arch.torchvision_detector import (
+from detexport.modeling.torchvision import (
     TorchvisionDense,
     TorchvisionRCNN,
     TorchvisionSSD,

@@ -236,7 +236,7 @@ def test_the_report_builds_whatever_is_missing(
 def test_the_report_builds_with_no_job_at_all(run: Path, tmp_path: Path) -> None:
     text = Text(page_of(collected(run, {}), tmp_path)).text
     assert "0 of 0 jobs passed" in text
-    assert "No job was asked for" in text
+    assert "No job was requested" in text
 
 
 def test_a_candidate_that_was_not_measured_is_named(run: Path, tmp_path: Path) -> None:
@@ -251,10 +251,10 @@ def test_a_candidate_that_was_not_measured_is_named(run: Path, tmp_path: Path) -
 
 def test_untrained_parameters_are_named(run: Path, tmp_path: Path) -> None:
     root = copy_without(run, tmp_path / "run")
-    assert "no training has filled" not in Text(page_of(collected(root), tmp_path)).text
+    assert "instead of trained ones" not in Text(page_of(collected(root), tmp_path)).text
     write_json(root / "models/tiny/weights/load.json", {"new_keys": ["head.weight", "head.bias"]})
     text = Text(page_of(collected(root), tmp_path)).text
-    assert "tiny has 2 tensors that no training has filled" in text
+    assert "tiny has 2 tensors with initial values instead of trained ones" in text
     assert "head.bias" in text
 
 
@@ -341,11 +341,14 @@ def test_a_hiccup_of_the_machine_does_not_flatten_the_bars() -> None:
     [
         (
             "keypoints",
-            ["keypoints 0 px of 0.02 px x scale", "keypoint scores 0 of 0.002 of each", "head, foot"],
+            ["keypoints 0 px, limit 0.02 px x scale", "keypoint scores 0, limit 0.002 of each", "head, foot"],
         ),
-        ("semantic", ["semantic logits 0 of 0.002", "Semantic logits", "things, green, blue"]),
-        ("panoptic", ["panoptic pixels 0 of 0.001 of all", "masks 0 px of 9 px", "stuff of at least 20 px"]),
-        ("proposals", ["objectness logits 0 of 0.002", "boxes 0 px of 0.01 px x scale"]),
+        ("semantic", ["semantic logits 0, limit 0.002", "Semantic logits", "things, green, blue"]),
+        (
+            "panoptic",
+            ["panoptic pixels 0, limit 0.001 of all", "masks 0 px, limit 9 px", "stuff of at least 20 px"],
+        ),
+        ("proposals", ["objectness logits 0, limit 0.002", "boxes 0 px, limit 0.01 px x scale"]),
     ],
 )
 def test_every_kind_of_model_has_its_errors_and_its_picture(

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detexport.convert.openvino import OpenVino as ToOpenVino
+from detexport.convert.openvino import OpenVino
 from detexport.errors import RuntimeUnavailableError
 from detexport.export import Provenance
 from detexport.export.onnx import Onnx
-from detexport.runtime.openvino import OpenVino, OpenVinoSession
+from detexport.runtime.openvino import OpenVinoRuntime, OpenVinoSession
 from tiny_artifacts import tiny_contract, tiny_image
 from tiny_models import TinyModel
 
@@ -25,14 +25,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         contract=contract,
         provenance=Provenance("w", "c"),
     )
-    ToOpenVino().convert(folder / "onnx", [], folder / "openvino")
+    OpenVino().convert(folder / "onnx", [], folder / "openvino")
     return folder / "openvino"
 
 
 @pytest.fixture(scope="module")
 def rounded(folder: Path) -> OpenVinoSession:
     try:
-        return OpenVino(threads=1, precision="bf16").open(folder)
+        return OpenVinoRuntime(threads=1, precision="bf16").open(folder)
     except RuntimeUnavailableError as error:
         pytest.skip(str(error))
 
@@ -43,7 +43,7 @@ def test_masks_are_pasted_where_they_belong(
 ) -> None:
     """Counted in bfloat16, pixels end at 256."""
     image = tiny_image(48, 40)
-    expected, found = OpenVino(threads=1).open(folder)(image, size), rounded(image, size)
+    expected, found = OpenVinoRuntime(threads=1).open(folder)(image, size), rounded(image, size)
     np.testing.assert_allclose(found["pred_boxes"], expected["pred_boxes"], rtol=1e-5)
     areas = expected["pred_masks"].sum((1, 2))
     differing = (expected["pred_masks"] != found["pred_masks"]).sum((1, 2))

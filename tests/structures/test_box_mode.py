@@ -7,7 +7,7 @@ from detexport.structures import BoxMode
 XYXY, XYWH = BoxMode.XYXY_ABS, BoxMode.XYWH_ABS
 
 
-def test_values_are_those_that_annotations_store() -> None:
+def test_values_are_those_stored_in_annotations() -> None:
     assert [int(mode) for mode in BoxMode] == [0, 1, 2, 3, 4]
     assert BoxMode.convert([1, 2, 3, 4], 1, 0) == [1, 2, 4, 6]
 
@@ -20,7 +20,7 @@ def test_plain_boxes_keep_their_type(kind: type) -> None:
 
 
 @pytest.mark.parametrize("make", [torch.tensor, np.array])
-def test_arrays_there_and_back(make: type) -> None:
+def test_arrays_are_converted_back_and_forth(make: type) -> None:
     boxes = make([[1.0, 2.0, 4.0, 6.0], [0.0, 0.0, 1.0, 1.0]])
     there = BoxMode.convert(boxes, XYXY, XYWH)
     assert type(there) is type(boxes)

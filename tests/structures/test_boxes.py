@@ -14,7 +14,7 @@ def test_boxes_from_lists_and_tensors_are_float32() -> None:
 @pytest.mark.parametrize(
     "empty", [[], torch.zeros(0), torch.zeros(0, 4), torch.zeros(0, 5), torch.zeros(1, 0)]
 )
-def test_no_box_in_any_shape(empty: torch.Tensor | list[list[float]]) -> None:
+def test_empty_boxes_may_have_any_shape(empty: torch.Tensor | list[list[float]]) -> None:
     boxes = Boxes(empty)
     assert boxes.tensor.shape == (0, 4)
     assert boxes.area().shape == boxes.nonempty().shape == (0,)
@@ -42,7 +42,7 @@ def test_clip_takes_height_first() -> None:
     assert torch.equal(clip_boxes(boxes.tensor, (10, 20)), boxes.tensor)
 
 
-def test_scale_changes_x_and_y_apart_and_a_clone_is_independent() -> None:
+def test_scale_has_factors_for_x_and_y_and_a_clone_is_independent() -> None:
     boxes = Boxes([[1, 2, 3, 4]])
     copy = boxes.clone()
     boxes.scale(2, 10)

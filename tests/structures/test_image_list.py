@@ -27,7 +27,7 @@ def test_a_batch_has_the_largest_height_and_the_largest_width() -> None:
     assert len(batch) == 2
     for index, image in enumerate(images):
         assert torch.equal(batch[index], image)
-    # Zeros beyond.
+    # The padding is zero.
     assert batch.tensor.sum() == pytest.approx(float(sum(image.sum() for image in images)), rel=1e-5)
 
 
@@ -47,7 +47,7 @@ def test_padding_constraints() -> None:
         ImageList.from_tensors(images, padding_constraints={"square": 30})
 
 
-def test_maps_of_classes_are_padded_too() -> None:
+def test_semantic_labels_are_padded_too() -> None:
     maps = [torch.ones(4, 6, dtype=torch.long), torch.ones(5, 3, dtype=torch.long)]
     batch = ImageList.from_tensors(maps, pad_value=255)
     assert batch.tensor.shape == (2, 5, 6)
@@ -71,7 +71,7 @@ def test_script_pads_as_eager_does() -> None:
         assert torch.equal(batch, eager)
 
 
-def test_one_trace_serves_every_size() -> None:
+def test_a_trace_accepts_any_size() -> None:
     class Pad(torch.nn.Module):
         def forward(self, image: torch.Tensor) -> torch.Tensor:
             return pad_images([image], 32)[0]

@@ -48,7 +48,7 @@ def test_indexing_reaches_every_field(three: Instances) -> None:
             three[outside]
 
 
-def test_cat_joins_every_kind_of_field(three: Instances) -> None:
+def test_cat_concatenates_every_kind_of_field(three: Instances) -> None:
     three.masks = BitMasks(torch.ones(3, 10, 20))
     joined = Instances.cat([three, three[:1]])
     assert joined.names == ["a", "b", "c", "a"]
@@ -57,7 +57,7 @@ def test_cat_joins_every_kind_of_field(three: Instances) -> None:
     assert isinstance(joined.masks, BitMasks)
 
 
-def test_cat_refuses_what_does_not_belong_together(three: Instances) -> None:
+def test_cat_refuses_instances_that_do_not_match(three: Instances) -> None:
     with pytest.raises(ValueError, match="at least one"):
         Instances.cat([])
     with pytest.raises(ValueError, match="image sizes"):
@@ -66,7 +66,7 @@ def test_cat_refuses_what_does_not_belong_together(three: Instances) -> None:
         Instances.cat([Instances((5, 5), size="ab")] * 2)
 
 
-def test_to_moves_what_can_move_and_leaves_the_original(three: Instances) -> None:
+def test_to_moves_fields_and_keeps_the_original(three: Instances) -> None:
     moved = three.to("meta")
     assert moved.scores.device.type == moved.pred_boxes.device.type == "meta"
     assert moved.names == ["a", "b", "c"]
@@ -82,7 +82,7 @@ def test_copies_are_independent(three: Instances) -> None:
     assert "image_height=10, image_width=20" in repr(three)
 
 
-def test_the_image_size_stays_and_private_names_are_no_fields(three: Instances) -> None:
+def test_the_image_size_is_constant_and_private_names_are_no_fields(three: Instances) -> None:
     with pytest.raises(AttributeError, match="image size"):
         three.image_size = (5, 5)
     three._note = "of one length more"

@@ -6,7 +6,7 @@ from detexport.structures import Keypoints
 POINTS = Keypoints([[[1, 2, 2], [3, 4, 0]], [[5, 6, 1], [8, 8, 2]]])
 
 
-def test_selection_and_joining() -> None:
+def test_indexing_and_cat() -> None:
     assert len(POINTS) == 2
     assert POINTS.tensor.dtype == torch.float32
     assert torch.equal(POINTS[1].tensor, POINTS.tensor[1:])
@@ -20,7 +20,7 @@ def test_selection_and_joining() -> None:
 def test_cells_of_a_grid_over_the_box() -> None:
     boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0], [4.0, 4.0, 8.0, 8.0]])
     cells, inside = POINTS.to_heatmap(boxes, 8)
-    # The second lies unlabelled on the lower edge, the fourth on the corner: in the last cell.
+    # The second is unlabelled, on the bottom edge; the fourth, on the corner, is in the last cell.
     assert inside.tolist() == [[True, False], [True, True]]
     assert cells.tolist() == [[4 * 8 + 2, 0], [4 * 8 + 2, 63]]
     assert not POINTS.to_heatmap(boxes.flip(0), 8)[1].any()

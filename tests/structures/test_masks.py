@@ -20,7 +20,7 @@ def test_shape_and_dtype() -> None:
 
 
 def test_crop_and_resize_of_a_rectangle() -> None:
-    """A mask that fills the left half of its box fills the left half of the grid."""
+    """A mask of the left half of its box fills the left half of the grid."""
     mask = torch.zeros(2, 20, 30)
     mask[0, 2:18, 4:12] = 1
     mask[1, :, :] = 1
@@ -31,7 +31,7 @@ def test_crop_and_resize_of_a_rectangle() -> None:
     assert grid[1].all()
 
 
-def test_crop_and_resize_needs_a_box_a_mask() -> None:
+def test_crop_and_resize_needs_one_box_per_mask() -> None:
     masks = BitMasks(torch.ones(2, 5, 5))
     with pytest.raises(ValueError, match="2 masks"):
         masks.crop_and_resize(torch.zeros(1, 4), 7)
@@ -42,7 +42,7 @@ SQUARE = [2, 1, 8, 1, 8, 5, 2, 5]
 TRIANGLE = [0.0, 0, 4, 0, 0, 4]
 
 
-def test_polygons_drawn_as_coco_draws_them() -> None:
+def test_polygons_are_rasterized_as_by_pycocotools() -> None:
     mask = polygons_to_bitmask([SQUARE, [0, 6, 3, 6, 3, 8, 0, 8]], 10, 12)
     expected = np.zeros((10, 12), bool)
     expected[1:5, 2:8] = expected[6:8, 0:3] = True
@@ -52,10 +52,10 @@ def test_polygons_drawn_as_coco_draws_them() -> None:
 
 
 @pytest.mark.parametrize("polygon", [[], [1, 2, 3, 4], [1, 2, 3, 4, 5, 6, 7], [[1, 2], [3, 4], [5, 6]]])
-def test_what_is_no_polygon_is_refused(polygon: list) -> None:
-    with pytest.raises(ValueError, match="three corners"):
+def test_invalid_polygons_are_refused(polygon: list) -> None:
+    with pytest.raises(ValueError, match="three vertices"):
         PolygonMasks([[polygon]])
-    with pytest.raises(ValueError, match="three corners"):
+    with pytest.raises(ValueError, match="three vertices"):
         polygons_to_bitmask([polygon], 5, 5)
 
 
@@ -72,7 +72,7 @@ def test_bounding_boxes_and_areas() -> None:
     assert len(BitMasks.from_polygon_masks([], 4, 5).get_bounding_boxes()) == 0
 
 
-def test_polygons_are_selected_and_joined() -> None:
+def test_polygons_are_indexed_and_concatenated() -> None:
     polygons = PolygonMasks([[SQUARE], [TRIANGLE], [TRIANGLE, SQUARE]])
     chosen = {
         "int": polygons[-1],
@@ -91,7 +91,7 @@ def test_polygons_are_selected_and_joined() -> None:
 
 
 def test_polygons_and_their_bitmaps_agree_on_a_grid() -> None:
-    """The same masks in both forms; a grid's cells differ at most along the outline."""
+    """Both kinds of masks agree on the grid, except for cells along the outline."""
     angle = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     disk = np.stack((60 + 41.3 * np.cos(angle), 50 + 35.2 * np.sin(angle)), axis=1).ravel()
     polygons = PolygonMasks([[disk], [disk], [[10, 10, 70, 15, 30, 80]]])

@@ -176,7 +176,7 @@ def test_a_folder_whose_place_nothing_can_take_is_refused_before_any_work(
     (tmp_path / "loop").symlink_to("loop")
     monkeypatch.chdir(tmp_path / "here")
     for path in (".", "..", "/", "../here", tmp_path / "here"):
-        refuse(Path(path), "the folder that this process works in, or one above it")
+        refuse(Path(path), "the working folder of this process, or one above it")
     refuse(tmp_path / "file", "file, a file")
     refuse(tmp_path / "loop", "loop, a file")
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["file", "here", "loop"]

@@ -20,7 +20,7 @@ def test_a_cell_that_does_not_exist_is_refused_with_those_that_do(tmp_path: Path
     command = [sys.executable, SCRIPT, *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: no cell is asked for")
+    assert done.stderr.startswith("error: no cell is selected")
     assert "mask_rcnn_C4" in done.stderr
     assert not (tmp_path / "cells.json").exists()
     # Declared pairs are jobs here: whether they work is measured.
@@ -52,7 +52,7 @@ def test_the_documentation_is_written_of_the_cells(cells: list[dict[str, Any]], 
 def test_a_part_of_the_table_is_not_documented(cells: list[dict[str, Any]], tmp_path: Path) -> None:
     done = document(cells[:-1], tmp_path)
     assert done.returncode == 2
-    assert "is not of the whole table" in done.stderr
+    assert "does not hold the whole table" in done.stderr
     assert f"{cells[-1]['model']}-{cells[-1]['target']}" in done.stderr
     assert not (tmp_path / "coverage.json").exists()
     assert not (tmp_path / "coverage.md").exists()

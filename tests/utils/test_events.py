@@ -92,7 +92,7 @@ def test_images_and_histograms_keep_the_newest() -> None:
     assert not storage.histograms
 
 
-def test_json_lines_hold_each_iteration_once(tmp_path: Path) -> None:
+def test_json_lines_contain_each_iteration_once(tmp_path: Path) -> None:
     writer = JSONWriter(tmp_path / "metrics.json")
     with EventStorage() as storage:
         storage.put_scalar("early", 3)
@@ -108,11 +108,11 @@ def test_json_lines_hold_each_iteration_once(tmp_path: Path) -> None:
     assert lines == [
         {"early": 3, "iteration": 0},
         {"loss": 2, "iteration": 1},
-        {"loss": 3, "iteration": 2},  # the median of both
+        {"loss": 3, "iteration": 2},  # the median of both values
     ]
 
 
-def test_the_printer_says_losses_times_and_what_is_left(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_printer_logs_losses_times_and_remaining_time(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="detexport")
     printer = CommonMetricPrinter(max_iter=11)
     with EventStorage() as storage:
@@ -126,7 +126,7 @@ def test_the_printer_says_losses_times_and_what_is_left(caplog: pytest.LogCaptur
     assert "accuracy" not in line
 
 
-def test_the_printer_takes_the_clock_where_no_time_is_recorded(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_printer_uses_the_clock_if_no_time_is_recorded(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="detexport")
     printer = CommonMetricPrinter(max_iter=1000)
     with EventStorage() as storage:
@@ -137,12 +137,12 @@ def test_the_printer_takes_the_clock_where_no_time_is_recorded(caplog: pytest.Lo
 
 
 @pytest.mark.skipif(find_spec("tensorboard") is not None, reason="tensorboard is installed")
-def test_tensorboard_is_asked_for_by_name(tmp_path: Path) -> None:
+def test_a_missing_tensorboard_is_named(tmp_path: Path) -> None:
     with pytest.raises(RuntimeUnavailableError, match="needs the package tensorboard"):
         TensorboardXWriter(str(tmp_path))
 
 
-def test_what_models_record_costs_nothing_without_a_storage() -> None:
+def test_values_are_not_computed_without_a_storage() -> None:
     record("x", lambda: 1 / 0)
     with name_scope("stage0"):
         record("x", lambda: 1 / 0)

@@ -1,1 +1,1 @@
-"""Coverage: every model x every target, run by the pipeline's own stages, and a table of what came."""
+"""Coverage: run every model x every target with the pipeline's own stages; tabulate the results."""

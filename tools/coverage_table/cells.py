@@ -1,4 +1,4 @@
-"""The cells of the table: what a model's verdict on a target says of it."""
+"""The cells of the table: the result of one model x one target."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,22 +22,22 @@ class Cell:
 
     Args:
         model: the model's name in ``conf/model``.
-        architecture: what it is an example of.
+        architecture: the name of its architecture.
         target: the target's name in ``conf/export``.
-        status: ``ok``; ``failed``; ``unsupported``, declared beforehand in ``conf/unsupported.yaml``;
-            ``skipped``, because this machine lacks what it needs.
+        status: ``ok``; ``failed``; ``unsupported``, declared in ``conf/unsupported.yaml``; ``skipped``, since
+            this machine lacks a requirement.
         reason: why it is not ``ok``; or that it is, against its declaration.
-        dynamic_size: it was right at the exported size, a smaller, a larger and an odd one; null: not
-            measured. Of reduced precision, which the task metric alone judges, a sample is right where it ran
-            and gave what the contract says.
-        batch: images a call takes: ``"1"`` or ``"any"``; empty without an artifact.
-        zero_detections: it was right, likewise, where there is nothing to detect; null where the model always
-            gives something, or it was not measured.
-        fresh_process: the artifact ran in a process in which the models' code could not be imported.
-        errors: the largest error by measure, see ``detexport.parity.measures``; for reduced precision each
-            metric less the eager model's.
+        dynamic_size: whether the samples passed at the exported size, a smaller, a larger and an odd one;
+            null: not measured. In reduced precision a sample passes if its outputs fulfil the contract, since
+            only the task metric is evaluated.
+        batch: batch size, ``"1"`` or ``"any"``; empty without an artifact.
+        zero_detections: whether the samples without detections passed, in the same sense; null if the model
+            outputs rows on every image, or not measured.
+        fresh_process: whether the artifact ran in a process that could not import the models' code.
+        errors: the largest error by measure, see ``detexport.parity.measures``; in reduced precision the
+            delta of each metric vs eager.
         export_s: seconds from the model to the artifact, conversions included.
-        peak_bytes: the most memory that one of these steps held.
+        peak_bytes: peak memory of these steps.
     """
 
     model: str
@@ -54,12 +54,12 @@ class Cell:
     peak_bytes: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The cell as plain JSON values."""
+        """Return the cell as plain JSON values."""
         return asdict(self)
 
 
 def pairs_of(experiment: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The model and the target of each cell of the table, in its order.
+    """Return the model and the target of each cell of the table, in its order.
 
     Args:
         experiment: ``conf/experiment/coverage.yaml``.
@@ -69,11 +69,11 @@ def pairs_of(experiment: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def status_of(outcome: Outcome, faults: Sequence[str], declared: str | None) -> tuple[str, str]:
-    """Status and reason of a cell.
+    """Return status and reason of a cell.
 
     Args:
-        outcome: of the steps that lead to the verdict: the first that is not ``ok``, or the last.
-        faults: what the verdict holds against the artifact.
+        outcome: that of the first step to the verdict that is not ``ok``, or of the last step.
+        faults: the reasons why the artifact did not pass.
         declared: the reason why the pair was declared unsupported, if it was.
     """
     if outcome.status == UNAVAILABLE:
@@ -90,12 +90,12 @@ COUNTS = ("no", "one", "many")
 
 @dataclass(frozen=True)
 class Kinds:
-    """Which samples of a reference are of which kind.
+    """The kinds of a reference's samples.
 
     Args:
         sizes: ids of the samples of the exported size, with both sides smaller, larger, odd.
-        counts: ids of the samples with no, one and many detections; empty where a model gives
-            as many rows, or none, on any image.
+        counts: ids of the samples with no, one and many detections; empty for a model whose number of rows
+            is constant, or that outputs none.
     """
 
     sizes: dict[str, set[str]]
@@ -103,24 +103,24 @@ class Kinds:
 
     @property
     def gaps(self) -> list[str]:
-        """What the reference does not show, in words."""
+        """The kinds of samples that the reference lacks, in words."""
         lacking = [f"of {name} size" for name, ids in self.sizes.items() if not ids]
         lacking += [f"with {count} detections" for count, ids in self.counts.items() if not ids]
         return [f"the reference has no sample {kind}" for kind in lacking]
 
 
 def kinds_of(samples: Sequence[Sample], contract: Contract, exported: tuple[int, int]) -> Kinds:
-    """Sort samples by size and number of detections.
+    """Group samples by size and number of detections.
 
     Args:
-        samples: of a reference.
-        contract: of the model that the reference was made with.
+        samples: those of a reference.
+        contract: that of the reference's model.
         exported: height and width of the image that the model was exported with.
     """
     sizes: dict[str, set[str]] = {name: set() for name in SIZES}
     counts: dict[str, set[str]] = {name: set() for name in COUNTS} if "scores" in contract.row_names else {}
     for sample in samples:
-        if sample.meta.batch:  # an artifact that takes one image in a call is not asked for it
+        if sample.meta.batch:  # an artifact of batch size 1 does not run it
             continue
         for name in _sizes(sample.meta.image_size, exported):
             sizes[name].add(sample.meta.id)
@@ -141,15 +141,15 @@ def _sizes(size: tuple[int, int], exported: tuple[int, int]) -> Iterable[str]:
 
 
 def measured_in(verdict: Mapping[str, Any], kinds: Kinds, artifact: Artifact) -> dict[str, Any]:
-    """The fields of a cell that a verdict on an artifact shows.
+    """Return the fields of a cell that a verdict determines.
 
     Args:
-        verdict: as the stage ``validate`` wrote it, in a process without the models' code.
-        kinds: of the samples that it was made with.
-        artifact: what it is on.
+        verdict: that of the stage ``validate``, written in a process without the models' code.
+        kinds: groups of the reference's samples.
+        artifact: the artifact of the verdict.
     """
     passed = {sample["id"] for sample in verdict["samples"] if sample["passed"]}
-    # Without limits of errors, the task metric alone decided.
+    # Without limits for numerical errors, the task metric alone decided.
     by_task = verdict["accuracy"] and verdict["tolerance"] is None
     return {
         "dynamic_size": all(ids and ids <= passed for ids in kinds.sizes.values()),
@@ -168,14 +168,14 @@ def cell_of(
     folder: Path,
     declared: str | None,
 ) -> Cell:
-    """What became of a job.
+    """Return the cell of a job.
 
     Args:
         job: its model, target and artifact.
-        architecture: what the model is an example of.
-        steps: that lead to its verdict; the last one writes it.
-        outcomes: of the steps, by name.
-        folder: where the steps ran.
+        architecture: the name of the model's architecture.
+        steps: the steps to its verdict; the last one writes it.
+        outcomes: outcome of each step, by name.
+        folder: the folder in which the steps ran.
         declared: the reason why the pair was declared unsupported, if it was.
     """
     last = outcomes[steps[-1].name]

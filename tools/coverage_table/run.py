@@ -1,4 +1,4 @@
-"""Run steps, each in a process of its own, several at a time; none again that worked on the same inputs."""
+"""Run steps in parallel, each in its own process; reuse the results of steps whose inputs are unchanged."""
 
 import os
 import shlex
@@ -21,7 +21,7 @@ from detexport.system.files import read_json, write_json
 from detexport.system.locks import locked
 
 OK, FAILED, UNAVAILABLE, BLOCKED = "ok", "failed", "unavailable", "blocked"
-# One thread a process, hashes that do not change: what a step writes does not depend on what runs beside it.
+# One thread per process and fixed hashes: a step's output does not depend on the other steps.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -29,7 +29,7 @@ ENVIRONMENT = {
     "PYTHONHASHSEED": "0",
 }
 WITHOUT_MODELS = ("validate",)
-"""Stages that run where the models' code cannot be imported: an artifact must do without it."""
+"""Stages that run in a process that cannot import the models' code, since an artifact must not need it."""
 
 WITHOUT = """
 import os, runpy, sys
@@ -43,16 +43,16 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a step.
+    """The outcome of a step.
 
     Args:
-        key: digest of all that the step depends on.
-        status: ``ok``; ``failed``; ``unavailable``, where this machine lacks what it needs; or ``blocked``,
-            where what it needs was not made.
+        key: digest of everything that the step depends on.
+        status: ``ok``; ``failed``; ``unavailable``: this machine lacks a requirement; or ``blocked``: a step
+            before it did not succeed.
         reason: why it is not ``ok``.
-        seconds: how long it ran.
-        cpu_seconds: how long it kept a core busy, whatever else ran.
-        peak_bytes: the most memory that its process held.
+        seconds: elapsed time.
+        cpu_seconds: CPU time.
+        peak_bytes: peak memory of its process.
         outs: digest of each file or folder that it wrote.
     """
 
@@ -66,15 +66,15 @@ class Outcome:
 
 
 class Runner:
-    """Runs steps in a folder that is laid out like the repository.
+    """A runner of steps in a folder that is laid out like the repository.
 
-    The outcome of a step that worked is kept with its key, a digest of its command, its parameters and the
-    bytes of all that it reads, its code included: a runner goes on where a killed one stopped. What failed is
-    tried again: a full disk is in no key.
+    The outcome of a successful step is stored with its key, a digest of its command, its parameters and all
+    files that it reads, its code included. So a runner continues where a killed one stopped. A failed step
+    runs again, since its cause may be outside the key (a full disk).
 
     Args:
-        folder: where commands run; ``stages/``, ``src/`` and what else the steps read lie in it.
-        time_limit_s: a step that takes longer has failed.
+        folder: the commands' working folder, with ``stages/``, ``src/`` and everything else that they read.
+        time_limit_s: a step that takes longer fails.
     """
 
     def __init__(self, folder: Path, time_limit_s: float) -> None:
@@ -90,16 +90,16 @@ class Runner:
         processes: int,
         report: Callable[[Step, Outcome, bool], None],
     ) -> dict[str, Outcome]:
-        """Run ``steps`` in their order, as far as what they need is there.
+        """Run ``steps`` in their order, each once the steps before it have succeeded.
 
         Args:
-            steps: what is needed first comes first.
+            steps: in dependency order.
             before: for each step the steps that write what it reads.
-            processes: so many steps at a time.
-            report: is told each step, its outcome and whether it was run now.
+            processes: number of parallel steps.
+            report: called for each step with its outcome and whether it was run now.
 
         Returns:
-            the outcome of each step by name.
+            The outcome of each step by name.
         """
         outcomes: dict[str, Outcome] = {}
         waiting = list(steps)
@@ -132,7 +132,7 @@ class Runner:
     def _without_running(
         self, step: Step, before: Sequence[Step], outcomes: Mapping[str, Outcome]
     ) -> Outcome | None:
-        """The outcome of a step that cannot run, or that worked before on the same inputs."""
+        """Return the outcome of a step that is blocked or succeeded before on the same inputs, else None."""
         lacking = [other for other in before if outcomes[other.name].status != OK]
         if lacking:
             cause = outcomes[lacking[0].name]
@@ -160,13 +160,13 @@ class Runner:
     def _run(self, step: Step, key: str) -> Outcome:
         log = self.folder / "logs" / f"{step.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        # What was known of the step is not of what it writes now, also if nobody is there when it ends.
+        # Before the step changes its outputs: the old record must not outlive them if this process is killed.
         self._record(step).unlink(missing_ok=True)
         start = time.monotonic()
         with log.open("wb") as file:
             code, usage = self._wait(self._start(step, file))
         seconds = round(time.monotonic() - start, 1)
-        status, reason = judge(code, log, seconds >= self.time_limit_s)
+        status, reason = status_of_exit(code, log, seconds >= self.time_limit_s)
         outcome = Outcome(
             key,
             status,
@@ -197,7 +197,7 @@ class Runner:
         return process
 
     def _wait(self, process: "subprocess.Popen[bytes]") -> tuple[int, Any]:
-        """Exit code and resource usage of a process; it is killed where it exceeds the time limit."""
+        """Wait for a process, kill it at the time limit; return its exit code and resource usage."""
         timer = threading.Timer(self.time_limit_s, kill, [process.pid])
         timer.start()
         _, status, usage = os.wait4(process.pid, 0)
@@ -218,7 +218,7 @@ class Runner:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold a folder's lock; the system lets go of it when the process ends, however it ends.
+    """Hold a folder's lock, which the system releases when the process ends.
 
     Raises:
         ConfigError: another process holds it.
@@ -232,19 +232,19 @@ def alone(folder: Path) -> Iterator[None]:
             raise ConfigError(
                 "another run is at work in this folder",
                 got=folder,
-                remedy="wait for it, or give another folder",
+                remedy="wait for it, or choose another folder",
             ) from error
         yield
 
 
 def kill(pid: int) -> None:
-    """End a process that leads a session, with all that it started."""
+    """Kill a session leader and all processes of its session."""
     with suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL)
 
 
-def judge(code: int, log: Path, late: bool) -> tuple[str, str]:
-    """Status and reason of a step by its exit code and what it printed."""
+def status_of_exit(code: int, log: Path, late: bool) -> tuple[str, str]:
+    """Return status and reason of a step from its exit code and its log."""
     if code == 0:
         return OK, ""
     lines = [line.strip() for line in log.read_text(errors="replace").replace("\r", "\n").splitlines()]
@@ -258,10 +258,10 @@ def judge(code: int, log: Path, late: bool) -> tuple[str, str]:
 
 
 def digest(path: Path) -> str:
-    """Digest of what a step reads.
+    """Return the digest of a file or folder that a step reads.
 
     Raises:
-        DataError: it is not there.
+        DataError: it is missing.
     """
     if not path.exists():
         raise DataError(f"{path} is missing", remedy="restore it; a stage of dvc.yaml reads it")

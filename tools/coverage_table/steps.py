@@ -16,9 +16,9 @@ class Step:
     """One command of the pipeline.
 
     Args:
-        name: ``stage@key``, or the stage's name where it does not loop.
-        cmd: the command line; paths are from the folder that the pipeline runs in.
-        deps: files and folders that it reads, its own code among them.
+        name: ``stage@key``, or the stage's name if it does not loop.
+        cmd: the command line; paths are relative to the folder that the pipeline runs in.
+        deps: files and folders that it reads, its own code included.
         outs: files and folders that it writes.
         params: the parameters that it reads, by dotted name.
     """
@@ -36,12 +36,12 @@ class Step:
 
 
 def read_steps(stages: Mapping[str, Any], params: Mapping[str, Any], names: Iterable[str]) -> list[Step]:
-    """Fill in what ``dvc.yaml`` leaves to the parameters.
+    """Expand the loops and parameters of stages in ``dvc.yaml``.
 
     Args:
         stages: the value of ``stages`` in ``dvc.yaml``.
         params: the value of ``params.yaml``.
-        names: the stages that are wanted.
+        names: the stages to expand.
 
     Raises:
         ConfigError: a stage refers to a parameter that does not exist.
@@ -72,7 +72,7 @@ def _step(name: str, stage: Mapping[str, Any], values: Mapping[str, Any]) -> Ste
 
 
 def _paths(outs: Sequence[Any]) -> list[str]:
-    """Paths of outs, of which some are mappings to options."""
+    """Return the paths of outs, some of which are mappings to options."""
     return [next(iter(out)) if isinstance(out, Mapping) else out for out in outs]
 
 
@@ -86,10 +86,10 @@ def _value(text: str, values: Mapping[str, Any]) -> Any:
 
 
 def lookup(values: Mapping[str, Any], key: str) -> Any:
-    """The value of a dotted name.
+    """Return the value of a dotted name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the name does not exist.
     """
     node: Any = values
     for part in key.split("."):
@@ -100,19 +100,19 @@ def lookup(values: Mapping[str, Any], key: str) -> Any:
 
 
 def producers(steps: Iterable[Step]) -> dict[str, tuple[Step, ...]]:
-    """For each step, by name, the steps that write what it reads."""
+    """Return for each step, by name, the steps that write what it reads."""
     steps = tuple(steps)
     writers = {out: index for index, step in enumerate(steps) for out in step.outs}
     before = {}
     for index, step in enumerate(steps):
-        places = {place for dep in step.deps for place in (dep, *map(str, PurePosixPath(dep).parents))}
-        found = {writers[place] for place in places if place in writers} - {index}
+        paths = {path for dep in step.deps for path in (dep, *map(str, PurePosixPath(dep).parents))}
+        found = {writers[path] for path in paths if path in writers} - {index}
         before[step.name] = tuple(steps[other] for other in sorted(found))
     return before
 
 
 def needed(goals: Iterable[Step], before: Mapping[str, tuple[Step, ...]]) -> list[Step]:
-    """The goals and all that they need, each once, what is needed first before what needs it."""
+    """Return the goals and all steps that they depend on, each once, in dependency order."""
     ordered: dict[str, Step] = {}
 
     def add(step: Step) -> None:
@@ -127,5 +127,5 @@ def needed(goals: Iterable[Step], before: Mapping[str, tuple[Step, ...]]) -> lis
 
 
 def inside(path: str, folder: str) -> bool:
-    """Whether ``path`` is ``folder`` or lies in it."""
+    """Return whether ``path`` is ``folder`` or below it."""
     return PurePosixPath(path).is_relative_to(folder)

@@ -32,10 +32,10 @@ WORDS = {"ok": "ok", "failed": "**failed**", "skipped": "skipped"}
 
 
 def render(cells: Cells) -> str:
-    """The page, in Markdown.
+    """Render the page in Markdown.
 
     Args:
-        cells: plain JSON values, as ``Cell.to_json`` gives them.
+        cells: plain JSON values, from ``Cell.to_json``.
     """
     reasons = list(dict.fromkeys(cell["reason"] for cell in cells if cell["status"] == "unsupported"))
     by_pair = {(cell["architecture"], cell["target"]): cell for cell in cells}
@@ -61,7 +61,7 @@ def render(cells: Cells) -> str:
 
 
 def _of_targets(cells: Cells, targets: Sequence[str]) -> Iterator[list[str]]:
-    """Rows on what each target does, over all of its cells."""
+    """Yield the rows with each target's capabilities, over all of its cells."""
     questions: dict[str, Callable[[Cells], str]] = {
         "Any height and width": lambda own: _answer(own, "dynamic_size"),
         "No detections": lambda own: _answer(own, "zero_detections"),
@@ -75,7 +75,7 @@ def _of_targets(cells: Cells, targets: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _errors(cells: Cells, targets: Sequence[str]) -> Iterator[list[str]]:
-    """Rows of the largest error by measure, whatever its sign."""
+    """Yield the rows with the largest absolute error by measure."""
     for name in dict.fromkeys(name for cell in cells for name in cell["errors"]):
         measure = MEASURES.get(name)
         words = f"{measure.words}{', ' + measure.unit if measure.unit else ''}" if measure else name
@@ -88,13 +88,13 @@ def _errors(cells: Cells, targets: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _by_target(cells: Cells, targets: Sequence[str], answer: Callable[[Cells], str]) -> list[str]:
-    """An answer for each target, on those of its cells that work."""
+    """Return an answer for each target, from its cells that are ``ok``."""
     own = [[cell for cell in cells if cell["target"] == t and cell["status"] == "ok"] for t in targets]
     return [answer(cells_of_target) if cells_of_target else "" for cells_of_target in own]
 
 
 def _answer(cells: Cells, question: str, by_task: str = "runs") -> str:
-    """Whether it holds for all cells; ``by_task`` is the word where the task metric alone judged them."""
+    """Return whether a field holds for all cells; ``by_task`` is the word for cells without error limits."""
     known = [cell for cell in cells if cell[question] is not None]
     if not all(cell[question] for cell in known):
         return "**no**"
@@ -102,16 +102,16 @@ def _answer(cells: Cells, question: str, by_task: str = "runs") -> str:
 
 
 def _by_task(cell: Mapping[str, Any]) -> bool:
-    """Whether the task metric alone judged it, so that its errors are that metric's."""
+    """Return whether the task metric alone decided the cell, so that its errors are that metric's deltas."""
     return any(name not in MEASURES for name in cell["errors"])
 
 
 def _names(cells: Cells, key: str) -> list[str]:
-    """The values of a field, each once."""
+    """Return the values of a field, each once."""
     return list(dict.fromkeys(cell[key] for cell in cells))
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table, a line a row."""
+    """Render a Markdown table, one line per row."""
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -1,4 +1,4 @@
-"""Latency: the eager model and its artifacts, measured side by side in one process on one machine."""
+"""Latency of the eager model and its artifacts, measured interleaved in one process."""
 
 from detexport.benchmark.latency import measure_interleaved
 from detexport.benchmark.machine import describe_machine

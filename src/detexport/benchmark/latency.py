@@ -1,4 +1,4 @@
-"""Time callables against each other, so that noise hits all of them alike."""
+"""Time callables in interleaved rounds, so that noise affects all of them equally."""
 
 from collections.abc import Callable, Sequence
 from time import perf_counter_ns, sleep
@@ -23,25 +23,24 @@ def measure_interleaved(
 ) -> dict[str, dict[str, float]]:
     """Measure the latency of one call of each runner.
 
-    In every round each runner runs once on the same image. The order changes so that over the rounds each
-    runner follows every other equally often: what one leaves behind (spinning threads, cold caches) favours
-    none.
+    In every round each runner runs once on the same image. The order changes so that each runner follows
+    every other equally often: the spinning threads or cold caches that one leaves behind favour none.
 
     Args:
-        runners: what to measure, by name; each takes one image (3, H, W) uint8.
-        images: taken in turn, one a round.
-        warmup: rounds that are run and not measured.
-        rounds: rounds that are measured.
-        pause_s: before each call. An engine's threads may spin for some 20 ms after it has answered (ONNX
-            Runtime's do) and would take a core from the next one, which it itself never follows.
-        baseline: the runner that the ratios refer to; without it among ``runners`` there are no ratios.
+        runners: callables by name; each takes one image (3, H, W) uint8.
+        images: used in turn, one per round.
+        warmup: number of rounds that are run and not measured.
+        rounds: number of measured rounds.
+        pause_s: pause before each call. An engine's threads may spin for some 20 ms after a call (ONNX
+            Runtime's do) and take a core from the next runner.
+        baseline: the runner that the ratios refer to; if ``runners`` lacks it, there are no ratios.
         synchronize: waits for the device's queue, before and after each call.
-        description: of the progress bar.
+        description: label of the progress bar.
 
     Returns:
         For each runner ``p50_ms``, ``p90_ms``, ``p99_ms``, ``mean_ms``, ``min_ms``, ``runs`` and, with a
-        baseline, ``ratio_to_<baseline>``: the median of the rounds' ratios, in which a slow phase of the
-        machine cancels out.
+        baseline, ``ratio_to_<baseline>``: the median of the rounds' ratios, which a slow phase of the machine
+        does not affect.
     """
     orders = balanced_orders(list(runners))
     elapsed_ns = {name: np.empty(rounds, np.int64) for name in runners}
@@ -55,17 +54,17 @@ def measure_interleaved(
             synchronize()
             duration = perf_counter_ns() - start
             if index >= 0:
-                elapsed_ns[name][index] = max(duration, 1)  # the clock may stand still; a ratio must not
+                elapsed_ns[name][index] = max(duration, 1)  # a coarse clock may give 0; ratios divide by it
     return {name: _statistics(elapsed_ns, name, baseline) for name in runners}
 
 
 def balanced_orders(names: list[str]) -> list[list[str]]:
-    """Orders in which each name is at each place, and follows each other name, equally often.
+    """Return orders in which each name is at each position, and follows each other name, equally often.
 
     A Williams design (E. J. Williams, 1949): a zigzag, its rotations and, for an odd number, their reverses.
     """
     count = len(names)
-    zigzag = [place // 2 if place % 2 == 0 else count - 1 - place // 2 for place in range(count)]
+    zigzag = [index // 2 if index % 2 == 0 else count - 1 - index // 2 for index in range(count)]
     orders = [[names[(step + shift) % count] for step in zigzag] for shift in range(count)]
     return orders if count % 2 == 0 else orders + [order[::-1] for order in orders]
 

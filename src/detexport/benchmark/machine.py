@@ -1,4 +1,4 @@
-"""What a latency depends on and a user would name: the machine."""
+"""A description of the machine that latencies are measured on."""
 
 import os
 import platform
@@ -26,20 +26,20 @@ INSTRUCTION_SETS = {
         "SVE": {"sve"},
     },
 }
-"""Of each architecture, by the flags of Linux's ``/proc/cpuinfo``."""
+"""Instruction sets of each architecture, with their flags in Linux's ``/proc/cpuinfo``."""
 
 
 def describe_machine() -> dict[str, Any]:
-    """Describe this machine by what decides its speed.
+    """Describe the hardware and operating system that determine this machine's speed.
 
-    Nothing in it changes from one boot or run to the next, and nothing names the machine: two machines of a
-    kind have one description. It costs next to nothing: no framework is imported.
+    The description is the same at every boot and run and does not name the machine: two machines of one
+    kind have the same description. It imports no framework.
     """
     return {
         "cpu": _cpu_model(),
         "architecture": platform.machine(),
         "cores": _usable_cores(),
-        # Rounded: the kernel keeps a little for itself, and not always the same.
+        # Rounded: the kernel reserves a little, not always the same amount.
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIBIBYTE),
         "os": _operating_system(),
         "accelerators": _accelerators(),
@@ -49,7 +49,7 @@ def describe_machine() -> dict[str, Any]:
 def instruction_sets() -> dict[str, bool]:
     """Return whether the CPU has each instruction set that artifacts or their speed depend on.
 
-    Empty where the operating system or the architecture has no list of them that is read here.
+    Empty if the system is not Linux or the architecture is not in ``INSTRUCTION_SETS``.
     """
     fields = _first_core()
     flags = set((fields.get("flags") or fields.get("Features") or "").split())
@@ -58,7 +58,7 @@ def instruction_sets() -> dict[str, bool]:
 
 
 def _first_core() -> dict[str, str]:
-    """Return Linux's description of the first core, by its names; empty on other systems."""
+    """Return the fields of the first core in ``/proc/cpuinfo``; empty on systems without it."""
     text = CPU_INFO.read_text(encoding="utf-8", errors="replace") if CPU_INFO.is_file() else ""
     lines = (line.partition(":") for line in text.partition("\n\n")[0].splitlines())
     return {key.strip(): value.strip() for key, _, value in lines}
@@ -68,14 +68,14 @@ def _cpu_model() -> str:
     fields = _first_core()
     if "model name" not in fields:
         return platform.processor() or "unknown"
-    # A virtual machine's name may say no more than "Processor"; the numbers tell the generations apart.
+    # A virtual machine's model name may be a mere "Processor"; family and model identify the generation.
     return "{model name} (family {cpu family}, model {model})".format_map(
         {"cpu family": "?", "model": "?"} | fields
     )
 
 
 def _usable_cores() -> int:
-    """Cores that this process may use, which in a container are fewer than the machine has."""
+    """Return the number of cores this process may use: in a container, often fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -89,10 +89,10 @@ def _operating_system() -> str:
 
 
 def _accelerators() -> list[str]:
-    """Name, memory and driver of each NVIDIA device, as the driver's own tool lists them."""
+    """Return name, memory and driver version of each NVIDIA device, as ``nvidia-smi`` lists them."""
     command = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
         listed = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
     except (OSError, subprocess.SubprocessError):
-        return []  # no driver, so no device
+        return []  # without the driver there is no usable device
     return [line.strip() for line in listed.splitlines() if line.strip()]

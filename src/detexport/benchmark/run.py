@@ -1,4 +1,4 @@
-"""Benchmark a model: open its candidates on a device, measure them together, say what cannot be measured."""
+"""Benchmark a model: open its candidates on a device, measure them together, report which ones failed."""
 
 import resource
 import sys
@@ -17,11 +17,11 @@ from detexport.system.files import write_json
 
 @dataclass(frozen=True)
 class Candidate:
-    """Something that detects objects, to be opened on a device.
+    """The eager model or an artifact, to be opened on a device.
 
     Args:
         name: ``eager``, or a target's name.
-        open: device -> runner; called twice, and the second time measured.
+        open: device -> runner; called twice, the second call is timed.
         size_bytes: size of its files.
     """
 
@@ -32,11 +32,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class LatencyReport:
-    """What was measured, and where and how.
+    """The measured latencies, with the machine and the settings.
 
     Args:
-        machine: ``describe_machine``'s value.
-        settings: rounds, threads and so on.
+        machine: the result of ``describe_machine``.
+        settings: the options of the benchmark, such as rounds and threads.
         artifacts: sha256 of each target's artifact.
         devices: for each device ``{"status": "measured", ...}`` or ``{"status": "skipped", "reason": ...}``.
     """
@@ -74,20 +74,20 @@ def benchmark(
 ) -> dict[str, Any]:
     """Measure all candidates together on one device.
 
-    A candidate that cannot be opened, or that fails on the first image, is left out and named under
-    ``failed`` with its error: the others' numbers are wanted all the same.
+    A candidate that cannot be opened, or that fails on the first image, is left out and listed under
+    ``failed`` with its error; the others are measured all the same.
 
     Args:
         candidates: the eager model, named ``eager``, and the targets.
         images: (3, H, W) uint8, all of one size.
         device: ``"cpu"`` or ``"cuda"``.
-        warmup: rounds that are not measured.
-        rounds: rounds that are.
-        pause_s: before each call, see ``measure_interleaved``.
+        warmup: number of rounds that are not measured.
+        rounds: number of measured rounds.
+        pause_s: pause before each call, see ``measure_interleaved``.
         synchronize: waits for the device's queue.
 
     Returns:
-        The device's part of a ``LatencyReport``.
+        The device's entry in ``LatencyReport.devices``.
     """
     runners: dict[str, Runner] = {}
     opened: dict[str, dict[str, Any]] = {}
@@ -96,7 +96,7 @@ def benchmark(
         try:
             runner, load_s = _open(candidate, device)
             runner(images[0])
-        except Exception as error:  # whatever an engine raises
+        except Exception as error:  # engines raise errors of any class
             failed[candidate.name] = f"{type(error).__name__}: {error}"
         else:
             runners[candidate.name] = runner
@@ -124,10 +124,10 @@ def benchmark(
 
 
 def choose_images(reference: Reference, count: int) -> list[np.ndarray]:
-    """At most ``count`` of the data set's images at the model's own size (scale 1), all of one size.
+    """Return at most ``count`` of the data set's images at the model's own size (scale 1), all of one size.
 
-    Of the size that most of them have: a latency is told with its image size, and engines plan anew for
-    each new one.
+    They have the most frequent size: a latency is reported for one image size, and engines plan their
+    kernels again for each new size.
     """
     of_data = [sample for sample in reference.samples if sample.meta.kind == DATA]
     samples = [sample for sample in of_data if sample.meta.scale == 1] or of_data
@@ -137,13 +137,13 @@ def choose_images(reference: Reference, count: int) -> list[np.ndarray]:
 
 
 def peak_rss_bytes() -> int:
-    """The most memory that this process, with all that it has loaded so far, ever held."""
+    """Return the peak resident memory of this process so far, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _open(candidate: Candidate, device: str) -> tuple[Runner, float]:
-    """Open a candidate, and the seconds that took."""
-    candidate.open(device)  # the engine's import and the files' way into memory are not measured
+    """Open a candidate; return its runner and the seconds that opening took."""
+    candidate.open(device)  # so that importing the engine and reading the files from disk are not measured
     start = perf_counter()
     return candidate.open(device), perf_counter() - start

@@ -1,4 +1,4 @@
-"""Checkpoints: read without running what they say, matched name by name, saved whole or not at all."""
+"""Checkpoints: read without executing code, matched to a model by name, and saved atomically."""
 
 from detexport.system.extras import require_packages
 

@@ -1,4 +1,4 @@
-"""``DetectionCheckpointer``: a model, what trains it, and the folder of its checkpoints."""
+"""``DetectionCheckpointer``: saving and loading of a model with its training state."""
 
 import logging
 import os
@@ -19,23 +19,23 @@ from detexport.system.files import is_url
 from detexport.system.redaction import public_uri
 
 LAST = "last_checkpoint"
-"""The file that names the checkpoint that was saved last."""
+"""Name of the file that names the last saved checkpoint."""
 
 logger = logging.getLogger(__name__)
 
 
 class DetectionCheckpointer:
-    """Saves and loads a model together with whatever else has a state.
+    """Checkpoints of a model and other objects with a state, such as the optimizer.
 
-    A file holds ``{"model": ..., <checkpointable>: ..., <extra>: ...}`` as ``torch.save`` writes it.
+    A file holds ``{"model": ..., <checkpointable>: ..., <extra>: ...}`` written by ``torch.save``.
 
     Args:
-        model: the model; a data parallel wrapper around it is looked through.
-        save_dir: where checkpoints are saved.
-        save_to_disk: whether ``save`` writes; None: in the main process alone.
+        model: the model; a data parallel wrapper is removed.
+        save_dir: folder of the checkpoints.
+        save_to_disk: whether ``save`` writes; None: only in the main process.
         checkpointables: objects with ``state_dict`` and ``load_state_dict``, such as an optimizer, by name.
 
-    ``report`` is the account of the last ``load``: None before it.
+    ``report`` is the ``LoadReport`` of the last ``load``, or None.
     """
 
     def __init__(
@@ -57,17 +57,17 @@ class DetectionCheckpointer:
             self.add_checkpointable(name, checkpointable)
 
     def add_checkpointable(self, key: str, checkpointable: Any) -> None:
-        """Save and load ``checkpointable`` too, under ``key``.
+        """Register an object to save and load under ``key``.
 
         Raises:
-            CheckpointError: the key is taken, or the object has no state.
+            CheckpointError: the key is in use, or the object has no state.
         """
         lacking = [verb for verb in ("state_dict", "load_state_dict") if not hasattr(checkpointable, verb)]
         if lacking or key == "model" or key in self.checkpointables:
             raise CheckpointError(
                 f"cannot save {key} with the model",
-                got=f"{type(checkpointable).__name__} without {lacking[0]}" if lacking else "the name again",
-                expected="a name of its own and an object with state_dict and load_state_dict",
+                got=f"{type(checkpointable).__name__} without {lacking[0]}" if lacking else "a name in use",
+                expected="a unique name and an object with state_dict and load_state_dict",
                 remedy="pass plain values to save()",
             )
         self.checkpointables[key] = checkpointable
@@ -80,56 +80,56 @@ class DetectionCheckpointer:
         strict: bool = False,
         new_parameters: Sequence[str] = (),
     ) -> dict[str, Any]:
-        """Fill the model, and the checkpointables that the file holds.
+        """Load the model, and the checkpointables that the file contains.
 
-        What does not fit is left out and logged, all of it together; ``self.report`` tells it, too.
+        Tensors that do not match are left out and logged together; ``self.report`` lists them, too.
 
         Args:
-            path: a file of any format that ``read_checkpoint`` knows, or an address that ``fetch`` knows;
-                nothing: the model stays as it was built.
+            path: a file for ``read_checkpoint``, or a URL for ``fetch``; empty or None leaves the model
+                unchanged.
             checkpointables: names of those to load; None: all.
-            strict: refuse a file that does not fit instead.
-            new_parameters: patterns of names that need not fit; see ``match_weights``.
+            strict: raise CheckpointError unless the file matches the model completely.
+            new_parameters: patterns of names that need not match; see ``match_weights``.
 
         Returns:
-            what the file holds beside the model and the loaded checkpointables, such as ``iteration``.
+            entries of the file other than the model and the loaded checkpointables, such as ``iteration``.
 
         Raises:
-            CheckpointError: the file cannot be had or read, nothing of it fits the model, or not all fits and
-                ``strict`` is asked for.
+            CheckpointError: the file cannot be downloaded or read, no tensor matches the model, or not all
+                match and ``strict`` is set.
         """
         self.report = None
         if not path:
-            logger.info("no checkpoint is given: the model stays as it was built")
+            logger.info("no checkpoint is given: the model keeps its initial weights")
             return {}
         wanted = self._named(checkpointables)
         source = os.fspath(path)
         checkpoint = read_checkpoint(fetch(source) if is_url(source) else Path(source))
-        source = public_uri(source) if is_url(source) else source  # it is logged
+        source = public_uri(source) if is_url(source) else source  # without secrets, since it is logged
         self.report = load_weights(
             self.model, checkpoint.model, source, strict=strict, new_parameters=new_parameters
         )
-        if told := self.report.describe():
-            logger.warning("%s: %d tensors are loaded; %s", source, len(self.report.loaded), told)
+        if problems := self.report.describe():
+            logger.warning("%s: %d tensors are loaded; %s", source, len(self.report.loaded), problems)
         else:
             logger.info("%s: all %d tensors are loaded", source, len(self.report.loaded))
         for name, checkpointable in wanted.items():
             if name in checkpoint.extra:
                 checkpointable.load_state_dict(checkpoint.extra.pop(name))
             else:
-                logger.warning("%s holds no %s: it stays as it was built", source, name)
+                logger.warning("%s holds no %s: it keeps its state", source, name)
         return checkpoint.extra
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Write ``<save_dir>/<name>.pth`` and tag it as the last; a kill leaves the one before whole.
+        """Write ``<save_dir>/<name>.pth`` atomically and tag it as the last checkpoint.
 
         Args:
             name: of the file, without folder and suffix.
-            kwargs: plain values to save beside, such as ``iteration=100``.
+            kwargs: other plain values to save, such as ``iteration=100``.
 
         Raises:
             CheckpointError: a value is not plain, so that the file could not be read safely; or a name is
-                taken.
+                in use.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -138,7 +138,7 @@ class DetectionCheckpointer:
             raise CheckpointError(
                 "cannot save a checkpoint under this name",
                 got=f"the extra value {sorted(taken)[0]}" if taken else repr(name),
-                expected="names that are not taken" if taken else "a file's name without folder and suffix",
+                expected="names that are not in use" if taken else "a file name without folder and suffix",
             )
         states = {key: value.state_dict() for key, value in self.checkpointables.items()}
         path = Path(self.save_dir) / f"{name}.pth"
@@ -148,28 +148,28 @@ class DetectionCheckpointer:
         self.tag_last_checkpoint(path.name)
 
     def resume_or_load(self, path: str | os.PathLike[str] | None, *, resume: bool = True) -> dict[str, Any]:
-        """Go on from the last checkpoint of ``save_dir``, all checkpointables included, if there is one.
+        """Resume from the last checkpoint of ``save_dir``, including all checkpointables, if there is one.
 
-        Otherwise load the model alone from ``path``: another training's optimizer is none of this one's.
-        Returns and raises as ``load`` does.
+        Otherwise load only the model from ``path``: the optimizer state of another training does not apply.
+        Arguments, result and errors are those of ``load``.
         """
         if resume and self.has_checkpoint():
             return self.load(self.get_checkpoint_file())
         return self.load(path, checkpointables=[])
 
     def has_checkpoint(self) -> bool:
-        """Whether a checkpoint in ``save_dir`` is tagged as the last."""
+        """Return whether a checkpoint in ``save_dir`` is tagged as the last."""
         return (Path(self.save_dir) / LAST).is_file()
 
     def get_checkpoint_file(self) -> str:
-        """Path of the checkpoint that was saved last; empty if there is none."""
+        """Return the path of the last saved checkpoint; empty if there is none."""
         if not self.has_checkpoint():
             return ""
         last = (Path(self.save_dir) / LAST).read_text(encoding="utf-8").strip()
         return os.path.join(self.save_dir, last)
 
     def get_all_checkpoint_files(self) -> list[str]:
-        """Paths of all checkpoints in ``save_dir``, by name; what a killed save left is none."""
+        """Return the sorted paths of all checkpoints in ``save_dir``, without files of interrupted saves."""
         return [
             os.path.join(self.save_dir, path.name)
             for path in sorted(Path(self.save_dir).glob("*.pth"))
@@ -177,7 +177,7 @@ class DetectionCheckpointer:
         ]
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Make the file of this name the one that ``resume_or_load`` goes on from."""
+        """Tag the file of this name as the last checkpoint, from which ``resume_or_load`` resumes."""
         with atomic_file(Path(self.save_dir) / LAST) as temporary:
             temporary.write_text(last_filename_basename, encoding="utf-8")
 
@@ -187,23 +187,23 @@ class DetectionCheckpointer:
         unknown = [name for name in names if name not in self.checkpointables]
         if unknown:
             raise CheckpointError(
-                "nothing of this name is saved and loaded with the model",
+                "no checkpointable has this name",
                 got=", ".join(unknown),
                 expected=", ".join(self.checkpointables) or "no name",
-                remedy="give it to the checkpointer's constructor",
+                remedy="pass it to the constructor of the checkpointer",
             )
         return {name: self.checkpointables[name] for name in names}
 
 
 class PeriodicCheckpointer:
-    """Saves every ``period`` iterations, and after the last one.
+    """Checkpoints at each ``period`` iterations and after the last one.
 
     Args:
-        checkpointer: saves.
-        period: iterations between two checkpoints.
+        checkpointer: saves the checkpoints.
+        period: number of iterations between two checkpoints.
         max_iter: number of iterations; after the last one ``<file_prefix>_final`` is saved.
-        max_to_keep: how many of the periodic ones are kept; None: all.
-        file_prefix: begins the files' names.
+        max_to_keep: number of periodic checkpoints to keep; None: all.
+        file_prefix: prefix of the file names.
     """
 
     def __init__(
@@ -216,7 +216,7 @@ class PeriodicCheckpointer:
     ) -> None:
         if max_to_keep is not None and max_to_keep < 1:
             raise CheckpointError(
-                "no checkpoint would be kept", got=f"max_to_keep={max_to_keep}", expected="1 up"
+                "no checkpoint would be kept", got=f"max_to_keep={max_to_keep}", expected="at least 1"
             )
         self.checkpointer = checkpointer
         self.period = int(period)
@@ -226,7 +226,7 @@ class PeriodicCheckpointer:
         self.recent: list[str] = []
 
     def step(self, iteration: int, **kwargs: Any) -> None:
-        """Save ``kwargs`` and all if ``iteration``, counted from 0, ends a period or the training."""
+        """Save a checkpoint with ``kwargs`` if ``iteration``, from 0 on, ends a period or the training."""
         kwargs = {"iteration": int(iteration), **kwargs}
         if (iteration + 1) % self.period == 0:
             name = f"{self.file_prefix}_{iteration:07d}"
@@ -236,7 +236,7 @@ class PeriodicCheckpointer:
             self.checkpointer.save(f"{self.file_prefix}_final", **kwargs)
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Save at any other moment."""
+        """Save a checkpoint now."""
         self.checkpointer.save(name, **kwargs)
 
     def _forget_oldest(self, name: str) -> None:
@@ -255,12 +255,12 @@ def _is_main_process() -> bool:
 
 
 def _check_readable(written: Path, path: Path) -> None:
-    """Read back what was written, without copying its tensors."""
+    """Raise CheckpointError if the file cannot be read back safely; its tensors are not copied."""
     try:
         torch.load(written, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # whatever it is, nobody could load the file
+    except Exception as error:  # any error means that the file cannot be loaded
         raise CheckpointError(
-            f"cannot save {path}: it could not be loaded again without running what it says",
+            f"cannot save {path}: loading it would require executing code",
             got=str(error).partition("\n")[0],
             expected="tensors, numbers, strings and plain containers in every state",
             remedy="pass plain values to save(), and let state_dict() return them",

@@ -1,25 +1,25 @@
-"""Numbers of a checkpoint in the dtype that a model has them in, if they are numbers that it can have."""
+"""Conversion of a checkpoint's tensors to the dtypes of a model, with checks of their values."""
 
 import torch
 from torch import Tensor
 
 
 def dtype_name(tensor: Tensor) -> str:
-    """The name of a dtype, such as ``float32``."""
+    """Return the name of a tensor's dtype, such as ``float32``."""
     return str(tensor.dtype).removeprefix("torch.")
 
 
 def convert(tensor: Tensor, name: str) -> tuple[Tensor, str]:
-    """Convert a tensor to the dtype called ``name``.
+    """Convert a tensor to the dtype named ``name``.
 
-    Floating-point numbers are rounded, and must be finite before and after; integers must stay what they are.
+    Floating-point values are rounded, and must be finite before and after; integers must keep their values.
 
     Returns:
-        the tensor, and why its values cannot be used; empty if they can.
+        the tensor, and the reason why its values are unusable; empty if they are usable.
     """
     dtype: torch.dtype = getattr(torch, name)
     if _kind(tensor.dtype) != _kind(dtype):
-        return tensor, f"is of {dtype_name(tensor)}, where {name} belongs"
+        return tensor, f"is {dtype_name(tensor)}, expected {name}"
     converted = tensor.to(dtype)
     if not dtype.is_floating_point:
         changed = tensor.numel() and not torch.equal(converted.to(tensor.dtype), tensor)

@@ -1,4 +1,4 @@
-"""Checkpoints from published addresses: a cache folder, and a digest that is held against every use."""
+"""Download of checkpoints into a cache folder; the digest of a file is checked at each use."""
 
 import hashlib
 import os
@@ -20,34 +20,34 @@ from detexport.errors import CheckpointError
 from detexport.system.digests import sha256_file
 
 PUBLISHED = {"detectron2://": "https://dl.fbaipublicfiles.com/detectron2/"}
-"""Schemes that stand for a published storage."""
+"""URL prefixes of published storage."""
 TIMEOUT_S = 30.0
-"""Silence of a server after which a download fails."""
+"""Time without data from a server after which a download fails."""
 ABANDONED_S = 600.0
-"""Age of a partial file that nobody writes to any more."""
+"""Age from which a partial file counts as abandoned."""
 
 
 def cache_dir() -> Path:
-    """``$DETEXPORT_CACHE``, else ``detexport`` in ``$XDG_CACHE_HOME``, else in ``~/.cache``."""
+    """Return ``$DETEXPORT_CACHE``, else ``detexport`` in ``$XDG_CACHE_HOME``, else in ``~/.cache``."""
     if chosen := os.environ.get("DETEXPORT_CACHE"):
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detexport"
 
 
 def fetch(url: str, *, sha256: str | None = None) -> Path:
-    """The file at ``url``, downloaded at most once.
+    """Download a file unless it is in the cache.
 
     Args:
-        url: ``https://...`` or ``detectron2://...``; ``http://`` from this machine alone. It may end in
+        url: ``https://...`` or ``detectron2://...``; ``http://`` for this machine only. It may end in
             ``#sha256=<64 hex digits>``.
-        sha256: the expected digest, if the address does not name it.
+        sha256: the expected digest, if the URL does not contain it.
 
     Returns:
-        the file in the cache. Its digest lies beside it (``sha256sum -c`` reads it) and was held against it.
+        the file in the cache. Its digest, next to it, is checked; ``sha256sum -c`` can read it.
 
     Raises:
-        CheckpointError: the address is not one of these, cannot be reached, or holds something else than
-            expected; or the file in the cache was changed.
+        CheckpointError: the URL has another form, cannot be reached, or its content has another digest; or
+            the file in the cache was changed.
     """
     address = _Address.parse(url, sha256)
     file = cache_dir() / hashlib.sha256(address.url.encode()).hexdigest()[:16] / address.file_name
@@ -56,7 +56,7 @@ def fetch(url: str, *, sha256: str | None = None) -> Path:
         digest = sha256_file(file)
         if record.read_text(encoding="utf-8").split()[:1] != [digest]:
             raise CheckpointError(
-                f"{file} is not what was downloaded",
+                f"{file} has changed since its download",
                 got=f"sha256 {digest}",
                 expected=f"the digest in {record.name}",
                 remedy=f"remove {file}; it is then downloaded again",
@@ -69,15 +69,15 @@ def fetch(url: str, *, sha256: str | None = None) -> Path:
         raise CheckpointError(
             f"cannot download {address}",
             got=f"{type(error).__name__}: {error}",
-            expected="the file from its server",
-            remedy="check the network and the address, or bring the file here and give its path",
+            expected="a response of the server",
+            remedy="check the network and the URL, or download the file elsewhere and give its path",
         ) from error
     return file
 
 
 @dataclass(frozen=True)
 class _Address:
-    """An address that may be downloaded from, and the digest that is expected there, if any."""
+    """A URL to download from, and the expected digest, if any."""
 
     url: str
     sha256: str | None
@@ -92,7 +92,7 @@ class _Address:
         digests = {digest.lower() for digest in (sha256, named and named[1]) if digest}
         if (fragment and not named) or len(digests) > 1 or not all(map(_is_sha256, digests)):
             raise CheckpointError(
-                f"the digest that {_shown(url)} should have is not clear",
+                f"the expected digest of {_shown(url)} is not clear",
                 got=f"#{fragment}" if fragment and not named else " and ".join(sorted(digests)),
                 expected="#sha256= and 64 hex digits, or the same as an argument",
             )
@@ -101,12 +101,12 @@ class _Address:
 
     @property
     def file_name(self) -> str:
-        """The last part of the path, safe as a file's name."""
+        """The last part of the path, made safe as a file name."""
         name = urlsplit(self.url).path.rpartition("/")[2]
         return re.sub(r"[^\w.-]", "_", name).lstrip(".") or "checkpoint"
 
     def accepts(self, digest: str) -> bool:
-        """Whether a file of this digest is the one: the given digest, and the one in torch's file names."""
+        """Return whether a digest agrees with the expected one, and with the one in torch's file names."""
         in_name = re.search(r"-([0-9a-f]{8,64})\.\w+$", self.file_name)
         return self.sha256 in (None, digest) and (in_name is None or digest.startswith(in_name[1]))
 
@@ -117,19 +117,19 @@ class _Address:
 def _download_into(address: _Address, file: Path, record: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     for left in file.parent.glob(".*.partial"):
-        with suppress(FileNotFoundError):  # its writer may end at this moment
+        with suppress(FileNotFoundError):  # its writer may remove it at the same time
             if time.time() - left.stat().st_mtime > ABANDONED_S:
                 left.unlink()
-    # A name of its own: another process may be downloading the same.
+    # A unique name, since another process may download the same file.
     partial = file.with_name(f".{file.name}.{uuid.uuid4().hex}.partial")
     try:
         digest = _download(address, partial)
         if not address.accepts(digest):
             raise CheckpointError(
-                f"{address} holds something else",
+                f"{address} has another digest than expected",
                 got=f"sha256 {digest}",
                 expected=f"sha256 {address.sha256}" if address.sha256 else "the digest in the file's name",
-                remedy="correct the expected digest only if you trust the file that is there now",
+                remedy="correct the expected digest only if you trust the current file",
             )
         record.unlink(missing_ok=True)
         partial.replace(file)
@@ -140,7 +140,7 @@ def _download_into(address: _Address, file: Path, record: Path) -> None:
 
 
 def _download(address: _Address, partial: Path) -> str:
-    """Write what the server sends to ``partial``; its digest."""
+    """Write the response to ``partial`` and return its digest."""
     digest, received = hashlib.sha256(), 0
     opener = build_opener(_CheckedRedirects())
     request = Request(address.url, headers={"User-Agent": "detexport"})
@@ -151,7 +151,7 @@ def _download(address: _Address, partial: Path) -> str:
                 f"{address} is a web page",
                 got=response.headers["Content-Type"],
                 expected="a checkpoint",
-                remedy="give the address of the file itself; a proxy's log-in page looks like this, too",
+                remedy="give the URL of the file itself; a proxy's log-in page looks like this, too",
             )
         with tqdm(
             total=expected, unit="B", unit_scale=True, desc=address.file_name, disable=None
@@ -167,7 +167,7 @@ def _download(address: _Address, partial: Path) -> str:
 
 
 class _CheckedRedirects(HTTPRedirectHandler):
-    """Follows redirects to where one may download from; never from an encrypted connection to a plain one."""
+    """Redirects to allowed URLs only, and never from an encrypted connection to a plain one."""
 
     def redirect_request(
         self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
@@ -187,10 +187,10 @@ def _check_allowed(url: str) -> None:
         allowed = False
     if not allowed:
         raise CheckpointError(
-            "no checkpoint can be downloaded from this address",
+            "no checkpoint can be downloaded from this URL",
             got=_shown(url),
             expected="https://<host>/<path>, without user or password, or detectron2://<path>",
-            remedy="give such an address, or download the file and give its path",
+            remedy="give such a URL, or download the file and give its path",
         )
 
 
@@ -207,5 +207,5 @@ def _is_sha256(digest: str) -> bool:
 
 
 def _shown(url: str) -> str:
-    """The address without what may be secret: a query, a user and a password."""
+    """Return a URL without parts that may be secret: the query, the user and the password."""
     return re.sub(r"://[^/]*@", "://...@", url.partition("?")[0])

@@ -1,4 +1,4 @@
-"""Weights into a model: every name accounted for before a single tensor is copied."""
+"""Loading of weights into a model: all names are checked before any tensor is copied."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,22 +18,22 @@ Shapes = tuple[list[int], list[int]]
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What a checkpoint holds of what a model needs.
+    """Match of a checkpoint with a model.
 
     Args:
-        loaded: names of the model that the checkpoint fills.
+        loaded: names of the model that are loaded.
         missing_keys: names of the model that the checkpoint lacks.
         unexpected_keys: names of the checkpoint that the model lacks.
-        mismatched_keys: names whose shapes differ: checkpoint's, model's.
-        unusable_keys: names whose values cannot be the model's, such as NaN: why.
-        training_keys: state of the training that the checkpoint holds and inference does not read.
-        ignored_keys: entries of the checkpoint that are known not to be a detector's parameters.
-        folded_keys: statistics of normalizations that the checkpoint has folded into scale and bias: they
-            become mean 0 and variance 1.
-        converted_keys: names whose numbers were converted to the model's dtype: the checkpoint's.
-        new_keys: names that keep the values that the model was built with, as ``new_parameters`` allows.
-        naming: the convention that the checkpoint's names follow.
-        note: what the checkpoint demands of the configuration, if anything.
+        mismatched_keys: names with different shapes: the checkpoint's and the model's shape.
+        unusable_keys: names with unusable values, such as NaN: the reason.
+        training_keys: training state in the checkpoint, which inference does not read.
+        ignored_keys: entries of the checkpoint that are known not to be parameters of a detector.
+        folded_keys: statistics of normalizations that the checkpoint has folded into scale and bias; they
+            are set to mean 0 and variance 1.
+        converted_keys: names whose values were converted to the model's dtype: the checkpoint's dtype.
+        new_keys: names that keep their initial values, as ``new_parameters`` allows.
+        naming: the convention of the checkpoint's names.
+        note: requirements of the checkpoint on the configuration, if any.
     """
 
     loaded: tuple[str, ...]
@@ -51,15 +51,15 @@ class LoadReport:
 
     @property
     def complete(self) -> bool:
-        """Every parameter of the model is accounted for and nothing is left over."""
+        """Whether the names, shapes and values of checkpoint and model match completely."""
         return not (self.missing_keys or self.unexpected_keys or self.mismatched_keys or self.unusable_keys)
 
     def to_json(self) -> dict[str, Any]:
-        """The report as plain JSON values."""
+        """Return the report as plain JSON values."""
         return asdict(self)
 
     def describe(self, limit: int = 5) -> str:
-        """All that is not plainly loaded, in one line; at most ``limit`` names of each kind."""
+        """Describe in one line what was not loaded unchanged; at most ``limit`` names of each kind."""
         kinds: dict[str, list[str]] = {
             "missing": list(self.missing_keys),
             "unexpected": list(self.unexpected_keys),
@@ -70,7 +70,7 @@ class LoadReport:
             "unusable": [f"{_short(name)} {why}" for name, why in self.unusable_keys.items()],
             "new, left at their initial values": list(self.new_keys),
             "folded into scale and bias": list(self.folded_keys),
-            "of the training, which inference does not read": list(self.training_keys),
+            "of training state, which inference does not read": list(self.training_keys),
         }
         for name, dtype in self.converted_keys.items():
             kinds.setdefault(f"converted from {dtype}", []).append(name)
@@ -82,20 +82,20 @@ class LoadReport:
         return "; ".join([*parts, *([f"named as {self.naming}: {self.note}"] if self.note else [])])
 
     def raise_if_incomplete(self, source: str, *, option: str = "new_parameters") -> None:
-        """Raise with all that does not fit.
+        """Raise CheckpointError unless checkpoint and model match completely.
 
         Args:
-            source: names the checkpoint.
-            option: by which the caller is given ``new_parameters``.
+            source: name of the checkpoint in errors.
+            option: name of the caller's option for ``new_parameters``, for errors.
 
         Raises:
-            CheckpointError: the checkpoint is not the model's.
+            CheckpointError: names, shapes or values do not match; the error lists all.
         """
         if not self.complete:
             raise CheckpointError(
                 f"{source} does not belong to this model",
                 got=self.describe(),
-                expected="every parameter of the model, by name and shape, and nothing else",
+                expected="all parameters of the model, by name and shape, and no others",
                 remedy="give the checkpoint that was trained with this configuration, or its configuration; "
                 f"name parameters that are meant to be new in {option}",
             )
@@ -114,22 +114,22 @@ def match_weights(
     training_buffers: Collection[str] = (),
     option: str = "new_parameters",
 ) -> tuple[dict[str, Tensor], LoadReport]:
-    """Pick from a checkpoint what a model needs, in the model's dtypes.
+    """Select the tensors of a model from a checkpoint, converted to the model's dtypes.
 
     Args:
-        state_dict: the checkpoint's tensors by name, also by the names of older files.
+        state_dict: the checkpoint's tensors by name; names of older files are translated.
         shapes: the model's names and shapes.
-        new_parameters: patterns such as ``roi_heads.box_predictor.*`` of names that the checkpoint may lack
-            or hold in another shape, a new head's.
-        dtypes: the model's dtypes by name, where they are not float32.
-        training_buffers: names that the model's modules have for state of their training.
-        option: by which the caller is given ``new_parameters``, for errors.
+        new_parameters: patterns such as ``roi_heads.box_predictor.*`` of names, for example of a new head,
+            that the checkpoint may lack or have in another shape.
+        dtypes: the model's dtypes by name, as far as they are not float32.
+        training_buffers: names of training state that the model's modules declare.
+        option: name of the caller's option for ``new_parameters``, for errors.
 
     Returns:
-        the tensors that fit, by the model's names, and the account of all names.
+        the matching tensors, by the model's names, and the report on all names.
 
     Raises:
-        CheckpointError: a name of the checkpoint fits several places, or a pattern no name of the model.
+        CheckpointError: a name of the checkpoint matches several of the model, or a pattern matches none.
     """
     state_dict = with_new_names(state_dict, shapes)
     _check_patterns(new_parameters, shapes, option)
@@ -194,7 +194,7 @@ def _check_patterns(patterns: Sequence[str], shapes: Mapping[str, list[int]], op
             "new parameters that the model does not have",
             got=listed(unknown),
             expected=f"patterns of names such as {', '.join(sorted(shapes)[-3:])}",
-            remedy=f"correct {option}; * stands for any part of a name",
+            remedy=f"correct {option}; * matches any part of a name",
         )
 
 
@@ -203,7 +203,7 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 
 def _folded_statistics(fitting: Mapping[str, Tensor], absent: Mapping[str, list[int]]) -> dict[str, Tensor]:
-    """Mean 0 and variance 1, not the 1 - eps of an unfilled layer, where a scale comes without statistics."""
+    """Return mean 0 and variance 1, not the initial 1 - eps, for normalizations without statistics."""
     return {
         name: torch.full(shape, value)
         for name, shape in absent.items()
@@ -213,7 +213,7 @@ def _folded_statistics(fitting: Mapping[str, Tensor], absent: Mapping[str, list[
 
 
 def model_shapes(model: nn.Module) -> dict[str, list[int]]:
-    """Names and shapes of a model's parameters and buffers; counters of batch normalization aside."""
+    """Return names and shapes of a model's parameters and buffers, without ``num_batches_tracked``."""
     return {
         name: list(tensor.shape)
         for name, tensor in model.state_dict().items()
@@ -222,10 +222,9 @@ def model_shapes(model: nn.Module) -> dict[str, list[int]]:
 
 
 def describe_parameters(model: nn.Module) -> dict[str, Any]:
-    """What ``match_weights`` needs to know of a model, as plain JSON values.
+    """Return the arguments of ``match_weights`` for a model, as plain JSON values.
 
-    A module whose training keeps state that a checkpoint may hold says its names by a class method
-    ``training_buffers()``.
+    A module declares the names of its training state in a class method ``training_buffers()``.
     """
     shapes = model_shapes(model)
     dtypes = {name: dtype_name(tensor) for name, tensor in model.state_dict().items() if name in shapes}
@@ -249,18 +248,18 @@ def load_weights(
     strict: bool = True,
     new_parameters: Sequence[str] = (),
 ) -> LoadReport:
-    """Fill the parameters and buffers of ``model``.
+    """Load parameters and buffers into ``model``.
 
     Args:
         model: the model.
         state_dict: the checkpoint's tensors by name.
-        source: names the checkpoint in errors.
-        strict: whether all must fit; else what fits is loaded, and the report tells the rest.
+        source: name of the checkpoint in errors.
+        strict: whether all must match; else the matching tensors are loaded, and the report lists the rest.
         new_parameters: see ``match_weights``.
 
     Raises:
-        CheckpointError: nothing fits, values are unusable, or, if strict, a name is missing, unexpected or of
-            another shape; the model is as it was.
+        CheckpointError: no tensor matches, values are unusable, or, if strict, a name is missing, unexpected
+            or has another shape; the model is unchanged.
     """
     fitting, report = match_weights(state_dict, **describe_parameters(model), new_parameters=new_parameters)
     if strict or not fitting or report.unusable_keys:

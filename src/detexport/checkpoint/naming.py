@@ -1,7 +1,8 @@
-"""Names of a checkpoint file -> names of a model.
+"""Matching of the names in a checkpoint file with the names of a model.
 
-A file that shares names with the model is taken at its word. Any other is a part of the model, such as a
-backbone: its names, translated where it follows another convention, are matched as suffixes of the model's.
+If a file shares names with the model, names are matched exactly. Any other file is taken for a part of the
+model, such as a backbone: its names, translated from other conventions, are matched as suffixes of the
+model's.
 """
 
 import re
@@ -13,14 +14,15 @@ from detexport.errors import CheckpointError
 
 @dataclass(frozen=True)
 class Convention:
-    """How the writer of a file names the parameters of a residual network.
+    """A convention for the parameter names of a residual network.
 
     Args:
-        name: for people.
-        translate: a name of the file -> the name that the layers have here, without the path to the backbone.
-        unused: names that are no part of a detector: the classifier, the optimizer's memory.
-        note: what such a file demands of the configuration, or does not hold.
-        folds_statistics: whether the file's normalizations hold their statistics in scale and bias.
+        name: for reports.
+        translate: translates a name of the file into the name of the layer here, without the path to the
+            backbone.
+        unused: pattern of names that a detector does not have: the classifier, the optimizer's state.
+        note: requirements on the configuration, and parts that such a file lacks.
+        folds_statistics: whether statistics of normalizations may be folded into scale and bias.
     """
 
     name: str
@@ -32,13 +34,13 @@ class Convention:
 
 @dataclass(frozen=True)
 class NameMatch:
-    """Which name of the file fills which name of the model.
+    """Names of the model with their sources in the file.
 
     Args:
-        sources: the model's name -> the file's.
-        unexpected: names of the file that fill nothing.
-        ignored: the same, but known not to be parameters of a detector.
-        convention: what the file's names follow.
+        sources: name in the file by name of the model.
+        unexpected: names of the file that match no name of the model.
+        ignored: names of the file that are known not to be parameters of a detector.
+        convention: of the names in the file.
     """
 
     sources: dict[str, str]
@@ -48,7 +50,7 @@ class NameMatch:
 
 
 # Caffe2's residual blocks: branch1 is the projection, branch2a to 2c the convolutions, each with an affine
-# or group normalization; `riv` holds variances, whatever its name says.
+# or group normalization; `riv` holds variances, despite its name (inverse variance).
 _CAFFE2_LAYER = re.compile(
     r"(?:(?P<stem>(?:res_)?conv1)|res(?P<stage>\d)_(?P<block>\d+)_branch(?P<branch>1|2[abc]))"
     r"(?P<norm>_bn|_gn)?_(?P<kind>w|b|s|rm|riv)"
@@ -89,14 +91,14 @@ OWN = Convention("the model's own names")
 PART = Convention(
     "a part of the model",
     unused=r"stem\.fc\.(weight|bias)",
-    note="it fills the part of the model that it names",
+    note="it fills only the part of the model that it names",
 )
 CAFFE2 = Convention(
     "Caffe2's residual networks",
     translate=_from_caffe2,
-    # A normalized convolution has no use for a bias, which MSRA's stem has all the same.
+    # A convolution before a normalization needs no bias, but MSRA's stem has one.
     unused=r"fc1000_[wb]|.*_momentum|conv1_b",
-    note="it fills the backbone alone, where the file may have folded the statistics of normalizations into "
+    note="it fills the backbone only, and may have folded the statistics of normalizations into "
     "scale and bias; INPUT.FORMAT, MODEL.PIXEL_MEAN, MODEL.PIXEL_STD and "
     "MODEL.RESNETS.STRIDE_IN_1X1 must be those that the file was trained with (MSRA's: BGR, "
     "[103.53, 116.28, 123.675], [1, 1, 1], True)",
@@ -106,7 +108,7 @@ TORCHVISION = Convention(
     "torchvision's residual networks",
     translate=_from_torchvision,
     unused=r"fc\.(weight|bias)",
-    note="it fills the backbone alone; it was trained on INPUT.FORMAT RGB with MODEL.PIXEL_MEAN "
+    note="it fills the backbone only; it was trained on INPUT.FORMAT RGB with MODEL.PIXEL_MEAN "
     "[123.675, 116.28, 103.53], MODEL.PIXEL_STD [58.395, 57.12, 57.375] and "
     "MODEL.RESNETS.STRIDE_IN_1X1 False",
 )
@@ -114,28 +116,28 @@ TORCHVISION = Convention(
 _LEGACY = re.compile(r"pixel_mean|pixel_std|.*\.cell_anchors\..*|(.*\.)?num_batches_tracked")
 """Entries of model zoo files that are configuration or counters, not parameters."""
 _TRAINING = re.compile(
-    # What a loss keeps, such as weights of classes or a running normalizer.
+    # State of a loss, such as weights of classes or a running normalizer.
     r"(.*[._])?(loss|losses|criterion)([._].*)?"
-    # What averages of weights count.
+    # Counters of averaged weights.
     r"|(.*\.)?(n_averaged|num_updates|(.*_)?ema_?(decay|momentum|updates|steps?|iters?))"
 )
-"""Names of the state that training keeps in a model and that inference does not read."""
+"""Names of training state in a model, which inference does not read."""
 _POINTER = "_ptr"
-"""Ends the name of a queue's position; the queue itself has the name before it."""
+"""Suffix of the name of a queue's position; the rest is the name of the queue."""
 _PARAMETER = re.compile(r"(.*[._])?(weight|bias|running_mean|running_var)")
 LONGEST_NAME = 1000
-"""Characters of a name that is compared with patterns."""
+"""Maximum length of a name that is compared with patterns."""
 _PARALLEL = "module."
-"""What torch's data parallel wrappers put before every name."""
+"""Prefix that torch's data parallel wrappers add to all names."""
 
 
 def is_training_state(name: str, file_names: Collection[str], declared: Collection[str]) -> bool:
-    """Whether a name of the file is that of state which training keeps and inference does not read.
+    """Return whether a name of the file is training state, which inference does not read.
 
     Args:
-        name: of the file.
-        file_names: all of them.
-        declared: names that the model's modules have for such state.
+        name: in the file.
+        file_names: all names in the file.
+        declared: names of training state that the model's modules declare.
     """
     plain = name.removeprefix(_PARALLEL)
     known = plain in declared or f"{name}{_POINTER}" in file_names
@@ -143,15 +145,15 @@ def is_training_state(name: str, file_names: Collection[str], declared: Collecti
 
 
 def is_counter(name: str, is_integer: bool, dimensions: int) -> bool:
-    """Whether a name that the model lacks is that of a counter or a position: an integer, no parameter."""
+    """Return whether a name that the model lacks is a counter or a position: an integer, no parameter."""
     return is_integer and dimensions <= 1 and not _PARAMETER.fullmatch(name)
 
 
 def match_names(file_names: Collection[str], model_names: Collection[str]) -> NameMatch:
-    """Find for each name of the model the name in the file that fills it.
+    """Match the names of the model with names in the file.
 
     Raises:
-        CheckpointError: two names of the file mean the same parameter, or one is the suffix of several.
+        CheckpointError: two names of the file refer to one parameter, or one is the suffix of several.
     """
     prefix = _wrapper(file_names, model_names)
     convention = _convention({name.removeprefix(prefix) for name in file_names}, model_names)
@@ -192,7 +194,7 @@ def _convention(file_names: Collection[str], model_names: Collection[str]) -> Co
 
 
 def _wrapper(file_names: Collection[str], model_names: Collection[str]) -> str:
-    """A data parallel wrapper's prefix, if all names of the file have it and none of the model's."""
+    """Return the prefix of data parallel wrappers if all names of the file and none of the model have it."""
     wrapped = all(name.startswith(_PARALLEL) for name in file_names)
     return _PARALLEL if wrapped and not any(name.startswith(_PARALLEL) for name in model_names) else ""
 
@@ -208,9 +210,9 @@ def _check_one_to_one(sources: dict[str, str]) -> None:
     for name, source in sources.items():
         if source in filled:
             raise CheckpointError(
-                "a tensor of the checkpoint fits several places of the model",
+                "a tensor of the checkpoint matches several names of the model",
                 got=f"{source} for {filled[source]} and {name}",
-                expected="names that are the end of one name of the model",
+                expected="names that are the suffix of one name of the model",
                 remedy="save the weights under the model's own names",
             )
         filled[source] = name

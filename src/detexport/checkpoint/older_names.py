@@ -1,4 +1,4 @@
-"""Names of older detection checkpoints, torchvision's and PointRend's, which their own models still read."""
+"""Parameter names of older checkpoints of torchvision and PointRend, and their translation."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -8,21 +8,21 @@ from torch import Tensor
 from detexport.errors import CheckpointError, shortened
 
 OLDER = (
-    # torchvision: some convolutions stood alone then that are the first layer of a block now.
-    # A convolution of the feature pyramid, or of the proposal network.
+    # torchvision: single convolutions became the first layer of a block.
+    # Convolutions of the feature pyramid and of the proposal network.
     (re.compile(r"(.*fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)"), lambda m: f"{m[1]}.0.{m[2]}"),
     (re.compile(r"(rpn\.head\.conv)\.(weight|bias)"), lambda m: f"{m[1]}.0.0.{m[2]}"),
-    # The mask head counted its convolutions from 1.
+    # The mask head numbered its convolutions from 1.
     (
         re.compile(r"(roi_heads\.mask_head)\.mask_fcn(\d{1,3})\.(weight|bias)"),
         lambda m: f"{m[1]}.{int(m[2]) - 1}.0.{m[3]}",
     ),
-    # RetinaNet's heads: every second layer was an activation.
+    # RetinaNet's heads: each second layer was an activation.
     (
         re.compile(r"(head\.(?:classification|regression)_head\.conv)\.(\d{1,3})\.(weight|bias)"),
         lambda m: f"{m[1]}.{int(m[2]) // 2}.0.{m[3]}",
     ),
-    # PointRend: both its networks were the ROI heads' own before they were the mask head's.
+    # PointRend: both networks were children of the ROI heads, and are now of the mask head.
     (re.compile(r"roi_heads\.mask_point_head\.(.+)"), lambda m: f"roi_heads.mask_head.point_head.{m[1]}"),
     (
         re.compile(r"roi_heads\.mask_coarse_head\.(?:coarse_mask_(?=fc))?(.+)"),
@@ -32,10 +32,10 @@ OLDER = (
 
 
 def with_new_names(state_dict: Mapping[str, Tensor], wanted: Collection[str]) -> dict[str, Tensor]:
-    """Rename the tensors that a model wants by their new names alone; the others keep theirs.
+    """Rename tensors from old names to the new names that a model has; other tensors keep their names.
 
     Raises:
-        CheckpointError: the file holds a tensor by its old name and by its new one.
+        CheckpointError: the file has a tensor under its old and its new name.
     """
     renamed: dict[str, Tensor] = {}
     for name, tensor in state_dict.items():

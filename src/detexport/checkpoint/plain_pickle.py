@@ -1,11 +1,11 @@
-"""An unpickler that knows arrays of numbers and plain containers only.
+"""An unpickler for arrays of numbers and plain containers only.
 
-A pickle is a program. Nothing that this one names is looked up: the few names that pickled arrays need are
-answered by the stand-ins below, and everything else is refused. Numpy's own classes would not do: they take
-a dtype's flags from the file, and with the wrong ones its bytes become addresses.
+A pickle is a program. This unpickler imports none of the names in it: the stand-ins below serve the few names
+that pickled arrays need, and all others are refused. Numpy's own classes are unsafe: they read the flags of a
+dtype from the file, and with wrong flags numbers are taken for addresses.
 
-Time and memory follow the size of the file: keys are plain, since to hash a nested tuple can take long;
-what a call copies is counted; and the number of instructions is limited.
+Time and memory are proportional to the size of the file: keys are plain, since hashing a nested tuple can
+take long; copied values are counted; and the number of instructions is limited.
 """
 
 import collections
@@ -19,17 +19,17 @@ import numpy as np
 from detexport.errors import CheckpointError, shown
 
 NUMBERS = "biufc"
-"""Kinds of dtype that may be read: no objects, no structures, no text."""
+"""Kinds of dtype that are accepted: numbers, no objects, structures or strings."""
 MOST_INSTRUCTIONS = 3_000_000
-"""A checkpoint of a thousand tensors and its optimizer take some hundred thousand; each takes memory."""
+"""Limit, since each takes memory; a thousand tensors and their optimizer take some hundred thousand."""
 MOST_DIMENSIONS = 64
 LONGEST_WORD = 64
-"""Characters of the name of a dtype or a device."""
+"""Maximum length of the name of a dtype or a device."""
 Names = Mapping[tuple[str, str], Any]
 
 
 class Section:
-    """A part of a file, read from its beginning; no read goes beyond its end, or asks for more memory."""
+    """A section of a file, read from its start; a read is limited to the section, and so is its memory."""
 
     def __init__(self, file: IO[bytes], start: int, size: int) -> None:
         self.file = file
@@ -37,32 +37,32 @@ class Section:
         file.seek(start)
 
     def left(self) -> int:
-        """Bytes that were not read yet."""
+        """Return the number of unread bytes."""
         return max(0, self.end - self.file.tell())
 
     def read(self, count: int) -> bytes:
-        """The next ``count`` bytes, or those that are left."""
+        """Return the next ``count`` bytes, or all that are left."""
         return self.file.read(min(count, self.left()))
 
     def readline(self) -> bytes:
-        """The next line, or what is left of it."""
+        """Return the next line, or all that is left."""
         return self.file.readline(self.left())
 
 
 class StandIn:
-    """What a pickle builds instead of an array or a tensor: a description that is checked when it is used."""
+    """A description of an array or a tensor in a pickle, which is checked when it is resolved."""
 
     def build(self, state: Any) -> None:
-        """Take the state that the pickle gives to an object after it is made."""
-        raise pickle.UnpicklingError(f"it gives a state to a {type(self).__name__.strip('_').lower()}")
+        """Set the state of the object, as the instruction BUILD does."""
+        raise pickle.UnpicklingError(f"it sets the state of a {type(self).__name__.strip('_').lower()}")
 
     def resolve(self, name: str) -> Any:
-        """What it stands for; ``name`` is the key that it is found under."""
+        """Return the array or tensor; ``name`` is its key, for errors."""
         raise NotImplementedError
 
 
 class _Dtype(StandIn):
-    """Stands in for ``numpy.dtype``."""
+    """Stand-in for ``numpy.dtype``."""
 
     def __init__(self, name: str, *_copy: object) -> None:
         self.dtype = np.dtype(word(name))
@@ -70,16 +70,16 @@ class _Dtype(StandIn):
             raise pickle.UnpicklingError(f"it holds an array of {self.dtype}, which is no number")
 
     def build(self, state: Any) -> None:
-        # (version, byte order, ...): the rest describes structures, and flags that nobody may set.
+        # (version, byte order, ...): the rest describes structures and flags, which are ignored.
         order: Any = word(state[1])
         self.dtype = self.dtype.newbyteorder(order)
 
 
 class _Array(StandIn):
-    """Stands in for ``numpy.ndarray``.
+    """Stand-in for ``numpy.ndarray``.
 
     Args:
-        unpickler: counts what is copied.
+        unpickler: counts copied bytes.
     """
 
     array: np.ndarray
@@ -92,7 +92,7 @@ class _Array(StandIn):
         self.fill(data, dtype, shape, "F" if columns_first else "C")
 
     def fill(self, data: Any, dtype: _Dtype, shape: Any, order: str) -> "_Array":
-        """Take the bytes of all elements, in rows (``C``) or in columns (``F``)."""
+        """Set the elements from bytes in row-major (``C``) or column-major (``F``) order."""
         values = np.frombuffer(self.unpickler.raw(data), dtype.dtype)
         self.array = values.reshape(lengths(shape), order="F" if order == "F" else "C")
         return self
@@ -104,11 +104,11 @@ class _Array(StandIn):
 
 
 class PlainUnpickler(pickle._Unpickler):
-    """Unpickles plain containers, numbers, texts and the stand-ins of ``names``.
+    """Unpickler of plain containers, numbers, strings and the stand-ins in ``names``.
 
     Args:
-        file: read from where it stands.
-        names: what answers a name, by its module and itself.
+        file: read from its current position.
+        names: stand-ins by module and name.
     """
 
     def __init__(self, file: Section, names: Names = {}) -> None:  # noqa: B006 - it is only read
@@ -141,30 +141,30 @@ class PlainUnpickler(pickle._Unpickler):
         }
 
     def find_class(self, module: str, name: str) -> Any:
-        """The stand-in of a name; nothing is imported."""
+        """Return the stand-in of a name; no module is imported."""
         if (module, name) not in self.names:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")
         return self.names[module, name]
 
     def persistent_load(self, pid: Any) -> Any:
-        """Refuse what lies outside the file."""
+        """Raise UnpicklingError: objects outside the file are not supported."""
         raise pickle.UnpicklingError("it refers to objects outside the file")
 
     def copied(self, content: Any, kinds: Any) -> Any:
-        """``content``, which a call is about to copy: a file may ask for it again and again.
+        """Return ``content`` after counting it as copied, since a file can request any number of copies.
 
         Raises:
-            pickle.UnpicklingError: it is of another kind, or more is copied than the file is long.
+            pickle.UnpicklingError: it has another type, or more bytes are copied than the file allows.
         """
         if not isinstance(content, kinds):
-            raise pickle.UnpicklingError(f"it makes something else of a {type(content).__name__}")
+            raise pickle.UnpicklingError(f"it converts a {type(content).__name__}, which is not supported")
         self.bytes_left -= len(content)
         if self.bytes_left < 0:
             raise pickle.UnpicklingError("it copies more than the file is long")
         return content
 
     def raw(self, data: Any) -> bytes | bytearray:
-        """The bytes of numbers; Python 2's strings are bytes."""
+        """Return the bytes of numbers, also from Python 2's strings."""
         if isinstance(data, str):
             return bytes(self.copied(data, str).encode("latin1"))
         if not isinstance(data, bytes | bytearray):
@@ -172,7 +172,7 @@ class PlainUnpickler(pickle._Unpickler):
         return data
 
     def _encode(self, text: Any, *encoding: str) -> bytes | bytearray:
-        """How pickles of protocol 2 spell bytes; any other encoding is not an array's."""
+        """Return the bytes that pickles of protocol 2 store as latin-1; arrays use no other encoding."""
         if encoding not in (("latin1",), ("latin-1",)) or not isinstance(text, str):
             raise pickle.UnpicklingError(f"_codecs.encode with the encoding {shown(encoding)}")
         return self.raw(text)
@@ -197,10 +197,10 @@ class PlainUnpickler(pickle._Unpickler):
 
 
 class _Instructions(dict[int, Callable[[PlainUnpickler], None]]):
-    """The instructions that make plain data, by their bytes; each look-up is one that is carried out.
+    """Supported instructions by their bytes; each look-up counts as an execution.
 
     Args:
-        left: how many may be carried out.
+        left: maximum number of executions.
     """
 
     def __init__(self, left: int) -> None:
@@ -217,10 +217,10 @@ class _Instructions(dict[int, Callable[[PlainUnpickler], None]]):
 
 
 def plain_key(key: Any) -> Any:
-    """``key``, a text or a number: others may take for ever to hash.
+    """Return ``key`` if it is a string, a number or a flat tuple of them, which are fast to hash.
 
     Raises:
-        pickle.UnpicklingError: it is something else.
+        pickle.UnpicklingError: it is another value.
     """
     if (
         isinstance(key, tuple)
@@ -231,31 +231,31 @@ def plain_key(key: Any) -> Any:
     if not isinstance(key, str | bytes | float | int | None) or (
         isinstance(key, int) and key.bit_length() > 64
     ):
-        raise pickle.UnpicklingError(f"a key is a {type(key).__name__}, and not a text or a number")
+        raise pickle.UnpicklingError(f"a key is a {type(key).__name__}, not a string or a number")
     return key
 
 
 def word(text: Any) -> str:
-    """``text``, if it is a short one.
+    """Return ``text`` if it is a short string.
 
     Raises:
-        pickle.UnpicklingError: it is something else.
+        pickle.UnpicklingError: it is another value.
     """
     if not isinstance(text, str) or len(text) > LONGEST_WORD:
-        raise pickle.UnpicklingError(f"{shown(text)} stands where a short text belongs")
+        raise pickle.UnpicklingError(f"got {shown(text)}, expected a short string")
     return text
 
 
 def is_count(value: Any) -> bool:
-    """Whether ``value`` is an integer from 0 on that a file's size can be compared with at no cost."""
+    """Return whether ``value`` is a non-negative integer of less than 64 bits."""
     return type(value) is int and value >= 0 and value.bit_length() < 64
 
 
 def lengths(shape: Any) -> tuple[int, ...]:
-    """``shape``, if it is a tuple of a few integers that are not negative.
+    """Return ``shape`` if it is a short tuple of non-negative integers.
 
     Raises:
-        pickle.UnpicklingError: it is something else.
+        pickle.UnpicklingError: it is another value.
     """
     if (
         not isinstance(shape, tuple)
@@ -267,18 +267,18 @@ def lengths(shape: Any) -> tuple[int, ...]:
 
 
 def complex_of(*parts: Any) -> complex:
-    """A complex number of two others."""
+    """Return the complex number of a real and an imaginary part."""
     if any(type(part) not in (int, float) for part in parts):
         raise pickle.UnpicklingError("a complex number has parts that are no numbers")
     return complex(*parts)
 
 
 def bytes_of() -> bytes:
-    """How pickles of protocol 2 spell the bytes of an array without elements."""
+    """Return no bytes, as pickles of protocol 2 store an array without elements."""
     return b""
 
 
-# What the instructions do that hash, call, or set attributes; a file may give them anything.
+# Instructions that hash, call, or set attributes, with checks, since a file may pass any values.
 
 
 def _call(unpickler: Any) -> None:
@@ -291,7 +291,7 @@ def _build(unpickler: Any) -> None:
     made = unpickler.stack[-1]
     if isinstance(made, StandIn):
         made.build(state)
-    elif not isinstance(made, collections.OrderedDict):  # whose attributes hold versions, no weights
+    elif not isinstance(made, collections.OrderedDict):  # its attributes hold versions, no weights
         raise pickle.UnpicklingError(f"it sets attributes of a {type(made).__name__}")
 
 
@@ -306,7 +306,7 @@ def _set_items(unpickler: Any) -> None:
 
 
 def _dict(unpickler: Any) -> None:
-    items = unpickler.pop_mark()  # before the look-up of append, which it changes
+    items = unpickler.pop_mark()  # before the look-up of append, since pop_mark replaces it
     unpickler.append(dict(_pairs(items)))
 
 
@@ -352,7 +352,7 @@ def _pairs(items: list[Any]) -> Iterable[tuple[Any, Any]]:
     return zip(map(plain_key, items[::2]), items[1::2], strict=True)
 
 
-# Registered extensions, objects outside the stream, and calls with keywords are no plain data.
+# Registered extensions, out-of-band buffers, and calls with keywords do not occur in plain data.
 _REFUSED = ("EXT1", "EXT2", "EXT4", "NEXT_BUFFER", "READONLY_BUFFER", "INST", "OBJ", "NEWOBJ_EX")
 _OURS = {
     "REDUCE": _call,
@@ -378,12 +378,12 @@ INSTRUCTIONS: dict[int, Any] = {
 
 
 def resolve(value: Any, name: str = "", done: dict[int, Any] | None = None) -> Any:
-    """``value`` with arrays and tensors for their stand-ins; an object that several refer to stays one.
+    """Replace the stand-ins in ``value`` by arrays and tensors; shared objects stay shared.
 
     Args:
-        value: what a pickle holds.
-        name: the key that it is found under.
-        done: what was resolved before, by identity.
+        value: content of a pickle.
+        name: its key, for errors.
+        done: resolved values, by identity.
     """
     done = {} if done is None else done
     if id(value) not in done:
@@ -404,18 +404,18 @@ def resolve(value: Any, name: str = "", done: dict[int, Any] | None = None) -> A
 
 
 def load_plain_pickle(path: Path) -> Any:
-    """The content of a pickle of arrays and plain containers.
+    """Load a pickle of arrays and plain containers; no code in it is executed.
 
     Raises:
-        CheckpointError: the file is broken, or asks for anything else; nothing of it was run.
+        CheckpointError: the file is broken, or has other content.
     """
     try:
         with path.open("rb") as file:
             return resolve(PlainUnpickler(Section(file, 0, path.stat().st_size)).load())
-    except Exception as error:  # a broken pickle raises nearly anything
+    except Exception as error:  # a broken pickle can raise nearly any error
         raise CheckpointError(
             f"cannot read the pickle {path}",
             got=f"{type(error).__name__}: {error}",
-            expected="arrays of numbers, numbers, strings, lists, tuples and dicts alone",
-            remedy="download the file again, or convert it to safetensors where you trust it",
+            expected="only arrays of numbers, numbers, strings, lists, tuples and dicts",
+            remedy="download the file again, or convert it to safetensors on a machine where you trust it",
         ) from error

@@ -1,4 +1,4 @@
-"""Reading a checkpoint file into tensors. Nothing in a file is ever executed."""
+"""Reading of checkpoint files into tensors; no code in a file is executed."""
 
 import hashlib
 from collections.abc import Mapping
@@ -17,21 +17,21 @@ from detexport.errors import CheckpointError, listed, shown
 from detexport.system.atomic import atomic_file
 
 FORMATS = "a .pth of torch.save, a model zoo's .pkl, or a .safetensors"
-# The length of a header, of less than 4 GiB, and the header.
+# The upper half of the header length, which is below 4 GiB, and the first byte of the header.
 _SAFETENSORS = b"\0\0\0\0{"
-# The first byte of a container by protocol: 2 and later; 1; 0.
+# The first byte of a pickled container in protocols 2 and later, 1, and 0.
 _PICKLE = (b"\x80", b"}", b"(", b"c")
 _PARTS = ("model", "blobs")
-"""Where trainers and zoos (``model``), and Caffe2 (``blobs``), put the tensors beside other entries."""
+"""Keys of the tensors in files with other entries: of trainers and zoos (``model``), Caffe2 (``blobs``)."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint file holds.
+    """Content of a checkpoint file.
 
     Args:
         model: the model's tensors by name, on the CPU.
-        extra: what lies beside them, such as the optimizer's state and the iteration.
+        extra: other entries, such as the optimizer's state and the iteration.
     """
 
     model: dict[str, Tensor]
@@ -39,22 +39,22 @@ class Checkpoint:
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name; see ``read_checkpoint``."""
+    """Return the tensors of a checkpoint by name; see ``read_checkpoint``."""
     return read_checkpoint(path).model
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint; its format is recognized by its content, whatever its name.
+    """Read a checkpoint; its format is recognized by its content, not by its name.
 
     Args:
         path: a file of ``torch.save`` (a state dict, or a dict with it under ``model``), a pickle of numpy
-            arrays by name (alone, or under ``model`` or Caffe2's ``blobs``), or a safetensors file. What is
-            not an array, such as a count of iterations, is left out of the tensors.
+            arrays by name (alone, or under ``model`` or Caffe2's ``blobs``), or a safetensors file. Entries
+            that are not arrays, such as a number of iterations, are left out of the tensors.
 
     Raises:
-        CheckpointError: the file is missing, is of another format, is broken, asks to run code, or holds a
-            tensor that is not a dense one of numbers: sparse, quantized, nested, expanded, on the meta
-            device, or of a class of its own.
+        CheckpointError: the file is missing, has another format, is broken, requests the execution of code,
+            or has a tensor that is not a dense tensor of numbers: sparse, quantized, nested, expanded, on the
+            meta device, or of a custom class.
     """
     start = _beginning(path)
     if start.startswith((ZIP, LEGACY)):
@@ -72,7 +72,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _beginning(path: Path) -> bytes:
-    """The bytes by which a format is recognized."""
+    """Return the first bytes of a file, by which its format is recognized."""
     try:
         if path.is_file():
             with path.open("rb") as file:
@@ -89,9 +89,9 @@ def _beginning(path: Path) -> bytes:
 
 
 def write_state_dict(state_dict: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors as safetensors, whole or not at all; the same tensors give the same bytes."""
+    """Write tensors as safetensors, atomically; the same tensors give the same bytes."""
     with atomic_file(path) as temporary:
-        # Not save_file, whose files only their owner may read.
+        # save_file creates files that only their owner may read.
         temporary.write_bytes(_as_safetensors(state_dict))
 
 
@@ -101,7 +101,7 @@ def digest_state_dict(state_dict: Mapping[str, Tensor]) -> str:
 
 
 def _as_safetensors(state_dict: Mapping[str, Tensor]) -> bytes:
-    # Copies: tied tensors, and views of one storage, are written each as its own.
+    # Copies, since safetensors refuses tensors that share storage.
     return save(
         {
             name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -113,14 +113,14 @@ def _as_safetensors(state_dict: Mapping[str, Tensor]) -> bytes:
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
-    except Exception as error:  # what a broken file raises is nobody's promise
+    except Exception as error:  # the errors for broken files are not documented
         raise _broken(path, error, "a safetensors file") from error
 
 
 def _read_torch(path: Path) -> Any:
     try:
         return load_torch(path)
-    except Exception as error:  # a broken pickle raises nearly anything
+    except Exception as error:  # a broken pickle can raise nearly any error
         raise _broken(
             path, error, "tensors and plain containers, as torch.save writes a state dict"
         ) from error
@@ -143,7 +143,7 @@ def _tensors(state_dict: Any, path: Path) -> dict[str, Tensor]:
             remedy="save the model's state_dict()",
         )
     tensors: dict[str, Tensor] = {}
-    done: dict[int, Tensor] = {}  # several names may stand for one array
+    done: dict[int, Tensor] = {}  # several names may refer to one array
     for name, value in state_dict.items():
         if isinstance(value, Tensor | np.ndarray | np.generic):
             if not isinstance(name, str):
@@ -169,9 +169,9 @@ def _tensor(value: Tensor | np.ndarray | np.generic, name: str, path: Path) -> T
         return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
     except TypeError as error:
         raise CheckpointError(
-            f"{path} holds a tensor that torch does not know",
+            f"{path} holds a tensor of a dtype that torch does not support",
             got=f"{shown(name)} of {array.dtype}",
-            expected="numbers of 64 bits at most",
+            expected="numbers of at most 64 bits",
             remedy="save it as float32",
         ) from error
 
@@ -190,5 +190,5 @@ def _broken(path: Path, error: Exception, expected: str) -> CheckpointError:
         f"cannot read the checkpoint {path}",
         got=f"{type(error).__name__}: {error}",
         expected=expected,
-        remedy="download or save the file again; a file that asks to run code is never loaded",
+        remedy="download or save the file again; a file that requests the execution of code is never loaded",
     )

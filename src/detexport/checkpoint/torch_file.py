@@ -1,8 +1,8 @@
-"""Files of ``torch.save``, the zip archives and the older ones, read by what they hold.
+"""Reader of files of ``torch.save``, both zip archives and the older format.
 
-Not by ``torch.load``: it allocates what a file claims, unpacks what is compressed, and gives a tensor that is
-larger than its storage whatever lies in memory behind it. Here every tensor is a description until its
-storage is compared with the bytes that are in the file.
+``torch.load`` is unsafe: it allocates the sizes that a file claims, decompresses members, and a tensor that
+is larger than its storage exposes the memory behind it. Here a tensor is a description until its storage has
+been compared with the bytes in the file.
 """
 
 import collections
@@ -37,16 +37,16 @@ ZIP = b"PK\x03\x04"
 LEGACY = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _SPARE_BYTES = 1 << 28
-"""Memory that copies of overlapping views may take beyond twice the file's size."""
+"""Memory for copies of overlapping views, in addition to twice the size of the file."""
 
 
 @dataclass
 class Storage:
-    """Elements in the file, read when the first tensor of them is.
+    """A storage in the file, which is read with its first tensor.
 
     Args:
-        size_bytes: how many bytes are there.
-        read: reads them.
+        size_bytes: number of bytes.
+        read: reads the bytes.
     """
 
     size_bytes: int
@@ -54,7 +54,7 @@ class Storage:
     untyped: torch.UntypedStorage | None = None
 
     def load(self) -> torch.UntypedStorage:
-        """The bytes; once for all tensors."""
+        """Return the bytes, which are read once for all tensors."""
         if self.untyped is None:
             self.untyped = torch.from_numpy(self.read()).untyped_storage()
         return self.untyped
@@ -62,7 +62,7 @@ class Storage:
 
 @dataclass
 class Claim:
-    """What a pickle says of a storage: it holds so many elements of this dtype."""
+    """A pickle's description of a storage: its elements have this dtype."""
 
     storage: Storage
     dtype: torch.dtype
@@ -70,14 +70,14 @@ class Claim:
 
 @dataclass
 class _Memory:
-    """How many bytes may yet be copied."""
+    """Number of bytes that may still be copied."""
 
     left: int
 
 
 @dataclass
 class _Strided(StandIn):
-    """Stands in for a tensor: a view of a storage."""
+    """Stand-in for a tensor: a view of a storage."""
 
     claim: Claim
     dtype: torch.dtype
@@ -108,22 +108,22 @@ class _Strided(StandIn):
             self.memory.left -= numel * self.dtype.itemsize
             if self.memory.left < 0:
                 raise pickle.UnpicklingError(f"{shown(name)} and other views are larger than the file by far")
-        # Strided views of one storage become tensors of their own.
+        # Strided views of one storage become separate tensors.
         return view.contiguous()
 
 
 class _Refused(StandIn):
-    """Stands in for a tensor that has no plain values.
+    """Stand-in for an unsupported kind of tensor.
 
     Args:
-        what: what it is.
+        what: the kind, for the error.
     """
 
     def __init__(self, what: str) -> None:
         self.what = what
 
     def resolve(self, name: str) -> Any:
-        raise pickle.UnpicklingError(f"{shown(name)} is {self.what}; a dense tensor of numbers was expected")
+        raise pickle.UnpicklingError(f"{shown(name)} is {self.what}; expected a dense tensor of numbers")
 
 
 def _refusing(what: str) -> Callable[..., _Refused]:
@@ -143,7 +143,7 @@ _STORAGES = {
     "Bool": torch.bool,
     "ComplexDouble": torch.complex128,
     "ComplexFloat": torch.complex64,
-    # Of quantized tensors, which are refused by their names.
+    # Of quantized tensors, which are refused.
     "QInt8": torch.int8,
     "QUInt8": torch.uint8,
     "QInt32": torch.int32,
@@ -158,7 +158,7 @@ _REBUILT_AS = {
     "_rebuild_qtensor": "a quantized tensor",
     "_rebuild_nested_tensor": "a nested tensor",
     "_rebuild_meta_tensor_no_storage": "a tensor on the meta device, which has no values",
-    "_rebuild_wrapper_subclass": "a tensor of a class of its own",
+    "_rebuild_wrapper_subclass": "a tensor of a custom class",
 }
 
 
@@ -167,18 +167,18 @@ def _as_it_is(data: Any, *_: object) -> Any:
 
 
 def _of_type(function: Any, tensor_type: Any, arguments: Any, _state: Any) -> Any:
-    """A tensor with attributes; the class of another one is not known here."""
+    """Return a plain tensor without its attributes; refuse tensors of other classes."""
     known = isinstance(tensor_type, str) and tensor_type in _PLAIN_TENSORS and callable(function)
-    return function(*arguments) if known else _Refused("a tensor of a class of its own")
+    return function(*arguments) if known else _Refused("a tensor of a custom class")
 
 
 class _TorchUnpickler(PlainUnpickler):
-    """Unpickles what ``torch.save`` pickles of tensors and plain containers.
+    """Unpickler of the tensors and plain containers that ``torch.save`` writes.
 
     Args:
-        file: read from where it stands.
-        memory: bytes that tensors may take that are copied.
-        storage: gives the storage of a key, for so many elements of so many bytes each.
+        file: read from its current position.
+        memory: limit of the memory of copied tensors.
+        storage: returns the storage of a key, given the number and the size in bytes of its elements.
     """
 
     def __init__(self, file: Section, memory: _Memory, storage: Callable[[str, int, int], Storage]) -> None:
@@ -201,7 +201,7 @@ class _TorchUnpickler(PlainUnpickler):
             ("torch", "Tensor"): "torch.Tensor",
             ("torch.nn.parameter", "Parameter"): "torch.nn.Parameter",
             ("torch.nn.parameter", "Buffer"): "torch.nn.Buffer",
-            # What kinds of tensors are made with that are refused when they are used.
+            # Arguments of kinds of tensors that are refused when they are resolved.
             **{("torch", f"per_{kind}"): kind for kind in ("tensor_affine", "channel_affine")},
             ("torch.serialization", "_get_layout"): lambda layout: layout,
             ("torch._tensor", "_rebuild_from_type_v2"): _of_type,
@@ -221,7 +221,7 @@ class _TorchUnpickler(PlainUnpickler):
         }
 
     def persistent_load(self, pid: Any) -> Claim:
-        """What is said of a storage: a word, its class, key, device and number of elements, a view of it."""
+        """Return the storage of ("storage", class, key, device, number of elements[, view])."""
         if (
             not isinstance(pid, tuple)
             or not 5 <= len(pid) <= 6
@@ -235,7 +235,7 @@ class _TorchUnpickler(PlainUnpickler):
         return Claim(self.storage(key, numel, dtype.itemsize), dtype)
 
     def _tensor(self, claim: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> StandIn:
-        """(..., whether it requires gradients, hooks, whether it is conjugated or negated)."""
+        """Return the stand-in; ``rest``: requires_grad, hooks, whether it is conjugated or negated."""
         if not isinstance(claim, Claim):
             raise pickle.UnpicklingError(f"a tensor is a view of a {type(claim).__name__}")
         return self._strided(claim, claim.dtype, offset, size, stride, rest[2:])
@@ -270,10 +270,10 @@ _INTEGERS = (
 
 
 def load_torch(path: Path) -> Any:
-    """What ``torch.save`` wrote, on the CPU; nothing of it is run.
+    """Load a file of ``torch.save`` on the CPU; no code in it is executed.
 
     Raises:
-        Exception: of nearly any kind, where the file is broken or holds anything but tensors and plain
+        Exception: of nearly any type, if the file is broken or has other content than tensors and plain
             containers.
     """
     with path.open("rb") as file:
@@ -310,7 +310,7 @@ def _load_zip(file: IO[bytes], size: int, memory: _Memory) -> Any:
 
 
 def _checked(infos: list[zipfile.ZipInfo], size: int) -> dict[str, zipfile.ZipInfo]:
-    """The members of an archive by name, if it is one as torch writes it: stored whole, each once."""
+    """Return the members of an archive by name; raise unless they are uncompressed and unique."""
     members = {info.filename: info for info in infos}
     if len(members) < len(infos):
         raise zipfile.BadZipFile("two members have the same name")
@@ -327,7 +327,7 @@ def _checked(infos: list[zipfile.ZipInfo], size: int) -> dict[str, zipfile.ZipIn
 
 
 def _roots(members: dict[str, zipfile.ZipInfo]) -> list[str]:
-    """The folder of the archive in which everything is."""
+    """Return the root folder of the archive."""
     roots = [
         name.removesuffix("data.pkl")
         for name in members
@@ -336,25 +336,25 @@ def _roots(members: dict[str, zipfile.ZipInfo]) -> list[str]:
     if len(roots) != 1:
         raise zipfile.BadZipFile(f"{len(roots)} of its members are named data.pkl")
     if f"{roots[0]}constants.pkl" in members:
-        raise zipfile.BadZipFile("it is a TorchScript archive, a program; a state dict was expected")
+        raise zipfile.BadZipFile("it is a TorchScript archive; expected a state dict")
     return roots
 
 
 def _place(file: IO[bytes], info: zipfile.ZipInfo) -> tuple[int, int]:
-    """Where the content of a member begins, and how long it is."""
+    """Return the offset and the length of a member's content."""
     file.seek(info.header_offset)
     signature, name_length, extra_length = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
     if signature != ZIP:
-        raise zipfile.BadZipFile(f"there is no member {shown(info.filename)} where the directory says so")
+        raise zipfile.BadZipFile(f"there is no member {shown(info.filename)} at its offset in the directory")
     return info.header_offset + _LOCAL_HEADER.size + name_length + extra_length, info.file_size
 
 
 def _numbers(file: IO[bytes], info: zipfile.ZipInfo) -> np.ndarray:
     start, length = _place(file, info)
     content = _bytes_at(file, start, length)
-    # torch can leave the checksum out.
+    # torch may omit the checksum.
     if info.CRC not in (0, zlib.crc32(content.data)):
-        raise zipfile.BadZipFile(f"the content of {shown(info.filename)} is not what was written")
+        raise zipfile.BadZipFile(f"the checksum of {shown(info.filename)} does not match its content")
     return content
 
 
@@ -366,12 +366,12 @@ def _bytes_at(file: IO[bytes], start: int, length: int) -> np.ndarray:
     file.seek(start)
     content = np.fromfile(file, np.uint8, length)
     if len(content) != length:
-        raise EOFError(f"{length} bytes are expected where {len(content)} are left")
+        raise EOFError(f"expected {length} bytes, {len(content)} are left")
     return content
 
 
 def _load_legacy(file: IO[bytes], size: int, memory: _Memory) -> Any:
-    """Pickles of a number, the version, the machine, the content and the keys of storages; then these."""
+    """Load the pickles of magic number, version, machine, content and storage keys, then the storages."""
     claimed: dict[str, tuple[int, Storage]] = {}
 
     def storage(key: str, numel: int, itemsize: int) -> Storage:
@@ -391,7 +391,7 @@ def _load_legacy(file: IO[bytes], size: int, memory: _Memory) -> Any:
     for key in keys:
         numel, made = claimed[key]
         if section.read(8) != struct.pack("<q", numel) or made.size_bytes > section.left():
-            raise EOFError(f"storage {shown(key)} has not the {numel} elements that are claimed")
+            raise EOFError(f"storage {shown(key)} does not have the claimed {numel} elements")
         made.read = _reader(file, file.tell(), made.size_bytes)
         file.seek(made.size_bytes, 1)
     return resolve(content)
@@ -402,4 +402,4 @@ def _reader(file: IO[bytes], start: int, length: int) -> Callable[[], np.ndarray
 
 
 def _nothing() -> np.ndarray:
-    raise EOFError("it lists a storage that it does not hold")
+    raise EOFError("it does not have a storage that it refers to")

@@ -18,40 +18,40 @@ from detexport.errors import ConfigError, did_you_mean, listed, shown
 _BASE = "_BASE_"
 _SOURCES = "__sources__"
 LARGEST_FILE = 1 << 18
-"""Bytes of a configuration; those of the model zoo have some hundred, a dumped one 10,000."""
+"""Limit in bytes; configurations of the model zoo have some hundred, a dumped one 10,000."""
 MOST_BASES = 32
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(?:\.[A-Z0-9_]+)*")
 
 
 class CfgNode(_YacsNode):
-    """A configuration tree that names the key, the file and the alternatives when something does not fit."""
+    """A configuration tree whose errors name the key, the file and the alternatives."""
 
     @classmethod
     def load_yaml_with_base(cls, filename: str | Path) -> dict[str, Any]:
-        """See ``load_yaml_with_base``."""
+        """Load a YAML file with its ``_BASE_`` files: see the function ``load_yaml_with_base``."""
         return load_yaml_with_base(Path(filename))
 
     def merge_from_file(self, cfg_filename: str | Path) -> None:
-        """Merge a YAML file and, before it, the files that its ``_BASE_`` names; all of them, or nothing.
+        """Merge the ``_BASE_`` files of a YAML file, then the file itself; on an error nothing is merged.
 
         Raises:
-            ConfigError: a file cannot be read, or holds a key or a type that is not known.
+            ConfigError: a file cannot be read, or has an unknown key or a value of the wrong type.
         """
         self._merge_all([(str(path), tree) for path, tree in yaml_layers(Path(cfg_filename))])
 
     def merge_from_tree(self, tree: dict[str, Any], source: str) -> None:
-        """Merge nested keys, all of them or nothing; ``source`` names them in errors.
+        """Merge nested keys; on an error nothing is merged. ``source`` names the keys in errors.
 
         Raises:
-            ConfigError: a key or a type is not known, or the configuration is frozen.
+            ConfigError: a key is unknown, a value has the wrong type, or the configuration is frozen.
         """
         self._merge_all([(source, tree)])
 
     def _merge_all(self, layers: Sequence[tuple[str, dict[str, Any]]]) -> None:
-        # yacs itself guards attributes only.
+        # yacs protects attributes only.
         if self.is_frozen():
             raise ConfigError(
-                "a frozen configuration does not change",
+                "a frozen configuration cannot be changed",
                 got=layers[-1][0],
                 remedy="change a clone after defrost()",
             )
@@ -61,12 +61,12 @@ class CfgNode(_YacsNode):
             _check_keys(tree, merged, source, merged)
             try:
                 merged.merge_from_other_cfg(CfgNode(tree))
-            # What yacs raises, and what Python does where a text is a literal of a thousand brackets.
+            # yacs raises the first four; Python the others, for a string with a thousand nested brackets.
             except (ValueError, AssertionError, KeyError, TypeError, MemoryError, RecursionError) as error:
                 raise ConfigError(
                     f"{source} does not fit the configuration",
                     got=f"{type(error).__name__}: {error}",
-                    remedy="give the value the type that the key's default has",
+                    remedy="give the value the type of the key's default",
                 ) from error
             _allow_new_below(merged)
             values = {key: merged.value_of(key) for key in _leaves(tree, merged)}
@@ -80,28 +80,28 @@ class CfgNode(_YacsNode):
         return self.__dict__.get(_SOURCES, {})
 
     def value_of(self, key: str) -> Any:
-        """The value of a key with dots, such as ``MODEL.RESNETS.DEPTH``.
+        """Return the value of a dotted key, such as ``MODEL.RESNETS.DEPTH``.
 
         Raises:
-            KeyError: there is no such key.
+            KeyError: the key does not exist.
         """
         return functools.reduce(lambda node, part: node[part], key.split("."), self)
 
     def source_of(self, key: str) -> str | None:
-        """Where the value of a key with dots is from; none where no file and no override said it.
+        """Return the file or override that set the value of a dotted key; None if neither did.
 
         Raises:
-            KeyError: there is no such key.
+            KeyError: the key does not exist.
         """
         value = self.value_of(key)
-        source, said = self._sources().get(key, (None, None))
-        return source if said == value else None
+        source, merged = self._sources().get(key, (None, None))
+        return source if merged == value else None
 
     def merge_from_list(self, cfg_list: Sequence[Any]) -> None:
-        """Merge ``[key, value, key, value, ...]``, keys with dots.
+        """Merge ``[key, value, key, value, ...]`` with dotted keys.
 
         Raises:
-            ConfigError: an odd number of entries, an unknown key, or a value of the wrong type.
+            ConfigError: the number of entries is odd, a key is unknown, or a value has the wrong type.
         """
         if len(cfg_list) % 2:
             raise ConfigError(
@@ -116,13 +116,13 @@ class CfgNode(_YacsNode):
             self.merge_from_tree(tree, source=f"the override {key}")
 
     def dump(self, **kwargs: Any) -> str:
-        """The whole tree as YAML, keys sorted."""
+        """Return the tree as YAML with sorted keys."""
         return str(super().dump(**kwargs))
 
 
 def get_cfg() -> CfgNode:
-    """A new configuration with every key at its default."""
-    return CfgNode(_defaults())  # which copies them
+    """Return a new configuration with all keys at their defaults."""
+    return CfgNode(_defaults())  # CfgNode copies the dict
 
 
 @functools.cache
@@ -133,14 +133,14 @@ def _defaults() -> dict[str, Any]:
 
 
 def load_cfg(path: Path) -> CfgNode:
-    """The defaults with the YAML file ``path`` merged in."""
+    """Return the defaults with the YAML file ``path`` merged in."""
     cfg = get_cfg()
     cfg.merge_from_file(path)
     return cfg
 
 
 def base_files(path: Path) -> list[Path]:
-    """The file and those that it is merged over, by ``_BASE_``, from the first to the last base.
+    """Return the file and its ``_BASE_`` files, each before its own base.
 
     Raises:
         ConfigError: see ``yaml_layers``.
@@ -150,17 +150,17 @@ def base_files(path: Path) -> list[Path]:
 
 @contextmanager
 def naming_sources(cfg: CfgNode) -> Iterator[None]:
-    """Add to an error about keys of ``cfg`` where their values are from."""
+    """Add the sources of the values to a ConfigError about keys of ``cfg``."""
     try:
         yield
     except ConfigError as error:
-        places = [] if "; where: " in str(error) else [_place(cfg, key) for key in _KEY.findall(str(error))]
-        if known := list(dict.fromkeys(place for place in places if place)):
+        origins = [] if "; where: " in str(error) else [_origin(cfg, key) for key in _KEY.findall(str(error))]
+        if known := list(dict.fromkeys(origin for origin in origins if origin)):
             error.args = ConfigError(f"{error}; where: {listed(known)}").args
         raise
 
 
-def _place(cfg: CfgNode, key: str) -> str | None:
+def _origin(cfg: CfgNode, key: str) -> str | None:
     try:
         value, source = cfg.value_of(key), cfg.source_of(key)
         default = get_cfg().value_of(key)
@@ -174,7 +174,7 @@ def _place(cfg: CfgNode, key: str) -> str | None:
 
 
 def yaml_layers(path: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """A YAML file and those that it is merged over, by ``_BASE_``, the last base first.
+    """Load a YAML file and its ``_BASE_`` files, each after its own base.
 
     Raises:
         ConfigError: a file is missing, is not a YAML mapping, or is its own base.
@@ -185,9 +185,7 @@ def yaml_layers(path: Path) -> list[tuple[Path, dict[str, Any]]]:
         with _reading(path):
             resolved = path.resolve()
             if resolved in seen:
-                raise ConfigError(
-                    f"{path} is its own {_BASE}", remedy=f"remove the circle of {_BASE} entries"
-                )
+                raise ConfigError(f"{path} is its own {_BASE}", remedy=f"remove the cycle of {_BASE} entries")
             seen.append(resolved)
             tree = plain_yaml.load(_read(path))
         if not isinstance(tree, dict):
@@ -202,7 +200,7 @@ def yaml_layers(path: Path) -> list[tuple[Path, dict[str, Any]]]:
         if base is None:
             return layers[::-1]
         if not isinstance(base, str):
-            raise ConfigError(f"{_BASE} of {path} is not a file", got=shown(base), expected="one path")
+            raise ConfigError(f"{_BASE} of {path} is not a path", got=shown(base), expected="one path")
         with _reading(path):
             path = path.parent / Path(base).expanduser()
     raise ConfigError(
@@ -214,10 +212,10 @@ def yaml_layers(path: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turn what a file and a parser raise into an error that names the file."""
+    """Raise errors of the file system and the parser as a ConfigError that names the file."""
     try:
         yield
-    # RuntimeError: there is no such user, or a circle of links; ValueError: no path has this character.
+    # RuntimeError: unknown user, or a cycle of symbolic links; ValueError: a null character in a path.
     except (OSError, yaml.YAMLError, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"cannot read the model configuration {path}",
@@ -228,22 +226,24 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _read(path: Path) -> str:
-    """The text of a regular file of no more than ``LARGEST_FILE``.
+    """Read a text file of at most ``LARGEST_FILE`` bytes.
 
     Raises:
-        OSError: it is none, such as a folder or a device, or cannot be read.
-        ValueError: it is larger, or no text.
+        OSError: the path is no regular file, such as a folder or a device, or cannot be read.
+        ValueError: the file is larger, or is not UTF-8.
     """
-    found = path.stat()  # not opened yet: to open a pipe is to wait for its writer
-    if not stat.S_ISREG(found.st_mode):
+    status = path.stat()  # before opening: opening a pipe waits for its writer
+    if not stat.S_ISREG(status.st_mode):
         raise OSError("it is not a regular file")
-    if found.st_size > LARGEST_FILE:
-        raise ValueError(f"it has {found.st_size} bytes, more than the {LARGEST_FILE} of any configuration")
+    if status.st_size > LARGEST_FILE:
+        raise ValueError(
+            f"it has {status.st_size} bytes, more than the limit of {LARGEST_FILE} for configurations"
+        )
     return path.read_text(encoding="utf-8")
 
 
 def load_yaml_with_base(path: Path) -> dict[str, Any]:
-    """A YAML file merged over the file that its ``_BASE_`` names, relative to it, and so on.
+    """Load a YAML file merged over its ``_BASE_`` files; their paths are relative to the naming file.
 
     Raises:
         ConfigError: see ``yaml_layers``.
@@ -251,16 +251,16 @@ def load_yaml_with_base(path: Path) -> dict[str, Any]:
     return functools.reduce(_merged, [tree for _, tree in yaml_layers(path)])
 
 
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for key, value in above.items():
+def _merged(base: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in tree.items():
         old = merged.get(key)
         merged[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
 
 
 def _decoded(key: Any, value: Any) -> Any:
-    """A text as the literal that it writes out, if it does; anything else as it is."""
+    """Parse a string as a Python literal if it is one; return other values unchanged."""
     try:
         return _YacsNode._decode_cfg_value(value)
     except (MemoryError, RecursionError) as error:
@@ -274,13 +274,13 @@ def _check_version(tree: dict[str, Any], source: str) -> None:
         raise ConfigError(
             f"{source} is a configuration of another version",
             got=f"VERSION: {shown(tree['VERSION'])}",
-            expected="VERSION: 2, with the keys that detectron2 has had since its release",
-            remedy="give the keys their present names, and remove VERSION",
+            expected="VERSION: 2, with the keys of detectron2",
+            remedy="rename the keys to their names in VERSION 2, and remove VERSION",
         )
 
 
 def _leaves(tree: dict[str, Any], known: _YacsNode, prefix: str = "") -> Iterator[str]:
-    """Keys with dots of the values that ``tree`` gives; deprecated ones have none."""
+    """Yield the dotted keys of the values in ``tree``, without deprecated ones."""
     for key, value in tree.items():
         if key not in known:
             continue
@@ -291,7 +291,7 @@ def _leaves(tree: dict[str, Any], known: _YacsNode, prefix: str = "") -> Iterato
 
 
 def _allow_new_below(node: _YacsNode) -> None:
-    """Let a group that came in as a new one take new keys from the next file, too."""
+    """Allow new keys in groups that were added as new keys, so that the next file can extend them."""
     for child in node.values():
         if isinstance(child, _YacsNode):
             if node.is_new_allowed():
@@ -300,7 +300,7 @@ def _allow_new_below(node: _YacsNode) -> None:
 
 
 def _check_numbers(values: dict[str, Any], source: str) -> None:
-    """Refuse integers that no machine has, in which every later step would break."""
+    """Raise ConfigError for integers over 64 bits, which would fail in later steps."""
     for key, value in values.items():
         rest = [value]
         while rest:
@@ -335,7 +335,7 @@ def _check_keys(
 
 
 def _check_new_key(key: Any, name: str, known: _YacsNode, source: str, root: _YacsNode) -> None:
-    """Refuse a key that is not known, unless new ones are allowed or it is one of an older version."""
+    """Raise ConfigError for an unknown key, unless new keys are allowed or it is deprecated or renamed."""
     old = root.key_is_deprecated(name) or root.key_is_renamed(name)
     if isinstance(key, str) and (known.is_new_allowed() or old):
         return

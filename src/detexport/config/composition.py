@@ -1,6 +1,6 @@
-"""What Hydra computes while it composes ``params.yaml``, and the seal that tells when it is stale.
+"""OmegaConf resolvers for the composition of ``params.yaml``, and the seal that shows whether it is stale.
 
-Free of torch: DVC imports it at every composition.
+It does not import torch, since DVC imports it at each composition.
 """
 
 import re
@@ -22,15 +22,15 @@ from detexport.system.files import is_url
 
 SEAL = "composition"
 NAME = re.compile(r"\w[\w-]*")
-"""Names of models, targets and artifacts: they become folders, stages and words of commands."""
+"""Pattern of the names of models, targets and artifacts, which appear in folders, stages and commands."""
 DATA_NAME = re.compile(r"\w[\w.-]*")
 KINDS = ("things", "stuff", "keypoints")
 MOST_SHOWN = 8
-"""Options that an error lists, those first that are most like what was given."""
+"""Maximum number of options listed in an error, the most similar ones first."""
 
 
 def register_resolvers() -> None:
-    """Make what the functions below compute known to OmegaConf: ``${jobs:}`` and so on."""
+    """Register the functions below as OmegaConf resolvers: ``${jobs:}`` and so on."""
     resolvers: dict[str, Callable[..., Any]] = {
         "jobs": jobs,
         "left_out": left_out,
@@ -48,7 +48,11 @@ def register_resolvers() -> None:
 
 
 def jobs(*, _root_: DictConfig) -> DictConfig:
-    """Every selected model with every target that can work: ``{"M-T": {model, target, artifact}}``."""
+    """Return the jobs, all supported pairs of the selected models and targets.
+
+    Returns:
+        ``{"M-T": {model, target, artifact}}``.
+    """
     pairs: dict[str, dict[str, str]] = {}
     declared = left_out(_root_=_root_)
     for model in _root_.models:
@@ -63,7 +67,7 @@ def jobs(*, _root_: DictConfig) -> DictConfig:
 
 
 def left_out(*, _root_: DictConfig) -> DictConfig:
-    """The selected pairs that were declared not to work: ``{"M-T": {reason, upstream}}``."""
+    """Return the selected pairs that are declared unsupported: ``{"M-T": {reason, upstream}}``."""
     return OmegaConf.create(
         {
             f"{model}-{target}": {"reason": entry.reason, "upstream": entry.get("upstream", "")}
@@ -80,7 +84,7 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def exports(*, _root_: DictConfig) -> DictConfig:
-    """The artifacts that are made from a model, each once: ``{"M-A": {model, artifact}}``."""
+    """Return the artifacts exported from models, each once: ``{"M-A": {model, artifact}}``."""
     needed = {
         f"{model}-{name}": {"model": model, "artifact": name}
         for model, name in _needed_artifacts(_root_)
@@ -90,7 +94,7 @@ def exports(*, _root_: DictConfig) -> DictConfig:
 
 
 def conversions(*, _root_: DictConfig) -> DictConfig:
-    """The artifacts that are made from another one, each once: ``{"M-A": {model, artifact, source}}``."""
+    """Return the artifacts converted from others, each once: ``{"M-A": {model, artifact, source}}``."""
     needed = {
         f"{model}-{name}": {"model": model, "artifact": name, "source": _root_.artifacts[name].source}
         for model, name in _needed_artifacts(_root_)
@@ -100,9 +104,9 @@ def conversions(*, _root_: DictConfig) -> DictConfig:
 
 
 def makers(*, _root_: DictConfig) -> DictConfig:
-    """What makes each job's artifact, the export first: ``{"A": [{name, maker}]}``.
+    """Return the export and the conversions of each job's artifact, in order: ``{"A": [{name, maker}]}``.
 
-    A stage that needs the options of a whole chain depends on this, and not on those of every artifact.
+    A stage that depends on the options of a whole chain depends on this entry, not on all artifacts.
     """
     artifacts = dict.fromkeys(job.artifact for job in jobs(_root_=_root_).values())
     return OmegaConf.create(
@@ -122,7 +126,7 @@ def _maker(options: DictConfig) -> DictConfig:
 
 
 def _needed_artifacts(root: DictConfig) -> list[tuple[str, str]]:
-    """Model and artifact of every job, and what that is converted from, each once."""
+    """Return model and artifact of each job and of the sources of its conversions, each once."""
     needed: dict[tuple[str, str], None] = {}
     for job in jobs(_root_=root).values():
         for name in _with_sources(job.artifact, root.artifacts):
@@ -131,10 +135,10 @@ def _needed_artifacts(root: DictConfig) -> list[tuple[str, str]]:
 
 
 def _with_sources(name: str, artifacts: DictConfig) -> list[str]:
-    """An artifact after those that it is converted from.
+    """Return the sources of an artifact's conversions, from the export on, and the artifact itself.
 
     Raises:
-        ConfigError: one has no option, or a conversion starts from its own result.
+        ConfigError: an artifact is not selected, or the conversions form a cycle.
     """
     chain = [name]
     while "source" in (options := _artifact_options(chain[-1], artifacts)):
@@ -162,8 +166,8 @@ def _artifact_options(name: str, artifacts: DictConfig) -> DictConfig:
 
 
 def trainings(*, _root_: DictConfig) -> DictConfig:
-    """The models that ask to be trained: ``{"M": {config_file, weights, quoted: the same for a shell}}``."""
-    asked = {
+    """Return the models to train: ``{"M": {config_file, weights, quoted: the same for a shell}}``."""
+    selected = {
         name: {
             "config_file": model.config_file,
             "weights": model.weights,
@@ -175,11 +179,11 @@ def trainings(*, _root_: DictConfig) -> DictConfig:
         for name, model in _root_.models.items()
         if model.training
     }
-    return OmegaConf.create(asked)
+    return OmegaConf.create(selected)
 
 
 def checkpoints(folder: str, *, _root_: DictConfig) -> DictConfig:
-    """The file of each model's weights: the given one, or for an address one in ``folder``."""
+    """Return the file of each model's weights: the given path, or for a URL a path in ``folder``."""
     return OmegaConf.create(
         {
             name: f"{folder}/{name}" if is_url(weights) else weights
@@ -189,13 +193,13 @@ def checkpoints(folder: str, *, _root_: DictConfig) -> DictConfig:
 
 
 def downloads(*, _root_: DictConfig) -> DictConfig:
-    """Those of ``checkpoints`` that are to be downloaded."""
-    addresses = [name for name, weights in _given_weights(_root_).items() if is_url(weights)]
-    return OmegaConf.create({name: _root_.checkpoints[name] for name in addresses})
+    """Return the files of ``checkpoints`` that are downloaded."""
+    urls = [name for name, weights in _given_weights(_root_).items() if is_url(weights)]
+    return OmegaConf.create({name: _root_.checkpoints[name] for name in urls})
 
 
 def _given_weights(root: DictConfig) -> dict[str, str]:
-    """Weights by model; those that are left for the user to say are reported elsewhere."""
+    """Return the weights by model; ``seal`` reports those that are not set (``???``)."""
     return {
         str(name): model.weights
         for name, model in root.models.items()
@@ -204,13 +208,13 @@ def _given_weights(root: DictConfig) -> dict[str, str]:
 
 
 def configs(*, _root_: DictConfig) -> DictConfig:
-    """Digest of each model's configuration with all its bases: DVC sees no more than the first file."""
+    """Return the digest of each model's configuration with all its bases; DVC tracks the first file only."""
     models = OmegaConf.to_container(_root_.models)
     return OmegaConf.create(config_digests(models, Path()))
 
 
 def config_digests(models: Any, root: Path) -> dict[str, str]:
-    """See ``configs``; a model whose file is not there has none, and is reported elsewhere."""
+    """Return the digests of ``configs``; ``check_sources`` reports models without a file."""
     return {
         name: sha256_json([sha256_file(file) for file in base_files(root / model["config_file"])])
         for name, model in models.items()
@@ -219,23 +223,23 @@ def config_digests(models: Any, root: Path) -> dict[str, str]:
 
 
 def seal(*, _root_: DictConfig) -> str:
-    """Digest of the files of ``conf/`` and of the values that were composed from them.
+    """Return the digest of the files of ``conf/`` and of the values composed from them.
 
     Raises:
-        ConfigError: a value is left for the user to say.
+        ConfigError: the user must set a value (``???``), no job is selected, or a name or path is invalid.
     """
-    parts = [key for key in _root_ if key != SEAL]
+    keys = [key for key in _root_ if key != SEAL]
     missing = sorted(
         set().union(
-            *(OmegaConf.missing_keys(_root_[key]) for key in parts if OmegaConf.is_config(_root_[key]))
+            *(OmegaConf.missing_keys(_root_[key]) for key in keys if OmegaConf.is_config(_root_[key]))
         )
     )
     if missing:
         raise ConfigError(
-            "values are left for you to say",
+            "values are not set",
             got=listed(f"{name}: ???" for name in missing),
             expected="a value for each",
-            remedy=f"say them: dvc exp run -S {missing[0]}=...",
+            remedy=f"set them: dvc exp run -S {missing[0]}=...",
         )
     if not _root_.models or not _root_.targets:
         raise ConfigError(
@@ -244,7 +248,7 @@ def seal(*, _root_: DictConfig) -> str:
             expected="at least one model and one target",
             remedy="select them: -S 'model=[...]' -S 'export=[...]'",
         )
-    values = {str(key): _plain(_root_[key]) for key in parts}
+    values = {str(key): _plain(_root_[key]) for key in keys}
     check_names(values)
     check_sources(values, Path())
     return seal_of(values, Path("conf"))
@@ -255,11 +259,11 @@ def _plain(value: Any) -> Any:
 
 
 def check_names(values: dict[str, Any]) -> None:
-    """Check the names that folders and commands are made of, and those of classes.
+    """Check the names that appear in folders and commands, and the names of classes.
 
     Raises:
-        ConfigError: a name has other characters than a folder and a command can have everywhere, or a class
-            has a name that is not text.
+        ConfigError: a name has characters that are not safe in folders and commands, or the name of a class
+            is not a string.
     """
     for group in ("models", "targets", "artifacts"):
         for name in values[group]:
@@ -274,7 +278,7 @@ def check_names(values: dict[str, Any]) -> None:
         for kind, given in names.items():
             if kind not in KINDS:
                 raise ConfigError(
-                    f"{key} names what no model counts",
+                    f"{key} has an unknown kind of classes",
                     got=kind,
                     expected=f"one of {', '.join(KINDS)}",
                     remedy=did_you_mean(kind, KINDS) or "choose one",
@@ -298,24 +302,24 @@ def _check_class_names(names: Any, key: str) -> None:
 
 
 def check_sources(values: dict[str, Any], root: Path) -> None:
-    """Look for the user's data and models before anything is run on them; paths are from ``root``.
+    """Check that the user's data and models exist; paths are relative to ``root``.
 
     Raises:
-        ConfigError: the data's source, a configuration, or the weights of a model that is not trained here,
-            do not exist; or weights that are trained here have an address instead of a path.
+        ConfigError: the data source, a configuration, or the weights of a model that is not trained do not
+            exist; or the weights of a model to train are a URL instead of a path.
     """
     models, source = values["models"], values["data"]["source"]
     if not (root / source).exists():
         raise ConfigError(
-            "the data set's source is missing",
+            "the source of the data set is missing",
             got=f"data.source={source}: no such file or folder",
-            expected="a path that exists, from the repository's root or absolute",
+            expected="an existing path, absolute or relative to the repository",
             remedy="correct data.source",
         )
     for name, model in models.items():
         if model["training"] and is_url(model["weights"]):
             raise ConfigError(
-                f"the model {name} is trained here, and its weights are elsewhere",
+                f"the model {name} is to be trained, but its weights are a URL",
                 got=f"models.{name}.weights={model['weights']}",
                 expected="the path of the file that the training writes",
                 remedy=f"give a path, or set models.{name}.training=null",
@@ -326,49 +330,49 @@ def check_sources(values: dict[str, Any], root: Path) -> None:
                 raise ConfigError(
                     f"a file of the model {name} is missing",
                     got=f"models.{name}.{key}={model[key]}: no such file",
-                    expected="a path that exists, from the repository's root or absolute",
+                    expected="an existing path, absolute or relative to the repository",
                     remedy=f"correct models.{name}.{key}, or put the file there",
                 )
 
 
 def seal_of(values: Any, conf: Path) -> str:
-    """Digest of composed values and of the files that they were composed from."""
+    """Return the digest of composed values and of the files that they were composed from."""
     files = {path.relative_to(conf).as_posix(): sha256_file(path) for path in sorted(conf.rglob("*.yaml"))}
     return sha256_json({"files": files, "values": values})
 
 
 def check_composition(params: Path, conf: Path) -> None:
-    """Hold ``params.yaml`` against ``conf/`` and the models' files.
+    """Check that ``params.yaml`` is a composition of the current ``conf/`` and the models' files.
 
     Raises:
-        ConfigError: it is not a composition, was edited by hand, or a file that it was composed from changed
-            since or is gone.
+        ConfigError: it is not a composition, was edited by hand, or a file that it was composed from has
+            changed or is missing.
     """
     try:
         loaded = yaml.safe_load(params.read_text(encoding="utf-8")) if params.is_file() else None
-    except (ValueError, RecursionError, yaml.YAMLError):  # ValueError: no text, or a number too long
+    except (ValueError, RecursionError, yaml.YAMLError):  # ValueError: not UTF-8, or too many digits
         loaded = None
     values: dict[str, Any] = loaded if isinstance(loaded, dict) else {}
     sealed = values.pop(SEAL, None)
     if sealed is None or sealed != seal_of(values, conf):
         raise _stale(
-            params, f"{params.name} is not a composition of {conf.name}/ as it is now", f"seal {sealed}"
+            params, f"{params.name} is not a composition of the current {conf.name}/", f"seal {sealed}"
         )
     check_names(values)
     check_sources(values, params.parent)
     digests = config_digests(values["models"], params.parent)
     changed = sorted(name for name, digest in digests.items() if digest != values["configs"][name])
     if changed:
-        raise _stale(params, "a model's configuration, or one that it is based on, changed", listed(changed))
+        raise _stale(params, "a model's configuration or one of its bases has changed", listed(changed))
 
 
 def _stale(params: Path, what: str, got: str) -> ConfigError:
     return ConfigError(
         what,
         got=got,
-        expected=f"{params} as it was composed from today's files; one of them was edited since",
-        remedy="change conf/, or say -S overrides (a hand edit of params.yaml is lost); then compose: "
-        "`make params` the defaults, `dvc exp run -S ...` with overrides",
+        expected=f"{params} as composed from the current files",
+        remedy="edit conf/, not params.yaml, then compose it: `make params` with the defaults, or "
+        "`dvc exp run -S ...` with overrides",
     )
 
 
@@ -377,17 +381,17 @@ KEY = re.compile(r"Could not override '([^']*)'")
 
 
 def explained(error: Exception, overrides: Iterable[str], conf: Path, keys: Callable[[], Any]) -> ConfigError:
-    """Return what an error of Hydra or OmegaConf says, in terms of ``conf/`` and with what exists.
+    """Translate an error of Hydra or OmegaConf into a ConfigError that lists existing options and keys.
 
     Args:
-        error: what the composition raised.
-        overrides: what was asked for.
+        error: raised by the composition.
+        overrides: of the composition.
         conf: the folder of options.
-        keys: composes the values that the selected options have, to look for a key in.
+        keys: composes the values of the selected options, to look up a key.
     """
-    ours = next((one for one in _chain(error) if isinstance(one, ConfigError)), None)
-    if ours is not None:  # raised by a resolver of ours, which says it best
-        return ours
+    own = next((one for one in _chain(error) if isinstance(one, ConfigError)), None)
+    if own is not None:  # raised by one of the resolvers above
+        return own
     text = str(error).strip()
     if option := GROUP_OPTION.search(text):
         return _unknown_option(option[1], option[2], conf)
@@ -398,14 +402,14 @@ def explained(error: Exception, overrides: Iterable[str], conf: Path, keys: Call
         return ConfigError(
             "an override cannot be read",
             got=f"{override!r}: {text.splitlines()[0] if text else ''}",
-            expected="key=value; a list is key=[a,b]; text with other characters is in quotes: 'key=\"a b\"'",
-            remedy="correct it, and put it into quotes for the shell",
+            expected="key=value; lists: key=[a,b]; strings with other characters in quotes: 'key=\"a b\"'",
+            remedy="correct it, and quote it for the shell",
         )
     return ConfigError(
         "conf/ cannot be composed",
         got=text.splitlines()[0] if text else type(error).__name__,
-        expected="options that exist under conf/ and keys that they have",
-        remedy=f"correct the override or the file that is named; given: {listed(overrides) or 'no override'}",
+        expected="options in conf/ and keys of these options",
+        remedy=f"correct the override or the file; the overrides are: {listed(overrides) or 'none'}",
     )
 
 
@@ -426,42 +430,42 @@ def _unknown_option(group: str, name: str, conf: Path) -> ConfigError:
 
 
 def _nearest(name: str, options: list[str]) -> str:
-    """All options in words, those first that are most like a name."""
+    """List options for an error, the most similar to a name first."""
     near = get_close_matches(name[:100], options, n=MOST_SHOWN, cutoff=0.0)
     return listed([*near, *(option for option in options if option not in near)], MOST_SHOWN)
 
 
 def _unknown_key(key: str, conf: Path, keys: Callable[[], Any]) -> ConfigError:
-    """A key that does not exist: the groups and keys that do, nearest first."""
+    """Return the error for an unknown key, with existing groups and keys, nearest first."""
     groups = _groups(conf)
     node = keys()
-    siblings, above = node, ""
+    siblings, prefix = node, ""
     for part in key.split(".")[:-1]:
         if not isinstance(siblings, dict) or part not in siblings:
             break
-        siblings, above = siblings[part], f"{above}{part}."
-    names = [*(() if above else groups), *(map(str, siblings) if isinstance(siblings, dict) else ())]
-    known = [f"{above}{name}" for name in dict.fromkeys(names) if not name.startswith("_")]
+        siblings, prefix = siblings[part], f"{prefix}{part}."
+    names = [*(() if prefix else groups), *(map(str, siblings) if isinstance(siblings, dict) else ())]
+    known = [f"{prefix}{name}" for name in dict.fromkeys(names) if not name.startswith("_")]
     meant = did_you_mean(key, known) or did_you_mean(key, [*groups, *_dotted(node)])
-    new = f"a new key is added by +{key}=VALUE" if above else ""
+    new = f"a new key is added by +{key}=VALUE" if prefix else ""
     return ConfigError(
         f"conf/ has no key {key!r}",
         got=key,
-        expected=f"one of {_nearest(key, known)}" if known else "a key that conf/ has",
+        expected=f"one of {_nearest(key, known)}" if known else "a key of conf/",
         remedy=" ".join(filter(None, (meant or ("" if new else "correct the key"), new))),
     )
 
 
 def _groups(conf: Path) -> list[str]:
-    """The groups of options that the main file selects from."""
+    """Return the groups of options that the main file selects from."""
     defaults = yaml.safe_load((conf / "config.yaml").read_text(encoding="utf-8"))["defaults"]
     return [str(group) for entry in defaults if isinstance(entry, dict) for group in entry]
 
 
-def _dotted(node: Any, above: str = "") -> Iterator[str]:
-    """The dotted names of all keys of nested dictionaries."""
+def _dotted(node: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted names of all keys of nested dictionaries."""
     if isinstance(node, dict):
         for name, value in node.items():
             if not str(name).startswith("_"):
-                yield f"{above}{name}"
-            yield from _dotted(value, f"{above}{name}.")
+                yield f"{prefix}{name}"
+            yield from _dotted(value, f"{prefix}{name}.")

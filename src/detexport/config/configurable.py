@@ -1,4 +1,4 @@
-"""Classes and functions that are called with a configuration or with plain arguments."""
+"""The decorator ``configurable``: calls with a configuration or with explicit arguments."""
 
 import functools
 import inspect
@@ -9,9 +9,9 @@ from yacs.config import CfgNode as _YacsNode
 
 
 def configurable(init: Callable[..., Any] | None = None, *, from_config: Any = None) -> Any:
-    """Let ``__init__``, or a function, take a configuration in place of its arguments.
+    """Let ``__init__`` or a function accept a configuration in place of its arguments.
 
-    Of a class, the class method ``from_config`` says what the configuration means::
+    For a class, the class method ``from_config`` translates the configuration into arguments::
 
         class Head(nn.Module):
             @configurable
@@ -21,18 +21,18 @@ def configurable(init: Callable[..., Any] | None = None, *, from_config: Any = N
             def from_config(cls, cfg, input_shape):
                 return {"channels": input_shape.channels, "classes": cfg.MODEL.ROI_HEADS.NUM_CLASSES}
 
-        Head(channels=8, classes=3)         # plain arguments
+        Head(channels=8, classes=3)         # explicit arguments
         Head(cfg, input_shape)              # a configuration
-        Head(cfg, input_shape, classes=7)   # a configuration, and arguments that go before it
+        Head(cfg, input_shape, classes=7)   # explicit arguments override the configuration
 
-    A function names its own: ``@configurable(from_config=lambda cfg: {...})``.
+    For a function: ``@configurable(from_config=lambda cfg: {...})``.
 
     Args:
         init: the ``__init__`` or the function.
-        from_config: of a function, what turns its configuration into its arguments.
+        from_config: for a function, translates the configuration into arguments.
 
     Raises:
-        TypeError: a class has no class method ``from_config``, or one that takes no ``cfg`` first.
+        TypeError: a class has no class method ``from_config``, or its first argument is not ``cfg``.
     """
     if init is None:
         return functools.partial(configurable, from_config=from_config)
@@ -56,17 +56,17 @@ def _starts_with_cfg(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 def _class_method(cls: type) -> Callable[..., dict[str, Any]]:
     method = getattr(cls, "from_config", None)
     if not inspect.ismethod(method):
-        raise TypeError(f"{cls.__name__} is configurable, and so needs a class method from_config(cls, cfg)")
+        raise TypeError(f"{cls.__name__} is configurable and needs a class method from_config(cls, cfg)")
     return method
 
 
 def _explicit(
     translate: Callable[..., dict[str, Any]], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> dict[str, Any]:
-    """The arguments that ``translate`` finds; those that it does not take itself go before its own."""
+    """Return the arguments from ``translate``; keywords that it does not accept override them."""
     parameters = inspect.signature(translate).parameters
     if next(iter(parameters), None) != "cfg":
-        raise TypeError(f"{translate.__qualname__} takes cfg as its first argument")
+        raise TypeError(f"{translate.__qualname__} must take cfg as its first argument")
     kinds = {parameter.kind for parameter in parameters.values()}
     if inspect.Parameter.VAR_KEYWORD in kinds or inspect.Parameter.VAR_POSITIONAL in kinds:
         return translate(*args, **kwargs)

@@ -12,16 +12,16 @@ COMPOSE = "compose params.yaml again with `dvc exp run`"
 
 
 def load_params(key: str) -> Any:
-    """The value of ``key`` (dotted) in ``params.yaml``.
+    """Return the value of ``key`` (dotted) in ``params.yaml``.
 
     Raises:
-        ConfigError: the file or the key is missing, or a value is left for the user to say.
+        ConfigError: the file or the key is missing, or the user must set a value (``???``).
     """
     if not PARAMS.is_file():
         raise ConfigError(
-            "there are no parameters",
+            "the parameters are missing",
             got=f"no file {PARAMS.resolve()}",
-            expected="params.yaml in the folder that the stage is run in",
+            expected="params.yaml in the current folder",
             remedy="run `dvc repro` or `dvc exp run` in the repository",
         )
     params = OmegaConf.load(PARAMS)
@@ -37,10 +37,10 @@ def load_params(key: str) -> Any:
         node = node[part]
     if OmegaConf.is_config(node) and OmegaConf.missing_keys(node):
         raise ConfigError(
-            f"{PARAMS} leaves values of {key} open",
+            f"values of {key} in {PARAMS} are not set",
             got=listed(sorted(f"{name}: ???" for name in OmegaConf.missing_keys(node))),
             expected="a value for each",
-            remedy="give them: `dvc exp run -S <name>=<value>`",
+            remedy="set them: `dvc exp run -S <name>=<value>`",
         )
     return node
 

@@ -1,7 +1,7 @@
-"""YAML of plain values, and the arithmetic that some published configurations hold; nothing is executed.
+"""YAML of plain values, and the arithmetic in some published configurations; no code is executed.
 
-Work and memory are bounded by what is counted before it is done: the values that aliases repeat, and the
-operations of an expression.
+Work and memory are bounded: the values that aliases repeat are counted before they are built, and the
+operations of an expression before they are executed.
 """
 
 import ast
@@ -19,27 +19,28 @@ OPERATORS: dict[type, Callable[..., Any]] = {
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
-    # In float64: a power of integers could take the machine's memory.
+    # In float64: a power of integers could exhaust the memory.
     ast.Pow: math.pow,
     ast.USub: operator.neg,
 }
 LARGEST = 1e9
-"""No anchor, threshold or size is greater."""
+"""Limit of the magnitude of numbers; anchors, thresholds and sizes are smaller."""
 LONGEST_EXPRESSION = 4000
 MOST_OPERATIONS = 10_000
-"""An expression of anchors takes some dozens."""
+"""Limit per expression; computing anchors needs some dozens."""
 MOST_VALUES = 100_000
-"""Values of a document where every alias stands for all that it repeats."""
+"""Limit of the values of a document with all aliases expanded."""
 
 
 def load(text: str) -> Any:
-    """The value of a YAML document.
+    """Load a YAML document.
 
-    Beyond plain YAML it reads tuples, and the tag ``!!python/object/apply:eval`` of an expression of numbers,
-    lists and comprehensions over lists: detectron2's RetinaNet configurations compute their anchors so.
+    Apart from plain YAML it accepts tuples, and the tag ``!!python/object/apply:eval`` with an expression of
+    numbers, lists and list comprehensions, which computes the anchors in detectron2's RetinaNet
+    configurations.
 
     Raises:
-        yaml.YAMLError: the text is not YAML, holds another tag or expression, or is too deep or too large.
+        yaml.YAMLError: the text is not YAML, has another tag or expression, or is too deep or too large.
     """
     loader = _Loader(text)
     try:
@@ -52,55 +53,55 @@ def load(text: str) -> Any:
         raise
     except RecursionError as error:
         raise yaml.YAMLError("its brackets or aliases are nested too deeply") from error
-    except Exception as error:  # a value that its tag does not fit, such as a date that is none
+    except Exception as error:  # a value does not fit its tag, such as an invalid date
         raise yaml.YAMLError(f"a value does not fit its type: {shown(str(error))}") from error
     finally:
         loader.dispose()
 
 
 def _count(node: yaml.Node, counts: dict[int, int]) -> int:
-    """Values below a node.
+    """Count the values of a node with all aliases expanded.
 
     Args:
         node: of a document.
-        counts: those of the nodes that were seen, by identity; -1 while a node is being counted.
+        counts: counts of visited nodes by identity; -1 while a node is being counted.
     """
     if id(node) in counts:
         if counts[id(node)] < 0:
-            raise yaml.YAMLError("an alias stands for what it is a part of")
+            raise yaml.YAMLError("an alias refers to a node that it is a part of")
         return counts[id(node)]
     counts[id(node)] = -1
-    parts: list[yaml.Node] = []
+    children: list[yaml.Node] = []
     if isinstance(node, yaml.SequenceNode):
-        parts = node.value
+        children = node.value
     elif isinstance(node, yaml.MappingNode):
-        parts = [part for pair in node.value for part in pair]
-    counts[id(node)] = 1 + sum(_count(part, counts) for part in parts)
+        children = [child for pair in node.value for child in pair]
+    counts[id(node)] = 1 + sum(_count(child, counts) for child in children)
     if counts[id(node)] > MOST_VALUES:
-        raise yaml.YAMLError(f"it stands for more than {MOST_VALUES} values")
+        raise yaml.YAMLError(f"its aliases expand to more than {MOST_VALUES} values")
     return counts[id(node)]
 
 
 def compute(expression: str) -> Any:
-    """The value of an expression of numbers, lists, ``+ - * / **`` and list comprehensions.
+    """Evaluate an expression of numbers, lists, ``+ - * / **`` and list comprehensions.
 
     Raises:
-        ValueError: it is anything else, or takes more than ``MOST_OPERATIONS``.
+        ValueError: the expression has another form, or needs more than ``MOST_OPERATIONS``.
     """
     if len(expression) > LONGEST_EXPRESSION:
         raise ValueError(f"an expression has more than {LONGEST_EXPRESSION} characters: {shown(expression)}")
     try:
         return _Calculation(MOST_OPERATIONS).value(ast.parse(expression.strip(), mode="eval").body, {})
-    # The parser answers deep nesting with a MemoryError.
+    # The parser raises MemoryError for deep nesting.
     except (SyntaxError, TypeError, ArithmeticError, RecursionError, MemoryError) as error:
         raise ValueError(f"{shown(expression)} cannot be computed: {type(error).__name__} {error}") from error
 
 
 class _Calculation:
-    """One expression being computed.
+    """Evaluation of one expression.
 
     Args:
-        left: operations that it may yet take; each makes one value at most.
+        left: remaining number of operations; each creates one value at most.
     """
 
     def __init__(self, left: int) -> None:
@@ -109,31 +110,31 @@ class _Calculation:
     def _spend(self) -> None:
         self.left -= 1
         if self.left < 0:
-            raise ValueError(f"an expression takes more than {MOST_OPERATIONS} operations")
+            raise ValueError(f"an expression needs more than {MOST_OPERATIONS} operations")
 
     def value(self, node: ast.expr, names: dict[str, Any]) -> Any:
-        """The value of a part of the expression, where ``names`` have values."""
+        """Evaluate a node of the expression with the variables ``names``."""
         self._spend()
         match node:
             case ast.Constant(value=int() | float() as number) if abs(number) <= LARGEST:
                 return number
             case ast.Name(id=name) if name in names:
                 return self._copy(names[name])
-            case ast.List(elts=parts) | ast.Tuple(elts=parts):
-                return [self.value(part, names) for part in parts]
+            case ast.List(elts=entries) | ast.Tuple(elts=entries):
+                return [self.value(entry, names) for entry in entries]
             case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS:
                 first, second = _number(self.value(left, names)), _number(self.value(right, names))
                 return _number(OPERATORS[type(op)](first, second))
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 return -_number(self.value(operand, names))
-            case ast.ListComp(elt=part, generators=[ast.comprehension(ast.Name(id=name), iter=of, ifs=[])]):
-                return [self.value(part, {**names, name: item}) for item in self.value(of, names)]
+            case ast.ListComp(elt=body, generators=[ast.comprehension(ast.Name(id=name), iter=of, ifs=[])]):
+                return [self.value(body, {**names, name: item}) for item in self.value(of, names)]
         raise ValueError(f"{shown(ast.unparse(node))} is not arithmetic of numbers and lists")
 
     def _copy(self, value: Any) -> Any:
-        """A value of its own, so that lists of one list are as large as they look."""
+        """Copy a value and count its entries as operations, which bounds lists of shared lists."""
         self._spend()
-        return [self._copy(part) for part in value] if isinstance(value, list) else value
+        return [self._copy(entry) for entry in value] if isinstance(value, list) else value
 
 
 def _number(value: Any) -> int | float:
@@ -150,7 +151,7 @@ def _computed(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
     arguments = loader.construct_sequence(node) if isinstance(node, yaml.SequenceNode) else []
     try:
         if len(arguments) != 1 or not isinstance(arguments[0], str):
-            raise ValueError("one expression was expected")
+            raise ValueError("expected one expression")
         return compute(arguments[0])
     except ValueError as error:
         raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from error

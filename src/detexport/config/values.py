@@ -1,4 +1,4 @@
-"""Which values the keys that models are built from may have: one table."""
+"""Table of the valid values of the keys that models are built from."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,46 +10,46 @@ from detexport.errors import ConfigError, listed, shown
 
 
 class Rule(Protocol):
-    """What a value must be."""
+    """Condition on a value; ``str()`` describes it."""
 
     def fits(self, value: Any) -> bool:
-        """Whether ``value`` is so."""
+        """Return whether ``value`` is valid."""
         ...
 
 
 @dataclass(frozen=True)
 class Number:
-    """A number from ``lowest`` to ``highest``, whole or not."""
+    """A number from ``lowest`` to ``highest``; an integer if ``whole``."""
 
     lowest: float = -1e18
     highest: float = 1e18
     whole: bool = False
     above: bool = False
-    """Whether it must be greater than ``lowest``."""
+    """Whether ``lowest`` itself is excluded."""
 
     def fits(self, value: Any) -> bool:
-        """See ``Rule``; NaN is no number."""
+        """Return whether ``value`` is a number in the range; NaN is not."""
         kinds = (int,) if self.whole else (int, float)
         if type(value) not in kinds or not self.lowest <= value <= self.highest:
             return False
         return not (self.above and value == self.lowest)
 
     def __str__(self) -> str:
-        kind = "a whole number" if self.whole else "a number"
+        kind = "an integer" if self.whole else "a number"
         start = "above" if self.above else "from"
         return f"{kind} {start} {self.lowest:g} to {self.highest:g}"
 
 
 @dataclass(frozen=True)
 class Text:
-    """A text."""
+    """A string."""
 
     def fits(self, value: Any) -> bool:
-        """See ``Rule``."""
+        """Return whether ``value`` is a string."""
         return isinstance(value, str)
 
     def __str__(self) -> str:
-        return "a text"
+        return "a string"
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Switch:
     """True or False."""
 
     def fits(self, value: Any) -> bool:
-        """See ``Rule``."""
+        """Return whether ``value`` is a bool."""
         return isinstance(value, bool)
 
     def __str__(self) -> str:
@@ -73,7 +73,7 @@ class Listed:
     longest: int = 256
 
     def fits(self, value: Any) -> bool:
-        """See ``Rule``."""
+        """Return whether ``value`` is a list or tuple of valid entries."""
         return (
             isinstance(value, list | tuple)
             and self.shortest <= len(value) <= self.longest
@@ -93,7 +93,7 @@ class Either:
     second: Rule
 
     def fits(self, value: Any) -> bool:
-        """See ``Rule``."""
+        """Return whether ``value`` fits one of the rules."""
         return self.first.fits(value) or self.second.fits(value)
 
     def __str__(self) -> str:
@@ -105,7 +105,7 @@ class Anything:
     """A value that is checked where it is used."""
 
     def fits(self, value: Any) -> bool:
-        """See ``Rule``."""
+        """Return True."""
         return True
 
 
@@ -115,11 +115,11 @@ LAYERS = Number(0, 64, whole=True)
 CELLS = Number(1, 512, whole=True)
 BOXES = Number(1, 1_000_000, whole=True)
 PIXELS = Number(0, 1_000_000, whole=True)
-SHARE = Number(0, 1)
+FRACTION = Number(0, 1)
 FINITE = Number()
 POSITIVE = Number(0, 1e6, above=True)
 NAMES = Listed(Text())
-OF_LEVELS = Either(Listed(Listed(POSITIVE, 1, 64), 1, 64), Listed(POSITIVE, 1, 64))
+PER_LEVEL = Either(Listed(Listed(POSITIVE, 1, 64), 1, 64), Listed(POSITIVE, 1, 64))
 WEIGHTS = Listed(POSITIVE, 4, 4)
 LABELS = Listed(Number(-1, 1, whole=True), 1, 16)
 
@@ -127,15 +127,15 @@ VALUES: dict[str, Rule] = {
     "INPUT.MAX_SIZE_TEST": PIXELS,
     "INPUT.MIN_SIZE_TEST": PIXELS,
     "MODEL.ANCHOR_GENERATOR.ANGLES": Anything(),
-    "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": OF_LEVELS,
+    "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": PER_LEVEL,
     "MODEL.ANCHOR_GENERATOR.OFFSET": Number(0, 1),
-    "MODEL.ANCHOR_GENERATOR.SIZES": OF_LEVELS,
+    "MODEL.ANCHOR_GENERATOR.SIZES": PER_LEVEL,
     "MODEL.BACKBONE.FREEZE_AT": Number(-1, 64, whole=True),
     "MODEL.FPN.OUT_CHANNELS": CHANNELS,
     "MODEL.PIXEL_MEAN": Listed(FINITE, 1, 16),
     "MODEL.PIXEL_STD": Listed(POSITIVE, 1, 16),
     "MODEL.POINT_HEAD.FC_DIM": CHANNELS,
-    "MODEL.POINT_HEAD.IMPORTANCE_SAMPLE_RATIO": SHARE,
+    "MODEL.POINT_HEAD.IMPORTANCE_SAMPLE_RATIO": FRACTION,
     "MODEL.POINT_HEAD.NUM_CLASSES": CLASSES,
     "MODEL.POINT_HEAD.NUM_FC": LAYERS,
     "MODEL.POINT_HEAD.OVERSAMPLE_RATIO": Number(1, 100),
@@ -172,7 +172,7 @@ VALUES: dict[str, Rule] = {
     "MODEL.ROI_HEADS.IOU_LABELS": LABELS,
     "MODEL.ROI_HEADS.IOU_THRESHOLDS": Listed(FINITE, 1, 16),
     "MODEL.ROI_HEADS.NUM_CLASSES": CLASSES,
-    "MODEL.ROI_HEADS.POSITIVE_FRACTION": SHARE,
+    "MODEL.ROI_HEADS.POSITIVE_FRACTION": FRACTION,
     "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS": Listed(CHANNELS, 0, 64),
     "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS": CLASSES,
     "MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION": CELLS,
@@ -190,7 +190,7 @@ VALUES: dict[str, Rule] = {
     "MODEL.RPN.CONV_DIMS": Listed(Either(CHANNELS, Number(-1, -1, whole=True)), 1, 64),
     "MODEL.RPN.IOU_LABELS": LABELS,
     "MODEL.RPN.IOU_THRESHOLDS": Listed(FINITE, 1, 16),
-    "MODEL.RPN.POSITIVE_FRACTION": SHARE,
+    "MODEL.RPN.POSITIVE_FRACTION": FRACTION,
     "MODEL.RPN.POST_NMS_TOPK_TEST": BOXES,
     "MODEL.RPN.POST_NMS_TOPK_TRAIN": BOXES,
     "MODEL.RPN.PRE_NMS_TOPK_TEST": BOXES,
@@ -205,11 +205,11 @@ VALUES: dict[str, Rule] = {
     "TEST.EXPECTED_RESULTS": Anything(),
     "TEST.KEYPOINT_OKS_SIGMAS": Listed(Number(0, 1e3), 0, 100_000),
 }
-"""Values by key. Of a key that is not here the default's kind decides: see ``rule_of``."""
+"""Rules by key. For other keys the type of the default decides: see ``rule_of``."""
 
 
 def rule_of(key: str, default: Any) -> Rule:
-    """What the value of a key must be, from the table or from its default."""
+    """Return the rule of a key, from the table or from the type of its default."""
     if key in VALUES:
         return VALUES[key]
     if isinstance(default, bool):
@@ -225,14 +225,14 @@ def rule_of(key: str, default: Any) -> Rule:
 
 
 def check_values(cfg: _YacsNode, defaults: _YacsNode) -> None:
-    """Refuse values that no model can be built from.
+    """Raise ConfigError for values that no model can be built from.
 
     Args:
-        cfg: a configuration; keys that ``defaults`` lacks are somebody's own.
-        defaults: every key with its default.
+        cfg: a configuration; custom keys, which ``defaults`` lacks, are not checked.
+        defaults: all keys with their defaults.
 
     Raises:
-        ConfigError: a value is not what its key stands for; all that are not are named.
+        ConfigError: values do not fit their keys; the error lists all of them.
     """
     wrong = [(key, value, rule) for key, value, rule in _ruled(cfg, defaults) if not rule.fits(value)]
     if wrong:

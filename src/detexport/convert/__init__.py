@@ -1,8 +1,8 @@
-"""Conversions: an artifact -> another one, of another format or precision, without the model.
+"""Conversions: artifact -> artifact of another format or precision, without the model.
 
-One module a conversion, imported only when it is used.
+Each conversion has its own module, imported only when it is used.
 """
 
-from detexport.convert.conversion import Conversion, Samples, write_converted
+from detexport.convert.conversion import Conversion, ConversionTemplate, Samples
 
-__all__ = ["Conversion", "Samples", "write_converted"]
+__all__ = ["Conversion", "ConversionTemplate", "Samples"]

@@ -1,4 +1,4 @@
-"""An AOTInductor package: an ExportedProgram compiled to native code, which runs without Python."""
+"""ExportedProgram -> AOTInductor package: native code that runs without Python."""
 
 import io
 import logging
@@ -7,12 +7,12 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from torch.export.passes import move_to_device_pass
 
 from detexport.artifact import Artifact, Format
 from detexport.contract import IMAGE, Contract, TensorSpec
-from detexport.convert.conversion import Samples, read_source, write_converted
+from detexport.convert.conversion import ConversionTemplate, Samples
 from detexport.errors import ExportError, RuntimeUnavailableError
 from detexport.formats.pt2 import load_program, nms_keeps_any_number, one_is_a_size
 from detexport.formats.zip_archive import repack_zip
@@ -31,36 +31,40 @@ from detexport.processing.preprocess import graph_inputs
 
 MAIN_FILE = "model.pt2"
 LEFT_OUT = (".cpp", "kernel_metadata.json", ".data/serialization_id")
-"""Members that no runtime reads: the code before it was compiled, and a random number."""
+"""Members that no runtime reads: the source code, and a random number."""
 DIGEST = re.compile(r"[^/.]+(?=\.wrapper)")
-"""What a member's name begins with; paths of this machine went into it."""
+"""The digest in a member's name; it depends on paths of this machine."""
 CHECK_LAYOUTS = "AOTI_RUNTIME_CHECK_INPUTS"
 INSTRUCTION_SETS = {"x86-64": 1, "x86-64-v3": 256}
-"""Processors that the code runs on, by the names of the System V ABI, and bits of a vector that is used."""
+"""Instruction sets, by the names of the System V ABI, with the width in bits of their vectors."""
 MAX_ERROR = 1e-3
-"""Of an output's largest value: above what another order of summing gives, far below a wrong stride."""
+"""Error relative to an output's largest value: above another summation order's, below a wrong stride's."""
 MAX_DIFFERING = 0.05
-"""Part of an output's values that may lie elsewhere: detections of equal score swap places."""
+"""Fraction of an output's values that may differ: detections of equal score swap places."""
 CHECKED_SAMPLES = 4
 
 
 @dataclass(frozen=True)
-class AotInductor:
-    """``torch._inductor.aoti_compile_and_package``; height, width and the number of detections stay free.
+class AotInductor(ConversionTemplate):
+    """Compilation by AOTInductor; height, width and the number of detections stay dynamic.
 
     Args:
-        device: what the code is compiled for, ``"cpu"`` or ``"cuda"``; it runs on no other.
-        instruction_set: one of ``INSTRUCTION_SETS``; an older processor is refused at run time.
+        device: the kind of device to compile for, ``"cpu"`` or ``"cuda"``; the code runs on no other.
+        instruction_set: one of ``INSTRUCTION_SETS``; loading on a CPU without it raises an error.
     """
 
     device: Literal["cpu", "cuda"] = "cpu"
     instruction_set: Literal["x86-64", "x86-64-v3"] = "x86-64-v3"
 
-    def convert(self, source_dir: Path, samples: Samples, save_dir: Path) -> Artifact:
-        """See ``Conversion.convert``; the first samples are used to compare the package with the program."""
-        self._require_tools()
-        source = read_source(source_dir, Format.EXPORTED_PROGRAM)
-        program = load_program(source_dir / source.main_file)
+    name: ClassVar[str] = "aot_inductor"
+    source_format: ClassVar[Format] = Format.EXPORTED_PROGRAM
+    format: ClassVar[Format] = Format.AOT_INDUCTOR
+    main_file: ClassVar[str] = MAIN_FILE
+    packages: ClassVar[tuple[str, ...]] = ("torch", "torchvision")
+
+    def prepare(self, source: Artifact, model_file: Path, samples: Samples) -> Callable[[Path], None]:
+        """Compile a program; see ``Conversion.convert``. Compares both on the first samples."""
+        program = load_program(model_file)
         reference = program.module()
         images = [*islice(iter(samples), CHECKED_SAMPLES), *plain_images(source.contract)]
 
@@ -70,23 +74,14 @@ class AotInductor:
             inputs = (tuple(graph_inputs(source.contract, image).values()) for image in images)
             require_equal(reference, package, inputs, self.device)
 
-        return write_converted(
-            self,
-            source,
-            save_dir,
-            name="aot_inductor",
-            format=Format.AOT_INDUCTOR,
-            main_file=MAIN_FILE,
-            packages=("torch", "torchvision"),
-            write=write,
-        )
+        return write
 
-    def _require_tools(self) -> None:
-        """Refuse what cannot be compiled here.
+    def check(self) -> None:
+        """Check that this machine can compile for the device and the instruction set.
 
         Raises:
             RuntimeUnavailableError: this machine lacks the compiler or the device.
-            ExportError: nothing can be compiled for such a device or processor.
+            ExportError: the device or the instruction set is not supported.
         """
         compiler = os.environ.get("CXX", "g++")
         if shutil.which(compiler) is None:
@@ -98,10 +93,10 @@ class AotInductor:
             )
         if self.instruction_set not in INSTRUCTION_SETS or platform.machine() != "x86_64":
             raise ExportError(
-                "AOTInductor cannot compile for this processor",
+                "AOTInductor cannot compile for this instruction set",
                 got=f"instruction_set '{self.instruction_set}' on {platform.machine()}",
                 expected=f"one of {', '.join(INSTRUCTION_SETS)}, on x86_64",
-                remedy="choose one of these, or convert on such a machine",
+                remedy="choose one of these, or convert on an x86_64 machine",
             )
         if self.device not in ("cpu", "cuda"):
             raise ExportError(
@@ -114,7 +109,7 @@ class AotInductor:
                 "AOTInductor cannot compile for 'cuda'",
                 got="no CUDA device on this machine",
                 expected="a CUDA device and its driver",
-                remedy="choose 'cpu', or convert where the device is",
+                remedy="choose 'cpu', or convert on a machine with the device",
             )
 
     def _compile(self, program: torch.export.ExportedProgram, package: Path) -> None:
@@ -125,30 +120,30 @@ class AotInductor:
         with nms_keeps_any_number(), one_is_a_size(), quiet():
             try:
                 files = torch._inductor.aot_compile(program.module(), args, kwargs, options=self._settings())
-            except Exception as error:  # Inductor's errors have no base of their own
+            except Exception as error:  # Inductor's errors have no common base class
                 raise ExportError(
                     "AOTInductor cannot compile the program",
                     got=f"{type(error).__name__}: {str(error).strip().splitlines()[:1]}",
-                    expected="a program of operators that it knows, and a C++ compiler that takes its code",
+                    expected="a program of operators that it supports, and a C++ compiler for its code",
                     remedy="ship this model as the ExportedProgram, or by another target",
                 ) from error
-        # Into memory first: torch's own writer ends the whole process where the disk is full.
+        # Into memory first: torch's own writer aborts the process if the disk is full.
         saved = io.BytesIO()
         package_aoti(saved, files)
         repack_zip(saved, package, LEFT_OUT, lambda name: DIGEST.sub("model", name))
-        shutil.rmtree(Path(files[0]).parent)  # Inductor's cache keeps it for ever
+        shutil.rmtree(Path(files[0]).parent)  # Inductor never removes it from its cache
 
     def _settings(self) -> dict[str, Any]:
-        # Inductor hands this on to the compiler as it is; it has no other way to say that neither paths nor
-        # symbols are to stay in the code.
+        # Inductor passes this to the compiler unchanged. It has no other option to keep paths and symbols out
+        # of the code.
         flags = [
             self.instruction_set,
             *(f"ffile-prefix-map={path}=." for path in (cache_dir(), Path(torch.__file__).parent)),
             "s",
         ]
         return {
-            # With it, convolutions whose batch is a number of detections give their values in an order that
-            # the compiled code does not expect: it is recorded as contiguous and comes channels last.
+            # With it, convolutions whose batch is the number of detections return channels-last tensors, but
+            # the compiled code expects contiguous ones.
             "layout_optimization": False,
             "aot_inductor.package": True,
             "fallback_by_default": True,
@@ -156,22 +151,22 @@ class AotInductor:
             "cpp.march": " -".join(flags),
             "cpp.simdlen": INSTRUCTION_SETS[self.instruction_set],
             "cpp.vec_isa_ok": True,
-            # Threads of the machine that it runs on, not of this one.
+            # The number of threads of the machine that runs the code, not of this one.
             "cpp.dynamic_threads": True,
-            # It takes a feature map of one cell for a special case, and would refuse it when layouts are
-            # checked, though the code serves it; that it does is seen on the smallest images.
+            # Off: the check of layouts would reject a feature map of one cell, which the code supports. The
+            # smallest of the plain images test that.
             "aot_inductor.check_lowerbound": False,
-            # The calls between the kernels: nothing to optimize, and twice the time to compile otherwise.
+            # Only calls between kernels: there is nothing to optimize, and O1 would double the compile time.
             "aot_inductor.compile_wrapper_opt_level": "O0",
-            "aot_inductor.precompile_headers": False,  # 300 MB and more time than one model saves by them
+            "aot_inductor.precompile_headers": False,  # 300 MB, and slower than compiling one model without
             "aot_inductor.enable_line_tables": False,
         }
 
 
 def choose_compiled(graph: torch.fx.Graph) -> None:
-    """Mark what is worth compiling, arithmetic on feature maps; the rest is left to PyTorch's operators.
+    """Mark the operators to compile: arithmetic on feature maps. The rest runs as PyTorch's operators.
 
-    The code for lists of boxes would take most of the time to compile, and next to none to run.
+    Operators on lists of boxes would take most of the compile time and hardly any of the run time.
     """
     for node in graph.nodes:
         if isinstance(node.target, torch._ops.OpOverload) and _is_compiled(node):
@@ -183,18 +178,18 @@ def _is_compiled(node: torch.fx.Node) -> bool:
     values = value if isinstance(value, (list, tuple)) else (value,)
     return (
         node.target.is_view  # type: ignore[union-attr]
-        # What Python alone defines is not there where the package runs without it.
+        # Operators defined in Python are not available where the package runs without it.
         or node.target.namespace not in ("aten", "torchvision")  # type: ignore[union-attr]
         or any(isinstance(one, torch.Tensor) and one.ndim >= 4 for one in values)
-        # A package cannot hold such a number as an operator's argument.
+        # A package cannot store a non-finite number as an operator's argument.
         or any(isinstance(arg, float) and not math.isfinite(arg) for arg in node.args)
     )
 
 
 def plain_images(contract: Contract) -> list[np.ndarray]:
-    """Images beside the samples: one of nothing, and noise, small and odd, where the sizes are free.
+    """Return a blank image and noise images, also of small and odd sizes if the sizes are dynamic.
 
-    None for a graph that takes something else.
+    Empty for a graph whose input is not an image.
     """
     spec = contract.inputs[0]
     if spec.name != IMAGE.name:
@@ -213,13 +208,13 @@ def _sized(spec: TensorSpec, size: tuple[int, int]) -> list[int]:
 
 
 def require_equal(program: Any, package: Path, inputs: Iterable[tuple[np.ndarray, ...]], device: str) -> None:
-    """See that a package computes what the program does that it was compiled from.
+    """Check that a package computes the same as the program that it was compiled from.
 
-    Compiled code trusts the layout that it was promised for every tensor; where the promise does not hold it
-    gives other numbers without a word. So layouts are checked while it runs, and every output after it.
+    Compiled code assumes a fixed layout of every tensor; with another layout it silently returns wrong
+    numbers. So layouts are checked while it runs, and every output afterwards.
 
     Raises:
-        ExportError: it does not.
+        ExportError: a layout or an output differs.
     """
     with checked_layouts(), quiet():
         compiled = torch._inductor.aoti_load_package(str(package))
@@ -239,7 +234,7 @@ def require_equal(program: Any, package: Path, inputs: Iterable[tuple[np.ndarray
 
 def _fault(want: torch.Tensor, got: torch.Tensor) -> str:
     if want.shape != got.shape or want.dtype != got.dtype:
-        return f"{got.dtype} {tuple(got.shape)} where the program gives {want.dtype} {tuple(want.shape)}"
+        return f"{got.dtype} {tuple(got.shape)}, but {want.dtype} {tuple(want.shape)} from the program"
     want, got = want.double(), got.double()
     limit = MAX_ERROR * want.abs().flatten().amax().clamp(min=1) if want.numel() else 0
     differing = int((~((want - got).abs() <= limit)).sum())
@@ -257,7 +252,7 @@ def _differs(image: np.ndarray, got: str) -> ExportError:
 
 @contextmanager
 def checked_layouts() -> Iterator[None]:
-    """Let packages that are loaded check sizes and strides of every tensor."""
+    """Make packages that are loaded in this block check sizes and strides of every tensor."""
     previous = os.environ.get(CHECK_LAYOUTS)
     os.environ[CHECK_LAYOUTS] = "1"
     try:
@@ -271,10 +266,7 @@ def checked_layouts() -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without a line for every operator that is left to PyTorch, which is what was asked for.
-
-    Nor is it told that this processor could run code of a newer instruction set, too.
-    """
+    """Suppress two warnings: operators left to PyTorch (which is intended), and a newer instruction set."""
     loggers = [
         logging.getLogger(name) for name in ("torch._inductor.ir", "torch.export.pt2_archive._package")
     ]

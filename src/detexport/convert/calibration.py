@@ -1,4 +1,4 @@
-"""The images that ranges of activations are measured on."""
+"""The calibration images, on which activation ranges are measured."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ class CalibrationSet:
     """The first samples, read again at each pass.
 
     Args:
-        samples: of the training split.
-        number: at most so many.
+        samples: images of the training split.
+        number: most samples to use.
 
     Raises:
         ConfigError: ``number`` is not positive.
@@ -28,14 +28,14 @@ class CalibrationSet:
     number: int
 
     def __post_init__(self) -> None:
-        """Refuse to calibrate on nothing."""
+        """Check that there is at least one sample."""
         if self.number < 1:
-            raise ConfigError("a quantization needs samples", got=self.number, expected="samples: 1 or more")
+            raise ConfigError("quantization needs samples", got=self.number, expected="samples: 1 or more")
         if not len(self.samples):
             raise ExportError(
-                "there is nothing to calibrate on",
+                "there are no calibration images",
                 got="0 samples",
-                expected="images that the model was trained for, some hundred",
+                expected="some hundred images like those that the model was trained on",
                 remedy="give the data set a training split",
             )
 
@@ -43,11 +43,11 @@ class CalibrationSet:
         return min(self.number, len(self.samples))
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Each uint8 (3, H, W)."""
+        """Yield images, uint8 (3, H, W)."""
         yield from self._read("calibrate")
 
     def where(self, holds: Callable[[np.ndarray], bool]) -> "ChosenSamples":
-        """Those samples for which a condition holds.
+        """Return the samples for which a condition holds.
 
         Raises:
             ExportError: it holds for none.
@@ -55,9 +55,9 @@ class CalibrationSet:
         indices = frozenset(index for index, image in enumerate(self._read("choose")) if holds(image))
         if not indices:
             raise ExportError(
-                "the model finds nothing on any sample, so its heads have nothing to calibrate on",
+                "the model detects nothing on the calibration images, which its heads need",
                 got=f"0 detections on {len(self)} samples",
-                expected="images of what the model was trained to find",
+                expected="images of objects that the model was trained to detect",
                 remedy="check the weights and the data set, or raise samples",
             )
         return ChosenSamples(self, indices)
@@ -72,8 +72,8 @@ class ChosenSamples:
     """Some of the samples.
 
     Args:
-        images: all of them.
-        indices: positions of those that are given.
+        images: all samples.
+        indices: positions of the chosen ones.
     """
 
     images: CalibrationSet
@@ -83,5 +83,5 @@ class ChosenSamples:
         return len(self.indices)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Each uint8 (3, H, W)."""
+        """Yield images, uint8 (3, H, W)."""
         return (image for index, image in enumerate(self.images) if index in self.indices)

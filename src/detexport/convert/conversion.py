@@ -1,10 +1,10 @@
-"""What every conversion does: read an artifact, fill a folder, put it in place by one rename."""
+"""The steps of every conversion: read an artifact, fill a folder, put it in place by one rename."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -16,38 +16,38 @@ from detexport.system.files import writing
 
 
 class Samples(Protocol):
-    """Images to calibrate on, read when they are asked for, as often as they are asked for."""
+    """Calibration images, read again at each iteration."""
 
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Each uint8 (3, H, W) in the contract's channel order, resized by its rule."""
+        """Yield images, uint8 (3, H, W) in the contract's channel order, resized by its rule."""
         ...
 
 
 class Conversion(Protocol):
-    """A frozen dataclass of a conversion's options."""
+    """A conversion: a frozen dataclass of its options."""
 
     def convert(self, source_dir: Path, samples: Samples, save_dir: Path) -> Artifact:
-        """Write the artifact made from that of ``source_dir`` into ``save_dir``, whole or not at all.
+        """Convert the artifact in ``source_dir`` and write the result into ``save_dir``, whole or not at all.
 
         Args:
-            source_dir: folder of the artifact to start from.
-            samples: images to calibrate on; a conversion that needs none leaves them unread.
+            source_dir: folder of the artifact to convert.
+            samples: calibration images; a conversion that needs none does not read them.
             save_dir: folder of the new artifact; replaced if it exists.
 
         Raises:
-            ArtifactError: the source is not of the format that is converted, or was changed.
-            ExportError: it cannot be converted.
+            ArtifactError: the source is not an artifact, or was changed.
+            ExportError: it has another format, or cannot be converted.
         """
 
 
 def read_source(folder: Path, expected: Format) -> Artifact:
-    """Read the artifact that a conversion starts from, and check its files.
+    """Read the artifact to convert, and check its files.
 
     Raises:
         ArtifactError: it is not an artifact, or its files were changed.
-        ExportError: it is of another format.
+        ExportError: it has another format.
     """
     artifact = read_artifact(folder)
     if artifact.format is not expected:
@@ -61,44 +61,61 @@ def read_source(folder: Path, expected: Format) -> Artifact:
     return artifact
 
 
-def write_converted(
-    conversion: Any,
-    source: Artifact,
-    save_dir: Path,
-    *,
-    name: str,
-    format: Format,
-    main_file: str,
-    packages: tuple[str, ...],
-    write: Callable[[Path], None],
-) -> Artifact:
-    """Let ``write`` fill a folder, add the manifest, and put the finished folder in place.
+class ConversionTemplate:
+    """What the conversions share: read the source, fill a folder, put it in place by one rename.
 
-    Args:
-        conversion: the frozen dataclass of options.
-        source: the artifact that is converted; contract and origin are taken over from it.
-        save_dir: folder of the new artifact.
-        name: the conversion's name.
-        format: what the main file is.
-        main_file: the file that a runtime opens, relative to the folder.
-        packages: distributions whose versions shape the files.
-        write: writes the files into the folder that it is given.
-
-    Raises:
-        OutputError: ``save_dir`` cannot be written.
+    A conversion extends it as a frozen dataclass of its options and gives ``prepare``, and ``check`` where
+    not every option or machine serves.
     """
-    with writing(save_dir), atomic_dir(save_dir) as folder:
-        write(folder)
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        artifact = replace(
-            source,
-            format=format,
-            method=name,
-            options=asdict(conversion),
-            main_file=main_file,
-            files={path.relative_to(folder).as_posix(): sha256_file(path) for path in files},
-            versions={**source.versions, **{package: version(package) for package in packages}},
-            source_sha256=source.sha256,
-        )
-        artifact.save(folder)
-    return artifact
+
+    name: ClassVar[str]
+    """Of the conversion."""
+    source_format: ClassVar[Format]
+    """What is converted."""
+    format: ClassVar[Format]
+    """What the main file is."""
+    main_file: ClassVar[str]
+    """The file that a runtime opens, relative to the folder."""
+    packages: ClassVar[tuple[str, ...]]
+    """Distributions whose versions shape the files."""
+
+    def check(self) -> None:
+        """Check the options, and that this machine can convert.
+
+        Raises:
+            ExportError: it cannot.
+        """
+
+    def prepare(self, source: Artifact, model_file: Path, samples: Samples) -> Callable[[Path], None]:
+        """Read the model; return what writes the converted files into a folder, ``main_file`` among them.
+
+        Args:
+            source: the artifact that is converted.
+            model_file: its main file.
+            samples: see ``Conversion.convert``.
+
+        Raises:
+            ExportError: it cannot be converted.
+        """
+        raise NotImplementedError
+
+    def convert(self, source_dir: Path, samples: Samples, save_dir: Path) -> Artifact:
+        """See ``Conversion.convert``."""
+        self.check()
+        source = read_source(source_dir, self.source_format)
+        write = self.prepare(source, source_dir / source.main_file, samples)
+        with writing(save_dir), atomic_dir(save_dir) as folder:
+            write(folder)
+            files = sorted(path for path in folder.rglob("*") if path.is_file())
+            artifact = replace(
+                source,
+                format=self.format,
+                method=self.name,
+                options=asdict(self),  # type: ignore[call-overload]  # a subclass is a dataclass
+                main_file=self.main_file,
+                files={path.relative_to(folder).as_posix(): sha256_file(path) for path in files},
+                versions={**source.versions, **{package: version(package) for package in self.packages}},
+                source_sha256=source.sha256,
+            )
+            artifact.save(folder)
+        return artifact

@@ -1,17 +1,18 @@
-"""ONNX -> ONNX that computes in 8 bits, by ONNX Runtime's static quantization."""
+"""ONNX -> int8 ONNX, by ONNX Runtime's static quantization."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from detexport.artifact import Artifact, Format
 from detexport.contract import Contract
 from detexport.convert.calibration import CalibrationSet
-from detexport.convert.conversion import Samples, read_source, write_converted
+from detexport.convert.conversion import ConversionTemplate, Samples
 from detexport.errors import ConfigError, ExportError
 from detexport.formats.coordinate_operators import ONNX as READ_AT
 from detexport.processing.preprocess import graph_inputs
@@ -24,25 +25,25 @@ with extra_imports():
 MAIN_FILE = "model.onnx"
 
 INT8 = ("Conv", "Gemm", "MatMul")
-"""Operators that multiply by trained weights and that ONNX Runtime computes in 8 bits."""
+"""Operators that multiply by trained weights and that ONNX Runtime computes in int8."""
 
 WEIGHTED = (*INT8, "ConvTranspose", "DeformConv")
 """Operators that multiply by trained weights."""
 
 
 @dataclass(frozen=True)
-class OnnxInt8:
-    """Layers with weights take 8 bits (QDQ), everything between and after them stays in float32.
+class OnnxInt8(ConversionTemplate):
+    """Quantization of the layers with weights to int8 (QDQ); all other operators stay in float32.
 
-    What decodes boxes, suppresses and pastes has ranges of hundreds of px and is left as it is, and so are
-    the layers that predict: an error of theirs is an error of the result. Ranges of activations are those
-    that were seen, with a zero point; those of weights are symmetric.
+    Box decoding, NMS and mask pasting have ranges of hundreds of px. The prediction layers stay in float32
+    too: their error is an error of the output. Activation ranges are the observed minimum and maximum, with a
+    zero point; weight ranges are symmetric.
 
     Args:
-        samples: number of images to calibrate on.
-        per_channel: a scale for each output channel of the weights, instead of one for all.
-        reduce_range: weights of 7 bits, for processors whose products of 8 bits saturate (x86 without VNNI).
-        float_nodes: names of nodes that stay in float32 too.
+        samples: number of calibration images.
+        per_channel: one scale per output channel of the weights, instead of one for all.
+        reduce_range: weights of 7 bits, for CPUs whose 8-bit products saturate (x86 without VNNI).
+        float_nodes: names of further nodes that stay in float32.
     """
 
     samples: int = 100
@@ -50,16 +51,20 @@ class OnnxInt8:
     reduce_range: bool = False
     float_nodes: tuple[str, ...] = ()
 
-    def convert(self, source_dir: Path, samples: Samples, save_dir: Path) -> Artifact:
-        """See ``Conversion.convert``.
+    name: ClassVar[str] = "onnx_int8"
+    source_format: ClassVar[Format] = Format.ONNX
+    format: ClassVar[Format] = Format.ONNX
+    main_file: ClassVar[str] = MAIN_FILE
+    packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime")
+
+    def prepare(self, source: Artifact, model_file: Path, samples: Samples) -> Callable[[Path], None]:
+        """See ``ConversionTemplate.prepare``.
 
         Raises:
-            ConfigError: the model has no node of a name that is to stay in float.
+            ConfigError: the model lacks a node of ``float_nodes``.
             ExportError: there are no samples, or the model has no layer to quantize.
         """
-        source = read_source(source_dir, Format.ONNX)
         images = CalibrationSet(samples, self.samples)
-        model_file = source_dir / source.main_file
         graph = onnx.load(model_file).graph
         unknown = set(self.float_nodes) - {node.name for node in graph.node}
         if unknown:
@@ -67,22 +72,13 @@ class OnnxInt8:
                 f"{model_file} has no such nodes",
                 got=f"float_nodes: {', '.join(sorted(unknown))}",
                 expected="names of its nodes, as Netron shows them",
-                remedy="correct them, or leave them out",
+                remedy="correct or remove them",
             )
         names = quantizable(graph) - set(self.float_nodes)
         if not names:
             raise ExportError(f"{model_file} has no layer to quantize", expected=", ".join(INT8))
-        return write_converted(
-            self,
-            source,
-            save_dir,
-            name="onnx_int8",
-            format=Format.ONNX,
-            main_file=MAIN_FILE,
-            packages=("onnx", "onnxruntime"),
-            write=lambda folder: self._quantize(
-                model_file, names, _Reader(images, source.contract), folder / MAIN_FILE
-            ),
+        return lambda folder: self._quantize(
+            model_file, names, _Reader(images, source.contract), folder / MAIN_FILE
         )
 
     def _quantize(self, model_file: Path, names: set[str], reader: "_Reader", path: Path) -> None:
@@ -102,7 +98,7 @@ class OnnxInt8:
 
 
 class _Reader(quantization.CalibrationDataReader):
-    """Images as ONNX Runtime asks for them: one after another, then None."""
+    """The images for ONNX Runtime's calibration: one feed after another, then None."""
 
     def __init__(self, images: CalibrationSet, contract: Contract) -> None:
         self.feeds = (graph_inputs(contract, image) for image in images)
@@ -112,10 +108,10 @@ class _Reader(quantization.CalibrationDataReader):
 
 
 def quantizable(graph: onnx.GraphProto) -> set[str]:
-    """Names of the nodes that multiply by weights in 8 bits, those that predict excepted.
+    """Return the names of the nodes to quantize: those with weights, except the prediction layers.
 
-    Between a node that predicts and the graph's outputs, or the coordinates at which features are read, is no
-    other one with weights.
+    A prediction layer is the last node with weights before an output of the graph, or before the coordinates
+    at which features are read.
     """
     weights = {tensor.name for tensor in graph.initializer}
     # The product of two activations, as in decoding, has no weights.
@@ -137,7 +133,7 @@ def quantizable(graph: onnx.GraphProto) -> set[str]:
         node = producer[name]
         if node.name in weighted:
             last.add(node.name)
-        # A shape is the same in every precision.
+        # A shape does not depend on the precision.
         elif node.op_type not in READ_AT and node.op_type != "Shape":
             left += node.input
     return {node.name for node in graph.node if node.op_type in INT8 and node.name in weighted} - last
@@ -145,7 +141,7 @@ def quantizable(graph: onnx.GraphProto) -> set[str]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep ONNX Runtime's advice to pre-process from the screen: shapes are free here, and BN is folded."""
+    """Suppress ONNX Runtime's advice to pre-process: shapes are dynamic here, and BN is folded already."""
     logging.disable(logging.WARNING)
     try:
         yield

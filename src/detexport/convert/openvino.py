@@ -1,16 +1,17 @@
-"""ONNX -> OpenVINO IR, and what every IR of ours has in common."""
+"""ONNX -> OpenVINO IR, and reading and writing IRs for all conversions."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from xml.etree import ElementTree
 
 from detexport.artifact import Artifact, Format
-from detexport.convert.conversion import Samples, read_source, write_converted
+from detexport.convert.conversion import ConversionTemplate, Samples
 from detexport.errors import ExportError
 from detexport.formats.coordinate_operators import OPENVINO as READ_AT
+from detexport.formats.openvino_constants import is_constant
 from detexport.formats.openvino_import import no_telemetry
 from detexport.system.extras import extra_imports
 
@@ -31,33 +32,29 @@ WEIGHTED = {
 
 
 @dataclass(frozen=True)
-class OpenVino:
-    """The IR of an ONNX model; what is free in its shapes stays free.
+class OpenVino(ConversionTemplate):
+    """Conversion of an ONNX model to an IR; dynamic shapes stay dynamic.
 
     Args:
-        compress_to_fp16: store the weights in half precision: half the size, and another model.
+        compress_to_fp16: store the weights in half precision: half the size, but other outputs.
     """
 
     compress_to_fp16: bool = False
 
-    def convert(self, source_dir: Path, samples: Samples, save_dir: Path) -> Artifact:
-        """See ``Conversion.convert``; samples are not read."""
-        source = read_source(source_dir, Format.ONNX)
-        model = read_model(source_dir / source.main_file)
-        return write_converted(
-            self,
-            source,
-            save_dir,
-            name="openvino",
-            format=Format.OPENVINO,
-            main_file=MAIN_FILE,
-            packages=("openvino",),
-            write=lambda folder: save_ir(model, folder / MAIN_FILE, compress_to_fp16=self.compress_to_fp16),
-        )
+    name: ClassVar[str] = "openvino"
+    source_format: ClassVar[Format] = Format.ONNX
+    format: ClassVar[Format] = Format.OPENVINO
+    main_file: ClassVar[str] = MAIN_FILE
+    packages: ClassVar[tuple[str, ...]] = ("openvino",)
+
+    def prepare(self, source: Artifact, model_file: Path, samples: Samples) -> Callable[[Path], None]:
+        """See ``ConversionTemplate.prepare``; samples are not read."""
+        model = read_model(model_file)
+        return lambda folder: save_ir(model, folder / MAIN_FILE, compress_to_fp16=self.compress_to_fp16)
 
 
 def read_model(path: Path) -> Any:
-    """Read an ONNX model or an IR; its operators are then named alike in every process.
+    """Read an ONNX model or an IR, and give its operators the same names in every process.
 
     Raises:
         ExportError: OpenVINO cannot read it.
@@ -68,7 +65,7 @@ def read_model(path: Path) -> Any:
         raise ExportError(
             f"{path} cannot be read by OpenVINO {ov.__version__}",
             got=str(error).strip().splitlines()[-1],
-            expected="a model whose operators it knows",
+            expected="a model whose operators it supports",
             remedy="declare the pair unsupported, or export the model with other operators",
         ) from error
     name_nodes(model)
@@ -76,7 +73,7 @@ def read_model(path: Path) -> Any:
 
 
 def name_nodes(model: Any) -> None:
-    """Name the operators that have no name from their source; OpenVINO's numbers count all of a process."""
+    """Name the operators without an own name; OpenVINO's numbers depend on the process's other models."""
     for index, node in enumerate(model.get_ordered_ops()):
         name, kind = node.get_friendly_name(), node.get_type_name()
         if name == node.get_name() or re.fullmatch(rf"{kind}\.\d+", name):
@@ -84,7 +81,7 @@ def name_nodes(model: Any) -> None:
 
 
 def save_ir(model: Any, path: Path, *, compress_to_fp16: bool = False) -> None:
-    """Write ``path`` and its weights beside it."""
+    """Write an IR: ``path`` and its weights in the same folder."""
     name_nodes(model)
     ov.save_model(model, path, compress_to_fp16=compress_to_fp16)
     tree = ElementTree.parse(path)
@@ -93,38 +90,31 @@ def save_ir(model: Any, path: Path, *, compress_to_fp16: bool = False) -> None:
 
 
 def last_weighted(model: Any) -> set[str]:
-    """Names of the layers that predict.
+    """Return the names of the prediction layers.
 
-    Between them and the outputs, or the coordinates at which features are read, is no other one with weights.
+    A prediction layer is the last one with weights before an output of the model, or before the coordinates
+    at which features are read.
     """
     starts = [*_sampled_at(model), *(result.input_value(0).get_node() for result in model.get_results())]
     return {node.get_friendly_name() for node in _before(starts) if has_weights(node)}
 
 
 def has_weights(node: Any) -> bool:
-    """Whether it multiplies by a constant: the product of two activations, as in decoding, has no weights."""
+    """Return whether a node multiplies by weights; a product of two activations, as in decoding, has none."""
     return node.get_type_name() in WEIGHTED and any(
-        _is_constant(value.get_node()) for value in node.input_values()
+        is_constant(value.get_node()) for value in node.input_values()
     )
 
 
-def _is_constant(node: Any) -> bool:
-    """Whether its value is stored, perhaps reshaped or of another type."""
-    if node.get_type_name() == "Constant":
-        return True
-    stored = node.get_type_name() in ("Convert", "FakeQuantize", "Multiply", "Reshape", "Subtract")
-    return stored and all(_is_constant(value.get_node()) for value in node.input_values())
-
-
 def _sampled_at(model: Any) -> Iterator[Any]:
-    """The nodes that give the coordinates at which features are read."""
+    """Yield the nodes that compute the coordinates at which features are read."""
     for node in model.get_ordered_ops():
         for port in READ_AT.get(node.get_type_name(), ()):
             yield node.input_value(port).get_node()
 
 
 def _before(starts: Iterable[Any]) -> Iterator[Any]:
-    """The nodes and all that they are computed from, back to the layers with weights, these included."""
+    """Yield the nodes and their predecessors, up to and including the nearest layers with weights."""
     seen: set[str] = set()
     left = list(starts)
     while left:
@@ -134,13 +124,13 @@ def _before(starts: Iterable[Any]) -> Iterator[Any]:
         seen.add(node.get_friendly_name())
         yield node
         kind = node.get_type_name()
-        # A shape is the same in every precision.
+        # A shape does not depend on the precision.
         if kind not in READ_AT and kind != "ShapeOf" and not has_weights(node):
             left += [value.get_node() for value in node.input_values()]
 
 
 def _strip(tree: Any) -> None:
-    """Remove what the tools note of themselves; the artifact's manifest has it."""
+    """Remove the tools' versions and options from an IR; the artifact's manifest has them."""
     net = tree.getroot()
     for info in net.findall("rt_info"):
         net.remove(info)

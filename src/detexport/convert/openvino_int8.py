@@ -1,18 +1,19 @@
-"""OpenVINO IR -> IR that computes in 8 bits, by NNCF's post-training quantization."""
+"""OpenVINO IR -> int8 IR, by NNCF's post-training quantization."""
 
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from detexport.artifact import Artifact, Format
 from detexport.contract import Contract
 from detexport.convert.calibration import CalibrationSet, ChosenSamples
-from detexport.convert.conversion import Samples, read_source, write_converted
+from detexport.convert.conversion import ConversionTemplate, Samples
 from detexport.convert.openvino import MAIN_FILE, has_weights, last_weighted, read_model, save_ir
 from detexport.errors import ConfigError, DetexportError, ExportError
 from detexport.formats.openvino_import import no_telemetry
@@ -25,46 +26,43 @@ with extra_imports(), no_telemetry():
 
 
 @dataclass(frozen=True)
-class OpenVinoInt8:
-    """Layers with weights compute in 8 bits, everything between and after them in float32.
+class OpenVinoInt8(ConversionTemplate):
+    """Quantization of the layers with weights to int8; all other operators stay in float32.
 
-    What decodes boxes, suppresses and pastes has ranges of hundreds of px and is left as it is, and so are
-    the layers that predict: an error of theirs is an error of the result.
+    Box decoding, NMS and mask pasting have ranges of hundreds of px. The prediction layers stay in float32
+    too: their error is an error of the output.
 
     Args:
-        samples: number of images to calibrate on.
-        preset: ``"mixed"`` has ranges of activations with a zero point, ``"performance"`` symmetric ones.
-        float_patterns: regular expressions of names of operators that stay in float32 too; they match from a
-            name's beginning.
+        samples: number of calibration images.
+        preset: ``"mixed"`` has asymmetric activation ranges (with a zero point), ``"performance"`` symmetric
+            ones.
+        float_patterns: regular expressions for further operators that stay in float32, matched from the
+            beginning of their names.
     """
 
     samples: int = 100
     preset: Literal["mixed", "performance"] = "mixed"
     float_patterns: tuple[str, ...] = ()
 
-    def convert(self, source_dir: Path, samples: Samples, save_dir: Path) -> Artifact:
-        """See ``Conversion.convert``.
+    name: ClassVar[str] = "openvino_int8"
+    source_format: ClassVar[Format] = Format.OPENVINO
+    format: ClassVar[Format] = Format.OPENVINO
+    main_file: ClassVar[str] = MAIN_FILE
+    packages: ClassVar[tuple[str, ...]] = ("openvino", "nncf")
+
+    def prepare(self, source: Artifact, model_file: Path, samples: Samples) -> Callable[[Path], None]:
+        """See ``ConversionTemplate.prepare``.
 
         Raises:
-            ConfigError: there is no such preset, or the model has no operators of a pattern.
+            ConfigError: the preset is unknown, or a pattern matches no operator.
             ExportError: there are no samples, or NNCF cannot quantize the model.
         """
-        source = read_source(source_dir, Format.OPENVINO)
-        model = read_model(source_dir / source.main_file)
+        model = read_model(model_file)
         self._check_options(model)
         images = _with_detections(CalibrationSet(samples, self.samples), model, source.contract)
         quantized = self._quantize(model, images, source.contract)
         _require_finite(quantized)
-        return write_converted(
-            self,
-            source,
-            save_dir,
-            name="openvino_int8",
-            format=Format.OPENVINO,
-            main_file=MAIN_FILE,
-            packages=("openvino", "nncf"),
-            write=lambda folder: save_ir(quantized, folder / MAIN_FILE),
-        )
+        return lambda folder: save_ir(quantized, folder / MAIN_FILE)
 
     def _check_options(self, model: Any) -> None:
         presets = [preset.value for preset in nncf.QuantizationPreset]
@@ -76,7 +74,7 @@ class OpenVinoInt8:
                 matched = any(map(re.compile(pattern).match, names))
             except re.error as error:
                 raise ConfigError(
-                    "no regular expression", got=f"float_patterns: {pattern}: {error}"
+                    "invalid regular expression", got=f"float_patterns: {pattern}: {error}"
                 ) from error
             if not matched:
                 raise ConfigError(
@@ -100,19 +98,19 @@ class OpenVinoInt8:
             )
         except (DetexportError, MemoryError):
             raise
-        except Exception as error:  # NNCF's errors have no base of their own
+        except Exception as error:  # NNCF's errors have no common base class
             raise ExportError(
                 "NNCF cannot quantize the model",
                 got=f"{type(error).__name__}: {' '.join(str(error).split())}",
-                expected="a model whose layers it knows",
-                remedy="leave what is named in float: float_patterns, or choose another target",
+                expected="a model whose layers it supports",
+                remedy="keep the named layers in float: float_patterns, or choose another target",
             ) from error
 
 
 def _with_detections(
     images: CalibrationSet, model: Any, contract: Contract
 ) -> CalibrationSet | ChosenSamples:
-    """The images that reach every layer: where nothing is found, NNCF takes the mean of no value, NaN."""
+    """Return the images with detections: on the others, NNCF's mean over a head's empty batch is NaN."""
     if not contract.row_names:
         return images
     compiled = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": ov.Type.f32})
@@ -121,10 +119,10 @@ def _with_detections(
 
 
 def _require_finite(model: Any) -> None:
-    """Refuse ranges and corrected biases that are no numbers.
+    """Check that ranges and corrected biases are finite.
 
     Raises:
-        ExportError: there are some.
+        ExportError: one is not.
     """
     for node in model.get_ordered_ops():
         for value in node.input_values() if node.get_type_name() in ("Add", "FakeQuantize") else ():
@@ -133,13 +131,13 @@ def _require_finite(model: Any) -> None:
                 raise ExportError(
                     f"the quantization of {node.get_friendly_name()} is not finite",
                     got=constant.data.ravel()[:3],
-                    expected="ranges and biases that are numbers",
-                    remedy="calibrate on other samples, or leave the layer in float: float_patterns",
+                    expected="finite ranges and biases",
+                    remedy="calibrate on other samples, or keep the layer in float: float_patterns",
                 )
 
 
 def left_in_float(model: Any) -> set[str]:
-    """Names of the operators that are not quantized: those without weights, and the layers that predict."""
+    """Return the names of operators that stay in float: those without weights, and the prediction layers."""
     unweighted = {
         node.get_friendly_name()
         for node in model.get_ordered_ops()

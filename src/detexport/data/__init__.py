@@ -1,7 +1,6 @@
-"""Data sets in COCO's format: made, read, resized, mapped and loaded.
+"""Data sets in COCO's format: synthesis, reading, resizing, mapping and loaders.
 
-Importing the package brings no torch: what needs it, such as ``DatasetMapper``, is imported when it is asked
-for.
+The package does not import torch: names that need it, such as ``DatasetMapper``, are imported on access.
 """
 
 from importlib import import_module

@@ -1,17 +1,16 @@
-"""The one reader of COCO's annotation files: JSON from outside -> values that were checked.
+"""Reader of COCO annotation files, which checks all values.
 
-Instances, keypoints and panoptic segments are read here for the command line, the pipeline,
-``DatasetCatalog`` and the metrics. What a file may hold:
+It reads instances, keypoints and panoptic segments for the command line, the pipeline, ``DatasetCatalog`` and
+the metrics. The format:
 
-- ids are whole numbers of 64 bits or texts, each once; an image's, a category's or an annotation's may be
-  either, and 1 and "1" are two ids. Whole numbers come before texts, so class i is the i-th smallest
-  category id in this order.
+- ids are integers of 64 bits or strings, unique among images, categories or annotations; 1 and "1" are two
+  ids. Integers are sorted before strings, and class i is the i-th smallest category id in this order.
 - boxes are four finite numbers, width and height not negative. Other numbers are finite, too.
-- segmentations: see ``detexport.data.segmentation``. An annotation that has polygons, but none of them valid,
-  is left out with a warning, as detectron2 does; one without a segmentation stays, as a box.
-- two categories may have one name, two images one file.
+- segmentations: see ``detexport.data.segmentation``. An annotation whose polygons are all invalid is left out
+  with a warning, as in detectron2; one without a segmentation is kept as a box.
+- several categories may have one name, and several images one file.
 
-Anything else raises ``DataError``, which names file, entry, value and what is expected.
+Anything else raises ``DataError``, which names file, entry, value and the expected value.
 """
 
 import json
@@ -41,20 +40,20 @@ PANOPTIC_KEYS: dict[str, tuple[str, ...]] = {
     "categories": ("id", "name", "isthing"),
 }
 MAX_NUMBER = 1 << 24
-"""Largest absolute value of a box's number in px; beyond it float32 does not tell pixels apart."""
+"""Largest absolute value of a box's number in px; above it float32 cannot represent each pixel."""
 
 MAX_AREA = MAX_NUMBER**2
-"""Largest area in px: that of the largest box."""
+"""Largest area in px²: that of the largest box."""
 
 MAX_SEGMENT_ID = (1 << 24) - 1
-"""The largest id that three channels of 8 bits hold."""
+"""Largest id that three channels of 8 bits can store."""
 
 _short = reprlib.Repr()
 _short.maxstring, _short.maxother, _short.maxlist, _short.maxdict = 60, 60, 8, 4
 
 
 def id_order(value: ImageId) -> tuple[bool, ImageId]:
-    """Sort key of ids: whole numbers, then texts."""
+    """Return the sort key of an id: integers come before strings."""
     return isinstance(value, str), value
 
 
@@ -62,12 +61,12 @@ def read_annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
     """Read a file of COCO's instance or keypoint annotations.
 
     Returns:
-        ``images`` and ``categories`` by ascending id, ``annotations`` in the file's order; keys beyond COCO's
-        are kept. Ids that are whole are int; ``iscrowd`` is 0 or 1; ``segmentation`` and ``keypoints`` are
-        left out where they are empty, and ``num_keypoints`` counts the keypoints that are labelled.
+        ``images`` and ``categories`` by ascending id, ``annotations`` in the file's order; other keys are
+        kept. Integral ids are int; ``iscrowd`` is 0 or 1; ``segmentation`` and ``keypoints`` are left out if
+        empty, and ``num_keypoints`` counts the labelled keypoints.
 
     Raises:
-        DataError: there is no such file, or it is not what this module describes.
+        DataError: the file does not exist, or has another format than this module describes.
     """
     entries = _entries(path, REQUIRED_KEYS)
     images = [_image(entry) for entry in entries["images"]]
@@ -100,7 +99,7 @@ def read_panoptic_annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
         ``id``, ``category_id`` and ``iscrowd``; ``categories`` by ascending id, ``isthing`` 0 or 1.
 
     Raises:
-        DataError: there is no such file, or it is not COCO's.
+        DataError: the file does not exist, or is not COCO's.
     """
     entries = _entries(path, PANOPTIC_KEYS)
     categories = [_category(entry) | {"isthing": entry.flag("isthing")} for entry in entries["categories"]]
@@ -115,7 +114,7 @@ def read_panoptic_annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 class _Entry:
-    """One entry of a file while it is checked: a dict, and its place for messages."""
+    """An entry of a file, with its position for error messages."""
 
     def __init__(self, path: Path, place: str, value: dict[str, Any]) -> None:
         self.path, self.place, self.value = path, place, value
@@ -131,20 +130,20 @@ class _Entry:
 
     def id(self, key: str = "id") -> ImageId:
         value = self.value[key]
-        if isinstance(value, float) and value.is_integer():  # JSON does not tell 1.0 from 1
+        if isinstance(value, float) and value.is_integer():  # JSON does not distinguish 1.0 from 1
             value = int(value)
         if type(value) is int and -(1 << 63) <= value < 1 << 63:
             return value
         if isinstance(value, str) and value:
             return self.text(key)
-        raise self.fault(key, "a whole number of 64 bits, or a text that is not empty")
+        raise self.fault(key, "an integer of 64 bits, or a string that is not empty")
 
     def text(self, key: str) -> str:
         value = self.value[key]
         if not isinstance(value, str) or not value.strip():
-            raise self.fault(key, "a text that is not empty")
+            raise self.fault(key, "a string that is not empty")
         if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
-            raise self.fault(key, "a text that UTF-8 holds, without NUL")
+            raise self.fault(key, "a string that UTF-8 can encode, without NUL")
         return value
 
     def number(self, key: str, value: Any, largest: int = MAX_NUMBER) -> int | float:
@@ -167,7 +166,7 @@ class _Entry:
 
 
 def _entries(path: Path, required: dict[str, tuple[str, ...]]) -> dict[str, list[_Entry]]:
-    """The entries of a file under the keys that are required, each a dict with its own required keys."""
+    """Return the entries under each required key; all are dicts with their own required keys."""
     value = _read_json(path, required)
     entries: dict[str, list[_Entry]] = {}
     for key, names in required.items():
@@ -194,7 +193,7 @@ def _read_json(path: Path, required: dict[str, tuple[str, ...]]) -> Any:
         return json.loads(path.read_bytes())
     except RecursionError:
         raise _not_coco(path, required, "lists that are nested too deeply") from None
-    except (OSError, ValueError) as error:  # also bytes that are no text, and numbers of too many digits
+    except (OSError, ValueError) as error:  # also bytes that are not UTF-8, and numbers with too many digits
         raise _not_coco(path, required, f"not JSON: {str(error)[:200]}") from error
 
 
@@ -226,7 +225,7 @@ def _image(entry: _Entry) -> dict[str, Any]:
     for key in ("height", "width"):
         side = entry.number(key, image[key])
         if side != int(side) or not 1 <= side <= MAX_SIDE:
-            raise entry.fault(key, f"a whole number of px from 1 to {MAX_SIDE}")
+            raise entry.fault(key, f"an integer number of px from 1 to {MAX_SIDE}")
         image[key] = int(side)
     return image
 
@@ -249,7 +248,7 @@ def _annotation(
         "iscrowd": entry.flag("iscrowd"),
     }
     if entry.number("area", annotation["area"], MAX_AREA) < 0:
-        raise entry.fault("area", "a number that is not negative")
+        raise entry.fault("area", "a non-negative number")
     box = [entry.number("bbox", number) for number in entry.items("bbox")]
     if len(box) != 4 or min(box[2:]) < 0:
         raise entry.fault("bbox", "x, y, width, height in px, width and height not negative")
@@ -287,7 +286,7 @@ def _panoptic_annotation(entry: _Entry, categories: set[ImageId]) -> dict[str, A
         one = _Entry(entry.path, f"{entry.place}.segments_info[{position}]", {"iscrowd": 0, **segment})
         id = one.id()
         if not isinstance(id, int) or not 0 < id <= MAX_SEGMENT_ID:
-            raise one.fault("id", f"a whole number from 1 to {MAX_SEGMENT_ID}")
+            raise one.fault("id", f"an integer from 1 to {MAX_SEGMENT_ID}")
         segments.append(
             {"id": id, "category_id": _known(one, "category_id", categories), "iscrowd": one.flag("iscrowd")}
         )
@@ -299,7 +298,7 @@ def _known(entry: _Entry, key: str, known: Any) -> ImageId:
     value = entry.id(key)
     if value not in known:
         raise DataError(
-            f"{entry.path}: {entry.place} names something that the file lacks",
+            f"{entry.path}: {entry.place} refers to an entry that the file lacks",
             got=f"unknown {key} {_short.repr(value)}",
             expected=f"the id of an entry in {'images' if key == 'image_id' else 'categories'!r}",
             remedy="correct the annotation file",

@@ -1,4 +1,4 @@
-"""Loaders: a data set's records, mapped, in batches as models take them."""
+"""Data loaders: batches of mapped records of a data set."""
 
 import logging
 import random
@@ -22,7 +22,7 @@ Records = list[dict[str, Any]]
 Mapper = Callable[[Any], Any]
 Option = TypeVar("Option")
 ATTEMPTS = 100
-"""Records that a mapper may refuse in a row by giving None."""
+"""Maximum number of successive records for which a mapper may return None."""
 
 
 def get_detection_dataset_dicts(
@@ -31,12 +31,12 @@ def get_detection_dataset_dicts(
     min_keypoints: int = 0,
     proposal_files: Sequence[str] | None = None,
 ) -> Records:
-    """The records of one or several registered data sets.
+    """Return the records of one or several registered data sets.
 
     Args:
         names: of the data sets.
-        filter_empty: leave out images without annotations but crowds.
-        min_keypoints: leave out images with fewer labelled keypoints.
+        filter_empty: whether to leave out images without annotations other than crowds.
+        min_keypoints: minimum number of labelled keypoints of an image.
         proposal_files: proposals of each data set: see ``load_proposals_into_dataset``.
 
     Raises:
@@ -49,9 +49,9 @@ def get_detection_dataset_dicts(
     if proposal_files is not None:
         if len(proposal_files) != len(names):
             raise DataError(
-                "each data set has its own file of proposals",
+                "each data set needs its own file of proposals",
                 got=f"{len(proposal_files)} files for {len(names)} data sets",
-                expected="as many files",
+                expected="one file per data set",
                 remedy="set DATASETS.PROPOSAL_FILES_TRAIN and DATASETS.PROPOSAL_FILES_TEST",
             )
         parts = [load_proposals_into_dataset(*pair) for pair in zip(parts, proposal_files, strict=True)]
@@ -84,19 +84,19 @@ def _learnable(annotations: Records, filter_empty: bool, min_keypoints: int) -> 
 
 
 def load_proposals_into_dataset(dataset_dicts: Records, proposal_file: str | Path) -> Records:
-    """Give each record its proposals, by descending score.
+    """Add proposals to records, by descending score.
 
     Args:
-        dataset_dicts: records with ``image_id``; they are changed.
-        proposal_file: a pickle of plain values and arrays: ``ids``, of the images, ``boxes``, of each (P, 4),
-            ``objectness_logits``, of each (P,), and perhaps ``bbox_mode``. Nothing in it is executed.
+        dataset_dicts: records with ``image_id``; they are changed in place.
+        proposal_file: a pickle of plain values and arrays: ``ids`` of the images, ``boxes`` (P, 4) and
+            ``objectness_logits`` (P,) of each, and optionally ``bbox_mode``. No code in it is executed.
 
     Raises:
-        CheckpointError: the file is missing, is broken, or asks to run code.
-        DataError: a part is missing, or an image has no proposals.
+        CheckpointError: the file is missing, is broken, or requests the execution of code.
+        DataError: an entry is missing, or an image has no proposals.
     """
     value = load_plain_pickle(Path(proposal_file))
-    # The names of older files.
+    # Keys of older files.
     value = {{"indexes": "ids", "scores": "objectness_logits"}.get(k, k): v for k, v in value.items()}
     missing = [key for key in ("ids", "boxes", "objectness_logits") if key not in value]
     if missing:
@@ -124,11 +124,11 @@ def load_proposals_into_dataset(dataset_dicts: Records, proposal_file: str | Pat
 
 
 class MapDataset(Dataset):
-    """A data set through a mapper; where that gives None, another record takes the place.
+    """A data set with a mapper; if that returns None, another record is used.
 
     Args:
         dataset: of records, with a length.
-        map_func: record -> a model's input, or None.
+        map_func: maps a record to an input of a model, or to None.
     """
 
     def __init__(self, dataset: Any, map_func: Mapper) -> None:
@@ -146,18 +146,18 @@ class MapDataset(Dataset):
                 return mapped
             index = others.randrange(len(self._dataset))
         raise DataError(
-            "the mapper gave None for each record", got=f"{ATTEMPTS} times None", expected="an input"
+            "the mapper returned None for each record", got=f"{ATTEMPTS} times None", expected="an input"
         )
 
 
 class AspectRatioGroupedDataset:
-    """Batches of images that are all wide or all high, so that little is padded.
+    """Batches of images of one orientation, landscape or portrait, which need little padding.
 
-    At most a batch of each kind waits.
+    At most one incomplete batch of each orientation is kept in memory.
 
     Args:
         dataset: of inputs with ``width`` and ``height`` in px.
-        batch_size: images a batch.
+        batch_size: number of images per batch.
     """
 
     def __init__(self, dataset: Any, batch_size: int) -> None:
@@ -175,7 +175,7 @@ class AspectRatioGroupedDataset:
 
 
 def trivial_batch_collator(batch: list[Any]) -> list[Any]:
-    """A batch is the list of its images."""
+    """Return the list of images as a batch."""
     return batch
 
 
@@ -191,34 +191,34 @@ def build_detection_train_loader(
     collate_fn: Callable[[list[Any]], Any] | None = None,
     seed: int | None = None,
 ) -> Any:
-    """Batches to learn from, without end.
+    """Build a loader of training batches without end.
 
     ``build_detection_train_loader(cfg)`` reads ``cfg.DATASETS``, ``cfg.DATALOADER`` and
-    ``cfg.SOLVER.IMS_PER_BATCH``; each keyword takes the place of what it says.
+    ``cfg.SOLVER.IMS_PER_BATCH``; keywords override them.
     ``build_detection_train_loader(dataset, mapper=mapper, total_batch_size=16)`` needs no configuration.
 
-    The same seed gives the same batches, for the same number of workers. Without workers the augmentations
-    draw from the generator of this process: start that one too, by ``numpy.random.seed``. A worker holds two
-    images ahead, and no more than a batch of each orientation waits.
+    The same seed gives the same batches for the same number of workers. Without workers the augmentations
+    draw from the generator of this process: seed it, too, with ``numpy.random.seed``. A worker prefetches two
+    images, and at most one incomplete batch of each orientation is kept in memory.
 
     Args:
         cfg: a configuration, or the data set.
         dataset: records, by default those of ``cfg.DATASETS.TRAIN``.
-        mapper: record -> a model's input, by default ``DatasetMapper(cfg)``.
-        sampler: which record is next, by default ``cfg.DATALOADER.SAMPLER_TRAIN``.
-        total_batch_size: images a batch.
-        aspect_ratio_grouping: batches of images that are all wide or all high.
-        num_workers: processes that map; 0 maps in this one.
-        collate_fn: what becomes of a batch's list.
+        mapper: maps a record to an input of a model, by default ``DatasetMapper(cfg)``.
+        sampler: order of the records, by default ``cfg.DATALOADER.SAMPLER_TRAIN``.
+        total_batch_size: number of images per batch.
+        aspect_ratio_grouping: whether the images of a batch have one orientation.
+        num_workers: number of processes that map; 0: map in this process.
+        collate_fn: converts the list of a batch's inputs.
         seed: of the order and the augmentations, by default ``cfg.SEED``; None and negative ones draw one.
 
     Returns:
         an iterable of lists of inputs.
 
     Raises:
-        ConfigError: the sampler is not known.
-        DataError: a data set is not known, or holds nothing to learn from.
-        TypeError: without a configuration, something is missing.
+        ConfigError: the sampler is unknown.
+        DataError: a data set is unknown, or has no image to train on.
+        TypeError: an argument is missing that has no default without a configuration.
     """
     if not _is_cfg(cfg):
         cfg, dataset = None, dataset if cfg is None else cfg
@@ -263,7 +263,7 @@ def build_detection_test_loader(
     num_workers: int | None = None,
     collate_fn: Callable[[list[Any]], Any] | None = None,
 ) -> DataLoader:
-    """Each image once, in order, in batches.
+    """Build a loader of batches with each image once, in order.
 
     ``build_detection_test_loader(cfg, "my_val")``, or without a configuration
     ``build_detection_test_loader(dataset, mapper=mapper)``.
@@ -272,15 +272,15 @@ def build_detection_test_loader(
         cfg: a configuration, or the data set.
         dataset_name: registered data sets, by default ``cfg.DATASETS.TEST``.
         dataset: records, in place of the registered ones.
-        mapper: record -> a model's input, by default ``DatasetMapper(cfg, is_train=False)``.
-        sampler: which record is next.
-        batch_size: images a batch.
-        num_workers: processes that map; 0 maps in this one.
-        collate_fn: what becomes of a batch's list.
+        mapper: maps a record to an input of a model, by default ``DatasetMapper(cfg, is_train=False)``.
+        sampler: order of the records.
+        batch_size: number of images per batch.
+        num_workers: number of processes that map; 0: map in this process.
+        collate_fn: converts the list of a batch's inputs.
 
     Raises:
-        DataError: a data set is not known.
-        TypeError: without a configuration, something is missing.
+        DataError: a data set is unknown.
+        TypeError: an argument is missing that has no default without a configuration.
     """
     if not _is_cfg(cfg):
         cfg, dataset = None, dataset if cfg is None else cfg
@@ -356,5 +356,7 @@ def _records_by_index(dataset: Any) -> Any:
     if isinstance(_needed("dataset", dataset), IterableDataset):
         raise TypeError("a loader needs records by index; got an IterableDataset")
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        raise NotImplementedError("loaders serve one process; give each of several a sampler of its own part")
+        raise NotImplementedError(
+            "loaders support a single process; give each of several processes a sampler of its share"
+        )
     return dataset

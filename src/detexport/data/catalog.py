@@ -1,4 +1,4 @@
-"""Data sets and what is known of them, by name."""
+"""Catalogs of data sets and their metadata, by name."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,27 +9,27 @@ Records = list[dict[str, Any]]
 
 
 class _DatasetCatalog:
-    """Functions that read data sets, by name; see ``detexport.data.datasets`` for what they give."""
+    """Functions that read data sets, by name; see ``detexport.data.datasets`` for the records."""
 
     def __init__(self) -> None:
         self._functions: dict[str, Callable[[], Records]] = {}
 
     def register(self, name: str, func: Callable[[], Records]) -> None:
-        """Name a data set.
+        """Register a data set.
 
         Args:
-            name: not taken yet.
-            func: reads the data set; gives the same records each time.
+            name: of the data set, unique.
+            func: reads the data set; must return the same records each time.
 
         Raises:
-            DataError: the name is taken.
+            DataError: the name is registered already.
         """
         if name in self._functions:
             raise DataError(
-                "a data set's name is taken",
+                "the name of a data set is registered already",
                 got=repr(name),
                 expected=f"another name than {', '.join(self.list())}",
-                remedy="choose another, or remove the first from DatasetCatalog",
+                remedy="choose another name, or remove the first data set from DatasetCatalog",
             )
         self._functions[name] = func
 
@@ -37,7 +37,7 @@ class _DatasetCatalog:
         """Read the data set ``name``.
 
         Raises:
-            DataError: there is none of that name.
+            DataError: no data set of this name is registered.
         """
         if name not in self._functions:
             raise DataError(
@@ -49,15 +49,15 @@ class _DatasetCatalog:
         return self._functions[name]()
 
     def list(self) -> list[str]:
-        """The names, in the order of their registration."""
+        """Return the names in the order of their registration."""
         return list(self._functions)
 
     def remove(self, name: str) -> None:
-        """Forget the data set ``name``."""
+        """Remove the data set ``name``."""
         del self._functions[name]
 
     def clear(self) -> None:
-        """Forget all data sets."""
+        """Remove all data sets."""
         self._functions.clear()
 
     def __contains__(self, name: str) -> bool:
@@ -65,14 +65,14 @@ class _DatasetCatalog:
 
 
 class Metadata:
-    """What is known of a data set, as attributes that are set once.
+    """Metadata of a data set: attributes that can be set once.
 
-    Those that are used here: ``thing_classes``, ``thing_dataset_id_to_contiguous_id`` (COCO's category id ->
+    Those in use: ``thing_classes``, ``thing_dataset_id_to_contiguous_id`` (COCO's category id ->
     class index), ``stuff_classes``, ``keypoint_names``, ``keypoint_flip_map``, ``label_divisor``,
     ``json_file``, ``image_root``, ``evaluator_type``.
 
     Raises:
-        AttributeError: an attribute is read that is not set, or is set to another value.
+        AttributeError: an attribute is read that is not set, or set again to another value.
     """
 
     name: str
@@ -87,11 +87,11 @@ class Metadata:
         return self
 
     def get(self, key: str, default: Any = None) -> Any:
-        """An attribute, or ``default`` where it is not set."""
+        """Return an attribute, or ``default`` if it is not set."""
         return self.__dict__.get(key, default)
 
     def as_dict(self) -> dict[str, Any]:
-        """All attributes by name."""
+        """Return all attributes by name."""
         return dict(self.__dict__)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -103,30 +103,28 @@ class Metadata:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        raise AttributeError(
-            f"nothing is known of {name!r} of the data set {self.name!r}; known are {sorted(self.__dict__)}"
-        )
+        raise AttributeError(f"the metadata of {self.name!r} has no {name!r}; it has {sorted(self.__dict__)}")
 
     def __repr__(self) -> str:
         return f"Metadata({self.__dict__})"
 
 
 class _MetadataCatalog:
-    """What is known of each data set."""
+    """Metadata of data sets, by name."""
 
     def __init__(self) -> None:
         self._metadata: dict[str, Metadata] = {}
 
     def get(self, name: str) -> Metadata:
-        """What is known of ``name``: one object a name, empty at first."""
+        """Return the metadata of ``name``, the same object each time; it is empty at first."""
         return self._metadata.setdefault(name, Metadata(name))
 
     def list(self) -> list[str]:
-        """The names that were asked for."""
+        """Return the names of all metadata."""
         return list(self._metadata)
 
     def remove(self, name: str) -> None:
-        """Forget what is known of ``name``."""
+        """Remove the metadata of ``name``."""
         del self._metadata[name]
 
 

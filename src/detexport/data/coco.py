@@ -1,21 +1,21 @@
-"""Data sets in COCO's format: one split, checked, with the classes as indices.
+"""Data sets in COCO's format: reading of one split, with class indices.
 
-Class i is the i-th smallest category id, unless classes are asked for by name: then they have the order in
-which they are asked for. ``read_coco`` is used by the command line, the pipeline and ``DatasetCatalog``.
+Class i is the i-th smallest category id, unless classes are selected by name: then it is the i-th name.
+``read_coco`` is used by the command line, the pipeline and ``DatasetCatalog``.
 
 The standard layout of a data set's folder::
 
-    images/{train,val}/*                          images, 8 bits a channel
+    images/{train,val}/*                          images, 8 bits per channel
     annotations/instances_{train,val}.json        COCO's instance annotations
-    annotations/keypoints_{train,val}.json        the same with keypoints, where there are any
-    annotations/panoptic_{train,val}.json         COCO's panoptic annotations, where there are any
-    panoptic_{train,val}/*.png                    their segments' ids
-    semantic_{train,val}/*.png                    class of each pixel: 0 things, 1.. stuff, 255 not labelled
-    dataset.json                                  name, class names, number of images: for the pipeline alone
+    annotations/keypoints_{train,val}.json        the same with keypoints, optional
+    annotations/panoptic_{train,val}.json         COCO's panoptic annotations, optional
+    panoptic_{train,val}/*.png                    ids of their segments
+    semantic_{train,val}/*.png                    class of each pixel: 0 things, 1.. stuff, 255 unlabelled
+    dataset.json                                  name, class names, number of images: for the pipeline only
 
-The names that COCO's own downloads have are known, too: ``val2017`` or ``val2014`` for ``val``; its images
-beside ``annotations`` instead of in ``images``; ``person_keypoints_*.json``; segments' ids in
-``annotations/panoptic_*``; and what detectron2 makes of them, ``panoptic_stuff_*``, for ``semantic_*``.
+The layout of COCO's downloads is accepted, too: ``val2017`` or ``val2014`` for ``val``; folders of images
+next to ``annotations`` instead of in ``images``; ``person_keypoints_*.json``; ids of segments in
+``annotations/panoptic_*``; and detectron2's ``panoptic_stuff_*`` for ``semantic_*``.
 """
 
 import os
@@ -86,8 +86,8 @@ class CocoRecord:
         file_name: path of the image.
         height: in px.
         width: in px.
-        annotations: as COCO has them (``bbox`` is x, y, width, height in px), but for ``category_id``, which
-            is an index into the data set's ``class_names``; crowds (``iscrowd`` 1) included.
+        annotations: in COCO's form (``bbox`` is x, y, width, height in px), except that ``category_id``
+            is an index into the data set's ``class_names``; crowds (``iscrowd`` 1) are included.
         sem_seg_file_name: path of the PNG with the class of each pixel; it need not exist.
     """
 
@@ -107,9 +107,9 @@ class CocoDataset:
         class_names: name of each class index.
         category_ids: COCO's category id of each class index.
         images: all images of the split, by id; some may have no annotation.
-        annotation_file: where it was read from.
-        panoptic_file: COCO's panoptic annotations of the split; they need not exist.
-        keypoint_flip: for each keypoint the index of the one that it becomes in a mirror; none where the
+        annotation_file: file that the split was read from.
+        panoptic_file: COCO's panoptic annotations of the split; the file need not exist.
+        keypoint_flip: for each keypoint the index of its counterpart after a horizontal flip; empty if the
             categories do not name their keypoints.
     """
 
@@ -122,18 +122,18 @@ class CocoDataset:
 
 
 def records_of(dataset: CocoDataset, image_ids: tuple[ImageId, ...]) -> list[CocoRecord]:
-    """The images of these ids.
+    """Return the records of the given image ids.
 
     Raises:
-        DataError: the data set lacks one.
+        DataError: the data set lacks an image.
     """
     records = {record.image_id: record for record in dataset.images}
     lacking = [image_id for image_id in image_ids if image_id not in records]
     if lacking:
         raise DataError(
-            f"{dataset.annotation_file} lacks images that the eager model was judged on",
-            got=f"no image of the ids {listed(lacking)}",
-            expected="the data set that the reference was made with",
+            f"{dataset.annotation_file} lacks images that the eager model was evaluated on",
+            got=f"no images with the ids {listed(lacking)}",
+            expected="the data set of the reference",
             remedy="run the stage `reference` again",
         )
     return [records[image_id] for image_id in image_ids]
@@ -145,17 +145,17 @@ def load_coco(
     categories: Sequence[str] | None = None,
     kind: AnnotationKind = "instances",
 ) -> CocoDataset:
-    """Read one split of a folder in the standard layout, or in that of COCO's downloads.
+    """Read one split of a folder in the standard layout or in that of COCO's downloads.
 
     Args:
-        folder: the data set.
+        folder: folder of the data set.
         split: ``"train"`` or ``"val"``.
         categories: names of the classes to keep, in the order of their indices; None keeps all, by id.
-        kind: annotations to read; ``"keypoints"`` are instances that have keypoints too.
+        kind: annotations to read; ``"keypoints"`` are instances with keypoints.
 
     Raises:
-        DataError: the annotation file is missing or is not COCO's, a category is not in it, or an image that
-            it lists does not exist.
+        DataError: the annotation file is missing or is not COCO's, or lacks a category, or an image in it
+            does not exist.
     """
     folder = Path(folder)
     annotation_file = find_annotations(folder, split, kind)
@@ -199,15 +199,15 @@ def require_images(dataset: CocoDataset) -> CocoDataset:
 def read_coco(
     annotation_file: Path, image_folder: Path, categories: Sequence[str] | None = None
 ) -> CocoDataset:
-    """Read COCO's instance or keypoint annotations; images are not looked at.
+    """Read COCO's instance or keypoint annotations; the images are not opened.
 
     Args:
-        annotation_file: see ``detexport.data.annotations`` for what it may hold.
+        annotation_file: see ``detexport.data.annotations`` for the format.
         image_folder: folder that its file names are relative to.
         categories: see ``load_coco``.
 
     Raises:
-        DataError: the file is missing or is not COCO's, or a category is not in it.
+        DataError: the file is missing or is not COCO's, or lacks a category.
     """
     value = read_annotations(annotation_file)
     value["categories"] = choose_categories(value["categories"], categories, annotation_file)
@@ -217,11 +217,11 @@ def read_coco(
 def to_dataset(
     value: dict[str, list[dict[str, Any]]], annotation_file: Path, image_folder: Path
 ) -> CocoDataset:
-    """Give annotations class indices, in the order of the categories, and group them by image.
+    """Replace category ids by class indices, in the order of the categories, and group annotations by image.
 
     Args:
-        value: what ``read_annotations`` gives; annotations of other categories are left out.
-        annotation_file: where it was read from.
+        value: result of ``read_annotations``; annotations of other categories are left out.
+        annotation_file: file that ``value`` was read from.
         image_folder: folder that its file names are relative to.
     """
     categories = value["categories"]
@@ -255,15 +255,15 @@ def _names(split: str) -> list[str]:
 
 
 def find_annotations(folder: Path, split: str, kind: str) -> Path:
-    """Path of a split's annotations of a kind; where there are none the path that they should have.
+    """Return the path of a split's annotations; if there are none, the path in the standard layout.
 
     Args:
-        folder: the data set.
+        folder: folder of the data set.
         split: ``"train"`` or ``"val"``.
         kind: ``"instances"``, ``"keypoints"`` or ``"panoptic"``.
 
     Raises:
-        DataError: there are those of two years, and none without a year.
+        DataError: there are files of two years, and none without a year.
     """
     paths = [
         [Path(folder) / "annotations" / f"{prefix}_{name}.json" for prefix in FILE_PREFIXES[kind]]
@@ -272,16 +272,16 @@ def find_annotations(folder: Path, split: str, kind: str) -> Path:
     found = [path for of_name in paths for path in of_name if os.path.lexists(path)]
     if len({path.stem[-4:] for path in found}) > 1 and found[0] not in paths[0]:
         raise DataError(
-            f"the split {split} of {folder} is not clear",
+            f"the split {split} of {folder} is ambiguous",
             got=listed(found),
             expected="the annotations of one year",
-            remedy=f"keep those of one year in the folder, or name them {paths[0][0].name}",
+            remedy=f"keep the annotations of one year in the folder, or name them {paths[0][0].name}",
         )
     return found[0] if found else paths[0][0]
 
 
 def find_images(folder: Path, split: str) -> Path:
-    """Folder of a split's images; where there is none the path that it should have."""
+    """Return the folder of a split's images; if there is none, that of the standard layout."""
     return _existing(
         [path for name in _names(split) for path in (Path(folder) / "images" / name, Path(folder) / name)]
     )
@@ -292,27 +292,27 @@ def _existing(folders: Sequence[Path]) -> Path:
 
 
 def panoptic_folder(panoptic_file: Path) -> Path:
-    """Folder of the PNGs that belong to a file of panoptic annotations."""
+    """Return the folder of the PNGs of a panoptic annotation file."""
     return _existing(
         [parent / panoptic_file.stem for parent in (panoptic_file.parent.parent, panoptic_file.parent)]
     )
 
 
 def _beside(file: Path, image_folder: Path, folder: Path) -> Path:
-    """The PNG of an image in ``folder``, where it has the place that the image has in its own folder."""
+    """Return the path of the PNG in ``folder`` with the relative path of an image in its folder."""
     inside = file.is_relative_to(image_folder) and ".." not in file.parts
     name = file.relative_to(image_folder) if inside else Path(file.name)
     return (folder / name).with_suffix(".png")
 
 
 def keypoint_names(categories: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    """Names of the keypoints of COCO's categories; none where they do not name them, or not the same."""
+    """Return the names of keypoints that all categories share; empty if there are none or they differ."""
     names = {tuple(category.get("keypoints") or ()) for category in categories}
     return names.pop() if len(names) == 1 else ()
 
 
 def keypoint_flip(names: Sequence[str]) -> tuple[int, ...]:
-    """For each keypoint the index of the one that it becomes in a mirror: left and right change places."""
+    """Return for each keypoint the index of its counterpart after a horizontal flip: left for right."""
     swap = {"left": "right", "right": "left"}
     mirrored = ["".join(swap.get(part, part) for part in re.split("(left|right)", name)) for name in names]
     return tuple(
@@ -323,19 +323,18 @@ def keypoint_flip(names: Sequence[str]) -> tuple[int, ...]:
 def choose_categories(
     there: Sequence[dict[str, Any]], names: Sequence[str] | None, path: Path
 ) -> list[dict[str, Any]]:
-    """The categories of these names in the order of the names; if None all of them.
+    """Select categories by name, in the order of the names; None selects all.
 
-    Of several categories of one name all are meant, in their order: the name is given as often.
+    If several categories have one name, the name must be given as often, and selects them in their order.
 
     Args:
         there: a file's categories, by ascending id.
-        names: those to keep.
+        names: of the categories to keep.
         path: of the file, for errors.
 
     Raises:
-        ConfigError: the names are not a list of texts.
-        DataError: a category is not in the file, or a name is given more or less often than there are
-            categories of it.
+        ConfigError: the names are not a list of strings.
+        DataError: the file lacks a category, or the number of categories of a name differs.
     """
     if names is None:
         return list(there)
@@ -348,7 +347,7 @@ def choose_categories(
     if wrong or not names:
         has = listed((_times(name, len(same)) for name, same in of_name.items()), 20)
         raise DataError(
-            f"{path} does not have the categories that were asked for",
+            f"{path} does not have the selected categories",
             got=listed(_times(name, asked[name]) for name in wrong) or "an empty list",
             expected=f"different names of {has}",
             remedy="change data.categories, or --class-names on the command line",
@@ -361,10 +360,10 @@ def _times(name: str, count: int) -> str:
 
 
 def check_images_exist(dataset: CocoDataset) -> None:
-    """Check that each image of a data set is a file.
+    """Check that all images of a data set exist.
 
     Raises:
-        DataError: some are not.
+        DataError: images are missing.
     """
     missing = [image.file_name for image in dataset.images if not os.path.isfile(image.file_name)]
     if missing:
@@ -377,7 +376,7 @@ def check_images_exist(dataset: CocoDataset) -> None:
 
 
 def check_image_sizes(dataset: CocoDataset) -> None:
-    """Check by the headers of its images that a data set's records have their sizes.
+    """Check that the sizes in the headers of all images are those in their records.
 
     Raises:
         DataError: an image cannot be read, or has another size than its record.
@@ -387,14 +386,14 @@ def check_image_sizes(dataset: CocoDataset) -> None:
 
 
 def read_record(record: CocoRecord, channel_order: ChannelOrder = "RGB") -> np.ndarray:
-    """Read the image of a record, upright as its EXIF orientation says.
+    """Read the image of a record, rotated upright by its EXIF orientation.
 
     Returns:
         uint8 (3, H, W) in ``channel_order``.
 
     Raises:
-        DataError: it cannot be read, or has another size than the record: what is measured on it would be
-            compared in another frame than that of the annotations.
+        DataError: the image cannot be read, or has another size than in the record, so that its annotations
+            would not fit.
     """
     image = read_image(record.file_name, channel_order)
     check_image_size(record.file_name, image.shape[1:], (record.height, record.width))
@@ -402,10 +401,10 @@ def read_record(record: CocoRecord, channel_order: ChannelOrder = "RGB") -> np.n
 
 
 def read_sem_seg(record: CocoRecord) -> np.ndarray:
-    """The class of each pixel of an image, int64 (H, W).
+    """Read the class of each pixel of an image, int64 (H, W).
 
     Raises:
-        DataError: there is none, or it has another size than the image.
+        DataError: the file does not exist, or has another size than the image.
     """
     path = record.sem_seg_file_name
     if path is None or not path.is_file():

@@ -1,4 +1,4 @@
-"""The user's own COCO folder, brought into the standard layout."""
+"""Conversion of the user's COCO folder to the standard layout."""
 
 import hashlib
 import json
@@ -28,23 +28,22 @@ SPLITS = ("train", "val")
 
 @dataclass(frozen=True)
 class CocoFolder:
-    """A folder of images with COCO instance annotations, wherever it keeps them.
+    """A folder of images with COCO instance annotations, in any layout.
 
-    Everything is checked before anything is written: annotations, categories, and that each image is one of
-    the size that its annotation says.
+    Annotations, categories and the sizes of all images are checked before anything is written.
 
     Args:
         source: the folder.
         name: name of the data set.
-        splits: for ``"val"``, and for ``"train"`` if there is one (it may be None), ``images``, a folder, and
-            ``annotations``, a file, both relative to ``source``.
-        categories: names of the categories to keep, in the order of the class indices, which their ids then
-            have; None keeps all, with their ids.
-        max_images: at most so many images a split, those with the smallest ids; None keeps all.
+        splits: for ``"val"`` and optionally ``"train"``, ``images``, a folder, and ``annotations``, a file,
+            both relative to ``source``; None for no split.
+        categories: names of the categories to keep, in the order of the class indices; they are renumbered
+            in this order. None keeps all, with their ids.
+        max_images: maximum number of images per split, those with the smallest ids; None keeps all.
 
     Raises:
-        ConfigError: the splits are not ``val`` and perhaps ``train`` with ``images`` and ``annotations``, or
-            the categories are not texts.
+        ConfigError: the splits are not ``val`` and optionally ``train`` with ``images`` and ``annotations``,
+            or the categories are not strings.
     """
 
     source: str
@@ -62,7 +61,7 @@ class CocoFolder:
             raise ConfigError(
                 "the splits of the COCO folder are not complete",
                 got=given,
-                expected="val, and perhaps train, each with images and annotations",
+                expected="val, and optionally train, each with images and annotations",
                 remedy="change data.dataset.splits",
             )
         if self.categories is not None:
@@ -76,13 +75,13 @@ class CocoFolder:
             )
 
     def write(self, folder: Path) -> None:
-        """Write the standard layout into ``folder``, which appears when it is whole.
+        """Write the standard layout to ``folder``, atomically.
 
-        Images are hard links where the file system allows it, else copies.
+        Images are hard links if the file system supports them, else copies.
 
         Raises:
             DataError: an annotation file is missing, is not COCO's or lacks a category, or an image is
-                missing, is not one, or has another size than its annotation says.
+                missing, cannot be read, or has another size than in the annotations.
         """
         read = {split: self._read_split(paths) for split, paths in self._paths().items()}
         names = {split: dataset.class_names for split, (dataset, _) in read.items()}
@@ -91,7 +90,7 @@ class CocoFolder:
                 "the splits of the COCO folder do not have the same categories",
                 got="; ".join(f"{split}: {listed(of_split, 20)}" for split, of_split in names.items()),
                 expected="the same names in the same order",
-                remedy="name those to keep in data.categories",
+                remedy="list the categories to keep in data.categories",
             )
         with atomic_dir(Path(folder)) as partial:
             for split, (dataset, value) in read.items():
@@ -124,7 +123,7 @@ class CocoFolder:
         return {split: paths for split, paths in self.splits.items() if paths is not None}
 
     def _read_split(self, paths: Mapping[str, str]) -> tuple[CocoDataset, dict[str, Any]]:
-        """The split as it is, and what to write into its annotation file."""
+        """Return the split, and the content of its new annotation file."""
         image_folder, annotation_file = (Path(self.source, paths[key]) for key in ("images", "annotations"))
         value = read_annotations(annotation_file)
         value["categories"] = choose_categories(value["categories"], self.categories, annotation_file)
@@ -145,7 +144,7 @@ class CocoFolder:
 
 
 def _in_order(value: dict[str, Any]) -> dict[str, Any]:
-    """Number the categories by their order: whoever reads the file finds the classes in it."""
+    """Renumber the categories by their order, from which readers of the file take the class indices."""
     new_id = {category["id"]: number for number, category in enumerate(value["categories"], start=1)}
     return {
         "images": value["images"],
@@ -155,13 +154,13 @@ def _in_order(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _kinds(value: dict[str, Any]) -> tuple[str, ...]:
-    """The kinds of annotations that a file holds: those of keypoints are those of instances, too."""
+    """Return the kinds of annotations in a file; keypoint annotations are instance annotations, too."""
     complete = value["annotations"] and all("keypoints" in annotation for annotation in value["annotations"])
     return ("instances", "keypoints") if complete else ("instances",)
 
 
 def _name_inside(file_name: str) -> str:
-    """Name of an image in the standard layout; one that lies outside the split's folder gets a folder."""
+    """Return the name of an image in the standard layout; one outside the split's folder gets a folder."""
     path = PurePath(file_name)
     if not path.is_absolute() and ".." not in path.parts:
         return path.as_posix()
@@ -170,7 +169,7 @@ def _name_inside(file_name: str) -> str:
 
 
 def _link(source: Path, target: Path) -> None:
-    if target.exists():  # two images may have one file
+    if target.exists():  # two images may refer to one file
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -1,4 +1,4 @@
-"""From a record of ``DatasetCatalog`` to what a model takes: read, augmented, as tensors."""
+"""Mapping of records of ``DatasetCatalog`` to inputs of a model: reading, augmentation, tensors."""
 
 import copy
 from collections.abc import Sequence
@@ -13,23 +13,23 @@ from detexport.errors import ConfigError
 
 
 class DatasetMapper:
-    """Reads a record's image, augments it with its annotations, and gives a model's input.
+    """Mapper from records to inputs of a model: it reads the image and augments it with its annotations.
 
-    Made from a configuration, ``DatasetMapper(cfg, is_train=True)``, by options,
+    It is built from a configuration, ``DatasetMapper(cfg, is_train=True)``, from options,
     ``DatasetMapper(is_train=True, augmentations=[...], image_format="BGR")``, or from a configuration with
-    options in place of its own.
+    options that override it.
 
     Args:
-        cfg: a configuration, or none.
-        is_train: give the ground truth too; without it, records' annotations are left out.
+        cfg: a configuration, or None.
+        is_train: whether to return the ground truth, too.
         **options: ``augmentations``, a list; ``image_format``, ``"BGR"`` or ``"RGB"``; ``use_instance_mask``
-            (False) and ``use_keypoint`` (False), whether to give them; ``instance_mask_format``
+            (False) and ``use_keypoint`` (False), whether to return them; ``instance_mask_format``
             (``"polygon"``) or ``"bitmask"``; ``keypoint_hflip_indices`` (None), see
-            ``create_keypoint_hflip_indices``; ``precomputed_proposal_topk`` (None), how many of a record's
-            proposals to give; ``recompute_boxes`` (False), boxes from the augmented masks.
+            ``create_keypoint_hflip_indices``; ``precomputed_proposal_topk`` (None), the number of proposals
+            per record; ``recompute_boxes`` (False), boxes from the augmented masks.
 
     Raises:
-        ConfigError: an option of the configuration is not known or not supported.
+        ConfigError: an option of the configuration is unknown or not supported.
         TypeError: an option is missing or unknown.
     """
 
@@ -56,17 +56,18 @@ class DatasetMapper:
             raise TypeError("recompute_boxes needs use_instance_mask")
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        """The input that a record makes.
+        """Map a record to an input of a model.
 
         Args:
-            dataset_dict: see ``detexport.data.datasets``; left as it is.
+            dataset_dict: see ``detexport.data.datasets``; it is not changed.
 
         Returns:
-            the record, without what was read from it, with ``image`` (3, H, W) uint8; with ``proposals``
-            where it has any; and to train with ``instances`` and, where it has one, ``sem_seg`` (H, W) int64.
+            the record with ``image`` (3, H, W) uint8; with ``proposals`` if it has any; and for training
+            with ``instances`` and, if it has one, ``sem_seg`` (H, W) int64 in place of the file names and
+            annotations.
 
         Raises:
-            DataError: the image cannot be read, or is of another size than the record says.
+            DataError: the image cannot be read, or has another size than in the record.
         """
         record = copy.deepcopy(dataset_dict)
         image = utils.read_image(record["file_name"], format=self.image_format)
@@ -101,7 +102,7 @@ class DatasetMapper:
             if not annotation.get("iscrowd", 0)
         ]
         instances = utils.annotations_to_instances(transformed, size, self.instance_mask_format)
-        # A crop leaves a part of each object, and of its box perhaps more than that.
+        # After a crop the transformed box may be larger than the rest of the object.
         if self.recompute_boxes and instances.has("gt_masks"):
             instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
         return utils.filter_empty_instances(instances)
@@ -117,14 +118,14 @@ OPTIONS: dict[str, Any] = {
     "precomputed_proposal_topk": None,
     "recompute_boxes": False,
 }
-"""Options of a mapper and their defaults; None where there is none."""
+"""Options of a mapper and their defaults; None if there is no default."""
 
 
 def mapper_options(cfg: Any, is_train: bool) -> dict[str, Any]:
-    """What a configuration says for ``DatasetMapper``.
+    """Return the options of ``DatasetMapper`` for a configuration.
 
     Raises:
-        ConfigError: an option is not known or not supported.
+        ConfigError: an option is unknown or not supported.
     """
     node, data = cfg.INPUT, cfg.DATASETS
     augmentations = utils.build_augmentation(cfg, is_train)
@@ -133,11 +134,11 @@ def mapper_options(cfg: Any, is_train: bool) -> dict[str, Any]:
             "unsupported augmentation",
             got="INPUT.COLOR_AUG_SSD: True",
             expected="INPUT.COLOR_AUG_SSD: False",
-            remedy="set it to False, or give DatasetMapper augmentations of your own",
+            remedy="set it to False, or give DatasetMapper your own augmentations",
         )
     if node.MASK_FORMAT not in utils.MASK_FORMATS:
         raise ConfigError(
-            "unknown form of masks",
+            "unknown mask format",
             got=f"INPUT.MASK_FORMAT: {node.MASK_FORMAT}",
             expected=" or ".join(utils.MASK_FORMATS),
         )
@@ -164,10 +165,10 @@ def mapper_options(cfg: Any, is_train: bool) -> dict[str, Any]:
 def _crop(node: Any) -> T.RandomCrop:
     if node.get("SINGLE_CATEGORY_MAX_AREA", 1.0) != 1.0:
         raise ConfigError(
-            "unsupported crop: one that is drawn again where a class fills it",
+            "unsupported crop: SINGLE_CATEGORY_MAX_AREA, which limits the area of a class in the crop",
             got=f"INPUT.CROP.SINGLE_CATEGORY_MAX_AREA: {node.SINGLE_CATEGORY_MAX_AREA}",
             expected="INPUT.CROP.SINGLE_CATEGORY_MAX_AREA: 1.0",
-            remedy="set it to 1.0, or give DatasetMapper augmentations of your own",
+            remedy="set it to 1.0, or give DatasetMapper your own augmentations",
         )
     try:
         return T.RandomCrop(node.TYPE, node.SIZE)

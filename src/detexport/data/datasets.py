@@ -1,9 +1,9 @@
-"""COCO's annotation files as the records that ``DatasetCatalog`` gives.
+"""COCO annotation files as records of ``DatasetCatalog``.
 
-A record is a dict an image: ``file_name``, ``height`` and ``width`` in px, ``image_id`` and ``annotations``,
-a list of dicts with ``bbox`` and its ``bbox_mode``, ``category_id`` (the class index), ``iscrowd`` and, where
-the file has them, ``segmentation`` (polygons or RLE) and ``keypoints`` (x, y, visibility, ..., in px from the
-image's corner). It may have ``sem_seg_file_name`` and proposals too.
+A record is one dict per image: ``file_name``, ``height`` and ``width`` in px, ``image_id`` and
+``annotations``, a list of dicts with ``bbox`` and its ``bbox_mode``, ``category_id`` (the class index),
+``iscrowd`` and, where the file has them, ``segmentation`` (polygons or RLE) and ``keypoints`` (x, y,
+visibility, ..., in px from the image's corner). It may also have ``sem_seg_file_name`` and proposals.
 """
 
 from collections.abc import Sequence
@@ -18,16 +18,16 @@ from detexport.structures import BoxMode
 def register_coco_instances(
     name: str, metadata: dict[str, Any], json_file: str | Path, image_root: str | Path
 ) -> None:
-    """Name a data set in COCO's format; the file is read when the data set is asked for.
+    """Register a data set in COCO's format; the file is read by ``DatasetCatalog.get``.
 
     Args:
         name: of the data set, in both catalogs.
-        metadata: what else is known of it.
+        metadata: further attributes of the metadata.
         json_file: COCO's instance or keypoint annotations.
         image_root: folder of the images.
 
     Raises:
-        DataError: the name is taken.
+        DataError: the name is registered already.
     """
     DatasetCatalog.register(name, lambda: load_coco_json(json_file, image_root, name))
     MetadataCatalog.get(name).set(
@@ -44,17 +44,17 @@ def load_coco_json(
     """Read COCO's instance or keypoint annotations.
 
     Class indices follow the order of the category ids. Keypoints, which are indices of pixels in the file,
-    are moved to the pixels' centres. An annotation with polygons of which none is valid is left out with a
-    warning; one without a segmentation is kept, as a box. Images are looked at when they are read.
+    are moved to the pixels' centres. An annotation whose polygons are all invalid is left out with a warning;
+    one without a segmentation is kept as a box. The images are not opened.
 
     Args:
-        json_file: the annotations; see ``detexport.data.annotations`` for what they may hold.
+        json_file: the annotations; see ``detexport.data.annotations`` for the format.
         image_root: folder that their file names are relative to.
-        dataset_name: the class names and ids are noted in the metadata of this data set.
-        extra_annotation_keys: keys of the annotations to keep beside the known ones.
+        dataset_name: the class names and ids are stored in the metadata of this data set.
+        extra_annotation_keys: further keys of the annotations to keep.
 
     Returns:
-        a record an image, by id.
+        one record per image, by id.
 
     Raises:
         DataError: the file is missing or is not COCO's.

@@ -1,7 +1,7 @@
-"""The parts of a ``DatasetMapper``, for mappers of one's own.
+"""Building blocks of ``DatasetMapper``, for custom mappers.
 
-Images here are (H, W, C), as transforms take them; annotations are dicts as ``detexport.data.datasets`` gives
-them. Shapes: R instances.
+Images are (H, W, C), as in ``detexport.data.transforms``; annotations are dicts as in
+``detexport.data.datasets``. Shapes: R instances.
 """
 
 from collections.abc import Sequence
@@ -15,26 +15,26 @@ from torch import Tensor
 from detexport.data import images
 from detexport.data import transforms as T
 from detexport.data.catalog import MetadataCatalog
-from detexport.data.mapping import annotation_mask
-from detexport.errors import ConfigError, DataError, listed
-from detexport.structures import BitMasks, Boxes, BoxMode, Instances, Keypoints, PolygonMasks
+from detexport.data.mapping import annotation_keypoints, annotation_mask
+from detexport.errors import ConfigError, DataError
+from detexport.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks
 
 MASK_FORMATS = ("polygon", "bitmask")
 
 
 def read_image(file_name: str | Path, format: str = "BGR") -> np.ndarray:
-    """Read an image, upright as its EXIF orientation says.
+    """Read an image, rotated upright by its EXIF orientation.
 
     Args:
         file_name: path of the image.
-        format: ``"BGR"``, ``"RGB"``, or ``"L"`` for an image of one channel, such as a map of labels.
+        format: ``"BGR"``, ``"RGB"``, or ``"L"`` for an image with one channel, such as a label map.
 
     Returns:
         uint8 (H, W, 3), or (H, W, 1).
 
     Raises:
-        DataError: the file cannot be read, or is not an image of 8 bits a channel.
-        ValueError: another format.
+        DataError: the file cannot be read, or is not an image of 8 bits per channel.
+        ValueError: ``format`` has another value.
     """
     if format == "L":
         return images.read_label_map(Path(file_name))[:, :, None]
@@ -45,7 +45,7 @@ def read_image(file_name: str | Path, format: str = "BGR") -> np.ndarray:
 
 
 def check_image_size(dataset_dict: dict[str, Any], image: np.ndarray) -> None:
-    """Check that an image (H, W, ...) has the size in its record, which is filled in where it is missing.
+    """Check that an image (H, W, ...) has the size in its record; add the size if it is missing.
 
     Raises:
         DataError: they differ.
@@ -56,10 +56,10 @@ def check_image_size(dataset_dict: dict[str, Any], image: np.ndarray) -> None:
 
 
 def build_augmentation(cfg: Any, is_train: bool) -> list[T.Augmentation]:
-    """The resize of ``cfg.INPUT`` and, to train, its flip.
+    """Return the resize of ``cfg.INPUT`` and, for training, its flip.
 
     Raises:
-        ConfigError: an option is not known.
+        ConfigError: an option is unknown.
     """
     node = cfg.INPUT
     if not is_train:
@@ -79,7 +79,7 @@ def build_augmentation(cfg: Any, is_train: bool) -> list[T.Augmentation]:
         )
     except ValueError as error:
         raise ConfigError(
-            "the sizes to train with do not fit",
+            "the training sizes do not fit the sampling",
             got=f"INPUT.MIN_SIZE_TRAIN: {node.MIN_SIZE_TRAIN}, "
             f"INPUT.MIN_SIZE_TRAIN_SAMPLING: {node.MIN_SIZE_TRAIN_SAMPLING}",
             expected="lengths to choose from with 'choice', the least and the greatest with 'range'",
@@ -94,17 +94,17 @@ def transform_instance_annotations(
     *,
     keypoint_hflip_indices: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """One annotation as its image was transformed; the given dict is changed.
+    """Apply the transforms of an image to one annotation, in place.
 
     Args:
         annotation: of one instance.
-        transforms: what was done to the image.
-        image_size: height and width of the image afterwards, in px.
-        keypoint_hflip_indices: for each keypoint the index of the one that it becomes in a mirror.
+        transforms: the transforms of the image.
+        image_size: height and width of the transformed image in px.
+        keypoint_hflip_indices: for each keypoint the index of its counterpart after a horizontal flip.
 
     Returns:
         the annotation: ``bbox`` XYXY in px, clipped to the image; ``segmentation`` polygons, or a bitmap
-        where it was RLE or a bitmap; ``keypoints`` (K, 3).
+        if it was RLE or a bitmap; ``keypoints`` (K, 3).
     """
     transform = transforms if isinstance(transforms, T.Transform) else T.TransformList(transforms)
     height, width = image_size
@@ -135,19 +135,19 @@ def transform_keypoint_annotations(
     image_size: tuple[int, int],
     keypoint_hflip_indices: np.ndarray | None = None,
 ) -> np.ndarray:
-    """One instance's keypoints as its image was transformed.
+    """Apply the transforms of an image to the keypoints of one instance.
 
     Args:
         keypoints: x, y, visibility, ... in px.
-        transforms: what was done to the image.
-        image_size: height and width of the image afterwards, in px.
-        keypoint_hflip_indices: for each keypoint the index of the one that it becomes in a mirror.
+        transforms: the transforms of the image.
+        image_size: height and width of the transformed image in px.
+        keypoint_hflip_indices: for each keypoint the index of its counterpart after a horizontal flip.
 
     Returns:
-        float64 (K, 3); all 0 where a keypoint is not labelled, or left the image.
+        float64 (K, 3); all 0 for keypoints that are unlabelled or outside the image.
 
     Raises:
-        DataError: the image was mirrored, and what becomes of the keypoints is not known.
+        DataError: the image is flipped horizontally, and ``keypoint_hflip_indices`` does not fit.
     """
     points = np.asarray(keypoints, dtype=np.float64).reshape(-1, 3)
     xy = transforms.apply_coords(points[:, :2])
@@ -158,10 +158,10 @@ def transform_keypoint_annotations(
     if sum(isinstance(one, T.HFlipTransform) for one in done) % 2:
         if keypoint_hflip_indices is None or len(keypoint_hflip_indices) != len(points):
             raise DataError(
-                "the keypoints of a mirrored image have no names in the mirror",
+                "the counterparts of the keypoints after a horizontal flip are unknown",
                 got=f"{len(points)} keypoints and keypoint_hflip_indices {keypoint_hflip_indices}",
                 expected="an index for each keypoint",
-                remedy="set keypoint_names and keypoint_flip_map in the data set's metadata, or flip nothing",
+                remedy="set keypoint_names and keypoint_flip_map in the metadata, or train without flips",
             )
         points = points[np.asarray(keypoint_hflip_indices)]
     points[points[:, 2] == 0] = 0
@@ -169,10 +169,10 @@ def transform_keypoint_annotations(
 
 
 def create_keypoint_hflip_indices(dataset_names: str | Sequence[str]) -> np.ndarray:
-    """For each keypoint of these data sets the index of the one that it becomes in a mirror.
+    """Return for each keypoint of these data sets the index of its counterpart after a horizontal flip.
 
     Raises:
-        DataError: the data sets differ in their keypoints, or nothing is known of them.
+        DataError: the data sets differ in their keypoints, or their metadata lacks them.
     """
     names = [dataset_names] if isinstance(dataset_names, str) else list(dataset_names)
     keypoints = check_metadata_consistency("keypoint_names", names)
@@ -182,10 +182,10 @@ def create_keypoint_hflip_indices(dataset_names: str | Sequence[str]) -> np.ndar
 
 
 def check_metadata_consistency(key: str, dataset_names: Sequence[str]) -> Any:
-    """What the metadata of all these data sets says under ``key``.
+    """Return the value of ``key`` that the metadata of all these data sets share.
 
     Raises:
-        DataError: it is not set, or the data sets differ.
+        DataError: the key is not set, or its values differ.
     """
     values = [MetadataCatalog.get(name).get(key) for name in dataset_names]
     if not values or values[0] is None or any(value != values[0] for value in values):
@@ -201,18 +201,18 @@ def check_metadata_consistency(key: str, dataset_names: Sequence[str]) -> Any:
 def annotations_to_instances(
     annos: Sequence[dict[str, Any]], image_size: tuple[int, int], mask_format: str = "polygon"
 ) -> Instances:
-    """The annotations of one image as what a model learns from.
+    """Convert the annotations of one image to ground-truth instances.
 
     Args:
-        annos: as ``transform_instance_annotations`` gives them.
+        annos: as ``transform_instance_annotations`` returns them.
         image_size: height and width in px.
         mask_format: ``"polygon"`` or ``"bitmask"``.
 
     Returns:
-        ``gt_boxes``, ``gt_classes`` and, where the annotations have them, ``gt_masks`` and ``gt_keypoints``.
+        ``gt_boxes``, ``gt_classes`` and, if the annotations have them, ``gt_masks`` and ``gt_keypoints``.
 
     Raises:
-        DataError: polygons are asked for, and a segmentation is a bitmap; or some annotations have
+        DataError: ``mask_format`` is ``"polygon"`` and a segmentation is a bitmap; or some annotations have
             segmentations or keypoints that others lack.
     """
     if mask_format not in MASK_FORMATS:
@@ -229,27 +229,19 @@ def annotations_to_instances(
         else:
             bitmaps = [_bitmap(segmentation, image_size) for segmentation in segmentations]
             instances.gt_masks = BitMasks(torch.from_numpy(np.array(bitmaps)))
-    if keypoints := _of_all(annos, "keypoints"):
-        rows = [np.reshape(one, (-1, 3)) for one in keypoints]
-        if len({len(row) for row in rows}) > 1:
-            raise DataError(
-                "the instances of an image differ in their keypoints",
-                got=f"{listed(map(len, rows))} keypoints",
-                expected="as many keypoints for each instance",
-                remedy="correct the annotation file",
-            )
-        instances.gt_keypoints = Keypoints(torch.from_numpy(np.array(rows, np.float32)))
+    if _of_all(annos, "keypoints"):
+        instances.gt_keypoints = annotation_keypoints(annos)
     return instances
 
 
 def _of_all(annos: Sequence[dict[str, Any]], key: str) -> list[Any]:
-    """What each annotation has under a key; nothing where none has it."""
+    """Return the value of ``key`` of each annotation; raise DataError if only some have it."""
     having = [anno[key] for anno in annos if key in anno]
     if having and len(having) < len(annos):
         raise DataError(
             f"some instances of an image have no {key}",
             got=f"{key} of {len(having)} of {len(annos)} instances",
-            expected=f"{key} of each, or of none",
+            expected=f"{key} of all, or of none",
             remedy=f"complete the annotations, leave out those without {key}, or train a model without",
         )
     return having
@@ -259,8 +251,8 @@ def _polygon_masks(segmentations: Sequence[Any]) -> PolygonMasks:
     kinds = sorted({type(segmentation).__name__ for segmentation in segmentations} - {"list"})
     if kinds:
         raise DataError(
-            "a segmentation is no polygon",
-            got=f"{', '.join(kinds)}, which an RLE becomes",
+            "a segmentation has no polygons",
+            got=f"{', '.join(kinds)}, which RLE is converted to",
             expected="lists of polygons",
             remedy="set INPUT.MASK_FORMAT to bitmask",
         )
@@ -282,14 +274,14 @@ def filter_empty_instances(
     box_threshold: float = 1e-5,
     return_mask: bool = False,
 ) -> Any:
-    """The instances that something can be learnt from.
+    """Remove instances with an empty box or mask.
 
     Args:
-        instances: with ``gt_boxes`` and perhaps ``gt_masks``.
-        by_box: leave out empty boxes.
-        by_mask: leave out empty masks.
-        box_threshold: a box whose sides are not longer, in px, is empty.
-        return_mask: give (R,) bool, which were kept, too.
+        instances: with ``gt_boxes`` and optionally ``gt_masks``.
+        by_box: whether to remove empty boxes.
+        by_mask: whether to remove empty masks.
+        box_threshold: a box is empty unless both sides are longer, in px.
+        return_mask: whether to return (R,) bool, which instances are kept, too.
     """
     if not (by_box or by_mask):
         raise ValueError("instances are filtered by box, by mask or by both")
@@ -309,15 +301,15 @@ def transform_proposals(
     proposal_topk: int,
     min_box_size: float = 0,
 ) -> None:
-    """A record's proposals as its image was transformed, in place, as ``proposals``.
+    """Replace a record's proposals by transformed ``proposals``, in place.
 
     Args:
         dataset_dict: with ``proposal_boxes`` (P, 4), ``proposal_bbox_mode`` and
             ``proposal_objectness_logits`` (P,), by descending score.
-        image_shape: height and width of the image afterwards, in px.
-        transforms: what was done to the image.
-        proposal_topk: how many to keep.
-        min_box_size: both sides of a proposal are longer, in px.
+        image_shape: height and width of the transformed image in px.
+        transforms: the transforms of the image.
+        proposal_topk: maximum number of proposals.
+        min_box_size: minimum length of the sides of a proposal in px, excluded.
     """
     if "proposal_boxes" not in dataset_dict:
         return

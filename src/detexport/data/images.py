@@ -1,9 +1,10 @@
-"""Reading images: the one place where the bytes of an image file become an array.
+"""Reading of image files; all image files are decoded here.
 
-An image is read upright, as its EXIF orientation says; an orientation that cannot be read counts as none. Of
-an animated image the first frame is read, of a TIFF the first page. Images have 8 bits a channel, sides of 1
-to ``MAX_SIDE`` px, and at most ``MAX_PIXELS`` pixels, unless the environment variable
-``DETEXPORT_MAX_IMAGE_PIXELS`` gives another limit: time and memory of whatever follows grow with the pixels.
+An image is rotated upright by its EXIF orientation; an unreadable orientation is ignored. The first frame of
+an animated image is read, and the first page of a TIFF. Images have 8 bits per channel, sides of 1 to
+``MAX_SIDE`` px, and at most ``MAX_PIXELS`` pixels, unless the environment variable
+``DETEXPORT_MAX_IMAGE_PIXELS`` sets another limit: time and memory of later steps grow with the number of
+pixels.
 """
 
 import io
@@ -21,14 +22,14 @@ from detexport.contract import MAX_SIDE
 from detexport.errors import ConfigError, DataError, DetexportError, memory_guard
 
 MAX_PIXELS = 50_000_000
-"""Most pixels of an image, unless the environment gives another limit."""
+"""Maximum number of pixels of an image, unless the environment sets another limit."""
 
 LIMIT_VARIABLE = "DETEXPORT_MAX_IMAGE_PIXELS"
 
-# More bits a channel than 8: PIL would cut their values off instead of scaling them.
+# More than 8 bits per channel: PIL would clip the values instead of scaling them.
 DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
-# What makes an image upright, by its EXIF orientation: EXIF 2.32, tag 0x0112.
+# The operation that makes an image upright, by EXIF orientation: EXIF 2.32, tag 0x0112.
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -45,10 +46,10 @@ _PIL_LIMIT = threading.Lock()
 
 
 def max_image_pixels() -> int:
-    """Most pixels of an image that is read.
+    """Return the maximum number of pixels of an image.
 
     Raises:
-        ConfigError: the environment variable is not a whole number.
+        ConfigError: the environment variable is not a positive integer.
     """
     text = os.environ.get(LIMIT_VARIABLE, "").strip().replace("_", "")
     if not text:
@@ -57,21 +58,21 @@ def max_image_pixels() -> int:
         raise ConfigError(
             f"the environment variable {LIMIT_VARIABLE} is not a number of pixels",
             got=text[:50],
-            expected="a whole number from 1, such as 100000000",
+            expected="a positive integer, such as 100000000",
             remedy=f"set it, or unset it for the default of {MAX_PIXELS}",
         )
     return int(text)
 
 
 def read_image(path: Path, channel_order: ChannelOrder = "RGB") -> np.ndarray:
-    """Read an image file, upright as its EXIF orientation says.
+    """Read an image file, rotated upright by its EXIF orientation.
 
     Returns:
         uint8 (3, H, W) in ``channel_order``, values 0..255.
 
     Raises:
-        DataError: there is no such file, or it is not an image of 8 bits a channel, or it is too large.
-        OutOfMemoryError: the memory does not suffice for it.
+        DataError: the file does not exist, is not an image of 8 bits per channel, or is too large.
+        OutOfMemoryError: there is not enough memory for the image.
     """
     _check_order(channel_order)
     with _opened(path) as image:
@@ -79,7 +80,7 @@ def read_image(path: Path, channel_order: ChannelOrder = "RGB") -> np.ndarray:
 
 
 def decode_image(encoded: bytes, channel_order: ChannelOrder = "RGB") -> np.ndarray:
-    """Decode an image file's bytes; as ``read_image``."""
+    """Decode the bytes of an image file, as ``read_image`` does."""
     _check_order(channel_order)
     with _opened(encoded) as image:
         return _pixels(image, channel_order, _name(encoded))
@@ -106,14 +107,14 @@ def read_label_map(path: Path) -> np.ndarray:
         uint8 (H, W).
 
     Raises:
-        DataError: there is no such file, or it is not an image of one channel of 8 bits.
+        DataError: the file does not exist, or is not an image with one channel of 8 bits.
     """
     with _opened(path) as image:
         if image.mode not in ("L", "P"):
             raise DataError(
-                f"{path} is not a map of labels",
+                f"{path} is not a label map",
                 got=f"PIL's mode {image.mode}",
-                expected="an image of one channel of 8 bits, the label of each pixel",
+                expected="an image with one channel of 8 bits, the label of each pixel",
                 remedy="convert the image",
             )
         with memory_guard((image.height, image.width)):
@@ -127,37 +128,37 @@ def read_segment_map(path: Path) -> np.ndarray:
         int64 (H, W), the id of each pixel's segment: red + 256 green + 256² blue.
 
     Raises:
-        DataError: there is no such file, or it is not an image of 8 bits a channel.
+        DataError: the file does not exist, or is not an image of 8 bits per channel.
     """
     red, green, blue = read_image(path).astype(np.int64)
     return red + 256 * green + 256 * 256 * blue
 
 
 def read_image_size(path: Path) -> tuple[int, int]:
-    """Height and width in px of an image file, upright; reads no more than its header.
+    """Return the upright height and width in px of an image file; only the header is read.
 
     Raises:
-        DataError: there is no such file, or it is not an image.
+        DataError: the file does not exist, or is not an image.
     """
     with _opened(path) as image:
-        # PIL turns a TIFF itself, and says so from the start.
+        # PIL rotates a TIFF itself, and reports the rotated size.
         turned = image.format != "TIFF" and _orientation(image) in QUARTER_TURNS
         return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def check_image_size(path: Path | str, got: tuple[int, int], expected: tuple[int, int]) -> None:
-    """Check that an image has the height and width in px that its annotations have.
+    """Check that the height and width in px of an image are those in its annotations.
 
     Raises:
-        DataError: it has not.
+        DataError: they differ.
     """
     if got != expected:
         raise DataError(
-            f"{path} is not of the size that its record in the annotations has",
-            got=f"height {got[0]}, width {got[1]} (upright, as its EXIF orientation says)",
+            f"{path} has another size than in the annotations",
+            got=f"height {got[0]}, width {got[1]} (upright by its EXIF orientation)",
             expected=f"height {expected[0]}, width {expected[1]}",
-            remedy="correct height and width in the annotation file, or replace the image; where the "
-            "annotations are of the stored pixels, remove the image's EXIF orientation",
+            remedy="correct height and width in the annotation file, or replace the image; if the "
+            "annotations refer to the stored pixels, remove the image's EXIF orientation",
         )
 
 
@@ -168,7 +169,7 @@ def _check_order(channel_order: str) -> None:
 
 @contextmanager
 def _opened(source: Path | bytes) -> Iterator[Image.Image]:
-    """Open an image and check its size by the header; what PIL raises in the block becomes ``DataError``."""
+    """Open an image and check the size in its header; raise PIL's errors in the block as ``DataError``."""
     with _readable(_name(source)), _file(source) as file, _open(file) as image:
         _check_limits(image, _name(source))
         yield image
@@ -176,7 +177,7 @@ def _opened(source: Path | bytes) -> Iterator[Image.Image]:
 
 @contextmanager
 def _readable(name: str) -> Iterator[None]:
-    """Raise ``DataError`` for what PIL raises in the block."""
+    """Raise PIL's errors in the block as ``DataError``."""
     try:
         yield
     except DetexportError:
@@ -184,12 +185,12 @@ def _readable(name: str) -> Iterator[None]:
     except MemoryError:
         with memory_guard():
             raise
-    # PIL's decoders raise whatever a broken file leads them to.
+    # PIL's decoders raise errors of any type for broken files.
     except Exception as error:
         raise DataError(
             f"{name} cannot be read as an image",
             got=f"{type(error).__name__}: {str(error)[:200]}",
-            expected="a whole PNG, JPEG or other image file that PIL reads",
+            expected="a complete PNG, JPEG or other image file that PIL reads",
             remedy="replace the file",
         ) from error
 
@@ -201,14 +202,14 @@ def _name(source: Path | bytes) -> str:
 def _file(source: Path | bytes) -> BinaryIO:
     if isinstance(source, bytes):
         return io.BytesIO(source)
-    # A pipe or a device would be waited for.
+    # Opening a pipe or a device would block.
     if os.path.lexists(source) and not os.path.isfile(source):
         raise OSError("not a regular file")
     return Path(source).open("rb")
 
 
 def _open(file: BinaryIO) -> Image.Image:
-    """Open without PIL's own limit, which hides the size from ours, or is below one that was raised."""
+    """Open without PIL's own limit, so that only the limit of this module applies."""
     with _PIL_LIMIT:
         of_pil, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -238,16 +239,16 @@ def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
         return value if value in UPRIGHT else 1
-    except Exception:  # broken EXIF, of which PIL raises whatever it stumbles over; the pixels are there
+    except Exception:  # PIL raises errors of any type for broken EXIF; the pixels can still be read
         return 1
 
 
 def _pixels(image: Image.Image, channel_order: ChannelOrder, name: str) -> np.ndarray:
     if image.mode in DEEP_MODES:
         raise DataError(
-            f"{name} is not an image of 8 bits a channel",
+            f"{name} is not an image of 8 bits per channel",
             got=f"PIL's mode {image.mode}",
-            expected="8 bits a channel",
+            expected="8 bits per channel",
             remedy="convert the image",
         )
     with memory_guard((3, image.height, image.width)):

@@ -1,4 +1,4 @@
-"""From a record of a data set to what a model takes.
+"""Mapping of records of a data set to training examples.
 
 Shapes: R instances, K keypoints.
 """
@@ -21,13 +21,13 @@ SEMANTIC_ARCHITECTURES = ("PanopticFPN", "SemanticSegmentor")
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """What a model learns from, beside boxes and classes.
+    """Kinds of annotations that a model is trained on, in addition to boxes and classes.
 
     Args:
         masks: of each instance.
         keypoints: of each instance.
         sem_seg: class of each pixel.
-        min_keypoints: an image is learnt from if it has at least so many labelled keypoints.
+        min_keypoints: minimum number of labelled keypoints of a training image.
     """
 
     masks: bool = False
@@ -37,7 +37,7 @@ class GroundTruth:
 
     @staticmethod
     def of(cfg: Any) -> "GroundTruth":
-        """What the model that a configuration describes learns from."""
+        """Return the kinds of annotations that the model of a configuration is trained on."""
         keypoints = bool(cfg.MODEL.KEYPOINT_ON)
         return GroundTruth(
             masks=bool(cfg.MODEL.MASK_ON),
@@ -48,12 +48,12 @@ class GroundTruth:
 
     @property
     def annotations(self) -> Literal["instances", "keypoints"]:
-        """Kind of annotations to read."""
+        """Kind of the annotation file to read."""
         return "keypoints" if self.keypoints else "instances"
 
 
 def learnable(records: Iterable[CocoRecord], truth: GroundTruth) -> list[CocoRecord]:
-    """The images that have annotations, and enough keypoints."""
+    """Return the images that have annotations, and enough keypoints."""
     return [
         record
         for record in records
@@ -62,7 +62,7 @@ def learnable(records: Iterable[CocoRecord], truth: GroundTruth) -> list[CocoRec
 
 
 def labelled_keypoints(annotations: Iterable[dict[str, Any]]) -> int:
-    """Keypoints of an image's annotations, crowds aside, that are not of the visibility 0."""
+    """Count the keypoints of visibility 1 or 2 in an image's annotations, without crowds."""
     return sum(
         visibility > 0
         for annotation in annotations
@@ -79,21 +79,21 @@ def training_example(
     flip: bool = False,
     keypoint_flip: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """An image with its ground truth, at its own size.
+    """Return an image with its ground truth, at its own size.
 
     Args:
         record: an image of the data set; crowds are left out.
         channel_order: order of the image's channels.
-        truth: what to learn from.
-        flip: mirror image and ground truth from left to right.
-        keypoint_flip: for each keypoint the index of the one that it becomes in a mirror.
+        truth: kinds of annotations to include.
+        flip: whether to flip the image and its ground truth horizontally.
+        keypoint_flip: for each keypoint the index of its counterpart after a horizontal flip.
 
     Returns:
-        ``image`` (3, H, W) uint8; ``instances``, see ``annotations_to_instances``; and, if it is asked for,
-        ``sem_seg`` (H, W) int64, the class of each pixel.
+        ``image`` (3, H, W) uint8; ``instances``, see ``annotations_to_instances``; and, if ``truth`` includes
+        it, ``sem_seg`` (H, W) int64, the class of each pixel.
 
     Raises:
-        DataError: an image cannot be read, or what is to be learnt from is not annotated.
+        DataError: an image cannot be read, or lacks a kind of annotation in ``truth``.
     """
     pixels = {"image": read_record(record, channel_order)}
     if truth.sem_seg:
@@ -112,22 +112,22 @@ def training_example(
 def annotations_to_instances(
     annotations: Sequence[dict[str, Any]], image_size: tuple[int, int], truth: GroundTruth
 ) -> Instances:
-    """An image's annotations as what a model learns from.
+    """Convert an image's annotations to ground-truth instances.
 
-    Boxes are clipped to the image. What nothing can be learnt from, a box or a mask that is empty, is left
-    out: an empty box would overlap no anchor, and its best anchors would be all of them.
+    Boxes are clipped to the image. Instances with an empty box or mask are left out: an empty box overlaps no
+    anchor, so all anchors would count as its best ones.
 
     Args:
-        annotations: as COCO has them, with class indices as ``category_id``, keypoints in px from the corner
-            of the image; none is a crowd.
+        annotations: in COCO's form, with class indices as ``category_id`` and keypoints in px from the corner
+            of the image; without crowds.
         image_size: height and width in px.
-        truth: what to learn from.
+        truth: kinds of annotations to include.
 
     Returns:
-        ``gt_boxes``, ``gt_classes`` and, if they are asked for, ``gt_masks``, ``gt_keypoints``.
+        ``gt_boxes``, ``gt_classes`` and, if ``truth`` includes them, ``gt_masks`` and ``gt_keypoints``.
 
     Raises:
-        DataError: an annotation has no segmentation or no keypoints that are to be learnt from.
+        DataError: an annotation lacks the segmentation or keypoints that ``truth`` includes.
     """
     boxes = annotation_boxes(annotations, image_size)
     classes = np.array([annotation["category_id"] for annotation in annotations], np.int64)
@@ -142,7 +142,7 @@ def annotations_to_instances(
 
 
 def annotation_boxes(annotations: Sequence[dict[str, Any]], image_size: tuple[int, int]) -> torch.Tensor:
-    """(R, 4) float32 XYXY in px of COCO's boxes, clipped to the image."""
+    """Return COCO's boxes as (R, 4) float32 XYXY in px, clipped to the image."""
     boxes = np.array([annotation["bbox"] for annotation in annotations], np.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     height, width = image_size
@@ -150,23 +150,23 @@ def annotation_boxes(annotations: Sequence[dict[str, Any]], image_size: tuple[in
 
 
 def annotation_masks(annotations: Sequence[dict[str, Any]], image_size: tuple[int, int]) -> BitMasks:
-    """COCO's segmentations as bitmaps.
+    """Convert COCO's segmentations to bitmaps.
 
     Raises:
-        DataError: an annotation has none.
+        DataError: an annotation has no segmentation.
     """
     bitmaps = [annotation_mask(_required(a, "segmentation"), *image_size) for a in annotations]
     return BitMasks(torch.from_numpy(np.array(bitmaps, bool).reshape(-1, *image_size)))
 
 
 def annotation_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """A COCO segmentation (polygons, compressed or plain RLE) as a bitmap.
+    """Convert a COCO segmentation (polygons, compressed or plain RLE) to a bitmap.
 
     Returns:
-        (height, width) bool; empty where there is no segmentation, or no polygon of it is valid.
+        (height, width) bool; empty without a segmentation, or if all its polygons are invalid.
 
     Raises:
-        DataError: it is not valid, see ``detexport.data.segmentation``.
+        DataError: the segmentation is invalid, see ``detexport.data.segmentation``.
     """
     try:
         segmentation = checked_segmentation(segmentation, height, width)
@@ -189,10 +189,10 @@ def annotation_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
 
 
 def annotation_keypoints(annotations: Sequence[dict[str, Any]]) -> Keypoints:
-    """COCO's keypoints; x and y of those that are not labelled become 0.
+    """Convert COCO's keypoints; x and y of unlabelled ones become 0.
 
     Raises:
-        DataError: an annotation has none, or they differ in number.
+        DataError: an annotation has no keypoints, or their numbers differ.
     """
     rows = [np.array(_required(a, "keypoints"), np.float32).reshape(-1, 3) for a in annotations]
     counts = sorted({len(row) for row in rows})
@@ -208,10 +208,10 @@ def annotation_keypoints(annotations: Sequence[dict[str, Any]]) -> Keypoints:
 
 
 def keypoints_at_pixel_centers(annotation: dict[str, Any]) -> dict[str, Any]:
-    """An annotation with its keypoints in px from the image's corner: COCO's are indices of pixels.
+    """Convert the keypoints of an annotation from COCO's pixel indices to px from the image's corner.
 
     Raises:
-        DataError: it has none.
+        DataError: the annotation has no keypoints.
     """
     keypoints = np.array(_required(annotation, "keypoints"), np.float64).reshape(-1, 3)
     keypoints[:, :2] += 0.5
@@ -219,14 +219,14 @@ def keypoints_at_pixel_centers(annotation: dict[str, Any]) -> dict[str, Any]:
 
 
 def flip_instances(instances: Instances, keypoint_flip: Sequence[int] = ()) -> Instances:
-    """The ground truth of an image's mirror image.
+    """Flip ground-truth instances horizontally.
 
     Args:
-        instances: with ``gt_boxes`` and other fields as ``annotations_to_instances`` gives them.
-        keypoint_flip: for each keypoint the index of the one that it becomes in a mirror.
+        instances: as ``annotations_to_instances`` returns them.
+        keypoint_flip: for each keypoint the index of its counterpart after a horizontal flip.
 
     Raises:
-        DataError: there is not one for each keypoint.
+        DataError: ``keypoint_flip`` has not one index per keypoint.
     """
     width = instances.image_size[1]
     flipped = Instances(instances.image_size, **instances.get_fields())
@@ -235,7 +235,7 @@ def flip_instances(instances: Instances, keypoint_flip: Sequence[int] = ()) -> I
     flipped.gt_boxes = Boxes(boxes)
     if instances.has("gt_masks"):
         flipped.gt_masks = BitMasks(instances.gt_masks.tensor.flip(2))
-    # Without an instance nothing says how many keypoints each would have.
+    # Without instances the number of keypoints is unknown.
     if instances.has("gt_keypoints") and len(instances):
         count = instances.gt_keypoints.tensor.shape[1]
         if len(keypoint_flip) != count:

@@ -1,4 +1,4 @@
-"""How an image is resized before a graph, in numpy and PIL only."""
+"""Resizing of input images, with numpy and PIL only."""
 
 import numpy as np
 from PIL import Image
@@ -8,13 +8,13 @@ from detexport.errors import memory_guard
 
 
 def resized_size(height: int, width: int, rule: ResizeRule, scale: float = 1.0) -> tuple[int, int]:
-    """Height and width in px after a rule, as detectron2's ``ResizeShortestEdge`` has it.
+    """Return the height and width in px after a resize rule, as detectron2's ``ResizeShortestEdge`` does.
 
     Args:
         height: of the image, in px.
         width: of the image, in px.
         rule: the shortest edge becomes ``min_size`` unless the longest would exceed ``max_size``.
-        scale: factor on the rule's result, before it is rounded (halves upwards).
+        scale: factor on the result of the rule before rounding (halves are rounded up).
 
     Raises:
         ValueError: a size or the scale is not positive.
@@ -24,7 +24,7 @@ def resized_size(height: int, width: int, rule: ResizeRule, scale: float = 1.0) 
     sides = [float(height), float(width)]
     if rule.min_size > 0:
         shortest = min(sides)
-        # Written so that the shortest edge is min_size to the last bit: halves decide about a pixel.
+        # The shortest edge is min_size exactly: at halves the last bit decides about a pixel.
         sides = [rule.min_size if s == shortest else s * (rule.min_size / shortest) for s in sides]
         if max(sides) > rule.max_size:
             sides = [side * (rule.max_size / max(sides)) for side in sides]
@@ -33,7 +33,7 @@ def resized_size(height: int, width: int, rule: ResizeRule, scale: float = 1.0) 
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize with PIL's bilinear filter, which averages where it makes smaller.
+    """Resize with PIL's bilinear filter, which averages when it reduces the size.
 
     Args:
         image: uint8 (3, H, W).
@@ -44,7 +44,7 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
     Raises:
         ValueError: ``image`` is not uint8 (3, H, W).
-        OutOfMemoryError: the memory does not suffice.
+        OutOfMemoryError: there is not enough memory.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(f"an image is uint8 (3, H, W), got {image.dtype} {image.shape}")

@@ -1,4 +1,4 @@
-"""Which images to take next, as indices into a data set."""
+"""Samplers: the order of images, as indices into a data set."""
 
 import itertools
 import math
@@ -14,18 +14,18 @@ from detexport.errors import DataError
 
 
 class TrainingSampler(Sampler[int]):
-    """All images again and again, without end.
+    """An infinite sequence of passes over all images.
 
     Args:
-        size: images of the data set.
-        shuffle: each time in another order.
-        seed: of the orders; None draws one.
+        size: number of images.
+        shuffle: whether to shuffle each pass.
+        seed: of the order; None draws one.
     """
 
     def __init__(self, size: int, shuffle: bool = True, seed: int | None = None) -> None:
         if size <= 0:
             raise DataError(
-                "there is no image to learn from",
+                "there is no image to train on",
                 got=f"a data set of {size} images",
                 expected="at least one",
                 remedy="check the data set, and DATALOADER.FILTER_EMPTY_ANNOTATIONS",
@@ -42,14 +42,14 @@ class TrainingSampler(Sampler[int]):
 
 
 class RepeatFactorTrainingSampler(Sampler[int]):
-    """All images again and again, those with rare categories more often.
+    """An infinite sequence of passes over all images that repeats images with rare categories.
 
     Gupta et al. 2019, arXiv:1908.03195.
 
     Args:
-        repeat_factors: (N,) how often to take each image, at least once; of 2.25 the quarter is drawn.
-        shuffle: each time in another order.
-        seed: of the orders and the draws; None draws one.
+        repeat_factors: (N,) repetitions of each image per pass, at least 1; the fraction is rounded randomly.
+        shuffle: whether to shuffle each pass.
+        seed: of the order and the rounding; None draws one.
     """
 
     def __init__(self, repeat_factors: Tensor, *, shuffle: bool = True, seed: int | None = None) -> None:
@@ -62,14 +62,14 @@ class RepeatFactorTrainingSampler(Sampler[int]):
     def repeat_factors_from_category_frequency(
         dataset_dicts: Sequence[dict[str, Any]], repeat_thresh: float, sqrt: bool = True
     ) -> Tensor:
-        """(N,) the factor of each image: that of its rarest category.
+        """Return the (N,) factors of the images: that of the rarest category of each.
 
-        A category's factor is max(1, sqrt(threshold / the part of the images that have it)).
+        The factor of a category is max(1, sqrt(threshold / fraction of the images that have it)).
 
         Args:
             dataset_dicts: records with annotations.
-            repeat_thresh: the part below which a category is rare.
-            sqrt: take the root; without it the factor is linear in the threshold.
+            repeat_thresh: fraction of the images below which a category is rare.
+            sqrt: whether to take the square root.
         """
         classes = [{a["category_id"] for a in record["annotations"]} for record in dataset_dicts]
         counts = Counter(itertools.chain.from_iterable(classes))
@@ -92,7 +92,7 @@ class InferenceSampler(Sampler[int]):
     """Each image once, in order.
 
     Args:
-        size: images of the data set.
+        size: number of images.
     """
 
     def __init__(self, size: int) -> None:

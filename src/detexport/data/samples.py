@@ -1,4 +1,4 @@
-"""Images as a graph takes them, read one by one."""
+"""Image files as inputs of a graph, read one by one."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ BUNDLED_SAMPLE = Path(__file__).with_name("sample.png")
 
 @dataclass(frozen=True)
 class ImageSamples:
-    """Image files, decoded and resized whenever they are asked for; none is kept.
+    """Image files that are decoded and resized on each iteration; none is kept in memory.
 
     Args:
-        files: the images.
+        files: paths of the images.
         channel_order: ``"RGB"`` or ``"BGR"``.
-        resize: the rule that gives their size.
+        resize: the rule of their size.
     """
 
     files: Sequence[Path]
@@ -33,7 +33,7 @@ class ImageSamples:
         return len(self.files)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Each uint8 (3, H, W)."""
+        """Yield each image as uint8 (3, H, W)."""
         for file in self.files:
             image = read_image(file, self.channel_order)
             _, height, width = image.shape

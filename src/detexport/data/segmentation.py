@@ -1,11 +1,11 @@
-"""COCO's segmentations, checked before the native code of pycocotools sees them.
+"""Checks of COCO segmentations, before they reach the native code of pycocotools.
 
-One rule for all readers. A segmentation is one of three things:
+All readers apply the same rule. A segmentation is one of these:
 
-- polygons, each x0, y0, x1, y1, ... in px. A polygon of an odd number of coordinates or of fewer than three
-  corners has no area: it is left out. Coordinates that are not finite numbers are an error;
-- run lengths of the image's size, as numbers or in COCO's compressed text, that add up to its pixels;
-- nothing: missing, null or an empty list. The annotation is a box.
+- polygons, each x0, y0, x1, y1, ... in px. A polygon with an odd number of coordinates or fewer than three
+  vertices has no area and is left out. Coordinates that are not finite numbers are an error;
+- RLE of the image's size, as numbers or as COCO's compressed string, that adds up to its pixels;
+- none: missing, null or an empty list. The annotation is a box.
 """
 
 from collections.abc import Sequence
@@ -18,31 +18,31 @@ from detexport.contract import MAX_SIDE
 NUMBER = (int, float, np.integer, np.floating)
 
 MIN_NUMBERS = 6
-"""Coordinates of a triangle. COCO's tools would take four numbers for a box."""
+"""Coordinates of a triangle. pycocotools would take four numbers for a box."""
 
 MAX_COORDINATE = 2 * MAX_SIDE
-"""Largest absolute coordinate of a corner, in px."""
+"""Largest absolute coordinate of a vertex, in px."""
 
 MAX_OUTLINE = 1 << 22
-"""Longest outline of a polygon in px: pycocotools keeps about 80 bytes of memory for each."""
+"""Longest outline of a polygon in px: pycocotools allocates about 80 bytes per px."""
 
 MOST_DIGITS = 7
-"""Digits of 5 bits of a compressed run length; 7 hold more than 32 bits."""
+"""Maximum number of 5-bit digits of a compressed run length: 7 hold 32 bits."""
 
 
 def checked_segmentation(segmentation: Any, height: int, width: int) -> Any:
-    """Return the valid parts of a segmentation.
+    """Check a segmentation and remove its invalid polygons.
 
     Args:
-        segmentation: as COCO has it, see above.
+        segmentation: in COCO's form, see above.
         height: of the image in px.
         width: of the image in px.
 
     Returns:
-        a list of polygons, which is empty if each was left out; run lengths as they are; None for nothing.
+        a list of the valid polygons, which may be empty; RLE unchanged; None for no segmentation.
 
     Raises:
-        ValueError: it is something else. The message says what, to follow "segmentation: ".
+        ValueError: the segmentation is invalid; the message describes it.
     """
     if segmentation is None or (isinstance(segmentation, list | tuple) and len(segmentation) == 0):
         return None
@@ -62,12 +62,12 @@ def _numbers(polygon: Any) -> list[float]:
     if isinstance(polygon, np.ndarray):
         polygon = polygon.tolist()
     if not isinstance(polygon, list | tuple):
-        raise ValueError(f"a {type(polygon).__name__} where a polygon belongs")
+        raise ValueError(f"a {type(polygon).__name__} instead of a polygon")
     strange = [kind for kind in set(map(type, polygon)) if kind is bool or not issubclass(kind, NUMBER)]
     if strange:
         names = min(kind.__name__ for kind in strange)
-        raise ValueError(f"a polygon with a {names} where a number belongs")
-    # Compared as they are: a whole number may be too large for a float.
+        raise ValueError(f"a polygon with a {names} instead of a number")
+    # Compared without conversion, since an integer may be too large for a float.
     if not all(-MAX_COORDINATE <= number <= MAX_COORDINATE for number in polygon):
         raise ValueError(f"a polygon with a coordinate that is not within ±{MAX_COORDINATE} px")
     return list(polygon)
@@ -90,7 +90,7 @@ def _check_run_lengths(rle: dict[str, Any], height: int, width: int) -> None:
     elif isinstance(counts, list) and all(type(count) is int and count >= 0 for count in counts):
         total = sum(counts)
     else:
-        raise ValueError("run lengths whose counts are neither a text nor whole numbers from 0")
+        raise ValueError("run lengths whose counts are neither a string nor non-negative integers")
     if total != height * width:
         raise ValueError(
             f"run lengths of {total if total < 1 << 62 else 'too many'} px for {height * width} px"
@@ -103,18 +103,18 @@ def _shown(value: Any) -> str:
 
 
 def _sum_of_compressed(counts: str | bytes) -> int:
-    """Sum of the run lengths that a compressed text stands for.
+    """Return the sum of the run lengths in a compressed string.
 
-    Each character holds 5 bits, least significant first, and a bit that says that more follow; from the
-    fourth on a number is the difference to the one two places before (pycocotools, ``maskApi.c``).
+    Each character holds 5 bits, least significant first, and a continuation bit; from the fourth on a number
+    is the difference to the one two positions before (pycocotools, ``maskApi.c``).
     """
     try:
         text = counts.encode("ascii") if isinstance(counts, str) else counts
     except UnicodeEncodeError:
-        raise ValueError("compressed run lengths with letters that are not ASCII") from None
+        raise ValueError("compressed run lengths with characters that are not ASCII") from None
     codes = np.frombuffer(text, np.uint8).astype(np.int64) - 48
     if codes.size == 0 or codes.min() < 0 or codes.max() > 63 or codes[-1] & 32:
-        raise ValueError("a text that is no compressed run lengths")
+        raise ValueError("a string that is no compressed run lengths")
     ends = np.flatnonzero(codes & 32 == 0)
     starts = np.concatenate(([0], ends[:-1] + 1))
     digits = ends - starts + 1

@@ -1,12 +1,12 @@
-"""Transformations of an image together with its boxes, polygons and keypoints, random or not.
+"""Transforms of an image with its boxes, polygons and keypoints, and random augmentations.
 
-A ``Transform`` is fixed. An ``Augmentation`` looks at an image and draws one, from numpy's global generator;
-``AugInput`` carries what is transformed::
+A ``Transform`` is deterministic. An ``Augmentation`` draws a transform for an image, from numpy's global
+generator. ``AugInput`` holds the values to transform::
 
     augmentations = T.AugmentationList([T.ResizeShortestEdge(800, 1333), T.RandomFlip()])
     inputs = T.AugInput(image)
     transforms = augmentations(inputs)
-    boxes = transforms.apply_box(boxes)  # as inputs.image was
+    boxes = transforms.apply_box(boxes)  # the same transforms as of inputs.image
 
 Shapes: images are (H, W, 3) uint8, coordinates (N, 2) x and y in px.
 """
@@ -23,28 +23,28 @@ from detexport.data.resize import resize_image, resized_size
 
 
 class Transform:
-    """The identity; a subclass says what becomes of pixels and of coordinates."""
+    """The identity; subclasses define the transform of pixels and coordinates."""
 
     def apply_image(self, image: np.ndarray) -> np.ndarray:
-        """The image after the transform."""
+        """Return the transformed image."""
         return image
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        """(N, 2) coordinates after the transform."""
+        """Return the transformed (N, 2) coordinates."""
         return coords
 
     def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
-        """(H, W) labels or a mask after the transform; no label is mixed with another."""
+        """Return the transformed (H, W) labels or mask, without interpolation of labels."""
         return self.apply_image(segmentation)
 
     def apply_box(self, box: Any) -> np.ndarray:
-        """(N, 4) XYXY boxes around the corners after the transform."""
+        """Return the (N, 4) XYXY bounding boxes of the transformed corners."""
         corners = np.asarray(box, dtype=np.float64).reshape(-1, 4)[:, [0, 1, 2, 1, 0, 3, 2, 3]]
         moved = self.apply_coords(corners.reshape(-1, 2)).reshape(-1, 4, 2)
         return np.concatenate((moved.min(axis=1), moved.max(axis=1)), axis=1)
 
     def apply_polygons(self, polygons: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Polygons, each (N, 2), after the transform."""
+        """Return the transformed polygons, each (N, 2)."""
         return [self.apply_coords(polygon) for polygon in polygons]
 
     def __repr__(self) -> str:
@@ -53,11 +53,11 @@ class Transform:
 
 
 class NoOpTransform(Transform):
-    """Nothing changes."""
+    """The identity."""
 
 
 class HFlipTransform(Transform):
-    """Left becomes right.
+    """Horizontal flip.
 
     Args:
         width: of the image in px.
@@ -67,16 +67,16 @@ class HFlipTransform(Transform):
         self.width = width
 
     def apply_image(self, image: np.ndarray) -> np.ndarray:
-        """The image's mirror image."""
+        """Flip the image horizontally."""
         return image[:, ::-1]
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        """X from the other side."""
+        """Flip the x coordinates."""
         return np.stack((self.width - coords[:, 0], coords[:, 1]), axis=1)
 
 
 class VFlipTransform(Transform):
-    """Up becomes down.
+    """Vertical flip.
 
     Args:
         height: of the image in px.
@@ -86,16 +86,16 @@ class VFlipTransform(Transform):
         self.height = height
 
     def apply_image(self, image: np.ndarray) -> np.ndarray:
-        """The image upside down."""
+        """Flip the image vertically."""
         return image[::-1]
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        """Y from the other side."""
+        """Flip the y coordinates."""
         return np.stack((coords[:, 0], self.height - coords[:, 1]), axis=1)
 
 
 class CropTransform(Transform):
-    """A part of the image.
+    """Crop of a part of the image.
 
     Args:
         x0: left edge in px.
@@ -108,51 +108,51 @@ class CropTransform(Transform):
         self.x0, self.y0, self.w, self.h = x0, y0, w, h
 
     def apply_image(self, image: np.ndarray) -> np.ndarray:
-        """The part."""
+        """Crop the image."""
         return image[self.y0 : self.y0 + self.h, self.x0 : self.x0 + self.w]
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        """From the part's corner; beyond it too."""
+        """Shift the coordinates to the corner of the crop; points outside are kept."""
         return coords - np.array([self.x0, self.y0])
 
     def apply_polygons(self, polygons: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """What of the polygons lies in the part; those that lie outside are left out."""
+        """Clip the polygons to the crop; those outside are left out."""
         cropped = [clip_polygon(self.apply_coords(polygon), self.w, self.h) for polygon in polygons]
         return [polygon for polygon in cropped if len(polygon) >= 3]
 
 
 class ResizeTransform(Transform):
-    """Another size.
+    """Resize of the image.
 
     Args:
         h: height in px.
         w: width in px.
-        new_h: height afterwards.
-        new_w: width afterwards.
+        new_h: new height in px.
+        new_w: new width in px.
     """
 
     def __init__(self, h: int, w: int, new_h: int, new_w: int) -> None:
         self.h, self.w, self.new_h, self.new_w = h, w, new_h, new_w
 
     def apply_image(self, image: np.ndarray) -> np.ndarray:
-        """Bilinear: see ``resize_image``."""
+        """Resize bilinearly: see ``resize_image``."""
         return resize_image(image.transpose(2, 0, 1), (self.new_h, self.new_w)).transpose(1, 2, 0)
 
     def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
-        """The nearest label, as PIL finds it."""
+        """Resize with nearest-neighbour sampling, as PIL does."""
         rows, columns = _nearest(self.h, self.new_h), _nearest(self.w, self.new_w)
         return segmentation[rows[:, None], columns]
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        """Scaled with the image."""
+        """Scale the coordinates."""
         return coords * np.array([self.new_w / self.w, self.new_h / self.h])
 
 
 class TransformList(Transform):
-    """Transforms one after another.
+    """A sequence of transforms.
 
     Args:
-        transforms: in order.
+        transforms: in order of application.
     """
 
     def __init__(self, transforms: Sequence[Transform]) -> None:
@@ -162,31 +162,31 @@ class TransformList(Transform):
             self.transforms += transform.transforms if nested else [transform]  # type: ignore[attr-defined]
 
     def apply_image(self, image: np.ndarray) -> np.ndarray:
-        """The image after all of them."""
+        """Apply all transforms to the image."""
         for transform in self.transforms:
             image = transform.apply_image(image)
         return image
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        """The coordinates after all of them."""
+        """Apply all transforms to the coordinates."""
         for transform in self.transforms:
             coords = transform.apply_coords(coords)
         return coords
 
     def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
-        """The labels after all of them."""
+        """Apply all transforms to the labels."""
         for transform in self.transforms:
             segmentation = transform.apply_segmentation(segmentation)
         return segmentation
 
     def apply_box(self, box: Any) -> np.ndarray:
-        """The boxes after all of them."""
+        """Apply all transforms to the boxes."""
         for transform in self.transforms:
             box = transform.apply_box(box)
         return np.asarray(box)
 
     def apply_polygons(self, polygons: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """The polygons after all of them."""
+        """Apply all transforms to the polygons."""
         for transform in self.transforms:
             polygons = transform.apply_polygons(polygons)
         return list(polygons)
@@ -196,7 +196,7 @@ class TransformList(Transform):
 
 
 class AugInput:
-    """What is augmented together.
+    """Values that are augmented together.
 
     Args:
         image: (H, W, 3) uint8.
@@ -212,7 +212,7 @@ class AugInput:
         self.sem_seg = sem_seg
 
     def transform(self, tfm: Transform) -> None:
-        """Transform all of it, in place."""
+        """Transform all values, in place."""
         self.image = tfm.apply_image(self.image)
         if self.boxes is not None:
             self.boxes = tfm.apply_box(self.boxes)
@@ -220,12 +220,12 @@ class AugInput:
             self.sem_seg = tfm.apply_segmentation(self.sem_seg)
 
     def apply_augmentations(self, augmentations: "Sequence[Augmentation | Transform]") -> TransformList:
-        """Augment, in place, and say what was done."""
+        """Augment all values, in place, and return the transforms."""
         return AugmentationList(augmentations)(self)
 
 
 class Augmentation:
-    """Draws a transform; a subclass has ``get_transform(image)``, or with ``boxes`` or ``sem_seg`` too."""
+    """Base class; subclasses have ``get_transform(image)``, optionally with ``boxes`` or ``sem_seg``."""
 
     get_transform: Any
 
@@ -238,17 +238,17 @@ class Augmentation:
 
 
 class AugmentationList(Augmentation):
-    """Augmentations, or fixed transforms, one after another.
+    """A sequence of augmentations or transforms.
 
     Args:
-        augs: in order.
+        augs: in order of application.
     """
 
     def __init__(self, augs: Sequence[Augmentation | Transform]) -> None:
         self.augs = list(augs)
 
     def __call__(self, aug_input: AugInput) -> TransformList:
-        """Apply all of them to ``aug_input`` in place and return what was done."""
+        """Apply all of them to ``aug_input`` in place and return the transforms."""
         done = []
         for aug in self.augs:
             if isinstance(aug, Augmentation):
@@ -260,11 +260,11 @@ class AugmentationList(Augmentation):
 
 
 class ResizeShortestEdge(Augmentation):
-    """The shortest edge becomes one of several lengths, unless the longest would exceed ``max_size``.
+    """Resize of the shortest edge to a drawn length, unless the longest edge would exceed ``max_size``.
 
     Args:
         short_edge_length: in px; one length, several, or with ``sample_style="range"`` the least and the
-            greatest. 0 leaves images as they are.
+            greatest. 0 does not resize.
         max_size: of the longest edge in px.
         sample_style: ``"choice"`` or ``"range"``.
     """
@@ -287,7 +287,7 @@ class ResizeShortestEdge(Augmentation):
         self.sample_style = sample_style
 
     def get_transform(self, image: np.ndarray) -> Transform:
-        """A resize for this image."""
+        """Draw a resize of this image."""
         if self.sample_style == "range":
             length = int(np.random.randint(self.short_edge_length[0], self.short_edge_length[1] + 1))
         else:
@@ -299,7 +299,7 @@ class ResizeShortestEdge(Augmentation):
 
 
 class Resize(Augmentation):
-    """One size for all.
+    """Resize to a fixed size.
 
     Args:
         shape: height and width in px, or one number for both.
@@ -309,20 +309,20 @@ class Resize(Augmentation):
         self.shape = (shape, shape) if isinstance(shape, int) else tuple(shape)
 
     def get_transform(self, image: np.ndarray) -> Transform:
-        """A resize for this image."""
+        """Return the resize of this image."""
         return ResizeTransform(*image.shape[:2], *self.shape)
 
 
 class RandomFlip(Augmentation):
-    """Mirrors some of the images.
+    """Random flip.
 
     Args:
-        prob: of an image to be mirrored.
-        horizontal: left becomes right.
-        vertical: up becomes down.
+        prob: probability of a flip.
+        horizontal: flip horizontally.
+        vertical: flip vertically.
 
     Raises:
-        ValueError: neither direction is asked for, or both.
+        ValueError: neither direction is set, or both.
     """
 
     def __init__(self, prob: float = 0.5, *, horizontal: bool = True, vertical: bool = False) -> None:
@@ -332,22 +332,23 @@ class RandomFlip(Augmentation):
         self.horizontal = horizontal
 
     def get_transform(self, image: np.ndarray) -> Transform:
-        """A flip, or nothing."""
+        """Draw a flip or the identity."""
         if np.random.uniform() >= self.prob:
             return NoOpTransform()
         return HFlipTransform(image.shape[1]) if self.horizontal else VFlipTransform(image.shape[0])
 
 
 class RandomCrop(Augmentation):
-    """A part of the image, anywhere.
+    """Crop at a random position.
 
     Args:
-        crop_type: ``"relative"``: height and width as parts of the image's; ``"relative_range"``: at least
-            these parts; ``"absolute"``: in px; ``"absolute_range"``: each between the two numbers, in px.
+        crop_type: ``"relative"``: height and width as fractions of the image's; ``"relative_range"``: at
+            least these fractions; ``"absolute"``: in px; ``"absolute_range"``: each between the two numbers,
+            in px.
         crop_size: two numbers.
 
     Raises:
-        ValueError: another type.
+        ValueError: the type is unknown.
     """
 
     def __init__(self, crop_type: str, crop_size: Sequence[float]) -> None:
@@ -359,7 +360,7 @@ class RandomCrop(Augmentation):
         self.crop_size = (crop_size[0], crop_size[1])
 
     def get_crop_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Height and width in px of a part of an image of this height and width."""
+        """Draw the height and width in px of a crop of an image of this height and width."""
         sides, asked = np.array(image_size), np.array(self.crop_size)
         if self.crop_type == "absolute_range":
             low, high = np.minimum(sides, asked[0]).astype(int), np.minimum(sides, asked[1]).astype(int)
@@ -373,7 +374,7 @@ class RandomCrop(Augmentation):
         return max(1, int(drawn[0])), max(1, int(drawn[1]))
 
     def get_transform(self, image: np.ndarray) -> Transform:
-        """A crop of this image."""
+        """Draw a crop of this image."""
         height, width = self.get_crop_size(image.shape[:2])
         y0 = int(np.random.randint(image.shape[0] - height + 1))
         x0 = int(np.random.randint(image.shape[1] - width + 1))
@@ -381,24 +382,23 @@ class RandomCrop(Augmentation):
 
 
 def _nearest(size: int, new_size: int) -> np.ndarray:
-    """For each place along a resized edge the place that it is taken from."""
+    """Return the source index of each pixel along a resized edge."""
     places = Image.fromarray(np.arange(size, dtype=np.int32)[None])
     return np.asarray(places.resize((new_size, 1), Image.Resampling.NEAREST))[0]
 
 
 def clip_polygon(polygon: np.ndarray, width: float, height: float) -> np.ndarray:
-    """The part of a polygon inside ``[0, width] x [0, height]``, by cutting at one edge after another.
+    """Clip a polygon to ``[0, width] x [0, height]``, one edge after another (Sutherland and Hodgman 1974).
 
-    Sutherland and Hodgman 1974. Of a polygon that is not convex the pieces stay joined by lines on the edge,
-    which have no area.
+    The pieces of a polygon that is not convex stay connected by lines along the edge, which have no area.
 
     Args:
-        polygon: (N, 2) corners, x and y in px.
+        polygon: (N, 2) vertices, x and y in px.
         width: in px.
         height: in px.
 
     Returns:
-        (M, 2) corners, none where nothing is left.
+        (M, 2) vertices, empty if the polygon is outside.
     """
     for axis, limit, sign in ((0, 0.0, 1), (0, width, -1), (1, 0.0, 1), (1, height, -1)):
         corners: list[np.ndarray] = []

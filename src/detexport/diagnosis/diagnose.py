@@ -13,9 +13,10 @@ from tqdm import tqdm
 from detexport.contract import Contract
 from detexport.data.resize import resize_image
 from detexport.diagnosis.limits import Limits, Measured, limits_of, measure, measure_outputs
-from detexport.diagnosis.segments import Cut, Kind, Segment, Step, cut, require_faithful, walk
+from detexport.diagnosis.segments import Chain, Step, cut, require_faithful, walk
 from detexport.diagnosis.twin import Twin, read_twin, run_segment
 from detexport.errors import ArtifactError, ExportError, RuntimeUnavailableError
+from detexport.modeling.segment import Kind, Segment
 from detexport.processing.postprocess import postprocess
 from detexport.reference.eager import run_eager
 
@@ -52,7 +53,7 @@ class SegmentReport:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Divergence:
     """Both sides of the first segment that differs, for a picture.
 
     Args:
@@ -96,7 +97,7 @@ class Diagnosis:
     segments: tuple[SegmentReport, ...]
     quantization: str = ""
     notes: tuple[str, ...] = ()
-    evidence: Evidence | None = field(default=None, repr=False, compare=False)
+    evidence: Divergence | None = field(default=None, repr=False, compare=False)
 
     @property
     def first(self) -> SegmentReport | None:
@@ -206,7 +207,7 @@ def diagnose(
         report, actual = _examine(twin, step, sample, module, size, limits)
         reports.append(report)
         if report.passed is False and evidence is None:
-            evidence = Evidence(step.segment.kind, image, _arrays(step), actual)
+            evidence = Divergence(step.segment.kind, image, _arrays(step), actual)
     last = _examine_postprocessing(outputs, eager, size, contract)
     whole = _examine_artifact(twin, artifact_dir, image, eager, contract, limits)
     return Diagnosis(
@@ -234,7 +235,7 @@ def _smaller(image: np.ndarray) -> tuple[int, int]:
     return height, width
 
 
-def _modules(chain: Cut, exported: Cut) -> list[Any]:
+def _modules(chain: Chain, exported: Chain) -> list[Any]:
     """The segments' modules of the model that was exported, which has the same segments.
 
     Raises:

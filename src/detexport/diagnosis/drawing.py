@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from detexport.diagnosis.diagnose import Evidence
+from detexport.diagnosis.diagnose import Divergence
 from detexport.diagnosis.segments import PLACED
 from detexport.parity.compare.part import differences
 from detexport.predictions.drawing import PALETTE, Label, Overlay, save_picture
@@ -17,7 +17,7 @@ HEAT = np.array([[0, 0, 0], [87, 15, 109], [187, 55, 84], [249, 142, 8], [252, 2
 EAGER, ARTIFACT = PALETTE[1], PALETTE[5]
 
 
-def save_evidence(path: Path, evidence: Evidence, channel_order: str) -> None:
+def save_evidence(path: Path, evidence: Divergence, channel_order: str) -> None:
     """Draw boxes of both sides over the image, or a heat map of the tensor that differs most.
 
     Args:

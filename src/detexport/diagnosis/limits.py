@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from detexport.contract import Contract
-from detexport.diagnosis.segments import PLACED, Kind
+from detexport.diagnosis.segments import PLACED
 from detexport.errors import ConfigError
+from detexport.modeling.segment import Kind
 from detexport.parity.compare import Tolerance, compare
 from detexport.parity.compare.pairs import compare_keypoints
 from detexport.parity.compare.part import differences

@@ -11,7 +11,7 @@ from torch import nn
 
 from detexport.artifact import Artifact, read_artifact
 from detexport.contract import Contract, TensorSpec
-from detexport.diagnosis.parts import Flat, Listed
+from detexport.diagnosis.segments import FlatSegment, ListedSegment
 from detexport.errors import ArtifactError, ConfigError
 from detexport.export import Provenance
 from detexport.runtime import Engine
@@ -31,11 +31,11 @@ class ExportableSegment:
 
     def image_graph(self, output_names: tuple[str, ...]) -> nn.Module:
         """Its tensors in, a tuple of tensors out."""
-        return Flat(self.module)
+        return FlatSegment(self.module)
 
     def batch_graph(self) -> nn.Module:
         """A list of its tensors in."""
-        return Listed(self.module, list(self.names))
+        return ListedSegment(self.module, self.names)
 
 
 @dataclass(frozen=True)

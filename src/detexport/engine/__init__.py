@@ -1,4 +1,4 @@
-"""Running models over data: training, average precision, and one image at a time."""
+"""Training, evaluation over a data set, and prediction on single images."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ __all__ = ["DefaultPredictor"]
 
 
 def __getattr__(name: str) -> Any:
-    # torch is imported with it, when it is asked for.
+    # Imported on access, since it imports torch.
     if name == "DefaultPredictor":
         return import_module(f"{__name__}.defaults").DefaultPredictor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""A model for one image at a time: loaded, with all that happens before it."""
+"""A predictor for single images: model, weights and preprocessing of a configuration."""
 
 import logging
 from typing import Any
@@ -18,19 +18,19 @@ logger = logging.getLogger(__name__)
 
 
 class DefaultPredictor:
-    """The model of a configuration with its weights, from an image as it was read to its detections.
+    """The model of a configuration with its weights and preprocessing.
 
-    It resizes as the model asks (``INPUT.MIN_SIZE_TEST`` and ``INPUT.MAX_SIZE_TEST``) and puts the channels
-    into the order of ``INPUT.FORMAT``. Attributes: ``cfg``, ``model``, ``metadata`` of the first data set of
+    It resizes by ``INPUT.MIN_SIZE_TEST`` and ``INPUT.MAX_SIZE_TEST``, and converts the channels to
+    ``INPUT.FORMAT``. Attributes: ``cfg``, ``model``, ``metadata`` of the first data set of
     ``DATASETS.TEST``, ``aug``, ``input_format``.
 
     Args:
-        cfg: a configuration; ``MODEL.WEIGHTS`` names the checkpoint, a file or an address. Without one the
-            parameters are random, which is logged as a warning.
+        cfg: a configuration; ``MODEL.WEIGHTS`` names the checkpoint, a file or a URL. Without one the
+            parameters are random, and a warning is logged.
 
     Raises:
         ConfigError: the configuration names something that does not exist or is not supported.
-        CheckpointError: the checkpoint cannot be had or read, or is not the model's in every parameter.
+        CheckpointError: the checkpoint cannot be downloaded or read, or does not match the model.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -42,7 +42,7 @@ class DefaultPredictor:
             logger.warning("MODEL.WEIGHTS is empty: the predictor's parameters are random")
         if self.cfg.DATASETS.TEST:
             self.metadata = MetadataCatalog.get(self.cfg.DATASETS.TEST[0])
-        # The model's own rule, which is the configuration's unless it says otherwise, as torchvision's do.
+        # A model may have its own rule, as torchvision's do; else the configuration's applies.
         configured = ResizeRule(self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST)
         resize = getattr(self.model, "resize", configured)
         self.aug = T.ResizeShortestEdge(resize.min_size, resize.max_size)
@@ -50,16 +50,16 @@ class DefaultPredictor:
 
     @torch.no_grad()
     def __call__(self, original_image: np.ndarray) -> dict[str, Any]:
-        """What the model finds in one image.
+        """Run the model on one image.
 
         Args:
             original_image: uint8 (H, W, 3), BGR.
 
         Returns:
-            the model's output for this image, in px of it: see the model's ``forward``.
+            the model's output in px of the given image: see the model's ``forward``.
 
         Raises:
-            InputError: it is not such an array.
+            InputError: the image has another type or shape.
         """
         _check_image(original_image)
         height, width = original_image.shape[:2]
@@ -78,5 +78,5 @@ def _check_image(image: Any) -> None:
         "this is not an image",
         got=f"{image.dtype} {image.shape}" if array else type(image).__name__,
         expected="a numpy array uint8 (H, W, 3), BGR",
-        remedy="detexport.data.detection_utils.read_image(path) gives one",
+        remedy="read the file with detexport.data.detection_utils.read_image(path)",
     )

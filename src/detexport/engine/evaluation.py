@@ -1,4 +1,4 @@
-"""Running a model over a split, to judge what it gives."""
+"""Evaluation of a model on a split."""
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
@@ -18,29 +18,29 @@ BOXES = ("pred_boxes", "proposal_boxes")
 
 
 def evaluate(model: Any, dataset: CocoDataset, keypoint_sigmas: Sequence[float] = ()) -> dict[str, float]:
-    """The metrics of ``evaluate_model``."""
+    """Return the metrics of ``evaluate_model``."""
     return evaluate_model(model, dataset, keypoint_sigmas).metrics
 
 
 def evaluate_model(model: Any, dataset: CocoDataset, keypoint_sigmas: Sequence[float] = ()) -> Evaluation:
-    """Evaluate everything that a model gives, over all images of a split: see ``judge``.
+    """Evaluate all outputs of a model on all images of a split: see ``judge``.
 
     Args:
-        model: put into evaluation mode.
-        dataset: with keypoints, if the model gives any.
+        model: is set to evaluation mode.
+        dataset: with keypoint annotations if the model predicts keypoints.
         keypoint_sigmas: see ``coco_ap``.
 
     Raises:
-        DataError: the data set has no image, or no annotations of what the model gives.
+        DataError: the data set has no image, or lacks annotations for an output of the model.
     """
     model.eval()
-    # Closed at an error, too: the bar ends its line before the error is told.
-    with closing(predictions(model, dataset)) as found:
-        return judge(found, dataset, keypoint_sigmas)
+    # Closed on an error, too, so that the progress bar ends its line before the error is printed.
+    with closing(predictions(model, dataset)) as outputs:
+        return judge(outputs, dataset, keypoint_sigmas)
 
 
 def spread(dataset: CocoDataset, number: int) -> CocoDataset:
-    """``number`` images at even distances, or all if there are fewer."""
+    """Select ``number`` evenly spaced images, or all if there are fewer."""
     images = dataset.images
     number = min(number, len(images))
     chosen = tuple(images[index * len(images) // number] for index in range(number))
@@ -48,27 +48,27 @@ def spread(dataset: CocoDataset, number: int) -> CocoDataset:
 
 
 def predictions(model: Any, dataset: CocoDataset) -> Generator[tuple[CocoRecord, dict[str, Any]]]:
-    """Outputs for every image, resized as the model asks, one at a time.
+    """Run the model on each image, resized by the rule of the model.
 
     Yields:
-        the image and what ``predict_record`` gives.
+        the image's record and the result of ``predict_record``.
     """
     for record in tqdm(dataset.images, desc="evaluate", unit="image"):
         yield record, predict_record(model, record)
 
 
 def predict_record(model: Any, record: CocoRecord) -> dict[str, Any]:
-    """Outputs for an image, resized as the model asks.
+    """Run the model on one image, resized by the rule of the model.
 
     Returns:
-        as numpy arrays in px of the image as it was read, the fields of ``instances`` or ``proposals``,
-        ``sem_seg``, and ``panoptic_seg`` with ``segments_info``, where the model gives them.
+        numpy arrays in px of the original image: the fields of ``instances`` or ``proposals``, ``sem_seg``,
+        and ``panoptic_seg`` with ``segments_info``, as far as the model outputs them.
 
     Raises:
-        DataError: the image is not of its record's size; or a panoptic map comes without ``segments_info``:
-            what its numbers mean is not known here.
+        DataError: the size of the image is not that of its record; or a panoptic map has no
+            ``segments_info``, without which its ids have no meaning.
     """
-    import torch  # here: choosing the images of a comparison does without
+    import torch  # here, since ``spread`` is used without torch
 
     image = read_record(record, model.input_format)
     size = resized_size(record.height, record.width, model.resize)
@@ -97,8 +97,8 @@ def _as_arrays(result: dict[str, Any]) -> dict[str, np.ndarray | Any]:
             raise DataError(
                 "a panoptic map without segments_info cannot be evaluated",
                 got="segments_info: None",
-                expected="a dict a segment",
-                remedy="make them by detexport.data.panoptic.segments_of_ids",
+                expected="one dict per segment",
+                remedy="compute it with detexport.data.panoptic.segments_of_ids",
             )
         outputs["panoptic_seg"], outputs["segments_info"] = segment_map.cpu().numpy(), segments
     return outputs

@@ -19,19 +19,19 @@ from detexport.errors import DataError
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How to train.
+    """Parameters of a training run.
 
     Args:
-        iterations: optimizer steps.
-        batch_size: images a step.
+        iterations: number of optimizer steps.
+        batch_size: images per step.
         learning_rate: peak of the schedule: linear warm-up, then a cosine down to 0.
         warmup_iterations: steps of the warm-up.
-        weight_decay: AdamW's, on weights of more than one dimension.
-        gradient_norm: the gradient is scaled down to this norm.
-        average_decay: decay of the moving average of the weights, which is what is kept.
-        flip: mirror half of the images.
+        weight_decay: of AdamW, for weights of more than one dimension.
+        gradient_norm: upper limit of the norm of the gradient.
+        average_decay: decay of the moving average of the weights, which is the result.
+        flip: flip images horizontally with probability 0.5.
         seed: of the initial weights, the order of the images and the sampling of boxes.
-        threads: CPU threads.
+        threads: number of CPU threads.
     """
 
     iterations: int
@@ -47,14 +47,14 @@ class TrainingSettings:
 
 
 def seed_everything(seed: int) -> None:
-    """Start every generator of random numbers that training draws from."""
+    """Seed the random number generators of Python, numpy and torch."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
 
 
 def learning_rate_factor(step: int, settings: TrainingSettings) -> float:
-    """Part of the peak learning rate at a step."""
+    """Return the learning rate at a step as a fraction of the peak."""
     if step < settings.warmup_iterations:
         return (step + 1) / settings.warmup_iterations
     span = max(1, settings.iterations - settings.warmup_iterations)
@@ -64,7 +64,7 @@ def learning_rate_factor(step: int, settings: TrainingSettings) -> float:
 def _batches(
     dataset: CocoDataset, model: Any, settings: TrainingSettings, truth: GroundTruth
 ) -> Iterator[list[dict[str, Any]]]:
-    """Shuffled batches without end; images that nothing can be learnt from are left out."""
+    """Yield shuffled batches indefinitely; images without usable annotations are left out."""
     records = learnable(dataset.images, truth)
     if not records:
         raise DataError(
@@ -93,19 +93,19 @@ def _batches(
 def train(
     model: Any, dataset: CocoDataset, settings: TrainingSettings, truth: GroundTruth
 ) -> dict[str, Tensor]:
-    """Train a model from where it stands.
+    """Train a model from its current weights.
 
     Args:
         model: built with the data set's number of classes; left in training mode.
-        dataset: the split to learn from.
-        settings: how.
-        truth: what the model learns from.
+        dataset: the training split.
+        settings: parameters of the run.
+        truth: kinds of annotations that the model is trained on.
 
     Returns:
-        the averaged state dict, counters of batch normalization left out.
+        the averaged state dict, without ``num_batches_tracked`` of batch normalization.
 
     Raises:
-        DataError: no image can be learnt from, or one is not annotated with ``truth``.
+        DataError: no image has usable annotations, or one lacks a kind of annotation in ``truth``.
         FloatingPointError: the loss is not finite.
     """
     model.train()

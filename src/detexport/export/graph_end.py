@@ -7,13 +7,12 @@ ones dropped, masks in the output's pixels, maps of classes resized.
 from collections.abc import Mapping
 from typing import Dict, List
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detexport.contract import Contract
-from detexport.export.method import ExportableModel
+from detexport.export.method import ExportableModel, SampleInputs
 from detexport.layers.mask_ops import paste_masks, paste_masks_at_once
 from detexport.structures.boxes import clip_boxes, nonempty_boxes
 
@@ -30,7 +29,7 @@ def batch_graph(model: ExportableModel, contract: Contract) -> nn.Module:
     return PastedBatch(raw, contract).eval() if contract.graph_end == "pasted" else raw
 
 
-def example_inputs(sample: np.ndarray | Mapping[str, np.ndarray], contract: Contract) -> tuple[Tensor, ...]:
+def example_inputs(sample: SampleInputs, contract: Contract) -> tuple[Tensor, ...]:
     """What a graph of this contract is recorded with.
 
     An image and, where it is asked for, its own size; or what a sample says of every input by name.

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 from torch import nn
@@ -15,6 +15,9 @@ from detexport.errors import ExportError
 from detexport.system.atomic import atomic_dir
 from detexport.system.digests import sha256_file
 from detexport.system.files import writing
+
+SampleInputs = np.ndarray | Mapping[str, np.ndarray]
+"""What a graph is recorded with: an image, or all inputs by the contract's names."""
 
 
 class ExportableModel(Protocol):
@@ -35,7 +38,7 @@ class ExportMethod(Protocol):
     def export(
         self,
         model: ExportableModel,
-        sample: np.ndarray | Mapping[str, np.ndarray],
+        sample: SampleInputs,
         save_dir: Path,
         *,
         contract: Contract,
@@ -56,53 +59,79 @@ class ExportMethod(Protocol):
         """
 
 
-def write_artifact(
-    method: Any,
-    save_dir: Path,
-    *,
-    name: str,
-    format: Format,
-    main_file: str,
-    batch: Literal["1", "any"],
-    packages: tuple[str, ...],
-    contract: Contract,
-    provenance: Provenance,
-    write: Callable[[Path], None],
-) -> Artifact:
-    """Let ``write`` make the main file, add the manifest, and put the finished folder in place.
+class MethodTemplate:
+    """What the export methods share: check, record, fill a folder, put it in place by one rename.
 
-    Args:
-        method: the frozen dataclass of options.
-        save_dir: folder of the artifact.
-        name: the method's name.
-        format: what the main file is.
-        main_file: its name in the folder.
-        batch: images a call takes, ``"1"`` or ``"any"``.
-        packages: distributions whose versions shape the file.
-        contract: what the graph takes and gives.
-        provenance: where the model comes from.
-        write: writes the main file to the path that it is given.
-
-    Raises:
-        OutputError: ``save_dir`` cannot be written.
+    A method extends it as a frozen dataclass of its options, with ``graph_end`` among them, and gives
+    ``record``, and ``check`` where not every option or process serves.
     """
-    with writing(save_dir), atomic_dir(save_dir) as folder:
-        write(folder / main_file)
-        artifact = Artifact(
-            format=format,
-            method=name,
-            options=asdict(method),
-            main_file=main_file,
-            files={main_file: sha256_file(folder / main_file)},
-            contract=contract,
-            batch=batch,
-            graph_end=contract.graph_end,
-            weights_sha256=provenance.weights_sha256,
-            config_sha256=provenance.config_sha256,
-            versions={package: version(package) for package in ("detexport", *packages)},
-        )
-        artifact.save(folder)
-    return artifact
+
+    name: ClassVar[str]
+    """Of the method."""
+    format: ClassVar[Format]
+    """What the main file is."""
+    main_file: ClassVar[str]
+    """Its name in the folder."""
+    batch: ClassVar[Literal["1", "any"]] = "1"
+    """Images a call takes."""
+    packages: ClassVar[tuple[str, ...]] = ("torch", "torchvision")
+    """Distributions whose versions shape the file."""
+    graph_end: Literal["raw", "pasted"]
+
+    def check(self) -> None:
+        """Check the options, and that this process can export.
+
+        Raises:
+            ConfigError: an option is out of its range.
+            ExportError: the process cannot export.
+        """
+
+    def record(
+        self, model: ExportableModel, sample: SampleInputs, contract: Contract
+    ) -> Callable[[Path], object]:
+        """Record the graph of a model; return what writes it to a path.
+
+        Args:
+            model: in evaluation mode, on the CPU.
+            sample: see ``ExportMethod.export``.
+            contract: of the graph, with the end that it has.
+
+        Raises:
+            ExportError: the model cannot be exported by this method.
+        """
+        raise NotImplementedError
+
+    def export(
+        self,
+        model: ExportableModel,
+        sample: SampleInputs,
+        save_dir: Path,
+        *,
+        contract: Contract,
+        provenance: Provenance,
+    ) -> Artifact:
+        """See ``ExportMethod.export``."""
+        require_exportable(model)
+        self.check()
+        contract = contract.ending(self.graph_end)
+        write = self.record(model, sample, contract)
+        with writing(save_dir), atomic_dir(save_dir) as folder:
+            write(folder / self.main_file)
+            artifact = Artifact(
+                format=self.format,
+                method=self.name,
+                options=asdict(self),  # type: ignore[call-overload]  # a subclass is a dataclass
+                main_file=self.main_file,
+                files={self.main_file: sha256_file(folder / self.main_file)},
+                contract=contract,
+                batch=self.batch,
+                graph_end=contract.graph_end,
+                weights_sha256=provenance.weights_sha256,
+                config_sha256=provenance.config_sha256,
+                versions={package: version(package) for package in ("detexport", *self.packages)},
+            )
+            artifact.save(folder)
+        return artifact
 
 
 def require_exportable(model: ExportableModel) -> None:

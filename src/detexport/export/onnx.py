@@ -3,28 +3,23 @@
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-import numpy as np
 import onnx
 import onnxscript
 import torch
 import torchvision  # noqa: F401 - defines operators that are translated below
 
-from detexport.artifact import Artifact, Format, Provenance
+from detexport.artifact import Format
 from detexport.contract import Contract, TensorSpec
 from detexport.errors import ConfigError, ExportError, did_you_mean
 from detexport.export.graph_end import example_inputs, image_graph
-from detexport.export.method import (
-    ExportableModel,
-    require_exportable,
-    untraceable,
-    write_artifact,
-)
+from detexport.export.method import ExportableModel, MethodTemplate, SampleInputs, untraceable
 from detexport.export.onnx_nms import translate_nms
 from detexport.export.program import record_program
 from detexport.formats.onnx_opsets import OLDEST, latest_written
@@ -36,7 +31,7 @@ EXPORTERS = ("dynamo", "torchscript")
 
 
 @dataclass(frozen=True)
-class Onnx:
+class Onnx(MethodTemplate):
     """``torch.onnx.export``; height and width stay free.
 
     Args:
@@ -52,34 +47,17 @@ class Onnx:
     exporter: Literal["dynamo", "torchscript"] = "dynamo"
     graph_end: Literal["raw", "pasted"] = "raw"
 
-    def export(
-        self,
-        model: ExportableModel,
-        sample: np.ndarray | Mapping[str, np.ndarray],
-        save_dir: Path,
-        *,
-        contract: Contract,
-        provenance: Provenance,
-    ) -> Artifact:
-        """See ``ExportMethod.export``."""
-        require_exportable(model)
-        self._check_options()
-        contract = contract.ending(self.graph_end)
-        proto = self._convert(model, sample, contract)
-        return write_artifact(
-            self,
-            save_dir,
-            name="onnx",
-            format=Format.ONNX,
-            main_file=MAIN_FILE,
-            batch="1",
-            packages=("torch", "torchvision", "onnx", "onnxscript"),
-            contract=contract,
-            provenance=provenance,
-            write=lambda path: onnx.save(proto, path),
-        )
+    name: ClassVar[str] = "onnx"
+    format: ClassVar[Format] = Format.ONNX
+    main_file: ClassVar[str] = MAIN_FILE
+    packages: ClassVar[tuple[str, ...]] = ("torch", "torchvision", "onnx", "onnxscript")
 
-    def _check_options(self) -> None:
+    def check(self) -> None:
+        """Check the exporter's name, and that it writes this opset.
+
+        Raises:
+            ConfigError: it is not known, or does not.
+        """
         if self.exporter not in EXPORTERS:
             raise ConfigError(
                 "unknown exporter",
@@ -96,9 +74,10 @@ class Onnx:
                 remedy=_by_option("opset_version=18"),
             )
 
-    def _convert(
-        self, model: ExportableModel, sample: np.ndarray | Mapping[str, np.ndarray], contract: Contract
-    ) -> onnx.ModelProto:
+    def record(
+        self, model: ExportableModel, sample: SampleInputs, contract: Contract
+    ) -> Callable[[Path], object]:
+        """See ``MethodTemplate.record``."""
         export = _export_program if self.exporter == "dynamo" else _export_trace
         with torch.no_grad(), _quiet():
             proto = export(model, sample, contract, self.opset_version)
@@ -115,7 +94,7 @@ class Onnx:
                 remedy="choose the opset that it wrote",
             )
         onnx.checker.check_model(proto)
-        return proto
+        return partial(onnx.save, proto)
 
 
 def _by_option(option: str) -> str:
@@ -125,7 +104,7 @@ def _by_option(option: str) -> str:
 
 def _export_program(
     model: ExportableModel,
-    sample: np.ndarray | Mapping[str, np.ndarray],
+    sample: SampleInputs,
     contract: Contract,
     opset_version: int,
 ) -> onnx.ModelProto:
@@ -158,7 +137,7 @@ def _export_program(
 
 def _export_trace(
     model: ExportableModel,
-    sample: np.ndarray | Mapping[str, np.ndarray],
+    sample: SampleInputs,
     contract: Contract,
     opset_version: int,
 ) -> onnx.ModelProto:

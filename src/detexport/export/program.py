@@ -11,7 +11,7 @@ from torch.export import Dim, ExportedProgram
 from detexport.contract import Contract, TensorSpec
 from detexport.errors import ExportError
 from detexport.export.graph_end import example_inputs, image_graph
-from detexport.export.method import ExportableModel
+from detexport.export.method import ExportableModel, SampleInputs
 from detexport.formats.pt2 import nms_keeps_any_number, one_is_a_size
 
 RECORDED_SIZES = (333, 475)
@@ -21,9 +21,7 @@ CHECKED_SIZES = (*range(1, 200), 333, 512, 800, 1333, 4096)
 CHECKED_OTHER_SIZES = (1, 31, 32, 33, 64, 65, 127, 500, 4096)
 
 
-def record_program(
-    model: ExportableModel, sample: np.ndarray | Mapping[str, np.ndarray], contract: Contract
-) -> ExportedProgram:
+def record_program(model: ExportableModel, sample: SampleInputs, contract: Contract) -> ExportedProgram:
     """Record the graph of one image; each size that the contract leaves free stays free from 1 px on.
 
     Args:

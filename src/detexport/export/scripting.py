@@ -1,25 +1,25 @@
 """TorchScript by compiling the model's source."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-import numpy as np
 import torch
 
-from detexport.artifact import Artifact, Format, Provenance
+from detexport.artifact import Format
 from detexport.contract import Contract
 from detexport.errors import ExportError
 from detexport.export.graph_end import batch_graph
-from detexport.export.method import ExportableModel, require_exportable, write_artifact
+from detexport.export.method import ExportableModel, MethodTemplate, SampleInputs
 from detexport.export.torchscript_file import MAIN_FILE, require_fixed_hashes, save_reproducibly
-from detexport.export.type_names import take_plain_names
+from detexport.export.torchscript_type_numbers import take_plain_names
 
 
 @dataclass(frozen=True)
-class Scripting:
+class Scripting(MethodTemplate):
     """``torch.jit.script``: a list of any number of images of different sizes.
 
     Args:
@@ -29,19 +29,19 @@ class Scripting:
 
     graph_end: Literal["raw", "pasted"] = "raw"
 
-    def export(
-        self,
-        model: ExportableModel,
-        sample: np.ndarray | Mapping[str, np.ndarray],
-        save_dir: Path,
-        *,
-        contract: Contract,
-        provenance: Provenance,
-    ) -> Artifact:
-        """See ``ExportMethod.export``; the sample is not needed."""
-        require_exportable(model)
+    name: ClassVar[str] = "scripting"
+    format: ClassVar[Format] = Format.TORCHSCRIPT
+    main_file: ClassVar[str] = MAIN_FILE
+    batch: ClassVar[Literal["1", "any"]] = "any"
+
+    def check(self) -> None:
+        """See ``require_fixed_hashes``."""
         require_fixed_hashes()
-        contract = contract.ending(self.graph_end)
+
+    def record(
+        self, model: ExportableModel, sample: SampleInputs, contract: Contract
+    ) -> Callable[[Path], object]:
+        """See ``MethodTemplate.record``; the sample is not needed."""
         graph = batch_graph(model, contract)
         take_plain_names(graph)
         try:
@@ -54,15 +54,4 @@ class Scripting:
                 got=str(error).strip().splitlines()[0],
                 remedy="export it by tracing, or write the part that is named in TorchScript's subset",
             ) from error
-        return write_artifact(
-            self,
-            save_dir,
-            name="scripting",
-            format=Format.TORCHSCRIPT,
-            main_file=MAIN_FILE,
-            batch="any",
-            packages=("torch", "torchvision"),
-            contract=contract,
-            provenance=provenance,
-            write=lambda path: save_reproducibly(scripted, path),
-        )
+        return partial(save_reproducibly, scripted)

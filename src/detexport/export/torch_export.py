@@ -1,15 +1,14 @@
 """An ExportedProgram: the graph that ``torch.export`` records, in PyTorch's own operators."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-import numpy as np
-
-from detexport.artifact import Artifact, Format, Provenance
+from detexport.artifact import Format
 from detexport.contract import Contract
-from detexport.export.method import ExportableModel, require_exportable, write_artifact
+from detexport.export.method import ExportableModel, MethodTemplate, SampleInputs
 from detexport.export.program import record_program
 from detexport.formats.pt2 import save_program
 
@@ -17,7 +16,7 @@ MAIN_FILE = "model.pt2"
 
 
 @dataclass(frozen=True)
-class TorchExport:
+class TorchExport(MethodTemplate):
     """``torch.export``: height and width stay free, the batch is one image.
 
     Args:
@@ -26,28 +25,12 @@ class TorchExport:
 
     graph_end: Literal["raw", "pasted"] = "raw"
 
-    def export(
-        self,
-        model: ExportableModel,
-        sample: np.ndarray | Mapping[str, np.ndarray],
-        save_dir: Path,
-        *,
-        contract: Contract,
-        provenance: Provenance,
-    ) -> Artifact:
-        """See ``ExportMethod.export``; of the sample only its fixed sizes are needed."""
-        require_exportable(model)
-        contract = contract.ending(self.graph_end)
-        program = record_program(model, sample, contract)
-        return write_artifact(
-            self,
-            save_dir,
-            name="torch_export",
-            format=Format.EXPORTED_PROGRAM,
-            main_file=MAIN_FILE,
-            batch="1",
-            packages=("torch", "torchvision"),
-            contract=contract,
-            provenance=provenance,
-            write=lambda path: save_program(program, path),
-        )
+    name: ClassVar[str] = "torch_export"
+    format: ClassVar[Format] = Format.EXPORTED_PROGRAM
+    main_file: ClassVar[str] = MAIN_FILE
+
+    def record(
+        self, model: ExportableModel, sample: SampleInputs, contract: Contract
+    ) -> Callable[[Path], object]:
+        """See ``MethodTemplate.record``; of the sample only its fixed sizes are needed."""
+        return partial(save_program, record_program(model, sample, contract))

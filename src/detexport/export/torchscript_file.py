@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from detexport.errors import ExportError
-from detexport.export.type_names import renumber_types
+from detexport.export.torchscript_type_numbers import renumber_types
 from detexport.formats.zip_archive import repack_zip
 
 MAIN_FILE = "model.pt"

@@ -1,29 +1,24 @@
 """TorchScript by recording one forward pass."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
-import numpy as np
 import torch
 
-from detexport.artifact import Artifact, Format, Provenance
+from detexport.artifact import Format
 from detexport.contract import Contract
 from detexport.export.graph_end import example_inputs, image_graph
-from detexport.export.method import (
-    ExportableModel,
-    require_exportable,
-    untraceable,
-    write_artifact,
-)
+from detexport.export.method import ExportableModel, MethodTemplate, SampleInputs, untraceable
 from detexport.export.torchscript_file import MAIN_FILE, save_reproducibly
-from detexport.export.type_names import take_plain_names
+from detexport.export.torchscript_type_numbers import take_plain_names
 
 
 @dataclass(frozen=True)
-class Tracing:
+class Tracing(MethodTemplate):
     """``torch.jit.trace``: height and width stay free, the batch is one image.
 
     A trace keeps the branches that its sample takes. The project's models have none on this road, so any
@@ -35,18 +30,14 @@ class Tracing:
 
     graph_end: Literal["raw", "pasted"] = "raw"
 
-    def export(
-        self,
-        model: ExportableModel,
-        sample: np.ndarray | Mapping[str, np.ndarray],
-        save_dir: Path,
-        *,
-        contract: Contract,
-        provenance: Provenance,
-    ) -> Artifact:
-        """See ``ExportMethod.export``."""
-        require_exportable(model)
-        contract = contract.ending(self.graph_end)
+    name: ClassVar[str] = "tracing"
+    format: ClassVar[Format] = Format.TORCHSCRIPT
+    main_file: ClassVar[str] = MAIN_FILE
+
+    def record(
+        self, model: ExportableModel, sample: SampleInputs, contract: Contract
+    ) -> Callable[[Path], object]:
+        """See ``MethodTemplate.record``."""
         graph = image_graph(model, contract)
         take_plain_names(graph)
         with torch.no_grad(), warnings.catch_warnings():
@@ -57,15 +48,4 @@ class Tracing:
                 traced = torch.jit.trace(graph, example_inputs(sample, contract), check_trace=False)
             except RuntimeError as error:
                 raise untraceable(model, error) from error
-        return write_artifact(
-            self,
-            save_dir,
-            name="tracing",
-            format=Format.TORCHSCRIPT,
-            main_file=MAIN_FILE,
-            batch="1",
-            packages=("torch", "torchvision"),
-            contract=contract,
-            provenance=provenance,
-            write=lambda path: save_reproducibly(traced, path),
-        )
+        return partial(save_reproducibly, traced)

@@ -1,1 +1,1 @@
-"""What the files of each format must look like, and what is read from them."""
+"""Reading and writing the files of each format."""

@@ -1,6 +1,6 @@
-"""Operators that read a map of features at coordinates, and which of their inputs these come through.
+"""Operators that read a feature map at coordinates, and which of their inputs are the coordinates.
 
-What is rounded on the way to them moves every box, mask and keypoint; other values round to their own scale.
+Rounding a coordinate moves boxes, masks and keypoints; rounding another value changes it only in proportion.
 """
 
 ONNX = {"RoiAlign": (1, 2), "GridSample": (1,), "MaxRoiPool": (1,)}

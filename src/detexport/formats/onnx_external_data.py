@@ -1,7 +1,7 @@
-"""Which other files an ONNX model refers to, read from its bytes without the onnx package.
+"""Find the external data files of an ONNX model, from its bytes and without the onnx package.
 
-A runtime opens such files by itself, so an artifact's manifest must list them. Only the fields that lead to a
-tensor are followed: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto, in the wire format of
+A runtime opens these files by itself, so an artifact's manifest must list them. Only the fields that lead to
+a tensor are followed: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto, in the wire format of
 https://protobuf.dev/programming-guides/encoding/.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-# Message -> number of a field -> the message in it; all other fields are skipped.
+# Message -> field number -> type of the message in the field; all other fields are skipped.
 FIELDS = {
     "Model": {7: "Graph", 20: "Training", 25: "Function"},
     "Training": {1: "Graph", 2: "Graph"},
@@ -29,14 +29,14 @@ MAX_VARINT_BYTES = 10
 
 
 def external_files(path: Path) -> set[str]:
-    """The locations of a model's external data, as they are written: relative to the model's folder.
+    """Return the locations of a model's external data as stored: relative to the model's folder.
 
     Args:
         path: an ONNX model.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is not a protobuf message.
+        ValueError: it is empty or not a protobuf message.
     """
     if not path.stat().st_size:
         raise ValueError(f"{path.name} is empty")
@@ -60,7 +60,7 @@ def _locations(data: mmap.mmap) -> Iterator[str]:
 
 
 def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Number, first and last position of each field of a message that holds bytes.
+    """Yield the number, start and end of each length-delimited field of a message.
 
     Raises:
         ValueError: the bytes are not a message.
@@ -83,7 +83,7 @@ def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int]
 
 
 def _varint(data: mmap.mmap, at: int, end: int) -> tuple[int, int]:
-    """A number of seven bits a byte, and the position after it."""
+    """Return the varint (seven bits per byte) at a position, and the position after it."""
     value = 0
     for shift in range(MAX_VARINT_BYTES):
         if at >= end:
@@ -97,4 +97,4 @@ def _varint(data: mmap.mmap, at: int, end: int) -> tuple[int, int]:
 
 
 def _malformed() -> NoReturn:
-    raise ValueError("the model is not a valid ONNX file: a field is cut or malformed")
+    raise ValueError("the model is not a valid ONNX file: a field is truncated or malformed")

@@ -1,13 +1,13 @@
-"""Versions of ONNX's operators that can be written; free of torch, so that a wrong one is named at once."""
+"""The opsets that the exporters can write; without torch, so that an invalid one is reported at once."""
 
 OLDEST = 18
-"""RoiAlign with half-pixel centres, and ReduceMax with axes as an input, need it."""
+"""Required by ReduceMax with axes as an input, and by RoiAlign with half-pixel centres."""
 LATEST_TORCHSCRIPT = 20
-"""The latest that torch's older exporter writes."""
+"""The latest opset of torch's TorchScript-based exporter."""
 
 
 def latest_written(exporter: str) -> int:
-    """The latest version that an exporter of ``torch.onnx`` writes; the newer one all that ``onnx`` knows."""
+    """Return the latest opset of an exporter of ``torch.onnx``; for the newer one, that of ``onnx``."""
     if exporter == "torchscript":
         return LATEST_TORCHSCRIPT
     import onnx

@@ -1,4 +1,4 @@
-"""Third-party packages that report to their makers are imported without that."""
+"""Import OpenVINO and NNCF without their telemetry."""
 
 import sys
 from collections.abc import Iterator
@@ -9,14 +9,14 @@ REPORTER = "openvino_telemetry"
 
 @contextmanager
 def no_telemetry() -> Iterator[None]:
-    """Import OpenVINO and NNCF within this: both send an event over the network while they are imported.
+    """Hide the telemetry package in this block: OpenVINO and NNCF send an event while they are imported.
 
-    Both do without the package that sends where it is not installed, so here it cannot be found. A process
-    that imported it before keeps what it has.
+    Both work without the package, so here its import fails. If the process has already imported it, nothing
+    changes.
     """
     hidden = REPORTER not in sys.modules
     if hidden:
-        sys.modules[REPORTER] = None  # type: ignore[assignment]  # what Python's import system refuses
+        sys.modules[REPORTER] = None  # type: ignore[assignment]  # makes its import raise ModuleNotFoundError
     try:
         yield
     finally:

@@ -1,8 +1,8 @@
-"""PT2 archives, the files of exported programs: written reproducibly, read without running what they say.
+"""PT2 archives, the files of exported programs: written reproducibly, read without running their code.
 
-``torch.export.load`` unpickles what an archive calls a pickle, loads its native code, looks operators up by
-any dotted name, and gives its expressions to ``eval``. Here an archive is read only when every text in it is
-one that a plain graph of PyTorch's operators needs.
+``torch.export.load`` unpickles members that an archive declares as pickles, loads its native code, looks
+operators up by any dotted name, and passes its expressions to ``eval``. Here an archive is read only if it
+holds nothing but tensors and a graph of the operators of PyTorch and torchvision.
 """
 
 import io
@@ -22,7 +22,7 @@ from torch.export import ExportedProgram
 from detexport.errors import ArtifactError
 from detexport.formats.zip_archive import ARCHIVE_ROOT, repack_zip
 
-# A checksum that follows from the rest.
+# A checksum of the other members.
 LEFT_OUT = (".data/serialization_id",)
 SAMPLE_INPUTS = "data/sample_inputs/model.pt"
 MEMBERS = re.compile(
@@ -39,13 +39,13 @@ _WORDS = (
 )
 RULES = {
     "target": re.compile(
-        # aten has two operators that touch files.
+        # Excluded: aten's two operators that access files.
         r"torch\.ops\.aten\.(?!save\b|from_file\b)\w+\.\w+|torch\.ops\.torchvision\.\w+\.\w+"
         r"|_operator\.(add|sub|mul|floordiv|truediv|mod|pow|neg|eq|ne|lt|le|gt|ge|and_|or_|not_|getitem)"
         r"|torch\._?sym_\w+|math\.\w+"
     ),
     "expr_str": re.compile(rf"(?:[\s(),=-]|'[a-z]+\d+'|\b\d+(?:\.\d+)?\b|\b(?:{_WORDS})\b)*"),
-    # A mode of an operator, or what a check of a size says when it fails.
+    # A mode of an operator, or the message of a failed size check.
     "as_string": re.compile(
         r"\w*|Runtime assertion failed for expression [\w\s()<>=!&|+*/,.-]* on node '\w+'"
     ),
@@ -53,22 +53,22 @@ RULES = {
     "type": re.compile(r"builtins\.(tuple|list|dict)|[a-z]*"),
     "context": re.compile(r"null|\[\]"),
 }
-"""What a text may be by the key it stands under; any other text is a plain name."""
+"""The allowed text by its key; text under any other key must be a plain name."""
 EMPTY = ("metadata", "guards_code", "treespec_namedtuple_fields")
-"""Keys whose values torch would import or compile."""
+"""Keys whose values torch would import or compile: they must be empty."""
 
 
 def save_program(program: ExportedProgram, path: Path) -> None:
-    """Save a program so that the same program gives the same bytes.
+    """Save a program so that the same program yields the same bytes.
 
     Args:
-        program: without notes on its nodes.
+        program: without metadata on its nodes.
         path: the file to write.
 
     Raises:
-        ArtifactError: the program says more than ``load_program`` reads.
+        ArtifactError: the program holds more than ``load_program`` accepts.
     """
-    # Into memory first: torch's own writer ends the whole process where the disk is full.
+    # Into memory first: torch's own writer aborts the process if the disk is full.
     saved, plain = io.BytesIO(), io.BytesIO()
     torch.export.save(program, saved)
     repack_zip(saved, plain, LEFT_OUT)
@@ -77,19 +77,19 @@ def save_program(program: ExportedProgram, path: Path) -> None:
 
 
 def load_program(path: Path) -> ExportedProgram:
-    """Load a program from a file that nobody vouches for.
+    """Load a program from an untrusted file.
 
     Raises:
-        ArtifactError: the file says more than a plain graph does, or this torch cannot read it.
+        ArtifactError: the file holds more than tensors and a graph, or this torch cannot read it.
     """
     plain = read_plain(path)
     try:
         return torch.export.load(plain)
-    except Exception as error:  # the reader's errors have no base of their own
+    except Exception as error:  # the reader's errors have no common base class
         raise ArtifactError(
             f"{path} cannot be loaded by torch {torch.__version__}",
             got=(str(error).strip().splitlines() or [type(error).__name__])[-1],
-            expected="a program that this torch wrote",
+            expected="a program written by this version of torch",
             remedy="export the model again with the installed torch",
         ) from error
 
@@ -97,15 +97,14 @@ def load_program(path: Path) -> ExportedProgram:
 def read_plain(path: Path) -> IO[bytes]:
     """Read an archive that holds nothing but tensors and a graph of PyTorch's operators.
 
-    One file can be two archives: torch finds a directory of members where ``zipfile`` finds another. And a
-    file can be another one when it is opened again. So it is read once, and what was looked at is packed
-    anew.
+    One file can be two archives: torch may find another directory of members than ``zipfile``. And the file
+    can change before it is opened again. So it is read once, and the checked members are repacked.
 
     Returns:
-        an archive of the members that were looked at, and of nothing else.
+        An archive of the checked members alone.
 
     Raises:
-        ArtifactError: there is more in it, or it is not an archive.
+        ArtifactError: it holds more, or is not an archive.
     """
     read, plain = io.BytesIO(path.read_bytes()), io.BytesIO()
     require_plain(read, path)
@@ -115,14 +114,14 @@ def read_plain(path: Path) -> IO[bytes]:
 
 
 def require_plain(file: IO[bytes], path: Path) -> None:
-    """See that there is nothing in an archive but tensors and a graph of PyTorch's operators.
+    """Check that an archive holds nothing but tensors and a graph of PyTorch's operators.
 
     Args:
-        file: the archive, as ``zipfile`` reads it.
-        path: what it is called in an error.
+        file: the archive.
+        path: its path in error messages.
 
     Raises:
-        ArtifactError: there is, or it is not an archive.
+        ArtifactError: it holds more, or is not an archive.
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -132,7 +131,7 @@ def require_plain(file: IO[bytes], path: Path) -> None:
                 if name.endswith(".json"):
                     _require_text(json.loads(data), "", f"{path}: {name}")
                 elif name.endswith(SAMPLE_INPUTS):
-                    # torch.export.load would try again without the restriction.
+                    # torch.export.load would fall back to weights_only=False.
                     torch.load(io.BytesIO(data), weights_only=True)
     except ArtifactError:
         raise
@@ -151,7 +150,7 @@ def _require_members(archive: zipfile.ZipFile, path: Path) -> None:
 
 
 def _require_text(value: Any, key: str, place: str) -> None:
-    """Compare every text below ``value``, which stands under ``key``, with the rule for it."""
+    """Check every text in ``value``, the value of ``key``, against the rule of its key."""
     if (key == "use_pickle" and value is not False) or (key in EMPTY and value):
         raise _refusal(place, f"{key}: {str(value)[:100]}")
     if isinstance(value, dict):
@@ -173,15 +172,15 @@ def _refusal(place: Path | str, got: str) -> ArtifactError:
         f"{place} is not a plain exported program",
         got=got,
         expected="tensors, and a graph of the operators of torch and torchvision",
-        remedy="export the model again; a file from elsewhere that says more could run anything here",
+        remedy="export the model again; do not load this file: it could run any code",
     )
 
 
 @contextmanager
 def nms_keeps_any_number() -> Iterator[None]:
-    """Tell ``torch.export`` that suppression may keep no box, or one.
+    """Make ``torch.export`` expect any number of boxes after NMS, 0 and 1 included.
 
-    torchvision's own shape rule promises at least two, and the exported program would break on fewer.
+    torchvision's own shape rule guarantees at least two, and the exported program would fail on fewer.
     """
     library = torch.library.Library("torchvision", "FRAGMENT")
 
@@ -194,5 +193,5 @@ def nms_keeps_any_number() -> Iterator[None]:
 
 
 def one_is_a_size() -> Any:
-    """A context in which a size of 1 is like any other: a feature map of one cell is refused without it."""
+    """Return a context in which a size of 1 is dynamic too: without it, a feature map of one cell fails."""
     return symbolic_shapes.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Zip archives of torch whose bytes depend on their content alone."""
+"""Repack torch's zip archives so that their bytes depend on their content alone."""
 
 import zipfile
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import IO
 
 ARCHIVE_ROOT = "model"
-"""The folder in an archive that all its members lie in; torch names it after a file, or makes a name up."""
+"""The top folder in a repacked archive; torch names it after the file or at random."""
 
 
 def repack_zip(
@@ -15,13 +15,13 @@ def repack_zip(
     left_out: tuple[str, ...] = (),
     rename: Callable[[str], str] = str,
 ) -> None:
-    """Copy an archive so that its bytes say nothing of the hour, nor of the order it was written in.
+    """Copy an archive with fixed timestamps, sorted members and ``ARCHIVE_ROOT`` as its top folder.
 
     Args:
         source: an archive whose members are not compressed, as torch writes them.
         target: the archive to write.
-        left_out: ends of the names of members that are dropped.
-        rename: gives each of the others its name, from its name below ``ARCHIVE_ROOT``.
+        left_out: suffixes of the names of members that are dropped.
+        rename: returns the new name of each other member, from its name with ``ARCHIVE_ROOT``.
     """
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as new:
         for member in sorted(old.infolist(), key=lambda info: info.filename):

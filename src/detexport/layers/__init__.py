@@ -1,4 +1,4 @@
-"""Layers that detection models are made of, on torch's and torchvision's operators."""
+"""Layers of detection models, built on the operators of torch and torchvision."""
 
 from detexport.system.extras import require_packages
 

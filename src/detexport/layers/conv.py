@@ -1,4 +1,4 @@
-"""A convolution with its normalization and activation, and the shapes that modules declare."""
+"""Convolutions with normalization and activation, their initialization, and shapes of feature maps."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from detexport.errors import ConfigError
 
 @dataclass(frozen=True)
 class ShapeSpec:
-    """What a module says of a feature map: its channels, its size where fixed, its stride in px."""
+    """Declared shape of a feature map: channels, stride in px, and height and width if fixed."""
 
     channels: int
     stride: int = 1
@@ -21,15 +21,15 @@ class ShapeSpec:
 
 
 def shapes_of(shapes: Mapping[str, ShapeSpec], names: Sequence[str], key: str) -> list[ShapeSpec]:
-    """The shapes of the feature maps that the configuration's ``key`` names.
+    """Return the shapes of the feature maps that the configuration's ``key`` names.
 
     Raises:
-        ConfigError: there is no such feature map, or none is named.
+        ConfigError: a feature map does not exist, or none is named.
     """
     unknown = [name for name in names if name not in shapes]
     if unknown or not names:
         raise ConfigError(
-            f"{key} names feature maps that are not there" if unknown else f"{key} names no feature map",
+            f"{key} names feature maps that do not exist" if unknown else f"{key} names no feature map",
             got=unknown or None,
             expected=f"some of {', '.join(shapes)}",
             remedy=f"correct {key}, or the OUT_FEATURES below it",
@@ -40,7 +40,7 @@ def shapes_of(shapes: Mapping[str, ShapeSpec], names: Sequence[str], key: str) -
 class Conv2d(nn.Conv2d):
     """``torch.nn.Conv2d``, then ``norm``, then ReLU where ``relu`` is set.
 
-    The normalization lies inside (``conv.norm.weight``), as detectron2's checkpoints name it.
+    The normalization is a child module (``conv.norm.weight``), as detectron2's checkpoints name it.
     """
 
     def __init__(self, *args: Any, norm: nn.Module | None = None, relu: bool = False, **kwargs: Any) -> None:
@@ -50,33 +50,33 @@ class Conv2d(nn.Conv2d):
         self.relu = relu
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C', H', W')."""
+        """Map (N, C, H, W) to (N, C', H', W')."""
         x = self._conv_forward(x, self.weight, self.bias)
         if self.norm is not None:
             x = self.norm(x)
         if self.relu:
             x = F.relu(
                 x, inplace=True
-            )  # what it overwrites is ours, and memory costs more than the arithmetic
+            )  # x is not the input, and memory traffic costs more than the arithmetic
         return x
 
 
 def init_conv_msra(conv: nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d) -> None:
-    """Start a convolution that ReLU follows: normal, variance kept backwards (He et al. 2015)."""
+    """Initialize a convolution before ReLU: normal, fan-out (He et al. 2015)."""
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
 
 
 def init_xavier(layer: nn.Conv2d | nn.Linear) -> None:
-    """Start a layer that no ReLU follows, or a fully connected one: uniform, by its inputs."""
+    """Initialize a convolution without ReLU, or a linear layer: uniform, fan-in (Caffe2's Xavier fill)."""
     nn.init.kaiming_uniform_(layer.weight, a=1)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
 
 
 def init_normal(layer: nn.Conv1d | nn.Conv2d | nn.Linear, std: float, bias: float = 0.0) -> None:
-    """Start a predictor: small normal weights, one bias."""
+    """Initialize a predictor: normal weights of deviation ``std``, a constant bias."""
     nn.init.normal_(layer.weight, std=std)
     if layer.bias is not None:
         nn.init.constant_(layer.bias, bias)

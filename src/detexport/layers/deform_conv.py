@@ -1,4 +1,4 @@
-"""Deformable convolution (Dai et al. 2017), also modulated (Zhu et al. 2018, arXiv:1811.11168)."""
+"""Deformable convolution (Dai et al. 2017), optionally modulated (Zhu et al. 2018, arXiv:1811.11168)."""
 
 import torch
 import torchvision  # noqa: F401 - registers torch.ops.torchvision
@@ -6,18 +6,18 @@ from torch import Tensor, nn
 
 
 class DeformConv(nn.Module):
-    """A square convolution whose taps are moved by offsets and, where it is modulated, weighed by a mask.
+    """A square convolution whose taps are moved by offsets and, if modulated, weighted by a mask.
 
     Args:
         in_channels: C.
         out_channels: channels of the output.
-        kernel_size: taps a side.
-        stride: of the output's cells, in cells of the input.
+        kernel_size: taps per side.
+        stride: in cells of the input.
         padding: cells of zeros around the input.
-        dilation: cells between two taps.
-        groups: groups of channels that are convolved apart.
-        deformable_groups: G, groups of input channels with offsets of their own.
-        norm: normalization of the output; it lies inside, as detectron2's checkpoints name it.
+        dilation: distance of neighbouring taps in cells.
+        groups: groups of channels that are convolved separately.
+        deformable_groups: G, groups of input channels that have their own offsets.
+        norm: normalization of the output; a child module, as detectron2's checkpoints name it.
     """
 
     def __init__(
@@ -44,19 +44,19 @@ class DeformConv(nn.Module):
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Convolve.
+        """Convolve at the shifted taps.
 
         Args:
             x: (N, C, H, W).
             offset: (N, G * taps * 2, H', W'), the shift of each tap down and right, in cells.
-            mask: (N, G * taps, H', W') factor of each tap; none weighs nothing.
+            mask: (N, G * taps, H', W') factor of each tap; None: all taps count fully.
 
         Returns:
             (N, C', H', W').
         """
         use_mask = mask is not None
         if mask is None:
-            # Not read, yet of the size of the batch.
+            # The operator does not read it, but checks its batch size.
             mask = x.new_zeros([x.shape[0], 1])
         x = torch.ops.torchvision.deform_conv2d(
             x,

@@ -1,4 +1,4 @@
-"""Layers that take the levels of a pyramid together, so that each can have statistics of its own."""
+"""Layers over all levels of a feature pyramid, so that each level can have its own statistics."""
 
 from typing import List
 
@@ -10,27 +10,27 @@ from detexport.layers.norm import synchronized_batch_norm
 
 
 class LevelsConv2d(nn.Conv2d):
-    """One convolution for all levels."""
+    """A convolution shared by all levels."""
 
     def forward(self, levels: List[Tensor]) -> List[Tensor]:  # type: ignore[override]
-        """One (N, C, H, W) a level -> one (N, C', H', W') a level."""
+        """Convolve the (N, C, H, W) map of each level into (N, C', H', W')."""
         return [self._conv_forward(x, self.weight, self.bias) for x in levels]
 
 
 class LevelsReLU(nn.Module):
-    """ReLU of every level."""
+    """ReLU on each level."""
 
     def forward(self, levels: List[Tensor]) -> List[Tensor]:
-        """One (N, C, H, W) a level, likewise back."""
+        """Apply ReLU to the (N, C, H, W) map of each level."""
         return [F.relu(x) for x in levels]
 
 
 class LevelsBatchNorm(nn.Sequential):
-    """Batch normalization with statistics of each level (its children) and one affine transform for all.
+    """Batch normalization with statistics per level (the children) and one affine transform for all levels.
 
     Args:
         norm: ``"BN"`` or ``"SyncBN"``.
-        num_levels: levels that come.
+        num_levels: number of levels.
         num_features: C.
     """
 
@@ -41,7 +41,7 @@ class LevelsBatchNorm(nn.Sequential):
         self.bias = nn.Parameter(torch.zeros(num_features))
 
     def forward(self, levels: List[Tensor]) -> List[Tensor]:
-        """One (N, C, H, W) a level, likewise back."""
+        """Normalize the (N, C, H, W) map of each level."""
         outputs: List[Tensor] = []
         for level, norm in enumerate(self):
             outputs.append(norm(levels[level]) * self.weight[:, None, None] + self.bias[:, None, None])

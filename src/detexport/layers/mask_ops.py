@@ -1,9 +1,9 @@
-"""Masks on a grid over their boxes -> masks of an image's size.
+"""Pasting of masks from a grid over their boxes into the image.
 
-Bilinear between the grid's cell centres, 0 outside the grid, sampled at pixel centres. Such sampling is
-separable, so a mask is two products with small matrices: the weights of the rows and of the columns.
+Pixel centres are sampled bilinearly between the grid's cell centres, with 0 outside the grid. This is
+separable: a pasted mask is the product of the grid with two small matrices, the weights of rows and columns.
 
-Shapes: R masks, S cells a side, P pixels of one axis.
+Shapes: R masks, S cells per side, P pixels along one axis.
 """
 
 import math
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float) -> Tensor:
-    """Paste one mask after another, each into the pixels that its box can reach: eager and scripted.
+    """Paste masks one by one, each into the pixels that its box can reach; for eager and scripted models.
 
     Args:
         masks: (R, S, S) probabilities.
@@ -42,7 +42,7 @@ def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold
 
 
 def paste_masks_at_once(masks: Tensor, boxes: Tensor, y: Tensor, x: Tensor, threshold: float) -> Tensor:
-    """Paste all masks by two products: for graphs without loops; 4 bytes more a pixel of each mask.
+    """Paste all masks by two products, for graphs without loops; needs 4 more bytes per pixel of each mask.
 
     Args:
         masks: (R, S, S) probabilities.
@@ -60,31 +60,31 @@ def paste_masks_at_once(masks: Tensor, boxes: Tensor, y: Tensor, x: Tensor, thre
 
 
 def interpolation_weights(centres: Tensor, start: Tensor, end: Tensor, masks: Tensor) -> Tensor:
-    """How much each of a box's cells weighs at pixels along one axis.
+    """Return the weight of each cell of a box at pixels along one axis.
 
     Args:
         centres: (P,) of the pixels, in px.
         start: (R,) first edges of the boxes in px.
         end: (R,) last edges in px.
-        masks: (any, S, S) whose cells divide a box.
+        masks: (any, S, S), read for S alone.
 
     Returns:
-        (R, P, S): 0 from half a cell outside of the box.
+        (R, P, S), 0 from half a cell outside the box on.
     """
     position = (centres - start[:, None]) / (end - start)[:, None] * masks.shape[2] - 0.5
-    # Counted from ones: an arange would write the device of a trace into it.
+    # Indices from cumsum of ones: an arange would write the device of a trace into the graph.
     cell = torch.ones_like(masks.sum(dim=[0, 1])).cumsum(0) - 1
     return (1 - (position[:, :, None] - cell).abs()).clamp(min=0)
 
 
 def reached_pixels(start: float, end: float, cells: int, size: int) -> List[int]:
-    """First pixel, and that after the last one, in which a box's cells weigh anything along one axis.
+    """Return the range of pixels along one axis at which the cells of a box have weight: first, end.
 
     Args:
         start: first edge of the box in px.
         end: last edge of the box in px.
-        cells: that divide the box.
-        size: pixels along the axis.
+        cells: number of cells of the box.
+        size: number of pixels of the axis.
     """
     half_cell = (end - start) / (2 * cells)
     first = min(max(math.floor(start - half_cell), 0), size)

@@ -1,9 +1,9 @@
-"""Non-maximum suppression of each class alone: in eager mode and in every recorded graph.
+"""Non-maximum suppression per class, in eager mode and in every exported graph.
 
-torchvision's operator knows no classes. One call serves all classes if the boxes of each are moved to where
-they meet no others. In float32 that rounds the coordinates (to 1/8 px with 1203 classes). In float64 it does
-not, but the IoU is not rounded either as it is when a class is alone, in float32. So ``_exactly`` moves the
-boxes in float64 and checks that rounding decides nothing; where it does, it takes the classes one by one.
+torchvision's operator has no classes. One call serves all classes if the boxes of each class are shifted so
+that they overlap no others. In float32 the shift rounds the coordinates (to 1/8 px with 1203 classes). In
+float64 it does not, but then the IoU is not rounded to float32 as in a call per class. ``_exactly`` therefore
+shifts the boxes in float64 and checks that rounding changes no decision; otherwise it calls once per class.
 """
 
 import math
@@ -16,27 +16,27 @@ import torchvision  # noqa: F401 - registers torch.ops.torchvision
 from torch import Tensor
 
 PAIRS_PER_CLASS = 20_000
-"""Pairs of boxes that are compared in the time that one more call takes, on a CPU."""
+"""Number of pairs of boxes that a CPU compares in the time of one more call."""
 ROUNDING = 2.0**-19
-"""Relative error of an IoU in float32 is less: 13 roundings of 2^-24 each, of differences, areas and sums."""
+"""Bound of the relative error of an IoU in float32: 13 roundings of 2^-24 each."""
 LARGEST_SIDE_PX = 2.0**60
-"""Beyond it an area may be infinite in float32."""
+"""An area of longer sides may be infinite in float32."""
 
 _recorded_whole = False
 
 
 def nms_per_class(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float) -> Tensor:
-    """Suppress boxes that overlap a better one of their own class.
+    """Suppress boxes that overlap a box of the same class with a higher score.
 
-    The result is that of ``torchvision.ops.nms`` on the boxes of each class alone; of equal scores the first
-    is the better one. A program of ``torch.export`` cannot branch on values: it computes the IoU in float64,
-    so it may decide otherwise where an IoU equals the threshold to 6 digits.
+    The result equals that of ``torchvision.ops.nms`` on each class; of equal scores the first box ranks
+    higher. An exported program cannot branch on values: it computes the IoU in float64, so its decision may
+    differ where an IoU equals the threshold to 6 digits.
 
     Args:
         boxes: (R, 4) XYXY in px, R may be 0.
         scores: (R,).
-        classes: (R,) int64, at least 0; boxes of different classes never suppress each other.
-        iou_threshold: a box is dropped where its IoU with a better one is greater.
+        classes: (R,) int64, at least 0.
+        iou_threshold: a box is suppressed if its IoU with a box of higher score is greater.
 
     Returns:
         (K,) indices of the boxes that are kept, by descending score.
@@ -54,7 +54,7 @@ def nms_per_class(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold:
 
 @contextmanager
 def nms_recorded_whole() -> Iterator[None]:
-    """Let a recording keep ``nms_per_class`` as one operator, for a runtime that has it."""
+    """Export ``nms_per_class`` as one operator within the block, for a runtime that has it."""
     global _recorded_whole
     _recorded_whole = True
     try:
@@ -79,7 +79,7 @@ def _exactly(
     iou_threshold: float,
     pairs_per_class: int = PAIRS_PER_CLASS,
 ) -> Tensor:
-    """See ``nms_per_class``; a trace keeps the branches."""
+    """Suppress boxes as ``nms_per_class`` does; scripted within a trace, which keeps the branches."""
     num_classes = int(F.pad(classes, [0, 1]).max()) + 1
     if boxes.is_cuda or boxes.shape[0] * boxes.shape[0] <= pairs_per_class * num_classes:
         kept, is_exact = _at_once(boxes, scores, classes, iou_threshold)
@@ -98,8 +98,8 @@ def _at_once(
 ) -> tuple[Tensor, bool]:
     """Suppress in float64, all classes at once, and check whether float32 would have kept the same boxes.
 
-    It would if no digit is lost in moving the boxes, and if a lower threshold keeps all that a greater one
-    keeps: every decision is then the same for all thresholds between.
+    It would have if the shift is lossless and both ends of the rounding interval of the threshold keep the
+    same boxes: every decision is then the same for all thresholds between.
     """
     boxes, scores = boxes.double(), scores.double()
     shift = _shift(boxes, classes)
@@ -111,15 +111,15 @@ def _at_once(
 
 
 def _shift(boxes: Tensor, classes: Tensor) -> Tensor:
-    """Return what moves the boxes (R, 4) float64 of each class to the right of the class before: (R, 1)."""
-    # The added zero gives the maximum of no box at all a value, without a branch.
+    """Return the (R, 1) shift that separates the (R, 4) float64 boxes of each class from the others."""
+    # The added zero gives the maximum a value without boxes, without a branch.
     extent = F.pad(boxes.flatten(), [0, 1])
     step = (extent.max() - extent.min()).ceil() + 1
     return (classes.to(boxes.dtype) * step)[:, None]
 
 
 def _one_by_one(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float) -> Tensor:
-    """Suppress the boxes of one class after the other."""
+    """Suppress boxes with one call per class."""
     classes, order = torch.sort(classes, stable=True, dim=0)
     boxes, by_class = boxes[order], scores[order]
     sizes: list[int] = torch.unique_consecutive(classes, return_counts=True)[1].tolist()

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from detexport.errors import ConfigError
 
 GROUPS = 32
-"""Groups of a group normalization in every published configuration, whatever the width."""
+"""Number of groups of a group normalization; the same in every published configuration."""
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """Batch normalization by fixed statistics and a fixed affine transform.
+    """Batch normalization with fixed statistics and a fixed affine transform.
 
-    An unfilled layer is the identity: its variance starts at ``1 - eps``.
+    A new layer is the identity: its variance is ``1 - eps``.
     """
 
     weight: Tensor
@@ -40,9 +40,9 @@ class FrozenBatchNorm2d(nn.Module):
 
 
 class GroupNorm(nn.GroupNorm):
-    """``torch.nn.GroupNorm`` that also takes a group of one value, the coarse levels of a tiny image.
+    """``torch.nn.GroupNorm`` that also accepts groups of one value, as in coarse levels of tiny images.
 
-    torch's own refuses it by a test on the size, which would end up in the graph, too.
+    torch's own refuses them by a check of the size, which would end up in the graph, too.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class GroupNorm(nn.GroupNorm):
 
 
 class LayerNorm(nn.Module):
-    """Normalization over the channels of each pixel (Ba et al. 2016), the channels before the pixels."""
+    """Layer normalization over the channels of each pixel (Ba et al. 2016) of (N, C, H, W)."""
 
     def __init__(self, num_features: int, eps: float = 1e-6) -> None:
         super().__init__()
@@ -69,10 +69,10 @@ class LayerNorm(nn.Module):
 
 
 def synchronized_batch_norm(num_features: int, affine: bool = True) -> nn.Module:
-    """Batch normalization over the batches of all processes.
+    """Return batch normalization with statistics over the batches of all processes.
 
-    A process alone has no other to agree with, so there it is the plain one, which can be exported; the
-    state dicts of both have the same names. A process group is joined before the model is built.
+    For a single process this is ``torch.nn.BatchNorm2d``, which can be exported and has the same names in its
+    state dict. The process group must be initialized before the model is built.
     """
     distributed = torch.distributed
     if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
@@ -85,8 +85,8 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
     "FrozenBN": FrozenBatchNorm2d,
     "GN": lambda num_features: GroupNorm(GROUPS, num_features),
     "LN": LayerNorm,
-    # detectron2's "naive" one weighs each process alike, "_N" by its images, torch's by its pixels: batches
-    # of one size agree.
+    # detectron2's naiveSyncBN weights processes equally, naiveSyncBN_N by images, torch's SyncBatchNorm by
+    # pixels. They agree if all batches have one size.
     "SyncBN": synchronized_batch_norm,
     "naiveSyncBN": synchronized_batch_norm,
     "naiveSyncBN_N": synchronized_batch_norm,
@@ -95,10 +95,10 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 
 
 def get_norm(norm: str | Callable[[int], nn.Module], num_features: int) -> nn.Module | None:
-    """The normalization layer named ``norm``, or what it makes of the channels; none for an empty name.
+    """Return the normalization layer named ``norm``, or built by it; None for an empty name.
 
     Raises:
-        ConfigError: the name is not known, or the groups do not divide the channels.
+        ConfigError: the name is unknown, or the groups do not divide the channels.
     """
     if not norm:
         return None

@@ -1,4 +1,4 @@
-"""Average precision and recall as COCO has them, by pycocotools."""
+"""COCO's average precision and recall, computed by pycocotools."""
 
 import contextlib
 import io
@@ -16,13 +16,13 @@ from detexport.errors import ConfigError, DataError, MissingAnnotationsError, li
 from detexport.metrics.tallies import Matches, Recalls, Tallies
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-"""COCO's first six numbers: the mean over IoU 0.50 to 0.95, two single IoUs, and three ranges of area."""
+"""COCO's AP: the mean over IoU 0.50 to 0.95, at two single IoUs, and for three ranges of area."""
 
 KEYPOINT_METRICS = ("AP", "AP50", "AP75", "APm", "APl")
-"""Likewise over the similarity of keypoints (OKS), which knows no small objects."""
+"""COCO's AP over the similarity of keypoints (OKS), which excludes small objects."""
 
 RECALL_METRICS = ("AR1", "AR10", "AR100")
-"""Average recall with so many proposals an image, whatever their class."""
+"""Class-agnostic average recall with 1, 10 and 100 proposals per image."""
 
 HEADLINES = {
     "bbox": "bbox/AP",
@@ -30,7 +30,7 @@ HEADLINES = {
     "keypoints": "keypoints/AP",
     "proposals": "proposals/AR100",
 }
-"""The metric that stands for each kind."""
+"""The headline metric of each kind."""
 
 BOXES_AND_SCORES = (("pred_boxes", "scores"), ("proposal_boxes", "objectness_logits"))
 
@@ -43,29 +43,29 @@ def coco_ap(
     keypoint_sigmas: Sequence[float] = (),
     image_ids: Sequence[ImageId] | None = None,
 ) -> dict[str, float]:
-    """Average precision of detections on the images of an annotation file.
+    """Compute the average precision of detections on the images of an annotation file.
 
     Args:
-        annotations: COCO's instance annotation file, for ``"keypoints"`` with those.
+        annotations: COCO's instance annotation file; for ``"keypoints"`` one with keypoints.
         predictions: image id and ``pred_boxes`` (R, 4) XYXY in px of the annotated image, ``scores`` (R,),
             ``pred_classes`` (R,); for ``"segm"`` ``pred_masks`` bool (R, H, W); for ``"keypoints"``
-            ``pred_keypoints`` (R, K, 3), x and y in px from the image's corner. Read once; masks are kept
+            ``pred_keypoints`` (R, K, 3), x and y in px from the image's corner. Read once; masks are stored
             compressed.
         category_ids: COCO's category id of each class index; others are not evaluated.
         iou_types: ``"bbox"``, ``"segm"``, ``"keypoints"``; ``"proposals"`` are ``proposal_boxes`` (P, 4) with
-            ``objectness_logits`` (P,), judged by their recall.
-        keypoint_sigmas: of each keypoint, how far people place it apart, as a part of the object's size; by
-            default COCO's of the 17 keypoints of a person.
-        image_ids: the images that count, by default all of the file; one that ``predictions`` does not
-            mention counts as one on which nothing was found.
+            ``objectness_logits`` (P,), evaluated by recall.
+        keypoint_sigmas: standard deviation of human annotation of each keypoint, relative to the size of the
+            object; by default COCO's for the 17 keypoints of a person.
+        image_ids: the images to evaluate, by default all of the file; an image without predictions counts as
+            one without detections.
 
     Returns:
         ``{"bbox/AP": ..., "bbox/AP50": ..., ..., "segm/APl": ..., "proposals/AR100": ...}`` in [0, 1]. A
-        metric that is not defined, because no object has the asked-for area, is left out.
+        metric without objects, for example in its range of area, is left out.
 
     Raises:
         DataError: the file is missing or is not COCO's, or lacks a category, an image or the keypoints.
-        ConfigError: there is not one sigma a keypoint.
+        ConfigError: the numbers of sigmas and keypoints differ.
     """
     found: dict[str, list[dict[str, Any]]] = {iou_type: [] for iou_type in iou_types}
     mentioned = []
@@ -88,19 +88,19 @@ def evaluate_detections(
     *,
     mentioned: Sequence[ImageId] = (),
 ) -> tuple[dict[str, float], dict[str, Tallies]]:
-    """The metrics of detections in pycocotools' form, and what each image adds to those that are headlines.
+    """Compute the metrics of detections in pycocotools' form, and the tallies of the headline metrics.
 
     Args:
         annotations: see ``coco_ap``.
         detections: by kind, see ``coco_detections``.
         category_ids: see ``coco_ap``.
-        keypoint_sigmas: likewise.
-        image_ids: likewise; tallies have the images in ascending order.
+        keypoint_sigmas: see ``coco_ap``.
+        image_ids: see ``coco_ap``; tallies have the images in ascending order.
         mentioned: images that must be in the file.
 
     Raises:
         DataError: see ``coco_ap``.
-        ConfigError: likewise.
+        ConfigError: see ``coco_ap``.
     """
     truth = read_annotations(annotations)
     _check_known(annotations, "category ids", category_ids, truth["categories"])
@@ -119,10 +119,10 @@ def evaluate_detections(
 
 
 def _numbered(truth: dict[str, Any]) -> tuple[dict[str, Any], dict[str, dict[Any, int]]]:
-    """Annotations with ids from 1, in the order of theirs, and these numbers by id.
+    """Renumber annotations, images and categories from 1, and return the new numbers by id.
 
-    pycocotools takes the id 0 of an annotation for no match, and sorts the ids of images and categories,
-    which may be texts.
+    pycocotools takes an annotation of id 0 for no match, and sorts the ids of images and categories, which
+    may be strings.
     """
     numbers = {
         key: {entry["id"]: number for number, entry in enumerate(truth[key], start=1)}
@@ -137,13 +137,13 @@ def _numbered(truth: dict[str, Any]) -> tuple[dict[str, Any], dict[str, dict[Any
 
 
 def _renumbered(entry: dict[str, Any], numbers: dict[str, dict[Any, int]]) -> dict[str, Any]:
-    """An annotation or a detection whose image and category are numbered."""
+    """Replace the image and category ids of an annotation or a detection by their numbers."""
     image, category = numbers["images"][entry["image_id"]], numbers["categories"][entry["category_id"]]
     return {**entry, "image_id": image, "category_id": category}
 
 
-def _check_known(path: Path, what: str, asked: Sequence[ImageId], entries: list[dict[str, Any]]) -> None:
-    unknown = sorted(set(asked) - {entry["id"] for entry in entries}, key=id_order)
+def _check_known(path: Path, what: str, requested: Sequence[ImageId], entries: list[dict[str, Any]]) -> None:
+    unknown = sorted(set(requested) - {entry["id"] for entry in entries}, key=id_order)
     if unknown:
         raise DataError(
             f"{path} does not have all {what} that are to be evaluated",
@@ -156,10 +156,10 @@ def _check_known(path: Path, what: str, asked: Sequence[ImageId], entries: list[
 def coco_detections(
     image_id: ImageId, outputs: Mapping[str, np.ndarray], category_ids: Sequence[ImageId], iou_type: str
 ) -> list[dict[str, Any]]:
-    """An image's detections as pycocotools has them, in plain values; see ``coco_ap`` for the arguments.
+    """Convert the detections of an image to pycocotools' form; see ``coco_ap`` for the arguments.
 
-    Boxes become x, y, width, height, masks RLE. Keypoints become indices of pixels; their area is that of the
-    box around them, as pycocotools has it.
+    Boxes become x, y, width, height, masks RLE. Keypoints become indices of pixels; their area is that of
+    their bounding box, as in pycocotools.
     """
     of_proposals = iou_type == "proposals"
     boxes_name, scores_name = BOXES_AND_SCORES[of_proposals]
@@ -217,7 +217,7 @@ def _evaluate(
     found = [{**detection, "id": i} for i, detection in enumerate(detections, start=1)]
     of_proposals = iou_type == "proposals"
     with contextlib.redirect_stdout(io.StringIO()):
-        # Not COCO.loadRes, which cannot take an empty list.
+        # COCO.loadRes does not accept an empty list.
         evaluation = COCOeval(
             _index(truth), _index({**truth, "annotations": found}), "bbox" if of_proposals else iou_type
         )
@@ -239,14 +239,14 @@ def _evaluate(
 
 def _summary(evaluation: COCOeval, iou_type: str) -> dict[str, float]:
     names = {"keypoints": KEYPOINT_METRICS, "proposals": RECALL_METRICS}.get(iou_type, METRICS)
-    # Of boxes, pycocotools gives the six precisions first, then the recalls.
+    # For boxes, pycocotools returns the six precisions first, then the recalls.
     stats = evaluation.stats[len(METRICS) :] if iou_type == "proposals" else evaluation.stats
-    # It says -1 where there is no object.
+    # The value is -1 without objects.
     return {f"{iou_type}/{k}": float(v) for k, v in zip(names, stats, strict=False) if v >= 0}
 
 
 def _matches(evaluation: COCOeval, iou_type: str) -> Matches:
-    """What was matched, of all areas, which pycocotools has first, and of the longest lists."""
+    """Return the matches for the first range of area, all areas, and the greatest number of detections."""
     params = evaluation.params
     images, areas = len(params.imgIds), len(params.areaRng)
     categories = len(params.catIds) if params.useCats else 1
@@ -258,20 +258,20 @@ def _matches(evaluation: COCOeval, iou_type: str) -> Matches:
     for category in range(categories):
         start = category * areas * images
         matched = evaluation.evalImgs[start : start + images]
-        there = [(index, one) for index, one in enumerate(matched) if one is not None]
-        for index, one in there:
+        evaluated = [(index, one) for index, one in enumerate(matched) if one is not None]
+        for index, one in evaluated:
             objects[category, index] = np.count_nonzero(np.asarray(one["gtIgnore"]) == 0)
-        # With nothing to join, an empty array gives the type.
-        scores = np.concatenate([np.zeros(0), *(one["dtScores"] for _, one in there)])
+        # The empty arrays set the type if no image was evaluated.
+        scores = np.concatenate([np.zeros(0), *(one["dtScores"] for _, one in evaluated)])
         order = np.argsort(-scores, kind="stable")
-        of_image = [np.full(len(one["dtScores"]), index, np.int32) for index, one in there]
+        of_image = [np.full(len(one["dtScores"]), index, np.int32) for index, one in evaluated]
         rows["image"].append(np.concatenate([np.zeros(0, np.int32), *of_image])[order])
         rows["category"].append(np.full(len(scores), category, np.int32))
         rows["score"].append(scores[order])
-        nothing = np.zeros((thresholds, 0), bool)
+        none = np.zeros((thresholds, 0), bool)
         for name, key in (("correct", "dtMatches"), ("ignored", "dtIgnore")):
-            flags = [one[key].astype(bool) for _, one in there]
-            rows[name].append(np.concatenate([nothing, *flags], axis=1)[:, order])
+            flags = [one[key].astype(bool) for _, one in evaluated]
+            rows[name].append(np.concatenate([none, *flags], axis=1)[:, order])
     kind = Recalls if iou_type == "proposals" else Matches
     return kind(**{name: np.concatenate(parts, axis=-1) for name, parts in rows.items()}, objects=objects)
 
@@ -304,10 +304,10 @@ def _check_masks(truth: dict[str, Any], category_ids: Sequence[int], image_ids: 
     ]
     if without:
         raise MissingAnnotationsError(
-            "annotations have no segmentation, which masks are judged by",
+            "annotations have no segmentation to evaluate masks",
             got=f"{len(without)} of {len(truth['annotations'])} annotations",
-            expected="polygons or run lengths for each",
-            remedy="judge boxes alone, or complete the annotations",
+            expected="polygons or RLE for each",
+            remedy="evaluate boxes alone, or complete the annotations",
         )
 
 

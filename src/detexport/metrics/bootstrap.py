@@ -1,4 +1,4 @@
-"""How sure a difference of two metrics on the same images is: a paired bootstrap over the images."""
+"""Paired bootstrap over images: the confidence interval of a difference of metrics on the same images."""
 
 from dataclasses import dataclass
 
@@ -7,19 +7,20 @@ import numpy as np
 from detexport.metrics.tallies import Tallies
 
 RESAMPLES = 1000
-"""Efron and Tibshirani, An Introduction to the Bootstrap (1993), ask for about this many for percentiles."""
+"""Efron and Tibshirani, An Introduction to the Bootstrap (1993), recommend about 1000 for percentiles."""
 
 LEVEL = 0.95
 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """The difference of a metric, the second side's less the first's.
+    """Difference of a metric: the second side minus the first.
 
     Args:
         value: on all images.
-        interval: the percentile interval of its bootstrap; the value twice where no resample defines it.
-        images: (N,) on each image alone; NaN where the metric is defined on neither side.
+        interval: the bootstrap percentile interval; the value twice if the metric is undefined on all
+            resamples.
+        images: (N,) on each image alone; NaN where the metric is undefined on both sides.
     """
 
     value: float
@@ -30,27 +31,28 @@ class PairedDifference:
 def paired_difference(
     first: Tallies, second: Tallies, *, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0
 ) -> PairedDifference:
-    """Bootstrap the difference of a metric between two sides that saw the same images.
+    """Bootstrap the difference of a metric between two sides evaluated on the same images.
 
-    The images are drawn with replacement, as many as there are, the same ones for both sides: what both find
-    hard cancels out, and only what tells them apart spreads (Everingham and Williams, Assessing the
-    significance of performance differences on the PASCAL VOC challenges via bootstrapping, 2013; the
-    percentile interval: Efron and Tibshirani 1993, chapter 13). It speaks of the choice of images alone.
+    A resample draws N images with replacement, the same ones for both sides. The difficulty of an image,
+    which both sides share, cancels out, and the interval reflects the differences between the sides
+    (Everingham and Williams, Assessing the significance of performance differences on the PASCAL VOC
+    challenges via bootstrapping, 2013; the percentile interval: Efron and Tibshirani 1993, chapter 13). It
+    covers the choice of images, no other source of variance.
 
-    AP is no mean over images, since it ranks the detections of all of them, and so are the others, which sum
-    before they divide. An image's own share is therefore defined here as the metric of the data set that
-    consists of this image: its AP over its own classes and all IoU thresholds. It does not tell of false
-    alarms on an image where nothing is annotated, where AP is not defined; the whole and the interval do.
+    AP is not a mean over images, since it ranks the detections of all images together; the other metrics sum
+    before they divide. The value of one image is therefore the metric of a data set of this image alone: AP
+    over its own classes and all IoU thresholds. It ignores false positives on an image without annotations,
+    where AP is undefined; the value on all images and the interval count them.
 
     Args:
-        first: one side's, in the order of the images.
-        second: the other's, of the same images in the same order.
-        resamples: number of them.
-        level: part of the resamples that lie in the interval.
-        seed: of the draw.
+        first: tallies of the first side, in the order of the images.
+        second: tallies of the second side, of the same images in the same order.
+        resamples: number of resamples.
+        level: fraction of the resamples within the interval.
+        seed: of the resampling.
 
     Raises:
-        ValueError: the sides differ in their number of images, or there is none.
+        ValueError: the sides differ in the number of images, or have none.
     """
     number = first.images
     if number != second.images or not number:
@@ -65,7 +67,7 @@ def paired_difference(
 
 
 def _differences(first: Tallies, second: Tallies, weights: np.ndarray) -> np.ndarray:
-    """(B,) differences; a side that alone does not define the metric counts as 0, NaN where neither does."""
+    """Return (B,) differences; a metric undefined on one side counts as 0 there, NaN if on both."""
     sides = np.stack([first.values(weights), second.values(weights)])
     undefined = np.isnan(sides)
     before, after = np.where(undefined, 0, sides)

@@ -1,4 +1,4 @@
-"""Everything that a model gives, judged against the annotations of a split."""
+"""Evaluation of all outputs of a model against the annotations of a split."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,33 +23,33 @@ FIELDS = {
     "pred_keypoints": "keypoints",
     "proposal_boxes": "proposals",
 }
-"""What is judged by which kind of average precision, proposals by their recall."""
+"""The kind of COCO evaluation of each output field; proposals are evaluated by recall."""
 
 HEADLINES = tuple(KINDS)
-"""Of each kind the metric that stands for it."""
+"""The headline metric of each kind."""
 
 
 ANNOTATIONS = {
     "pred_masks": ("segmentation", "segmentations, as COCO's instances have them"),
     "pred_keypoints": ("keypoints", "COCO's keypoint annotations"),
 }
-"""What is judged by a key of each annotation that COCO's boxes do without."""
+"""The key that each annotation must have to evaluate an output field, and its description."""
 
 
 def annotation_kind(contract: Contract) -> AnnotationKind:
-    """The annotations that a model of this contract is judged by."""
+    """Return the kind of annotations that the evaluation of a model with this contract needs."""
     return "keypoints" if "pred_keypoints" in contract.output_names else "instances"
 
 
 @contextmanager
 def or_without(switch: str) -> Iterator[None]:
-    """Name the switch that leaves the task metric out where the data lack annotations for it.
+    """Add the switch that leaves the task metric out to the remedy of a MissingAnnotationsError.
 
     Args:
         switch: as the user writes it.
 
     Raises:
-        MissingAnnotationsError: what was raised in the block, with that remedy, too.
+        MissingAnnotationsError: the error raised in the block, with the switch as a second remedy.
     """
     try:
         yield
@@ -59,14 +59,14 @@ def or_without(switch: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class ImageEvaluation:
-    """What was found on one image, in plain values that JSON takes; masks are compressed.
+    """Evaluated outputs of one image, in plain values that JSON can store; masks are compressed.
 
     Args:
-        image_id: COCO's.
+        image_id: COCO's image id.
         detections: by kind, see ``coco_detections``.
-        segments: of a panoptic segmentation, each category with its ``Tally`` in numbers; none where there is
-            no such output.
-        pixels: a semantic segmentation's, see ``PixelIou.look``; likewise.
+        segments: of a panoptic segmentation: each category, followed by the fields of its ``Tally``; None
+            without such an output.
+        pixels: of a semantic segmentation, see ``PixelIou.evaluate_image``; None without such an output.
     """
 
     image_id: ImageId
@@ -77,12 +77,12 @@ class ImageEvaluation:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model reached.
+    """Metrics of a model.
 
     Args:
         metrics: see ``judge``.
-        image_ids: of the images that count, ascending.
-        tallies: what each image adds, in this order, by the headline metric.
+        image_ids: of the evaluated images, ascending.
+        tallies: by headline metric, the contribution of each image, in the order of ``image_ids``.
     """
 
     metrics: dict[str, float]
@@ -91,10 +91,10 @@ class Evaluation:
 
 
 class Evaluator:
-    """Judges the outputs on images of a split, one after another; those that are given are those that count.
+    """Evaluation of outputs on images of a split, image by image; only images that are passed count.
 
     Args:
-        dataset: with keypoints, if there are any in the outputs.
+        dataset: with keypoint annotations if the outputs have keypoints.
         keypoint_sigmas: see ``coco_ap``.
     """
 
@@ -107,14 +107,14 @@ class Evaluator:
         return PanopticQuality(self.dataset.panoptic_file, self.dataset.category_ids)
 
     def look(self, record: CocoRecord, outputs: dict[str, Any]) -> ImageEvaluation:
-        """Keep of an image's outputs what is judged.
+        """Reduce the outputs of one image to the values that the metrics need.
 
         Args:
             record: the image.
             outputs: see ``detexport.processing.postprocess``, in the image's frame.
 
         Raises:
-            DataError: there are no annotations of what is to be judged.
+            DataError: the annotations for one of the outputs are missing.
         """
         _check_annotations(record, outputs)
         detections = {
@@ -123,21 +123,22 @@ class Evaluator:
             if field in outputs
         }
         if "panoptic_seg" in outputs:
-            found = outputs["panoptic_seg"], outputs["segments_info"]
-            tallies = self._panoptic.look(record.image_id, *found)
+            tallies = self._panoptic.evaluate_image(
+                record.image_id, outputs["panoptic_seg"], outputs["segments_info"]
+            )
             segments = [(category, *astuple(tally)) for category, tally in tallies.items()]
             return ImageEvaluation(record.image_id, detections, segments=segments)
         if "sem_seg" in outputs:
             return ImageEvaluation(
-                record.image_id, detections, pixels=PixelIou.look(record, outputs["sem_seg"])
+                record.image_id, detections, pixels=PixelIou.evaluate_image(record, outputs["sem_seg"])
             )
         return ImageEvaluation(record.image_id, detections)
 
     def conclude(self, findings: Iterable[ImageEvaluation]) -> Evaluation:
-        """Evaluate all that was found.
+        """Compute the metrics from the results of all images.
 
         Raises:
-            DataError: there is no image, or the annotations are not of these images.
+            DataError: there is no image, or the annotation file lacks one of the images.
         """
         by_id = {finding.image_id: finding for finding in findings}
         if not by_id:
@@ -163,20 +164,20 @@ class Evaluator:
         if ordered[0].segments is not None:
             segments = [finding.segments or [] for finding in ordered]
             for rows in segments:
-                self._panoptic.count({category: Tally(*tally) for category, *tally in rows})
+                self._panoptic.accumulate({category: Tally(*tally) for category, *tally in rows})
             metrics |= self._panoptic.result()
             tallies["panoptic/PQ"] = Segments(*_by_class(segments, len(fields(Tally))))
         if ordered[0].pixels is not None:
-            of_classes, pixels = PixelIou(), [finding.pixels or [] for finding in ordered]
-            for found in pixels:
-                of_classes.count(found)
-            metrics |= of_classes.result()
+            pixel_iou, pixels = PixelIou(), [finding.pixels or [] for finding in ordered]
+            for counts in pixels:
+                pixel_iou.accumulate(counts)
+            metrics |= pixel_iou.result()
             tallies["sem_seg/mIoU"] = Pixels(*_by_class(pixels, 2))
         return Evaluation(metrics, tuple(image_ids), tallies)
 
 
 def accuracy_deltas(eager: Mapping[str, float], reached: Mapping[str, float]) -> dict[str, float]:
-    """The headline metrics less the eager model's; one that was not reached counts as 0."""
+    """Return the headline metrics minus those of the eager model; a missing metric counts as 0."""
     return {name: reached.get(name, 0.0) - eager[name] for name in HEADLINES if name in eager}
 
 
@@ -185,32 +186,32 @@ def judge(
     dataset: CocoDataset,
     keypoint_sigmas: Sequence[float] = (),
 ) -> Evaluation:
-    """Evaluate the outputs on images of a split; the images that are given are those that count.
+    """Evaluate outputs on images of a split; only images in ``predictions`` count.
 
     Args:
-        predictions: an image's record and its outputs in the image's frame (``detexport.outputs``);
-            read once.
-        dataset: with keypoints, if there are any in the outputs.
+        predictions: records of images with their outputs in the image's frame (``detexport.outputs``); read
+            once.
+        dataset: with keypoint annotations if the outputs have keypoints.
         keypoint_sigmas: see ``coco_ap``.
 
     Returns:
-        with AP of boxes, masks and keypoints and recall of proposals, see ``coco_ap``; the quality of
-        segments, see ``PanopticQuality``, or where nothing else is given the IoU of the pixels' classes.
+        metrics of each output: AP of boxes, masks and keypoints and recall of proposals, see ``coco_ap``;
+        panoptic quality, see ``PanopticQuality``, or else the mean IoU of a semantic segmentation.
 
     Raises:
-        DataError: there is no image, or no annotations of what is to be judged.
+        DataError: there is no image, or the annotations for one of the outputs are missing.
     """
-    one = Evaluator(dataset, keypoint_sigmas)
-    return one.conclude(one.look(record, outputs) for record, outputs in predictions)
+    evaluator = Evaluator(dataset, keypoint_sigmas)
+    return evaluator.conclude(evaluator.look(record, outputs) for record, outputs in predictions)
 
 
 def _check_annotations(record: CocoRecord, outputs: dict[str, Any]) -> None:
-    """Notice on the first image, not after the last one, that there is nothing to judge by."""
+    """Raise MissingAnnotationsError on the first image, not after the last one."""
     for field, (key, expected) in ANNOTATIONS.items():
         without = [annotation["id"] for annotation in record.annotations if not annotation.get(key)]
         if field in outputs and without:
             raise MissingAnnotationsError(
-                f"the data set lacks annotations that {field} are judged by",
+                f"the data set lacks annotations to evaluate {field}",
                 got=f"no {key} in annotation {without[0]} of image {record.image_id}",
                 expected=expected,
                 remedy=f"choose other data, or a model without {field}",
@@ -218,7 +219,7 @@ def _check_annotations(record: CocoRecord, outputs: dict[str, Any]) -> None:
 
 
 def _by_class(of_images: Sequence[Sequence[Any]], columns: int) -> np.ndarray:
-    """Rows of a class and its numbers, on each image, as (columns, K classes, N images)."""
+    """Return rows (class, number, ...) of each image as an array (columns, K classes, N images)."""
     classes = sorted({row[0] for rows in of_images for row in rows})
     array = np.zeros((columns, len(classes), len(of_images)))
     for image, rows in enumerate(of_images):

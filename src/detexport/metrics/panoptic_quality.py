@@ -13,18 +13,19 @@ from detexport.data.images import check_image_size, read_segment_map
 from detexport.errors import MissingAnnotationsError
 
 VOID = 0
-"""Id of the pixels of no segment."""
+"""Id of pixels without a segment."""
 
 
 @dataclass
 class Tally:
-    """Segments of one category over all images.
+    """Counts of the segments of one category.
 
     Args:
         iou: sum over the matched pairs.
-        matched: pairs of a predicted and a true segment with an IoU above 0.5; there can be but one for each.
-        wrong: predicted segments that match none.
-        missed: true segments that match none.
+        matched: true positives: pairs of a predicted and an annotated segment with an IoU above 0.5, of which
+            each segment has at most one.
+        wrong: false positives: predicted segments without a match.
+        missed: false negatives: annotated segments without a match.
     """
 
     iou: float = 0.0
@@ -34,28 +35,26 @@ class Tally:
 
     @property
     def seen(self) -> bool:
-        """Whether there is anything to judge."""
+        """Whether the category is annotated or predicted."""
         return self.matched + self.wrong + self.missed > 0
 
     @property
     def qualities(self) -> tuple[float, float, float]:
-        """PQ, and its factors: SQ, the mean IoU of the matches, and RQ, the F1 score of finding them."""
+        """PQ and its factors: SQ, the mean IoU of the matches, and RQ, the F1 score of detection."""
         segmentation = self.iou / self.matched if self.matched else 0.0
         recognition = self.matched / (self.matched + self.wrong / 2 + self.missed / 2)
         return segmentation * recognition, segmentation, recognition
 
 
 class PanopticQuality:
-    """PQ, SQ and RQ of segments, gathered image by image.
+    """PQ, SQ and RQ, accumulated image by image.
 
     Args:
-        annotations: COCO's panoptic annotations; the PNGs lie in the folder of the file's stem beside the
-            file's folder.
-        thing_ids: COCO's category id of each class index of the things; true segments of other things count
-            as not labelled.
+        annotations: COCO's panoptic annotation file; its PNGs are in ``panoptic_folder(annotations)``.
+        thing_ids: COCO's category id of each thing class; segments of other things count as unlabelled.
 
     Raises:
-        DataError: there is no such file, or it is not COCO's.
+        DataError: the file does not exist, or is not a COCO panoptic annotation file.
     """
 
     def __init__(self, annotations: Path, thing_ids: Sequence[ImageId]) -> None:
@@ -64,13 +63,13 @@ class PanopticQuality:
                 "the data set has no panoptic annotations",
                 got=f"no file {annotations}",
                 expected="COCO's panoptic annotations, panoptic_*.json and a folder of PNGs",
-                remedy="choose other data, or a model that gives no segments",
+                remedy="choose other data, or a model without panoptic segmentation",
             )
         value = read_panoptic_annotations(annotations)
         self.annotations = annotations
         self.thing_ids = list(thing_ids)
         self.stuff_ids = [c["id"] for c in value["categories"] if not c["isthing"]]
-        self.truth = {entry["image_id"]: entry for entry in value["annotations"]}
+        self.gt_entries = {entry["image_id"]: entry for entry in value["annotations"]}
         self.folder = panoptic_folder(annotations)
         self.tallies = self._no_tallies()
 
@@ -78,66 +77,66 @@ class PanopticQuality:
         return {category: Tally() for category in (*self.thing_ids, *self.stuff_ids)}
 
     def add(self, image_id: ImageId, segment_map: np.ndarray, segments: Sequence[Mapping[str, Any]]) -> None:
-        """Evaluate the segments of one image and count them; see ``look``."""
-        self.count(self.look(image_id, segment_map, segments))
+        """Evaluate the segments of one image and accumulate its tallies."""
+        self.accumulate(self.evaluate_image(image_id, segment_map, segments))
 
-    def count(self, tallies: Mapping[ImageId, Tally]) -> None:
-        """Add an image's tallies to those of all."""
+    def accumulate(self, tallies: Mapping[ImageId, Tally]) -> None:
+        """Add the tallies of one image, as ``evaluate_image`` returns them."""
         for category, tally in tallies.items():
-            of_all = self.tallies[category]
+            total = self.tallies[category]
             for field in fields(Tally):
-                setattr(of_all, field.name, getattr(of_all, field.name) + getattr(tally, field.name))
+                setattr(total, field.name, getattr(total, field.name) + getattr(tally, field.name))
 
-    def look(
+    def evaluate_image(
         self, image_id: ImageId, segment_map: np.ndarray, segments: Sequence[Mapping[str, Any]]
     ) -> dict[ImageId, Tally]:
-        """Evaluate the segments of one image.
+        """Match the predicted segments of one image with its annotated segments.
 
         Args:
-            image_id: COCO's.
-            segment_map: (H, W) id of each pixel's segment, 0 for none.
-            segments: ``id``, ``isthing`` and ``category_id`` of each: an index of a thing's class, or the
-                label of stuff, 1 being the first.
+            image_id: COCO's image id.
+            segment_map: (H, W) id of each pixel's predicted segment, 0 for none.
+            segments: ``id``, ``isthing`` and ``category_id`` of each predicted segment. ``category_id`` is
+                the index of a thing class, or the label of stuff, which starts at 1.
 
         Returns:
-            its tally of each category that it has.
+            the tally of each category that is annotated or predicted.
 
         Raises:
             DataError: the image is not annotated, or its PNG cannot be read.
         """
-        if image_id not in self.truth:
+        if image_id not in self.gt_entries:
             raise MissingAnnotationsError(
                 "the data set's panoptic annotations lack an image",
                 got=f"no image {image_id} in {self.annotations}",
                 expected="all images of the split",
                 remedy="complete them, or choose other data",
             )
-        entry = self.truth[image_id]
+        entry = self.gt_entries[image_id]
         path = self.folder / entry["file_name"]
         if not path.is_file():
             raise MissingAnnotationsError(
                 "the data set lacks the PNG of a panoptic annotation",
                 got=f"no file {path}",
-                expected=f"the PNGs of {self.annotations.name} in a folder of its name",
-                remedy="unpack them there, choose other data, or a model that gives no segments",
+                expected=f"the PNGs of {self.annotations.name} in {self.folder}",
+                remedy="unpack them there, choose other data, or a model without panoptic segmentation",
             )
-        true_map = read_segment_map(path)
-        check_image_size(path, true_map.shape, segment_map.shape)
+        gt_map = read_segment_map(path)
+        check_image_size(path, gt_map.shape, segment_map.shape)
         tallies = self._no_tallies()
         labelled = [s for s in entry["segments_info"] if s["category_id"] in tallies]
-        true = {s["id"]: s["category_id"] for s in labelled if not s.get("iscrowd", 0)}
+        gt = {s["id"]: s["category_id"] for s in labelled if not s.get("iscrowd", 0)}
         predicted = {s["id"]: self._category(s) for s in segments}
-        judge_image(
+        match_segments(
             tallies,
-            np.where(np.isin(true_map, list(true)), true_map, VOID),
-            true,
+            np.where(np.isin(gt_map, list(gt)), gt_map, VOID),
+            gt,
             segment_map,
             predicted,
         )
         return {category: tally for category, tally in tallies.items() if tally.seen}
 
     def _category(self, segment: Mapping[str, Any]) -> ImageId:
-        """COCO's category id of a predicted segment."""
+        """Return COCO's category id of a predicted segment."""
         thing = segment["isthing"]
         ids, index = (
             (self.thing_ids, segment["category_id"])
@@ -154,7 +153,7 @@ class PanopticQuality:
         return ids[index]
 
     def result(self) -> dict[str, float]:
-        """``panoptic/PQ``, ``SQ`` and ``RQ``: means over the categories, over the things, over the stuff."""
+        """Return ``panoptic/PQ``, ``SQ`` and ``RQ``: means over all categories, things and stuff."""
         metrics: dict[str, float] = {}
         groups = {"": [*self.thing_ids, *self.stuff_ids], "_th": self.thing_ids, "_st": self.stuff_ids}
         for suffix, categories in groups.items():
@@ -168,42 +167,42 @@ class PanopticQuality:
         return metrics
 
 
-def judge_image(
+def match_segments(
     tallies: Mapping[ImageId, Tally],
-    true_map: np.ndarray,
-    true: Mapping[int, ImageId],
+    gt_map: np.ndarray,
+    gt: Mapping[int, ImageId],
     segment_map: np.ndarray,
     predicted: Mapping[int, ImageId],
 ) -> None:
-    """Count one image's segments into the tallies of their categories.
+    """Match the segments of one image and add them to the tallies of their categories.
 
-    What is not labelled counts neither for nor against: it is no part of a predicted segment's area, and a
-    predicted segment that lies there by more than half is not wrong.
+    Unlabelled pixels are ignored: they do not count in the area of a predicted segment, and a predicted
+    segment with more than half of its pixels unlabelled is no false positive.
 
     Args:
-        tallies: by category.
-        true_map: (H, W) id of each pixel's true segment, 0 where it is not labelled.
-        true: category of each true segment by id.
+        tallies: by category; updated in place.
+        gt_map: (H, W) id of each pixel's annotated segment, 0 for unlabelled pixels.
+        gt: category of each annotated segment by id.
         segment_map: (H, W) id of each pixel's predicted segment, 0 for none.
         predicted: category of each predicted segment by id.
     """
-    pairs, counts = np.unique(np.stack([true_map.ravel(), segment_map.ravel()]), axis=1, return_counts=True)
+    pairs, counts = np.unique(np.stack([gt_map.ravel(), segment_map.ravel()]), axis=1, return_counts=True)
     overlap = {(int(t), int(p)): int(n) for (t, p), n in zip(pairs.T, counts, strict=True)}
-    true_area = {t: sum(n for (other, _), n in overlap.items() if other == t) for t in true}
+    gt_area = {t: sum(n for (other, _), n in overlap.items() if other == t) for t in gt}
     area = {p: sum(n for (_, other), n in overlap.items() if other == p) for p in predicted}
     unlabelled = {p: overlap.get((VOID, p), 0) for p in predicted}
-    matched_true, matched = set(), set()
+    matched_gt, matched = set(), set()
     for (t, p), common in overlap.items():
-        if t == VOID or p == VOID or true[t] != predicted[p]:
+        if t == VOID or p == VOID or gt[t] != predicted[p]:
             continue
-        iou = common / (true_area[t] + area[p] - unlabelled[p] - common)
+        iou = common / (gt_area[t] + area[p] - unlabelled[p] - common)
         if iou > 0.5:
-            tallies[true[t]].iou += iou
-            tallies[true[t]].matched += 1
-            matched_true.add(t)
+            tallies[gt[t]].iou += iou
+            tallies[gt[t]].matched += 1
+            matched_gt.add(t)
             matched.add(p)
-    for t in true.keys() - matched_true:
-        tallies[true[t]].missed += 1
+    for t in gt.keys() - matched_gt:
+        tallies[gt[t]].missed += 1
     for p in predicted.keys() - matched:
         if unlabelled[p] <= 0.5 * area[p]:
             tallies[predicted[p]].wrong += 1

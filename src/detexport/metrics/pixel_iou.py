@@ -1,4 +1,4 @@
-"""Mean IoU of the classes of pixels."""
+"""Mean IoU of semantic segmentation."""
 
 from collections.abc import Iterable
 
@@ -7,50 +7,50 @@ import numpy as np
 from detexport.data.coco import CocoRecord, read_sem_seg
 
 UNLABELLED = 255
-"""The class of a pixel that counts neither for nor against."""
+"""Label of pixels that are ignored."""
 
 
 class PixelIou:
-    """Intersection and union of each class's pixels, gathered image by image."""
+    """Intersection and union of the pixels of each class, accumulated image by image."""
 
     def __init__(self) -> None:
         self.both: dict[int, int] = {}
         self.either: dict[int, int] = {}
 
     def add(self, record: CocoRecord, sem_seg: np.ndarray) -> None:
-        """Evaluate the (C, H, W) logits of one image and count them; see ``look``."""
-        self.count(self.look(record, sem_seg))
+        """Evaluate the (C, H, W) logits of one image and accumulate its counts."""
+        self.accumulate(self.evaluate_image(record, sem_seg))
 
-    def count(self, pixels: Iterable[tuple[int, int, int]]) -> None:
-        """Add an image's pixels to those of all; see ``look``."""
+    def accumulate(self, pixels: Iterable[tuple[int, int, int]]) -> None:
+        """Add the counts of one image, as ``evaluate_image`` returns them."""
         for label, both, either in pixels:
             self.both[label] = self.both.get(label, 0) + both
             self.either[label] = self.either.get(label, 0) + either
 
     @staticmethod
-    def look(record: CocoRecord, sem_seg: np.ndarray) -> list[tuple[int, int, int]]:
-        """Evaluate the (C, H, W) logits of one image.
+    def evaluate_image(record: CocoRecord, sem_seg: np.ndarray) -> list[tuple[int, int, int]]:
+        """Count the pixels of each class in the (C, H, W) logits of one image and in its ground truth.
 
         Returns:
-            of each class that is there or was found its label, the pixels that are of it and were found to
-            be, and the pixels that are or were.
+            (label, pixels of the intersection, pixels of the union) of each class that is predicted or
+            annotated.
 
         Raises:
-            DataError: the data set does not say the classes of its pixels, or of an image of another size.
+            DataError: the data set has no semantic segmentation, or one of another size.
         """
-        true = read_sem_seg(record)
-        labels = np.where(true == UNLABELLED, UNLABELLED, sem_seg.argmax(0))
-        there = [label for label in np.union1d(true, labels).tolist() if label != UNLABELLED]
+        gt = read_sem_seg(record)
+        labels = np.where(gt == UNLABELLED, UNLABELLED, sem_seg.argmax(0))
+        present = [label for label in np.union1d(gt, labels).tolist() if label != UNLABELLED]
         return [
             (
                 label,
-                int(((true == label) & (labels == label)).sum()),
-                int(((true == label) | (labels == label)).sum()),
+                int(((gt == label) & (labels == label)).sum()),
+                int(((gt == label) | (labels == label)).sum()),
             )
-            for label in there
+            for label in present
         ]
 
     def result(self) -> dict[str, float]:
-        """``sem_seg/mIoU``, over the classes that are there or were found."""
+        """Return ``sem_seg/mIoU``, the mean over the classes that are predicted or annotated."""
         ious = [self.both[label] / pixels for label, pixels in self.either.items()]
         return {"sem_seg/mIoU": float(np.mean(ious))} if ious else {}

@@ -1,8 +1,8 @@
-"""What each image adds to a metric, from which the metric of any choice of images follows.
+"""Contributions of each image to a metric, from which the metric of any selection of images follows.
 
-A metric of a data set is not the mean of its images' metrics. So what is kept of an image is what the metric
-counts on it; images then count by weights, which are how often each is there: all ones give the metric of
-``detexport.metrics.evaluate``, a resample of the images has multiplicities, one image alone a single one.
+A metric of a data set is not the mean of the metrics of its images. The tallies therefore hold what the
+metric counts on each image. Weights give the multiplicity of each image: all ones for the metric of
+``detexport.metrics.evaluate``, the counts of a resample, or a single one for one image alone.
 """
 
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ RECALLS = np.linspace(0.0, 1.0, 101)
 """The recalls at which COCO reads precision (cocodataset.org, detection evaluation)."""
 
 BLOCK = 2**18
-"""Numbers of an intermediate array: it stays in the cache, and memory does not grow with the weights."""
+"""Elements of an intermediate array: it fits the cache, and memory does not grow with the weights."""
 
 
 @dataclass(frozen=True)
 class Tallies:
-    """What each of N images adds; see the kinds of it below."""
+    """Contributions of N images to a metric; the subclasses define them."""
 
     @property
     def images(self) -> int:
@@ -28,13 +28,13 @@ class Tallies:
         raise NotImplementedError
 
     def values(self, weights: np.ndarray) -> np.ndarray:
-        """The metric for each row of weights.
+        """Return the metric for each row of weights.
 
         Args:
-            weights: (B, N), how often each image counts.
+            weights: (B, N), multiplicity of each image.
 
         Returns:
-            (B,) float64 in [0, 1]; NaN where the metric is not defined: nothing is there to be judged.
+            (B,) float64 in [0, 1]; NaN where the metric is undefined, since nothing is annotated.
         """
         weights = np.atleast_2d(np.asarray(weights, np.float64))
         rows = max(BLOCK // max(self._width, 1), 1)
@@ -43,31 +43,32 @@ class Tallies:
 
     @property
     def _width(self) -> int:
-        """Numbers that one row of weights needs."""
+        """Number of intermediate elements that one row of weights needs."""
         raise NotImplementedError
 
     def _values(self, weights: np.ndarray) -> np.ndarray:
         raise NotImplementedError
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """The arrays to store."""
+        """Return the fields by name, to store."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 @dataclass(frozen=True)
 class Matches(Tallies):
-    """Detections as COCO's evaluation matched them, whatever their images' weights: average precision.
+    """Detections matched by COCO's evaluation, for average precision.
 
-    The matching of one image knows nothing of others, so it is done once. An image that counts twice has each
-    of its detections and objects twice; detections of one score are ranked in the order of their images.
+    The matching of an image does not depend on other images, so it is done once for all weights. An image of
+    weight 2 counts as two copies; detections of equal score are ranked in the order of their images.
 
     Args:
-        image: (D,) index of each detection's image; the detections class by class, in each by falling score.
-        category: (D,) index of its class, ascending.
-        correct: (T, D) bool, whether it found an object at each IoU threshold.
-        ignored: (T, D) bool, whether it counts neither for nor against (a crowd's).
-        objects: (K, N) number of each class's objects on each image.
-        score: (D,) each detection's score.
+        image: (D,) index of the image of each detection; detections are sorted by class, then by descending
+            score.
+        category: (D,) index of the class, ascending.
+        correct: (T, D) bool, whether the detection is a true positive at each IoU threshold.
+        ignored: (T, D) bool, whether the detection is ignored (it matches a crowd).
+        objects: (K, N) number of annotated objects of each class on each image.
+        score: (D,) score of each detection.
     """
 
     image: np.ndarray
@@ -82,18 +83,18 @@ class Matches(Tallies):
         return int(self.objects.shape[1])
 
     def extremes(self, tie: float) -> tuple[float, float]:
-        """The lowest and the highest value between which the order of equal scores decides, or NaN.
+        """Return the lowest and the highest value over all orders of equal scores, or NaN.
 
-        Detections of all images are ranked together, so rounding that swaps two of them moves the metric.
+        Detections of all images are ranked together, so rounding that swaps two of them changes the metric.
 
         Args:
-            tie: scores that differ by no more are equal.
+            tie: scores that differ by at most this count as equal.
         """
         low, high = (self._ranked_by(sign * tie / 2) for sign in (-1, 1))
         return low, high
 
     def _ranked_by(self, bonus: float) -> float:
-        """The value where the score of each correct detection is higher by ``bonus``, of others lower."""
+        """Return the value after adding ``bonus`` to correct scores and subtracting it from the others."""
         objects = self.objects.sum(1).astype(np.float64)
         starts = np.searchsorted(self.category, np.arange(len(self.objects) + 1))
         values = []
@@ -115,7 +116,7 @@ class Matches(Tallies):
         return max(np.bincount(self.category).max(initial=0), self.images)
 
     def _values(self, weights: np.ndarray) -> np.ndarray:
-        """The mean over classes that have objects, and over thresholds."""
+        """Return the mean over classes with objects, and over thresholds."""
         found = weights @ self.objects.T
         starts = np.searchsorted(self.category, np.arange(len(self.objects) + 1))
         sums, defined = np.zeros(len(weights)), np.zeros(len(weights))
@@ -128,7 +129,7 @@ class Matches(Tallies):
         return _divide(sums, defined)
 
     def _of_class(self, rows: slice, weights: np.ndarray, objects: np.ndarray) -> np.ndarray:
-        """(B,) the mean over thresholds of one class, that has ``objects`` (B,), all above 0."""
+        """Return (B,) means over thresholds for one class with ``objects`` (B,), all positive."""
         weight = weights[:, self.image[rows]]
         counted = weight.cumsum(1)
         values = []
@@ -143,14 +144,14 @@ class Matches(Tallies):
 
     @staticmethod
     def _at_threshold(hits: np.ndarray, seen: np.ndarray, objects: np.ndarray) -> np.ndarray:
-        """(B,) mean of the precisions at ``RECALLS``.
+        """Return the (B,) mean precision at ``RECALLS``.
 
-        A precision is highest at a detection that is correct, so the others are not looked at: the precision
-        at a recall is the best of those from where the recall is reached on.
+        The precision at a recall is the highest of all at this or a greater recall. The maxima are at correct
+        detections, so the precision is computed at those only.
 
         Args:
             hits: (B, P) weight of the correct detections up to each correct one.
-            seen: (B, P) weight of all up to it.
+            seen: (B, P) weight of all detections up to it.
             objects: (B,) weight of the objects.
         """
         precision = hits / (seen + np.spacing(1))
@@ -162,10 +163,10 @@ class Matches(Tallies):
 
 @dataclass(frozen=True)
 class Recalls(Matches):
-    """Likewise, for average recall: the mean over thresholds of the part of the objects that was found."""
+    """Matched detections for average recall: the mean over thresholds of the fraction of objects detected."""
 
     def extremes(self, tie: float) -> tuple[float, float]:
-        """The value twice: recall ranks nothing across images."""
+        """Return the value twice: recall does not rank across images."""
         (value,) = self.values(np.ones((1, self.images))).tolist()
         return value, value
 
@@ -180,10 +181,10 @@ class Segments(Tallies):
     """Panoptic quality, see ``detexport.metrics.panoptic_quality.Tally``.
 
     Args:
-        iou: (K, N) float64, each class's sum over an image's matched pairs.
-        matched: (K, N) number of the pairs.
-        wrong: (K, N) predicted segments without a partner.
-        missed: (K, N) true segments without one.
+        iou: (K, N) float64, sum over the matched pairs of each class and image.
+        matched: (K, N) number of matched pairs.
+        wrong: (K, N) number of predicted segments without a match.
+        missed: (K, N) number of annotated segments without a match.
     """
 
     iou: np.ndarray
@@ -206,11 +207,11 @@ class Segments(Tallies):
 
 @dataclass(frozen=True)
 class Pixels(Tallies):
-    """Mean IoU of the classes of pixels.
+    """Mean IoU of semantic segmentation.
 
     Args:
-        both: (K, N) pixels of each image that are of a class and were found to be.
-        either: (K, N) pixels that are, or were found to be.
+        both: (K, N) pixels in the intersection of each class on each image.
+        either: (K, N) pixels in the union.
     """
 
     both: np.ndarray
@@ -236,18 +237,18 @@ KINDS: Mapping[str, type[Tallies]] = {
     "panoptic/PQ": Segments,
     "sem_seg/mIoU": Pixels,
 }
-"""What is kept for each headline metric."""
+"""The class of the tallies of each headline metric."""
 
 
 def pack_tallies(tallies: Mapping[str, Tallies]) -> dict[str, np.ndarray]:
-    """Arrays of tallies by the metric's name, to store."""
+    """Return the arrays of tallies under METRIC/FIELD, to store."""
     return {
         f"{name}/{field}": array for name, one in tallies.items() for field, array in one.to_arrays().items()
     }
 
 
 def unpack_tallies(arrays: Mapping[str, np.ndarray]) -> dict[str, Tallies]:
-    """Undo ``pack_tallies``."""
+    """Restore tallies from the arrays of ``pack_tallies``."""
     names = dict.fromkeys(key.rpartition("/")[0] for key in arrays)
     return {
         name: KINDS[name](**{field.name: arrays[f"{name}/{field.name}"] for field in fields(KINDS[name])})
@@ -256,12 +257,12 @@ def unpack_tallies(arrays: Mapping[str, np.ndarray]) -> dict[str, Tallies]:
 
 
 def _divide(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-    """The quotient; NaN where nothing is there."""
+    """Return the quotient; NaN where the denominator is 0."""
     return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)
 
 
 def _mean_of_ratios(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-    """(B,) the mean over the classes (B, K) that are there."""
-    there = bottom > 0
-    ratios = np.where(there, _divide(top, bottom), 0)
-    return _divide(ratios.sum(1), there.sum(1).astype(np.float64))
+    """Return (B,) means of (B, K) ratios over the classes whose denominator is positive."""
+    present = bottom > 0
+    ratios = np.where(present, _divide(top, bottom), 0)
+    return _divide(ratios.sum(1), present.sum(1).astype(np.float64))

@@ -1,6 +1,6 @@
-"""Look-ups in the shipped configurations and in the table of published checkpoints.
+"""Look-ups in the packaged configurations and in the table of published checkpoints.
 
-Importing this module costs no torch: ``get`` alone builds a model.
+This module does not import torch; only ``get`` does, to build a model.
 """
 
 import difflib
@@ -21,12 +21,12 @@ _CONFIGS = _PACKAGE / "configs"
 _TABLE = _PACKAGE / "checkpoints.yaml"
 _CLASS_NAMES = _PACKAGE / "class_names.yaml"
 LONGEST_NAME = 200
-"""Characters of a name that are compared with those of the zoo."""
+"""Maximum number of characters of a name that are compared with the names of the zoo."""
 _SUFFIX = ".yaml"
 
 
 def get_config_file(config_path: str) -> str:
-    """Path of a shipped configuration.
+    """Return the path of a packaged configuration.
 
     Args:
         config_path: name in the zoo, ``"COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml"``.
@@ -46,12 +46,12 @@ def get_config_file(config_path: str) -> str:
 
 
 def get_config(config_path: str, trained: bool = False) -> CfgNode:
-    """The configuration of a model of the zoo.
+    """Return the configuration of a model of the zoo.
 
     Args:
         config_path: see ``get_config_file``.
-        trained: point ``MODEL.WEIGHTS`` at the trained checkpoint. Without it they are what the model's
-            training began with, mostly an ImageNet backbone.
+        trained: set ``MODEL.WEIGHTS`` to the trained checkpoint. Otherwise it names the initial weights of
+            the training, mostly an ImageNet backbone.
 
     Raises:
         ConfigError: the zoo has no such configuration.
@@ -65,7 +65,7 @@ def get_config(config_path: str, trained: bool = False) -> CfgNode:
 
 
 def get_checkpoint_url(config_path: str) -> str:
-    """URL of the checkpoint that was trained with a configuration of the zoo.
+    """Return the URL of the checkpoint that was trained with a configuration of the zoo.
 
     Raises:
         ConfigError: the zoo has no such configuration.
@@ -79,24 +79,24 @@ def get_checkpoint_url(config_path: str) -> str:
         raise CheckpointError(
             f"no trained checkpoint is published for {config_path}",
             expected=f"a name such as {listed(near)}",
-            remedy=f"choose one of the {len(published)} in {_TABLE}, or give a checkpoint of your own",
+            remedy=f"choose one of the {len(published)} in {_TABLE}, or give your own checkpoint",
         )
     return f"{URL_PREFIX}{name}/{published[name]}"
 
 
 def get(config_path: str, trained: bool = False, device: str | None = None) -> Any:
-    """A model of the zoo, in training mode, with the weights that ``get_config`` names.
+    """Build a model of the zoo, in training mode, with the weights that ``get_config`` names.
 
-    A trained checkpoint must fill all of the model; an ImageNet backbone fills its part, and the log says so.
+    A trained checkpoint must contain all parameters. An ImageNet backbone loads partially, which is logged.
 
     Args:
         config_path: see ``get_config_file``.
         trained: load the trained checkpoint; see ``get_config``.
-        device: where to build it; None: on a CUDA device where torch finds one, else on the CPU.
+        device: device of the model; None: a CUDA device if torch finds one, else the CPU.
 
     Raises:
         ConfigError: the zoo has no such configuration, or an option of it is not supported.
-        CheckpointError: there is no checkpoint, it cannot be had, or it is not the model's.
+        CheckpointError: no checkpoint is published, it cannot be downloaded, or it does not match the model.
     """
     import torch
 
@@ -106,13 +106,13 @@ def get(config_path: str, trained: bool = False, device: str | None = None) -> A
     cfg = get_config(config_path, trained)
     cfg.MODEL.DEVICE = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = build_model(cfg)
-    # What a training began with is a backbone; what came out of it is the whole model.
+    # Initial weights are those of a backbone; a trained checkpoint is the whole model.
     DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS, strict=trained)
     return model
 
 
 def get_class_names(dataset: str) -> dict[str, list[str]]:
-    """Names of ``things`` and ``stuff`` of a data set that the zoo's models are tested on; of others none.
+    """Return the names of ``things`` and ``stuff`` of a data set that the zoo tests on; empty for others.
 
     Args:
         dataset: a name as in ``DATASETS.TEST``.

@@ -18,7 +18,6 @@ from detexport.modeling.meta_arch import (
     RetinaNet,
     SemanticSegmentor,
     SemSegFPNHead,
-    TorchvisionDetector,
     build_model,
     build_sem_seg_head,
 )
@@ -59,6 +58,7 @@ from detexport.modeling.roi_heads import (
     build_mask_head,
     build_roi_heads,
 )
+from detexport.modeling.torchvision import TorchvisionDetector
 
 __all__ = [
     "ANCHOR_GENERATOR_REGISTRY",

@@ -121,3 +121,34 @@ def box_loss_type(value: str, key: str) -> str:
     if value not in known:
         raise ConfigError("unknown box loss", got=f"{key}: {value}", expected=f"one of {', '.join(known)}")
     return value
+
+
+def anchor_loss_sum(
+    anchors: list[Tensor],
+    deltas: list[Tensor],
+    gt_boxes: list[Tensor],
+    foreground: Tensor,
+    transform: Box2BoxTransform,
+    *,
+    loss_type: str,
+    smooth_l1_beta: float,
+) -> Tensor:
+    """Return the box loss, summed over the anchors of the foreground.
+
+    Args:
+        anchors: (HWA, 4) a level, XYXY in px.
+        deltas: (N, HWA, 4) a level, differences that were predicted.
+        gt_boxes: one (R, 4) an image, the box that each anchor of all levels answers for.
+        foreground: (N, R) bool.
+        transform: meaning of the differences.
+        loss_type: see ``box_loss_sum``.
+        smooth_l1_beta: where a smooth L1 loss turns linear.
+    """
+    return box_loss_sum(
+        torch.cat(deltas, dim=1)[foreground],
+        torch.cat(anchors).expand(len(foreground), -1, -1)[foreground],
+        torch.stack(gt_boxes)[foreground],
+        transform,
+        loss_type=loss_type,
+        smooth_l1_beta=smooth_l1_beta,
+    )

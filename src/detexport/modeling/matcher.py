@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from detexport.structures import Boxes, pairwise_iou
+
 
 @dataclass(frozen=True)
 class Matcher:
@@ -63,3 +65,37 @@ def subsample_labels(
         positive[torch.randperm(len(positive), device=labels.device)[:num_positive]],
         negative[torch.randperm(len(negative), device=labels.device)[:num_negative]],
     )
+
+
+def match_anchors(anchors: Boxes, gt_boxes: Boxes, matcher: Matcher) -> tuple[Tensor, Tensor, Tensor]:
+    """Match anchors to the ground truth of an image.
+
+    Args:
+        anchors: of all levels.
+        gt_boxes: of the image; may be empty.
+        matcher: see ``Matcher``.
+
+    Returns:
+        (R,) int64 index of the best ground truth, (R,) int8 label, (R, 4) box of that ground truth, zeros if
+        the image has none.
+    """
+    matches, labels = matcher(pairwise_iou(gt_boxes, anchors))
+    boxes = gt_boxes.tensor[matches] if len(gt_boxes) else torch.zeros_like(anchors.tensor)
+    return matches, labels, boxes
+
+
+def matched_classes(gt_classes: Tensor, matches: Tensor, labels: Tensor, background: int) -> Tensor:
+    """Return (R,) class of each box: that of its ground truth, the background, or -1 if it is ignored.
+
+    Args:
+        gt_classes: (G,) int64; may be empty.
+        matches: (R,) index of the ground truth of each box.
+        labels: (R,) 1 foreground, 0 background, -1 ignored.
+        background: class of the background.
+    """
+    if not len(gt_classes):
+        return torch.full_like(matches, background)
+    classes = gt_classes[matches]
+    classes[labels == 0] = background
+    classes[labels == -1] = -1
+    return classes

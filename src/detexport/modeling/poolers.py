@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from typing import List
+from typing import Any, List
 
 import torch
 import torchvision  # noqa: F401 - registers torch.ops.torchvision
 from torch import Tensor, nn
 
 from detexport.errors import ConfigError
+from detexport.modeling.segment import Kind, Port, Segment, own_methods, rows
 from detexport.structures import Boxes
 
 
@@ -114,3 +115,20 @@ class ROIPooler(nn.Module):
         sides = torch.sqrt((rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2]))
         levels = torch.floor(self.canonical_level + torch.log2(sides / self.canonical_box_size + 1e-8))
         return levels.clamp(min=self.min_level, max=self.max_level).to(torch.int64) - self.min_level
+
+
+class Pool(nn.Module):
+    """L levels, boxes -> the features of the boxes."""
+
+    def __init__(self, pooler: Any) -> None:
+        super().__init__()
+        self.pooler = own_methods(pooler)
+
+    def forward(self, tensors: List[Tensor]) -> List[Tensor]:
+        """See the class."""
+        return [self.pooler.pool([level.contiguous() for level in tensors[:-1]], [tensors[-1]])]
+
+
+def pooling_segment(name: str, pooler: Any, levels: tuple[Port, ...], boxes: str) -> Segment:
+    """Return the segment in which a pooler gives the features ``name`` of the boxes ``boxes``."""
+    return Segment(name, Pool(pooler), (*levels, *rows(boxes)), rows(name), Kind.CHOICES)

@@ -1,1 +1,1 @@
-"""A model's detections for people and programs: records, drawings."""
+"""A model's detections as JSON-serializable records and as drawings."""

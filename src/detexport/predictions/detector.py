@@ -36,8 +36,8 @@ class Detector:
     def __repr__(self) -> str:
         """Name the artifact and where it runs."""
         artifact = self.artifact
-        results = ", ".join(self.contract.results)
-        return f"Detector({artifact.format.value} of {results}, on {self.session.device}, {artifact.sha256[:12]})"
+        what = f"{artifact.format.value} of {', '.join(self.contract.results)}"
+        return f"Detector({what}, on {self.session.device}, {artifact.sha256[:12]})"
 
     @overload
     def __call__(

@@ -1,4 +1,4 @@
-"""Outputs over an image: as SVG, sharp at every size, each image embedded only once; or as a picture."""
+"""Draw outputs over an image: as SVG overlays, which are sharp at every size, or as an image file."""
 
 import base64
 import io
@@ -13,7 +13,7 @@ from detexport.contract import Contract
 from detexport.outputs import Outputs
 from detexport.system.atomic import atomic_file
 
-# Colours that stay apart for colour-blind people (Okabe and Ito, 2008), each with the colour of text on it.
+# Colours that colour-blind people can distinguish (Okabe and Ito, 2008), each with the colour of text on it.
 PALETTE = (
     ("#e69f00", "#000"),
     ("#56b4e9", "#000"),
@@ -23,15 +23,15 @@ PALETTE = (
     ("#d55e00", "#fff"),
     ("#0072b2", "#fff"),
 )
-LARGEST_PX = 640  # of an embedded picture's longer side; the page stays small with large images
+LARGEST_PX = 640  # longest side of an embedded image, so that the page stays small
 MASK_ALPHA, EDGE_ALPHA = 105, 235
-LARGEST_FONT_PX = 24.0  # in a picture of its own
-MOST_PROPOSALS = 20  # of the best; a thousand boxes show nothing
+LARGEST_FONT_PX = 24.0  # in an image file
+MOST_PROPOSALS = 20  # the best are drawn; a thousand boxes would hide the image
 
 
 @dataclass(frozen=True)
 class Label:
-    """A box and its text, in px of the output; the text lies over the box's top edge, inside the image.
+    """A box and its text, in px of the output; the text is above the box's top edge, inside the image.
 
     A proposal has no text.
     """
@@ -59,14 +59,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Overlay:
-    """What is drawn over an image.
+    """The drawing over an image.
 
     Args:
-        regions: masks, segments or classes of pixels: PNG as a data URI, transparent outside; empty where
-            there are none.
-        labels: boxes with class and score, the best score last, so that it lies on top.
+        regions: masks, segments or semantic classes: PNG as a data URI, transparent outside; empty if there
+            are none.
+        labels: boxes with class and score, the best score last, so that it is on top.
         points: keypoints.
-        legend: name, colour, and colour of text on it, of the pixels' classes.
+        legend: name, colour, and colour of text on it, of each semantic class.
     """
 
     regions: str
@@ -76,15 +76,14 @@ class Overlay:
 
 
 def image_uri(image: np.ndarray, channel_order: str) -> str:
-    """An image (3, H, W) uint8 as a data URI (JPEG)."""
-    pixels = image[::-1] if channel_order == "BGR" else image
-    picture = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-    picture.thumbnail((LARGEST_PX, LARGEST_PX))
-    return _data_uri(picture, "JPEG", quality=90, subsampling=0)
+    """Return an image (3, H, W) uint8 as a data URI (JPEG)."""
+    thumbnail = _pil_image(image, channel_order)
+    thumbnail.thumbnail((LARGEST_PX, LARGEST_PX))
+    return _data_uri(thumbnail, "JPEG", quality=90, subsampling=0)
 
 
 def font_size(output_size: tuple[int, int]) -> float:
-    """Size of a label's text in px of the output; pictures are shown equally wide, and so are letters."""
+    """Return the size of a label's text in px of the output: a fixed fraction of its width."""
     return 0.048 * output_size[1]
 
 
@@ -92,14 +91,14 @@ def draw(outputs: Outputs, contract: Contract, output_size: tuple[int, int], *, 
     """Draw one image's outputs.
 
     Args:
-        outputs: in px of the output, best score first.
-        contract: names the classes, and the fields that have a row for each detection.
+        outputs: post-processed outputs, best score first.
+        contract: has the class names, and the names of the fields with a row for each detection.
         output_size: height and width of the output, in px.
-        min_score: detections of less are left out; they would hide the rest.
+        min_score: detections with a lower score are not drawn; they would hide the others.
     """
     if "scores" in outputs:
-        surest = outputs["scores"] >= min_score
-        outputs = outputs | {name: outputs[name][surest] for name in contract.row_names}
+        kept = outputs["scores"] >= min_score
+        outputs = outputs | {name: outputs[name][kept] for name in contract.row_names}
     regions = list(_regions(outputs))
     return Overlay(
         _regions_uri(regions) if regions else "",
@@ -138,7 +137,7 @@ def _legend(outputs: Outputs, contract: Contract) -> Iterator[tuple[str, str, st
 
 
 def _classes_of_pixels(outputs: Outputs) -> list[int]:
-    """Indices of the stuff that is drawn."""
+    """Return the stuff classes that are drawn."""
     if "panoptic_seg" in outputs:
         return [one["category_id"] for one in outputs["segments_info"] if not one["isthing"]]
     if "sem_seg" in outputs:
@@ -148,7 +147,7 @@ def _classes_of_pixels(outputs: Outputs) -> list[int]:
 
 
 def _of_stuff(label: int) -> int:
-    """Index of stuff's colour: from the other end, so that things beside it have others."""
+    """Return the colour index of a stuff class: from the palette's end, since things use its start."""
     return -1 - label
 
 
@@ -175,7 +174,7 @@ def _label(outputs: Outputs, index: int, class_names: tuple[str, ...], output_si
 
 
 def _regions(outputs: Outputs) -> Iterator[tuple[np.ndarray, int]]:
-    """Masks (H, W) bool with the index of their colour, what is to lie on top last."""
+    """Yield masks (H, W) bool with the index of their colour; later ones are drawn on top."""
     if "panoptic_seg" in outputs:
         for segment in outputs["segments_info"]:
             category = segment["category_id"]
@@ -190,71 +189,75 @@ def _regions(outputs: Outputs) -> Iterator[tuple[np.ndarray, int]]:
 
 
 def _regions_uri(regions: list[tuple[np.ndarray, int]]) -> str:
-    """All regions in one picture of few colours: for each index one for the area and one for the edge."""
+    """Return all regions as one palette PNG: each colour index has one entry for areas and one for edges."""
     step = -(-max(regions[0][0].shape) // LARGEST_PX)
     canvas = np.zeros(regions[0][0][::step, ::step].shape, np.uint8)
     for whole, index in regions:
         mask, colour = whole[::step, ::step], index % len(PALETTE)
         canvas[mask] = 1 + 2 * colour
         canvas[mask & ~_eroded(mask)] = 2 + 2 * colour
-    picture = Image.fromarray(canvas)
+    drawn = Image.fromarray(canvas)
     colours = [tuple(bytes.fromhex(colour[1:])) for colour, _ in PALETTE for _ in range(2)]
-    picture.putpalette([0, 0, 0, *(value for colour in colours for value in colour)])
+    drawn.putpalette([0, 0, 0, *(value for colour in colours for value in colour)])
     alphas = bytes([0, *([MASK_ALPHA, EDGE_ALPHA] * len(PALETTE))])
-    return _data_uri(picture, "PNG", transparency=alphas, optimize=True)
+    return _data_uri(drawn, "PNG", transparency=alphas, optimize=True)
 
 
 def _eroded(mask: np.ndarray) -> np.ndarray:
-    """The pixels of a mask whose four neighbours belong to it too."""
+    """Return the pixels of a mask whose four neighbours belong to it too."""
     padded = np.pad(mask, 1)
     eroded: np.ndarray = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return eroded
 
 
-def _data_uri(picture: Image.Image, picture_format: str, **options: object) -> str:
+def _pil_image(image: np.ndarray, channel_order: str) -> Image.Image:
+    pixels = image[::-1] if channel_order == "BGR" else image
+    return Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+
+
+def _data_uri(image: Image.Image, image_format: str, **options: object) -> str:
     buffer = io.BytesIO()
-    picture.save(buffer, picture_format, **options)
+    image.save(buffer, image_format, **options)
     encoded = base64.b64encode(buffer.getvalue()).decode()
-    return f"data:image/{picture_format.lower()};base64,{encoded}"
+    return f"data:image/{image_format.lower()};base64,{encoded}"
 
 
 def save_picture(path: Path, image: np.ndarray, channel_order: str, overlay: Overlay) -> None:
-    """Write an image with what is drawn over it, in the image's own size.
+    """Write an image file with an overlay, in the image's size.
 
     Args:
-        path: the file; its suffix is the format.
+        path: the file; its suffix selects the format.
         image: (3, H, W) uint8.
-        channel_order: of the image, ``"RGB"`` or ``"BGR"``.
-        overlay: what ``draw`` gives for the image's size.
+        channel_order: that of the image, ``"RGB"`` or ``"BGR"``.
+        overlay: the result of ``draw`` for the image's size.
     """
-    pixels = image[::-1] if channel_order == "BGR" else image
-    picture = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    drawn = _pil_image(image, channel_order)
     if overlay.regions:
         encoded = base64.b64decode(overlay.regions.partition(",")[2])
         regions = Image.open(io.BytesIO(encoded)).convert("RGBA")
-        regions = regions.resize(picture.size, Image.Resampling.NEAREST)
-        picture.paste(regions, (0, 0), regions)
-    _draw_labels(picture, overlay)
+        regions = regions.resize(drawn.size, Image.Resampling.NEAREST)
+        drawn.paste(regions, (0, 0), regions)
+    _draw_labels(drawn, overlay)
     with atomic_file(path) as temporary:
-        picture.save(temporary)
+        drawn.save(temporary)
 
 
-def _draw_labels(picture: Image.Image, overlay: Overlay) -> None:
-    canvas = ImageDraw.Draw(picture)
-    size = min(font_size((picture.height, picture.width)), LARGEST_FONT_PX)
+def _draw_labels(image: Image.Image, overlay: Overlay) -> None:
+    canvas = ImageDraw.Draw(image)
+    size = min(font_size((image.height, image.width)), LARGEST_FONT_PX)
     font = ImageFont.load_default(size)
     line = max(1, round(size / 8))
     for label in overlay.labels:
         box = (label.x, label.y, label.x + label.width, label.y + label.height)
         canvas.rectangle(box, outline=label.colour, width=line)
         if label.text:
-            place = (label.text_x, label.text_y)
-            canvas.rectangle(canvas.textbbox(place, label.text, font), fill=label.colour)
-            canvas.text(place, label.text, label.ink, font)
+            corner = (label.text_x, label.text_y)
+            canvas.rectangle(canvas.textbbox(corner, label.text, font), fill=label.colour)
+            canvas.text(corner, label.text, label.ink, font)
     for point in overlay.points:
-        corner = (point.x - line, point.y - line, point.x + line, point.y + line)
-        canvas.ellipse(corner, fill=point.colour)
+        bounds = (point.x - line, point.y - line, point.x + line, point.y + line)
+        canvas.ellipse(bounds, fill=point.colour)
     for number, (name, colour, ink) in enumerate(overlay.legend):
-        place = (line, picture.height - (len(overlay.legend) - number) * 1.3 * size)
-        canvas.rectangle(canvas.textbbox(place, name, font), fill=colour)
-        canvas.text(place, name, ink, font)
+        corner = (line, image.height - (len(overlay.legend) - number) * 1.3 * size)
+        canvas.rectangle(canvas.textbbox(corner, name, font), fill=colour)
+        canvas.text(corner, name, ink, font)

@@ -1,4 +1,4 @@
-"""An image as it was read -> what an artifact finds in it, in numpy and as plain values; free of torch."""
+"""Run an artifact on a decoded image; return its outputs as arrays or plain values, without torch."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +12,7 @@ from detexport.errors import memory_guard
 from detexport.processing.postprocess import postprocess
 from detexport.runtime.session import Session
 
-# Fields whose values are the column's.
+# Fields that become a column unchanged.
 PLAIN_COLUMNS = {
     "pred_boxes": "boxes",
     "scores": "scores",
@@ -24,15 +24,15 @@ PLAIN_COLUMNS = {
 
 
 def predict(session: Session, image: np.ndarray, score_threshold: float = 0.0) -> dict[str, Any]:
-    """Resize an image by the contract's rule, run the graph, bring what it gives into the image's frame.
+    """Resize an image by the contract's rule, run the graph, and post-process its outputs.
 
     Args:
         session: the loaded artifact.
         image: uint8 (3, H, W) in the contract's channel order, of any size.
-        score_threshold: instances are given whose score is greater.
+        score_threshold: only instances with a greater score are returned.
 
     Returns:
-        what ``detexport.processing.postprocess`` gives, in px of ``image``.
+        The result of ``detexport.processing.postprocess``, in px of ``image``.
     """
     contract = session.artifact.contract
     height, width = image.shape[1:]
@@ -46,17 +46,17 @@ def predict(session: Session, image: np.ndarray, score_threshold: float = 0.0) -
 
 
 def to_plain(fields: dict[str, Any], contract: Contract) -> dict[str, Any]:
-    """Post-processed outputs of one image as plain Python values, which JSON takes.
+    """Convert the post-processed outputs of one image to JSON-serializable values.
 
     Args:
-        fields: what ``predict`` gives.
-        contract: names the classes.
+        fields: the result of ``predict``.
+        contract: has the class names.
 
     Returns:
         Instances: ``boxes`` [x0, y0, x1, y1] in px of the image, ``scores``, ``classes``, ``class_names``,
         ``masks`` (COCO's compressed RLE), ``keypoints``, a list of [x, y, score] each. Proposals:
-        ``proposal_boxes``, ``objectness_logits``. Semantic segmentation: ``sem_seg``, for each class that is
-        in the image ``class``, ``class_name`` and ``mask``, the pixels in which its logit is the highest.
+        ``proposal_boxes``, ``objectness_logits``. Semantic segmentation: ``sem_seg``, for each class in the
+        image ``class``, ``class_name`` and ``mask``, the pixels in which its logit is the highest.
         Panoptic segmentation: ``panoptic_seg``, for each segment ``id``, ``isthing``, ``class``,
         ``class_name``, ``instance`` (a thing's index in the lists above, -1 for stuff) and ``mask``.
     """
@@ -98,6 +98,6 @@ def _to_segment(segment: dict[str, Any], panoptic_seg: np.ndarray, contract: Con
 
 
 def _to_rle(mask: np.ndarray) -> dict[str, Any]:
-    """A mask (H, W) as COCO's compressed RLE, its counts a str."""
+    """Return a mask (H, W) as COCO's compressed RLE, with ``counts`` as a str."""
     rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
     return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}

@@ -1,1 +1,1 @@
-"""Before and after the graph, in numpy: its inputs, and what follows its outputs."""
+"""Pre- and post-processing of the graph, in numpy."""

@@ -1,4 +1,4 @@
-"""What lies beyond the graph's end, in numpy: the output's size, pasted masks, panoptic segments."""
+"""Post-processing in numpy: scaling to the output's size, pasting of masks, panoptic segments."""
 
 from typing import Any
 
@@ -14,9 +14,9 @@ def postprocess(
     output_size: tuple[int, int],
     contract: Contract,
 ) -> dict[str, Any]:
-    """Bring one image's outputs into the frame of an output of another size.
+    """Post-process one image's outputs into the frame of an output of another size.
 
-    Those of a graph that ends pasted are there already; what follows from all of them together is added.
+    The outputs of a pasted graph are in that frame already; only ``panoptic_seg`` is added.
 
     Args:
         outputs: the graph's outputs by the contract's names. Instances: ``pred_boxes`` (R, 4) XYXY in px
@@ -25,13 +25,13 @@ def postprocess(
             Proposals: ``proposal_boxes`` (R, 4) and ``objectness_logits`` (R,). Semantic segmentation:
             ``sem_seg`` (C, H, W) logits.
         image_size: height and width of the graph's image, in px.
-        output_size: height and width wanted, in px.
+        output_size: height and width of the output, in px.
         contract: the graph's contract.
 
     Returns:
         The same fields. Boxes are in px of the output and clipped to it; a detection or a proposal whose
         clipped box is empty is dropped with all its fields. ``pred_masks`` are (R, height, width) bool,
-        ``pred_keypoints`` scaled, ``sem_seg`` (C, height, width). Where the contract combines them, also
+        ``pred_keypoints`` scaled, ``sem_seg`` (C, height, width). If the contract has a panoptic rule, also
         ``panoptic_seg`` (height, width) int32 and ``segments_info``: see ``combine_panoptic``.
 
     Raises:
@@ -55,7 +55,7 @@ def _paste(
     output_size: tuple[int, int],
     contract: Contract,
 ) -> dict[str, np.ndarray]:
-    """What a raw graph leaves to be done of what a pasted one does."""
+    """Return a raw graph's outputs in the output's frame, as a pasted graph returns them."""
     result: dict[str, np.ndarray] = {}
     if "instances" in contract.results:
         result |= _instances(outputs, image_size, output_size, contract)
@@ -86,7 +86,7 @@ def _instances(
                 "these masks are not a grid over each box",
                 got=f"pred_masks {grids.shape}",
                 expected="(R, n, n)",
-                remedy="export the model with its graph's end before the pasting of masks",
+                remedy="export the model as a raw graph, without the pasting of masks",
             )
         result["pred_masks"] = paste_masks(grids[kept], boxes, output_size, threshold=contract.mask_threshold)
     if "pred_keypoints" in contract.output_names:
@@ -99,7 +99,7 @@ def _instances(
 def _place_boxes(
     boxes: np.ndarray, image_size: tuple[int, int], output_size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes in the output's frame, without those that are empty there, and which ones were kept (R,) bool."""
+    """Return the non-empty boxes in the output's frame, and which ones were kept (R,) bool."""
     placed = clip_boxes(scale_boxes(boxes, image_size, output_size), output_size)
     kept = (placed[:, 2] > placed[:, 0]) & (placed[:, 3] > placed[:, 1])
     return placed[kept], kept
@@ -132,7 +132,7 @@ def paste_masks(
         grids: (R, n, n) probabilities.
         boxes: (R, 4) XYXY in px of the image, inside it, none empty.
         size: height and width of the image, in px.
-        threshold: a pixel belongs to the mask where its probability is at least this.
+        threshold: a pixel belongs to the mask if its probability is at least this.
 
     Returns:
         (R, height, width) bool.
@@ -146,10 +146,10 @@ def paste_masks(
 
 
 def _bilinear_weights(start: float, end: float, cells: int, limit: int) -> tuple[slice, np.ndarray]:
-    """The pixels that an interval covers, and the weight (pixels, cells) of each cell of its grid in each.
+    """Return the pixels that an interval covers, and each grid cell's weight in each pixel (pixels, cells).
 
-    A pixel is sampled at its centre; beyond the outer cells' centres the probability fades, to 0 half a cell
-    outside of the interval.
+    A pixel is sampled at its centre. Beyond the outer cells' centres the probability decreases linearly, to 0
+    half a cell outside the interval.
     """
     half_cell = (end - start) / (2 * cells)
     first, last = max(int(np.floor(start - half_cell)), 0), min(int(np.ceil(end + half_cell)), limit)
@@ -162,11 +162,11 @@ def _bilinear_weights(start: float, end: float, cells: int, limit: int) -> tuple
 def resize_bilinear(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize maps (C, H, W) to ``size`` (height, width), bilinear between pixel centres, edges repeated.
 
-    As ``torch.nn.functional.interpolate`` has it with ``align_corners=False``.
+    Equals ``torch.nn.functional.interpolate`` with ``align_corners=False``.
     """
     for axis, length in ((1, size[0]), (2, size[1])):
         cells = maps.shape[axis]
-        if cells == length:  # nothing to do, and not only nearly so
+        if cells == length:  # exact: the interpolation would be the identity only up to rounding
             continue
         centres = np.arange(length, dtype=np.float32) + np.float32(0.5)
         position = np.maximum(centres * np.float32(cells / length) - np.float32(0.5), 0)
@@ -180,17 +180,17 @@ def resize_bilinear(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def combine_panoptic(
     instances: dict[str, np.ndarray], labels: np.ndarray, rule: PanopticRule
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Things by descending score, each on pixels that are still free, then stuff on what is left.
+    """Assign pixels to things by descending score, then the remaining pixels to stuff.
 
     Args:
-        instances: ``scores``, ``pred_classes`` and ``pred_masks`` (R, H, W) bool; others are not looked at.
+        instances: ``scores``, ``pred_classes`` and ``pred_masks`` (R, H, W) bool; other keys are ignored.
         labels: (H, W) class of each pixel; 0 stands for all things.
         rule: the thresholds.
 
     Returns:
-        ``panoptic_seg`` (H, W) int32, the id of each pixel's segment, 0 for none; ``segments_info``, a dict a
-        segment with ``id``, ``isthing``, ``category_id``, and of a thing ``score`` and ``instance_id`` (its
-        index in ``instances``), of stuff ``area`` in px.
+        ``panoptic_seg`` (H, W) int32, the id of each pixel's segment, 0 for none; ``segments_info``, a dict
+        per segment with ``id``, ``isthing`` and ``category_id``, for a thing ``score`` and ``instance_id``
+        (its index in ``instances``), for stuff ``area`` in px.
     """
     panoptic = np.zeros(labels.shape, np.int32)
     segments: list[dict[str, Any]] = []

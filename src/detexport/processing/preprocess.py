@@ -1,4 +1,4 @@
-"""What lies before the graph, in numpy: its inputs by name."""
+"""Pre-processing before the graph, in numpy: its inputs by name."""
 
 from collections.abc import Mapping
 
@@ -12,13 +12,13 @@ def graph_inputs(
     image: np.ndarray | Mapping[str, np.ndarray],
     output_size: tuple[int, int] | None = None,
 ) -> dict[str, np.ndarray]:
-    """What a graph takes for one image, by the contract's names and in its order.
+    """Return a graph's inputs for one image, by the contract's names and in its order.
 
     Args:
-        contract: the graph's.
-        image: (3, H, W) uint8; or all inputs by name, of a graph that takes something else.
-        output_size: height and width in px of the output that is wanted, by default those of the image; a raw
-            graph does not ask for it.
+        contract: the graph's contract.
+        image: (3, H, W) uint8; or all inputs by name, for a graph whose input is not an image.
+        output_size: height and width in px of the output, by default those of the image; a raw graph does
+            not have this input.
     """
     if isinstance(image, Mapping):
         return {spec.name: image[spec.name] for spec in contract.inputs}

@@ -1,1 +1,1 @@
-"""Registration in MLflow; the only place that imports it."""
+"""Registration in MLflow; the only package that imports MLflow."""

@@ -1,4 +1,4 @@
-"""What a registered version consists of, and the digest that is its address."""
+"""The content of a registered version, and its digest, by which the version is found again."""
 
 import ast
 import sys
@@ -19,17 +19,17 @@ from detexport.system.files import write_json
 
 PACKAGE = Path(detexport.__file__).parent
 PYFUNC = PACKAGE / "registry" / "pyfunc.py"
-# Distributions that are not called as the module that they install.
+# Distributions whose name differs from that of the module they install.
 DISTRIBUTIONS = {"PIL": "pillow"}
 
 
 @dataclass(frozen=True)
 class Content:
-    """All that a user of a registered version gets.
+    """Everything that determines the outputs of a registered version.
 
-    The artifact alone does not say what a version answers: the same file gives other answers with another
-    runtime, other options, other code around the graph or other versions of what runs it. So the address of a
-    version covers them all, and a version that exists already is one that answers the same.
+    The artifact alone does not: the same file returns other outputs with another runtime, other options,
+    other code around the graph or other package versions. So the digest covers them all, and two versions
+    with the same digest return the same outputs.
 
     Args:
         artifact: the exported model.
@@ -41,7 +41,7 @@ class Content:
 
     @property
     def contract(self) -> Contract:
-        """What the graph takes and gives."""
+        """The graph's inputs and outputs."""
         return self.artifact.contract
 
     @cached_property
@@ -51,7 +51,7 @@ class Content:
 
     @cached_property
     def code(self) -> dict[str, str]:
-        """Digest of each source, by its path in the package."""
+        """SHA-256 digest of each source, by its path in the package."""
         return {path.relative_to(PACKAGE).as_posix(): sha256_file(path) for path in self.sources}
 
     @cached_property
@@ -63,7 +63,7 @@ class Content:
 
     @cached_property
     def sha256(self) -> str:
-        """The version's address."""
+        """The digest by which a version with this content is found."""
         return sha256_json(
             {
                 "artifact": self.artifact.sha256,
@@ -75,14 +75,14 @@ class Content:
         )
 
     def write_target(self, path: Path) -> None:
-        """Write what the pyfunc has to know beside the artifact: its runtime, and its code's digests."""
+        """Write the JSON file that the pyfunc reads: the runtime and the digests of the code."""
         write_json(path, {"runtime": self.runtime, "code": self.code})
 
 
 def import_closure(*roots: Path) -> set[Path]:
-    """Files of the package that run when ``roots`` are imported, without importing them.
+    """Return the files of the package that importing ``roots`` runs, without importing them.
 
-    Only imports at the top of a module count: what a function imports is for those who call it.
+    Only imports at the top of a module count, not those inside functions.
     """
     found: set[Path] = set()
     waiting = list(roots)
@@ -95,7 +95,7 @@ def import_closure(*roots: Path) -> set[Path]:
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Dotted names that a module imports at its top; ``a.b.c`` for ``from a.b import c``."""
+    """Yield the dotted names that a module imports at its top; ``a.b.c`` for ``from a.b import c``."""
     for node in _top_level(ast.parse(path.read_text(encoding="utf-8")).body):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -104,7 +104,7 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def _top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Statements of a module, also those within ``with`` and ``try`` (optional dependencies)."""
+    """Yield the statements of a module, also those within ``with`` and ``try`` (optional dependencies)."""
     for node in body:
         if isinstance(node, ast.With | ast.Try):
             yield from _top_level(node.body)
@@ -113,7 +113,7 @@ def _top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 def _files_of(name: str) -> Iterator[Path]:
-    """The file of a module of the package and of all packages that it lies in; none for a foreign name."""
+    """Yield the files of a module and of the packages that contain it; none if it is not of this package."""
     parts = name.split(".")
     if parts[0] != PACKAGE.name:
         return
@@ -126,7 +126,7 @@ def _files_of(name: str) -> Iterator[Path]:
 
 
 def module_file(name: str) -> Path:
-    """The file of a module of the package.
+    """Return the file of a module of the package.
 
     Raises:
         ConfigError: it is not a module of the package.
@@ -135,21 +135,21 @@ def module_file(name: str) -> Path:
         if path.stem == name.rpartition(".")[2]:
             return path
     raise ConfigError(
-        f"the runtime's module {name} cannot travel with a registered model",
+        f"the runtime's module {name} cannot be stored with a registered model",
         got=name,
-        expected=f"a module of {PACKAGE.name}, whose code is stored with the model",
+        expected=f"a module of {PACKAGE.name}, whose code is logged with the model",
         remedy="correct the target's runtime._target_",
     )
 
 
 def pin(module: str) -> str:
-    """The requirement of the installed distribution that a module comes from, such as ``numpy==2.4.0``."""
+    """Return a module's installed distribution as a pip requirement, such as ``numpy==2.4.0``."""
     name = DISTRIBUTIONS.get(module, module)
     try:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
-        # A distribution that stands in for another, such as onnxruntime-gpu.
+        # A distribution that replaces another, such as onnxruntime-gpu.
         name = metadata.packages_distributions()[module][0]
         version = metadata.version(name)
-    # A local label (+cpu, +cu130) names a build that no index but its own holds.
+    # A local version label (+cpu, +cu130) names a build that PyPI does not have.
     return f"{name}=={version.partition('+')[0]}"

@@ -1,4 +1,4 @@
-"""What is known of an artifact when it is registered: its verdict, its latency, where it comes from."""
+"""The evidence that is registered with an artifact: its verdict, its latency and its lineage."""
 
 import platform
 import subprocess
@@ -17,13 +17,13 @@ from detexport.system.files import read_json
 from detexport.system.json_values import decode
 
 PACKAGES = ("detexport", "torch", "torchvision", "numpy", "onnx", "onnxruntime", "mlflow")
-# What the pipeline itself writes into the repository while it runs.
+# Tracked files that the pipeline itself writes while it runs.
 WRITTEN = ("dvc.lock", "params.yaml")
 RUNNER_METRICS = ("p50_ms", "p90_ms", "p99_ms", "mean_ms", "ratio_to_eager", "load_s")
 
 
 class Verdict(TypedDict):
-    """The entries of a parity report that are registered; it has others."""
+    """The entries of a parity report that are registered; the report has others."""
 
     passed: bool
     reasons: list[str]
@@ -44,7 +44,7 @@ def read_verdict(path: Path) -> dict[str, Any]:
     """Read a parity report.
 
     Raises:
-        DataError: there is none, or the file is something else.
+        DataError: the file is missing or is not a parity report.
     """
     return _read(path, Verdict, "parity report", "validate")
 
@@ -53,7 +53,7 @@ def read_latency(path: Path) -> dict[str, Any]:
     """Read a latency report.
 
     Raises:
-        DataError: there is none, or the file is something else.
+        DataError: the file is missing or is not a latency report.
     """
     return _read(path, Latency, "latency report", "benchmark")
 
@@ -78,9 +78,9 @@ class Evidence:
     Args:
         target: name of the job's target.
         verdict: the parity report, as JSON.
-        latency: the model's latency report, as JSON; None where nothing was measured on this artifact.
-        certificate: the verdict's, which says what it is about.
-        lineage: tags that say where the artifact comes from.
+        latency: the model's latency report, as JSON; None if it did not measure this artifact.
+        certificate: the verdict's certificate, which names the artifact, job and runtime it is valid for.
+        lineage: tags with the commit, the versions and the stages that made the artifact.
     """
 
     target: str
@@ -91,7 +91,7 @@ class Evidence:
 
     @property
     def runners(self) -> dict[str, dict[str, Any]]:
-        """The target's measurements by device, where it was measured."""
+        """The target's latency by device; only devices on which it was measured."""
         devices = self.latency["devices"] if self.latency else {}
         return {
             name: device["runners"][self.target]
@@ -101,7 +101,7 @@ class Evidence:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Parity and latency as numbers, by name."""
+        """Parity, accuracy and latency as MLflow metrics, by name."""
         parity = {f"parity/max_{name}": value for name, value in self.verdict["max"].items()}
         accuracy = self.verdict.get("accuracy") or {"artifact": {}, "differences": {}}
         parity |= {f"accuracy/{name}": value for name, value in accuracy["artifact"].items()}
@@ -111,22 +111,22 @@ class Evidence:
             f"latency/{device}/{name}": runner[name]
             for device, runner in self.runners.items()
             for name in RUNNER_METRICS
-            if name in runner  # there is no ratio where the eager model could not be measured
+            if name in runner  # the ratio is missing if the eager model could not be measured
         }
         for runner in self.runners.values():
             latency["size_bytes"] = runner["size_bytes"]
-        # Nothing is compared where nothing is detected: such an error is not 0, it is not there.
+        # Without paired detections an error is None, not 0: it is left out.
         return {k: float(v) for k, v in {**parity, **counts, **latency}.items() if v is not None}
 
     @property
     def sha256(self) -> str:
-        """Changes when something was measured again or made again, not when a commit was."""
+        """A digest that changes with a new measurement or a rebuilt artifact, but not with a commit alone."""
         lock = self.lineage.get("dvc.lock_sha256")
         certificate = self.certificate["sha256"]
         return sha256_json({"certificate": certificate, "latency": self.latency, "lock": lock})
 
     def describe(self) -> str:
-        """The verdict and the latency as Markdown."""
+        """Return the verdict and the latency as Markdown."""
         samples = self.verdict["samples"]
         passed = sum(sample["passed"] for sample in samples)
         paired = f", {self.verdict['detections']['paired']} detections paired"
@@ -173,14 +173,14 @@ class Lineage:
     versions: dict[str, str]
 
     def describe(self, stages: Sequence[str], optional: Sequence[str] = ()) -> dict[str, str]:
-        """The tags of one job.
+        """Return the tags of one job.
 
-        The lock file as a whole is not what it will be at the pipeline's end, so its digest could never be
-        compared with anything; a job's own entries can.
+        The digest covers the job's own entries of ``dvc.lock``: the file as a whole still changes until the
+        pipeline ends.
 
         Args:
-            stages: names in ``dvc.lock`` of the stages that made the job; null stands for a missing entry.
-            optional: stages that some jobs have; one without an entry is left out.
+            stages: names in ``dvc.lock`` of the stages that made the job; a missing entry counts as null.
+            optional: stages that only some jobs have; one without an entry is left out.
         """
         names = sorted([*stages, *(stage for stage in optional if stage in self.lock)])
         entries = {name: self.lock.get(name) for name in names}

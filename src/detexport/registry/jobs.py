@@ -1,4 +1,4 @@
-"""Which jobs are registered: those that passed, with the artifact that passed."""
+"""Register the jobs that passed, with the artifact that passed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ from detexport.system.redaction import redact
 
 @dataclass(frozen=True)
 class Job:
-    """One model for one target, and where its results lie.
+    """One model for one target, and the paths of its results.
 
     Args:
-        name: the job's name; also the registered one.
+        name: the job's name; also the registered model's.
         model: name of the model.
         target: name of the target.
         artifact: name of the artifact that the target runs.
@@ -46,7 +46,7 @@ class Job:
 
     @property
     def stages(self) -> list[str]:
-        """The pipeline's stages that made the job."""
+        """The names in ``dvc.lock`` of the stages that made the job's results."""
         of_model = ("build", "load_checkpoint", "sample", "reference", "floor", "benchmark")
         return [
             *(f"{stage}@{self.model}" for stage in of_model),
@@ -54,8 +54,8 @@ class Job:
             f"validate@{self.name}",
         ]
 
-    def judge(self) -> tuple[dict[str, Any], list[str]]:
-        """The verdict, and the reasons why the job must not be registered; none where it passed."""
+    def evaluate(self) -> tuple[dict[str, Any], list[str]]:
+        """Return the verdict and the reasons why the job must not be registered; none if it passed."""
         path = self.folder / "parity" / f"{self.target}.json"
         if not path.is_file():
             return {}, [f"not validated: there is no {path}"]
@@ -71,15 +71,15 @@ class Job:
             return verdict, [redact(str(error))]
 
     def certificate(self) -> dict[str, Any]:
-        """The job's certificate.
+        """Read the job's certificate.
 
         Raises:
-            DataError: there is none, or it was edited.
+            DataError: the file is missing or was edited.
         """
         return read_certificate(self.folder / "parity" / f"{self.target}_certificate.json")
 
     def latency_of(self, artifact: Artifact) -> dict[str, Any] | None:
-        """The model's latency report, if it measured this artifact."""
+        """Return the model's latency report, or None if it did not measure this artifact."""
         path = self.folder / "latency.json"
         if not path.is_file():
             return None
@@ -90,20 +90,21 @@ class Job:
 def register_jobs(
     jobs: Sequence[Job], *, workspace: Path, checkout: Path, tracking_uri: str | None, experiment: str
 ) -> dict[str, Any]:
-    """Register the jobs that passed; say of the others why not.
+    """Register the jobs that passed, and report why the others were refused.
 
     Args:
         jobs: all jobs.
-        workspace: where the registry is, unless it is a server.
-        checkout: where the pipeline runs; the workspace, or a temporary clone of it.
-        tracking_uri: the registry's store; None is the workspace's own.
-        experiment: name of MLflow's experiment for the runs.
+        workspace: the folder that holds the registry, unless it is a server.
+        checkout: the folder in which the pipeline runs; the workspace, or a temporary clone of it.
+        tracking_uri: MLflow's tracking URI; None selects the workspace's own store.
+        experiment: name of the MLflow experiment for the runs.
 
     Returns:
-        ``{"tracking_uri", "registered": [...], "refused": [...]}``, the same for the same jobs at every run.
+        ``{"tracking_uri", "registered": [...], "refused": [...]}``. A second run with the same jobs returns
+        the same.
 
     Raises:
-        RegistryError: the registry cannot be reached, or refuses.
+        RegistryError: the registry cannot be reached or refuses a request.
     """
     registered, refused = [], []
     lineage = read_lineage(checkout)
@@ -111,7 +112,7 @@ def register_jobs(
         registry = Registry(store)
         registry.remove_leftovers()
         for job in tqdm(jobs, desc="register", unit="job"):
-            verdict, reasons = job.judge()
+            verdict, reasons = job.evaluate()
             if reasons:
                 refused.append({"job": job.name, "reasons": reasons})
             else:

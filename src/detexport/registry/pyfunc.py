@@ -1,7 +1,7 @@
-"""The registered model's code: encoded images in, what it sees in them out.
+"""The registered model's code: encoded images in, detections out.
 
-MLflow copies this file into the model and runs it where the model is loaded (models from code). It imports no
-more of the package than a prediction needs: an ONNX model does not import torch.
+MLflow copies this file into the model and runs it when the model is loaded ("models from code"). It imports
+only what a prediction needs: an ONNX model does not import torch.
 """
 
 import base64
@@ -26,19 +26,19 @@ from detexport.system.digests import sha256_file
 from detexport.system.json_values import cut
 
 MAX_MESSAGE = 500
-"""Characters of an error's message."""
+"""Most characters of an error message."""
 
 
 class Detector(PythonModel):
-    """A detection model behind MLflow's pyfunc interface; the signature says what it takes and gives."""
+    """A detection model behind MLflow's pyfunc interface; the signature describes its inputs and outputs."""
 
     def load_context(self, context: Any) -> None:
-        """Open the artifact in its target's runtime, which checks the artifact's digests first.
+        """Open the artifact in its target's runtime, after checking the artifact's digests.
 
         Args:
-            context: ``artifacts["artifact"]`` is the folder as it was exported, ``artifacts["target"]`` a
-                JSON file with the target's ``runtime`` and the digests of this model's ``code``;
-                ``model_config["device"]`` is where it runs.
+            context: ``artifacts["artifact"]`` is the artifact's folder, ``artifacts["target"]`` a JSON file
+                with the target's ``runtime`` and the digests of this model's ``code``;
+                ``model_config["device"]`` is the device to run on.
         """
         target = json.loads(Path(context.artifacts["target"]).read_text(encoding="utf-8"))
         _compare_code(target["code"])
@@ -54,16 +54,17 @@ class Detector(PythonModel):
 
         Args:
             context: not used.
-            model_input: the column ``image`` holds a PNG or JPEG file's bytes a row, or those in base64.
-            params: ``score_threshold``, of a model of instances; only those with a greater score are given.
+            model_input: the column ``image`` holds one PNG or JPEG file per row, as bytes or in base64.
+            params: ``score_threshold``, for models that detect instances; only instances with a greater
+                score are returned.
 
         Returns:
-            A row an image: ``height`` and ``width`` in px, and what the model gives, as
-            ``detexport.predictions.records.to_plain`` has it.
+            One row per image: ``height`` and ``width`` in px, and the outputs in the format of
+            ``detexport.predictions.records.to_plain``.
 
         Raises:
-            MlflowException: a row is not an image, there is no column ``image``, or ``params`` holds
-                something else than ``score_threshold`` in [0, 1].
+            MlflowException: a row is not an image, the column ``image`` is missing, or ``params`` holds
+                anything but a ``score_threshold`` in [0, 1].
         """
         threshold = _score_threshold(params or {})
         if "image" not in model_input:
@@ -84,17 +85,17 @@ class Detector(PythonModel):
 
 
 def _refusal(what: str, got: str = "") -> MlflowException:
-    """A service answers this kind with 400 and the message, any other with a stack trace."""
+    """Return the error that MLflow's scoring server turns into status 400 and the message, no stack trace."""
     message = f"{what}; got: {got}" if got else what
     short = message if len(message) <= MAX_MESSAGE else f"{message[: MAX_MESSAGE - 3]}..."
     return MlflowException.invalid_parameter_value(short)
 
 
 def _score_threshold(params: dict[str, Any]) -> float:
-    """The threshold of a call; none, or None, is that of the signature.
+    """Return the score threshold of a call; the signature's default if it is absent or None.
 
     Raises:
-        MlflowException: it is no number in [0, 1], or there are other parameters.
+        MlflowException: it is not a number in [0, 1], or there are other parameters.
     """
     unknown = [name for name in params if name != THRESHOLD]
     if unknown:
@@ -104,18 +105,21 @@ def _score_threshold(params: dict[str, Any]) -> float:
         return DEFAULT_THRESHOLD
     is_number = isinstance(given, int | float | np.number) and not isinstance(given, bool)
     if not is_number or not 0 <= given <= 1:
-        raise _refusal(f"{THRESHOLD} is a number in [0, 1], got {cut(given)}")
+        raise _refusal(f"{THRESHOLD} must be a number in [0, 1], got {cut(given)}")
     return float(given)
 
 
 def _to_bytes(encoded: Any) -> bytes:
-    """The bytes of an encoded image; MLflow's scoring server decodes base64, its other ways in do not."""
+    """Return the bytes of an encoded image.
+
+    MLflow's scoring server decodes base64 itself, its other interfaces do not.
+    """
     if isinstance(encoded, bytes | bytearray | memoryview):
         return bytes(encoded)
     try:
         if not isinstance(encoded, str):
             raise TypeError("not bytes, not a string")
-        # As browsers and mail programs write it: data:image/png;base64, before it, lines of 76 letters.
+        # Also with the prefix of a data URI (data:image/png;base64,) and with MIME's lines of 76 characters.
         text = encoded.partition(",")[2] if encoded[:5].lower() == "data:" else encoded
         return base64.b64decode("".join(text.split()), validate=True)
     except (TypeError, ValueError) as error:
@@ -123,12 +127,12 @@ def _to_bytes(encoded: Any) -> bytes:
             "this is not an encoded image",
             got=f"{type(encoded).__name__}: {error}",
             expected="the bytes of a PNG or JPEG file, or those in base64",
-            remedy="send the file as it is, not its pixels",
+            remedy="send the bytes of the image file, not its pixels",
         ) from error
 
 
 def _compare_code(digests: dict[str, str]) -> None:
-    """Warn where the process had loaded another ``detexport`` than this model was registered with."""
+    """Warn if the process has loaded another ``detexport`` than this model was registered with."""
     root = Path(detexport.__file__).parent
     others = [path for path, sha256 in digests.items() if _digest(root / path) != sha256]
     if others:

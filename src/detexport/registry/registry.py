@@ -1,7 +1,7 @@
-"""Versions in MLflow's registry, each found again by what it contains.
+"""Model versions in MLflow's registry, found by the digest of their content.
 
-A version is created by one call, after its files are stored, so there never is one without its artifact. A
-registration that is killed before leaves a run that did not end; the next one removes it.
+One call creates a version, after its files are stored: no version lacks its artifact. A killed registration
+leaves an unfinished run, which the next registration removes.
 """
 
 import json
@@ -35,7 +35,7 @@ ADDRESS = "detexport.content_sha256"
 EVIDENCE = "detexport.evidence_sha256"
 NAME = "detexport.registered_name"
 CERTIFICATE = "certificate.json"
-"""In a version's run: what its verdict is about, and the verdict."""
+"""File in a version's run: the certificate of its verdict."""
 
 
 @dataclass(frozen=True)
@@ -52,17 +52,17 @@ class Registry:
     def register(self, name: str, folder: Path, content: Content, evidence: Evidence) -> str:
         """Find the version that has this content, or create it.
 
-        Where several have it (two machines registered at once), the lowest one stays. One whose files are
-        gone or changed is replaced, and its aliases go to its successor.
+        If several have it (two machines registered at once), the lowest stays. A version whose files are
+        missing or changed is replaced, and its aliases move to the new version.
 
         Args:
             name: registered name.
-            folder: the artifact as it was exported.
-            content: what the version consists of; of the artifact in ``folder``.
-            evidence: the measurements; a version that was there before gets them if they are new.
+            folder: the artifact's folder.
+            content: the version's content, with the artifact in ``folder``.
+            evidence: the measurements; an existing version is updated if they are new.
 
         Returns:
-            The version.
+            The version's number.
         """
         created = None
         versions = self._find(name, content)
@@ -81,26 +81,26 @@ class Registry:
         return str(kept.version)
 
     def remove_leftovers(self) -> None:
-        """Remove what registrations that were killed left behind: a run that did not end, and its files."""
+        """Remove the unfinished runs of killed registrations, with their files."""
         runs = self.client.search_runs([self.store.experiment_id], "attributes.status != 'FINISHED'")
         oldest_ms = (time.time() - self.store.leftover_age_s) * 1000
         for run in runs:
             if NAME not in run.data.tags or run.info.start_time > oldest_ms:
                 continue
             if self.client.search_model_versions(f"run_id = '{run.info.run_id}'"):
-                self.client.set_terminated(run.info.run_id)  # killed after its version was made
+                self.client.set_terminated(run.info.run_id)  # killed after it created its version
             else:
                 self._discard(run)
 
     def _find(self, name: str, content: Content) -> list[ModelVersion]:
-        """The versions with this content, the lowest first."""
+        """Return the versions with this content, the lowest first."""
         found = self.client.search_model_versions(
             f"name = '{name}' and tags.`{ADDRESS}` = '{content.sha256}'"
         )
         return sorted(found, key=lambda version: int(version.version))
 
     def _holds(self, version: ModelVersion, content: Content) -> bool:
-        """Whether a version's files are all there, to the byte."""
+        """Return whether all files of a version are present and unchanged."""
         try:
             with self._files(_model_id(version)) as folder:
                 _check_files(folder, content)
@@ -111,7 +111,7 @@ class Registry:
 
     @contextmanager
     def _files(self, model_id: str) -> Iterator[Path]:
-        """A stored model's files: where they are on this machine, else downloaded for as long as needed."""
+        """Yield the folder of a stored model: the local one, or a temporary download."""
         try:
             model = self.client.get_logged_model(model_id)
             if model.artifact_location.startswith(("file:", "/")):
@@ -126,10 +126,10 @@ class Registry:
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            raise ArtifactError("its files are not there", got=str(error)) from error
+            raise ArtifactError("its files are missing", got=str(error)) from error
 
     def _create(self, name: str, folder: Path, content: Content, evidence: Evidence) -> str:
-        """Store a model's files, look at what was stored, then create its version; the id of the run."""
+        """Store a model's files, check them, then create the version; return the run's id."""
         run_id: str = self.client.create_run(
             self.store.experiment_id, run_name=name, tags={NAME: name, ADDRESS: content.sha256}
         ).info.run_id
@@ -149,7 +149,7 @@ class Registry:
                 description=evidence.describe(),
                 model_id=model_id,
             )
-        # What MLflow's own register_model leaves, so that its pages lead from the model to the version.
+        # The tag that MLflow's register_model sets: its UI links the model to the version by it.
         link = [{"name": name, "version": version.version}]
         self.client.set_logged_model_tags(model_id, {"mlflow.modelVersions": json.dumps(link)})
         return run_id
@@ -164,9 +164,9 @@ class Registry:
                 raise
 
     def _renew(self, version: ModelVersion, content: Content, evidence: Evidence) -> None:
-        """Replace a version's evidence; its tag comes last, so that a kill in between is made up for."""
+        """Replace a version's evidence; its digest is tagged last, so that a killed update is repeated."""
         run = self.client.get_run(str(version.run_id))
-        if run.info.lifecycle_stage == "active":  # a user may have deleted it; tags and description stay
+        if run.info.lifecycle_stage == "active":  # a user may have deleted it; the version remains
             model_id = _model_id(version)
             mlflow.log_metrics(evidence.metrics, run_id=version.run_id, model_id=model_id)
             self.client.log_dict(str(version.run_id), evidence.certificate, CERTIFICATE)
@@ -175,7 +175,7 @@ class Registry:
             self.client.set_model_version_tag(version.name, version.version, key, value)
 
     def _replace(self, version: ModelVersion, successor: ModelVersion) -> None:
-        """Delete a version; its aliases go to its successor."""
+        """Delete a version, after moving its aliases to its successor."""
         try:
             aliases = self.client.get_model_version(version.name, version.version).aliases
             for alias in aliases:
@@ -184,10 +184,10 @@ class Registry:
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # another process was faster
                 raise
-        print(f"{version.name} version {version.version} gives way to {successor.version}", file=sys.stderr)
+        print(f"{version.name} version {version.version} is replaced by {successor.version}", file=sys.stderr)
 
     def _discard(self, run: Run) -> None:
-        """Delete a run and the model that it logged; the run last, since it is what leads to them."""
+        """Delete the models that a run logged, then the run, through which they are found."""
         for output in run.outputs.model_outputs if run.outputs else []:
             model = self.client.get_logged_model(output.model_id)
             if self.store.artifacts:
@@ -199,13 +199,13 @@ class Registry:
 
 
 def _model_id(version: ModelVersion) -> str:
-    """The id of the stored model that a version is made from."""
+    """Return the id of the logged model that a version was created from."""
     return str(version.source).removeprefix("models:/")
 
 
 def _log_model(folder: Path, content: Content) -> str:
-    """Store a model's files in the active run; the model's id."""
-    # The example is for guessing what is given here: signature and requirements.
+    """Log a model's files in the active run; return the model's id."""
+    # MLflow infers signature and requirements from an input example; both are passed here.
     warnings.filterwarnings("ignore", message=".*An input example was not provided", category=UserWarning)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     with tempfile.TemporaryDirectory() as temporary:
@@ -215,7 +215,7 @@ def _log_model(folder: Path, content: Content) -> str:
             name="detector",
             python_model=str(PYFUNC),
             artifacts={"artifact": str(folder), "target": str(target)},
-            # All of it: the model's copy comes first on the path, and hides the rest of an installed package.
+            # The whole package: the model's copy comes first on sys.path and hides an installed one.
             code_paths=[str(PACKAGE)],
             signature=build_signature(content.contract),
             pip_requirements=list(content.requirements),
@@ -227,10 +227,10 @@ def _log_model(folder: Path, content: Content) -> str:
 
 
 def _check_files(folder: Path, content: Content) -> None:
-    """Compare a stored model's files with what it was made from.
+    """Compare a stored model's files with the content that it was created from.
 
     Raises:
-        ArtifactError: something is missing or was changed.
+        ArtifactError: a file is missing or was changed.
     """
     found = next(folder.glob(f"artifacts/*/{MANIFEST}"), folder / "artifacts" / MANIFEST).parent
     artifact = read_verified(found)
@@ -245,15 +245,15 @@ def _check_files(folder: Path, content: Content) -> None:
     ]
     if artifact.sha256 != content.artifact.sha256 or wrong:
         raise ArtifactError(
-            "the stored files of a model are not those that it was made from",
+            "the stored files of a model differ from its content",
             got=", ".join(map(str, wrong)) or f"artifact {artifact.sha256}",
             expected=f"artifact {content.artifact.sha256} and its code",
-            remedy="register again; nothing may change the artifact or the package meanwhile",
+            remedy="register again; do not change the artifact or the package while it runs",
         )
 
 
 def _describe(content: Content) -> dict[str, str]:
-    """A version's content as tags."""
+    """Return a version's content as tags."""
     artifact = content.artifact
     return {
         ADDRESS: content.sha256,
@@ -267,7 +267,7 @@ def _describe(content: Content) -> dict[str, str]:
 
 
 def _describe_options(content: Content) -> dict[str, Any]:
-    """The options of export and runtime, as a run's parameters."""
+    """Return the options of export and runtime as a run's parameters."""
     runtime = {name: value for name, value in content.runtime.items() if name != "_target_"}
     return {
         **{f"{content.artifact.method}.{name}": value for name, value in content.artifact.options.items()},

@@ -1,4 +1,4 @@
-"""What the registered model takes and gives, as MLflow says it; derived from the contract."""
+"""The registered model's MLflow signature, derived from the contract."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from mlflow.types.schema import Array, Object, Property
 from detexport.contract import Contract, TensorSpec
 
 THRESHOLD, DEFAULT_THRESHOLD = "score_threshold", 0.0
-"""The parameter of a call: instances are given whose score is greater."""
+"""The parameter of a call: only instances with a greater score are returned."""
 LONGS, DOUBLES, STRINGS = Array(DataType.long), Array(DataType.double), Array(DataType.string)
 RLE = Object([Property("size", LONGS), Property("counts", DataType.string)])
 CLASS = [Property("class", DataType.long), Property("class_name", DataType.string)]
@@ -35,7 +35,7 @@ COLUMNS = {
 
 
 def build_signature(contract: Contract) -> ModelSignature:
-    """The signature of ``Detector``: a column of encoded images in, a row of results an image out."""
+    """Return the signature of ``Detector``: a column of encoded images in, one row per image out."""
     given = {*contract.output_names, *contract.results}
     columns = [column for name, of_field in COLUMNS.items() if name in given for column in of_field]
     threshold = ParamSpec(THRESHOLD, DataType.double, DEFAULT_THRESHOLD)
@@ -47,7 +47,7 @@ def build_signature(contract: Contract) -> ModelSignature:
 
 
 def describe_graph(contract: Contract) -> dict[str, Any]:
-    """The graph's own tensors, which who runs the artifact without the pyfunc needs."""
+    """Return the graph's input and output tensors, for users who run the artifact without the pyfunc."""
     return {
         "inputs": [_describe(spec) for spec in contract.inputs],
         "outputs": [_describe(spec) for spec in contract.outputs],

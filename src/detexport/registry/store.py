@@ -1,4 +1,4 @@
-"""Where the registry is: a server, or an SQLite file and a folder in the workspace."""
+"""The registry's store: an MLflow server, or an SQLite file and a folder in the workspace."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-# Before MLflow is imported: a pipeline does not report to anybody unless its user asks for it.
+# Before MLflow is imported: the pipeline sends no telemetry unless its user enables it.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 import logging
@@ -26,31 +26,31 @@ from detexport.system.redaction import public_uri, redact
 
 DATABASE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
-# For the first request to a server: a wrong address is told at once. MLflow's own limits are minutes.
+# For the first request to a server, so that a wrong address fails at once; MLflow's defaults are minutes.
 FIRST_REQUEST = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 LOCK_TIMEOUT_S = 600
-# The dialects of databases that MLflow writes to itself.
+# The database dialects that MLflow supports as a backend store.
 DATABASE_ENGINES = ("mssql", "mysql", "postgresql", "sqlite")
-MAX_GOT = 300  # characters of what the registry answered, in a message
-# On a server nobody can tell a run that was killed from one at work on another machine, but by its age.
+MAX_GOT = 300  # most characters of the registry's answer in a message
+# On a server, only its age distinguishes a killed run from one in progress on another machine.
 LEFTOVER_AGE_S = 3600
 
 
 class RegistryError(DetexportError):
-    """The registry cannot be reached, or refuses."""
+    """The registry cannot be reached or refuses a request."""
 
     exit_code = BROKEN
 
 
 @dataclass(frozen=True)
 class Store:
-    """An MLflow store that answers.
+    """An MLflow store that was reached.
 
     Args:
-        uri: tracking URI; a database's may hold a password, so ``public_uri`` is what is shown.
-        experiment_id: where the runs of registrations lie.
-        leftover_age_s: a run that did not end is given up after so many seconds.
-        artifacts: the folder of the artifacts, where it is ours.
+        uri: tracking URI; a database's may hold a password, so show ``public_uri`` instead.
+        experiment_id: the experiment of the registrations' runs.
+        leftover_age_s: age in seconds from which an unfinished run counts as killed.
+        artifacts: the folder of the artifacts of the workspace's own store, else None.
     """
 
     uri: str
@@ -66,19 +66,19 @@ class Store:
 
 @contextmanager
 def open_store(root: Path, *, tracking_uri: str | None = None, experiment: str) -> Iterator[Store]:
-    """Open the registry's store, and make it where it is ours and not there.
+    """Open the registry's store; create the workspace's own if it does not exist.
 
     The workspace's own store is locked while it is open: registrations from several processes (queued
     experiments) wait for each other.
 
     Args:
-        root: the workspace; relative URIs are taken from it.
-        tracking_uri: the store; None takes the workspace's own. ``MLFLOW_TRACKING_URI`` wins over it.
+        root: the workspace; relative URIs are resolved against it.
+        tracking_uri: the store; None selects the workspace's own. ``MLFLOW_TRACKING_URI`` overrides it.
         experiment: name of the experiment.
 
     Raises:
-        RegistryError: the store cannot be reached, cannot be read or refuses; or ``tracking_uri`` holds a
-            password, which would be in files that git and DVC keep.
+        RegistryError: the store cannot be reached or read, or refuses a request; or ``tracking_uri`` holds a
+            password, which git and DVC would keep.
     """
     own = f"sqlite:///{root / DATABASE}"
     _refuse_secrets(tracking_uri)
@@ -86,7 +86,9 @@ def open_store(root: Path, *, tracking_uri: str | None = None, experiment: str) 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     if given != own:
         with redacted_output(), explained_errors(given), ExitStack() as stack:
-            with explained_errors(given, Exception):  # parsers and drivers have errors of their own
+            with explained_errors(
+                given, Exception
+            ):  # URI parsers and database drivers raise their own errors
                 uri, login = _without_login(given)
                 stack.enter_context(_environment(login))
                 with _environment(FIRST_REQUEST):
@@ -103,16 +105,16 @@ def open_store(root: Path, *, tracking_uri: str | None = None, experiment: str) 
 
 
 def absolute_uri(uri: str, root: Path) -> str:
-    """A tracking URI that means the same everywhere: a relative SQLite file or folder lies in ``root``."""
+    """Return a tracking URI with a relative SQLite file or folder resolved against ``root``."""
     scheme, separator, path = uri.partition(":///")
     if separator and scheme.startswith("sqlite") and not path.startswith("/"):
         return f"{scheme}:///{root / path}"
-    # A word with a colon after it is a scheme (http://..., databricks://..., C:\...), anything else a folder.
+    # A word and a colon are a scheme (http://..., databricks://..., C:\...); anything else is a folder.
     return uri if re.match(r"\w[\w+.-]*:|databricks", uri) else str(root / uri)
 
 
 def _without_login(uri: str) -> tuple[str, dict[str, str]]:
-    """A server's address without user and password, and the variables from which MLflow takes them.
+    """Return a server's address without user and password, and the variables that pass them to MLflow.
 
     So MLflow neither prints nor stores them. A database's address keeps them: its driver reads them there.
     """
@@ -131,7 +133,7 @@ def _refuse_secrets(tracking_uri: str | None) -> None:
     if tracking_uri and public_uri(tracking_uri) != tracking_uri:
         raise RegistryError(
             "registry.tracking_uri holds a user, a password or a query",
-            got=f"{public_uri(tracking_uri)} with more in it",
+            got=f"{public_uri(tracking_uri)} with one of these",
             expected="an address without them: params.yaml and dvc.lock are kept in git",
             remedy="set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_URI",
         )
@@ -152,7 +154,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _try_database(uri: str) -> None:
-    """Connect to a database once; MLflow tries again for minutes."""
+    """Connect to a database once, since MLflow retries for minutes."""
     if uri.partition(":")[0].partition("+")[0] not in DATABASE_ENGINES:
         return
     try:
@@ -168,7 +170,7 @@ def _try_database(uri: str) -> None:
 
 
 def _create_database(database: Path, experiment: str, artifacts: Path) -> None:
-    """Make the database beside and put it in place by one rename: half a schema cannot be migrated later."""
+    """Create the database under a temporary name and rename it: MLflow cannot migrate half a schema."""
     temporary = artifacts / f".{database.name}.partial"
     for stale in artifacts.glob(f"{temporary.name}*"):  # with SQLite's journal
         stale.unlink()
@@ -177,14 +179,14 @@ def _create_database(database: Path, experiment: str, artifacts: Path) -> None:
 
 
 def _find_experiment(uri: str, name: str, artifacts: Path | None = None) -> str:
-    """The id of an experiment that is there, and writes into ``artifacts``, from now on."""
-    with _environment({"MLFLOW_TRACKING_URI": uri}):  # which MLflow would leave set
+    """Return the id of the active experiment that stores its files in ``artifacts``; create it if needed."""
+    with _environment({"MLFLOW_TRACKING_URI": uri}):  # MLflow sets this variable and does not reset it
         mlflow.set_tracking_uri(uri)
     client = mlflow.MlflowClient()
     location = artifacts.as_uri() if artifacts else None
     found = client.get_experiment_by_name(name)
     if found and location and found.artifact_location != location:
-        # The workspace was moved or copied: the old place is not ours to write to.
+        # The workspace was moved or copied: keep its old location out of use.
         client.rename_experiment(found.experiment_id, f"{name} (until {found.last_update_time})")
         found = None
     if found is None:
@@ -212,7 +214,7 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 
 @contextmanager
 def explained_errors(uri: str, *others: type[Exception]) -> Iterator[None]:
-    """Turn what MLflow, or one of the ``others``, raises into an error that names the registry."""
+    """Turn the errors of MLflow, and ``others``, into a ``RegistryError`` that names the registry."""
     try:
         yield
     except DetexportError:

@@ -1,1 +1,1 @@
-"""The report: one page that shows what was asked for, what came out of it, and the evidence."""
+"""The report: one page with the requested jobs, their results and the evidence."""

@@ -1,4 +1,4 @@
-"""Collect what a run has written, whole or not: a report is wanted most where something is missing."""
+"""Collect the results of a run, complete or not: a failed run needs a report most."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,19 +11,19 @@ from detexport.system.files import read_json
 
 
 @dataclass(frozen=True)
-class Job:
-    """One model x one target, and what became of it; ``{}`` stands for what was not written.
+class ReportedJob:
+    """One model x one target, and its results; ``{}`` stands for a file that was not written.
 
     Args:
         name: the job's name.
         model: the model's name.
         target: the target's name.
-        parity: the verdict, as ``validate`` wrote it.
+        parity: the verdict that ``validate`` wrote.
         artifact: the artifact's manifest.
-        latency: the target's statistics by device.
-        diagnosis: where it first goes wrong, as ``diagnose`` wrote it.
-        registration: its entry among the registered.
-        refusals: why it was not registered.
+        latency: the target's latency statistics by device.
+        diagnosis: the first segment that differs, as ``diagnose`` wrote it.
+        registration: its entry in the list of registered jobs.
+        refusals: the reasons why it was not registered.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Job:
 
     @property
     def passed(self) -> bool:
-        """Whether there is a verdict and it is good."""
+        """Whether there is a verdict and it passed."""
         return bool(self.parity.get("passed"))
 
     @property
@@ -50,7 +50,7 @@ class Job:
 
     @property
     def registered_as(self) -> str:
-        """Registered name and version, or nothing."""
+        """Registered name and version; empty if not registered."""
         entry = self.registration
         return f"{entry['name']} v{entry['version']}" if entry else ""
 
@@ -65,7 +65,7 @@ class Job:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why it is not shipped; empty where it is."""
+        """Why it is not shipped; empty if it is."""
         if self.shipped:
             return ()
         if not self.parity:
@@ -80,18 +80,18 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Model:
-    """What a model's jobs have in common.
+class ReportedModel:
+    """The results that a model's jobs share.
 
     Args:
         name: the model's name.
         folder: ``<models_dir>/<name>``.
         contract: the I/O contract.
-        latency: the benchmark's file.
+        latency: the latency report.
         reference: the reference's index.
-        floor: how far the model lies from itself.
-        training: what was measured at training.
-        weights: what of the model its checkpoint fills.
+        floor: the noise floor: the numerical error between runs of the eager model.
+        training: the metrics measured at training.
+        weights: the load report of the checkpoint.
     """
 
     name: str
@@ -106,18 +106,18 @@ class Model:
 
 @dataclass(frozen=True)
 class Results:
-    """All that a run has written.
+    """The results of a run.
 
     Args:
-        jobs: in the order in which they were asked for.
+        jobs: the requested jobs, in their order.
         models: the jobs' models.
-        tracking_uri: the registry's address; empty where nothing was registered.
-        dataset: what the data set says of itself.
-        left_out: pairs that were declared unsupported and not run: ``{name: {reason, upstream}}``.
+        tracking_uri: the registry's tracking URI; empty if nothing was registered.
+        dataset: the data set's description.
+        left_out: pairs that are declared unsupported and not run: ``{name: {reason, upstream}}``.
     """
 
-    jobs: tuple[Job, ...]
-    models: tuple[Model, ...]
+    jobs: tuple[ReportedJob, ...]
+    models: tuple[ReportedModel, ...]
     tracking_uri: str = ""
     dataset: dict[str, Any] = field(default_factory=dict)
     left_out: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -141,18 +141,18 @@ def collect(
     checkpoints_dir: Path | None = None,
     left_out: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Results:
-    """Read what the stages wrote for ``jobs``; folders of jobs that were not asked for are left alone.
+    """Read the results of ``jobs``; ignore the folders of other jobs.
 
     Args:
-        jobs: the jobs asked for: ``{name: {model, target, artifact}}``.
-        models_dir: a folder a model.
-        registered: the receipts of the stage ``register``.
+        jobs: the requested jobs: ``{name: {model, target, artifact}}``.
+        models_dir: the folder with one folder per model.
+        registered: the file that the stage ``register`` writes.
         data_dir: the data set.
-        checkpoints_dir: what was measured at training, a file a model.
+        checkpoints_dir: the folder with the training metrics, one file per model.
         left_out: see ``Results``.
 
     Raises:
-        DataError: a file that is there is not JSON.
+        DataError: a file is not JSON.
     """
     receipts = _read(registered)
     names = dict.fromkeys(job["model"] for job in jobs.values())
@@ -166,8 +166,8 @@ def collect(
     )
 
 
-def _model(name: str, folder: Path, checkpoints_dir: Path | None) -> Model:
-    return Model(
+def _model(name: str, folder: Path, checkpoints_dir: Path | None) -> ReportedModel:
+    return ReportedModel(
         name=name,
         folder=folder,
         contract=_read(folder / "build" / "contract.json"),
@@ -179,12 +179,12 @@ def _model(name: str, folder: Path, checkpoints_dir: Path | None) -> Model:
     )
 
 
-def _job(name: str, job: Mapping[str, str], model: Model, receipts: dict[str, Any]) -> Job:
+def _job(name: str, job: Mapping[str, str], model: ReportedModel, receipts: dict[str, Any]) -> ReportedJob:
     target = job["target"]
     devices = model.latency.get("devices", {})
     entries = [entry for entry in receipts.get("registered", []) if entry["job"] == name]
     refusals = [entry["reasons"] for entry in receipts.get("refused", []) if entry["job"] == name]
-    return Job(
+    return ReportedJob(
         name=name,
         model=job["model"],
         target=target,
@@ -202,7 +202,7 @@ def _job(name: str, job: Mapping[str, str], model: Model, receipts: dict[str, An
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A JSON file's value, or nothing where no stage has written it."""
+    """Return a JSON file's value; ``{}`` if the file does not exist."""
     if not path.is_file():
         return {}
     try:

@@ -1,4 +1,4 @@
-"""Render the report: one HTML file that needs nothing beside it."""
+"""Render the report: one self-contained HTML file."""
 
 from base64 import b64encode
 from collections import Counter
@@ -13,13 +13,13 @@ from detexport.parity.measures import MEASURES, beside, tell
 from detexport.parity.verdict import read_drawn
 from detexport.predictions.drawing import Overlay, draw, font_size, image_uri
 from detexport.reference.store import read_reference
-from detexport.report.collect import Job, Model, Results
+from detexport.report.collect import ReportedJob, ReportedModel, Results
 from detexport.system.atomic import atomic_file
 from detexport.system.extras import extra_imports
 from detexport.system.redaction import public_uri
 
 TEMPLATE = "page.html.jinja"
-DRAWN_FROM = 0.5  # the least score in the pictures; verdicts are on all detections
+DRAWN_FROM = 0.5  # lowest score that is drawn; the verdicts cover all detections
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Panel:
 
     Args:
         title: ``eager``, or the target's name.
-        overlay: what is drawn; ``None`` where the artifact gave nothing to draw.
-        passed: the sample's verdict; ``None`` for the eager model.
-        note: the largest errors, or why nothing is drawn.
+        overlay: the drawing; None if the artifact has no outputs to draw.
+        passed: the sample's verdict; None for the eager model.
+        note: the largest errors, or the first reason of a failure.
     """
 
     title: str
@@ -41,14 +41,14 @@ class Panel:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One validation image, drawn once a side.
+    """One validation image with the outputs of the eager model and of each target.
 
     Args:
-        id: the sample's.
+        id: the sample's id, with its model.
         file: the image's file name.
         image: the image as a data URI.
-        size: height and width of the frame that is drawn in, in px.
-        font_size: of the labels, in that frame's px.
+        size: height and width of the output in px, in which everything is drawn.
+        font_size: that of the labels, in px of the output.
         panels: the eager model first.
     """
 
@@ -64,8 +64,8 @@ def write_page(results: Results, path: Path) -> None:
     """Write the report.
 
     Args:
-        results: what ``collect`` found.
-        path: the HTML file; it is whole or absent.
+        results: from ``collect``.
+        path: the HTML file, written atomically.
 
     Raises:
         MissingPackageError: the template engine is not installed.
@@ -87,21 +87,21 @@ def write_page(results: Results, path: Path) -> None:
 
 
 def _differences(results: Results) -> dict[str, str]:
-    """The picture of each job's first divergence as a data URI, by the job's name."""
+    """Return the image of each job's first divergence as a data URI, by the job's name."""
     folders = {model.name: model.folder for model in results.models}
-    pictures = {
+    images = {
         job.name: folders[job.model] / "parity" / f"{job.target}_diagnosis" / "difference.png"
         for job in results.jobs
     }
     return {
         name: f"data:image/png;base64,{b64encode(path.read_bytes()).decode()}"
-        for name, path in pictures.items()
+        for name, path in images.items()
         if path.is_file()
     }
 
 
-def compare_by_eye(model: Model, jobs: tuple[Job, ...]) -> Iterator[Comparison]:
-    """Draw the samples that the model's jobs kept, the eager model's outputs beside theirs."""
+def compare_by_eye(model: ReportedModel, jobs: tuple[ReportedJob, ...]) -> Iterator[Comparison]:
+    """Draw the samples whose outputs the model's jobs stored, next to the eager model's outputs."""
     own = [job for job in jobs if job.model == model.name]
     drawn = {job.target: _read_drawn(model, job.target) for job in own}
     wanted = {id for outputs in drawn.values() for id in outputs}
@@ -128,7 +128,7 @@ def compare_by_eye(model: Model, jobs: tuple[Job, ...]) -> Iterator[Comparison]:
         )
 
 
-def _panel(job: Job, id: str, overlay: Overlay | None) -> Panel:
+def _panel(job: ReportedJob, id: str, overlay: Overlay | None) -> Panel:
     measured = [sample for sample in job.parity.get("samples", []) if sample["id"] == id]
     if not measured:
         return Panel(job.target, overlay, False, job.reasons[0] if job.reasons else "not run")
@@ -144,13 +144,13 @@ def _panel(job: Job, id: str, overlay: Overlay | None) -> Panel:
     return Panel(job.target, overlay, True, ", ".join(notes))
 
 
-def _read_drawn(model: Model, target: str) -> dict[str, Any]:
+def _read_drawn(model: ReportedModel, target: str) -> dict[str, Any]:
     path = model.folder / "parity" / f"{target}_drawn.npz"
     return read_drawn(path) if path.is_file() else {}
 
 
 def columns(parity: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Name, words and unit of each error that a verdict holds every sample to."""
+    """Return name, words and unit of each error with a limit for every sample."""
     return [
         (name, measure.words, measure.unit)
         for name, measure in MEASURES.items()
@@ -159,50 +159,50 @@ def columns(parity: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def floor_columns(floor: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Name, words and unit of each error that a model was found to have against itself."""
+    """Return name, words and unit of each error in the noise floor of a model."""
     found = {name for variant in floor["variants"].values() for name in variant["errors"]}
     return [(name, measure.words, measure.unit) for name, measure in MEASURES.items() if name in found]
 
 
 def grounds(parity: dict[str, Any], name: str) -> Iterator[str]:
-    """What a verdict rests on, in short lines of text."""
+    """Yield the evidence of a verdict in short lines of text."""
     verdict = parity["verdicts"][name]
     if name == "contract":
         yield f"{len(parity['samples'])} inputs"
         coverage = parity["input_coverage"]
         if coverage:
             yield ", ".join(f"{count} {kind}" for kind, count in coverage["kinds"].items())
-            yield from (f"not shown: {gap}" for gap in coverage["gaps"])
+            yield from (f"not tested: {gap}" for gap in coverage["gaps"])
         for reason, count in Counter(parity["unsupported_inputs"].values()).items():
-            yield f"{count} inputs left out: {reason}"
+            yield f"{count} inputs outside the declared support: {reason}"
     elif name == "numerics":
         for measure, worst, limit in tell({**parity, "accuracy": None}):
-            yield f"{measure.words} {number(worst, measure.unit)} of {limit}"
+            yield f"{measure.words} {number(worst, measure.unit)}, limit {limit}"
         unheld = [f"{measure.words} {number(worst, measure.unit)}" for measure, worst in beside(parity)]
         if unheld:
             yield f"without a limit: {', '.join(unheld)}"
         if parity["tolerance"] and parity["limits"]:
             noise = ", ".join(f"{limit['name']} {number(limit['floor'])}" for limit in parity["limits"])
-            yield f"the model's own noise: {noise}"
+            yield f"noise floor: {noise}"
         noise_dominated = {
             id: ", ".join(names) for id, names in parity["undetermined"]["noise_dominated"].items()
         }
         yield from (f"undetermined on {id}: {names}" for id, names in _first(noise_dominated))
     elif name == "matching":
         counts = parity["detections"]
-        yield f"{counts['paired']} of the model's {counts['expected']} detections paired"
-        yield f"{len(parity['unmatched'])} on one side only"
+        yield f"{counts['paired']} of the eager model's {counts['expected']} detections paired"
+        yield f"{len(parity['unmatched'])} unmatched"
         yield from (f"undetermined on {id}: {why}" for id, why in _first(parity["undetermined"]["why"]))
     elif name == "accuracy" and parity["accuracy"]:
         yield from _of_metric(parity["accuracy"])
-    if verdict["note"] and name != "contract":  # whose inputs are told above
+    if verdict["note"] and name != "contract":  # its note repeats the inputs above
         yield verdict["note"]
 
 
 def _first(by_input: dict[str, str], limit: int = 5) -> list[tuple[str, str]]:
-    """The first few inputs and what is said of each, and how many more there are."""
+    """Return the texts of the first inputs, and the number of other inputs."""
     left = len(by_input) - limit
-    more = [(f"{left} more inputs", "see the verdict's file")] if left > 0 else []
+    more = [(f"{left} more inputs", "see the verdict's JSON file")] if left > 0 else []
     return [*list(by_input.items())[:limit], *more]
 
 
@@ -210,14 +210,14 @@ def _of_metric(accuracy: dict[str, Any]) -> Iterator[str]:
     yield f"{accuracy['images']} annotated images"
     for name, difference in accuracy["differences"].items():
         interval = accuracy.get("intervals", {}).get(name)
-        between = f", 95 % of resamples from {interval[0]:+.4f} to {interval[1]:+.4f}" if interval else ""
+        between = f", 95 % interval {interval[0]:+.4f} to {interval[1]:+.4f}" if interval else ""
         reached = accuracy["artifact"].get(name, 0.0)
-        yield f"{name} {reached:.4f}, eager {accuracy['eager'][name]:.4f}: {difference:+.4f}{between}"
-    yield f"may differ by {accuracy['budget']:g}"
+        yield f"{name} {reached:.4f}, eager {accuracy['eager'][name]:.4f}: delta {difference:+.4f}{between}"
+    yield f"budget {accuracy['budget']:g}"
 
 
 def number(value: float | None, unit: str = "") -> str:
-    """A measured value, short, with its unit; a dash where nothing could be measured."""
+    """Return a measured value with its unit in few digits; a dash if it is None."""
     if value is None:
         return "\u2013"
     return f"{_short(value)} {unit}".rstrip()
@@ -231,36 +231,36 @@ def _short(value: float) -> str:
 
 
 def size(size_bytes: float) -> str:
-    """A file's size in MB, or kB below one."""
+    """Return a file's size in MB, or in kB below 1 MB."""
     return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 1e6 else f"{size_bytes / 1e3:.1f} kB"
 
 
 def speed(ratio: float) -> str:
-    """A ratio of latencies in words."""
+    """Return a ratio of latencies in words."""
     if 0.98 <= ratio <= 1.02:
         return "as fast as eager"
     return f"{1 / ratio:.2f}\u00d7 faster" if ratio < 1 else f"{ratio:.2f}\u00d7 slower"
 
 
 def longest_ms(measured: dict[str, Any]) -> float:
-    """Where a device's picture of latencies ends: a rare hiccup of the machine must not flatten the bars."""
+    """Return the end of a device's latency axis in ms, at most 1.5 times the largest p90, to cut outliers."""
     runners = measured["runners"].values()
     p90s = [runner["p90_ms"] for runner in runners]
     return min(max((runner["p99_ms"] for runner in runners), default=1), 1.5 * max(p90s, default=1))
 
 
 def unsteady(measured: dict[str, Any]) -> bool:
-    """Whether a tenth of an engine's calls took more than twice its median: something else was at work."""
+    """Return whether any p90 is more than twice its median, which other load on the machine causes."""
     return any(runner["p90_ms"] > 2 * runner["p50_ms"] for runner in measured["runners"].values())
 
 
 def share(value: float, longest: float) -> str:
-    """A length in a picture, as a percentage of its width."""
+    """Return a value as a percentage of the latency axis, at most 100 %."""
     return f"{100 * min(value / longest, 1):.2f}%"
 
 
 def _versions(results: Results) -> dict[str, str]:
-    """Versions of the packages that shaped the artifacts, and of those that the eager model ran with."""
+    """Return the package versions of the artifacts and of the eager model, and its environment."""
     versions: dict[str, str] = {}
     for job in results.jobs:
         versions |= job.artifact.get("versions", {})
@@ -277,7 +277,7 @@ def _environment() -> Any:
     environment = Environment(
         loader=PackageLoader("detexport.report", "."),
         autoescape=True,
-        undefined=StrictUndefined,  # a misspelt name is an error and not a hole in the page
+        undefined=StrictUndefined,  # a misspelt name is an error, not an empty string
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -1,7 +1,7 @@
-"""Runtimes: an artifact becomes a callable with the eager model's interface.
+"""Runtimes: load an artifact as a callable with the eager model's interface.
 
-``load`` gives that interface and needs torch. Without torch, a runtime's ``open`` gives a ``Session`` (numpy
-in, numpy out) and ``detexport.processing.postprocess`` what lies beyond the graph's end.
+``load`` returns that callable and needs torch. Without torch, a runtime's ``open`` returns a ``Session``
+(numpy in, numpy out), and ``detexport.processing.postprocess`` post-processes its outputs.
 """
 
 from collections.abc import Iterator
@@ -20,13 +20,13 @@ from detexport.system.extras import extra_imports
 
 __all__ = ["BatchSession", "Engine", "Runtime", "Session", "load"]
 
-# By name: each runtime is imported only where it is used.
+# By name, so that a runtime is imported only when it is used.
 DEFAULT_ENGINES = {
     Format.TORCHSCRIPT: ("detexport.runtime.torchscript", "TorchScript"),
     Format.ONNX: ("detexport.runtime.onnxruntime", "OnnxRuntime"),
     Format.EXPORTED_PROGRAM: ("detexport.runtime.exported_program", "ExportedProgram"),
-    Format.AOT_INDUCTOR: ("detexport.runtime.aot_inductor", "AotInductor"),
-    Format.OPENVINO: ("detexport.runtime.openvino", "OpenVino"),
+    Format.AOT_INDUCTOR: ("detexport.runtime.aot_inductor", "AotInductorRuntime"),
+    Format.OPENVINO: ("detexport.runtime.openvino", "OpenVinoRuntime"),
 }
 
 
@@ -35,7 +35,7 @@ class Runtime:
     """A session behind the eager model's interface.
 
     Args:
-        session: what runs the graph.
+        session: the loaded graph.
     """
 
     session: Session
@@ -43,26 +43,26 @@ class Runtime:
     def __call__(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Run the model on images.
 
-        An artifact whose ``batch`` is ``"any"`` takes them all in one call of its graph, padded to one size
-        as an eager batch is; one of batch ``"1"`` takes one after another, each as an eager batch of its own.
+        An artifact whose ``batch`` is ``"any"`` runs all images in one call of its graph, padded to one size
+        like an eager batch. One whose ``batch`` is ``"1"`` runs each image as an eager batch of one.
 
         Args:
             inputs: per image ``image``, a tensor (3, H, W) in the contract's channel order, already resized,
-                whole numbers 0..255 of any dtype, and, where the result is wanted in another size, ``height``
-                and ``width`` in px. What else a mapped record of a data set has is not looked at.
+                whole numbers 0..255 of any dtype; and, if the output is wanted in another size, ``height``
+                and ``width`` in px. Other keys of a mapped data set record are ignored.
 
         Returns:
-            A dict an image, in the size asked for and on the CPU, with what the contract's ``results`` name:
+            A dict per image, in the requested size and on the CPU, with the contract's ``results``:
             ``instances`` (``pred_boxes``, ``scores``, ``pred_classes`` and, where the model has them,
             ``pred_masks`` (R, height, width) bool and ``pred_keypoints`` (R, K, 3)), ``proposals``
             (``proposal_boxes``, ``objectness_logits``), ``sem_seg`` (C, height, width) logits, and
             ``panoptic_seg``, a pair of ids (height, width) int32 and ``segments_info``.
 
         Raises:
-            InputError: an input is not what is described above.
+            InputError: an input does not match the description above.
             ArtifactError: an image has a size that the graph was not exported for.
-            OutOfMemoryError: the memory does not suffice; the runtime stays as it is.
-            MissingPackageError: torch, whose tensors these are, is not installed.
+            OutOfMemoryError: out of memory; the runtime remains usable.
+            MissingPackageError: torch is not installed.
         """
         with extra_imports():
             from detexport.runtime.eager import checked_examples, to_eager
@@ -70,7 +70,7 @@ class Runtime:
         artifact = self.session.artifact
         with memory_guard():
             examples = checked_examples(inputs, artifact.contract)
-        # In as many calls of the graph as it needs.
+        # The images of each call of the graph.
         calls = [examples] if artifact.batch == "any" else [[example] for example in examples]
         return [
             to_eager(fields, output_size)
@@ -79,7 +79,7 @@ class Runtime:
         ]
 
     def _run(self, call: list[tuple[np.ndarray, tuple[int, int]]]) -> Iterator[dict[str, Any]]:
-        """Post-processed arrays of each image of one call."""
+        """Yield the post-processed arrays of each image of one call."""
         images, output_sizes = zip(*call, strict=True)
         contract = self.session.artifact.contract
         with memory_guard(*(image.shape for image in images)):
@@ -92,7 +92,7 @@ class Runtime:
 
 
 def default_engine(artifact_format: Format) -> Engine:
-    """Build the runtime, with its default options, that opens a format.
+    """Build the default runtime of a format, with its default options.
 
     Raises:
         MissingPackageError: the runtime is not installed.
@@ -107,12 +107,12 @@ def load(artifact_dir: Path | str, device: str = "cpu", runtime: Engine | None =
     """Load an artifact behind the eager model's interface.
 
     Args:
-        artifact_dir: folder that the export wrote.
-        device: ``"cpu"``, ``"cuda"`` or ``"cuda:<index>"``; never another one in silence.
-        runtime: the engine and its options; by default the one that belongs to the artifact's format.
+        artifact_dir: the artifact's folder.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:<index>"``; there is no fallback to another device.
+        runtime: the engine and its options; by default that of the artifact's format.
 
     Raises:
-        ArtifactError: the folder is not an artifact, or was changed.
+        ArtifactError: the folder is not an artifact, or its files were changed.
         RuntimeUnavailableError: the device is not on this machine.
         MissingPackageError: the runtime is not installed.
     """

@@ -1,4 +1,4 @@
-"""PyTorch as a runtime: AOTInductor packages, native code for one kind of device and processor."""
+"""PyTorch as a runtime: AOTInductor packages, native code for one kind of device and CPU."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -21,11 +21,11 @@ NEEDED_FEATURES = {
     "x86-64": (),
     "x86-64-v3": ("avx", "avx2", "bmi", "bmi2", "f16c", "fma3", "lzcnt"),
 }
-"""What a processor must have for code of an instruction set, by torch's names."""
+"""CPU features that each instruction set requires, by torch's names."""
 
 
 @dataclass(frozen=True)
-class AotInductor:
+class AotInductorRuntime:
     """An AOTInductor package, run in the PyTorch process.
 
     Args:
@@ -36,11 +36,11 @@ class AotInductor:
     threads: int = 0
 
     def open(self, artifact_dir: Path, device: str = "cpu") -> TorchSession:
-        """Load an artifact after its files' digests were checked: it is native code.
+        """Check the digests of an artifact's files, which are native code, and load it.
 
         Raises:
-            ArtifactError: not an AOTInductor package, one that was changed, or one for another device.
-            RuntimeUnavailableError: the device is not on this machine, or the processor lacks instructions.
+            ArtifactError: it is not an AOTInductor package, was changed, or is for another device.
+            RuntimeUnavailableError: the device is not on this machine, or the CPU lacks instructions.
         """
         require_device(device)
         artifact = read_verified(artifact_dir, Format.AOT_INDUCTOR)
@@ -52,7 +52,7 @@ class AotInductor:
         path = artifact_dir / artifact.main_file
         index = int(device.partition(":")[2] or 0) if device.startswith("cuda") else -1
         try:
-            with _own_judgement():
+            with _without_isa_warning():
                 package = torch._inductor.aoti_load_package(str(path), device_index=index)
         except RuntimeError as error:
             raise ArtifactError(
@@ -65,8 +65,8 @@ class AotInductor:
 
 
 @contextmanager
-def _own_judgement() -> Iterator[None]:
-    """Without torch's warning that the processor could run code of a newer instruction set, too."""
+def _without_isa_warning() -> Iterator[None]:
+    """Suppress torch's warning that this CPU also has a newer instruction set."""
     logger = logging.getLogger("torch.export.pt2_archive._package")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -77,15 +77,15 @@ def _own_judgement() -> Iterator[None]:
 
 
 def _compiled_for(artifact: Artifact) -> tuple[str, str]:
-    """The kind of device and the instruction set of a package, as its manifest says.
+    """Return the kind of device and the instruction set of a package, from its manifest.
 
     Raises:
-        ArtifactError: it names none that packages are compiled for.
+        ArtifactError: one of them is missing or unknown.
     """
     device, instruction_set = (artifact.options.get(name) for name in ("device", "instruction_set"))
     if device not in DEVICES or instruction_set not in (*NEEDED_FEATURES,):
         raise ArtifactError(
-            "the manifest does not say what the package was compiled for",
+            "the manifest does not name the device and instruction set of the package",
             got=f"device {device!r}, instruction_set {instruction_set!r}",
             expected=f"{' or '.join(DEVICES)}; {' or '.join(NEEDED_FEATURES)}",
             remedy="convert the ExportedProgram again; do not edit an artifact's files",
@@ -104,21 +104,21 @@ def _require_same(device: str, compiled_for: str) -> None:
 
 
 def _require_processor(instruction_set: str, features: Mapping[str, Any]) -> None:
-    """Refuse code that this machine's processor would die of.
+    """Check that this machine's CPU has the instruction set of a package.
 
     Args:
-        instruction_set: what the package was compiled for.
-        features: what the processor has, as ``torch.cpu.get_capabilities`` gives it.
+        instruction_set: that of the package.
+        features: those of the CPU, from ``torch.cpu.get_capabilities``.
 
     Raises:
-        RuntimeUnavailableError: the processor lacks some of it.
+        RuntimeUnavailableError: the CPU lacks one of the required features.
     """
     needed = NEEDED_FEATURES[instruction_set]
     missing = [name for name in needed if not features.get(name)]
     if missing or features.get("architecture") != "x86_64":
         raise RuntimeUnavailableError(
-            "the package's code cannot run on this processor",
+            "the package's code cannot run on this CPU",
             got=f"{features.get('cpu_name')} ({features.get('architecture')}), without {', '.join(missing)}",
             expected=f"{instruction_set}: {', '.join(needed)}",
-            remedy="run it on such a machine, or convert with another instruction_set",
+            remedy="run it on a machine with these features, or convert with another instruction_set",
         )

@@ -1,4 +1,4 @@
-"""The eager model's interface around a session of arrays: dicts of tensors in, its structures out."""
+"""The eager model's interface around a session: convert its inputs to arrays and arrays to its outputs."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from detexport.structures.model_input import checked_image, output_size
 
 BOXES = ("pred_boxes", "proposal_boxes")
 USED = ("image", "height", "width")
-# What a mapped record of a data set carries along; the eager model does not look at it either.
+# Further keys of a mapped data set record, which the eager model ignores too.
 CARRIED = (
     "annotations",
     "file_name",
@@ -27,16 +27,16 @@ CARRIED = (
 
 
 def checked_examples(inputs: Any, contract: Contract) -> list[tuple[np.ndarray, tuple[int, int]]]:
-    """The image of each input, (3, H, W) uint8, and the size in px in which its result is wanted.
+    """Return each input's image, (3, H, W) uint8, and the height and width in px of its output.
 
     Raises:
-        InputError: an input is not what the eager model takes, or has what the graph does not take.
+        InputError: an input does not fit the eager model, or has keys or values that the graph cannot take.
     """
     if not isinstance(inputs, list | tuple) or not inputs:
         raise InputError(
             "a batch needs at least one image",
             got="none" if isinstance(inputs, list | tuple) else type(inputs).__name__,
-            expected="a list of dicts, one an image",
+            expected="a list of dicts, one per image",
         )
     channels = int(contract.inputs[0].shape[0])
     examples = []
@@ -52,27 +52,27 @@ def _refuse_unknown(example: dict[str, Any], index: int) -> None:
     unknown = [key for key in example if key not in USED and key not in CARRIED]
     if unknown:
         raise InputError(
-            f"input {index} has what the graph was not exported for",
+            f"input {index} has keys that the graph was not exported for",
             got=", ".join(map(str, unknown)),
-            expected=f"{', '.join(USED)}; not looked at: {', '.join(CARRIED)}",
-            remedy="leave it out: the graph finds its proposals itself"
+            expected=f"{', '.join(USED)}; ignored: {', '.join(CARRIED)}",
+            remedy="remove them: the graph computes its proposals itself"
             if any("proposal" in str(key) for key in unknown)
-            else "leave it out, or correct its name",
+            else "remove them, or correct their names",
         )
 
 
 def _as_uint8(image: Tensor, index: int) -> Tensor:
-    """The same values as the graph takes them.
+    """Convert an image to uint8, the graph's dtype, without changing its values.
 
     Raises:
-        InputError: they are not whole numbers 0..255; the graph would see another image than the eager model.
+        InputError: they are not whole numbers 0..255: the graph would see another image than the eager model.
     """
     if image.dtype == torch.uint8:
         return image
     converted = image.to(torch.uint8)
     if not torch.equal(converted.to(image.dtype), image):
         raise InputError(
-            f"image {index} has values that the graph does not take",
+            f"image {index} has values that the graph cannot take",
             got=f"{image.dtype} from {image.min().item():g} to {image.max().item():g}, not all of them whole "
             "numbers 0..255",
             expected="torch.uint8, or its values in another dtype",
@@ -82,10 +82,10 @@ def _as_uint8(image: Tensor, index: int) -> Tensor:
 
 
 def to_eager(fields: dict[str, Any], output_size: tuple[int, int]) -> dict[str, Any]:
-    """Post-processed arrays of one image as the eager model's structures of tensors.
+    """Convert the post-processed arrays of one image to the eager model's structures of tensors.
 
     Args:
-        fields: what ``detexport.processing.postprocess`` gives.
+        fields: the result of ``detexport.processing.postprocess``.
         output_size: height and width in px.
     """
     values = {

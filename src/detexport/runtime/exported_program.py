@@ -24,10 +24,10 @@ class ExportedProgram:
     threads: int = 0
 
     def open(self, artifact_dir: Path, device: str = "cpu") -> TorchSession:
-        """Load an artifact after its files' digests were checked.
+        """Check the digests of an artifact's files and load it.
 
         Raises:
-            ArtifactError: not an ExportedProgram, one that was changed, or one that says more than a graph.
+            ArtifactError: it is not an ExportedProgram, was changed, or holds more than tensors and a graph.
             RuntimeUnavailableError: the device is not on this machine.
         """
         require_device(device)

@@ -1,4 +1,4 @@
-"""ONNX Runtime."""
+"""ONNX Runtime as a runtime: ONNX models."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,17 +23,17 @@ class OnnxRuntime:
     """ONNX Runtime with one execution provider.
 
     Args:
-        threads: threads of one operator; 0 lets ONNX Runtime take every core.
+        threads: threads of one operator; 0 lets ONNX Runtime use every core.
     """
 
     threads: int = 0
 
     def open(self, artifact_dir: Path, device: str = "cpu") -> "OnnxSession":
-        """Load an artifact after its files' digests were checked.
+        """Check the digests of an artifact's files and load it.
 
         Raises:
-            ArtifactError: not an ONNX artifact, one that was changed, or one that this ONNX Runtime refuses.
-            RuntimeUnavailableError: the device is not there (ONNX Runtime would take the CPU in silence).
+            ArtifactError: it is not an ONNX artifact, was changed, or cannot be loaded by this ONNX Runtime.
+            RuntimeUnavailableError: the device is missing (ONNX Runtime would silently use the CPU).
         """
         provider, provider_options = _provider(device)
         artifact = read_verified(artifact_dir, Format.ONNX)
@@ -45,7 +45,7 @@ class OnnxRuntime:
             session = ort.InferenceSession(
                 path, options, providers=[provider], provider_options=[provider_options]
             )
-        except Exception as error:  # onnxruntime's errors have no base of their own
+        except Exception as error:  # onnxruntime's errors have no common base class
             raise ArtifactError(
                 f"{path} cannot be loaded by ONNX Runtime {ort.__version__}",
                 got=str(error).strip().splitlines()[0],
@@ -64,14 +64,14 @@ class OnnxRuntime:
 
 FLOAT, INT64 = 1, 7  # onnx.TensorProto.DataType
 OPERATORS = {"Identity": (FLOAT,), "RoiAlign": (FLOAT, FLOAT, INT64)}
-"""With the types of their inputs: an operator of every version, and one of ours whose kernels come late."""
+"""Operators to probe, with the types of their inputs: one that every opset has, and one whose kernels lag."""
 
 
 def latest_opset(oldest: int, *, rois: bool) -> int:
-    """The latest version of ONNX's operators that this ONNX Runtime runs, on the CPU; it takes milliseconds.
+    """Return the latest opset that this ONNX Runtime runs on the CPU; it takes milliseconds.
 
     Args:
-        oldest: a version that it runs.
+        oldest: an opset that it runs.
         rois: whether the model pools regions, which needs a kernel of RoiAlign.
     """
     operator, latest = "RoiAlign" if rois else "Identity", oldest
@@ -81,18 +81,18 @@ def latest_opset(oldest: int, *, rois: bool) -> int:
 
 
 def _runs(operator: str, opset: int) -> bool:
-    """Whether a model of one node of this operator and this version of the operators can be loaded."""
+    """Return whether a model of one node of this operator and opset can be loaded."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
     try:
         ort.InferenceSession(_one_node(operator, opset), options, providers=[PROVIDERS["cpu"]])
-    except Exception:  # onnxruntime's errors have no base of their own
+    except Exception:  # onnxruntime's errors have no common base class
         return False
     return True
 
 
 def _one_node(operator: str, opset: int) -> bytes:
-    """An ONNX model of one node, written field by field: https://onnx.ai/onnx/repo-docs/IR.html."""
+    """Return an ONNX model of one node, written field by field: https://onnx.ai/onnx/repo-docs/IR.html."""
     names = [f"x{index}".encode() for index in range(len(OPERATORS[operator]))]
     inputs = [_value(name, kind) for name, kind in zip(names, OPERATORS[operator], strict=True)]
     node = b"".join(_message(1, name) for name in names) + _message(2, b"y") + _message(4, operator.encode())
@@ -102,12 +102,12 @@ def _one_node(operator: str, opset: int) -> bytes:
 
 
 def _value(name: bytes, kind: int) -> bytes:
-    """A ``ValueInfoProto`` of a tensor of any shape."""
+    """Return a ``ValueInfoProto`` of a tensor of any shape."""
     return _message(1, name) + _message(2, _message(1, _number(1, kind)))
 
 
 def _message(field: int, payload: bytes) -> bytes:
-    """A field of protobuf that holds bytes, fewer than 16384 of them."""
+    """Return a protobuf field that holds fewer than 16384 bytes."""
     return bytes([field << 3 | 2]) + _varint(len(payload)) + payload
 
 
@@ -146,7 +146,7 @@ def find_devices() -> list[str]:
 
 
 def _provider(device: str) -> tuple[str, dict[str, str]]:
-    """The execution provider of a device, and its options."""
+    """Return the execution provider of a device, and its options."""
     kind, _, index = device.partition(":")
     provider = PROVIDERS.get(kind, "")
     if provider not in ort.get_available_providers():

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU."""
+"""OpenVINO as a runtime: IRs on the CPU."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ import numpy as np
 from detexport.artifact import Artifact, Format
 from detexport.errors import ArtifactError, ConfigError, RuntimeUnavailableError
 from detexport.formats.coordinate_operators import OPENVINO as READ_AT
+from detexport.formats.openvino_constants import is_constant
 from detexport.formats.openvino_import import no_telemetry
 from detexport.runtime.session import checked_inputs, name_outputs, read_verified
 from detexport.system.extras import extra_imports
@@ -21,25 +22,25 @@ TYPES = {"f32": ov.Type.f32, "bf16": ov.Type.bf16}
 
 
 @dataclass(frozen=True)
-class OpenVino:
+class OpenVinoRuntime:
     """OpenVINO's CPU plugin.
 
     Args:
-        threads: threads of one inference; 0 lets OpenVINO take every core.
-        precision: what floating-point operators compute in. Never left to OpenVINO, which takes bfloat16 by
-            itself where the processor has it.
+        threads: threads of one inference; 0 lets OpenVINO use every core.
+        precision: the inference precision of floating-point operators. Always set: OpenVINO's default is
+            bfloat16 if the CPU supports it.
     """
 
     threads: int = 0
     precision: Literal["f32", "bf16"] = "f32"
 
     def open(self, artifact_dir: Path, device: str = "cpu") -> "OpenVinoSession":
-        """Load an artifact after its files' digests were checked.
+        """Check the digests of an artifact's files and load it.
 
         Raises:
-            ConfigError: there is no such precision.
-            ArtifactError: not an OpenVINO artifact, one that was changed, or one that this OpenVINO refuses.
-            RuntimeUnavailableError: the device is not the CPU, or the processor lacks the precision.
+            ConfigError: the precision is unknown.
+            ArtifactError: it is not an OpenVINO artifact, was changed, or cannot be loaded by this OpenVINO.
+            RuntimeUnavailableError: the device is not the CPU, or the CPU does not support the precision.
         """
         if device != "cpu":
             raise RuntimeUnavailableError(
@@ -62,15 +63,15 @@ class OpenVino:
                 f"{path} cannot be loaded by OpenVINO {ov.__version__}",
                 got=str(error).strip().splitlines()[-1],
                 expected="an IR for its CPU plugin",
-                remedy="convert the model again with the OpenVINO that is installed",
+                remedy="convert the model again with the installed OpenVINO",
             ) from error
         taken = compiled.get_property("INFERENCE_PRECISION_HINT")
         if taken != TYPES[self.precision]:
             raise RuntimeUnavailableError(
-                f"OpenVINO does not compute in {self.precision} on this processor",
+                f"OpenVINO does not compute in {self.precision} on this CPU",
                 got=taken,
                 expected=self.precision,
-                remedy="choose precision f32, or a processor with bfloat16 (AVX512_BF16, AMX)",
+                remedy="choose precision f32, or a CPU with bfloat16 (AVX512_BF16, AMX)",
             )
         return OpenVinoSession(artifact, device, compiled.create_infer_request())
 
@@ -103,16 +104,16 @@ class OpenVinoSession:
 
 
 def find_devices() -> list[str]:
-    """Return the names of the devices that artifacts can run on: the CPU, if its plugin is there."""
+    """Return the names of the devices that artifacts can run on: the CPU, if its plugin is installed."""
     return ["cpu"] if "CPU" in ov.Core().available_devices else []
 
 
 def _keep_coordinates_float32(model: Any) -> None:
-    """Make the coordinates at which features are read outputs too; nobody asks for them.
+    """Add the coordinates at which features are read as outputs, which nobody reads.
 
-    In 8 bits of bfloat16 a box at 800 px would be rounded to 4 px. OpenVINO leaves in float32 what lies
-    between the last layer with weights and an output; a mark on single operators gets lost when it rewrites
-    them.
+    With the 8 significant bits of bfloat16, a box at 800 px would be rounded to 4 px. OpenVINO keeps the
+    operators between the last layer with weights and an output in float32. It loses a mark on a single
+    operator when it rewrites the graph.
     """
     coordinates = [
         node.input_value(port)
@@ -125,19 +126,11 @@ def _keep_coordinates_float32(model: Any) -> None:
 
 
 def _coordinate_ports(node: Any) -> tuple[int, ...]:
-    """Inputs of an operator that are coordinates, or made of them.
+    """Return the inputs of an operator that are coordinates, or computed from them.
 
-    Masks are pasted, and heatmaps resized, by products with weights that follow from where a box lies: of two
-    values that are computed one is such weights. A layer's own weights are constants.
+    Masks are pasted, and heatmaps resized, by matrix products with interpolation weights that depend on a
+    box. So both inputs of a product without a constant count; a layer's own weights are constants.
     """
     if node.get_type_name() != "MatMul":
         return READ_AT.get(node.get_type_name(), ())
-    return () if any(_is_constant(node.input_value(port)) for port in (0, 1)) else (0, 1)
-
-
-def _is_constant(value: Any) -> bool:
-    """Whether a value is a constant, as it is stored or converted."""
-    node = value.get_node()
-    while node.get_type_name() == "Convert":
-        node = node.input_value(0).get_node()
-    return bool(node.get_type_name() == "Constant")
+    return () if any(is_constant(node.input_value(port).get_node()) for port in (0, 1)) else (0, 1)

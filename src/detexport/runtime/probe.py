@@ -1,6 +1,6 @@
-"""Find the runtimes that are installed and work, each in a process of its own.
+"""Find the runtimes that are installed and work, each in its own process.
 
-Importing a runtime that is broken, or built for another CPU, may end the process that does it.
+Importing a runtime that is broken, or built for another CPU, may crash the process.
 """
 
 import json
@@ -20,13 +20,13 @@ TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
-class Runtime:
+class KnownRuntime:
     """A runtime of artifacts.
 
     Args:
         name: its usual name.
         packages: the modules that it consists of; the first one's version is the runtime's.
-        module: the module of detexport that knows its devices, by ``find_devices()``.
+        module: the module of detexport whose ``find_devices()`` lists its devices.
     """
 
     name: str
@@ -35,15 +35,15 @@ class Runtime:
 
 
 RUNTIMES = (
-    Runtime("PyTorch", ("torch", "torchvision"), "detexport.runtime.torch_session"),
-    Runtime("ONNX Runtime", ("onnxruntime",), "detexport.runtime.onnxruntime"),
-    Runtime("OpenVINO", ("openvino",), "detexport.runtime.openvino"),
+    KnownRuntime("PyTorch", ("torch", "torchvision"), "detexport.runtime.torch_session"),
+    KnownRuntime("ONNX Runtime", ("onnxruntime",), "detexport.runtime.onnxruntime"),
+    KnownRuntime("OpenVINO", ("openvino",), "detexport.runtime.openvino"),
 )
 
 
 @dataclass(frozen=True)
 class RuntimeStatus:
-    """What was found of a runtime.
+    """The result of probing a runtime.
 
     Args:
         name: the runtime's.
@@ -61,18 +61,18 @@ class RuntimeStatus:
 
 
 def probe_runtimes() -> list[RuntimeStatus]:
-    """Import every runtime that is installed, at the same time, and list its devices."""
+    """Import all installed runtimes in parallel and list their devices."""
     with ThreadPoolExecutor() as pool:
         return [*pool.map(probe, RUNTIMES)]
 
 
-def probe(runtime: Runtime) -> RuntimeStatus:
+def probe(runtime: KnownRuntime) -> RuntimeStatus:
     """Import a runtime, if it is installed, in another process."""
     try:
         require_packages(*runtime.packages)
     except MissingPackageError as error:
         return RuntimeStatus(runtime.name, "missing", message=str(error))
-    # -P: a file of the working folder never takes the place of a package.
+    # -P: a file in the working folder must not shadow a package.
     command = [sys.executable, "-P", "-m", __name__, runtime.name]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
@@ -93,7 +93,7 @@ def _failure(done: subprocess.CompletedProcess[str]) -> str:
     return (done.stderr.strip().splitlines() or [f"importing it ended with exit code {done.returncode}"])[-1]
 
 
-def describe(runtime: Runtime) -> dict[str, Any]:
+def describe(runtime: KnownRuntime) -> dict[str, Any]:
     """Import a runtime in this process; return its version and the names of its devices."""
     packages = [import_module(package) for package in runtime.packages]
     find_devices: Callable[[], list[str]] = import_module(runtime.module).find_devices

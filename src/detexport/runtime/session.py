@@ -1,4 +1,4 @@
-"""What every runtime gives: a session, one image in, the graph's outputs by name out."""
+"""The common interface of the runtimes: a session takes one image and returns the graph's outputs by name."""
 
 import operator
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,11 @@ from detexport.processing.preprocess import graph_inputs
 
 
 class Session(Protocol):
-    """An artifact that is loaded and ready to run.
+    """A loaded artifact, ready to run.
 
     Attributes:
-        artifact: the manifest of what is loaded.
-        device: where it runs, ``"cpu"``, ``"cuda"`` or ``"cuda:<index>"``.
+        artifact: the artifact's manifest.
+        device: the device it runs on, ``"cpu"``, ``"cuda"`` or ``"cuda:<index>"``.
     """
 
     @property
@@ -34,61 +34,61 @@ class Session(Protocol):
 
         Args:
             image: (3, H, W) uint8 in the contract's channel order, resized by the contract's rule.
-            output_size: height and width in px that a pasted graph's outputs are wanted in, by default those
-                of ``image``; a raw graph does not ask for it.
+            output_size: height and width in px of the outputs of a pasted graph, by default those of
+                ``image``; a raw graph ignores it.
 
         Returns:
-            The graph's outputs by the contract's names; boxes in px of ``image`` where it ends raw, of the
-            output where it ends pasted.
+            The graph's outputs by the contract's names; boxes in px of ``image`` for a raw graph, of the
+            output for a pasted one.
 
         Raises:
-            ArtifactError: the image is not what the graph was exported for.
+            ArtifactError: the image does not match the graph's input.
         """
         ...
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run the graph on its inputs by name, in the contract's order; nothing is checked before.
+        """Run the graph on its inputs by name, in the contract's order, without checking them.
 
         Raises:
-            ArtifactError: the graph's outputs are not those of its contract.
+            ArtifactError: the graph's outputs do not match its contract.
         """
         ...
 
 
 class BatchSession(Session, Protocol):
-    """A session of an artifact that takes any number of images in a call (``batch`` is ``"any"``)."""
+    """A session of an artifact with any batch size (``batch`` is ``"any"``)."""
 
     def run_batch(
         self, images: Sequence[np.ndarray], output_sizes: Sequence[tuple[int, int] | None]
     ) -> list[dict[str, np.ndarray]]:
         """Run the graph once on images of different sizes.
 
-        The graph pads them to one size, as the eager model does; so in a batch, as in an eager one, an
-        image's outputs depend a little on the sizes of the others.
+        The graph pads them to one size, as the eager model does. So an image's outputs depend slightly on
+        the sizes of the others, as in an eager batch.
 
         Args:
-            images: each as ``Session.__call__`` takes it.
-            output_sizes: one an image, likewise.
+            images: one or more images, as for ``Session.__call__``.
+            output_sizes: an output size per image, as for ``Session.__call__``.
 
         Raises:
-            ArtifactError: an image is not what the graph was exported for.
+            ArtifactError: an image does not match the graph's input.
         """
         ...
 
 
 class Engine(Protocol):
-    """A runtime and its options; a target's ``runtime`` node names one."""
+    """A runtime and its options; a target's ``runtime`` node selects one."""
 
     def open(self, artifact_dir: Path, device: str = "cpu") -> Session:
-        """Load an artifact whose files' digests are checked first."""
+        """Check the digests of an artifact's files and load it."""
         ...
 
 
 def read_verified(folder: Path, expected: Format) -> Artifact:
-    """Read the manifest of an artifact that a runtime is about to load, and check its files first.
+    """Read the manifest of an artifact that a runtime is about to load, and check its files.
 
     Raises:
-        ArtifactError: it is not an artifact, not of the runtime's format, or its files were changed.
+        ArtifactError: it is not an artifact, has another format than ``expected``, or its files were changed.
     """
     artifact = read_artifact(folder)
     if artifact.format is not expected:
@@ -96,7 +96,7 @@ def read_verified(folder: Path, expected: Format) -> Artifact:
             f"{folder} cannot be opened by this runtime",
             got=artifact.format.value,
             expected=expected.value,
-            remedy="choose the runtime that belongs to the artifact's format",
+            remedy="choose the runtime of the artifact's format",
         )
     verify_files(artifact, folder)
     return artifact
@@ -106,7 +106,7 @@ def check_image(image: np.ndarray, artifact: Artifact) -> None:
     """Compare an image with the graph's input.
 
     Raises:
-        ArtifactError: another dtype, rank or number of channels, or a side that the graph does not take.
+        ArtifactError: the dtype, the rank, the number of channels or the size does not fit.
     """
     spec = artifact.contract.inputs[0]
     smallest, largest = artifact.image_sides
@@ -125,22 +125,22 @@ def check_image(image: np.ndarray, artifact: Artifact) -> None:
             got=f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__,
             expected=f"numpy {spec.dtype} ({', '.join(map(str, spec.shape))}), "
             f"sides of {smallest} to {largest} px",
-            remedy=f"give one image, {artifact.contract.channel_order}, channels first, values 0..255",
+            remedy=f"pass one image, {artifact.contract.channel_order}, channels first, values 0..255",
         )
 
 
 def checked_inputs(
     image: np.ndarray, output_size: tuple[int, int] | None, artifact: Artifact
 ) -> dict[str, np.ndarray]:
-    """What an artifact's graph takes for one image, by name and in its order: see ``Session.__call__``.
+    """Return the graph's inputs for one image, by name and in its order: see ``Session.__call__``.
 
     Raises:
-        ArtifactError: the image does not fit the graph, or the wanted size is none.
+        ArtifactError: the image does not fit the graph, or the output size is invalid.
     """
     check_image(image, artifact)
     if output_size is not None and not _is_size(output_size):
         raise ArtifactError(
-            "no output has such a size",
+            "invalid output size",
             got=f"(height, width) {output_size}",
             expected=f"two positive whole numbers of px, at most {MAX_SIDE}",
         )
@@ -148,7 +148,7 @@ def checked_inputs(
 
 
 def _is_size(size: Any) -> bool:
-    """Whether it is two whole numbers, of Python or numpy, in the range of sides."""
+    """Return whether it is two integers, of Python or numpy, in the range of image sides."""
     try:
         height, width = map(operator.index, size)
     except (TypeError, ValueError):
@@ -157,16 +157,16 @@ def _is_size(size: Any) -> bool:
 
 
 def name_outputs(values: Sequence[np.ndarray], artifact: Artifact) -> dict[str, np.ndarray]:
-    """Give the graph's outputs, in its order, the contract's names.
+    """Return the graph's outputs, given in its order, by the contract's names.
 
     Raises:
-        ArtifactError: the graph gives another number of tensors, another dtype or another rank.
+        ArtifactError: the number of outputs, a dtype or a rank does not match the contract.
     """
     specs = artifact.contract.outputs
     got = [(value.dtype.name, value.ndim) for value in values]
     if got != [(spec.dtype, len(spec.shape)) for spec in specs]:
         raise ArtifactError(
-            "the graph's outputs are not those of its contract",
+            "the graph's outputs do not match its contract",
             got=", ".join(f"{dtype} of rank {rank}" for dtype, rank in got) or "nothing",
             expected=", ".join(f"{spec.name} {spec.dtype} of rank {len(spec.shape)}" for spec in specs),
             remedy="export the model again",

@@ -1,4 +1,4 @@
-"""What the formats that PyTorch runs have in common: tensors in, a tuple of tensors out, on a device."""
+"""The session of the formats that PyTorch runs: tensors in, a tuple of tensors out, on a device."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,12 +32,12 @@ class TorchSession:
             return self.by_name(self.module(*map(self.to_tensor, inputs.values())))
 
     def to_tensor(self, value: np.ndarray) -> torch.Tensor:
-        """An input where the graph computes."""
-        # A copy where the array is a flipped or read-only view: torch takes neither.
+        """Return an input as a tensor on the graph's device."""
+        # Copies a flipped or read-only view, since torch accepts neither.
         return torch.from_numpy(np.require(value, requirements=("C", "W"))).to(self.device)
 
     def by_name(self, outputs: Sequence[torch.Tensor]) -> dict[str, np.ndarray]:
-        """The graph's outputs by the contract's names."""
+        """Return the graph's outputs as arrays by the contract's names."""
         return name_outputs([output.cpu().numpy() for output in outputs], self.artifact)
 
 
@@ -47,7 +47,7 @@ def find_devices() -> list[str]:
 
 
 def require_device(device: str) -> None:
-    """Raise ``RuntimeUnavailableError`` unless ``device`` names one that is there."""
+    """Raise ``RuntimeUnavailableError`` unless ``device`` is available."""
     kind, _, index = device.partition(":")
     count = {"cpu": 1, "cuda": torch.cuda.device_count()}.get(kind, 0)
     if not (index or "0").isdecimal() or int(index or 0) >= count:
@@ -55,5 +55,5 @@ def require_device(device: str) -> None:
             f"PyTorch cannot run on '{device}'",
             got=f"cpu and {torch.cuda.device_count()} CUDA device(s)",
             expected="'cpu', 'cuda' or 'cuda:<index>' of a device on this machine",
-            remedy="choose 'cpu', or run where the device and its driver are",
+            remedy="choose 'cpu', or run on a machine with the device and its driver",
         )

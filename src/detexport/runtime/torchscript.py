@@ -27,10 +27,10 @@ class TorchScript:
     threads: int = 0
 
     def open(self, artifact_dir: Path, device: str = "cpu") -> "TorchScriptSession":
-        """Load an artifact after its files' digests were checked.
+        """Check the digests of an artifact's files and load it.
 
         Raises:
-            ArtifactError: not a TorchScript artifact, or one that was changed.
+            ArtifactError: it is not a TorchScript artifact, was changed, or cannot be loaded by this torch.
             RuntimeUnavailableError: the device is not on this machine.
         """
         require_device(device)
@@ -62,7 +62,7 @@ class TorchScriptSession(TorchSession):
     def run_batch(
         self, images: Sequence[np.ndarray], output_sizes: Sequence[tuple[int, int] | None]
     ) -> list[dict[str, np.ndarray]]:
-        """Run the graph once on a list of images, of an artifact that takes one; see ``BatchSession``."""
+        """Run the graph once on images of different sizes; see ``BatchSession.run_batch``."""
         inputs = [
             checked_inputs(image, size, self.artifact)
             for image, size in zip(images, output_sizes, strict=True)
@@ -79,6 +79,6 @@ class TorchScriptSession(TorchSession):
 
 def _load(path: Path, device: str) -> torch.jit.ScriptModule:
     with warnings.catch_warnings():
-        # TorchScript is what was asked for; that PyTorch deprecates it helps nobody at every load.
+        # The user chose TorchScript: a deprecation warning at every load does not help.
         warnings.filterwarnings("ignore", message=r".torch\.jit\.load. is deprecated", category=FutureWarning)
         return torch.jit.load(path, map_location=device).eval()

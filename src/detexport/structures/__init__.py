@@ -1,4 +1,4 @@
-"""What detection models take and give: boxes, masks, keypoints, instances, batches of images."""
+"""Inputs and outputs of detection models: boxes, masks, keypoints, instances, batches of images."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""How the four numbers of a box are meant."""
+"""Formats of boxes, and the conversion between them."""
 
 from collections.abc import Sequence
 from enum import IntEnum, unique
@@ -10,9 +10,9 @@ from torch import Tensor
 
 @unique
 class BoxMode(IntEnum):
-    """What a box's numbers are; annotations name it under ``bbox_mode``.
+    """Format of a box; annotations name it under ``bbox_mode``.
 
-    Relative and rotated boxes have names here, so that annotations that use them are understood and refused.
+    Relative and rotated formats are listed so that annotations that use them are recognized and refused.
     """
 
     XYXY_ABS = 0
@@ -20,27 +20,27 @@ class BoxMode(IntEnum):
     XYWH_ABS = 1
     """x0, y0, width, height in px."""
     XYXY_REL = 2
-    """x0, y0, x1, y1 as parts of the image's sides: not supported."""
+    """x0, y0, x1, y1 relative to the image size: not supported."""
     XYWH_REL = 3
-    """x0, y0, width, height as parts of the image's sides: not supported."""
+    """x0, y0, width, height relative to the image size: not supported."""
     XYWHA_ABS = 4
     """Centre, width, height in px and an angle in degrees: not supported."""
 
     @staticmethod
     def convert(box: Tensor | np.ndarray | Sequence[float], from_mode: "BoxMode", to_mode: "BoxMode") -> Any:
-        """The same boxes in another mode.
+        """Convert boxes from one mode to another.
 
         Args:
             box: (R, 4) or (4,), a tensor, an array or a plain sequence.
-            from_mode: the mode that they are in.
-            to_mode: the mode that is asked for.
+            from_mode: the mode of ``box``.
+            to_mode: the mode of the result.
 
         Returns:
-            boxes of the type and shape of ``box``; the given ones are left as they are.
+            a copy with the type and shape of ``box``.
 
         Raises:
             NotImplementedError: one of the modes is relative or rotated.
-            ValueError: another shape.
+            ValueError: ``box`` has another shape.
         """
         for mode in (BoxMode(from_mode), BoxMode(to_mode)):
             if mode not in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS):

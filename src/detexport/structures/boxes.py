@@ -10,7 +10,7 @@ class Boxes:
     """Axis-aligned boxes of one image.
 
     Args:
-        tensor: (R, 4), x0, y0, x1, y1 in px; anything that converts to it. No box may be given in any shape.
+        tensor: (R, 4), x0, y0, x1, y1 in px; a tensor or nested sequences. An empty one may have any shape.
 
     Raises:
         ValueError: the last dimension is not 4.
@@ -27,19 +27,19 @@ class Boxes:
         self.tensor = tensor
 
     def clone(self) -> "Boxes":
-        """A copy with storage of its own."""
+        """Return a copy that shares no storage."""
         return Boxes(self.tensor.clone())
 
     def to(self, device: torch.device | str) -> "Boxes":
-        """The boxes on ``device``."""
+        """Return the boxes on ``device``."""
         return Boxes(self.tensor.to(device=device))
 
     def area(self) -> Tensor:
-        """(R,) areas in px²."""
+        """Return the (R,) areas in px²."""
         return (self.tensor[:, 2] - self.tensor[:, 0]) * (self.tensor[:, 3] - self.tensor[:, 1])
 
     def clip(self, box_size: tuple[int, int]) -> None:
-        """Move coordinates into ``[0, width]`` and ``[0, height]``, in place of the old ones.
+        """Clip coordinates to ``[0, width]`` and ``[0, height]``, in place.
 
         Args:
             box_size: height and width in px.
@@ -47,11 +47,11 @@ class Boxes:
         self.tensor = clip_boxes(self.tensor, box_size)
 
     def nonempty(self, threshold: float = 0.0) -> Tensor:
-        """(R,) bool: both sides are longer than ``threshold`` px."""
+        """Return (R,) bool: whether both sides are longer than ``threshold`` px."""
         return nonempty_boxes(self.tensor, threshold)
 
     def inside_box(self, box_size: tuple[int, int], boundary_threshold: int = 0) -> Tensor:
-        """(R,) bool: the box reaches no further than ``boundary_threshold`` px beyond the image."""
+        """Return (R,) bool: whether a box extends at most ``boundary_threshold`` px beyond the image."""
         height, width = box_size
         x0, y0, x1, y1 = self.tensor.unbind(dim=1)
         return (
@@ -62,7 +62,7 @@ class Boxes:
         )
 
     def get_centers(self) -> Tensor:
-        """(R, 2) centres, x and y in px."""
+        """Return the (R, 2) centres, x and y in px."""
         return (self.tensor[:, :2] + self.tensor[:, 2:]) / 2
 
     def scale(self, scale_x: float, scale_y: float) -> None:
@@ -72,14 +72,14 @@ class Boxes:
 
     @classmethod
     def cat(cls, boxes_list: Sequence["Boxes"]) -> "Boxes":
-        """One ``Boxes`` of several, in order."""
+        """Concatenate several ``Boxes``."""
         if len(boxes_list) == 0:
             return cls(torch.empty(0, 4))
         return cls(torch.cat([boxes.tensor for boxes in boxes_list], dim=0))
 
     @property
     def device(self) -> torch.device:
-        """Where the coordinates lie."""
+        """Device of the boxes."""
         return self.tensor.device
 
     def __getitem__(self, item: int | slice | Tensor) -> "Boxes":
@@ -98,11 +98,11 @@ class Boxes:
 
 
 def clip_boxes(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Move coordinates into the image.
+    """Clip coordinates to the image.
 
     Args:
         boxes: (R, 4) XYXY in px.
-        image_size: height and width in px; also as a trace or an export sees them.
+        image_size: height and width in px; symbolic during a trace or an export.
     """
     height, width = image_size
     x0 = boxes[:, 0].clamp(min=0, max=width)
@@ -113,14 +113,14 @@ def clip_boxes(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
 
 
 def nonempty_boxes(boxes: Tensor, threshold: float = 0.0) -> Tensor:
-    """(R,) bool: both sides of (R, 4) ``boxes`` are longer than ``threshold`` px."""
+    """Return (R,) bool: whether both sides of (R, 4) ``boxes`` are longer than ``threshold`` px."""
     widths = boxes[:, 2] - boxes[:, 0]
     heights = boxes[:, 3] - boxes[:, 1]
     return (widths > threshold) & (heights > threshold)
 
 
 def pairwise_intersection(boxes1: Boxes, boxes2: Boxes) -> Tensor:
-    """(N, M) area in px² that every pair shares."""
+    """Return the (N, M) intersection of each pair in px²."""
     a, b = boxes1.tensor, boxes2.tensor
     lower = torch.max(a[:, None, :2], b[None, :, :2])
     upper = torch.min(a[:, None, 2:], b[None, :, 2:])
@@ -128,14 +128,14 @@ def pairwise_intersection(boxes1: Boxes, boxes2: Boxes) -> Tensor:
 
 
 def pairwise_iou(boxes1: Boxes, boxes2: Boxes) -> Tensor:
-    """(N, M) intersection over union of every pair; 0 where the union is empty."""
+    """Return the (N, M) intersection over union of each pair; 0 where the intersection is empty."""
     intersection = pairwise_intersection(boxes1, boxes2)
     union = boxes1.area()[:, None] + boxes2.area()[None, :] - intersection
     return torch.where(intersection > 0, intersection / union, torch.zeros_like(intersection))
 
 
 def pairwise_ioa(boxes1: Boxes, boxes2: Boxes) -> Tensor:
-    """(N, M) part of each second box that lies in each first one; 0 where the second is empty."""
+    """Return the (N, M) intersection of each pair over the area of the second box; 0 where that is empty."""
     intersection = pairwise_intersection(boxes1, boxes2)
     return torch.where(
         intersection > 0, intersection / boxes2.area()[None, :], torch.zeros_like(intersection)

@@ -1,4 +1,4 @@
-"""A batch of images of different sizes in one tensor."""
+"""Batches of images of different sizes in one tensor."""
 
 from typing import List, Tuple
 
@@ -10,18 +10,18 @@ from torch import Tensor
 def pad_images(
     images: List[Tensor], divisibility: int, pad_value: float = 0.0
 ) -> Tuple[Tensor, List[Tuple[int, int]]]:
-    """Pad images right and bottom to one common size.
+    """Pad images on the right and at the bottom to a common size.
 
-    The common size is computed in one expression, which keeps the sizes of all feature maps short in an
-    exported program: a crop would leave a minimum in each.
+    The common size is computed in one expression. This keeps the symbolic sizes of all feature maps short in
+    an exported program: a crop would leave a minimum in each.
 
     Args:
         images: N float tensors (C, H, W).
-        divisibility: the common size is a multiple of it; 0 and 1 mean no more than the largest image.
-        pad_value: what lies beyond an image.
+        divisibility: the common size is a multiple of it; with 0 or 1 it is that of the largest sides.
+        pad_value: value of the padding.
 
     Returns:
-        (N, C, H', W') and the N true sizes (H, W).
+        (N, C, H', W') and the N sizes (H, W) before padding.
     """
     height = images[0].shape[1]
     width = images[0].shape[2]
@@ -44,8 +44,8 @@ class ImageList:
     """Images of different sizes in one padded tensor.
 
     Args:
-        tensor: (N, C, H, W), padded beyond each image's own size; or (N, H, W).
-        image_sizes: the N true sizes, height and width in px.
+        tensor: (N, C, H, W) or (N, H, W), padded on the right and at the bottom.
+        image_sizes: the N sizes before padding, height and width in px.
     """
 
     def __init__(self, tensor: Tensor, image_sizes: list[tuple[int, int]]) -> None:
@@ -61,11 +61,11 @@ class ImageList:
 
     @property
     def device(self) -> torch.device:
-        """Where the images lie."""
+        """Device of the images."""
         return self.tensor.device
 
     def to(self, device: torch.device | str) -> "ImageList":
-        """The images on ``device``."""
+        """Return the images on ``device``."""
         return ImageList(self.tensor.to(device), self.image_sizes)
 
     @staticmethod
@@ -75,18 +75,18 @@ class ImageList:
         pad_value: float = 0.0,
         padding_constraints: dict[str, int] | None = None,
     ) -> "ImageList":
-        """Pad images right and bottom to one size.
+        """Pad images on the right and at the bottom to one size.
 
         Args:
-            tensors: each (C, H, W), or (H, W) such as maps of classes.
+            tensors: each (C, H, W), or (H, W) such as semantic labels.
             size_divisibility: the common height and width are a multiple of it.
-            pad_value: what lies beyond an image.
-            padding_constraints: what a backbone asks for: ``size_divisibility``, where it is not 0 in place
-                of the argument, and ``square_size``, the side of the batch where it is not 0.
+            pad_value: value of the padding.
+            padding_constraints: requirements of a backbone: ``size_divisibility``, which replaces the
+                argument unless it is 0, and ``square_size``, the side of the batch unless it is 0.
 
         Raises:
-            ValueError: there is no image, an image is larger than ``square_size``, or a constraint is not
-                known.
+            ValueError: there is no image, an image is larger than ``square_size``, or a constraint is
+                unknown.
         """
         if not tensors:
             raise ValueError("a batch needs at least one image, got none")
@@ -103,7 +103,7 @@ class ImageList:
             largest = max(side for tensor in tensors for side in tensor.shape[-2:])
             if largest > square:
                 raise ValueError(f"an image side of {largest} px does not fit into square_size {square}")
-            # A tensor of that size decides the size of the batch.
+            # One more image of that size, removed below, sets the size of the batch.
             flat.append(flat[0].new_zeros(len(flat[0]), square, square))
         batch, sizes = pad_images(flat, size_divisibility, pad_value)
         batch, sizes = batch[: len(tensors)], sizes[: len(tensors)]

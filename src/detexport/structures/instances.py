@@ -1,4 +1,4 @@
-"""The instances of one image: fields of one length."""
+"""Instances of one image: fields of equal length."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Instances:
-    """Instances of one image, each field with one entry an instance.
+    """Instances of one image; each field has one entry per instance.
 
     A field is set as an attribute or by a keyword: ``Instances((480, 640), pred_boxes=Boxes(...))``.
 
@@ -17,7 +17,7 @@ class Instances:
         **fields: the fields.
 
     Raises:
-        ValueError: a field's length differs from that of the fields before it.
+        ValueError: the lengths of the fields differ.
         AttributeError: a field is read that was not set.
     """
 
@@ -33,30 +33,30 @@ class Instances:
         return self._image_size
 
     def set(self, name: str, value: Any) -> None:
-        """Set a field; its length must be that of the others."""
+        """Set a field; its length must equal that of the others."""
         fields = self.get_fields()
         if fields and len(value) != len(self):
             raise ValueError(f"field {name!r} has {len(value)} entries, the others have {len(self)}")
         fields[name] = value
 
     def get(self, name: str) -> Any:
-        """The field ``name``."""
+        """Return the field ``name``."""
         return self.get_fields()[name]
 
     def has(self, name: str) -> bool:
-        """Whether the field ``name`` is set."""
+        """Return whether the field ``name`` is set."""
         return name in self.get_fields()
 
     def remove(self, name: str) -> None:
-        """Forget the field ``name``."""
+        """Remove the field ``name``."""
         del self.get_fields()[name]
 
     def get_fields(self) -> dict[str, Any]:
-        """All fields by name."""
+        """Return all fields by name."""
         return self._fields
 
     def to(self, *args: Any, **kwargs: Any) -> "Instances":
-        """Every field that has a ``to`` moved by it."""
+        """Return a copy with ``to`` called on each field that has it."""
         moved = Instances(self.image_size)
         for name, value in self.get_fields().items():
             moved.set(name, value.to(*args, **kwargs) if hasattr(value, "to") else value)
@@ -64,14 +64,14 @@ class Instances:
 
     @staticmethod
     def cat(instance_lists: list["Instances"]) -> "Instances":
-        """The instances of several lists of one image, in order.
+        """Concatenate several ``Instances`` of one image.
 
         Raises:
-            ValueError: no list is given, or the image sizes differ.
-            TypeError: a field's type cannot be joined.
+            ValueError: the list is empty, or the image sizes differ.
+            TypeError: the type of a field cannot be concatenated.
         """
         if not instance_lists:
-            raise ValueError("Instances.cat needs at least one list of instances")
+            raise ValueError("Instances.cat needs at least one Instances, got none")
         sizes = {instances.image_size for instances in instance_lists}
         if len(sizes) > 1:
             raise ValueError(f"instances of one image were expected, got the image sizes {sorted(sizes)}")
@@ -83,7 +83,7 @@ class Instances:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "image_size":
-            raise AttributeError("the image size of Instances does not change; make new ones")
+            raise AttributeError("the image size of Instances cannot change; create new Instances")
         if name.startswith("_"):
             object.__setattr__(self, name, value)
         else:
@@ -132,4 +132,4 @@ def _join(name: str, first: Any, values: list[Any]) -> Any:
         return [entry for value in values for entry in value]
     if hasattr(type(first), "cat"):
         return type(first).cat(values)
-    raise TypeError(f"field {name!r} of the type {type(first).__name__} cannot be joined")
+    raise TypeError(f"field {name!r} of the type {type(first).__name__} cannot be concatenated")

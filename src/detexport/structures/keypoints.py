@@ -7,13 +7,13 @@ from torch import Tensor
 
 
 class Keypoints:
-    """The same K keypoints of every instance.
+    """K keypoints of each instance.
 
     Args:
         keypoints: (R, K, 3): x and y in px, and the visibility: 0 not labelled, 1 hidden, 2 visible.
 
     Raises:
-        ValueError: another shape.
+        ValueError: the shape is another one.
     """
 
     def __init__(self, keypoints: Tensor | Sequence[Sequence[Sequence[float]]]) -> None:
@@ -23,30 +23,30 @@ class Keypoints:
 
     @property
     def device(self) -> torch.device:
-        """Where the keypoints lie."""
+        """Device of the keypoints."""
         return self.tensor.device
 
     def to(self, device: torch.device | str) -> "Keypoints":
-        """The keypoints on ``device``."""
+        """Return the keypoints on ``device``."""
         return Keypoints(self.tensor.to(device))
 
     def to_heatmap(self, boxes: Tensor, heatmap_size: int) -> tuple[Tensor, Tensor]:
-        """The cell of each keypoint on a grid over its box, as the keypoint loss needs it.
+        """Return the cell of each keypoint on a grid over its box, as the keypoint loss needs it.
 
         Args:
-            boxes: (R, 4) XYXY in px, one an instance.
-            heatmap_size: cells a side.
+            boxes: (R, 4) XYXY in px, one per instance.
+            heatmap_size: cells per side.
 
         Returns:
-            (R, K) int64 index into the flattened grid, and (R, K) bool: labelled and inside the box. The
-            index of the others is 0.
+            (R, K) int64 indices into the flattened grid, and (R, K) bool, which is true for keypoints that
+            are labelled and inside the box. The index of the others is 0.
         """
         if len(boxes) != len(self):
             raise ValueError(f"keypoints of {len(self)} instances need as many boxes, got {len(boxes)}")
         start, end = boxes[:, None, :2], boxes[:, None, 2:]
         position = self.tensor[..., :2]
         cell = ((position - start) * (heatmap_size / (end - start))).floor()
-        # The box's last edge belongs to its last cell.
+        # A keypoint on the right or bottom edge of the box belongs to the last cell.
         cell = torch.where(position == end, torch.full_like(cell, heatmap_size - 1), cell)
         inside = ((cell >= 0) & (cell < heatmap_size)).all(dim=2) & (self.tensor[..., 2] > 0)
         cell = torch.where(inside[..., None], cell, torch.zeros_like(cell)).to(torch.int64)
@@ -54,7 +54,7 @@ class Keypoints:
 
     @staticmethod
     def cat(keypoints: list["Keypoints"]) -> "Keypoints":
-        """One ``Keypoints`` of several, in order."""
+        """Concatenate the instances of several ``Keypoints``."""
         return Keypoints(torch.cat([one.tensor for one in keypoints], dim=0))
 
     def __getitem__(self, item: int | slice | Tensor) -> "Keypoints":

@@ -33,18 +33,18 @@ class BitMasks:
 
     @property
     def device(self) -> torch.device:
-        """Where the masks lie."""
+        """Device of the masks."""
         return self.tensor.device
 
     def to(self, device: torch.device | str) -> "BitMasks":
-        """The masks on ``device``."""
+        """Return the masks on ``device``."""
         return BitMasks(self.tensor.to(device))
 
     @staticmethod
     def from_polygon_masks(
         polygon_masks: "PolygonMasks | Sequence[Sequence[Polygon]]", height: int, width: int
     ) -> "BitMasks":
-        """Polygons drawn into images of ``height`` x ``width`` px."""
+        """Rasterize polygons at an image size of ``height`` x ``width`` px."""
         polygons = polygon_masks.polygons if isinstance(polygon_masks, PolygonMasks) else polygon_masks
         bitmaps = np.zeros((len(polygons), height, width), bool)
         for bitmap, instance in zip(bitmaps, polygons, strict=True):
@@ -52,11 +52,11 @@ class BitMasks:
         return BitMasks(torch.from_numpy(bitmaps))
 
     def nonempty(self) -> Tensor:
-        """(R,) bool: at least one pixel is set."""
+        """Return (R,) bool: whether a mask has a pixel."""
         return self.tensor.flatten(1).any(dim=1)
 
     def get_bounding_boxes(self) -> Boxes:
-        """The edges of the pixels that are set; all 0 where none is."""
+        """Return the smallest box around the pixels of each mask; all 0 for an empty mask."""
         edges = []
         for pixels in (self.tensor.any(dim=1), self.tensor.any(dim=2)):
             size = pixels.shape[1]
@@ -68,11 +68,11 @@ class BitMasks:
         return Boxes(torch.stack((x0, y0, x1, y1), dim=1))
 
     def crop_and_resize(self, boxes: Tensor, mask_size: int) -> Tensor:
-        """Each mask within its box on a grid, as the mask loss needs it.
+        """Crop each mask to its box and resample it on a grid, as the mask loss needs it.
 
         Args:
-            boxes: (R, 4) XYXY in px, one a mask.
-            mask_size: cells a side.
+            boxes: (R, 4) XYXY in px, one per mask.
+            mask_size: cells per side.
 
         Returns:
             (R, mask_size, mask_size) bool.
@@ -87,7 +87,7 @@ class BitMasks:
 
     @staticmethod
     def cat(masks: list["BitMasks"]) -> "BitMasks":
-        """One ``BitMasks`` of several of one image size, in order."""
+        """Concatenate several ``BitMasks`` of one image size."""
         return BitMasks(torch.cat([mask.tensor for mask in masks], dim=0))
 
     def __getitem__(self, item: int | slice | Tensor) -> "BitMasks":
@@ -106,13 +106,13 @@ class BitMasks:
 
 
 class PolygonMasks:
-    """Masks as polygons; each instance has one or several, which may overlap.
+    """Masks as polygons; an instance has any number of them, and they may overlap.
 
     Args:
-        polygons: of each instance its polygons, each x0, y0, x1, y1, ... in px.
+        polygons: the polygons of each instance, each x0, y0, x1, y1, ... in px.
 
     Raises:
-        ValueError: a polygon has fewer than three corners, or half a corner.
+        ValueError: a polygon has fewer than three vertices, or an odd number of coordinates.
     """
 
     def __init__(self, polygons: Sequence[Sequence[Polygon]]) -> None:
@@ -120,23 +120,23 @@ class PolygonMasks:
 
     @property
     def device(self) -> torch.device:
-        """Polygons stay in main memory."""
+        """Always the CPU: polygons stay in main memory."""
         return torch.device("cpu")
 
     def to(self, *_args: object, **_kwargs: object) -> "PolygonMasks":
-        """The polygons, which no device concerns."""
+        """Return the same object: polygons stay in main memory."""
         return self
 
     def nonempty(self) -> Tensor:
-        """(R,) bool: there is a polygon."""
+        """Return (R,) bool: whether an instance has a polygon."""
         return torch.tensor([len(instance) > 0 for instance in self.polygons], dtype=torch.bool)
 
     def area(self) -> Tensor:
-        """(R,) sum of the polygons' areas in px²; what overlaps counts twice."""
+        """Return the (R,) sums of the polygon areas in px²; overlaps count twice."""
         return torch.tensor([float(sum(map(_area, instance))) for instance in self.polygons])
 
     def get_bounding_boxes(self) -> Boxes:
-        """The smallest box around the polygons of each instance; all 0 where there is none."""
+        """Return the smallest box around the polygons of each instance; all 0 without polygons."""
         boxes = torch.zeros(len(self), 4)
         for box, instance in zip(boxes, self.polygons, strict=True):
             if instance:
@@ -145,20 +145,20 @@ class PolygonMasks:
         return Boxes(boxes)
 
     def crop_and_resize(self, boxes: Tensor, mask_size: int) -> Tensor:
-        """Each mask within its box drawn on a grid, as the mask loss needs it.
+        """Rasterize each mask on a grid over its box, as the mask loss needs it.
 
         Args:
-            boxes: (R, 4) XYXY in px, one a mask.
-            mask_size: cells a side.
+            boxes: (R, 4) XYXY in px, one per mask.
+            mask_size: cells per side.
 
         Returns:
-            (R, mask_size, mask_size) bool, where ``boxes`` lie.
+            (R, mask_size, mask_size) bool, on the device of ``boxes``.
         """
         if len(boxes) != len(self):
             raise ValueError(f"{len(self)} masks need as many boxes, got {len(boxes)}")
         grids = np.zeros((len(self), mask_size, mask_size), bool)
         for grid, instance, box in zip(grids, self.polygons, boxes.cpu().double().numpy(), strict=True):
-            # The loss must have a value for a box of no size too.
+            # The minimum avoids a division by 0: the loss needs a value for an empty box too.
             scale = mask_size / np.maximum(box[2:] - box[:2], 0.1)
             moved = [((polygon.reshape(-1, 2) - box[:2]) * scale).ravel() for polygon in instance]
             grid[:] = polygons_to_bitmask(moved, mask_size, mask_size)
@@ -166,7 +166,7 @@ class PolygonMasks:
 
     @classmethod
     def cat(cls, polymasks_list: Sequence["PolygonMasks"]) -> "PolygonMasks":
-        """One ``PolygonMasks`` of several, in order."""
+        """Concatenate several ``PolygonMasks``."""
         return cls([instance for masks in polymasks_list for instance in masks.polygons])
 
     def __getitem__(self, item: int | slice | Sequence[int] | Tensor) -> "PolygonMasks":
@@ -190,17 +190,17 @@ class PolygonMasks:
 
 
 def polygons_to_bitmask(polygons: Sequence[Polygon], height: int, width: int) -> np.ndarray:
-    """The union of polygons as COCO draws it.
+    """Rasterize the union of polygons as pycocotools does.
 
     Args:
-        polygons: each x0, y0, x1, y1, ... in px; none gives an empty mask.
+        polygons: each x0, y0, x1, y1, ... in px; without any the mask is empty.
         height: of the mask in px.
         width: of the mask in px.
 
     Returns:
         (height, width) bool.
     """
-    # Imported where it is needed: models run without it.
+    # Imported here, so that models run without pycocotools.
     from pycocotools import mask as coco_mask
 
     if len(polygons) == 0:
@@ -211,9 +211,11 @@ def polygons_to_bitmask(polygons: Sequence[Polygon], height: int, width: int) ->
 
 def _corners(polygon: Polygon) -> np.ndarray:
     corners = np.asarray(polygon.cpu() if isinstance(polygon, Tensor) else polygon, dtype=np.float64)
-    # COCO's tools would take four numbers for a box.
+    # pycocotools would take four numbers for a box.
     if corners.ndim != 1 or len(corners) < 6 or len(corners) % 2:
-        raise ValueError(f"a polygon is x0, y0, x1, y1, ... of three corners at least, got {corners.shape}")
+        raise ValueError(
+            f"a polygon is x0, y0, x1, y1, ... with at least three vertices, got {corners.shape}"
+        )
     return corners
 
 

@@ -1,4 +1,4 @@
-"""What people give a model that detects, checked before anything is computed."""
+"""Checks of the inputs of a detection model."""
 
 import operator
 from typing import Any
@@ -11,16 +11,16 @@ from detexport.errors import InputError
 
 
 def checked_image(example: Any, index: int, channels: int) -> Tensor:
-    """The image of one input.
+    """Check one input and return its image.
 
     Args:
-        example: a dict with ``image``, (C, H, W), values 0..255 of any real dtype, and perhaps ``height`` and
-            ``width``: see ``output_size``.
-        index: its place in the batch, for errors.
+        example: a dict with ``image``, (C, H, W), values 0..255 of any real dtype, and optionally ``height``
+            and ``width``: see ``output_size``.
+        index: of the input in the batch, for errors.
         channels: C.
 
     Raises:
-        InputError: it is not that.
+        InputError: the input has another form.
     """
     if not isinstance(example, dict) or not isinstance(example.get("image"), Tensor):
         got = type(example).__name__
@@ -30,7 +30,7 @@ def checked_image(example: Any, index: int, channels: int) -> Tensor:
             f"input {index} has no image",
             got=got,
             expected="a dict with a tensor (C, H, W) under 'image'",
-            remedy="torch.as_tensor(array.transpose(2, 0, 1).copy()) makes one of an (H, W, C) array",
+            remedy="convert an (H, W, C) array with torch.as_tensor(array.transpose(2, 0, 1).copy())",
         )
     image: Tensor = example["image"]
     if image.dim() != 3 or image.shape[0] != channels or 0 in image.shape:
@@ -38,17 +38,17 @@ def checked_image(example: Any, index: int, channels: int) -> Tensor:
             f"image {index} has a wrong shape",
             got=tuple(image.shape),
             expected=f"({channels}, height, width), at least 1 px high and wide",
-            remedy="give one image a dict, its channels first",
+            remedy="give one dict per image, with the channels first",
         )
     if image.dtype == torch.bool or image.is_complex():
         raise InputError(
-            f"image {index} holds no colours",
+            f"image {index} has an unsupported dtype",
             got=image.dtype,
             expected="values 0..255 as torch.uint8 or another real dtype",
         )
     if image.is_floating_point() and not torch.isfinite(image).all():
         raise InputError(
-            f"image {index} holds values that are not finite",
+            f"image {index} has values that are not finite",
             got=f"{int((~torch.isfinite(image)).sum())} times NaN or infinity",
             expected="values 0..255",
         )
@@ -57,10 +57,10 @@ def checked_image(example: Any, index: int, channels: int) -> Tensor:
 
 
 def output_size(example: dict[str, Any]) -> tuple[int, int]:
-    """Height and width in px of the output that an input asks for, by default those of its image.
+    """Return the height and width in px of the output that an input requests, by default those of its image.
 
     Raises:
-        InputError: only one of them is given, or one is not a whole number from 1 to ``MAX_SIDE``.
+        InputError: only one of them is given, or one is not an integer from 1 to ``MAX_SIDE``.
     """
     if "height" not in example and "width" not in example:
         return example["image"].shape[1], example["image"].shape[2]
@@ -71,7 +71,7 @@ def output_size(example: dict[str, Any]) -> tuple[int, int]:
     except (KeyError, TypeError):
         pass
     raise InputError(
-        "an input gives both height and width of the output, or neither",
+        "an input must have both height and width of the output, or neither",
         got=", ".join(f"{key}: {example[key]!r}" for key in ("height", "width") if key in example),
-        expected=f"two positive whole numbers of px, at most {MAX_SIDE}",
+        expected=f"two positive integers of px, at most {MAX_SIDE}",
     )

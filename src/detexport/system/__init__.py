@@ -1,1 +1,1 @@
-"""Files, processes, installed packages and secrets: what every other part builds on."""
+"""Files, processes, installed packages and secrets; used by all other packages."""

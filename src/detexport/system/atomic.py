@@ -1,4 +1,4 @@
-"""Files and folders that are whole or absent: written beside, then renamed."""
+"""Write files and folders atomically: under a temporary name, then by a rename."""
 
 import os
 import re
@@ -13,20 +13,20 @@ from detexport.system.locks import locked
 from detexport.system.process import interruptible, shielded
 
 PARTIAL = ".partial-"
-"""In the name of a folder that a run works in, between the name of what it makes and letters by chance."""
+"""In the name of a run's temporary folder, between the name of its output and a random suffix."""
 _LEFT = re.compile(rf"\.(.+){re.escape(PARTIAL)}[^.]+")
 LOCK, OLD = "lock", "old"
-"""In a folder that a run works in: what it has locked while it lives, and what it puts something new for."""
+"""In a run's temporary folder: the file that it holds locked, and the folder that it replaces."""
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a path to write to; it becomes ``path`` by one rename, or vanishes if the block raises.
+    """Yield a path to write to; rename it to ``path``, or remove it if the block raises.
 
-    What a killed run left behind beside ``path`` is removed first; what a living one writes there stays.
+    First removes the temporary folders that killed runs left next to ``path``, not those of active runs.
     """
-    with _workplace(path) as folder:
-        # In a folder of its own, so that the name stays: some writers choose the format by it.
+    with _temporary_dir(path) as folder:
+        # In its own folder, so that the name stays: some writers choose the format by it.
         (folder / "new").mkdir()
         temporary = folder / "new" / path.name
         with interruptible():
@@ -36,17 +36,17 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_dir(path: Path) -> Iterator[Path]:
-    """Yield an empty folder to fill; it takes the place of ``path`` when the block ends without an error.
+    """Yield an empty folder to fill; it replaces ``path`` when the block ends without an error.
 
-    At every moment the old folder or the new one is there as a whole: if not as ``path``, because a run was
-    killed between two renames, then where the next run puts it back from. What else a killed run left behind
-    beside ``path`` is removed then; what a living one fills there stays.
+    At every moment the old folder or the new one exists as a whole. If a run was killed between its two
+    renames, the next run restores ``path``. It also removes the temporary folders that killed runs left next
+    to ``path``, not those of active runs.
 
     Raises:
         OutputError: see ``replaceable``.
     """
     path = replaceable(path)
-    with _workplace(path) as folder:
+    with _temporary_dir(path) as folder:
         new = folder / "new"
         new.mkdir()
         with interruptible():
@@ -57,20 +57,20 @@ def atomic_dir(path: Path) -> Iterator[Path]:
                     path.rename(folder / OLD)
                 new.rename(path)
             finally:
-                _settle(folder, path)
+                _restore(folder, path)
 
 
 def replaceable(path: Path) -> Path:
-    """Where ``path`` leads, once symbolic links are followed, if a new folder can take its place.
+    """Resolve the symbolic links of ``path`` and check that a new folder can replace it.
 
     Raises:
-        OutputError: a file lies there, or a folder that no other can take the place of.
+        OutputError: it is a file, a mount point, or contains the working folder.
     """
     real = Path(os.path.realpath(path))
     if os.path.lexists(real) and not real.is_dir():
         fault = "a file"
     elif Path.cwd().is_relative_to(real):
-        fault = "the folder that this process works in, or one above it"
+        fault = "the working folder of this process, or one above it"
     elif os.path.ismount(real):
         fault = "a folder that a file system is mounted on"
     else:
@@ -78,14 +78,14 @@ def replaceable(path: Path) -> Path:
     raise OutputError(
         f"{path} cannot be replaced",
         got=f"{real}, {fault}",
-        expected="a new folder, or one whose place another can take",
+        expected="a new folder, or one that can be replaced",
         remedy="write to another folder",
     )
 
 
 @contextmanager
-def _workplace(path: Path) -> Iterator[Path]:
-    """A folder beside ``path`` that is removed in the end: by the next run, if this one is killed."""
+def _temporary_dir(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder next to ``path``; remove it in the end, or in the next run if killed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{path.name}{PARTIAL}"
     with shielded(), ExitStack() as stack:
@@ -99,10 +99,12 @@ def _workplace(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(root: Path) -> list[Path]:
-    """Remove what killed runs left anywhere below a folder; what a living run fills stays.
+    """Remove the temporary folders of killed runs anywhere below a folder, not those of active runs.
+
+    Restores the folders that a killed run was about to replace.
 
     Returns:
-        the folders that were removed; what was set aside for a replacement that never came is put back.
+        The removed folders.
     """
     removed = []
     for folder, names, _ in os.walk(root):
@@ -116,29 +118,29 @@ def remove_leftovers(root: Path) -> list[Path]:
 
 
 def _remove_left(folders: list[Path]) -> list[Path]:
-    """Remove those workplaces whose run was killed; the lock of the folder they are in is held."""
+    """Remove the temporary folders of killed runs; the caller holds the lock of their parent."""
     left = [folder for folder in folders if folder.is_dir() and not _is_owned(folder)]
     for folder in left:
         name = _LEFT.fullmatch(folder.name)
         if name:
-            _settle(folder, folder.with_name(name[1]))
+            _restore(folder, folder.with_name(name[1]))
         shutil.rmtree(folder, ignore_errors=True)
     return left
 
 
-def _settle(folder: Path, path: Path) -> None:
-    """Put back what was set aside from ``path`` into its workplace, unless something else has its place."""
+def _restore(folder: Path, path: Path) -> None:
+    """Move the old folder of ``path`` back from the temporary folder, unless ``path`` exists."""
     if (folder / OLD).exists():
-        # By another name first: what is half removed is never put back.
+        # Renamed first, so that a half removed folder is never restored.
         (folder / OLD).rename(folder / "removed" if path.exists() else path)
 
 
 def _is_owned(folder: Path) -> bool:
-    """Whether the run whose workplace it is lives: its lock ends with it."""
+    """Return whether the run of a temporary folder is active: its lock ends with its process."""
     try:
         with locked(folder / LOCK, wait=False):
             return False
-    except FileNotFoundError:  # it was killed before it had one
+    except FileNotFoundError:  # the run was killed before it created the lock
         return False
     except BlockingIOError:
         return True

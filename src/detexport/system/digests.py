@@ -7,18 +7,18 @@ from typing import Any
 
 
 def sha256_file(path: Path) -> str:
-    """Hex digest of a file's bytes."""
+    """Return the hex digest of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_json(value: Any) -> str:
-    """Hex digest of a JSON value, whatever the order of its keys."""
+    """Return the hex digest of a JSON value; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def sha256_tree(path: Path) -> str:
-    """Hex digest of a file's bytes, or of the names and bytes of all files of a folder."""
+    """Return the hex digest of a file's bytes, or of the names and bytes of all files in a folder."""
     if path.is_file():
         return sha256_file(path)
     files = [file for file in sorted(path.rglob("*")) if file.is_file() and "__pycache__" not in file.parts]

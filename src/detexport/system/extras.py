@@ -1,6 +1,6 @@
-"""The extras of the installed distribution: the packages of each, and the extra that a missing package is in.
+"""The extras of the installed distribution: their packages, and which extra installs a missing package.
 
-``pyproject.toml`` declares them; they are read from the metadata that the installation wrote.
+``pyproject.toml`` declares them; they are read from the installed metadata.
 """
 
 import re
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 DISTRIBUTION = "detexport"
 MODULES = {"hydra-core": "hydra", "onnxruntime-gpu": "onnxruntime"}
-"""Modules that are not named as the distribution that installs them."""
+"""Modules whose name differs from that of their distribution."""
 
 
 @cache
@@ -48,7 +48,7 @@ def install_command(names: Iterable[str]) -> str:
 
 
 def unmet(requirements: Iterable["Requirement"]) -> list[str]:
-    """Return the requirements that are not met, each with what is installed instead, if anything is."""
+    """Return the requirements that are not met, each with what is installed instead, if anything."""
     return [
         f"{one.name}{one.specifier}" + (f" ({instead})" if instead else "")
         for one in requirements
@@ -57,7 +57,7 @@ def unmet(requirements: Iterable["Requirement"]) -> list[str]:
 
 
 def _installed_instead(requirement: "Requirement") -> str | None:
-    """Return what is installed in place of a requirement: empty if nothing is, none if it is met."""
+    """Return what is installed instead of a requirement: empty if nothing is, None if it is met."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
@@ -77,7 +77,7 @@ def require_packages(*modules: str) -> None:
         *modules: names of top-level modules.
 
     Raises:
-        MissingPackageError: some are not; it names them all, and the command that installs them.
+        MissingPackageError: some are not; the message lists them all, and the command that installs them.
     """
     if missing := [module for module in modules if find_spec(module) is None]:
         raise _missing(missing)
@@ -85,11 +85,11 @@ def require_packages(*modules: str) -> None:
 
 @contextmanager
 def extra_imports() -> Iterator[None]:
-    """Import packages of extras within this: a missing one raises an error that says how to install it.
+    """Turn a failed import of an extra's package in this block into an error with the install command.
 
     Raises:
-        MissingPackageError: a package that an extra installs is missing, or any package if detexport's code
-            is used without being installed. Another missing module is a fault that keeps its trace.
+        MissingPackageError: a package that an extra installs is missing, or any package if detexport itself
+            is not installed. Another missing module is a bug and raises ``ModuleNotFoundError``.
     """
     try:
         yield
@@ -115,13 +115,13 @@ def _missing(modules: list[str]) -> MissingPackageError:
 
 
 def _without_contained(names: set[str]) -> set[str]:
-    """Return extras without those whose packages another of them installs, too."""
+    """Return the extras without those whose packages another of them installs too."""
     packages = {name: {one.name for one in extras()[name]} for name in names}
     return {name for name in names if not any(packages[name] < packages[other] for other in names)}
 
 
 def _extra_of(module: str) -> str | None:
-    """Return the smallest extra that installs a top-level module, by the name of its distribution."""
+    """Return the smallest extra that installs a top-level module; None if there is none."""
     fitting = [
         (len(requirements), extra)
         for extra, requirements in extras().items()
@@ -131,5 +131,5 @@ def _extra_of(module: str) -> str | None:
 
 
 def _module_name(distribution: str) -> str:
-    """Return the module that a distribution of our extras installs."""
+    """Return the module that a distribution of detexport's extras installs."""
     return MODULES.get(distribution, re.sub("[-.]", "_", distribution).lower())

@@ -1,4 +1,4 @@
-"""JSON files, and errors of files named after their cause."""
+"""Read and write JSON files; report write errors by their cause."""
 
 import errno
 import json
@@ -18,15 +18,15 @@ OF_THE_PLACE = {
     for name in ("EACCES", "EDQUOT", "EEXIST", "EFBIG", "EIO", "ENOSPC", "ENOTDIR", "EPERM", "EROFS")
     if hasattr(errno, name)
 }
-"""Errors that are the fault of a folder or a disk."""
+"""Error numbers that a folder or a disk causes."""
 OF_THE_DISK = {getattr(errno, name) for name in ("EDQUOT", "EIO", "ENOSPC") if hasattr(errno, name)}
-"""Those of them that no other path on the same disk would mend."""
+"""Those of them that another path on the same disk would not solve."""
 NATIVE_WRITE_ERRORS = ("No space left on device", "iostream error")
-"""What writers in native code say instead, those of safetensors and OpenVINO."""
+"""Messages of the native writers of safetensors and OpenVINO, which set no error number."""
 
 
 def is_url(path: str | os.PathLike[str]) -> bool:
-    """Whether ``path`` is an address, such as ``https://...``, not a file's path."""
+    """Return whether ``path`` is a URL, such as ``https://...``, not a file's path."""
     return "://" in os.fspath(path)
 
 
@@ -40,12 +40,12 @@ def read_json(path: Path, *, max_bytes: int | None = None) -> Any:
     """Read a JSON file.
 
     Args:
-        path: of a regular file; anything else could make the reader wait without end.
-        max_bytes: a larger file is not read; None reads any.
+        path: a regular file; anything else, such as a pipe, could block the reader.
+        max_bytes: largest size of the file; None is no limit.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is not a file, too large, or not JSON.
+        ValueError: it is not a regular file, too large, or not JSON.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
@@ -57,10 +57,10 @@ def read_json(path: Path, *, max_bytes: int | None = None) -> Any:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Say of an error while ``path`` is written that the folder or the disk is at fault, if it is.
+    """Turn an error that the folder or the disk causes while ``path`` is written into an ``OutputError``.
 
     Raises:
-        OutputError: ``path`` cannot be written; a ``DiskError`` where there is no room for it.
+        OutputError: ``path`` cannot be written; a ``DiskError`` if the disk is full or fails.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""JSON from outside -> our types: each value is checked against the annotation of the field that takes it."""
+"""Decode untrusted JSON into dataclasses: each value is checked against the annotation of its field."""
 
 import json
 import math
@@ -12,17 +12,17 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is
 from detexport.errors import DetexportError
 
 MAX_DEPTH = 16
-"""Of lists and objects in a value without an annotated type."""
+"""Largest nesting of lists and objects in a value annotated as ``Any``."""
 MAX_INT = 2**63 - 1
 MAX_TEXT = 80
-"""Characters of a name or a value in a message."""
+"""Most characters of a name or a value in a message."""
 
 
 def parse_json(data: bytes) -> Any:
     """Parse UTF-8 encoded JSON.
 
     Raises:
-        ValueError: it is no JSON, is nested deeper than the parser goes, or has a number of too many digits.
+        ValueError: it is not JSON, is nested too deeply for the parser, or has a number of too many digits.
     """
     try:
         return json.loads(data.decode("utf-8"))
@@ -31,19 +31,19 @@ def parse_json(data: bytes) -> Any:
 
 
 def decode(value: Any, kind: Any, place: str) -> Any:
-    """Convert a parsed JSON value into the type of an annotation.
+    """Convert a parsed JSON value to the type of an annotation.
 
-    Numbers stay as they were written, so that a digest of what is read is the digest of what was written.
+    Numbers keep their type (an int for a ``float`` stays an int), so that the value's digest does not change.
 
     Args:
-        value: what ``parse_json`` returned; a tuple counts as a list.
+        value: the result of ``parse_json``; a tuple counts as a list.
         kind: a dataclass (all its fields and no others), a ``TypedDict`` (its keys, among others), ``dict``,
             ``tuple`` and ``list`` with parameters, ``Literal``, a ``StrEnum``, a union, ``str``, ``bool``,
             ``int`` (64 bits), ``float`` (finite), ``None``, or ``Any`` (at most ``MAX_DEPTH`` levels).
-        place: name of the value in messages, such as ``"artifact.json"``.
+        place: the value's path in messages, such as ``"artifact.json"``.
 
     Raises:
-        ValueError: the value, or one in it, is of another type; the message names it.
+        ValueError: the value, or one in it, has another type; the message has its path.
     """
     origin, of = get_origin(kind), get_args(kind)
     if origin in (UnionType, Union):
@@ -72,7 +72,7 @@ def decode(value: Any, kind: Any, place: str) -> Any:
 
 
 def cut(value: Any) -> str:
-    """A value as Python writes it, in at most ``MAX_TEXT`` characters."""
+    """Return the ``repr`` of a value in at most ``MAX_TEXT`` characters."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = short.maxlong = MAX_TEXT
     text = short.repr(value)
@@ -94,7 +94,7 @@ def _decode_dataclass(value: dict[str, Any], kind: Any, place: str) -> Any:
     }
     try:
         return kind(**_decode_fields(value, hints, required, place))
-    except DetexportError as error:  # the class checks more than its types
+    except DetexportError as error:  # from the class's own checks
         raise ValueError(f"{place}: {error}") from error
 
 
@@ -130,7 +130,7 @@ def _decode_union(value: Any, kinds: tuple[Any, ...], place: str) -> Any:
 
 
 def _plain(value: Any, place: str, depth: int) -> Any:
-    """Any JSON value whose numbers and strings others can read too."""
+    """Check any JSON value: finite numbers, 64-bit integers, valid text, at most ``depth`` levels."""
     if isinstance(value, dict | list):
         if not depth:
             raise ValueError(f"{place}: nested more than {MAX_DEPTH} deep")
@@ -145,7 +145,7 @@ def _plain(value: Any, place: str, depth: int) -> Any:
 
 
 def _is_scalar(value: Any, kind: Any) -> bool:
-    """Whether a value is of a type that is not made of others, in the range of what can be stored."""
+    """Return whether a value is of a scalar type and in its range."""
     if kind is type(None) or kind is None:
         return value is None
     if isinstance(value, bool) or kind is bool:
@@ -158,7 +158,7 @@ def _is_scalar(value: Any, kind: Any) -> bool:
 
 
 def _is_text(value: str) -> bool:
-    """Whether a string can be encoded: JSON can write halves of a surrogate pair."""
+    """Return whether a string can be encoded: JSON allows lone surrogates, UTF-8 does not."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -167,14 +167,14 @@ def _is_text(value: str) -> bool:
 
 
 def _join(place: str, name: Any) -> str:
-    """Name of a field, cut in the middle of nowhere rather than long."""
+    """Return the path of a field, with a printable name of at most ``MAX_TEXT`` characters."""
     name = str(name).encode("ascii", "backslashreplace").decode() if not _is_text(str(name)) else str(name)
     name = name if name.isprintable() else repr(name)
     return f"{place}.{name[:MAX_TEXT]}"
 
 
 def _describe(kind: Any) -> str:
-    """An annotation in words."""
+    """Describe an annotation in words."""
     names = {str: "valid text", bool: "true or false", int: "a 64-bit integer", float: "a finite number"}
     if kind in names:
         return names[kind]

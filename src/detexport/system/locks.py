@@ -1,4 +1,4 @@
-"""Locks of files and folders between processes of one machine."""
+"""File and folder locks between processes of one machine."""
 
 import os
 from collections.abc import Iterator
@@ -8,12 +8,12 @@ from pathlib import Path
 
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold the lock of a file or a folder, which one at a time may have of those on this machine.
+    """Hold the exclusive lock of a file or a folder.
 
     Raises:
-        BlockingIOError: another has it, and is not waited for.
+        BlockingIOError: another process holds it and ``wait`` is False.
     """
-    import fcntl  # not on Windows, where artifacts are run but not made
+    import fcntl  # missing on Windows, which can run artifacts but not write them
 
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:

@@ -1,4 +1,4 @@
-"""Signals and standard streams of a command; for the command line and the stages."""
+"""Signals and standard streams of a process; for the command line and the stages."""
 
 import os
 import signal
@@ -15,11 +15,11 @@ ENDING = tuple(
 )
 """Signals that ask a process to end."""
 GRACE_S = 10.0
-"""After a signal others are ignored for so long: a terminal that closes sends several."""
+"""Time after a signal during which others are ignored: a closing terminal sends several."""
 
 
 class _Signals:
-    """Signals that arrived, and whether they may end the process now."""
+    """State of the signal handling: the pending signal, and whether signals may end the process now."""
 
     shields = 0
     pending = 0
@@ -27,7 +27,7 @@ class _Signals:
 
     @classmethod
     def receive(cls, number: int, _frame: Any) -> None:
-        """End as an exception does, so that what is half written is removed."""
+        """End the process by ``SystemExit``, so that partial output is removed."""
         if time.monotonic() - cls.ended_at < GRACE_S:
             return
         if cls.shields:
@@ -42,9 +42,9 @@ class _Signals:
 
 @contextmanager
 def shielded() -> Iterator[None]:
-    """Let no signal end the process in this block; one that arrives ends it afterwards.
+    """Defer signals that would end the process to the end of this block.
 
-    Of use after ``end_on_signals``, in the main thread.
+    Has an effect only after ``end_on_signals`` and in the main thread.
     """
     before, _Signals.shields = _Signals.shields, 1
     try:
@@ -56,7 +56,7 @@ def shielded() -> Iterator[None]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Within ``shielded``: let signals end the process in this block again."""
+    """Let signals end the process in this block, inside a ``shielded`` one."""
     before, _Signals.shields = _Signals.shields, 0
     try:
         _end_if_pending()
@@ -71,10 +71,10 @@ def _end_if_pending() -> None:
 
 
 def end_on_signals() -> None:
-    """Let signals that ask this process to end raise ``SystemExit``, so that what is half written is removed.
+    """Make signals that ask this process to end raise ``SystemExit``, so that partial output is removed.
 
-    The exit code is the shell's, 128 + the signal's number. A signal that the parent process ignores
-    (``nohup``) stays ignored.
+    The exit code follows the shell's convention, 128 + the signal's number. A signal that the parent process
+    ignores (``nohup``) stays ignored.
     """
     _open_standard_files()
     for number in ENDING:
@@ -83,7 +83,7 @@ def end_on_signals() -> None:
 
 
 def _open_standard_files() -> None:
-    """Give a closed standard stream's number to nothing else: a file of ours would get what is printed."""
+    """Reopen closed standard streams: otherwise a file that is opened later would receive what is printed."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -96,7 +96,7 @@ def _open_standard_files() -> None:
 
 @contextmanager
 def redacted_output() -> Iterator[None]:
-    """Redact what is printed in this block, whoever prints it."""
+    """Redact the secrets in everything that Python code prints in this block."""
     streams = sys.stdout, sys.stderr
     redacted = RedactedStream(sys.stdout), RedactedStream(sys.stderr)
     sys.stdout, sys.stderr = redacted
@@ -109,10 +109,10 @@ def redacted_output() -> Iterator[None]:
 
 
 class RedactedStream:
-    """A text stream without secrets.
+    """A text stream that redacts secrets.
 
     Args:
-        stream: gets whole lines, and what was written until a flush.
+        stream: receives whole lines, or at a flush the text so far.
     """
 
     def __init__(self, stream: Any) -> None:
@@ -122,7 +122,7 @@ class RedactedStream:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write text; what follows the last end of a line waits."""
+        """Write the text's whole lines; keep the rest until its line ends."""
         self._waiting += text
         end = max(self._waiting.rfind("\n"), self._waiting.rfind("\r")) + 1
         whole, self._waiting = self._waiting[:end], self._waiting[end:]
@@ -131,12 +131,12 @@ class RedactedStream:
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """Write strings one after another."""
+        """Write several strings."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        """Write out what waits."""
+        """Write the unfinished line, and flush the stream."""
         waiting, self._waiting = self._waiting, ""
         if waiting:
             self._stream.write(redact(waiting))

@@ -1,4 +1,4 @@
-"""Secrets are taken out of whatever is shown or stored: of addresses, and of the environment."""
+"""Remove secrets from text that is shown or stored: those in URLs and in the environment."""
 
 import base64
 import os
@@ -9,23 +9,23 @@ from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 HIDDEN = "***"
 LAST_WORDS = {"PASSWORD", "PASSWD", "PASS", "PWD", "TOKEN", "SECRET", "KEY", "CREDENTIAL", "CREDENTIALS"}
-"""Last word of the name of an environment variable that holds a secret."""
+"""Last words of the names of environment variables that hold a secret."""
 MIN_LENGTH = 4
-"""Characters of a secret that is looked for in text; a shorter one would hide half of every message."""
+"""Fewest characters of a secret that is redacted; shorter ones occur in ordinary words."""
 URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
 
 
 def public_uri(uri: str) -> str:
-    """Return an address without user, password and query, and without its fragment if it names a host.
+    """Return a URL without user, password and query, and without its fragment if it has a host.
 
-    Everything before the last ``@`` counts as the user's part, whatever characters a password has. A path
-    without a host (``sqlite:////w/a@b.db``, ``file:///w``) has no such part.
+    Everything before the last ``@`` counts as user and password, since a password may contain any character.
+    A URL without a host (``sqlite:////w/a@b.db``, ``file:///w``) has neither.
     """
     scheme, separator, rest = uri.partition("://")
     if not separator:
         return uri
     if rest.startswith("/") and scheme.partition("+")[0].lower() in ("sqlite", "file"):
-        # A file's name may hold a "#", but what follows a "?" may hold a password.
+        # A file's name may contain a "#", but the text after a "?" may contain a password.
         return f"{scheme}://{rest.partition('?')[0]}"
     host = rest
     authority_end = len(rest.partition("/")[0])
@@ -36,26 +36,26 @@ def public_uri(uri: str) -> str:
 
 
 def _is_host(authority: str) -> bool:
-    """Whether the part before the path is a host with or without a port, and no cut password."""
+    """Return whether the text before the path is a host with or without a port, not part of a password."""
     return re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^:@?#\s]+)?(:\d*)?", authority) is not None
 
 
 def redact(text: str) -> str:
-    """Return a text without the secrets of the addresses in it and of this process's environment."""
+    """Return a text without the secrets of the URLs in it and of this process's environment."""
     for secret in _secrets(tuple(_addresses()), tuple(_values())):
         text = text.replace(secret, HIDDEN)
     return URI.sub(lambda found: public_uri(found[0]), text)
 
 
 def _values() -> Iterator[str]:
-    """Values of environment variables whose names say that they are secret."""
+    """Yield the values of environment variables whose names mark them as secret."""
     for name, value in os.environ.items():
         if name.upper().replace("-", "_").split("_")[-1] in LAST_WORDS or "SECRET" in name.upper():
             yield value
 
 
 def _addresses() -> Iterator[str]:
-    """Values of environment variables that are addresses with something to hide."""
+    """Yield the values of environment variables that are URLs with a user, password or query."""
     for value in os.environ.values():
         if "://" in value and public_uri(value) != value:
             yield value
@@ -63,7 +63,7 @@ def _addresses() -> Iterator[str]:
 
 @lru_cache(maxsize=8)
 def _secrets(addresses: tuple[str, ...], values: tuple[str, ...]) -> tuple[str, ...]:
-    """Every way in which the secrets may be written, the longest first."""
+    """Return all encodings of the secrets, the longest first."""
     known = {value for value in values if not os.path.isabs(value)}
     for address in addresses:
         rest = address.partition("://")[2]
@@ -80,5 +80,5 @@ def _secrets(addresses: tuple[str, ...], values: tuple[str, ...]) -> tuple[str, 
 
 
 def _escaped(text: str) -> str:
-    """As Python and JSON write a string in quotes."""
+    """Escape a text as Python and JSON do inside quotes."""
     return repr(text)[1:-1]

@@ -1,4 +1,4 @@
-"""A script as a command: options from its signature, errors in one line, exit codes, signals."""
+"""Run a function as a command: options from its signature, errors in one line, exit codes, signals."""
 
 import os
 import sys
@@ -16,14 +16,13 @@ def run(main: Callable[..., None], *, fixed_hashes: bool = False) -> None:
 
     Args:
         main: the stage.
-        fixed_hashes: start the process anew with PYTHONHASHSEED=0: what depends on the order of a set of
-            strings then comes out the same every time.
+        fixed_hashes: restart the process with PYTHONHASHSEED=0, so that results that depend on the order of
+            a set of strings are reproducible.
 
-    A ``DetexportError`` is the user's to mend: it is printed in one line and the exit code is that of its
-    class (1 a verdict that failed, 2 a wrong request, 3 something broke), or 69 where this machine lacks what
-    is needed. Everything else that is raised is ours: the exit code is 3, and it keeps its trace, since a run
-    of hours is not repeated to see it. No secret of the environment is printed, and a signal that ends the
-    stage leaves no part of a result.
+    A ``DetexportError`` is printed in one line. The exit code is that of its class (1 a failed verdict, 2 an
+    invalid request, 3 a failure), or 69 for a ``RuntimeUnavailableError``. Any other exception is a bug: the
+    exit code is 3, and the stack trace is printed. Secrets of the environment are not printed, and a signal
+    that ends the stage leaves no partial output.
     """
     if fixed_hashes and os.environ.get("PYTHONHASHSEED") != "0":
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "PYTHONHASHSEED": "0"})

@@ -1,1 +1,1 @@
-"""The targets that can be shipped, with their defaults."""
+"""The targets, with their defaults."""

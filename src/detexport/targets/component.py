@@ -1,4 +1,4 @@
-"""A class of ours by its dotted path, with its options: looked up without importing it."""
+"""A class of detexport by its dotted path, with its options, which are read without importing it."""
 
 import ast
 from collections.abc import Iterator
@@ -21,8 +21,8 @@ class Component:
     """A frozen dataclass by its dotted path.
 
     Args:
-        path: the class.
-        options: those that are not the class's own defaults.
+        path: dotted path of the class.
+        options: values that replace the class's defaults.
         packages: modules of extras that it needs.
     """
 
@@ -31,7 +31,7 @@ class Component:
     packages: tuple[str, ...] = ()
 
     def build(self, **options: Any) -> Any:
-        """Build the object, with ``options`` over its own.
+        """Build the object; ``options`` override its own.
 
         Raises:
             MissingPackageError: a package that it needs is not installed.
@@ -41,7 +41,7 @@ class Component:
             return getattr(import_module(module), name)(**{**self.options, **options})
 
     def declared_options(self) -> dict[str, "DeclaredOption"]:
-        """Options by name, read from the source of a class of ours: to import it may cost seconds."""
+        """Return the options by name, read from the class's source, since importing it may take seconds."""
         return {
             option.name: DeclaredOption(
                 option.name, self.options.get(option.name, option.default), option.choices
@@ -56,8 +56,8 @@ class DeclaredOption:
 
     Args:
         name: its name.
-        default: its value where none is given.
-        choices: all of its values, where it is annotated with them.
+        default: its default value.
+        choices: its allowed values, if it is annotated with ``Literal``.
     """
 
     name: str
@@ -65,21 +65,21 @@ class DeclaredOption:
     choices: tuple[str, ...] = ()
 
     def parse(self, text: str, given: str) -> Any:
-        """The value that ``text`` is in YAML.
+        """Parse a value written in YAML.
 
         Args:
             text: the value.
-            given: the whole option, for errors.
+            given: the whole option, for messages.
 
         Raises:
-            ConfigError: the value is of another type, or not one of the choices.
+            ConfigError: the value has another type, is not one of the choices, or is an integer below 1.
         """
         value = _parsed(text)
         if isinstance(self.default, tuple) and isinstance(value, list):
             value = tuple(value)
         if self.choices and value not in self.choices:
             raise ConfigError(
-                f"the option {self.name} has no such value",
+                f"invalid value of the option {self.name}",
                 got=given,
                 expected=f"one of {', '.join(self.choices)}",
                 remedy=did_you_mean(value, self.choices) or "choose one",
@@ -89,7 +89,7 @@ class DeclaredOption:
             fits = fits and all(isinstance(item, str) for item in value)
         if not fits:
             raise ConfigError(
-                f"the option {self.name} has another type",
+                f"the value of the option {self.name} has another type",
                 got=given,
                 expected=f"{self._kind}, such as {self.name}={written_value(self.default)}",
                 remedy="correct the value",
@@ -110,7 +110,7 @@ class DeclaredOption:
 
 @cache
 def _declared(path: str) -> tuple[DeclaredOption, ...]:
-    """The options of a dataclass of ours, by its dotted path."""
+    """Return the options of a dataclass of detexport, given by its dotted path."""
     module, _, name = path.rpartition(".")
     source = _ROOT.joinpath(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8")
     (node,) = [one for one in ast.parse(source).body if isinstance(one, ast.ClassDef) and one.name == name]
@@ -127,7 +127,7 @@ def _declarations(node: ast.ClassDef) -> Iterator[DeclaredOption]:
 
 
 def written_value(value: Any) -> str:
-    """A default as one writes it behind ``--opt NAME=``."""
+    """Return a default as it is written after ``--opt NAME=``."""
     return str(list(value)) if isinstance(value, tuple) else str(value)
 
 

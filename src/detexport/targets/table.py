@@ -1,7 +1,7 @@
-"""The targets that one can ship, with their defaults: what each is made by and what runs it.
+"""The table of targets: which export method or conversion makes each artifact, and which runtime runs it.
 
-``conf/artifact`` and ``conf/export`` select from this table and override it; a test holds them against it.
-Classes are named by their dotted path: a package is imported only for a target that needs it.
+``conf/artifact`` and ``conf/export`` select from this table and override it; a test compares them with it.
+Classes are given by their dotted path, so that a package is imported only for a target that needs it.
 """
 
 from dataclasses import dataclass, replace
@@ -17,8 +17,8 @@ class Recipe:
     """How an artifact is made.
 
     Args:
-        maker: an export method, or a conversion.
-        source: the artifact that the conversion starts from; empty for an export method.
+        maker: an export method or a conversion.
+        source: name of the artifact that the conversion converts; empty for an export method.
     """
 
     maker: Component
@@ -27,13 +27,13 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Target:
-    """What is shipped.
+    """An artifact with the runtime that runs it.
 
     Args:
         artifact: name in ``ARTIFACTS``.
         runtime: the engine, with its options.
-        precision: of what the artifact computes in, where it is less than float32: it is judged by its
-            average precision then, not number by number.
+        precision: the inference precision if it is below float32, else empty. A target of reduced precision
+            is evaluated by its AP, not by numerical error.
     """
 
     artifact: str
@@ -63,8 +63,8 @@ ARTIFACTS = {
 TORCHSCRIPT = Component("detexport.runtime.torchscript.TorchScript", packages=TORCH)
 ONNX_RUNTIME = Component("detexport.runtime.onnxruntime.OnnxRuntime", packages=("onnxruntime",))
 EXPORTED_PROGRAM = Component("detexport.runtime.exported_program.ExportedProgram", packages=TORCH)
-AOT_INDUCTOR = Component("detexport.runtime.aot_inductor.AotInductor", packages=TORCH)
-OPENVINO = Component("detexport.runtime.openvino.OpenVino", packages=("openvino",))
+AOT_INDUCTOR = Component("detexport.runtime.aot_inductor.AotInductorRuntime", packages=TORCH)
+OPENVINO = Component("detexport.runtime.openvino.OpenVinoRuntime", packages=("openvino",))
 TARGETS = {
     "tracing": Target("tracing", TORCHSCRIPT),
     "scripting": Target("scripting", TORCHSCRIPT),
@@ -80,10 +80,10 @@ TARGETS = {
 
 
 def find_target(name: str) -> Target:
-    """The target of a name.
+    """Return the target with a name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the name is unknown.
     """
     if name not in TARGETS:
         raise ConfigError(
@@ -96,18 +96,18 @@ def find_target(name: str) -> Target:
 
 
 def require_target_packages(target: Target) -> None:
-    """Check that all that exports a target and runs it is installed, without importing it.
+    """Check that the packages that export and run a target are installed, without importing them.
 
     Raises:
-        MissingPackageError: something is not; it names everything that is missing.
+        MissingPackageError: some are not; the message lists them.
     """
     makers = [ARTIFACTS[name].maker for name in artifact_chain(target.artifact)]
-    needed = [package for part in (*makers, target.runtime) for package in part.packages]
+    needed = [package for component in (*makers, target.runtime) for package in component.packages]
     require_packages(*dict.fromkeys((*TORCH, *needed)))
 
 
 def artifact_chain(name: str) -> list[str]:
-    """The names of an artifact and of those that it is made from, in the order in which they are made."""
+    """Return the names of an artifact and of those that it is made from, in the order of making."""
     chain = [name]
     while source := ARTIFACTS[chain[0]].source:
         chain.insert(0, source)
@@ -115,7 +115,7 @@ def artifact_chain(name: str) -> list[str]:
 
 
 def build_makers(artifact: str, options: list[str]) -> dict[str, Any]:
-    """Export methods and conversions of an artifact's chain, by the name of what each makes.
+    """Build the export method and conversions of an artifact's chain, by the name of the artifact each makes.
 
     Args:
         artifact: name of the artifact.
@@ -129,15 +129,15 @@ def build_makers(artifact: str, options: list[str]) -> dict[str, Any]:
 
 
 def parse_options(artifact: str, options: list[str]) -> dict[str, dict[str, Any]]:
-    """Values of the options of an artifact's chain, by the artifact that each makes; without an import.
+    """Parse the options of an artifact's chain, by the name of the artifact each step makes, without imports.
 
     Args:
         artifact: name of the artifact.
-        options: ``"name=value"``, given to that part of the chain that has it, or ``"artifact.name=value"``;
-            values are read as YAML.
+        options: ``"name=value"``, for the one step of the chain that has the option, or
+            ``"artifact.name=value"``; values are YAML.
 
     Raises:
-        ConfigError: an option is not of this form, no part has it or several do, or its value does not fit.
+        ConfigError: an option has another form, no step or several steps have it, or its value is invalid.
     """
     declared = {name: ARTIFACTS[name].maker.declared_options() for name in artifact_chain(artifact)}
     parsed: dict[str, dict[str, Any]] = {name: {} for name in declared}
@@ -162,13 +162,11 @@ def _unknown_option(
     key = option.partition("=")[0]
     names = [*known, *(name.partition(".")[2] for name in known)]
     if key in names:
-        what = (
-            f"several artifacts of {artifact} have the option" if "=" in option else "an option has no value"
-        )
+        what = f"several steps of {artifact} have the option" if "=" in option else "an option has no value"
         remedy = f"write {next(name for name in known if name.endswith(key))}=VALUE"
     else:
         what = f"the artifact {artifact} has no such option"
-        remedy = did_you_mean(key, names) or "correct the name, or leave it out"
+        remedy = did_you_mean(key, names) or "correct the name, or remove the option"
     return ConfigError(
         what,
         got=option,

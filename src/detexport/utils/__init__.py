@@ -1,1 +1,1 @@
-"""What models and training loops record while they run."""
+"""Recording of metrics by models and training loops."""

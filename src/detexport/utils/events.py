@@ -1,6 +1,6 @@
-"""Numbers of a training run by iteration, and writers that print or store them.
+"""Metrics of a training run by iteration, and writers that print or store them.
 
-A model in training records into the ``EventStorage`` that is active around it, if there is one::
+A model in training records into the active ``EventStorage``, if there is one::
 
     with EventStorage() as storage:
         losses = model(inputs)
@@ -27,10 +27,10 @@ _active: list["EventStorage"] = []
 
 
 def get_event_storage() -> "EventStorage":
-    """The storage of the innermost ``with EventStorage()``.
+    """Return the storage of the innermost ``with EventStorage()``.
 
     Raises:
-        RuntimeError: there is none.
+        RuntimeError: no storage is active.
     """
     if not _active:
         raise RuntimeError("no event storage is active; call this inside `with EventStorage():`")
@@ -38,26 +38,26 @@ def get_event_storage() -> "EventStorage":
 
 
 def has_event_storage() -> bool:
-    """Whether a storage is active: what costs to compute is recorded only then."""
+    """Return whether a storage is active, so that callers can skip the computation of values."""
     return bool(_active)
 
 
 def record(name: str, value: Callable[[], Any]) -> None:
-    """Put a scalar into the active storage; where there is none, ``value`` is not even computed."""
+    """Record a scalar in the active storage; without one ``value`` is not called."""
     if has_event_storage():
         get_event_storage().put_scalar(name, value())
 
 
 def name_scope(name: str) -> AbstractContextManager[None]:
-    """The active storage's ``name_scope``; where there is none, nothing."""
+    """Return the ``name_scope`` of the active storage; without one a null context."""
     return get_event_storage().name_scope(name) if has_event_storage() else nullcontext()
 
 
 class HistoryBuffer:
-    """The values of one scalar over time.
+    """History of one scalar.
 
     Args:
-        max_length: how many of the newest to keep.
+        max_length: number of the newest values to keep.
     """
 
     def __init__(self, max_length: int = 1_000_000) -> None:
@@ -72,23 +72,23 @@ class HistoryBuffer:
         self._sum += value
 
     def latest(self) -> float:
-        """The newest value."""
+        """Return the newest value."""
         return self._values[-1][0]
 
     def median(self, window_size: int) -> float:
-        """Median of the newest ``window_size`` values."""
+        """Return the median of the newest ``window_size`` values."""
         return statistics.median(self._newest(window_size))
 
     def avg(self, window_size: int) -> float:
-        """Mean of the newest ``window_size`` values."""
+        """Return the mean of the newest ``window_size`` values."""
         return statistics.fmean(self._newest(window_size))
 
     def global_avg(self) -> float:
-        """Mean of all values, also of those that are no longer kept."""
+        """Return the mean of all values, including those no longer kept."""
         return self._sum / self._count
 
     def values(self) -> list[tuple[float, float]]:
-        """The values that are kept, each with its iteration."""
+        """Return the kept values, each with its iteration."""
         return list(self._values)
 
     def _newest(self, window_size: int) -> list[float]:
@@ -96,10 +96,10 @@ class HistoryBuffer:
 
 
 class EventStorage:
-    """What a run records, by name and iteration; active inside its ``with`` block.
+    """Recorded values of a run by name and iteration; active inside its ``with`` block.
 
     Args:
-        start_iter: the iteration to begin with.
+        start_iter: first iteration.
     """
 
     def __init__(self, start_iter: int = 0) -> None:
@@ -108,20 +108,20 @@ class EventStorage:
         self._smoothed: dict[str, bool] = {}
         self._latest: dict[str, tuple[float, int]] = {}
         self._prefix = ""
-        # Of each name the newest: writers come by now and then, images are large.
+        # Only the newest of each name: images are large, and writers do not run at each iteration.
         self.images: dict[str, tuple[Any, int]] = {}
         self.histograms: dict[str, tuple[np.ndarray, np.ndarray, int]] = {}
 
     def put_scalar(
         self, name: str, value: Any, smoothing_hint: bool = True, cur_iter: int | None = None
     ) -> None:
-        """Record a number.
+        """Record a scalar.
 
         Args:
-            name: its name, below the current name scope.
-            value: a number, or a tensor of one.
-            smoothing_hint: whether writers show a median of the newest values instead of the newest.
-            cur_iter: its iteration, by default the storage's.
+            name: name within the current name scope.
+            value: a number, or a tensor with one element.
+            smoothing_hint: whether writers show the median of the newest values instead of the newest.
+            cur_iter: iteration of the value, by default that of the storage.
 
         Raises:
             ValueError: the scalar was recorded with another ``smoothing_hint``.
@@ -136,56 +136,56 @@ class EventStorage:
     def put_scalars(
         self, *, smoothing_hint: bool = True, cur_iter: int | None = None, **scalars: Any
     ) -> None:
-        """Record several numbers by name: see ``put_scalar``."""
+        """Record several scalars by name: see ``put_scalar``."""
         for name, value in scalars.items():
             self.put_scalar(name, value, smoothing_hint=smoothing_hint, cur_iter=cur_iter)
 
     def put_image(self, img_name: str, img_tensor: Any) -> None:
-        """Record an image, (3, H, W), uint8 or float in [0, 1], in place of the last of its name."""
+        """Record an image, (3, H, W), uint8 or float in [0, 1]; it replaces the last one of its name."""
         self.images[self._prefix + img_name] = (img_tensor, self.iter)
 
     def put_histogram(self, hist_name: str, hist_tensor: Any, bins: int = 1000) -> None:
-        """Record how a tensor's values are spread over ``bins``, in place of the last of its name."""
+        """Record a histogram of a tensor; it replaces the last one of its name."""
         values = hist_tensor.detach().cpu() if hasattr(hist_tensor, "detach") else hist_tensor
         counts, edges = np.histogram(np.asarray(values), bins=bins)
         self.histograms[self._prefix + hist_name] = (counts, edges, self.iter)
 
     def history(self, name: str) -> HistoryBuffer:
-        """All values of a scalar.
+        """Return the history of a scalar.
 
         Raises:
-            KeyError: nothing was recorded under this name.
+            KeyError: no scalar of this name was recorded.
         """
         if name not in self._histories:
             raise KeyError(f"no scalar {name!r}; those recorded are {sorted(self._histories)}")
         return self._histories[name]
 
     def histories(self) -> Mapping[str, HistoryBuffer]:
-        """All scalars by name."""
+        """Return the histories of all scalars by name."""
         return dict(self._histories)
 
     def latest(self) -> dict[str, tuple[float, int]]:
-        """Of each scalar the newest value and its iteration."""
+        """Return the newest value of each scalar and its iteration."""
         return dict(self._latest)
 
     def latest_with_smoothing_hint(self, window_size: int = 20) -> dict[str, tuple[float, int]]:
-        """Of each scalar the newest value, or where it is to be smoothed a median, and its iteration."""
+        """Return the newest value of each scalar, or its median if it is smoothed, and its iteration."""
         return {
             name: (self._histories[name].median(window_size) if self._smoothed[name] else value, iteration)
             for name, (value, iteration) in self._latest.items()
         }
 
     def smoothing_hints(self) -> dict[str, bool]:
-        """Of each scalar whether it is to be smoothed."""
+        """Return for each scalar whether it is to be smoothed."""
         return dict(self._smoothed)
 
     def step(self) -> None:
-        """Go on to the next iteration; once an iteration, after all was recorded."""
+        """Advance to the next iteration; call it once per iteration, after recording."""
         self.iter += 1
 
     @contextmanager
     def name_scope(self, name: str) -> Iterator[None]:
-        """Put ``name/`` before all names that are recorded inside the ``with`` block."""
+        """Prefix all names that are recorded inside the ``with`` block with ``name/``."""
         before = self._prefix
         self._prefix = f"{before}{name.rstrip('/')}/"
         try:
@@ -194,11 +194,11 @@ class EventStorage:
             self._prefix = before
 
     def clear_images(self) -> None:
-        """Forget the images."""
+        """Remove all images."""
         self.images.clear()
 
     def clear_histograms(self) -> None:
-        """Forget the histograms."""
+        """Remove all histograms."""
         self.histograms.clear()
 
     def __enter__(self) -> "EventStorage":
@@ -210,17 +210,17 @@ class EventStorage:
 
 
 class EventWriter(Protocol):
-    """Takes what is new from the active storage; called now and then."""
+    """A consumer of the active storage, called periodically."""
 
     def write(self) -> None:
-        """Write what the active storage holds."""
+        """Write the new values of the active storage."""
 
     def close(self) -> None:
-        """Write nothing more."""
+        """Release resources; ``write`` is not called afterwards."""
 
 
 class _New:
-    """The scalars of the active storage that were not handed out before, by iteration."""
+    """Callable that returns the scalars of the active storage since its last call, by iteration."""
 
     def __init__(self, window_size: int) -> None:
         self._window_size = window_size
@@ -238,11 +238,11 @@ class _New:
 
 
 class JSONWriter:
-    """A line of JSON an iteration: the scalars by name, and ``iteration``.
+    """Writer of one JSON line per iteration: the scalars by name, and ``iteration``.
 
     Args:
-        json_file: appended to.
-        window_size: values that a smoothed scalar is the median of.
+        json_file: file to append to.
+        window_size: number of values in the median of a smoothed scalar.
     """
 
     def __init__(self, json_file: str | Path, window_size: int = 20) -> None:
@@ -261,11 +261,11 @@ class JSONWriter:
 
 
 class CommonMetricPrinter:
-    """A log line with losses, times and the learning rate.
+    """Writer of log lines with losses, times and the learning rate.
 
     Args:
-        max_iter: iterations of the run, for the time that is left; None leaves it out.
-        window_size: values that a smoothed scalar is the median of.
+        max_iter: iterations of the run, for the remaining time; None leaves it out.
+        window_size: number of values in the median of a smoothed scalar.
     """
 
     def __init__(self, max_iter: int | None = None, window_size: int = 20) -> None:
@@ -275,7 +275,7 @@ class CommonMetricPrinter:
         self._last: tuple[int, float] | None = None
 
     def write(self) -> None:
-        """Log the newest values of the active storage; nothing when the run is over."""
+        """Log the newest values of the active storage, unless the run is over."""
         storage = get_event_storage()
         if storage.iter == self._max_iter:
             return
@@ -292,10 +292,10 @@ class CommonMetricPrinter:
         self._logger.info("  ".join(parts))
 
     def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing: a logger needs no closing."""
 
     def _eta_s(self, storage: EventStorage) -> float | None:
-        """Seconds that are left, by the scalar ``time`` or, without it, by the clock since the last line."""
+        """Return the remaining seconds, from the scalar ``time`` or else the time since the last line."""
         if self._max_iter is None:
             return None
         left = self._max_iter - storage.iter - 1
@@ -309,12 +309,12 @@ class CommonMetricPrinter:
 
 
 class TensorboardXWriter:
-    """TensorBoard's event files, with images and histograms; needs the package ``tensorboard``.
+    """Writer of TensorBoard event files, with images and histograms; needs the package ``tensorboard``.
 
     Args:
         log_dir: folder of the event files.
-        window_size: values that a smoothed scalar is the median of.
-        **kwargs: of ``torch.utils.tensorboard.SummaryWriter``.
+        window_size: number of values in the median of a smoothed scalar.
+        **kwargs: arguments of ``torch.utils.tensorboard.SummaryWriter``.
 
     Raises:
         RuntimeUnavailableError: the package is not installed.
@@ -334,7 +334,7 @@ class TensorboardXWriter:
         self._writer = SummaryWriter(log_dir, **kwargs)
 
     def write(self) -> None:
-        """Write what is new in the active storage, whose images and histograms are forgotten."""
+        """Write the new values of the active storage, and remove its images and histograms."""
         storage = get_event_storage()
         for iteration, scalars in self._new().items():
             for name, value in scalars.items():
@@ -363,7 +363,7 @@ class TensorboardXWriter:
 
 
 def _peak_device_memory_mb() -> float:
-    """Of the CUDA device; 0 without one. torch is not imported for it."""
+    """Return the peak memory of the CUDA device; 0 without one. It does not import torch."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available():
         return 0.0

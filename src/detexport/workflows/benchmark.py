@@ -23,8 +23,8 @@ NO_CUDA: dict[str, Any] = {"status": "skipped", "reason": "no CUDA device on thi
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A target that is measured.
+class BenchmarkTarget:
+    """A target to measure.
 
     Args:
         engine: its runtime, a frozen dataclass with an option ``threads``.
@@ -38,7 +38,7 @@ class Measured:
 def benchmark_model(
     build: Path,
     weights: Path,
-    targets: Mapping[str, Measured],
+    targets: Mapping[str, BenchmarkTarget],
     reference: Path,
     machine: Path,
     settings: Mapping[str, Any],
@@ -82,7 +82,9 @@ def benchmark_model(
     return LatencyReport(read_json(machine), dict(settings), digests, devices)
 
 
-def _candidate(name: str, target: Measured, artifact: Artifact, graph_end: str, threads: int) -> Candidate:
+def _candidate(
+    name: str, target: BenchmarkTarget, artifact: Artifact, graph_end: str, threads: int
+) -> Candidate:
     """Return a target in its runtime up to ``graph_end``, with as many threads as everything else."""
     if target.engine.threads not in (0, threads):
         raise ConfigError(

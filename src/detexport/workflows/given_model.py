@@ -11,7 +11,7 @@ from detexport.checkpoint import digest_state_dict, match_weights
 from detexport.checkpoint.load import describe_parameters
 from detexport.errors import ConfigError, ExportError
 from detexport.modeling.meta_arch.image_model import ImageModel
-from detexport.modeling.meta_arch.torchvision_detector import is_torchvision, wrap_torchvision
+from detexport.modeling.torchvision import is_torchvision, wrap_torchvision
 from detexport.workflows.load_model import load_model
 from detexport.workflows.loaded_model import LoadedModel, name_contract, number_classes
 from detexport.workflows.model_source import ModelSource

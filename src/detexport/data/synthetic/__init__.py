@@ -1,4 +1,4 @@
-"""The synthetic data set in COCO's format: made in seconds, the same on every machine."""
+"""Synthetic data set in COCO's format: drawn in seconds, with the same bytes on every machine."""
 
 import json
 from dataclasses import dataclass
@@ -28,20 +28,20 @@ KEYPOINT_FLIP = {"right": "left", "left": "right"}
 
 @dataclass(frozen=True)
 class SyntheticShapes:
-    """Five kinds of shapes that overlap on three kinds of ground; the colour says nothing of the class.
+    """Five kinds of shapes that overlap on three kinds of ground; colours do not depend on the class.
 
     Args:
         name: name of the data set.
-        seed: another seed gives other images.
-        train_images: number of images to train on.
-        val_images: number of images to validate on.
-        sizes: height and width in px, of which each image draws one.
+        seed: of the images.
+        train_images: number of training images.
+        val_images: number of validation images.
+        sizes: heights and widths in px; each image draws one.
         object_px: smallest and largest extent of a shape in px.
-        max_objects: at most so many shapes an image.
-        min_objects: at least so many are tried; 0 draws images of ground alone, too.
+        max_objects: maximum number of shapes per image.
+        min_objects: minimum number of shapes that are tried; 0 draws images without shapes, too.
 
     Raises:
-        ConfigError: the numbers leave nothing to draw.
+        ConfigError: a number is out of range.
     """
 
     name: str = "shapes"
@@ -63,7 +63,7 @@ class SyntheticShapes:
     min_objects: int = 2
 
     def __post_init__(self) -> None:
-        """Check the numbers before anything is drawn."""
+        """Check the ranges of the numbers."""
         checks = {
             "train_images": (self.train_images, 0, (1 << 24) // IDS_PER_IMAGE - 1),
             "val_images": (self.val_images, 0, (1 << 24) // IDS_PER_IMAGE - 1),
@@ -82,7 +82,7 @@ class SyntheticShapes:
                 )
 
     def write(self, folder: Path) -> None:
-        """Write images, annotations and ``dataset.json`` into ``folder``, which appears when it is whole."""
+        """Write images, annotations and ``dataset.json`` to ``folder``, atomically."""
         counts = {"train": self.train_images, "val": self.val_images}
         with atomic_dir(Path(folder)) as partial:
             for split_index, (split, count) in enumerate(counts.items()):
@@ -102,7 +102,7 @@ class SyntheticShapes:
             (folder / name).mkdir(parents=True, exist_ok=True)
         images, keypoints, panoptic = [], [], []
         for image_id in tqdm(range(1, count + 1), desc=f"{self.name} {split}", unit="image", mininterval=1.0):
-            # Each image has its own generator: how many there are does not change what they show.
+            # Each image has its own generator, so it does not depend on the number of images.
             scene = self._draw(np.random.default_rng([self.seed, split_index, image_id]))
             height, width = scene.instance_map.shape
             file_name = f"{image_id:06d}.png"

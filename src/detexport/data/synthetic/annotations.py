@@ -1,4 +1,4 @@
-"""What COCO's files say about a scene: instances, keypoints, panoptic segments."""
+"""COCO annotations of a scene: instances, keypoints, panoptic segments."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from pycocotools import mask as coco_mask
 from detexport.data.synthetic.scene import KEYPOINTS, STUFF, THINGS, Scene
 
 IDS_PER_IMAGE = 100
-"""An image's annotations and segments are numbered from its id times this."""
+"""Annotations and segments of an image are numbered from its id times this number."""
 
 SKELETON = [[1, 2], [1, 3], [1, 4], [1, 5]]
 THING_CATEGORIES = [{"id": i, "name": n, "supercategory": "shape"} for i, n in enumerate(THINGS, start=1)]
@@ -23,7 +23,7 @@ PANOPTIC_CATEGORIES = [
 
 
 def instance_annotations(scene: Scene, image_id: int) -> list[dict[str, Any]]:
-    """One annotation a thing, of its visible part: polygons, or RLE where that part has a hole."""
+    """Return one annotation per thing, of its visible part: polygons, or RLE if that part has a hole."""
     annotations = []
     for index, shape in enumerate(scene.shapes):
         mask = scene.instance_map == index + 1
@@ -43,14 +43,14 @@ def instance_annotations(scene: Scene, image_id: int) -> list[dict[str, Any]]:
 
 
 def keypoint_annotations(scene: Scene, image_id: int) -> list[dict[str, Any]]:
-    """The instances with x, y, v a keypoint: 2 visible, 1 behind a thing in front, 0 outside the image."""
+    """Return the instances with keypoints x, y, v: 2 visible, 1 hidden by another thing, 0 outside."""
     annotations = instance_annotations(scene, image_id)
     height, width = scene.instance_map.shape
     for index, (annotation, shape) in enumerate(zip(annotations, scene.shapes, strict=True)):
         flat: list[int] = []
         for x, y in shape.keypoints:
             inside = 0 <= x < width and 0 <= y < height
-            # Shapes are numbered from back to front: a greater number hides this one.
+            # Shapes are numbered from back to front: one with a greater number hides this one.
             flat += [x, y, 1 if scene.instance_map[y, x] > index + 1 else 2] if inside else [0, 0, 0]
         annotation["keypoints"] = flat
         annotation["num_keypoints"] = sum(v > 0 for v in flat[2::3])
@@ -58,14 +58,14 @@ def keypoint_annotations(scene: Scene, image_id: int) -> list[dict[str, Any]]:
 
 
 def panoptic_map(scene: Scene, image_id: int) -> np.ndarray:
-    """Segment id of each pixel, int64 (H, W): a thing's is its annotation's id, stuff follows."""
+    """Return the segment id of each pixel, int64 (H, W): the annotation id of things; stuff follows."""
     first = image_id * IDS_PER_IMAGE
     things = first + scene.instance_map - 1
     return np.where(scene.instance_map > 0, things, first + IDS_PER_IMAGE // 2 + scene.stuff_map)
 
 
 def panoptic_segments(scene: Scene, image_id: int) -> list[dict[str, Any]]:
-    """COCO's ``segments_info``: each segment of ``panoptic_map``."""
+    """Return COCO's ``segments_info`` of the segments in ``panoptic_map``."""
     segment_map = panoptic_map(scene, image_id)
     segments = []
     for segment_id in np.unique(segment_map).tolist():
@@ -86,19 +86,19 @@ def panoptic_segments(scene: Scene, image_id: int) -> list[dict[str, Any]]:
 
 
 def semantic_map(scene: Scene) -> np.ndarray:
-    """Class of each pixel, uint8 (H, W), as Panoptic FPN wants it: 0 things, 1.. stuff."""
+    """Return the class of each pixel, uint8 (H, W), as Panoptic FPN needs it: 0 things, 1.. stuff."""
     return np.where(scene.instance_map > 0, 0, scene.stuff_map + 1).astype(np.uint8)
 
 
 def trace_polygons(mask: np.ndarray) -> list[list[int]] | None:
-    """Follow the edges of a mask's pixels.
+    """Trace the outlines of a mask along the edges of its pixels.
 
     Args:
         mask: bool (H, W).
 
     Returns:
-        One polygon ``[x, y, x, y, ...]`` for each 4-connected part, which rasterizes to exactly its pixels;
-        None if there is a hole, which polygons cannot say.
+        one polygon ``[x, y, x, y, ...]`` for each 4-connected part, which rasterizes to exactly its pixels;
+        None if there is a hole, which polygons cannot represent.
     """
     steps = _edges(mask)
     polygons = []
@@ -106,17 +106,17 @@ def trace_polygons(mask: np.ndarray) -> list[list[int]] | None:
         start = next(iter(steps))
         polygon, doubled_area = _follow(steps, start)
         if doubled_area < 0:
-            return None  # walked the other way round: the rim of a hole
+            return None  # the opposite orientation: the outline of a hole
         polygons.append(polygon)
     return polygons
 
 
 def _edges(mask: np.ndarray) -> dict[tuple[int, int], list[tuple[int, int]]]:
-    """For each corner of a pixel the unit steps along the mask's rim that leave it, the mask to the right."""
+    """Return the unit steps along the mask's outline from each pixel corner, with the mask to the right."""
     padded = np.pad(mask, 1)
     inside = padded[1:-1, 1:-1]
     steps: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    # Neighbour that is outside, corner of the pixel where the edge begins, direction of the edge.
+    # Outside neighbour, corner of the pixel at which the edge begins, direction of the edge.
     for outside, (x0, y0), step in (
         (~padded[:-2, 1:-1], (0, 0), (1, 0)),
         (~padded[1:-1, 2:], (1, 0), (0, 1)),
@@ -131,13 +131,13 @@ def _edges(mask: np.ndarray) -> dict[tuple[int, int], list[tuple[int, int]]]:
 def _follow(
     steps: dict[tuple[int, int], list[tuple[int, int]]], start: tuple[int, int]
 ) -> tuple[list[int], int]:
-    """Walk one closed rim, taking its steps away; returns its corners and twice its signed area."""
+    """Follow one closed outline and remove its steps; return its vertices and twice its signed area."""
     polygon: list[int] = []
     doubled_area = 0
     (x, y), (dx, dy) = start, (0, 0)
     while (x, y) in steps:
         choices = steps[x, y]
-        # Two pixels that touch at a corner only are two parts: turn right, towards the pixel that we follow.
+        # Two pixels that touch only at a corner are separate parts: turn right, around the current pixel.
         step = (-dy, dx) if (-dy, dx) in choices else choices[0]
         choices.remove(step)
         if not choices:
@@ -153,7 +153,7 @@ def _follow(
 
 
 def _bbox(mask: np.ndarray) -> list[int]:
-    """COCO's box of a mask: x, y, width, height in px."""
+    """Return COCO's box of a mask: x, y, width, height in px."""
     x, y = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     x0, y0 = int(x[0]), int(y[0])
     return [x0, y0, int(x[-1]) + 1 - x0, int(y[-1]) + 1 - y0]

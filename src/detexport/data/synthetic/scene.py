@@ -1,7 +1,7 @@
-"""Drawn scenes: bright shapes that overlap on muted textured ground.
+"""Drawing of scenes: bright shapes that overlap on muted textured ground.
 
-The same seed gives the same pixels on every machine: random numbers are integers, vertices are rounded with a
-guard against the last bit of ``cos``, polygons are filled by PIL from integer vertices.
+A seed gives the same pixels on every machine: random numbers are integers, vertices are rounded so that the
+last bit of ``cos`` has no effect, and PIL fills polygons from integer vertices.
 """
 
 import math
@@ -19,7 +19,7 @@ MIN_VISIBLE_PERCENT = 65
 RING_HOLE = 0.5
 STAR_NOTCH = 0.42
 TRIANGLE_BASE = (0.92, 0.75)
-# Saturated and bright, so that a shape stands out from the ground and from the shape that it overlaps.
+# Saturated and bright, so that a shape contrasts with the ground and with shapes that it overlaps.
 THING_COLORS = (
     (235, 60, 60),
     (60, 200, 70),
@@ -37,7 +37,7 @@ Pixel = tuple[int, int]
 
 @dataclass(frozen=True)
 class Shape:
-    """A thing as it was placed: where it would be seen if nothing were in front of it.
+    """A placed thing, without regard to things in front of it.
 
     Args:
         kind: index into ``THINGS``.
@@ -54,7 +54,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Scene:
-    """One image and the truth about each of its pixels.
+    """An image and its ground truth.
 
     Args:
         image: uint8 (H, W, 3), RGB.
@@ -74,7 +74,7 @@ def draw_scene(
 ) -> Scene:
     """Draw a scene of at most ``objects`` things, each ``object_px[0]`` to ``object_px[1]`` px across.
 
-    A thing for which there is no place, without hiding another too far, is left out.
+    A thing is left out if each tried position hides too much of another thing.
     """
     stuff_map = _draw_stuff_map(rng, height, width)
     image = np.zeros((height, width, 3), dtype=np.int64)
@@ -101,7 +101,7 @@ def draw_scene(
 
 
 def _draw_stuff_map(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """One to three kinds of ground, parted by straight lines through the middle of the image."""
+    """Draw one to three kinds of ground, separated by straight lines through the middle of the image."""
     y, x = np.mgrid[:height, :width]
     kinds = rng.permutation(len(STUFF))
     stuff_map = np.full((height, width), kinds[0])
@@ -113,7 +113,7 @@ def _draw_stuff_map(rng: np.random.Generator, height: int, width: int) -> np.nda
 
 
 def _texture(rng: np.random.Generator, kind: int, height: int, width: int) -> np.ndarray:
-    """A pattern of two shades, bool (H, W)."""
+    """Draw a pattern of two shades, bool (H, W)."""
     y, x = np.mgrid[:height, :width]
     period = int(rng.integers(4, 9))
     if STUFF[kind] == "stripes":
@@ -131,7 +131,7 @@ def _paint(
 
 
 def _place_shape(rng: np.random.Generator, height: int, width: int, object_px: tuple[int, int]) -> Shape:
-    """A shape of a random class, size, place and rotation; its rim may lie outside the image."""
+    """Draw a shape of random class, size, position and rotation; it may extend beyond the image."""
     kind = int(rng.integers(len(THINGS)))
     radius = int(rng.integers(object_px[0], object_px[1] + 1)) / 2
     margin = min(int(radius * 0.7), height // 2 - 1, width // 2 - 1)
@@ -142,13 +142,13 @@ def _place_shape(rng: np.random.Generator, height: int, width: int, object_px: t
 
     outline, hole, keypoints = _unit_shape(THINGS[kind], (aspect, 1.0) if upright else (1.0, aspect))
     if THINGS[kind] in ("circle", "ring"):
-        degrees = 0  # nobody could see it, and its keypoints could not be learned
+        degrees = 0  # a rotation would be invisible, and its keypoints could not be learned
     moved = [_to_pixels(points, center, radius, degrees) for points in (outline, hole, keypoints)]
     return Shape(kind, *moved)
 
 
 def _unit_shape(name: str, half_size: Point) -> tuple[list[Point], list[Point], list[Point]]:
-    """Outline, hole and keypoints of a shape of radius 1, y downwards; ``half_size`` is a rectangle's."""
+    """Return outline, hole and keypoints of a shape of radius 1, y down; ``half_size``: of rectangles."""
     ends = [(0.0, 0.0), (0.0, -1.0), (1.0, 0.0), (0.0, 1.0), (-1.0, 0.0)]
     if name == "circle":
         return _star(40, 1.0), [], ends
@@ -168,7 +168,7 @@ def _unit_shape(name: str, half_size: Point) -> tuple[list[Point], list[Point], 
 
 
 def _star(points: int, radius: float) -> list[Point]:
-    """Points at equal angles, clockwise from the top."""
+    """Return points at equal angles, clockwise from the top."""
     angles = [2 * math.pi * i / points for i in range(points)]
     return [(radius * math.sin(angle), -radius * math.cos(angle)) for angle in angles]
 
@@ -185,12 +185,12 @@ def _to_pixels(points: list[Point], center: Pixel, radius: float, degrees: int) 
 
 
 def _nearest(value: float) -> int:
-    # Halves are rounded upwards, also where the last bit of a cosine makes them a little less than halves.
+    # Halves are rounded up, even if the last bit of a cosine makes them slightly less than halves.
     return math.floor(round(value, 6) + 0.5)
 
 
 def _fill(shape: Shape, height: int, width: int) -> np.ndarray:
-    """Pixels of a shape, bool (H, W)."""
+    """Rasterize a shape, bool (H, W)."""
     canvas = Image.new("1", (width, height))
     pen = ImageDraw.Draw(canvas)
     pen.polygon(shape.outline, fill=1)
@@ -200,6 +200,6 @@ def _fill(shape: Shape, height: int, width: int) -> np.ndarray:
 
 
 def _leaves_visible(instance_map: np.ndarray, areas: list[int], mask: np.ndarray) -> bool:
-    """Whether every shape that was placed before keeps enough of its area once ``mask`` is in front."""
+    """Return whether all earlier shapes keep enough visible area behind ``mask``."""
     visible = np.bincount(instance_map[~mask], minlength=len(areas) + 1)[1:]
     return all(100 * int(v) >= MIN_VISIBLE_PERCENT * area for v, area in zip(visible, areas, strict=True))

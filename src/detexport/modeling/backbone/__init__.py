@@ -1,6 +1,6 @@
 """Backbones: image -> feature maps by name."""
 
-from detexport.modeling.backbone.backbone import Backbone
+from detexport.modeling.backbone.backbone import Backbone, backbone_segments
 from detexport.modeling.backbone.build import build_backbone
 from detexport.modeling.backbone.fpn import FPN
 from detexport.modeling.backbone.resnet import ResNet
@@ -11,5 +11,6 @@ __all__ = [
     "FPN",
     "Backbone",
     "ResNet",
+    "backbone_segments",
     "build_backbone",
 ]

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from detexport.layers import ShapeSpec
+from detexport.modeling.segment import BATCH, NamedMaps, Segment, declared_segments, maps, not_cut
 
 
 class Backbone(nn.Module):
@@ -32,3 +33,14 @@ class Backbone(nn.Module):
             name: ShapeSpec(channels=self._out_feature_channels[name], stride=self._out_feature_strides[name])
             for name in self._out_features
         }
+
+
+def backbone_segments(backbone: Any) -> list[Segment]:
+    """Return what a backbone declares of its computation from the batch, or all of it as one segment."""
+    return declared_segments(backbone) or [whole_network("backbone", "the backbone", backbone)]
+
+
+def whole_network(name: str, role: str, network: Any) -> Segment:
+    """Return a network from the batch to its feature maps as one segment."""
+    levels = list(network.output_shape())
+    return Segment(name, NamedMaps(network, levels), BATCH, maps(*levels), note=not_cut(role, network))

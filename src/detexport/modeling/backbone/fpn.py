@@ -5,15 +5,24 @@ Shapes: ``p{k}`` is (N, C, H/2**k, W/2**k) with the same number of channels C fo
 
 import math
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Dict, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detexport.errors import ConfigError
 from detexport.layers import Conv2d, ShapeSpec, get_norm
 from detexport.layers.conv import init_xavier, shapes_of
-from detexport.modeling.backbone.backbone import Backbone
+from detexport.modeling.backbone.backbone import Backbone, whole_network
+from detexport.modeling.segment import (
+    NamedMaps,
+    Port,
+    Segment,
+    declared_segments,
+    maps,
+    own_methods,
+)
 
 
 class LastLevelMaxPool(nn.Module):
@@ -163,3 +172,40 @@ class FPN(Backbone):
         if self.top_block is not None:
             levels += range(levels[-1] + 1, levels[-1] + 1 + self.top_block.num_levels)
         return {f"p{level}": ShapeSpec(channels=self.out_channels, stride=2**level) for level in levels}
+
+    @torch.jit.unused
+    def segments(self) -> list[Segment]:
+        """Return the segments of the network, then a level each from coarse to fine, and those above."""
+        segments = declared_segments(self.bottom_up) or [
+            whole_network("bottom_up", "the network under the pyramid", self.bottom_up)
+        ]
+        above: tuple[Port, ...] = ()
+        for level in reversed(self._levels):
+            fused = maps(f"fused{level}")
+            inputs = (*maps(self.in_names[level]), *above)
+            outputs = (*fused, *maps(f"p{level}"))
+            segments.append(Segment(f"p{level}", PyramidLevel(self, level), inputs, outputs))
+            above = fused
+        if self.top_block is not None:
+            top = list(self.output_shape())[len(self._levels) :]
+            module = NamedMaps(self.top_block, top)
+            segments.append(Segment("+".join(top), module, maps(self.top_feature), maps(*top)))
+        return segments
+
+
+class PyramidLevel(nn.Module):
+    """a stage and the level above, if there is one -> the fused map and the level."""
+
+    def __init__(self, fpn: Any, level: int) -> None:
+        super().__init__()
+        self.lateral = getattr(fpn, f"fpn_lateral{level}")
+        self.output = getattr(fpn, f"fpn_output{level}")
+        self.fpn = own_methods(fpn)
+
+    def forward(self, tensors: List[Tensor]) -> List[Tensor]:
+        """See the class."""
+        above: Optional[Tensor] = None
+        if len(tensors) > 1:
+            above = tensors[1]
+        fused = self.fpn._fuse(self.lateral(tensors[0]), above)
+        return [fused, self.output(fused)]

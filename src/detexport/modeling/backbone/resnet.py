@@ -5,6 +5,7 @@ block or stem has a bias, not even without a normalization: so checkpoints have 
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any, Dict, List
 
 import torch
@@ -15,6 +16,7 @@ from detexport.errors import ConfigError
 from detexport.layers import Conv2d, DeformConv, FrozenBatchNorm2d, ShapeSpec, get_norm
 from detexport.layers.conv import init_conv_msra
 from detexport.modeling.backbone.backbone import Backbone
+from detexport.modeling.segment import BATCH, Layers, Segment, maps
 
 BLOCKS_PER_STAGE = {
     18: (2, 2, 2, 2),
@@ -361,6 +363,14 @@ class ResNet(Backbone, nn.Sequential):
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of each output."""
         return {name: self._shapes[name] for name in self.out_features}
+
+    @torch.jit.unused
+    def segments(self) -> list[Segment]:
+        """Return a segment for each stage."""
+        return [
+            Segment(name, Layers(getattr(self, name)), maps(before), maps(name))
+            for before, name in pairwise([BATCH[0].name, *self.stage_names])
+        ]
 
     def freeze(self, freeze_at: int) -> None:
         """Stop training the stem (1) and the stages up to res{freeze_at}; batch norms there become frozen."""

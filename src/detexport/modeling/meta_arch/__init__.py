@@ -7,7 +7,6 @@ from detexport.modeling.meta_arch.proposal_network import ProposalNetwork
 from detexport.modeling.meta_arch.rcnn import GeneralizedRCNN
 from detexport.modeling.meta_arch.retinanet import RetinaNet
 from detexport.modeling.meta_arch.semantic_seg import SemanticSegmentor, SemSegFPNHead, build_sem_seg_head
-from detexport.modeling.meta_arch.torchvision_detector import TorchvisionDetector
 from detexport.modeling.registries import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 
 __all__ = [
@@ -20,7 +19,6 @@ __all__ = [
     "RetinaNet",
     "SemSegFPNHead",
     "SemanticSegmentor",
-    "TorchvisionDetector",
     "build_model",
     "build_sem_seg_head",
 ]

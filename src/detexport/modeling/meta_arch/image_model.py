@@ -1,6 +1,6 @@
 """What every meta architecture shares: how images come in, and the edges of its exported graph."""
 
-from typing import Any
+from typing import Any, List
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,9 @@ from detexport.contract import IMAGE, Contract, ResizeRule, TensorSpec
 from detexport.errors import ConfigError, InputError
 from detexport.modeling.graph import BatchGraph, ImageGraph, require_graph_methods
 from detexport.modeling.postprocessing import detector_postprocess
+from detexport.modeling.segment import BATCH, IMAGE_PORT, Segment, own_methods
 from detexport.structures import ImageList, Instances
+from detexport.structures.image_list import pad_images
 from detexport.structures.model_input import checked_image, output_size
 
 
@@ -167,3 +169,21 @@ def image_options(cfg: CfgNode) -> dict[str, Any]:
         "input_format": cfg.INPUT.FORMAT,
         "resize": ResizeRule(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST),
     }
+
+
+class Preprocess(nn.Module):
+    """image -> its padded batch."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = own_methods(model)
+
+    def forward(self, tensors: List[Tensor]) -> List[Tensor]:
+        """See the class."""
+        batch, _ = pad_images([self.model.normalize(tensors[0])], self.model.size_divisibility)
+        return [batch]
+
+
+def preprocess_segment(model: ImageModel) -> Segment:
+    """Return the segment in which a model normalizes and pads its image."""
+    return Segment("preprocess", Preprocess(model), (IMAGE_PORT,), BATCH)

@@ -21,11 +21,13 @@ from detexport.modeling.meta_arch.semantic_seg import (
     crop_to_image,
     sem_seg_output,
     sem_seg_postprocess,
+    sem_seg_segments,
 )
 from detexport.modeling.postprocessing import detector_postprocess
 from detexport.modeling.proposal_generator import build_proposal_generator
 from detexport.modeling.registries import META_ARCH_REGISTRY
 from detexport.modeling.roi_heads import build_roi_heads
+from detexport.modeling.segment import Segment
 from detexport.structures import Instances
 from detexport.structures.image_list import pad_images
 from detexport.structures.model_input import output_size
@@ -207,6 +209,12 @@ class PanopticFPN(GeneralizedRCNN):
         for index in range(len(image_sizes)):
             results[index]["sem_seg"] = crop_to_image(logits[index], image_sizes[index])
         return results
+
+    @torch.jit.unused
+    def segments(self) -> list[Segment]:
+        """Return the segments of the detector, then those of the semantic head."""
+        levels = list(self.backbone.output_shape())
+        return [*super().segments(), *sem_seg_segments(self.sem_seg_head, levels)]
 
     @torch.jit.unused
     def contract(self, class_names: tuple[str, ...]) -> Contract:

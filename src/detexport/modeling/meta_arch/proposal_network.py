@@ -7,12 +7,13 @@ from torch import Tensor, nn
 
 from detexport.config import CfgNode, configurable
 from detexport.contract import Contract, TensorSpec
-from detexport.modeling.backbone import build_backbone
-from detexport.modeling.meta_arch.image_model import ImageModel, image_options
+from detexport.modeling.backbone import backbone_segments, build_backbone
+from detexport.modeling.meta_arch.image_model import ImageModel, image_options, preprocess_segment
 from detexport.modeling.meta_arch.inputs import gt_instances_of
 from detexport.modeling.postprocessing import detector_postprocess
-from detexport.modeling.proposal_generator import build_proposal_generator
+from detexport.modeling.proposal_generator import build_proposal_generator, proposal_segments
 from detexport.modeling.registries import META_ARCH_REGISTRY
+from detexport.modeling.segment import Segment
 from detexport.structures import Instances
 from detexport.structures.image_list import pad_images
 from detexport.structures.model_input import output_size
@@ -91,6 +92,15 @@ class ProposalNetwork(ImageModel):
         for boxes, logits in self.proposal_generator.propose(self.backbone(batch), image_sizes):
             results.append({"proposal_boxes": boxes, "objectness_logits": logits})
         return results
+
+    @torch.jit.unused
+    def segments(self) -> list[Segment]:
+        """Return the segments of the image, the backbone and the proposals."""
+        return [
+            preprocess_segment(self),
+            *backbone_segments(self.backbone),
+            *proposal_segments(self.proposal_generator, list(self.backbone.output_shape())),
+        ]
 
     @torch.jit.unused
     def graph_methods(self) -> list[tuple[nn.Module, str]]:

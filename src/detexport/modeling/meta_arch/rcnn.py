@@ -15,12 +15,13 @@ from detexport.contract import (
     mask_output,
 )
 from detexport.errors import ConfigError, InputError
-from detexport.modeling.backbone import build_backbone
-from detexport.modeling.meta_arch.image_model import ImageModel, image_options
+from detexport.modeling.backbone import backbone_segments, build_backbone
+from detexport.modeling.meta_arch.image_model import ImageModel, image_options, preprocess_segment
 from detexport.modeling.meta_arch.inputs import gt_instances_of
-from detexport.modeling.proposal_generator import build_proposal_generator
+from detexport.modeling.proposal_generator import build_proposal_generator, proposal_segments
 from detexport.modeling.registries import META_ARCH_REGISTRY
-from detexport.modeling.roi_heads import build_roi_heads
+from detexport.modeling.roi_heads import build_roi_heads, roi_head_segments
+from detexport.modeling.segment import Segment
 from detexport.structures import ImageList, Instances
 from detexport.structures.image_list import pad_images
 
@@ -178,6 +179,27 @@ class GeneralizedRCNN(ImageModel):
         return [*super().graph_methods(), *proposing, (self.roi_heads, "detect")]
 
     @torch.jit.unused
+    def segments(self) -> list[Segment]:
+        """Return the segments of the image, the backbone, the proposals and the ROI heads."""
+        levels = list(self.backbone.output_shape())
+        return [
+            preprocess_segment(self),
+            *backbone_segments(self.backbone),
+            *proposal_segments(self.proposal_generator, levels),
+            *roi_head_segments(self.roi_heads, levels, [spec.name for spec in self.detection_outputs()]),
+        ]
+
+    @torch.jit.unused
+    def detection_outputs(self) -> tuple[TensorSpec, ...]:
+        """Return the raw outputs of the ROI heads."""
+        outputs: tuple[TensorSpec, ...] = DETECTION_OUTPUTS
+        if self.roi_heads.mask_on:
+            outputs = (*outputs, mask_output(self.roi_heads.mask_head.resolution))
+        if self.roi_heads.keypoint_on:
+            outputs = (*outputs, keypoint_output(self.roi_heads.keypoint_head.num_keypoints))
+        return outputs
+
+    @torch.jit.unused
     def contract(self, class_names: tuple[str, ...]) -> Contract:
         """What the exported graph takes and gives.
 
@@ -185,14 +207,9 @@ class GeneralizedRCNN(ImageModel):
             ConfigError: the model has no graph: see ``require_graph``.
         """
         self.require_graph()
-        outputs: tuple[TensorSpec, ...] = DETECTION_OUTPUTS
-        if self.roi_heads.mask_on:
-            outputs = (*outputs, mask_output(self.roi_heads.mask_head.resolution))
-        if self.roi_heads.keypoint_on:
-            outputs = (*outputs, keypoint_output(self.roi_heads.keypoint_head.num_keypoints))
         predictor = self.roi_heads.final_predictor()
         return self.contract_of(
-            outputs,
+            self.detection_outputs(),
             class_names,
             score_threshold=predictor.score_threshold,
             nms_threshold=predictor.nms_threshold,

@@ -17,13 +17,22 @@ from detexport.layers import ShapeSpec, get_norm, nms_per_class
 from detexport.layers.conv import init_normal, shapes_of
 from detexport.layers.levels import LevelsBatchNorm, LevelsConv2d, LevelsReLU
 from detexport.modeling.anchor_generator import AnchorGrid, build_anchor_generator, by_anchor
-from detexport.modeling.backbone import build_backbone
-from detexport.modeling.box_regression import Box2BoxTransform, apply_deltas, box_loss_sum, box_loss_type
-from detexport.modeling.matcher import Matcher
-from detexport.modeling.meta_arch.image_model import ImageModel, image_options
+from detexport.modeling.backbone import backbone_segments, build_backbone
+from detexport.modeling.box_regression import Box2BoxTransform, anchor_loss_sum, apply_deltas, box_loss_type
+from detexport.modeling.matcher import Matcher, match_anchors, matched_classes
+from detexport.modeling.meta_arch.image_model import ImageModel, image_options, preprocess_segment
 from detexport.modeling.meta_arch.inputs import gt_instances_of
 from detexport.modeling.registries import META_ARCH_REGISTRY
-from detexport.structures import Boxes, Instances, pairwise_iou
+from detexport.modeling.segment import (
+    DETECTIONS,
+    DenseHead,
+    Kind,
+    Segment,
+    dense_maps,
+    maps,
+    own_methods,
+)
+from detexport.structures import Boxes, Instances
 from detexport.structures.image_list import pad_images
 from detexport.utils.events import record
 
@@ -326,6 +335,17 @@ class RetinaNet(ImageModel):
         return results
 
     @torch.jit.unused
+    def segments(self) -> list[Segment]:
+        """Return the segments of the image and the backbone, the head, and the decoding of its outputs."""
+        outputs = dense_maps(self.in_features)
+        return [
+            preprocess_segment(self),
+            *backbone_segments(self.backbone),
+            Segment("retinanet_head", DenseHead(self.head), maps(*self.in_features), outputs),
+            Segment("detections", DenseDetections(self), outputs, DETECTIONS, Kind.DETECTIONS),
+        ]
+
+    @torch.jit.unused
     @torch.no_grad()
     def label_anchors(
         self, anchors: list[Tensor], targets: list[Instances]
@@ -334,16 +354,9 @@ class RetinaNet(ImageModel):
         all_anchors = Boxes(torch.cat(anchors))
         labels, boxes = [], []
         for target in targets:
-            matches, label = self.anchor_matcher(pairwise_iou(target.gt_boxes, all_anchors))
-            if len(target):
-                classes = target.gt_classes[matches]
-                classes[label == 0] = self.num_classes
-                classes[label == -1] = -1
-                boxes.append(target.gt_boxes.tensor[matches])
-            else:
-                classes = torch.full_like(matches, self.num_classes)
-                boxes.append(torch.zeros_like(all_anchors.tensor))
-            labels.append(classes)
+            matches, label, gt_boxes = match_anchors(all_anchors, target.gt_boxes, self.anchor_matcher)
+            labels.append(matched_classes(target.gt_classes, matches, label, self.num_classes))
+            boxes.append(gt_boxes)
         return labels, boxes
 
     @torch.jit.unused
@@ -373,10 +386,11 @@ class RetinaNet(ImageModel):
             gamma=self.focal_loss_gamma,
             reduction="sum",
         )
-        loss_box = box_loss_sum(
-            torch.cat(deltas, dim=1)[foreground],
-            torch.cat(anchors).expand(len(labels), -1, -1)[foreground],
-            torch.stack(gt_boxes)[foreground],
+        loss_box = anchor_loss_sum(
+            anchors,
+            deltas,
+            gt_boxes,
+            foreground,
             self.box2box_transform,
             loss_type=self.box_reg_loss_type,
             smooth_l1_beta=self.smooth_l1_beta,
@@ -396,6 +410,23 @@ class RetinaNet(ImageModel):
             nms_threshold=self.nms_threshold,
             max_detections=self.max_detections,
         )
+
+
+class DenseDetections(nn.Module):
+    """L maps of logits, L of deltas -> boxes, scores, classes."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = own_methods(model)
+        self.anchors: Any = model.anchor_generator
+
+    def forward(self, tensors: List[Tensor]) -> List[Tensor]:
+        """See the class."""
+        levels = len(tensors) // 2
+        logits = [by_anchor(one, self.model.num_classes) for one in tensors[:levels]]
+        deltas = [by_anchor(one, 4) for one in tensors[levels:]]
+        found = self.model.find_detections(self.anchors(tensors[:levels]), logits, deltas)[0]
+        return [found["pred_boxes"], found["scores"], found["pred_classes"]]
 
 
 def top_candidates(scores: Tensor, score_threshold: float, topk: int) -> Tuple[Tensor, Tensor, Tensor]:

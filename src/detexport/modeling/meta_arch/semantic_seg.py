@@ -4,6 +4,7 @@ Shapes: N images, K classes.
 """
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Dict, List, Tuple
 
 import torch
@@ -15,12 +16,27 @@ from detexport.contract import Contract, TensorSpec
 from detexport.errors import ConfigError
 from detexport.layers import Conv2d, ShapeSpec, get_norm
 from detexport.layers.conv import init_conv_msra, shapes_of
-from detexport.modeling.backbone import build_backbone
-from detexport.modeling.meta_arch.image_model import ImageModel, image_options
+from detexport.modeling.backbone import backbone_segments, build_backbone
+from detexport.modeling.meta_arch.image_model import ImageModel, image_options, preprocess_segment
 from detexport.modeling.meta_arch.inputs import gt_sem_segs_of
 from detexport.modeling.registries import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
+from detexport.modeling.segment import (
+    IMAGE_PORT,
+    Kind,
+    Segment,
+    by_name,
+    declared_segments,
+    maps,
+    not_cut,
+    own_methods,
+    raw_outputs,
+    size_of,
+)
 from detexport.structures.image_list import pad_images
 from detexport.structures.model_input import output_size
+
+SEM_SEG = raw_outputs(["sem_seg"])
+"""The logits at the end of the graph, between segments."""
 
 
 def build_sem_seg_head(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> Any:
@@ -132,6 +148,16 @@ class SemSegFPNHead(nn.Module):
         )
 
     @torch.jit.unused
+    def segments(self) -> list[Segment]:
+        """Return the layers, and the upsampling of their logits."""
+        names = [name for name in ("p2", "p3", "p4", "p5") if getattr(self, name) is not None]
+        logits = maps("sem_seg_logits")
+        return [
+            Segment("sem_seg_head", SemSegLayers(self, names), maps(*names), logits),
+            Segment("sem_seg_upsampled", SemSegUpsampling(self), (*logits, IMAGE_PORT), SEM_SEG),
+        ]
+
+    @torch.jit.unused
     def losses(self, features: dict[str, Tensor], targets: list[Tensor]) -> dict[str, Tensor]:
         """``loss_sem_seg``: see ``pixel_losses``.
 
@@ -152,6 +178,57 @@ class SemSegFPNHead(nn.Module):
         upsampled = self.upsample(logits)
         target = pad_targets(targets, upsampled.shape[2], upsampled.shape[3], self.ignore_value)
         return {"loss_sem_seg": class_loss(upsampled, target, self.ignore_value) * self.loss_weight}
+
+
+class SemSegLayers(nn.Module):
+    """levels -> logits at the common stride."""
+
+    def __init__(self, head: Any, names: Sequence[str]) -> None:
+        super().__init__()
+        self.head: Any = head
+        self.names: List[str] = list(names)
+
+    def forward(self, tensors: List[Tensor]) -> List[Tensor]:
+        """See the class."""
+        return [self.head.layers(by_name(tensors, self.names))]
+
+
+class SemSegUpsampling(nn.Module):
+    """logits at the common stride, image -> logits of each pixel."""
+
+    def __init__(self, head: Any) -> None:
+        super().__init__()
+        self.head = own_methods(head)
+
+    def forward(self, tensors: List[Tensor]) -> List[Tensor]:
+        """See the class."""
+        return [crop_to_image(self.head.upsample(tensors[0])[0], size_of(tensors[1]))]
+
+
+class WholeSemSegHead(nn.Module):
+    """levels, image -> logits of each pixel, by a semantic head of any kind."""
+
+    def __init__(self, head: Any, names: Sequence[str]) -> None:
+        super().__init__()
+        self.head: Any = head
+        self.names: List[str] = list(names)
+
+    def forward(self, tensors: List[Tensor]) -> List[Tensor]:
+        """See the class."""
+        return [crop_to_image(self.head(by_name(tensors, self.names))[0], size_of(tensors[-1]))]
+
+
+def sem_seg_segments(head: Any, levels: Sequence[str]) -> list[Segment]:
+    """Return what a semantic head declares, or all of it as one segment.
+
+    Args:
+        head: see ``build_sem_seg_head``.
+        levels: names of the feature maps of the backbone.
+    """
+    inputs = (*maps(*levels), IMAGE_PORT)
+    note = not_cut("the semantic head", head)
+    whole = Segment("sem_seg_head", WholeSemSegHead(head, levels), inputs, SEM_SEG, Kind.CHOICES, note)
+    return declared_segments(head) or [whole]
 
 
 def pad_targets(targets: list[Tensor], height: int, width: int, ignore_value: int) -> Tensor:
@@ -263,6 +340,15 @@ class SemanticSegmentor(ImageModel):
         batch, image_sizes = pad_images([self.normalize(image) for image in images], self.size_divisibility)
         logits = self.sem_seg_head(self.backbone(batch))
         return [{"sem_seg": crop_to_image(logits[i], size)} for i, size in enumerate(image_sizes)]
+
+    @torch.jit.unused
+    def segments(self) -> list[Segment]:
+        """Return the segments of the image, the backbone and the head."""
+        return [
+            preprocess_segment(self),
+            *backbone_segments(self.backbone),
+            *sem_seg_segments(self.sem_seg_head, list(self.backbone.output_shape())),
+        ]
 
     @torch.jit.unused
     def contract(self, class_names: tuple[str, ...]) -> Contract:

@@ -29,6 +29,7 @@ from detexport.modeling.registries import ROI_HEADS_REGISTRY, ROI_MASK_HEAD_REGI
 from detexport.modeling.roi_heads.base import split_by_image
 from detexport.modeling.roi_heads.mask_head import class_logits, mask_loss
 from detexport.modeling.roi_heads.standard import StandardROIHeads
+from detexport.modeling.segment import Kind, Port, Segment, own_methods, rows
 from detexport.structures import BitMasks, Instances
 from detexport.utils.events import record
 
@@ -257,6 +258,44 @@ class PointRendMaskHead(PointMaskHead):
             logits = self.point_logits(features, boxes, points, coarse)
             losses["loss_mask_point"] = self.point_loss(logits, points, instances)
         return losses
+
+    @torch.jit.unused
+    def segments(self, features: tuple[Port, ...]) -> list[Segment]:
+        """Return the coarse masks, and their refinement; nothing without a point head."""
+        if self.point_head is None:
+            return []
+        coarse = rows("coarse_masks")
+        seen = features[: max(self.box_pooler.places) + 1]
+        refined = (*features[: max(self.point_pooler.places) + 1], *rows("pred_boxes", "pred_classes"))
+        return [
+            Segment("coarse_mask_head", CoarseMasks(self), (*seen, *rows("pred_boxes")), coarse),
+            Segment("point_head", PointMasks(self), (*refined, *coarse), rows("pred_masks"), Kind.CHOICES),
+        ]
+
+
+class CoarseMasks(nn.Module):
+    """L levels, boxes -> the coarse masks of all classes."""
+
+    def __init__(self, head: Any) -> None:
+        super().__init__()
+        self.head = own_methods(head, "box_pooler", "coarse_head")
+
+    def forward(self, tensors: List[Tensor]) -> List[Tensor]:
+        """See the class."""
+        return [self.head.coarse_head(self.head.pool_boxes(tensors[:-1], [tensors[-1]]))]
+
+
+class PointMasks(nn.Module):
+    """L levels, boxes, classes, coarse masks -> a mask in each box, refined point by point."""
+
+    def __init__(self, head: Any) -> None:
+        super().__init__()
+        self.head = own_methods(head, "point_pooler", "point_head")
+
+    def forward(self, tensors: List[Tensor]) -> List[Tensor]:
+        """See the class."""
+        logits = self.head.subdivide(tensors[:-3], [tensors[-3]], tensors[-2], tensors[-1])
+        return [logits.sigmoid()]
 
 
 class ImplicitPointRendMaskHead(PointMaskHead):

@@ -1,7 +1,12 @@
 """Proposal generators: feature maps -> boxes that may hold an object."""
 
 from detexport.modeling.proposal_generator.precomputed import no_proposal_generator
-from detexport.modeling.proposal_generator.rpn import RPN, RPNHead, build_proposal_generator
+from detexport.modeling.proposal_generator.rpn import (
+    RPN,
+    RPNHead,
+    build_proposal_generator,
+    proposal_segments,
+)
 from detexport.modeling.registries import PROPOSAL_GENERATOR_REGISTRY, RPN_HEAD_REGISTRY
 
 __all__ = [
@@ -11,4 +16,5 @@ __all__ = [
     "RPNHead",
     "build_proposal_generator",
     "no_proposal_generator",
+    "proposal_segments",
 ]

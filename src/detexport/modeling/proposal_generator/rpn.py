@@ -3,6 +3,7 @@
 Shapes: N images, L levels, A anchors a cell, R proposals of an image.
 """
 
+from collections.abc import Sequence
 from typing import Any, Dict, List, Tuple
 
 import torch
@@ -13,10 +14,24 @@ from detexport.config import CfgNode, configurable
 from detexport.layers import Conv2d, ShapeSpec, nms_per_class
 from detexport.layers.conv import init_normal, shapes_of
 from detexport.modeling.anchor_generator import AnchorGrid, build_anchor_generator, by_anchor
-from detexport.modeling.box_regression import Box2BoxTransform, apply_deltas, box_loss_sum, box_loss_type
-from detexport.modeling.matcher import Matcher, subsample_labels
+from detexport.modeling.box_regression import Box2BoxTransform, anchor_loss_sum, apply_deltas, box_loss_type
+from detexport.modeling.matcher import Matcher, match_anchors, subsample_labels
 from detexport.modeling.registries import PROPOSAL_GENERATOR_REGISTRY, RPN_HEAD_REGISTRY
-from detexport.structures import Boxes, ImageList, Instances, pairwise_iou
+from detexport.modeling.segment import (
+    IMAGE_PORT,
+    PROPOSALS,
+    DenseHead,
+    Kind,
+    Segment,
+    by_name,
+    declared_segments,
+    dense_maps,
+    maps,
+    not_cut,
+    own_methods,
+    size_of,
+)
+from detexport.structures import Boxes, ImageList, Instances
 from detexport.structures.boxes import clip_boxes, nonempty_boxes
 from detexport.utils.events import record
 
@@ -247,8 +262,7 @@ class RPN(nn.Module):
         all_anchors = Boxes(torch.cat(anchors))
         labels, boxes = [], []
         for instances, size in zip(gt_instances, image_sizes, strict=True):
-            gt_boxes: Boxes = instances.gt_boxes
-            matches, label = self.anchor_matcher(pairwise_iou(gt_boxes, all_anchors))
+            _, label, gt_boxes = match_anchors(all_anchors, instances.gt_boxes, self.anchor_matcher)
             if self.boundary_threshold >= 0:
                 label[~all_anchors.inside_box(size, self.boundary_threshold)] = -1
             positive, negative = subsample_labels(
@@ -258,8 +272,7 @@ class RPN(nn.Module):
             label[positive] = 1
             label[negative] = 0
             labels.append(label)
-            has_truth = len(gt_boxes) > 0
-            boxes.append(gt_boxes.tensor[matches] if has_truth else torch.zeros_like(all_anchors.tensor))
+            boxes.append(gt_boxes)
         return labels, boxes
 
     @torch.jit.unused
@@ -276,10 +289,11 @@ class RPN(nn.Module):
         positive, drawn = label == 1, label >= 0
         record("rpn/num_pos_anchors", lambda: positive.sum() / len(labels))
         record("rpn/num_neg_anchors", lambda: (label == 0).sum() / len(labels))
-        loc = box_loss_sum(
-            torch.cat(deltas, dim=1)[positive],
-            torch.cat(anchors).expand(len(labels), -1, -1)[positive],
-            torch.stack(gt_boxes)[positive],
+        loc = anchor_loss_sum(
+            anchors,
+            deltas,
+            gt_boxes,
+            positive,
             self.box2box_transform,
             loss_type=self.box_reg_loss_type,
             smooth_l1_beta=self.smooth_l1_beta,
@@ -292,6 +306,15 @@ class RPN(nn.Module):
             "loss_rpn_cls": objectness * (self.loss_weights[0] / normalizer),
             "loss_rpn_loc": loc * (self.loss_weights[1] / normalizer),
         }
+
+    @torch.jit.unused
+    def segments(self) -> list[Segment]:
+        """Return the head, and the selection of the proposals."""
+        outputs = dense_maps(self.in_features)
+        return [
+            Segment("rpn_head", DenseHead(self.rpn_head), maps(*self.in_features), outputs),
+            Segment("proposals", Proposals(self), (*outputs, IMAGE_PORT), PROPOSALS, Kind.PROPOSALS),
+        ]
 
 
 def select_proposals(
@@ -345,3 +368,49 @@ def select_proposals(
         keep = nms_per_class(boxes, scores, ids, nms_threshold)[:post_nms_topk]
         results.append((boxes[keep], scores[keep]))
     return results
+
+
+class Proposals(nn.Module):
+    """L maps of logits, L of deltas, image -> boxes and their logits."""
+
+    def __init__(self, rpn: Any) -> None:
+        super().__init__()
+        self.rpn = own_methods(rpn)
+        self.anchors: Any = rpn.anchor_generator
+
+    def forward(self, tensors: List[Tensor]) -> List[Tensor]:
+        """See the class."""
+        levels = len(tensors) // 2
+        logit_maps, image = tensors[:levels], tensors[-1]
+        logits = [by_anchor(one, 1).flatten(1) for one in logit_maps]
+        deltas = [by_anchor(one, 4) for one in tensors[levels : 2 * levels]]
+        boxes, scores = self.rpn.find_proposals(self.anchors(logit_maps), logits, deltas, [size_of(image)])[0]
+        return [boxes, scores]
+
+
+class WholeProposalGenerator(nn.Module):
+    """levels, image -> boxes and their logits, by a proposal generator of any kind."""
+
+    def __init__(self, generator: Any, levels: Sequence[str]) -> None:
+        super().__init__()
+        self.generator: Any = generator
+        self.levels: List[str] = list(levels)
+
+    def forward(self, tensors: List[Tensor]) -> List[Tensor]:
+        """See the class."""
+        boxes, scores = self.generator.propose(by_name(tensors, self.levels), [size_of(tensors[-1])])[0]
+        return [boxes, scores]
+
+
+def proposal_segments(generator: Any, levels: Sequence[str]) -> list[Segment]:
+    """Return what a proposal generator declares, or all of it as one segment.
+
+    Args:
+        generator: feature maps -> proposals.
+        levels: names of the feature maps of the backbone.
+    """
+    levels = getattr(generator, "in_features", levels)
+    module = WholeProposalGenerator(generator, levels)
+    note = not_cut("the proposal generator", generator)
+    whole = Segment("proposals", module, (*maps(*levels), IMAGE_PORT), PROPOSALS, Kind.PROPOSALS, note)
+    return declared_segments(generator) or [whole]

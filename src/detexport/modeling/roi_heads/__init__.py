@@ -6,7 +6,7 @@ from detexport.modeling.registries import (
     ROI_KEYPOINT_HEAD_REGISTRY,
     ROI_MASK_HEAD_REGISTRY,
 )
-from detexport.modeling.roi_heads.base import ROIHeads
+from detexport.modeling.roi_heads.base import ROIHeads, roi_head_segments
 from detexport.modeling.roi_heads.box_head import FastRCNNConvFCHead, build_box_head
 from detexport.modeling.roi_heads.build import build_roi_heads
 from detexport.modeling.roi_heads.cascade import CascadeROIHeads
@@ -33,4 +33,5 @@ __all__ = [
     "build_keypoint_head",
     "build_mask_head",
     "build_roi_heads",
+    "roi_head_segments",
 ]

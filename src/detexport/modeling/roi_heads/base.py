@@ -3,7 +3,8 @@
 Shapes: R proposals, D detections of an image, K classes.
 """
 
-from typing import Any, List
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Dict, List
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,20 @@ from torch import Tensor, nn
 from detexport.config import CfgNode
 from detexport.layers import ShapeSpec
 from detexport.layers.conv import shapes_of
-from detexport.modeling.matcher import Matcher, subsample_labels
+from detexport.modeling.matcher import Matcher, matched_classes, subsample_labels
 from detexport.modeling.poolers import ROIPooler
+from detexport.modeling.segment import (
+    IMAGE_PORT,
+    PROPOSAL_BOXES,
+    Kind,
+    Segment,
+    by_name,
+    declared_segments,
+    maps,
+    not_cut,
+    raw_outputs,
+    size_of,
+)
 from detexport.structures import Boxes, ImageList, Instances, pairwise_iou
 from detexport.utils.events import record
 
@@ -32,6 +45,8 @@ def split_by_image(x: Tensor, boxes: List[Tensor]) -> List[Tensor]:
 class ROIHeads(nn.Module):
     """Proposals -> detections; a subclass adds the heads, ``detect`` and ``losses``.
 
+    With a mask head ``mask_head``, it also gives ``mask_features(levels, boxes)``, what that head looks at.
+
     Args:
         in_features: names of the levels.
         num_classes: K, without the background.
@@ -43,6 +58,9 @@ class ROIHeads(nn.Module):
 
     detect: Any
     losses: Any
+    if TYPE_CHECKING:  # a class annotation that exists would be TorchScript's to obey
+        mask_head: Any
+        mask_features: Any
 
     def __init__(
         self,
@@ -63,6 +81,21 @@ class ROIHeads(nn.Module):
         self.proposal_append_gt = proposal_append_gt
         self.mask_on = False
         self.keypoint_on = False
+
+    def add_masks(
+        self,
+        levels: List[Tensor],
+        detections: List[Dict[str, Tensor]],
+    ) -> List[Dict[str, Tensor]]:
+        """``pred_masks`` (D, S, S), a probability a cell of a grid over each box."""
+        if self.mask_head is not None:
+            boxes = [fields["pred_boxes"] for fields in detections]
+            classes = torch.cat([fields["pred_classes"] for fields in detections])
+            masks = self.mask_head.masks(self.mask_features(levels, boxes), boxes, classes)
+            image_masks = split_by_image(masks, boxes)
+            for index in range(len(detections)):
+                detections[index]["pred_masks"] = image_masks[index]
+        return detections
 
     @torch.jit.unused
     def forward(
@@ -141,12 +174,7 @@ class ROIHeads(nn.Module):
     def label_boxes(self, boxes: Boxes, target: Instances, matcher: Matcher) -> tuple[Tensor, Tensor]:
         """(R,) class of each box, K for the background and -1 for ignored, and (R,) index of its truth."""
         matches, labels = matcher(pairwise_iou(target.gt_boxes, boxes))
-        if not len(target):
-            return torch.full_like(matches, self.num_classes), matches
-        classes = target.gt_classes[matches]
-        classes[labels == 0] = self.num_classes
-        classes[labels == -1] = -1
-        return classes, matches
+        return matched_classes(target.gt_classes, matches, labels, self.num_classes), matches
 
 
 def detections_as_instances(fields: dict[str, Tensor], image_size: tuple[int, int]) -> Instances:
@@ -194,3 +222,39 @@ def build_pooler(node: CfgNode, strides: list[int]) -> ROIPooler:
 def pooled_shape(node: CfgNode, channels: int) -> ShapeSpec:
     """What comes out of that pooler."""
     return ShapeSpec(channels, height=node.POOLER_RESOLUTION, width=node.POOLER_RESOLUTION)
+
+
+class WholeROIHeads(nn.Module):
+    """levels, proposals, image -> detections, by ROI heads of any kind."""
+
+    def __init__(self, heads: Any, levels: Sequence[str], names: Sequence[str]) -> None:
+        super().__init__()
+        self.heads: Any = heads
+        self.levels: List[str] = list(levels)
+        self.names: List[str] = list(names)
+
+    def forward(self, tensors: List[Tensor]) -> List[Tensor]:
+        """See the class."""
+        features = by_name(tensors, self.levels)
+        found = self.heads.detect(features, [tensors[-2]], [size_of(tensors[-1])])[0]
+        return [found[name] for name in self.names]
+
+
+def roi_head_segments(heads: Any, levels: Sequence[str], output_names: Sequence[str]) -> list[Segment]:
+    """Return what ROI heads declare, or all of them as one segment.
+
+    Args:
+        heads: proposals -> detections.
+        levels: names of the feature maps of the backbone.
+        output_names: fields of the detections.
+    """
+    levels = getattr(heads, "in_features", levels)
+    whole = Segment(
+        "roi_heads",
+        WholeROIHeads(heads, levels, output_names),
+        (*maps(*levels), *PROPOSAL_BOXES, IMAGE_PORT),
+        raw_outputs(output_names),
+        Kind.OUTPUTS,
+        not_cut("the ROI heads", heads),
+    )
+    return declared_segments(heads) or [whole]

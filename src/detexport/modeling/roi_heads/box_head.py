@@ -1,6 +1,6 @@
 """Box head: pooled features of a proposal -> a vector."""
 
-from typing import Any
+from typing import Any, List
 
 from torch import Tensor, nn
 
@@ -8,6 +8,7 @@ from detexport.config import CfgNode, configurable
 from detexport.layers import Conv2d, ShapeSpec, get_norm
 from detexport.layers.conv import init_conv_msra, init_xavier
 from detexport.modeling.registries import ROI_BOX_HEAD_REGISTRY
+from detexport.modeling.segment import Segment, rows
 
 
 def build_box_head(cfg: CfgNode, input_shape: ShapeSpec) -> Any:
@@ -67,3 +68,23 @@ class FastRCNNConvFCHead(nn.Sequential):
         for layer in self:
             x = layer(x)
         return x
+
+
+class BoxHead(nn.Module):
+    """pooled features -> logits and deltas of each proposal."""
+
+    def __init__(self, head: Any, predictor: nn.Module) -> None:
+        super().__init__()
+        self.head: Any = head
+        self.predictor = predictor
+
+    def forward(self, tensors: List[Tensor]) -> List[Tensor]:
+        """See the class."""
+        logits, deltas = self.predictor(self.head(tensors[0]))
+        return [logits, deltas]
+
+
+def box_head_segment(name: str, head: Any, predictor: nn.Module) -> Segment:
+    """Return the segment from the features ``{name}_pooled`` to the outputs of a predictor."""
+    outputs = rows(f"{name}_logits", f"{name}_deltas")
+    return Segment(f"{name}_head", BoxHead(head, predictor), rows(f"{name}_pooled"), outputs)

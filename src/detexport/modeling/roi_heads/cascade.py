@@ -13,7 +13,7 @@ from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec
 from detexport.modeling.box_regression import Box2BoxTransform
 from detexport.modeling.matcher import Matcher
-from detexport.modeling.poolers import ROIPooler
+from detexport.modeling.poolers import ROIPooler, pooling_segment
 from detexport.modeling.registries import ROI_HEADS_REGISTRY
 from detexport.modeling.roi_heads.base import (
     build_pooler,
@@ -22,9 +22,21 @@ from detexport.modeling.roi_heads.base import (
     sampling_options,
     split_by_image,
 )
-from detexport.modeling.roi_heads.box_head import build_box_head
+from detexport.modeling.roi_heads.box_head import box_head_segment, build_box_head
 from detexport.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detexport.modeling.roi_heads.standard import StandardROIHeads, instance_heads
+from detexport.modeling.segment import (
+    DETECTIONS,
+    IMAGE_PORT,
+    PROPOSAL_BOXES,
+    Kind,
+    Port,
+    Segment,
+    maps,
+    own_methods,
+    rows,
+    size_of,
+)
 from detexport.structures import Boxes, Instances
 from detexport.structures.boxes import clip_boxes
 from detexport.utils.events import name_scope
@@ -113,6 +125,38 @@ class CascadeROIHeads(StandardROIHeads):
         return results
 
     @torch.jit.unused
+    def segments(self) -> list[Segment]:
+        """Return each stage, the mean of all stages, and what is computed for each detection."""
+        segments: list[Segment] = []
+        scores: list[Port] = []
+        boxes = PROPOSAL_BOXES
+        for stage in range(len(self.box_head)):
+            segments += self.stage_segments(stage, boxes)
+            decoded = segments[-1].outputs
+            scores.append(decoded[0])
+            boxes = decoded[1:]
+        inference = CascadeInference(self.final_predictor())
+        inputs = (*scores, *boxes, IMAGE_PORT)
+        segments.append(Segment("box_inference", inference, inputs, DETECTIONS, Kind.DETECTIONS))
+        return [*segments, *self.instance_segments()]
+
+    @torch.jit.unused
+    def stage_segments(self, stage: int, boxes: tuple[Port, ...]) -> list[Segment]:
+        """Return the segments from the boxes of the stage before, or the proposals, to scores and boxes."""
+        name, levels, predictor = f"stage{stage}", maps(*self.in_features), self.box_predictor[stage]
+        pooled = f"{name}_pooled"
+        if stage == 0:
+            pooling = pooling_segment(pooled, self.box_pooler, levels, boxes[0].name)
+        else:
+            inputs, boxes = (*levels, *boxes, IMAGE_PORT), rows(f"{name}_clipped")
+            outputs = (*boxes, *rows(pooled))
+            pooling = Segment(pooled, ClippedPool(self.box_pooler), inputs, outputs, Kind.CHOICES)
+        head = box_head_segment(name, self.box_head[stage], predictor)
+        decoded = rows(f"{name}_scores", f"{name}_boxes")
+        decoding = Segment(f"{name}_boxes", CascadeBoxes(predictor), (*head.outputs, *boxes), decoded)
+        return [pooling, head, decoding]
+
+    @torch.jit.unused
     def box_losses(
         self, levels: list[Tensor], proposals: list[Instances], targets: list[Instances]
     ) -> dict[str, Tensor]:
@@ -182,3 +226,46 @@ def _check_cascade_options(cfg: CfgNode) -> None:
             f"MODEL.ROI_HEADS.IOU_THRESHOLDS: {list(heads.IOU_THRESHOLDS)}",
             expected="the first of IOUS as the only threshold",
         )
+
+
+class ClippedPool(nn.Module):
+    """L levels, boxes, image -> the boxes inside the image, their features."""
+
+    def __init__(self, pooler: Any) -> None:
+        super().__init__()
+        self.pooler = own_methods(pooler)
+
+    def forward(self, tensors: List[Tensor]) -> List[Tensor]:
+        """See the class."""
+        boxes = clip_boxes(tensors[-2], size_of(tensors[-1]))
+        return [boxes, self.pooler.pool([level.contiguous() for level in tensors[:-2]], [boxes])]
+
+
+class CascadeBoxes(nn.Module):
+    """logits, deltas, the stage's boxes -> scores, the next boxes."""
+
+    def __init__(self, predictor: Any) -> None:
+        super().__init__()
+        self.predictor = own_methods(predictor)
+
+    def forward(self, tensors: List[Tensor]) -> List[Tensor]:
+        """See the class."""
+        return [self.predictor.probabilities(tensors[0]), self.predictor.decode(tensors[1], tensors[2])]
+
+
+class CascadeInference(nn.Module):
+    """the scores of all stages, the last boxes, image -> boxes, scores, classes."""
+
+    def __init__(self, predictor: Any) -> None:
+        super().__init__()
+        self.predictor = own_methods(predictor)
+
+    def forward(self, tensors: List[Tensor]) -> List[Tensor]:
+        """See the class."""
+        stages = tensors[:-2]
+        total = stages[0]
+        for scores in stages[1:]:
+            total = total + scores
+        mean = total * (1.0 / len(stages))
+        boxes, best, classes = self.predictor.select(tensors[-2], mean, size_of(tensors[-1]))
+        return [boxes, best, classes]

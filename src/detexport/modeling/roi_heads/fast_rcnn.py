@@ -14,6 +14,16 @@ from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec, nms_per_class
 from detexport.layers.conv import init_normal
 from detexport.modeling.box_regression import Box2BoxTransform, apply_deltas, box_loss_sum, box_loss_type
+from detexport.modeling.segment import (
+    DETECTIONS,
+    IMAGE_PORT,
+    PROPOSAL_BOXES,
+    Kind,
+    Segment,
+    own_methods,
+    rows,
+    size_of,
+)
 from detexport.structures import Instances
 from detexport.structures.boxes import clip_boxes
 from detexport.utils.events import has_event_storage, record
@@ -309,3 +319,24 @@ def federated_classes(classes: Tensor, weights: Tensor, num_classes: int) -> Ten
     if missing <= 0:
         return present
     return torch.cat([present, torch.multinomial(absent, missing)])
+
+
+class BoxInference(nn.Module):
+    """logits, deltas, proposals, image -> boxes, scores, classes."""
+
+    def __init__(self, predictor: Any) -> None:
+        super().__init__()
+        self.predictor = own_methods(predictor)
+
+    def forward(self, tensors: List[Tensor]) -> List[Tensor]:
+        """See the class."""
+        boxes, scores, classes = self.predictor.detect(
+            tensors[0], tensors[1], tensors[2], size_of(tensors[3])
+        )
+        return [boxes, scores, classes]
+
+
+def box_inference_segment(inference: nn.Module) -> Segment:
+    """Return the segment from the outputs of a box head to the detections."""
+    inputs = (*rows("box_logits", "box_deltas"), *PROPOSAL_BOXES, IMAGE_PORT)
+    return Segment("box_inference", inference, inputs, DETECTIONS, Kind.DETECTIONS)

@@ -3,7 +3,7 @@
 Shapes: R detections, K keypoints, S cells a side of a heatmap.
 """
 
-from typing import Any, Tuple
+from typing import Any, List, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from detexport.config import CfgNode, configurable
 from detexport.layers import Conv2d, ShapeSpec
 from detexport.layers.conv import init_conv_msra
+from detexport.modeling.poolers import pooling_segment
 from detexport.modeling.registries import ROI_KEYPOINT_HEAD_REGISTRY
+from detexport.modeling.segment import IMAGE_PORT, Kind, Layers, Port, Segment, rows, size_of
 from detexport.structures import Instances
 
 
@@ -181,3 +183,28 @@ class KRCNNConvDeconvUpsampleHead(nn.Sequential):
         loss = F.cross_entropy(maps[learnt], cells[learnt], reduction="sum")
         normalizer = self.loss_normalizer * len(instances) or len(learnt)
         return {"loss_keypoint": loss * (self.loss_weight / normalizer)}
+
+
+class KeypointDecoding(nn.Module):
+    """heatmaps, boxes, image -> keypoints."""
+
+    def forward(self, tensors: List[Tensor]) -> List[Tensor]:
+        """See the class."""
+        return [heatmaps_to_keypoints(tensors[0], tensors[1], size_of(tensors[2]))]
+
+
+def keypoint_segments(pooler: Any, head: nn.Module, levels: tuple[Port, ...]) -> list[Segment]:
+    """Return the segments from the levels and the boxes of the detections to their keypoints.
+
+    Args:
+        pooler: features of a detection.
+        head: these -> heatmaps.
+        levels: what the pooler looks at.
+    """
+    boxes, heatmaps, keypoints = rows("pred_boxes"), rows("keypoint_heatmaps"), rows("pred_keypoints")
+    inputs = (*heatmaps, *boxes, IMAGE_PORT)
+    return [
+        pooling_segment("keypoint_pooled", pooler, levels, "pred_boxes"),
+        Segment("keypoint_head", Layers(head), rows("keypoint_pooled"), heatmaps),
+        Segment("keypoints", KeypointDecoding(), inputs, keypoints, Kind.KEYPOINTS),
+    ]

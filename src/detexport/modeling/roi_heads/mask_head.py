@@ -11,6 +11,7 @@ from detexport.errors import ConfigError
 from detexport.layers import Conv2d, ShapeSpec, get_norm
 from detexport.layers.conv import init_conv_msra, init_normal
 from detexport.modeling.registries import ROI_MASK_HEAD_REGISTRY
+from detexport.modeling.segment import Kind, Port, Segment, declared_segments, not_cut, rows
 from detexport.structures import Instances
 from detexport.utils.events import record
 
@@ -158,3 +159,54 @@ class MaskRCNNConvUpsampleHead(nn.Sequential):
     def losses(self, features: list[Tensor], instances: list[Instances]) -> dict[str, Tensor]:
         """``loss_mask`` over the foreground proposals: see ``mask_loss``."""
         return {"loss_mask": mask_loss(self(features[0]), instances) * self.loss_weight}
+
+    @torch.jit.unused
+    def segments(self, features: tuple[Port, ...]) -> list[Segment]:
+        """Return the whole head; it takes the classes only where each has a mask of its own."""
+        classes = rows("pred_classes") if self.predictor.out_channels > 1 else ()
+        return [Segment("mask_head", ConvMaskHead(self), (*features, *classes), rows("pred_masks"))]
+
+
+class ConvMaskHead(nn.Module):
+    """features and, unless all classes share a mask, classes -> a mask in each box.
+
+    An exporter drops an input that nothing is computed from, such as the boxes.
+    """
+
+    def __init__(self, head: Any) -> None:
+        super().__init__()
+        self.head: Any = head
+
+    def forward(self, tensors: List[Tensor]) -> List[Tensor]:
+        """See the class."""
+        classes = torch.zeros(0, dtype=torch.int64)
+        if len(tensors) > 1:
+            classes = tensors[1]
+        boxes: List[Tensor] = []
+        return [self.head.masks([tensors[0]], boxes, classes)]
+
+
+class WholeMaskHead(nn.Module):
+    """features, boxes, classes -> a mask in each box, by a mask head of any kind."""
+
+    def __init__(self, head: Any) -> None:
+        super().__init__()
+        self.head: Any = head
+
+    def forward(self, tensors: List[Tensor]) -> List[Tensor]:
+        """See the class."""
+        return [self.head.masks(tensors[:-2], [tensors[-2]], tensors[-1])]
+
+
+def mask_head_segments(head: Any, features: tuple[Port, ...], kind: Kind) -> list[Segment]:
+    """Return what a mask head declares, or all of it as one segment.
+
+    Args:
+        head: see ``build_mask_head``.
+        features: what it looks at: pooled features, or the levels.
+        kind: how the masks of the whole head are compared.
+    """
+    inputs = (*features, *rows("pred_boxes", "pred_classes"))
+    note = not_cut("the mask head", head)
+    whole = Segment("mask_head", WholeMaskHead(head), inputs, rows("pred_masks"), kind, note)
+    return declared_segments(head, features) or [whole]

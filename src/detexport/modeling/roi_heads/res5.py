@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Tuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from detexport.config import CfgNode, configurable
 from detexport.errors import ConfigError
@@ -22,8 +22,13 @@ from detexport.modeling.roi_heads.base import (
     sampling_options,
     split_by_image,
 )
-from detexport.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
-from detexport.modeling.roi_heads.mask_head import build_mask_head
+from detexport.modeling.roi_heads.fast_rcnn import (
+    BoxInference,
+    FastRCNNOutputLayers,
+    box_inference_segment,
+)
+from detexport.modeling.roi_heads.mask_head import build_mask_head, mask_head_segments
+from detexport.modeling.segment import Kind, Segment, maps, own_methods, rows
 from detexport.structures import Instances
 
 
@@ -122,20 +127,41 @@ class Res5ROIHeads(ROIHeads):
             results.append({"pred_boxes": boxes, "scores": scores, "pred_classes": classes})
         return self.add_masks(levels, results)
 
-    def add_masks(
-        self,
-        levels: List[Tensor],
-        detections: List[Dict[str, Tensor]],
-    ) -> List[Dict[str, Tensor]]:
-        """``pred_masks`` (D, S, S), a probability a cell of a grid over each box."""
-        if self.mask_head is not None:
-            found = [fields["pred_boxes"] for fields in detections]
-            labels = torch.cat([fields["pred_classes"] for fields in detections])
-            masks = self.mask_head.masks([self.shared_features(levels, found)], found, labels)
-            image_masks = split_by_image(masks, found)
-            for index in range(len(detections)):
-                detections[index]["pred_masks"] = image_masks[index]
-        return detections
+    def mask_features(self, levels: List[Tensor], boxes: List[Tensor]) -> List[Tensor]:
+        """What the mask head looks at: see ``shared_features``."""
+        return [self.shared_features(levels, boxes)]
+
+    @torch.jit.unused
+    def segments(self) -> list[Segment]:
+        """Return the steps of ``detect``, where res5 runs once for the boxes and once for the masks."""
+        return [
+            *self.shared_segments("box", "proposal_boxes"),
+            Segment(
+                "box_head",
+                MeanPredictor(self.box_predictor),
+                rows("box_res5"),
+                rows("box_logits", "box_deltas"),
+            ),
+            box_inference_segment(BoxInference(self.box_predictor)),
+            *(self.mask_segments() if self.mask_head is not None else []),
+        ]
+
+    @torch.jit.unused
+    def shared_segments(self, name: str, boxes: str) -> list[Segment]:
+        """Return ``shared_features`` of the boxes ``boxes`` in two segments."""
+        pooled, inputs = rows(f"{name}_pooled"), (*maps(*self.in_features), *rows(boxes))
+        return [
+            Segment(f"{name}_pooled", PoolWithEmpty(self.pooler), inputs, pooled),
+            Segment(f"{name}_res5", WithoutEmpty(self.res5), pooled, rows(f"{name}_res5")),
+        ]
+
+    @torch.jit.unused
+    def mask_segments(self) -> list[Segment]:
+        """Return what is computed for each detection."""
+        return [
+            *self.shared_segments("mask", "pred_boxes"),
+            *mask_head_segments(self.mask_head, rows("mask_res5"), Kind.VALUES),
+        ]
 
     @torch.jit.unused
     def losses(
@@ -174,3 +200,40 @@ def _check_res5_options(cfg: CfgNode) -> None:
             got=f"MODEL.ROI_HEADS.IN_FEATURES: {list(cfg.MODEL.ROI_HEADS.IN_FEATURES)}",
             expected="one, such as res4",
         )
+
+
+class PoolWithEmpty(nn.Module):
+    """a level, boxes -> their features and those of an empty box: see ``Res5ROIHeads.shared_features``."""
+
+    def __init__(self, pooler: Any) -> None:
+        super().__init__()
+        self.pooler = own_methods(pooler)
+
+    def forward(self, tensors: List[Tensor]) -> List[Tensor]:
+        """See the class."""
+        return [self.pooler.pool(tensors[:-1], [F.pad(tensors[-1], [0, 0, 0, 1])])]
+
+
+class WithoutEmpty(nn.Module):
+    """features and those of an empty box -> the last stage's features of the others."""
+
+    def __init__(self, res5: nn.Module) -> None:
+        super().__init__()
+        self.res5 = res5
+
+    def forward(self, tensors: List[Tensor]) -> List[Tensor]:
+        """See the class."""
+        return [self.res5(tensors[0])[:-1]]
+
+
+class MeanPredictor(nn.Module):
+    """features of each box -> logits and deltas."""
+
+    def __init__(self, predictor: Any) -> None:
+        super().__init__()
+        self.predictor = predictor
+
+    def forward(self, tensors: List[Tensor]) -> List[Tensor]:
+        """See the class."""
+        logits, deltas = self.predictor(tensors[0].mean(dim=[2, 3]))
+        return [logits, deltas]

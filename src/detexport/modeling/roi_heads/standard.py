@@ -10,7 +10,7 @@ from torch import Tensor
 
 from detexport.config import CfgNode, configurable
 from detexport.layers import ShapeSpec
-from detexport.modeling.poolers import ROIPooler
+from detexport.modeling.poolers import ROIPooler, pooling_segment
 from detexport.modeling.registries import ROI_HEADS_REGISTRY
 from detexport.modeling.roi_heads.base import (
     ROIHeads,
@@ -20,10 +20,19 @@ from detexport.modeling.roi_heads.base import (
     sampling_options,
     split_by_image,
 )
-from detexport.modeling.roi_heads.box_head import build_box_head
-from detexport.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
-from detexport.modeling.roi_heads.keypoint_head import build_keypoint_head, heatmaps_to_keypoints
-from detexport.modeling.roi_heads.mask_head import build_mask_head
+from detexport.modeling.roi_heads.box_head import box_head_segment, build_box_head
+from detexport.modeling.roi_heads.fast_rcnn import (
+    BoxInference,
+    FastRCNNOutputLayers,
+    box_inference_segment,
+)
+from detexport.modeling.roi_heads.keypoint_head import (
+    build_keypoint_head,
+    heatmaps_to_keypoints,
+    keypoint_segments,
+)
+from detexport.modeling.roi_heads.mask_head import build_mask_head, mask_head_segments
+from detexport.modeling.segment import Kind, Segment, maps, rows
 from detexport.structures import Boxes, Instances
 
 
@@ -130,21 +139,6 @@ class StandardROIHeads(ROIHeads):
             results.append({"pred_boxes": boxes, "scores": scores, "pred_classes": classes})
         return results
 
-    def add_masks(
-        self,
-        levels: List[Tensor],
-        detections: List[Dict[str, Tensor]],
-    ) -> List[Dict[str, Tensor]]:
-        """``pred_masks`` (D, S, S), a probability a cell of a grid over each box."""
-        if self.mask_head is not None:
-            boxes = [fields["pred_boxes"] for fields in detections]
-            classes = torch.cat([fields["pred_classes"] for fields in detections])
-            masks = self.mask_head.masks(self.mask_features(levels, boxes), boxes, classes)
-            image_masks = split_by_image(masks, boxes)
-            for index in range(len(detections)):
-                detections[index]["pred_masks"] = image_masks[index]
-        return detections
-
     def mask_features(self, levels: List[Tensor], boxes: List[Tensor]) -> List[Tensor]:
         """What the mask head looks at: the boxes' pooled features or, without a pooler, the levels."""
         if self.mask_pooler is not None:
@@ -167,6 +161,29 @@ class StandardROIHeads(ROIHeads):
                     heatmaps[index], boxes[index], image_sizes[index]
                 )
         return detections
+
+    @torch.jit.unused
+    def segments(self) -> list[Segment]:
+        """Return the box head, and what is computed for each detection."""
+        return [
+            pooling_segment("box_pooled", self.box_pooler, maps(*self.in_features), "proposal_boxes"),
+            box_head_segment("box", self.box_head, self.box_predictor),
+            box_inference_segment(BoxInference(self.box_predictor)),
+            *self.instance_segments(),
+        ]
+
+    @torch.jit.unused
+    def instance_segments(self) -> list[Segment]:
+        """Return the mask and keypoint heads, where the model has them."""
+        levels, segments = maps(*self.in_features), []
+        if self.mask_pooler is not None:
+            segments.append(pooling_segment("mask_pooled", self.mask_pooler, levels, "pred_boxes"))
+            segments += mask_head_segments(self.mask_head, rows("mask_pooled"), Kind.VALUES)
+        elif self.mask_head is not None:
+            segments += mask_head_segments(self.mask_head, levels, Kind.CHOICES)
+        if self.keypoint_pooler is not None:
+            segments += keypoint_segments(self.keypoint_pooler, self.keypoint_head, levels)
+        return segments
 
     @torch.jit.unused
     def losses(

@@ -60,7 +60,7 @@ class Labels:
 
 
 @dataclass(frozen=True)
-class Segments:
+class PanopticSegments:
     """A panoptic segmentation.
 
     Args:
@@ -76,7 +76,7 @@ class Segments:
     scores: np.ndarray
 
     @classmethod
-    def of(cls, outputs: Outputs) -> "Segments":
+    def of(cls, outputs: Outputs) -> "PanopticSegments":
         """An image's segments."""
         info = {one["id"]: one for one in outputs["segments_info"]}
         return cls(outputs["panoptic_seg"], info, outputs["pred_masks"], outputs["scores"])
@@ -128,7 +128,7 @@ def compare_panoptic(
     taken, the least area of stuff; where its detection is excused, and where the model's own runs do not
     agree about it. The areas in ``segments_info`` are those of ``panoptic_seg``, so its tolerance is theirs.
     """
-    first, second = Segments.of(expected), Segments.of(actual)
+    first, second = PanopticSegments.of(expected), PanopticSegments.of(actual)
     partners = dict(zip(matching.rows.tolist(), matching.columns.tolist(), strict=True))
     either = find_disputed(first, second, partners, tolerance.score)
     overlap = count_overlap(first, second)
@@ -154,7 +154,7 @@ def compare_panoptic(
     renamed[[0, *same.values()]] = [0, *same]
     differing = int(np.count_nonzero((first.ids != renamed[second.ids]) & ~left_out))
     lost, invented = sorted(missing - {*excused[0]}), sorted(extra - {*excused[1]})
-    matching = (
+    unmatched = (
         *(f"missing: {_describe(first.info[id])}" for id in lost),
         *(f"extra: {_describe(second.info[id])}" for id in invented),
         *(
@@ -174,7 +174,7 @@ def compare_panoptic(
     return PanopticPart(
         errors,
         numerics if differing > margin_px else (),
-        matching,
+        unmatched,
         segments=(
             *(_category(first.info[id]) for id in lost),
             *(_category(second.info[id]) for id in invented),
@@ -182,7 +182,9 @@ def compare_panoptic(
     )
 
 
-def find_disputed(first: Segments, second: Segments, partners: dict[int, int], tie: float) -> np.ndarray:
+def find_disputed(
+    first: PanopticSegments, second: PanopticSegments, partners: dict[int, int], tie: float
+) -> np.ndarray:
     """The pixels (H, W) bool that may belong to either of two things.
 
     Things take their pixels in the order of their scores. Where two scores are equal either may come first,
@@ -204,8 +206,10 @@ def find_disputed(first: Segments, second: Segments, partners: dict[int, int], t
     return either
 
 
-def count_overlap(first: Segments, second: Segments, where: np.ndarray | None = None) -> np.ndarray:
-    """Pixels that each pair of segments shares: (F, S) int64, in the order of ``Segments.order``.
+def count_overlap(
+    first: PanopticSegments, second: PanopticSegments, where: np.ndarray | None = None
+) -> np.ndarray:
+    """Pixels that each pair of segments shares: (F, S) int64, in the order of ``PanopticSegments.order``.
 
     Args:
         first: one side.
@@ -218,7 +222,7 @@ def count_overlap(first: Segments, second: Segments, where: np.ndarray | None = 
     return np.bincount(counted, minlength=len(rows) * len(columns)).reshape(len(rows), len(columns))
 
 
-def match_segments(first: Segments, second: Segments, overlap: np.ndarray) -> dict[int, int]:
+def match_segments(first: PanopticSegments, second: PanopticSegments, overlap: np.ndarray) -> dict[int, int]:
     """Ids in ``second`` by their partners' ids in ``first``: one category, an IoU of more than a half.
 
     Args:
@@ -244,7 +248,7 @@ def match_segments(first: Segments, second: Segments, overlap: np.ndarray) -> di
     }
 
 
-def panoptic_quality(first: Segments, second: Segments, overlap: np.ndarray) -> float:
+def panoptic_quality(first: PanopticSegments, second: PanopticSegments, overlap: np.ndarray) -> float:
     """The panoptic quality of one side's segments, the other's taken as the truth; 1 where there are none.
 
     The mean over the categories (Kirillov et al. 2019); that one side has no segment somewhere is nothing to
@@ -278,7 +282,7 @@ def _category(segment: dict[str, Any]) -> tuple[bool, int]:
     return segment["isthing"], segment["category_id"]
 
 
-def _is_borderline(side: Segments, id: int, rule: PanopticRule, tolerance: Tolerance) -> bool:
+def _is_borderline(side: PanopticSegments, id: int, rule: PanopticRule, tolerance: Tolerance) -> bool:
     """Whether rounding may have decided that this segment is there: see ``compare_panoptic``.
 
     A margin in px is no more than half of what it lies around: a small segment is not at every edge.

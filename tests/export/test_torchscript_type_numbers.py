@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from detexport.export.torchscript_file import save_reproducibly
-from detexport.export.type_names import take_plain_names
+from detexport.export.torchscript_type_numbers import take_plain_names
 
 TEXT = "ä \n c__torch__ X"
 
