@@ -24,7 +24,6 @@ from detexport.data.samples import BUNDLED_SAMPLE
 from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import CheckpointError, ConfigError, DataError, ExportError, OutputError
 from detexport.runtime import load
-from detexport.targets.table import TARGETS
 from detexport.workflows.load_model import load_model
 from small_disk import small_disk
 
@@ -230,7 +229,7 @@ def test_the_folder_that_one_works_in_is_never_replaced(
         there.touch()
     monkeypatch.chdir(folder)
     with pytest.raises(OutputError, match=f"{re.escape(name)} cannot be replaced; got: {tmp_path}"):
-        check_request(request_to(Path(name)), TARGETS["tracing"])
+        check_request(request_to(Path(name)))
 
 
 def test_a_full_disk_is_told_and_left_as_it_was(tmp_path: Path) -> None:
@@ -285,9 +284,9 @@ def test_the_command_makes_what_the_library_makes(exported: Path, run: Run, tmp_
 def test_less_precision_asks_for_what_it_is_judged_by_before_any_work(
     tmp_path: Path, precision: str, changes: dict, message: str
 ) -> None:
-    target = replace(TARGETS["onnx"], precision=precision)
+    target = {"bf16": "openvino_bf16", "int8": "onnx_int8"}[precision]
     with pytest.raises(ConfigError, match=message):
-        check_request(replace(request_to(tmp_path / "artifact"), **changes), target)
+        check_request(replace(request_to(tmp_path / "artifact"), target=target, **changes))
 
 
 @pytest.mark.parametrize(
@@ -295,9 +294,8 @@ def test_less_precision_asks_for_what_it_is_judged_by_before_any_work(
     [
         {"data": Path("data")},
         {"check": False, "calibration": ("images",)},
-        {"samples": ("a",), "proof": False},
+        {"samples": ("a",), "check": False},
     ],
 )
 def test_less_precision_takes_what_it_needs(tmp_path: Path, changes: dict) -> None:
-    target = replace(TARGETS["onnx"], precision="int8")
-    check_request(replace(request_to(tmp_path / "artifact"), **changes), target)
+    check_request(replace(request_to(tmp_path / "artifact"), target="onnx_int8", **changes))

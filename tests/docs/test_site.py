@@ -18,6 +18,7 @@ SECTIONS = [
     "Data sets",
     "Command line",
     "Python API",
+    "For detectron2 users",
     "Parity",
     "Formats and runtimes",
     "C++",

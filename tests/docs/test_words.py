@@ -50,6 +50,7 @@ LEFT: dict[str, dict[str, int]] = {
         "is told": 1,
         "wherever": 1,
     },
+<<<<<<< a6ef3c8c51d42ee5aac27dbbba64608b6afb8ac0
     "README.md": {
         "found of what is annotated": 1,
         "gives what": 2,
@@ -63,9 +64,45 @@ LEFT: dict[str, dict[str, int]] = {
         "the way of the data": 1,
         "to hurt": 1,
         "what is found": 2,
+=======
+    "docs/cli.md": {
+        "anew": 1,
+        "beside the model": 1,
+        "held against": 2,
+        "images a call": 1,
+        "is said": 1,
+        "lie apart": 1,
+        "likewise": 1,
+        "that hurt": 1,
+        "the proof": 1,
+        "what both found": 1,
+    },
+    "docs/parity.md": {
+        "anew": 1,
+        "are told": 2,
+        "held against": 1,
+        "held to": 2,
+        "is not asked": 1,
+        "is said": 2,
+        "is told": 2,
+        "lie apart": 1,
+        "likewise": 1,
+        "of nothing": 3,
+        "of one's own": 1,
+        "on the way": 1,
+        "one side alone": 2,
+        "to hurt": 1,
+        "told beside": 2,
+        "what both found": 1,
+        "wherever": 1,
+>>>>>>> 9081029c5eaef1dae74687d8d6b06b9ffe03037a
     },
 }
-PAGES = ["CONTRIBUTING.md", *(path.relative_to(banned.ROOT).as_posix() for path in banned.files_of("docs"))]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    *(path.relative_to(banned.ROOT).as_posix() for path in banned.files_of("docs")),
+]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in LEFT])

@@ -48,6 +48,7 @@ BY_TARGET["diagnose"] = [*BY_TARGET["export"], *BY_TARGET["convert"], *BY_TARGET
 ALWAYS = {name for name, stage in STAGES.items() if stage.get("always_changed")}
 # Declared by the chain's design to be stale by its data, parameters and training code alone.
 EXEMPT = {"train"}
+INIT = "src/detexport/__init__.py"
 CHECKED = sorted(set(STAGES) - ALWAYS - EXEMPT)
 
 LOADED = """
@@ -77,8 +78,9 @@ def loaded() -> dict[str, set[str]]:
             check=True,
         )
         files = {Path(name).relative_to(ROOT).as_posix() for name in json.loads(done.stdout)}
-        # A package's __init__ that imports nothing is a sign on the door.
-        found[stage] = {name for name in files if not _only_a_docstring(ROOT / name)}
+        # A package's __init__ that imports nothing is a sign on the door, and so is the root's, whose names
+        # no stage uses.
+        found[stage] = {name for name in files - {INIT} if not _only_a_docstring(ROOT / name)}
     return found
 
 

@@ -22,8 +22,12 @@ from detexport.errors import (
     listed,
 )
 from detexport.formats.image_files import SUFFIXES, find_images
+<<<<<<< a6ef3c8c51d42ee5aac27dbbba64608b6afb8ac0
 from detexport.system.atomic import replaceable
 from detexport.targets.opsets import check_opset_version
+=======
+from detexport.formats.onnx_opsets import OLDEST, latest_written
+>>>>>>> 9081029c5eaef1dae74687d8d6b06b9ffe03037a
 from detexport.targets.table import (
     ARTIFACTS,
     ONNX_RUNTIME,
@@ -33,6 +37,7 @@ from detexport.targets.table import (
     parse_options,
     require_target_packages,
 )
+from detexport.workflows.export_checks import check_inputs, check_output
 from detexport.workflows.model_folder import require_other_side
 from detexport.workflows.model_source import ModelSource, check_weights, find_source
 
@@ -78,7 +83,7 @@ def check_export(request: Request) -> Request:
     target = find_target(request.target)
     check_device(request.device)
     options = parse_options(target.artifact, list(request.options))
-    check_request(request, target)
+    check_request(request)
     check_writable(request.output)
     if request.data is not None:
         check_data(request.data)
@@ -256,45 +261,22 @@ def take_images(request: Request) -> Request:
     return replace(request, calibration=(*request.calibration, *images))
 
 
-def check_request(request: Request, target: Target) -> None:
+def check_request(request: Request) -> None:
     """Check that an export's options fit together, and that its output replaces nothing but an artifact.
 
     Raises:
         ConfigError: data or images are missing, or the output folder holds something else.
         OutputError: no artifact can take the place of the output folder.
     """
-    by_ap = evaluated_by_ap(request, target)
-    if (request.run_eval or by_ap) and request.data is None:
-        raise ConfigError(
-            f"{request.target} is proved by its average precision" if by_ap else "--run-eval needs data",
-            got="no --data",
-            expected="a folder with images/val and annotations/instances_val.json",
-            remedy="give --data DIR" + (", or --no-check to go without" if by_ap else ""),
-        )
-    if target.precision == "int8" and not (request.calibration or request.samples or request.data):
-        raise ConfigError(
-            f"{request.target} needs images to take its ranges from",
-            got="none",
-            expected="some dozens of images like those that the model will see",
-            remedy="give --calibration DIR, --sample, or --data with a training split",
-        )
-    output = request.output
-    folder = os.path.isdir(output)
-    if os.path.lexists(output) and not (
-        os.path.isfile(output / MANIFEST) or (folder and not os.listdir(output))
-    ):
-        raise ConfigError(
-            f"{output} is there and is not an artifact",
-            got=f"a folder with {min(os.listdir(output))}" if folder else "a file",
-            expected="a new or empty folder, or an artifact to replace",
-            remedy="choose another --output",
-        )
-    replaceable(output)
-
-
-def evaluated_by_ap(request: Request, target: Target) -> bool:
-    """Whether the proof is what the artifact finds on ``--data``."""
-    return bool(target.precision and request.check)
+    check_inputs(
+        request.target,
+        images=request.samples,
+        calibration=request.calibration,
+        data=request.data,
+        check=request.check,
+        evaluate=request.run_eval,
+    )
+    check_output(request.output)
 
 
 def check_class_names(request: Request, cfg: CfgNode) -> None:

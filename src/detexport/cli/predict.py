@@ -9,14 +9,10 @@ from tqdm import tqdm
 
 from detexport.cli.output import print_json
 from detexport.cli.progress import say
-from detexport.data.coco import read_image
-from detexport.errors import ConfigError, memory_guard
+from detexport.errors import ConfigError
 from detexport.formats.image_files import find_images
-from detexport.predictions.drawing import draw, save_picture
-from detexport.predictions.records import predict as predict_image
-from detexport.predictions.records import to_plain
 from detexport.system.files import writing
-from detexport.workflows.engines import engine_of
+from detexport.workflows.load_detector import load
 
 MOST_PROPOSALS = 10  # in the table, of an image; a thousand say nothing
 
@@ -42,26 +38,21 @@ def predict(
     """
     files = find_images(names)
     pictures = _picture_files(files, draw_to) if draw_to else {}
-    session = engine_of(artifact_dir, target).open(artifact_dir, device)
-    contract = session.artifact.contract
+    detector = load(artifact_dir, target=target, device=device)
     rows = []
     for file in tqdm(files, desc="predict", unit="image", disable=True if len(files) == 1 else None):
-        image = read_image(file, contract.channel_order)
-        with memory_guard(image.shape):
-            fields = predict_image(session, image, score_threshold)
-            size = {"height": image.shape[1], "width": image.shape[2]}
-            row = {"image": str(file), **size, **to_plain(fields, contract)}
-            if file in pictures:
-                overlay = draw(fields, contract, image.shape[1:], min_score=score_threshold)
-                with writing(pictures[file]):
-                    save_picture(pictures[file], image, contract.channel_order, overlay)
+        detections = detector(file, score_threshold=score_threshold)
+        row = {"image": str(file), **detections.to_plain()}
+        if file in pictures:
+            with writing(pictures[file]):
+                detections.save_picture(pictures[file], min_score=score_threshold)
         if as_json:
             rows.append(row)
         else:
             print("\n".join(_table(row)), flush=True)
     if as_json:
         document = {
-            "artifact": session.artifact.sha256,
+            "artifact": detector.artifact.sha256,
             "score_threshold": score_threshold,
             "images": rows,
         }

@@ -86,6 +86,20 @@ def decode_image(encoded: bytes, channel_order: ChannelOrder = "RGB") -> np.ndar
         return _pixels(image, channel_order, _name(encoded))
 
 
+def image_to_array(image: Image.Image, channel_order: ChannelOrder = "RGB") -> np.ndarray:
+    """Return the pixels of an image that PIL opened or made; as ``read_image``, upright as its EXIF says.
+
+    Raises:
+        DataError: it is not of 8 bits a channel, too large, or its file cannot be read to the end.
+        OutOfMemoryError: the memory does not suffice for it.
+    """
+    _check_order(channel_order)
+    name = getattr(image, "filename", "") or "the PIL image"
+    with _readable(name):
+        _check_limits(image, name)
+        return _pixels(image, channel_order, name)
+
+
 def read_label_map(path: Path) -> np.ndarray:
     """Read an image file whose pixels are labels.
 
@@ -156,10 +170,16 @@ def _check_order(channel_order: str) -> None:
 @contextmanager
 def _opened(source: Path | bytes) -> Iterator[Image.Image]:
     """Open an image and check the size in its header; raise PIL's errors in the block as ``DataError``."""
+    with _readable(_name(source)), _file(source) as file, _open(file) as image:
+        _check_limits(image, _name(source))
+        yield image
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Raise PIL's errors in the block as ``DataError``."""
     try:
-        with _file(source) as file, _open(file) as image:
-            _check_limits(image, _name(source))
-            yield image
+        yield
     except DetexportError:
         raise
     except MemoryError:
@@ -168,7 +188,7 @@ def _opened(source: Path | bytes) -> Iterator[Image.Image]:
     # PIL's decoders raise errors of any type for broken files.
     except Exception as error:
         raise DataError(
-            f"{_name(source)} cannot be read as an image",
+            f"{name} cannot be read as an image",
             got=f"{type(error).__name__}: {str(error)[:200]}",
             expected="a complete PNG, JPEG or other image file that PIL reads",
             remedy="replace the file",

@@ -16,7 +16,7 @@ def check_lines(report: ParityReport) -> list[str]:
     passed = "passed" if report.passed else "did not pass"
     paired = f"{counts['paired']} of {counts['expected']} detections paired"
     lines = [f"{report.job} beside the model on {len(report.samples)} inputs: {passed}; {paired}"]
-    if report.contract.row_names and not counts["expected"]:
+    if report.lacks_detections:
         lines.append(
             "warning: the model detects nothing on these inputs, so no detection was compared; give --sample"
         )

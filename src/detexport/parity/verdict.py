@@ -123,6 +123,12 @@ class ParityReport:
         return tuple(reason for verdict in self.verdicts.values() for reason in verdict.reasons)
 
     @property
+    def lacks_detections(self) -> bool:
+        """Whether the model detects nothing on any sample, so that no detection was compared."""
+        detects = any(sample.expected for sample in self.samples.values())
+        return bool(self.contract.row_names) and not detects
+
+    @property
     def verdicts(self) -> dict[str, Verdict]:
         """Return the four verdicts; each fault is reported by one of them.
 

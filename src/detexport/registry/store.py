@@ -84,8 +84,10 @@ def open_store(root: Path, *, tracking_uri: str | None = None, experiment: str) 
     given = absolute_uri(os.environ.get("MLFLOW_TRACKING_URI", "").strip() or tracking_uri or own, root)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     if given != own:
-        with redacted_output(), _explained(given), ExitStack() as stack:
-            with _explained(given, Exception):  # URI parsers and database drivers raise their own errors
+        with redacted_output(), explained_errors(given), ExitStack() as stack:
+            with explained_errors(
+                given, Exception
+            ):  # URI parsers and database drivers raise their own errors
                 uri, login = _without_login(given)
                 stack.enter_context(_environment(login))
                 with _environment(FIRST_REQUEST):
@@ -94,7 +96,7 @@ def open_store(root: Path, *, tracking_uri: str | None = None, experiment: str) 
             yield Store(uri, experiment_id, leftover_age_s=LEFTOVER_AGE_S, artifacts=None)
         return
     artifacts = root / ARTIFACTS
-    with redacted_output(), _explained(own), _locked(artifacts):
+    with redacted_output(), explained_errors(own), _locked(artifacts):
         if not (root / DATABASE).exists():
             _create_database(root / DATABASE, experiment, artifacts)
         experiment_id = _find_experiment(own, experiment, artifacts)
@@ -210,7 +212,7 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _explained(uri: str, *others: type[Exception]) -> Iterator[None]:
+def explained_errors(uri: str, *others: type[Exception]) -> Iterator[None]:
     """Turn the errors of MLflow, and ``others``, into a ``RegistryError`` that names the registry."""
     try:
         yield

@@ -121,7 +121,10 @@ def _declarations(node: ast.ClassDef) -> Iterator[DeclaredOption]:
     for one in node.body:
         if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name) and one.value is not None:
             annotation, choices = one.annotation, ()
-            if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Literal":
+            kind = ast.unparse(annotation.value) if isinstance(annotation, ast.Subscript) else ""
+            if kind == "ClassVar":  # of the class, not an option
+                continue
+            if isinstance(annotation, ast.Subscript) and kind == "Literal":
                 choices = ast.literal_eval(annotation.slice)
             yield DeclaredOption(one.target.id, ast.literal_eval(one.value), choices)
 

@@ -1,4 +1,4 @@
-"""Which runtime an artifact is run by."""
+"""Which runtime runs an artifact."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -14,10 +14,9 @@ from detexport.checkpoint.load import describe_parameters
 from detexport.config.cfg import CfgNode
 from detexport.data import MetadataCatalog
 from detexport.modeling import build_model
-from detexport.modeling.class_names import count_classes
 from detexport.system.files import is_url
 from detexport.system.redaction import public_uri
-from detexport.workflows.loaded_model import SEED, LoadedModel, name_contract
+from detexport.workflows.loaded_model import SEED, LoadedModel, name_contract, number_classes
 from detexport.workflows.model_source import ModelSource, check_weights
 
 
@@ -55,13 +54,10 @@ def load_model(source: ModelSource) -> LoadedModel:
 
 def _default_names(net: Any, cfg: CfgNode) -> dict[str, Sequence[str]]:
     """Return the names of the data set that the model is tested on, or numbers, by kind."""
-    counts = count_classes(net)
-    names: dict[str, Sequence[str]] = {
-        kind: [str(index) for index in range(count)] for kind, count in counts.items() if kind != "keypoints"
-    }
+    names = number_classes(net)
     known = _names_of_dataset(cfg)
     # A model of other classes whose configuration still names the data set that it began with has no names.
-    return names | {kind: known[kind] for kind in names if len(known.get(kind, ())) == counts[kind]}
+    return names | {kind: known[kind] for kind in names if len(known.get(kind, ())) == len(names[kind])}
 
 
 def _names_of_dataset(cfg: CfgNode) -> dict[str, Sequence[str]]:

@@ -85,6 +85,15 @@ def load_built_model(build: Path, weights: Path, device: str = "cpu") -> LoadedM
     )
 
 
+def number_classes(net: Any) -> dict[str, Sequence[str]]:
+    """Return the index of each class as its name, by kind; keypoints have none."""
+    return {
+        kind: [str(index) for index in range(count)]
+        for kind, count in count_classes(net).items()
+        if kind != "keypoints"
+    }
+
+
 def name_contract(
     net: Any, names: Mapping[str, Sequence[str]], sigmas: Sequence[float], what: str
 ) -> Contract:

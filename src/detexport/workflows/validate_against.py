@@ -82,7 +82,7 @@ def validate_against(
     settings = (settings or ParitySettings()).with_images(images, accuracy_images, precision)
     is_evaluated = data is not None and settings.accuracy_images > 0
     if precision != FLOAT32 and not is_evaluated:
-        raise _without_accuracy(precision, WITHOUT_ACCURACY if data else "no --data")
+        raise without_accuracy(precision, WITHOUT_ACCURACY if data else "no --data")
     with ExitStack() as at_work:
         work = save_dir or Path(at_work.enter_context(tempfile.TemporaryDirectory()))
         at_work.enter_context(writing(work))
@@ -94,7 +94,7 @@ def validate_against(
             expected = _run_other(other, artifact, comparison, at_work, other_target, device, step)
         reference = read_reference(expected.reference)
         if precision != FLOAT32 and reference.accuracy is None:
-            raise _without_accuracy(precision, f"no metric in {expected.reference}")
+            raise without_accuracy(precision, f"no metric in {expected.reference}")
         with or_without(WITHOUT_ACCURACY):
             has_accuracy = is_evaluated and reference.accuracy is not None
             dataset = load_annotated(data, artifact.contract) if data and has_accuracy else None
@@ -136,7 +136,8 @@ def _run_other(
     return model_outputs(other, artifact, comparison, at_work)
 
 
-def _without_accuracy(precision: str, got: str) -> ConfigError:
+def without_accuracy(precision: str, got: str) -> ConfigError:
+    """Return the error about an artifact of reduced precision without annotated images."""
     return ConfigError(
         f"{precision} is evaluated by the task metric alone, and there is none",
         got=got,

@@ -5,7 +5,7 @@ written with the functions that our models use, because torchvision's own code d
 ``torch.export`` and ONNX with a free height and width. The detections are the same.
 """
 
-from detexport.modeling.torchvision.build import build_torchvision_detector
+from detexport.modeling.torchvision.build import build_torchvision_detector, is_torchvision, wrap_torchvision
 from detexport.modeling.torchvision.dense import TorchvisionDense
 from detexport.modeling.torchvision.detector import TorchvisionDetector
 from detexport.modeling.torchvision.rcnn import TorchvisionRCNN
@@ -17,4 +17,6 @@ __all__ = [
     "TorchvisionRCNN",
     "TorchvisionSSD",
     "build_torchvision_detector",
+    "is_torchvision",
+    "wrap_torchvision",
 ]

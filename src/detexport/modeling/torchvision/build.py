@@ -53,22 +53,64 @@ def build_torchvision_detector(cfg: CfgNode) -> TorchvisionDetector:
         set_norm(getattr(net.backbone, "body", net.backbone), node.NORM_EPS, node.FREEZE_NORM)
         # In training, too, images come as they are to be used.
         net.transform._skip_resize = True
+    return wrap_torchvision(
+        net,
+        first_label=node.FIRST_LABEL,
+        score_threshold=node.SCORE_THRESH,
+        nms_threshold=node.NMS_THRESH,
+        max_detections=node.DETECTIONS_PER_IMAGE,
+        min_size=node.MIN_SIZE,
+        max_size=node.MAX_SIZE,
+    )
+
+
+def wrap_torchvision(
+    net: Any,
+    *,
+    first_label: int = 1,
+    score_threshold: float | None = None,
+    nms_threshold: float | None = None,
+    max_detections: int | None = None,
+    min_size: int | None = None,
+    max_size: int | None = None,
+) -> TorchvisionDetector:
+    """Return a built torchvision detector behind the interface of our models, over the same layers.
+
+    What is None is taken from ``net``.
+
+    Args:
+        net: ``FasterRCNN`` (also Mask and Keypoint R-CNN), ``RetinaNet``, ``FCOS`` or ``SSD`` of
+            torchvision, or of a class that extends one of them.
+        first_label: torchvision's label of class 0; 0 for a RetinaNet or FCOS that was trained without
+            background.
+        score_threshold: a detection's score is greater.
+        nms_threshold: IoU above which the lower score of one class is dropped.
+        max_detections: detections an image.
+        min_size: px of the shortest edge of a resized image; not for SSD, whose size is fixed.
+        max_size: px of its longest edge, at most.
+    """
+    family = family_of(net)
     # The first stage of a two-stage model has thresholds of its own.
     thresholds = net.roi_heads if family is TorchvisionRCNN else net
     return family(
         net,
-        num_classes=num_labels(net) - node.FIRST_LABEL,
-        score_threshold=_given(node.SCORE_THRESH, thresholds.score_thresh),
-        nms_threshold=_given(node.NMS_THRESH, thresholds.nms_thresh),
-        max_detections=_given(node.DETECTIONS_PER_IMAGE, thresholds.detections_per_img),
-        first_label=node.FIRST_LABEL,
+        num_classes=num_labels(net) - first_label,
+        score_threshold=_given(score_threshold, thresholds.score_thresh),
+        nms_threshold=_given(nms_threshold, thresholds.nms_thresh),
+        max_detections=_given(max_detections, thresholds.detections_per_img),
+        first_label=first_label,
         resize=ResizeRule(0, 0)
-        if fixed_size is not None
+        if net.transform.fixed_size is not None
         else ResizeRule(
-            _given(node.MIN_SIZE, net.transform.min_size[-1]), _given(node.MAX_SIZE, net.transform.max_size)
+            _given(min_size, net.transform.min_size[-1]), _given(max_size, net.transform.max_size)
         ),
         size_divisibility=net.transform.size_divisible,
     )
+
+
+def is_torchvision(net: Any) -> bool:
+    """Whether it is one of torchvision's detection models that ``wrap_torchvision`` accepts."""
+    return isinstance(net, detection.FasterRCNN | detection.RetinaNet | detection.FCOS | SSD)
 
 
 def new_net(cfg: CfgNode) -> Any:
@@ -86,7 +128,7 @@ def new_net(cfg: CfgNode) -> Any:
             raise unfit(node.NAME, "NUM_KEYPOINTS", node.NUM_KEYPOINTS, "null: it has no keypoints")
         options["num_keypoints"] = node.NUM_KEYPOINTS
     net = TORCHVISION_REGISTRY.get(node.NAME)(**options)
-    if not isinstance(net, detection.FasterRCNN | detection.RetinaNet | detection.FCOS | SSD):
+    if not is_torchvision(net):
         raise ConfigError(
             "this is none of torchvision's detection models",
             got=f"MODEL.TORCHVISION.NAME: {node.NAME}, which gives a {type(net).__name__}",

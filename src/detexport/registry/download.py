@@ -1,0 +1,65 @@
+"""The artifact of a registered model and the runtime that it was registered with."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+
+from detexport.artifact import MANIFEST
+from detexport.errors import ArtifactError, listed
+from detexport.registry.store import explained_errors
+from detexport.system.files import read_json
+from detexport.system.process import redacted_output
+
+TARGET = "target.json"
+
+
+@dataclass(frozen=True)
+class StoredArtifact:
+    """An artifact from MLflow, on this machine.
+
+    Args:
+        folder: as it was exported.
+        runtime: the class of its runtime (``_target_``) and its options, as it was registered; empty for an
+            artifact that was logged without one.
+    """
+
+    folder: Path
+    runtime: dict[str, Any]
+
+
+@contextmanager
+def downloaded(uri: str) -> Iterator[StoredArtifact]:
+    """Download an artifact for the duration of the block.
+
+    Args:
+        uri: ``models:/NAME/VERSION``, ``models:/NAME@ALIAS`` or ``runs:/RUN_ID/PATH``, in the store that
+            ``mlflow.set_tracking_uri`` or ``MLFLOW_TRACKING_URI`` names.
+
+    Raises:
+        RegistryError: the store cannot be reached, or has no such model.
+        ArtifactError: what is stored there is not an artifact of detexport.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        store = mlflow.get_tracking_uri()
+        with redacted_output(), explained_errors(store, OSError):
+            mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=temporary)
+        yield _read_stored(Path(temporary), uri)
+
+
+def _read_stored(root: Path, uri: str) -> StoredArtifact:
+    """Find the artifact in a registered model's files, or in a folder that a user logged."""
+    found = sorted(path.parent for path in root.rglob(MANIFEST))
+    if len(found) != 1:
+        raise ArtifactError(
+            f"{uri} holds {'several artifacts' if found else 'no artifact'} of detexport",
+            got=listed(path.relative_to(root) for path in found or sorted(root.iterdir())) or "nothing",
+            expected=f"one folder with {MANIFEST}",
+            remedy="name a model that detexport registered, or the folder of one artifact",
+        )
+    target = next(root.rglob(TARGET), None)
+    return StoredArtifact(found[0], read_json(target)["runtime"] if target else {})
