@@ -22,12 +22,7 @@ from detexport.errors import (
     listed,
 )
 from detexport.formats.image_files import SUFFIXES, find_images
-<<<<<<< a6ef3c8c51d42ee5aac27dbbba64608b6afb8ac0
-from detexport.system.atomic import replaceable
 from detexport.targets.opsets import check_opset_version
-=======
-from detexport.formats.onnx_opsets import OLDEST, latest_written
->>>>>>> 9081029c5eaef1dae74687d8d6b06b9ffe03037a
 from detexport.targets.table import (
     ARTIFACTS,
     ONNX_RUNTIME,

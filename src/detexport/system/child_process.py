@@ -3,11 +3,14 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from types import ModuleType
 from typing import Any
 
 from detexport.errors import DetexportError, OutOfMemoryError
@@ -64,7 +67,8 @@ def call_in_child(function: Callable[..., Any], *arguments: Any, what: str, **op
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(theirs, function, arguments, options), daemon=True)
-    process.start()
+    with _without_main():
+        process.start()
     theirs.close()
     try:
         result, raised = ours.recv()
@@ -78,6 +82,17 @@ def call_in_child(function: Callable[..., Any], *arguments: Any, what: str, **op
     if raised is not None:
         raise raised.error() from ChildTracebackError(f"\n{raised.trace}")
     return result
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Keep a process that starts in the block from running the caller's script again, as ``spawn`` would."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _ended(what: str, code: int) -> Exception:

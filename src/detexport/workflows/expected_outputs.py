@@ -117,13 +117,8 @@ def model_outputs(
     from detexport.parity.noise_variants import measure_noise_floor
     from detexport.workflows.make_reference import make_reference
 
-<<<<<<< a6ef3c8c51d42ee5aac27dbbba64608b6afb8ac0
-    model = replace(model, contract=_named_alike(model.contract, artifact.contract))
-    records = choose_records(comparison.data, model.contract, comparison.settings.images)
-=======
     model = replace(model, contract=named_alike(model.contract, artifact.contract))
-    records = choose_records(comparison.data, model.contract, comparison.images)
->>>>>>> 9081029c5eaef1dae74687d8d6b06b9ffe03037a
+    records = choose_records(comparison.data, model.contract, comparison.settings.images)
     progress, reference = comparison.begin(sha256_json(asdict(model.provenance)), model.contract, at_work)
     plan, annotated = comparison.settings.plan, comparison.annotated(model.contract)
     with or_without(WITHOUT_ACCURACY):

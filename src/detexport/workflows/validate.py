@@ -3,22 +3,10 @@
 Nothing here imports the code of a model: an artifact has to do without it.
 """
 
-<<<<<<< a6ef3c8c51d42ee5aac27dbbba64608b6afb8ac0
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-=======
-import multiprocessing
-import os
-import signal
-import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
->>>>>>> 9081029c5eaef1dae74687d8d6b06b9ffe03037a
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from detexport.artifact import Artifact, read_artifact
@@ -172,57 +160,7 @@ def validate_apart(*arguments: Any, **options: Any) -> ParityReport:
     Raises:
         Exception: what ``validate_job`` raises; see ``call_in_child``.
     """
-<<<<<<< a6ef3c8c51d42ee5aac27dbbba64608b6afb8ac0
     report: ParityReport = call_in_child(
         validate_job, *arguments, what="the process that validates", **options
     )
     return report
-=======
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(theirs, arguments, options), daemon=True)
-    with _without_main():
-        process.start()
-    theirs.close()
-    try:
-        report, error = ours.recv()
-        process.join()
-    except EOFError:
-        process.join()
-        raise RuntimeError(f"the process that validates ended with exit code {process.exitcode}") from None
-    finally:
-        process.terminate()
-        process.join()
-    if error is not None:
-        raise error
-    validated: ParityReport = report
-    return validated
-
-
-@contextmanager
-def _without_main() -> Iterator[None]:
-    """Keep a process that starts in the block from running the user's script again, as ``spawn`` would."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-
-
-def _answer(connection: Connection, arguments: Sequence[Any], options: dict[str, Any]) -> None:
-    """Validate and send the report, or what was raised; end with the process that asked."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asked ends this one
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-    try:
-        connection.send((validate_job(*arguments, **options), None))
-    except Exception as error:
-        connection.send((None, error))
-
-
-def _end_with(sentinel: int) -> None:
-    wait([sentinel])
-    os._exit(1)
->>>>>>> 9081029c5eaef1dae74687d8d6b06b9ffe03037a
