@@ -33,7 +33,7 @@ def read_sample(folder: Path) -> np.ndarray:
     """
     try:
         image: np.ndarray = np.load(folder / IMAGE, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise DataError(
             f"{folder} holds no sample",
             got=f"{type(error).__name__}: {error}",
