@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -56,11 +56,11 @@ class AotInductor(ConversionTemplate):
     device: Literal["cpu", "cuda"] = "cpu"
     instruction_set: Literal["x86-64", "x86-64-v3"] = "x86-64-v3"
 
-    name: ClassVar[str] = "aot_inductor"
-    source_format: ClassVar[Format] = Format.EXPORTED_PROGRAM
-    format: ClassVar[Format] = Format.AOT_INDUCTOR
-    main_file: ClassVar[str] = MAIN_FILE
-    packages: ClassVar[tuple[str, ...]] = ("torch", "torchvision")
+    name = "aot_inductor"
+    source_format = Format.EXPORTED_PROGRAM
+    format = Format.AOT_INDUCTOR
+    main_file = MAIN_FILE
+    packages = ("torch", "torchvision")
 
     def prepare(self, source: Artifact, model_file: Path, samples: Samples) -> Callable[[Path], None]:
         """Read the program and the images to compare with; see ``ConversionTemplate.prepare``."""

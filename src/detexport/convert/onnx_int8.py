@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 
@@ -51,11 +50,11 @@ class OnnxInt8(ConversionTemplate):
     reduce_range: bool = False
     float_nodes: tuple[str, ...] = ()
 
-    name: ClassVar[str] = "onnx_int8"
-    source_format: ClassVar[Format] = Format.ONNX
-    format: ClassVar[Format] = Format.ONNX
-    main_file: ClassVar[str] = MAIN_FILE
-    packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime")
+    name = "onnx_int8"
+    source_format = Format.ONNX
+    format = Format.ONNX
+    main_file = MAIN_FILE
+    packages = ("onnx", "onnxruntime")
 
     def prepare(self, source: Artifact, model_file: Path, samples: Samples) -> Callable[[Path], None]:
         """Choose the layers to quantize; see ``ConversionTemplate.prepare``.

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 from xml.etree import ElementTree
 
 from detexport.artifact import Artifact, Format
@@ -41,11 +41,11 @@ class OpenVino(ConversionTemplate):
 
     compress_to_fp16: bool = False
 
-    name: ClassVar[str] = "openvino"
-    source_format: ClassVar[Format] = Format.ONNX
-    format: ClassVar[Format] = Format.OPENVINO
-    main_file: ClassVar[str] = MAIN_FILE
-    packages: ClassVar[tuple[str, ...]] = ("openvino",)
+    name = "openvino"
+    source_format = Format.ONNX
+    format = Format.OPENVINO
+    main_file = MAIN_FILE
+    packages = ("openvino",)
 
     def prepare(self, source: Artifact, model_file: Path, samples: Samples) -> Callable[[Path], None]:
         """Read the ONNX model; see ``ConversionTemplate.prepare``. The samples are not read."""

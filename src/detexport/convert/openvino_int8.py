@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -44,11 +44,11 @@ class OpenVinoInt8(ConversionTemplate):
     preset: Literal["mixed", "performance"] = "mixed"
     float_patterns: tuple[str, ...] = ()
 
-    name: ClassVar[str] = "openvino_int8"
-    source_format: ClassVar[Format] = Format.OPENVINO
-    format: ClassVar[Format] = Format.OPENVINO
-    main_file: ClassVar[str] = MAIN_FILE
-    packages: ClassVar[tuple[str, ...]] = ("openvino", "nncf")
+    name = "openvino_int8"
+    source_format = Format.OPENVINO
+    format = Format.OPENVINO
+    main_file = MAIN_FILE
+    packages = ("openvino", "nncf")
 
     def prepare(self, source: Artifact, model_file: Path, samples: Samples) -> Callable[[Path], None]:
         """Quantize the model; see ``ConversionTemplate.prepare``.

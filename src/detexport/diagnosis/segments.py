@@ -75,10 +75,10 @@ def _placement(contract: Contract) -> Segment:
     names = contract.output_names
     placed = tuple(Port(f"{PLACED}{name}", FREE_WHEN_PLACED.get(name, (0,))) for name in names)
     inputs = (*raw_outputs(names), SIZE_PORT, IMAGE_PORT)
-    return Segment("paste", Placement(names, contract.mask_threshold), inputs, placed, Kind.OUTPUTS)
+    return Segment("paste", _Placement(names, contract.mask_threshold), inputs, placed, Kind.OUTPUTS)
 
 
-class Placement(nn.Module):
+class _Placement(nn.Module):
     """raw outputs, output_size, image -> the outputs in the frame that is asked for."""
 
     def __init__(self, names: Sequence[str], mask_threshold: float) -> None:
@@ -87,7 +87,6 @@ class Placement(nn.Module):
         self.mask_threshold = mask_threshold
 
     def forward(self, tensors: list[Tensor]) -> list[Tensor]:
-        """See the class."""
         fields = by_name(tensors, self.names)
         placed = place_outputs(fields, tensors[-1], tensors[-2], self.mask_threshold)
         return [placed[name] for name in self.names]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import onnx
 import onnxscript
@@ -47,10 +47,10 @@ class Onnx(MethodTemplate):
     exporter: Literal["dynamo", "torchscript"] = "dynamo"
     graph_end: Literal["raw", "pasted"] = "raw"
 
-    name: ClassVar[str] = "onnx"
-    format: ClassVar[Format] = Format.ONNX
-    main_file: ClassVar[str] = MAIN_FILE
-    packages: ClassVar[tuple[str, ...]] = ("torch", "torchvision", "onnx", "onnxscript")
+    name = "onnx"
+    format = Format.ONNX
+    main_file = MAIN_FILE
+    packages = ("torch", "torchvision", "onnx", "onnxscript")
 
     def check(self) -> None:
         """Check the exporter's name, and that it writes this opset.

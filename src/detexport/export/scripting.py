@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 
@@ -29,10 +29,10 @@ class Scripting(MethodTemplate):
 
     graph_end: Literal["raw", "pasted"] = "raw"
 
-    name: ClassVar[str] = "scripting"
-    format: ClassVar[Format] = Format.TORCHSCRIPT
-    main_file: ClassVar[str] = MAIN_FILE
-    batch: ClassVar[Literal["1", "any"]] = "any"
+    name = "scripting"
+    format = Format.TORCHSCRIPT
+    main_file = MAIN_FILE
+    batch = "any"
 
     def check(self) -> None:
         """See ``require_fixed_hashes``."""

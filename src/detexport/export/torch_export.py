@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from detexport.artifact import Format
 from detexport.contract import Contract
@@ -25,9 +25,9 @@ class TorchExport(MethodTemplate):
 
     graph_end: Literal["raw", "pasted"] = "raw"
 
-    name: ClassVar[str] = "torch_export"
-    format: ClassVar[Format] = Format.EXPORTED_PROGRAM
-    main_file: ClassVar[str] = MAIN_FILE
+    name = "torch_export"
+    format = Format.EXPORTED_PROGRAM
+    main_file = MAIN_FILE
 
     def record(
         self, model: ExportableModel, sample: SampleInputs, contract: Contract

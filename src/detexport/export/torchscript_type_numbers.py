@@ -26,7 +26,7 @@ def take_plain_names(module: nn.Module) -> None:
 
 
 def renumber_types(members: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Count the types of an archive anew, by the order in which its values, and the code of these, name them.
+    """Renumber the types of an archive by the order in which its values, and the code of these, name them.
 
     Args:
         members: code (``<module>.py``) and pickles (``<name>.pkl``) of an archive by name.

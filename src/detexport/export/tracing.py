@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 
@@ -30,9 +30,9 @@ class Tracing(MethodTemplate):
 
     graph_end: Literal["raw", "pasted"] = "raw"
 
-    name: ClassVar[str] = "tracing"
-    format: ClassVar[Format] = Format.TORCHSCRIPT
-    main_file: ClassVar[str] = MAIN_FILE
+    name = "tracing"
+    format = Format.TORCHSCRIPT
+    main_file = MAIN_FILE
 
     def record(
         self, model: ExportableModel, sample: SampleInputs, contract: Contract

@@ -117,7 +117,7 @@ class ROIPooler(nn.Module):
         return levels.clamp(min=self.min_level, max=self.max_level).to(torch.int64) - self.min_level
 
 
-class Pool(nn.Module):
+class _Pool(nn.Module):
     """L levels, boxes -> the features of the boxes."""
 
     def __init__(self, pooler: Any) -> None:
@@ -125,10 +125,9 @@ class Pool(nn.Module):
         self.pooler = own_methods(pooler)
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """See the class."""
         return [self.pooler.pool([level.contiguous() for level in tensors[:-1]], [tensors[-1]])]
 
 
 def pooling_segment(name: str, pooler: Any, levels: tuple[Port, ...], boxes: str) -> Segment:
     """Return the segment in which a pooler gives the features ``name`` of the boxes ``boxes``."""
-    return Segment(name, Pool(pooler), (*levels, *rows(boxes)), rows(name), Kind.CHOICES)
+    return Segment(name, _Pool(pooler), (*levels, *rows(boxes)), rows(name), Kind.CHOICES)

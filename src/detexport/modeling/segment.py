@@ -150,19 +150,24 @@ def by_name(tensors: List[Tensor], names: List[str]) -> Dict[str, Tensor]:
 
 
 class Layers(nn.Module):
-    """x -> layers(x)."""
+    """Layers as the module of a segment."""
 
     def __init__(self, layers: nn.Module) -> None:
         super().__init__()
         self.layers = layers
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """See the class."""
+        """One tensor -> the output of the layers."""
         return [self.layers(tensors[0])]
 
 
 class NamedMaps(nn.Module):
-    """x -> those of ``network(x)`` that have these names."""
+    """A network of several feature maps as the module of a segment.
+
+    Args:
+        network: gives the maps by name.
+        names: of the maps that the segment gives.
+    """
 
     def __init__(self, network: Any, names: List[str]) -> None:
         super().__init__()
@@ -170,25 +175,25 @@ class NamedMaps(nn.Module):
         self.names: List[str] = list(names)
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """See the class."""
+        """One tensor -> the maps, in the order of their names."""
         found = self.network(tensors[0])
         return [found[name] for name in self.names]
 
 
 class DenseHead(nn.Module):
-    """L levels -> L maps of logits, L maps of deltas."""
+    """A head of logits and box deltas over levels as the module of a segment."""
 
     def __init__(self, head: Any) -> None:
         super().__init__()
         self.head: Any = head
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """See the class."""
+        """L levels -> L maps of logits, L maps of deltas."""
         logits, deltas = self.head(tensors)
         return logits + deltas
 
 
-class WholeModel(nn.Module):
+class _WholeModel(nn.Module):
     """image -> the raw outputs, by a model of any kind."""
 
     def __init__(self, model: Any, names: Sequence[str]) -> None:
@@ -197,7 +202,6 @@ class WholeModel(nn.Module):
         self.names: List[str] = list(names)
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """See the class."""
         found = self.model.detect([tensors[0]])[0]
         return [found[name] for name in self.names]
 
@@ -212,7 +216,7 @@ def model_segments(model: Any, output_names: Sequence[str]) -> list[Segment]:
     return declared_segments(model) or [
         Segment(
             "model",
-            WholeModel(model, output_names),
+            _WholeModel(model, output_names),
             (IMAGE_PORT,),
             raw_outputs(output_names),
             Kind.OUTPUTS,

@@ -184,7 +184,7 @@ class FPN(Backbone):
             fused = maps(f"fused{level}")
             inputs = (*maps(self.in_names[level]), *above)
             outputs = (*fused, *maps(f"p{level}"))
-            segments.append(Segment(f"p{level}", PyramidLevel(self, level), inputs, outputs))
+            segments.append(Segment(f"p{level}", _PyramidLevel(self, level), inputs, outputs))
             above = fused
         if self.top_block is not None:
             top = list(self.output_shape())[len(self._levels) :]
@@ -193,7 +193,7 @@ class FPN(Backbone):
         return segments
 
 
-class PyramidLevel(nn.Module):
+class _PyramidLevel(nn.Module):
     """a stage and the level above, if there is one -> the fused map and the level."""
 
     def __init__(self, fpn: Any, level: int) -> None:
@@ -203,7 +203,6 @@ class PyramidLevel(nn.Module):
         self.fpn = own_methods(fpn)
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """See the class."""
         above: Optional[Tensor] = None
         if len(tensors) > 1:
             above = tensors[1]

@@ -171,7 +171,7 @@ def image_options(cfg: CfgNode) -> dict[str, Any]:
     }
 
 
-class Preprocess(nn.Module):
+class _Preprocess(nn.Module):
     """image -> its padded batch."""
 
     def __init__(self, model: Any) -> None:
@@ -179,11 +179,10 @@ class Preprocess(nn.Module):
         self.model = own_methods(model)
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """See the class."""
         batch, _ = pad_images([self.model.normalize(tensors[0])], self.model.size_divisibility)
         return [batch]
 
 
 def preprocess_segment(model: ImageModel) -> Segment:
     """Return the segment in which a model normalizes and pads its image."""
-    return Segment("preprocess", Preprocess(model), (IMAGE_PORT,), BATCH)
+    return Segment("preprocess", _Preprocess(model), (IMAGE_PORT,), BATCH)

@@ -342,7 +342,7 @@ class RetinaNet(ImageModel):
             preprocess_segment(self),
             *backbone_segments(self.backbone),
             Segment("retinanet_head", DenseHead(self.head), maps(*self.in_features), outputs),
-            Segment("detections", DenseDetections(self), outputs, DETECTIONS, Kind.DETECTIONS),
+            Segment("detections", _DenseDetections(self), outputs, DETECTIONS, Kind.DETECTIONS),
         ]
 
     @torch.jit.unused
@@ -412,7 +412,7 @@ class RetinaNet(ImageModel):
         )
 
 
-class DenseDetections(nn.Module):
+class _DenseDetections(nn.Module):
     """L maps of logits, L of deltas -> boxes, scores, classes."""
 
     def __init__(self, model: Any) -> None:
@@ -421,7 +421,6 @@ class DenseDetections(nn.Module):
         self.anchors: Any = model.anchor_generator
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """See the class."""
         levels = len(tensors) // 2
         logits = [by_anchor(one, self.model.num_classes) for one in tensors[:levels]]
         deltas = [by_anchor(one, 4) for one in tensors[levels:]]

@@ -153,8 +153,8 @@ class SemSegFPNHead(nn.Module):
         names = [name for name in ("p2", "p3", "p4", "p5") if getattr(self, name) is not None]
         logits = maps("sem_seg_logits")
         return [
-            Segment("sem_seg_head", SemSegLayers(self, names), maps(*names), logits),
-            Segment("sem_seg_upsampled", SemSegUpsampling(self), (*logits, IMAGE_PORT), SEM_SEG),
+            Segment("sem_seg_head", _SemSegLayers(self, names), maps(*names), logits),
+            Segment("sem_seg_upsampled", _SemSegUpsampling(self), (*logits, IMAGE_PORT), SEM_SEG),
         ]
 
     @torch.jit.unused
@@ -180,7 +180,7 @@ class SemSegFPNHead(nn.Module):
         return {"loss_sem_seg": class_loss(upsampled, target, self.ignore_value) * self.loss_weight}
 
 
-class SemSegLayers(nn.Module):
+class _SemSegLayers(nn.Module):
     """levels -> logits at the common stride."""
 
     def __init__(self, head: Any, names: Sequence[str]) -> None:
@@ -189,11 +189,10 @@ class SemSegLayers(nn.Module):
         self.names: List[str] = list(names)
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """See the class."""
         return [self.head.layers(by_name(tensors, self.names))]
 
 
-class SemSegUpsampling(nn.Module):
+class _SemSegUpsampling(nn.Module):
     """logits at the common stride, image -> logits of each pixel."""
 
     def __init__(self, head: Any) -> None:
@@ -201,11 +200,10 @@ class SemSegUpsampling(nn.Module):
         self.head = own_methods(head)
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """See the class."""
         return [crop_to_image(self.head.upsample(tensors[0])[0], size_of(tensors[1]))]
 
 
-class WholeSemSegHead(nn.Module):
+class _WholeSemSegHead(nn.Module):
     """levels, image -> logits of each pixel, by a semantic head of any kind."""
 
     def __init__(self, head: Any, names: Sequence[str]) -> None:
@@ -214,7 +212,6 @@ class WholeSemSegHead(nn.Module):
         self.names: List[str] = list(names)
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """See the class."""
         return [crop_to_image(self.head(by_name(tensors, self.names))[0], size_of(tensors[-1]))]
 
 
@@ -227,7 +224,7 @@ def sem_seg_segments(head: Any, levels: Sequence[str]) -> list[Segment]:
     """
     inputs = (*maps(*levels), IMAGE_PORT)
     note = not_cut("the semantic head", head)
-    whole = Segment("sem_seg_head", WholeSemSegHead(head, levels), inputs, SEM_SEG, Kind.CHOICES, note)
+    whole = Segment("sem_seg_head", _WholeSemSegHead(head, levels), inputs, SEM_SEG, Kind.CHOICES, note)
     return declared_segments(head) or [whole]
 
 

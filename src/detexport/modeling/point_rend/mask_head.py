@@ -268,12 +268,12 @@ class PointRendMaskHead(PointMaskHead):
         seen = features[: max(self.box_pooler.places) + 1]
         refined = (*features[: max(self.point_pooler.places) + 1], *rows("pred_boxes", "pred_classes"))
         return [
-            Segment("coarse_mask_head", CoarseMasks(self), (*seen, *rows("pred_boxes")), coarse),
-            Segment("point_head", PointMasks(self), (*refined, *coarse), rows("pred_masks"), Kind.CHOICES),
+            Segment("coarse_mask_head", _CoarseMasks(self), (*seen, *rows("pred_boxes")), coarse),
+            Segment("point_head", _PointMasks(self), (*refined, *coarse), rows("pred_masks"), Kind.CHOICES),
         ]
 
 
-class CoarseMasks(nn.Module):
+class _CoarseMasks(nn.Module):
     """L levels, boxes -> the coarse masks of all classes."""
 
     def __init__(self, head: Any) -> None:
@@ -281,11 +281,10 @@ class CoarseMasks(nn.Module):
         self.head = own_methods(head, "box_pooler", "coarse_head")
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """See the class."""
         return [self.head.coarse_head(self.head.pool_boxes(tensors[:-1], [tensors[-1]]))]
 
 
-class PointMasks(nn.Module):
+class _PointMasks(nn.Module):
     """L levels, boxes, classes, coarse masks -> a mask in each box, refined point by point."""
 
     def __init__(self, head: Any) -> None:
@@ -293,7 +292,6 @@ class PointMasks(nn.Module):
         self.head = own_methods(head, "point_pooler", "point_head")
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """See the class."""
         logits = self.head.subdivide(tensors[:-3], [tensors[-3]], tensors[-2], tensors[-1])
         return [logits.sigmoid()]
 

@@ -313,7 +313,7 @@ class RPN(nn.Module):
         outputs = dense_maps(self.in_features)
         return [
             Segment("rpn_head", DenseHead(self.rpn_head), maps(*self.in_features), outputs),
-            Segment("proposals", Proposals(self), (*outputs, IMAGE_PORT), PROPOSALS, Kind.PROPOSALS),
+            Segment("proposals", _Proposals(self), (*outputs, IMAGE_PORT), PROPOSALS, Kind.PROPOSALS),
         ]
 
 
@@ -370,7 +370,7 @@ def select_proposals(
     return results
 
 
-class Proposals(nn.Module):
+class _Proposals(nn.Module):
     """L maps of logits, L of deltas, image -> boxes and their logits."""
 
     def __init__(self, rpn: Any) -> None:
@@ -379,7 +379,6 @@ class Proposals(nn.Module):
         self.anchors: Any = rpn.anchor_generator
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """See the class."""
         levels = len(tensors) // 2
         logit_maps, image = tensors[:levels], tensors[-1]
         logits = [by_anchor(one, 1).flatten(1) for one in logit_maps]
@@ -388,7 +387,7 @@ class Proposals(nn.Module):
         return [boxes, scores]
 
 
-class WholeProposalGenerator(nn.Module):
+class _WholeProposalGenerator(nn.Module):
     """levels, image -> boxes and their logits, by a proposal generator of any kind."""
 
     def __init__(self, generator: Any, levels: Sequence[str]) -> None:
@@ -397,7 +396,6 @@ class WholeProposalGenerator(nn.Module):
         self.levels: List[str] = list(levels)
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """See the class."""
         boxes, scores = self.generator.propose(by_name(tensors, self.levels), [size_of(tensors[-1])])[0]
         return [boxes, scores]
 
@@ -410,7 +408,7 @@ def proposal_segments(generator: Any, levels: Sequence[str]) -> list[Segment]:
         levels: names of the feature maps of the backbone.
     """
     levels = getattr(generator, "in_features", levels)
-    module = WholeProposalGenerator(generator, levels)
+    module = _WholeProposalGenerator(generator, levels)
     note = not_cut("the proposal generator", generator)
     whole = Segment("proposals", module, (*maps(*levels), IMAGE_PORT), PROPOSALS, Kind.PROPOSALS, note)
     return declared_segments(generator) or [whole]

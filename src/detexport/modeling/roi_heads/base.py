@@ -224,7 +224,7 @@ def pooled_shape(node: CfgNode, channels: int) -> ShapeSpec:
     return ShapeSpec(channels, height=node.POOLER_RESOLUTION, width=node.POOLER_RESOLUTION)
 
 
-class WholeROIHeads(nn.Module):
+class _WholeROIHeads(nn.Module):
     """levels, proposals, image -> detections, by ROI heads of any kind."""
 
     def __init__(self, heads: Any, levels: Sequence[str], names: Sequence[str]) -> None:
@@ -234,7 +234,6 @@ class WholeROIHeads(nn.Module):
         self.names: List[str] = list(names)
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """See the class."""
         features = by_name(tensors, self.levels)
         found = self.heads.detect(features, [tensors[-2]], [size_of(tensors[-1])])[0]
         return [found[name] for name in self.names]
@@ -251,7 +250,7 @@ def roi_head_segments(heads: Any, levels: Sequence[str], output_names: Sequence[
     levels = getattr(heads, "in_features", levels)
     whole = Segment(
         "roi_heads",
-        WholeROIHeads(heads, levels, output_names),
+        _WholeROIHeads(heads, levels, output_names),
         (*maps(*levels), *PROPOSAL_BOXES, IMAGE_PORT),
         raw_outputs(output_names),
         Kind.OUTPUTS,

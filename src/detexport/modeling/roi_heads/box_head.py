@@ -70,7 +70,7 @@ class FastRCNNConvFCHead(nn.Sequential):
         return x
 
 
-class BoxHead(nn.Module):
+class _BoxHead(nn.Module):
     """pooled features -> logits and deltas of each proposal."""
 
     def __init__(self, head: Any, predictor: nn.Module) -> None:
@@ -79,7 +79,6 @@ class BoxHead(nn.Module):
         self.predictor = predictor
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """See the class."""
         logits, deltas = self.predictor(self.head(tensors[0]))
         return [logits, deltas]
 
@@ -87,4 +86,4 @@ class BoxHead(nn.Module):
 def box_head_segment(name: str, head: Any, predictor: nn.Module) -> Segment:
     """Return the segment from the features ``{name}_pooled`` to the outputs of a predictor."""
     outputs = rows(f"{name}_logits", f"{name}_deltas")
-    return Segment(f"{name}_head", BoxHead(head, predictor), rows(f"{name}_pooled"), outputs)
+    return Segment(f"{name}_head", _BoxHead(head, predictor), rows(f"{name}_pooled"), outputs)

@@ -135,7 +135,7 @@ class CascadeROIHeads(StandardROIHeads):
             decoded = segments[-1].outputs
             scores.append(decoded[0])
             boxes = decoded[1:]
-        inference = CascadeInference(self.final_predictor())
+        inference = _CascadeInference(self.final_predictor())
         inputs = (*scores, *boxes, IMAGE_PORT)
         segments.append(Segment("box_inference", inference, inputs, DETECTIONS, Kind.DETECTIONS))
         return [*segments, *self.instance_segments()]
@@ -150,10 +150,10 @@ class CascadeROIHeads(StandardROIHeads):
         else:
             inputs, boxes = (*levels, *boxes, IMAGE_PORT), rows(f"{name}_clipped")
             outputs = (*boxes, *rows(pooled))
-            pooling = Segment(pooled, ClippedPool(self.box_pooler), inputs, outputs, Kind.CHOICES)
+            pooling = Segment(pooled, _ClippedPool(self.box_pooler), inputs, outputs, Kind.CHOICES)
         head = box_head_segment(name, self.box_head[stage], predictor)
         decoded = rows(f"{name}_scores", f"{name}_boxes")
-        decoding = Segment(f"{name}_boxes", CascadeBoxes(predictor), (*head.outputs, *boxes), decoded)
+        decoding = Segment(f"{name}_boxes", _CascadeBoxes(predictor), (*head.outputs, *boxes), decoded)
         return [pooling, head, decoding]
 
     @torch.jit.unused
@@ -228,7 +228,7 @@ def _check_cascade_options(cfg: CfgNode) -> None:
         )
 
 
-class ClippedPool(nn.Module):
+class _ClippedPool(nn.Module):
     """L levels, boxes, image -> the boxes inside the image, their features."""
 
     def __init__(self, pooler: Any) -> None:
@@ -236,12 +236,11 @@ class ClippedPool(nn.Module):
         self.pooler = own_methods(pooler)
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """See the class."""
         boxes = clip_boxes(tensors[-2], size_of(tensors[-1]))
         return [boxes, self.pooler.pool([level.contiguous() for level in tensors[:-2]], [boxes])]
 
 
-class CascadeBoxes(nn.Module):
+class _CascadeBoxes(nn.Module):
     """logits, deltas, the stage's boxes -> scores, the next boxes."""
 
     def __init__(self, predictor: Any) -> None:
@@ -249,11 +248,10 @@ class CascadeBoxes(nn.Module):
         self.predictor = own_methods(predictor)
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """See the class."""
         return [self.predictor.probabilities(tensors[0]), self.predictor.decode(tensors[1], tensors[2])]
 
 
-class CascadeInference(nn.Module):
+class _CascadeInference(nn.Module):
     """the scores of all stages, the last boxes, image -> boxes, scores, classes."""
 
     def __init__(self, predictor: Any) -> None:
@@ -261,7 +259,6 @@ class CascadeInference(nn.Module):
         self.predictor = own_methods(predictor)
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """See the class."""
         stages = tensors[:-2]
         total = stages[0]
         for scores in stages[1:]:

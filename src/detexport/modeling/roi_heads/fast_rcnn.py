@@ -322,14 +322,14 @@ def federated_classes(classes: Tensor, weights: Tensor, num_classes: int) -> Ten
 
 
 class BoxInference(nn.Module):
-    """logits, deltas, proposals, image -> boxes, scores, classes."""
+    """The selection of the detections as the module of a segment."""
 
     def __init__(self, predictor: Any) -> None:
         super().__init__()
         self.predictor = own_methods(predictor)
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """See the class."""
+        """Logits, deltas, proposals, image -> boxes, scores, classes."""
         boxes, scores, classes = self.predictor.detect(
             tensors[0], tensors[1], tensors[2], size_of(tensors[3])
         )

@@ -185,11 +185,10 @@ class KRCNNConvDeconvUpsampleHead(nn.Sequential):
         return {"loss_keypoint": loss * (self.loss_weight / normalizer)}
 
 
-class KeypointDecoding(nn.Module):
+class _KeypointDecoding(nn.Module):
     """heatmaps, boxes, image -> keypoints."""
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """See the class."""
         return [heatmaps_to_keypoints(tensors[0], tensors[1], size_of(tensors[2]))]
 
 
@@ -206,5 +205,5 @@ def keypoint_segments(pooler: Any, head: nn.Module, levels: tuple[Port, ...]) ->
     return [
         pooling_segment("keypoint_pooled", pooler, levels, "pred_boxes"),
         Segment("keypoint_head", Layers(head), rows("keypoint_pooled"), heatmaps),
-        Segment("keypoints", KeypointDecoding(), inputs, keypoints, Kind.KEYPOINTS),
+        Segment("keypoints", _KeypointDecoding(), inputs, keypoints, Kind.KEYPOINTS),
     ]

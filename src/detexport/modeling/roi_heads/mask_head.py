@@ -164,10 +164,10 @@ class MaskRCNNConvUpsampleHead(nn.Sequential):
     def segments(self, features: tuple[Port, ...]) -> list[Segment]:
         """Return the whole head; it takes the classes only where each has a mask of its own."""
         classes = rows("pred_classes") if self.predictor.out_channels > 1 else ()
-        return [Segment("mask_head", ConvMaskHead(self), (*features, *classes), rows("pred_masks"))]
+        return [Segment("mask_head", _ConvMaskHead(self), (*features, *classes), rows("pred_masks"))]
 
 
-class ConvMaskHead(nn.Module):
+class _ConvMaskHead(nn.Module):
     """features and, unless all classes share a mask, classes -> a mask in each box.
 
     An exporter drops an input that nothing is computed from, such as the boxes.
@@ -178,7 +178,6 @@ class ConvMaskHead(nn.Module):
         self.head: Any = head
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """See the class."""
         classes = torch.zeros(0, dtype=torch.int64)
         if len(tensors) > 1:
             classes = tensors[1]
@@ -186,7 +185,7 @@ class ConvMaskHead(nn.Module):
         return [self.head.masks([tensors[0]], boxes, classes)]
 
 
-class WholeMaskHead(nn.Module):
+class _WholeMaskHead(nn.Module):
     """features, boxes, classes -> a mask in each box, by a mask head of any kind."""
 
     def __init__(self, head: Any) -> None:
@@ -194,7 +193,6 @@ class WholeMaskHead(nn.Module):
         self.head: Any = head
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """See the class."""
         return [self.head.masks(tensors[:-2], [tensors[-2]], tensors[-1])]
 
 
@@ -208,5 +206,5 @@ def mask_head_segments(head: Any, features: tuple[Port, ...], kind: Kind) -> lis
     """
     inputs = (*features, *rows("pred_boxes", "pred_classes"))
     note = not_cut("the mask head", head)
-    whole = Segment("mask_head", WholeMaskHead(head), inputs, rows("pred_masks"), kind, note)
+    whole = Segment("mask_head", _WholeMaskHead(head), inputs, rows("pred_masks"), kind, note)
     return declared_segments(head, features) or [whole]

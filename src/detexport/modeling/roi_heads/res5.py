@@ -138,7 +138,7 @@ class Res5ROIHeads(ROIHeads):
             *self.shared_segments("box", "proposal_boxes"),
             Segment(
                 "box_head",
-                MeanPredictor(self.box_predictor),
+                _MeanPredictor(self.box_predictor),
                 rows("box_res5"),
                 rows("box_logits", "box_deltas"),
             ),
@@ -151,8 +151,8 @@ class Res5ROIHeads(ROIHeads):
         """Return ``shared_features`` of the boxes ``boxes`` in two segments."""
         pooled, inputs = rows(f"{name}_pooled"), (*maps(*self.in_features), *rows(boxes))
         return [
-            Segment(f"{name}_pooled", PoolWithEmpty(self.pooler), inputs, pooled),
-            Segment(f"{name}_res5", WithoutEmpty(self.res5), pooled, rows(f"{name}_res5")),
+            Segment(f"{name}_pooled", _PoolWithEmpty(self.pooler), inputs, pooled),
+            Segment(f"{name}_res5", _WithoutEmpty(self.res5), pooled, rows(f"{name}_res5")),
         ]
 
     @torch.jit.unused
@@ -202,7 +202,7 @@ def _check_res5_options(cfg: CfgNode) -> None:
         )
 
 
-class PoolWithEmpty(nn.Module):
+class _PoolWithEmpty(nn.Module):
     """a level, boxes -> their features and those of an empty box: see ``Res5ROIHeads.shared_features``."""
 
     def __init__(self, pooler: Any) -> None:
@@ -210,11 +210,10 @@ class PoolWithEmpty(nn.Module):
         self.pooler = own_methods(pooler)
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """See the class."""
         return [self.pooler.pool(tensors[:-1], [F.pad(tensors[-1], [0, 0, 0, 1])])]
 
 
-class WithoutEmpty(nn.Module):
+class _WithoutEmpty(nn.Module):
     """features and those of an empty box -> the last stage's features of the others."""
 
     def __init__(self, res5: nn.Module) -> None:
@@ -222,11 +221,10 @@ class WithoutEmpty(nn.Module):
         self.res5 = res5
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """See the class."""
         return [self.res5(tensors[0])[:-1]]
 
 
-class MeanPredictor(nn.Module):
+class _MeanPredictor(nn.Module):
     """features of each box -> logits and deltas."""
 
     def __init__(self, predictor: Any) -> None:
@@ -234,6 +232,5 @@ class MeanPredictor(nn.Module):
         self.predictor = predictor
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """See the class."""
         logits, deltas = self.predictor(tensors[0].mean(dim=[2, 3]))
         return [logits, deltas]

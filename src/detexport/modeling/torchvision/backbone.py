@@ -29,7 +29,7 @@ def level_names(count: int) -> list[str]:
     return [f"level{index}" for index in range(count)]
 
 
-class Levels(nn.Module):
+class _Levels(nn.Module):
     """batch -> the levels of a backbone."""
 
     def __init__(self, backbone: nn.Module) -> None:
@@ -37,11 +37,10 @@ class Levels(nn.Module):
         self.backbone = backbone
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """See the class."""
         return list(self.backbone(tensors[0]).values())
 
 
-class Pyramid(nn.Module):
+class _Pyramid(nn.Module):
     """stages -> levels."""
 
     def __init__(self, fpn: Any, names: Sequence[str]) -> None:
@@ -50,13 +49,12 @@ class Pyramid(nn.Module):
         self.names: List[str] = list(names)
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """See the class."""
         return list(self.fpn(by_name(tensors, self.names)).values())
 
 
 def whole_backbone(backbone: nn.Module, batch: Port, levels: tuple[Port, ...]) -> list[Segment]:
     """Return a backbone as one segment."""
-    return [Segment("backbone", Levels(backbone), (batch,), levels, note=not_cut("the backbone", backbone))]
+    return [Segment("backbone", _Levels(backbone), (batch,), levels, note=not_cut("the backbone", backbone))]
 
 
 def pyramid_segments(backbone: Any, levels: tuple[Port, ...]) -> list[Segment]:
@@ -87,7 +85,7 @@ def pyramid_segments(backbone: Any, levels: tuple[Port, ...]) -> list[Segment]:
         before = maps(name)
         if names[-1] in body.return_layers:
             stages += before
-    pyramid = Pyramid(backbone.fpn, list(body.return_layers.values()))
+    pyramid = _Pyramid(backbone.fpn, list(body.return_layers.values()))
     return [*segments, Segment("fpn", pyramid, tuple(stages), levels)]
 
 

@@ -167,7 +167,7 @@ class TorchvisionDense(TorchvisionDetector):
         if self.has_centerness:
             maps_of["bbox_ctrness"] = "centerness"
         outputs = dense_maps(names, list(maps_of.values()))
-        head, decoding = TorchvisionHead(self, list(maps_of)), TorchvisionDetections(self, list(maps_of))
+        head, decoding = _TorchvisionHead(self, list(maps_of)), _TorchvisionDetections(self, list(maps_of))
         return [
             preprocess_segment(self),
             *pyramid_segments(self.backbone, maps(*names)),
@@ -176,7 +176,7 @@ class TorchvisionDense(TorchvisionDetector):
         ]
 
 
-class TorchvisionHead(nn.Module):
+class _TorchvisionHead(nn.Module):
     """L levels -> L maps of each of the head's outputs."""
 
     def __init__(self, model: Any, names: Sequence[str]) -> None:
@@ -185,7 +185,6 @@ class TorchvisionHead(nn.Module):
         self.names: List[str] = list(names)
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """See the class."""
         levels = [self.model.predict(level) for level in tensors]
         found: List[Tensor] = []
         for name in self.names:
@@ -193,7 +192,7 @@ class TorchvisionHead(nn.Module):
         return found
 
 
-class TorchvisionDetections(nn.Module):
+class _TorchvisionDetections(nn.Module):
     """L maps of each of the head's outputs, batch, image -> boxes, scores, classes."""
 
     def __init__(self, model: Any, names: Sequence[str]) -> None:
@@ -202,7 +201,6 @@ class TorchvisionDetections(nn.Module):
         self.names: List[str] = list(names)
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """See the class."""
         levels = (len(tensors) - 2) // len(self.names)
         outputs: List[Dict[str, Tensor]] = []
         for level in range(levels):

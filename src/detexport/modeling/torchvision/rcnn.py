@@ -195,16 +195,16 @@ class TorchvisionRCNN(TorchvisionDetector):
             preprocess_segment(self),
             *pyramid_segments(self.backbone, levels),
             Segment("rpn_head", DenseHead(self.rpn.head), levels, outputs),
-            Segment("proposals", TorchvisionProposals(self), proposals, PROPOSALS, Kind.PROPOSALS),
+            Segment("proposals", _TorchvisionProposals(self), proposals, PROPOSALS, Kind.PROPOSALS),
             pooling_segment("box_pooled", self.box_pooler, pooled_levels(self.box_pooler), "proposal_boxes"),
             box_head_segment("box", heads.box_head, heads.box_predictor),
-            box_inference_segment(TorchvisionBoxInference(self)),
+            box_inference_segment(_TorchvisionBoxInference(self)),
         ]
         if self.mask_pooler is not None:
             pooled, inputs = pooled_levels(self.mask_pooler), rows("mask_pooled", "pred_classes")
             segments += [
                 pooling_segment("mask_pooled", self.mask_pooler, pooled, "pred_boxes"),
-                Segment("mask_head", TorchvisionMaskHead(heads), inputs, rows("pred_masks")),
+                Segment("mask_head", _TorchvisionMaskHead(heads), inputs, rows("pred_masks")),
             ]
         if self.keypoint_pooler is not None:
             layers = nn.Sequential(heads.keypoint_head, heads.keypoint_predictor)
@@ -218,7 +218,7 @@ def pooled_levels(pooler: ROIPooler) -> tuple[Port, ...]:
     return maps(*level_names(len(pooler.scales)))
 
 
-class TorchvisionProposals(nn.Module):
+class _TorchvisionProposals(nn.Module):
     """L maps of logits, L of deltas, batch, image -> boxes and their logits."""
 
     def __init__(self, model: Any) -> None:
@@ -226,7 +226,6 @@ class TorchvisionProposals(nn.Module):
         self.model = own_methods(model)
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """See the class."""
         levels = len(tensors) // 2 - 1
         logit_maps, batch, image = tensors[:levels], tensors[-2], tensors[-1]
         logits = [by_anchor(one, 1).flatten(1) for one in logit_maps]
@@ -236,7 +235,7 @@ class TorchvisionProposals(nn.Module):
         return [boxes, scores]
 
 
-class TorchvisionBoxInference(nn.Module):
+class _TorchvisionBoxInference(nn.Module):
     """logits, deltas, proposals, image -> boxes, scores, classes."""
 
     def __init__(self, model: Any) -> None:
@@ -244,12 +243,11 @@ class TorchvisionBoxInference(nn.Module):
         self.model = own_methods(model)
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """See the class."""
         found = self.model.select_boxes(tensors[0], tensors[1], [tensors[2]], [size_of(tensors[3])])[0]
         return [found["pred_boxes"], found["scores"], found["pred_classes"]]
 
 
-class TorchvisionMaskHead(nn.Module):
+class _TorchvisionMaskHead(nn.Module):
     """pooled features, classes -> a mask in each box."""
 
     def __init__(self, heads: Any) -> None:
@@ -258,7 +256,6 @@ class TorchvisionMaskHead(nn.Module):
         self.predictor = heads.mask_predictor
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """See the class."""
         return [class_masks(self.predictor(self.head(tensors[0])), tensors[1] + 1)]
 
 

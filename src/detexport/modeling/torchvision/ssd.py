@@ -84,14 +84,14 @@ class TorchvisionSSD(TorchvisionDetector):
         batch, levels = Port("batch", ()), tuple(Port(name, ()) for name in level_names(count))
         outputs = (Port("logits", ()), Port("deltas", ()))
         return [
-            Segment("preprocess", Stretch(self), (IMAGE_PORT,), (batch,)),
+            Segment("preprocess", _Stretch(self), (IMAGE_PORT,), (batch,)),
             *block_segments(self.backbone, batch, levels),
-            Segment("ssd_head", SSDHead(self.head), levels, outputs),
-            Segment("detections", SSDDetections(self), (*outputs, IMAGE_PORT), DETECTIONS, Kind.DETECTIONS),
+            Segment("ssd_head", _SSDHead(self.head), levels, outputs),
+            Segment("detections", _SSDDetections(self), (*outputs, IMAGE_PORT), DETECTIONS, Kind.DETECTIONS),
         ]
 
 
-class Stretch(nn.Module):
+class _Stretch(nn.Module):
     """image -> the batch of it, of the fixed size."""
 
     def __init__(self, model: Any) -> None:
@@ -99,11 +99,10 @@ class Stretch(nn.Module):
         self.model = own_methods(model)
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """See the class."""
         return [self.model.stretch(self.model.normalize(tensors[0]))]
 
 
-class SSDHead(nn.Module):
+class _SSDHead(nn.Module):
     """levels -> logits and deltas of each default box."""
 
     def __init__(self, head: Any) -> None:
@@ -111,12 +110,11 @@ class SSDHead(nn.Module):
         self.head: Any = head
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """See the class."""
         outputs: Dict[str, Tensor] = self.head(tensors)
         return [outputs["cls_logits"], outputs["bbox_regression"]]
 
 
-class SSDDetections(nn.Module):
+class _SSDDetections(nn.Module):
     """logits, deltas, image -> boxes, scores, classes."""
 
     def __init__(self, model: Any) -> None:
@@ -124,6 +122,5 @@ class SSDDetections(nn.Module):
         self.model = own_methods(model)
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """See the class."""
         found = self.model.find_detections(tensors[0][0], tensors[1][0], tensors[2])
         return [found["pred_boxes"], found["scores"], found["pred_classes"]]
