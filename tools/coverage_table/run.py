@@ -1,4 +1,8 @@
-"""Run steps in parallel, each in its own process; reuse the results of steps whose inputs are unchanged."""
+"""Run steps in parallel, each in its own process; reuse the results of steps whose inputs are unchanged.
+
+``dvc repro --keep-going`` also continues after a failed stage, but DVC runs one stage at a time, and its queue of
+experiments runs each in a copy of the repository, which would make the references again for every cell.
+"""
 
 import os
 import shlex
