@@ -102,7 +102,7 @@ class FastRCNNOutputLayers(nn.Module):
         box_loss_weight: weight of the box loss.
         use_fed_loss: use the federated loss over sampled classes: see ``federated_classes``. It needs
             sigmoid scores, and ``set_class_frequencies`` before training.
-        fed_loss_num_classes: classes in each loss, at least.
+        fed_loss_num_classes: number of classes in each loss.
         fed_loss_freq_weight_power: exponent of a class's frequency in its sampling weight.
     """
 
