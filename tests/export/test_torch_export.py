@@ -243,7 +243,7 @@ def test_a_model_of_ones_own_is_exported(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("graph", "message"),
-    [(OnlyWide(), "would refuse some images.*3 x .* 1"), (AsksForAValue(), "cannot record")],
+    [(OnlyWide(), "would reject some images.*3 x .* 1"), (AsksForAValue(), "cannot record")],
 )
 def test_a_program_that_would_not_take_every_image_is_refused(
     graph: nn.Module, message: str, tmp_path: Path

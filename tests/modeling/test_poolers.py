@@ -83,5 +83,5 @@ def test_what_cannot_be_pooled_is_refused() -> None:
     with pytest.raises(ConfigError, match="POOLER_TYPE: ROIAlignRotated"):
         pooler([4], pooler_type="ROIAlignRotated")
     for strides in ([4, 16], [8, 4], [4, 12]):
-        with pytest.raises(ConfigError, match="double the stride"):
+        with pytest.raises(ConfigError, match="levels must double"):
             pooler(strides)

@@ -212,5 +212,5 @@ def test_a_model_without_a_generator_has_no_graph(fast_rcnn: Any) -> None:
         lambda: fast_rcnn.image_graph(NAMES),
         lambda: fast_rcnn.contract(tuple("abcde")),
     ):
-        with pytest.raises(ConfigError, match="given its proposals cannot be exported"):
+        with pytest.raises(ConfigError, match="without a proposal generator cannot be exported"):
             ask()

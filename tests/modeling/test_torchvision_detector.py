@@ -374,7 +374,7 @@ def test_a_function_of_ones_own_builds_the_model() -> None:
         ({"NAME": "fasterrcnn_resnet5_fpn"}, "fasterrcnn_resnet50_fpn"),
         ({"NAME": ""}, "expected: one of fasterrcnn_mobilenet_v3_lar"),
         ({"NAME": "resnet50"}, "fcos_resnet50_fpn"),
-        ({"NAME": "torchvision.models.resnet18"}, "resnet18, which gives a ResNet"),
+        ({"NAME": "torchvision.models.resnet18"}, "resnet18, which returns a ResNet"),
         ({"NAME": "torchvision.models.resnet0"}, "torchvision.models.resnet0"),
         ({"NUM_CLASSES": 0}, "NUM_CLASSES: 0"),
         ({"NMS_THRESH": 2.0}, "NMS_THRESH: 2.0"),

@@ -1,11 +1,11 @@
 """Export methods: a model in evaluation mode -> an artifact in a deployable format.
 
-One module a method, imported only when it is used: ``tracing``, ``scripting``, ``onnx``. ``TracingAdapter``
-is for models of any rich inputs and outputs, ``scripting_with_instances`` for
-code that works with ``Instances``.
+Each method is a module that is imported only when used: ``tracing``, ``scripting``, ``onnx``,
+``torch_export``. ``TracingAdapter`` traces models with rich inputs and outputs;
+``scripting_with_instances`` scripts code that works with ``Instances``.
 
-The package itself can be called: ``detexport.export(model, output="model_onnx")`` is
-``detexport.workflows.python_api.export``, which checks the artifact against the model.
+The package is callable: ``detexport.export(model, output="model_onnx")`` calls
+``detexport.workflows.python_api.export``, which compares the artifact with the model.
 """
 
 import sys
@@ -29,7 +29,7 @@ __all__ = ["ExportMethod", "Provenance", "TracingAdapter", "dump_torchscript_IR"
 class _CallablePackage(ModuleType):
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """Export a model: see ``detexport.workflows.python_api.export``."""
-        # By name: the workflow stands over this package, and an export method does not need it.
+        # Imported by name: the workflow depends on this package, not the reverse.
         return import_module("detexport.workflows.python_api").export(*arguments, **options)
 
 

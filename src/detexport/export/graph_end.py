@@ -1,7 +1,7 @@
-"""Where a graph ends: raw, as the model leaves its outputs, or pasted, in the frame of a wanted output.
+"""End of an exported graph: raw outputs, or masks pasted, with the post-processing included.
 
-Pasted means what the eager model's post-processing means: boxes and keypoints scaled, boxes clipped and empty
-ones dropped, masks in the output's pixels, maps of classes resized.
+Pasted outputs equal those of the eager model's post-processing: boxes and keypoints are scaled, boxes are
+clipped and empty ones dropped, masks are in pixels of the output image, semantic logits are resized.
 """
 
 from collections.abc import Mapping
@@ -18,21 +18,21 @@ from detexport.structures.boxes import clip_boxes, nonempty_boxes
 
 
 def image_graph(model: ExportableModel, contract: Contract) -> nn.Module:
-    """The module that takes one image, and what else the contract names, and gives the contract's outputs."""
+    """Return the module from one image, and any other inputs of the contract, to the contract's outputs."""
     raw = model.image_graph(contract.output_names).eval()
     return PastedImage(raw, contract).eval() if contract.graph_end == "pasted" else raw
 
 
 def batch_graph(model: ExportableModel, contract: Contract) -> nn.Module:
-    """The scriptable module that takes lists of what ``image_graph`` takes, and gives outputs by field."""
+    """Return the scriptable module from lists of ``image_graph``'s inputs to outputs by field."""
     raw = model.batch_graph().eval()
     return PastedBatch(raw, contract).eval() if contract.graph_end == "pasted" else raw
 
 
 def example_inputs(sample: SampleInputs, contract: Contract) -> tuple[Tensor, ...]:
-    """What a graph of this contract is recorded with.
+    """Return the inputs to record a graph of this contract with.
 
-    An image and, where it is asked for, its own size; or what a sample says of every input by name.
+    They are an image and, for a pasted graph, its size; or all inputs of a sample by name.
     """
     if isinstance(sample, Mapping):
         return tuple(torch.from_numpy(sample[spec.name]) for spec in contract.inputs)
@@ -41,11 +41,11 @@ def example_inputs(sample: SampleInputs, contract: Contract) -> tuple[Tensor, ..
 
 
 class PastedImage(nn.Module):
-    """One image and the wanted size in, the outputs in that frame out, in the order of the contract.
+    """A graph from one image and the output size to the post-processed outputs, in the contract's order.
 
     Args:
-        graph: from one (C, H, W) image to the raw outputs.
-        contract: of the pasted graph.
+        graph: one image (C, H, W) -> raw outputs.
+        contract: contract of the pasted graph.
     """
 
     def __init__(self, graph: nn.Module, contract: Contract) -> None:
@@ -55,18 +55,18 @@ class PastedImage(nn.Module):
         self.mask_threshold = contract.mask_threshold
 
     def forward(self, image: Tensor, output_size: Tensor) -> tuple[Tensor, ...]:
-        """(C, H, W) and int64 (2,) height, width -> the outputs that the contract names."""
+        """Compute the contract's outputs for an image (C, H, W) and int64 (2,) height and width in px."""
         fields = dict(zip(self.names, self.raw(image), strict=True))
         placed = place_outputs(fields, image, output_size, self.mask_threshold)
         return tuple(placed[name] for name in self.names)
 
 
 class PastedBatch(nn.Module):
-    """Images of different sizes and the wanted size of each in, the outputs of each out by field.
+    """A graph from images of different sizes and their output sizes to the outputs of each by field.
 
     Args:
-        graph: from a list of images to the raw outputs of each by field.
-        contract: of the pasted graph.
+        graph: list of images -> raw outputs of each by field.
+        contract: contract of the pasted graph.
     """
 
     def __init__(self, graph: nn.Module, contract: Contract) -> None:
@@ -75,7 +75,7 @@ class PastedBatch(nn.Module):
         self.mask_threshold = contract.mask_threshold
 
     def forward(self, images: List[Tensor], output_sizes: List[Tensor]) -> List[Dict[str, Tensor]]:
-        """Each (C, H, W) and int64 (2,) height, width -> its outputs by the contract's names."""
+        """Compute each image's outputs by name, for images (C, H, W) and int64 (2,) heights and widths."""
         results: List[Dict[str, Tensor]] = []
         for index, fields in enumerate(self.raw(images)):
             results.append(place_outputs(fields, images[index], output_sizes[index], self.mask_threshold))
@@ -85,13 +85,13 @@ class PastedBatch(nn.Module):
 def place_outputs(
     fields: Dict[str, Tensor], image: Tensor, output_size: Tensor, mask_threshold: float
 ) -> Dict[str, Tensor]:
-    """Bring the raw outputs of one image into the frame of an output of another size, in every kind of graph.
+    """Post-process the raw outputs of one image for an output of another size; works in every kind of graph.
 
     Args:
-        fields: raw outputs by name; masks (R, S, S) probabilities.
-        image: (C, H, W), whose size is the raw outputs' frame.
+        fields: raw outputs by name, in px of ``image``; masks (R, S, S) probabilities.
+        image: (C, H, W).
         output_size: int64 (2,), height and width in px.
-        mask_threshold: a pixel belongs to a mask where its probability is at least this.
+        mask_threshold: lowest probability of a pixel of a mask.
 
     Returns:
         The same fields; ``pred_masks`` (R, height, width) bool, ``sem_seg`` (K, height, width).
@@ -110,7 +110,7 @@ def place_outputs(
 def place_rows(
     fields: Dict[str, Tensor], name: str, image: Tensor, output_size: Tensor, mask_threshold: float
 ) -> Dict[str, Tensor]:
-    """The fields that have a row for each of the boxes ``fields[name]``: see ``place_outputs``."""
+    """Post-process the fields with one row per box of ``fields[name]``: see ``place_outputs``."""
     height, width = as_side(output_size[0]), as_side(output_size[1])
     scale = torch.stack((output_size[1] / image.shape[2], output_size[0] / image.shape[1]))
     boxes = clip_boxes(fields[name] * scale.repeat(2), (height, width))
@@ -136,12 +136,12 @@ def _paste(masks: Tensor, boxes: Tensor, image: Tensor, height: int, width: int,
 
 
 def _pixel_centres(image: Tensor, side: int) -> Tensor:
-    """(side,) float32 centres in px, counted from ones: an arange would write a trace's device into it."""
+    """Return (side,) float32 pixel centres, a sum of ones: a trace would record an arange's device."""
     return torch.ones_like(image[0, 0, :1], dtype=torch.float32).expand(side).cumsum(0) - 0.5
 
 
 def as_side(side: Tensor) -> int:
-    """A size in px that follows an int64 () tensor in every kind of graph, and is nowhere written into it."""
+    """Convert an int64 () tensor to a size in px, so that no kind of graph records it as a constant."""
     if torch.jit.is_scripting():
         return int(side)
     elif torch.jit.is_tracing():  # noqa: RET505 - TorchScript compiles no return after a return

@@ -1,4 +1,4 @@
-"""What every export method does: check the model, fill a folder, put it in place by one rename."""
+"""Interface and template of the export methods."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -17,23 +17,23 @@ from detexport.system.digests import sha256_file
 from detexport.system.files import writing
 
 SampleInputs = np.ndarray | Mapping[str, np.ndarray]
-"""What a graph is recorded with: an image, or all inputs by the contract's names."""
+"""Inputs to record a graph with: an image, or all inputs by the contract's names."""
 
 
 class ExportableModel(Protocol):
-    """What a method needs of a model beside being an ``nn.Module``."""
+    """An ``nn.Module`` with the methods that an export method calls."""
 
     training: bool
 
     def image_graph(self, output_names: tuple[str, ...]) -> nn.Module:
-        """A module from one (C, H, W) image to the named tensors."""
+        """Return a module from one image (C, H, W) to the named tensors."""
 
     def batch_graph(self) -> nn.Module:
-        """A scriptable module from a list of images to a list of tensors by name."""
+        """Return a scriptable module from a list of images to a list of tensors by name."""
 
 
 class ExportMethod(Protocol):
-    """A frozen dataclass of a method's options."""
+    """An export method: a frozen dataclass of its options."""
 
     def export(
         self,
@@ -44,15 +44,15 @@ class ExportMethod(Protocol):
         contract: Contract,
         provenance: Provenance,
     ) -> Artifact:
-        """Write the artifact into ``save_dir``, whole or not at all.
+        """Write the artifact to ``save_dir``, completely or not at all.
 
         Args:
-            model: in evaluation mode, on the CPU.
-            sample: uint8 (C, H, W), one image to record with; any size serves. Or, of a graph that takes
-                something else, all inputs by the contract's names.
+            model: model in evaluation mode, on the CPU.
+            sample: one image to record with, uint8 (C, H, W) of any size; or, for a graph with other
+                inputs, all inputs by the contract's names.
             save_dir: folder of the artifact; replaced if it exists.
-            contract: what the graph takes and gives.
-            provenance: where the model comes from.
+            contract: inputs and outputs of the graph.
+            provenance: digests of the model's weights and configuration.
 
         Raises:
             ExportError: the model is in training mode, not on the CPU, or cannot be exported by this method.
@@ -60,41 +60,41 @@ class ExportMethod(Protocol):
 
 
 class MethodTemplate:
-    """What the export methods share: check, record, fill a folder, put it in place by one rename.
+    """Base class of the export methods: check, record, fill a folder, and rename it to ``save_dir``.
 
-    A method extends it as a frozen dataclass of its options, with ``graph_end`` among them, and gives
-    ``record``, and ``check`` where not every option or process serves.
+    A method is a subclass and a frozen dataclass of its options, ``graph_end`` among them. It defines
+    ``record``, and ``check`` if it has requirements on its options or the process.
     """
 
     name: ClassVar[str]
-    """Of the method."""
+    """Name of the method."""
     format: ClassVar[Format]
-    """What the main file is."""
+    """Format of the main file."""
     main_file: ClassVar[str]
-    """Its name in the folder."""
+    """Name of the main file in the folder."""
     batch: ClassVar[Literal["1", "any"]] = "1"
-    """Images a call takes."""
+    """Batch size of the graph."""
     packages: ClassVar[tuple[str, ...]] = ("torch", "torchvision")
-    """Distributions whose versions shape the file."""
+    """Distributions whose versions determine the file."""
     graph_end: Literal["raw", "pasted"]
 
     def check(self) -> None:
-        """Check the options, and that this process can export.
+        """Check the options and the process.
 
         Raises:
-            ConfigError: an option is out of its range.
+            ConfigError: an option is invalid.
             ExportError: the process cannot export.
         """
 
     def record(
         self, model: ExportableModel, sample: SampleInputs, contract: Contract
     ) -> Callable[[Path], object]:
-        """Record the graph of a model; return what writes it to a path.
+        """Record the graph of a model; return a function that writes it to a path.
 
         Args:
-            model: in evaluation mode, on the CPU.
+            model: model in evaluation mode, on the CPU.
             sample: see ``ExportMethod.export``.
-            contract: of the graph, with the end that it has.
+            contract: contract of the graph, with its ``graph_end``.
 
         Raises:
             ExportError: the model cannot be exported by this method.
@@ -110,7 +110,7 @@ class MethodTemplate:
         contract: Contract,
         provenance: Provenance,
     ) -> Artifact:
-        """See ``ExportMethod.export``."""
+        """Write the artifact to ``save_dir``: see ``ExportMethod.export``."""
         require_exportable(model)
         self.check()
         contract = contract.ending(self.graph_end)
@@ -135,10 +135,10 @@ class MethodTemplate:
 
 
 def require_exportable(model: ExportableModel) -> None:
-    """Refuse a model that would be exported as it trains, or with a device written into its graph.
+    """Check that a model is in evaluation mode and on the CPU; a graph may record another device.
 
     Raises:
-        ExportError: it is in training mode, or not on the CPU.
+        ExportError: it is not.
     """
     if model.training:
         raise ExportError(
@@ -159,10 +159,10 @@ def require_exportable(model: ExportableModel) -> None:
 
 
 def untraceable(model: ExportableModel, error: RuntimeError) -> ExportError:
-    """What to say where a forward pass of the model cannot be recorded."""
+    """Return the error for a model whose forward pass cannot be traced."""
     return ExportError(
         f"{type(model).__name__} cannot be traced by torch.jit.trace",
         got=(str(error).strip() or type(error).__name__).splitlines()[0],
-        expected="a graph that runs on the sample, of tensors in and tensors out",
-        remedy="give a sample that the model takes, or write the named part with torch's operators alone",
+        expected="a model that runs on the sample and returns tensors",
+        remedy="pass a sample that the model accepts, or write the named code with torch operators only",
     )

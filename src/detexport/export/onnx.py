@@ -13,7 +13,7 @@ from typing import Any, Literal
 import onnx
 import onnxscript
 import torch
-import torchvision  # noqa: F401 - defines operators that are translated below
+import torchvision  # noqa: F401 - defines the operators that are translated below
 
 from detexport.artifact import Format
 from detexport.contract import Contract, TensorSpec
@@ -32,14 +32,14 @@ EXPORTERS = ("dynamo", "torchscript")
 
 @dataclass(frozen=True)
 class Onnx(MethodTemplate):
-    """``torch.onnx.export``; height and width stay free.
+    """``torch.onnx.export`` with free height and width.
 
     Args:
-        opset_version: version of ONNX's operators; 18 or later (RoiAlign with half-pixel centres and
-            ReduceMax with axes as an input need it), at most 20 for ``torchscript``.
-        exporter: ``"dynamo"`` translates the program that ``torch.export`` records, which refuses code that
-            it cannot follow at every size. ``"torchscript"``, torch's older exporter, translates a trace, for
-            models that trace and that ``torch.export`` refuses: see ``Tracing`` for what a trace keeps.
+        opset_version: ONNX opset; 18 or later (for RoiAlign with half-pixel centres and ReduceMax with axes
+            as an input), at most 20 for ``torchscript``.
+        exporter: ``"dynamo"`` translates an ``ExportedProgram``, for which ``torch.export`` must support the
+            model at every size. ``"torchscript"``, torch's older exporter, translates a trace, for models
+            that ``torch.export`` does not support: see ``Tracing`` for the limits of a trace.
         graph_end: ``"raw"`` or ``"pasted"``: see ``Contract.ending``.
     """
 
@@ -53,10 +53,10 @@ class Onnx(MethodTemplate):
     packages = ("torch", "torchvision", "onnx", "onnxscript")
 
     def check(self) -> None:
-        """Check the exporter's name, and that it writes this opset.
+        """Check the exporter and that it supports the opset.
 
         Raises:
-            ConfigError: it is not known, or does not.
+            ConfigError: the exporter is unknown or does not support the opset.
         """
         if self.exporter not in EXPORTERS:
             raise ConfigError(
@@ -77,7 +77,7 @@ class Onnx(MethodTemplate):
     def record(
         self, model: ExportableModel, sample: SampleInputs, contract: Contract
     ) -> Callable[[Path], object]:
-        """See ``MethodTemplate.record``."""
+        """Record the model as ONNX: see ``MethodTemplate.record``."""
         export = _export_program if self.exporter == "dynamo" else _export_trace
         with torch.no_grad(), _quiet():
             proto = export(model, sample, contract, self.opset_version)
@@ -88,7 +88,7 @@ class Onnx(MethodTemplate):
             _name_dims(value, spec)
         if [entry.version for entry in proto.opset_import if entry.domain == ""] != [self.opset_version]:
             raise ExportError(
-                "the exporter wrote another opset than was asked for",
+                "the exporter wrote another opset than the requested one",
                 got=[(entry.domain, entry.version) for entry in proto.opset_import],
                 expected=self.opset_version,
                 remedy="choose the opset that it wrote",
@@ -98,7 +98,7 @@ class Onnx(MethodTemplate):
 
 
 def _by_option(option: str) -> str:
-    """How an option is said on the command line, and in the pipeline."""
+    """Return how to set an option on the command line and in the pipeline."""
     return f"set --opt {option}; in the pipeline artifacts.<name>.method.{option}"
 
 
@@ -108,15 +108,15 @@ def _export_program(
     contract: Contract,
     opset_version: int,
 ) -> onnx.ModelProto:
-    """ONNX of the program that ``torch.export`` records.
+    """Translate the ``ExportedProgram`` of a model to ONNX.
 
     Raises:
-        ExportError: it refuses the model, or ONNX has no word for what the model does.
+        ExportError: ``torch.export`` cannot record the model, or an operator has no translation.
     """
     with nms_recorded_whole():
         recorded = record_program(model, sample, contract)
     try:
-        # The translation records the program once more, by ONNX's rules of decomposition.
+        # The translation records the program again, with ONNX's decompositions.
         with nms_keeps_any_number():
             program = torch.onnx.export(
                 recorded,
@@ -141,20 +141,20 @@ def _export_trace(
     contract: Contract,
     opset_version: int,
 ) -> onnx.ModelProto:
-    """ONNX of a trace.
+    """Translate the trace of a model to ONNX.
 
     Raises:
-        ExportError: the model cannot be traced, or ONNX has no word for what it does.
+        ExportError: the model cannot be traced, or an operator has no translation.
     """
     file = io.BytesIO()
     with nms_recorded_whole(), warnings.catch_warnings():
-        # Constants and negative indices, of which it warns, are found afterwards by running the artifact.
+        # It warns of constants and negative indices; running the artifact afterwards reveals those.
         warnings.simplefilter("ignore", (torch.jit.TracerWarning, UserWarning))
         try:
             torch.onnx.export(
                 image_graph(model, contract),
                 example_inputs(sample, contract),
-                file,  # type: ignore[arg-type]  # a file serves as well as a path
+                file,  # type: ignore[arg-type]  # also accepts a file
                 dynamo=False,
                 input_names=[spec.name for spec in contract.inputs],
                 output_names=list(contract.output_names),
@@ -168,7 +168,7 @@ def _export_trace(
             raise untraceable(model, error) from error
     proto = onnx.load_from_string(file.getvalue())
     for value, spec in zip(proto.graph.output, contract.outputs, strict=True):
-        # This exporter follows shapes less far than the other: what it does not know, the contract does.
+        # This exporter infers fewer shapes than the other; the contract has the missing sizes.
         for dim, size in zip(value.type.tensor_type.shape.dim, spec.shape, strict=True):
             if isinstance(size, int) and not dim.HasField("dim_value"):
                 dim.dim_value = size
@@ -189,7 +189,7 @@ def _untranslatable(what: str, error: Exception, remedy: str) -> ExportError:
 
 
 def _cause(error: BaseException) -> str:
-    """What the error that began a chain of them says, and the line of the model that it names."""
+    """Return the message of the first error in a chain, with the line of the model that it names."""
     while error.__cause__ is not None:
         error = error.__cause__
     first, *others = str(error).strip().splitlines()
@@ -197,7 +197,7 @@ def _cause(error: BaseException) -> str:
 
 
 def _strip(proto: onnx.ModelProto) -> None:
-    """Remove stack traces and other notes of the exporter: they carry the paths of this machine."""
+    """Remove stack traces and other metadata of the exporter, which contain local paths."""
     for message in (proto, proto.graph, *proto.functions):
         message.ClearField("metadata_props")
         message.ClearField("doc_string")
@@ -212,20 +212,20 @@ def _strip(proto: onnx.ModelProto) -> None:
 
 
 def _name_dims(value: onnx.ValueInfoProto, spec: TensorSpec) -> None:
-    """Give the free dimensions the contract's letters instead of the exporter's expressions.
+    """Rename the free dimensions from the exporter's expressions to the contract's letters.
 
     Raises:
-        ExportError: the graph's tensor is not the contract's.
+        ExportError: the tensor of the graph differs from the contract.
     """
     dims = value.type.tensor_type.shape.dim
     fixed = [dim.dim_value if dim.HasField("dim_value") else None for dim in dims]
     expected = [dim if isinstance(dim, int) else None for dim in spec.shape]
     if value.name != spec.name or fixed != expected:
         raise ExportError(
-            "the graph does not keep the contract",
+            "the graph differs from the contract",
             got=f"{value.name} {fixed}",
             expected=f"{spec.name} {list(spec.shape)}",
-            remedy="keep every free dimension free and every fixed one fixed in the model's code",
+            remedy="change the model's code so that the free dimensions are those of the contract",
         )
     for dim, name in zip(dims, spec.shape, strict=True):
         if isinstance(name, str):
@@ -264,7 +264,7 @@ def _deform_conv2d(
 
 def _roi_pool(x: Any, rois: Any, spatial_scale: float, height: int, width: int) -> tuple[Any, Any]:
     pooled = onnxscript.opset19.MaxRoiPool(x, rois, pooled_shape=[height, width], spatial_scale=spatial_scale)
-    # The second output, where each maximum was, is for training alone.
+    # The second output, the argmax, is for training only.
     return pooled, pooled
 
 
@@ -273,12 +273,12 @@ TRANSLATIONS: dict[Any, Any] = {
     torch.ops.torchvision.deform_conv2d.default: _deform_conv2d,
     torch.ops.torchvision.roi_pool.default: _roi_pool,
 }
-"""Operators of torchvision and of ours that the exporter does not know, in ONNX's."""
+"""ONNX translations of the operators of torchvision and detexport that the exporter lacks."""
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's notes on itself from the user's screen; errors still come."""
+    """Silence the exporter's log messages; errors are still raised."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,9 +1,9 @@
-"""``nms_per_class`` in ONNX's operators, for both of torch's exporters.
+"""``nms_per_class`` in ONNX operators, for both of torch's exporters.
 
-ONNX's NonMaxSuppression takes float32 alone, in which classes cannot be moved apart without rounding. But it
-takes a batch: here each class is one, filled up to the size of the largest class with boxes of a score that
-is never selected. So the work and the memory grow with the number of classes times that size, not with the
-square of the number of boxes.
+ONNX's NonMaxSuppression supports float32 only, so an offset per class would round the boxes. But it supports
+a batch: here each class is one element, padded to the size of the largest class with boxes whose score is
+never selected. Time and memory grow with the number of classes times that size, not with the square of the
+number of boxes.
 """
 
 import math
@@ -14,26 +14,26 @@ import onnx
 import onnxscript
 import torch
 
-from detexport.layers.nms import nms_per_class  # noqa: F401 - defines the operator that is translated
+from detexport.layers.nms import nms_per_class  # noqa: F401 - defines the translated operator
 
 FILL_SCORE = torch.finfo(torch.float32).min
 LEAST_SCORE = -3.4e38
-"""Scores above it are selected: any but ``FILL_SCORE``."""
+"""Lower bound of selected scores: above ``FILL_SCORE``, below any other."""
 OPSET = 18
-"""Oldest opset that has the operators used: sums of ScatterElements."""
+"""Oldest opset with the operators used here: ScatterElements with a sum."""
 
 
 def float32_below(value: float) -> float:
-    """Return the largest float32 that is not greater: float32s above it are those above ``value``."""
+    """Return the largest float32 <= ``value``; the same float32 values are above both."""
     mantissa, exponent = math.frexp(value)
     return math.ldexp(math.floor(math.ldexp(mantissa, 24)), exponent - 24)
 
 
 def write_nms(op: Any, boxes: Any, scores: Any, classes: Any, iou_threshold: float) -> Any:
-    """Write the nodes of ``detexport::nms_per_class``.
+    """Write the ONNX nodes of ``detexport::nms_per_class``.
 
     Args:
-        op: ONNX's operators by name; inputs may be Python numbers and lists.
+        op: ONNX operators by name; inputs may be Python numbers and lists.
         boxes: (R, 4).
         scores: (R,).
         classes: (R,) int64.
@@ -44,7 +44,7 @@ def write_nms(op: Any, boxes: Any, scores: Any, classes: Any, iou_threshold: flo
     """
     count = op.Shape(scores)
     num_classes = op.Add(op.ReduceMax(op.Pad(classes, [0, 1]), keepdims=1), [1])
-    # Boxes by class; the keys are unique, so that no runtime's order of ties matters.
+    # Boxes by class; the keys are unique, so that the order of ties in a runtime does not matter.
     position = op.Range(0, op.Squeeze(count, [0]), 1)
     _, order = op.TopK(op.Add(op.Mul(classes, count), position), count, axis=0, largest=0)
     by_class = op.Gather(classes, order)
@@ -53,7 +53,7 @@ def write_nms(op: Any, boxes: Any, scores: Any, classes: Any, iou_threshold: flo
     )
     largest = op.ReduceMax(op.Pad(sizes, [0, 1], 1), keepdims=1)
     first = op.Sub(op.CumSum(sizes, 0), sizes)
-    # The cell of each box in a table of (class, place in the class), and the box of each cell.
+    # The cell of each box in a table of (class, index in the class), and the box of each cell.
     cells = op.Add(op.Mul(by_class, largest), op.Sub(position, op.Gather(first, by_class)))
     empty = op.Expand(count, op.Mul(num_classes, largest))
     box_of_cell = op.ScatterElements(empty, cells, order, axis=0)
@@ -73,9 +73,9 @@ def write_nms(op: Any, boxes: Any, scores: Any, classes: Any, iou_threshold: flo
 
 
 def _descending(op: Any, scores: Any) -> Any:
-    """Order (K,) scores, of equal ones the first first: OpenVINO's TopK gives these in any order.
+    """Sort scores (K,) in descending order; ties keep their order, which OpenVINO's TopK does not guarantee.
 
-    OpenVINO has 32 bits for the square of K: beyond 46,340 scores equal ones are in any order there.
+    OpenVINO stores the square of K in 32 bits: beyond 46,340 scores the order of its ties is undefined.
     """
     count = op.Shape(scores)
     values, order = op.TopK(scores, count, axis=0)
@@ -86,12 +86,12 @@ def _descending(op: Any, scores: Any) -> Any:
 
 
 def translate_nms(boxes: Any, scores: Any, classes: Any, iou_threshold: float) -> Any:
-    """Translate the operator of a recorded program."""
+    """Translate the operator in an ``ExportedProgram``."""
     return write_nms(onnxscript.opset18, boxes, scores, classes, iou_threshold)
 
 
 class _TraceNodes:
-    """ONNX's operators by name, as nodes of the graph of a trace."""
+    """ONNX operators by name; each call adds a node to the graph of a trace."""
 
     def __init__(self, graph: Any) -> None:
         self.graph = graph

@@ -1,4 +1,4 @@
-"""What ``torch.export`` records of a model: ``torch_export`` saves it, ``onnx`` translates it."""
+"""Recording of a model by ``torch.export``: ``torch_export`` saves the program, ``onnx`` translates it."""
 
 import inspect
 from collections.abc import Mapping
@@ -15,24 +15,24 @@ from detexport.export.method import ExportableModel, SampleInputs
 from detexport.formats.pt2 import nms_keeps_any_number, one_is_a_size
 
 RECORDED_SIZES = (333, 475)
-"""Free sizes while recording, in px: their values matter to nothing, only that none equals another."""
+"""Free sizes while recording, in px: any values that differ from each other."""
 CHECKED_SIZES = (*range(1, 200), 333, 512, 800, 1333, 4096)
-"""Sizes of one side, in px, that a program must take with each of ``CHECKED_OTHER_SIZES`` of the other."""
+"""Sizes of one side, in px, that a program must accept with each of ``CHECKED_OTHER_SIZES`` of the other."""
 CHECKED_OTHER_SIZES = (1, 31, 32, 33, 64, 65, 127, 500, 4096)
 
 
 def record_program(model: ExportableModel, sample: SampleInputs, contract: Contract) -> ExportedProgram:
-    """Record the graph of one image; each size that the contract leaves free stays free from 1 px on.
+    """Record the graph of one image; sizes that are free in the contract are free from 1 px on.
 
     Args:
-        model: in evaluation mode, on the CPU.
-        sample: uint8 (C, H, W); of it only the sizes that the contract fixes are taken. Or, of a graph that
-            takes something else, all inputs by name; that the program takes every size is then not seen to.
-        contract: what the graph takes and gives.
+        model: model in evaluation mode, on the CPU.
+        sample: uint8 (C, H, W), of which only the sizes that are fixed in the contract are used. Or, for a
+            graph with other inputs, all inputs by name; the program is then not checked for every size.
+        contract: inputs and outputs of the graph.
 
     Raises:
-        ExportError: the model's code asks for a value or a size in a way that cannot be recorded, or some
-            size of the image would be refused by the program.
+        ExportError: the model's code depends on a value or a size in a way that cannot be recorded, or the
+            program would reject some size of the image.
     """
     graph = image_graph(model, contract)
     inputs = example_inputs(sample if isinstance(sample, Mapping) else _blank(sample, contract), contract)
@@ -44,16 +44,16 @@ def record_program(model: ExportableModel, sample: SampleInputs, contract: Contr
     _drop_notes(program)
     if not isinstance(sample, Mapping):
         require_every_size(program, contract)
-    # A size that follows from others needs no range; its name would be an expression, which no reader takes.
+    # A size derived from others needs no range; its name would be an expression, which cannot be loaded.
     for size in [size for size in program.range_constraints if not size.is_symbol]:
         del program.range_constraints[size]
-    # Seen to hold for every size, they have nothing left to refuse, and would be source code in a file.
+    # The guards hold for every checked size, and would be source code in the file.
     program._guards_code.clear()
     return program
 
 
 def _blank(sample: np.ndarray, contract: Contract) -> np.ndarray:
-    """A black image of the sizes to record with."""
+    """Return a black image of the sizes to record with."""
     image, sizes = contract.inputs[0], list(sample.shape)
     free = [axis for axis, dim in enumerate(image.shape) if isinstance(dim, str)]
     for axis, size in zip(free, RECORDED_SIZES, strict=False):
@@ -62,31 +62,31 @@ def _blank(sample: np.ndarray, contract: Contract) -> np.ndarray:
 
 
 def _record(graph: nn.Module, inputs: tuple[Tensor, ...], free: tuple, name: str) -> ExportedProgram:
-    """What ``torch.export`` records; not with a named ``Dim``.
+    """Record a graph by ``torch.export``, without named ``Dim``.
 
-    Its check does not see that rounding up to a multiple holds for all.
+    The check of a named ``Dim`` rejects a rounding up to a multiple, which holds for every size.
     """
-    # A graph of any number of tensors has one argument for them all.
+    # A graph of any number of tensors has one variadic argument.
     kinds = {parameter.kind for parameter in inspect.signature(graph.forward).parameters.values()}
     shapes = (free,) if inspect.Parameter.VAR_POSITIONAL in kinds else free
     with torch.no_grad(), nms_keeps_any_number(), one_is_a_size():
         try:
             return torch.export.export(graph, inputs, dynamic_shapes=shapes, strict=False)
-        except Exception as error:  # torch.export's errors have no base of their own
+        except Exception as error:  # torch.export's errors have no common base class
             raise ExportError(
                 f"torch.export cannot record {name}",
                 got=str(error).strip().splitlines()[0],
                 expected="code whose branches and sizes do not depend on values",
-                remedy="export it by tracing, as ONNX with exporter=torchscript, or write the named part "
-                "with torch's operators alone",
+                remedy="export it by tracing, as ONNX with exporter=torchscript, or write the named code "
+                "with torch operators only",
             ) from error
 
 
 def require_every_size(program: ExportedProgram, contract: Contract) -> None:
-    """See that what recording took for granted of the image's free sizes holds for all of them.
+    """Check that the guards of a program accept all free sizes of the image.
 
     Raises:
-        ExportError: a size is refused.
+        ExportError: a size is rejected.
     """
     guards = getattr(program.module(), "_guards_fn", None)
     if guards is None:
@@ -99,21 +99,21 @@ def require_every_size(program: ExportedProgram, contract: Contract) -> None:
             guards(*tensors)
         except AssertionError as error:
             raise ExportError(
-                "the recorded program would refuse some images that the model takes",
+                "the recorded program would reject some images that the model accepts",
                 got=f"an image of {' x '.join(map(str, tensors[0].shape))}: {error}",
                 expected="every height and width from 1 px on",
-                remedy="write the operator that asks for the size so that it need not",
+                remedy="rewrite the operator that depends on the size",
             ) from error
 
 
 def _without_values(spec: TensorSpec, sizes: dict[str, int]) -> torch.Tensor:
-    """A tensor of an input's type and shape, free sizes by their letters."""
+    """Return a meta tensor of an input's dtype and shape; ``sizes``: free sizes by their letters."""
     shape = [dim if isinstance(dim, int) else sizes[dim] for dim in spec.shape]
     return torch.empty(shape, dtype=getattr(torch, spec.dtype), device="meta")
 
 
 def _drop_notes(program: ExportedProgram) -> None:
-    """Remove what names this machine: notes with paths of source files, and checks of the device."""
+    """Remove metadata with local paths, and checks of the device."""
     for module in program.graph_module.modules():
         if not isinstance(module, torch.fx.GraphModule):
             continue

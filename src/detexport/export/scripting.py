@@ -20,11 +20,11 @@ from detexport.export.torchscript_type_numbers import take_plain_names
 
 @dataclass(frozen=True)
 class Scripting(MethodTemplate):
-    """``torch.jit.script``: a list of any number of images of different sizes.
+    """``torch.jit.script`` with a list of any number of images of different sizes.
 
     Args:
-        graph_end: ``"raw"`` or ``"pasted"``: see ``Contract.ending``; pasted, the graph takes a list of
-            wanted sizes beside the list of images.
+        graph_end: ``"raw"`` or ``"pasted"``: see ``Contract.ending``. A pasted graph has a second input, the
+            list of output sizes.
     """
 
     graph_end: Literal["raw", "pasted"] = "raw"
@@ -35,13 +35,13 @@ class Scripting(MethodTemplate):
     batch = "any"
 
     def check(self) -> None:
-        """See ``require_fixed_hashes``."""
+        """Check that the process has fixed hashes: see ``require_fixed_hashes``."""
         require_fixed_hashes()
 
     def record(
         self, model: ExportableModel, sample: SampleInputs, contract: Contract
     ) -> Callable[[Path], object]:
-        """See ``MethodTemplate.record``; the sample is not needed."""
+        """Compile the model: see ``MethodTemplate.record``. ``sample`` is not used."""
         graph = batch_graph(model, contract)
         take_plain_names(graph)
         try:
@@ -52,6 +52,6 @@ class Scripting(MethodTemplate):
             raise ExportError(
                 f"{type(model).__name__} cannot be compiled by torch.jit.script",
                 got=str(error).strip().splitlines()[0],
-                remedy="export it by tracing, or write the part that is named in TorchScript's subset",
+                remedy="export it by tracing, or write the named code in TorchScript's subset",
             ) from error
         return partial(save_reproducibly, scripted)

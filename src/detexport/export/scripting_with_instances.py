@@ -1,7 +1,7 @@
 """``torch.jit.script`` for code that works with ``Instances`` and ``Boxes``.
 
-TorchScript knows attributes by their declaration, and fields are made at run time. So both classes get a
-double, written for the fields that are asked for, which the compiler takes wherever it meets the class.
+TorchScript needs declared attributes, but the fields of ``Instances`` are created at run time. So a double of
+each class is generated for the declared fields; the compiler uses it in place of the class.
 """
 
 import linecache
@@ -142,26 +142,27 @@ _numbers = count()
 
 
 def scripting_with_instances(model: nn.Module, fields: Mapping[str, type]) -> torch.jit.ScriptModule:
-    """Compile a model that makes or takes ``Instances``.
+    """Compile a model that creates or receives ``Instances``.
 
     ::
 
         fields = {"proposal_boxes": Boxes, "objectness_logits": torch.Tensor}
         scripted = scripting_with_instances(model, fields)
 
-    Scripted ``Instances`` are made by ``Instances(image_size)``, with or without fields as keywords; they
-    have their fields as attributes, ``image_size``, ``has``, ``set``, ``to``, a length, an index by a tensor,
-    and ``get_fields``, which gives tensors. ``from_scripted`` makes what a scripted model returns to Python
-    the ordinary class again. Where the model is one of ``detexport.modeling`` or holds one, its
-    ``inference(inputs, do_postprocess=False)``, which is also its ``forward``, is what is compiled.
+    Scripted code creates ``Instances(image_size)``, with or without fields as keywords. They have their
+    fields as attributes, ``image_size``, ``has``, ``set``, ``to``, a length, an index by a tensor, and
+    ``get_fields``, which returns tensors. ``from_scripted`` converts a scripted model's output to ordinary
+    ``Instances``.
+
+    For a model of ``detexport.modeling``, or a submodule that is one, the compiled ``forward`` and
+    ``inference`` are its ``inference(inputs, do_postprocess=False)``.
 
     Args:
-        model: in evaluation mode.
-        fields: every field that ``Instances`` have anywhere in the model, and its type: ``torch.Tensor`` or
-            ``Boxes``.
+        model: model in evaluation mode.
+        fields: every field of ``Instances`` in the model, and its type: ``torch.Tensor`` or ``Boxes``.
 
     Raises:
-        ExportError: the model is in training mode, a type is not supported, a field that the model gives is
+        ExportError: the model is in training mode, a type is not supported, a field of the model's output is
             not declared, or the model cannot be compiled.
     """
     if model.training:
@@ -183,12 +184,12 @@ def scripting_with_instances(model: nn.Module, fields: Mapping[str, type]) -> to
             raise ExportError(
                 f"{type(model).__name__} cannot be compiled by torch.jit.script",
                 got=str(error).strip(),
-                remedy="declare every field that is used, and write the named part in TorchScript's subset",
+                remedy="declare every field that is used, and write the named code in TorchScript's subset",
             ) from error
 
 
 def from_scripted(instances: Any) -> Instances:
-    """The ordinary ``Instances`` of what a scripted model returned; fields that are not set are left out."""
+    """Convert scripted ``Instances`` to ordinary ones; fields that are not set are left out."""
     height, width = instances.image_size
     fields = instances.get_fields()
     boxes = {name for name in fields if hasattr(getattr(instances, f"_{name}"), "tensor")}
@@ -198,7 +199,7 @@ def from_scripted(instances: Any) -> Instances:
 
 
 def _doubles(fields: Mapping[str, type]) -> ModuleType:
-    """A module with the doubles of both classes, for these fields."""
+    """Create a module with the doubles of both classes, for these fields."""
     unsupported = {
         name: kind for name, kind in fields.items() if kind not in NAMES or not _can_be_field(name)
     }
@@ -207,13 +208,13 @@ def _doubles(fields: Mapping[str, type]) -> ModuleType:
             "these fields cannot be declared",
             got=", ".join(f"{name}: {kind}" for name, kind in unsupported.items()) or "no field",
             expected="names for attributes that Instances lack, each with torch.Tensor or structures.Boxes",
-            remedy="rename the field; keep what is of another type outside of the scripted model",
+            remedy="rename the field; keep values of other types outside of the scripted model",
         )
-    # A compiled class is known by its name for the rest of the process.
+    # TorchScript caches a compiled class by its name for the rest of the process.
     module = ModuleType(f"detexport_scripted_instances_{next(_numbers)}")
     module.__file__ = f"<{module.__name__}>"
     text = _source(fields)
-    # Where TorchScript looks for the source of a class.
+    # TorchScript reads the source of a class from here.
     linecache.cache[module.__file__] = (len(text), None, text.splitlines(keepends=True), module.__file__)
     sys.modules[module.__name__] = module
     exec(compile(text, module.__file__, "exec"), vars(module))
@@ -221,7 +222,7 @@ def _doubles(fields: Mapping[str, type]) -> ModuleType:
 
 
 def _can_be_field(name: str) -> bool:
-    """Whether ``Instances`` can have a field of this name beside what they have already."""
+    """Return whether ``Instances`` can have a field of this name."""
     taken = iskeyword(name) or name == "self" or hasattr(Instances, name)
     return name.isidentifier() and not name.startswith("_") and not taken
 
@@ -246,7 +247,7 @@ def _source(fields: Mapping[str, type]) -> str:
         )
         + "".join(FIELD.format(name=name, kind=kind) for name, kind in kinds.items())
         + METHODS.format(
-            # A class does not know its own defaults yet.
+            # The defaults of the class are not yet known within it.
             unset=", None" * len(kinds),
             has=each('if name == "{name}":\n    return self._{name} is not None'),
             set=each(
@@ -264,17 +265,17 @@ def _source(fields: Mapping[str, type]) -> str:
 
 
 def _as_tensor(name: str, kind: str) -> dict[str, str]:
-    """How a field becomes a tensor, and how it is made of one that a graph gives."""
+    """Return the expressions from a field to its tensor, and from a graph's output to the field."""
     if kind == "Boxes":
         return {"tensor": f"{name}_.tensor", "from_found": f'Boxes(found["{name}"])'}
-    # A graph's masks are (R, n, n), those of eager instances (R, 1, n, n).
+    # Masks of a graph are (R, S, S), those of eager ``Instances`` (R, 1, S, S).
     channel = ".unsqueeze(1)" if name == "pred_masks" else ""
     return {"tensor": f"{name}_", "from_found": f'found["{name}"]{channel}'}
 
 
 @contextmanager
 def _nothing_compiled_before() -> Iterator[None]:
-    """Let the compiler forget what it made of the same code with other fields, and then these."""
+    """Compile with empty caches: the same code may have been compiled with other fields."""
     state, recursive = torch.jit._state, torch.jit._recursive
     kept = state._jit_caching_layer, recursive.concrete_type_store
     state._jit_caching_layer = WeakKeyDictionary()
@@ -287,7 +288,7 @@ def _nothing_compiled_before() -> Iterator[None]:
 
 @contextmanager
 def _compiled_as(original: type, double: type, compiled: Any) -> Iterator[None]:
-    """Let the compiler take a class's double wherever it meets the class, by value or in an annotation."""
+    """Make the compiler use the double in place of the class, as a value and in annotations."""
     classes = torch.jit._state._script_classes
     original._jit_override_qualname = torch._jit_internal._qualified_name(double)  # type: ignore[attr-defined]
     classes[original] = compiled
@@ -300,7 +301,7 @@ def _compiled_as(original: type, double: type, compiled: Any) -> Iterator[None]:
 
 @contextmanager
 def _graphs_for_detectors(held: nn.Module, doubles: Any, fields: Mapping[str, type]) -> Iterator[None]:
-    """Put compilable graphs in the place of the models whose ``forward`` is for people."""
+    """Replace models whose ``forward`` cannot be compiled by their graphs."""
     replaced: list[tuple[nn.Module, str, nn.Module]] = []
     for parent in list(held.modules()):
         for name, child in list(parent.named_children()):
@@ -321,8 +322,8 @@ def _require_declared(model: Any, fields: Mapping[str, type]) -> None:
     missing = [name for name in given if name not in fields]
     if missing or not given:
         raise ExportError(
-            f"the fields of {type(model).__name__}'s Instances are not those that are declared",
+            f"the declared fields do not fit {type(model).__name__}'s Instances",
             got=", ".join(fields),
-            expected=", ".join(given) or "a model that gives Instances",
+            expected=", ".join(given) or "a model that returns Instances",
             remedy=f"declare {', '.join(missing)} too" if missing else "export it by the method scripting",
         )

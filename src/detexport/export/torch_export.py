@@ -1,4 +1,4 @@
-"""An ExportedProgram: the graph that ``torch.export`` records, in PyTorch's own operators."""
+"""ExportedProgram: the graph that ``torch.export`` records, in PyTorch operators."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ MAIN_FILE = "model.pt2"
 
 @dataclass(frozen=True)
 class TorchExport(MethodTemplate):
-    """``torch.export``: height and width stay free, the batch is one image.
+    """``torch.export`` with free height and width, batch size 1.
 
     Args:
         graph_end: ``"raw"`` or ``"pasted"``: see ``Contract.ending``.
@@ -32,5 +32,5 @@ class TorchExport(MethodTemplate):
     def record(
         self, model: ExportableModel, sample: SampleInputs, contract: Contract
     ) -> Callable[[Path], object]:
-        """See ``MethodTemplate.record``; of the sample only its fixed sizes are needed."""
+        """Record the program: see ``MethodTemplate.record``. Only the fixed sizes of ``sample`` are used."""
         return partial(save_program, record_program(model, sample, contract))

@@ -1,4 +1,4 @@
-"""TorchScript files whose bytes say nothing of the machine, folder, process or hour they were written in."""
+"""TorchScript files whose bytes do not depend on machine, folder, process or time."""
 
 import io
 import sys
@@ -12,14 +12,14 @@ from detexport.export.torchscript_type_numbers import renumber_types
 from detexport.formats.zip_archive import repack_zip
 
 MAIN_FILE = "model.pt"
-# Source ranges with absolute paths, and a checksum over them; a loaded module works without either.
+# Source ranges with absolute paths, and a checksum over them; a loaded module needs neither.
 LEFT_OUT = (".debug_pkl", ".data/serialization_id")
 RENAMED = "renamed/"
-"""Below it, until the archive is repacked, are the members that take the place of others."""
+"""Prefix of the members that replace others when the archive is repacked."""
 
 
 def require_fixed_hashes() -> None:
-    """Refuse a process whose hashes are random: the order of a scripted module's constants follows them.
+    """Check that the process has fixed hashes: they determine the order of a scripted module's constants.
 
     Raises:
         ExportError: PYTHONHASHSEED is not 0.
@@ -34,20 +34,20 @@ def require_fixed_hashes() -> None:
 
 
 def save_reproducibly(module: torch.jit.ScriptModule, path: Path) -> None:
-    """Save a module so that the same module gives the same bytes, whatever the process did before.
+    """Save a module so that its bytes do not depend on what the process did before.
 
     Args:
         module: a traced or scripted module.
         path: the file to write.
     """
-    # Into memory first: torch's own writer ends the whole process where the disk is full.
+    # Into memory first: torch's writer aborts the process if the disk is full.
     saved = io.BytesIO(module.save_to_buffer())
     old = _append_renamed(saved)
     repack_zip(saved, path, (*LEFT_OUT, *old), lambda name: name.replace(RENAMED, "", 1))
 
 
 def _append_renamed(saved: io.BytesIO) -> tuple[str, ...]:
-    """Append code and pickles whose types are counted anew; gives the names of those that they replace."""
+    """Append code and pickles with renumbered types; return the names of the members that they replace."""
     with zipfile.ZipFile(saved, "a") as archive:
         old = {name: archive.read(name) for name in archive.namelist() if name.endswith((".py", ".pkl"))}
         root = next(iter(old)).partition("/")[0]

@@ -1,8 +1,8 @@
-"""Names of the types in a TorchScript file, made independent of what the process compiled before.
+"""Names of the types in a TorchScript file, independent of what the process compiled before.
 
-A type whose name is taken is told from the others by a count of the process, as in
-``__torch__.torch.nn.modules.conv.___torch_mangle_41.Conv2d``: the second export of a model would not give the
-bytes of the first. Here every type gets such a number, and is counted in the order in which the model has it.
+TorchScript adds a counter of the process to a name that exists already, as in
+``__torch__.torch.nn.modules.conv.___torch_mangle_41.Conv2d``: a second export of a model would have other
+bytes than the first. Here every type has such a number, counted in the order of the model.
 """
 
 import pickletools
@@ -16,9 +16,9 @@ NUMBER = re.compile(r"(?<=___torch_mangle_)\d+")
 
 
 def take_plain_names(module: nn.Module) -> None:
-    """See that none of the types which ``module`` is compiled to gets a name without a number.
+    """Reserve the plain names, so that every type that ``module`` is compiled to gets a number.
 
-    Those without one share a file with others, and what torch writes into it depends on them all.
+    Types without a number share a file, and what torch writes to it depends on all of them.
     """
     for kind in {type(part) for part in module.modules()}:
         if torch.jit._state._python_cu.get_class(torch._jit_internal._qualified_name(kind)) is None:
@@ -26,13 +26,13 @@ def take_plain_names(module: nn.Module) -> None:
 
 
 def renumber_types(members: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Renumber the types of an archive by the order in which its values, and the code of these, name them.
+    """Renumber the types of an archive in the order in which its values and their code name them.
 
     Args:
         members: code (``<module>.py``) and pickles (``<name>.pkl``) of an archive by name.
 
     Returns:
-        The same code and values; the names of the members follow those of the types.
+        The same code and values; members are renamed with the types.
     """
     pickles = {name: content for name, content in members.items() if name.endswith(".pkl")}
     code = {name: content.decode() for name, content in members.items() if name not in pickles}
@@ -46,7 +46,7 @@ def renumber_types(members: Mapping[str, bytes]) -> dict[str, bytes]:
                 visit(code_of.get(number, ""))
 
     for content in pickles.values():
-        for _, _, text in _texts(content):
+        for _, _, text in _strings(content):
             visit(text)
     for name in sorted(code):
         visit(name + code[name])
@@ -56,22 +56,25 @@ def renumber_types(members: Mapping[str, bytes]) -> dict[str, bytes]:
 
     return {
         **{renumbered(name): renumbered(text).encode() for name, text in code.items()},
-        **{name: _replace_texts(content, renumbered) for name, content in pickles.items()},
+        **{name: _replace_strings(content, renumbered) for name, content in pickles.items()},
     }
 
 
-def _texts(content: bytes) -> Iterator[tuple[int, str, str]]:
-    """Where a pickle names types, by which opcode: a value's, or, in a text, that of a list's elements."""
+def _strings(content: bytes) -> Iterator[tuple[int, str, str]]:
+    """Yield position, opcode and text of each string in a pickle that may name a type.
+
+    GLOBAL names the type of a value; a BINUNICODE string may name that of a list's elements.
+    """
     for opcode, value, position in pickletools.genops(content):
         if position is not None and opcode.name in ("GLOBAL", "BINUNICODE"):
             yield position, opcode.name, str(value)
 
 
-def _replace_texts(content: bytes, replaced: Callable[[str], str]) -> bytes:
-    """A pickle with other names of types in it."""
+def _replace_strings(content: bytes, replaced: Callable[[str], str]) -> bytes:
+    """Return a pickle with the names of its types replaced."""
     parts: list[bytes] = []
     end = 0
-    for position, opcode, text in _texts(content):
+    for position, opcode, text in _strings(content):
         parts += content[end:position], _encoded(opcode, replaced(text))
         end = position + len(_encoded(opcode, text))
     return b"".join([*parts, content[end:]])

@@ -19,10 +19,10 @@ from detexport.export.torchscript_type_numbers import take_plain_names
 
 @dataclass(frozen=True)
 class Tracing(MethodTemplate):
-    """``torch.jit.trace``: height and width stay free, the batch is one image.
+    """``torch.jit.trace`` with free height and width, batch size 1.
 
-    A trace keeps the branches that its sample takes. The project's models have none on this road, so any
-    image serves; a model of your own needs a sample that takes the branches which real images take.
+    A trace records only the branches that its sample takes. The models of this package have none, so any
+    image will do. A custom model needs a sample that takes the same branches as real images.
 
     Args:
         graph_end: ``"raw"`` or ``"pasted"``: see ``Contract.ending``.
@@ -37,12 +37,12 @@ class Tracing(MethodTemplate):
     def record(
         self, model: ExportableModel, sample: SampleInputs, contract: Contract
     ) -> Callable[[Path], object]:
-        """See ``MethodTemplate.record``."""
+        """Trace the model: see ``MethodTemplate.record``."""
         graph = image_graph(model, contract)
         take_plain_names(graph)
         with torch.no_grad(), warnings.catch_warnings():
-            # TorchScript is what was asked for, and that shapes become constants is measured afterwards
-            # by running the artifact at other sizes.
+            # TorchScript was requested. Running the artifact at other sizes afterwards reveals shapes that
+            # became constants.
             warnings.simplefilter("ignore", (FutureWarning, torch.jit.TracerWarning))
             try:
                 traced = torch.jit.trace(graph, example_inputs(sample, contract), check_trace=False)

@@ -1,4 +1,4 @@
-"""Models of rich inputs and outputs for ``torch.jit.trace``, which takes and gives tuples of tensors."""
+"""Adapter of models with rich inputs and outputs to ``torch.jit.trace``, which supports tuples of tensors."""
 
 import inspect
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from detexport.schema import Schema, flatten
 
 
 class TracingAdapter(nn.Module):
-    """A model behind flattened inputs and outputs, and the schemas that lead back.
+    """A model with flattened inputs and outputs, and the schemas to rebuild them.
 
     ::
 
@@ -24,20 +24,19 @@ class TracingAdapter(nn.Module):
         model: the model.
         inputs: one argument of the model, or a tuple of its arguments.
         inference_func: called with the model and the arguments; by default the model's ``inference`` without
-            post-processing where it has that choice (a trace would keep which pixels a mask covers), else the
-            model itself.
-        allow_non_tensor: leave what is not made of tensors out of the inputs and outputs. The schemas can
-            then build nothing: for one run that is looked at, such as a count of operations.
+            post-processing, if it has that option (a trace would record the pixels of a mask as constants),
+            else the model itself.
+        allow_non_tensor: leave values that are not tensors out of the inputs and outputs. There are then no
+            schemas: for a single analysis, such as a count of operations.
 
     Attributes:
         flattened_inputs: the tensors of ``inputs``.
-        inputs_schema: how they make up the inputs; None with ``allow_non_tensor``.
-        outputs_schema: how the outputs are made up; None before the first call, and with
-            ``allow_non_tensor``.
+        inputs_schema: rebuilds the inputs from them; None with ``allow_non_tensor``.
+        outputs_schema: rebuilds the outputs; None before the first call, and with ``allow_non_tensor``.
 
     Raises:
-        ExportError: the inputs, or in a call the outputs, are not made of tensors, or the outputs are made up
-            in another way than those of the call before.
+        ExportError: the inputs or outputs contain values other than tensors, or the structure of the outputs
+            differs from that of the call before.
     """
 
     def __init__(
@@ -57,9 +56,9 @@ class TracingAdapter(nn.Module):
         self.outputs_schema: Schema | None = None
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """The flattened outputs for flattened inputs.
+        """Return the flattened outputs for flattened inputs.
 
-        With ``allow_non_tensor`` the given tensors must be ``flattened_inputs`` themselves.
+        With ``allow_non_tensor``, ``tensors`` must be ``flattened_inputs`` themselves.
         """
         with torch.no_grad():
             if self.inputs_schema is not None:
@@ -73,7 +72,7 @@ class TracingAdapter(nn.Module):
         if not self.allow_non_tensor:
             if self.outputs_schema not in (None, schema):
                 raise ExportError(
-                    "the model's outputs are made up in another way than in the call before",
+                    "the structure of the model's outputs differs from that of the call before",
                     got=schema,
                     expected=self.outputs_schema,
                     remedy="trace one adapter with one kind of input",
@@ -89,13 +88,13 @@ class TracingAdapter(nn.Module):
             raise ExportError(
                 "the inputs cannot be built from other tensors",
                 got=f"{len(tensors)} tensors",
-                expected="flattened_inputs, since parts of the inputs were filtered out",
+                expected="flattened_inputs, since values that are not tensors were filtered out",
                 remedy="build the adapter without allow_non_tensor",
             )
 
 
 def default_inference(model: Any, *inputs: Any) -> Any:
-    """Call the model, without post-processing where it offers that."""
+    """Call the model, without post-processing if it has that option."""
     inference = getattr(model, "inference", None)
     if inference is not None and "do_postprocess" in inspect.signature(inference).parameters:
         return inference(*inputs, do_postprocess=False)

@@ -1,8 +1,8 @@
 """Detection models, built from a configuration: ``build_model(cfg)``.
 
-The code is written once for every path: it runs eager, trains, traces, scripts and goes through
-``torch.export``. Each module has a ``forward`` of rich values for people (``Instances``, ``ImageList``) and a
-method on tensors alone that both it and the exported graph call.
+The same code runs eagerly, trains, traces, scripts and goes through ``torch.export``. Each module has a
+``forward`` on rich values (``Instances``, ``ImageList``), and a method on tensors that ``forward`` and the
+exported graph both call.
 """
 
 from detexport.layers import ShapeSpec

@@ -1,4 +1,4 @@
-"""Anchors: boxes of fixed sizes and aspect ratios at every cell of a feature map."""
+"""Anchor generator: boxes of fixed sizes and aspect ratios at every cell of a feature map."""
 
 import math
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ def build_anchor_generator(cfg: CfgNode, input_shape: list[ShapeSpec]) -> Any:
 
 
 def _per_level(values: Sequence[Any], levels: int, key: str) -> list[list[float]]:
-    """One list a level; a single list, or plain numbers, serve every level."""
+    """Return one list per level; a single list, or numbers, apply to every level."""
     if not isinstance(values[0], list | tuple):
         values = [values]
     if len(values) == 1:
@@ -34,10 +34,10 @@ def _per_level(values: Sequence[Any], levels: int, key: str) -> list[list[float]
 
 
 def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Tensor:
-    """Anchors of one cell, centred on 0: sizes outside, ratios (height / width) inside.
+    """Return the anchors of one cell, centred on 0: for each size all aspect ratios (height / width).
 
     Returns:
-        (A, 4) XYXY in px, each of the area size².
+        (A, 4) XYXY in px; the area of each is size².
     """
     boxes = []
     for size in sizes:
@@ -50,13 +50,13 @@ def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Tens
 
 @ANCHOR_GENERATOR_REGISTRY.register(name="DefaultAnchorGenerator")
 class AnchorGrid(nn.Module):
-    """The anchors of every cell of every level.
+    """A module that returns the anchors of every cell of every level.
 
     Args:
-        sizes: side of an anchor's square in px, a list a level or one list for all.
-        aspect_ratios: height over width, likewise.
-        strides: px of the image a cell, one a level.
-        offset: where in its cell an anchor lies, in cells.
+        sizes: square roots of the anchors' areas in px, a list per level or one list for all levels.
+        aspect_ratios: height over width, a list per level or one list for all levels.
+        strides: stride of each level in px.
+        offset: centre of an anchor within its cell, as a fraction of the stride.
     """
 
     cells: Tensor
@@ -73,9 +73,9 @@ class AnchorGrid(nn.Module):
         super().__init__()
         if not 0 <= offset < 1:
             raise ConfigError(
-                "an anchor lies in its cell",
+                "the anchor offset is out of range",
                 got=f"MODEL.ANCHOR_GENERATOR.OFFSET: {offset}",
-                expected="a part of the cell's side, at least 0 and less than 1",
+                expected="a fraction of the stride, at least 0 and less than 1",
             )
         self.strides: List[int] = list(strides)
         self.offset = offset
@@ -90,14 +90,14 @@ class AnchorGrid(nn.Module):
         ]
         if len({len(cell) for cell in cells}) != 1:
             raise ConfigError(
-                "every level has the same number of anchors a cell", got=[len(cell) for cell in cells]
+                "every level must have the same number of anchors per cell", got=[len(cell) for cell in cells]
             )
         self.num_anchors: List[int] = [len(cell) for cell in cells]
         self.register_buffer("cells", torch.stack(cells), persistent=False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: list[ShapeSpec]) -> dict[str, Any]:
-        """The arguments that a configuration says."""
+        """Return the constructor arguments for a configuration."""
         node = cfg.MODEL.ANCHOR_GENERATOR
         return {
             "sizes": node.SIZES,
@@ -107,16 +107,16 @@ class AnchorGrid(nn.Module):
         }
 
     def forward(self, features: List[Tensor]) -> List[Tensor]:
-        """The anchors of each level, in the order of a (H, W, A) grid.
+        """Return the anchors of each level, in the order of a (H, W, A) grid.
 
-        Positions count ones over a row and a column of the feature map: neither a size nor a device is
-        written into a trace.
+        Positions are cumulative sums of ones over a row and a column of the feature map, so that a trace
+        contains neither a size nor a device.
 
         Args:
-            features: one (N, C, H, W) a level.
+            features: one (N, C, H, W) per level.
 
         Returns:
-            one (H * W * A, 4) a level, XYXY in px of the padded image.
+            one (H * W * A, 4) per level, XYXY in px of the padded image.
         """
         anchors: List[Tensor] = []
         for level, feature in enumerate(features):
@@ -133,11 +133,11 @@ class AnchorGrid(nn.Module):
 
 
 def by_anchor(maps: Tensor, values: int) -> Tensor:
-    """What a head predicts for the anchors of a level, in the anchors' order.
+    """Reshape the output of a head for one level to the order of the anchors.
 
     Args:
         maps: (N, A * values, H, W).
-        values: numbers that belong to one anchor.
+        values: values per anchor.
 
     Returns:
         (N, HWA, values).
@@ -145,7 +145,7 @@ def by_anchor(maps: Tensor, values: int) -> Tensor:
     return (
         maps.view(maps.shape[0], -1, values, maps.shape[2], maps.shape[3])
         .permute(0, 3, 4, 1, 2)
-        # Written out: whether flatten must copy depends on the size, and torch.export would ask.
+        # Explicit: whether flatten must copy depends on the size, and torch.export would guard on it.
         .clone(memory_format=torch.contiguous_format)
         .flatten(1, 3)
     )

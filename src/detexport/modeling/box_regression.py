@@ -1,4 +1,4 @@
-"""Boxes as differences from other boxes (Girshick et al. 2014)."""
+"""Box regression: encode boxes as deltas from anchors or proposals (Girshick et al. 2014)."""
 
 import math
 from dataclasses import dataclass
@@ -12,21 +12,21 @@ from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, genera
 from detexport.errors import ConfigError
 
 MAX_LOG_SCALE = math.log(1000.0 / 16)
-"""A box grows at most by this factor: exp of a wild delta would overflow."""
+"""Upper bound of dw and dh: exp of a larger delta could overflow."""
 
 
 @dataclass(frozen=True)
 class Box2BoxTransform:
-    """(dx, dy, dw, dh) between boxes: shift of the centre in sizes, log of the ratio of sizes.
+    """Encoding of box deltas (dx, dy, dw, dh): shift of the centre over the size, log of the size ratio.
 
     Args:
-        weights: the four differences are multiplied by these.
+        weights: factors of dx, dy, dw and dh.
     """
 
     weights: tuple[float, float, float, float]
 
     def get_deltas(self, src_boxes: Tensor, target_boxes: Tensor) -> Tensor:
-        """(R, 4) differences that turn (R, 4) ``src_boxes`` into ``target_boxes``, XYXY."""
+        """Return the box deltas (R, 4) that transform ``src_boxes`` (R, 4) into ``target_boxes``, XYXY."""
         src_size = src_boxes[:, 2:] - src_boxes[:, :2]
         target_size = target_boxes[:, 2:] - target_boxes[:, :2]
         src_center = src_boxes[:, :2] + 0.5 * src_size
@@ -36,20 +36,20 @@ class Box2BoxTransform:
         return deltas * deltas.new_tensor(self.weights)
 
     def apply_deltas(self, deltas: Tensor, boxes: Tensor) -> Tensor:
-        """See ``apply_deltas``."""
+        """Decode box deltas, as the function ``apply_deltas`` does with the weights of this encoding."""
         return apply_deltas(deltas, boxes, list(self.weights))
 
 
 def apply_deltas(
     deltas: Tensor, boxes: Tensor, weights: List[float], max_log_scale: float = MAX_LOG_SCALE
 ) -> Tensor:
-    """Move and stretch boxes.
+    """Decode box deltas to boxes.
 
     Args:
-        deltas: (R, K * 4), K differences a box.
+        deltas: (R, K * 4) box deltas, K per box.
         boxes: (R, 4) XYXY in px.
-        weights: what the four differences were multiplied by.
-        max_log_scale: upper bound of the logarithm of a size's growth.
+        weights: factors of dx, dy, dw and dh in ``deltas``.
+        max_log_scale: upper bound of dw and dh.
 
     Returns:
         (R, K * 4) XYXY in px.
@@ -60,7 +60,7 @@ def apply_deltas(
     heights = boxes[:, 3] - boxes[:, 1]
     centers_x = boxes[:, 0] + 0.5 * widths
     centers_y = boxes[:, 1] + 0.5 * heights
-    # By steps, not by a change of shape: of no box at all, ONNX of a trace could not work one out.
+    # Strided slices instead of a reshape: with no box, ONNX of a trace cannot infer the new shape.
     dx = deltas[:, 0::4] / weights[0]
     dy = deltas[:, 1::4] / weights[1]
     dw = (deltas[:, 2::4] / weights[2]).clamp(max=max_log_scale)
@@ -73,7 +73,7 @@ def apply_deltas(
 
 
 def smooth_l1_sum(prediction: Tensor, target: Tensor, beta: float) -> Tensor:
-    """Sum of Huber losses; ``beta`` 0 is the absolute difference."""
+    """Return the sum of the smooth L1 losses; ``beta`` 0 is the L1 loss."""
     if beta < 1e-5:
         return (prediction - target).abs().sum()
     return F.smooth_l1_loss(prediction, target, beta=beta, reduction="sum")
@@ -84,7 +84,7 @@ IOU_LOSSES = {
     "diou": distance_box_iou_loss,
     "ciou": complete_box_iou_loss,
 }
-"""Losses of overlapping boxes: Rezatofighi et al. 2019 (giou), Zheng et al. 2020 (diou and ciou)."""
+"""Losses of box overlap: Rezatofighi et al. 2019 (giou), Zheng et al. 2020 (diou and ciou)."""
 
 
 def box_loss_sum(
@@ -96,15 +96,15 @@ def box_loss_sum(
     loss_type: str,
     smooth_l1_beta: float,
 ) -> Tensor:
-    """Sum of the losses of predicted boxes.
+    """Return the sum of the box regression losses.
 
     Args:
-        deltas: (R, 4) predicted differences.
-        boxes: (R, 4) XYXY in px, from which the differences are.
-        gt_boxes: (R, 4) XYXY in px, where they should lead.
-        transform: meaning of the differences.
-        loss_type: ``smooth_l1`` of the differences; ``giou``, ``diou`` or ``ciou`` of the boxes.
-        smooth_l1_beta: where ``smooth_l1`` turns linear.
+        deltas: (R, 4) predicted box deltas.
+        boxes: (R, 4) anchors or proposals, XYXY in px.
+        gt_boxes: (R, 4) ground truth boxes, XYXY in px.
+        transform: encoding of the box deltas.
+        loss_type: ``smooth_l1`` of the box deltas; ``giou``, ``diou`` or ``ciou`` of the boxes.
+        smooth_l1_beta: where the smooth L1 loss becomes linear.
     """
     if loss_type == "smooth_l1":
         return smooth_l1_sum(deltas, transform.get_deltas(boxes, gt_boxes), smooth_l1_beta)
@@ -112,7 +112,7 @@ def box_loss_sum(
 
 
 def box_loss_type(value: str, key: str) -> str:
-    """The ``value`` of the configuration's ``key``, as ``box_loss_sum`` takes it.
+    """Return the ``loss_type`` of ``box_loss_sum`` for the ``value`` of a configuration's ``key``.
 
     Raises:
         ConfigError: there is no such loss.
@@ -133,16 +133,16 @@ def anchor_loss_sum(
     loss_type: str,
     smooth_l1_beta: float,
 ) -> Tensor:
-    """Return the box loss, summed over the anchors of the foreground.
+    """Return the sum of the box regression losses over the foreground anchors.
 
     Args:
-        anchors: (HWA, 4) a level, XYXY in px.
-        deltas: (N, HWA, 4) a level, differences that were predicted.
-        gt_boxes: one (R, 4) an image, the box that each anchor of all levels answers for.
+        anchors: (HWA, 4) per level, XYXY in px.
+        deltas: (N, HWA, 4) per level, predicted box deltas.
+        gt_boxes: one (R, 4) per image, the matched ground truth box of each anchor of all levels.
         foreground: (N, R) bool.
-        transform: meaning of the differences.
+        transform: encoding of the box deltas.
         loss_type: see ``box_loss_sum``.
-        smooth_l1_beta: where a smooth L1 loss turns linear.
+        smooth_l1_beta: where the smooth L1 loss becomes linear.
     """
     return box_loss_sum(
         torch.cat(deltas, dim=1)[foreground],

@@ -1,4 +1,4 @@
-"""Names for what a model's outputs count: its contract."""
+"""Class and keypoint names of a model, in its contract."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,9 +9,9 @@ from detexport.errors import ConfigError, listed
 
 
 def count_classes(net: Any) -> dict[str, int]:
-    """How many ``things``, ``stuff`` and ``keypoints`` a model tells apart, of those that it gives.
+    """Count the ``things``, ``stuff`` and ``keypoints`` of a model, without kinds that it does not output.
 
-    ``things`` are the classes of instances, ``stuff`` those of pixels, of which the first stands for all
+    ``things`` are the classes of instances. ``stuff`` are the classes of pixels; the first stands for all
     things.
     """
     shapes = {spec.name: spec.shape for spec in net.contract(()).outputs}
@@ -33,18 +33,18 @@ def named_contract(
     what: str,
     remedy: str,
 ) -> Contract:
-    """A model's contract with names by kind, as ``count_classes`` has them; keypoints may be without.
+    """Return a model's contract with its class names; keypoint names may be missing.
 
     Args:
         net: the model.
-        names: for each kind one name a class.
+        names: for each kind of ``count_classes``, one name per class.
         keypoint_sigmas: ``TEST.KEYPOINT_OKS_SIGMAS``, which may be empty.
-        what: names the model in errors.
+        what: name of the model, for errors.
         remedy: how to give other names, for errors.
 
     Raises:
-        ConfigError: the names are not lists of texts; there are names for what the model does not have, or
-            more or fewer than it has; or as many sigmas as it has no keypoints.
+        ConfigError: the names are not lists of strings, or the number of names or sigmas does not fit the
+            model.
     """
     counts = count_classes(net)
     names = {kind: checked_names(found, f"the names of {what}'s {kind}") for kind, found in names.items()}

@@ -1,4 +1,4 @@
-"""Which ground truth each anchor or proposal answers for, and which of them to learn from."""
+"""Matching of anchors and proposals to ground truth, and their sampling for training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ class Matcher:
     """Match boxes to ground truth by IoU.
 
     Args:
-        thresholds: ascending IoUs that divide the labels.
-        labels: one more than thresholds; 1 foreground, 0 background, -1 ignored.
-        allow_low_quality_matches: a ground truth's best boxes are foreground even below the thresholds.
+        thresholds: ascending IoUs, the bounds between the labels.
+        labels: one more than ``thresholds``: 1 foreground, 0 background, -1 ignored.
+        allow_low_quality_matches: label the best boxes of each ground truth foreground, whatever their IoU.
     """
 
     thresholds: Sequence[float]
@@ -24,10 +24,10 @@ class Matcher:
     allow_low_quality_matches: bool = False
 
     def __call__(self, iou: Tensor) -> tuple[Tensor, Tensor]:
-        """Match the columns of ``iou``, (G, R), with G ground truths and R boxes.
+        """Match R boxes to G ground truth boxes by their IoU (G, R).
 
         Returns:
-            (R,) int64 index of the best ground truth, (R,) int8 label.
+            (R,) int64 index of the best ground truth box, (R,) int8 label.
         """
         if iou.shape[0] == 0:
             matches = iou.new_zeros(iou.shape[1], dtype=torch.int64)
@@ -46,16 +46,16 @@ class Matcher:
 def subsample_labels(
     labels: Tensor, num_samples: int, positive_fraction: float, background: int
 ) -> tuple[Tensor, Tensor]:
-    """Draw positions to learn from.
+    """Sample foreground and background for training.
 
     Args:
-        labels: (R,) class labels; -1 is never drawn.
-        num_samples: how many to draw in all.
-        positive_fraction: at most this part of them is foreground.
-        background: the label of the background.
+        labels: (R,) class labels; -1 (ignored) is never sampled.
+        num_samples: number of samples.
+        positive_fraction: upper bound of the fraction of foreground samples.
+        background: label of the background.
 
     Returns:
-        indices of the foreground and of the background that were drawn.
+        Indices of the sampled foreground and of the sampled background.
     """
     positive = ((labels != -1) & (labels != background)).nonzero()[:, 0]
     negative = (labels == background).nonzero()[:, 0]
@@ -68,16 +68,16 @@ def subsample_labels(
 
 
 def match_anchors(anchors: Boxes, gt_boxes: Boxes, matcher: Matcher) -> tuple[Tensor, Tensor, Tensor]:
-    """Match anchors to the ground truth of an image.
+    """Match anchors to the ground truth boxes of an image.
 
     Args:
-        anchors: of all levels.
-        gt_boxes: of the image; may be empty.
-        matcher: see ``Matcher``.
+        anchors: the anchors of all levels.
+        gt_boxes: ground truth of the image; may be empty.
+        matcher: assigns the labels.
 
     Returns:
-        (R,) int64 index of the best ground truth, (R,) int8 label, (R, 4) box of that ground truth, zeros if
-        the image has none.
+        (R,) int64 index of the best ground truth box, (R,) int8 label, (R, 4) that box; zeros if the image
+        has no ground truth.
     """
     matches, labels = matcher(pairwise_iou(gt_boxes, anchors))
     boxes = gt_boxes.tensor[matches] if len(gt_boxes) else torch.zeros_like(anchors.tensor)
@@ -85,13 +85,13 @@ def match_anchors(anchors: Boxes, gt_boxes: Boxes, matcher: Matcher) -> tuple[Te
 
 
 def matched_classes(gt_classes: Tensor, matches: Tensor, labels: Tensor, background: int) -> Tensor:
-    """Return (R,) class of each box: that of its ground truth, the background, or -1 if it is ignored.
+    """Return the class (R,) of each box: that of its ground truth, the background, or -1 (ignored).
 
     Args:
         gt_classes: (G,) int64; may be empty.
-        matches: (R,) index of the ground truth of each box.
+        matches: (R,) index of the ground truth box of each box.
         labels: (R,) 1 foreground, 0 background, -1 ignored.
-        background: class of the background.
+        background: label of the background.
     """
     if not len(gt_classes):
         return torch.full_like(matches, background)

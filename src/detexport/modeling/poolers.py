@@ -1,4 +1,4 @@
-"""Features of a box, pooled from the level of the pyramid that its size belongs to (Lin et al. 2017)."""
+"""ROI pooling: each box is pooled from the pyramid level that fits its size (Lin et al. 2017)."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from detexport.structures import Boxes
 
 
 def rois_of(boxes: List[Tensor]) -> Tensor:
-    """One (R, 4) an image -> (sum R, 5): the index of the image, then XYXY."""
+    """Concatenate the boxes (R, 4) of each image to (sum R, 5): index of the image, then XYXY."""
     rois: List[Tensor] = []
     for index, box in enumerate(boxes):
         rois.append(torch.cat([torch.full_like(box[:, :1], float(index)), box], dim=1))
@@ -22,15 +22,15 @@ def rois_of(boxes: List[Tensor]) -> Tensor:
 
 
 class ROIPooler(nn.Module):
-    """ROIAlign, or the older ROIPool, over one level or several.
+    """ROIAlign or ROIPool over one or several levels.
 
     Args:
-        output_size: cells a side.
-        strides: px of the image a cell of each level.
-        sampling_ratio: samples a cell and side of ROIAlign; 0 adapts to the box.
-        pooler_type: ``"ROIAlignV2"`` (pixel centres at half), ``"ROIAlign"`` as older models were trained, or
+        output_size: cells per side.
+        strides: stride of each level in px.
+        sampling_ratio: ROIAlign's samples per cell and axis; 0 adapts to the box.
+        pooler_type: ``"ROIAlignV2"`` (half-pixel offset), ``"ROIAlign"`` (without, as in older models), or
             ``"ROIPool"``, the maximum of whole pixels (Girshick 2015).
-        canonical_box_size: a box of this side, in px, belongs to the level ``canonical_level``.
+        canonical_box_size: side in px of a box that is pooled from ``canonical_level``.
         canonical_level: log2 of that level's stride.
     """
 
@@ -68,22 +68,22 @@ class ROIPooler(nn.Module):
         self.max_level = int(math.log2(strides[-1]))
         if list(strides) != [2**level for level in range(self.min_level, self.max_level + 1)]:
             raise ConfigError(
-                "a pooler's levels double the stride from one to the next",
+                "the strides of a pooler's levels must double from one level to the next",
                 got=f"MODEL.ROI_HEADS.IN_FEATURES with the strides {list(strides)}",
                 expected="neighbouring levels from fine to coarse, such as p2, p3, p4, p5",
             )
 
     @torch.jit.unused
     def forward(self, x: list[Tensor], box_lists: list[Boxes]) -> Tensor:
-        """Pool the boxes of each image: see ``pool``."""
+        """Pool the features of the boxes of each image, as ``pool`` does."""
         return self.pool(x, [boxes.tensor for boxes in box_lists])
 
     def pool(self, features: List[Tensor], boxes: List[Tensor]) -> Tensor:
-        """Features of each box.
+        """Pool the features of each box.
 
         Args:
-            features: one (N, C, H, W) a level.
-            boxes: one (R, 4) an image, XYXY in px of the image.
+            features: one (N, C, H, W) per level.
+            boxes: one (R, 4) per image, XYXY in px of the image.
 
         Returns:
             (sum R, C, output_size, output_size), in the order of the boxes.
@@ -98,7 +98,7 @@ class ROIPooler(nn.Module):
             place = (levels == index).nonzero()[:, 0]
             places.append(place)
             pooled.append(self._pool_level(features[index], rois[place], scale))
-        # Back into the order of the boxes; a scatter into zeros would write a device into a trace.
+        # Restores the order of the boxes; a scatter into zeros would write a device into a trace.
         return torch.cat(pooled)[torch.cat(places).argsort()]
 
     def _pool_level(self, feature: Tensor, rois: Tensor, scale: float) -> Tensor:
@@ -118,7 +118,7 @@ class ROIPooler(nn.Module):
 
 
 class _Pool(nn.Module):
-    """L levels, boxes -> the features of the boxes."""
+    """L levels, boxes -> pooled features."""
 
     def __init__(self, pooler: Any) -> None:
         super().__init__()
@@ -129,5 +129,5 @@ class _Pool(nn.Module):
 
 
 def pooling_segment(name: str, pooler: Any, levels: tuple[Port, ...], boxes: str) -> Segment:
-    """Return the segment in which a pooler gives the features ``name`` of the boxes ``boxes``."""
+    """Return the segment that pools the features ``name`` of the boxes ``boxes``."""
     return Segment(name, _Pool(pooler), (*levels, *rows(boxes)), rows(name), Kind.CHOICES)

@@ -1,4 +1,4 @@
-"""From the model's own frame to the image that was asked for: scaled boxes, pasted masks."""
+"""Post-processing of detections: scale boxes and paste masks into the output image."""
 
 from detexport.layers.mask_ops import paste_masks
 from detexport.structures import Instances
@@ -7,17 +7,17 @@ from detexport.structures import Instances
 def detector_postprocess(
     results: Instances, output_height: int, output_width: int, mask_threshold: float = 0.5
 ) -> Instances:
-    """Detections in the frame of an output of another size.
+    """Rescale detections to the size of the output image.
 
     Args:
-        results: detections in px of the network's input; ``pred_masks`` (R, 1, S, S) probabilities;
+        results: detections in px of the network input; ``pred_masks`` (R, 1, S, S) probabilities;
             ``pred_keypoints`` (R, K, 3).
         output_height: height of the output in px.
         output_width: width of the output in px.
-        mask_threshold: a pixel belongs to a mask where its probability is at least this.
+        mask_threshold: lowest probability of a pixel of a mask.
 
     Returns:
-        the detections whose clipped box is not empty; ``pred_masks`` (R, output_height, output_width) bool.
+        The detections whose clipped box is not empty; ``pred_masks`` (R, output_height, output_width) bool.
     """
     height, width = results.image_size
     scaled = Instances((output_height, output_width), **results.get_fields())

@@ -1,4 +1,4 @@
-"""Registries by which a configuration names a module, and users' extensions join it without touching ours."""
+"""Registries of the modules that a configuration names; users register their own."""
 
 import importlib
 import inspect
@@ -13,14 +13,14 @@ from detexport.errors import ConfigError, did_you_mean, listed, shown
 Entry = TypeVar("Entry", bound=Callable[..., Any])
 
 ROTATED = ("RRPN", "RROIHeads", "RotatedAnchorGenerator")
-"""Modules of rotated boxes, which detectron2 has."""
+"""detectron2's modules for rotated boxes, which are not supported."""
 
 
 class Registry:
-    """Classes and functions by name, or by the dotted path of a module that Python can import.
+    """Classes and functions by name or by dotted path.
 
     Args:
-        name: what the entries are, for errors.
+        name: what the entries are, such as ``"backbone"``, for errors.
         key: configuration key that names an entry, for errors.
     """
 
@@ -33,7 +33,7 @@ class Registry:
         """Add a class or function; usable as a decorator with and without parentheses.
 
         Args:
-            entry: what is built when a configuration names it.
+            entry: called when a configuration names it.
             name: its name, by default the entry's own.
 
         Raises:
@@ -48,14 +48,14 @@ class Registry:
         return entry
 
     def get(self, name: str, key: str | None = None) -> Callable[..., Any]:
-        """The entry called ``name``, or what lies at the dotted path ``name``: ``"package.module.Class"``.
+        """Return the entry ``name``, or import the dotted path ``name``, such as ``"package.module.Class"``.
 
         Args:
-            name: of the entry.
-            key: configuration key that named it, where it is not the registry's own.
+            name: name of the entry.
+            key: configuration key that named it, for errors; by default the registry's.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: there is no such entry.
         """
         key = key or self.key
         if isinstance(name, str) and name in self._entries:
@@ -78,7 +78,7 @@ class Registry:
         )
 
     def build(self, cfg: CfgNode, *args: Any) -> Any:
-        """Call what the registry's key names with ``cfg`` and ``args``; errors say where a value is from.
+        """Call the entry that ``cfg`` names with ``cfg`` and ``args``; errors name the source of a value.
 
         Raises:
             ConfigError: there is no such entry, or it cannot be built as it is configured.
@@ -87,11 +87,11 @@ class Registry:
             name = cfg.value_of(self.key)
             entry = self.get(name)
             try:
-                # What is configurable takes anything, and looks at it itself.
+                # A ``configurable`` accepts any arguments and checks them itself.
                 inspect.signature(entry, follow_wrapped=False).bind(cfg, *args)
             except TypeError as error:
                 raise ConfigError(
-                    f"this {self.name} takes other arguments",
+                    f"the {self.name} has another signature",
                     got=f"{self.key}: {name!r}, called with a configuration: {error}",
                     expected=f"one that is called with a configuration and {len(args)} more arguments",
                     remedy="decorate its __init__ with detexport.config.configurable, or register a function",
@@ -102,9 +102,9 @@ class Registry:
         module_name, _, attribute = path.rpartition(".")
         try:
             if not all(part.isidentifier() for part in path.split(".")):
-                raise ImportError("this is no dotted path")
+                raise ImportError("not a dotted path")
             entry = getattr(importlib.import_module(module_name), attribute)
-        # A module may raise anything while it is imported, and even leave.
+        # An import may raise anything, also SystemExit.
         except (Exception, SystemExit) as error:
             raise ConfigError(
                 f"cannot import a {self.name}",
@@ -114,7 +114,7 @@ class Registry:
             ) from error
         if not (inspect.isclass(entry) or inspect.isfunction(entry)):
             raise ConfigError(
-                f"this is no {self.name}",
+                f"not a {self.name}",
                 got=f"{key}: {path!r}, a {type(entry).__name__}",
                 expected="a class or a function",
             )

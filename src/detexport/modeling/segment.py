@@ -1,9 +1,9 @@
-"""Segments: the parts of a model between named tensors, each of which can be exported and run alone.
+"""Segments: the steps of a model between named tensors; each can be exported and run alone.
 
-A module declares its segments with a method ``segments``, which composes what its own modules declare. Run
-one after another, the segments of a model compute what its ``detect`` computes. A declaration holds for its
-class alone, since a subclass may compute something else; a subclass that computes the same repeats it with
-``segments = Parent.segments``. A module that declares nothing is one segment, made by the module around it.
+A module declares its segments in a method ``segments``, which also collects those of its child modules. The
+segments of a model, run in order, compute what its ``detect`` computes. A declaration holds for its own class
+only, since a subclass may compute something else; a subclass that computes the same repeats it with
+``segments = Parent.segments``. A module without a declaration is one segment; its parent creates it.
 
 Shapes: one image, L levels, R rows (proposals or detections), K classes.
 """
@@ -21,20 +21,20 @@ from detexport.contract import DETECTION_OUTPUTS, IMAGE, TensorSpec
 
 
 class Kind(StrEnum):
-    """How two sides of a segment's outputs are compared."""
+    """How the outputs of a segment are compared between the eager model and an artifact."""
 
     VALUES = "values"
-    """Number by number."""
+    """Element by element."""
     CHOICES = "choices"
-    """Number by number; a few may differ, since rounding decides which level or cell is looked at."""
+    """Element by element; a few may differ, since rounding decides which level or cell is sampled."""
     PROPOSALS = "proposals"
     """Boxes and logits, paired by IoU."""
     DETECTIONS = "detections"
     """Boxes, scores and classes, paired by class and IoU."""
     KEYPOINTS = "keypoints"
-    """Positions, of which a few may flip between equal peaks, and scores."""
+    """Positions and scores; a few positions may differ where a heatmap has equal peaks."""
     OUTPUTS = "outputs"
-    """Post-processed outputs, as a verdict compares them."""
+    """Post-processed outputs, as the parity check compares them."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Port:
     """A tensor between two segments.
 
     Args:
-        name: of the tensor, the same in every segment that takes or gives it.
+        name: name of the tensor, the same in every segment that has it as an input or output.
         free: axes whose size depends on the image or on what is detected in it.
     """
 
@@ -50,22 +50,22 @@ class Port:
     free: tuple[int, ...]
 
     def spec(self, tensor: Tensor) -> TensorSpec:
-        """Describe the tensor for a graph; sizes that are not free are those of ``tensor``."""
+        """Return the ``TensorSpec`` of this tensor; axes that are not free have their size in ``tensor``."""
         shape = [f"{self.name}.{axis}" if axis in self.free else n for axis, n in enumerate(tensor.shape)]
         return TensorSpec(self.name, str(tensor.dtype).removeprefix("torch."), tuple(shape), "")
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of a model between named tensors.
+    """A step of a model between named tensors.
 
     Args:
-        name: of the segment.
-        module: a list of tensors in, a list of tensors out, in every kind of graph.
-        inputs: what it takes.
-        outputs: what it gives.
+        name: name of the segment.
+        module: maps a list of tensors to a list of tensors; it can be exported in every format.
+        inputs: its input tensors.
+        outputs: its output tensors.
         kind: how its outputs are compared.
-        note: why it is not cut further, if it could be.
+        note: why it is not divided further, where that could be done.
     """
 
     name: str
@@ -77,45 +77,45 @@ class Segment:
 
 
 def maps(*names: str) -> tuple[Port, ...]:
-    """Return ports of feature maps (1, C, H, W)."""
+    """Return the ports of feature maps (1, C, H, W)."""
     return tuple(Port(name, (2, 3)) for name in names)
 
 
 def rows(*names: str) -> tuple[Port, ...]:
-    """Return ports of tensors with a row for each proposal or detection, (R, ...)."""
+    """Return the ports of tensors with one row per proposal or detection, (R, ...)."""
     return tuple(Port(name, (0,)) for name in names)
 
 
 def dense_maps(levels: Sequence[str], outputs: Sequence[str] = ("logits", "deltas")) -> tuple[Port, ...]:
-    """Return ports of the outputs of a dense head: the first output of all levels, then the next."""
+    """Return the ports of a dense head's outputs: the first output of all levels, then the next."""
     return maps(*(f"{output}_{name}" for output in outputs for name in levels))
 
 
 def raw_outputs(names: Sequence[str]) -> tuple[Port, ...]:
-    """Return ports of outputs of the graph, as the contract names them."""
+    """Return the ports of raw outputs of the graph, as the contract names them."""
     return tuple(Port(name, (1, 2) if name == "sem_seg" else (0,)) for name in names)
 
 
 IMAGE_PORT = Port(IMAGE.name, (1, 2))
 BATCH = maps("batch")
-"""The padded batch of one image, normalized."""
+"""The normalized, padded batch of one image."""
 PROPOSAL_BOXES = rows("proposal_boxes")
 PROPOSALS = (*PROPOSAL_BOXES, *rows("objectness_logits"))
 DETECTIONS = rows(*(spec.name for spec in DETECTION_OUTPUTS))
 
 
 def declared_segments(module: Any, *inputs: Any) -> list[Segment]:
-    """Return the segments that the class of a module declares; none if it declares none of its own.
+    """Return the segments that the class of a module declares itself, or an empty list.
 
     Args:
-        module: a part of a model.
-        *inputs: what its ``segments`` takes.
+        module: a module of a model.
+        *inputs: arguments of its ``segments``.
     """
     return module.segments(*inputs) if "segments" in vars(type(module)) else []
 
 
 def not_cut(role: str, module: Any) -> str:
-    """Return the note of a segment that is a whole module."""
+    """Return the note of a segment that consists of a whole module."""
     return f"{role} is one segment: {type(module).__name__} is not cut further"
 
 
@@ -125,9 +125,9 @@ def _no_forward(self: Any, *_: Any) -> Any:
 
 
 def own_methods(module: nn.Module, *kept: str) -> Any:
-    """Return a copy of a module with its numbers and methods, and of its children only those that are kept.
+    """Return a copy of a module with its attributes, its methods and only the child modules ``kept``.
 
-    A segment that only decodes would otherwise carry the weights of all layers into its file.
+    Otherwise the file of a segment that only decodes would contain the weights of all layers.
     """
     copied = copy.copy(module)
     kind = type(module)
@@ -137,12 +137,12 @@ def own_methods(module: nn.Module, *kept: str) -> Any:
 
 
 def size_of(image: Tensor) -> Tuple[int, int]:
-    """Return height and width in px of (3, H, W)."""
+    """Return the height and width in px of an image (3, H, W)."""
     return image.shape[1], image.shape[2]
 
 
 def by_name(tensors: List[Tensor], names: List[str]) -> Dict[str, Tensor]:
-    """Return the first tensors of a list by these names."""
+    """Return the first ``len(names)`` tensors by name."""
     named: Dict[str, Tensor] = {}
     for index, name in enumerate(names):
         named[name] = tensors[index]
@@ -150,23 +150,23 @@ def by_name(tensors: List[Tensor], names: List[str]) -> Dict[str, Tensor]:
 
 
 class Layers(nn.Module):
-    """Layers as the module of a segment."""
+    """A segment's module: layers with one input and one output."""
 
     def __init__(self, layers: nn.Module) -> None:
         super().__init__()
         self.layers = layers
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """One tensor -> the output of the layers."""
+        """Run the layers on the only input."""
         return [self.layers(tensors[0])]
 
 
 class NamedMaps(nn.Module):
-    """A network of several feature maps as the module of a segment.
+    """A segment's module: a network that returns several feature maps.
 
     Args:
-        network: gives the maps by name.
-        names: of the maps that the segment gives.
+        network: returns feature maps by name.
+        names: names of the maps that are the outputs of the segment.
     """
 
     def __init__(self, network: Any, names: List[str]) -> None:
@@ -175,26 +175,26 @@ class NamedMaps(nn.Module):
         self.names: List[str] = list(names)
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """One tensor -> the maps, in the order of their names."""
+        """Run the network on the only input; return the maps in the order of ``names``."""
         found = self.network(tensors[0])
         return [found[name] for name in self.names]
 
 
 class DenseHead(nn.Module):
-    """A head of logits and box deltas over levels as the module of a segment."""
+    """A segment's module: a dense head that predicts logits and box deltas at every level."""
 
     def __init__(self, head: Any) -> None:
         super().__init__()
         self.head: Any = head
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """L levels -> L maps of logits, L maps of deltas."""
+        """Return L maps of logits, then L maps of box deltas, of L levels."""
         logits, deltas = self.head(tensors)
         return logits + deltas
 
 
 class _WholeModel(nn.Module):
-    """image -> the raw outputs, by a model of any kind."""
+    """image -> the raw outputs of any model."""
 
     def __init__(self, model: Any, names: Sequence[str]) -> None:
         super().__init__()
@@ -207,11 +207,11 @@ class _WholeModel(nn.Module):
 
 
 def model_segments(model: Any, output_names: Sequence[str]) -> list[Segment]:
-    """Return the segments of a model, in the order of the computation.
+    """Return the segments of a model, in the order of execution.
 
     Args:
-        model: in evaluation mode.
-        output_names: the raw outputs of its graph.
+        model: a model in evaluation mode.
+        output_names: names of the raw outputs of its graph.
     """
     return declared_segments(model) or [
         Segment(

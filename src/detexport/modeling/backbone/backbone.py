@@ -1,4 +1,4 @@
-"""What a backbone is."""
+"""Base class of backbones."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +11,9 @@ from detexport.modeling.segment import BATCH, NamedMaps, Segment, declared_segme
 class Backbone(nn.Module):
     """A network from an image to feature maps by name.
 
-    A subclass gives ``forward`` and ``output_shape``, or fills ``_out_features``, ``_out_feature_channels``
-    and ``_out_feature_strides`` for the latter. An image is padded to a multiple of ``size_divisibility`` px
-    before it; 0 asks for no padding.
+    A subclass defines ``forward`` and ``output_shape``; instead of the latter it may set ``_out_features``,
+    ``_out_feature_channels`` and ``_out_feature_strides``. Images are padded to a multiple of
+    ``size_divisibility`` px; 0 means no padding.
     """
 
     if TYPE_CHECKING:
@@ -24,11 +24,11 @@ class Backbone(nn.Module):
     size_divisibility: int = 0
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(N, C, H, W) -> feature maps (N, C', H / stride, W / stride) by name."""
+        """Return feature maps (N, C', H / stride, W / stride) by name for images (N, C, H, W)."""
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """Channels and stride of each feature map."""
+        """Return channels and stride of each feature map by name."""
         return {
             name: ShapeSpec(channels=self._out_feature_channels[name], stride=self._out_feature_strides[name])
             for name in self._out_features
@@ -36,11 +36,11 @@ class Backbone(nn.Module):
 
 
 def backbone_segments(backbone: Any) -> list[Segment]:
-    """Return what a backbone declares of its computation from the batch, or all of it as one segment."""
+    """Return the segments that a backbone declares, or one segment for all of it."""
     return declared_segments(backbone) or [whole_network("backbone", "the backbone", backbone)]
 
 
 def whole_network(name: str, role: str, network: Any) -> Segment:
-    """Return a network from the batch to its feature maps as one segment."""
+    """Return one segment for a network from the batch to its feature maps."""
     levels = list(network.output_shape())
     return Segment(name, NamedMaps(network, levels), BATCH, maps(*levels), note=not_cut(role, network))

@@ -1,4 +1,4 @@
-"""Backbones by their configuration names."""
+"""Builders of the backbones that a configuration names."""
 
 from typing import Any
 
@@ -18,17 +18,17 @@ def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> Any:
 
     Args:
         cfg: a configuration.
-        input_shape: channels of the image; by default as many as ``PIXEL_MEAN`` has.
+        input_shape: channels of the image; by default those of ``PIXEL_MEAN``.
 
     Raises:
-        ConfigError: there is no such backbone, or what is built does not tell its feature maps' shapes.
+        ConfigError: there is no such backbone, or it does not report the shapes of its feature maps.
     """
     if input_shape is None:
         input_shape = ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN))
     backbone = BACKBONE_REGISTRY.build(cfg, input_shape)
     if not callable(getattr(backbone, "output_shape", None)):
         raise ConfigError(
-            "a backbone tells no shapes",
+            "the backbone does not report the shapes of its feature maps",
             got=f"MODEL.BACKBONE.NAME: {cfg.MODEL.BACKBONE.NAME!r} gives a {type(backbone).__name__}",
             expected="a module with output_shape(), the ShapeSpec of each feature map by name",
             remedy="derive it from detexport.modeling.Backbone",
@@ -39,7 +39,7 @@ def build_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> Any:
 def configured_stages(
     cfg: CfgNode, last_stage: str, depth: int
 ) -> dict[str, tuple[nn.Sequential, ShapeSpec]]:
-    """The stages ``res2`` .. ``last_stage`` as ``MODEL.RESNETS`` has them, of a network of this depth."""
+    """Build the stages ``res2`` .. ``last_stage`` of a ResNet as ``MODEL.RESNETS`` configures it."""
     resnets = cfg.MODEL.RESNETS
     return resnet_stages(
         depth=depth,
@@ -59,7 +59,7 @@ def configured_stages(
 
 @BACKBONE_REGISTRY.register()
 def build_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
-    """A ResNet or ResNeXt, frozen up to ``MODEL.BACKBONE.FREEZE_AT``."""
+    """Build a ResNet or ResNeXt, frozen up to ``MODEL.BACKBONE.FREEZE_AT``."""
     resnets = cfg.MODEL.RESNETS
     if not resnets.OUT_FEATURES:
         raise ConfigError(
@@ -81,13 +81,13 @@ def build_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
 
 @BACKBONE_REGISTRY.register()
 def build_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """A ResNet under a feature pyramid with p6 by pooling."""
+    """Build a ResNet with a feature pyramid whose p6 is a max pooling of p5."""
     return _pyramid(cfg, build_resnet_backbone(cfg, input_shape), LastLevelMaxPool())
 
 
 @BACKBONE_REGISTRY.register()
 def build_retinanet_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """A ResNet under a feature pyramid with p6 and p7 by convolutions over res5."""
+    """Build a ResNet with a feature pyramid whose p6 and p7 are convolutions over res5."""
     bottom_up = build_resnet_backbone(cfg, input_shape)
     (res5,) = shapes_of(bottom_up.output_shape(), ["res5"], "LastLevelP6P7")
     return _pyramid(cfg, bottom_up, LastLevelP6P7(res5.channels, cfg.MODEL.FPN.OUT_CHANNELS))

@@ -1,6 +1,6 @@
-"""Feature pyramid (Lin et al. 2017).
+"""Feature pyramid network (Lin et al. 2017).
 
-Shapes: ``p{k}`` is (N, C, H/2**k, W/2**k) with the same number of channels C for every k.
+Shapes: ``p{k}`` is (N, C, H/2**k, W/2**k); C is the same for every k.
 """
 
 import math
@@ -26,13 +26,13 @@ from detexport.modeling.segment import (
 
 
 class LastLevelMaxPool(nn.Module):
-    """p6 for the RPN: every second pixel of p5."""
+    """p6 for the RPN: p5, subsampled by 2."""
 
     in_feature = "p5"
     num_levels = 1
 
     def forward(self, x: Tensor) -> Dict[str, Tensor]:
-        """p5 -> {p6}."""
+        """Return p6 by name, for p5."""
         return {"p6": F.max_pool2d(x, kernel_size=1, stride=2, padding=0)}
 
 
@@ -55,27 +55,27 @@ class LastLevelP6P7(nn.Module):
             init_xavier(conv)
 
     def forward(self, x: Tensor) -> Dict[str, Tensor]:
-        """res5 -> {p6, p7}."""
+        """Return p6 and p7 by name, for res5."""
         p6 = self.p6(x)
         return {"p6": p6, "p7": self.p7(F.relu(p6))}
 
 
 class FPN(Backbone):
-    """A pyramid over a network's stages.
+    """A feature pyramid over the stages of a bottom-up network.
 
-    The levels are spelled out: scripting cannot look a module up by name, and the names
+    Each level is an attribute: scripting cannot look up a module by name. The attributes' names
     (``fpn_lateral2`` ...) are those of detectron2's checkpoints.
 
     Args:
-        bottom_up: network that gives ``in_features``, at strides 4, 8, 16, 32 or the last of these.
+        bottom_up: network with the outputs ``in_features``, at strides 4, 8, 16, 32 or the last of these.
         in_features: names of its outputs, from fine to coarse.
         out_channels: channels of every level.
         norm: name of the normalization.
-        fuse_type: ``"sum"``, or ``"avg"`` which halves the sum.
-        top_block: makes the levels above the last, from its ``in_feature``.
+        fuse_type: ``"sum"``, or ``"avg"``, which halves the sum.
+        top_block: computes the levels above the last from its ``in_feature``.
     """
 
-    if TYPE_CHECKING:  # a class annotation that exists would be TorchScript's to obey
+    if TYPE_CHECKING:  # TorchScript would apply an annotation that exists at run time
         fpn_lateral2: Any
         fpn_lateral3: Any
         fpn_lateral4: Any
@@ -102,7 +102,7 @@ class FPN(Backbone):
         strides = [spec.stride for spec in shapes_of(shapes, in_features, "MODEL.FPN.IN_FEATURES")]
         if any(fine * 2 != coarse for fine, coarse in pairwise(strides)):
             raise ConfigError(
-                "a feature pyramid doubles the stride from level to level",
+                "the strides of a feature pyramid must double from one level to the next",
                 got=f"MODEL.FPN.IN_FEATURES with the strides {strides}",
                 expected="strides such as 4, 8, 16, 32",
             )
@@ -116,7 +116,7 @@ class FPN(Backbone):
             level = int(math.log2(shapes[name].stride))
             if level not in self.in_names:
                 raise ConfigError(
-                    "a pyramid level has a stride of 4 to 32", got=f"{name}: {shapes[name].stride}"
+                    "the stride of a pyramid level must be 4 to 32", got=f"{name}: {shapes[name].stride}"
                 )
             self.in_names[level] = name
             lateral = Conv2d(shapes[name].channels, out_channels, 1, norm=get_norm(norm, out_channels))
@@ -127,7 +127,7 @@ class FPN(Backbone):
             setattr(self, f"fpn_output{level}", output)
         if top_block is not None and level != 5:
             raise ConfigError(
-                "the levels above the pyramid follow p5",
+                "the top block extends a pyramid that ends at p5",
                 got=f"MODEL.FPN.IN_FEATURES up to p{level}",
                 expected="features up to p5",
             )
@@ -135,7 +135,7 @@ class FPN(Backbone):
         self.top_block = top_block
         self.top_feature: str = "" if top_block is None else top_block.in_feature
         self._levels = [level for level, name in self.in_names.items() if name]
-        # The image is padded to a multiple of the last bottom-up level's stride.
+        # Images are padded to a multiple of the stride of the last bottom-up level.
         self.size_divisibility = 2 ** self._levels[-1]
 
     def _fuse(self, lateral: Tensor, above: Optional[Tensor]) -> Tensor:
@@ -145,7 +145,7 @@ class FPN(Backbone):
         return fused / 2 if self.halve else fused
 
     def forward(self, x: Tensor) -> Dict[str, Tensor]:
-        """(N, C, H, W) -> the pyramid's levels by name, from fine to coarse."""
+        """Return the levels of the pyramid by name, from fine to coarse, for images (N, C, H, W)."""
         features = self.bottom_up(x)
         outputs: Dict[str, Tensor] = {}
         above: Optional[Tensor] = None
@@ -167,7 +167,7 @@ class FPN(Backbone):
         return outputs
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """Channels and stride of each level."""
+        """Return channels and stride of each level by name."""
         levels = list(self._levels)
         if self.top_block is not None:
             levels += range(levels[-1] + 1, levels[-1] + 1 + self.top_block.num_levels)
@@ -175,7 +175,7 @@ class FPN(Backbone):
 
     @torch.jit.unused
     def segments(self) -> list[Segment]:
-        """Return the segments of the network, then a level each from coarse to fine, and those above."""
+        """Return the segments of the bottom-up network, the levels from coarse to fine, the top block."""
         segments = declared_segments(self.bottom_up) or [
             whole_network("bottom_up", "the network under the pyramid", self.bottom_up)
         ]
@@ -194,7 +194,7 @@ class FPN(Backbone):
 
 
 class _PyramidLevel(nn.Module):
-    """a stage and the level above, if there is one -> the fused map and the level."""
+    """a stage and the level above, if any -> the fused map and the level."""
 
     def __init__(self, fpn: Any, level: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """Residual networks (He et al. 2016; ResNeXt: Xie et al. 2017).
 
-Shapes: an image (N, C, H, W); ``res{k}`` has the stride 2**k (res2: 4 ... res5: 32). No convolution of a
-block or stem has a bias, not even without a normalization: so checkpoints have it.
+Shapes: images are (N, C, H, W); ``res{k}`` has the stride 2**k (res2: 4 ... res5: 32). No convolution of a
+block or stem has a bias, not even without a normalization, as in detectron2's checkpoints.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ BLOCKS_PER_STAGE = {
 
 
 class BasicStem(nn.Module):
-    """The first convolution and pooling: 7x7 stride 2, then 3x3 max pooling stride 2."""
+    """A 7x7 convolution of stride 2, then 3x3 max pooling of stride 2."""
 
     def __init__(self, in_channels: int, out_channels: int, norm: str) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class BasicStem(nn.Module):
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int, norm: str) -> Conv2d | None:
-    """A projection exists only where the number of channels changes."""
+    """Return the projection of a shortcut, or None where the number of channels stays the same."""
     if in_channels == out_channels:
         return None
     shortcut = Conv2d(
@@ -138,21 +138,21 @@ class BottleneckBlock(nn.Module):
 
 
 class DeformBottleneckBlock(BottleneckBlock):
-    """A bottleneck whose 3x3 convolution is deformable; a plain convolution of its input gives the offsets.
+    """A bottleneck whose 3x3 convolution is deformable; a plain convolution predicts the offsets.
 
-    The offsets start at 0: a new block is a plain one, and a new modulated one halves the convolution.
+    The offsets start at 0: a new block equals a plain one; a new modulated one halves the convolution.
 
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
         bottleneck_channels: channels of the 3x3 convolution.
-        stride: of the block.
+        stride: stride of the block.
         groups: groups of the 3x3 convolution.
-        stride_in_1x1: whether the first convolution carries the stride, not the 3x3 one.
-        dilation: of the 3x3 convolution.
+        stride_in_1x1: apply the stride in the first convolution, not in the 3x3 one.
+        dilation: dilation of the 3x3 convolution.
         norm: name of the normalization.
-        deform_modulated: weigh each tap, too.
-        deform_num_groups: groups of channels with offsets of their own.
+        deform_modulated: also predict a weight per tap.
+        deform_num_groups: groups of channels with separate offsets.
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class DeformBottleneckBlock(BottleneckBlock):
             "padding": dilation,
             "dilation": dilation,
         }
-        # A shift right and down of each of the nine taps, and its weight.
+        # For each of the nine taps an offset in x and in y, and its weight.
         offset_channels = (27 if deform_modulated else 18) * deform_num_groups
         self.conv2_offset = nn.Conv2d(bottleneck_channels, offset_channels, 3, **taps)
         self.conv2 = DeformConv(
@@ -230,24 +230,24 @@ def resnet_stages(
     norm: str,
     last_stage: str,
 ) -> dict[str, tuple[nn.Sequential, ShapeSpec]]:
-    """The stages ``res2`` .. ``last_stage`` of a network of the given depth.
+    """Build the stages ``res2`` .. ``last_stage`` of a ResNet.
 
     Args:
         depth: 18, 34, 50, 101 or 152.
         in_channels: channels of the stem's output.
         out_channels: channels of res2; each later stage doubles them.
         groups: groups of the 3x3 convolutions.
-        width_per_group: channels a group in res2.
-        stride_in_1x1: which convolution of a bottleneck carries the stride.
+        width_per_group: channels per group in res2.
+        stride_in_1x1: apply the stride of a bottleneck in its first convolution.
         res5_dilation: 2 keeps res5 at the stride 16.
         deform_on_per_stage: whether res2, res3, ... have deformable convolutions.
         deform_modulated: see ``DeformBottleneckBlock``.
-        deform_num_groups: likewise.
+        deform_num_groups: see ``DeformBottleneckBlock``.
         norm: name of the normalization.
         last_stage: ``res2`` .. ``res5``.
 
     Raises:
-        ConfigError: the depth is not known, or an option is not supported.
+        ConfigError: the depth is unknown, or an option is not supported.
     """
     _check_stages(depth, groups, res5_dilation, deform_on_per_stage)
     stages: dict[str, tuple[nn.Sequential, ShapeSpec]] = {}
@@ -289,9 +289,9 @@ def _check_stages(depth: int, groups: int, res5_dilation: int, deform_on_per_sta
         raise ConfigError("unknown ResNet depth", got=depth, expected=sorted(BLOCKS_PER_STAGE))
     if len(deform_on_per_stage) != 4:
         raise ConfigError(
-            "each of res2 .. res5 is deformable or not",
+            "wrong number of values for deformable convolutions",
             got=f"MODEL.RESNETS.DEFORM_ON_PER_STAGE: {list(deform_on_per_stage)}",
-            expected="four values",
+            expected="four values, for res2 .. res5",
         )
     if res5_dilation not in (1, 2):
         raise ConfigError(
@@ -302,22 +302,22 @@ def _check_stages(depth: int, groups: int, res5_dilation: int, deform_on_per_sta
             "the blocks of ResNet-18 and 34 have neither groups, nor dilation, nor deformable convolutions",
             got=f"MODEL.RESNETS.NUM_GROUPS: {groups}, MODEL.RESNETS.RES5_DILATION: {res5_dilation}, "
             f"MODEL.RESNETS.DEFORM_ON_PER_STAGE: {list(deform_on_per_stage)}",
-            expected="1, 1 and nowhere",
+            expected="1, 1 and all False",
             remedy="correct them, or choose a depth of 50 or more",
         )
 
 
 class ResNet(Backbone, nn.Sequential):
-    """A residual network that gives the outputs of chosen stages.
+    """A residual network that returns the outputs of chosen stages.
 
-    A ``Sequential``, since scripting can walk over its named children.
+    It is a ``Sequential``, since scripting can iterate over its named children.
 
     Args:
         stages: ``res2``, ``res3``, ... in order, each with the shape of its output.
         in_channels: channels of the image.
         stem_channels: channels of the stem's output.
         norm: name of the stem's normalization.
-        out_features: stages to give, ``stem`` among them if wanted.
+        out_features: names of the stages to return; may include ``stem``.
         freeze_at: 0 trains everything, 1 freezes the stem, k the stages up to res{k}.
     """
 
@@ -346,12 +346,12 @@ class ResNet(Backbone, nn.Sequential):
             )
         self.stage_names: List[str] = list(self._shapes)
         self.out_features: List[str] = list(out_features)
-        # The network itself asks for no padding.
+        # The network itself needs no padding.
         self.size_divisibility = 0
         self.freeze(freeze_at)
 
     def forward(self, x: Tensor) -> Dict[str, Tensor]:
-        """(N, C, H, W) -> the chosen stages' outputs by name."""
+        """Return the outputs of the chosen stages by name, for images (N, C, H, W)."""
         outputs: Dict[str, Tensor] = {}
         for index, stage in enumerate(self):
             x = stage(x)
@@ -361,19 +361,19 @@ class ResNet(Backbone, nn.Sequential):
         return outputs
 
     def output_shape(self) -> dict[str, ShapeSpec]:
-        """Channels and stride of each output."""
+        """Return channels and stride of each output by name."""
         return {name: self._shapes[name] for name in self.out_features}
 
     @torch.jit.unused
     def segments(self) -> list[Segment]:
-        """Return a segment for each stage."""
+        """Return one segment per stage."""
         return [
             Segment(name, Layers(getattr(self, name)), maps(before), maps(name))
             for before, name in pairwise([BATCH[0].name, *self.stage_names])
         ]
 
     def freeze(self, freeze_at: int) -> None:
-        """Stop training the stem (1) and the stages up to res{freeze_at}; batch norms there become frozen."""
+        """Freeze the stem (1) and the stages up to res{freeze_at}, with their batch normalizations."""
         for level, name in enumerate(self._shapes, start=1):
             if freeze_at >= level:
                 for parameter in getattr(self, name).parameters():

@@ -1,4 +1,4 @@
-"""A model by its configuration."""
+"""Building of a model from a configuration."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +15,7 @@ SIZES = (
     "CONV_DIM", "CONVS_DIM", "FC_DIM", "NUM_CLASSES", "NUM_GROUPS", "OUT_CHANNELS",
     "POOLER_RESOLUTION", "RES2_OUT_CHANNELS", "STEM_OUT_CHANNELS", "WIDTH_PER_GROUP",
 )  # fmt: skip
-"""Names of keys that the number of parameters grows with."""
+"""Names of the keys that scale the number of parameters."""
 SHOWN_SIZES = 4
 
 
@@ -24,7 +24,7 @@ def build_model(cfg: CfgNode) -> Any:
 
     Raises:
         ConfigError: a name, an option or its value is not supported, or the device is not on this machine.
-        OutOfMemoryError: the device's memory does not suffice for the parameters.
+        OutOfMemoryError: the parameters do not fit into the device's memory.
     """
     with naming_sources(cfg):
         check_values(cfg, get_cfg())
@@ -44,7 +44,7 @@ def build_model(cfg: CfgNode) -> Any:
 
 
 def _sizes(group: dict[str, Any], prefix: str) -> Iterator[tuple[str, int]]:
-    """Yield the keys that the number of parameters grows with, and their values."""
+    """Yield the keys that scale the number of parameters, with their values."""
     for name, value in group.items():
         if isinstance(value, dict):
             yield from _sizes(value, f"{prefix}.{name}")

@@ -1,4 +1,4 @@
-"""What every meta architecture shares: how images come in, and the edges of its exported graph."""
+"""Base class of the meta architectures: preprocessing of images, and the inputs and outputs of the graph."""
 
 from typing import Any, List
 
@@ -17,21 +17,21 @@ from detexport.structures.model_input import checked_image, output_size
 
 
 class ImageModel(nn.Module):
-    """A model of images: normalization and padding, and the graphs over its ``detect``.
+    """Base class of models: normalization and padding of images, and the graphs over ``detect``.
 
-    A subclass adds ``forward`` for people, ``detect`` for the graphs, ``num_classes`` and ``contract``.
+    A subclass adds ``forward`` for Python callers, ``detect`` for graphs, ``num_classes`` and ``contract``.
 
     Args:
-        pixel_mean: of each channel, on the scale 0..255, in the order of ``input_format``.
-        pixel_std: of each channel, likewise.
+        pixel_mean: mean of each channel, on the scale 0..255, in the order of ``input_format``.
+        pixel_std: standard deviation of each channel, on the same scale and in the same order.
         input_format: order of the image's channels, ``"BGR"`` or ``"RGB"``.
         resize: how images are resized before the model.
-        size_divisibility: images are padded to a multiple of it; 0 for no padding.
+        size_divisibility: images are padded to a multiple of this, in px; 0 for no padding.
     """
 
     pixel_mean: Tensor
     pixel_std: Tensor
-    __jit_unused_properties__ = ["device"]  # noqa: RUF012 - TorchScript looks for this list
+    __jit_unused_properties__ = ["device"]  # noqa: RUF012 - TorchScript reads this list
 
     def __init__(
         self,
@@ -51,21 +51,21 @@ class ImageModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """Device of the model."""
         return self.pixel_mean.device
 
     @torch.jit.unused
     def input_images(self, batched_inputs: list[dict[str, Any]]) -> list[Tensor]:
-        """The images of the inputs, where the model computes.
+        """Return the checked images of the inputs, on the model's device.
 
         Raises:
-            InputError: there is no image, or an input is not what ``checked_image`` describes.
+            InputError: there is no image, or ``checked_image`` rejects one.
         """
         if not isinstance(batched_inputs, list | tuple) or not batched_inputs:
             raise InputError(
                 "a batch needs at least one image",
                 got="none" if isinstance(batched_inputs, list | tuple) else type(batched_inputs).__name__,
-                expected="a list of dicts, one an image",
+                expected="a list of dicts, one per image",
             )
         channels = self.pixel_mean.shape[0]
         return [
@@ -84,7 +84,7 @@ class ImageModel(nn.Module):
         return ImageList.from_tensors(images, self.size_divisibility)
 
     def normalize(self, image: Tensor) -> Tensor:
-        """(C, H, W) values 0..255 of any dtype -> float32, mean 0 and standard deviation 1 a channel."""
+        """Normalize (C, H, W), values 0..255 of any dtype, to float32 by ``pixel_mean`` and ``pixel_std``."""
         return (image.to(torch.float32) - self.pixel_mean) / self.pixel_std
 
     @torch.jit.unused
@@ -97,7 +97,7 @@ class ImageModel(nn.Module):
         nms_threshold: float,
         max_detections: int,
     ) -> Contract:
-        """The contract of a graph that takes one image and gives ``outputs``."""
+        """Return the contract of a graph from one image to ``outputs``."""
         return Contract(
             inputs=(IMAGE,),
             outputs=outputs,
@@ -116,7 +116,7 @@ class ImageModel(nn.Module):
     def postprocess(
         self, instances: list[Instances], batched_inputs: list[dict[str, Any]]
     ) -> list[dict[str, Any]]:
-        """The detections of each image in the frame that its input asks for: see ``detector_postprocess``."""
+        """Rescale the detections of each image to the output size that its input requests."""
         return [
             {"instances": detector_postprocess(found, *output_size(example))}
             for found, example in zip(instances, batched_inputs, strict=True)
@@ -124,12 +124,12 @@ class ImageModel(nn.Module):
 
     @torch.jit.unused
     def graph_methods(self) -> list[tuple[nn.Module, str]]:
-        """The model, and those of its parts whose ``forward`` a graph leaves out: what it calls instead."""
+        """Return the modules whose ``forward`` a graph replaces, each with the method that it calls."""
         return [(self, "detect")]
 
     @torch.jit.unused
     def image_graph(self, output_names: tuple[str, ...]) -> nn.Module:
-        """One image in, a tuple of tensors out: for tracing and ``torch.export``.
+        """Return the graph from one image to a tuple of tensors, for tracing and ``torch.export``.
 
         Raises:
             ExportError: see ``require_graph_methods``.
@@ -139,7 +139,7 @@ class ImageModel(nn.Module):
 
     @torch.jit.unused
     def batch_graph(self) -> nn.Module:
-        """A list of images of different sizes in, their outputs by field out: for scripting.
+        """Return the graph from images of different sizes to the outputs of each by field, for scripting.
 
         Raises:
             ExportError: see ``require_graph_methods``.
@@ -149,10 +149,10 @@ class ImageModel(nn.Module):
 
 
 def image_options(cfg: CfgNode) -> dict[str, Any]:
-    """What a configuration says of the images, as ``ImageModel`` takes it.
+    """Return the arguments of ``ImageModel`` for a configuration.
 
     Raises:
-        ConfigError: the order of the channels is not known, or the normalization does not fit them.
+        ConfigError: the channel order is unknown, or the normalization does not fit the channels.
     """
     if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
         raise ConfigError("unsupported INPUT.FORMAT", got=cfg.INPUT.FORMAT, expected="BGR or RGB")
@@ -172,7 +172,7 @@ def image_options(cfg: CfgNode) -> dict[str, Any]:
 
 
 class _Preprocess(nn.Module):
-    """image -> its padded batch."""
+    """image -> normalized, padded batch."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -184,5 +184,5 @@ class _Preprocess(nn.Module):
 
 
 def preprocess_segment(model: ImageModel) -> Segment:
-    """Return the segment in which a model normalizes and pads its image."""
+    """Return the segment that normalizes and pads the image."""
     return Segment("preprocess", _Preprocess(model), (IMAGE_PORT,), BATCH)

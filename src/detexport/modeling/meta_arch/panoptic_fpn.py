@@ -1,4 +1,4 @@
-"""Panoptic segmentation: things of a Mask R-CNN and stuff of a semantic head over one pyramid.
+"""Panoptic FPN: a Mask R-CNN for things and a semantic head for stuff over one feature pyramid.
 
 Kirillov et al. 2019, arXiv:1901.02446.
 """
@@ -35,10 +35,10 @@ from detexport.structures.model_input import output_size
 
 @dataclass(frozen=True)
 class PanopticCombination:
-    """Things by descending score, each on pixels that are still free, then stuff on what is left.
+    """Combination of things and stuff: things by descending score, then stuff on the remaining pixels.
 
     Args:
-        overlap_threshold: a thing is dropped where a greater part of it is taken.
+        overlap_threshold: a thing is dropped if a greater fraction of its pixels is already assigned.
         stuff_area_limit: stuff of fewer pixels is dropped.
         instances_score_threshold: things with a lower score are dropped.
     """
@@ -55,8 +55,8 @@ class PanopticCombination:
             classes: (H, W) class of each pixel; 0 stands for all things.
 
         Returns:
-            (H, W) int32 id of each pixel's segment, 0 for none; a dict a segment: ``id``, ``isthing``,
-            ``category_id``, and ``score`` and ``instance_id`` of a thing, ``area`` in px of stuff.
+            (H, W) int32 segment id of each pixel, 0 for none; and one dict per segment: ``id``, ``isthing``,
+            ``category_id``; for a thing also ``score`` and ``instance_id``, for stuff ``area`` in px.
         """
         panoptic = torch.zeros_like(classes, dtype=torch.int32)
         segments: list[dict[str, Any]] = []
@@ -92,8 +92,8 @@ class PanopticFPN(GeneralizedRCNN):
 
     Args:
         sem_seg_head: feature maps -> logits over the padded image.
-        combination: how the two outputs become one; none leaves them apart.
-        instance_loss_weight: factor of the losses of the ROI heads.
+        combination: combines the two outputs; None for no combination.
+        instance_loss_weight: weight of the losses of the ROI heads.
         **rcnn: see ``GeneralizedRCNN``.
     """
 
@@ -113,7 +113,7 @@ class PanopticFPN(GeneralizedRCNN):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """The arguments that a configuration says."""
+        """Return the constructor arguments for a configuration."""
         if not cfg.MODEL.MASK_ON:
             raise ConfigError(
                 "a panoptic model needs masks", got="MODEL.MASK_ON: False", expected="MODEL.MASK_ON: True"
@@ -139,19 +139,19 @@ class PanopticFPN(GeneralizedRCNN):
 
     @torch.jit.unused
     def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]] | dict[str, Tensor]:
-        """Instances, logits and segments of each image, or in training the losses.
+        """Return instances, logits and segments of each image, or in training the losses.
 
         Args:
-            batched_inputs: see ``GeneralizedRCNN.forward``; with ``sem_seg`` (H, W), the class of each
-                pixel, in training.
+            batched_inputs: see ``GeneralizedRCNN.forward``; in training also ``sem_seg`` (H, W), the class of
+                each pixel.
 
         Returns:
-            one dict an image: ``instances`` as a Mask R-CNN's; ``sem_seg`` (K, height, width) logits; and,
-            unless the outputs are left apart, ``panoptic_seg``: see ``PanopticCombination``. In training a
-            loss by name.
+            One dict per image: ``instances`` as of a Mask R-CNN; ``sem_seg`` (K, height, width) logits; and,
+            with a ``combination``, ``panoptic_seg``: see ``PanopticCombination``. In training the losses by
+            name.
 
         Raises:
-            InputError: an input is not what is described above.
+            InputError: an input does not match the description above.
         """
         if not self.training:
             return self.inference(batched_inputs)
@@ -167,12 +167,12 @@ class PanopticFPN(GeneralizedRCNN):
 
     @torch.jit.unused
     def inference(self, batched_inputs: list[dict[str, Any]], do_postprocess: bool = True) -> Any:
-        """Outputs of each image.
+        """Return the outputs of each image.
 
         Args:
             batched_inputs: see ``forward``.
-            do_postprocess: give what ``forward`` describes; without it the ``Instances`` and the logits of
-                all images, in px of the input, masks as (R, 1, S, S) probabilities.
+            do_postprocess: return the outputs of ``forward``. Otherwise, return the ``Instances`` and the
+                logits of all images in px of the input, with masks as (R, 1, S, S) probabilities.
         """
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
@@ -196,7 +196,7 @@ class PanopticFPN(GeneralizedRCNN):
         return results
 
     def detect(self, images: List[Tensor]) -> List[Dict[str, Tensor]]:
-        """The graph that is exported: images -> detections by field, and ``sem_seg`` (K, H, W) logits.
+        """Compute raw detections by field and ``sem_seg`` logits (K, H, W) of each image, as exported.
 
         Args:
             images: each (C, H, W), values 0..255.
@@ -218,7 +218,7 @@ class PanopticFPN(GeneralizedRCNN):
 
     @torch.jit.unused
     def contract(self, class_names: tuple[str, ...]) -> Contract:
-        """What the exported graph takes and gives; the class names are those of the things."""
+        """Return the contract of the exported graph; ``class_names`` are those of the things."""
         contract = super().contract(class_names)
         outputs = (*contract.outputs, sem_seg_output(self.sem_seg_head.num_classes))
         panoptic = None if self.combination is None else PanopticRule(**asdict(self.combination))

@@ -1,4 +1,4 @@
-"""A proposal network alone: boxes that may hold an object, without classes (Ren et al. 2015)."""
+"""A model that predicts class-agnostic proposals only (Ren et al. 2015)."""
 
 from typing import Any, Dict, List
 
@@ -26,7 +26,7 @@ OUTPUTS = (
 
 @META_ARCH_REGISTRY.register()
 class ProposalNetwork(ImageModel):
-    """Backbone and proposals.
+    """A backbone and a proposal generator.
 
     Args:
         backbone: image -> feature maps.
@@ -44,7 +44,7 @@ class ProposalNetwork(ImageModel):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """The arguments that a configuration says."""
+        """Return the constructor arguments for a configuration."""
         images = image_options(cfg)
         backbone = build_backbone(cfg)
         return {
@@ -55,19 +55,19 @@ class ProposalNetwork(ImageModel):
 
     @torch.jit.unused
     def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]] | dict[str, Tensor]:
-        """Proposals of each image, or in training the losses.
+        """Return the proposals of each image, or in training the losses.
 
         Args:
-            batched_inputs: one dict an image: ``image`` (C, H, W), values 0..255 in the order of
+            batched_inputs: one dict per image: ``image`` (C, H, W), values 0..255 in the order of
                 ``input_format``; ``height`` and ``width`` of the output in px, by default the image's own;
                 ``instances`` with ``gt_boxes`` in training.
 
         Returns:
-            one dict an image: ``proposals`` with ``proposal_boxes`` and ``objectness_logits``. In training
-            a loss by name.
+            One dict per image: ``proposals`` with ``proposal_boxes`` and ``objectness_logits``. In training
+            the losses by name.
 
         Raises:
-            InputError: an input is not what is described above.
+            InputError: an input does not match the description above.
         """
         images = self.preprocess_image(batched_inputs)
         targets = None
@@ -82,7 +82,7 @@ class ProposalNetwork(ImageModel):
         ]
 
     def detect(self, images: List[Tensor]) -> List[Dict[str, Tensor]]:
-        """The graph that is exported: images -> proposals by field, in px of each image.
+        """Compute the proposals of each image by field, in px of the image, as exported.
 
         Args:
             images: each (C, H, W), values 0..255.
@@ -104,12 +104,12 @@ class ProposalNetwork(ImageModel):
 
     @torch.jit.unused
     def graph_methods(self) -> list[tuple[nn.Module, str]]:
-        """See ``ImageModel.graph_methods``."""
+        """Return the model and the proposal generator, each with the method that the graph calls."""
         return [*super().graph_methods(), (self.proposal_generator, "propose")]
 
     @torch.jit.unused
     def contract(self, class_names: tuple[str, ...]) -> Contract:
-        """What the exported graph takes and gives; no score is too low."""
+        """Return the contract of the exported graph; it has no score threshold."""
         generator = self.proposal_generator
         return self.contract_of(
             OUTPUTS,
@@ -121,7 +121,7 @@ class ProposalNetwork(ImageModel):
 
 
 def postprocess_proposals(proposals: Instances, output_height: int, output_width: int) -> Instances:
-    """Proposals in the frame of an output of another size; those whose clipped box is empty are dropped."""
+    """Rescale proposals to the size of the output; drop those whose clipped box is empty."""
     renamed = Instances(
         proposals.image_size,
         pred_boxes=proposals.proposal_boxes,

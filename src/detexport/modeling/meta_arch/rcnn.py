@@ -28,19 +28,19 @@ from detexport.structures.image_list import pad_images
 
 @META_ARCH_REGISTRY.register()
 class GeneralizedRCNN(ImageModel):
-    """Backbone, proposals, ROI heads.
+    """A backbone, a proposal generator and ROI heads.
 
     Args:
         backbone: image -> feature maps.
-        proposal_generator: feature maps -> proposals; none where each input brings its own.
+        proposal_generator: feature maps -> proposals; None if the inputs contain the proposals.
         roi_heads: proposals -> detections.
-        pixel_mean: of each channel, on the scale 0..255, in the order of ``input_format``.
-        pixel_std: of each channel, likewise.
+        pixel_mean: see ``ImageModel``.
+        pixel_std: see ``ImageModel``.
         input_format: order of the image's channels, ``"BGR"`` or ``"RGB"``.
         resize: how images are resized before the model.
     """
 
-    __jit_unused_properties__ = ["device", "num_classes"]  # noqa: RUF012 - TorchScript looks for this list
+    __jit_unused_properties__ = ["device", "num_classes"]  # noqa: RUF012 - TorchScript reads this list
 
     @configurable
     def __init__(
@@ -67,7 +67,7 @@ class GeneralizedRCNN(ImageModel):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """The arguments that a configuration says."""
+        """Return the constructor arguments for a configuration."""
         backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
         return {
@@ -79,27 +79,27 @@ class GeneralizedRCNN(ImageModel):
 
     @property
     def num_classes(self) -> int:
-        """Classes of the detections, without the background."""
+        """Number of classes, without the background."""
         return self.roi_heads.num_classes
 
     @torch.jit.unused
     def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]] | dict[str, Tensor]:
-        """Detections of each image, or in training the losses.
+        """Return the detections of each image, or in training the losses.
 
         Args:
-            batched_inputs: one dict an image: ``image`` (C, H, W), values 0..255 in the order of
+            batched_inputs: one dict per image: ``image`` (C, H, W), values 0..255 in the order of
                 ``input_format``; ``height`` and ``width`` of the output in px, by default the image's own;
-                ``instances`` with the ground truth in training; ``proposals``, ``Instances`` with
-                ``proposal_boxes`` in px of the image, where the model has no proposal generator.
+                in training, ``instances`` with the ground truth; without a proposal generator, ``proposals``,
+                ``Instances`` with ``proposal_boxes`` in px of the image.
 
         Returns:
-            one dict an image: ``instances`` with ``pred_boxes``, ``scores``, ``pred_classes``; with a
+            One dict per image: ``instances`` with ``pred_boxes``, ``scores``, ``pred_classes``; with a
             mask head ``pred_masks`` (R, height, width) bool; with a keypoint head ``pred_keypoints``
             (R, K, 3), x and y in px and a score, and ``pred_keypoint_heatmaps``, logits over the box. In
-            training a loss by name.
+            training the losses by name.
 
         Raises:
-            InputError: an input is not what is described above.
+            InputError: an input does not match the description above.
         """
         if not self.training:
             return self.inference(batched_inputs)
@@ -112,12 +112,12 @@ class GeneralizedRCNN(ImageModel):
 
     @torch.jit.unused
     def inference(self, batched_inputs: list[dict[str, Any]], do_postprocess: bool = True) -> Any:
-        """Detections of each image.
+        """Return the detections of each image.
 
         Args:
             batched_inputs: see ``forward``.
-            do_postprocess: scale boxes and paste masks into the output; without it the ``Instances`` are
-                given as they are, in px of the input, masks as (R, 1, S, S) probabilities.
+            do_postprocess: scale boxes and paste masks into the output. Otherwise, return ``Instances`` in px
+                of the input, with masks as (R, 1, S, S) probabilities.
         """
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
@@ -135,10 +135,10 @@ class GeneralizedRCNN(ImageModel):
         features: dict[str, Tensor],
         targets: list[Instances] | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """The proposals of each image, found or brought by the inputs, and in training their losses.
+        """Return the proposals of each image, predicted or from the inputs, and in training their losses.
 
         Raises:
-            InputError: there is no proposal generator, and an input without ``proposals`` for its image.
+            InputError: without a proposal generator, an input lacks ``proposals`` of its image size.
         """
         if self.proposal_generator is not None:
             return self.proposal_generator(images, features, targets)
@@ -153,7 +153,7 @@ class GeneralizedRCNN(ImageModel):
             brought = example["proposals"]
             if tuple(brought.image_size) != tuple(size):
                 raise InputError(
-                    f"the proposals of input {index} are of an image of another size",
+                    f"the proposals of input {index} have another image size",
                     got=f"(height, width) {tuple(brought.image_size)}",
                     expected=f"{tuple(size)}, as the image",
                     remedy="transform the proposals with the image",
@@ -162,7 +162,7 @@ class GeneralizedRCNN(ImageModel):
         return proposals, {}
 
     def detect(self, images: List[Tensor]) -> List[Dict[str, Tensor]]:
-        """The graph that is exported: images -> detections by field, in px of each image, masks raw.
+        """Compute the raw detections of each image by field, in px of the image, as exported.
 
         Args:
             images: each (C, H, W), values 0..255.
@@ -174,7 +174,7 @@ class GeneralizedRCNN(ImageModel):
 
     @torch.jit.unused
     def graph_methods(self) -> list[tuple[nn.Module, str]]:
-        """See ``ImageModel.graph_methods``."""
+        """Return model, proposal generator and ROI heads, each with the method that the graph calls."""
         proposing = [] if self.proposal_generator is None else [(self.proposal_generator, "propose")]
         return [*super().graph_methods(), *proposing, (self.roi_heads, "detect")]
 
@@ -201,10 +201,10 @@ class GeneralizedRCNN(ImageModel):
 
     @torch.jit.unused
     def contract(self, class_names: tuple[str, ...]) -> Contract:
-        """What the exported graph takes and gives.
+        """Return the contract of the exported graph.
 
         Raises:
-            ConfigError: the model has no graph: see ``require_graph``.
+            ConfigError: the model has no proposal generator.
         """
         self.require_graph()
         predictor = self.roi_heads.final_predictor()
@@ -218,35 +218,35 @@ class GeneralizedRCNN(ImageModel):
 
     @torch.jit.unused
     def image_graph(self, output_names: tuple[str, ...]) -> nn.Module:
-        """One image in, a tuple of tensors out: for tracing and ``torch.export``.
+        """Return the graph from one image to a tuple of tensors, for tracing and ``torch.export``.
 
         Raises:
-            ConfigError: the model has no graph: see ``require_graph``.
+            ConfigError: the model has no proposal generator.
         """
         self.require_graph()
         return super().image_graph(output_names)
 
     @torch.jit.unused
     def batch_graph(self) -> nn.Module:
-        """A list of images of different sizes in, their detections by field out: for scripting.
+        """Return the graph from images of different sizes to the detections of each by field, for scripting.
 
         Raises:
-            ConfigError: the model has no graph: see ``require_graph``.
+            ConfigError: the model has no proposal generator.
         """
         self.require_graph()
         return super().batch_graph()
 
     @torch.jit.unused
     def require_graph(self) -> None:
-        """A graph takes images alone, so the model must find its proposals itself.
+        """Check that the model predicts its proposals: the only inputs of a graph are images.
 
         Raises:
-            ConfigError: it does not.
+            ConfigError: the model has no proposal generator.
         """
         if self.proposal_generator is None:
             raise ConfigError(
-                "a model that is given its proposals cannot be exported",
+                "a model without a proposal generator cannot be exported",
                 got="MODEL.PROPOSAL_GENERATOR.NAME: PrecomputedProposals",
                 expected="a proposal generator, such as RPN",
-                remedy="run it eagerly, or export a model that finds its proposals",
+                remedy="run it eagerly, or export a model with a proposal generator",
             )

@@ -1,6 +1,6 @@
-"""One-stage detector with the focal loss (Lin et al. 2017, arXiv:1708.02002).
+"""RetinaNet: a one-stage detector with the focal loss (Lin et al. 2017, arXiv:1708.02002).
 
-Shapes: N images, L levels, A anchors a cell, K classes, D detections of an image.
+Shapes: N images, L levels, A anchors per cell, K classes, D detections of an image.
 """
 
 import math
@@ -37,19 +37,19 @@ from detexport.structures.image_list import pad_images
 from detexport.utils.events import record
 
 NORMALIZER_MOMENTUM = 0.9
-"""Of the moving average of foreground anchors that the losses are divided by."""
+"""Momentum of the moving average of the number of foreground anchors, which normalizes the losses."""
 
 
 class RetinaNetHead(nn.Module):
-    """Two stacks of convolutions, shared by the levels: one for the classes, one for the boxes.
+    """Two convolutional subnets that all levels share: one for classes, one for boxes.
 
     Args:
         channels: channels of every level.
-        num_anchors: anchors a cell.
+        num_anchors: anchors per cell.
         num_classes: K.
-        num_convs: convolutions of each stack.
-        prior_prob: every class's probability at the start of training.
-        norm: name of the normalization, whose parameters and statistics all levels share.
+        num_convs: convolutions of each subnet.
+        prior_prob: probability of every class at the start of training.
+        norm: name of the normalization; all levels share its parameters and statistics.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class RetinaNetHead(nn.Module):
         init_normal(self.bbox_pred, std=0.01)
 
     def forward(self, features: List[Tensor]) -> Tuple[List[Tensor], List[Tensor]]:
-        """One (N, C, H, W) a level -> one (N, A * K, H, W) of logits, one (N, A * 4, H, W) of differences."""
+        """Return logits (N, A * K, H, W) and box deltas (N, A * 4, H, W) of each level (N, C, H, W)."""
         logits: List[Tensor] = []
         deltas: List[Tensor] = []
         for feature in features:
@@ -81,12 +81,12 @@ class RetinaNetHead(nn.Module):
 
 
 class LevelsRetinaNetHead(RetinaNetHead):
-    """The head with batch normalization: each level has statistics of its own.
+    """The head with batch normalization, whose statistics are separate for each level.
 
     Args:
         channels: channels of every level.
-        num_convs: convolutions of each stack.
-        num_levels: levels that come.
+        num_convs: convolutions of each subnet.
+        num_levels: number of levels.
         norm: ``"BN"`` or ``"SyncBN"``.
         **options: see ``RetinaNetHead``.
     """
@@ -97,7 +97,7 @@ class LevelsRetinaNetHead(RetinaNetHead):
         self.bbox_subnet = _levels_subnet(channels, num_convs, num_levels, norm)
 
     def forward(self, features: List[Tensor]) -> Tuple[List[Tensor], List[Tensor]]:
-        """See ``RetinaNetHead.forward``."""
+        """Return logits and box deltas of each level, as ``RetinaNetHead.forward`` does."""
         for_classes, for_boxes = features, features
         for layer in self.cls_subnet:
             for_classes = layer(for_classes)
@@ -116,7 +116,7 @@ def _levels_subnet(channels: int, num_convs: int, num_levels: int, norm: str) ->
 
 
 def _subnet(channels: int, num_convs: int, norm: str) -> nn.Sequential:
-    """Convolution, normalization, ReLU, each with an index of its own, as the checkpoints number them."""
+    """Return convolutions, normalizations and ReLUs, numbered as in detectron2's checkpoints."""
     layers: list[nn.Module] = []
     for _ in range(num_convs):
         conv = nn.Conv2d(channels, channels, 3, padding=1)
@@ -126,7 +126,7 @@ def _subnet(channels: int, num_convs: int, norm: str) -> nn.Sequential:
 
 
 def build_retinanet_head(cfg: CfgNode, input_shape: list[ShapeSpec], num_anchors: int) -> RetinaNetHead:
-    """The head that ``cfg.MODEL.RETINANET`` describes, over levels of these shapes."""
+    """Build the head that ``cfg.MODEL.RETINANET`` configures, for levels of these shapes."""
     node = cfg.MODEL.RETINANET
     options: dict[str, Any] = {
         "channels": input_shape[0].channels,
@@ -143,24 +143,24 @@ def build_retinanet_head(cfg: CfgNode, input_shape: list[ShapeSpec], num_anchors
 
 @META_ARCH_REGISTRY.register()
 class RetinaNet(ImageModel):
-    """Backbone, anchors and a dense head.
+    """A backbone, anchors and a dense head.
 
     Args:
         backbone: image -> feature maps.
         in_features: names of the levels.
-        head: logits and differences for each anchor.
-        anchor_generator: anchors of each level.
-        box2box_transform: meaning of the differences.
-        matcher: labels of the anchors in training.
+        head: logits and box deltas of each anchor.
+        anchor_generator: computes the anchors of each level.
+        box2box_transform: encoding of the box deltas.
+        matcher: labels the anchors in training.
         num_classes: K.
-        score_threshold: a detection's score is greater.
-        topk_candidates: candidates a level before suppression.
-        nms_threshold: IoU above which the lower score of one class is dropped.
-        max_detections: detections an image.
-        focal_loss_alpha: weight of the foreground; -1 weighs nothing.
-        focal_loss_gamma: how much easy anchors are discounted.
-        box_reg_loss_type: kind of the box loss: see ``box_loss_sum``.
-        smooth_l1_beta: where a smooth L1 loss turns linear.
+        score_threshold: lower bound of the scores, exclusive.
+        topk_candidates: candidates per level before NMS.
+        nms_threshold: IoU threshold of NMS.
+        max_detections: detections per image.
+        focal_loss_alpha: weight of the foreground; -1 for no weights.
+        focal_loss_gamma: exponent that reduces the loss of easy anchors.
+        box_reg_loss_type: ``loss_type`` of ``box_loss_sum``.
+        smooth_l1_beta: where the smooth L1 loss becomes linear.
         **image_options: see ``ImageModel``.
     """
 
@@ -202,12 +202,12 @@ class RetinaNet(ImageModel):
         self.focal_loss_gamma = focal_loss_gamma
         self.box_reg_loss_type = box_reg_loss_type
         self.smooth_l1_beta = smooth_l1_beta
-        # Foreground anchors of a batch, as a moving average that starts at a usual number of them.
+        # Moving average of the number of foreground anchors in a batch; it starts at a typical number.
         self.loss_normalizer = 100.0
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """The arguments that a configuration says."""
+        """Return the constructor arguments for a configuration."""
         node = cfg.MODEL.RETINANET
         images = image_options(cfg)
         backbone = build_backbone(cfg)
@@ -234,19 +234,19 @@ class RetinaNet(ImageModel):
 
     @torch.jit.unused
     def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]] | dict[str, Tensor]:
-        """Detections of each image, or in training the losses.
+        """Return the detections of each image, or in training the losses.
 
         Args:
-            batched_inputs: one dict an image: ``image`` (C, H, W), values 0..255 in the order of
+            batched_inputs: one dict per image: ``image`` (C, H, W), values 0..255 in the order of
                 ``input_format``; ``height`` and ``width`` of the output in px, by default the image's own;
                 ``instances`` with ``gt_boxes`` and ``gt_classes`` in training.
 
         Returns:
-            one dict an image: ``instances`` with ``pred_boxes``, ``scores`` and ``pred_classes``. In training
+            One dict per image: ``instances`` with ``pred_boxes``, ``scores``, ``pred_classes``. In training
             ``loss_cls`` and ``loss_box_reg``.
 
         Raises:
-            InputError: an input is not what is described above.
+            InputError: an input does not match the description above.
         """
         if not self.training:
             return self.inference(batched_inputs)
@@ -258,12 +258,12 @@ class RetinaNet(ImageModel):
 
     @torch.jit.unused
     def inference(self, batched_inputs: list[dict[str, Any]], do_postprocess: bool = True) -> Any:
-        """Detections of each image.
+        """Return the detections of each image.
 
         Args:
             batched_inputs: see ``forward``.
-            do_postprocess: scale and clip boxes to the output; without it the ``Instances`` are given as they
-                are, in px of the input, and may reach beyond it.
+            do_postprocess: scale and clip boxes to the output. Otherwise, return ``Instances`` in px of the
+                input, not clipped to it.
         """
         images = self.preprocess_image(batched_inputs)
         logits, deltas, anchors = self.predict_anchors(self.backbone(images.tensor))
@@ -282,7 +282,7 @@ class RetinaNet(ImageModel):
         return self.postprocess(instances, batched_inputs)
 
     def detect(self, images: List[Tensor]) -> List[Dict[str, Tensor]]:
-        """The graph that is exported: images -> detections by field, in px of each image, not clipped to it.
+        """Compute the detections of each image by field, in px of the image, not clipped to it, as exported.
 
         Args:
             images: each (C, H, W), values 0..255.
@@ -295,7 +295,7 @@ class RetinaNet(ImageModel):
         self,
         features: Dict[str, Tensor],
     ) -> Tuple[List[Tensor], List[Tensor], List[Tensor]]:
-        """Logits (N, HWA, K), differences (N, HWA, 4) and anchors (HWA, 4) of each level."""
+        """Return logits (N, HWA, K), box deltas (N, HWA, 4) and anchors (HWA, 4) of each level."""
         levels = [features[name] for name in self.in_features]
         anchors = self.anchor_generator(levels)
         logit_maps, delta_maps = self.head(levels)
@@ -309,7 +309,7 @@ class RetinaNet(ImageModel):
         logits: List[Tensor],
         deltas: List[Tensor],
     ) -> List[Dict[str, Tensor]]:
-        """The best anchors and classes of each level, decoded, and suppressed per class over all levels."""
+        """Select detections: decode the best anchors and classes of each level, then run NMS per class."""
         results: List[Dict[str, Tensor]] = []
         for image in range(logits[0].shape[0]):
             level_boxes: List[Tensor] = []
@@ -350,7 +350,7 @@ class RetinaNet(ImageModel):
     def label_anchors(
         self, anchors: list[Tensor], targets: list[Instances]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """For each image (HWA,) classes (K the background, -1 not learnt from) and (HWA, 4) true boxes."""
+        """Return classes (HWA,), K background, -1 ignored, and matched ``gt_boxes`` (HWA, 4) per image."""
         all_anchors = Boxes(torch.cat(anchors))
         labels, boxes = [], []
         for target in targets:
@@ -368,20 +368,20 @@ class RetinaNet(ImageModel):
         deltas: list[Tensor],
         gt_boxes: list[Tensor],
     ) -> dict[str, Tensor]:
-        """``loss_cls`` over the anchors not ignored, ``loss_box_reg`` over those of the foreground.
+        """Compute ``loss_cls`` over the anchors that are not ignored, ``loss_box_reg`` over the foreground.
 
-        Both are divided by a moving average of the number of foreground anchors.
+        Both are normalized by a moving average of the number of foreground anchors.
         """
         label = torch.stack(labels)
-        learnt, foreground = label >= 0, (label >= 0) & (label < self.num_classes)
+        valid, foreground = label >= 0, (label >= 0) & (label < self.num_classes)
         record("num_pos_anchors", lambda: foreground.sum() / len(labels))
         self.loss_normalizer = NORMALIZER_MOMENTUM * self.loss_normalizer + (1 - NORMALIZER_MOMENTUM) * max(
             int(foreground.sum()), 1
         )
-        all_logits = torch.cat(logits, dim=1)[learnt]
+        all_logits = torch.cat(logits, dim=1)[valid]
         loss_cls = sigmoid_focal_loss(
             all_logits,
-            F.one_hot(label[learnt], self.num_classes + 1)[:, :-1].to(all_logits.dtype),
+            F.one_hot(label[valid], self.num_classes + 1)[:, :-1].to(all_logits.dtype),
             alpha=self.focal_loss_alpha,
             gamma=self.focal_loss_gamma,
             reduction="sum",
@@ -402,7 +402,7 @@ class RetinaNet(ImageModel):
 
     @torch.jit.unused
     def contract(self, class_names: tuple[str, ...]) -> Contract:
-        """What the exported graph takes and gives."""
+        """Return the contract of the exported graph."""
         return self.contract_of(
             DETECTION_OUTPUTS,
             class_names,
@@ -413,7 +413,7 @@ class RetinaNet(ImageModel):
 
 
 class _DenseDetections(nn.Module):
-    """L maps of logits, L of deltas -> boxes, scores, classes."""
+    """L maps of logits, L of box deltas -> boxes, scores, classes."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -429,18 +429,18 @@ class _DenseDetections(nn.Module):
 
 
 def top_candidates(scores: Tensor, score_threshold: float, topk: int) -> Tuple[Tensor, Tensor, Tensor]:
-    """The best pairs of an anchor and a class.
+    """Select the pairs of an anchor and a class with the highest scores.
 
     Args:
         scores: (A, K).
-        score_threshold: a candidate's score is greater; not negative.
-        topk: how many at most.
+        score_threshold: lower bound of the scores, exclusive; not negative.
+        topk: upper bound of the number of pairs.
 
     Returns:
         (R,) scores in descending order, (R,) anchors, (R,) classes.
     """
     found = (scores > score_threshold).nonzero()
-    # Padding lets topk take k of fewer than k; -1 is no score, so the padding is dropped by it.
+    # The padding lets topk return k of fewer than k values; its score -1 removes it again.
     candidates = F.pad(scores[found[:, 0], found[:, 1]], [0, topk], value=-1.0)
     best, indices = candidates.topk(topk)
     real = (best >= 0).nonzero()[:, 0]

@@ -36,24 +36,24 @@ from detexport.structures.image_list import pad_images
 from detexport.structures.model_input import output_size
 
 SEM_SEG = raw_outputs(["sem_seg"])
-"""The logits at the end of the graph, between segments."""
+"""Port of the logits, the output of the graph."""
 
 
 def build_sem_seg_head(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> Any:
-    """Build ``cfg.MODEL.SEM_SEG_HEAD.NAME`` over feature maps of these shapes.
+    """Build ``cfg.MODEL.SEM_SEG_HEAD.NAME`` for feature maps of these shapes.
 
     Returns:
-        a module that takes the feature maps by name and gives (N, K, H, W) logits over the padded images,
-        with ``losses(features, targets)`` and ``num_classes``.
+        A module from feature maps by name to logits (N, K, H, W) over the padded images, with
+        ``losses(features, targets)`` and ``num_classes``.
     """
     return SEM_SEG_HEADS_REGISTRY.build(cfg, input_shape)
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class SemSegFPNHead(nn.Module):
-    """Each level brought to a common stride by convolutions and upsampling, then summed.
+    """Convolutions and upsampling of each level to a common stride, then their sum.
 
-    The levels are spelled out, as in ``FPN``: scripting cannot look a module up by name.
+    Each level is an attribute, as in ``FPN``: scripting cannot look up a module by name.
 
     Args:
         input_shape: the levels by name, ``p2`` .. ``p5``, from fine to coarse.
@@ -61,11 +61,11 @@ class SemSegFPNHead(nn.Module):
         conv_dims: channels of the convolutions.
         common_stride: stride of the sum, in px.
         norm: name of the normalization.
-        ignore_value: label of the pixels that are not learnt from.
-        loss_weight: factor of the loss.
+        ignore_value: label of ignored pixels.
+        loss_weight: weight of the loss.
     """
 
-    if TYPE_CHECKING:  # a class annotation that exists would be TorchScript's to obey
+    if TYPE_CHECKING:  # TorchScript would apply an annotation that exists at run time
         p2: Any
         p3: Any
         p4: Any
@@ -98,7 +98,7 @@ class SemSegFPNHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """The arguments that a configuration says."""
+        """Return the constructor arguments for a configuration."""
         node = cfg.MODEL.SEM_SEG_HEAD
         key = "MODEL.SEM_SEG_HEAD.IN_FEATURES"
         shapes = shapes_of(input_shape, node.IN_FEATURES, key)
@@ -122,11 +122,11 @@ class SemSegFPNHead(nn.Module):
         }
 
     def forward(self, features: Dict[str, Tensor]) -> Tensor:
-        """The levels by name -> (N, K, H, W) logits over the padded images."""
+        """Return logits (N, K, H, W) over the padded images, for feature maps by name."""
         return self.upsample(self.layers(features))
 
     def layers(self, features: Dict[str, Tensor]) -> Tensor:
-        """The levels by name -> (N, K, H, W) logits at the common stride."""
+        """Return logits (N, K, H, W) at the common stride, for feature maps by name."""
         parts: List[Tensor] = []
         if self.p2 is not None:
             parts.append(self.p2(features["p2"]))
@@ -142,14 +142,14 @@ class SemSegFPNHead(nn.Module):
         return self.predictor(total)
 
     def upsample(self, logits: Tensor) -> Tensor:
-        """(N, K, H, W) logits at the common stride -> over the padded images."""
+        """Upsample logits (N, K, H, W) from the common stride to the padded images."""
         return F.interpolate(
             logits, scale_factor=float(self.common_stride), mode="bilinear", align_corners=False
         )
 
     @torch.jit.unused
     def segments(self) -> list[Segment]:
-        """Return the layers, and the upsampling of their logits."""
+        """Return two segments: the layers and the upsampling of their logits."""
         names = [name for name in ("p2", "p3", "p4", "p5") if getattr(self, name) is not None]
         logits = maps("sem_seg_logits")
         return [
@@ -159,17 +159,17 @@ class SemSegFPNHead(nn.Module):
 
     @torch.jit.unused
     def losses(self, features: dict[str, Tensor], targets: list[Tensor]) -> dict[str, Tensor]:
-        """``loss_sem_seg``: see ``pixel_losses``.
+        """Compute ``loss_sem_seg``, as ``pixel_losses`` does.
 
         Args:
-            features: the levels by name.
+            features: feature maps by name.
             targets: (H, W) class of each image's pixels.
         """
         return self.pixel_losses(self.layers(features), targets)
 
     @torch.jit.unused
     def pixel_losses(self, logits: Tensor, targets: list[Tensor]) -> dict[str, Tensor]:
-        """``loss_sem_seg``, the mean over the pixels that are not ignored.
+        """Compute ``loss_sem_seg``, the mean cross entropy over the pixels that are not ignored.
 
         Args:
             logits: (N, K, H, W) at the common stride.
@@ -204,7 +204,7 @@ class _SemSegUpsampling(nn.Module):
 
 
 class _WholeSemSegHead(nn.Module):
-    """levels, image -> logits of each pixel, by a semantic head of any kind."""
+    """levels, image -> logits of each pixel, by any semantic head."""
 
     def __init__(self, head: Any, names: Sequence[str]) -> None:
         super().__init__()
@@ -216,11 +216,11 @@ class _WholeSemSegHead(nn.Module):
 
 
 def sem_seg_segments(head: Any, levels: Sequence[str]) -> list[Segment]:
-    """Return what a semantic head declares, or all of it as one segment.
+    """Return the segments that a semantic head declares, or one segment for all of it.
 
     Args:
         head: see ``build_sem_seg_head``.
-        levels: names of the feature maps of the backbone.
+        levels: names of the backbone's feature maps.
     """
     inputs = (*maps(*levels), IMAGE_PORT)
     note = not_cut("the semantic head", head)
@@ -229,7 +229,7 @@ def sem_seg_segments(head: Any, levels: Sequence[str]) -> list[Segment]:
 
 
 def pad_targets(targets: list[Tensor], height: int, width: int, ignore_value: int) -> Tensor:
-    """(H, W) class of each image's pixels -> (N, height, width) int64 over the padded images."""
+    """Pad the pixel classes (H, W) of each image to (N, height, width) int64 over the padded images."""
     padded = [
         F.pad(target, [0, width - target.shape[1], 0, height - target.shape[0]], value=ignore_value)
         for target in targets
@@ -238,13 +238,13 @@ def pad_targets(targets: list[Tensor], height: int, width: int, ignore_value: in
 
 
 def class_loss(logits: Tensor, target: Tensor, ignore_value: int) -> Tensor:
-    """Mean cross entropy of (N, K, ...) logits and (N, ...) classes; 0 where every one is ignored."""
+    """Return the mean cross entropy of logits (N, K, ...) and classes (N, ...); 0 if all are ignored."""
     loss = F.cross_entropy(logits, target, ignore_index=ignore_value, reduction="sum")
     return loss / (target != ignore_value).sum().clamp(min=1)
 
 
 def _level(shape: ShapeSpec, conv_dims: int, common_stride: int, norm: str) -> nn.Sequential:
-    """Convolutions with an upsampling after each, as many as bring a level to the common stride."""
+    """Return layers from a level to the common stride: convolutions, each followed by 2x upsampling."""
     layers: list[nn.Module] = []
     channels = shape.channels
     for _ in range(max(1, int(math.log2(shape.stride / common_stride)))):
@@ -258,26 +258,26 @@ def _level(shape: ShapeSpec, conv_dims: int, common_stride: int, norm: str) -> n
 
 
 def sem_seg_output(num_classes: int) -> TensorSpec:
-    """The logits at the end of a graph, in the image's own size."""
+    """Return the ``TensorSpec`` of the logits of a graph, in the size of its input image."""
     return TensorSpec(
         "sem_seg", "float32", (num_classes, "H", "W"), "logit of each class at each pixel of the input image"
     )
 
 
 def crop_to_image(logits: Tensor, image_size: Tuple[int, int]) -> Tensor:
-    """(K, H', W') over a padded image -> (K, H, W) over the image."""
+    """Crop logits (K, H', W') over a padded image to (K, H, W) over the image."""
     return logits[:, : image_size[0], : image_size[1]]
 
 
 def sem_seg_postprocess(logits: Tensor, output_height: int, output_width: int) -> Tensor:
-    """(K, H, W) logits over an image -> (K, output_height, output_width), bilinear."""
+    """Resize logits (K, H, W) over an image to (K, output_height, output_width), bilinear."""
     size = (output_height, output_width)
     return F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
 @META_ARCH_REGISTRY.register()
 class SemanticSegmentor(ImageModel):
-    """Backbone and a head that gives each pixel's class.
+    """A backbone and a semantic head.
 
     Args:
         backbone: image -> feature maps.
@@ -294,7 +294,7 @@ class SemanticSegmentor(ImageModel):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """The arguments that a configuration says."""
+        """Return the constructor arguments for a configuration."""
         images = image_options(cfg)
         backbone = build_backbone(cfg)
         return {
@@ -305,18 +305,18 @@ class SemanticSegmentor(ImageModel):
 
     @torch.jit.unused
     def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]] | dict[str, Tensor]:
-        """Logits of each pixel, or in training the loss.
+        """Return the logits of each pixel, or in training the loss.
 
         Args:
-            batched_inputs: one dict an image: ``image`` (C, H, W), values 0..255 in the order of
+            batched_inputs: one dict per image: ``image`` (C, H, W), values 0..255 in the order of
                 ``input_format``; ``height`` and ``width`` of the output in px, by default the image's own;
-                ``sem_seg`` (H, W), the class of each pixel, in training.
+                in training, ``sem_seg`` (H, W), the class of each pixel.
 
         Returns:
-            one dict an image: ``sem_seg`` (K, height, width) float32. In training ``loss_sem_seg``.
+            One dict per image: ``sem_seg`` (K, height, width) float32. In training ``loss_sem_seg``.
 
         Raises:
-            InputError: an input is not what is described above.
+            InputError: an input does not match the description above.
         """
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
@@ -329,7 +329,7 @@ class SemanticSegmentor(ImageModel):
         ]
 
     def detect(self, images: List[Tensor]) -> List[Dict[str, Tensor]]:
-        """The graph that is exported: images -> ``sem_seg`` (K, H, W) logits in the size of each.
+        """Compute the ``sem_seg`` logits (K, H, W) of each image in its size, as exported.
 
         Args:
             images: each (C, H, W), values 0..255.
@@ -349,7 +349,7 @@ class SemanticSegmentor(ImageModel):
 
     @torch.jit.unused
     def contract(self, class_names: tuple[str, ...]) -> Contract:
-        """What the exported graph takes and gives; the thresholds of detections say nothing here."""
+        """Return the contract of the exported graph; thresholds of detections do not apply."""
         return self.contract_of(
             (sem_seg_output(self.num_classes),),
             class_names,

@@ -1,9 +1,9 @@
-"""torchvision's detection models, narrow enough to train in minutes on a laptop, one of each kind.
+"""Small variants of torchvision's detection models, one per family; each trains in minutes on a laptop.
 
-Layers, heads and losses are torchvision's own, fewer and with fewer channels than its models by name have.
-``MODEL.TORCHVISION.NAME`` names one by its dotted path, as it would name a function of yours.
+Layers, heads and losses are torchvision's, with fewer layers and channels than its published models.
+``MODEL.TORCHVISION.NAME`` selects one by its dotted path, as it selects a user's function.
 
-Every function takes ``num_classes``, labels with the background, as torchvision's do.
+The argument ``num_classes`` counts the background, as in torchvision.
 """
 
 from collections import OrderedDict
@@ -26,20 +26,20 @@ from torchvision.ops import Conv2dNormActivation, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 CHANNELS = 32
-"""Of every level of a pyramid."""
+"""Channels of every level of a pyramid."""
 
 STAGES = (16, 16, 24, 32, 48)
-"""Channels of the stem and of the four stages after it, each of half the resolution of the one before."""
+"""Channels of the stem and of the four stages after it; each halves the resolution."""
 
 STRIDES = (8, 16, 32, 64, 128)
-"""Of the levels of a detector in one stage, in px."""
+"""Strides of the levels of a one-stage detector, in px."""
 
 OBJECT_SIDES = (16, 24, 40, 64, 96)
-"""Sides in px of the anchors' squares, one a level."""
+"""Square roots of the anchors' areas in px, one per level."""
 
 
 def body() -> nn.Sequential:
-    """A residual network of one block a stage."""
+    """Build a residual network with one block per stage."""
     stem = Conv2dNormActivation(3, STAGES[0], stride=2)
     stages = [
         BasicBlock(
@@ -55,14 +55,14 @@ def body() -> nn.Sequential:
 
 
 def pyramid(first_stage: int = 1, extra: nn.Module | None = None) -> BackboneWithFPN:
-    """The stages from ``first_stage`` on as a pyramid."""
+    """Build a feature pyramid over the stages from ``first_stage`` on."""
     stages = range(first_stage, len(STAGES))
     layers = {f"layer{stage}": str(index) for index, stage in enumerate(stages)}
     return BackboneWithFPN(body(), layers, [STAGES[stage] for stage in stages], CHANNELS, extra)
 
 
 def two_stages(num_classes: int) -> dict[str, Any]:
-    """What Faster, Mask and Keypoint R-CNN share."""
+    """Return the options that Faster, Mask and Keypoint R-CNN share."""
     return {
         "rpn_anchor_generator": AnchorGenerator(
             tuple((side,) for side in OBJECT_SIDES), ((0.5, 1.0, 2.0),) * len(OBJECT_SIDES)
@@ -81,12 +81,12 @@ def two_stages(num_classes: int) -> dict[str, Any]:
 
 
 def faster_rcnn(*, num_classes: int) -> detection.FasterRCNN:
-    """Faster R-CNN with a pyramid."""
+    """Build a Faster R-CNN with a feature pyramid."""
     return detection.FasterRCNN(pyramid(), **two_stages(num_classes))
 
 
 def mask_rcnn(*, num_classes: int) -> detection.MaskRCNN:
-    """Mask R-CNN, masks of 28 x 28."""
+    """Build a Mask R-CNN with masks of 28 x 28."""
     return detection.MaskRCNN(
         pyramid(),
         **two_stages(num_classes),
@@ -96,7 +96,7 @@ def mask_rcnn(*, num_classes: int) -> detection.MaskRCNN:
 
 
 def keypoint_rcnn(*, num_classes: int, num_keypoints: int = 5) -> detection.KeypointRCNN:
-    """Keypoint R-CNN."""
+    """Build a Keypoint R-CNN."""
     return detection.KeypointRCNN(
         pyramid(),
         **two_stages(num_classes),
@@ -106,8 +106,8 @@ def keypoint_rcnn(*, num_classes: int, num_keypoints: int = 5) -> detection.Keyp
 
 
 def retinanet(*, num_classes: int) -> detection.RetinaNet:
-    """RetinaNet, strides 8 to 128, nine anchors a cell; its head normalized as in torchvision's second."""
-    # Twice the stride and the two thirds of an octave above, so that neighbouring levels leave no gap.
+    """Build a RetinaNet: strides 8 to 128, nine anchors per cell, GroupNorm in the head (as in v2)."""
+    # Twice the stride, and 1/3 and 2/3 octave above, so that adjacent levels leave no gap.
     sides = tuple(tuple(round(2 * stride * 2 ** (third / 3)) for third in range(3)) for stride in STRIDES)
     anchors = AnchorGenerator(sides, ((0.5, 1.0, 2.0),) * len(sides))
     return detection.RetinaNet(
@@ -120,18 +120,18 @@ def retinanet(*, num_classes: int) -> detection.RetinaNet:
 
 
 def fcos(*, num_classes: int) -> detection.FCOS:
-    """FCOS with the strides 8 to 128; two convolutions before each output instead of four."""
+    """Build an FCOS: strides 8 to 128, two convolutions before each output instead of four."""
     head = FCOSHead(CHANNELS, 1, num_classes, num_convs=2)
     for norm in head.modules():
         if isinstance(norm, nn.GroupNorm):
-            # Of torchvision's 32 groups each would be one channel: on a map of one cell nothing to normalize.
+            # With torchvision's 32 groups each is one channel, of which a map of one cell has one value.
             norm.num_groups = 8
     backbone = pyramid(2, LastLevelP6P7(CHANNELS, CHANNELS))
     return detection.FCOS(backbone, num_classes, head=head, detections_per_img=20)
 
 
 class Maps(nn.Module):
-    """The body's maps of the strides 8, 16 and 32, and two more, as SSD takes them."""
+    """SSD's backbone: the feature maps of the strides 8, 16 and 32, and two more."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ class Maps(nn.Module):
         self.out_channels = [*STAGES[2:], CHANNELS, CHANNELS]
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(N, 3, H, W) -> one map a level, from fine to coarse."""
+        """Return one feature map per level, from fine to coarse, for images (N, 3, H, W)."""
         x = self.first(x)
         maps = OrderedDict([("0", x)])
         for index, layer in enumerate(self.others):
@@ -158,7 +158,7 @@ class Maps(nn.Module):
 
 
 def ssd(*, num_classes: int) -> detection.ssd.SSD:
-    """SSD of images stretched to 160 x 160."""
+    """Build an SSD, which resizes images to 160 x 160."""
     boxes = DefaultBoxGenerator([[2], [2, 3], [2, 3], [2], [2]], min_ratio=0.12, max_ratio=0.7)
     return detection.ssd.SSD(
         Maps(), boxes, (160, 160), num_classes, detections_per_img=20, topk_candidates=100
@@ -166,10 +166,10 @@ def ssd(*, num_classes: int) -> detection.ssd.SSD:
 
 
 def ssdlite(*, num_classes: int) -> detection.ssd.SSD:
-    """SSDlite of images stretched to 160 x 160: a MobileNetV3 of a quarter of the channels."""
+    """Build an SSDlite, which resizes images to 160 x 160, over a MobileNetV3 of quarter width."""
     norm = partial(nn.BatchNorm2d, eps=0.001)
     features = mobilenet_v3_large(width_mult=0.25, reduced_tail=True, norm_layer=norm).features
-    # The last block of half the resolution of the one before: its widest layer is SSDlite's first map.
+    # The last block that halves the resolution: its widest layer is SSDlite's first map.
     last = max(index for index, block in enumerate(features) if getattr(block, "_is_cn", False))
     backbone = SSDLiteFeatureExtractorMobileNet(features, last, norm, width_mult=0.25)
     size = (160, 160)

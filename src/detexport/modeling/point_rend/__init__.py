@@ -1,4 +1,4 @@
-"""PointRend (Kirillov et al. 2020, arXiv:1912.08193): masks and semantic maps refined at uncertain points."""
+"""PointRend (Kirillov et al. 2020, arXiv:1912.08193): masks and semantic logits refined at points."""
 
 from detexport.modeling.point_rend.mask_head import ImplicitPointRendMaskHead, PointRendMaskHead
 from detexport.modeling.point_rend.point_head import ImplicitPointHead, StandardPointHead, build_point_head

@@ -1,6 +1,6 @@
-"""PointRend's mask heads: a coarse mask, or a network for each mask, asked again where it is uncertain.
+"""PointRend's mask heads: predict a small mask, then upsample it and predict its uncertain cells again.
 
-Shapes: R boxes, P points of each, C channels, K classes, S cells a side.
+Shapes: R boxes, P points per box, C channels, K classes, grids of S x S cells.
 """
 
 import math
@@ -33,18 +33,18 @@ from detexport.modeling.segment import Kind, Port, Segment, own_methods, rows
 from detexport.structures import BitMasks, Instances
 from detexport.utils.events import record
 
-# What older configurations call the heads around this mask head.
+# Name of the ROI heads in older configurations.
 ROI_HEADS_REGISTRY.register(StandardROIHeads, name="PointRendROIHeads")
 
 
 class ConvFCHead(nn.Sequential):
-    """A box's features, halved in size, through fully connected layers to numbers of a given shape.
+    """Convolutions that halve a box's features, then fully connected layers.
 
     Args:
-        input_shape: pooled features, of an even number of cells a side.
+        input_shape: shape of the pooled features; height and width are even.
         conv_dim: channels of the halved map.
         fc_dims: channels of the layers ``fc1``, ``fc2``, ...
-        output_shape: of a box's numbers.
+        output_shape: shape of the output per box.
     """
 
     def __init__(
@@ -71,25 +71,25 @@ class ConvFCHead(nn.Sequential):
         self.output_shape: List[int] = list(output_shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(R, C, S, S) -> (R, *output_shape)."""
+        """Return (R, *output_shape) for pooled features (R, C, S, S)."""
         for layer in self:
             x = layer(x)
-        return x.reshape([-1] + self.output_shape)  # noqa: RUF005 - as TorchScript takes it
+        return x.reshape([-1] + self.output_shape)  # noqa: RUF005 - TorchScript supports no unpacking
 
 
 class PointMaskHead(nn.Module):
-    """What the mask heads by points share; a subclass adds ``forward``, ``point_logits`` and ``losses``.
+    """Base class of the point-based mask heads; a subclass adds ``forward``, ``point_logits`` and ``losses``.
 
     Args:
-        box_pooler: features of a box, one point a cell.
-        box_side: cells a side of these.
-        first_side: cells a side of the first mask; it is doubled with each step. Steps that would predict
-            every cell again are taken at once.
-        sampling: points to learn from.
-        point_pooler: features of a point; none without a point head.
-        point_head: logits of a point.
-        steps: how often the mask is doubled.
-        num_points: cells that are predicted again after each doubling.
+        box_pooler: samples the features of a box, one point per cell.
+        box_side: cells per side of these features.
+        first_side: cells per side of the first mask; each step doubles it. Steps that would predict every
+            cell again are merged into the first.
+        sampling: sampling of points in training.
+        point_pooler: samples the features of points; None without a point head.
+        point_head: predicts the logits of points.
+        steps: number of subdivision steps.
+        num_points: cells that each step predicts again.
     """
 
     cells: Tensor
@@ -125,11 +125,11 @@ class PointMaskHead(nn.Module):
         self.register_buffer("first_grid", regular_grid(first_side), persistent=False)
 
     def masks(self, features: List[Tensor], boxes: List[Tensor], classes: Tensor) -> Tensor:
-        """Probabilities of each detection's own class: see ``forward``."""
+        """Return the mask probabilities (sum R, S, S) of each detection's class."""
         return self(features, boxes, classes).sigmoid()
 
     def pool_boxes(self, features: List[Tensor], boxes: List[Tensor]) -> Tensor:
-        """Features at the centres of a grid over each box: (sum R, C, S, S)."""
+        """Sample the features (sum R, C, S, S) at the centres of a grid over each box."""
         rows = torch.cat(boxes).shape[0]
         pooled = self.box_pooler(features, boxes, self.cells.expand(rows, -1, -1))
         return pooled.reshape(-1, self.box_pooler.channels, self.box_side, self.box_side)
@@ -137,13 +137,13 @@ class PointMaskHead(nn.Module):
     def subdivide(
         self, features: List[Tensor], boxes: List[Tensor], classes: Tensor, context: Tensor
     ) -> Tensor:
-        """Predict a small mask, then double it again and again, with its uncertain cells predicted anew.
+        """Predict a small mask, then repeat: upsample it by 2 and predict its most uncertain cells again.
 
         Args:
-            features: one (N, C, H, W) a level.
-            boxes: one (R, 4) an image, XYXY in px.
-            classes: (sum R,) int64, the class whose mask is wanted.
-            context: what ``point_logits`` knows of each box.
+            features: one (N, C, H, W) per level.
+            boxes: one (R, 4) per image, XYXY in px.
+            classes: (sum R,) int64, class of each mask.
+            context: input of ``point_logits`` per box.
 
         Returns:
             (sum R, S, S) logits.
@@ -164,11 +164,11 @@ class PointMaskHead(nn.Module):
 
     @torch.jit.unused
     def point_loss(self, logits: Tensor, points: Tensor, instances: list[Instances]) -> Tensor:
-        """Binary cross entropy between the logits of the true class and the true masks at points.
+        """Return the binary cross entropy of the logits of ``gt_classes`` and ``gt_masks`` at points.
 
         Args:
             logits: (R, K or 1, P).
-            points: (R, P, 2) within the boxes.
+            points: (R, P, 2) relative to the boxes.
             instances: see ``losses``.
         """
         if len(logits) == 0:
@@ -181,7 +181,7 @@ class PointMaskHead(nn.Module):
 
 
 def masks_at_points(instances: list[Instances], points: Tensor) -> Tensor:
-    """(R, P) in [0, 1]: the true masks at points (R, P, 2) within the boxes.
+    """Sample ``gt_masks`` at points (R, P, 2) relative to the boxes: (R, P) in [0, 1].
 
     Raises:
         ConfigError: the masks are not bitmaps.
@@ -193,22 +193,22 @@ def masks_at_points(instances: list[Instances], points: Tensor) -> Tensor:
             continue
         if not isinstance(image.gt_masks, BitMasks):
             raise ConfigError(
-                "PointRend learns from masks as bitmaps",
+                "PointRend trains on bitmap masks",
                 got=f"gt_masks as {type(image.gt_masks).__name__}",
                 expected="INPUT.MASK_FORMAT: bitmask",
             )
         height, width = image.gt_masks.image_size
-        place = points_in_image(box, inside) / points.new_tensor([width, height])
-        labels.append(sample(image.gt_masks.tensor[:, None].to(points.dtype), place)[:, 0])
+        relative = points_in_image(box, inside) / points.new_tensor([width, height])
+        labels.append(sample(image.gt_masks.tensor[:, None].to(points.dtype), relative)[:, 0])
     return torch.cat(labels)
 
 
 class PointRendMaskHead(PointMaskHead):
-    """A coarse mask of each class, and a point head that refines it from finer features.
+    """A coarse mask head, and a point head that refines the mask from finer features.
 
     Args:
         coarse_head: pooled features of a box -> (K, S, S) logits.
-        **options: see ``PointMaskHead``; without a point head the coarse masks are given as they are.
+        **options: see ``PointMaskHead``; without a point head, the coarse masks are the output.
     """
 
     def __init__(self, *, coarse_head: Any, **options: Any) -> None:
@@ -216,15 +216,15 @@ class PointRendMaskHead(PointMaskHead):
         self.coarse_head = coarse_head
 
     def forward(self, features: List[Tensor], boxes: List[Tensor], classes: Tensor) -> Tensor:
-        """Masks of detections.
+        """Return the mask logits of detections.
 
         Args:
-            features: one (N, C, H, W) a level.
-            boxes: one (R, 4) an image, XYXY in px.
+            features: one (N, C, H, W) per level.
+            boxes: one (R, 4) per image, XYXY in px.
             classes: (sum R,) int64.
 
         Returns:
-            (sum R, S, S) logits of each detection's own class in a grid over its box.
+            (sum R, S, S) logits of each detection's class in a grid over its box.
         """
         coarse = self.coarse_head(self.pool_boxes(features, boxes))
         if self.point_head is not None:
@@ -237,17 +237,17 @@ class PointRendMaskHead(PointMaskHead):
     def point_logits(
         self, features: List[Tensor], boxes: List[Tensor], points: Tensor, context: Tensor
     ) -> Tensor:
-        """Points (R, P, 2) within the boxes, over coarse masks (R, K, S, S) -> (R, K or 1, P) logits."""
+        """Return logits (R, K or 1, P) at points (R, P, 2) in the boxes; ``context``: coarse masks."""
         return self.point_head(self.point_pooler(features, boxes, points), sample(context, points))
 
     @torch.jit.unused
     def losses(self, features: list[Tensor], instances: list[Instances]) -> dict[str, Tensor]:
-        """``loss_mask`` of the coarse masks and ``loss_mask_point`` of the points.
+        """Compute ``loss_mask`` of the coarse masks and ``loss_mask_point`` of sampled points.
 
         Args:
-            features: one (N, C, H, W) a level.
-            instances: the foreground proposals of each image, with ``proposal_boxes``, ``gt_classes`` and
-                ``gt_masks``.
+            features: one (N, C, H, W) per level.
+            instances: ``proposal_boxes``, ``gt_classes`` and ``gt_masks`` of the foreground proposals of each
+                image.
         """
         boxes = [image.proposal_boxes.tensor for image in instances]
         coarse = self.coarse_head(self.pool_boxes(features, boxes))
@@ -261,7 +261,7 @@ class PointRendMaskHead(PointMaskHead):
 
     @torch.jit.unused
     def segments(self, features: tuple[Port, ...]) -> list[Segment]:
-        """Return the coarse masks, and their refinement; nothing without a point head."""
+        """Return two segments, coarse masks and their refinement, or an empty list without a point head."""
         if self.point_head is None:
             return []
         coarse = rows("coarse_masks")
@@ -274,7 +274,7 @@ class PointRendMaskHead(PointMaskHead):
 
 
 class _CoarseMasks(nn.Module):
-    """L levels, boxes -> the coarse masks of all classes."""
+    """L levels, boxes -> coarse masks of all classes."""
 
     def __init__(self, head: Any) -> None:
         super().__init__()
@@ -285,7 +285,7 @@ class _CoarseMasks(nn.Module):
 
 
 class _PointMasks(nn.Module):
-    """L levels, boxes, classes, coarse masks -> a mask in each box, refined point by point."""
+    """L levels, boxes, classes, coarse masks -> the refined mask of each box."""
 
     def __init__(self, head: Any) -> None:
         super().__init__()
@@ -297,12 +297,12 @@ class _PointMasks(nn.Module):
 
 
 class ImplicitPointRendMaskHead(PointMaskHead):
-    """A network for each box whose parameters are predicted, and which gives the logits of any point.
+    """Implicit PointRend: predicts the parameters of a network per box, which predicts the logits of points.
 
     Args:
         parameter_head: pooled features of a box -> (num_params,).
-        regularizer: factor of the parameters' mean square in the loss.
-        **options: see ``PointMaskHead``; its ``point_head`` runs these networks.
+        regularizer: weight of the parameters' mean square in the loss.
+        **options: see ``PointMaskHead``; its ``point_head`` runs the networks.
     """
 
     def __init__(self, *, parameter_head: Any, regularizer: float, **options: Any) -> None:
@@ -311,23 +311,23 @@ class ImplicitPointRendMaskHead(PointMaskHead):
         self.regularizer = regularizer
 
     def forward(self, features: List[Tensor], boxes: List[Tensor], classes: Tensor) -> Tensor:
-        """Masks of detections: see ``PointRendMaskHead.forward``."""
+        """Return the mask logits of detections: see ``PointRendMaskHead.forward``."""
         parameters = self.parameter_head(self.pool_boxes(features, boxes))
         return self.subdivide(features, boxes, classes, parameters)
 
     def point_logits(
         self, features: List[Tensor], boxes: List[Tensor], points: Tensor, context: Tensor
     ) -> Tensor:
-        """Points (R, P, 2) within the boxes, by the networks of (R, D) -> (R, K or 1, P) logits."""
+        """Return logits (R, K or 1, P) at points (R, P, 2) in the boxes; ``context``: parameters (R, D)."""
         return self.point_head(self.point_pooler(features, boxes, points), points, context)
 
     @torch.jit.unused
     def losses(self, features: list[Tensor], instances: list[Instances]) -> dict[str, Tensor]:
-        """``loss_mask_point`` at points drawn uniformly, and ``loss_l2`` of the networks' parameters.
+        """Compute ``loss_mask_point`` at uniformly sampled points, and ``loss_l2`` of the parameters.
 
         Args:
             features: see ``PointRendMaskHead.losses``.
-            instances: likewise.
+            instances: see ``PointRendMaskHead.losses``.
         """
         boxes = [image.proposal_boxes.tensor for image in instances]
         parameters = self.parameter_head(self.pool_boxes(features, boxes))
@@ -342,7 +342,7 @@ class ImplicitPointRendMaskHead(PointMaskHead):
 
 @ROI_MASK_HEAD_REGISTRY.register(name="PointRendMaskHead")
 def build_point_rend_mask_head(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> PointRendMaskHead:
-    """The head of the published configurations of PointRend."""
+    """Build PointRend's mask head from a configuration."""
     node = cfg.MODEL.ROI_MASK_HEAD
     _check_options(cfg, input_shape, implicit=False)
     options = _box_options(cfg, input_shape)
@@ -355,24 +355,24 @@ def build_point_rend_mask_head(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) 
 
 @ROI_MASK_HEAD_REGISTRY.register(name="ImplicitPointRendMaskHead")
 def build_implicit_mask_head(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> ImplicitPointRendMaskHead:
-    """The head of the published configurations of implicit PointRend."""
+    """Build implicit PointRend's mask head from a configuration."""
     _check_options(cfg, input_shape, implicit=True)
     options = _box_options(cfg, input_shape) | _point_options(cfg, input_shape)
     options["first_side"] = _square_side(cfg.MODEL.POINT_HEAD.SUBDIVISION_NUM_POINTS)
     point_head = options["point_head"]
     parameter_head = _box_network(cfg, options, (point_head.num_params,))
     with torch.no_grad():
-        # Of numbers near 0, as a predictor otherwise starts, a network would have no gradient to speak of.
+        # A predictor starts near 0; a network with such parameters would have almost no gradient.
         parameter_head.prediction.bias.copy_(point_head.initial_parameters())
     regularizer = cfg.MODEL.IMPLICIT_POINTREND.PARAMS_L2_REGULARIZER
     return ImplicitPointRendMaskHead(parameter_head=parameter_head, regularizer=regularizer, **options)
 
 
 def _square_side(num_points: int) -> int:
-    """Return the side of the first mask without a coarse one: its cells are as many as each step predicts.
+    """Return the side of the first mask, whose cells are as many as each step predicts.
 
     Raises:
-        ConfigError: so many cells are no square.
+        ConfigError: ``num_points`` is not a square number.
     """
     side = math.isqrt(max(num_points, 0))
     if side < 1 or side**2 != num_points:
@@ -385,7 +385,7 @@ def _square_side(num_points: int) -> int:
 
 
 def _box_options(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-    """What the configuration says for ``PointMaskHead`` of a box as a whole; no point head."""
+    """Return the arguments of ``PointMaskHead`` without those of the point head."""
     node = cfg.MODEL.ROI_MASK_HEAD
     return {
         "box_pooler": PointPooler(input_shape, node.IN_FEATURES, "MODEL.ROI_MASK_HEAD.IN_FEATURES"),
@@ -396,7 +396,7 @@ def _box_options(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, A
 
 
 def _point_options(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-    """What the configuration says for ``PointMaskHead`` of the points."""
+    """Return the arguments of ``PointMaskHead`` for the point head."""
     node = cfg.MODEL.POINT_HEAD
     point_pooler = PointPooler(input_shape, node.IN_FEATURES, "MODEL.POINT_HEAD.IN_FEATURES")
     return {
@@ -408,7 +408,7 @@ def _point_options(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str,
 
 
 def _box_network(cfg: CfgNode, options: dict[str, Any], output_shape: tuple[int, ...]) -> ConvFCHead:
-    """The network over a box's pooled features."""
+    """Build the network over a box's pooled features."""
     node, side = cfg.MODEL.ROI_MASK_HEAD, options["box_side"]
     return ConvFCHead(
         ShapeSpec(options["box_pooler"].channels, height=side, width=side),
@@ -419,11 +419,11 @@ def _box_network(cfg: CfgNode, options: dict[str, Any], output_shape: tuple[int,
 
 
 def _check_options(cfg: CfgNode, input_shape: Any, *, implicit: bool) -> None:
-    """Refuse what a mask head by points cannot be built of."""
+    """Check that a point-based mask head can be built from a configuration."""
     node, name = cfg.MODEL.ROI_MASK_HEAD, cfg.MODEL.POINT_HEAD.NAME
     if not isinstance(input_shape, dict):
         raise ConfigError(
-            f"{node.NAME} looks at the feature maps themselves",
+            f"{node.NAME} needs feature maps, not pooled features",
             got=f"MODEL.ROI_MASK_HEAD.POOLER_TYPE: {node.POOLER_TYPE!r}, "
             f"MODEL.ROI_HEADS.NAME: {cfg.MODEL.ROI_HEADS.NAME}",
             expected="POOLER_TYPE: '' with StandardROIHeads or CascadeROIHeads",
@@ -442,7 +442,7 @@ def _check_options(cfg: CfgNode, input_shape: Any, *, implicit: bool) -> None:
         )
     if node.POOLER_RESOLUTION < 2:
         raise ConfigError(
-            f"{node.NAME} halves its features",
+            f"{node.NAME} halves its features, and they are too small",
             got=f"MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION: {node.POOLER_RESOLUTION}",
             expected="2 or more",
         )

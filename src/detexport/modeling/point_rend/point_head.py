@@ -1,6 +1,6 @@
-"""Point heads: features of a point -> a logit for each class.
+"""Point heads: features of a point -> one logit per class.
 
-Shapes: R boxes or images, P points of each, C channels, K classes.
+Shapes: R boxes or images, P points per box or image, C channels, K classes.
 """
 
 import math
@@ -17,23 +17,23 @@ from detexport.layers.conv import init_conv_msra, init_normal
 from detexport.modeling.registries import POINT_HEAD_REGISTRY
 
 ENCODING_FREQUENCIES = 128
-"""Random frequencies of the positional encoding in every published configuration."""
+"""Number of random frequencies of the positional encoding, as in all published configurations."""
 
 
 def build_point_head(cfg: CfgNode, input_shape: ShapeSpec) -> Any:
-    """Build ``cfg.MODEL.POINT_HEAD.NAME`` for features of a point of this shape."""
+    """Build ``cfg.MODEL.POINT_HEAD.NAME`` for point features of this shape."""
     return POINT_HEAD_REGISTRY.build(cfg, input_shape)
 
 
 class StandardPointHead(nn.Sequential):
-    """Layers shared by all points: from a fine feature and a coarse prediction to a finer one.
+    """An MLP that all points share: fine features and coarse logits -> refined logits.
 
     Args:
-        input_shape: the fine features.
-        num_classes: K of the coarse prediction.
-        num_outputs: logits of a point: K, or 1 where all classes share a mask.
+        input_shape: shape of the fine features.
+        num_classes: K of the coarse logits.
+        num_outputs: logits per point: K, or 1 if class-agnostic.
         fc_dims: channels of the layers ``fc1``, ``fc2``, ...
-        coarse_each_layer: every layer sees the coarse prediction, not the first alone.
+        coarse_each_layer: the coarse logits are an input of every layer, not only of the first.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class StandardPointHead(nn.Sequential):
         self.coarse_each_layer = coarse_each_layer
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:  # type: ignore[override]
-        """(R, C, P) features and (R, K, P) coarse logits -> (R, K or 1, P) logits."""
+        """Return logits (R, K or 1, P) for features (R, C, P) and coarse logits (R, K, P)."""
         x = torch.cat((fine, coarse), dim=1)
         logits = x
         for layer in self:
@@ -69,16 +69,16 @@ class StandardPointHead(nn.Sequential):
 
 
 class ImplicitPointHead(nn.Module):
-    """A small network for each box, its parameters given: from a place and its features to logits.
+    """An MLP per box with predicted parameters: position and features of a point -> logits.
 
-    The place is encoded by sines and cosines of random frequencies (Tancik et al. 2020, arXiv:2006.10739).
+    The positional encoding is sines and cosines of random frequencies (Tancik et al. 2020, arXiv:2006.10739).
 
     Args:
-        input_shape: the features of a point.
-        num_outputs: logits of a point: K, or 1 where all classes share a mask.
-        fc_dims: channels of the network's layers but the last.
-        use_features: the network sees the point's features.
-        use_position: the network sees the point's encoded place.
+        input_shape: shape of the features of a point.
+        num_outputs: logits per point: K, or 1 if class-agnostic.
+        fc_dims: channels of the hidden layers.
+        use_features: use the point's features as inputs.
+        use_position: use the point's positional encoding as inputs.
     """
 
     positional_encoding_gaussian_matrix: Optional[Tensor]
@@ -109,7 +109,7 @@ class ImplicitPointHead(nn.Module):
 
         Args:
             fine: (R, C, P) features.
-            points: (R, P, 2) within the boxes, 0..1.
+            points: (R, P, 2) relative to the boxes, 0..1.
             parameters: (R, num_params): the weights of all layers, (out, in) each, then their biases.
 
         Returns:
@@ -126,7 +126,7 @@ class ImplicitPointHead(nn.Module):
         return x
 
     def inputs(self, fine: Tensor, points: Tensor) -> Tensor:
-        """What the networks see of each point: (R, D, P)."""
+        """Return the inputs (R, D, P) of the networks for each point."""
         parts: List[Tensor] = []
         frequencies = self.positional_encoding_gaussian_matrix
         if frequencies is not None:
@@ -138,7 +138,7 @@ class ImplicitPointHead(nn.Module):
 
     @torch.jit.unused
     def initial_parameters(self) -> Tensor:
-        """(num_params,) to start from: layers as any others would start, an output near 0."""
+        """Return initial parameters (num_params,): He initialization, with the output layer near 0."""
         weights = [
             torch.randn(size) * (math.sqrt(2.0 / channels) if dim != self.dims[-1] else 0.001)
             for size, channels, dim in zip(self.sizes, self.dims, self.dims[1:], strict=False)
@@ -147,14 +147,14 @@ class ImplicitPointHead(nn.Module):
 
 
 def point_outputs(cfg: CfgNode) -> int:
-    """Logits of a point."""
+    """Return the number of logits per point."""
     node = cfg.MODEL.POINT_HEAD
     return 1 if node.CLS_AGNOSTIC_MASK else node.NUM_CLASSES
 
 
 @POINT_HEAD_REGISTRY.register(name="StandardPointHead")
 def build_standard_point_head(cfg: CfgNode, input_shape: ShapeSpec) -> StandardPointHead:
-    """The head of the published configurations."""
+    """Build PointRend's point head from a configuration."""
     node = cfg.MODEL.POINT_HEAD
     return StandardPointHead(
         input_shape,
@@ -167,11 +167,11 @@ def build_standard_point_head(cfg: CfgNode, input_shape: ShapeSpec) -> StandardP
 
 @POINT_HEAD_REGISTRY.register(name="ImplicitPointHead")
 def build_implicit_point_head(cfg: CfgNode, input_shape: ShapeSpec) -> ImplicitPointHead:
-    """The head of the published configurations of implicit PointRend."""
+    """Build implicit PointRend's point head from a configuration."""
     node, implicit = cfg.MODEL.POINT_HEAD, cfg.MODEL.IMPLICIT_POINTREND
     if not implicit.IMAGE_FEATURE_ENABLED and not implicit.POS_ENC_ENABLED:
         raise ConfigError(
-            "an implicit point head sees nothing",
+            "the implicit point head has no inputs",
             got="MODEL.IMPLICIT_POINTREND: IMAGE_FEATURE_ENABLED and POS_ENC_ENABLED False",
             expected="one of them True",
         )
@@ -185,14 +185,14 @@ def build_implicit_point_head(cfg: CfgNode, input_shape: ShapeSpec) -> ImplicitP
 
 
 def check_num_classes(cfg: CfgNode, key: str, num_classes: int) -> None:
-    """A point head's classes are those of the prediction that it refines.
+    """Check that the point head has as many classes as the prediction that it refines.
 
     Raises:
-        ConfigError: they are not.
+        ConfigError: it has not.
     """
     if num_classes != cfg.MODEL.POINT_HEAD.NUM_CLASSES:
         raise ConfigError(
-            "a point head has the classes of what it refines",
+            "the point head and the head that it refines differ in their number of classes",
             got=f"MODEL.POINT_HEAD.NUM_CLASSES: {cfg.MODEL.POINT_HEAD.NUM_CLASSES}",
             expected=f"{num_classes}, as {key}",
         )

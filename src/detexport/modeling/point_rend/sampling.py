@@ -1,7 +1,7 @@
-"""Points on maps and within boxes, and which of them to learn from.
+"""Sampling of features at points, and of points for training.
 
-Shapes: N maps, R boxes, P points, C channels. A point is x and y, from 0 at the left and top edge of its map
-or box to 1 at the right and bottom edge.
+Shapes: N maps, R boxes, P points, C channels. A point is x and y relative to its map or box: 0 at the left
+and top edge, 1 at the right and bottom edge.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from detexport.modeling.roi_heads.base import split_by_image
 
 
 def sample(maps: Tensor, points: Tensor) -> Tensor:
-    """Values of maps at points: bilinear between the cells' centres, fading to 0 at the edge.
+    """Sample maps at points by bilinear interpolation between the cells' centres, with zero padding.
 
     Args:
         maps: (N, C, H, W).
@@ -33,33 +33,33 @@ def sample(maps: Tensor, points: Tensor) -> Tensor:
 
 
 def cell_centres(cells: Tensor, height: int, width: int) -> Tensor:
-    """Index of a cell in a map of ``height`` x ``width``, row after row, (R, P) -> its centre (R, P, 2)."""
+    """Return the centres (R, P, 2) of cells (R, P), row-major indices in a ``height`` x ``width`` map."""
     step_x, step_y = 1.0 / width, 1.0 / height
     row = torch.div(cells, width, rounding_mode="floor")
-    column = cells - row * width  # not a remainder, which ONNX's exporter cannot take by a number of a shape
+    column = cells - row * width  # no remainder: ONNX's exporter supports none by a size
     x = column.to(torch.float32) * step_x + step_x / 2.0
     y = row.to(torch.float32) * step_y + step_y / 2.0
     return torch.stack((x, y), dim=2)
 
 
 def regular_grid(side: int) -> Tensor:
-    """(1, side * side, 2): the centres of all cells, row after row."""
+    """Return the centres (1, side * side, 2) of all cells of a grid, in row-major order."""
     identity = torch.eye(2, 3)[None]
     grid = F.affine_grid(identity, [1, 1, side, side], align_corners=False)
     return (grid.reshape(1, side * side, 2) + 1.0) / 2.0
 
 
 def points_in_image(boxes: Tensor, points: Tensor) -> Tensor:
-    """Points (R, P, 2) within boxes (R, 4), XYXY in px -> (R, P, 2) in px of the image."""
+    """Convert points (R, P, 2) relative to boxes (R, 4), XYXY in px, to px of the image."""
     return points * (boxes[:, None, 2:] - boxes[:, None, :2]) + boxes[:, None, :2]
 
 
 class PointPooler(nn.Module):
-    """Features at points within boxes, those of several feature maps after one another.
+    """Samples features at points relative to boxes; concatenates those of several feature maps.
 
     Args:
-        input_shape: all feature maps by name, in the order in which they are given.
-        in_features: names of those that are looked at.
+        input_shape: shapes of all feature maps by name, in the order of ``features``.
+        in_features: names of the maps to sample.
         key: configuration key that names them, for errors.
     """
 
@@ -71,12 +71,12 @@ class PointPooler(nn.Module):
         self.places: List[int] = [list(input_shape).index(name) for name in in_features]
 
     def forward(self, features: List[Tensor], boxes: List[Tensor], points: Tensor) -> Tensor:
-        """Sample each box's points.
+        """Sample the features at the points of each box.
 
         Args:
-            features: one (N, C, H, W) a level.
-            boxes: one (R, 4) an image, XYXY in px.
-            points: (sum R, P, 2) within the boxes, in their order.
+            features: one (N, C, H, W) per level.
+            boxes: one (R, 4) per image, XYXY in px.
+            points: (sum R, P, 2) relative to the boxes, in the order of the boxes.
 
         Returns:
             (sum R, C, P).
@@ -86,7 +86,7 @@ class PointPooler(nn.Module):
         for image in range(len(boxes)):
             x, y = positions[image].unbind(dim=2)
             sampled: List[Tensor] = []
-            for place, stride in zip(self.places, self.strides):  # noqa: B905 - as TorchScript takes it
+            for place, stride in zip(self.places, self.strides):  # noqa: B905 - TorchScript supports no strict
                 level = features[place][image : image + 1]
                 grid = torch.stack((x / (level.shape[3] * stride), y / (level.shape[2] * stride)), dim=2)
                 values = F.grid_sample(level, (2.0 * grid - 1.0)[None], align_corners=False)
@@ -97,12 +97,12 @@ class PointPooler(nn.Module):
 
 @dataclass(frozen=True)
 class PointSampling:
-    """Which points of a prediction to learn from: most where it is uncertain, the others anywhere.
+    """Sampling of points for training: the most uncertain candidates, and uniformly sampled points.
 
     Args:
-        num_points: of each box or map.
-        oversample_ratio: candidates for the uncertain points, over ``num_points``; at least 1.
-        importance_ratio: part of the points that is chosen by uncertainty.
+        num_points: points per box or map.
+        oversample_ratio: number of candidates over ``num_points``; at least 1.
+        importance_ratio: fraction of the points that is selected by uncertainty.
     """
 
     num_points: int
@@ -111,11 +111,11 @@ class PointSampling:
 
     @torch.no_grad()
     def draw(self, logits: Tensor, uncertainty: Callable[[Tensor], Tensor]) -> Tensor:
-        """Draw points.
+        """Sample points of a coarse prediction.
 
         Args:
             logits: (N, C, H, W), a coarse prediction.
-            uncertainty: (N, C, P) logits -> (N, P), the higher the less certain.
+            uncertainty: logits (N, C, P) -> (N, P), higher is more uncertain.
 
         Returns:
             (N, num_points, 2).
@@ -128,20 +128,20 @@ class PointSampling:
 
 
 def draw_uniformly(like: Tensor, num_points: int) -> Tensor:
-    """(N, num_points, 2) for the N rows of ``like``, on its device."""
+    """Sample points (N, num_points, 2) uniformly, for the N rows of ``like`` and on its device."""
     return torch.rand(len(like), num_points, 2, device=like.device)
 
 
 def point_sampling(cfg: CfgNode) -> PointSampling:
-    """What the configuration says of the points to learn from.
+    """Build the sampling of points from a configuration.
 
     Raises:
-        ConfigError: a ratio cannot be.
+        ConfigError: a ratio is out of range.
     """
     node = cfg.MODEL.POINT_HEAD
     if node.OVERSAMPLE_RATIO < 1 or not 0 <= node.IMPORTANCE_SAMPLE_RATIO <= 1:
         raise ConfigError(
-            "no points can be drawn by these ratios",
+            "a ratio of the point sampling is out of range",
             got=f"MODEL.POINT_HEAD.OVERSAMPLE_RATIO: {node.OVERSAMPLE_RATIO}, "
             f"MODEL.POINT_HEAD.IMPORTANCE_SAMPLE_RATIO: {node.IMPORTANCE_SAMPLE_RATIO}",
             expected="at least 1, and 0 to 1",

@@ -1,6 +1,6 @@
-"""PointRend's semantic head: a coarse map of the classes, doubled and predicted anew where it is uncertain.
+"""PointRend's semantic head: upsample coarse logits and predict the uncertain cells again.
 
-Shapes: N images, K classes, P points of an image, C channels.
+Shapes: N images, K classes, P points per image, C channels.
 """
 
 from typing import Any, Dict, List
@@ -20,15 +20,15 @@ from detexport.modeling.registries import SEM_SEG_HEADS_REGISTRY
 
 
 class PointRendSemSegHead(nn.Module):
-    """A semantic head whose logits a point head refines.
+    """A semantic head and a point head that refines its logits.
 
     Args:
-        coarse_sem_seg_head: with ``layers``, feature maps -> logits at a common stride, and ``pixel_losses``.
-        point_head: logits of a point.
-        in_features: names of the feature maps that the point head sees.
-        steps: how often the map is doubled.
-        num_points: cells that are predicted anew after each doubling.
-        sampling: points to learn from.
+        coarse_sem_seg_head: has ``layers``, feature maps -> logits at a common stride, and ``pixel_losses``.
+        point_head: predicts the logits of points.
+        in_features: names of the feature maps that the point head samples.
+        steps: number of subdivision steps; each upsamples by 2.
+        num_points: cells that each step predicts again.
+        sampling: sampling of points in training.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class PointRendSemSegHead(nn.Module):
         self.sampling = sampling
 
     def forward(self, features: Dict[str, Tensor]) -> Tensor:
-        """Feature maps by name -> (N, K, H, W) logits over the padded images."""
+        """Return logits (N, K, H, W) over the padded images, for feature maps by name."""
         coarse = self.coarse_sem_seg_head.layers(features)
         logits = coarse
         for _ in range(self.steps):
@@ -61,9 +61,9 @@ class PointRendSemSegHead(nn.Module):
         return logits
 
     def refine(self, logits: Tensor, coarse: Tensor, features: Dict[str, Tensor]) -> Tensor:
-        """(N, K, H, W) logits with their most uncertain cells predicted anew."""
+        """Predict the most uncertain cells of logits (N, K, H, W) again."""
         height, width = logits.shape[2], logits.shape[3]
-        # There may be fewer cells than points: the others are written behind the map, and cut off.
+        # There may be fewer cells than points: the excess is written to padding, which is cut off.
         padded = F.pad(uncertainty(logits.flatten(2)), [0, self.num_points], value=-1e9)
         cells = padded.topk(self.num_points, dim=1).indices
         again = self.point_logits(features, coarse, cell_centres(cells, height, width))
@@ -72,13 +72,13 @@ class PointRendSemSegHead(nn.Module):
         return flat[:, :, : height * width].reshape(logits.shape)
 
     def point_logits(self, features: Dict[str, Tensor], coarse: Tensor, points: Tensor) -> Tensor:
-        """Points (N, P, 2) of the padded images -> (N, K, P) logits."""
+        """Return logits (N, K, P) at points (N, P, 2) of the padded images."""
         fine = torch.cat([sample(features[name], points) for name in self.in_features], dim=1)
         return self.point_head(fine, sample(coarse, points))
 
     @torch.jit.unused
     def losses(self, features: dict[str, Tensor], targets: list[Tensor]) -> dict[str, Tensor]:
-        """``loss_sem_seg`` of the coarse logits and ``loss_sem_seg_point`` of the points.
+        """Compute ``loss_sem_seg`` of the coarse logits and ``loss_sem_seg_point`` of sampled points.
 
         Args:
             features: feature maps by name.
@@ -98,14 +98,14 @@ class PointRendSemSegHead(nn.Module):
 
 
 def uncertainty(logits: Tensor) -> Tensor:
-    """(N, K, P) logits -> (N, P), at most 0: how close the second class comes to the first."""
+    """Return the uncertainty (N, P) of logits (N, K, P): second highest less highest logit, at most 0."""
     best = logits.topk(2, dim=1).values
     return best[:, 1] - best[:, 0]
 
 
 @SEM_SEG_HEADS_REGISTRY.register(name="PointRendSemSegHead")
 def build_point_rend_sem_seg_head(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> PointRendSemSegHead:
-    """The head of the published configurations."""
+    """Build PointRend's semantic head from a configuration."""
     node, key = cfg.MODEL.POINT_HEAD, "MODEL.POINT_HEAD.COARSE_SEM_SEG_HEAD_NAME"
     check_num_classes(cfg, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
     _check_options(cfg)
@@ -125,7 +125,7 @@ def _check_options(cfg: CfgNode) -> None:
     node, stride = cfg.MODEL.POINT_HEAD, cfg.MODEL.SEM_SEG_HEAD.COMMON_STRIDE
     if stride != 2**node.SUBDIVISION_STEPS:
         raise ConfigError(
-            "the subdivision of a semantic map ends at the image's own size",
+            "the subdivision of the semantic logits must end at the size of the image",
             got=f"MODEL.POINT_HEAD.SUBDIVISION_STEPS: {node.SUBDIVISION_STEPS}, "
             f"MODEL.SEM_SEG_HEAD.COMMON_STRIDE: {stride}",
             expected="a stride of 2 to the power of the steps",

@@ -1,4 +1,4 @@
-"""Proposal generators: feature maps -> boxes that may hold an object."""
+"""Proposal generators: feature maps -> proposals."""
 
 from detexport.modeling.proposal_generator.precomputed import no_proposal_generator
 from detexport.modeling.proposal_generator.rpn import (

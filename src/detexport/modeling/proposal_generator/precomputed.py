@@ -1,4 +1,4 @@
-"""Proposals that come with the images: Fast R-CNN (Girshick 2015)."""
+"""Precomputed proposals, an input of the model: Fast R-CNN (Girshick 2015)."""
 
 from detexport.config import CfgNode
 from detexport.layers import ShapeSpec
@@ -7,4 +7,4 @@ from detexport.modeling.registries import PROPOSAL_GENERATOR_REGISTRY
 
 @PROPOSAL_GENERATOR_REGISTRY.register(name="PrecomputedProposals")
 def no_proposal_generator(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> None:
-    """No module at all: each input brings its ``proposals``."""
+    """Return None: the inputs contain the ``proposals``."""

@@ -1,6 +1,6 @@
 """Region proposal network (Ren et al. 2015).
 
-Shapes: N images, L levels, A anchors a cell, R proposals of an image.
+Shapes: N images, L levels, A anchors per cell, R proposals of an image.
 """
 
 from collections.abc import Sequence
@@ -37,19 +37,19 @@ from detexport.utils.events import record
 
 
 def build_proposal_generator(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> Any:
-    """Build ``cfg.MODEL.PROPOSAL_GENERATOR.NAME`` over feature maps of these shapes."""
+    """Build ``cfg.MODEL.PROPOSAL_GENERATOR.NAME`` for feature maps of these shapes."""
     return PROPOSAL_GENERATOR_REGISTRY.build(cfg, input_shape)
 
 
 @RPN_HEAD_REGISTRY.register(name="StandardRPNHead")
 class RPNHead(nn.Module):
-    """A 3x3 convolution, then objectness and box differences for each anchor.
+    """A 3x3 convolution, then objectness logits and box deltas of each anchor.
 
     Args:
         in_channels: channels of every level.
-        num_anchors: anchors a cell.
-        box_dim: numbers that describe a box.
-        conv_dims: channels of the convolutions; -1 keeps the input's.
+        num_anchors: anchors per cell.
+        box_dim: values of a box's deltas.
+        conv_dims: channels of the convolutions; -1 for as many as the input has.
     """
 
     @configurable
@@ -76,7 +76,7 @@ class RPNHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: list[ShapeSpec]) -> dict[str, Any]:
-        """The arguments that a configuration says."""
+        """Return the constructor arguments for a configuration."""
         return {
             "in_channels": input_shape[0].channels,
             "num_anchors": build_anchor_generator(cfg, input_shape).num_anchors[0],
@@ -84,7 +84,7 @@ class RPNHead(nn.Module):
         }
 
     def forward(self, features: List[Tensor]) -> Tuple[List[Tensor], List[Tensor]]:
-        """One (N, C, H, W) a level -> one (N, A, H, W) of logits, one (N, A * 4, H, W) of differences."""
+        """Return logits (N, A, H, W) and box deltas (N, A * 4, H, W) of each level (N, C, H, W)."""
         logits: List[Tensor] = []
         deltas: List[Tensor] = []
         for feature in features:
@@ -96,24 +96,25 @@ class RPNHead(nn.Module):
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
 class RPN(nn.Module):
-    """Proposes boxes from feature maps.
+    """Region proposal network over feature maps.
 
     Args:
         in_features: names of the levels.
-        head: logits and differences for each anchor.
-        anchor_generator: anchors of each level.
-        box2box_transform: meaning of the differences.
-        matcher: labels of the anchors in training.
-        batch_size_per_image: anchors an image to learn from.
-        positive_fraction: at most this part of them is foreground.
-        pre_nms_topk: proposals a level before suppression, in training and in testing.
-        post_nms_topk: proposals an image after suppression, likewise.
-        nms_threshold: IoU above which the lower score is dropped, within a level.
-        min_box_size: both sides of a proposal are longer, in px.
-        boundary_threshold: anchors further outside the image are not learnt from; -1 keeps all.
-        box_reg_loss_type: kind of the box loss: see ``box_loss_sum``.
-        smooth_l1_beta: where a smooth L1 loss turns linear.
-        loss_weights: factors of the objectness and the box loss.
+        head: logits and box deltas of each anchor.
+        anchor_generator: computes the anchors of each level.
+        box2box_transform: encoding of the box deltas.
+        matcher: labels the anchors in training.
+        batch_size_per_image: anchors sampled per image for the losses.
+        positive_fraction: upper bound of the fraction of foreground anchors among them.
+        pre_nms_topk: proposals per level before NMS, in training and in testing.
+        post_nms_topk: proposals per image after NMS, in training and in testing.
+        nms_threshold: IoU threshold of NMS, which runs per level.
+        min_box_size: lower bound of both sides of a proposal in px, exclusive.
+        boundary_threshold: px by which an anchor may reach outside the image; others are ignored in training.
+            -1 keeps all.
+        box_reg_loss_type: ``loss_type`` of ``box_loss_sum``.
+        smooth_l1_beta: where the smooth L1 loss becomes linear.
+        loss_weights: weights of the objectness and the box loss.
     """
 
     @configurable
@@ -156,7 +157,7 @@ class RPN(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """The arguments that a configuration says."""
+        """Return the constructor arguments for a configuration."""
         node = cfg.MODEL.RPN
         shapes = shapes_of(input_shape, node.IN_FEATURES, "MODEL.RPN.IN_FEATURES")
         return {
@@ -184,15 +185,15 @@ class RPN(nn.Module):
         features: dict[str, Tensor],
         gt_instances: list[Instances] | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """Propose boxes; in training also the losses.
+        """Return the proposals, and in training the losses.
 
         Args:
             images: the padded batch.
             features: feature maps by name.
-            gt_instances: ``gt_boxes`` of each image, in training.
+            gt_instances: in training, ``gt_boxes`` of each image.
 
         Returns:
-            one ``Instances`` an image with ``proposal_boxes`` and ``objectness_logits``, and the losses.
+            ``Instances`` with ``proposal_boxes`` and ``objectness_logits`` per image, and the losses by name.
         """
         logits, deltas, anchors = self.predict_anchors(features)
         losses: dict[str, Tensor] = {}
@@ -214,7 +215,7 @@ class RPN(nn.Module):
         features: Dict[str, Tensor],
         image_sizes: List[Tuple[int, int]],
     ) -> List[Tuple[Tensor, Tensor]]:
-        """Boxes (R, 4) XYXY in px and their logits (R,), descending, for each image."""
+        """Return boxes (R, 4) XYXY in px and their logits (R,), descending, of each image."""
         logits, deltas, anchors = self.predict_anchors(features)
         return self.find_proposals(anchors, logits, deltas, image_sizes)
 
@@ -222,7 +223,7 @@ class RPN(nn.Module):
         self,
         features: Dict[str, Tensor],
     ) -> Tuple[List[Tensor], List[Tensor], List[Tensor]]:
-        """Logits (N, HWA), differences (N, HWA, 4) and anchors (HWA, 4) of each level."""
+        """Return logits (N, HWA), box deltas (N, HWA, 4) and anchors (HWA, 4) of each level."""
         levels = [features[name] for name in self.in_features]
         anchors = self.anchor_generator(levels)
         logit_maps, delta_maps = self.rpn_head(levels)
@@ -237,7 +238,7 @@ class RPN(nn.Module):
         deltas: List[Tensor],
         image_sizes: List[Tuple[int, int]],
     ) -> List[Tuple[Tensor, Tensor]]:
-        """The best anchors of each level, decoded, clipped and suppressed within their level."""
+        """Select the proposals of each image by ``select_proposals`` with the options of this module."""
         return select_proposals(
             anchors,
             logits,
@@ -258,7 +259,7 @@ class RPN(nn.Module):
         gt_instances: list[Instances],
         image_sizes: list[tuple[int, int]],
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """For each image (HWA,) labels (1, 0, -1 not learnt from) and (HWA, 4) ground truth boxes."""
+        """Return labels (HWA,) (1, 0, -1 ignored) and matched ``gt_boxes`` (HWA, 4) for each image."""
         all_anchors = Boxes(torch.cat(anchors))
         labels, boxes = [], []
         for instances, size in zip(gt_instances, image_sizes, strict=True):
@@ -284,7 +285,7 @@ class RPN(nn.Module):
         deltas: list[Tensor],
         gt_boxes: list[Tensor],
     ) -> dict[str, Tensor]:
-        """``loss_rpn_cls`` and ``loss_rpn_loc``, each over the anchors that were drawn."""
+        """Compute ``loss_rpn_cls`` and ``loss_rpn_loc`` over the sampled anchors."""
         label = torch.stack(labels)
         positive, drawn = label == 1, label >= 0
         record("rpn/num_pos_anchors", lambda: positive.sum() / len(labels))
@@ -309,7 +310,7 @@ class RPN(nn.Module):
 
     @torch.jit.unused
     def segments(self) -> list[Segment]:
-        """Return the head, and the selection of the proposals."""
+        """Return two segments: the head and the selection of proposals."""
         outputs = dense_maps(self.in_features)
         return [
             Segment("rpn_head", DenseHead(self.rpn_head), maps(*self.in_features), outputs),
@@ -328,23 +329,23 @@ def select_proposals(
     nms_threshold: float,
     min_box_size: float,
 ) -> List[Tuple[Tensor, Tensor]]:
-    """The best anchors of each level, decoded, clipped and suppressed within their level.
+    """Select proposals: decode and clip the best anchors of each level, then run NMS per level.
 
     Args:
-        anchors: (HWA, 4) a level, XYXY in px.
-        logits: (N, HWA) a level.
-        deltas: (N, HWA, 4) a level.
+        anchors: (HWA, 4) per level, XYXY in px.
+        logits: (N, HWA) per level.
+        deltas: (N, HWA, 4) per level.
         image_sizes: height and width of each image in px.
-        box_weights: what the four differences were multiplied by.
-        pre_nms_topk: proposals a level before suppression.
-        post_nms_topk: proposals an image after suppression.
-        nms_threshold: IoU above which the lower score is dropped.
-        min_box_size: both sides of a proposal are longer, in px.
+        box_weights: factors of dx, dy, dw and dh in ``deltas``.
+        pre_nms_topk: proposals per level before NMS.
+        post_nms_topk: proposals per image after NMS.
+        nms_threshold: IoU threshold of NMS.
+        min_box_size: lower bound of both sides of a proposal in px, exclusive.
 
     Returns:
         (R, 4) boxes, XYXY in px, and (R,) logits, descending, of each image.
     """
-    # Lets topk take k of fewer than k; the padding is dropped by its score.
+    # The padding lets topk return k of fewer than k values; its score removes it again.
     pad_score = -1e9
     results: List[Tuple[Tensor, Tensor]] = []
     for image in range(len(image_sizes)):
@@ -371,7 +372,7 @@ def select_proposals(
 
 
 class _Proposals(nn.Module):
-    """L maps of logits, L of deltas, image -> boxes and their logits."""
+    """L maps of logits, L of box deltas, image -> proposals and their logits."""
 
     def __init__(self, rpn: Any) -> None:
         super().__init__()
@@ -388,7 +389,7 @@ class _Proposals(nn.Module):
 
 
 class _WholeProposalGenerator(nn.Module):
-    """levels, image -> boxes and their logits, by a proposal generator of any kind."""
+    """levels, image -> proposals and their logits, by any proposal generator."""
 
     def __init__(self, generator: Any, levels: Sequence[str]) -> None:
         super().__init__()
@@ -401,11 +402,11 @@ class _WholeProposalGenerator(nn.Module):
 
 
 def proposal_segments(generator: Any, levels: Sequence[str]) -> list[Segment]:
-    """Return what a proposal generator declares, or all of it as one segment.
+    """Return the segments that a proposal generator declares, or one segment for all of it.
 
     Args:
         generator: feature maps -> proposals.
-        levels: names of the feature maps of the backbone.
+        levels: names of the backbone's feature maps.
     """
     levels = getattr(generator, "in_features", levels)
     module = _WholeProposalGenerator(generator, levels)

@@ -1,4 +1,4 @@
-"""ROI heads: proposals -> detections, and what is computed for each detection."""
+"""ROI heads: proposals -> detections, with masks and keypoints."""
 
 from detexport.modeling.registries import (
     ROI_BOX_HEAD_REGISTRY,

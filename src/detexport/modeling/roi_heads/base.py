@@ -1,4 +1,4 @@
-"""What ROI heads of every kind share: which proposals to learn from, and detections as ``Instances``.
+"""Base class of ROI heads: sampling of proposals for training, and detections as ``Instances``.
 
 Shapes: R proposals, D detections of an image, K classes.
 """
@@ -31,7 +31,7 @@ from detexport.utils.events import record
 
 
 def split_by_image(x: Tensor, boxes: List[Tensor]) -> List[Tensor]:
-    """Rows of ``x`` by image, as many as each of ``boxes`` has; a single image's stay whole."""
+    """Split the rows of ``x`` by image, as many rows as each of ``boxes`` has."""
     if len(boxes) == 1:
         return [x]
     parts: List[Tensor] = []
@@ -43,22 +43,22 @@ def split_by_image(x: Tensor, boxes: List[Tensor]) -> List[Tensor]:
 
 
 class ROIHeads(nn.Module):
-    """Proposals -> detections; a subclass adds the heads, ``detect`` and ``losses``.
+    """Base class of ROI heads; a subclass adds the heads, ``detect`` and ``losses``.
 
-    With a mask head ``mask_head``, it also gives ``mask_features(levels, boxes)``, what that head looks at.
+    With a ``mask_head``, it also defines ``mask_features(levels, boxes)``, the input of that head.
 
     Args:
         in_features: names of the levels.
         num_classes: K, without the background.
-        matcher: labels of the proposals in training.
-        batch_size_per_image: proposals an image to learn from.
-        positive_fraction: at most this part of them is foreground.
-        proposal_append_gt: learn from the ground truth's boxes too.
+        matcher: labels the proposals in training.
+        batch_size_per_image: proposals sampled per image in training.
+        positive_fraction: upper bound of the fraction of foreground proposals among them.
+        proposal_append_gt: add the ground truth boxes to the proposals in training.
     """
 
     detect: Any
     losses: Any
-    if TYPE_CHECKING:  # a class annotation that exists would be TorchScript's to obey
+    if TYPE_CHECKING:  # TorchScript would apply an annotation that exists at run time
         mask_head: Any
         mask_features: Any
 
@@ -87,7 +87,7 @@ class ROIHeads(nn.Module):
         levels: List[Tensor],
         detections: List[Dict[str, Tensor]],
     ) -> List[Dict[str, Tensor]]:
-        """``pred_masks`` (D, S, S), a probability a cell of a grid over each box."""
+        """Add ``pred_masks`` (D, S, S): probabilities in a grid over each box."""
         if self.mask_head is not None:
             boxes = [fields["pred_boxes"] for fields in detections]
             classes = torch.cat([fields["pred_classes"] for fields in detections])
@@ -105,14 +105,14 @@ class ROIHeads(nn.Module):
         proposals: list[Instances],
         targets: list[Instances] | None = None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """Detections, or in training the sampled proposals and the losses.
+        """Return the detections, or in training the sampled proposals and the losses.
 
         Args:
             images: the padded batch.
             features: feature maps by name.
-            proposals: of each image, with ``proposal_boxes``.
-            targets: in training the ground truth of each image: ``gt_boxes``, ``gt_classes`` and, by
-                the heads, ``gt_masks``, ``gt_keypoints``.
+            proposals: ``proposal_boxes`` of each image.
+            targets: in training, the ground truth of each image: ``gt_boxes``, ``gt_classes`` and,
+                depending on the heads, ``gt_masks``, ``gt_keypoints``.
         """
         if self.training:
             if targets is None:
@@ -131,7 +131,7 @@ class ROIHeads(nn.Module):
     def label_and_sample_proposals(
         self, proposals: list[Instances], targets: list[Instances]
     ) -> list[Instances]:
-        """Proposals to learn from, with the fields of the ground truth that each answers for."""
+        """Sample proposals for training; each gets the fields of its matched ground truth."""
         sampled = []
         for instances, target in zip(proposals, targets, strict=True):
             boxes: Boxes = instances.proposal_boxes
@@ -155,7 +155,7 @@ class ROIHeads(nn.Module):
 
     @torch.jit.unused
     def record_samples(self, sampled: list[Instances]) -> None:
-        """Record how many proposals an image are learnt from, by foreground and background."""
+        """Record the numbers of sampled foreground and background proposals per image."""
         classes = [instances.gt_classes for instances in sampled]
         count = len(classes)
         record("roi_head/num_bg_samples", lambda: sum((c == self.num_classes).sum() for c in classes) / count)
@@ -166,19 +166,19 @@ class ROIHeads(nn.Module):
 
     @torch.jit.unused
     def foreground(self, proposals: list[Instances]) -> list[Instances]:
-        """The sampled proposals that answer for an object."""
+        """Return the foreground proposals of each image."""
         return [instances[instances.gt_classes < self.num_classes] for instances in proposals]
 
     @torch.jit.unused
     @torch.no_grad()
     def label_boxes(self, boxes: Boxes, target: Instances, matcher: Matcher) -> tuple[Tensor, Tensor]:
-        """(R,) class of each box, K for the background and -1 for ignored, and (R,) index of its truth."""
+        """Return each box's class (R,), K background, -1 ignored, and index (R,) of its ground truth."""
         matches, labels = matcher(pairwise_iou(target.gt_boxes, boxes))
         return matched_classes(target.gt_classes, matches, labels, self.num_classes), matches
 
 
 def detections_as_instances(fields: dict[str, Tensor], image_size: tuple[int, int]) -> Instances:
-    """The fields of one image's detections as ``Instances``; masks become (D, 1, S, S)."""
+    """Return the detections of one image as ``Instances``; masks become (D, 1, S, S)."""
     instances = Instances(image_size)
     for name, value in fields.items():
         if name == "pred_boxes":
@@ -191,7 +191,7 @@ def detections_as_instances(fields: dict[str, Tensor], image_size: tuple[int, in
 
 
 def sampling_options(cfg: CfgNode) -> dict[str, Any]:
-    """What the configuration says for ``ROIHeads``."""
+    """Return the constructor arguments of ``ROIHeads`` for a configuration."""
     node = cfg.MODEL.ROI_HEADS
     return {
         "in_features": tuple(node.IN_FEATURES),
@@ -204,13 +204,13 @@ def sampling_options(cfg: CfgNode) -> dict[str, Any]:
 
 
 def level_shapes(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> tuple[int, list[int]]:
-    """Channels, and strides in px, of the feature maps that the heads look at."""
+    """Return the number of channels and the strides in px of the heads' feature maps."""
     shapes = shapes_of(input_shape, cfg.MODEL.ROI_HEADS.IN_FEATURES, "MODEL.ROI_HEADS.IN_FEATURES")
     return shapes[0].channels, [shape.stride for shape in shapes]
 
 
 def build_pooler(node: CfgNode, strides: list[int]) -> ROIPooler:
-    """The pooler of a head's configuration."""
+    """Build the pooler of a head from its configuration node."""
     return ROIPooler(
         output_size=node.POOLER_RESOLUTION,
         strides=strides,
@@ -220,12 +220,12 @@ def build_pooler(node: CfgNode, strides: list[int]) -> ROIPooler:
 
 
 def pooled_shape(node: CfgNode, channels: int) -> ShapeSpec:
-    """What comes out of that pooler."""
+    """Return the shape of the pooled features of a head."""
     return ShapeSpec(channels, height=node.POOLER_RESOLUTION, width=node.POOLER_RESOLUTION)
 
 
 class _WholeROIHeads(nn.Module):
-    """levels, proposals, image -> detections, by ROI heads of any kind."""
+    """levels, proposals, image -> detections, by any ROI heads."""
 
     def __init__(self, heads: Any, levels: Sequence[str], names: Sequence[str]) -> None:
         super().__init__()
@@ -240,11 +240,11 @@ class _WholeROIHeads(nn.Module):
 
 
 def roi_head_segments(heads: Any, levels: Sequence[str], output_names: Sequence[str]) -> list[Segment]:
-    """Return what ROI heads declare, or all of them as one segment.
+    """Return the segments that ROI heads declare, or one segment for all of them.
 
     Args:
         heads: proposals -> detections.
-        levels: names of the feature maps of the backbone.
+        levels: names of the backbone's feature maps.
         output_names: fields of the detections.
     """
     levels = getattr(heads, "in_features", levels)

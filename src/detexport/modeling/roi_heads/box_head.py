@@ -1,4 +1,4 @@
-"""Box head: pooled features of a proposal -> a vector."""
+"""Box head: pooled features of a proposal -> a feature vector."""
 
 from typing import Any, List
 
@@ -21,7 +21,7 @@ class FastRCNNConvFCHead(nn.Sequential):
     """Convolutions, then fully connected layers, each followed by ReLU.
 
     Args:
-        input_shape: pooled features.
+        input_shape: shape of the pooled features.
         conv_dims: channels of the convolutions ``conv1``, ``conv2``, ...
         fc_dims: channels of the layers ``fc1``, ``fc2``, ...
         norm: name of the convolutions' normalization.
@@ -54,7 +54,7 @@ class FastRCNNConvFCHead(nn.Sequential):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
-        """The arguments that a configuration says."""
+        """Return the constructor arguments for a configuration."""
         node = cfg.MODEL.ROI_BOX_HEAD
         return {
             "input_shape": input_shape,
@@ -64,14 +64,14 @@ class FastRCNNConvFCHead(nn.Sequential):
         }
 
     def forward(self, x: Tensor) -> Tensor:
-        """(R, C, H, W) -> (R, D), or (R, D, H, W) without fully connected layers."""
+        """Return vectors (R, D) for (R, C, H, W), or maps (R, D, H, W) without fully connected layers."""
         for layer in self:
             x = layer(x)
         return x
 
 
 class _BoxHead(nn.Module):
-    """pooled features -> logits and deltas of each proposal."""
+    """pooled features -> logits and box deltas of each proposal."""
 
     def __init__(self, head: Any, predictor: nn.Module) -> None:
         super().__init__()
@@ -84,6 +84,6 @@ class _BoxHead(nn.Module):
 
 
 def box_head_segment(name: str, head: Any, predictor: nn.Module) -> Segment:
-    """Return the segment from the features ``{name}_pooled`` to the outputs of a predictor."""
+    """Return the segment from the pooled features ``{name}_pooled`` to logits and box deltas."""
     outputs = rows(f"{name}_logits", f"{name}_deltas")
     return Segment(f"{name}_head", _BoxHead(head, predictor), rows(f"{name}_pooled"), outputs)

@@ -1,4 +1,4 @@
-"""Cascade R-CNN (Cai and Vasconcelos 2018): box heads one after another, each from the boxes of the last.
+"""Cascade R-CNN (Cai and Vasconcelos 2018): a sequence of box heads, each refines the boxes of the last.
 
 Shapes: R proposals, D detections of an image, K classes.
 """
@@ -44,13 +44,13 @@ from detexport.utils.events import name_scope
 
 @ROI_HEADS_REGISTRY.register()
 class CascadeROIHeads(StandardROIHeads):
-    """Box heads in stages over one pooler; mask head as in ``StandardROIHeads``.
+    """A box head per stage over one pooler; the mask head is that of ``StandardROIHeads``.
 
     Args:
-        box_pooler: features of a proposal, at every stage.
-        box_heads: vector of a proposal, one a stage.
-        box_predictors: scores and one box for all classes, one a stage.
-        stage_matchers: labels of the boxes in training, one a stage.
+        box_pooler: pools the features of the boxes at every stage.
+        box_heads: one per stage; pooled features -> vectors.
+        box_predictors: one per stage; vectors -> logits and class-agnostic box deltas.
+        stage_matchers: one per stage; labels the boxes in training.
         **options: see ``StandardROIHeads``.
     """
 
@@ -74,7 +74,7 @@ class CascadeROIHeads(StandardROIHeads):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """The arguments that a configuration says."""
+        """Return the constructor arguments for a configuration."""
         _check_cascade_options(cfg)
         box, cascade = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_BOX_CASCADE_HEAD
         channels, strides = level_shapes(cfg, input_shape)
@@ -94,7 +94,7 @@ class CascadeROIHeads(StandardROIHeads):
 
     @torch.jit.unused
     def final_predictor(self) -> FastRCNNOutputLayers:
-        """What decides the detections: the last stage's."""
+        """Return the last stage's box predictor, which selects the detections."""
         return self.box_predictor[-1]
 
     def detect_boxes(
@@ -103,7 +103,7 @@ class CascadeROIHeads(StandardROIHeads):
         proposals: List[Tensor],
         image_sizes: List[Tuple[int, int]],
     ) -> List[Dict[str, Tensor]]:
-        """The last stage's boxes with the mean of all stages' scores."""
+        """Select detections from the last stage's boxes and the mean of all stages' scores."""
         boxes = proposals
         scores: List[Tensor] = []
         results: List[Dict[str, Tensor]] = []
@@ -126,7 +126,7 @@ class CascadeROIHeads(StandardROIHeads):
 
     @torch.jit.unused
     def segments(self) -> list[Segment]:
-        """Return each stage, the mean of all stages, and what is computed for each detection."""
+        """Return the segments of each stage, of the mean of their scores, and of the heads on detections."""
         segments: list[Segment] = []
         scores: list[Port] = []
         boxes = PROPOSAL_BOXES
@@ -142,7 +142,7 @@ class CascadeROIHeads(StandardROIHeads):
 
     @torch.jit.unused
     def stage_segments(self, stage: int, boxes: tuple[Port, ...]) -> list[Segment]:
-        """Return the segments from the boxes of the stage before, or the proposals, to scores and boxes."""
+        """Return the segments from the previous stage's boxes, or the proposals, to scores and boxes."""
         name, levels, predictor = f"stage{stage}", maps(*self.in_features), self.box_predictor[stage]
         pooled = f"{name}_pooled"
         if stage == 0:
@@ -160,7 +160,7 @@ class CascadeROIHeads(StandardROIHeads):
     def box_losses(
         self, levels: list[Tensor], proposals: list[Instances], targets: list[Instances]
     ) -> dict[str, Tensor]:
-        """``loss_cls_stage{k}`` and ``loss_box_reg_stage{k}`` of every stage."""
+        """Compute ``loss_cls_stage{k}`` and ``loss_box_reg_stage{k}`` of every stage."""
         losses: dict[str, Tensor] = {}
         boxes: list[Tensor] = []
         stages = zip(self.box_head, self.box_predictor, self.stage_matchers, strict=True)
@@ -171,7 +171,7 @@ class CascadeROIHeads(StandardROIHeads):
                     self.record_samples(proposals)
             pooled = self.box_pooler(levels, [instances.proposal_boxes for instances in proposals])
             if pooled.requires_grad:
-                # All stages learn from the same features: together they weigh as much as one head.
+                # Scales the gradient of the shared features: all stages together weigh as much as one head.
                 pooled.register_hook(lambda gradient: gradient / len(self.box_head))
             logits, deltas = predictor(head(pooled))
             with name_scope(f"stage{stage}"):
@@ -185,15 +185,15 @@ class CascadeROIHeads(StandardROIHeads):
     def label_refined(
         self, boxes: list[Tensor], targets: list[Instances], matcher: Matcher
     ) -> list[Instances]:
-        """The last stage's boxes as proposals to learn from: clipped, the empty ones left out."""
+        """Return the last stage's boxes, clipped and not empty, as labelled proposals."""
         labelled = []
         for box, target in zip(boxes, targets, strict=True):
             refined = Boxes(clip_boxes(box, target.image_size))
             refined = refined[refined.nonempty()]
             classes, matches = self.label_boxes(refined, target, matcher)
-            truth = target.gt_boxes[matches] if len(target) else Boxes(torch.zeros_like(refined.tensor))
+            gt_boxes = target.gt_boxes[matches] if len(target) else Boxes(torch.zeros_like(refined.tensor))
             labelled.append(
-                Instances(target.image_size, proposal_boxes=refined, gt_classes=classes, gt_boxes=truth)
+                Instances(target.image_size, proposal_boxes=refined, gt_classes=classes, gt_boxes=gt_boxes)
             )
         return labelled
 
@@ -202,7 +202,7 @@ def _check_cascade_options(cfg: CfgNode) -> None:
     cascade, heads = cfg.MODEL.ROI_BOX_CASCADE_HEAD, cfg.MODEL.ROI_HEADS
     if not cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG:
         raise ConfigError(
-            "unsupported option: a cascade hands on one box a proposal",
+            "a cascade needs class-agnostic box regression",
             got="MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG: False",
             expected="MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG: True",
         )
@@ -214,14 +214,14 @@ def _check_cascade_options(cfg: CfgNode) -> None:
         )
     if not cascade.IOUS or len(cascade.IOUS) != len(cascade.BBOX_REG_WEIGHTS):
         raise ConfigError(
-            "a cascade has an IoU and box weights for each stage",
+            "a cascade needs an IoU threshold and box weights for each stage",
             got=f"MODEL.ROI_BOX_CASCADE_HEAD: {len(cascade.IOUS)} IOUS, "
             f"{len(cascade.BBOX_REG_WEIGHTS)} BBOX_REG_WEIGHTS",
             expected="as many of both, at least one",
         )
     if [cascade.IOUS[0]] != list(heads.IOU_THRESHOLDS):
         raise ConfigError(
-            "the cascade's first stage learns from the proposals as they were sampled",
+            "the cascade's first stage must use the IoU threshold of the proposal sampling",
             got=f"MODEL.ROI_BOX_CASCADE_HEAD.IOUS: {list(cascade.IOUS)}, "
             f"MODEL.ROI_HEADS.IOU_THRESHOLDS: {list(heads.IOU_THRESHOLDS)}",
             expected="the first of IOUS as the only threshold",
@@ -229,7 +229,7 @@ def _check_cascade_options(cfg: CfgNode) -> None:
 
 
 class _ClippedPool(nn.Module):
-    """L levels, boxes, image -> the boxes inside the image, their features."""
+    """L levels, boxes, image -> clipped boxes, their pooled features."""
 
     def __init__(self, pooler: Any) -> None:
         super().__init__()
@@ -241,7 +241,7 @@ class _ClippedPool(nn.Module):
 
 
 class _CascadeBoxes(nn.Module):
-    """logits, deltas, the stage's boxes -> scores, the next boxes."""
+    """logits, box deltas, boxes of the stage -> scores, refined boxes."""
 
     def __init__(self, predictor: Any) -> None:
         super().__init__()
@@ -252,7 +252,7 @@ class _CascadeBoxes(nn.Module):
 
 
 class _CascadeInference(nn.Module):
-    """the scores of all stages, the last boxes, image -> boxes, scores, classes."""
+    """scores of all stages, last boxes, image -> boxes, scores, classes."""
 
     def __init__(self, predictor: Any) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Fast R-CNN's outputs (Girshick 2015): class scores and boxes of each proposal, and detections from them.
+"""Box predictor of Fast R-CNN (Girshick 2015): logits and box deltas of each proposal, and their decoding.
 
 Shapes: R proposals of an image, K classes, D detections of an image.
 """
@@ -37,24 +37,24 @@ def select_detections(
     nms_threshold: float,
     max_detections: int,
 ) -> Tuple[Tensor, Tensor, Tensor]:
-    """Detections of one image: above the threshold, suppressed per class, the best of them.
+    """Select the detections of one image: apply the score threshold, then NMS per class, then keep the best.
 
-    One proposal may give detections of several classes; it gives none where one of its numbers is not finite.
+    One proposal may yield detections of several classes. It yields none if one of its values is not finite.
 
     Args:
-        boxes: (R, K, 4), or (R, 1, 4) where all classes share a box; XYXY in px.
+        boxes: (R, K, 4), or (R, 1, 4) if class-agnostic; XYXY in px.
         scores: (R, K), without the background.
         image_size: height and width in px; boxes are clipped to it.
-        score_threshold: a detection's score is greater.
-        nms_threshold: IoU above which the lower score of one class is dropped.
-        max_detections: how many to keep.
+        score_threshold: lower bound of the scores, exclusive.
+        nms_threshold: IoU threshold of NMS.
+        max_detections: upper bound of D; -1 for none.
 
     Returns:
         (D, 4) boxes, (D,) scores in descending order, (D,) int64 classes.
     """
     boxes_per_proposal = boxes.shape[1]
     flat = boxes.reshape(-1, 4)
-    # A proposal as a whole, and before clipping, which would make an infinite box a large one.
+    # Per proposal, and before clipping, which would turn an infinite box into a large one.
     finite = torch.isfinite(scores).all(dim=1) & torch.isfinite(boxes.flatten(1)).all(dim=1)
     flat = clip_boxes(flat, image_size)
     found = (finite[:, None] & (scores > score_threshold)).nonzero()
@@ -69,11 +69,11 @@ def select_detections(
 
 
 def record_accuracy(logits: Tensor, classes: Tensor) -> None:
-    """Record which part of the proposals is classified rightly, and of the foreground which is missed.
+    """Record the classification accuracy of all and of foreground proposals, and the false negative rate.
 
     Args:
         logits: (R, K + 1), the background last.
-        classes: (R,) the true ones; K is the background.
+        classes: (R,) ``gt_classes``; K is the background.
     """
     if not has_event_storage() or len(classes) == 0:
         return
@@ -86,24 +86,24 @@ def record_accuracy(logits: Tensor, classes: Tensor) -> None:
 
 
 class FastRCNNOutputLayers(nn.Module):
-    """Two linear layers over a proposal's vector.
+    """Two linear layers: logits and box deltas of each proposal.
 
     Args:
-        input_shape: the vector; a map is flattened.
-        box2box_transform: meaning of the box differences.
+        input_shape: shape of the box head's output; a map is flattened.
+        box2box_transform: encoding of the box deltas.
         num_classes: K, without the background.
-        cls_agnostic_bbox_reg: one box for all classes.
+        cls_agnostic_bbox_reg: predict one box for all classes.
         use_sigmoid: scores by sigmoid instead of softmax.
-        score_threshold: a detection's score is greater.
-        nms_threshold: IoU above which the lower score of one class is dropped.
-        max_detections: detections an image.
-        box_reg_loss_type: kind of the box loss: see ``box_loss_sum``.
-        smooth_l1_beta: where a smooth L1 loss turns linear.
-        box_loss_weight: factor of the box loss.
-        use_fed_loss: learn from some classes at a time, by sigmoid scores: see ``federated_classes``; it
-            needs ``set_class_frequencies`` before.
-        fed_loss_num_classes: classes to learn from at once.
-        fed_loss_freq_weight_power: exponent of a class's frequency.
+        score_threshold: lower bound of the scores, exclusive.
+        nms_threshold: IoU threshold of NMS.
+        max_detections: detections per image.
+        box_reg_loss_type: ``loss_type`` of ``box_loss_sum``.
+        smooth_l1_beta: where the smooth L1 loss becomes linear.
+        box_loss_weight: weight of the box loss.
+        use_fed_loss: use the federated loss over sampled classes: see ``federated_classes``. It needs
+            sigmoid scores, and ``set_class_frequencies`` before training.
+        fed_loss_num_classes: number of classes in each loss.
+        fed_loss_freq_weight_power: exponent of a class's frequency in its sampling weight.
     """
 
     @configurable
@@ -148,11 +148,11 @@ class FastRCNNOutputLayers(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
-        """The arguments that a configuration says."""
+        """Return the constructor arguments for a configuration."""
         heads, box = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD
         if box.USE_FED_LOSS and not box.USE_SIGMOID_CE:
             raise ConfigError(
-                "a federated loss is one of sigmoid scores",
+                "the federated loss needs sigmoid scores",
                 got="MODEL.ROI_BOX_HEAD.USE_FED_LOSS: True, MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE: False",
                 expected="both, or neither",
             )
@@ -177,21 +177,21 @@ class FastRCNNOutputLayers(nn.Module):
 
     @classmethod
     def training_buffers(cls) -> tuple[str, ...]:
-        """Names of the state that checkpoints hold of the training; see ``describe_parameters``."""
+        """Return the names of buffers that only training uses; see ``describe_parameters``."""
         return ("fed_loss_cls_weights",)
 
     def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
-        """(R, D) or (R, C, H, W) -> (R, K + 1) logits, the background last; (R, 4 or K * 4) differences."""
+        """Return logits (R, K + 1), background last, and box deltas (R, 4 or K * 4) for box features."""
         x = x.flatten(1)
         return self.cls_score(x), self.bbox_pred(x)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """(R, K + 1) logits -> (R, K) scores, without the background."""
+        """Return the scores (R, K), without the background, of logits (R, K + 1)."""
         scores = logits.sigmoid() if self.use_sigmoid else F.softmax(logits, dim=1)
         return scores[:, :-1]
 
     def decode(self, deltas: Tensor, proposals: Tensor) -> Tensor:
-        """(R, 4 or K * 4) differences from (R, 4) proposals -> (R, 4 or K * 4) boxes, XYXY in px."""
+        """Decode box deltas (R, 4 or K * 4) of proposals (R, 4) to boxes (R, 4 or K * 4), XYXY in px."""
         return apply_deltas(deltas, proposals, self.box_weights)
 
     def select(
@@ -200,7 +200,7 @@ class FastRCNNOutputLayers(nn.Module):
         scores: Tensor,
         image_size: Tuple[int, int],
     ) -> Tuple[Tensor, Tensor, Tensor]:
-        """Detections of one image from decoded boxes and (R, K) scores: see ``select_detections``."""
+        """Select one image's detections from decoded boxes and scores (R, K): see ``select_detections``."""
         return select_detections(
             boxes.reshape(boxes.shape[0], boxes.shape[1] // 4, 4),
             scores,
@@ -217,7 +217,7 @@ class FastRCNNOutputLayers(nn.Module):
         proposals: Tensor,
         image_size: Tuple[int, int],
     ) -> Tuple[Tensor, Tensor, Tensor]:
-        """Detections of one image from its proposals' outputs: see ``select_detections``."""
+        """Decode the outputs of one image and select its detections: see ``select_detections``."""
         return self.select(self.decode(deltas, proposals), self.probabilities(logits), image_size)
 
     @torch.jit.unused
@@ -225,14 +225,14 @@ class FastRCNNOutputLayers(nn.Module):
     def predict_boxes_for_gt_classes(
         self, outputs: tuple[Tensor, Tensor], proposals: list[Instances]
     ) -> list[Tensor]:
-        """The box that each proposal's true class predicts; any class's of the background's proposals.
+        """Return the box that each proposal predicts for its ``gt_classes``; for background, any class's.
 
         Args:
-            outputs: logits and differences of all proposals.
-            proposals: of each image, with ``proposal_boxes`` and ``gt_classes``.
+            outputs: logits and box deltas of all proposals.
+            proposals: ``proposal_boxes`` and ``gt_classes`` of each image.
 
         Returns:
-            one (R, 4) an image, XYXY in px, not clipped.
+            one (R, 4) per image, XYXY in px, not clipped.
         """
         classes = torch.cat([instances.gt_classes for instances in proposals])
         boxes = torch.cat([instances.proposal_boxes.tensor for instances in proposals])
@@ -241,12 +241,11 @@ class FastRCNNOutputLayers(nn.Module):
 
     @torch.jit.unused
     def losses(self, outputs: tuple[Tensor, Tensor], proposals: list[Instances]) -> dict[str, Tensor]:
-        """``loss_cls`` and ``loss_box_reg``.
+        """Compute ``loss_cls`` and ``loss_box_reg``.
 
         Args:
-            outputs: logits and differences of all proposals.
-            proposals: of each image, with ``proposal_boxes``, ``gt_classes`` (K is the background) and
-                ``gt_boxes``.
+            outputs: logits and box deltas of all proposals.
+            proposals: ``proposal_boxes``, ``gt_classes`` (K background) and ``gt_boxes`` of each image.
         """
         logits, deltas = outputs
         classes = torch.cat([instances.gt_classes for instances in proposals])
@@ -269,12 +268,12 @@ class FastRCNNOutputLayers(nn.Module):
 
     @torch.jit.unused
     def set_class_frequencies(self, frequencies: Tensor) -> None:
-        """Say in how many training images each of the (K,) classes is, for a federated loss."""
+        """Set the number of training images (K,) that contain each class, for the federated loss."""
         self.fed_loss_cls_weights = frequencies.float() ** self.fed_loss_freq_weight_power
 
     @torch.jit.unused
     def class_loss(self, logits: Tensor, classes: Tensor) -> Tensor:
-        """Mean over the proposals of the cross entropy, with sigmoid scores summed over the classes."""
+        """Return the mean cross entropy over the proposals; of sigmoid scores, the sum over the classes."""
         if not self.use_sigmoid:
             return F.cross_entropy(logits, classes) if len(classes) else logits.sum() * 0
         target = F.one_hot(classes, self.num_classes + 1)[:, :-1].to(logits.dtype)
@@ -282,17 +281,17 @@ class FastRCNNOutputLayers(nn.Module):
         if self.use_fed_loss:
             if self.fed_loss_cls_weights is None:
                 raise ConfigError(
-                    "a federated loss needs the frequencies of the classes",
+                    "the federated loss needs the frequencies of the classes",
                     got="MODEL.ROI_BOX_HEAD.USE_FED_LOSS: True",
-                    remedy="give them to box_predictor.set_class_frequencies before training",
+                    remedy="call box_predictor.set_class_frequencies before training",
                 )
-            learnt = federated_classes(classes, self.fed_loss_cls_weights, self.fed_loss_num_classes)
-            loss = loss[:, learnt]
+            sampled = federated_classes(classes, self.fed_loss_cls_weights, self.fed_loss_num_classes)
+            loss = loss[:, sampled]
         return loss.sum() / max(len(classes), 1)
 
 
 def deltas_of_classes(deltas: Tensor, classes: Tensor) -> Tensor:
-    """(R, 4) differences of (R,) classes, out of (R, K * 4), or (R, 4) that all classes share."""
+    """Return the box deltas (R, 4) of classes (R,) from (R, K * 4), or from (R, 4) if class-agnostic."""
     per_class = deltas.reshape(len(deltas), deltas.shape[1] // 4, 4)
     if per_class.shape[1] == 1:
         return per_class[:, 0]
@@ -300,15 +299,15 @@ def deltas_of_classes(deltas: Tensor, classes: Tensor) -> Tensor:
 
 
 def federated_classes(classes: Tensor, weights: Tensor, num_classes: int) -> Tensor:
-    """Classes to learn from: those that are there, and others drawn (Zhou et al. 2021, arXiv:2103.07461).
+    """Sample the classes of a federated loss (Zhou et al. 2021, arXiv:2103.07461): all present, and others.
 
     Args:
-        classes: (R,) true classes; K is the background.
-        weights: (K,) how readily a class that is not there is drawn.
-        num_classes: how many classes in all, the background among them, unless more are there.
+        classes: (R,) ``gt_classes``; K is the background.
+        weights: (K,) sampling weight of each class.
+        num_classes: number of classes, with the background; more if more are present.
 
     Returns:
-        indices of the classes, each once.
+        Unique indices of the classes.
     """
     present = classes.unique()
     missing = num_classes - len(present)
@@ -322,14 +321,14 @@ def federated_classes(classes: Tensor, weights: Tensor, num_classes: int) -> Ten
 
 
 class BoxInference(nn.Module):
-    """The selection of the detections as the module of a segment."""
+    """A segment's module: selection of the detections."""
 
     def __init__(self, predictor: Any) -> None:
         super().__init__()
         self.predictor = own_methods(predictor)
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        """Logits, deltas, proposals, image -> boxes, scores, classes."""
+        """Return boxes, scores and classes for logits, box deltas, proposals and the image."""
         boxes, scores, classes = self.predictor.detect(
             tensors[0], tensors[1], tensors[2], size_of(tensors[3])
         )

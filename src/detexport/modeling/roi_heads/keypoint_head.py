@@ -1,6 +1,6 @@
-"""Keypoint head (He et al. 2017): pooled features of a detection -> a heatmap for each keypoint.
+"""Keypoint head (He et al. 2017): pooled features of a detection -> one heatmap per keypoint.
 
-Shapes: R detections, K keypoints, S cells a side of a heatmap.
+Shapes: R detections, K keypoints, S x S cells of a heatmap.
 """
 
 from typing import Any, List, Tuple
@@ -24,24 +24,24 @@ def build_keypoint_head(cfg: CfgNode, input_shape: ShapeSpec) -> Any:
 
 
 def count(like: Tensor, length: int) -> Tensor:
-    """0, 1, 2, ... (length,) of the dtype of ``like``, by counting ones.
+    """Return 0, 1, 2, ... (length,) in the dtype of ``like``.
 
-    Neither a size nor a device is written into a trace.
+    It is a cumulative sum of ones, so that a trace contains neither a size nor a device.
     """
     return F.pad(like.sum()[None] * 0, [0, length - 1], value=1.0).cumsum(0)
 
 
 def positions_below(sizes: Tensor, limit: int) -> Tensor:
-    """0, 1, 2, ... below the largest of ``sizes`` (R,), which is at most ``limit``; one at least."""
+    """Return 0, 1, 2, ... below the largest of ``sizes`` (R,), which is at most ``limit``; at least 0."""
     positions = count(sizes, limit)
     return positions[(positions < F.pad(sizes, [0, 1], value=1.0).max()).nonzero()[:, 0]]
 
 
 def bicubic_weights(sizes: Tensor, positions: Tensor, cells: int) -> Tensor:
-    """How much each cell weighs at each pixel when ``cells`` are resized to ``sizes`` px, along one axis.
+    """Return the weights of the cells at each pixel for bicubic resizing to ``sizes`` px, on one axis.
 
-    Bicubic with a = -0.75, the outermost cells repeated beyond the edge, as ``interpolate`` has it; pixels
-    beyond a size repeat its last one.
+    As in ``interpolate``, a = -0.75 and the outermost cells repeat beyond the edge. Pixels beyond a size
+    repeat its last one.
 
     Args:
         sizes: (R,) px, whole numbers.
@@ -52,7 +52,7 @@ def bicubic_weights(sizes: Tensor, positions: Tensor, cells: int) -> Tensor:
         (R, P, cells).
     """
     pixel = torch.minimum(positions[None, :], sizes[:, None] - 1)
-    # Not cells / sizes: with a number of a shape, eager and a trace would round differently.
+    # Not cells / sizes: cells is a size, for which eager mode and a trace round differently.
     scale = torch.ones_like(sizes) * cells / sizes
     position = (pixel + 0.5) * scale[:, None] - 0.5
     first = torch.floor(position)
@@ -72,10 +72,10 @@ def bicubic_weights(sizes: Tensor, positions: Tensor, cells: int) -> Tensor:
 
 
 def heatmaps_to_keypoints(maps: Tensor, boxes: Tensor, image_size: Tuple[int, int]) -> Tensor:
-    """Where each heatmap, resized to its box, is highest.
+    """Return the position of the maximum of each heatmap, resized to its box.
 
-    Resizing is a product with the weights of the rows and of the columns, one keypoint after another: no more
-    than a number a pixel and detection is in memory at once.
+    Resizing multiplies by the weights of rows and columns, one keypoint at a time: memory holds at most one
+    value per pixel and detection.
 
     Args:
         maps: (R, K, S, S) logits.
@@ -98,7 +98,7 @@ def heatmaps_to_keypoints(maps: Tensor, boxes: Tensor, image_size: Tuple[int, in
         row_best, row_columns = resized.max(dim=2)
         best, row = row_best.max(dim=1)
         column = row_columns.gather(1, row[:, None])[:, 0]
-        # A repeated last pixel may come out higher by a rounding.
+        # Rounding may make a repeated last pixel higher.
         column_position = torch.minimum(column.to(columns.dtype), columns - 1)
         row_position = torch.minimum(row.to(rows.dtype), rows - 1)
         x = (column_position + 0.5) * (width / columns) + boxes[:, 0]
@@ -110,14 +110,14 @@ def heatmaps_to_keypoints(maps: Tensor, boxes: Tensor, image_size: Tuple[int, in
 
 @ROI_KEYPOINT_HEAD_REGISTRY.register()
 class KRCNNConvDeconvUpsampleHead(nn.Sequential):
-    """3x3 convolutions, a 2x deconvolution to a map a keypoint, 2x bilinear upsampling.
+    """3x3 convolutions, a 2x deconvolution to one map per keypoint, 2x bilinear upsampling.
 
     Args:
-        input_shape: pooled features.
+        input_shape: shape of the pooled features.
         num_keypoints: K.
         conv_dims: channels of ``conv_fcn1``, ``conv_fcn2``, ...
-        loss_weight: factor of the keypoint loss.
-        loss_normalizer: divides an image's loss; 0 divides by the number of keypoints that are learnt from.
+        loss_weight: weight of the keypoint loss.
+        loss_normalizer: divisor of the loss per image; 0 for the number of visible keypoints in the batch.
     """
 
     @configurable
@@ -145,7 +145,7 @@ class KRCNNConvDeconvUpsampleHead(nn.Sequential):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
-        """The arguments that a configuration says."""
+        """Return the constructor arguments for a configuration."""
         node, heads = cfg.MODEL.ROI_KEYPOINT_HEAD, cfg.MODEL.ROI_HEADS
         most = node.NUM_KEYPOINTS * heads.BATCH_SIZE_PER_IMAGE * heads.POSITIVE_FRACTION
         return {
@@ -157,18 +157,18 @@ class KRCNNConvDeconvUpsampleHead(nn.Sequential):
         }
 
     def forward(self, x: Tensor) -> Tensor:
-        """(R, C, S / 4, S / 4) -> (R, K, S, S) logits."""
+        """Return the logits (R, K, S, S) for pooled features (R, C, S / 4, S / 4)."""
         for layer in self:
             x = layer(x)
         return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
 
     @torch.jit.unused
     def losses(self, logits: Tensor, instances: list[Instances]) -> dict[str, Tensor]:
-        """``loss_keypoint`` over the keypoints inside the foreground proposals' boxes.
+        """Compute ``loss_keypoint`` over the visible keypoints inside the foreground proposals.
 
         Args:
             logits: (R, K, S, S) of all foreground proposals.
-            instances: of each image, with ``proposal_boxes`` and, where it has any, ``gt_keypoints``.
+            instances: ``proposal_boxes`` and, if any, ``gt_keypoints`` of each image.
         """
         found = [
             image.gt_keypoints.to_heatmap(image.proposal_boxes.tensor, logits.shape[-1])
@@ -178,10 +178,10 @@ class KRCNNConvDeconvUpsampleHead(nn.Sequential):
         if not any(inside.any() for _, inside in found):
             return {"loss_keypoint": logits.sum() * 0}
         cells = torch.cat([cell.flatten() for cell, _ in found])
-        learnt = torch.cat([inside.flatten() for _, inside in found]).nonzero()[:, 0]
+        valid = torch.cat([inside.flatten() for _, inside in found]).nonzero()[:, 0]
         maps = logits.flatten(0, 1).flatten(1)
-        loss = F.cross_entropy(maps[learnt], cells[learnt], reduction="sum")
-        normalizer = self.loss_normalizer * len(instances) or len(learnt)
+        loss = F.cross_entropy(maps[valid], cells[valid], reduction="sum")
+        normalizer = self.loss_normalizer * len(instances) or len(valid)
         return {"loss_keypoint": loss * (self.loss_weight / normalizer)}
 
 
@@ -196,9 +196,9 @@ def keypoint_segments(pooler: Any, head: nn.Module, levels: tuple[Port, ...]) ->
     """Return the segments from the levels and the boxes of the detections to their keypoints.
 
     Args:
-        pooler: features of a detection.
-        head: these -> heatmaps.
-        levels: what the pooler looks at.
+        pooler: pools the features of the detections.
+        head: pooled features -> heatmaps.
+        levels: inputs of the pooler.
     """
     boxes, heatmaps, keypoints = rows("pred_boxes"), rows("keypoint_heatmaps"), rows("pred_keypoints")
     inputs = (*heatmaps, *boxes, IMAGE_PORT)

@@ -1,4 +1,4 @@
-"""Mask head (He et al. 2017): pooled features of a detection -> a mask for each class."""
+"""Mask head (He et al. 2017): pooled features of a detection -> one mask per class."""
 
 from typing import Any, List
 
@@ -21,22 +21,22 @@ def build_mask_head(cfg: CfgNode, input_shape: ShapeSpec | dict[str, ShapeSpec])
 
     Args:
         cfg: the configuration.
-        input_shape: pooled features; or, for a head that looks at the feature maps themselves
-            (``POOLER_TYPE: ''``), these by name.
+        input_shape: shape of the pooled features; or, for a head on feature maps (``POOLER_TYPE: ''``), their
+            shapes by name.
 
     Returns:
-        a module with ``masks(features, boxes, classes)``, probabilities (R, S, S) of each detection's own
-        class, S its ``resolution``; and ``losses(features, instances)``. ``features`` is a list: the pooled
-        features alone, or one feature map a level.
+        A module with ``masks(features, boxes, classes)``, the probabilities (R, S, S) of each detection's
+        class, S its ``resolution``; and ``losses(features, instances)``. ``features`` is a list: either the
+        pooled features, or one feature map per level.
     """
     return ROI_MASK_HEAD_REGISTRY.build(cfg, input_shape)
 
 
 def class_logits(logits: Tensor, classes: Tensor) -> Tensor:
-    """Logits of each box's own class.
+    """Return the logits of each box's class.
 
     Args:
-        logits: (R, K, P), or (R, 1, P) where all classes share a mask.
+        logits: (R, K, P), or (R, 1, P) if class-agnostic.
         classes: (R,) int64.
 
     Returns:
@@ -48,20 +48,20 @@ def class_logits(logits: Tensor, classes: Tensor) -> Tensor:
 
 
 def class_masks(logits: Tensor, classes: Tensor) -> Tensor:
-    """Probability of each detection's own class: (R, K or 1, S, S) logits, (R,) int64 -> (R, S, S)."""
+    """Return each detection's probabilities (R, S, S) for logits (R, K or 1, S, S) and classes (R,)."""
     if logits.shape[1] == 1:
         return logits[:, 0].sigmoid()
-    # Without a change of shape: of no detection at all, ONNX of a trace could not work one out.
+    # Without a reshape: with no detection, ONNX of a trace cannot infer the new shape.
     index = classes[:, None, None, None].expand(-1, 1, logits.shape[2], logits.shape[3])
     return logits.gather(1, index)[:, 0].sigmoid()
 
 
 def mask_loss(logits: Tensor, instances: list[Instances]) -> Tensor:
-    """Mean binary cross entropy between each proposal's mask and the truth in a grid over its box.
+    """Return the mean binary cross entropy of each proposal's mask and ``gt_masks``, cropped to its box.
 
     Args:
         logits: (R, K or 1, S, S) of all foreground proposals.
-        instances: of each image, with ``proposal_boxes``, ``gt_classes`` and ``gt_masks``.
+        instances: ``proposal_boxes``, ``gt_classes`` and ``gt_masks`` of each image.
     """
     if len(logits) == 0:
         return logits.sum() * 0
@@ -79,10 +79,10 @@ def mask_loss(logits: Tensor, instances: list[Instances]) -> Tensor:
 
 
 def record_mask_accuracy(logits: Tensor, target: Tensor) -> None:
-    """Record which part of all cells is right, of the empty ones is set, and of the set ones is missed.
+    """Record the accuracy of the cells, and their false positive and false negative rates.
 
     Args:
-        logits: (R, P) of each mask's own class, a cell or point each.
+        logits: (R, P) of each mask's class, at cells or points.
         target: (R, P) bool.
     """
     wrong = (logits > 0) != target
@@ -96,11 +96,11 @@ class MaskRCNNConvUpsampleHead(nn.Sequential):
     """3x3 convolutions, a 2x deconvolution and a 1x1 predictor.
 
     Args:
-        input_shape: pooled features.
-        num_classes: masks a detection, 1 where all classes share one.
-        conv_dims: channels of ``mask_fcn1``, ``mask_fcn2``, ..., and last of the deconvolution.
+        input_shape: shape of the pooled features.
+        num_classes: masks per detection; 1 if class-agnostic.
+        conv_dims: channels of ``mask_fcn1``, ``mask_fcn2``, ...; the last also of the deconvolution.
         norm: name of the convolutions' normalization.
-        loss_weight: factor of the mask loss.
+        loss_weight: weight of the mask loss.
     """
 
     @configurable
@@ -130,7 +130,7 @@ class MaskRCNNConvUpsampleHead(nn.Sequential):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
-        """The arguments that a configuration says."""
+        """Return the constructor arguments for a configuration."""
         node = cfg.MODEL.ROI_MASK_HEAD
         if not isinstance(input_shape, ShapeSpec):
             raise ConfigError(
@@ -146,31 +146,31 @@ class MaskRCNNConvUpsampleHead(nn.Sequential):
         }
 
     def forward(self, x: Tensor) -> Tensor:
-        """(R, C, S, S) -> (R, K, 2S, 2S) logits."""
+        """Return the logits (R, K, 2S, 2S) for pooled features (R, C, S, S)."""
         for layer in self:
             x = layer(x)
         return x
 
     def masks(self, features: List[Tensor], boxes: List[Tensor], classes: Tensor) -> Tensor:
-        """See ``build_mask_head``; the boxes say nothing beyond their pooled features."""
+        """Return the masks described in ``build_mask_head``; ``boxes`` is not used."""
         return class_masks(self(features[0]), classes)
 
     @torch.jit.unused
     def losses(self, features: list[Tensor], instances: list[Instances]) -> dict[str, Tensor]:
-        """``loss_mask`` over the foreground proposals: see ``mask_loss``."""
+        """Compute ``loss_mask`` over the foreground proposals: see ``mask_loss``."""
         return {"loss_mask": mask_loss(self(features[0]), instances) * self.loss_weight}
 
     @torch.jit.unused
     def segments(self, features: tuple[Port, ...]) -> list[Segment]:
-        """Return the whole head; it takes the classes only where each has a mask of its own."""
+        """Return one segment for the head; the classes are an input unless the masks are class-agnostic."""
         classes = rows("pred_classes") if self.predictor.out_channels > 1 else ()
         return [Segment("mask_head", _ConvMaskHead(self), (*features, *classes), rows("pred_masks"))]
 
 
 class _ConvMaskHead(nn.Module):
-    """features and, unless all classes share a mask, classes -> a mask in each box.
+    """features and, unless class-agnostic, classes -> the mask of each box.
 
-    An exporter drops an input that nothing is computed from, such as the boxes.
+    The boxes are no input, since an exporter drops an unused input.
     """
 
     def __init__(self, head: Any) -> None:
@@ -186,7 +186,7 @@ class _ConvMaskHead(nn.Module):
 
 
 class _WholeMaskHead(nn.Module):
-    """features, boxes, classes -> a mask in each box, by a mask head of any kind."""
+    """features, boxes, classes -> the mask of each box, by any mask head."""
 
     def __init__(self, head: Any) -> None:
         super().__init__()
@@ -197,12 +197,12 @@ class _WholeMaskHead(nn.Module):
 
 
 def mask_head_segments(head: Any, features: tuple[Port, ...], kind: Kind) -> list[Segment]:
-    """Return what a mask head declares, or all of it as one segment.
+    """Return the segments that a mask head declares, or one segment for all of it.
 
     Args:
         head: see ``build_mask_head``.
-        features: what it looks at: pooled features, or the levels.
-        kind: how the masks of the whole head are compared.
+        features: its inputs: pooled features, or the levels.
+        kind: comparison of the masks of an undivided head.
     """
     inputs = (*features, *rows("pred_boxes", "pred_classes"))
     note = not_cut("the mask head", head)

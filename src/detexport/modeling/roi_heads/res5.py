@@ -1,4 +1,4 @@
-"""The heads of models without a pyramid (C4): the network's last stage runs on each box.
+"""ROI heads of models without a feature pyramid (C4): res5 runs on the pooled features of each box.
 
 Shapes: R proposals, D detections of an image, K classes.
 """
@@ -34,13 +34,13 @@ from detexport.structures import Instances
 
 @ROI_HEADS_REGISTRY.register()
 class Res5ROIHeads(ROIHeads):
-    """Boxes from the mean, masks from the map of res5's features of a box.
+    """Box predictor on the mean, mask head on the map, of res5's features of a box.
 
     Args:
-        pooler: features of a box, before res5.
-        res5: the stage.
-        box_predictor: scores and boxes.
-        mask_head: masks of a detection; none without masks.
+        pooler: pools the features of a box, the input of res5.
+        res5: the last stage of the ResNet.
+        box_predictor: predicts logits and box deltas.
+        mask_head: predicts masks; None for no masks.
         **options: see ``ROIHeads``.
     """
 
@@ -63,15 +63,15 @@ class Res5ROIHeads(ROIHeads):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """The arguments that a configuration says."""
+        """Return the constructor arguments for a configuration."""
         _check_res5_options(cfg)
         box = cfg.MODEL.ROI_BOX_HEAD
         channels, strides = level_shapes(cfg, input_shape)
-        # Three bottlenecks under every backbone: those of ResNet-50, also over ResNet-18 and 34.
+        # Three bottlenecks for every backbone: those of ResNet-50, also for ResNet-18 and 34.
         stages = configured_stages(cfg, last_stage="res5", depth=50)
         if channels != stages["res4"][1].channels:
             raise ConfigError(
-                "res5 follows on res4",
+                "the input of res5 must be res4",
                 got=f"MODEL.ROI_HEADS.IN_FEATURES: {list(cfg.MODEL.ROI_HEADS.IN_FEATURES)}",
                 expected="res4, as the heads' only feature map",
             )
@@ -90,16 +90,16 @@ class Res5ROIHeads(ROIHeads):
 
     @torch.jit.unused
     def final_predictor(self) -> FastRCNNOutputLayers:
-        """What decides the detections."""
+        """Return the box predictor, which selects the detections."""
         return self.box_predictor
 
     def shared_features(self, levels: List[Tensor], boxes: List[Tensor]) -> Tensor:
-        """One (R, 4) an image -> (sum R, C, S, S), in evaluation mode.
+        """Compute res5's features (sum R, C, S, S) of boxes (R, 4) per image, in evaluation mode.
 
-        An empty box is added and dropped again: ``torch.export`` cannot follow a normalization of what may
-        be no box at all.
+        An empty box is appended and its features are removed again: ``torch.export`` cannot record a
+        normalization of possibly zero boxes.
         """
-        padded = boxes[:-1] + [F.pad(boxes[-1], [0, 0, 0, 1])]  # noqa: RUF005 - as TorchScript takes it
+        padded = boxes[:-1] + [F.pad(boxes[-1], [0, 0, 0, 1])]  # noqa: RUF005 - TorchScript supports no unpacking
         return self.res5(self.pooler.pool(levels, padded))[:-1]
 
     def detect(
@@ -108,11 +108,11 @@ class Res5ROIHeads(ROIHeads):
         proposals: List[Tensor],
         image_sizes: List[Tuple[int, int]],
     ) -> List[Dict[str, Tensor]]:
-        """Detections of each image by field: ``pred_boxes``, ``scores``, ``pred_classes``, ``pred_masks``.
+        """Compute ``pred_boxes``, ``scores``, ``pred_classes`` and, if any, ``pred_masks`` of each image.
 
         Args:
             features: feature maps by name.
-            proposals: one (R, 4) an image, XYXY in px.
+            proposals: one (R, 4) per image, XYXY in px.
             image_sizes: height and width of each image in px.
         """
         levels = [features[name] for name in self.in_features]
@@ -128,12 +128,12 @@ class Res5ROIHeads(ROIHeads):
         return self.add_masks(levels, results)
 
     def mask_features(self, levels: List[Tensor], boxes: List[Tensor]) -> List[Tensor]:
-        """What the mask head looks at: see ``shared_features``."""
+        """Return the input of the mask head: see ``shared_features``."""
         return [self.shared_features(levels, boxes)]
 
     @torch.jit.unused
     def segments(self) -> list[Segment]:
-        """Return the steps of ``detect``, where res5 runs once for the boxes and once for the masks."""
+        """Return the segments of ``detect``: res5 runs once on the proposals and once on the detections."""
         return [
             *self.shared_segments("box", "proposal_boxes"),
             Segment(
@@ -148,7 +148,7 @@ class Res5ROIHeads(ROIHeads):
 
     @torch.jit.unused
     def shared_segments(self, name: str, boxes: str) -> list[Segment]:
-        """Return ``shared_features`` of the boxes ``boxes`` in two segments."""
+        """Return two segments for the ``shared_features`` of the boxes ``boxes``."""
         pooled, inputs = rows(f"{name}_pooled"), (*maps(*self.in_features), *rows(boxes))
         return [
             Segment(f"{name}_pooled", _PoolWithEmpty(self.pooler), inputs, pooled),
@@ -157,7 +157,7 @@ class Res5ROIHeads(ROIHeads):
 
     @torch.jit.unused
     def mask_segments(self) -> list[Segment]:
-        """Return what is computed for each detection."""
+        """Return the segments of the mask head."""
         return [
             *self.shared_segments("mask", "pred_boxes"),
             *mask_head_segments(self.mask_head, rows("mask_res5"), Kind.VALUES),
@@ -167,7 +167,7 @@ class Res5ROIHeads(ROIHeads):
     def losses(
         self, features: dict[str, Tensor], proposals: list[Instances], targets: list[Instances]
     ) -> dict[str, Tensor]:
-        """The losses of the boxes and, over the foreground, of the masks, from one pass of res5."""
+        """Compute the box losses and, over the foreground, the mask loss, from one pass of res5."""
         levels = [features[name] for name in self.in_features]
         shared = self.res5(self.pooler(levels, [instances.proposal_boxes for instances in proposals]))
         losses = self.box_predictor.losses(self.box_predictor(shared.mean(dim=[2, 3])), proposals)
@@ -203,7 +203,7 @@ def _check_res5_options(cfg: CfgNode) -> None:
 
 
 class _PoolWithEmpty(nn.Module):
-    """a level, boxes -> their features and those of an empty box: see ``Res5ROIHeads.shared_features``."""
+    """a level, boxes -> pooled features, with those of an empty box: see ``Res5ROIHeads.shared_features``."""
 
     def __init__(self, pooler: Any) -> None:
         super().__init__()
@@ -214,7 +214,7 @@ class _PoolWithEmpty(nn.Module):
 
 
 class _WithoutEmpty(nn.Module):
-    """features and those of an empty box -> the last stage's features of the others."""
+    """pooled features, with those of an empty box -> res5's features without it."""
 
     def __init__(self, res5: nn.Module) -> None:
         super().__init__()
@@ -225,7 +225,7 @@ class _WithoutEmpty(nn.Module):
 
 
 class _MeanPredictor(nn.Module):
-    """features of each box -> logits and deltas."""
+    """res5's features of each box -> logits and box deltas."""
 
     def __init__(self, predictor: Any) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The heads of models with a feature pyramid: box, and mask and keypoints where the model has them.
+"""ROI heads of models with a feature pyramid: a box head and optional mask and keypoint heads.
 
 Shapes: R proposals, D detections of an image, K classes.
 """
@@ -38,19 +38,18 @@ from detexport.structures import Boxes, Instances
 
 @ROI_HEADS_REGISTRY.register()
 class StandardROIHeads(ROIHeads):
-    """Box, mask and keypoint heads over shared feature maps, each with a pooler of its own.
+    """Box, mask and keypoint heads over shared feature maps, each with its own pooler.
 
     Args:
-        box_pooler: features of a proposal.
-        box_head: vector of a proposal.
-        box_predictor: scores and boxes.
-        mask_pooler: features of a detection; none without masks, and where the mask head looks at the feature
-            maps themselves.
-        mask_head: masks of a detection; none without masks.
-        keypoint_pooler: features of a detection; none without keypoints.
-        keypoint_head: heatmaps of a detection; none without keypoints.
-        train_on_pred_boxes: masks and keypoints are learnt within the boxes that are predicted for the
-            proposals, not within the proposals.
+        box_pooler: pools the features of the proposals.
+        box_head: pooled features -> vectors.
+        box_predictor: vectors -> logits and box deltas.
+        mask_pooler: pools the features of the detections; None without masks, and if the mask head reads the
+            feature maps.
+        mask_head: predicts masks; None for no masks.
+        keypoint_pooler: pools the features of the detections; None for no keypoints.
+        keypoint_head: predicts heatmaps; None for no keypoints.
+        train_on_pred_boxes: train the mask and keypoint heads on predicted boxes instead of proposals.
         **options: see ``ROIHeads``.
     """
 
@@ -82,7 +81,7 @@ class StandardROIHeads(ROIHeads):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """The arguments that a configuration says."""
+        """Return the constructor arguments for a configuration."""
         box = cfg.MODEL.ROI_BOX_HEAD
         channels, strides = level_shapes(cfg, input_shape)
         box_head = build_box_head(cfg, pooled_shape(box, channels))
@@ -97,7 +96,7 @@ class StandardROIHeads(ROIHeads):
 
     @torch.jit.unused
     def final_predictor(self) -> FastRCNNOutputLayers:
-        """What decides the detections."""
+        """Return the box predictor, which selects the detections."""
         return self.box_predictor
 
     def detect(
@@ -106,17 +105,17 @@ class StandardROIHeads(ROIHeads):
         proposals: List[Tensor],
         image_sizes: List[Tuple[int, int]],
     ) -> List[Dict[str, Tensor]]:
-        """Detections of each image by field.
+        """Compute the detections of each image by field.
 
-        These are ``pred_boxes``, ``scores``, ``pred_classes`` and, by the heads, ``pred_masks``,
-        ``pred_keypoints`` and ``pred_keypoint_heatmaps``.
+        The fields are ``pred_boxes``, ``scores``, ``pred_classes`` and, depending on the heads,
+        ``pred_masks``, ``pred_keypoints`` and ``pred_keypoint_heatmaps``.
 
         Args:
             features: feature maps by name.
-            proposals: one (R, 4) an image, XYXY in px.
+            proposals: one (R, 4) per image, XYXY in px.
             image_sizes: height and width of each image in px.
         """
-        # Rows for the poolers, once: each would copy a feature map of another memory format for itself.
+        # Once here: otherwise each pooler would copy a feature map that is not contiguous.
         levels = [features[name].contiguous() for name in self.in_features]
         results = self.add_masks(levels, self.detect_boxes(levels, proposals, image_sizes))
         return self.add_keypoints(levels, results, image_sizes)
@@ -127,7 +126,7 @@ class StandardROIHeads(ROIHeads):
         proposals: List[Tensor],
         image_sizes: List[Tuple[int, int]],
     ) -> List[Dict[str, Tensor]]:
-        """``pred_boxes``, ``scores`` and ``pred_classes`` of each image."""
+        """Compute ``pred_boxes``, ``scores`` and ``pred_classes`` of each image."""
         logits, deltas = self.box_predictor(self.box_head(self.box_pooler.pool(levels, proposals)))
         image_logits = split_by_image(logits, proposals)
         image_deltas = split_by_image(deltas, proposals)
@@ -140,7 +139,7 @@ class StandardROIHeads(ROIHeads):
         return results
 
     def mask_features(self, levels: List[Tensor], boxes: List[Tensor]) -> List[Tensor]:
-        """What the mask head looks at: the boxes' pooled features or, without a pooler, the levels."""
+        """Return the inputs of the mask head: pooled features or, without a pooler, the feature maps."""
         if self.mask_pooler is not None:
             levels = [self.mask_pooler.pool(levels, boxes)]
         return levels
@@ -151,7 +150,7 @@ class StandardROIHeads(ROIHeads):
         detections: List[Dict[str, Tensor]],
         image_sizes: List[Tuple[int, int]],
     ) -> List[Dict[str, Tensor]]:
-        """``pred_keypoints`` (D, K, 3) and ``pred_keypoint_heatmaps`` (D, K, S, S), the logits."""
+        """Add ``pred_keypoints`` (D, K, 3) and ``pred_keypoint_heatmaps`` (D, K, S, S), the logits."""
         if self.keypoint_pooler is not None and self.keypoint_head is not None:
             boxes = [fields["pred_boxes"] for fields in detections]
             heatmaps = split_by_image(self.keypoint_head(self.keypoint_pooler.pool(levels, boxes)), boxes)
@@ -164,7 +163,7 @@ class StandardROIHeads(ROIHeads):
 
     @torch.jit.unused
     def segments(self) -> list[Segment]:
-        """Return the box head, and what is computed for each detection."""
+        """Return the segments of the box head, then those of the mask and keypoint heads."""
         return [
             pooling_segment("box_pooled", self.box_pooler, maps(*self.in_features), "proposal_boxes"),
             box_head_segment("box", self.box_head, self.box_predictor),
@@ -174,7 +173,7 @@ class StandardROIHeads(ROIHeads):
 
     @torch.jit.unused
     def instance_segments(self) -> list[Segment]:
-        """Return the mask and keypoint heads, where the model has them."""
+        """Return the segments of the mask and keypoint heads, if any."""
         levels, segments = maps(*self.in_features), []
         if self.mask_pooler is not None:
             segments.append(pooling_segment("mask_pooled", self.mask_pooler, levels, "pred_boxes"))
@@ -189,7 +188,7 @@ class StandardROIHeads(ROIHeads):
     def losses(
         self, features: dict[str, Tensor], proposals: list[Instances], targets: list[Instances]
     ) -> dict[str, Tensor]:
-        """The losses of the box head and, over the foreground, of the others."""
+        """Compute the losses of the box head and, over the foreground, of the mask and keypoint heads."""
         levels = [features[name].contiguous() for name in self.in_features]
         losses = self.box_losses(levels, proposals, targets)
         foreground = self.foreground(proposals)
@@ -206,9 +205,9 @@ class StandardROIHeads(ROIHeads):
     def box_losses(
         self, levels: list[Tensor], proposals: list[Instances], targets: list[Instances]
     ) -> dict[str, Tensor]:
-        """``loss_cls`` and ``loss_box_reg`` of the sampled proposals.
+        """Compute ``loss_cls`` and ``loss_box_reg`` of the sampled proposals.
 
-        With ``train_on_pred_boxes`` the proposals' boxes are replaced by the predicted ones.
+        With ``train_on_pred_boxes``, replace ``proposal_boxes`` by the predicted boxes.
         """
         pooled = self.box_pooler(levels, [instances.proposal_boxes for instances in proposals])
         outputs = self.box_predictor(self.box_head(pooled))
@@ -221,7 +220,7 @@ class StandardROIHeads(ROIHeads):
 
 
 def instance_heads(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-    """What is computed for each detection, as ``StandardROIHeads`` takes it."""
+    """Build the mask and keypoint heads and poolers, as arguments of ``StandardROIHeads``."""
     heads: dict[str, Any] = {}
     channels, strides = level_shapes(cfg, input_shape)
     mask = cfg.MODEL.ROI_MASK_HEAD

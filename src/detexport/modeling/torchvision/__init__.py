@@ -1,8 +1,8 @@
-"""torchvision's own detection models behind the interface of ours.
+"""torchvision's detection models behind the interface of this package's models.
 
-The layers, their names and the losses are torchvision's. The way from the layers' outputs to detections is
-written with the functions that our models use, because torchvision's own code does not go through
-``torch.export`` and ONNX with a free height and width. The detections are the same.
+The layers, their names and the losses are torchvision's. Post-processing uses the functions of this package,
+because torchvision's own code does not go through ``torch.export`` and ONNX with a free height and width. The
+detections are the same.
 """
 
 from detexport.modeling.torchvision.build import build_torchvision_detector, is_torchvision, wrap_torchvision

@@ -1,4 +1,4 @@
-"""Anchors of torchvision's models, at every size of the image."""
+"""Anchors of torchvision's models, for images of any size."""
 
 from typing import List
 
@@ -7,17 +7,18 @@ from torch import Tensor
 
 
 def anchor_grids(batch: Tensor, levels: List[Tensor], cells: Tensor) -> List[Tensor]:
-    """The anchors of each level, in the order of a (H, W, A) grid.
+    """Return the anchors of each level, in the order of a (H, W, A) grid.
 
-    torchvision's strides follow the sizes: px of the padded image by cells of the level, rounded down.
+    torchvision computes the strides from the sizes: px of the padded image over cells of the level, rounded
+    down.
 
     Args:
         batch: (N, 3, H, W) padded images.
-        levels: one (N, C, H, W) a level.
+        levels: one (N, C, H, W) per level.
         cells: (L, A, 4) anchors of one cell.
 
     Returns:
-        one (HWA, 4) a level, XYXY in px.
+        one (HWA, 4) per level, XYXY in px.
     """
     anchors: List[Tensor] = []
     for index, level in enumerate(levels):
@@ -29,10 +30,10 @@ def anchor_grids(batch: Tensor, levels: List[Tensor], cells: Tensor) -> List[Ten
 
 
 def first_pixels(pixels: Tensor, cells: Tensor) -> Tensor:
-    """Where each cell starts: (P,) pixels and (C,) cells of one line -> (C,) px.
+    """Return the first pixel (C,) of each of the cells (C,) on an axis of pixels (P,).
 
-    By counting ones: neither a size nor a device is written into a trace, and no number is multiplied with a
-    line, which an exporter takes for a line of one cell where the sample has one.
+    It is a cumulative sum of ones, so that a trace contains neither a size nor a device. No scalar is
+    multiplied with an axis: an exporter would record an axis of one cell if the sample has one.
     """
     stride = torch.floor(torch.ones_like(pixels).sum() / torch.ones_like(cells).sum())
     steps = stride.expand_as(cells)

@@ -1,4 +1,4 @@
-"""torchvision's backbones: the shapes of their levels, and the segments of those whose blocks are known."""
+"""torchvision's backbones: shapes of their feature maps, and their segments."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -15,9 +15,9 @@ from detexport.modeling.segment import BATCH, Layers, Port, Segment, by_name, ma
 
 
 def feature_shapes(backbone: nn.Module, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
-    """Shapes of the feature maps of one image, height and width in px, without computing any."""
+    """Return the shapes of the feature maps of an image of ``size`` (height, width), without computing."""
     state = {name: tensor.to("meta") for name, tensor in backbone.state_dict().items()}
-    # Two images: batch normalization in training refuses one value a channel.
+    # Two images: batch normalization in training rejects one value per channel.
     images = torch.empty(2, 3, *size, device="meta")
     with torch.no_grad():
         features = torch.func.functional_call(backbone, state, (images,))
@@ -25,12 +25,12 @@ def feature_shapes(backbone: nn.Module, size: tuple[int, int]) -> dict[str, tupl
 
 
 def level_names(count: int) -> list[str]:
-    """Return names of the levels in segments; torchvision's own names differ from backbone to backbone."""
+    """Return the names of the levels in segments; torchvision's own names depend on the backbone."""
     return [f"level{index}" for index in range(count)]
 
 
 class _Levels(nn.Module):
-    """batch -> the levels of a backbone."""
+    """batch -> levels."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
@@ -58,11 +58,11 @@ def whole_backbone(backbone: nn.Module, batch: Port, levels: tuple[Port, ...]) -
 
 
 def pyramid_segments(backbone: Any, levels: tuple[Port, ...]) -> list[Segment]:
-    """Return the blocks of the body and the pyramid over them, or a backbone of another kind whole.
+    """Return a segment per block of the body and one for the pyramid, or one segment for an unknown backbone.
 
     Args:
-        backbone: of a model of images of any size.
-        levels: what it gives.
+        backbone: backbone of a model for images of any size.
+        levels: its outputs.
     """
     known = (BackboneWithFPN, IntermediateLayerGetter, FeaturePyramidNetwork)
     found = tuple(type(getattr(backbone, name, None)) for name in ("body", "fpn"))
@@ -73,7 +73,7 @@ def pyramid_segments(backbone: Any, levels: tuple[Port, ...]) -> list[Segment]:
     stages: list[Port] = []
 
     def block(item: tuple[str, nn.Module]) -> str:
-        """A block is a segment; layers of a stem, one after another, are one together."""
+        """Return the group of a layer: its own for a block, a common one for adjacent layers of the stem."""
         name, layer = item
         return name if name in body.return_layers or any(layer.children()) else ""
 
@@ -90,12 +90,12 @@ def pyramid_segments(backbone: Any, levels: tuple[Port, ...]) -> list[Segment]:
 
 
 def block_segments(backbone: Any, batch: Port, levels: tuple[Port, ...]) -> list[Segment]:
-    """Return the blocks of SSDlite's backbone, each of which gives a level, or another backbone whole.
+    """Return a segment per block of SSDlite's backbone, or one segment for another backbone.
 
     Args:
-        backbone: of a model of images of one size.
-        batch: what it takes.
-        levels: what it gives.
+        backbone: backbone of a model for images of one size; each block of SSDlite's outputs a level.
+        batch: its input.
+        levels: its outputs.
     """
     if type(backbone) is not SSDLiteFeatureExtractorMobileNet:
         return whole_backbone(backbone, batch, levels)

@@ -1,4 +1,4 @@
-"""torchvision's detection models, by their names, from a configuration."""
+"""Builders of torchvision's detection models, from a configuration or from a built model."""
 
 from collections.abc import Callable
 from functools import partial
@@ -20,8 +20,8 @@ from detexport.modeling.torchvision.options import check_options, refuse_idle_op
 from detexport.modeling.torchvision.rcnn import TorchvisionRCNN
 from detexport.modeling.torchvision.ssd import TorchvisionSSD
 
-TORCHVISION_REGISTRY = Registry("detection model of torchvision", "MODEL.TORCHVISION.NAME")
-"""What builds a model with random parameters; ``num_classes`` counts labels, with the background."""
+TORCHVISION_REGISTRY = Registry("torchvision detection model", "MODEL.TORCHVISION.NAME")
+"""Builders of models with random parameters; their ``num_classes`` counts the background."""
 
 for _name in torchvision.models.list_models(module=detection):
     TORCHVISION_REGISTRY.register(
@@ -31,7 +31,7 @@ for _name in torchvision.models.list_models(module=detection):
 
 @META_ARCH_REGISTRY.register(name="TorchvisionDetector")
 def build_torchvision_detector(cfg: CfgNode) -> TorchvisionDetector:
-    """One of torchvision's detection models by its name, as the configuration describes it.
+    """Build the torchvision detection model that a configuration names.
 
     Raises:
         ConfigError: torchvision has no such model, or an option does not fit it.
@@ -51,7 +51,7 @@ def build_torchvision_detector(cfg: CfgNode) -> TorchvisionDetector:
             )
     if fixed_size is None:
         set_norm(getattr(net.backbone, "body", net.backbone), node.NORM_EPS, node.FREEZE_NORM)
-        # In training, too, images come as they are to be used.
+        # The data mapping resizes images, also in training.
         net.transform._skip_resize = True
     return wrap_torchvision(
         net,
@@ -74,23 +74,23 @@ def wrap_torchvision(
     min_size: int | None = None,
     max_size: int | None = None,
 ) -> TorchvisionDetector:
-    """Return a built torchvision detector behind the interface of our models, over the same layers.
+    """Wrap a torchvision detector in the interface of this package; both share the layers.
 
-    What is None is taken from ``net``.
+    Options that are None have the values of ``net``.
 
     Args:
-        net: ``FasterRCNN`` (also Mask and Keypoint R-CNN), ``RetinaNet``, ``FCOS`` or ``SSD`` of
-            torchvision, or of a class that extends one of them.
+        net: torchvision's ``FasterRCNN`` (also Mask and Keypoint R-CNN), ``RetinaNet``, ``FCOS`` or ``SSD``,
+            or a subclass.
         first_label: torchvision's label of class 0; 0 for a RetinaNet or FCOS that was trained without
             background.
-        score_threshold: a detection's score is greater.
-        nms_threshold: IoU above which the lower score of one class is dropped.
-        max_detections: detections an image.
-        min_size: px of the shortest edge of a resized image; not for SSD, whose size is fixed.
-        max_size: px of its longest edge, at most.
+        score_threshold: lower bound of the scores, exclusive.
+        nms_threshold: IoU threshold of NMS.
+        max_detections: detections per image.
+        min_size: shortest edge of a resized image in px; not for SSD, whose size is fixed.
+        max_size: upper bound of the longest edge in px.
     """
     family = family_of(net)
-    # The first stage of a two-stage model has thresholds of its own.
+    # The thresholds of a two-stage model's detections are those of its second stage.
     thresholds = net.roi_heads if family is TorchvisionRCNN else net
     return family(
         net,
@@ -109,15 +109,15 @@ def wrap_torchvision(
 
 
 def is_torchvision(net: Any) -> bool:
-    """Whether it is one of torchvision's detection models that ``wrap_torchvision`` accepts."""
+    """Return whether ``net`` is a torchvision detection model that ``wrap_torchvision`` accepts."""
     return isinstance(net, detection.FasterRCNN | detection.RetinaNet | detection.FCOS | SSD)
 
 
 def new_net(cfg: CfgNode) -> Any:
-    """One of torchvision's models by its name, or one built by a function of yours; nothing is downloaded.
+    """Build torchvision's model by its name or dotted path, without a download.
 
     Raises:
-        ConfigError: there is no such model, it does not take an option, or it is none of torchvision's.
+        ConfigError: there is no such model, it rejects an option, or it is no torchvision model.
     """
     node = cfg.MODEL.TORCHVISION
     options: dict[str, Any] = {}
@@ -130,15 +130,15 @@ def new_net(cfg: CfgNode) -> Any:
     net = TORCHVISION_REGISTRY.get(node.NAME)(**options)
     if not is_torchvision(net):
         raise ConfigError(
-            "this is none of torchvision's detection models",
-            got=f"MODEL.TORCHVISION.NAME: {node.NAME}, which gives a {type(net).__name__}",
-            expected="FasterRCNN, RetinaNet, FCOS, SSD, or a class that extends one of them",
+            "not a torchvision detection model",
+            got=f"MODEL.TORCHVISION.NAME: {node.NAME}, which returns a {type(net).__name__}",
+            expected="FasterRCNN, RetinaNet, FCOS, SSD, or a subclass of one of them",
         )
     return net
 
 
 def set_norm(backbone: nn.Module, eps: float | None, freeze: bool) -> None:
-    """Change every batch normalization in a backbone: its ``eps``, or to one of fixed statistics."""
+    """Set ``eps`` of every batch normalization in a backbone, and freeze it if requested."""
     for name, layer in list(backbone.named_modules()):
         if isinstance(layer, nn.BatchNorm2d):
             if eps is not None:
@@ -150,7 +150,7 @@ def set_norm(backbone: nn.Module, eps: float | None, freeze: bool) -> None:
 
 
 def family_of(net: Any) -> Callable[..., TorchvisionDetector]:
-    """Which of the classes above ``net`` belongs to."""
+    """Return the class that wraps ``net``."""
     if isinstance(net, detection.FasterRCNN):
         return TorchvisionRCNN
     return TorchvisionSSD if isinstance(net, SSD) else TorchvisionDense

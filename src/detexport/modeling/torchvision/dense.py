@@ -1,6 +1,6 @@
 """torchvision's RetinaNet and FCOS.
 
-Shapes: N images, L levels, A anchors a cell, R detections, K classes without the background.
+Shapes: N images, L levels, A anchors per cell, R detections, K classes without the background.
 """
 
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ KNOWN_HEADS = (
     FCOSClassificationHead.forward,
     FCOSRegressionHead.forward,
 )
-"""What ``TorchvisionDense.predict`` does."""
+"""The ``forward`` methods that ``TorchvisionDense.predict`` reproduces."""
 
 
 class TorchvisionDense(TorchvisionDetector):
@@ -61,12 +61,12 @@ class TorchvisionDense(TorchvisionDetector):
         self.topk_candidates: int = net.topk_candidates
         self.has_centerness = isinstance(net, detection.FCOS)
         self.num_labels: int = num_labels(net)
-        # FCOS has none; TorchScript wants a list of numbers.
+        # FCOS has none, but TorchScript needs a list of floats.
         weights = (1.0, 1.0, 1.0, 1.0) if self.has_centerness else net.box_coder.weights
         self.box_weights: List[float] = list(weights)
 
     def detect(self, images: List[Tensor]) -> List[Dict[str, Tensor]]:
-        """See ``TorchvisionDetector.detect``."""
+        """Compute the raw detections of each image: see ``TorchvisionDetector.detect``."""
         batch, sizes = pad_images([self.normalize(image) for image in images], self.size_divisibility)
         levels = list(self.backbone(batch).values())
         anchors = anchor_grids(batch, levels, self.cells)
@@ -79,11 +79,11 @@ class TorchvisionDense(TorchvisionDetector):
         outputs: List[Dict[str, Tensor]],
         image_sizes: List[Tuple[int, int]],
     ) -> List[Dict[str, Tensor]]:
-        """The best anchors and classes of each level, decoded, and suppressed per class over all levels.
+        """Select detections: decode the best anchors and classes of each level, then run NMS per class.
 
         Args:
-            anchors: (HWA, 4) a level, XYXY in px.
-            outputs: of the head for each level: see ``outputs_of``.
+            anchors: (HWA, 4) per level, XYXY in px.
+            outputs: outputs of the head per level: see ``outputs_of``.
             image_sizes: height and width of each image in px.
         """
         results: List[Dict[str, Tensor]] = []
@@ -112,18 +112,18 @@ class TorchvisionDense(TorchvisionDetector):
         return results
 
     def predict(self, level: Tensor) -> Dict[str, Tensor]:
-        """Maps (N, A * ..., H, W) of the head for one level (N, C, H, W), by its own names.
+        """Return the head's maps (N, A * ..., H, W) for one level (N, C, H, W), by torchvision's names.
 
-        The head's own ``forward`` ends in a reshape that copies or not by the level's size, and
-        ``torch.export`` would refuse the sizes that decide otherwise.
+        torchvision's ``forward`` ends in a reshape that copies depending on the size of the level;
+        ``torch.export`` would add a guard on the size.
         """
         logits = self.head.classification_head.cls_logits(self.head.classification_head.conv(level))
         features = self.head.regression_head.conv(level)
         deltas = self.head.regression_head.bbox_reg(features)
         maps = {"cls_logits": logits}
         if hasattr(self.head.regression_head, "bbox_ctrness"):
-            deltas = F.relu(deltas)  # FCOS's are distances
-            # Twice: of a single channel torch.export would ask whether the level has a single cell.
+            deltas = F.relu(deltas)  # FCOS predicts distances
+            # Twice: with one channel, torch.export would guard on a level of one cell.
             weight = self.head.regression_head.bbox_ctrness.weight
             bias = self.head.regression_head.bbox_ctrness.bias
             if bias is not None:
@@ -134,7 +134,7 @@ class TorchvisionDense(TorchvisionDetector):
         return maps
 
     def outputs_of(self, maps: Dict[str, Tensor]) -> Dict[str, Tensor]:
-        """What ``predict`` gives for one level, anchor by anchor, (N, HWA, ...) each."""
+        """Reshape the maps of ``predict`` for one level to (N, HWA, ...) each."""
         output = {
             "cls_logits": by_anchor(maps["cls_logits"], self.num_labels),
             "bbox_regression": by_anchor(maps["bbox_regression"], 4),
@@ -144,16 +144,16 @@ class TorchvisionDense(TorchvisionDetector):
         return output
 
     def scores_of(self, output: Dict[str, Tensor], image: int) -> Tensor:
-        """(HWA, K) scores of one level of one image."""
+        """Return the scores (HWA, K) of one level of one image."""
         scores = output["cls_logits"][image][:, self.first_label :].sigmoid()
         if self.has_centerness:
             scores = torch.sqrt(scores * output["bbox_ctrness"][image].sigmoid())
         return scores
 
     def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
-        """(R, 4) outputs of the head for (R, 4) anchors -> (R, 4) boxes, XYXY in px."""
+        """Decode the head's box outputs (R, 4) for anchors (R, 4) to boxes (R, 4), XYXY in px."""
         if self.has_centerness:
-            # Distances of a point from the four sides, in sides of its anchor (Tian et al. 2019).
+            # Distances from a point to the four sides, over the side of its anchor (Tian et al. 2019).
             center = 0.5 * (anchors[:, :2] + anchors[:, 2:])
             side = anchors[:, 2:] - anchors[:, :2]
             return torch.cat([center - deltas[:, :2] * side, center + deltas[:, 2:] * side], dim=1)
@@ -214,17 +214,17 @@ class _TorchvisionDetections(nn.Module):
 
 
 def require_known_head(head: Any) -> Any:
-    """See that a head of RetinaNet or FCOS computes as torchvision's does, whose steps are taken one by one.
+    """Check that a head of RetinaNet or FCOS has torchvision's ``forward``, which ``predict`` reproduces.
 
     Raises:
-        ConfigError: one of its parts has a ``forward`` of its own.
+        ConfigError: the classification or regression head overrides ``forward``.
     """
-    for part in (head.classification_head, head.regression_head):
-        if type(part).forward not in KNOWN_HEADS:
+    for module in (head.classification_head, head.regression_head):
+        if type(module).forward not in KNOWN_HEADS:
             raise ConfigError(
-                "a head of its own cannot be exported",
-                got=type(part).__qualname__,
+                "a head with its own forward cannot be exported",
+                got=type(module).__qualname__,
                 expected=", ".join(known.__qualname__ for known in KNOWN_HEADS),
-                remedy="let the head's layers differ, not its forward",
+                remedy="change the head's layers, not its forward",
             )
     return head

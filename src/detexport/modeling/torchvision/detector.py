@@ -1,4 +1,4 @@
-"""What torchvision's families share: the interface of our models over torchvision's layers.
+"""Base class of torchvision's models: the interface of this package over torchvision's layers.
 
 Shapes: R detections of an image, K classes without the background.
 """
@@ -20,20 +20,20 @@ from detexport.structures.boxes import clip_boxes
 
 
 class TorchvisionDetector(ImageModel):
-    """What torchvision's families share; a subclass adds ``detect``.
+    """Base class of torchvision's models; a subclass adds ``detect``.
 
-    Its parameters have the names that torchvision's own model gives them.
+    The parameters have torchvision's names.
 
     Args:
         net: torchvision's model.
-        outputs: of the graph.
+        outputs: outputs of the graph.
         num_classes: K.
-        score_threshold: a detection's score is greater.
-        nms_threshold: IoU above which the lower score of one class is dropped.
-        max_detections: detections an image.
+        score_threshold: lower bound of the scores, exclusive.
+        nms_threshold: IoU threshold of NMS.
+        max_detections: detections per image.
         first_label: torchvision's label of class 0.
         resize: how images are resized before the model.
-        size_divisibility: images are padded to a multiple of it.
+        size_divisibility: images are padded to a multiple of this, in px.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class TorchvisionDetector(ImageModel):
             size_divisibility=size_divisibility,
         )
         self.backbone = net.backbone
-        # A method, not a child: the whole model over the same layers, used in training alone.
+        # A bound method, no child module: torchvision's model over the same layers, for training only.
         self.torchvision_losses: Callable[..., dict[str, Tensor]] = net.forward
         self.outputs = outputs
         self.num_classes = num_classes
@@ -68,23 +68,23 @@ class TorchvisionDetector(ImageModel):
 
     @torch.jit.unused
     def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]] | dict[str, Tensor]:
-        """Detections of each image, or in training the losses.
+        """Return the detections of each image, or in training the losses.
 
         Args:
-            batched_inputs: one dict an image: ``image`` (3, H, W) RGB, values 0..255; ``height`` and
+            batched_inputs: one dict per image: ``image`` (3, H, W) RGB, values 0..255; ``height`` and
                 ``width`` of the output in px, by default the image's own; in training ``instances`` with
                 ``gt_boxes``, ``gt_classes`` from 0 and, where the model has them, ``gt_masks`` and
                 ``gt_keypoints``.
 
         Returns:
-            one dict an image: ``instances`` with ``pred_boxes``, ``scores``, ``pred_classes`` (torchvision's
-            label less ``first_label``: COCO's labels keep the gaps that they have in torchvision); with a
-            mask head ``pred_masks`` (R, height, width) bool, pasted as for our models; with a keypoint
-            head ``pred_keypoints`` (R, K, 3), x and y in px and a score. Boxes that are empty in the output
-            are dropped. In training torchvision's losses by torchvision's names.
+            One dict per image: ``instances`` with ``pred_boxes``, ``scores``, ``pred_classes`` (torchvision's
+            label less ``first_label``, so COCO's labels keep their gaps); with a mask head ``pred_masks``
+            (R, height, width) bool; with a keypoint head ``pred_keypoints`` (R, K, 3), x and y in px and a
+            score. Boxes that are empty in the output are dropped. In training torchvision's losses by
+            torchvision's names.
 
         Raises:
-            InputError: an input is not what is described above.
+            InputError: an input does not match the description above.
         """
         if not self.training:
             return self.inference(batched_inputs)
@@ -94,12 +94,12 @@ class TorchvisionDetector(ImageModel):
 
     @torch.jit.unused
     def inference(self, batched_inputs: list[dict[str, Any]], do_postprocess: bool = True) -> Any:
-        """Detections of each image.
+        """Return the detections of each image.
 
         Args:
             batched_inputs: see ``forward``.
-            do_postprocess: scale boxes and paste masks into the output; without it the ``Instances`` are
-                given as they are, in px of the input, masks as (R, 1, S, S) probabilities.
+            do_postprocess: scale boxes and paste masks into the output. Otherwise, return ``Instances`` in px
+                of the input, with masks as (R, 1, S, S) probabilities.
         """
         images = self.input_images(batched_inputs)
         instances = [
@@ -111,7 +111,7 @@ class TorchvisionDetector(ImageModel):
         return self.postprocess(instances, batched_inputs)
 
     def detect(self, images: List[Tensor]) -> List[Dict[str, Tensor]]:
-        """The graph that is exported: images -> detections by field, in px of each image, masks raw.
+        """Compute the raw detections of each image by field, in px of the image, as exported.
 
         Args:
             images: each (3, H, W), values 0..255.
@@ -120,7 +120,7 @@ class TorchvisionDetector(ImageModel):
 
     @torch.jit.unused
     def target(self, instances: Instances) -> dict[str, Tensor]:
-        """The ground truth of an image as torchvision's losses take it."""
+        """Convert the ground truth of an image to the target of torchvision's losses."""
         target = {
             "boxes": instances.gt_boxes.tensor,
             "labels": instances.gt_classes.to(torch.int64) + self.first_label,
@@ -136,7 +136,7 @@ class TorchvisionDetector(ImageModel):
 
     @torch.jit.unused
     def contract(self, class_names: tuple[str, ...]) -> Contract:
-        """What the exported graph takes and gives."""
+        """Return the contract of the exported graph."""
         return self.contract_of(
             self.outputs,
             class_names,
@@ -147,7 +147,7 @@ class TorchvisionDetector(ImageModel):
 
 
 def as_instances(fields: dict[str, Tensor], image_size: tuple[int, int]) -> Instances:
-    """The detections of one image as ``Instances``, masks (R, 1, S, S)."""
+    """Return the detections of one image as ``Instances``; masks become (R, 1, S, S)."""
     instances = Instances(image_size, **{**fields, "pred_boxes": Boxes(fields["pred_boxes"])})
     if "pred_masks" in fields:
         instances.pred_masks = fields["pred_masks"][:, None]
@@ -162,15 +162,15 @@ def suppress(
     nms_threshold: float,
     max_detections: int,
 ) -> Dict[str, Tensor]:
-    """Detections of one image: clipped to it, suppressed per class, the best of them.
+    """Select the detections of one image: clip the boxes, run NMS per class, keep the best.
 
     Args:
-        boxes: (R, 4) XYXY in px; one that is not finite is dropped.
+        boxes: (R, 4) XYXY in px; those that are not finite are dropped.
         scores: (R,).
         classes: (R,) int64.
         image_size: height and width in px.
-        nms_threshold: IoU above which the lower score of one class is dropped.
-        max_detections: how many to keep.
+        nms_threshold: IoU threshold of NMS.
+        max_detections: upper bound of the number of detections.
     """
     finite = (torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores)).nonzero()[:, 0]
     boxes, scores, classes = clip_boxes(boxes[finite], image_size), scores[finite], classes[finite]
@@ -179,7 +179,7 @@ def suppress(
 
 
 def num_labels(net: Any) -> int:
-    """Labels of torchvision's model, with the background."""
+    """Return the number of labels of torchvision's model, with the background."""
     if isinstance(net, detection.FasterRCNN):
         return net.roi_heads.box_predictor.cls_score.out_features
     head = net.head.classification_head

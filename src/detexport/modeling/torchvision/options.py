@@ -1,4 +1,4 @@
-"""Options of torchvision's models: which there are, and their ranges."""
+"""Checks of the options of torchvision's models."""
 
 import math
 from typing import Any
@@ -8,7 +8,7 @@ from detexport.errors import ConfigError
 
 
 def unfit(name: str, key: str, got: Any, expected: str) -> ConfigError:
-    """An option that does not fit torchvision's model ``name``."""
+    """Return the error for an option that does not fit torchvision's model ``name``."""
     return ConfigError(
         f"an option does not fit torchvision's {name}",
         got=f"MODEL.TORCHVISION.{key}: {got!r}",
@@ -18,10 +18,10 @@ def unfit(name: str, key: str, got: Any, expected: str) -> ConfigError:
 
 
 def check_options(cfg: CfgNode) -> None:
-    """Refuse values out of range.
+    """Check the types and ranges of ``MODEL.TORCHVISION``.
 
     Raises:
-        ConfigError: an option is not a number of its kind, or out of range.
+        ConfigError: an option has the wrong type or is out of range.
     """
     node = cfg.MODEL.TORCHVISION
     for kind, lowest, highest, keys in (
@@ -39,10 +39,10 @@ def check_options(cfg: CfgNode) -> None:
 
 
 def refuse_idle_options(cfg: CfgNode) -> None:
-    """Refuse what other models are configured by, and torchvision's are not.
+    """Check that options without effect on torchvision's models have their defaults.
 
     Raises:
-        ConfigError: such an option is not at its default.
+        ConfigError: such an option is set, or images are not RGB.
     """
     if cfg.INPUT.FORMAT != "RGB":
         raise ConfigError(

@@ -41,10 +41,10 @@ from detexport.structures.boxes import clip_boxes, nonempty_boxes
 from detexport.structures.image_list import pad_images
 
 SMALLEST_DETECTION = 1e-2
-"""Shorter side of a box in px below which torchvision's two-stage models drop it."""
+"""Lower bound in px of the sides of a box in torchvision's two-stage models."""
 
 POOLING_SIDE = 64
-"""Side in px of an image that every stride of a pooled level divides."""
+"""Side in px of an image that is a multiple of the strides of all pooled levels."""
 
 
 class TorchvisionRCNN(TorchvisionDetector):
@@ -81,7 +81,7 @@ class TorchvisionRCNN(TorchvisionDetector):
         self.keypoint_pooler = pooler_like(heads.keypoint_roi_pool, shapes) if heads.has_keypoint() else None
 
     def detect(self, images: List[Tensor]) -> List[Dict[str, Tensor]]:
-        """See ``TorchvisionDetector.detect``."""
+        """Compute the raw detections of each image: see ``TorchvisionDetector.detect``."""
         batch, sizes = pad_images([self.normalize(image) for image in images], self.size_divisibility)
         levels = list(self.backbone(batch).values())
         detections = self.detect_boxes(levels, self.propose(batch, levels, sizes), sizes)
@@ -90,7 +90,7 @@ class TorchvisionRCNN(TorchvisionDetector):
     def propose(
         self, batch: Tensor, levels: List[Tensor], image_sizes: List[Tuple[int, int]]
     ) -> List[Tensor]:
-        """Boxes (R, 4) XYXY in px for each image."""
+        """Return proposals (R, 4), XYXY in px, of each image."""
         logit_maps, delta_maps = self.rpn.head(levels)
         logits = [by_anchor(maps, 1).flatten(1) for maps in logit_maps]
         deltas = [by_anchor(maps, 4) for maps in delta_maps]
@@ -104,7 +104,7 @@ class TorchvisionRCNN(TorchvisionDetector):
         deltas: List[Tensor],
         image_sizes: List[Tuple[int, int]],
     ) -> List[Tuple[Tensor, Tensor]]:
-        """Boxes (R, 4) XYXY in px and logits (R,) of each image: see ``select_proposals``."""
+        """Select proposals (R, 4), XYXY in px, and their logits (R,): see ``select_proposals``."""
         return select_proposals(
             anchors,
             logits,
@@ -120,7 +120,7 @@ class TorchvisionRCNN(TorchvisionDetector):
     def detect_boxes(
         self, levels: List[Tensor], proposals: List[Tensor], image_sizes: List[Tuple[int, int]]
     ) -> List[Dict[str, Tensor]]:
-        """``pred_boxes``, ``scores`` and ``pred_classes`` of each image."""
+        """Compute ``pred_boxes``, ``scores`` and ``pred_classes`` of each image."""
         pooled = self.box_pooler.pool(levels, proposals)
         logits, deltas = self.roi_heads.box_predictor(self.roi_heads.box_head(pooled))
         return self.select_boxes(logits, deltas, proposals, image_sizes)
@@ -132,7 +132,7 @@ class TorchvisionRCNN(TorchvisionDetector):
         proposals: List[Tensor],
         image_sizes: List[Tuple[int, int]],
     ) -> List[Dict[str, Tensor]]:
-        """What ``detect_boxes`` gives, of logits (sum R, K + 1) and differences (sum R, 4K + 4)."""
+        """Select the detections of each image from logits (sum R, K + 1) and box deltas (sum R, 4K + 4)."""
         # The background comes first.
         image_scores = split_by_image(F.softmax(logits, dim=1)[:, 1:], proposals)
         image_deltas = split_by_image(deltas[:, 4:], proposals)
@@ -154,7 +154,7 @@ class TorchvisionRCNN(TorchvisionDetector):
         return results
 
     def add_masks(self, levels: List[Tensor], detections: List[Dict[str, Tensor]]) -> List[Dict[str, Tensor]]:
-        """``pred_masks`` (R, S, S), a probability a cell of a grid over each box."""
+        """Add ``pred_masks`` (R, S, S): probabilities in a grid over each box."""
         if self.mask_pooler is not None:
             boxes = [fields["pred_boxes"] for fields in detections]
             classes = torch.cat([fields["pred_classes"] for fields in detections])
@@ -172,7 +172,7 @@ class TorchvisionRCNN(TorchvisionDetector):
         detections: List[Dict[str, Tensor]],
         image_sizes: List[Tuple[int, int]],
     ) -> List[Dict[str, Tensor]]:
-        """``pred_keypoints`` (R, K, 3)."""
+        """Add ``pred_keypoints`` (R, K, 3): x and y in px and a score."""
         if self.keypoint_pooler is not None:
             boxes = [fields["pred_boxes"] for fields in detections]
             logits = self.roi_heads.keypoint_predictor(
@@ -187,7 +187,7 @@ class TorchvisionRCNN(TorchvisionDetector):
 
     @torch.jit.unused
     def segments(self) -> list[Segment]:
-        """Return the segments of the image, the backbone, the proposals, the boxes and each detection."""
+        """Return the segments of preprocessing, backbone, RPN, box head, mask head and keypoint head."""
         levels, heads = maps(*level_names(len(self.cells))), self.roi_heads
         outputs = dense_maps([port.name for port in levels])
         proposals = (*outputs, *BATCH, IMAGE_PORT)
@@ -214,12 +214,12 @@ class TorchvisionRCNN(TorchvisionDetector):
 
 
 def pooled_levels(pooler: ROIPooler) -> tuple[Port, ...]:
-    """Return the levels that a pooler looks at."""
+    """Return the ports of a pooler's levels."""
     return maps(*level_names(len(pooler.scales)))
 
 
 class _TorchvisionProposals(nn.Module):
-    """L maps of logits, L of deltas, batch, image -> boxes and their logits."""
+    """L maps of logits, L of box deltas, batch, image -> proposals and their logits."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -236,7 +236,7 @@ class _TorchvisionProposals(nn.Module):
 
 
 class _TorchvisionBoxInference(nn.Module):
-    """logits, deltas, proposals, image -> boxes, scores, classes."""
+    """logits, box deltas, proposals, image -> boxes, scores, classes."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -248,7 +248,7 @@ class _TorchvisionBoxInference(nn.Module):
 
 
 class _TorchvisionMaskHead(nn.Module):
-    """pooled features, classes -> a mask in each box."""
+    """pooled features, classes -> the mask of each box."""
 
     def __init__(self, heads: Any) -> None:
         super().__init__()
@@ -260,13 +260,13 @@ class _TorchvisionMaskHead(nn.Module):
 
 
 def pooler_like(pooler: Any, shapes: dict[str, tuple[int, ...]]) -> ROIPooler:
-    """Our pooler for torchvision's, ``shapes`` those of an image of ``POOLING_SIDE``."""
+    """Convert torchvision's pooler; ``shapes`` are those of the feature maps at ``POOLING_SIDE``."""
     features = {name: torch.zeros(shape) for name, shape in shapes.items()}
-    # torchvision's pooler learns its strides from the first image it meets, wrongly from a tiny one.
+    # torchvision's pooler infers its strides from its first image, wrongly if that is tiny.
     pooler(features, [torch.tensor([[0.0, 0.0, 32.0, 32.0]])], [(POOLING_SIDE, POOLING_SIDE)])
     strides = [int(1 / scale) for scale in pooler.scales]
     if strides[0] == strides[-1]:
-        # All boxes belong to the first of several levels of one stride.
+        # With several levels of one stride, all boxes are pooled from the first.
         strides = strides[:1]
     return ROIPooler(
         output_size=pooler.output_size[0],

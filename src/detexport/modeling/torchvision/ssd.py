@@ -18,7 +18,7 @@ from detexport.modeling.torchvision.detector import TorchvisionDetector, suppres
 
 
 class TorchvisionSSD(TorchvisionDetector):
-    """SSD and SSDlite: every image is stretched to one fixed size, inside the graph.
+    """SSD and SSDlite: the graph resizes every image to a fixed size.
 
     Args:
         net: torchvision's model.
@@ -40,7 +40,7 @@ class TorchvisionSSD(TorchvisionDetector):
         self.box_weights: List[float] = list(net.box_coder.weights)
 
     def detect(self, images: List[Tensor]) -> List[Dict[str, Tensor]]:
-        """See ``TorchvisionDetector.detect``."""
+        """Compute the raw detections of each image: see ``TorchvisionDetector.detect``."""
         batch = torch.cat([self.stretch(self.normalize(image)) for image in images])
         outputs: Dict[str, Tensor] = self.head(list(self.backbone(batch).values()))
         results: List[Dict[str, Tensor]] = []
@@ -50,7 +50,7 @@ class TorchvisionSSD(TorchvisionDetector):
         return results
 
     def find_detections(self, logits: Tensor, deltas: Tensor, image: Tensor) -> Dict[str, Tensor]:
-        """(A, K + 1) logits and (A, 4) differences -> detections of one image (3, H, W), in its own px."""
+        """Select an image's detections, in its px, from logits (A, K + 1) and box deltas (A, 4)."""
         fixed = (self.fixed_height, self.fixed_width)
         boxes = apply_deltas(deltas, self.default_boxes, self.box_weights)
         scores, places, classes = self.candidates(logits)
@@ -61,14 +61,14 @@ class TorchvisionSSD(TorchvisionDetector):
         return found
 
     def stretch(self, image: Tensor) -> Tensor:
-        """(3, H, W) -> (1, 3, fixed height, fixed width), bilinear."""
+        """Resize an image (3, H, W) to (1, 3, fixed_height, fixed_width), bilinear."""
         size = [self.fixed_height, self.fixed_width]
         return F.interpolate(image[None], size=size, mode="bilinear", align_corners=False)
 
     def candidates(self, logits: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-        """(A, K + 1) logits -> scores, default boxes and classes of the best of each class, (R,) each."""
+        """Return scores, default boxes and classes (R,) of the best per class of logits (A, K + 1)."""
         scores = F.softmax(logits, dim=1)[:, 1:]
-        # Padding lets topk take k of fewer than k; it is below every threshold.
+        # The padding lets topk return k of fewer than k values; its score -1 is below every threshold.
         best, places = F.pad(scores, [0, 0, 0, self.topk_candidates], value=-1.0).topk(
             self.topk_candidates, dim=0
         )
@@ -80,7 +80,7 @@ class TorchvisionSSD(TorchvisionDetector):
     def segments(self) -> list[Segment]:
         """Return the segments of the image and the backbone, the head, and the decoding of its outputs."""
         count = len(feature_shapes(self.backbone, (self.fixed_height, self.fixed_width)))
-        # The image is stretched to one size: no axis is free.
+        # Images have one fixed size: no axis is free.
         batch, levels = Port("batch", ()), tuple(Port(name, ()) for name in level_names(count))
         outputs = (Port("logits", ()), Port("deltas", ()))
         return [
@@ -92,7 +92,7 @@ class TorchvisionSSD(TorchvisionDetector):
 
 
 class _Stretch(nn.Module):
-    """image -> the batch of it, of the fixed size."""
+    """image -> batch of the fixed size."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class _Stretch(nn.Module):
 
 
 class _SSDHead(nn.Module):
-    """levels -> logits and deltas of each default box."""
+    """levels -> logits and box deltas of each default box."""
 
     def __init__(self, head: Any) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class _SSDHead(nn.Module):
 
 
 class _SSDDetections(nn.Module):
-    """logits, deltas, image -> boxes, scores, classes."""
+    """logits, box deltas, image -> boxes, scores, classes."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
