@@ -1,7 +1,7 @@
 """Run steps in parallel, each in its own process; reuse the results of steps whose inputs are unchanged.
 
-``dvc repro --keep-going`` also continues after a failed stage, but DVC runs one stage at a time, and its queue
-of experiments runs each in a copy of the repository, which would rerun the references for every cell.
+``dvc repro --keep-going`` also continues after a failed stage, but DVC runs one stage at a time, and its
+queue of experiments runs each in a copy of the repository, which would rerun references for every cell.
 """
 
 import os
