@@ -190,9 +190,9 @@ def test_the_number_of_classes_is_in_a_manifest_where_it_is_known() -> None:
 @pytest.mark.parametrize(
     ("names", "wrong"),
     [
-        (["cat", "\ud800"], r"'\\ud800', which UTF-8 does not hold"),
+        (["cat", "\ud800"], r"'\\ud800', which UTF-8 cannot encode"),
         (["cat", " "], "an empty name"),
-        (["cat", 1], "1, which is no text"),
+        (["cat", 1], "1, which is not a string"),
     ],
 )
 def test_what_cannot_name_a_class_is_named(names: list[Any], wrong: str) -> None:

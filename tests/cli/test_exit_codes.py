@@ -32,8 +32,8 @@ CONFIG, WEIGHTS = ROOT / "conf/detectron2/faster_rcnn.yaml", ROOT / "checkpoints
 ENDS = {
     "export": "make",
     "predict": "predict",
-    "validate": "run",
-    "diagnose": "run",
+    "validate": "validate",
+    "diagnose": "diagnose",
     "inspect": "inspect",
     "doctor": "doctor",
 }
@@ -71,7 +71,7 @@ def end_with(monkeypatch: pytest.MonkeyPatch, command: str, outcome: Any) -> Non
             raise outcome
         return outcome
 
-    module: Any = SimpleNamespace(Question=lambda *_: None, **{ENDS[command]: work})
+    module: Any = SimpleNamespace(**{ENDS[command]: work})
     monkeypatch.setitem(sys.modules, f"detexport.cli.{command}", module)
     monkeypatch.setenv("PYTHONHASHSEED", "0")
     monkeypatch.delenv(TRACEBACK, raising=False)

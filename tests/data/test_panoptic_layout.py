@@ -56,4 +56,6 @@ def test_annotations_without_their_pngs_name_the_one_that_is_missing(tmp_path: P
     file = find_annotations(tmp_path, "val", "panoptic")
     quality = PanopticQuality(file, [])
     with pytest.raises(MissingAnnotationsError, match=r"no file .*panoptic_val/000001\.png"):
-        quality.look(json.loads(file.read_text())["annotations"][0]["image_id"], np.zeros((1, 1), int), [])
+        quality.evaluate_image(
+            json.loads(file.read_text())["annotations"][0]["image_id"], np.zeros((1, 1), int), []
+        )

@@ -366,6 +366,8 @@ def validate_command(
     accuracy_images: Annotated[
         int | None,
         Option(
+            "--accuracy-images",
+            "--quality-images",
             min=0,
             help="Annotated images that the task metric is measured on, likewise; 0 leaves it out, for data "
             "that lacks the annotations. Default: that of --params, else 100.",
