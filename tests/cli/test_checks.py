@@ -241,8 +241,8 @@ def _light_ends(monkeypatch: pytest.MonkeyPatch, made: Path) -> None:
     for module, names in {
         "export": ["make"],
         "predict": ["predict"],
-        "validate": ["run", "Question"],
-        "diagnose": ["run", "Question"],
+        "validate": ["validate"],
+        "diagnose": ["diagnose"],
         "inspect": ["inspect"],
         "doctor": ["doctor"],
     }.items():
