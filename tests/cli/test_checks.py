@@ -111,7 +111,7 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
         ("validate", "artifact", "--against", "artifact"),
         "nothing to compare the artifact with; got: no --data",
     ),
-    (("validate", "artifact", "--against", "artifact", "--config-file", CONFIG), "compared with one thing"),
+    (("validate", "artifact", "--against", "artifact", "--config-file", CONFIG), "not with both"),
     (("validate", "artifact", "--against-target", "onnx"), "--against-target needs another artifact"),
     (("validate", "artifact", "--target", "onxx"), "did you mean 'onnx'?"),
     (("validate", "artifact", "--device", "cdua"), "unknown device"),

@@ -88,8 +88,8 @@ def test_overrides_options_and_samples_reach_the_artifact_and_data_names_and_jud
     assert artifact.contract.score_threshold == 0.4
     assert artifact.contract.class_names == NAMES
     told = capsys.readouterr().err
-    assert "tracing beside the model on 8 inputs: passed" in told, "two at three sizes, odd, one color"
-    row, limited = [line.split() for line in told.splitlines() if line.startswith("  bbox/AP ")]
+    assert "tracing compared with the model on 8 inputs: passed" in told, "two at three sizes, odd, one color"
+    row, limited = [line.split() for line in told.splitlines() if " bbox/AP " in line]
     assert limited[-2:] == ["(limit", "0.001)"], "the task metric is a verdict"
     _, eager, found, difference = row
     assert eager == found
@@ -124,7 +124,7 @@ def test_what_is_not_proved_is_said_so(tmp_path: Path, capsys: pytest.CaptureFix
     overrides = ("MODEL.META_ARCHITECTURE", "branching.BranchingRCNN")
     export(replace(request_to(tmp_path / "artifact"), check=False, overrides=overrides))
     assert read_artifact(tmp_path / "artifact").method == "tracing"
-    assert "not proved, as asked for by --no-check" in capsys.readouterr().err
+    assert "not checked (--no-check)" in capsys.readouterr().err
 
 
 def test_a_model_that_detects_nothing_is_exported_with_a_warning(

@@ -92,7 +92,7 @@ def test_a_dump_into_a_file_is_told(tiny_tracing: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_else_is_dumped(tiny_onnx: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="only TorchScript is dumped; got: ONNX"):
+    with pytest.raises(ConfigError, match="only a TorchScript artifact can be dumped; got: ONNX"):
         inspect(tiny_onnx, as_json=False, dump_to=tmp_path / "text")
     assert not (tmp_path / "text").exists()
 

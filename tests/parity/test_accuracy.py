@@ -17,7 +17,7 @@ from detexport.errors import DataError
 from detexport.metrics.evaluate import Evaluation, judge
 from detexport.metrics.tallies import Matches, pack_tallies
 from detexport.parity.accuracy import Accuracy, compare_accuracy, measure_accuracy
-from detexport.parity.measures import tell
+from detexport.parity.measures import limited_errors
 from detexport.parity.validate import validate
 from detexport.processing.postprocess import postprocess
 from detexport.reference.store import EagerAccuracy, Reference, SampleMeta, read_reference, write_reference
@@ -103,7 +103,7 @@ def test_only_the_images_that_eager_was_judged_on_count(dataset: CocoDataset, ar
 @pytest.mark.parametrize(
     ("reached", "words"),
     [
-        ({"bbox/AP": 0.05}, "proves nothing"),
+        ({"bbox/AP": 0.05}, "too low to compare with"),
         ({"bbox/AP50": 1.0}, "no metric"),
         (PERFECT, "segm/AP 0.0000"),
     ],
@@ -155,12 +155,13 @@ def test_a_shift_beyond_the_tolerance_is_evidence_alone(
     reduced = verdict(dataset, reference, shifted, reduced=True)
     assert reduced["passed"]
     assert reduced["max"]["box_error_px"] == pytest.approx(0.05, abs=1e-3)
-    assert [(measure.words, limit) for measure, _, limit in tell(reduced)] == [
-        ("bbox/AP less eager's", "0.02")
+    assert [(measure.words, limit) for measure, _, limit in limited_errors(reduced)] == [
+        ("delta bbox/AP vs eager", "0.02")
     ]
     full = verdict(dataset, reference, Finder(dataset, artifact, shift_px=0.05), reduced=False)
     assert not full["passed"]
-    assert [measure.words for measure, _, _ in tell(full)] == ["boxes", "scores", "bbox/AP less eager's"]
+    words = [measure.words for measure, _, _ in limited_errors(full)]
+    assert words == ["boxes", "scores", "delta bbox/AP vs eager"]
 
 
 def test_what_cannot_be_compared_stays_a_reason(
@@ -234,10 +235,10 @@ def test_a_weak_eager_model_fails_reduced_precision_alone(dataset: CocoDataset, 
     """In float32 the other verdicts hold; a difference stays one."""
     accuracy = measured(Finder(dataset, artifact), dataset, eager(dataset))
     weak = replace(accuracy, eager={"bbox/AP": 0.05}, artifact={"bbox/AP": 0.05})
-    assert "proves nothing" in weak.faults[0]
+    assert "too low to compare with" in weak.faults[0]
     full = replace(weak, precision="float32")
     assert full.faults == ()
-    assert "proves nothing" in full.to_json()["notes"][0]
+    assert "too low to compare with" in full.to_json()["notes"][0]
     assert "difference +0.9500" in replace(full, artifact={"bbox/AP": 1.0}).faults[0]
 
 

@@ -145,7 +145,7 @@ def claiming(session: Session, **claims: Any) -> Any:
 def test_an_artifact_that_was_shown_nothing_does_not_pass(reference: Reference, session: Session) -> None:
     report = validate(claiming(session, image_sides=(1000, 2000)), reference, TOLERANCE, job="tiny")
     assert (len(report.samples), len(report.unsupported_inputs)) == (0, 4)
-    assert "the reference proves nothing: 0 detections on the 0 samples" in report.reasons[0]
+    assert "the reference has too few detections: 0 on the 0 inputs" in report.reasons[0]
     # Dark images alone, on which there is nothing to find.
     dark = replace(reference, samples=reference.samples[2:])
     assert "0 detections on the 2 samples" in validate(session, dark, TOLERANCE, job="tiny").reasons[0]
@@ -250,7 +250,7 @@ def _raises(outputs: dict[str, np.ndarray]) -> None:
         (_masks_off, "numerics", "masks: "),
         (_dropped, "matching", "missing: class 0"),
         (_swapped, "contract", "do not descend"),
-        (_renamed, "contract", "the contract says"),
+        (_renamed, "contract", "the contract declares"),
         (_ragged, "contract", "pred_masks: shape"),
         (_int32_classes, "contract", "pred_classes: dtype int32"),
         (_raises, "contract", "ZeroDivisionError: a kernel failed"),
@@ -279,7 +279,7 @@ def test_a_runtime_that_fails_on_one_sample_fails_the_job(reference: Reference, 
 
 def test_a_reference_without_detections_proves_nothing(reference: Reference, session: Session) -> None:
     dark = replace(reference, samples=reference.samples[2:])
-    assert "proves nothing" in validate(session, dark, TOLERANCE, job="j").reasons[0]
+    assert "too few detections" in validate(session, dark, TOLERANCE, job="j").reasons[0]
     assert validate(session, dark, TOLERANCE, job="j", min_detections=0).passed
     empty = replace(reference, samples=())
     assert not validate(session, empty, TOLERANCE, job="j", min_detections=0).passed
@@ -355,7 +355,7 @@ def test_keypoints_elsewhere_are_counted_over_all_images() -> None:
         return ParityReport("j", "0" * 64, TOLERANCE, contract, samples)
 
     assert report(2, 10).passed
-    assert report(3, 10).reasons == ("keypoints: 3.00% of all lie elsewhere (limit 2.00%)",)
+    assert report(3, 10).reasons == ("keypoints: 3.00% of all in another heatmap cell (limit 2.00%)",)
     assert report(3, 10).to_json()["max"]["keypoint_flip_ratio"] == 0.03
 
 

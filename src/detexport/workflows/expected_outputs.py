@@ -20,7 +20,7 @@ from detexport.errors import ArtifactError, listed
 from detexport.metrics.evaluate import Evaluator, or_without
 from detexport.metrics.tallies import pack_tallies
 from detexport.outputs import Outputs
-from detexport.parity.accuracy import findings
+from detexport.parity.accuracy import evaluate_images
 from detexport.parity.noise_floor import NoiseFloor, read_noise_floor
 from detexport.parity.settings import ParitySettings
 from detexport.processing.postprocess import postprocess
@@ -208,5 +208,5 @@ def _run(session: Session, images: Sequence[np.ndarray], sizes: Sequence[tuple[i
 def _measure_accuracy(session: Session, dataset: CocoDataset, progress: Progress) -> EagerAccuracy:
     evaluator = Evaluator(dataset, session.artifact.contract.oks_sigmas)
     ids = tuple(image.image_id for image in dataset.images)
-    evaluation = evaluator.conclude(findings(session, records_of(dataset, ids), evaluator, progress))
+    evaluation = evaluator.conclude(evaluate_images(session, records_of(dataset, ids), evaluator, progress))
     return EagerAccuracy(evaluation.metrics, evaluation.image_ids, pack_tallies(evaluation.tallies))

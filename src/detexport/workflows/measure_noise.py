@@ -55,7 +55,7 @@ def measure_noise(
         expected,
         tolerance,
         images,
-        judge=evaluate if accuracy else None,
+        evaluate=evaluate if accuracy else None,
         budget=tf32_budget,
     )
 
