@@ -24,7 +24,7 @@ def test_it_says_what_the_artifact_is(tiny_onnx: Path, capsys: pytest.CaptureFix
         "3: circle, square, star",
         "(R, 28, 28)",
         "x0, y0, x1, y1 in px of the input image",
-        "raw masks",
+        "raw, in the frame of their boxes",
         "as exported",
     ):
         assert part in text, part

@@ -145,7 +145,7 @@ FAULTS: list[tuple[str, str, Fault]] = [
     ("torchvision_ssdlite", "level2", swap_channels("backbone.extra.0.0.0")),
     ("torchvision_ssdlite", "detections", set_value("box_weights", [9.0] * 4)),
 ]
-# Likewise, of segments that are cut as those above.
+# Faults in segments that are cut as those above.
 ALIKE: list[tuple[str, str, Fault]] = [
     ("torchvision_mask_rcnn", "layer3", flip("backbone.body.layer3.conv1")),
     ("torchvision_mask_rcnn", "box_pooled", set_value("box_pooler.aligned", True)),

@@ -208,7 +208,7 @@ def check_one_other_side(against: Path | None, model: ModelSource | None) -> Non
 def check_diagnose(
     artifact_dir: Path, model: ModelSource, *, image: str, target: str, save_dir: Path | None
 ) -> None:
-    """Check the request of ``detexport diagnose``; in the pipeline's folders the model is found by itself.
+    """Check the request of ``detexport diagnose``; in the pipeline's folders the model is found there.
 
     Raises:
         ArtifactError: the folder is not an artifact.

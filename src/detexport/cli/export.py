@@ -25,7 +25,7 @@ def make(request: Request) -> None:
     Raises:
         CheckpointError: the weights are not the model's.
         ConfigError: the request does not fit the model.
-        ExportError: the model cannot be exported, or the artifact does not compute what the model computes.
+        ExportError: the model cannot be exported, or the artifact does not pass the check.
     """
     with step("build the model and load its weights"):
         model = load_model(request.model)

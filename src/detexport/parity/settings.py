@@ -116,8 +116,10 @@ class ParitySettings:
             given = {key: value for key, value in given.items() if not str(key).startswith("_")}
             checked = _checked(given, known or dict.fromkeys(given, 0.0), f"{name}.", faults)
             values[name] = {**default.budgets, **checked} if name == "budgets" else checked
-        unknown = [] if faults else [one for one in values.get("judged", ()) if one not in values["budgets"]]
-        faults += [f"judged: {shown(one)} has no budget" for one in unknown]
+        if not faults:
+            precisions = values.get("accuracy_precisions", ())
+            unknown = [one for one in precisions if one not in values["budgets"]]
+            faults += [f"accuracy_precisions: {shown(one)} has no budget" for one in unknown]
         if faults:
             raise ConfigError(
                 f"the section {SECTION} of {source} cannot be used",

@@ -175,7 +175,7 @@ class ParityReport:
         undetermined = self.undetermined
         at_edges = excused - undetermined.missing - undetermined.extra
         if at_edges:
-            yield f"{at_edges} missing or extra excused, since rounding may explain them"
+            yield f"excused as rounding: {at_edges} missing or extra"
         if undetermined.missing or undetermined.extra:
             yield (
                 f"undetermined on {undetermined.inputs} inputs: {undetermined.missing} of "
