@@ -333,7 +333,9 @@ def test_the_stage_writes_the_floor_and_the_same_one_again(
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "model.safetensors").symlink_to(WEIGHTS)
     parity = yaml.safe_load((ROOT / "conf/parity/default.yaml").read_text())
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"parity": {**parity, "noise_floor_images": 2}}))
+    (tmp_path / "params.yaml").write_text(
+        yaml.safe_dump({"data": {"categories": None}, "parity": {**parity, "noise_floor_images": 2}})
+    )
     written = []
     for name in ("first.json", "second.json"):
         command = [sys.executable, str(ROOT / "stages/floor.py"), "--build", "build", "--weights", "weights"]

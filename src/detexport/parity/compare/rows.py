@@ -170,10 +170,10 @@ def match(
     )
     unpaired = np.setdiff1d(np.arange(len(first.scores)), rows)
     other_unpaired = np.setdiff1d(np.arange(len(second.scores)), columns)
-    missing = _one_sided(first, unpaired, second, other_unpaired, edges)
-    missing = tuple(_undetermined(one, is_open[0]) for one in missing)
-    extra = _one_sided(second, other_unpaired, first, unpaired, edges)
-    extra = tuple(_undetermined(one, is_open[1]) for one in extra)
+    only_first = _one_sided(first, unpaired, second, other_unpaired, edges)
+    only_second = _one_sided(second, other_unpaired, first, unpaired, edges)
+    missing = tuple(_undetermined(one, is_open[0]) for one in only_first)
+    extra = tuple(_undetermined(one, is_open[1]) for one in only_second)
     comparison = FieldComparison(
         errors={
             "box_error_px": largest(box_errors),
