@@ -12,7 +12,7 @@ from detexport.data.coco import load_coco
 from detexport.data.samples import ImageSamples
 from detexport.system.script import run
 
-CALIBRATION_SPLIT = "train"  # never the split that verdicts are made on
+CALIBRATION_SPLIT = "train"  # never the split that artifacts are validated on
 
 
 def main(
@@ -21,14 +21,14 @@ def main(
     data: Annotated[Path, Option()],
     save_dir: Annotated[Path, Option()],
 ) -> None:
-    """Write ARTIFACT, made from that of SOURCE_DIR and where it asks for samples from DATA, into SAVE_DIR."""
+    """Convert the artifact of SOURCE_DIR, with calibration images of DATA, and write ARTIFACT to SAVE_DIR."""
     conversion = instantiate(load_params(f"artifacts.{artifact}.conversion"))
     converted = conversion.convert(source_dir, samples(source_dir, data), save_dir)
     echo(f"{artifact}: {converted.format} {converted.sha256}")
 
 
 def samples(source_dir: Path, data: Path) -> ImageSamples:
-    """The training images, as the graph of SOURCE_DIR takes them; none where DATA has no such split."""
+    """Return the training images as inputs of the graph of SOURCE_DIR; empty if DATA has no such split."""
     contract = read_artifact(source_dir).contract
     annotated = (data / "annotations" / f"instances_{CALIBRATION_SPLIT}.json").is_file()
     images = load_coco(data, CALIBRATION_SPLIT).images if annotated else ()

@@ -1,4 +1,4 @@
-"""Describe the machine: what latencies depend on, so that those of another machine are measured again."""
+"""Describe the machine, so that latencies are measured again on another one."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,6 +1,6 @@
-"""Diagnose: an artifact that did not pass -> where it first computes something else than the model.
+"""Diagnose: an artifact that did not pass -> the first segment of the model whose outputs differ.
 
-An artifact that has passed needs none. A diagnosis that could not be made is a result, too.
+An artifact that passed is not diagnosed. A diagnosis that failed is a result, too.
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ def main(
     verdict: Annotated[Path, Option()],
     save_dir: Annotated[Path, Option()],
 ) -> None:
-    """Write JOB's diagnosis, or that VERDICT asks for none, into SAVE_DIR."""
+    """Write JOB's diagnosis, or that it passed according to VERDICT, into SAVE_DIR."""
     target = load_params(f"targets.{load_params(f'jobs.{job}.target')}")
     makers = [(one.name, instantiate(one.maker)) for one in load_params(f"makers.{target.artifact}")]
     engine, precision = instantiate(target.runtime), target.get("precision", "")

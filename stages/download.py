@@ -1,4 +1,4 @@
-"""Download: a checkpoint from its address -> a file, held against its digest."""
+"""Download: a checkpoint from its address -> a file, compared with its digest."""
 
 import shutil
 from pathlib import Path

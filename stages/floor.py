@@ -1,4 +1,4 @@
-"""Noise floor: how far the eager model lies from itself, so that no artifact is asked for more."""
+"""Noise floor: the errors between the eager model's own runs, to which the tolerance is widened."""
 
 from pathlib import Path
 from typing import Annotated

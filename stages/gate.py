@@ -1,4 +1,4 @@
-"""Gate: the last stage; its exit code says whether every job that was asked for passed and was registered."""
+"""Gate: the last stage, which fails unless every selected job passed and was registered."""
 
 from pathlib import Path
 from typing import Annotated

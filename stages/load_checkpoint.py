@@ -16,14 +16,14 @@ def main(
     build: Annotated[Path, Option()],
     save_dir: Annotated[Path, Option()],
 ) -> None:
-    """Write what MODEL, built in BUILD, needs of its checkpoint into SAVE_DIR; all of it or nothing."""
+    """Match the checkpoint of MODEL with the parameters in BUILD, and write the weights into SAVE_DIR."""
     weights, checkpoint = load_params(f"models.{model}.weights"), Path(load_params(f"checkpoints.{model}"))
     option = f"models.{model}.new_parameters"
     source = weights.partition("?")[0] if is_url(weights) else checkpoint.name
     report = load_checkpoint(
         checkpoint, build, save_dir, source=source, new_parameters=load_values(option), option=option
     )
-    exceptions = report.describe() or "nothing is missing or left over"
+    exceptions = report.describe() or "no missing or unexpected parameters"
     echo(f"{source}: {len(report.loaded)} tensors; {exceptions}")
 
 

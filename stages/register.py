@@ -1,4 +1,4 @@
-"""Register: what passed becomes versions in the model registry, what did not is named with its reasons."""
+"""Register: artifacts that passed become versions in the model registry; others are refused with reasons."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""Report: what was asked for, what came of it and the evidence, as one page; built also when jobs failed."""
+"""Report: the selected jobs, their verdicts and measurements, as one page; written also if jobs failed."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +18,7 @@ def main(
     save_to: Annotated[Path, Option()],
     checkpoints_dir: Annotated[Path | None, Option()] = None,
 ) -> None:
-    """Write the report on the jobs that were asked for to SAVE_TO."""
+    """Write the report on the selected jobs to SAVE_TO."""
     jobs, left_out = load_params("jobs"), load_params("left_out")
     write_page(collect(jobs, models_dir, registered, data, checkpoints_dir, left_out), save_to)
 

@@ -18,7 +18,7 @@ def main(
     data: Annotated[Path, Option()],
     save_dir: Annotated[Path, Option()],
 ) -> None:
-    """Write an image of DATA, as the model of CONTRACT takes it, into SAVE_DIR."""
+    """Write an image of DATA, resized by the rule of CONTRACT, into SAVE_DIR."""
     dataset = load_coco(data, "val", load_values("data.categories"))
     make_sample(Contract.from_json(read_json(contract)), dataset, save_dir)
 

@@ -1,6 +1,6 @@
 """Validate: an artifact in its runtime against the eager model's stored outputs -> a verdict.
 
-A verdict is a result, also a bad one: the exit code stays 0. The model's own code is never imported here.
+The exit code is 0 whatever the verdict. The model's code is never imported here.
 """
 
 from pathlib import Path
@@ -26,7 +26,7 @@ def main(
     save_drawn_to: Annotated[Path, Option()],
     save_certificate_to: Annotated[Path, Option()],
 ) -> None:
-    """Write JOB's verdict to SAVE_TO, its certificate and the outputs that the report draws beside it."""
+    """Write JOB's verdicts to SAVE_TO, its certificate, and the outputs that the report draws."""
     target = f"targets.{load_params(f'jobs.{job}.target')}"
     engine = instantiate(load_params(f"{target}.runtime"))
     files = ReportFiles(save_to, save_drawn_to, save_certificate_to)

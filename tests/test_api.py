@@ -206,7 +206,7 @@ def test_what_cannot_be_loaded_is_refused(tiny_onnx: Path, tmp_path: Path) -> No
         detexport.load(tmp_path)
     with pytest.raises(ConfigError, match="unknown target"):
         detexport.load(tiny_onnx, target="onx")
-    with pytest.raises(ConfigError, match="does not run such an artifact"):
+    with pytest.raises(ConfigError, match="does not run artifacts of this format"):
         detexport.load(tiny_onnx, target="openvino")
 
 

@@ -1,4 +1,4 @@
-"""`detexport export`: an artifact that is proved, or nothing."""
+"""`detexport export`: an artifact that was checked, or nothing."""
 
 import json
 import os
@@ -71,7 +71,7 @@ def test_the_bundled_picture_is_a_scene_of_ours(tmp_path: Path) -> None:
     assert BUNDLED_SAMPLE.stat().st_size < 60_000
 
 
-def test_overrides_options_and_samples_reach_the_artifact_and_data_names_and_judges_it(
+def test_overrides_options_and_samples_reach_the_artifact_and_data_names_and_evaluates_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     SyntheticShapes(train_images=0, val_images=4).write(tmp_path / "data")
@@ -88,8 +88,8 @@ def test_overrides_options_and_samples_reach_the_artifact_and_data_names_and_jud
     assert artifact.contract.score_threshold == 0.4
     assert artifact.contract.class_names == NAMES
     told = capsys.readouterr().err
-    assert "tracing beside the model on 8 inputs: passed" in told, "two at three sizes, odd, one color"
-    row, limited = [line.split() for line in told.splitlines() if line.startswith("  bbox/AP ")]
+    assert "tracing compared with the model on 8 inputs: passed" in told, "two at three sizes, odd, one color"
+    row, limited = [line.split() for line in told.splitlines() if " bbox/AP " in line]
     assert limited[-2:] == ["(limit", "0.001)"], "the task metric is a verdict"
     _, eager, found, difference = row
     assert eager == found
@@ -114,7 +114,7 @@ def test_images_of_which_nobody_knows_whose_they_are_are_refused(images: dict) -
 def test_a_trace_that_lost_a_branch_is_refused_and_the_older_artifact_stays(exported: Path) -> None:
     before = read_artifact(exported)
     request = replace(request_to(exported), overrides=("MODEL.META_ARCHITECTURE", "branching.BranchingRCNN"))
-    with pytest.raises(ExportError, match="does not compute what the model computes; got: odd-size: "):
+    with pytest.raises(ExportError, match="differs from the model; got: odd-size: "):
         export(request)
     assert read_artifact(exported) == before
     assert [path.name for path in exported.parent.iterdir()] == ["artifact"]
@@ -124,7 +124,7 @@ def test_what_is_not_proved_is_said_so(tmp_path: Path, capsys: pytest.CaptureFix
     overrides = ("MODEL.META_ARCHITECTURE", "branching.BranchingRCNN")
     export(replace(request_to(tmp_path / "artifact"), check=False, overrides=overrides))
     assert read_artifact(tmp_path / "artifact").method == "tracing"
-    assert "not proved, as asked for by --no-check" in capsys.readouterr().err
+    assert "not checked (--no-check)" in capsys.readouterr().err
 
 
 def test_a_model_that_detects_nothing_is_exported_with_a_warning(
@@ -213,7 +213,7 @@ def test_what_is_not_an_artifact_is_never_replaced(tmp_path: Path, kind: str) ->
         (tmp_path / "photos/one.jpg").touch()
     else:
         (tmp_path / "photos").touch()
-    with pytest.raises(ConfigError, match="is there and is not an artifact"):
+    with pytest.raises(ConfigError, match="exists and is not an artifact"):
         export(request_to(tmp_path / "photos"))
     assert (tmp_path / "photos").exists()
     assert kind == "file" or (tmp_path / "photos/one.jpg").exists()
@@ -276,12 +276,12 @@ def test_the_command_makes_what_the_library_makes(exported: Path, run: Run, tmp_
 @pytest.mark.parametrize(
     ("precision", "changes", "message"),
     [
-        ("bf16", {}, "is proved by its average precision; got: no --data"),
-        ("int8", {}, "is proved by its average precision; got: no --data"),
-        ("int8", {"check": False}, "needs images to take its ranges from"),
+        ("bf16", {}, "is checked by its AP on annotated images; got: no --data"),
+        ("int8", {}, "is checked by its AP on annotated images; got: no --data"),
+        ("int8", {"check": False}, "needs calibration images"),
     ],
 )
-def test_less_precision_asks_for_what_it_is_judged_by_before_any_work(
+def test_reduced_precision_needs_its_data_before_any_work(
     tmp_path: Path, precision: str, changes: dict, message: str
 ) -> None:
     target = {"bf16": "openvino_bf16", "int8": "onnx_int8"}[precision]

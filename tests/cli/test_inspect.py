@@ -24,7 +24,7 @@ def test_it_says_what_the_artifact_is(tiny_onnx: Path, capsys: pytest.CaptureFix
         "3: circle, square, star",
         "(R, 28, 28)",
         "x0, y0, x1, y1 in px of the input image",
-        "raw masks",
+        "raw, in the frame of their boxes",
         "as exported",
     ):
         assert part in text, part
@@ -92,7 +92,7 @@ def test_a_dump_into_a_file_is_told(tiny_tracing: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_else_is_dumped(tiny_onnx: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="only TorchScript is dumped; got: ONNX"):
+    with pytest.raises(ConfigError, match="only a TorchScript artifact can be dumped; got: ONNX"):
         inspect(tiny_onnx, as_json=False, dump_to=tmp_path / "text")
     assert not (tmp_path / "text").exists()
 

@@ -1,4 +1,4 @@
-"""`detexport predict`: the same as the artifact says in Python, as a table, as JSON, as pictures."""
+"""`detexport predict`: the same outputs as the artifact in Python, as a table, as JSON, as drawings."""
 
 import json
 import os
@@ -151,14 +151,14 @@ def test_an_image_that_is_larger_than_the_memory_is_told(tiny_onnx: Path, tmp_pa
     assert "Traceback" not in done.stderr
 
 
-def test_pictures_never_take_the_place_of_others(tiny_onnx: Path, picture: Path) -> None:
+def test_drawings_never_replace_other_files(tiny_onnx: Path, picture: Path) -> None:
     before = picture.read_bytes()
-    with pytest.raises(ConfigError, match="take the place of another file"):
+    with pytest.raises(ConfigError, match="would replace another file"):
         predict(tiny_onnx, [str(picture)], **{**OPTIONS, "draw_to": picture.parent})
     other = picture.parent / "deeper" / picture.name
     other.parent.mkdir()
     other.write_bytes(before)
-    with pytest.raises(ConfigError, match="take the place of another file"):
+    with pytest.raises(ConfigError, match="would replace another file"):
         predict(tiny_onnx, [str(picture), str(other)], **{**OPTIONS, "draw_to": picture.parent / "drawn"})
     assert picture.read_bytes() == before
 

@@ -1,4 +1,4 @@
-"""``detexport validate``: one artifact against another, and against what the pipeline left beside it."""
+"""``detexport validate``: one artifact against another, and against the stored reference of the pipeline."""
 
 import json
 import shutil
@@ -55,7 +55,7 @@ def run_here(
 
 
 def without_annotations(data: Path, folder: Path, kind: str) -> Path:
-    """A copy of a data set that lacks what a kind of model is judged by."""
+    """A copy of a data set that lacks the annotations that a kind of model is evaluated by."""
     shutil.copytree(data, folder)
     annotations = folder / "annotations"
     if kind == "keypoints":
@@ -159,11 +159,11 @@ def test_data_as_people_have_it(
     write_tiny_onnx(tmp_path / "artifact", kind)
     folder = as_people_have_it(data, tmp_path / "data", change)
     # The tiny keypoints are not as many as the data's: of these the images alone are looked at.
-    judged = 0 if kind == "keypoints" else 100
+    number = 0 if kind == "keypoints" else 100
     command = ("validate", "artifact", "--against", "artifact", "--data", folder, "--images", 2)
-    code, found, told = run_here(*command, "--accuracy-images", judged)
+    code, found, told = run_here(*command, "--accuracy-images", number)
     assert code == 0, told
-    assert f"accuracy  {'passed' if judged else 'not evaluated'}" in found
+    assert f"accuracy  {'passed' if number else 'not evaluated'}" in found
 
 
 @pytest.mark.parametrize("kind", ["keypoints", "instances", "semantic", "panoptic"])
@@ -282,8 +282,12 @@ def test_what_is_changed_or_no_artifact_is_one_line(
         ((artifact, "--against", artifact, "--data", "nowhere"), 2, "nowhere is not a data set; got: no"),
         ((artifact, "--against", artifact, "--data", "empty"), 2, "got: no folder annotations"),
         ((artifact, *asked, "--target", "hologram"), 2, "hologram"),
-        ((artifact, *asked, "--target", "tracing"), 2, "tracing does not run such an artifact"),
-        ((artifact, *asked, "--target", "onnx_int8", "--accuracy-images", 0), 2, "judged by the task metric"),
+        ((artifact, *asked, "--target", "tracing"), 2, "tracing does not run artifacts of this format"),
+        (
+            (artifact, *asked, "--target", "onnx_int8", "--accuracy-images", 0),
+            2,
+            "evaluated by the task metric",
+        ),
         ((artifact, *asked, "--device", "cuda:99"), 3, "cuda"),
     ):
         ended, _, told = run_here("validate", *arguments, "--save-dir", "saved")

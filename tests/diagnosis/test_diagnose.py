@@ -84,7 +84,7 @@ def diagnose_planted(name: str, fault: Fault, method: str, folder: Path, target:
     return diagnose(trained_model(name), artifact_dir, picture(), exported_model=faulty, target=target)
 
 
-NOTHING = "Nothing diverges on this image: the artifact and every segment of its twin pass."
+NOTHING = "Nothing diverges on this image: the artifact and every segment pass."
 BODY = ["stem", "layer1", "layer2", "layer3", "layer4", "fpn"]
 BOXES = [*BODY, "rpn_head", "proposals", "box_pooled", "box_head", "box_inference"]
 # Segments between the image and the outputs of torchvision's small models.
@@ -145,7 +145,7 @@ FAULTS: list[tuple[str, str, Fault]] = [
     ("torchvision_ssdlite", "level2", swap_channels("backbone.extra.0.0.0")),
     ("torchvision_ssdlite", "detections", set_value("box_weights", [9.0] * 4)),
 ]
-# Likewise, of segments that are cut as those above.
+# Faults in segments that are cut as those above.
 ALIKE: list[tuple[str, str, Fault]] = [
     ("torchvision_mask_rcnn", "layer3", flip("backbone.body.layer3.conv1")),
     ("torchvision_mask_rcnn", "box_pooled", set_value("box_pooler.aligned", True)),
@@ -291,7 +291,7 @@ def test_a_model_whose_methods_were_replaced_is_refused(tmp_path: Path) -> None:
 def test_models_that_are_cut_otherwise_are_refused(tmp_path: Path) -> None:
     model = trained_model("mask_rcnn")
     artifact_dir = write(model, "tracing", tmp_path)
-    with pytest.raises(ExportError, match="not built like"):
+    with pytest.raises(ExportError, match="the exported model has other segments"):
         diagnose(model, artifact_dir, picture(), exported_model=trained_model("faster_rcnn"))
 
 

@@ -65,7 +65,7 @@ def test_proposals_are_paired_whatever_their_order_and_a_lost_one_is_told() -> N
     lost = measured(
         Kind.PROPOSALS, expected, {name: np.delete(x, range(50, 60), 0) for name, x in expected.items()}
     )
-    assert "10 rows on one side only, of 300" in lost.why
+    assert "10 unpaired rows, of 300" in lost.why
     shifted = measured(Kind.PROPOSALS, expected, {**expected, "proposal_boxes": boxes + np.float32(0.5)})
     assert "boxes" in shifted.why
 

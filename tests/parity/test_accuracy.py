@@ -1,4 +1,4 @@
-"""The task metric: what is found, beside the eager model; reduced precision is held to it alone."""
+"""The task metric of an artifact and of the eager model; reduced precision is evaluated by it alone."""
 
 import json
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from detexport.errors import DataError
 from detexport.metrics.evaluate import Evaluation, judge
 from detexport.metrics.tallies import Matches, pack_tallies
 from detexport.parity.accuracy import Accuracy, compare_accuracy, measure_accuracy
-from detexport.parity.measures import tell
+from detexport.parity.measures import limited_errors
 from detexport.parity.validate import validate
 from detexport.processing.postprocess import postprocess
 from detexport.reference.store import EagerAccuracy, Reference, SampleMeta, read_reference, write_reference
@@ -93,7 +93,7 @@ def test_what_finds_less_does_not(dataset: CocoDataset, artifact: Artifact) -> N
     assert "limit 0.02" in fault
 
 
-def test_only_the_images_that_eager_was_judged_on_count(dataset: CocoDataset, artifact: Artifact) -> None:
+def test_only_the_images_that_eager_was_evaluated_on_count(dataset: CocoDataset, artifact: Artifact) -> None:
     first = replace(eager(dataset), image_ids=(dataset.images[0].image_id,))
     accuracy = measured(Finder(dataset, artifact), dataset, first)
     assert accuracy.images == 1
@@ -103,7 +103,7 @@ def test_only_the_images_that_eager_was_judged_on_count(dataset: CocoDataset, ar
 @pytest.mark.parametrize(
     ("reached", "words"),
     [
-        ({"bbox/AP": 0.05}, "proves nothing"),
+        ({"bbox/AP": 0.05}, "too low to compare with"),
         ({"bbox/AP50": 1.0}, "no metric"),
         (PERFECT, "segm/AP 0.0000"),
     ],
@@ -155,12 +155,13 @@ def test_a_shift_beyond_the_tolerance_is_evidence_alone(
     reduced = verdict(dataset, reference, shifted, reduced=True)
     assert reduced["passed"]
     assert reduced["max"]["box_error_px"] == pytest.approx(0.05, abs=1e-3)
-    assert [(measure.words, limit) for measure, _, limit in tell(reduced)] == [
-        ("bbox/AP less eager's", "0.02")
+    assert [(measure.words, limit) for measure, _, limit in limited_errors(reduced)] == [
+        ("delta bbox/AP vs eager", "0.02")
     ]
     full = verdict(dataset, reference, Finder(dataset, artifact, shift_px=0.05), reduced=False)
     assert not full["passed"]
-    assert [measure.words for measure, _, _ in tell(full)] == ["boxes", "scores", "bbox/AP less eager's"]
+    words = [measure.words for measure, _, _ in limited_errors(full)]
+    assert words == ["boxes", "scores", "delta bbox/AP vs eager"]
 
 
 def test_what_cannot_be_compared_stays_a_reason(
@@ -190,7 +191,7 @@ def test_data_without_the_annotations_says_nothing_of_the_artifact(
 def test_the_reference_keeps_what_eager_reached(
     tmp_path: Path, dataset: CocoDataset, artifact: Artifact
 ) -> None:
-    reached = eager_judged(dataset, artifact)
+    reached = eager_evaluated(dataset, artifact)
     write_reference(tmp_path / "r", [], contract=artifact.contract, environment={}, accuracy=reached)
     stored = read_reference(tmp_path / "r").accuracy
     assert stored == reached
@@ -199,16 +200,16 @@ def test_the_reference_keeps_what_eager_reached(
         np.testing.assert_array_equal(stored.tallies[name], array)
 
 
-def eager_judged(dataset: CocoDataset, artifact: Artifact) -> EagerAccuracy:
+def eager_evaluated(dataset: CocoDataset, artifact: Artifact) -> EagerAccuracy:
     """An eager model that finds everything."""
     session = Finder(dataset, artifact)
-    judged = judge(((record, session(np.zeros(0))) for record in dataset.images), dataset)
-    return EagerAccuracy(judged.metrics, judged.image_ids, pack_tallies(judged.tallies))
+    evaluation = judge(((record, session(np.zeros(0))) for record in dataset.images), dataset)
+    return EagerAccuracy(evaluation.metrics, evaluation.image_ids, pack_tallies(evaluation.tallies))
 
 
 def test_each_image_is_held_against_itself(dataset: CocoDataset, artifact: Artifact) -> None:
     """Of every image the first object is missed, so all lose, those with one object most."""
-    accuracy = measured(Finder(dataset, artifact, left_out=1), dataset, eager_judged(dataset, artifact))
+    accuracy = measured(Finder(dataset, artifact, left_out=1), dataset, eager_evaluated(dataset, artifact))
     low, high = accuracy.intervals["bbox/AP"]
     assert low <= accuracy.differences["bbox/AP"] <= high < 0
     assert f"[{low:+.4f}, {high:+.4f}] (limit 0.02)" in accuracy.faults[0]
@@ -222,7 +223,7 @@ def test_each_image_is_held_against_itself(dataset: CocoDataset, artifact: Artif
 
 
 def test_what_finds_the_same_is_equal_on_every_image(dataset: CocoDataset, artifact: Artifact) -> None:
-    accuracy = measured(Finder(dataset, artifact), dataset, eager_judged(dataset, artifact))
+    accuracy = measured(Finder(dataset, artifact), dataset, eager_evaluated(dataset, artifact))
     assert accuracy.intervals == {"bbox/AP": (0, 0)}
     counts = accuracy.per_image["bbox/AP"]
     assert (counts.better, counts.worse, counts.worst) == (0, 0, ())
@@ -234,10 +235,10 @@ def test_a_weak_eager_model_fails_reduced_precision_alone(dataset: CocoDataset, 
     """In float32 the other verdicts hold; a difference stays one."""
     accuracy = measured(Finder(dataset, artifact), dataset, eager(dataset))
     weak = replace(accuracy, eager={"bbox/AP": 0.05}, artifact={"bbox/AP": 0.05})
-    assert "proves nothing" in weak.faults[0]
+    assert "too low to compare with" in weak.faults[0]
     full = replace(weak, precision="float32")
     assert full.faults == ()
-    assert "proves nothing" in full.to_json()["notes"][0]
+    assert "too low to compare with" in full.to_json()["notes"][0]
     assert "difference +0.9500" in replace(full, artifact={"bbox/AP": 1.0}).faults[0]
 
 
@@ -265,7 +266,9 @@ def test_a_tie_across_images_fails_no_job_in_float32() -> None:
     assert compare_accuracy(expected, lost, tie=2e-4, **limits).faults
 
 
-def test_data_that_lack_an_image_that_eager_was_judged_on(dataset: CocoDataset, artifact: Artifact) -> None:
+def test_data_that_lack_an_image_that_eager_was_evaluated_on(
+    dataset: CocoDataset, artifact: Artifact
+) -> None:
     reached = replace(eager(dataset), image_ids=(987,))
     with pytest.raises(DataError, match="lacks images"):
         measured(Finder(dataset, artifact), dataset, reached)

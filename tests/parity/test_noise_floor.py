@@ -263,7 +263,7 @@ def test_a_floor_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("difference", "affordable"), [(0.001, True), (-0.003, False)])
-def test_another_precision_is_judged_and_no_part_of_the_floor(
+def test_another_precision_is_evaluated_and_no_part_of_the_floor(
     monkeypatch: pytest.MonkeyPatch,
     model: Any,
     contract: Contract,
@@ -273,15 +273,15 @@ def test_another_precision_is_judged_and_no_part_of_the_floor(
 ) -> None:
     """Another memory format stands in for TF32, which takes a GPU."""
     monkeypatch.setattr("detexport.parity.noise_variants.NO_NOISE", ("channels_last",))
-    judged: list[Any] = []
+    evaluated: list[Any] = []
 
-    def judge(other: Any) -> dict[str, float]:
-        judged.append(other)
+    def evaluate(other: Any) -> dict[str, float]:
+        evaluated.append(other)
         return {"bbox/AP": difference}
 
-    floor = measure_noise_floor(model, contract, reference, TOLERANCE, 1, judge=judge, budget=0.002)
-    assert len(judged) == 1
-    assert judged[0] is not model
+    floor = measure_noise_floor(model, contract, reference, TOLERANCE, 1, evaluate=evaluate, budget=0.002)
+    assert len(evaluated) == 1
+    assert evaluated[0] is not model
     assert {name: variant.affordable for name, variant in floor.variants.items() if not variant.counts} == {
         "channels_last": affordable
     }
@@ -333,7 +333,9 @@ def test_the_stage_writes_the_floor_and_the_same_one_again(
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "model.safetensors").symlink_to(WEIGHTS)
     parity = yaml.safe_load((ROOT / "conf/parity/default.yaml").read_text())
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"parity": {**parity, "noise_floor_images": 2}}))
+    (tmp_path / "params.yaml").write_text(
+        yaml.safe_dump({"data": {"categories": None}, "parity": {**parity, "noise_floor_images": 2}})
+    )
     written = []
     for name in ("first.json", "second.json"):
         command = [sys.executable, str(ROOT / "stages/floor.py"), "--build", "build", "--weights", "weights"]

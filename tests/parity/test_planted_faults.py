@@ -40,7 +40,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Reference]:
-    """The small Mask R-CNN, scripted, and its reference: of two images, and of those that hurt."""
+    """The small Mask R-CNN, scripted, and its reference: of two images and edge-case inputs."""
     folder = tmp_path_factory.mktemp("planted")
     SyntheticShapes(train_images=0, val_images=4, min_objects=0, max_objects=4).write(folder / "shapes")
     cfg = load_cfg(ROOT / "conf/detectron2/mask_rcnn.yaml")

@@ -62,7 +62,7 @@ def test_a_projects_limits_are_read(tmp_path: Path) -> None:
         ("parity: {inputs: {hair: 2}}", "inputs.hair: 2, expected a number from 0 to 1"),
         ("parity: {draw: -1}", "draw: -1, expected a whole number from 0"),
         (f"parity: {{tolerance: {{score: 1{'0' * 400}}}}}", "tolerance.score: 1000"),
-        ("parity: {judged: [fp4]}", "judged: 'fp4' has no budget"),
+        ("parity: {accuracy_precisions: [fp4]}", "accuracy_precisions: 'fp4' has no budget"),
         ("parity: {tolerance: {pair_iou: 2}}", "pair_iou=2"),
         ("parity: [1]", "no section parity"),
         ("data: {}", "got: data; expected: a mapping parity"),

@@ -250,16 +250,14 @@ def meta(size: tuple[int, int] = (30, 50), batch: str = "") -> SampleMeta:
 def test_an_artifact_is_asked_only_for_what_it_claims(tiny_onnx: Path, tiny_scripting: Path) -> None:
     one, many = read_artifact(tiny_onnx), read_artifact(tiny_scripting)
     assert why_unsupported(one, [meta()]) == why_unsupported(many, [meta()]) == ""
-    assert (
-        why_unsupported(one, [meta(batch="1"), meta(batch="1")]) == "the artifact takes one image in a call"
-    )
+    assert why_unsupported(one, [meta(batch="1"), meta(batch="1")]) == "the artifact supports batch size 1"
     assert why_unsupported(many, [meta(batch="1"), meta((60, 20), batch="1")]) == ""
     narrow = replace(one, image_sides=(32, 64))
-    assert why_unsupported(narrow, [meta()]) == "the artifact takes images with sides of 32 to 64 px"
+    assert why_unsupported(narrow, [meta()]) == "the artifact supports images with sides of 32 to 64 px"
     assert why_unsupported(narrow, [meta((32, 64))]) == ""
     frozen = replace(one, contract=tiny_contract(inputs=(replace(IMAGE, shape=(3, 30, 50)),)))
     assert why_unsupported(frozen, [meta()]) == ""
-    assert why_unsupported(frozen, [meta((50, 30))]) == "the artifact takes images of one size: 30 x 50"
+    assert why_unsupported(frozen, [meta((50, 30))]) == "the artifact supports images of one size: 30 x 50"
 
 
 @pytest.fixture(scope="module")
@@ -314,7 +312,7 @@ def test_gaps_are_told_in_words() -> None:
     assert coverage.gaps == (
         "no image without a detection",
         "no image with exactly one detection",
-        "at most 20 detections in an image, the model may give 100",
+        "at most 20 detections in an image, the model allows 100",
         "no two equal scores",
         "no score known below the threshold 0.05",
     )

@@ -176,7 +176,7 @@ def test_a_value_of_several_plain_types_is_read_as_it_was_written(value: int | s
 def test_two_processes_do_not_measure_into_one_folder(tmp_path: Path) -> None:
     with Progress(tmp_path / "p", "k") as progress:
         progress.once("a", Nothing, Nothing)
-        with pytest.raises(OutputError, match="another process measures"), Progress(tmp_path / "p", "other"):
+        with pytest.raises(OutputError, match="another process validates"), Progress(tmp_path / "p", "other"):
             pass
         # A reference is made there, under the lock of the folder.
         with atomic_dir(tmp_path / "p" / "reference"):

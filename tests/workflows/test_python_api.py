@@ -163,7 +163,7 @@ def test_wrong_models_are_refused(model: Any, artifact_dir: Path, tmp_path: Path
         detexport.export(nn.Linear(1, 1).eval(), output=output)
     with pytest.raises(ExportError, match=r"the FasterRCNN is in training mode.*model.eval\(\)"):
         detexport.export(faster_rcnn(num_classes=3), output=output)
-    with pytest.raises(ConfigError, match="a built model has its weights"):
+    with pytest.raises(ConfigError, match="weights and options are for a configuration"):
         detexport.export(model, WEIGHTS, output=output)
     with pytest.raises(ConfigError, match=r"there is no file nothing\.yaml"):
         detexport.export("nothing.yaml", WEIGHTS, output=output)
@@ -183,9 +183,9 @@ def test_wrong_arguments_are_refused_before_any_work(model: Any, tmp_path: Path)
     output = tmp_path / "mine"
     with pytest.raises(ConfigError, match="unknown target"):
         detexport.export(model, target="onx", output=output)
-    with pytest.raises(ConfigError, match="is proved by its average precision"):
+    with pytest.raises(ConfigError, match="is checked by its AP"):
         detexport.export(model, target="onnx_int8", output=output)
-    with pytest.raises(ConfigError, match="needs images to take its ranges from"):
+    with pytest.raises(ConfigError, match="needs calibration images"):
         detexport.export(model, target="onnx_int8", output=output, check=False)
     with pytest.raises(DataError, match="no such image"):
         detexport.export(model, output=output, sample="missing/*.jpg")

@@ -1,6 +1,6 @@
-"""The standalone command line, for one model and one target. ``detexport --help`` says more.
+"""The standalone command line, for one model and one target: see ``detexport --help``.
 
-What a command needs, torch among it, is imported when the command runs, after its request was checked.
+A command imports torch and the runtimes when it runs, after its request was checked.
 """
 
 import os
@@ -30,19 +30,19 @@ from detexport.system.extras import extra_imports
 from detexport.system.files import OF_THE_DISK
 from detexport.system.process import end_on_signals
 
-EXIT_CODES = f"""Exit codes: 0 done and passed; 1 a verdict that failed; 2 a wrong request; 3 something broke:
-an engine or a device that is not there, no memory, a full disk, a fault of this program ({TRACEBACK}=1
-shows where); 130, 143, 129 ended by SIGINT, SIGTERM, SIGHUP. An error is one line on the standard error."""
+EXIT_CODES = f"""Exit codes: 0 done and passed; 1 a verdict failed; 2 invalid request; 3 environment or
+program fault: a missing runtime or device, out of memory, a full disk, a bug ({TRACEBACK}=1 prints the stack
+trace); 130, 143, 129 ended by SIGINT, SIGTERM, SIGHUP. An error is one line on the standard error."""
 
 COMPLETE = "_DETEXPORT_COMPLETE"
-"""The environment variable in which the script of ``--show-completion`` asks for a completion."""
+"""The environment variable by which the script of ``--show-completion`` requests completions."""
 
 app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     epilog=EXIT_CODES,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    help="""Export a detection model, look at the artifact, run it on images, prove it.
+    help="""Export a detection model, inspect the artifact, run it on images, validate it.
 
     \b
       detexport export --config-file config.yaml --weights model.pth --target onnx --output model_onnx
@@ -52,22 +52,22 @@ app = typer.Typer(
       detexport diagnose model_onnx --config-file config.yaml --weights model.pth
 
     `detexport COMMAND --help` explains a command. `dvc repro` in the project's repository does the same for
-    many models and targets, and measures and registers what passed.""",
+    many models and targets, measures latency, and registers the artifacts that passed.""",
 )
 
-Artifact = Annotated[Path, Argument(metavar="ARTIFACT", help="Folder that an export wrote.")]
+Artifact = Annotated[Path, Argument(metavar="ARTIFACT", help="Folder of an exported artifact.")]
 AllowNew = Annotated[
     list[str] | None,
     Option(
         metavar="PATTERN",
-        help="Parameters that the weights may lack or hold in another shape, such as "
-        "'roi_heads.box_predictor.*': they keep their initial values; repeatable.",
+        help="Parameters that may be missing from the weights or have another shape, such as "
+        "'roi_heads.box_predictor.*'. They keep their initial values; repeatable.",
     ),
 ]
 
 
 def _limit_pixels(pixels: int | None) -> None:
-    """Set the limit where all that reads images finds it, also in processes that the command starts."""
+    """Set the limit in the environment, so that it also applies in child processes."""
     if pixels is not None:
         from detexport.data.images import LIMIT_VARIABLE
 
@@ -81,7 +81,7 @@ MaxImagePixels = Annotated[
         metavar="N",
         callback=_limit_pixels,
         expose_value=False,
-        help="Most pixels of an image that is read. Default: DETEXPORT_MAX_IMAGE_PIXELS in the environment, "
+        help="Maximum number of pixels of an image. Default: DETEXPORT_MAX_IMAGE_PIXELS in the environment, "
         "else 50000000.",
     ),
 ]
@@ -91,16 +91,16 @@ def main() -> None:
     """Run the command line and exit with its code."""
     end_on_signals()
     for stream in (sys.stdout, sys.stderr):
-        # File names may be no text; in JSON the escape of a lone surrogate is what it is read back from.
+        # A file name may be invalid UTF-8; JSON reads it back from the escapes of its surrogates.
         getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
     sys.exit(run_command(sys.argv[1:]))
 
 
 def run_command(arguments: Sequence[str]) -> int:
-    """Run a command and return its exit code; whatever is raised becomes one line: see ``EXIT_CODES``.
+    """Run a command and return its exit code (``EXIT_CODES``); print an error as one line.
 
     Args:
-        arguments: the command with its options; without any it prints the help, and the code is 2.
+        arguments: the command with its options; if empty, the help is printed and the code is 2.
     """
     try:
         try:
@@ -116,7 +116,7 @@ def run_command(arguments: Sequence[str]) -> int:
                 raise
             code = fail(_usage_error(error) if isinstance(error, TyperException) else error)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader has what it wanted
+    except BrokenPipeError:  # the reader of the pipe has ended
         _close_output()
         return 128 + signal.SIGPIPE
     except OSError as error:
@@ -126,21 +126,21 @@ def run_command(arguments: Sequence[str]) -> int:
 
 
 def _invoke(arguments: Sequence[str]) -> None:
-    """Parse the arguments and run the command, without the parser's own ways to print and to exit."""
+    """Parse the arguments and run the command; errors are raised, not printed by the parser."""
     command = typer.main.get_command(app)
-    if COMPLETE in os.environ:  # the shell asks what could come next
+    if COMPLETE in os.environ:  # the shell requests completions
         command.main(list(arguments), prog_name="detexport")
     with command.make_context("detexport", list(arguments)) as context:
         command.invoke(context)
 
 
 def _close_output() -> None:
-    """Drop what the standard output did not take, which the interpreter would try to write again."""
+    """Discard the unwritten standard output, which the interpreter would try to write at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _is_of_the_output(error: Exception) -> bool:
-    """Whether what was printed could not be written: such an error names no file."""
+    """Return whether an error is of writing the standard output: such an error names no file."""
     if not isinstance(error, OSError) or error.filename is not None:
         return False
     return isinstance(error, BrokenPipeError) or error.errno in OF_THE_DISK
@@ -156,19 +156,19 @@ def _unwritable_output(error: OSError) -> OutputError:
 
 
 def _usage_error(error: TyperException) -> ConfigError:
-    """Say what the parser says in the form that all errors have."""
+    """Return the parser's error as a ConfigError."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "detexport"
     name, options = getattr(error, "option_name", ""), getattr(error, "possibilities", None) or ()
     meant = did_you_mean(name, options)
     return ConfigError(
         error.message if meant else error.format_message(),
-        remedy=meant or f"`{command} --help` explains what there is",
+        remedy=meant or f"`{command} --help` lists the arguments and options",
     )
 
 
 def _fix_hashes() -> None:
-    """Start anew where hashes are random: the order of a scripted module's constants follows them."""
+    """Restart with PYTHONHASHSEED=0: the order of a scripted module's constants follows the hashes."""
     if os.environ.get("PYTHONHASHSEED") != "0":
         os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONHASHSEED": "0"})
 
@@ -191,58 +191,60 @@ def _options(
 def export_command(
     config_file: Annotated[
         str,
-        Option(help="detectron2 YAML by path, or by its name in the model zoo (COCO-Detection/...yaml)."),
+        Option(help="detectron2 YAML, by path or by its name in the model zoo (COCO-Detection/...yaml)."),
     ],
-    target: Annotated[str, Option(help="What to make; an unknown name lists them all.")],
-    output: Annotated[Path, Option(help="Folder of the artifact; an artifact that is there is replaced.")],
+    target: Annotated[str, Option(help="Target; an unknown name prints the list of all targets.")],
+    output: Annotated[Path, Option(help="Folder of the artifact: new, empty, or an artifact to replace.")],
     weights: Annotated[
         str,
         Option(
-            help="Checkpoint by path, https:// or detectron2://, .pth, .pkl or .safetensors. Every parameter "
-            "must be accounted for. Default: MODEL.WEIGHTS; of a zoo's name what was trained with it."
+            help="Checkpoint (.pth, .pkl, .safetensors), by path, https:// or detectron2://. It must hold "
+            "every parameter of the model. Default: MODEL.WEIGHTS; for a zoo name its trained checkpoint."
         ),
     ] = "",
     sample: Annotated[
         list[str] | None,
         Option(
-            help="Image, folder or 'pattern' to record with and to prove on; repeatable. "
-            "Default: a picture that comes along."
+            help="Image, folder or 'pattern'; repeatable. The first image is the example input of the "
+            "export; all are inputs of the check. Default: a bundled image."
         ),
     ] = None,
     calibration: Annotated[
         list[str] | None,
         Option(
-            help="Images, likewise, that int8 takes its ranges from. Default: those of --data's training "
-            "split, else the samples."
+            help="Calibration images for int8: image, folder or 'pattern'; repeatable. Default: the training "
+            "images of --data, else the samples."
         ),
     ] = None,
     opt: Annotated[
         list[str] | None,
-        Option(metavar="NAME=VALUE", help="Option of the method, such as opset_version=18; repeatable."),
+        Option(
+            metavar="NAME=VALUE", help="Option of the export method, such as opset_version=18; repeatable."
+        ),
     ] = None,
     class_names: Annotated[
         str,
         Option(
             metavar="A,B,...",
-            help="Names of the classes. Default: those of --data, else of DATASETS.TEST, else numbers.",
+            help="Class names. Default: those of --data, else of DATASETS.TEST, else numbers.",
         ),
     ] = "",
     data: Annotated[
         Path | None,
-        Option(help="Data set: images/val and annotations/instances_val.json, as COCO has them."),
+        Option(help="Data set in COCO format: images/val and annotations/instances_val.json."),
     ] = None,
     run_eval: Annotated[
-        bool, Option("--run-eval", help="Average precision of the model and of the artifact on --data.")
+        bool, Option("--run-eval", help="Evaluate AP of the model and of the artifact on --data.")
     ] = False,
     device: Annotated[
-        str, Option(help="Where the artifact is compiled for, if it is, and proved: cpu or cuda.")
+        str, Option(help="Device that the artifact is compiled for and checked on: cpu or cuda.")
     ] = "cpu",
     check: Annotated[
         bool,
         Option(
             "--check/--no-check",
             "--proof/--no-proof",
-            help="Compare the artifact with the model; one that fails is not kept (formerly --proof).",
+            help="Compare the artifact with the model; keep it only if it passes (formerly --proof).",
         ),
     ] = True,
     max_image_pixels: MaxImagePixels = None,
@@ -251,22 +253,21 @@ def export_command(
         list[str] | None,
         Argument(
             metavar="[KEY VALUE]...",
-            help="Keys over the configuration's, such as MODEL.ROI_HEADS.SCORE_THRESH_TEST 0.3. "
-            "Write -- before them where a value begins with -.",
+            help="Keys that override the configuration, such as MODEL.ROI_HEADS.SCORE_THRESH_TEST 0.3. "
+            "Write -- before them if a value begins with -.",
         ),
     ] = None,
 ) -> None:
-    """Export a model, and prove that the artifact computes what the model computes.
+    """Export a model, and check the artifact against the model.
 
     \b
       detexport export --config-file COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml \\
         --weights model_final.pkl --target onnx --output mask_rcnn_onnx --sample street.jpg \\
         --opt opset_version=18 MODEL.ROI_HEADS.SCORE_THRESH_TEST 0.3
 
-    The artifact runs on the samples at several sizes beside the model, on a flat picture too, and every
-    box, score and mask is held against a table of limits. One that does not pass is not left in the output
-    folder, and the exit code is 1. A target of less precision than float32 is proved by its average
-    precision, on --data.
+    The check runs the artifact and the model on the samples at several sizes and on a blank image, and
+    compares boxes, scores, masks and keypoints within the tolerance. If the artifact does not pass, it is not
+    kept and the exit code is 1. A target in bf16 or int8 is evaluated by its AP on --data.
     """  # noqa: D301
     from detexport.cli.checks import Request, check_export
 
@@ -297,29 +298,29 @@ def export_command(
 @app.command("predict", epilog=EXIT_CODES)
 def predict_command(
     artifact: Artifact,
-    images: Annotated[list[str], Argument(help="Files, folders, or 'patterns' in quotes.")],
-    as_json: Annotated[bool, Option("--json", help="One JSON document instead of a table.")] = False,
+    images: Annotated[list[str], Argument(help="Image files, folders, or 'patterns' in quotes.")],
+    as_json: Annotated[bool, Option("--json", help="Print one JSON document instead of a table.")] = False,
     draw: Annotated[
-        Path | None, Option(help="Folder for a picture of each image with what is found.")
+        Path | None, Option(help="Folder for a copy of each image with its detections drawn.")
     ] = None,
-    device: Annotated[str, Option(help="Where to run: cpu, cuda or cuda:<index>.")] = "cpu",
+    device: Annotated[str, Option(help="Device: cpu, cuda or cuda:<index>.")] = "cpu",
     target: Annotated[
-        str, Option(help="Run it as this target does. Default: the format's runtime, in float32.")
+        str, Option(help="Run the artifact as this target. Default: the format's runtime, in float32.")
     ] = "",
     score_threshold: Annotated[
-        float, Option(min=0.0, max=1.0, help="Instances are given whose score is greater.")
+        float, Option(min=0.0, max=1.0, help="Return instances with a score above this.")
     ] = 0.5,
     max_image_pixels: MaxImagePixels = None,
 ) -> None:
-    """Run an artifact on images, in its own runtime alone.
+    """Run an artifact on images, without torch unless its runtime needs it.
 
     \b
       detexport predict model_onnx photo.jpg
       detexport predict model_onnx 'photos/*.jpg' --json --score-threshold 0.3 > found.json
       detexport predict model_onnx photos --draw drawn
 
-    Images have any size: they are resized by the artifact's rule, and boxes (x0, y0, x1, y1), masks and
-    keypoints are in px of the image as it is. In JSON masks are COCO's compressed RLE.
+    Images may have any size: they are resized by the artifact's rule. Boxes (x0, y0, x1, y1), masks and
+    keypoints are in px of the original image. In JSON, masks are COCO's compressed RLE.
     """  # noqa: D301
     from detexport.cli.checks import check_predict
 
@@ -342,25 +343,25 @@ def validate_command(
     artifact: Artifact,
     data: Annotated[
         Path | None,
-        Option(help="Data set: images/val and annotations/instances_val.json, as COCO has them."),
+        Option(help="Data set in COCO format: images/val and annotations/instances_val.json."),
     ] = None,
     against: Annotated[
-        Path | None, Option(metavar="ARTIFACT2", help="Hold it against this artifact instead of a model.")
+        Path | None, Option(metavar="ARTIFACT2", help="Compare with this artifact instead of a model.")
     ] = None,
     config_file: Annotated[
-        str, Option(help="Hold it against this model: configuration, as for export.")
+        str, Option(help="Configuration of the model to compare with, as for export.")
     ] = "",
-    weights: Annotated[str, Option(help="The model's weights, as for export.")] = "",
+    weights: Annotated[str, Option(help="Weights of the model, as for export.")] = "",
     target: Annotated[
-        str, Option(help="Run it as this target does. Default: the format's runtime, in float32.")
+        str, Option(help="Run the artifact as this target. Default: the format's runtime, in float32.")
     ] = "",
-    against_target: Annotated[str, Option(help="Likewise for ARTIFACT2.")] = "",
+    against_target: Annotated[str, Option(help="Run ARTIFACT2 as this target.")] = "",
     images: Annotated[
         int | None,
         Option(
             min=1,
-            help="Images of the data set, each at three sizes; the pipeline's reference has its own. "
-            "Default: that of --params, else 8.",
+            help="Number of images of the data set, each run at three sizes; ignored in the pipeline's "
+            "folders, where the stored reference has its own. Default: that of --params, else 8.",
         ),
     ] = None,
     accuracy_images: Annotated[
@@ -369,46 +370,45 @@ def validate_command(
             "--accuracy-images",
             "--quality-images",
             min=0,
-            help="Annotated images that the task metric is measured on, likewise; 0 leaves it out, for data "
-            "that lacks the annotations. Default: that of --params, else 100.",
+            help="Number of annotated images for AP; 0 leaves AP out, for data without annotations. Also "
+            "ignored in the pipeline's folders, unless 0. Default: that of --params, else 100.",
         ),
     ] = None,
-    device: Annotated[str, Option(help="Where to run: cpu, cuda or cuda:<index>.")] = "cpu",
+    device: Annotated[str, Option(help="Device: cpu, cuda or cuda:<index>.")] = "cpu",
     max_image_pixels: MaxImagePixels = None,
     params: Annotated[
         Path | None,
         Option(
-            help="A project's params.yaml: limits, budgets, inputs and numbers of images are those of its "
-            "section `parity`, but `draw`, and what an option of this command gives."
+            help="params.yaml of a project: tolerance, budgets, inputs and numbers of images are read from "
+            "its section `parity` (except `draw`). Options of this command take precedence."
         ),
     ] = None,
     save_dir: Annotated[
         Path | None,
         Option(
-            help="Folder for parity.json and certificate.json, as the pipeline has them. What is computed is "
-            "kept there until the end, so the same command goes on after an interruption; without it "
-            "nothing is kept."
+            help="Folder for parity.json and certificate.json, as in the pipeline. Finished measurements are "
+            "kept there until the run ends, so that the same command continues an interrupted run."
         ),
     ] = None,
-    as_json: Annotated[bool, Option("--json", help="One JSON document instead of text.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON document instead of text.")] = False,
     allow_new: AllowNew = None,
     overrides: Annotated[
         list[str] | None,
-        Argument(metavar="[KEY VALUE]...", help="Keys over the configuration's, as they were exported."),
+        Argument(metavar="[KEY VALUE]...", help="Keys that override the configuration, as in the export."),
     ] = None,
 ) -> None:
-    """Say whether an artifact computes what its model, or another artifact, computes; if not, exit with 1.
+    """Compare an artifact with its model, or with another artifact; exit with 1 if it does not pass.
 
     \b
       detexport validate model_onnx --data coco --config-file config.yaml --weights model_final.pth
       detexport validate model_onnx --data coco --against yesterday/model_onnx
       detexport validate outputs/models/mask_rcnn/artifacts/onnx --data data/shapes
 
-    The last is an artifact where the pipeline leaves it, held against the reference beside it. Four verdicts
-    are reported: contract (it runs, with the fields, types and shapes declared), numerics (errors of paired
-    detections), matching (missing and extra detections), accuracy (AP against ground truth, compared with the
-    model's). It runs on images of the data set and on edge-case inputs: odd and extreme sizes, no detection,
-    one and the most detections, ties, scores next to the threshold, batches.
+    The last artifact is in the pipeline's folders: it is compared with the reference stored there. Four
+    verdicts are reported: contract (it runs, with the fields, types and shapes declared), numerics (errors of
+    paired detections), matching (missing and extra detections), accuracy (AP against ground truth, compared
+    with the model's). The inputs are images of the data set and edge cases: odd and extreme sizes, no
+    detection, one and the most detections, ties, scores next to the threshold, batches.
     """  # noqa: D301
     from detexport.cli.checks import check_model_is_named, check_validate
     from detexport.workflows.model_source import ModelSource
@@ -452,38 +452,40 @@ def diagnose_command(
         str,
         Option(
             help="Configuration that was exported, as for export. Default: ../../build/config.yaml from the "
-            "artifact, where the pipeline leaves it."
+            "artifact, as in the pipeline's folders."
         ),
     ] = "",
     weights: Annotated[
         str,
-        Option(help="Weights that were exported. Default: likewise ../../weights/model.safetensors."),
+        Option(
+            help="Weights that were exported. Default: ../../weights/model.safetensors from the artifact."
+        ),
     ] = "",
-    image: Annotated[str, Option(help="Image to run on. Default: a picture that comes along.")] = "",
+    image: Annotated[str, Option(help="Image to run on. Default: a bundled image.")] = "",
     max_image_pixels: MaxImagePixels = None,
     target: Annotated[
-        str, Option(help="Diagnose it as this target runs it. Default: the format's runtime, in float32.")
+        str, Option(help="Run the artifact as this target. Default: the format's runtime, in float32.")
     ] = "",
     save_dir: Annotated[
-        Path | None, Option(help="Folder for diagnosis.json and, where something differs, difference.png.")
+        Path | None, Option(help="Folder for diagnosis.json and, if a segment differs, difference.png.")
     ] = None,
-    as_json: Annotated[bool, Option("--json", help="One JSON document instead of a table.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON document instead of a table.")] = False,
     allow_new: AllowNew = None,
     overrides: Annotated[
         list[str] | None,
-        Argument(metavar="[KEY VALUE]...", help="Keys over the configuration's, as they were exported."),
+        Argument(metavar="[KEY VALUE]...", help="Keys that override the configuration, as in the export."),
     ] = None,
 ) -> None:
-    """Name the first part of the model in which an artifact computes something else.
+    """Name the first segment of the model whose outputs differ in an artifact.
 
     \b
       detexport diagnose model_onnx --config-file config.yaml --weights model_final.pth --image street.jpg
       detexport diagnose outputs/models/mask_rcnn/artifacts/onnx --save-dir diagnosis
 
-    The model is cut between the image, the backbone's stages, the pyramid's levels, the proposals, the pooled
-    features, the heads and the post-processing. Each segment is exported alone by the artifact's method, run
-    in its runtime on the eager model's own tensors, and held against what the model gives. Weights and
-    configuration must be those of the artifact.
+    The model is cut into segments: preprocessing, stages of the backbone, FPN levels, proposals, pooled
+    features, heads, post-processing. Each segment is exported alone by the artifact's method, run in its
+    runtime on the eager model's tensors, and compared with the eager model's outputs. Weights and
+    configuration must be those of the artifact. The exit code is 1 if a segment or the artifact differs.
     """  # noqa: D301
     from detexport.cli.checks import check_diagnose
     from detexport.workflows.model_source import ModelSource
@@ -501,12 +503,12 @@ def diagnose_command(
 @app.command("inspect", epilog=EXIT_CODES)
 def inspect_command(
     artifact: Artifact,
-    as_json: Annotated[bool, Option("--json", help="One JSON document instead of text.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON document instead of text.")] = False,
     dump: Annotated[
-        Path | None, Option(help="Folder for the code and the graphs of a TorchScript artifact, as text.")
+        Path | None, Option(help="Folder for the code and graphs of a TorchScript artifact, as text.")
     ] = None,
 ) -> None:
-    """Say what an artifact is, and whether its files are those that were exported; if not, exit with 1.
+    """Describe an artifact, and verify its files; exit with 1 if they are not those that were exported.
 
     \b
       detexport inspect model_onnx
@@ -519,23 +521,23 @@ def inspect_command(
 
     try:
         inspect(artifact, as_json=as_json, dump_to=dump)
-    except ArtifactError as error:  # here it is the verdict that was asked for
+    except ArtifactError as error:  # the verdict of this command
         fail(error)
         raise typer.Exit(VERDICT) from error
 
 
 @app.command("doctor", epilog=EXIT_CODES)
 def doctor_command(
-    as_json: Annotated[bool, Option("--json", help="One JSON document instead of text.")] = False,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON document instead of text.")] = False,
 ) -> None:
-    """List the runtimes and devices found, and the command that installs what is missing.
+    """List the runtimes and devices of this machine, and the commands that install missing ones.
 
     \b
       detexport doctor
       detexport doctor --json
 
-    The exit code is 0 if every runtime that is installed can be imported, and 1 if one is broken. What is not
-    installed is no fault.
+    The exit code is 1 if an installed runtime cannot be imported, else 0. A runtime that is not installed
+    does not change it.
     """  # noqa: D301
     from detexport.cli.doctor import doctor
 

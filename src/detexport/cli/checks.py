@@ -1,7 +1,6 @@
-"""Check a request before anything heavy is imported: names, files, options, ranges, what fits together.
+"""Check a request before torch is imported: names, files, options, ranges, combinations.
 
-Free of torch, so that a mistake is answered in the time of ``--help``. What only the model, the data or the
-engine can know is checked by them.
+A mistake is reported in the time of ``--help``. The model, the data and the runtime check the rest.
 """
 
 import os
@@ -41,7 +40,7 @@ DEVICE = re.compile(r"cpu|cuda(:\d{1,4})?")
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for: see ``detexport export --help``."""
+    """The options of an export: see ``detexport export --help``."""
 
     config_file: str
     weights: str
@@ -60,12 +59,12 @@ class Request:
 
     @property
     def model(self) -> ModelSource:
-        """What is exported."""
+        """Return the model to export."""
         return ModelSource(self.config_file, self.weights, self.overrides, self.allow_new)
 
 
 def check_export(request: Request) -> Request:
-    """Return the request with the images that a shell gave to KEY VALUE, once nothing in it is wrong.
+    """Check the request of an export; return it with images moved from KEY VALUE to their option.
 
     Raises:
         ConfigError: a name, an option or a range is wrong, or options do not fit together.
@@ -95,7 +94,7 @@ def check_export(request: Request) -> Request:
 def check_predict(
     artifact_dir: Path, images: Iterable[str], *, draw_to: Path | None, device: str, target: str
 ) -> None:
-    """Check what ``detexport predict`` is asked for.
+    """Check the request of ``detexport predict``.
 
     Raises:
         ArtifactError: the folder is not an artifact.
@@ -111,7 +110,7 @@ def check_predict(
 
 
 def check_inspect(artifact_dir: Path, dump_to: Path | None) -> None:
-    """Check what ``detexport inspect`` is asked for.
+    """Check the request of ``detexport inspect``.
 
     Raises:
         ArtifactError: the folder is not an artifact.
@@ -134,15 +133,15 @@ def check_validate(
     save_dir: Path | None,
     params: Path | None = None,
 ) -> None:
-    """Check what ``detexport validate`` is asked for.
+    """Check the request of ``detexport validate``.
 
     Args:
         artifact_dir: the artifact.
         data: the data set.
         against: another artifact to compare with.
         model: the model to compare with.
-        target: what the artifact is run as.
-        against_target: what the other artifact is run as.
+        target: target that the artifact is run as.
+        against_target: target that the other artifact is run as.
         device: where they run.
         save_dir: folder of the results.
         params: a project's ``params.yaml``.
@@ -150,7 +149,7 @@ def check_validate(
     Raises:
         ArtifactError: a folder is not an artifact.
         CheckpointError: there are no such weights.
-        ConfigError: there is no such device, target or configuration, or a key over it is wrong.
+        ConfigError: there is no such device, target or configuration, or a key is wrong.
         DataError: there is no such data set.
         OutputError: the folder for the results cannot be written.
     """
@@ -180,7 +179,7 @@ def check_validate(
 
 
 def check_model_is_named(model: ModelSource) -> None:
-    """Raise ConfigError if a model's weights or keys, given without its configuration, would be ignored."""
+    """Raise ConfigError if weights or keys of a model are given without its configuration."""
     given = [
         *(["--weights"] if model.weights else []),
         *(["--allow-new"] if model.allow_new else []),
@@ -188,7 +187,7 @@ def check_model_is_named(model: ModelSource) -> None:
     ]
     if given and not model.config_file:
         raise ConfigError(
-            "a model is not named by its configuration",
+            "options of a model are given without its configuration",
             got=f"{listed(given)}, no --config-file",
             expected="both, or neither",
             remedy="give --config-file, or leave the others out",
@@ -199,7 +198,7 @@ def check_one_other_side(against: Path | None, model: ModelSource | None) -> Non
     """Raise ConfigError if an artifact is to be compared with a model and with another artifact."""
     if against is not None and model is not None:
         raise ConfigError(
-            "an artifact is compared with one thing",
+            "an artifact is compared with a model or with another artifact, not with both",
             got=f"--against {against} and --config-file {model.config_file}",
             expected="one of them",
             remedy="leave one out",
@@ -209,12 +208,12 @@ def check_one_other_side(against: Path | None, model: ModelSource | None) -> Non
 def check_diagnose(
     artifact_dir: Path, model: ModelSource, *, image: str, target: str, save_dir: Path | None
 ) -> None:
-    """Check what ``detexport diagnose`` is asked for; what lies beside the artifact need not be given.
+    """Check the request of ``detexport diagnose``; in the pipeline's folders the model is found there.
 
     Raises:
         ArtifactError: the folder is not an artifact.
         CheckpointError: there are no such weights.
-        ConfigError: there is no such target or configuration, or a key over it is wrong.
+        ConfigError: there is no such target or configuration, or a key is wrong.
         DataError: there is no such image.
         OutputError: the folder for the results cannot be written.
     """
@@ -227,13 +226,13 @@ def check_diagnose(
 
 
 def take_images(request: Request) -> Request:
-    """Give images that follow an option's first one to the option.
+    """Move images from KEY VALUE to the option that they belong to.
 
-    A shell makes many images of a pattern without quotes; only the first is the option's value, the others
-    come where keys come.
+    A shell expands a pattern without quotes to many images; only the first is the option's value, and the
+    others are parsed as KEY VALUE.
 
     Raises:
-        ConfigError: it cannot be known whose they are.
+        ConfigError: they may belong to either option.
     """
     images, overrides = [], []
     rest = list(request.overrides)
@@ -275,7 +274,7 @@ def check_request(request: Request) -> None:
 
 
 def check_class_names(request: Request, cfg: CfgNode) -> None:
-    """Raise ConfigError unless there is a name for each class, as far as the configuration says how many."""
+    """Raise ConfigError unless there is a name for each class that the configuration counts."""
     names, count = request.class_names, _count_classes(cfg)
     if not all(names):
         raise ConfigError(
@@ -294,7 +293,7 @@ def check_class_names(request: Request, cfg: CfgNode) -> None:
 
 
 def _count_classes(cfg: CfgNode) -> int | None:
-    """How many classes ``--class-names`` names; none where the model alone knows."""
+    """Return the number of classes that ``--class-names`` must name; None if only the built model knows."""
     model = cfg.MODEL
     groups = {
         "GeneralizedRCNN": model.ROI_HEADS,
@@ -311,7 +310,7 @@ def _is_semantic(cfg: CfgNode) -> bool:
 
 
 def check_device(device: str) -> None:
-    """Raise ConfigError unless a device is written as one; whether it is there, its engine knows."""
+    """Raise ConfigError unless a device has a valid name; the runtime checks whether it exists."""
     if not DEVICE.fullmatch(device):
         raise ConfigError(
             "unknown device",
@@ -322,14 +321,14 @@ def check_device(device: str) -> None:
 
 
 def check_device_option(request: Request, options: dict[str, dict[str, Any]]) -> None:
-    """Raise ConfigError if what is compiled would be compiled for another device than --device."""
+    """Raise ConfigError if a compiled artifact would be for another device than --device."""
     for artifact, given in options.items():
         declared = ARTIFACTS[artifact].maker.declared_options()
         if "device" in given and given["device"] != request.device:
             raise ConfigError(
                 "two options name the device",
                 got=f"--opt device={given['device']}, --device {request.device}",
-                expected="one device, that the artifact is compiled for and checked on",
+                expected="one device, which the artifact is compiled for and checked on",
                 remedy="leave out --opt device, and give --device",
             )
         if "device" in declared and request.device not in declared["device"].choices:
@@ -342,7 +341,7 @@ def check_device_option(request: Request, options: dict[str, dict[str, Any]]) ->
 
 
 def check_target(name: str, artifact_dir: Path) -> None:
-    """Check the target that an artifact is run as; the empty name leaves it to the artifact's format.
+    """Check the target that an artifact is run as; empty: the format's runtime.
 
     Raises:
         ArtifactError: the folder is not an artifact.
@@ -358,7 +357,7 @@ def check_target(name: str, artifact_dir: Path) -> None:
 
 
 def check_opset(target: Target, options: dict[str, dict[str, Any]], cfg: CfgNode) -> None:
-    """Check that the version of ONNX's operators can be written, and run by the ONNX Runtime that runs them.
+    """Check that the exporter can write the ONNX opset version, and that ONNX Runtime can run it.
 
     Raises:
         ConfigError: it cannot.
@@ -395,7 +394,7 @@ def check_artifact(folder: Path) -> None:
 
 
 def check_data(folder: Path) -> None:
-    """Raise DataError unless a folder looks like a data set.
+    """Raise DataError unless a folder has annotations, as a data set has.
 
     COCO's own downloads have no folder ``images``, and annotations may name images elsewhere.
     """
@@ -410,7 +409,7 @@ def check_data(folder: Path) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Raise OutputError unless a folder can be made at a path, or written if it is there."""
+    """Raise OutputError unless a folder can be created at a path, or exists and is writable."""
     try:
         above = next(one for one in (path, *path.absolute().parents) if _is_there(one))
     except OSError as error:
@@ -425,13 +424,13 @@ def check_writable(path: Path) -> None:
     raise OutputError(
         f"cannot write {path}",
         got=fault,
-        expected="a folder that can be written, or made",
+        expected="a folder that can be written, or created",
         remedy="write elsewhere, or correct the permissions",
     )
 
 
 def _is_there(path: Path) -> bool:
-    """Whether a path exists, or is a link; a name that no file system takes is an error."""
+    """Return whether a path exists, or is a link; raise OSError for an invalid name."""
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""``detexport diagnose``: where an artifact first computes something else than its model."""
+"""``detexport diagnose``: the first segment of the model whose outputs differ in an artifact."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from detexport.workflows.model_source import ModelSource, find_source
 def diagnose(
     artifact_dir: Path, model: ModelSource, *, image: str, target: str, save_dir: Path | None, as_json: bool
 ) -> Diagnosis:
-    """Diagnose an artifact, and print what was found; see ``detexport diagnose --help``.
+    """Diagnose an artifact, and print the result; see ``detexport diagnose --help``.
 
     Raises:
         CheckpointError: the weights are not the model's.

@@ -1,4 +1,4 @@
-"""``detexport doctor``: what of detexport works on this machine, and what installs the rest."""
+"""``detexport doctor``: the runtimes and devices of this machine, and what installs missing ones."""
 
 import platform
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from detexport.system.extras import extras, install_command, unmet
 
 
 def doctor(*, as_json: bool) -> bool:
-    """Print what was found; see ``detexport doctor --help``.
+    """Print runtimes, devices and extras; see ``detexport doctor --help``.
 
     Returns:
         Whether every runtime that is installed can be imported.

@@ -1,4 +1,4 @@
-"""``detexport export``: a model -> an artifact that is checked, or nothing."""
+"""``detexport export``: a model -> an artifact that was checked."""
 
 from detexport.cli.checks import Request, check_export
 from detexport.cli.progress import say, step
@@ -20,12 +20,12 @@ def export(request: Request) -> None:
 
 
 def make(request: Request) -> None:
-    """Export what was asked for by a request that was checked.
+    """Export a checked request: build the model, export it, print the result.
 
     Raises:
         CheckpointError: the weights are not the model's.
         ConfigError: the request does not fit the model.
-        ExportError: the model cannot be exported, or the artifact does not compute what the model computes.
+        ExportError: the model cannot be exported, or the artifact does not pass the check.
     """
     with step("build the model and load its weights"):
         model = load_model(request.model)
@@ -49,7 +49,7 @@ def make(request: Request) -> None:
     size = sum((request.output / name).stat().st_size for name in artifact.files)
     say(f"{request.output}: {artifact.format.value}, {size / 1e6:.1f} MB, sha256 {artifact.sha256}")
     if not request.check:
-        say("not proved, as asked for by --no-check")
+        say("not checked (--no-check)")
 
 
 def _say_result(result: ParityReport | Accuracy) -> None:

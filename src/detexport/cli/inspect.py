@@ -1,4 +1,4 @@
-"""``detexport inspect``: what an artifact is, and whether it is still what was exported."""
+"""``detexport inspect``: describe an artifact, and verify its files."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,12 +20,12 @@ def inspect(folder: Path, *, as_json: bool, dump_to: Path | None) -> None:
 
     Raises:
         ArtifactError: the folder is not an artifact, or not what was exported.
-        ConfigError: a dump is asked for of what is not TorchScript.
+        ConfigError: a dump of an artifact that is not TorchScript.
     """
     artifact = read_artifact(folder)
     if dump_to and artifact.format is not Format.TORCHSCRIPT:
         raise ConfigError(
-            "only TorchScript is dumped",
+            "only a TorchScript artifact can be dumped",
             got=artifact.format.value,
             expected=Format.TORCHSCRIPT.value,
             remedy="leave out --dump",
@@ -53,13 +53,13 @@ def _describe(artifact: Artifact, sizes: dict[str, int], states: dict[str, str])
         "format": artifact.format.value,
         "method": _with_options(artifact),
         "sha256": artifact.sha256,
-        "made from": artifact.source_sha256,
+        "converted from": artifact.source_sha256,
         "weights": artifact.weights_sha256,
         "configuration": artifact.config_sha256,
         "versions": ", ".join(f"{name} {version}" for name, version in artifact.versions.items()),
-        "images a call": "1" if artifact.batch == "1" else f"{artifact.batch} number, of different sizes",
+        "batch size": "1" if artifact.batch == "1" else f"{artifact.batch}, images of different sizes",
         "image sides": "{} to {} px".format(*artifact.image_sides),
-        "graph ends": f"{artifact.graph_end} masks" if "pred_masks" in contract.output_names else "",
+        "mask outputs": _mask_outputs(artifact) if "pred_masks" in contract.output_names else "",
         **_describe_contract(contract),
     }
     yield from (f"{name:14} {text}" for name, text in rows.items() if text)
@@ -73,7 +73,7 @@ def _describe(artifact: Artifact, sizes: dict[str, int], states: dict[str, str])
 
 
 def _describe_contract(contract: Contract) -> dict[str, str]:
-    """Pre-processing, thresholds and names of a contract; empty where the model has no such thing."""
+    """Return pre-processing, thresholds and names; empty for those that the model does not have."""
     outputs, panoptic = contract.output_names, contract.panoptic
     detects = "scores" in outputs
     selects = detects or "objectness_logits" in outputs
@@ -100,6 +100,10 @@ def _describe_contract(contract: Contract) -> dict[str, str]:
         if panoptic
         else "",
     }
+
+
+def _mask_outputs(artifact: Artifact) -> str:
+    return "pasted into the image" if artifact.graph_end == "pasted" else "raw, in the frame of their boxes"
 
 
 def _with_options(artifact: Artifact) -> str:

@@ -1,4 +1,4 @@
-"""``detexport predict``: images -> what an artifact finds in them."""
+"""``detexport predict``: images -> an artifact's detections."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from detexport.formats.image_files import find_images
 from detexport.system.files import writing
 from detexport.workflows.load_detector import load
 
-MOST_PROPOSALS = 10  # in the table, of an image; a thousand say nothing
+MOST_PROPOSALS = 10  # of an image, in the table
 
 
 def predict(
@@ -33,19 +33,19 @@ def predict(
         ArtifactError: the folder is not an artifact, or was changed.
         DataError: an image does not exist, or cannot be read.
         RuntimeUnavailableError: the runtime or the device is not on this machine.
-        OutputError: a picture cannot be written.
-        OutOfMemoryError: the memory does not suffice for an image.
+        OutputError: a drawing cannot be written.
+        OutOfMemoryError: an image needs more memory than there is.
     """
     files = find_images(names)
-    pictures = _picture_files(files, draw_to) if draw_to else {}
+    drawings = _drawing_files(files, draw_to) if draw_to else {}
     detector = load(artifact_dir, target=target, device=device)
     rows = []
     for file in tqdm(files, desc="predict", unit="image", disable=True if len(files) == 1 else None):
         detections = detector(file, score_threshold=score_threshold)
         row = {"image": str(file), **detections.to_plain()}
-        if file in pictures:
-            with writing(pictures[file]):
-                detections.save_picture(pictures[file], min_score=score_threshold)
+        if file in drawings:
+            with writing(drawings[file]):
+                detections.save_picture(drawings[file], min_score=score_threshold)
         if as_json:
             rows.append(row)
         else:
@@ -58,31 +58,31 @@ def predict(
         }
         print_json(document)
     if draw_to:
-        say(f"{draw_to}: {len(pictures)} pictures")
+        say(f"{draw_to}: {len(drawings)} images with detections")
 
 
-def _picture_files(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
-    """Where each image's picture goes: ``<name>.png``.
+def _drawing_files(files: Sequence[Path], folder: Path) -> dict[Path, Path]:
+    """Return the file of each image's drawing: ``<name>.png`` in a folder.
 
     Raises:
-        ConfigError: two of them would be the same file.
+        ConfigError: two drawings would be the same file, or one would replace an image.
     """
-    pictures = {file: folder / f"{file.stem}.png" for file in files}
+    drawings = {file: folder / f"{file.stem}.png" for file in files}
     taken: dict[Path, Path] = {}
-    for file, picture in pictures.items():
-        if picture in taken or picture.resolve() == file.resolve():
+    for file, drawing in drawings.items():
+        if drawing in taken or drawing.resolve() == file.resolve():
             raise ConfigError(
-                f"the picture of {file} would take the place of another file",
-                got=f"{picture}, that of {taken.get(picture, file)}",
+                f"the drawing of {file} would replace another file",
+                got=f"{drawing}, that of {taken.get(drawing, file)}",
                 expected="images of different names, and another folder than theirs",
-                remedy="draw them one after another, into folders of their own",
+                remedy="run the command for each of them, with another --draw folder",
             )
-        taken[picture] = file
-    return pictures
+        taken[drawing] = file
+    return drawings
 
 
 def _table(row: dict[str, Any]) -> list[str]:
-    """What was found in an image, a line each."""
+    """Return the lines of text about an image: its size, then a line per detection."""
     lines = [f"{row['image']}  {row['width']} x {row['height']} px  {_counted(row)}"]
     for name, score, box in zip(
         row.get("class_names", ()), row.get("scores", ()), row.get("boxes", ()), strict=True
@@ -92,10 +92,11 @@ def _table(row: dict[str, Any]) -> list[str]:
     lines += [f"  {logit:8.3f}  {_corners(box)}" for logit, box in proposals[:MOST_PROPOSALS]]
     if len(proposals) > MOST_PROPOSALS:
         lines.append(f"  and {len(proposals) - MOST_PROPOSALS} more")
-    parts = row.get("panoptic_seg") or row.get("sem_seg", [])
+    segments = row.get("panoptic_seg") or row.get("sem_seg", [])
     pixels = row["width"] * row["height"]
-    for part in parts:
-        lines.append(f"  {part['class_name']:20} {_area(part['mask']) / pixels:6.1%} of the pixels")
+    for segment in segments:
+        share = _area(segment["mask"]) / pixels
+        lines.append(f"  {segment['class_name']:20} {share:6.1%} of the pixels")
     return lines
 
 
@@ -104,7 +105,7 @@ def _counted(row: dict[str, Any]) -> str:
         "detections": row.get("scores"),
         "proposals": row.get("objectness_logits"),
         "segments": row.get("panoptic_seg"),
-        "classes of pixels": None if "panoptic_seg" in row else row.get("sem_seg"),
+        "semantic classes": None if "panoptic_seg" in row else row.get("sem_seg"),
     }
     return ", ".join(f"{len(found)} {name}" for name, found in counts.items() if found is not None)
 

@@ -1,4 +1,4 @@
-"""``detexport validate``: does an artifact compute what its model, or another artifact, computes?"""
+"""``detexport validate``: compare an artifact with its model, or with another artifact."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def validate(
     save_dir: Path | None,
     as_json: bool,
 ) -> ParityReport:
-    """Validate an artifact, and print what was found; see ``detexport validate --help``.
+    """Validate an artifact, and print the verdicts; see ``detexport validate --help``.
 
     Raises:
         DetexportError: see ``validate_against``.

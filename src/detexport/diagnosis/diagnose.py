@@ -1,4 +1,4 @@
-"""Diagnose an artifact: the first segment of its twin that leaves tolerance."""
+"""Diagnose an artifact: find the first segment whose outputs exceed the tolerance."""
 
 import math
 import tempfile
@@ -21,24 +21,24 @@ from detexport.processing.postprocess import postprocess
 from detexport.reference.eager import run_eager
 
 RECORDED_SCALE = 0.75
-"""Size of the image to export with, by that to run on: what a trace freezes shows at another size."""
+"""Scale of the image to export with, relative to the image to run on: a size that a trace fixed shows."""
 POSTPROCESSING = "postprocessing"
 
 
 @dataclass(frozen=True)
 class SegmentReport:
-    """What became of a segment.
+    """The result of a segment.
 
     Args:
         name: see ``segments``.
         kind: how its outputs are compared.
-        inputs: names of the tensors that it was fed.
-        outputs: names of those that were compared.
-        passed: whether they are within the limits; none where the segment could not be made or fed.
+        inputs: names of its input tensors.
+        outputs: names of the tensors that were compared.
+        passed: whether they are within the limits; None if the segment could not be exported or run.
         errors: see ``Measured``.
-        limits: likewise.
-        worst: likewise.
-        why: why it did not pass, or could not be made.
+        limits: see ``Measured``.
+        worst: see ``Measured``.
+        why: why it did not pass, or could not be exported.
     """
 
     name: str
@@ -54,13 +54,13 @@ class SegmentReport:
 
 @dataclass(frozen=True)
 class Divergence:
-    """Both sides of the first segment that differs, for a picture.
+    """Both sides of the first segment that differs, for drawing.
 
     Args:
         kind: of the segment.
         image: uint8 (3, H, W).
         expected: the eager model's tensors by name.
-        actual: those of the artifact's side; none where it gave none.
+        actual: the tensors of the artifact's segment; empty if it raised.
     """
 
     kind: Kind
@@ -71,20 +71,20 @@ class Divergence:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Where an artifact first computes something else than the model, on one image.
+    """The first divergence of an artifact from the model, on one image.
 
     Args:
-        artifact_sha256: the artifact.
-        method: how it was made.
-        runtime: the engine that ran it and the segments.
-        precision: of the target, where it is less than float32.
+        artifact_sha256: digest of the artifact.
+        method: its export method or conversion.
+        runtime: the runtime of the artifact and the segments.
+        precision: of the target, if it is reduced.
         image_size: height and width in px of the image that was run on.
-        recorded_size: likewise of the image that the segments were exported with.
+        recorded_size: height and width in px of the image that the segments were exported with.
         artifact: the whole artifact against the eager model, post-processed.
         segments: in the order of the computation, the post-processing last.
         quantization: see ``Twin``.
-        notes: in what the segments are not the artifact's, and where they are coarse.
-        evidence: for a picture; not part of the JSON.
+        notes: differences between the segments and the artifact, and segments that are whole modules.
+        evidence: for drawing; not part of the JSON.
     """
 
     artifact_sha256: str
@@ -101,42 +101,42 @@ class Diagnosis:
 
     @property
     def first(self) -> SegmentReport | None:
-        """The first segment that leaves tolerance."""
+        """Return the first segment that exceeds the tolerance; None if there is none."""
         return next((one for one in self.segments if one.passed is False), None)
 
     @property
     def diverges(self) -> bool:
-        """Whether the artifact, or a segment of it, leaves tolerance."""
+        """Return whether the artifact, or a segment of it, exceeds the tolerance."""
         return self.artifact.passed is False or self.first is not None
 
     @property
     def unknown(self) -> tuple[str, ...]:
-        """Names of the segments that could not be made or fed."""
+        """Return the names of the segments that could not be exported or run."""
         return tuple(one.name for one in self.segments if one.passed is None)
 
     @property
     def sentence(self) -> str:
-        """The finding, in words."""
-        unsaid = f" Nothing is known of {', '.join(self.unknown)}." if self.unknown else ""
+        """Return the finding, in words."""
+        unknown = f" Not examined: {', '.join(self.unknown)}." if self.unknown else ""
         if self.first is not None:
             although = (
-                " on its own, though the whole artifact passes on this image" if self.artifact.passed else ""
+                " alone, although the whole artifact passes on this image" if self.artifact.passed else ""
             )
-            return f"The first divergence is {self.first.name}{although}: {self.first.why}.{unsaid}"
+            return f"The first divergence is {self.first.name}{although}: {self.first.why}.{unknown}"
         if self.artifact.passed:
-            return f"Nothing diverges on this image: the artifact and every segment of its twin pass.{unsaid}"
-        known = "Every segment" if not self.unknown else "Every segment that is known"
-        blamed = "its packaging, its options or its runtime are at fault"
+            return f"Nothing diverges on this image: the artifact and every segment pass.{unknown}"
+        examined = "Every segment" if not self.unknown else "Every examined segment"
+        cause = "its packaging, its options or its runtime are at fault"
         if self.quantization:
-            blamed = f"what is left is the quantization itself, {self.quantization}"
+            cause = f"the remaining cause is the quantization itself, {self.quantization}"
         elif self.precision:
-            blamed = f"what is left is its precision, {self.precision}: roundings add up over the segments"
-        return (
-            f"{known} passes on its own, and the artifact does not: {blamed} ({self.artifact.why}).{unsaid}"
-        )
+            cause = (
+                f"the remaining cause is its precision, {self.precision}: roundings add up over the segments"
+            )
+        return f"{examined} passes alone, and the artifact does not: {cause} ({self.artifact.why}).{unknown}"
 
     def to_json(self) -> dict[str, Any]:
-        """The diagnosis as plain JSON values; a number that is none is null."""
+        """Return the diagnosis as plain JSON values; NaN and infinity are null."""
         value = {
             "needed": True,
             "sentence": self.sentence,
@@ -170,25 +170,25 @@ def diagnose(
     target: str = "",
     twin: Twin | None = None,
 ) -> Diagnosis:
-    """Find the first segment in which an artifact's method and runtime leave the model.
+    """Find the first segment in which an artifact's method and runtime differ from the model.
 
-    Every segment is exported by the artifact's method with the sizes free that are free in the artifact, run
-    in its runtime, and fed the eager model's tensors, so that an error does not carry over to the next.
+    Every segment is exported by the artifact's method with the artifact's dynamic sizes, and run in its
+    runtime on the eager model's tensors, so that an error does not carry over to the next segment.
 
     Args:
-        model: the eager model as it should be, in evaluation mode, on the CPU.
+        model: the correct eager model, in evaluation mode, on the CPU.
         artifact_dir: folder of the artifact.
         image: uint8 (3, H, W), the contract's channel order, resized.
-        exported_model: the model that was exported, where it may be another; ``model`` by default.
+        exported_model: the model that was exported, if it may differ; ``model`` by default.
         recorded: an image to export the segments with, of another size than ``image``; by default ``image``,
             smaller.
         target: see ``read_twin``.
-        twin: by default that which ``read_twin`` finds.
+        twin: by default the one that ``read_twin`` returns.
 
     Raises:
         ArtifactError: the folder is not an artifact.
         ConfigError: its method has no twin.
-        ExportError: the segments are not the model's: see ``require_faithful``.
+        ExportError: the segments do not reproduce the model: see ``require_faithful``.
         RuntimeUnavailableError: the runtime is not on this machine.
     """
     twin = twin or read_twin(artifact_dir, target)
@@ -227,7 +227,7 @@ def diagnose(
 
 def _emptiness(outputs: dict[str, np.ndarray], contract: Contract) -> list[str]:
     empty = contract.row_names and not len(outputs[contract.row_names[0]])
-    return ["the eager model finds nothing on this image; another would show more"] if empty else []
+    return ["the eager model detects nothing on this image; use an image with objects"] if empty else []
 
 
 def _smaller(image: np.ndarray) -> tuple[int, int]:
@@ -236,10 +236,10 @@ def _smaller(image: np.ndarray) -> tuple[int, int]:
 
 
 def _modules(chain: Chain, exported: Chain) -> list[Any]:
-    """The segments' modules of the model that was exported, which has the same segments.
+    """Return the modules of the exported model's segments.
 
     Raises:
-        ExportError: it has others.
+        ExportError: it has other segments than the eager model.
     """
 
     def shape(one: Segment) -> tuple[Any, ...]:
@@ -247,7 +247,7 @@ def _modules(chain: Chain, exported: Chain) -> list[Any]:
 
     if list(map(shape, chain.segments)) != list(map(shape, exported.segments)):
         raise ExportError(
-            "the model that was exported is not built like the eager one",
+            "the exported model has other segments than the eager model",
             got=", ".join(one.name for one in exported.segments),
             expected=", ".join(one.name for one in chain.segments),
             remedy="build both from one configuration",
@@ -262,14 +262,14 @@ def _arrays(step: Step) -> dict[str, np.ndarray]:
 def _examine(
     twin: Twin, step: Step, sample: Step, module: Any, size: tuple[int, int], limits: Limits
 ) -> tuple[SegmentReport, dict[str, np.ndarray]]:
-    """Make the twin's segment, run it, and measure."""
+    """Export a segment, run it, and measure its errors."""
     segment = step.segment
     names = tuple(port.name for port in segment.inputs), tuple(port.name for port in segment.outputs)
     head = (segment.name, segment.kind.value, *names)
-    # A list of no rows leaves nothing to record; the image itself may have some.
+    # Without rows there is nothing to trace; the image to run on may have some.
     chosen = sample if all(value.numel() for value in sample.inputs) else step
     if not all(value.numel() for value in chosen.inputs):
-        return SegmentReport(*head, passed=None, why="the eager model finds nothing on this image"), {}
+        return SegmentReport(*head, passed=None, why="the eager model detects nothing on this image"), {}
     inputs = {port.name: value.numpy() for port, value in zip(segment.inputs, step.inputs, strict=True)}
     recorded = {port.name: value.numpy() for port, value in zip(segment.inputs, chosen.inputs, strict=True)}
     specs = (
@@ -281,12 +281,14 @@ def _examine(
         try:
             session = twin.make(module, specs, recorded, Path(folder))
         except (ArtifactError, ExportError, RuntimeError) as error:
-            return SegmentReport(*head, passed=None, why=f"not made on its own: {_first_line(error)}"), {}
+            return SegmentReport(
+                *head, passed=None, why=f"cannot be exported alone: {_first_line(error)}"
+            ), {}
         try:
             actual = run_segment(session, inputs)
-        except MemoryError:  # says something of the machine
+        except MemoryError:  # a fault of the machine, not of the segment
             raise
-        except Exception as error:  # what a runtime raises on a segment is evidence; they have no common base
+        except Exception as error:  # errors of runtimes have no common base; on a segment they are a result
             return SegmentReport(*head, passed=False, why=_first_line(error)), {}
     measured = measure(segment.kind, expected, actual, size, twin.artifact.contract, limits)
     return _report(head, measured), actual
@@ -304,7 +306,7 @@ def _first_line(error: Exception) -> str:
 def _examine_postprocessing(
     raw: dict[str, np.ndarray], eager: dict[str, Any], size: tuple[int, int], contract: Contract
 ) -> SegmentReport:
-    """The post-processing in numpy against the eager model's; no artifact is in it, nor an engine."""
+    """Compare the numpy post-processing with the eager model's; no artifact is involved."""
     head = (POSTPROCESSING, Kind.OUTPUTS.value, contract.output_names, tuple(eager))
     actual = postprocess(raw, size, size, contract)
     return _report(head, measure_outputs(eager, actual, contract, Limits()))
@@ -318,12 +320,12 @@ def _examine_artifact(
     contract: Contract,
     limits: Limits,
 ) -> SegmentReport:
-    """The artifact as it is, from the image to the post-processed outputs."""
+    """Compare the whole artifact, from the image to the post-processed outputs."""
     head = ("artifact", Kind.OUTPUTS.value, tuple(spec.name for spec in contract.inputs), tuple(eager))
     size: tuple[int, int] = (image.shape[1], image.shape[2])
     try:
-        found = twin.engine.open(artifact_dir)(image, size)
-        actual = postprocess(found, size, size, contract)
+        outputs = twin.engine.open(artifact_dir)(image, size)
+        actual = postprocess(outputs, size, size, contract)
     except (RuntimeUnavailableError, MemoryError):
         raise
     except Exception as error:

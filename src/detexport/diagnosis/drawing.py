@@ -1,4 +1,4 @@
-"""A picture of the first segment that differs: where, and by how much."""
+"""Draw the difference of the first segment that differs."""
 
 from pathlib import Path
 
@@ -6,14 +6,14 @@ import numpy as np
 
 from detexport.diagnosis.diagnose import Divergence
 from detexport.diagnosis.segments import PLACED
-from detexport.parity.compare.part import differences
+from detexport.parity.compare.field_comparison import absolute_errors
 from detexport.predictions.drawing import PALETTE, Label, Overlay, save_picture
 
 SIDE_PX = 512
-"""Of the longer side of a picture of numbers, at least."""
+"""Approximate size of a heat map in px: cells are repeated up to it."""
 MOST_BOXES = 100
 HEAT = np.array([[0, 0, 0], [87, 15, 109], [187, 55, 84], [249, 142, 8], [252, 255, 164]], np.float64)
-"""From no difference to the largest: dark to bright, so that it reads in grey, too."""
+"""Colors from no difference (dark) to the largest (bright), readable in grey, too."""
 EAGER, ARTIFACT = PALETTE[1], PALETTE[5]
 
 
@@ -22,8 +22,8 @@ def save_evidence(path: Path, evidence: Divergence, channel_order: str) -> None:
 
     Args:
         path: the file, PNG.
-        evidence: of a diagnosis.
-        channel_order: of its image.
+        evidence: evidence of a diagnosis.
+        channel_order: channel order of its image.
     """
     expected, actual = (
         {name.removeprefix(PLACED): value for name, value in side.items()}
@@ -50,34 +50,34 @@ def _labels(boxes: np.ndarray, colours: tuple[str, str]) -> list[Label]:
 
 
 def _worst(expected: dict[str, np.ndarray], actual: dict[str, np.ndarray]) -> tuple[str, np.ndarray, float]:
-    """The tensor that differs most for its size: its name, its errors, its largest value.
+    """Return the tensor with the largest relative error: its name, its errors, its largest value.
 
-    One of another shape differs everywhere.
+    A tensor of another shape differs in every value.
     """
-    found = []
+    candidates = []
     for name, want in expected.items():
         got = actual.get(name)
         scale = float(np.abs(np.nan_to_num(want)).max(initial=0))
         error = np.full(want.shape, scale)
         if got is not None and got.shape == want.shape:
-            error = np.nan_to_num(differences(want, got), nan=scale)
-        found.append((name, error, scale))
-    return max(found, key=lambda one: float(one[1].max(initial=0)) / (one[2] or 1))
+            error = np.nan_to_num(absolute_errors(want, got), nan=scale)
+        candidates.append((name, error, scale))
+    return max(candidates, key=lambda one: float(one[1].max(initial=0)) / (one[2] or 1))
 
 
 def heat_map(error: np.ndarray) -> np.ndarray:
-    """(3, H, W) uint8 RGB of errors of any shape, as bright as they are large.
+    """Return a heat map (3, H, W) uint8 RGB of errors of any shape; brighter is larger.
 
-    Of a feature map (1, C, H, W) the largest over the channels of each cell; of rows (R, ...) a line each.
+    A feature map (1, C, H, W) is reduced to the largest error over channels; rows (R, ...) are a line each.
     """
     is_map = error.ndim == 4 and len(error) == 1
     flat = error[0].max(0) if is_map else error.reshape(len(error), -1 if error.size else 0)
     flat = flat if flat.size else np.zeros((1, 1))
     largest = flat.max()
-    place = (flat / largest if largest else flat) * (len(HEAT) - 1)
-    channels = [np.interp(place, np.arange(len(HEAT)), HEAT[:, channel]) for channel in range(3)]
-    picture = np.round(np.stack(channels)).astype(np.uint8)
-    factors = [max(1, SIDE_PX // max(side, 1)) for side in picture.shape[1:]]
+    position = (flat / largest if largest else flat) * (len(HEAT) - 1)
+    channels = [np.interp(position, np.arange(len(HEAT)), HEAT[:, channel]) for channel in range(3)]
+    pixels = np.round(np.stack(channels)).astype(np.uint8)
+    factors = [max(1, SIDE_PX // max(side, 1)) for side in pixels.shape[1:]]
     # Cells of a map stay square; a line of a row need not.
     rows, columns = (min(factors),) * 2 if is_map else factors
-    return picture.repeat(rows, axis=1).repeat(columns, axis=2)
+    return pixels.repeat(rows, axis=1).repeat(columns, axis=2)

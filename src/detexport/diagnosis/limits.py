@@ -1,9 +1,8 @@
-"""How far a segment may lie from the eager model's, and how that is measured.
+"""The numerical errors of a segment against the eager model's, and their limits.
 
-A segment is fed the eager model's own tensors, so nothing has added up before it: what is left is another
-order of summing in a few layers. In float32 that is up to 1e-6 of a tensor's largest value (measured: 7e-7
-of a trained Mask R-CNN in ONNX Runtime); a rounding to half precision is 5e-4 of a value. The limit lies
-between.
+A segment runs on the eager model's own tensors, so its error is that of another order of sums in a few
+layers. In float32 that is up to 1e-6 of a tensor's largest value (measured: 7e-7 in a trained Mask R-CNN in
+ONNX Runtime); rounding to half precision is 5e-4 of a value. The limit is between the two.
 """
 
 from collections.abc import Mapping
@@ -16,8 +15,8 @@ from detexport.diagnosis.segments import PLACED
 from detexport.errors import ConfigError
 from detexport.modeling.segment import Kind
 from detexport.parity.compare import Tolerance, compare
+from detexport.parity.compare.field_comparison import absolute_errors
 from detexport.parity.compare.pairs import compare_keypoints
-from detexport.parity.compare.part import differences
 from detexport.parity.compare.rows import Matching, match
 from detexport.processing.postprocess import postprocess
 
@@ -29,11 +28,10 @@ class Limits:
     """Limits of one precision.
 
     Args:
-        relative: of a number's error, as a part of the largest value of its tensor.
-        bulk: likewise, where rounding decides and ``differing`` values may lie further away.
-        differing: part of a tensor's values, or of the proposals, that may lie elsewhere where rounding
-            decides: which level a box is pooled from, which cells a point head looks at, which of two boxes
-            is suppressed. Elsewhere none may.
+        relative: of a value's error, as a fraction of the largest value of its tensor.
+        bulk: as ``relative``, in segments where rounding decides and ``differing`` values may exceed it.
+        differing: fraction of a tensor's values, or of the proposals, that may differ where rounding decides:
+            which level a box is pooled from, which cells a point head reads, which of two boxes NMS drops.
         tolerance: of boxes, scores and keypoints that one segment decodes.
         outputs: of post-processed outputs, in which the roundings of many layers add up.
     """
@@ -47,9 +45,9 @@ class Limits:
 
 LIMITS = {
     "": Limits(),
-    # Twice what was measured with AVX512_BF16, or more: see docs/parity.md. OpenVINO rounds the operands of
-    # convolutions and matrix products, so what only decodes, compares and sorts stays as it is in float32; a
-    # keypoint's place is sought by a matrix product.
+    # At least twice what was measured with AVX512_BF16: see docs/parity.md. OpenVINO rounds the operands of
+    # convolutions and matrix products, so decoding, comparing and sorting have the limits of float32; the
+    # position of a keypoint is computed by a matrix product.
     "bf16": Limits(
         relative=0.04,
         bulk=0.01,
@@ -70,10 +68,10 @@ LIMITS = {
 
 
 def limits_of(precision: str) -> Limits:
-    """The limits of a target's precision.
+    """Return the limits of a target's precision.
 
     Raises:
-        ConfigError: segments cannot be held against any.
+        ConfigError: segments of this precision have no limits.
     """
     if precision not in LIMITS:
         raise ConfigError(
@@ -87,14 +85,14 @@ def limits_of(precision: str) -> Limits:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of a segment.
+    """The measured errors of a segment.
 
     Args:
         errors: by name: ``absolute`` and ``relative``, the largest, and ``differing``, the number of values
-            beyond the limit; or the errors that a verdict measures, and ``unpaired`` rows.
-        limits: what some of them are held against.
-        worst: the tensor that the largest error is of.
-        why: what is beyond its limit; empty where nothing is.
+            beyond the limit; or the errors of a parity report, and the number of ``unpaired`` rows.
+        limits: the limits of some of them.
+        worst: name of the tensor with the largest error.
+        why: the errors beyond their limits, in words; empty if there are none.
     """
 
     errors: dict[str, float]
@@ -111,10 +109,10 @@ def measure(
     contract: Contract,
     limits: Limits,
 ) -> Measured:
-    """Hold what a segment gave against what the eager model gave.
+    """Compare a segment's outputs with the eager model's.
 
     Args:
-        kind: how it is compared.
+        kind: how they are compared.
         expected: the eager model's tensors by name.
         actual: the segment's.
         image_size: height and width of the image in px.
@@ -137,19 +135,19 @@ def measure(
 
 
 def _values(expected: Arrays, actual: Arrays, limit: float, share: float) -> Measured:
-    """Each tensor number by number; the errors are those of the worst tensor."""
-    found = [_of_tensor(name, want, actual[name], limit, share) for name, want in expected.items()]
-    worst = max(found, key=lambda one: (bool(one.why), one.errors.get("relative", np.inf)))
-    return replace(worst, why="; ".join(one.why for one in found if one.why))
+    """Compare each tensor value by value; return the errors of the worst tensor."""
+    measured = [_of_tensor(name, want, actual[name], limit, share) for name, want in expected.items()]
+    worst = max(measured, key=lambda one: (bool(one.why), one.errors.get("relative", np.inf)))
+    return replace(worst, why="; ".join(one.why for one in measured if one.why))
 
 
 def _of_tensor(name: str, want: np.ndarray, got: np.ndarray, limit: float, share: float) -> Measured:
     bounds = {"relative": limit, "differing": float(int(share * want.size))}
     if want.shape != got.shape or want.dtype != got.dtype:
-        why = f"{name}: {got.dtype} {got.shape} where the model gives {want.dtype} {want.shape}"
+        why = f"{name}: {got.dtype} {got.shape}, eager model {want.dtype} {want.shape}"
         return Measured({}, bounds, name, why)
-    error = differences(want, got)
-    # NaN on both sides is no difference, on one side it is the largest.
+    error = absolute_errors(want, got)
+    # NaN on both sides is no error; on one side it is infinite.
     error = np.where(np.isnan(want) & np.isnan(got), 0, np.where(np.isnan(error), np.inf, error))
     error = np.where(want == got, 0, error)
     scale = float(np.abs(want[np.isfinite(want)]).max(initial=0))
@@ -164,11 +162,11 @@ def _of_tensor(name: str, want: np.ndarray, got: np.ndarray, limit: float, share
 
 
 def _broken(expected: Arrays, actual: Arrays) -> str:
-    """What keeps rows from being compared."""
+    """Return why rows cannot be compared; empty if they can."""
     for name, want in expected.items():
         got = actual[name]
         if want.shape[1:] != got.shape[1:] and not name.startswith(PLACED):
-            return f"{name}: rows of {got.shape[1:]} where the model gives {want.shape[1:]}"
+            return f"{name}: rows of {got.shape[1:]}, eager model {want.shape[1:]}"
         if got.dtype.kind == "f" and not np.isfinite(got).all():
             return f"{name}: {np.count_nonzero(~np.isfinite(got))} values are NaN or infinite"
     return ""
@@ -179,48 +177,46 @@ def _row_sets(expected: Arrays, actual: Arrays, contract: Contract, limits: Limi
     if "scores" not in expected:
         longest = max(len(side["proposal_boxes"]) for side in sides)
         contract = replace(contract, max_detections=longest)
-    matching, part = match(*sides, tolerance=limits.tolerance, contract=contract, scale=1.0)
+    matching, boxes = match(*sides, tolerance=limits.tolerance, contract=contract, scale=1.0)
     unpaired = sum(not one.excused for one in (*matching.missing, *matching.extra))
     count = len(next(iter(expected.values())))
-    # Of many proposals a few may be others; a detection that no edge excuses is an object that is lost.
+    # A few of many proposals may be unpaired; a detection that is not excused is a lost object.
     allowed = 0 if "scores" in expected else int(limits.differing * count)
-    reasons = [*part.broken, *part.numerics]
+    reasons = [*boxes.broken, *boxes.numerics]
     if unpaired > allowed:
-        reasons.append(
-            f"{unpaired} rows on one side only, of {count} (allowed {allowed}); {part.matching[0]}"
-        )
+        reasons.append(f"{unpaired} unpaired rows, of {count} (allowed {allowed}); {boxes.matching[0]}")
     tolerance = limits.tolerance
     bounds = {"box_error_px": tolerance.box_limit_px(1.0), "unpaired": float(allowed)}
     score = "score_error" if "scores" in expected else "objectness_error"
     bounds[score] = tolerance.score if "scores" in expected else tolerance.objectness
-    return Measured({**part.errors, "unpaired": float(unpaired)}, bounds, "", "; ".join(reasons))
+    return Measured({**boxes.errors, "unpaired": float(unpaired)}, bounds, "", "; ".join(reasons))
 
 
 def _keypoints(expected: Arrays, actual: Arrays, limits: Limits) -> Measured:
     (want,), (got,) = expected.values(), actual.values()
     if want.shape != got.shape:
-        return Measured({}, {}, "", f"{got.shape} where the model gives {want.shape}")
+        return Measured({}, {}, "", f"{got.shape}, eager model {want.shape}")
     same = Matching(np.arange(len(want)), np.arange(len(want)))
-    part = compare_keypoints(want, got, same, limits.tolerance, 1.0)
+    keypoints = compare_keypoints(want, got, same, limits.tolerance, 1.0)
     bounds = {
         "keypoint_error_px": limits.tolerance.keypoint_px,
         "keypoint_score_error": limits.tolerance.keypoint_score,
     }
-    return Measured(dict(part.errors), bounds, "", "; ".join((*part.numerics, *part.matching)))
+    return Measured(dict(keypoints.errors), bounds, "", "; ".join((*keypoints.numerics, *keypoints.matching)))
 
 
 def as_outputs(arrays: Arrays, image_size: tuple[int, int], contract: Contract) -> dict[str, np.ndarray]:
-    """Raw or placed outputs of a graph, or some of them, as a verdict compares them."""
+    """Return raw or placed outputs of a graph, or some of them, post-processed for the comparison."""
     outputs = {name.removeprefix(PLACED): value for name, value in arrays.items()}
     given = tuple(spec for spec in contract.outputs if spec.name in outputs)
     return postprocess(outputs, image_size, image_size, replace(contract, outputs=given, panoptic=None))
 
 
 def measure_outputs(expected: Arrays, actual: Arrays, contract: Contract, limits: Limits) -> Measured:
-    """Hold post-processed outputs against the eager model's, as a verdict does, in the image's own size."""
+    """Compare post-processed outputs with the eager model's, as a parity check does, in the image's size."""
     tolerance = limits.outputs
-    part = compare(dict(expected), dict(actual), tolerance=tolerance, contract=contract, scale=1.0)
-    unpaired = float(len(part.missing) + len(part.extra))
+    sample = compare(dict(expected), dict(actual), tolerance=tolerance, contract=contract, scale=1.0)
+    unpaired = float(len(sample.missing) + len(sample.extra))
     bounds = {"box_error_px": tolerance.box_limit_px(1.0), "score_error": tolerance.score}
-    bounds = {name: value for name, value in bounds.items() if name in part.errors}
-    return Measured({**part.errors, "unpaired": unpaired}, bounds, "", "; ".join(part.reasons))
+    bounds = {name: value for name, value in bounds.items() if name in sample.errors}
+    return Measured({**sample.errors, "unpaired": unpaired}, bounds, "", "; ".join(sample.reasons))

@@ -1,7 +1,7 @@
 """The segments of a model as a chain from the image to the outputs of an artifact's graph.
 
-The model declares its segments: see ``detexport.modeling.segment``. Run one after another, they compute what
-the model computes, to the bit: see ``require_faithful``.
+The model declares its segments: see ``detexport.modeling.segment``. Run in sequence, they reproduce the
+model's outputs to the bit: see ``require_faithful``.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,9 +27,9 @@ from detexport.modeling.segment import (
 
 SIZE_PORT = Port(OUTPUT_SIZE.name, ())
 PLACED = "placed_"
-"""Prefix of the names of outputs in the wanted frame."""
+"""Prefix of the names of pasted outputs, in the frame of ``output_size``."""
 FREE_WHEN_PLACED = {"pred_masks": (0, 1, 2), "sem_seg": (1, 2)}
-"""Free axes of outputs in the wanted frame; of the others the first is."""
+"""Dynamic axes of pasted outputs; of the outputs that are not listed, the first axis is dynamic."""
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,18 @@ class Chain:
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """Names of the graph's outputs in the chain."""
+        """Return the names of the graph's outputs in the chain."""
         prefix = PLACED if self.contract.graph_end == "pasted" else ""
         return tuple(f"{prefix}{name}" for name in self.contract.output_names)
 
     @property
     def notes(self) -> list[str]:
-        """Where a segment is a whole module, and why."""
+        """Return which segments are whole modules, and why."""
         return [one.note for one in self.segments if one.note]
 
 
 def cut(model: Any, contract: Contract) -> Chain:
-    """Cut a model into the segments that it declares, and the end that an artifact's graph adds.
+    """Cut a model into the segments that it declares, and ``paste`` if the graph pastes masks.
 
     Args:
         model: in evaluation mode, on the CPU.
@@ -71,7 +71,7 @@ def cut(model: Any, contract: Contract) -> Chain:
 
 
 def _placement(contract: Contract) -> Segment:
-    """The end of a pasted graph."""
+    """Return the segment ``paste``, the end of a pasted graph."""
     names = contract.output_names
     placed = tuple(Port(f"{PLACED}{name}", FREE_WHEN_PLACED.get(name, (0,))) for name in names)
     inputs = (*raw_outputs(names), SIZE_PORT, IMAGE_PORT)
@@ -79,7 +79,7 @@ def _placement(contract: Contract) -> Segment:
 
 
 class _Placement(nn.Module):
-    """raw outputs, output_size, image -> the outputs in the frame that is asked for."""
+    """raw outputs, output_size, image -> the outputs in the frame of output_size."""
 
     def __init__(self, names: Sequence[str], mask_threshold: float) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class _Placement(nn.Module):
 
 
 class FlatSegment(nn.Module):
-    """A segment whose tensors come one by one, as a trace and a program take them."""
+    """A segment with one argument per tensor, for tracing and ``torch.export``."""
 
     def __init__(self, segment: nn.Module) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class FlatSegment(nn.Module):
 
 
 class ListedSegment(nn.Module):
-    """A segment as TorchScript takes it, which has no function of any number of tensors."""
+    """A segment with one list of tensors, for scripting, which has no variadic functions."""
 
     def __init__(self, segment: nn.Module, names: Sequence[str]) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class ListedSegment(nn.Module):
         self.names: list[str] = list(names)
 
     def forward(self, tensors: list[Tensor]) -> list[dict[str, Tensor]]:
-        """All tensors of the segment in one list -> its outputs by name, in a list of one."""
+        """Run the segment; return its outputs by name, in a list of one."""
         return [by_name(self.segment(tensors), self.names)]
 
 
@@ -123,8 +123,8 @@ class Step:
 
     Args:
         segment: of the eager model.
-        inputs: what it took.
-        outputs: what it gave.
+        inputs: its inputs.
+        outputs: its outputs.
     """
 
     segment: Segment
@@ -133,7 +133,7 @@ class Step:
 
 
 def given_tensors(image: np.ndarray, contract: Contract) -> dict[str, Tensor]:
-    """What the chain begins with."""
+    """Return the inputs of the chain: the image, and its size if the graph pastes masks."""
     tensors = {IMAGE_PORT.name: torch.from_numpy(np.require(image, requirements=("C", "W")))}
     if contract.graph_end == "pasted":
         tensors[SIZE_PORT.name] = torch.tensor(image.shape[1:])
@@ -160,32 +160,31 @@ def walk(chain: Chain, image: np.ndarray) -> Iterator[Step]:
 
 
 def require_faithful(chain: Chain, model: Any, image: np.ndarray) -> dict[str, np.ndarray]:
-    """See that the segments compute what the model computes.
+    """Check that the segments reproduce the model's outputs to the bit.
 
     Returns:
         The graph's outputs by the contract's names.
 
     Raises:
-        ExportError: they do not, to the bit.
+        ExportError: they do not.
     """
     contract = chain.contract
-    found: dict[str, Tensor] = {}
+    actual: dict[str, Tensor] = {}
     for step in walk(chain, image):
-        found |= {port.name: value for port, value in zip(step.segment.outputs, step.outputs, strict=True)}
-        found = {name: value for name, value in found.items() if name in chain.output_names}
+        actual |= {port.name: value for port, value in zip(step.segment.outputs, step.outputs, strict=True)}
+        actual = {name: value for name, value in actual.items() if name in chain.output_names}
     with torch.no_grad():
         expected = image_graph(model, contract)(*given_tensors(image, contract).values())
     differing = [
         name
         for name, in_chain, want in zip(contract.output_names, chain.output_names, expected, strict=True)
-        if not np.array_equal(found[in_chain].numpy(), want.numpy(), equal_nan=want.is_floating_point())
+        if not np.array_equal(actual[in_chain].numpy(), want.numpy(), equal_nan=want.is_floating_point())
     ]
     if differing:
         raise ExportError(
-            "the segments do not compute what the model computes, so they can show nothing",
+            "the segments do not reproduce the model's outputs, so the model cannot be diagnosed",
             got=f"other {', '.join(differing)}",
             expected="the model's outputs, to the bit",
-            remedy="give the model as it is built from its configuration: a method that was replaced is not "
-            "followed",
+            remedy="give the model as it is built from its configuration: replaced methods are ignored",
         )
     return {name: want.numpy() for name, want in zip(contract.output_names, expected, strict=True)}

@@ -1,4 +1,4 @@
-"""The twin of an artifact: its method and its runtime, for one segment after another."""
+"""The twin of an artifact: its export method and its runtime, applied to single segments."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -23,18 +23,18 @@ QUANTIZED = ("OnnxInt8", "OpenVinoInt8")
 
 @dataclass(frozen=True)
 class ExportableSegment:
-    """What an export method asks of a model: see ``ExportableModel``."""
+    """A segment as an export method takes a model: see ``ExportableModel``."""
 
     module: nn.Module
     names: tuple[str, ...]
     training: bool = False
 
     def image_graph(self, output_names: tuple[str, ...]) -> nn.Module:
-        """Its tensors in, a tuple of tensors out."""
+        """Return the segment with one argument per tensor, which returns a tuple."""
         return FlatSegment(self.module)
 
     def batch_graph(self) -> nn.Module:
-        """A list of its tensors in."""
+        """Return the segment with one list of tensors, which returns its outputs by name."""
         return ListedSegment(self.module, self.names)
 
 
@@ -43,12 +43,12 @@ class Twin:
     """How an artifact was made and is run.
 
     Args:
-        artifact: what is diagnosed.
-        makers: an export method, and conversions of what it makes, in their order.
+        artifact: the diagnosed artifact.
+        makers: its export method and conversions, in their order.
         engine: the runtime.
-        precision: of the target, where it is less than float32.
-        quantization: what the artifact's last step was, where the segments are those of its float32 source.
-        notes: in what the twin is not the artifact's.
+        precision: of the target, if it is reduced.
+        quantization: the artifact's last conversion, if the segments are those of its float32 source.
+        notes: differences between the twin and the artifact.
     """
 
     artifact: Artifact
@@ -65,16 +65,16 @@ class Twin:
         recorded: Mapping[str, np.ndarray],
         folder: Path,
     ) -> Any:
-        """Make an artifact of a segment and load it.
+        """Export a segment and load the artifact.
 
         Args:
-            module: the segment, a list of tensors in, a list of tensors out.
-            specs: what it takes and gives.
-            recorded: inputs to export with.
-            folder: for the artifacts, to be removed afterwards.
+            module: the segment, from a list of tensors to a list of tensors.
+            specs: its inputs and outputs.
+            recorded: example inputs of the export.
+            folder: temporary folder for the artifacts.
 
         Returns:
-            a session, for ``run_segment``.
+            A session, for ``run_segment``.
         """
         contract = segment_contract(self.artifact.contract, *specs)
         made = folder / "0"
@@ -88,10 +88,10 @@ class Twin:
 
 
 def run_segment(session: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What a segment's session gives, by name."""
+    """Run a segment's session; return its outputs by name."""
     if session.artifact.batch != "any":
-        found: dict[str, np.ndarray] = session.run(inputs)
-        return found
+        outputs: dict[str, np.ndarray] = session.run(inputs)
+        return outputs
     with torch.inference_mode():
         (fields,) = session.module([session.to_tensor(value) for value in inputs.values()])
     named: dict[str, np.ndarray] = session.by_name(list(fields.values()))
@@ -101,17 +101,17 @@ def run_segment(session: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.
 def segment_contract(
     contract: Contract, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
 ) -> Contract:
-    """The contract of a segment's graph."""
+    """Return the contract of a segment's graph."""
     return replace(contract, inputs=inputs, outputs=outputs, panoptic=None)
 
 
 def read_twin(artifact_dir: Path, target: str = "", sources: Sequence[Path] | None = None) -> Twin:
-    """The twin of an artifact, from what its manifest says.
+    """Return the twin of an artifact, read from its manifest.
 
     Args:
         artifact_dir: folder of the artifact.
-        target: run it as this target does; by default by its format's runtime, in float32.
-        sources: folders in which the artifacts may lie that it was made from; by default those beside it.
+        target: run it as this target; by default in its format's runtime, in float32.
+        sources: folders of artifacts that it may have been converted from; by default its siblings.
 
     Raises:
         ArtifactError: the folder is not an artifact.
@@ -133,29 +133,29 @@ def twin_of(
     precision: str = "",
     notes: Sequence[str] = (),
 ) -> Twin:
-    """The twin of an artifact whose makers are known.
+    """Return the twin of an artifact whose makers are known.
 
     Args:
-        artifact: what is diagnosed.
+        artifact: the diagnosed artifact.
         makers: the export method and the conversions after it, each by its name.
         engine: the runtime of the artifact.
         precision: of the target.
         notes: see ``Twin``.
     """
-    kept = [(name, _ending_raw(maker)) for name, maker in makers if type(maker).__name__ not in QUANTIZED]
-    parts = tuple(maker for _, maker in kept)
+    kept = [(name, _with_raw_end(maker)) for name, maker in makers if type(maker).__name__ not in QUANTIZED]
+    float_makers = tuple(maker for _, maker in kept)
     if len(kept) == len(makers):
-        return Twin(artifact, parts, engine, precision, notes=tuple(notes))
+        return Twin(artifact, float_makers, engine, precision, notes=tuple(notes))
     quantization = makers[-1][0]
     note = (
         f"{quantization} chooses its layers and ranges over the whole graph: the segments are those of its "
         f"source, {kept[-1][0]}, in float32"
     )
-    return Twin(artifact, parts, engine, "", quantization, (*notes, note))
+    return Twin(artifact, float_makers, engine, "", quantization, (*notes, note))
 
 
 def _chain(artifact: Artifact, sources: Sequence[Path]) -> tuple[list[tuple[str, dict[str, Any]]], list[str]]:
-    """Methods with their options, the artifact's last; a source that is gone has its defaults."""
+    """Return methods with their options, the artifact's last; an absent source has default options."""
     known = {one.sha256: one for one in map(_manifest, sources) if one is not None}
     chain, notes = [(artifact.method, artifact.options)], []
     source: Artifact | None = artifact
@@ -163,7 +163,7 @@ def _chain(artifact: Artifact, sources: Sequence[Path]) -> tuple[list[tuple[str,
         source = known.get(source.source_sha256) if source is not None else None
         if source is None:
             notes.append(
-                f"{chain[0][0]} was made from an artifact that is not here: {name} is taken, by default"
+                f"{chain[0][0]} was converted from an artifact that is absent: {name} has default options"
             )
         chain.insert(0, (source.method, source.options) if source is not None else (name, {}))
     return chain, notes
@@ -179,7 +179,7 @@ def _manifest(folder: Path) -> Artifact | None:
 def _recipe(method: str) -> Recipe:
     if method not in ARTIFACTS:
         raise ConfigError(
-            "a method that is not the project's has no twin",
+            "an artifact of an unknown method cannot be diagnosed",
             got=method,
             expected=f"one of {', '.join(ARTIFACTS)}",
             remedy="export by one of these",
@@ -188,7 +188,7 @@ def _recipe(method: str) -> Recipe:
 
 
 def _maker(method: str, options: Mapping[str, Any]) -> Any:
-    """The export method or conversion with these options, by default the target's."""
+    """Build the export method or conversion with options; without any, with the target's defaults."""
     maker = _recipe(method).maker
     if not options:
         return maker.build()
@@ -196,6 +196,6 @@ def _maker(method: str, options: Mapping[str, Any]) -> Any:
     return Component(maker.path, given).build()
 
 
-def _ending_raw(maker: Any) -> Any:
-    """A segment has no other end; that of a pasted graph is a segment of its own."""
+def _with_raw_end(maker: Any) -> Any:
+    """Return a maker with raw outputs: pasting masks is a segment of its own."""
     return replace(maker, graph_end="raw") if "graph_end" in [one.name for one in fields(maker)] else maker

@@ -1,5 +1,5 @@
-"""Parity: does an artifact compute what the eager model computes?
+"""Parity: compare an artifact with the eager model.
 
-``reference`` stores the eager model's detections once, ``compare`` measures one image, ``validate`` a whole
-artifact. Nothing is imported here: whoever stores a reference does not depend on the comparison.
+``compare`` measures one image, ``validate`` a whole artifact against the outputs that
+``detexport.reference`` stored. Nothing is imported here.
 """

@@ -1,4 +1,4 @@
-"""The task metric: what an artifact finds of what is annotated, beside the eager model, image by image."""
+"""The task metric: AP of an artifact and of the eager model against ground truth, with delta and interval."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -21,30 +21,30 @@ FLOAT32 = "float32"
 """The precision of the eager model."""
 
 TF32 = "tf32"
-"""Float32 with the shorter mantissa of a GPU's matrix units: no target's, but a way to run the model."""
+"""Float32 with the 10-bit mantissa of a GPU's tensor cores: a mode of the eager model, not of a target."""
 
 BUDGETS = {FLOAT32: 0.001, TF32: 0.002, "bf16": 0.005, "int8": 0.02}
-"""How far each headline metric may lie from the eager model's, by precision; ``conf/parity`` has the same."""
+"""Largest difference of a headline metric from the eager model's, by precision; as in ``conf/parity``."""
 
 MIN_ACCURACY = 0.1
-"""An eager metric below this proves nothing; likewise."""
+"""A lower eager metric is too low to compare with; as in ``conf/parity``."""
 
 EQUAL = 1e-9
-"""A difference that is the rounding of sums."""
+"""Differences up to this are rounding of sums."""
 
 MOST_WORST = 5
 
 
 @dataclass(frozen=True)
 class ImageDifferences:
-    """How a metric on each image alone differs, see ``paired_difference``.
+    """Differences of a metric evaluated on each image alone, see ``paired_difference``.
 
     Args:
-        better: number of images on which the artifact's is higher.
-        worse: lower.
-        equal: as high.
-        undefined: on which the metric is not defined, since there is nothing to judge.
-        worst: ids of the images on which the artifact loses most, with the differences; none that is equal.
+        better: number of images on which the artifact's metric is higher.
+        worse: number of images on which it is lower.
+        equal: number of images on which it is equal.
+        undefined: number of images on which the metric is undefined, for lack of ground truth and detections.
+        worst: ids of the images with the lowest differences below 0, with the differences.
     """
 
     better: int
@@ -69,19 +69,19 @@ class ImageDifferences:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """What an artifact reached, beside the eager model.
+    """Metrics of an artifact and of the eager model.
 
     Args:
         precision: ``"float32"``, ``"bf16"``, ``"int8"``.
-        budget: how far each headline metric may lie from the eager model's.
-        least: an eager metric below this proves nothing.
+        budget: largest difference of a headline metric from the eager model's.
+        least: a lower eager metric is too low to compare with.
         images: number of images.
         eager: the eager model's metrics.
-        artifact: the artifact's.
-        intervals: of each headline metric's difference the 95 % interval of a paired bootstrap.
-        per_image: of each headline metric, how it differs on the images.
-        tied: of each metric that ranks detections across images, the least and the greatest difference that
-            the order of equal scores decides between; in float32 alone.
+        artifact: the artifact's metrics.
+        intervals: 95 % interval of each headline metric's difference, by a paired bootstrap.
+        per_image: differences of each headline metric by image.
+        tied: for each metric that ranks detections across images, the smallest and the largest difference
+            over all orders of equal scores; in float32 only.
     """
 
     precision: str
@@ -96,36 +96,36 @@ class Accuracy:
 
     @property
     def differences(self) -> dict[str, float]:
-        """The artifact's headline metrics less the eager model's; one that it does not have counts as 0."""
+        """Return artifact - eager of each headline metric; a metric that the artifact lacks counts as 0."""
         return accuracy_deltas(self.eager, self.artifact)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What keeps the metrics from proving anything, whatever the artifact."""
+        """Return why the eager metrics are too low to compare with, whatever the artifact."""
         if not self.differences:
-            return ("accuracy: the eager model has no metric to be held against",)
+            return ("accuracy: the eager model has no metric to compare with",)
         return tuple(
-            f"accuracy: eager {name} {self.eager[name]:.3f} proves nothing (at least {self.least:g} wanted)"
+            f"accuracy: eager {name} {self.eager[name]:.3f} is too low to compare with (least {self.least:g})"
             for name in self.differences
             if not self.eager[name] >= self.least
         )
 
     @property
     def faults(self) -> tuple[str, ...]:
-        """Why the artifact does not pass.
+        """Return why the artifact does not pass.
 
-        Where the precision is reduced nothing else decides, so what proves nothing is a fault, too.
+        In reduced precision the metrics alone decide, so an eager metric that is too low is a fault, too.
         """
-        beyond = [
+        over_budget = [
             f"accuracy: {name} {self.artifact.get(name, 0.0):.4f}, eager {self.eager[name]:.4f}, "
             f"difference {difference:+.4f}{self._interval(name)} (limit {self.budget:g})"
             for name, difference in self.differences.items()
             if not self._least_difference(name) <= self.budget
         ]
-        return (*(() if self.precision == FLOAT32 else self.notes), *beyond)
+        return (*(() if self.precision == FLOAT32 else self.notes), *over_budget)
 
     def _least_difference(self, name: str) -> float:
-        """The least difference that is left if equal scores come in the order that suits the artifact."""
+        """Return the smallest difference over all orders of equal scores."""
         low, high = self.tied.get(name, (self.differences[name],) * 2)
         return max(low, -high, 0.0) if np.isfinite([low, high]).all() else float("inf")
 
@@ -136,7 +136,7 @@ class Accuracy:
         return f" [{low:+.4f}, {high:+.4f}]"
 
     def to_json(self) -> dict[str, Any]:
-        """The measurement as plain JSON values."""
+        """Return the measurement as plain JSON values."""
         return {**asdict(self), "differences": self.differences, "notes": list(self.notes)}
 
 
@@ -151,34 +151,34 @@ def measure_accuracy(
     tie: float = 0.0,
     progress: Progress | None = None,
 ) -> Accuracy:
-    """Evaluate an artifact on the images that the eager model was judged on.
+    """Evaluate an artifact on the images that the eager model was evaluated on.
 
     Args:
         session: the loaded artifact.
-        eager: what the eager model reached.
+        eager: the eager model's metrics.
         dataset: the validation split, with keypoints if there are any.
         precision: of the target.
         budget: see ``Accuracy``.
         least: see ``Accuracy``.
-        tie: scores that differ by no more are equal, and their order decides nothing; 0 leaves that out.
-        progress: what an earlier run has found, which this one goes on from.
+        tie: scores that differ by no more are equal, in any order; 0 leaves ``tied`` out.
+        progress: evaluations of an interrupted run, which are not repeated.
 
     Raises:
-        DataError: the data set lacks an image that the eager model was judged on, or the annotations.
+        DataError: the data set lacks an image that the eager model was evaluated on, or the annotations.
     """
     records = records_of(dataset, eager.image_ids)
-    judge = Evaluator(dataset, session.artifact.contract.oks_sigmas)
-    reached = judge.conclude(findings(session, records, judge, progress or Progress()))
+    evaluator = Evaluator(dataset, session.artifact.contract.oks_sigmas)
+    reached = evaluator.conclude(evaluate_images(session, records, evaluator, progress or Progress()))
     return compare_accuracy(eager, reached, tie=tie, precision=precision, budget=budget, least=least)
 
 
 def compare_accuracy(
     eager: EagerAccuracy, reached: Evaluation, *, tie: float = 0.0, **limits: Any
 ) -> Accuracy:
-    """Hold what an artifact reached against what the eager model did, image by image.
+    """Compare an artifact's metrics with the eager model's, in total and by image.
 
     Args:
-        eager: the eager model's.
+        eager: the eager model's evaluation.
         reached: the artifact's, on the same images.
         tie: see ``measure_accuracy``.
         limits: ``precision``, ``budget`` and ``least`` of ``Accuracy``.
@@ -196,18 +196,18 @@ def compare_accuracy(
 
 
 def _tied(eager: EagerAccuracy, reached: Evaluation, tie: float) -> dict[str, tuple[float, float]]:
-    """The differences between which the order of equal scores on both sides decides."""
+    """Return the smallest and the largest difference of each metric over all orders of equal scores."""
     tied = {}
-    for name, mine in unpack_tallies(eager.tallies).items():
-        other = reached.tallies.get(name)
-        if isinstance(mine, Matches) and isinstance(other, Matches):
-            (low, high), (other_low, other_high) = mine.extremes(tie), other.extremes(tie)
-            tied[name] = other_low - high, other_high - low
+    for name, expected in unpack_tallies(eager.tallies).items():
+        actual = reached.tallies.get(name)
+        if isinstance(expected, Matches) and isinstance(actual, Matches):
+            (low, high), (actual_low, actual_high) = expected.extremes(tie), actual.extremes(tie)
+            tied[name] = actual_low - high, actual_high - low
     return tied
 
 
 def paired_differences(eager: EagerAccuracy, reached: Evaluation) -> Mapping[str, PairedDifference]:
-    """Each headline metric's difference that both have tallies of."""
+    """Return the paired difference of each headline metric that both sides have tallies of."""
     tallies = unpack_tallies(eager.tallies)
     return {
         name: paired_difference(tallies[name], reached.tallies[name])
@@ -216,15 +216,15 @@ def paired_differences(eager: EagerAccuracy, reached: Evaluation) -> Mapping[str
     }
 
 
-def findings(
-    session: Session, records: list[CocoRecord], judge: Evaluator, progress: Progress
+def evaluate_images(
+    session: Session, records: list[CocoRecord], evaluator: Evaluator, progress: Progress
 ) -> Iterator[ImageEvaluation]:
-    """What an artifact finds on each image."""
+    """Run an artifact on images, and yield the evaluation of each."""
     for record in tqdm(records, desc="task metric", unit="image"):
-        look = partial(_look, session, record, judge)
-        yield progress.once(f"task metric {record.image_id!r}", ImageEvaluation, look)
+        evaluate = partial(_evaluate, session, record, evaluator)
+        yield progress.once(f"task metric {record.image_id!r}", ImageEvaluation, evaluate)
 
 
-def _look(session: Session, record: CocoRecord, judge: Evaluator) -> ImageEvaluation:
+def _evaluate(session: Session, record: CocoRecord, evaluator: Evaluator) -> ImageEvaluation:
     image = read_record(record, session.artifact.contract.channel_order)
-    return judge.look(record, predict(session, image))
+    return evaluator.look(record, predict(session, image))

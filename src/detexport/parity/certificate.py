@@ -1,7 +1,7 @@
-"""The certificate: which artifact was held against which model on which inputs, where, with what verdicts.
+"""The certificate: the digests of artifact, reference, runtime and environment, with the verdicts.
 
-It names everything by its digest, its own body too, so that whoever lets an artifact through can check that
-the verdicts are about this artifact and were not edited. It is no signature: it does not say who measured.
+The registry checks by the digests that the verdicts are about this artifact and were not edited. A
+certificate is not a signature: it does not name who measured.
 """
 
 import platform
@@ -25,17 +25,17 @@ PACKAGES = (
     "onnxruntime",
     "openvino",
 )
-"""What a verdict may depend on; those that are installed are named."""
+"""Packages that a verdict may depend on; the certificate has the versions of the installed ones."""
 
 
 class CertifiedArtifact(TypedDict):
-    """What a certificate says of its artifact, among other things."""
+    """The entry ``artifact`` of a certificate; it has other keys."""
 
     sha256: str
 
 
 class Certificate(TypedDict):
-    """The entries of a certificate that decide whether an artifact passes; it has others."""
+    """The entries of a certificate that are checked; it has others."""
 
     sha256: str
     job: str
@@ -48,12 +48,12 @@ class Certificate(TypedDict):
 def certify(
     verdict: dict[str, Any], artifact: Artifact, *, reference: Path, runtime: dict[str, Any]
 ) -> dict[str, Any]:
-    """The certificate of a verdict.
+    """Return the certificate of a verdict.
 
     Args:
         verdict: the parity report as JSON.
-        artifact: the one that the verdict is about.
-        reference: folder of the eager model's outputs that it was held against.
+        artifact: the validated artifact.
+        reference: folder of the eager model's outputs that it was compared with.
         runtime: the target's runtime, its class and options.
     """
     environment = describe_environment()
@@ -81,7 +81,7 @@ def certify(
 
 
 def describe_environment() -> dict[str, Any]:
-    """Interpreter, architecture and versions that a verdict was made with."""
+    """Return interpreter, system, architecture and package versions of this process."""
     return {
         "python": platform.python_version(),
         "system": platform.system(),
@@ -91,10 +91,10 @@ def describe_environment() -> dict[str, Any]:
 
 
 def read_certificate(path: Path) -> dict[str, Any]:
-    """Read a certificate whose body is the one that was written.
+    """Read a certificate, and check its digest.
 
     Raises:
-        DataError: there is none, or it was edited.
+        DataError: there is no certificate, or it was edited.
     """
     try:
         certificate: dict[str, Any] = decode(read_json(path), Certificate, path.name)
@@ -126,22 +126,22 @@ def certificate_faults(
     job: str,
     runtime: dict[str, Any],
 ) -> list[str]:
-    """Why a certificate does not let an artifact through as a job; empty where it does.
+    """Return why a certificate does not accept an artifact as a job; empty if it does.
 
     Args:
-        certificate: the one that is shown.
+        certificate: the job's certificate.
         verdict: the parity report as JSON.
-        artifact: what is to be let through.
-        job: as which.
-        runtime: with which it is to run.
+        artifact: the artifact to accept.
+        job: name of the job.
+        runtime: the runtime that the artifact will run in.
     """
     if certificate["job"] != job:
         return [f"the certificate is about another job: {certificate['job']}"]
     if certificate["runtime"] != runtime:
         return [f"the certificate is about another runtime: {certificate['runtime']}, not {runtime}"]
     if certificate["artifact"]["sha256"] != artifact.sha256:
-        judged = f"certified {certificate['artifact']['sha256']}, exported {artifact.sha256}"
-        return [f"the certificate is about another artifact: {judged}"]
+        digests = f"certified {certificate['artifact']['sha256']}, exported {artifact.sha256}"
+        return [f"the certificate is about another artifact: {digests}"]
     if certificate["report_sha256"] != sha256_json(verdict):
         return ["the certificate is about another verdict: validate again"]
     return [] if certificate["passed"] else ["did not pass", *verdict["reasons"]]

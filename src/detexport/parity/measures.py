@@ -1,4 +1,4 @@
-"""The errors that a verdict tells, in words: what they are of, their unit, what they are held against."""
+"""The numerical errors that are measured: output, unit and limit of each."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -7,15 +7,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Measure:
-    """An error that is measured.
+    """A numerical error that is measured.
 
     Args:
-        fields: the graph's outputs that have it.
-        words: what it is an error of.
-        unit: ``px`` or nothing.
-        limit: what it is held against, to be filled with the tolerance; none where another measure's limit
-            speaks of it.
-        of_samples: whether each sample has it, or all of them together.
+        fields: outputs that have this error.
+        words: its name in reports.
+        unit: ``px`` or empty.
+        limit: format string of its limit, filled with the tolerance; None if it has no limit of its own.
+        of_samples: whether it is measured on each sample, or on all of them together.
     """
 
     fields: tuple[str, ...]
@@ -37,7 +36,7 @@ MEASURES = {
     "keypoint_error_px": Measure(("pred_keypoints",), "keypoints", "px", "{keypoint_px:g} px x scale"),
     "keypoint_score_error": Measure(("pred_keypoints",), "keypoint scores", "", "{keypoint_score:g} of each"),
     "keypoint_flip_ratio": Measure(
-        ("pred_keypoints",), "keypoints elsewhere", "", "{keypoint_flip_ratio:g} of all", of_samples=False
+        ("pred_keypoints",), "keypoints, other cell", "", "{keypoint_flip_ratio:g} of all", of_samples=False
     ),
     "keypoint_oks_error": Measure(("pred_keypoints",), "keypoints, 1 - OKS", "", None),
     "sem_seg_error": Measure(("sem_seg",), "semantic logits", "", "{sem_seg:g}"),
@@ -48,22 +47,21 @@ MEASURES = {
 
 
 def measured(names: Iterable[str]) -> list[str]:
-    """Names of the errors that outputs of these names have."""
+    """Return the names of the errors that outputs of these names have."""
     given = set(names)
     return [name for name, measure in MEASURES.items() if given & set(measure.fields)]
 
 
-def tell(verdict: Mapping[str, Any]) -> list[tuple[Measure, float | None, str]]:
-    """What decided a verdict (as JSON): each error with a limit of its own, the largest of it, the limit.
+def limited_errors(verdict: Mapping[str, Any]) -> list[tuple[Measure, float | None, str]]:
+    """Return the errors of a parity report (as JSON) with a limit: measure, largest error, limit.
 
-    The limit is the one that the largest error was compared with: wider than the table's on an input where
-    the model's own noise is.
-
-    Last, how far each task metric lies from the eager model's; reduced precision is decided by that alone.
+    The limit is the one that the largest error was compared with, wider than the tolerance on an input where
+    the model's own noise is larger. The deltas of the task metrics come last; reduced precision has those
+    alone.
     """
     accuracy = verdict.get("accuracy") or {"differences": {}}
     of_task: list[tuple[Measure, float | None, str]] = [
-        (Measure((), f"{name} less eager's", "", None), difference, f"{accuracy['budget']:g}")
+        (Measure((), f"delta {name} vs eager", "", None), difference, f"{accuracy['budget']:g}")
         for name, difference in accuracy["differences"].items()
     ]
     if verdict["tolerance"] is None:
@@ -77,20 +75,20 @@ def tell(verdict: Mapping[str, Any]) -> list[tuple[Measure, float | None, str]]:
 
 
 def _limit(verdict: Mapping[str, Any], name: str, words: str) -> str:
-    """The limit of the largest error of a name, in words."""
+    """Return the limit that the largest error of a name was compared with, in words."""
     worst = verdict["max"][name]
     of_worst = [
         one for one in verdict["samples"] if worst is not None and one.get("errors", {}).get(name) == worst
     ]
     widened = of_worst[0].get("widened", {}) if of_worst else {}
     table, limit = (words.format(**{**verdict["tolerance"], **wider}) for wider in ({}, widened))
-    return limit if limit == table else f"{limit}, for the model's own noise; {table} without"
+    return limit if limit == table else f"{limit}, widened from {table} by the model's own noise"
 
 
-def beside(verdict: Mapping[str, Any]) -> list[tuple[Measure, float]]:
-    """What a verdict (as JSON) measured and holds to no limit, where there was something to measure.
+def unlimited_errors(verdict: Mapping[str, Any]) -> list[tuple[Measure, float]]:
+    """Return the measured errors of a parity report (as JSON) that have no limit; in reduced precision all.
 
-    Where the precision is reduced that is every error.
+    Errors of which nothing was measured are left out.
     """
     return [
         (measure, verdict["max"][name])

@@ -1,7 +1,7 @@
-"""The noise floor: how far the eager model lies from itself when it is run in another way.
+"""The noise floor: the numerical errors between runs of the eager model itself.
 
-Threads, memory formats and devices change the order of sums, and with it the last bits. What that does to
-boxes, scores and masks depends on the model, so it is measured; a limit below it would fail the model itself.
+Threads, memory formats and devices change the order of sums, and with it the last bits. The effect on boxes,
+scores and masks depends on the model, so it is measured; with a smaller limit the model itself would fail.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,7 +25,7 @@ from detexport.system.json_values import decode
 Run = Callable[[np.ndarray, tuple[int, int]], Outputs]
 """The eager model on one image (3, H, W) uint8, its outputs in px of the given height and width."""
 
-# Limits that are held against an error of an image as it is, by the limit's name.
+# Errors that are compared with a limit without scaling, by the limit's name.
 PLAIN_LIMITS = {
     "score": "score_error",
     "objectness": "objectness_error",
@@ -37,17 +37,16 @@ PLAIN_LIMITS = {
 
 @dataclass(frozen=True)
 class Variant:
-    """The eager model run in one other way, against the reference.
+    """Another run of the eager model, compared with the reference.
 
     Args:
-        counts: whether it is part of the floor; what TF32 costs is measured against it instead.
-        errors: the largest error by measure, see ``detexport.parity.measures``; null where there was nothing
-            to compare.
-        limits: the least limits, by the tolerance's names, that it would pass by.
-        unmatched: number of detections or proposals that only one side has.
+        counts: whether it is part of the floor; TF32 is another precision and is not.
+        errors: the largest error by measure, see ``detexport.parity.measures``; None if nothing was compared.
+        limits: the smallest limits, by the tolerance's names, that the run passes.
+        unmatched: number of missing and extra detections or proposals.
         unexcused: number of those that the tolerance does not excuse.
-        differences: of another precision, how far each task metric lies from the reference's.
-        budget: what each may be; none where they were not measured.
+        differences: in another precision, the delta of each task metric to the reference's.
+        budget: largest delta; None if they were not measured.
     """
 
     counts: bool
@@ -60,7 +59,7 @@ class Variant:
 
     @property
     def affordable(self) -> bool | None:
-        """Whether what another precision costs is within its budget; none where that was not measured."""
+        """Return whether the deltas of another precision are within the budget; None if not measured."""
         if self.budget is None:
             return None
         return all(abs(difference) <= self.budget for difference in self.differences.values())
@@ -68,13 +67,13 @@ class Variant:
 
 @dataclass(frozen=True)
 class Limit:
-    """A limit of the tolerance beside the noise floor.
+    """A limit of the tolerance, and the noise floor of the same quantity.
 
     Args:
-        name: the tolerance's.
-        floor: what the eager model needs to pass against itself.
-        table: what the tolerance says.
-        effective: what is held against an artifact.
+        name: name in ``Tolerance``.
+        floor: smallest limit that the eager model passes against itself.
+        table: the tolerance.
+        effective: the limit that an artifact is compared with.
     """
 
     name: str
@@ -84,7 +83,7 @@ class Limit:
 
     @property
     def widened(self) -> bool:
-        """Whether the table says less than the model itself needs."""
+        """Return whether the model itself needs more than the tolerance."""
         return self.effective > self.table
 
 
@@ -95,8 +94,8 @@ class NoiseFloor:
     Args:
         samples: ids of the samples of the reference that it was measured on.
         environment: versions, threads and devices: what the numbers may depend on.
-        variants: what each other way of running gives, by its name.
-        noise: of each sample of the reference, what the model's own runs on it leave undetermined.
+        variants: each other run of the model, by name.
+        noise: the noise of each sample of the reference, by id.
     """
 
     samples: tuple[str, ...]
@@ -105,14 +104,14 @@ class NoiseFloor:
     noise: dict[str, Noise] = field(default_factory=dict)
 
     def noise_of(self, group: Sequence[Sample]) -> dict[str, Noise]:
-        """The noise on some samples, by their ids."""
+        """Return the noise on some samples, by id."""
         return {
             sample.meta.id: self.noise[sample.meta.id] for sample in group if sample.meta.id in self.noise
         }
 
     @property
     def limits(self) -> dict[str, float]:
-        """The least limits, by the tolerance's names, that all variants that count would pass by."""
+        """Return the smallest limits, by the tolerance's names, that all variants of the floor pass."""
         largest: dict[str, float] = {}
         for variant in self.variants.values():
             for name, limit in variant.limits.items() if variant.counts else ():
@@ -121,7 +120,7 @@ class NoiseFloor:
 
     @property
     def unmatched(self) -> int:
-        """Decisions, beyond those at an edge, that the model takes otherwise when it is run another way."""
+        """Return the number of unmatched detections between the model's own runs that are not excused."""
         return sum(variant.unexcused for variant in self.variants.values() if variant.counts)
 
     @classmethod
@@ -133,7 +132,7 @@ class NoiseFloor:
         return cls(samples, decode(value["environment"], dict[str, Any], "environment"), variants, noise)
 
     def to_json(self) -> dict[str, Any]:
-        """The floor as plain JSON values."""
+        """Return the floor as plain JSON values."""
         return {
             "samples": list(self.samples),
             "environment": self.environment,
@@ -151,7 +150,7 @@ def read_noise_floor(path: Path) -> NoiseFloor:
     """Read a floor that was written as JSON.
 
     Raises:
-        DataError: the file is missing, or is not one.
+        DataError: the file is missing, or is not a noise floor.
     """
     try:
         return NoiseFloor.from_json(read_json(path))
@@ -165,7 +164,7 @@ def read_noise_floor(path: Path) -> NoiseFloor:
 
 
 def choose_samples(reference: Reference, number: int) -> list[Sample]:
-    """``number`` samples at even distances of those that were made alone, or all if there are fewer."""
+    """Return ``number`` samples that are not in a batch, evenly spaced, or all if there are fewer."""
     alone = [sample for sample in reference.samples if not sample.meta.batch]
     number = min(number, len(alone))
     return [alone[index * len(alone) // number] for index in range(number)]
@@ -180,25 +179,25 @@ def measure_variant(
     name: str,
     counts: bool = True,
 ) -> Variant:
-    """Run the eager model in another way on samples of the reference, and compare.
+    """Run a variant of the eager model on samples of the reference, and compare.
 
     Args:
-        run: the model in that way.
-        samples: of the reference, each made alone.
-        tolerance: what unmatched are excused by, and keypoints are told to lie elsewhere by.
+        run: the variant.
+        samples: samples of the reference that are not in a batch.
+        tolerance: decides which unmatched detections are excused, and which keypoints are in another cell.
         contract: the model's.
         name: the variant's, for messages.
         counts: see ``Variant``.
 
     Raises:
-        DataError: the outputs cannot be compared at all.
+        DataError: the outputs cannot be compared.
     """
     errors: dict[str, float | None] = dict.fromkeys(measured(_fields_of(contract)))
     limits: dict[str, float] = {}
     unmatched = unexcused = keypoints = keypoint_flips = 0
     for sample in tqdm(samples, desc=f"noise floor: {name}", unit="image"):
         size, image, scale = sample.meta.output_size, sample.image(), sample.meta.output_scale
-        found = compare(
+        measured_sample = compare(
             sample.expected(),
             run(image, size),
             tolerance=tolerance,
@@ -206,13 +205,14 @@ def measure_variant(
             scale=scale,
             own=True,
         )
-        _check_compared(found, sample, name)
-        _raise_to(errors, found.errors)
-        _raise_to(limits, needed(found, scale))
-        unmatched += len(found.missing) + len(found.extra)
-        unexcused += sum(not one.excused for one in (*found.missing, *found.extra))
-        keypoints += found.keypoints
-        keypoint_flips += found.keypoint_flips
+        _check_compared(measured_sample, sample, name)
+        _raise_to(errors, measured_sample.errors)
+        _raise_to(limits, needed(measured_sample, scale))
+        one_sided = (*measured_sample.missing, *measured_sample.extra)
+        unmatched += len(one_sided)
+        unexcused += sum(not one.excused for one in one_sided)
+        keypoints += measured_sample.keypoints
+        keypoint_flips += measured_sample.keypoint_flips
     if keypoints:
         errors["keypoint_flip_ratio"] = limits["keypoint_flip_ratio"] = keypoint_flips / keypoints
     return Variant(counts, errors, limits, unmatched, unexcused)
@@ -224,50 +224,50 @@ def measure_noise(
     tolerance: Tolerance,
     contract: Contract,
 ) -> dict[str, Noise]:
-    """What the model's own runs leave undetermined on samples that go through it in one call, by their ids.
+    """Compare the model's own runs on samples of one call; return the noise of each sample, by id.
 
     Args:
         group: the samples.
-        runs: by the name of each other run, its outputs in the order of the samples.
-        tolerance: the table's.
+        runs: outputs of each other run, in the order of the samples, by its name.
+        tolerance: the tolerance without the floor.
         contract: the model's.
 
     Raises:
-        DataError: outputs cannot be compared at all.
+        DataError: the outputs cannot be compared.
     """
     noise = {}
-    for place, sample in enumerate(group):
+    for index, sample in enumerate(group):
         expected = sample.expected()
-        found = [
+        comparisons = [
             (
                 name,
                 compare(
                     expected,
-                    given[place],
+                    outputs[index],
                     tolerance=strict(tolerance),
                     contract=contract,
                     scale=sample.meta.output_scale,
                     own=True,
                 ),
             )
-            for name, given in runs.items()
+            for name, outputs in runs.items()
         ]
-        for name, one in found:
+        for name, one in comparisons:
             _check_compared(one, sample, name)
-        noise[sample.meta.id] = _gathered([one for _, one in found], sample)
+        noise[sample.meta.id] = _noise_between([one for _, one in comparisons], sample)
     return noise
 
 
-def _gathered(runs: Iterable[SampleParity], sample: Sample) -> Noise:
-    """The noise that the comparisons of some runs with the reference show."""
+def _noise_between(runs: Iterable[SampleParity], sample: Sample) -> Noise:
+    """Return the noise of a sample, from the comparisons of the model's other runs with the reference."""
     limits: dict[str, float] = {}
-    alone: set[int] = set()
+    undetermined: set[int] = set()
     scores: set[float] = set()
     segments: set[tuple[bool, int]] = set()
     counts = {sample.detections}
     for run in runs:
         counts.add(run.actual)
-        alone |= {one.index for one in run.missing}
+        undetermined |= {one.index for one in run.missing}
         scores |= {one.score for one in (*run.missing, *run.extra)}
         segments |= set(run.segments)
         needs = needed(run, sample.meta.output_scale)
@@ -277,36 +277,36 @@ def _gathered(runs: Iterable[SampleParity], sample: Sample) -> Noise:
             limits[name] = max(limit, limits.get(name, 0.0))
     return Noise(
         limits={name: limit for name, limit in limits.items() if limit > 0},
-        undetermined=tuple(sorted(alone)),
+        undetermined=tuple(sorted(undetermined)),
         scores=tuple(sorted(scores)),
         counts=(min(counts), max(counts)),
         segments=tuple(sorted(segments)),
     )
 
 
-def _check_compared(found: SampleParity, sample: Sample, name: str) -> None:
-    if not found.compared:
+def _check_compared(comparison: SampleParity, sample: Sample, name: str) -> None:
+    if not comparison.compared:
         raise DataError(
-            f"the eager model gives something else when it is run with {name}",
-            got="; ".join(found.reasons),
+            f"the eager model returns other outputs when it is run with {name}",
+            got="; ".join(comparison.reasons),
             expected=f"outputs on {sample.meta.id} that can be compared with the reference",
-            remedy="look at the eager model: its own outputs are at fault",
+            remedy="check the eager model: its own outputs are invalid or not reproducible",
         )
 
 
 def needed(sample: SampleParity, scale: float) -> dict[str, float]:
-    """The least limits, by the tolerance's names, that an image's errors lie within.
+    """Return the smallest limits, by the tolerance's names, that an image's errors are within.
 
-    A mask passes by its pixels or by its area: one that passes by the tolerance's needs no other limit.
+    A mask that passes by the tolerance in pixels or in area needs no other limit.
 
     Args:
         sample: the measurement of the image.
-        scale: output size / input size, with which limits in px of the input grow.
+        scale: output size / input size; limits in px of the input are multiplied by it.
     """
     errors = sample.errors
     limits = {limit: float(errors[name]) for limit, name in PLAIN_LIMITS.items() if name in errors}
     if "box_error_px" in errors:
-        # Held against the larger of box_px x scale and box_floor_px.
+        # The limit is the larger of box_px x scale and box_floor_px.
         limits["box_px"] = limits["box_floor_px"] = errors["box_error_px"] / max(scale, 1.0)
     if "mask_error_px" in errors:
         limits["mask_px"], limits["mask_area_ratio"] = sample.masks_needed
@@ -316,9 +316,9 @@ def needed(sample: SampleParity, scale: float) -> dict[str, float]:
 
 
 def widen(tolerance: Tolerance, floor: NoiseFloor) -> Tolerance:
-    """The tolerance with no limit below the floor, and none more than ``MOST_WIDENED`` times the table's.
+    """Return the tolerance widened to the floor, each limit at most to ``MOST_WIDENED`` times its value.
 
-    Where the model differs from itself by more, its runs on the single input decide: see ``Noise``.
+    If the model's own error on an input is larger, ``Noise`` of that input decides.
     """
     needs = {
         name: min(need, MOST_WIDENED * getattr(tolerance, name) or need)
@@ -329,7 +329,7 @@ def widen(tolerance: Tolerance, floor: NoiseFloor) -> Tolerance:
 
 
 def limits_of(tolerance: Tolerance, floor: NoiseFloor) -> list[Limit]:
-    """Every limit that the floor speaks of: floor, table, and what an artifact is compared by."""
+    """Return each limit that the floor measures: floor, table and effective value."""
     effective = widen(tolerance, floor)
     return [
         Limit(one.name, floor.limits[one.name], getattr(tolerance, one.name), getattr(effective, one.name))
@@ -339,12 +339,12 @@ def limits_of(tolerance: Tolerance, floor: NoiseFloor) -> list[Limit]:
 
 
 def _fields_of(contract: Contract) -> tuple[str, ...]:
-    """Names of the model's fields, after post-processing."""
+    """Return the names of the model's fields after post-processing."""
     return (*contract.output_names, *contract.results)
 
 
 def _raise_to(largest: dict[str, Any], values: dict[str, float]) -> None:
-    """Keep the larger of both, name by name."""
+    """Update ``largest`` with larger values, by name."""
     for name, value in values.items():
         known = largest.get(name)
         largest[name] = float(value) if known is None else max(known, float(value))

@@ -1,4 +1,4 @@
-"""Other ways to run the eager model: what the noise floor is measured by."""
+"""Variants of running the eager model, by which the noise floor is measured."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,18 +23,18 @@ from detexport.reference.progress import Progress
 from detexport.reference.store import Reference, Sample
 
 Open = Callable[[nn.Module], AbstractContextManager[Any]]
-"""Gives a model to run in place of the given one, which stays as it is, for as long as the context lasts."""
+"""Opens a variant of a model for the duration of a context; the model itself stays as it is."""
 
 
 @contextmanager
 def repeated(net: nn.Module) -> Iterator[nn.Module]:
-    """The same once more."""
+    """Run the model the same way again."""
     yield net
 
 
 @contextmanager
 def many_threads(net: nn.Module) -> Iterator[nn.Module]:
-    """On all cores: see ``most_threads``."""
+    """Run the model with ``most_threads``."""
     before = torch.get_num_threads()
     torch.set_num_threads(most_threads())
     try:
@@ -45,14 +45,14 @@ def many_threads(net: nn.Module) -> Iterator[nn.Module]:
 
 @contextmanager
 def channels_last(net: nn.Module) -> Iterator[nn.Module]:
-    """With the channels of a pixel next to one another in memory, for which there are other kernels."""
+    """Run the model in PyTorch's channels-last memory format, which has other kernels."""
     copied = deepcopy(net)
     yield copied.to(memory_format=torch.channels_last)
 
 
 @contextmanager
 def on_cuda(net: nn.Module, *, tf32: bool) -> Iterator[nn.Module]:
-    """On a GPU, with or without the shorter mantissa of TF32."""
+    """Run the model on a GPU, with or without TF32."""
     convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
     before = convolutions.allow_tf32, products.allow_tf32
     convolutions.allow_tf32 = products.allow_tf32 = tf32
@@ -64,14 +64,14 @@ def on_cuda(net: nn.Module, *, tf32: bool) -> Iterator[nn.Module]:
 
 @contextmanager
 def cuda(net: nn.Module) -> Iterator[nn.Module]:
-    """On a GPU in float32."""
+    """Run the model on a GPU in float32."""
     with on_cuda(net, tf32=False) as moved:
         yield moved
 
 
 @contextmanager
 def cuda_tf32(net: nn.Module) -> Iterator[nn.Module]:
-    """On a GPU with TF32, which is no noise but another precision."""
+    """Run the model on a GPU with TF32, which is another precision and not noise."""
     with on_cuda(net, tf32=True) as moved:
         yield moved
 
@@ -86,18 +86,18 @@ OWN_RUNS: dict[str, Open] = {
     "channels_last": channels_last,
     **{f"rounding_{seed}": rounded(seed) for seed in (1, 2, 3)},
 }
-"""What every input of a reference is run by: what differs among these runs is undetermined."""
+"""Variants that every input of a reference is run in; differences between them are undetermined."""
 NO_NOISE = ("cuda_tf32",)
-"""Variants that are measured beside the floor, not as a part of it."""
+"""Variants that are measured and are not part of the floor."""
 
 
 def variants() -> dict[str, Open]:
-    """All that this machine can run."""
+    """Return the variants that this machine can run."""
     return {**CPU_VARIANTS, **(CUDA_VARIANTS if torch.cuda.is_available() else {})}
 
 
 def most_threads() -> int:
-    """One a core of this process, and at least two: two take sums apart also where they share a core."""
+    """Return one thread per core of this process, at least two, so that sums are split on one core, too."""
     return max(2, len(os.sched_getaffinity(0)))
 
 
@@ -107,22 +107,22 @@ def measure_noise_floor(
     reference: Reference,
     tolerance: Tolerance,
     images: int,
-    judge: Callable[[nn.Module], dict[str, float]] | None = None,
+    evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
     budget: float | None = None,
     progress: Progress | None = None,
 ) -> NoiseFloor:
-    """How far the eager model, run in other ways, lies from its own reference.
+    """Run the variants of the eager model, and measure their errors against its reference.
 
     Args:
         net: in evaluation mode; it stays as it is.
         contract: its contract.
-        reference: what it gave.
+        reference: its outputs.
         tolerance: see ``measure_variant``.
-        images: so many samples of the reference.
-        judge: how far a model's task metrics lie from the reference's, by name; none where they were not
-            measured. Another precision is judged by it.
-        budget: how far each may lie.
-        progress: what an earlier run has measured, which this one goes on from.
+        images: number of samples of the reference.
+        evaluate: returns the deltas of a model's task metrics to the reference's, by name; used for another
+            precision. None if the reference has no metrics.
+        budget: largest delta.
+        progress: measurements of an interrupted run, which are not repeated.
 
     Raises:
         DataError: the reference has no sample of one image.
@@ -138,8 +138,8 @@ def measure_noise_floor(
             variant = measure_variant(
                 run, samples, tolerance, contract, name=name, counts=name not in NO_NOISE
             )
-            if judge is not None and name in NO_NOISE:
-                variant = replace(variant, differences=judge(other), budget=budget)
+            if evaluate is not None and name in NO_NOISE:
+                variant = replace(variant, differences=evaluate(other), budget=budget)
         return variant
 
     measured = {
@@ -149,20 +149,20 @@ def measure_noise_floor(
     own_runs: dict[str, Noise] = {}
     noise_of = measured_noise(net, contract, tolerance)
     for group in tqdm(group_by_call(reference.samples), desc="noise of each input", unit="input"):
-        found = cache(partial(noise_of, group))
+        group_noise = cache(partial(noise_of, group))
         for sample in group:
-            measure_it = partial(_of_sample, found, sample.meta.id)
+            measure_it = partial(_of_sample, group_noise, sample.meta.id)
             own_runs[sample.meta.id] = progress.once(f"noise {sample.meta.id}", Noise, measure_it)
     return NoiseFloor(tuple(sample.meta.id for sample in samples), _environment(), measured, own_runs)
 
 
 def measured_noise(net: nn.Module, contract: Contract, tolerance: Tolerance) -> NoiseOf:
-    """What measures the noise on samples that go through the model in one call.
+    """Return a function that measures the noise on samples of one call.
 
     Args:
         net: in evaluation mode; it stays as it is.
         contract: its contract.
-        tolerance: the table's.
+        tolerance: the tolerance without the floor.
     """
 
     def noise_of(group: Sequence[Sample]) -> dict[str, Noise]:
@@ -176,12 +176,12 @@ def measured_noise(net: nn.Module, contract: Contract, tolerance: Tolerance) -> 
     return noise_of
 
 
-def _of_sample(found: Callable[[], Mapping[str, Noise]], id: str) -> Noise:
-    return found()[id]
+def _of_sample(group_noise: Callable[[], Mapping[str, Noise]], id: str) -> Noise:
+    return group_noise()[id]
 
 
 def _environment() -> dict[str, Any]:
-    """What a floor may depend on."""
+    """Describe what a floor may depend on."""
     return {
         "threads": most_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),

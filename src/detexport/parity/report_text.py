@@ -1,8 +1,8 @@
-"""A parity report in lines of text: what commands and stages print of it."""
+"""A parity report in lines of text, as commands and stages print it."""
 
 from detexport.errors import LONGEST_MESSAGE, listed, printable, shortened
 from detexport.parity.accuracy import Accuracy
-from detexport.parity.measures import tell
+from detexport.parity.measures import limited_errors
 from detexport.parity.verdict import ParityReport
 
 MOST_UNMATCHED = 10
@@ -10,33 +10,33 @@ MOST_REASONS = 10
 
 
 def check_lines(report: ParityReport) -> list[str]:
-    """Describe the check of a fresh artifact: verdict, errors beside their limits, what is undetermined."""
+    """Describe the check of an export: verdict, errors with limits, undetermined detections."""
     verdict = report.to_json()
     counts = verdict["detections"]
     passed = "passed" if report.passed else "did not pass"
     paired = f"{counts['paired']} of {counts['expected']} detections paired"
-    lines = [f"{report.job} beside the model on {len(report.samples)} inputs: {passed}; {paired}"]
+    lines = [f"{report.job} compared with the model on {len(report.samples)} inputs: {passed}; {paired}"]
     if report.lacks_detections:
         lines.append(
             "warning: the model detects nothing on these inputs, so no detection was compared; give --sample"
         )
-    for measure, largest, limit in tell(verdict):
-        shown = "nothing to compare" if largest is None else f"{largest:.2g} {measure.unit}".rstrip()
+    for measure, largest, limit in limited_errors(verdict):
+        shown = "not measured" if largest is None else f"{largest:.2g} {measure.unit}".rstrip()
         lines.append(f"  {measure.words:22} {shown:20} (limit {limit})")
     return [*lines, *(f"  {line}" for line in undetermined_lines(report))]
 
 
 def accuracy_lines(accuracy: Accuracy) -> list[str]:
-    """Describe the task metrics of the model and of the artifact, and the differences."""
+    """Describe the metrics of the model and of the artifact, and their differences."""
     lines = [f"on {accuracy.images} annotated images {'model':>10} {'artifact':>10} {'difference':>11}"]
     for name, value in accuracy.eager.items():
-        found = accuracy.artifact.get(name, 0.0)
-        lines.append(f"  {name:24} {value:10.4f} {found:10.4f} {found - value:+11.4f}")
+        actual = accuracy.artifact.get(name, 0.0)
+        lines.append(f"  {name:24} {value:10.4f} {actual:10.4f} {actual - value:+11.4f}")
     return lines
 
 
 def report_lines(report: ParityReport) -> list[str]:
-    """Describe each verdict, what it rests on, and why it failed."""
+    """Describe each verdict with its reasons, and the unmatched detections."""
     lines = [f"{report.job}: {'passed' if report.passed else 'did not pass'}"]
     for name, verdict in report.verdicts.items():
         answer = "not evaluated" if not verdict.evaluated else "passed" if verdict.passed else "FAILED"
@@ -57,20 +57,20 @@ def report_lines(report: ParityReport) -> list[str]:
 
 
 def _one_line(reason: str) -> str:
-    """Return a reason in one line; what an engine raised may be many."""
+    """Return a reason in one line; a message of a runtime may have many."""
     return shortened(printable(reason), LONGEST_MESSAGE)
 
 
 def undetermined_lines(report: ParityReport) -> list[str]:
-    """Describe what the model's own runs leave undetermined; empty where that is nothing."""
-    left_open = report.undetermined
+    """Describe the undetermined detections and numbers; empty if there are none."""
+    counts = report.undetermined
     lines = []
-    if left_open.why:
-        counts = f"{left_open.missing} of {left_open.expected} detections missing, {left_open.extra} extra"
-        lines.append(f"undetermined: {counts}, on {listed(list(left_open.why))}")
-    if left_open.noise_dominated:
-        given = [f"{id} ({', '.join(names)})" for id, names in left_open.noise_dominated.items()]
+    if counts.why:
+        unmatched = f"{counts.missing} of {counts.expected} detections missing, {counts.extra} extra"
+        lines.append(f"undetermined: {unmatched}, on {listed(list(counts.why))}")
+    if counts.noise_dominated:
+        inputs = [f"{id} ({', '.join(names)})" for id, names in counts.noise_dominated.items()]
         lines.append(
-            f"undetermined numbers, where the model's own error is far beyond the table: {listed(given)}"
+            f"undetermined numbers (the model's own error exceeds the tolerance by far): {listed(inputs)}"
         )
     return lines

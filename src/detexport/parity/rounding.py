@@ -1,8 +1,8 @@
-"""The eager model with other rounding: what another right engine may make of the same model.
+"""The eager model with other rounding, as another correct runtime may compute it.
 
-Engines fuse, reorder and block the same sums, and take equal scores in any order. Both are imitated: pixels
-move by about the spacing of float32 numbers, which moves scores and boxes about as much as ONNX Runtime and
-OpenVINO do, and what chooses by score (``topk``, ``sort``, ``nms``) meets its input in another order.
+Runtimes fuse, reorder and block the same sums, and take equal scores in any order. Both are imitated. Noise
+of about the spacing of float32 numbers is added to the pixels, which moves scores and boxes about as much as
+ONNX Runtime and OpenVINO do. ``topk``, ``sort`` and ``nms`` get their input in random order.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,10 +19,10 @@ NOISE = 1e-5
 
 
 class AnyOrder(TorchDispatchMode):
-    """Let every choice by score meet its candidates in a random order, so that equal ones come in any.
+    """Mode in which ``topk``, ``sort`` and ``nms`` get their candidates in random order, ties included.
 
     Args:
-        seed: draws the orders.
+        seed: of the orders.
     """
 
     def __init__(self, seed: int) -> None:
@@ -32,7 +32,7 @@ class AnyOrder(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run an operation; permute what it chooses from, and name what it chose by its own index."""
+        """Run an operation on permuted candidates; return indices into the original order."""
         name, kwargs = func._schema.name, kwargs or {}
         if name == "torchvision::nms":
             boxes, scores, threshold = args
@@ -42,8 +42,8 @@ class AnyOrder(TorchDispatchMode):
             given = _arguments(func, args, kwargs)
             order = self._order(args[0].shape[given["dim"]], args[0])
             given["self"] = args[0].index_select(given["dim"], order)
-            values, places = func(**given)
-            return values, order[places]
+            values, indices = func(**given)
+            return values, order[indices]
         return func(*args, **kwargs)
 
     def _order(self, count: int, like: Tensor) -> Tensor:
@@ -51,17 +51,17 @@ class AnyOrder(TorchDispatchMode):
 
 
 def _arguments(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """All arguments of an operation by their names, the defaults among them."""
+    """Return all arguments of an operation by name, defaults included."""
     schema = func._schema.arguments
     given = {one.name: one.default_value for one in schema if one.has_default_value()}
     return {**given, **{one.name: value for one, value in zip(schema, args, strict=False)}, **kwargs}
 
 
 def rounded(seed: int) -> Any:
-    """Another rounding of a model, as ``detexport.parity.noise_variants`` opens it.
+    """Return a variant (``detexport.parity.noise_variants``) with other rounding.
 
     Args:
-        seed: draws it.
+        seed: of noise and orders.
     """
 
     @contextmanager
@@ -78,5 +78,5 @@ def rounded(seed: int) -> Any:
 
 
 def _moved(image: Tensor, generator: torch.Generator) -> Tensor:
-    """An image (3, H, W) in float32, each value moved by about its rounding."""
+    """Return an image (3, H, W) in float32, with noise of about the rounding of its values."""
     return image.float() + NOISE * torch.randn(image.shape, generator=generator)

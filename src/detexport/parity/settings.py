@@ -1,4 +1,4 @@
-"""What a project asks of its artifacts: the ``parity`` section of its ``params.yaml``."""
+"""Settings of the parity check: the ``parity`` section of a project's ``params.yaml``."""
 
 import math
 import sys
@@ -16,7 +16,7 @@ from detexport.reference.plan import Plan
 
 SECTION = "parity"
 MANY = 1_000_000
-"""More images or runs than anybody waits for."""
+"""Upper limit of the numbers of images and runs."""
 RANGES = {
     "images": (1, MANY),
     "scales": (0.01, 100.0),
@@ -33,27 +33,27 @@ RANGES = {
     "inputs.hair": (0.0, 1.0),
     "inputs.offset": (0.0, 1.0),
 }
-"""Smallest and largest value of a key, of each item of a list and of each key of a mapping.
+"""Smallest and largest value of a key, of each item of a list, of each value of a mapping.
 
 ``Tolerance`` checks its own limits."""
 
 
 @dataclass(frozen=True)
 class ParitySettings:
-    """Inputs, limits and budgets; the defaults are those of ``conf/parity/default.yaml``.
+    """Inputs, tolerance and budgets; the defaults are those of ``conf/parity/default.yaml``.
 
     Args:
         tolerance: see ``Tolerance``.
-        images: of the data set, for a reference.
+        images: number of images of the data set in a reference.
         scales: see ``Plan``.
-        inputs: the plan's other numbers.
-        noise_floor_images: samples of the reference that all variants of the noise floor are run on.
-        min_detections: a reference with fewer detections proves nothing.
-        draw: images of which the artifact's outputs are kept for pictures.
+        inputs: the other numbers of ``Plan``.
+        noise_floor_images: samples of the reference that the variants of the noise floor are run on.
+        min_detections: a reference with fewer detections fails.
+        draw: number of images of which the artifact's outputs are kept for drawing.
         accuracy_images: annotated images that the task metric is measured on; 0: not measured.
         accuracy_precisions: precisions whose task metric is measured.
-        budgets: how far a task metric may lie from the eager model's, by precision.
-        min_accuracy: an eager metric below this proves nothing.
+        budgets: largest difference of a task metric from the eager model's, by precision.
+        min_accuracy: a lower eager metric is too low to compare with.
     """
 
     tolerance: Tolerance = field(default_factory=Tolerance)
@@ -70,7 +70,7 @@ class ParitySettings:
 
     @property
     def plan(self) -> Plan:
-        """How much is asked of the eager model."""
+        """Return the plan of the reference's inputs."""
         return replace(Plan(), scales=self.scales, **self.inputs)  # type: ignore[arg-type]
 
     def with_images(
@@ -91,14 +91,14 @@ class ParitySettings:
 
     @classmethod
     def of(cls, section: Mapping[str, Any], source: str = "params.yaml") -> "ParitySettings":
-        """The settings that a section states; what it leaves out is as by default.
+        """Build the settings from a section; missing keys have their defaults.
 
         Args:
             section: keys as in ``conf/parity/default.yaml``; ``_target_`` keys are Hydra's and left out.
             source: the file, for messages.
 
         Raises:
-            ConfigError: a key is unknown, or a value is not what it can be; all of them in one message.
+            ConfigError: a key is unknown, or a value is invalid; one message lists all.
         """
         default = cls()
         plain = {name: value for name, value in section.items() if not name.startswith("_")}
@@ -116,8 +116,10 @@ class ParitySettings:
             given = {key: value for key, value in given.items() if not str(key).startswith("_")}
             checked = _checked(given, known or dict.fromkeys(given, 0.0), f"{name}.", faults)
             values[name] = {**default.budgets, **checked} if name == "budgets" else checked
-        unknown = [] if faults else [one for one in values.get("judged", ()) if one not in values["budgets"]]
-        faults += [f"judged: {shown(one)} has no budget" for one in unknown]
+        if not faults:
+            precisions = values.get("accuracy_precisions", ())
+            unknown = [one for one in precisions if one not in values["budgets"]]
+            faults += [f"accuracy_precisions: {shown(one)} has no budget" for one in unknown]
         if faults:
             raise ConfigError(
                 f"the section {SECTION} of {source} cannot be used",
@@ -136,10 +138,10 @@ def read_parity_settings(path: Path) -> ParitySettings:
         ConfigError: there is no such file or section, or it cannot be used.
     """
     try:
-        if path.exists() and not path.is_file():  # a pipe or a device would be read without end
+        if path.exists() and not path.is_file():  # a pipe or a device may have no end
             raise OSError("it is not a regular file")
         params = yaml.safe_load(path.read_text(encoding="utf-8"))
-    # ValueError: bytes that are no text, numbers of too many digits, dates that are none.
+    # ValueError: invalid UTF-8, numbers with too many digits, invalid dates.
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(
             f"{path} cannot be read",
@@ -161,19 +163,19 @@ def read_parity_settings(path: Path) -> ParitySettings:
 def _checked(
     given: Mapping[Any, Any], known: Mapping[str, Any], prefix: str, faults: list[str]
 ) -> dict[str, Any]:
-    """The values of known keys, of their defaults' types; what does not fit is added to ``faults``."""
+    """Return the values of known keys, with the types of their defaults; add the others to ``faults``."""
     values = {}
     for name, value in given.items():
         if name not in known:
             faults.append(f"{prefix}{name}: no such key")
         elif isinstance(known[name], Tolerance | dict):
             values[name] = value
-        elif (fitting := _as(known[name], value, _range(prefix + name))) is None:
+        elif (valid := _as(known[name], value, _range(prefix + name))) is None:
             faults.append(
                 f"{prefix}{name}: {shown(value)}, expected {_words(known[name], _range(prefix + name))}"
             )
         else:
-            values[name] = fitting
+            values[name] = valid
     return values
 
 
@@ -182,7 +184,7 @@ def _range(name: str) -> tuple[float, float]:
 
 
 def _as(default: Any, value: Any, limits: tuple[float, float]) -> Any:
-    """A value of its default's type and in its range, none where it is not."""
+    """Return a value with the type of its default, or None if it has another type or is out of range."""
     if isinstance(default, tuple):
         items = list(value) if isinstance(value, list | tuple) else []
         checked = tuple(_as(default[0], item, limits) for item in items)

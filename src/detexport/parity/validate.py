@@ -1,4 +1,4 @@
-"""Validate an artifact: its runtime against the stored reference, one image after another."""
+"""Validate an artifact: compare its outputs with the stored reference, image by image."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -26,10 +26,10 @@ from detexport.runtime.session import BatchSession, Engine, Session
 
 @dataclass(frozen=True)
 class Support:
-    """What a target declares to run, where that is less than its artifact does.
+    """Declared support of a target, if it is less than its artifact's.
 
     Args:
-        batch: images in a call, ``"1"`` or ``"any"``.
+        batch: batch size, ``"1"`` or ``"any"``.
         image_sides: smallest and largest side of an image in px.
     """
 
@@ -37,7 +37,7 @@ class Support:
     image_sides: Sequence[int] = (1, MAX_SIDE)
 
     def __post_init__(self) -> None:
-        """Refuse what declares nothing.
+        """Check the values.
 
         Raises:
             ConfigError: ``batch`` is another word, or the sides are not two, the smaller one first.
@@ -70,7 +70,7 @@ class Support:
         return cls(**values)
 
     def narrowed(self, artifact: Artifact) -> Artifact:
-        """The manifest with nothing declared beyond the target's support."""
+        """Return the manifest with its declared support limited to the target's."""
         smallest, largest = artifact.image_sides
         return replace(
             artifact,
@@ -96,25 +96,24 @@ def validate(
 ) -> ParityReport:
     """Run a session on every sample of a reference and compare; memory does not grow with their number.
 
-    An error that the session raises is evidence: the sample does not pass, and the error is the reason.
+    If the session raises on a sample, the sample does not pass and the error is the reason.
 
     Args:
         session: the loaded artifact.
         reference: the eager model's outputs.
         tolerance: the limits.
         job: the job's name.
-        min_detections: samples with fewer detections or proposals in all prove nothing, and the job does not
-            pass; those that the artifact does not claim do not count. Where the model gives neither, there
-            is nothing to count.
-        draw: keep the outputs on the first sample of so many images.
-        floor: the model's noise, which no limit lies below; none where it was not measured.
-        noise_of: what the model's own runs on an input leave undetermined; asked for where an input does not
-            pass by the limits. By default the floor's.
-        support: what the target declares, where that is less than the artifact's own declaration.
-        measure: how what the artifact finds is held against annotations; none leaves that out.
-        reduced: whether the target computes in less than float32: that alone judges it then, errors are
-            evidence.
-        progress: what an earlier run has measured, which this one goes on from.
+        min_detections: fewest detections or proposals on all samples within the declared support; with fewer
+            the job does not pass. Ignored for a model that returns neither.
+        draw: keep the outputs on the first sample of this many images.
+        floor: the model's noise floor, to which limits are widened; None if it was not measured.
+        noise_of: measures the noise of samples of one call; called for those that exceed the limits. By
+            default the floor's.
+        support: declared support of the target, if it is less than the artifact's.
+        measure: evaluates the artifact against ground truth; None leaves that out.
+        reduced: whether the target computes in less precision than float32. Its accuracy alone decides, and
+            numerical errors are reported without limits.
+        progress: measurements of an interrupted run, which are not repeated.
     """
     contract = session.artifact.contract
     limits = tuple(limits_of(tolerance, floor)) if floor else ()
@@ -131,14 +130,14 @@ def validate(
             unsupported_inputs |= {sample.meta.id: why for sample in group}
             continue
         measure_group = cache(partial(_measure, session, group, tolerance, table, noise_of))
-        for place, sample in enumerate(group):
+        for index, sample in enumerate(group):
             id = sample.meta.id
-            measure_it = partial(_one, measure_group, place, keep=id in drawn_ids)
+            measure_it = partial(_one, measure_group, index, keep=id in drawn_ids)
             samples[id], outputs = progress.once_with_outputs(f"sample {id}", SampleParity, measure_it)
             if outputs is not None:
                 drawn[id] = outputs
-    shown = [sample for sample in reference.samples if sample.meta.id not in unsupported_inputs]
-    faults = tuple(_reference_faults(reference, shown, contract, min_detections))
+    supported = [sample for sample in reference.samples if sample.meta.id not in unsupported_inputs]
+    faults = tuple(_reference_faults(reference, supported, contract, min_detections))
     report = ParityReport(
         job,
         session.artifact.sha256,
@@ -153,18 +152,18 @@ def validate(
         drawn=drawn,
     )
     if measure:
-        report = report.judged_by(session, measure)
-    return report.as_evidence() if reduced else report
+        report = report.with_accuracy(session, measure)
+    return report.without_limits() if reduced else report
 
 
 def validate_artifact(
     engine: Engine, artifact_dir: Path, reference: Reference, tolerance: Tolerance, **options: Any
 ) -> ParityReport:
-    """Open an artifact and ``validate`` it; one that its runtime cannot open does not pass.
+    """Open an artifact and ``validate`` it; an artifact that its runtime cannot open does not pass.
 
     Raises:
         ArtifactError: the folder is not an artifact.
-        RuntimeUnavailableError: the runtime is not on this machine, which says nothing of the artifact.
+        RuntimeUnavailableError: the runtime is not on this machine.
     """
     artifact = read_artifact(artifact_dir)
     try:
@@ -178,7 +177,7 @@ def validate_artifact(
 
 
 def first_of_each_image(samples: Iterable[Sample]) -> list[str]:
-    """Ids of the first sample of each image of the data set."""
+    """Return the id of the first sample of each image of the data set."""
     first: dict[int | str, str] = {}
     for sample in samples:
         if sample.meta.kind == DATA:
@@ -187,12 +186,12 @@ def first_of_each_image(samples: Iterable[Sample]) -> list[str]:
 
 
 Measured = tuple[SampleParity, Outputs | None]
-"""Of a sample, with the runtime's outputs where it gave any."""
+"""The measurement of a sample, and the runtime's outputs if it returned any."""
 
 
-def _one(measure_group: Callable[[], list[Measured]], place: int, *, keep: bool) -> Measured:
-    """The measurement of one sample of a group, which is run once; outputs only if they are to be kept."""
-    measured, outputs = measure_group()[place]
+def _one(measure_group: Callable[[], list[Measured]], index: int, *, keep: bool) -> Measured:
+    """Return the measurement of one sample of a group; its outputs only if ``keep``."""
+    measured, outputs = measure_group()[index]
     return measured, outputs if keep else None
 
 
@@ -207,14 +206,14 @@ def _measure(
     table: Tolerance,
     noise_of: NoiseOf,
 ) -> list[Measured]:
-    """The measurements of samples that go through the runtime in one call.
+    """Run samples in one call, and measure each.
 
-    What does not pass by the limits is compared again with what the model's own runs leave undetermined.
+    A sample that exceeds the limits is compared again with the noise of the model's own runs.
     """
     contract = session.artifact.contract
     try:
-        found = _run(session, group, contract)
-    except MemoryError:  # says something of the machine, nothing of the artifact
+        outputs = _run(session, group, contract)
+    except MemoryError:  # a fault of the machine, not of the artifact
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
@@ -231,43 +230,43 @@ def _measure(
         )
         return replace(one, noise_dominated=noise.noise_dominated(table)) if noise else one
 
-    measured = [compared(sample, actual) for sample, actual in zip(group, found, strict=True)]
+    measured = [compared(sample, actual) for sample, actual in zip(group, outputs, strict=True)]
     if any(one.numerics or one.matching for one in measured):
         noise = noise_of(group)
         measured = [
             compared(sample, actual, noise[sample.meta.id])
             if (one.numerics or one.matching) and sample.meta.id in noise
             else one
-            for sample, actual, one in zip(group, found, measured, strict=True)
+            for sample, actual, one in zip(group, outputs, measured, strict=True)
         ]
-    return list(zip(measured, found, strict=True))
+    return list(zip(measured, outputs, strict=True))
 
 
 def _run(session: Session, group: tuple[Sample, ...], contract: Contract) -> list[Outputs]:
-    """The outputs of a sample, or of all of a batch in one call."""
+    """Return the post-processed outputs of a sample, or of the samples of a batch in one call."""
     images = [sample.image() for sample in group]
     sizes = [sample.meta.output_size for sample in group]
     with memory_guard(*(image.shape for image in images)):
         if group[0].meta.batch:
-            given = cast(BatchSession, session).run_batch(images, sizes)
+            raw_outputs = cast(BatchSession, session).run_batch(images, sizes)
         else:
-            given = [session(images[0], sizes[0])]
-        found = []
-        for image, size, outputs in zip(images, sizes, given, strict=True):
+            raw_outputs = [session(images[0], sizes[0])]
+        processed = []
+        for image, size, outputs in zip(images, sizes, raw_outputs, strict=True):
             faults = output_faults(outputs, contract, image, size)
             if faults:
                 raise ValueError("; ".join(faults))
-            found.append(postprocess(outputs, image.shape[1:], size, contract))
-        return found
+            processed.append(postprocess(outputs, image.shape[1:], size, contract))
+        return processed
 
 
 def output_faults(
     outputs: dict[str, np.ndarray], contract: Contract, image: np.ndarray, output_size: tuple[int, int]
 ) -> list[str]:
-    """Say where the outputs break the contract (names, dtypes, shapes, NaN) before anything hides it."""
+    """Return where raw outputs break the contract: names, dtypes, shapes, NaN."""
     if tuple(outputs) != contract.output_names:
-        return [f"outputs {list(outputs)}, the contract says {list(contract.output_names)}"]
-    # Sizes of the free dimensions by name; those of the image and of the wanted output are the outputs' too.
+        return [f"outputs {list(outputs)}, the contract declares {list(contract.output_names)}"]
+    # Sizes of the dynamic dimensions by name: of the image and of the output frame.
     sides = zip(contract.inputs[0].shape, image.shape, strict=True)
     sizes = {dim: size for dim, size in sides if isinstance(dim, str)}
     sizes |= zip(("height", "width"), output_size, strict=True)
@@ -279,17 +278,17 @@ def output_faults(
 
 
 def _reference_faults(
-    reference: Reference, shown: Sequence[Sample], contract: Contract, min_detections: int
+    reference: Reference, supported: Sequence[Sample], contract: Contract, min_detections: int
 ) -> list[str]:
-    """Why nothing is proved, whatever the artifact gives for the samples that it was shown."""
+    """Return why the reference cannot validate the artifact, whatever the artifact returns."""
     faults = []
     differences = of_model(contract).differences(reference.contract)
     if differences:
         faults.append(f"the artifact's contract differs from the reference's: {listed(differences)}")
-    count = sum(sample.detections for sample in shown)
-    if not shown or (contract.row_names and count < min_detections):
+    count = sum(sample.detections for sample in supported)
+    if not supported or (contract.row_names and count < min_detections):
         faults.append(
-            f"the reference proves nothing: {count} detections on the {len(shown)} samples that the artifact "
-            f"takes, at least {min_detections} wanted"
+            f"the reference has too few detections: {count} on the {len(supported)} inputs that the artifact "
+            f"supports, expected at least {min_detections}"
         )
     return faults

@@ -26,10 +26,10 @@ class Verdict:
     """The answer to one question about an artifact.
 
     Args:
-        question: what was asked.
-        evaluated: whether there was something to evaluate, and a limit to judge it by.
-        reasons: why it did not pass; where samples say so, the first of them and how many more.
-        note: what else decides how much the answer is worth.
+        question: the question.
+        evaluated: whether something was compared with a limit.
+        reasons: why it did not pass; equal reasons of several inputs are one, with the number of inputs.
+        note: what was excused, widened or left out.
     """
 
     question: str
@@ -39,31 +39,31 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing speaks against the artifact; also where nothing was judged."""
+        """Return whether there is no reason against the artifact; also if nothing was evaluated."""
         return not self.reasons
 
     def to_json(self) -> dict[str, Any]:
-        """The verdict as plain JSON values."""
+        """Return the verdict as plain JSON values."""
         return {"passed": self.passed, **asdict(self)}
 
 
 MOST_UNDETERMINED = 0.5
-"""Where the model's own runs leave open a greater part of its detections, too little is left to compare."""
+"""Largest fraction of the model's detections that may be undetermined and missing."""
 
 
 @dataclass(frozen=True)
 class Undetermined:
-    """What the model's own runs leave open, and what is left to judge an artifact by.
+    """Undetermined detections: the model's own runs disagree about them.
 
     Args:
-        inputs: on which a detection is undetermined.
-        missing: undetermined detections that the model alone has.
-        extra: those that the artifact alone has.
-        expected: the model's detections on all inputs.
-        determined: those of which the artifact has the same within limits that prove something; of models
-            without detections the inputs.
-        noise_dominated: by input, the names of the limits that the model itself exceeds by far.
-        why: by input, how many detections are undetermined, in words.
+        inputs: number of inputs with undetermined detections.
+        missing: number of undetermined detections that are missing (eager only).
+        extra: number of undetermined detections that are extra (artifact only).
+        expected: number of the model's detections on all inputs.
+        determined: number of detections paired within limits that are not noise-dominated; of models without
+            detections the number of such inputs.
+        noise_dominated: names of the limits that the model's own error exceeds by far, by input.
+        why: number of undetermined detections in words, by input.
     """
 
     inputs: int
@@ -75,28 +75,27 @@ class Undetermined:
     why: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """Return the counts as plain JSON values."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class ParityReport:
-    """The verdicts on one job, with their evidence.
+    """The verdicts on one job, with the measurements.
 
     Args:
         job: the job's name.
         artifact_sha256: the artifact that was run.
-        tolerance: the limits, nowhere tighter than the noise floor; none where the precision is reduced, and
-            errors are evidence alone.
-        contract: the artifact's; what the model gives decides what is measured.
-        samples: the measurement of each sample, by its id.
-        faults: what is wrong beyond single samples.
-        accuracy: what it found against annotations; none where that was not measured.
-        limits: each limit beside the model's own noise; none where that was not measured.
+        tolerance: the limits, widened to the noise floor; None in reduced precision, which has none.
+        contract: the artifact's; its outputs decide what is measured.
+        samples: the measurement of each sample, by id.
+        faults: faults of the whole artifact or of the reference.
+        accuracy: metrics against ground truth; None if not measured.
+        limits: each limit with the noise floor; empty if that was not measured.
         own_unmatched: see ``NoiseFloor.unmatched``.
         coverage: what the samples cover.
-        unsupported_inputs: why a sample was not run, by its id: what the artifact does not promise.
-        drawn: the runtime's outputs on a few samples, for pictures; not part of the JSON.
+        unsupported_inputs: why a sample is outside the declared support, by id.
+        drawn: the runtime's outputs on a few samples, for drawing; not part of the JSON.
     """
 
     job: str
@@ -114,17 +113,17 @@ class ParityReport:
 
     @property
     def passed(self) -> bool:
-        """Whether every verdict is good."""
+        """Return whether every verdict passed."""
         return not self.reasons
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why the job did not pass, verdict by verdict."""
+        """Return why the job did not pass, verdict by verdict."""
         return tuple(reason for verdict in self.verdicts.values() for reason in verdict.reasons)
 
     @property
     def lacks_detections(self) -> bool:
-        """Whether the model detects nothing on any sample, so that no detection was compared."""
+        """Return whether the model detects nothing on any sample, so that no detection was compared."""
         detects = any(sample.expected for sample in self.samples.values())
         return bool(self.contract.row_names) and not detects
 
@@ -138,12 +137,12 @@ class ParityReport:
         ``accuracy``: AP against ground truth, compared with the eager model's.
         """
         samples = self.samples.values()
-        edge = [one for sample in samples for one in (*sample.missing, *sample.extra) if one.excused]
+        excused = [one for sample in samples for one in (*sample.missing, *sample.extra) if one.excused]
         return {
             "contract": Verdict(
                 "Does it run, with the outputs that its contract declares?",
                 True,
-                (*self.faults, *self._told(lambda sample: sample.broken)),
+                (*self.faults, *self._reasons_of(lambda sample: sample.broken)),
                 f"{len(self.unsupported_inputs)} inputs outside the declared support"
                 if self.unsupported_inputs
                 else "",
@@ -151,7 +150,7 @@ class ParityReport:
             "numerics": Verdict(
                 "Are the numbers of paired detections equal, within the tolerance?",
                 self.tolerance is not None,
-                self._told(lambda sample: sample.numerics),
+                self._reasons_of(lambda sample: sample.numerics),
                 "; ".join(self._numerics_notes()),
             ),
             "matching": Verdict(
@@ -160,9 +159,9 @@ class ParityReport:
                 (
                     *self._nothing_determined(),
                     *self._keypoint_faults(),
-                    *self._told(lambda sample: sample.matching),
+                    *self._reasons_of(lambda sample: sample.matching),
                 ),
-                "; ".join(self._matching_notes(len(edge))),
+                "; ".join(self._matching_notes(len(excused))),
             ),
             "accuracy": Verdict(
                 "Does it reach the eager model's accuracy against ground truth?",
@@ -172,23 +171,23 @@ class ParityReport:
             ),
         }
 
-    def _matching_notes(self, at_edges: int) -> Iterator[str]:
+    def _matching_notes(self, excused: int) -> Iterator[str]:
         undetermined = self.undetermined
-        at_edges -= undetermined.missing + undetermined.extra
+        at_edges = excused - undetermined.missing - undetermined.extra
         if at_edges:
-            yield f"{at_edges} at the edge of what decides, where rounding may flip them"
+            yield f"excused as rounding: {at_edges} missing or extra"
         if undetermined.missing or undetermined.extra:
             yield (
                 f"undetermined on {undetermined.inputs} inputs: {undetermined.missing} of "
-                f"{undetermined.expected} detections missing, {undetermined.extra} extra, about which the "
-                "model's own runs do not agree"
+                f"{undetermined.expected} detections missing, {undetermined.extra} extra; the model's own "
+                "runs disagree about them"
             )
         if self.own_unmatched:
-            yield f"the model itself flips {self.own_unmatched} beyond an edge when it is run in other ways"
+            yield f"noise floor: {self.own_unmatched} missing or extra between the model's own runs"
 
     @property
     def undetermined(self) -> "Undetermined":
-        """What the model's own runs leave open, and what is left."""
+        """Count the detections that the model's own runs disagree about."""
         samples = self.samples
         counts = [sample.undetermined for sample in samples.values()]
         return Undetermined(
@@ -208,49 +207,49 @@ class ParityReport:
         )
 
     def _nothing_determined(self) -> tuple[str, ...]:
-        """An artifact of which the model itself leaves everything open is no proved one."""
+        """Return why matching fails: nothing is determined, or too many detections are undetermined."""
         if self.tolerance is None or not self.samples:
             return ()
-        open_one = self.undetermined
-        if not (open_one.missing or open_one.noise_dominated):
+        counts = self.undetermined
+        if not (counts.missing or counts.noise_dominated):
             return ()
-        if open_one.determined and open_one.missing <= MOST_UNDETERMINED * open_one.expected:
+        if counts.determined and counts.missing <= MOST_UNDETERMINED * counts.expected:
             return ()
         return (
-            f"too little is determined: the model's own runs do not agree about {open_one.missing} of its "
-            f"{open_one.expected} detections; {open_one.determined} were found within limits that prove "
-            "something",
+            f"too little is determined: {counts.missing} of {counts.expected} detections are missing, and "
+            f"the model's own runs disagree about them; {counts.determined} are paired and not dominated by "
+            "noise",
         )
 
     def _without_evidence(self) -> tuple[str, ...]:
-        """Without a measured metric nothing speaks for an artifact of reduced precision."""
+        """Return why accuracy fails: a target of reduced precision was not evaluated."""
         if self.tolerance is not None or self.faults:
             return ()
-        return ("not measured, and nothing else decides on reduced precision: annotated images are needed",)
+        return ("not measured, and reduced precision is evaluated by accuracy alone: give annotated images",)
 
     def _numerics_notes(self) -> Iterator[str]:
-        """Which limits give way to the model's own noise, and where it leaves nothing to compare."""
+        """Yield the limits that were widened to the model's own noise, and the inputs that it dominates."""
         wider = [f"{limit.name} {limit.effective:.3g}" for limit in self.limits if limit.widened]
         if wider:
-            yield f"wider than the table, for the model's own noise: {', '.join(wider)}"
+            yield f"limits widened to the model's own noise: {', '.join(wider)}"
         noise_dominated = self.undetermined.noise_dominated
         if noise_dominated:
             names = ", ".join(sorted({name for names in noise_dominated.values() for name in names}))
             yield (
-                f"undetermined on {len(noise_dominated)} inputs, where the model's own error is far beyond "
-                f"the table: {names}"
+                f"undetermined on {len(noise_dominated)} inputs, since the model's own error exceeds the "
+                f"tolerance by far: {names}"
             )
 
     @property
     def keypoint_flip_ratio(self) -> float | None:
-        """The part of all samples' keypoints that lie elsewhere; ``None`` where there are none."""
+        """Return the fraction of all keypoints that are in another heatmap cell; None without keypoints."""
         samples = [one for one in self.samples.values() if "keypoint_flip_ratio" not in one.noise_dominated]
         compared = sum(sample.keypoints for sample in samples)
         flipped = sum(sample.keypoint_flips for sample in samples)
         return flipped / compared if compared else None
 
-    def _told(self, reasons_of: Callable[[SampleParity], Iterable[str]]) -> tuple[str, ...]:
-        """The samples' reasons with their ids, equal reasons told once."""
+    def _reasons_of(self, reasons_of: Callable[[SampleParity], Iterable[str]]) -> tuple[str, ...]:
+        """Return the samples' reasons with their ids; equal reasons are one."""
         ids_by_reason: dict[str, list[str]] = {}
         for id, sample in self.samples.items():
             for reason in reasons_of(sample):
@@ -264,10 +263,14 @@ class ParityReport:
         if self.tolerance is None:
             return ()
         ratio, limit = self.keypoint_flip_ratio or 0.0, self.tolerance.keypoint_flip_ratio
-        return (f"keypoints: {ratio:.2%} of all lie elsewhere (limit {limit:.2%})",) if ratio > limit else ()
+        return (
+            (f"keypoints: {ratio:.2%} of all in another heatmap cell (limit {limit:.2%})",)
+            if ratio > limit
+            else ()
+        )
 
     def to_json(self) -> dict[str, Any]:
-        """The report as plain JSON values; an error is null where nothing could be compared."""
+        """Return the report as plain JSON values; an error is null if nothing was compared."""
         samples = self.samples.values()
         return {
             "job": self.job,
@@ -293,39 +296,38 @@ class ParityReport:
         }
 
     def _coverage(self) -> dict[str, Any] | None:
-        """What the samples put to the test, and what no sample shows although the model could."""
+        """Return what the samples cover, and the gaps."""
         coverage = self.coverage
         return {**asdict(coverage), "gaps": list(coverage.gaps)} if coverage else None
 
     def _unmatched(self) -> list[dict[str, Any]]:
-        """Every detection that one side alone has, and how far it was from what decided it.
+        """Return the missing and extra detections, with the decision that excluded each.
 
         Those that are not excused come first.
         """
         unmatched = [
             {"sample": id, "side": side, **asdict(one)}
             for id, sample in self.samples.items()
-            for side, found in (("missing", sample.missing), ("extra", sample.extra))
-            for one in found
+            for side, detections in (("missing", sample.missing), ("extra", sample.extra))
+            for one in detections
         ]
         return sorted(unmatched, key=lambda one: one["excused"])
 
-    def judged_by(self, session: Session, measure: Callable[[Session], Accuracy]) -> "ParityReport":
-        """This report with what the artifact finds against annotations.
-
-        Where its precision is reduced, that alone is held to limits: errors stay as evidence. What could not
-        be compared at all stays a reason.
-        """
+    def with_accuracy(self, session: Session, measure: Callable[[Session], Accuracy]) -> "ParityReport":
+        """Return this report with the artifact's metrics; an error that the artifact raises is a fault."""
         try:
             accuracy = measure(session)
-        except (DataError, MemoryError):  # says nothing of the artifact
+        except (DataError, MemoryError):  # a fault of the data or the machine, not of the artifact
             raise
         except Exception as error:
             return replace(self, faults=(*self.faults, f"accuracy: {type(error).__name__}: {error}"))
         return replace(self, accuracy=accuracy)
 
-    def as_evidence(self) -> "ParityReport":
-        """This report of an artifact of reduced precision: errors are told and held to no limit."""
+    def without_limits(self) -> "ParityReport":
+        """Return this report for reduced precision: numerical errors are reported and have no limits.
+
+        Outputs that could not be compared stay reasons.
+        """
         samples = {
             id: replace(sample, numerics=(), matching=(), box_limit_px=None)
             for id, sample in self.samples.items()

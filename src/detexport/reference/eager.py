@@ -1,4 +1,4 @@
-"""The eager model's outputs, by the names and in the form that artifacts are compared in."""
+"""Run the eager model; return its outputs in the form in which artifacts are compared."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -21,12 +21,12 @@ PACKAGES = ("detexport", "torch", "torchvision", "numpy")
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that the eager model's outputs depend on."""
+    """Return the versions of the packages that the eager model's outputs depend on."""
     return {package: version(package) for package in PACKAGES}
 
 
 def run_eager(net: Any, image: np.ndarray, output_size: Size, contract: Contract) -> Outputs:
-    """The eager model's post-processed outputs of one image: see ``run_eager_batch``."""
+    """Return the eager model's post-processed outputs of one image: see ``run_eager_batch``."""
     return run_eager_batch(net, [image], [output_size], contract)[0]
 
 
@@ -34,9 +34,9 @@ def run_eager(net: Any, image: np.ndarray, output_size: Size, contract: Contract
 def run_eager_batch(
     net: Any, images: Sequence[np.ndarray], output_sizes: Sequence[Size], contract: Contract
 ) -> list[Outputs]:
-    """The eager model's post-processed outputs of images in one call, those that the contract names.
+    """Run the eager model on images in one call; return the post-processed outputs of the contract.
 
-    Not all that it gives: no graph gives intermediate values such as the heatmaps of keypoints.
+    Intermediate values that no graph outputs, such as the heatmaps of keypoints, are left out.
 
     Args:
         net: the model, in evaluation mode.
@@ -52,24 +52,25 @@ def run_eager_batch(
 
 
 def with_score_threshold(net: nn.Module, score_threshold: float) -> nn.Module:
-    """A copy of a model that gives detections of another score threshold; the model stays as it is.
+    """Return a copy of a model with another score threshold; the model stays as it is.
 
-    With a lower one it gives the same detections and some more: no box loses against one of a lower score.
+    With a lower threshold the copy returns the same detections and more: NMS never drops a box for one of a
+    lower score.
 
     Raises:
-        ConfigError: no part of the model has a score threshold.
+        ConfigError: no module of the model has a score threshold.
     """
     copied = deepcopy(net)
-    parts = [part for part in copied.modules() if hasattr(part, "score_threshold")]
-    if not parts:
+    modules = [module for module in copied.modules() if hasattr(module, "score_threshold")]
+    if not modules:
         raise ConfigError(
             "the model has no score threshold",
             got=type(net).__name__,
-            expected="a model of detections",
-            remedy="ask only where the contract names scores",
+            expected="a model whose contract has scores",
+            remedy="change the threshold only of such models",
         )
-    for part in parts:
-        part.score_threshold = score_threshold  # type: ignore[assignment]
+    for module in modules:
+        module.score_threshold = score_threshold  # type: ignore[assignment]
     return copied
 
 
@@ -88,6 +89,6 @@ def _as_outputs(result: dict[str, Any], contract: Contract) -> Outputs:
 
 
 def _as_array(field: Any) -> np.ndarray:
-    """The values of a tensor or of ``Boxes``."""
+    """Return the values of a tensor or of ``Boxes``."""
     array: np.ndarray = getattr(field, "tensor", field).cpu().numpy()
     return array

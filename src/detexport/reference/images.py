@@ -1,4 +1,4 @@
-"""Images made of images, in numpy alone."""
+"""Make blank images, noise, mosaics and blends, in numpy alone."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,7 +11,7 @@ Size = tuple[int, int]
 
 
 def plain(size: Size, color: Sequence[float]) -> np.ndarray:
-    """Return one color everywhere: uint8 (3, *size); ``color`` is one value, or one a channel, 0..255."""
+    """Return a blank image: uint8 (3, *size); ``color`` is one value, or one per channel, 0..255."""
     image = np.empty((3, *size), np.uint8)
     image[:] = np.round(np.broadcast_to(np.asarray(color, np.float64), 3)).astype(np.uint8)[:, None, None]
     return image
@@ -23,13 +23,13 @@ def noise(size: Size, seed: int = 0) -> np.ndarray:
 
 
 def mosaic(images: Sequence[np.ndarray], rows: int, columns: int, size: Size) -> np.ndarray:
-    """Lay images side by side, again from the first where there are too few, each stretched to its cell.
+    """Return a grid of images, each resized to its cell; the images repeat if there are more cells.
 
     Args:
         images: uint8 (3, H, W) each, at least one.
-        rows: number of cells below one another.
-        columns: number of cells beside one another.
-        size: height and width of all of it, in px, at least a px a cell.
+        rows: number of rows of cells.
+        columns: number of columns of cells.
+        size: height and width of the mosaic in px, at least 1 px per cell.
     """
     made = np.empty((3, *size), np.uint8)
     tops = [row * size[0] // rows for row in range(rows + 1)]
@@ -43,21 +43,21 @@ def mosaic(images: Sequence[np.ndarray], rows: int, columns: int, size: Size) ->
 
 
 class Blend:
-    """A path from one image to another in steps that are as small as pixels allow.
+    """A path from one image to another in the smallest steps that pixels allow.
 
-    Every value takes its next step at a fraction of its own, as in an ordered dither, so that a model's
-    scores change by as little as they can where the fraction does.
+    Every value takes its steps at other fractions, as in an ordered dither, so that a small change of the
+    fraction changes a model's scores as little as possible.
 
     Args:
         first: uint8 (3, H, W), the image at fraction 0.
-        second: likewise, at fraction 1.
-        seed: draws the offset of each value's steps.
+        second: uint8 (3, H, W), the image at fraction 1.
+        seed: of the offset of each value's steps.
     """
 
     def __init__(self, first: np.ndarray, second: np.ndarray, seed: int = 0) -> None:
         self.first = first.astype(np.float64)
         self.step = second - self.first
-        # In float32 the largest is so far below 1 that no sum is rounded up to the next value.
+        # In float32 the largest is far enough below 1 that no sum is rounded up to the next value.
         self.offsets = np.random.default_rng(seed).random(first.shape, np.float32)
 
     def __call__(self, fraction: float) -> np.ndarray:
@@ -67,13 +67,13 @@ class Blend:
 
 
 def fitting(size: Size, most_px: float) -> Size:
-    """Return ``size``, or the largest of its shape that has no more than ``most_px`` pixels."""
+    """Return ``size``, or the largest size of its aspect ratio with at most ``most_px`` pixels."""
     factor = min(1.0, (most_px / (size[0] * size[1])) ** 0.5)
     return max(1, int(size[0] * factor)), max(1, int(size[1] * factor))
 
 
 def grids(count: int) -> Iterator[int]:
-    """Yield the cells a side of ``count`` mosaics, each with more of them: 2, 3, 5, 8, ..."""
+    """Yield the number of cells per side of ``count`` mosaics, ascending: 2, 3, 5, 8, ..."""
     side, larger = 2, 3
     for _ in range(count):
         yield side

@@ -1,4 +1,4 @@
-"""What the samples of a reference cover: kinds, sizes, numbers of detections, nearness to thresholds."""
+"""Coverage of a reference's samples: kinds, sizes, numbers of detections, distances to thresholds."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -12,18 +12,18 @@ from detexport.outputs import DESCENDING, Outputs
 
 Size = tuple[int, int]
 TIE = 1e-5
-"""Rounding decides the order of scores that differ by no more."""
+"""Scores that differ by no more are tied: rounding decides their order."""
 
 
 @dataclass(frozen=True)
 class Nearness:
-    """How near scores lie to a threshold that decides whether a detection is given.
+    """Distances of the nearest scores to a score threshold.
 
     Args:
         threshold: of scores.
-        above: distance of the nearest score that is greater, over all samples; ``None`` where there is none.
-        below: likewise of the nearest that is not greater; where such a detection is not given, it is known
-            from a copy of the model with a lower threshold, for the samples that were made for it.
+        above: distance of the nearest score above it, over all samples; None if there is none.
+        below: distance of the nearest score not above it. The model does not output such a detection; its
+            score comes from a copy of the model with a lower threshold, for samples made for this purpose.
     """
 
     threshold: float
@@ -33,18 +33,18 @@ class Nearness:
 
 @dataclass(frozen=True)
 class InputCoverage:
-    """What the samples of a reference cover.
+    """The coverage of a reference's samples.
 
     Args:
         kinds: number of samples of each kind.
         sizes: number of different image sizes.
-        batches: number of groups of images that go through the model in one call.
-        max_detections: most detections or proposals that the model may give; negative: no limit.
-        most: most that it gave on a sample.
-        without: number of samples on which it gave none; ``None`` where the model gives neither.
-        with_one: number of samples on which it gave exactly one; likewise.
-        ties: number of detections or proposals whose score is that of the next, within ``TIE``.
-        thresholds: of scores, in the model's order: of detections, of panoptic things.
+        batches: number of groups of images that are run in one call.
+        max_detections: maximum number of detections or proposals of the model; negative: no limit.
+        most: largest number on a sample; None if the model returns neither.
+        without: number of samples without any; None if the model returns no scores.
+        with_one: number of samples with exactly one; None if the model returns no scores.
+        ties: number of detections or proposals whose score equals the next, within ``TIE``.
+        thresholds: distances to the score thresholds of detections and of panoptic things.
     """
 
     kinds: dict[str, int]
@@ -64,24 +64,24 @@ class InputCoverage:
 
     @property
     def gaps(self) -> tuple[str, ...]:
-        """What no sample covers although the model could, in words."""
+        """Return what no sample covers although the model could, in words."""
         if self.most is None:
             return ()
-        found = {
+        gaps = {
             "no image without a detection": self.without == 0,
             "no image with exactly one detection": self.with_one == 0,
-            f"at most {self.most} detections in an image, the model may give {self.max_detections}": (
+            f"at most {self.most} detections in an image, the model allows {self.max_detections}": (
                 self.most < self.max_detections
             ),
             "no two equal scores": self.ties == 0,
         }
-        apart = [
+        unknown = [
             f"no score known {side} the threshold {one.threshold:g}"
             for one in self.thresholds
             for side, distance in (("above", one.above), ("below", one.below))
             if distance is None
         ]
-        return (*(words for words, is_gap in found.items() if is_gap), *apart)
+        return (*(words for words, is_gap in gaps.items() if is_gap), *unknown)
 
 
 def score_thresholds(contract: Contract) -> tuple[float, ...]:
@@ -93,7 +93,7 @@ def score_thresholds(contract: Contract) -> tuple[float, ...]:
 
 
 class InputCoverageCounter:
-    """Counter of what the samples of a reference cover, added one by one.
+    """Counter of the coverage of samples, which are added one by one.
 
     Args:
         contract: of the model.
@@ -114,10 +114,10 @@ class InputCoverageCounter:
         """Count one sample.
 
         Args:
-            kind: what it is for.
+            kind: its kind: ``DATA``, or one of ``detexport.reference.plan``.
             size: height and width of its image, in px.
-            batch: the group that it belongs to; empty for none.
-            distances: by threshold, the signed distance of a score that need not be in ``outputs``.
+            batch: the group of its call; empty if it was run alone.
+            distances: signed distances to the threshold of scores that may be missing in ``outputs``.
             outputs: the eager model's.
         """
         self.kinds[kind] += 1
@@ -140,19 +140,19 @@ class InputCoverageCounter:
         self.nearest[threshold] = Nearness(threshold, min(above, default=None), min(below, default=None))
 
     def coverage(self) -> InputCoverage:
-        """Return what was counted."""
-        gives_rows = bool(self.contract.row_names)
-        # A model that always gives its proposals has no other number of them to show.
-        counts = "scores" in self.contract.row_names
+        """Return the coverage of the added samples."""
+        has_rows = bool(self.contract.row_names)
+        # The number of proposals is always the same.
+        has_scores = "scores" in self.contract.row_names
         return InputCoverage(
             kinds=dict(self.kinds),
             sizes=len(self.sizes),
             batches=len(self.batches),
             max_detections=self.contract.max_detections,
-            most=max(self.counts, default=0) if gives_rows else None,
-            without=self.counts[0] if counts else None,
-            with_one=self.counts[1] if counts else None,
-            ties=self.ties if gives_rows else None,
+            most=max(self.counts, default=0) if has_rows else None,
+            without=self.counts[0] if has_scores else None,
+            with_one=self.counts[1] if has_scores else None,
+            ties=self.ties if has_rows else None,
             thresholds=tuple(self.nearest.values()),
         )
 

@@ -1,4 +1,4 @@
-"""The images of a reference: those of the data set, and what is made of them."""
+"""The images of a reference: images of the data set, edge cases made of them, and blank images."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -15,12 +15,12 @@ from detexport.reference.store import NO_IMAGE, SampleMeta
 from detexport.system.digests import sha256_json
 
 ASPECT = 8
-"""Longer side of the extreme images by their shorter one."""
+"""Aspect ratio of the extreme images."""
 ODD_SCALE = 0.9
 TILES = 4
 TILE_PX = 128
-"""Sides of a tile are multiples of this, so that all copies meet the grids of strides alike: their scores
-are then equal to the last bit, or nearly."""
+"""Sides of a tile are multiples of this, so that all copies have the same position in the grids of strides:
+their scores are then equal to the last bit, or nearly."""
 
 InputImage = tuple[SampleMeta, np.ndarray]
 
@@ -28,7 +28,7 @@ InputImage = tuple[SampleMeta, np.ndarray]
 def data_images(
     records: Sequence[CocoRecord], contract: Contract, scales: Sequence[float]
 ) -> Iterator[InputImage]:
-    """Yield each image at each scale of the model's own size."""
+    """Yield each image at each scale of the contract's resize rule."""
     for record in records:
         image = read_record(record, contract.channel_order)
         for scale in scales:
@@ -47,7 +47,7 @@ def data_images(
 def made_images(
     records: Sequence[CocoRecord], contract: Contract, kinds: Sequence[str]
 ) -> Iterator[InputImage]:
-    """Yield other sizes and contents, made of the data set's first images, or blank."""
+    """Yield edge cases of given kinds: made of the data set's first images, or blank."""
     for meta, image in _all_made(records, contract):
         if meta.kind in kinds:
             yield meta, image
@@ -78,8 +78,8 @@ def _all_made(records: Sequence[CocoRecord], contract: Contract) -> Iterator[Inp
 def repeated_image(image: np.ndarray) -> InputImage:
     """Tile an image with copies of itself, for equal scores.
 
-    The fewer objects it shows, the better: where copies fill a list that the model truncates inside, such as
-    its proposals, any of them may be left out.
+    The image should have few objects: if the copies fill a list that the model truncates, such as its
+    proposals, any of them may be left out.
     """
     _, height, width = image.shape
     tile = resize_image(image, (_tile_side(height), _tile_side(width)))
@@ -88,7 +88,7 @@ def repeated_image(image: np.ndarray) -> InputImage:
 
 
 def blank_image(kind: str, size: Size, contract: Contract) -> np.ndarray:
-    """Return an image with nothing to detect: ``FLAT``, ``BLACK``, ``WHITE`` or ``NOISE``."""
+    """Return a blank image, or noise: ``FLAT``, ``BLACK``, ``WHITE`` or ``NOISE``."""
     if kind == NOISE:
         return noise(size)
     colors = {FLAT: contract.pixel_mean, BLACK: (0.0,), WHITE: (255.0,)}
@@ -100,7 +100,7 @@ def _tile_side(side: int) -> int:
 
 
 def _image_name(image_id: int | str) -> str:
-    """Return the name of an image in the ids of its samples, which are names of files."""
+    """Return an image's name for the ids of its samples, which are names of files."""
     if isinstance(image_id, int):
         return f"{image_id:06d}"
     readable = re.sub(r"[^\w-]+", "-", image_id, flags=re.ASCII)[:32]
@@ -113,7 +113,7 @@ def id_of(kind: str) -> str:
 
 
 def meta_of(kind: str, size: Size, output_size: Size | None = None) -> SampleMeta:
-    """Describe an image that was made; its outputs are in its own pixels unless another frame is given."""
+    """Return the meta of an image that was made; the frame of its outputs is its own size by default."""
     return SampleMeta(
         id=id_of(kind),
         image_id=NO_IMAGE,

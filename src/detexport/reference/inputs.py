@@ -1,6 +1,6 @@
-"""The inputs of a reference, and the model's outputs on them: see ``plan`` for the kinds.
+"""The inputs of a reference, and the model's outputs on them: ``plan`` lists the kinds.
 
-What some kinds show depends on the model: they are searched for while it runs.
+Some kinds depend on the model, such as an image with one detection: they are searched for by running it.
 """
 
 import hashlib
@@ -46,11 +46,11 @@ from detexport.reference.threshold_search import NearScore, Probe, ThresholdSear
 from detexport.system.digests import sha256_json
 
 KEPT = 25
-"""Images of the data set that others are made of; memory does not grow with their number beyond that."""
+"""Number of images of the data set that others are made of, which limits the memory."""
 BATCH_SIZE = 3
 
 Run = Callable[[Sequence[np.ndarray], Sequence[Size]], list[Outputs]]
-"""The eager model on images in one call; each image's outputs in px of its output size."""
+"""Runs the eager model on images in one call; each image's outputs are in px of its output size."""
 SampleOutputs = tuple[SampleMeta, np.ndarray, Outputs]
 """A sample, its image, and the eager model's outputs."""
 
@@ -58,14 +58,15 @@ SampleOutputs = tuple[SampleMeta, np.ndarray, Outputs]
 def inputs(
     records: Sequence[CocoRecord], contract: Contract, plan: Plan, run: Run, probe: Probe | None
 ) -> Iterator[SampleOutputs]:
-    """Yield all samples of a reference, those of the data set first; the same bytes every time.
+    """Yield all samples of a reference, deterministically, those of the data set first.
 
     Args:
         records: images of the data set, at least one.
         contract: the model's.
-        plan: how much is asked of the model.
-        run: the eager model.
-        probe: likewise, for a model that gives scores; see ``probed_threshold``.
+        plan: kinds of inputs and numbers of runs.
+        run: runs the eager model.
+        probe: returns the scores of a copy with a lower threshold (``probed_threshold``); None if the model
+            has no scores.
     """
     counts: dict[str, int] = {}
     kept: list[InputImage] = []
@@ -90,7 +91,7 @@ def inputs(
         emptiest = min((FLAT, BLACK, WHITE, NOISE), key=lambda kind: counts.get(id_of(kind), 0))
         blank = blank_image(emptiest, crowded[0].shape[1:], contract)
         search = ThresholdSearch(Blend(blank, crowded[0]), probe)
-        for meta, image in _sought(search, contract, plan, has_one=1 in counts.values()):
+        for meta, image in _searched(search, contract, plan, has_one=1 in counts.values()):
             yield meta, image, run([image], [meta.output_size])[0]
     if BATCH in plan.kinds:
         yield from _batches(kept, run)
@@ -104,16 +105,15 @@ def resumed_inputs(
     probe: Probe | None,
     progress: Progress | None = None,
 ) -> Iterator[SampleOutputs]:
-    """Yield what ``inputs`` does, with a progress bar, without repeating what an earlier run has computed.
+    """Yield the samples of ``inputs`` with a progress bar; outputs of an interrupted run are not repeated.
 
     Args:
         records: see ``inputs``.
-        contract: likewise.
-        plan: likewise.
-        run: likewise.
-        probe: likewise.
-        progress: what an earlier run has computed. The search is the same every time, so it asks for the same
-            images again.
+        contract: see ``inputs``.
+        plan: see ``inputs``.
+        run: see ``inputs``.
+        probe: see ``inputs``.
+        progress: outputs of an interrupted run. The search is deterministic, so it needs the same images.
     """
     progress = progress or Progress()
     with tqdm(total=plan.most_runs(len(records), contract), desc="reference", unit="run") as bar:
@@ -123,22 +123,22 @@ def resumed_inputs(
             call = cache(partial(run, images, output_sizes))
             name = f"run {_digest(images)} {list(output_sizes)}"
             return [
-                progress.outputs_once(f"{name} {place}", partial(_given, call, place))
-                for place in range(len(images))
+                progress.outputs_once(f"{name} {index}", partial(_output_of, call, index))
+                for index in range(len(images))
             ]
 
         def scores(image: np.ndarray) -> np.ndarray:
             bar.update()
             assert probe is not None
-            name, ask = f"scores {_digest([image])}", partial(probe, image)
-            found: np.ndarray = progress.outputs_once(name, lambda: {"scores": ask()})["scores"]
-            return found
+            name, measure = f"scores {_digest([image])}", partial(probe, image)
+            values: np.ndarray = progress.outputs_once(name, lambda: {"scores": measure()})["scores"]
+            return values
 
         yield from inputs(records, contract, plan, run_images, scores if probe else None)
 
 
-def _given(call: Callable[[], list[Outputs]], place: int) -> Outputs:
-    return call()[place]
+def _output_of(call: Callable[[], list[Outputs]], index: int) -> Outputs:
+    return call()[index]
 
 
 def _digest(images: Sequence[np.ndarray]) -> str:
@@ -147,7 +147,7 @@ def _digest(images: Sequence[np.ndarray]) -> str:
 
 
 def _most(crowded: list[np.ndarray], contract: Contract, plan: Plan, run: Run) -> Iterator[SampleOutputs]:
-    """Yield the mosaic with the most detections, made of images in the order of their detections."""
+    """Yield the mosaic with the most detections, made of the most crowded images."""
     best: SampleOutputs | None = None
     most = -1
     _, height, width = crowded[0].shape
@@ -157,7 +157,7 @@ def _most(crowded: list[np.ndarray], contract: Contract, plan: Plan, run: Run) -
         (outputs,) = run([image], [size])
         if count_rows(outputs) > most:
             most = count_rows(outputs)
-            note = f"{most} found, {contract.max_detections} at most, in {side} x {side} images"
+            note = f"{most} detections, at most {contract.max_detections}, in {side} x {side} images"
             best = replace(meta_of(MOST, size), note=note), image, outputs
         if most >= contract.max_detections >= 0:
             break
@@ -165,10 +165,10 @@ def _most(crowded: list[np.ndarray], contract: Contract, plan: Plan, run: Run) -
         yield best
 
 
-def _sought(
+def _searched(
     search: ThresholdSearch, contract: Contract, plan: Plan, *, has_one: bool
 ) -> Iterator[InputImage]:
-    """Yield images with one detection and with scores near the thresholds, as far as there are any."""
+    """Yield images with one detection and with scores near the thresholds, if the search finds any."""
     size = search.blend.first.shape[1:]
     if ONE in plan.kinds and not has_one:
         fraction = search.find_one(contract.score_threshold, runs=plan.one_runs)
@@ -188,7 +188,7 @@ def _sought(
 
 
 def _near(search: ThresholdSearch, threshold: float, plan: Plan) -> dict[str, NearScore]:
-    """Find scores next to a threshold on either side, and others ``plan.offset`` away."""
+    """Find the nearest scores on either side of a threshold, and scores ``plan.offset`` away from it."""
     left = plan.threshold_runs
     left -= search.approach(threshold, runs=left - left // 4, hair=plan.hair)
     found = {"above": search.nearest(threshold, 1), "below": search.nearest(threshold, -1)}
@@ -203,19 +203,19 @@ def _near(search: ThresholdSearch, threshold: float, plan: Plan) -> dict[str, Ne
 
 
 def _batches(candidates: Sequence[InputImage], run: Run) -> Iterator[SampleOutputs]:
-    """Yield images of different sizes in one call: of the data set, and the extreme ones with a blank one."""
+    """Yield two batches of images of different sizes: of the data set, and extreme ones with a blank one."""
     of_data = [one for one in candidates if one[0].kind == DATA]
     extreme = [one for one in candidates if one[0].kind in (WIDE, TALL, FLAT)]
     for number, batch in enumerate((_of_different_sizes(of_data), extreme), start=1):
-        given = run([image for _, image in batch], [meta.output_size for meta, _ in batch])
-        for place, ((meta, image), outputs) in enumerate(zip(batch, given, strict=True)):
+        batch_outputs = run([image for _, image in batch], [meta.output_size for meta, _ in batch])
+        for index, ((meta, image), outputs) in enumerate(zip(batch, batch_outputs, strict=True)):
             note = f"{meta.id} in a batch of {len(batch)}"
-            id = f"{BATCH}-{number}-{place}"
+            id = f"{BATCH}-{number}-{index}"
             yield replace(meta, id=id, kind=BATCH, note=note, batch=str(number)), image, outputs
 
 
 def _of_different_sizes(candidates: Sequence[InputImage]) -> list[InputImage]:
-    """Choose images of different files and sizes, as far as there are any."""
+    """Choose up to ``BATCH_SIZE`` images of different files and sizes."""
     chosen: list[InputImage] = []
     for meta, image in (*candidates, *candidates):
         sizes = {one.image_size for one, _ in chosen}

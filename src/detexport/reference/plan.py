@@ -1,13 +1,13 @@
-"""The kinds of inputs that a reference holds, and how much is asked of the model for them.
+"""The kinds of inputs of a reference, and the numbers of runs of the model for them.
 
-An artifact that is right on a handful of photographs of one size may still have frozen that size, a batch of
-one or a branch that some detection takes. So a reference always holds these kinds, whatever the model:
+An artifact that is correct on photographs of one size may still have fixed that size, batch size 1, or a
+branch that depends on the detections. So a reference has these kinds, whatever the model:
 
 ``DATA``: images of the data set, each at several sizes.
 ``ODD``: odd height and width. ``WIDE``, ``TALL``: one side many times the other.
-``FLAT``, ``BLACK``, ``WHITE``, ``NOISE``: of the exported size; nothing to detect, values at the edge.
-``TIES``: an image that repeats itself. ``MOST``: mosaics, for as many detections as the model can give.
-``ONE``: exactly one detection. ``NEAR``: a score next to the threshold that decides.
+``FLAT``, ``BLACK``, ``WHITE``, ``NOISE``: of the exported size; nothing to detect, extreme values.
+``TIES``: an image tiled with copies of itself. ``MOST``: mosaics, with as many detections as possible.
+``ONE``: exactly one detection. ``NEAR``: a score next to a score threshold.
 ``BATCH``: images of different sizes in one call.
 """
 
@@ -30,28 +30,28 @@ NEAR = "near a threshold"
 BATCH = "batch"
 
 MADE = (ODD, WIDE, TALL, FLAT, BLACK, WHITE, NOISE)
-"""Kinds that are made of the first images, or are blank."""
+"""Kinds that are made of the first images, or blank."""
 KINDS = (*MADE, TIES, MOST, ONE, NEAR, BATCH)
-"""All kinds beside ``DATA``."""
+"""All kinds except ``DATA``."""
 
 BATCHES = 2
-"""Calls with several images."""
+"""Number of calls with several images."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is asked of the eager model; ``conf/parity`` has the same.
+    """Kinds of inputs and limits of the search; the defaults are those of ``conf/parity``.
 
     Args:
-        scales: of each image of the data set, on the contract's resize rule.
-        kinds: of the images beside those of the data set.
-        mosaics: at most so many runs in search of the most detections.
-        mosaic_area: pixels of a mosaic, at most, as a multiple of the first image's.
-        one_runs: at most so many in search of exactly one detection.
-        threshold_runs: at most so many in search of scores near a threshold, for each threshold.
-        hair: a score that lies so near to a threshold is near enough.
-        offset: scores are also sought so far above and below a threshold: beyond what rounding does, and
-            so near that a slightly different threshold decides otherwise.
+        scales: scales of each image of the data set, on the contract's resize rule.
+        kinds: kinds of the other images.
+        mosaics: most runs for the most detections.
+        mosaic_area: largest area of a mosaic, as a multiple of the first image's.
+        one_runs: most runs for exactly one detection.
+        threshold_runs: most runs for scores near a threshold, for each threshold.
+        hair: a score within this distance of a threshold ends the search.
+        offset: scores at this distance above and below a threshold are searched, too: further than rounding,
+            and near enough to show a slightly different threshold.
     """
 
     scales: tuple[float, ...] = (1.0, 0.75, 1.5)
@@ -64,7 +64,7 @@ class Plan:
     offset: float = 5e-4
 
     def most_runs(self, records: int, contract: Contract) -> int:
-        """At most so many runs of the eager model, on one or several images each.
+        """Return the largest number of runs of the eager model, a batch being one run.
 
         Args:
             records: number of images of the data set.
@@ -75,22 +75,22 @@ class Plan:
         runs += BATCHES * (BATCH in self.kinds)
         runs += self.mosaics * (MOST in self.kinds and bool(contract.row_names))
         if thresholds and {ONE, NEAR} & {*self.kinds}:
-            # The ends of the search, its steps, and the images that it finds.
+            # The ends of the path, the steps of the search, and the images that it finds.
             runs += 2 + self.one_runs + 1 + thresholds * (self.threshold_runs + 4)
         return runs
 
 
 PROBED_BELOW = 0.01
-"""How far below the lowest threshold scores are looked at."""
+"""Distance of a probe's threshold below the lowest score threshold."""
 
 QUICK = Plan(kinds=(ODD, FLAT))
-"""Few inputs, for the check of a fresh export: a frozen size and lost branches show on them."""
+"""Few inputs, for the check of an export: they show a fixed size and lost branches."""
 
 
 def probed_threshold(contract: Contract) -> float:
-    """Return the score threshold of the model that a probe runs: somewhat below the lowest that decides.
+    """Return the score threshold of a probe: ``PROBED_BELOW`` below the lowest one, at least half of it.
 
-    At most halved: a model without a threshold would have to suppress every box that it proposes.
+    Without a threshold NMS would run on every box.
     """
     lowest = min(score_thresholds(contract))
     return max(lowest / 2, lowest - PROBED_BELOW)

@@ -1,4 +1,4 @@
-"""What an interrupted validation has measured already: it goes on where it stopped."""
+"""Kept measurements of an interrupted validation, which the next run does not repeat."""
 
 import json
 import platform
@@ -20,7 +20,7 @@ from detexport.system.locks import locked
 
 LINES = "measured.jsonl"
 LOCK = "lock"
-"""The file that a process holds while it measures; a reference that is written there locks the folder."""
+"""The file that a process locks while it measures; the writer of a reference locks the folder."""
 _SUFFIX = ".progress.partial"
 
 Measurement = TypeVar("Measurement")
@@ -28,19 +28,19 @@ Measurement = TypeVar("Measurement")
 
 @dataclass(frozen=True)
 class Nothing:
-    """In place of a measurement where outputs are all that is kept."""
+    """The empty measurement of an image of which outputs alone are kept."""
 
 
 class Progress:
-    """Measurements in a folder, each written as soon as it is made; a finished validation removes the folder.
+    """Measurements in a folder, each written at once; a finished validation removes the folder.
 
-    One line of JSON a measurement: what a killed process was about to write is not whole, and is not read.
+    A measurement is one line of JSON; an incomplete line of a killed process is not read.
 
     Args:
-        folder: where they are kept; it must be no output of a DVC stage, since DVC removes those before it
-            runs the stage. None keeps nothing.
-        key: digest of all that a measurement depends on: what was measured under another one is removed.
-        job: name of what is measured, by which ``remove_abandoned`` knows it.
+        folder: its path. It must not be an output of a DVC stage, since DVC removes those before it runs the
+            stage. None keeps nothing.
+        key: digest of all that a measurement depends on; measurements of another key are removed.
+        job: name of the job, for ``remove_abandoned``.
     """
 
     def __init__(self, folder: Path | None = None, key: str = "", job: str = "") -> None:
@@ -50,10 +50,10 @@ class Progress:
         self._at_work = ExitStack()
 
     def __enter__(self) -> Self:
-        """Measure in the block, after what is kept in the folder; no other process does.
+        """Lock the folder, and read the kept measurements.
 
         Raises:
-            OutputError: another process does.
+            OutputError: another process measures in this folder.
         """
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -65,13 +65,13 @@ class Progress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Remove the folder, unless the block did not come to its end and something was measured."""
+        """Remove the folder if the block ended normally or nothing was measured."""
         with self._at_work:
             if self.folder is not None and (kind is None or not self.kept):
                 shutil.rmtree(self.folder, ignore_errors=True)
 
     def _rewrite(self, folder: Path) -> None:
-        """Leave in the folder the lines that are whole, and nothing of another key."""
+        """Write the complete lines of this key again, and remove all else from the folder."""
         for path in [] if self.kept else list(folder.iterdir()):
             if path.is_dir():
                 shutil.rmtree(path)
@@ -83,12 +83,12 @@ class Progress:
         partial.replace(folder / LINES)
 
     def once(self, name: str, kind: type[Measurement], measure: Callable[[], Measurement]) -> Measurement:
-        """The measurement that was kept under this name, or a new one, which is then kept.
+        """Return the measurement kept under a name; if there is none, measure and keep it.
 
         Args:
-            name: unique among all.
+            name: unique name.
             kind: a dataclass of plain values, see ``from_plain``.
-            measure: makes it.
+            measure: returns the measurement.
         """
         value, _ = self.once_with_outputs(name, kind, lambda: (measure(), None))
         return value
@@ -96,7 +96,7 @@ class Progress:
     def once_with_outputs(
         self, name: str, kind: type[Measurement], measure: Callable[[], tuple[Measurement, Outputs | None]]
     ) -> tuple[Measurement, Outputs | None]:
-        """Likewise, with the outputs of an image where they are to be kept, too."""
+        """Return and keep a measurement as ``once`` does, with the outputs of an image if there are any."""
         if name in self.kept:
             line = self.kept[name]
             return from_plain(kind, line["value"]), self._read(line["arrays"])
@@ -110,7 +110,7 @@ class Progress:
         return value, outputs
 
     def outputs_once(self, name: str, measure: Callable[[], Outputs]) -> Outputs:
-        """Likewise the outputs of an image alone."""
+        """Return and keep outputs of an image as ``once`` does a measurement."""
         _, outputs = self.once_with_outputs(name, Nothing, lambda: (Nothing(), measure()))
         assert outputs is not None
         return outputs
@@ -138,7 +138,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
             yield
     except BlockingIOError as error:
         raise OutputError(
-            f"another process measures what is kept in {folder}",
+            f"another process validates into {folder}",
             got="its lock is held",
             expected="one process at a time",
             remedy="wait for it, or write elsewhere",
@@ -146,19 +146,19 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def progress_folder(save_to: Path) -> Path:
-    """Where the progress of a validation is kept that writes ``save_to``: beside it."""
+    """Return the folder of the kept measurements of a validation, next to its report ``save_to``."""
     return save_to.with_name(f".{save_to.stem}{_SUFFIX}")
 
 
 def remove_abandoned(root: Path, jobs: Container[str]) -> list[Path]:
-    """Remove the progress of jobs that are not asked for any more, anywhere below a folder.
+    """Remove the kept measurements of jobs that are not selected any more, in all subfolders.
 
     Args:
         root: the folder.
-        jobs: names of the jobs that are asked for: theirs stays, for they will go on.
+        jobs: names of the selected jobs, whose measurements stay.
 
     Returns:
-        what was removed; a living run's stays.
+        The removed folders; those of running validations stay.
     """
     removed = []
     for folder in sorted(root.rglob(f".*{_SUFFIX}")):
@@ -173,13 +173,13 @@ def remove_abandoned(root: Path, jobs: Container[str]) -> list[Path]:
 def validation_key(
     artifact_sha256: str, reference: Path | None, data: Path | None, settings: Mapping[str, Any]
 ) -> str:
-    """Digest of what a validation's measurements depend on.
+    """Return a digest of what a validation's measurements depend on.
 
     Args:
-        artifact_sha256: the artifact's, or a digest of the model that a reference is made with.
-        reference: its folder; its files' bytes count. None while it is made.
-        data: the data set's folder; the names, sizes and times of its files do, for it may be large.
-        settings: tolerance, runtime and whatever else is set, as JSON values.
+        artifact_sha256: digest of the artifact, or of the model that a reference is made with.
+        reference: its folder, digested by content. None while it is made.
+        data: the data set's folder, digested by names, sizes and times of its files, since it may be large.
+        settings: tolerance, runtime and other settings, as JSON values.
     """
     package = Path(__file__).parents[1]
     return sha256_json(
@@ -209,7 +209,7 @@ def _stamps(folder: Path) -> dict[str, list[int]]:
 
 
 def _whole_lines(path: Path) -> list[Any]:
-    """Values of a file's lines up to the first one that is not whole; none where there is no file."""
+    """Return the values of a file's lines before the first incomplete one; empty without a file."""
     values = []
     if path.is_file():
         for line in path.read_bytes().splitlines(keepends=True):
@@ -221,18 +221,18 @@ def _whole_lines(path: Path) -> list[Any]:
 
 
 def from_plain(kind: Any, value: Any) -> Any:
-    """Undo ``dataclasses.asdict`` and JSON: dataclasses and tuples become what the type hints say.
+    """Undo ``dataclasses.asdict`` and JSON, by the type hints of the dataclasses.
 
     Args:
         kind: a dataclass, ``tuple``, ``list`` or ``dict`` of such, an optional one, or a plain type.
-        value: as JSON gave it.
+        value: the JSON value.
     """
     origin, arguments = get_origin(kind), get_args(kind)
     if value is None or kind is Any:
         return value
     if origin in (Union, types.UnionType):
         inner = [one for one in arguments if one is not type(None)]
-        # Of several types, such as those of image ids, all are plain.
+        # A union of several types, such as that of image ids, has plain ones only.
         return from_plain(inner[0], value) if len(inner) == 1 else value
     if is_dataclass(kind):
         hints = get_type_hints(kind)

@@ -1,4 +1,4 @@
-"""What the eager model gives on the inputs of a reference, before anything is exported."""
+"""Run the eager model on the inputs of a reference."""
 
 from collections.abc import Iterator, Sequence
 
@@ -23,14 +23,14 @@ def eager_samples(
     plan: Plan,
     progress: Progress | None = None,
 ) -> Iterator[SampleOutputs]:
-    """The eager model's outputs on all inputs that a reference holds: see ``detexport.reference.inputs``.
+    """Yield the eager model's outputs on all inputs of a reference: see ``detexport.reference.inputs``.
 
     Args:
         net: in evaluation mode; it stays as it is.
         contract: its contract.
         records: images of the data set.
-        plan: how much is asked of the model.
-        progress: what an earlier run has computed, which this one goes on from.
+        plan: kinds of inputs and numbers of runs.
+        progress: outputs of an interrupted run, which are not repeated.
     """
     run = _running(net, contract)
     yield from resumed_inputs(records, contract, plan, run, _probing(net, contract), progress)
@@ -44,14 +44,14 @@ def _running(net: nn.Module, contract: Contract) -> Run:
 
 
 def _probing(net: nn.Module, contract: Contract) -> Probe | None:
-    """Scores of a copy of the model with a lower threshold; none where the model gives no scores."""
+    """Return a probe: scores of a copy of the model with a lower threshold; None without scores."""
     if "scores" not in contract.row_names:
         return None
     lowered = with_score_threshold(net, probed_threshold(contract))
 
     def scores(image: np.ndarray) -> np.ndarray:
         (outputs,) = run_eager_batch(lowered, [image], [image.shape[1:]], contract)
-        found: np.ndarray = outputs["scores"]
-        return found
+        values: np.ndarray = outputs["scores"]
+        return values
 
     return scores

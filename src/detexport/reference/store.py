@@ -1,4 +1,4 @@
-"""The eager model's outputs on validation images: computed once, stored, read by every validation."""
+"""The stored reference: the eager model's outputs on validation images, computed once."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
@@ -17,29 +17,29 @@ from detexport.system.files import read_json, write_json
 INDEX = "reference.json"
 TALLIES = "tallies.npz"
 DATA = "data"
-"""Kind of the samples that are images of the data set as they are, at some scale."""
+"""Kind of the samples that are images of the data set, at some scale."""
 NO_IMAGE = -1
-"""In place of an image's id: the sample's image was made."""
+"""Image id of a sample whose image was made."""
 
 
 @dataclass(frozen=True)
 class SampleMeta:
-    """What is known of a sample without loading it.
+    """The description of a sample, which is read without its arrays.
 
     Args:
         id: name of the sample, and of its file.
         image_id: the image's id in its annotation file; ``NO_IMAGE`` for one that was made.
-        file: the image's file name; of one that was made, that of the image that it was made of, or none.
+        file: the image's file name; for one that was made, the file that it was made of, or empty.
         image_size: height and width of the graph's image, in px.
-        output_size: height and width of the frame that outputs are given in, in px.
+        output_size: height and width of the frame of the outputs, in px.
         scale: factor on the contract's resize rule.
-        kind: what it is for: ``DATA``, or one of ``detexport.reference.plan``.
-        note: what was reached, for people.
-        batch: name of the group of images that went through the eager model in one call, as padding makes an
-            image's outputs depend on the others a little; empty where the image was alone.
-        threshold: the score threshold that one of its detections was brought near to.
-        threshold_distance: that detection's score less the threshold; not positive where the detection is
-            for this reason not among the outputs.
+        kind: ``DATA``, or one of ``detexport.reference.plan``.
+        note: the result of a search, in words.
+        batch: name of the group of images that were run in one call, since padding makes an image's outputs
+            depend on the others slightly; empty if the image was run alone.
+        threshold: the score threshold near which one of its detections is.
+        threshold_distance: score - threshold of that detection; if it is not positive, the detection is not
+            among the outputs.
     """
 
     id: str
@@ -56,17 +56,17 @@ class SampleMeta:
 
     @property
     def output_scale(self) -> float:
-        """Output size / input size, the larger of both sides: what limits in px of the input grow by."""
+        """Return output size / input size, the larger of both sides; it scales limits in px of the input."""
         pairs = zip(self.output_size, self.image_size, strict=True)
         return max(output / image for output, image in pairs)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A stored sample; its arrays are read when asked for.
+    """A stored sample; its arrays are read by its methods.
 
     Args:
-        meta: what ``reference.json`` says of it.
+        meta: its description in ``reference.json``.
         detections: number of the eager model's detections or proposals.
         path: the file of arrays.
     """
@@ -76,25 +76,25 @@ class Sample:
     path: Path
 
     def image(self) -> np.ndarray:
-        """The graph's image: (3, H, W) uint8, the contract's channel order, already resized."""
+        """Read the graph's image: (3, H, W) uint8, the contract's channel order, resized."""
         with np.load(self.path) as arrays:
             image: np.ndarray = arrays["image"]
         return image
 
     def expected(self) -> Outputs:
-        """The eager model's outputs, in px of the output."""
+        """Read the eager model's outputs, in px of the output."""
         with np.load(self.path) as arrays:
             return unpack(arrays)
 
 
 @dataclass(frozen=True)
 class EagerAccuracy:
-    """What the eager model reached, stored with the reference.
+    """The eager model's metrics, stored with the reference.
 
     Args:
         metrics: see ``detexport.metrics.evaluate``.
-        image_ids: the validation images it was measured on.
-        tallies: what each image adds, in arrays, see ``detexport.metrics.tallies.pack_tallies``.
+        image_ids: the validation images that it was evaluated on.
+        tallies: contributions of each image, in arrays, see ``detexport.metrics.tallies.pack_tallies``.
     """
 
     metrics: dict[str, float]
@@ -102,7 +102,7 @@ class EagerAccuracy:
     tallies: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     def save(self, folder: Path) -> dict[str, Any]:
-        """Write the tallies into a folder; what is left goes into its index."""
+        """Write the tallies into a folder; return the rest, for the index."""
         with (folder / TALLIES).open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **self.tallies)
         return {"metrics": self.metrics, "image_ids": list(self.image_ids)}
@@ -120,12 +120,12 @@ class Reference:
     """A folder of samples.
 
     Args:
-        folder: where it lies.
+        folder: its path.
         environment: versions and threads that the eager model ran with.
         contract: of the model that was run, see ``of_model``.
         samples: in the order in which they were written.
         coverage: what the samples cover.
-        accuracy: how good the eager model is against annotations; none where it was not measured.
+        accuracy: the eager model's metrics against ground truth; None if not measured.
     """
 
     folder: Path
@@ -137,9 +137,9 @@ class Reference:
 
 
 def of_model(contract: Contract) -> Contract:
-    """The contract without what an artifact decides: which sizes it takes, where its graph ends.
+    """Return the contract without what an export decides: input sizes, and whether masks are pasted.
 
-    A model gives the same whatever they are.
+    The model's post-processed outputs do not depend on them.
     """
     inputs = tuple(
         replace(spec, shape=(spec.shape[0], *IMAGE.shape[1:])) if spec.name == IMAGE.name else spec
@@ -156,18 +156,18 @@ def write_reference(
     environment: dict[str, Any],
     accuracy: EagerAccuracy | None = None,
 ) -> None:
-    """Write a reference, sample by sample, so that memory does not grow; the folder appears when it is whole.
+    """Write a reference sample by sample, so that memory does not grow; the folder appears when complete.
 
     Args:
-        folder: where to; what is there is replaced.
+        folder: its folder; replaced if it exists.
         samples: per sample its meta, the graph's image (3, H, W) uint8 and the eager model's post-processed
             outputs in px of ``output_size``.
         contract: the contract of the eager model.
-        environment: versions, threads: what the numbers may depend on.
+        environment: versions and threads, which the numbers may depend on.
         accuracy: see ``Reference``.
 
     Raises:
-        DataError: a sample is not what ``Outputs`` promises, denies its meta, or has a taken id.
+        DataError: a sample violates ``Outputs``, does not fit its meta, or has the id of another.
     """
     index: list[dict[str, Any]] = []
     counter = InputCoverageCounter(contract)
@@ -236,11 +236,11 @@ def _check(meta: SampleMeta, image: np.ndarray, outputs: Outputs, *, taken: set[
     if image.dtype != np.uint8 or image.shape != (3, *meta.image_size):
         faults.append(f"image: {image.dtype} {image.shape}, expected uint8 {(3, *meta.image_size)}")
     if meta.id in taken:
-        faults.append("a sample of this id was written before")
+        faults.append("another sample has this id")
     if faults:
         raise DataError(
             f"sample '{meta.id}' cannot be a reference",
             got=", ".join(faults),
             expected="finite outputs in the output's frame, best score first",
-            remedy="look at the eager model: its own outputs are at fault, or the weights hold NaN",
+            remedy="check the eager model: its outputs are invalid, or the weights hold NaN",
         )

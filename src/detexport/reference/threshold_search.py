@@ -1,7 +1,7 @@
-"""The search for an image on which a score lies near a threshold, or on which there is one detection.
+"""Search for an image with a score near a threshold, or with exactly one detection.
 
-Both are found on the path from a blank image to a crowded one: scores change there in steps as small as
-needed, so each detection that appears crosses the threshold somewhere.
+Both are on the path from a blank image to a crowded one. Scores change there in small steps, so each
+detection that appears crosses the threshold at some fraction.
 """
 
 from collections.abc import Callable
@@ -13,9 +13,9 @@ import numpy as np
 from detexport.reference.images import Blend
 
 SURVEY_STEPS = 8
-"""Segments of the path at whose ends the model runs first."""
+"""Number of equal intervals of the path at whose ends the model runs first."""
 STEEPEST = 100.0
-"""A score that changes faster, from one end of the path to the other, jumps: other boxes were proposed."""
+"""Largest slope of a score over the fraction; a steeper one is a jump, since other boxes were proposed."""
 
 Probe = Callable[[np.ndarray], np.ndarray]
 """Scores of all detections in an image (R,), descending, those below the model's own threshold included."""
@@ -27,7 +27,7 @@ class NearScore:
 
     Args:
         fraction: of the path, where the image has this score.
-        distance: of the score, less the level.
+        distance: score - level.
     """
 
     fraction: float
@@ -60,19 +60,19 @@ class ThresholdSearch:
 
     def nearest(self, level: float, sign: int) -> NearScore | None:
         """Return the nearest score above (``sign`` 1) or not above (-1) a level, of all runs."""
-        found = [
+        candidates = [
             NearScore(fraction, float(distance))
             for fraction, scores in self.scores.items()
             for distance in scores - level
             if (distance > 0) == (sign > 0)
         ]
-        return min(found, key=lambda score: abs(score.distance), default=None)
+        return min(candidates, key=lambda score: abs(score.distance), default=None)
 
     def approach(self, level: float, *, runs: int, hair: float) -> int:
-        """Bisect where scores cross a level, until one lies within ``hair`` of it on both sides.
+        """Bisect the path until scores are within ``hair`` of a level on both sides.
 
         Returns:
-            Number of runs that were needed, at most ``runs``.
+            Number of runs, at most ``runs``.
         """
         survey = [
             fraction
@@ -82,9 +82,9 @@ class ThresholdSearch:
         for fraction in survey:
             self.run_at(fraction)
         for used in range(len(survey), runs):
-            found = [self.nearest(level, sign) for sign in (1, -1)]
+            nearest = [self.nearest(level, sign) for sign in (1, -1)]
             crossing = self._crossing(level)
-            if crossing is None or all(score and abs(score.distance) <= hair for score in found):
+            if crossing is None or all(score and abs(score.distance) <= hair for score in nearest):
                 return used
             self.run_at(self._between(*crossing, level, halve=bool(used % 2)))
         return runs
@@ -92,7 +92,7 @@ class ThresholdSearch:
     def find_one(self, threshold: float, *, runs: int) -> float | None:
         """Return a fraction at which exactly one score is greater than the threshold.
 
-        None if the path begins with one, if two appear at once, or after ``runs`` runs.
+        None if the path starts with detections, if two appear at once, or after ``runs`` runs.
         """
         empty, full = 0.0, 1.0
         if self.count(empty, threshold) or not self.count(full, threshold):
@@ -109,7 +109,7 @@ class ThresholdSearch:
         return full if self.count(full, threshold) == 1 else None
 
     def _crossing(self, level: float) -> tuple[float, float] | None:
-        """Return the neighbouring fractions between which fewest scores, and the nearest, cross a level."""
+        """Return the neighbouring fractions between which the fewest and nearest scores cross a level."""
         crossings = [
             (first, second)
             for first, second in pairwise(sorted(self.scores))

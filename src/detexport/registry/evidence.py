@@ -12,7 +12,7 @@ import yaml
 
 from detexport.errors import DataError, listed
 from detexport.parity.compare import Tolerance
-from detexport.parity.measures import tell
+from detexport.parity.measures import limited_errors
 from detexport.system.digests import sha256_json
 from detexport.system.files import read_json
 from detexport.system.json_values import decode
@@ -200,7 +200,7 @@ class Evidence:
             "|---|---|---|",
             *(
                 f"| {measure.words} | {_number(worst, measure.unit)} | {limit} |"
-                for measure, worst, limit in tell(self.verdict)
+                for measure, worst, limit in limited_errors(self.verdict)
             ),
             "",
             "| latency | image | p50 | p90 | p99 | over eager |",

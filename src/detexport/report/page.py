@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from detexport.contract import Contract
-from detexport.parity.measures import MEASURES, beside, tell
+from detexport.parity.measures import MEASURES, limited_errors, unlimited_errors
 from detexport.parity.verdict import read_drawn
 from detexport.predictions.drawing import Overlay, draw, font_size, image_uri
 from detexport.reference.store import read_reference
@@ -176,11 +176,12 @@ def grounds(parity: dict[str, Any], name: str) -> Iterator[str]:
         for reason, count in Counter(parity["unsupported_inputs"].values()).items():
             yield f"{count} inputs outside the declared support: {reason}"
     elif name == "numerics":
-        for measure, worst, limit in tell({**parity, "accuracy": None}):
+        for measure, worst, limit in limited_errors({**parity, "accuracy": None}):
             yield f"{measure.words} {number(worst, measure.unit)}, limit {limit}"
-        unheld = [f"{measure.words} {number(worst, measure.unit)}" for measure, worst in beside(parity)]
-        if unheld:
-            yield f"without a limit: {', '.join(unheld)}"
+        errors = unlimited_errors(parity)
+        if errors:
+            words = ", ".join(f"{measure.words} {number(worst, measure.unit)}" for measure, worst in errors)
+            yield f"without a limit: {words}"
         if parity["tolerance"] and parity["limits"]:
             noise = ", ".join(f"{limit['name']} {number(limit['floor'])}" for limit in parity["limits"])
             yield f"noise floor: {noise}"
@@ -283,7 +284,7 @@ def _environment() -> Any:
     )
     environment.filters |= {
         "number": number,
-        "tell": tell,
+        "limited_errors": limited_errors,
         "columns": columns,
         "floor_columns": floor_columns,
         "grounds": grounds,

@@ -43,7 +43,7 @@ def benchmark_model(
     machine: Path,
     settings: Mapping[str, Any],
 ) -> LatencyReport:
-    """Measure the latencies of a model and of its targets, all to the same end of the graph, the farthest.
+    """Measure the latencies of a model and of its targets, with masks pasted if a target pastes them.
 
     Args:
         build: folder that the stage `build` writes.
@@ -54,7 +54,7 @@ def benchmark_model(
         settings: ``threads``, ``images``, ``warmup``, ``rounds`` and ``pause_s``, as in ``conf/benchmark``.
 
     Raises:
-        ConfigError: a target asks for another number of threads.
+        ConfigError: a target has another number of threads.
     """
     torch.set_num_threads(settings["threads"])
     torch.backends.cudnn.allow_tf32 = False  # eager is float32, and so are the targets
@@ -85,10 +85,10 @@ def benchmark_model(
 def _candidate(
     name: str, target: BenchmarkTarget, artifact: Artifact, graph_end: str, threads: int
 ) -> Candidate:
-    """Return a target in its runtime up to ``graph_end``, with as many threads as everything else."""
+    """Return a target in its runtime, with outputs at ``graph_end`` and the benchmark's threads."""
     if target.engine.threads not in (0, threads):
         raise ConfigError(
-            f"the target {name} asks for other threads than the benchmark",
+            f"the target {name} has another number of threads than the benchmark",
             got=f"targets.{name}.runtime.threads={target.engine.threads}, benchmark.threads={threads}",
             expected="the same number for all, or 0 in the target",
             remedy=f"-S benchmark.threads={target.engine.threads}, or leave the target's at 0",
@@ -110,7 +110,7 @@ def _candidate(
 
 
 def _open_eager(build: Path, weights: Path, graph_end: str, device: str) -> Callable[[np.ndarray], Any]:
-    """Return the eager model up to ``graph_end``: its raw outputs in numpy, or its finished ones."""
+    """Return the eager model with raw outputs in numpy, or with post-processed ones if masks are pasted."""
     model = load_built_model(build, weights, device)
     net, names = model.net, model.contract.output_names
 

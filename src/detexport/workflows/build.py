@@ -26,16 +26,16 @@ def build(
     dataset: Mapping[str, Any],
     categories: Sequence[str] | None = None,
 ) -> Contract:
-    """Build a model and write what follows from its configuration; its weights come later.
+    """Build a model without weights, and write its resolved configuration, contract and parameters.
 
     Args:
         name: of the model in the project's parameters, for messages.
         config_file: its configuration.
         save_dir: folder of the resolved configuration, the contract, and the parameters.
-        overrides: a tree of keys over the configuration's.
+        overrides: a tree of keys that override the configuration.
         class_names: names by kind (``things`` are the classes of instances, ``stuff`` those of pixels, of
             which the first stands for all things, ``keypoints`` may have none), or a list of the names of the
-            things, of the pixels' in a model without things. What it leaves out, ``dataset`` names.
+            things, of the pixels' in a model without things. ``dataset`` names the kinds that are left out.
         dataset: the data set's ``dataset.json``.
         categories: names of the things in place of the data set's.
 
@@ -44,7 +44,7 @@ def build(
     """
     cfg = load_cfg(config_file)
     cfg.merge_from_tree(dict(overrides), source=f"models.{name}.config")
-    # Artifacts are made on the CPU wherever the model was trained.
+    # Artifacts are exported on the CPU, whatever device the model was trained on.
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.WEIGHTS = ""
     net = build_model(cfg)

@@ -1,4 +1,4 @@
-"""Check a fresh artifact against the model that it was made of, on few inputs."""
+"""Check an exported artifact against its model, on few inputs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,17 +30,17 @@ def check_artifact(
 ) -> ParityReport:
     """Run the model on the images, at several sizes, and validate the artifact against it.
 
-    The model's own noise is measured on those inputs alone that do not pass by the table of limits. A model
-    that detects nothing on the images passes with an artifact that detects nothing either; the report counts
-    the detections, so the caller can warn that none was compared.
+    The model's own noise is measured only on inputs that exceed the tolerance. If the model detects nothing
+    on the images, an artifact that detects nothing passes; the report counts the detections, so that the
+    caller can warn that none was compared.
 
     Args:
         artifact_dir: the artifact.
         engine: the target's runtime.
         model: the eager model.
-        images: files.
+        images: image files.
         reference: folder for the model's outputs.
-        job: the target's name.
+        job: name in the report.
         precision: of the target.
         dataset: annotated images; none leaves the task metric out.
     """

@@ -1,4 +1,4 @@
-"""Diagnose: where an artifact first computes something else than its model."""
+"""Diagnose: find the first segment of a model whose outputs differ in an artifact."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -64,7 +64,7 @@ def diagnose_job(
     sample: Path,
     reference: Path,
 ) -> str:
-    """Diagnose an artifact of the pipeline if it did not pass, and write what was found.
+    """Diagnose an artifact of the pipeline if it did not pass, and write the result.
 
     Args:
         artifact_dir: the artifact.
@@ -76,13 +76,13 @@ def diagnose_job(
         build: folder that the stage `build` writes.
         weights: folder that the stage `load_checkpoint` writes.
         sample: folder of the image that the artifact was exported with.
-        reference: folder of the outputs that it did not pass against.
+        reference: folder of the eager model's outputs.
 
     Returns:
-        What was found, in words.
+        The result, in words.
 
     Raises:
-        RuntimeUnavailableError: the runtime is not on this machine, which says nothing of the artifact.
+        RuntimeUnavailableError: the runtime is not on this machine.
     """
     with atomic_dir(save_dir) as folder:
         if verdict["passed"]:
@@ -113,7 +113,7 @@ def _diagnose_failed(
 ) -> Diagnosis:
     """Diagnose an artifact on the first sample that did not pass and has a detection.
 
-    Segments take one image: of samples that did not pass, those that were run alone come first.
+    Segments take one image: among the samples that did not pass, those that were run alone come first.
     """
     failed = {sample["id"] for sample in verdict["samples"] if not sample["passed"]}
     ranked = sorted(
@@ -122,12 +122,12 @@ def _diagnose_failed(
     if not ranked:
         raise DataError("the reference has no sample", remedy="run the stage `reference` again")
     image = ranked[0].image()
-    # What a trace freezes shows at another size.
+    # A size that a trace fixed shows at another size.
     recorded = exported_with if exported_with.shape != image.shape else None
     diagnosis = diagnose(model.net, artifact_dir, image, recorded=recorded, twin=twin)
     if not ranked[0].meta.batch:
         return diagnosis
-    alone = f"only images in a batch did not pass; {ranked[0].meta.id} was looked at alone"
+    alone = f"only images in a batch did not pass; {ranked[0].meta.id} was diagnosed alone"
     return replace(diagnosis, notes=(*diagnosis.notes, alone))
 
 
@@ -146,7 +146,7 @@ def save_diagnosis(diagnosis: Diagnosis, folder: Path, channel_order: str) -> No
 
 
 def _require_origin(artifact: Artifact, model: LoadedModel, folder: Path) -> None:
-    """Raise ArtifactError unless an artifact was exported from this very model."""
+    """Raise ArtifactError unless an artifact was exported from this configuration and these weights."""
     given = model.provenance
     pairs = {
         "weights": (artifact.weights_sha256, given.weights_sha256),
@@ -158,5 +158,5 @@ def _require_origin(artifact: Artifact, model: LoadedModel, folder: Path) -> Non
             f"{folder} was exported from another model",
             got=", ".join(f"{name} {given}" for name, (_, given) in other.items()),
             expected=", ".join(f"{name} {exported}" for name, (exported, _) in other.items()),
-            remedy="give the configuration, the keys over it and the weights that it was exported with",
+            remedy="give the configuration, its overriding keys and the weights that it was exported with",
         )

@@ -1,4 +1,4 @@
-"""Which runtime runs an artifact."""
+"""Choose the runtime of an artifact."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ class OnDevice:
 
 
 def engine_of(artifact_dir: Path, target: str) -> Engine:
-    """The target's runtime, or that of the artifact's format; see ``asked_target``."""
+    """Return the target's runtime, or that of the artifact's format; see ``asked_target``."""
     artifact = read_artifact(artifact_dir)
     asked = asked_target(artifact, target)
     engine: Engine = asked.runtime.build() if asked else default_engine(artifact.format)
@@ -35,7 +35,7 @@ def engine_of(artifact_dir: Path, target: str) -> Engine:
 
 
 def asked_target(artifact: Artifact, name: str) -> Target | None:
-    """The target of a name; none where it is left to the artifact's format.
+    """Return the target of a name; None if the name is empty.
 
     Raises:
         ConfigError: there is no such target, or it does not run artifacts of this format.
@@ -47,7 +47,7 @@ def asked_target(artifact: Artifact, name: str) -> Target | None:
     if target.runtime.path != runtime:
         fitting = [other for other, one in TARGETS.items() if one.runtime.path == runtime]
         raise ConfigError(
-            f"the target {name} does not run such an artifact",
+            f"the target {name} does not run artifacts of this format",
             got=artifact.format.value,
             expected=f"one of {', '.join(fitting)}",
             remedy="choose one, or leave --target out",

@@ -1,4 +1,4 @@
-"""What an artifact is compared with: the outputs of its model or of another artifact, on the same inputs.
+"""The expected outputs of a validation: of the model or of another artifact, on the same inputs.
 
 Torch is imported for a model alone: two artifacts are compared without it.
 """
@@ -20,7 +20,7 @@ from detexport.errors import ArtifactError, listed
 from detexport.metrics.evaluate import Evaluator, or_without
 from detexport.metrics.tallies import pack_tallies
 from detexport.outputs import Outputs
-from detexport.parity.accuracy import findings
+from detexport.parity.accuracy import evaluate_images
 from detexport.parity.noise_floor import NoiseFloor, read_noise_floor
 from detexport.parity.settings import ParitySettings
 from detexport.processing.postprocess import postprocess
@@ -45,8 +45,8 @@ class Expected:
 
     Args:
         reference: folder of its outputs.
-        floor: its noise; none where it was not measured.
-        name: for people.
+        floor: its noise floor; None if it was not measured.
+        name: name in reports.
     """
 
     reference: Path
@@ -56,7 +56,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What both sides are run on.
+    """The inputs that both sides are run on.
 
     Args:
         data: the data set's folder.
@@ -71,13 +71,13 @@ class Comparison:
     def begin(
         self, sha256: str, contract: Contract, at_work: ExitStack, **run_options: str
     ) -> tuple[Progress, Path]:
-        """Return what an interrupted run has computed, and the folder of the reference; both go at the end.
+        """Return the measurements of an interrupted run, and the folder of the reference; both are temporary.
 
         Args:
             sha256: digest of the model or the artifact that is run.
             contract: its contract.
-            at_work: ends with the validation.
-            run_options: how it is run.
+            at_work: closed when the validation ends.
+            run_options: target and device of an artifact.
         """
         depends_on = {
             "contract": contract.to_json(),
@@ -90,7 +90,7 @@ class Comparison:
         return at_work.enter_context(progress), folder / REFERENCE
 
     def annotated(self, contract: Contract) -> CocoDataset | None:
-        """Return the annotated images for the task metric; none where it is left out."""
+        """Return the annotated images for the task metric; None if it is left out."""
         if not self.settings.accuracy_images:
             return None
         with or_without(WITHOUT_ACCURACY):
@@ -98,7 +98,7 @@ class Comparison:
 
 
 def pipeline_outputs(artifact_dir: Path) -> Expected:
-    """Return what the pipeline has stored of the model, beside its artifacts."""
+    """Return the reference and noise floor that the pipeline stored next to its artifacts."""
     reference, floor = model_folder(artifact_dir) / REFERENCE, model_folder(artifact_dir) / FLOOR
     return Expected(reference, read_noise_floor(floor) if floor.is_file() else None, str(reference))
 
@@ -110,9 +110,9 @@ def model_outputs(
 
     Args:
         model: the eager model.
-        artifact: what is compared with it; its names of classes are taken.
-        comparison: what both are run on.
-        at_work: ends with the validation.
+        artifact: the artifact to compare; its class names are used.
+        comparison: inputs of both.
+        at_work: closed when the validation ends.
     """
     from detexport.parity.noise_variants import measure_noise_floor
     from detexport.workflows.make_reference import make_reference
@@ -141,14 +141,14 @@ def artifact_outputs(
 
     Args:
         other: its folder.
-        artifact: what is compared with it.
-        comparison: what both are run on.
-        at_work: ends with the validation.
+        artifact: the artifact to compare.
+        comparison: inputs of both.
+        at_work: closed when the validation ends.
         target: run the other artifact as this target does; empty: by its format's runtime.
         device: where it runs.
 
     Raises:
-        ArtifactError: the two are of other models.
+        ArtifactError: the two are of different models.
     """
     contract = read_verified(other).contract
     differences = of_model(contract).differences(of_model(artifact.contract))
@@ -173,7 +173,7 @@ def artifact_outputs(
     )
     write_reference(
         reference,
-        # In a batch outputs depend on the other images: what takes one at a time says nothing of it.
+        # In a batch outputs depend on the other images: an artifact of batch size 1 has no such outputs.
         (sample for sample in samples if not sample[0].batch or session.artifact.batch == "any"),
         contract=contract,
         environment={"artifact": session.artifact.sha256},
@@ -183,7 +183,7 @@ def artifact_outputs(
 
 
 def named_alike(contract: Contract, other: Contract) -> Contract:
-    """Return a contract with the other's names where there are as many: they change nothing computed."""
+    """Return a contract with the other's names where their numbers are equal; outputs do not change."""
     names = {
         name: getattr(other, name)
         for name in ("class_names", "stuff_class_names", "keypoint_names")
@@ -193,20 +193,20 @@ def named_alike(contract: Contract, other: Contract) -> Contract:
 
 
 def _run(session: Session, images: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]]) -> list[Outputs]:
-    """Run an artifact on images in one call, or one after another where it takes no more."""
+    """Run an artifact on images in one call, or one by one if its batch size is 1."""
     contract = session.artifact.contract
     if len(images) > 1 and session.artifact.batch == "any":
-        found = cast(BatchSession, session).run_batch(images, sizes)
+        raw_outputs = cast(BatchSession, session).run_batch(images, sizes)
     else:
-        found = [session(image, size) for image, size in zip(images, sizes, strict=True)]
+        raw_outputs = [session(image, size) for image, size in zip(images, sizes, strict=True)]
     return [
         postprocess(outputs, image.shape[1:], size, contract)
-        for outputs, image, size in zip(found, images, sizes, strict=True)
+        for outputs, image, size in zip(raw_outputs, images, sizes, strict=True)
     ]
 
 
 def _measure_accuracy(session: Session, dataset: CocoDataset, progress: Progress) -> EagerAccuracy:
     evaluator = Evaluator(dataset, session.artifact.contract.oks_sigmas)
     ids = tuple(image.image_id for image in dataset.images)
-    evaluation = evaluator.conclude(findings(session, records_of(dataset, ids), evaluator, progress))
+    evaluation = evaluator.conclude(evaluate_images(session, records_of(dataset, ids), evaluator, progress))
     return EagerAccuracy(evaluation.metrics, evaluation.image_ids, pack_tallies(evaluation.tallies))

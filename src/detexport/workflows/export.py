@@ -24,15 +24,15 @@ def export(
     check: Callable[[Path], None] | None = None,
     step: Step = silent,
 ) -> Artifact:
-    """Make an artifact of a model, and put it in place once it is finished and has passed.
+    """Export a model, convert and check the artifact, and only then move it to its folder.
 
     Args:
         model: on the CPU.
-        makers: an export method, then the conversions of what it makes, each by its artifact's name.
-        sample: uint8 (C, H, W), the image to record with, as the contract's resize rule gives it.
-        save_dir: folder of the artifact; an artifact that is there is replaced.
-        calibration: images like ``sample`` that int8 takes its ranges from.
-        check: called with the folder of the finished artifact; raises if it must not be put in place.
+        makers: an export method and its conversions, by the name of the artifact.
+        sample: uint8 (C, H, W), the example input, resized by the contract's rule.
+        save_dir: folder of the artifact; an existing artifact is replaced.
+        calibration: calibration images for int8, like ``sample``.
+        check: called with the folder of the finished artifact; raises if it is not to be kept.
         step: see ``Step``.
 
     Raises:
@@ -54,7 +54,7 @@ def export(
 
 
 def _promote(made: Path, folder: Path) -> Artifact:
-    """Leave the finished artifact in ``folder``, and nothing that it was made from."""
+    """Move the finished artifact into ``folder``, and remove those that it was converted from."""
     for path in made.iterdir():
         path.replace(folder / path.name)
     shutil.rmtree(made.parent)

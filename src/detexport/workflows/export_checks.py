@@ -1,4 +1,4 @@
-"""What must fit together before an export begins; free of torch, so that a mistake is reported at once."""
+"""Checks before an export begins; free of torch, so that a mistake is reported at once."""
 
 import os
 from collections.abc import Sequence
@@ -37,14 +37,14 @@ def check_inputs(
     by_ap = bool(precision) and check
     if (evaluate or by_ap) and data is None:
         raise ConfigError(
-            f"{target} is proved by its average precision" if by_ap else "--run-eval needs data",
+            f"{target} is checked by its AP on annotated images" if by_ap else "--run-eval needs data",
             got="no --data",
             expected="a folder with images/val and annotations/instances_val.json",
             remedy="give --data DIR" + (", or export without the check" if by_ap else ""),
         )
     if precision == "int8" and not (calibration or images or data):
         raise ConfigError(
-            f"{target} needs images to take its ranges from",
+            f"{target} needs calibration images",
             got="none",
             expected="some dozens of images like those that the model will see",
             remedy="give --calibration DIR, --sample, or --data with a training split",
@@ -52,18 +52,18 @@ def check_inputs(
 
 
 def check_output(output: Path) -> None:
-    """Check that an artifact can take the place of a path, and replaces nothing but an artifact.
+    """Check that a path is new, an empty folder, or an artifact to replace.
 
     Raises:
-        ConfigError: it is a file, or a folder that holds something else.
-        OutputError: it is a folder that no other can replace.
+        ConfigError: it is a file, or a folder with other content.
+        OutputError: it is a folder that cannot be replaced.
     """
     folder = os.path.isdir(output)
     if os.path.lexists(output) and not (
         os.path.isfile(output / MANIFEST) or (folder and not os.listdir(output))
     ):
         raise ConfigError(
-            f"{output} is there and is not an artifact",
+            f"{output} exists and is not an artifact",
             got=f"a folder with {min(os.listdir(output))}" if folder else "a file",
             expected="a new or empty folder, or an artifact to replace",
             remedy="choose another --output",

@@ -43,30 +43,30 @@ def export_target(
     step: Step = silent,
     on_result: OnResult | None = None,
 ) -> Artifact:
-    """Export a model for a target; the artifact is put in place if it computes what the model computes.
+    """Export a model for a target; the artifact is kept if it passes the check against the model.
 
     Args:
         model: on the CPU.
         target: name in ``detexport.targets.table.TARGETS``.
-        output: folder of the artifact; an artifact that is there is replaced.
+        output: folder of the artifact; an existing artifact is replaced.
         options: ``"name=value"`` of the export method and the conversions: see ``parse_options``.
-        images: files to record with, the first one, and to check on, all; by default a bundled image.
-        calibration: files that int8 takes its ranges from; by default the training images of ``data``, else
-            ``images``.
-        class_names: names of the classes, which are those of ``data`` to keep; by default those of ``data``,
-            else the model's.
+        images: image files; the first is the example input of the export, all are inputs of the check. By
+            default a bundled image.
+        calibration: calibration images for int8; by default the training images of ``data``, else ``images``.
+        class_names: names of the classes, also those of ``data`` to keep; by default all of ``data``, else
+            the model's.
         data: data set in the standard layout or in that of COCO's downloads.
-        device: what a compiled artifact is compiled for, and where all are checked.
+        device: the device that the artifact is compiled for and checked on.
         check: whether the artifact is checked against the model. A target of reduced precision is checked by
             its task metric on ``data``.
         evaluate: whether the task metric of a float32 target is measured on ``data``, too.
         step: reports each step: see ``Step``.
-        on_result: called with the report of the check, or with the metrics where these alone are asked for,
-            before an artifact that did not pass is refused.
+        on_result: called with the report of the check, or with the metrics without a check, before an error
+            of an artifact that did not pass.
 
     Raises:
         ConfigError: an argument does not fit the model, the target or the data.
-        ExportError: the model cannot be exported, or the artifact does not compute what the model computes.
+        ExportError: the model cannot be exported, or the artifact does not pass the check.
         OutputError: the folder cannot be written.
         RuntimeUnavailableError: the runtime is not on this machine.
     """
@@ -77,7 +77,7 @@ def export_target(
     if class_names or dataset is not None:
         model = _with_names(model, class_names, dataset)
     if not evaluate and not wanted.precision:
-        dataset = None  # it has named the classes
+        dataset = None  # only its class names are used
     engine = OnDevice(wanted.runtime.build(), device)
     report = on_result or _ignore
     assess: Callable[[Path], None] | None = None
@@ -99,7 +99,7 @@ def export_target(
 
 
 def _for_device(makers: dict[str, Any], device: str) -> dict[str, Any]:
-    """Return makers that compile for the device, as far as they compile at all."""
+    """Return the makers, those that compile with the device as their option."""
     return {
         name: replace(maker, device=device) if "device" in [one.name for one in fields(maker)] else maker
         for name, maker in makers.items()
@@ -135,10 +135,10 @@ def _checked(
     dataset: CocoDataset | None,
     report: OnResult,
 ) -> Callable[[Path], None]:
-    """Return what raises ExportError unless an artifact passes against the model."""
+    """Return a function that raises ExportError unless an artifact passes the check against the model."""
 
     def check(artifact_dir: Path) -> None:
-        found = check_artifact(
+        result = check_artifact(
             artifact_dir,
             engine,
             model,
@@ -148,13 +148,13 @@ def _checked(
             precision=target.precision or FLOAT32,
             dataset=dataset,
         )
-        report(found)
-        if not found.passed:
+        report(result)
+        if not result.passed:
             raise ExportError(
-                f"{name} does not compute what the model computes",
-                got=listed(found.reasons),
-                expected="what the model finds, within the limits",
-                remedy="give images of the model's kind by --sample (for int8 by --calibration), choose "
+                f"the artifact of {name} differs from the model",
+                got=listed(result.reasons),
+                expected="the model's detections, within the tolerance",
+                remedy="give images of the model's domain by --sample (for int8 by --calibration), choose "
                 "another target, or keep the artifact unchecked by --no-check",
             )
 
@@ -164,7 +164,7 @@ def _checked(
 def _evaluated(
     model: LoadedModel, target: Target, engine: Engine, dataset: CocoDataset | None, report: OnResult
 ) -> Callable[[Path], None]:
-    """Return what measures the task metric of an artifact beside the model's."""
+    """Return a function that evaluates the task metric of the model and of an artifact."""
     if dataset is None:
         raise ConfigError("there is no data to evaluate on", remedy="give --data DIR")
     precision = target.precision or FLOAT32

@@ -1,4 +1,4 @@
-"""A model as a user names it, a module that was built in Python or a configuration: the model to export."""
+"""The model of a user: a module that was built in Python, or a configuration."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from detexport.workflows.loaded_model import LoadedModel, name_contract, number_
 from detexport.workflows.model_source import ModelSource
 
 BUILT = "built in Python"
-"""In the manifest, in place of a configuration's digest."""
+"""Entry of the manifest instead of a configuration's digest."""
 
 
 def given_model(
@@ -41,7 +41,7 @@ def given_model(
         return load_model(ModelSource(str(model), str(weights), tuple(overrides), tuple(allow_new)))
     if weights or overrides or allow_new:
         raise ConfigError(
-            "a built model has its weights and options",
+            "weights and options are for a configuration, not for a built model",
             got=f"a {type(model).__name__} with weights, overrides or allow_new",
             expected="the model alone",
             remedy="load the weights into the model, or give its configuration by path or name",

@@ -25,7 +25,7 @@ def load_checkpoint(
     new_parameters: Sequence[str] = (),
     option: str = "new_parameters",
 ) -> LoadReport:
-    """Write what a built model needs of a checkpoint: every parameter accounted for, or nothing.
+    """Match a checkpoint with the parameters of a built model, and write the weights and a load report.
 
     Args:
         checkpoint: the file.
@@ -33,11 +33,11 @@ def load_checkpoint(
         save_dir: folder of the weights and the load report.
         source: names the checkpoint in the report and in messages.
         new_parameters: patterns of parameters that the checkpoint may lack or hold in another shape; they
-            keep their initial values, the same every time.
-        option: by which the caller is given ``new_parameters``, for messages.
+            keep their seeded initial values.
+        option: name of the option for ``new_parameters``, for messages.
 
     Raises:
-        CheckpointError: the file is no checkpoint, or not the model's.
+        CheckpointError: the file is not a checkpoint, or does not fit the model.
     """
     fitting, report = match_weights(
         read_state_dict(checkpoint),

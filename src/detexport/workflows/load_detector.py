@@ -26,7 +26,7 @@ def load(source: str | Path, *, target: str = "", device: str = "cpu") -> Detect
             ``mlflow.set_tracking_uri`` names.
         target: run the artifact as this target, such as ``openvino_bf16``; by default in the runtime that it
             was registered with, or in that of its format.
-        device: ``"cpu"``, ``"cuda"`` or ``"cuda:<index>"``; never another one in silence.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:<index>"``; there is no silent fallback.
 
     Returns:
         A detector; ``Detector.__call__`` describes its inputs and outputs.
@@ -53,7 +53,7 @@ def load(source: str | Path, *, target: str = "", device: str = "cpu") -> Detect
 
 
 def _registered_engine(artifact: Artifact, runtime: dict[str, Any]) -> Engine:
-    """Build the runtime that a model was registered with; no other class than the format's own.
+    """Build the runtime that a model was registered with, which must be the format's own class.
 
     Raises:
         ArtifactError: the runtime does not belong to the format, or has other options.

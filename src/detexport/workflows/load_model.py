@@ -21,10 +21,10 @@ from detexport.workflows.model_source import ModelSource, check_weights
 
 
 def load_model(source: ModelSource) -> LoadedModel:
-    """Build a model on the CPU and fill it with a checkpoint, every parameter accounted for.
+    """Build a model on the CPU, and load a checkpoint that must hold every parameter.
 
-    Its digests are those that the pipeline gives to the same configuration and weights. Its classes have the
-    names of the data set in ``DATASETS.TEST``, or numbers: see ``LoadedModel.with_class_names``.
+    Its digests equal the pipeline's for the same configuration and weights. Its class names are those of the
+    data set in ``DATASETS.TEST``, or numbers: see ``LoadedModel.with_class_names``.
 
     Raises:
         CheckpointError: there are no such weights, or they are not the model's.
@@ -56,12 +56,12 @@ def _default_names(net: Any, cfg: CfgNode) -> dict[str, Sequence[str]]:
     """Return the names of the data set that the model is tested on, or numbers, by kind."""
     names = number_classes(net)
     known = _names_of_dataset(cfg)
-    # A model of other classes whose configuration still names the data set that it began with has no names.
+    # If the number of classes differs, the configuration still names the data set of the base model.
     return names | {kind: known[kind] for kind in names if len(known.get(kind, ())) == len(names[kind])}
 
 
 def _names_of_dataset(cfg: CfgNode) -> dict[str, Sequence[str]]:
-    """Return the registered names of ``DATASETS.TEST``, or those that the zoo knows, by kind."""
+    """Return the class names of ``DATASETS.TEST``, from the MetadataCatalog or the model zoo, by kind."""
     if not cfg.DATASETS.TEST:
         return {}
     metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])

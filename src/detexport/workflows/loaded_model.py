@@ -1,4 +1,4 @@
-"""A loaded model, and how the stages of the pipeline get theirs: from the folders of earlier stages."""
+"""A loaded model; the stages of the pipeline load theirs from the folders of earlier stages."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from detexport.system.files import read_json
 from detexport.workflows.model_folder import CONFIG, CONTRACT, WEIGHTS
 
 SEED = 0
-"""Of the initial values, which parameters that a checkpoint lacks keep."""
+"""Seed of the initial values of parameters that a checkpoint lacks."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class LoadedModel:
 
     Args:
         net: the network, in evaluation mode.
-        contract: what it takes and gives, with the names of its classes.
+        contract: its inputs and outputs, with class names.
         provenance: digests of its weights and of its resolved configuration.
-        load_report: what the checkpoint held of what the network needs.
+        load_report: loaded, missing and converted parameters.
         name: the configuration, for messages.
         weights: the checkpoint, for messages; an address without its query, which may hold a signature.
     """
@@ -100,7 +100,7 @@ def name_contract(
     """Return the contract of a model with names by kind: see ``named_contract``.
 
     Raises:
-        ConfigError: likewise.
+        ConfigError: the names do not fit the model.
     """
     remedy = "name as many as the model has: --class-names"
     return named_contract(net, names, keypoint_sigmas=sigmas, what=what, remedy=remedy)

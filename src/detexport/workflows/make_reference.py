@@ -37,8 +37,8 @@ def make_reference(
         records: images of the data set, at least one.
         plan: see ``Plan``.
         save_dir: folder of the reference; replaced if it exists.
-        dataset: annotated images that the model's task metric is measured on; none leaves it out.
-        progress: what an earlier run has computed, which this one goes on from.
+        dataset: annotated images for the task metric; None leaves it out.
+        progress: outputs of an interrupted run, which are not repeated.
 
     Raises:
         DataError: the model's outputs cannot be a reference, or the data set lacks the annotations that the
@@ -96,20 +96,22 @@ def measure_eager_accuracy(
 
     Args:
         model: the eager model.
-        dataset: the split, with keypoints if the model gives them.
-        progress: what an earlier run has found, which this one goes on from.
+        dataset: the split, with keypoints if the model has them.
+        progress: evaluations of an interrupted run, which are not repeated.
 
     Raises:
         DataError: the data set has no image, or lacks the annotations that the model is evaluated by.
     """
     evaluator, progress = Evaluator(dataset, model.contract.oks_sigmas), progress or Progress()
 
-    def find(record: CocoRecord) -> ImageEvaluation:
+    def evaluate_image(record: CocoRecord) -> ImageEvaluation:
         return evaluator.look(record, predict_record(model.net, record))
 
-    def findings() -> Iterator[Any]:
+    def evaluations() -> Iterator[Any]:
         for record in tqdm(dataset.images, desc="task metric of the model", unit="image"):
-            yield progress.once(f"task metric {record.image_id!r}", ImageEvaluation, partial(find, record))
+            yield progress.once(
+                f"task metric {record.image_id!r}", ImageEvaluation, partial(evaluate_image, record)
+            )
 
-    evaluation = evaluator.conclude(findings())
+    evaluation = evaluator.conclude(evaluations())
     return EagerAccuracy(evaluation.metrics, evaluation.image_ids, pack_tallies(evaluation.tallies))

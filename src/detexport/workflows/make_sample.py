@@ -9,7 +9,7 @@ from detexport.workflows.sample_folder import write_sample
 
 
 def make_sample(contract: Contract, dataset: CocoDataset, save_dir: Path) -> None:
-    """Write the first image of a split, resized as the model asks.
+    """Write the first image of a split, resized by the contract's rule.
 
     Args:
         contract: the model's.

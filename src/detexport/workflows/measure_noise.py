@@ -1,4 +1,4 @@
-"""Measure the noise floor: how far the eager model's own runs differ."""
+"""Measure the noise floor: the errors between the eager model's own runs."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,16 +27,16 @@ def measure_noise(
     categories: Sequence[str] | None = None,
     tf32_budget: float | None = None,
 ) -> NoiseFloor:
-    """Run the eager model in other ways, and measure how far it lies from its own reference.
+    """Run variants of the eager model, and measure their errors against its reference.
 
     Args:
         model: the eager model.
         reference: folder of its outputs.
-        data: the data set, on which another precision is evaluated where the reference was.
+        data: the data set, on which TF32 is evaluated if the reference has metrics.
         tolerance: see ``measure_noise_floor``.
-        images: samples of the reference that all variants are run on.
+        images: number of samples of the reference that the variants are run on.
         categories: names of the data set's classes to keep; none keeps all.
-        tf32_budget: how far a task metric may lie from the reference's with TF32.
+        tf32_budget: largest delta of a task metric with TF32.
 
     Raises:
         DataError: the reference has no sample of one image.
@@ -55,7 +55,7 @@ def measure_noise(
         expected,
         tolerance,
         images,
-        judge=evaluate if accuracy else None,
+        evaluate=evaluate if accuracy else None,
         budget=tf32_budget,
     )
 
@@ -63,7 +63,7 @@ def measure_noise(
 def _differences(
     model: LoadedModel, accuracy: EagerAccuracy, data: Path, categories: Sequence[str] | None
 ) -> dict[str, float]:
-    """Return how far a model's task metrics lie from the reference's, on the same images."""
+    """Return the deltas of a model's task metrics to the reference's, on the same images."""
     dataset = load_coco(data, "val", categories, annotation_kind(model.contract))
     dataset = replace(dataset, images=tuple(records_of(dataset, accuracy.image_ids)))
     return accuracy_deltas(accuracy.metrics, measure_eager_accuracy(model, dataset).metrics)

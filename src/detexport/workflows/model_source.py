@@ -1,4 +1,4 @@
-"""Where a model comes from, checked without building it: free of torch, so a mistake is reported at once."""
+"""The source of a model, checked without building it: free of torch, so a mistake is reported at once."""
 
 import os
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ SCHEMES = ("https://", "detectron2://", "http://")
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A configuration and the weights that belong to it.
+    """A configuration and its weights.
 
     Args:
         config_file: detectron2 YAML by path, or by its name in the model zoo.
         weights: checkpoint by path, ``https://`` or ``detectron2://``; empty: ``MODEL.WEIGHTS``.
-        overrides: keys and values in turn, over the configuration's.
+        overrides: keys and values in turn, which override the configuration.
         allow_new: patterns of parameters that the weights may lack or hold in another shape.
     """
 
@@ -34,7 +34,7 @@ class ModelSource:
     allow_new: Sequence[str] = ()
 
     def read_config(self) -> CfgNode:
-        """Read the configuration with the overrides; ``MODEL.WEIGHTS`` is what ``weights`` says.
+        """Read the configuration with the overrides; ``MODEL.WEIGHTS`` is ``weights`` if given.
 
         Raises:
             ConfigError: there is none, or a key or a value does not fit.
@@ -48,7 +48,7 @@ class ModelSource:
         return cfg
 
     def _zoo_config(self) -> CfgNode:
-        """Read a configuration of the zoo, with its trained weights where no others are given."""
+        """Read a configuration of the zoo, with its trained weights if no others are given."""
         try:
             model_zoo.get_config_file(self.config_file)
         except ConfigError as error:
@@ -58,10 +58,10 @@ class ModelSource:
 
 
 def find_source(artifact_dir: Path, given: ModelSource) -> ModelSource:
-    """Return the model that an artifact was made of: the given one, or that beside a pipeline's artifact.
+    """Return the source of an artifact's model: as given, else from the pipeline's folders.
 
     Raises:
-        ConfigError: the configuration or the weights are neither given nor there.
+        ConfigError: the configuration or the weights are neither given nor in the folders.
     """
     folder = model_folder(artifact_dir)
     return replace(
@@ -75,7 +75,7 @@ def _existing(path: Path, option: str) -> str:
     if not os.path.isfile(path):
         raise ConfigError(
             f"there is no {option}",
-            got=f"no file {path} either, where the pipeline leaves it",
+            got=f"no file {path} either, where the pipeline writes it",
             expected="the configuration and the weights of the model that was exported",
             remedy=f"give {option}",
         )

@@ -43,7 +43,7 @@ def export(
     device: str = "cpu",
     check: bool = True,
 ) -> Artifact:
-    """Export a model, and write the artifact if it computes what the model computes.
+    """Export a model, and write the artifact if it passes the check against the model.
 
     Args:
         model: a model of ``detexport.modeling``, or a FasterRCNN, MaskRCNN, KeypointRCNN, RetinaNet, FCOS or
@@ -54,17 +54,17 @@ def export(
         output: folder of the artifact. It is replaced as a whole if it is an artifact, and left as it is if
             anything fails.
         target: what to make: a name in ``detexport.targets.table.TARGETS``.
-        sample: images like those that the model will see: the first one is what an export records with, and
-            on all the artifact is checked; by default a bundled image.
-        calibration: images for int8; by default the training images of ``data``, else ``sample``.
+        sample: images of the model's domain: the first is the example input of the export, all are inputs of
+            the check. By default a bundled image.
+        calibration: calibration images for int8; by default the training images of ``data``, else ``sample``.
         options: options of the export method and the conversions, such as ``{"opset_version": 20}``.
-        overrides: keys and values in turn, over the configuration's.
+        overrides: keys and values in turn, which override the configuration.
         allow_new: patterns of parameters that the weights may lack; they keep their initial values.
         class_names: the name of each class; by default those of ``data``, else of the data set that the
             configuration names, else numbers.
         data: data set in COCO's layout (``images/val``, ``annotations/instances_val.json``). Targets of
             reduced precision need it: they are checked by the average precision on it.
-        device: what a compiled artifact is compiled for, and where the artifact is checked.
+        device: the device that the artifact is compiled for and checked on.
         check: whether the artifact is compared with the model, within the tolerances of
             ``conf/parity/default.yaml``.
 
@@ -75,7 +75,7 @@ def export(
         CheckpointError: there are no such weights, or they are not the model's.
         ConfigError: an argument does not fit the model, the target or the data.
         DataError: there is no such image or data set.
-        ExportError: the model cannot be exported, or the artifact does not compute what the model computes.
+        ExportError: the model cannot be exported, or the artifact does not pass the check.
         MissingPackageError: packages that the target needs are not installed.
         OutputError: the folder cannot be written.
         RuntimeUnavailableError: the runtime or the device is not on this machine.
@@ -140,8 +140,8 @@ def validate(
         device: where artifacts run.
         overrides: of a configuration: see ``export``.
         allow_new: of a configuration: see ``export``.
-        save_dir: with ``data``: folder for the report and its certificate; an interrupted validation goes on
-            from there.
+        save_dir: with ``data``: folder for the report and its certificate; an interrupted validation is
+            continued there.
 
     Returns:
         The report: ``passed``, ``reasons``, ``verdicts``; ``to_json`` has the largest errors (``max``), the
@@ -211,7 +211,7 @@ def _check(folder: Path, model: Any, images: Sequence[Path], *, target: str, dev
 
 
 def _warn_if_empty(result: Any) -> None:
-    """Warn that a check says nothing of detections, since the model has none on these images."""
+    """Warn if no detection was compared, since the model detects nothing on the images."""
     if isinstance(result, ParityReport) and result.lacks_detections:
         warnings.warn(
             "the model detects nothing on these images, so no detection was compared; give sample=...",
@@ -220,7 +220,7 @@ def _warn_if_empty(result: Any) -> None:
 
 
 def _files(images: "Images") -> list[Path]:
-    """Return the files that a user names.
+    """Return image files from files, folders and patterns.
 
     Raises:
         DataError: there are none.

@@ -1,4 +1,4 @@
-"""Register: what passed becomes versions in the model registry, what did not is named with its reasons."""
+"""Register: artifacts that passed become versions in the model registry; others are refused with reasons."""
 
 import os
 from collections.abc import Mapping
@@ -17,13 +17,13 @@ def register(
     tracking_uri: str | None,
     experiment: str,
 ) -> dict[str, Any]:
-    """Register the jobs that passed, from the checkout that this process works in.
+    """Register the jobs that passed, with the commit of the current checkout.
 
     Args:
-        models_dir: a folder a model, as the pipeline leaves them.
+        models_dir: the pipeline's folders, one per model.
         jobs: the model, the target and the artifact of each job.
         targets: the runtime of each target.
-        conversions: the source of each artifact that was converted, by ``MODEL-ARTIFACT``.
+        conversions: the source of each converted artifact, by ``MODEL-ARTIFACT``.
         tracking_uri: the registry's store; None is the workspace's own.
         experiment: name of MLflow's experiment for the runs.
 
@@ -60,10 +60,10 @@ def _made_by(model: str, artifact: str, conversions: Mapping[str, Mapping[str, s
 
 
 def _workspace() -> Path:
-    """Return the checkout that the user works in, also where DVC runs an experiment in a clone of it.
+    """Return the user's checkout, also if DVC runs an experiment in a clone of it.
 
-    DVC tells a stage in ``DVC_ROOT`` where the user's checkout is, and keeps its clones inside; elsewhere the
-    variable is left over from another repository's pipeline.
+    DVC sets ``DVC_ROOT`` to the user's checkout, and keeps its clones inside. If the current folder is not in
+    such a clone, the variable is of another repository's pipeline.
     """
     here, root = Path.cwd(), os.environ.get("DVC_ROOT")
     return Path(root).resolve() if root and here.is_relative_to(Path(root).resolve() / ".dvc") else here

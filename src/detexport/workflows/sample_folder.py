@@ -16,9 +16,9 @@ def write_sample(image: np.ndarray, folder: Path, *, image_id: int | str, file: 
 
     Args:
         image: uint8 (3, H, W), resized, in the channel order of the model's contract.
-        folder: where to; what is there is replaced.
-        image_id: the image's id in its data set, for people.
-        file: name of its file, likewise.
+        folder: the folder; replaced if it exists.
+        image_id: the image's id in its data set, for information.
+        file: name of its file, for information.
     """
     with atomic_dir(folder) as partial:
         np.save(partial / IMAGE, image, allow_pickle=False)

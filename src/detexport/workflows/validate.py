@@ -1,6 +1,6 @@
-"""Validate an artifact: one path for the stage, ``detexport validate`` and the check of a fresh export.
+"""Validate an artifact, for the stage, ``detexport validate`` and the check of an export.
 
-Nothing here imports the code of a model: an artifact has to do without it.
+Nothing here imports a model's code: an artifact must run without it.
 """
 
 from contextlib import ExitStack
@@ -32,8 +32,8 @@ class ReportFiles:
 
     Args:
         report: the verdicts and the measurements.
-        drawn: the outputs that a report draws.
-        certificate: what a registry asks for.
+        drawn: outputs for the drawings of the report.
+        certificate: the certificate, which the registry requires.
     """
 
     report: Path
@@ -74,19 +74,19 @@ def validate_job(
         settings: limits and budgets.
         job: its name.
         precision: of the target; a reduced one is evaluated by the task metric alone.
-        floor: the model's noise; none where it was not measured.
+        floor: the model's noise floor; None if it was not measured.
         noise_of: see ``detexport.parity.validate.validate``.
-        dataset: annotated images that the eager model was evaluated on, too; none leaves the task metric out.
-        data: the data set's folder; what was measured on other files is not gone on with.
-        support: what the target declares, where that is less than the artifact's own declaration.
-        save_to: the report's file; what is measured is kept beside it until the end, and an interrupted
-            validation goes on. None keeps nothing.
-        run_options: what else the measurements depend on, as JSON values.
+        dataset: annotated images that the eager model was evaluated on; None leaves the task metric out.
+        data: the data set's folder; measurements on other files are not continued.
+        support: declared support of the target, if it is less than the artifact's.
+        save_to: the report's file; measurements are kept next to it until the end, so that an interrupted
+            validation continues. None keeps nothing.
+        run_options: other values that the measurements depend on, as JSON values.
 
     Raises:
         ArtifactError: the folder is not an artifact.
         ConfigError: there is no budget for the precision.
-        DataError: the precision is reduced, and nothing says how good the eager model is.
+        DataError: the precision is reduced, and the reference or the data set has no annotations.
         RuntimeUnavailableError: the runtime is not on this machine.
     """
     with ExitStack() as at_work:
@@ -136,7 +136,7 @@ def validate_job(
 def _eager_accuracy(
     precision: str, accuracy: EagerAccuracy | None, dataset: CocoDataset | None, settings: ParitySettings
 ) -> EagerAccuracy | None:
-    """What the task metric is compared with; none where it is left out, which reduced precision cannot."""
+    """Return the eager metrics to compare with; None if left out, which reduced precision must not."""
     if precision not in settings.budgets:
         raise ConfigError(
             f"there is no budget for the precision {precision}",
@@ -146,19 +146,19 @@ def _eager_accuracy(
         )
     if precision != FLOAT32 and (accuracy is None or dataset is None):
         raise DataError(
-            "the reference does not say how good the eager model is, which decides on reduced precision",
+            "reduced precision is evaluated by the task metric, and the reference has none",
             got="parity.accuracy_images=0" if accuracy is None else "no annotated images",
-            expected="its metrics on annotated images",
+            expected="the eager model's metrics on annotated images",
             remedy="set parity.accuracy_images, and run the stage `reference` again",
         )
     return accuracy if precision in settings.accuracy_precisions or precision != FLOAT32 else None
 
 
 def validate_apart(*arguments: Any, **options: Any) -> ParityReport:
-    """``validate_job`` in a process of its own, in which no model was built.
+    """Run ``validate_job`` in a child process, in which no model was built.
 
     Raises:
-        Exception: what ``validate_job`` raises; see ``call_in_child``.
+        Exception: as ``validate_job`` and ``call_in_child``.
     """
     report: ParityReport = call_in_child(
         validate_job, *arguments, what="the process that validates", **options

@@ -1,4 +1,4 @@
-"""Validate an artifact against its model, another artifact, or what the pipeline has stored of its model."""
+"""Validate an artifact against its model, another artifact, or the pipeline's stored reference."""
 
 import tempfile
 from contextlib import ExitStack
@@ -49,29 +49,28 @@ def validate_against(
     save_dir: Path | None = None,
     step: Step = silent,
 ) -> ParityReport:
-    """Compare an artifact with a model or another artifact, in a process without the code of a model.
+    """Compare an artifact with a model or another artifact, in a child process without a model's code.
 
     Args:
         artifact_dir: the artifact.
-        other: a model, or the folder of another artifact; by default the reference that the pipeline keeps
-            beside its artifacts.
+        other: a model, or the folder of another artifact; by default the reference that the pipeline stored
+            next to its artifacts.
         data: data set in the standard layout or in that of COCO's downloads; needed with ``other``.
-        target: run the artifact as this target does; empty: by its format's runtime, in float32.
-        other_target: likewise for another artifact.
-        images: of the data set, each at several sizes, by default those of ``settings``; the pipeline's
-            reference has its own.
-        accuracy_images: annotated images that AP is measured on, by default those of ``settings``; 0 leaves
-            it out.
+        target: run the artifact as this target; empty: in its format's runtime, in float32.
+        other_target: run the other artifact as this target.
+        images: number of images of the data set, by default that of ``settings``; the pipeline's reference
+            has its own.
+        accuracy_images: number of annotated images for AP, by default that of ``settings``; 0 leaves AP out.
         device: where artifacts run.
-        settings: limits, budgets and inputs; by default those of ``conf/parity/default.yaml``.
-        save_dir: folder for the report and the certificate. What is computed is kept there until the end, so
-            that an interrupted validation goes on. None keeps nothing.
+        settings: tolerance, budgets and inputs; by default those of ``conf/parity/default.yaml``.
+        save_dir: folder for the report and the certificate. Measurements are kept there until the end, so
+            that an interrupted validation continues. None keeps nothing.
         step: reports each step: see ``Step``.
 
     Raises:
-        ArtifactError: a folder is not an artifact, its files were changed, or the two are of other models.
-        ConfigError: there is nothing to compare the artifact with, or to evaluate reduced precision by.
-        DataError: the data set has no image, or lacks what the task metric is measured by.
+        ArtifactError: a folder is not an artifact, its files were changed, or the two differ in the model.
+        ConfigError: there is nothing to compare the artifact with, or reduced precision has no annotations.
+        DataError: the data set has no image, or lacks annotations of the task metric.
         OutputError: the folder for the results cannot be written.
         RuntimeUnavailableError: a runtime is not on this machine.
     """
@@ -137,10 +136,10 @@ def _run_other(
 
 
 def without_accuracy(precision: str, got: str) -> ConfigError:
-    """Return the error about an artifact of reduced precision without annotated images."""
+    """Return the error that an artifact of reduced precision has no metric to be evaluated by."""
     return ConfigError(
         f"{precision} is evaluated by the task metric alone, and there is none",
         got=got,
-        expected="annotated images, on which what it is compared with was evaluated, too",
+        expected="annotated images, on which the model or the other artifact was evaluated, too",
         remedy="give --data, and --accuracy-images greater than 0",
     )

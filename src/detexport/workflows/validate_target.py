@@ -1,6 +1,6 @@
 """Validate a job of the pipeline: a target's artifact against the stored outputs of its model.
 
-Nothing here imports the code of a model: an artifact has to do without it.
+Nothing here imports a model's code: an artifact must run without it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,9 +40,9 @@ def validate_target(
         engine: the target's runtime.
         reference: folder of the eager model's outputs.
         floor: file of the model's noise floor.
-        data: the data set, for the task metric where the reference has one.
-        files: what is written.
-        target: the target's parameters: ``runtime``, and ``precision`` and ``support`` where they are given.
+        data: the data set, for the task metric if the reference has one.
+        files: the files to write.
+        target: the target's parameters: ``runtime``, optionally ``precision`` and ``support``.
         parity: limits and budgets, see ``ParitySettings.of``.
         categories: names of the data set's classes to keep; none keeps all.
 
@@ -53,10 +53,10 @@ def validate_target(
     precision = target.get("precision", FLOAT32)
     artifact, expected = read_artifact(artifact_dir), read_reference(reference)
     dataset = None
-    is_asked = settings.accuracy_images and (
+    is_evaluated = settings.accuracy_images and (
         precision != FLOAT32 or precision in settings.accuracy_precisions
     )
-    if is_asked and expected.accuracy is not None:
+    if is_evaluated and expected.accuracy is not None:
         dataset = load_coco(data, "val", categories, annotation_kind(artifact.contract))
     report = validate_job(
         artifact_dir,

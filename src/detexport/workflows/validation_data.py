@@ -1,4 +1,4 @@
-"""The user's annotated images, as a model or an artifact is evaluated by them; free of torch."""
+"""The user's annotated images for evaluation; free of torch."""
 
 from pathlib import Path
 
@@ -32,9 +32,9 @@ def load_dataset(
 
     Args:
         folder: in the standard layout, or in that of COCO's downloads.
-        class_names: the classes to keep, in their order; without any all are kept.
+        class_names: the classes to keep, in their order; empty keeps all.
         kind: annotations that the model is evaluated by.
-        evaluated: whether it is evaluated; if not, instances do where there are no keypoints.
+        evaluated: whether it is evaluated; if not, instances are enough where there are no keypoints.
     """
     if not evaluated and not find_annotations(folder, SPLIT, kind).exists():
         kind = "instances"
@@ -44,9 +44,9 @@ def load_dataset(
 
 
 def load_annotated(folder: Path, contract: Contract) -> CocoDataset:
-    """Read the validation split with what a contract's outputs are evaluated by.
+    """Read the validation split with the annotations that a contract's outputs are evaluated by.
 
-    Its classes are the contract's, by their names, or in their order where those are numbers.
+    Its classes are selected by the contract's names, or by their order if those are numbers.
 
     Raises:
         MissingAnnotationsError: the data set has other classes.
@@ -59,7 +59,7 @@ def load_annotated(folder: Path, contract: Contract) -> CocoDataset:
         return dataset
     if numbered or not set(names) <= set(existing):
         raise MissingAnnotationsError(
-            f"{folder} has not the classes of the artifact",
+            f"{folder} does not have the classes of the artifact",
             got=f"{len(existing)} categories: {listed(existing)}",
             expected=f"{len(names)}: {listed(names)}",
             remedy="choose other data",
@@ -68,7 +68,7 @@ def load_annotated(folder: Path, contract: Contract) -> CocoDataset:
 
 
 def choose_records(folder: Path, contract: Contract, number: int) -> tuple[CocoRecord, ...]:
-    """Return ``number`` images of the validation split, at even distances; their annotations are not read.
+    """Return ``number`` evenly spaced images of the validation split, without evaluating annotations.
 
     Raises:
         DataError: there is no image.

@@ -111,7 +111,8 @@ def test_a_segment_of_another_category_is_another_segment() -> None:
 def test_a_thing_that_points_to_another_detection_fails() -> None:
     actual = panoptic()
     actual["segments_info"][0]["instance_id"] = 2
-    assert "segment of class 0, score 0.9000 is another detection" in measure(panoptic(), actual).reasons[0]
+    (reason, *_) = measure(panoptic(), actual).reasons
+    assert "segment of class 0, score 0.9000 belongs to another detection" in reason
 
 
 def test_ids_may_change_places_where_scores_are_tied() -> None:

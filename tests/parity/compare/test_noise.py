@@ -10,7 +10,7 @@ from detexport.outputs import Outputs
 from detexport.parity.compare import Noise, SampleParity, Tolerance, compare
 from detexport.parity.compare.noise import MARGIN, strict, widen_by
 from detexport.parity.compare.rows import OWN_RUNS
-from detexport.parity.measures import tell
+from detexport.parity.measures import limited_errors
 from detexport.parity.verdict import ParityReport
 from tiny_artifacts import tiny_contract
 
@@ -87,7 +87,7 @@ def test_where_the_runs_share_next_to_nothing_all_is_undetermined_but_how_much_t
     assert found.passed, found.reasons
     assert found.undetermined == (6, 4)
     assert found.determined == 0
-    assert "1 detections, the model's own runs give (5, 7)" in compared(SIX, rows([0.9]), noise).reasons[0]
+    assert "1 detections, the model's own runs have 5 to 7" in compared(SIX, rows([0.9]), noise).reasons[0]
 
 
 def test_limits_are_no_tighter_than_the_margin_on_the_models_own_error() -> None:
@@ -124,11 +124,11 @@ def test_the_limit_that_is_told_is_the_one_that_was_used() -> None:
 
     def limits(*samples: SampleParity) -> dict[str, str]:
         report = ParityReport("j", "0" * 64, TABLE, tiny_contract(), dict(zip("ab", samples, strict=False)))
-        return {measure.words: limit for measure, _, limit in tell(report.to_json())}
+        return {measure.words: limit for measure, _, limit in limited_errors(report.to_json())}
 
     table = limits(quiet)["boxes"]
     assert table == f"{TABLE.box_px:g} px x scale"
-    wider = f"{MARGIN * 0.02:g} px x scale, for the model's own noise; {table} without"
+    wider = f"{MARGIN * 0.02:g} px x scale, widened from {table} by the model's own noise"
     assert limits(quiet, noisy)["boxes"] == wider
     assert limits(quiet, noisy)["scores"] == f"{TABLE.score:g}"
 

@@ -129,7 +129,7 @@ def oks(expected: dict[str, np.ndarray], actual: dict[str, np.ndarray]) -> float
 
 
 def test_the_similarity_of_keypoints_is_cocos() -> None:
-    """Held against pycocotools, whose object is as large as its box."""
+    """Compared with pycocotools, whose object is as large as its box."""
     expected, actual = outputs(1), outputs(1)
     actual["pred_keypoints"][..., :2] += np.random.default_rng(1).normal(0, 2, (1, 25, 2)).astype(np.float32)
     box = [0, 5, 16, 40]

@@ -281,9 +281,9 @@ def test_a_field_on_one_side_only_fails() -> None:
     assert "scores" in measure(detections(), without_scores).reasons[0]
 
 
-def test_more_detections_than_promised_fail() -> None:
+def test_more_detections_than_declared_fail() -> None:
     result = measure(detections(), detections(), contract=tiny_contract(max_detections=3))
-    assert "4 detections, at most 3" in result.reasons[-1]
+    assert "4 detections, the contract declares at most 3" in result.reasons[-1]
 
 
 def test_pairs_are_as_many_as_can_be_and_one_to_one() -> None:

@@ -1,7 +1,7 @@
 """Compare a runtime's outputs on one image with the eager model's.
 
-By field, whatever the architecture: ``rows`` pairs detections or proposals, ``pairs`` compares what a pair
-has, ``dense`` what every pixel has.
+Fields are compared whatever the architecture: ``rows`` pairs detections or proposals, ``pairs`` compares
+masks and keypoints of pairs, ``dense`` compares semantic and panoptic segmentation.
 """
 
 from detexport.parity.compare.noise import Noise, NoiseOf

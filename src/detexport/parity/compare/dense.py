@@ -1,4 +1,4 @@
-"""What every pixel has: logits of semantic segmentation, and the segment that it belongs to."""
+"""Compare semantic and panoptic segmentation."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,17 +7,17 @@ import numpy as np
 
 from detexport.contract import PanopticRule
 from detexport.outputs import Outputs
+from detexport.parity.compare.field_comparison import FieldComparison
 from detexport.parity.compare.noise import Noise
-from detexport.parity.compare.part import Part
 from detexport.parity.compare.rows import Matching
 from detexport.parity.compare.tolerance import Tolerance
 
 
-def compare_sem_seg(expected: np.ndarray, actual: np.ndarray, tolerance: Tolerance) -> Part:
-    """Compare logits (C, H, W), class by class: all differences at once would need as much memory again.
+def compare_sem_seg(expected: np.ndarray, actual: np.ndarray, tolerance: Tolerance) -> FieldComparison:
+    """Compare logits (C, H, W), class by class: all errors at once would need as much memory again.
 
-    Pixels whose class, the one of the highest logit, is another are counted: with logits within their
-    tolerance it changes only where two classes are as good as equal.
+    Pixels with another class (of the highest logit) are counted without a limit: within the tolerance of the
+    logits a class changes only if two are almost equal.
     """
     worst, count = 0.0, 0
     sides = Labels(expected.shape[1:]), Labels(expected.shape[1:])
@@ -36,11 +36,11 @@ def compare_sem_seg(expected: np.ndarray, actual: np.ndarray, tolerance: Toleran
         "sem_seg_error": worst,
         "sem_seg_class_ratio": relabelled / max(sides[0].labels.size, 1),
     }
-    return Part(errors_by_name, numerics if count else ())
+    return FieldComparison(errors_by_name, numerics if count else ())
 
 
 class Labels:
-    """The class of the highest logit so far of each pixel, the first of equal ones.
+    """The class with the highest logit of each pixel, the first of equal ones, class by class.
 
     Args:
         shape: height and width.
@@ -52,7 +52,7 @@ class Labels:
         self._seen = 0
 
     def add(self, logits: np.ndarray) -> None:
-        """Look at the next class's logits (H, W)."""
+        """Add the next class's logits (H, W)."""
         higher = logits > self._highest
         self.labels[higher] = self._seen
         np.copyto(self._highest, logits, where=higher)
@@ -66,8 +66,8 @@ class PanopticSegments:
     Args:
         ids: (H, W) id of each pixel's segment, 0 for none.
         info: each segment's dict by its id.
-        masks: (R, H, W) bool, those of the detections.
-        scores: (R,) likewise, descending.
+        masks: (R, H, W) bool, of the detections.
+        scores: (R,) of the detections, descending.
     """
 
     ids: np.ndarray
@@ -77,23 +77,23 @@ class PanopticSegments:
 
     @classmethod
     def of(cls, outputs: Outputs) -> "PanopticSegments":
-        """An image's segments."""
+        """Take the segments from an image's outputs."""
         info = {one["id"]: one for one in outputs["segments_info"]}
         return cls(outputs["panoptic_seg"], info, outputs["pred_masks"], outputs["scores"])
 
     @property
     def order(self) -> list[int]:
-        """Ids, ascending, 0 for no segment first."""
+        """Return the ids, ascending; 0, for no segment, is the first."""
         return sorted({0, *self.info})
 
     def tied(self, index: int, tie: float) -> np.ndarray:
-        """Indices of the other detections whose score is that of one, give or take ``tie``."""
+        """Return the indices of the other detections whose score is within ``tie`` of one's."""
         near = np.abs(self.scores.astype(np.float64) - float(self.scores[index])) <= tie
         near[index] = False
         return np.flatnonzero(near)
 
     def disputed(self, one: int, other: int) -> np.ndarray:
-        """The pixels (H, W) bool that two detections want and one of them has."""
+        """Return the pixels (H, W) bool in the masks of two detections and in the segment of one."""
         segments = {segment.get("instance_id"): id for id, segment in self.info.items()}
         # No segment has the id -1: a thing that is dropped has no pixel.
         owners = [segments.get(index, -1) for index in (one, other)]
@@ -101,11 +101,11 @@ class PanopticSegments:
 
 
 @dataclass(frozen=True)
-class PanopticPart(Part):
-    """See ``Part``.
+class PanopticComparison(FieldComparison):
+    """The comparison of panoptic segments.
 
     Args:
-        segments: those that one side alone has, not at an edge: whether it is a thing, its category.
+        segments: missing and extra segments that are not excused: whether it is a thing, its category.
     """
 
     segments: tuple[tuple[bool, int], ...] = ()
@@ -118,15 +118,15 @@ def compare_panoptic(
     tolerance: Tolerance,
     rule: PanopticRule,
     noise: Noise | None = None,
-) -> PanopticPart:
+) -> PanopticComparison:
     """Compare ``panoptic_seg`` and ``segments_info``.
 
-    Segments of one category are the same where they overlap by more than half (Kirillov et al. 2019), which
-    is one to one; things must be the same detections, too. Pixels that things of equal score both want may
-    belong to either, and count for neither. A segment that only one side has is excused, and its pixels with
-    it, within the tolerance of what decided it: the score threshold of things or how much of them others had
-    taken, the least area of stuff; where its detection is excused, and where the model's own runs do not
-    agree about it. The areas in ``segments_info`` are those of ``panoptic_seg``, so its tolerance is theirs.
+    Segments of one category are paired if their IoU is more than 0.5 (Kirillov et al. 2019), which is one to
+    one; things must be paired detections, too. Pixels that things of equal score both claim are not counted.
+    A missing or extra segment is excused, with its pixels, within the tolerance of the decision that excluded
+    it: the score threshold of things, the overlap of things with others, the smallest area of stuff; and if
+    its detection is excused, or the model's own runs disagree about it. Areas in ``segments_info`` are those
+    of ``panoptic_seg`` and have no tolerance of their own.
     """
     first, second = PanopticSegments.of(expected), PanopticSegments.of(actual)
     partners = dict(zip(matching.rows.tolist(), matching.columns.tolist(), strict=True))
@@ -138,7 +138,7 @@ def compare_panoptic(
     missing = {id for id in first.info if id not in same}
     extra = {id for id in second.info if id not in same.values()}
     undetermined = noise.segments if noise else ()
-    alone = [{one.index for one in side if one.excused} for side in (matching.missing, matching.extra)]
+    excused_rows = [{one.index for one in side if one.excused} for side in (matching.missing, matching.extra)]
     excused = [
         [
             id
@@ -147,21 +147,21 @@ def compare_panoptic(
             or _category(side.info[id]) in undetermined
             or _is_borderline(side, id, rule, tolerance)
         ]
-        for side, ids, detections in ((first, missing, alone[0]), (second, extra, alone[1]))
+        for side, ids, detections in ((first, missing, excused_rows[0]), (second, extra, excused_rows[1]))
     ]
     left_out = either | np.isin(first.ids, excused[0]) | np.isin(second.ids, excused[1])
     renamed = np.full(max(second.info, default=0) + 1, -1)
     renamed[[0, *same.values()]] = [0, *same]
     differing = int(np.count_nonzero((first.ids != renamed[second.ids]) & ~left_out))
-    lost, invented = sorted(missing - {*excused[0]}), sorted(extra - {*excused[1]})
+    missing_ids, extra_ids = sorted(missing - {*excused[0]}), sorted(extra - {*excused[1]})
     unmatched = (
-        *(f"missing: {_describe(first.info[id])}" for id in lost),
-        *(f"extra: {_describe(second.info[id])}" for id in invented),
+        *(f"missing: {_describe(first.info[id])}" for id in missing_ids),
+        *(f"extra: {_describe(second.info[id])}" for id in extra_ids),
         *(
-            f"segments_info: {_describe(first.info[a])} is another detection"
+            f"segments_info: {_describe(first.info[a])} belongs to another detection"
             for a, b in same.items()
             if first.info[a]["isthing"]
-            and first.info[a]["instance_id"] not in alone[0]
+            and first.info[a]["instance_id"] not in excused_rows[0]
             and partners.get(first.info[a]["instance_id"]) != second.info[b]["instance_id"]
         ),
     )
@@ -171,13 +171,13 @@ def compare_panoptic(
         "panoptic_error_ratio": differing / max(count, 1),
         "panoptic_quality_error": 1 - panoptic_quality(first, second, overlap),
     }
-    return PanopticPart(
+    return PanopticComparison(
         errors,
         numerics if differing > margin_px else (),
         unmatched,
         segments=(
-            *(_category(first.info[id]) for id in lost),
-            *(_category(second.info[id]) for id in invented),
+            *(_category(first.info[id]) for id in missing_ids),
+            *(_category(second.info[id]) for id in extra_ids),
         ),
     )
 
@@ -185,10 +185,10 @@ def compare_panoptic(
 def find_disputed(
     first: PanopticSegments, second: PanopticSegments, partners: dict[int, int], tie: float
 ) -> np.ndarray:
-    """The pixels (H, W) bool that may belong to either of two things.
+    """Return the pixels (H, W) bool that may belong to either of two things.
 
-    Things take their pixels in the order of their scores. Where two scores are equal either may come first,
-    and what both want belongs to the one on one side, to the other on the other side.
+    Things claim pixels in the order of their scores. Of two equal scores either may come first, so the pixels
+    that both claim may belong to the one on one side and to the other on the other side.
 
     Args:
         first: the eager model's.
@@ -209,7 +209,7 @@ def find_disputed(
 def count_overlap(
     first: PanopticSegments, second: PanopticSegments, where: np.ndarray | None = None
 ) -> np.ndarray:
-    """Pixels that each pair of segments shares: (F, S) int64, in the order of ``PanopticSegments.order``.
+    """Count the pixels that each pair of segments shares: (F, S) int64, in ``PanopticSegments.order``.
 
     Args:
         first: one side.
@@ -223,7 +223,7 @@ def count_overlap(
 
 
 def match_segments(first: PanopticSegments, second: PanopticSegments, overlap: np.ndarray) -> dict[int, int]:
-    """Ids in ``second`` by their partners' ids in ``first``: one category, an IoU of more than a half.
+    """Pair segments of one category with an IoU above 0.5: ids in ``second`` by ids in ``first``.
 
     Args:
         first: one side.
@@ -238,7 +238,7 @@ def match_segments(first: PanopticSegments, second: PanopticSegments, overlap: n
         for row, column in np.argwhere(more_than_half[1:, 1:]) + 1
         if _category(first.info[ids[0][row]]) == _category(second.info[ids[1][column]])
     }
-    # Stuff of no pixel, which things cover and no limit drops, overlaps nothing.
+    # Stuff without pixels, covered by things and not dropped, overlaps nothing.
     unseen = [
         {_category(side.info[id]): id for id in side.info if not side.info[id].get("area", 1)}
         for side in (first, second)
@@ -249,10 +249,10 @@ def match_segments(first: PanopticSegments, second: PanopticSegments, overlap: n
 
 
 def panoptic_quality(first: PanopticSegments, second: PanopticSegments, overlap: np.ndarray) -> float:
-    """The panoptic quality of one side's segments, the other's taken as the truth; 1 where there are none.
+    """Return the PQ of one side's segments with the other's as ground truth; 1 if there are none.
 
-    The mean over the categories (Kirillov et al. 2019); that one side has no segment somewhere is nothing to
-    be left out here. The same whichever side is which.
+    The mean over the categories (Kirillov et al. 2019), symmetric in the sides. Void pixels of one side are
+    not left out.
 
     Args:
         first: one side.
@@ -262,7 +262,7 @@ def panoptic_quality(first: PanopticSegments, second: PanopticSegments, overlap:
     same = match_segments(first, second, overlap)
     areas = overlap.sum(1), overlap.sum(0)
     ids = first.order, second.order
-    found: dict[tuple[bool, int], float] = {}
+    iou_sums: dict[tuple[bool, int], float] = {}
     segments: dict[tuple[bool, int], int] = {}
     for side in (first, second):
         for segment in side.info.values():
@@ -271,10 +271,10 @@ def panoptic_quality(first: PanopticSegments, second: PanopticSegments, overlap:
         row, column = ids[0].index(a), ids[1].index(b)
         union = int(areas[0][row] + areas[1][column] - overlap[row, column])
         category = _category(first.info[a])
-        # Stuff of no pixel on both sides is the same.
-        found[category] = found.get(category, 0.0) + (overlap[row, column] / union if union else 1.0)
-    # Twice the matches, the wrong and the missed ones are all segments of both sides.
-    qualities = [2 * found.get(category, 0.0) / count for category, count in segments.items()]
+        # Stuff without pixels on both sides is equal.
+        iou_sums[category] = iou_sums.get(category, 0.0) + (overlap[row, column] / union if union else 1.0)
+    # TP + (FP + FN) / 2 is half the number of segments of both sides.
+    qualities = [2 * iou_sums.get(category, 0.0) / count for category, count in segments.items()]
     return float(np.mean(qualities)) if qualities else 1.0
 
 
@@ -283,9 +283,9 @@ def _category(segment: dict[str, Any]) -> tuple[bool, int]:
 
 
 def _is_borderline(side: PanopticSegments, id: int, rule: PanopticRule, tolerance: Tolerance) -> bool:
-    """Whether rounding may have decided that this segment is there: see ``compare_panoptic``.
+    """Return whether rounding may explain that a segment exists: see ``compare_panoptic``.
 
-    A margin in px is no more than half of what it lies around: a small segment is not at every edge.
+    A margin in px is at most half of its limit, so that not every small segment is excused.
     """
     segment = side.info[id]
     if not segment["isthing"]:
@@ -294,7 +294,7 @@ def _is_borderline(side: PanopticSegments, id: int, rule: PanopticRule, toleranc
     index = segment["instance_id"]
     mask = side.masks[index]
     area = np.count_nonzero(mask)
-    # Things come in the order of their ids, before all stuff; of equal ones any may come before it.
+    # Things precede stuff, in the order of their ids; those of equal score may precede this one, too.
     taken = (side.ids > 0) & (side.ids < id)
     for other in side.tied(index, tolerance.score):
         taken |= side.masks[other]

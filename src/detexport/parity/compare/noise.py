@@ -1,7 +1,7 @@
-"""What the eager model itself leaves undetermined on one input.
+"""The noise of the eager model on one input: differences between its own runs.
 
-A model that adds in another order, or takes equal scores in another order, is still the same model. Where its
-own runs differ, nothing speaks against an artifact that differs, too; what all runs share is determined.
+A model that adds in another order, or takes equal scores in another order, is still the same model. If its
+own runs differ in a detection, an artifact may differ in it, too; what all runs share is determined.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,16 +13,16 @@ import numpy as np
 from detexport.parity.compare.tolerance import Tolerance
 
 MARGIN = 4.0
-"""A limit is at least so many times the model's own error: a few runs show less than the worst case."""
+"""A limit is at least this multiple of the model's own error: a few runs show less than the worst case."""
 
 MOST_WIDENED = 10.0
-"""Numbers whose limit would have to be more than so many times the table's are undetermined."""
+"""Numbers whose limit would exceed the tolerance by more than this factor are undetermined."""
 
 ANOTHER_PX = 1.0
-"""Boxes of the model's own runs that are further apart, in px of the input, are two candidates."""
+"""Boxes of two runs that are further apart, in px of the input, are two detections."""
 
 CHAOTIC = 0.5
-"""Where the runs disagree about a greater part of the detections, no detection is determined."""
+"""If the runs disagree about a larger fraction of the detections, none is determined."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Noise:
     """How the eager model's own runs differ from its reference on one input.
 
     Args:
-        limits: largest errors of what the runs share, by the names of the tolerance's limits.
+        limits: largest errors of paired detections, by the names of the tolerance's limits.
         undetermined: indices of the reference's detections that another run lacks.
-        scores: of the detections that one run has and another lacks, ascending.
-        counts: fewest and most detections of a run, the reference among them.
+        scores: scores of the detections that one run has and another lacks, ascending.
+        counts: fewest and most detections of a run, the reference included.
         segments: panoptic segments that one run has and another lacks: whether it is a thing, its category.
     """
 
@@ -45,40 +45,40 @@ class Noise:
 
     @property
     def chaotic(self) -> bool:
-        """Whether the runs agree about too few detections for any to be determined."""
+        """Return whether the runs agree about too few detections for any to be determined."""
         return len(self.undetermined) > CHAOTIC * self.counts[0]
 
     @property
     def plausible_counts(self) -> tuple[int, int]:
-        """Fewest and most detections that are no contradiction to the model's own runs."""
+        """Return the fewest and the most detections that an artifact may have on this input."""
         fewest, most = self.counts
         return fewest // 2, 2 * most
 
     def open_rows(self, scores: np.ndarray, tie: float, *, of_reference: bool) -> np.ndarray:
-        """Detections that the model's own runs do not determine: (R,) bool.
+        """Return which detections are undetermined: (R,) bool.
 
-        Those of which a run has and another lacks one of the same score: a tie decides about all of them.
+        A detection is undetermined if one run has and another lacks a detection of its score.
 
         Args:
             scores: (R,) of one side's detections.
             tie: scores that differ by no more are equal.
-            of_reference: whether they are the reference's own, whose indices are known.
+            of_reference: whether they are the reference's, whose undetermined indices are known.
         """
         if self.chaotic:
             return np.ones(len(scores), bool)
         known = np.asarray(self.scores, np.float64)
         is_open = np.zeros(len(scores), bool)
         if len(known):
-            places = np.searchsorted(known, scores.astype(np.float64))
+            indices = np.searchsorted(known, scores.astype(np.float64))
             for step in (0, 1):
-                near = known[np.clip(places - step, 0, len(known) - 1)]
+                near = known[np.clip(indices - step, 0, len(known) - 1)]
                 is_open |= np.abs(scores - near) <= tie
         if of_reference:
             is_open[list(self.undetermined)] = True
         return is_open
 
     def noise_dominated(self, tolerance: Tolerance) -> tuple[str, ...]:
-        """Names of the limits that the model's own error exceeds so far that nothing within is a proof."""
+        """Return the names of the limits that the model's own error exceeds by more than ``MOST_WIDENED``."""
         widened = widen_by(tolerance, self)
         return tuple(
             name
@@ -99,15 +99,15 @@ class Noise:
 
 
 NoiseOf = Callable[[Sequence[Any]], Mapping[str, Noise]]
-"""The noise on samples that go through the model in one call, by their ids; empty where it is not known."""
+"""Return the noise of samples of one call, by id; empty if it is not known."""
 
 
 def strict(tolerance: Tolerance) -> Tolerance:
-    """The limits that the model's own runs are compared by; ``widen_by`` multiplies their errors again."""
+    """Return the tolerance for the model's own runs; ``widen_by`` multiplies their errors by ``MARGIN``."""
     limits = {one.name: getattr(tolerance, one.name) / MARGIN for one in fields(tolerance)}
     return replace(tolerance, **{**limits, "pair_iou": tolerance.pair_iou})
 
 
 def widen_by(tolerance: Tolerance, noise: Noise) -> Tolerance:
-    """The tolerance with no limit below ``MARGIN`` times the model's own error on the input."""
+    """Return the tolerance widened to ``MARGIN`` times the model's own error on the input."""
     return tolerance.widened({name: MARGIN * error for name, error in noise.limits.items()})

@@ -1,48 +1,48 @@
-"""The measurement of one image."""
+"""Compare all outputs of one image."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from detexport.contract import Contract
 from detexport.outputs import Outputs, count_rows, field_faults
-from detexport.parity.compare.dense import PanopticPart, compare_panoptic, compare_sem_seg
+from detexport.parity.compare.dense import PanopticComparison, compare_panoptic, compare_sem_seg
+from detexport.parity.compare.field_comparison import FieldComparison
 from detexport.parity.compare.noise import Noise, widen_by
 from detexport.parity.compare.pairs import (
-    KeypointPart,
-    MaskPart,
+    KeypointComparison,
+    MaskComparison,
     compare_keypoints,
     compare_masks,
     compare_poses,
 )
-from detexport.parity.compare.part import Part
 from detexport.parity.compare.rows import NO_ROWS, OneSided, box_area, match
 from detexport.parity.compare.tolerance import Tolerance
 
 
 @dataclass(frozen=True)
 class SampleParity:
-    """The measurement of one image; there are no errors where the fields could not be compared.
+    """The measurement of one image; ``errors`` is empty if the outputs could not be compared.
 
     Args:
         expected: number of the eager model's detections or proposals.
         actual: number of the runtime's.
         paired: number of pairs.
-        missing: only the eager model has them.
-        extra: only the runtime has them.
+        missing: detections of the eager model only.
+        extra: detections of the runtime only.
         errors: the largest error by name, see ``detexport.parity.measures``.
-        box_limit_px: what a box's error is held against.
+        box_limit_px: limit of a box's error.
         keypoints: number of keypoints compared.
-        keypoint_flips: number of those whose place is another cell of their heatmap.
-        masks_needed: see ``MaskPart``.
-        broken: what is promised and not kept, or why nothing could be compared.
-        numerics: where numbers lie beyond the tolerance.
-        matching: what was decided otherwise, and not at the edge.
-        compared: whether the fields could be compared at all.
-        segments: panoptic segments that one side alone has, not at an edge: whether it is a thing, its
+        keypoint_flips: number of those in another cell of their heatmap.
+        masks_needed: see ``MaskComparison``.
+        broken: violations of the contract, or why the outputs could not be compared.
+        numerics: numerical errors beyond the tolerance.
+        matching: missing and extra detections that are not excused.
+        compared: whether the outputs could be compared.
+        segments: missing and extra panoptic segments that are not excused: whether it is a thing, its
             category.
         noise_dominated: names of limits that the model itself exceeds by far on this input
             (``Noise.noise_dominated``).
-        widened: the limits of this input that the model's own noise made wider, by the tolerance's names.
+        widened: limits widened to the model's own noise on this input, by the tolerance's names.
     """
 
     expected: int
@@ -65,29 +65,29 @@ class SampleParity:
 
     @property
     def undetermined(self) -> tuple[int, int]:
-        """Number of detections, missing and extra, about which the model's own runs do not agree."""
+        """Return the numbers of missing and of extra detections that are undetermined."""
         missing, extra = (sum(one.undetermined for one in side) for side in (self.missing, self.extra))
         return missing, extra
 
     @property
     def determined(self) -> int:
-        """How many detections, or maps of every pixel, are equal within limits that prove something."""
+        """Return the number of pairs (1 without detections) within limits that are not noise-dominated."""
         if "box_error_px" in self.errors:
             return 0 if {"box_px", "score", "objectness"} & set(self.noise_dominated) else self.paired
         return int(self.compared and not self.noise_dominated)
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why the image did not pass; empty where it did."""
+        """Return why the image did not pass; empty if it did."""
         return (*self.broken, *self.numerics, *self.matching)
 
     @property
     def passed(self) -> bool:
-        """Whether everything is within the tolerance."""
+        """Return whether everything is within the tolerance."""
         return not self.reasons
 
     def to_json(self) -> dict[str, Any]:
-        """The measurement as plain JSON values."""
+        """Return the measurement as plain JSON values."""
         return {"passed": self.passed, "reasons": list(self.reasons), **asdict(self)}
 
 
@@ -101,16 +101,16 @@ def compare(
     noise: Noise | None = None,
     own: bool = False,
 ) -> SampleParity:
-    """Measure how far a runtime's outputs lie from the eager model's on one image.
+    """Measure the errors of a runtime's outputs against the eager model's on one image.
 
     Args:
         expected: the eager model's, see ``Outputs``.
         actual: the runtime's, in the same frame.
         tolerance: the limits.
-        contract: thresholds and longest list, which decide what is in the outputs at all.
+        contract: thresholds and maximum number of detections.
         scale: output size / input size, the larger of both sides.
-        noise: how the model's own runs differ on this image: what they do not determine is excused, and no
-            limit lies below their errors.
+        noise: differences between the model's own runs on this image. Undetermined detections are
+            excused, and limits are widened.
         own: whether ``actual`` is another run of the eager model itself (``detexport.parity.noise_floor``).
     """
     counts: dict[str, Any] = {"expected": count_rows(expected), "actual": count_rows(actual)}
@@ -119,39 +119,44 @@ def compare(
         return SampleParity(**counts, broken=tuple(faults))
 
     table, tolerance = tolerance, widen_by(tolerance, noise) if noise else tolerance
-    parts: list[Part] = []
-    matching, masks, keypoints, panoptic = NO_ROWS, MaskPart(), KeypointPart(), PanopticPart()
+    comparisons: list[FieldComparison] = []
+    matching, masks, keypoints, panoptic = (
+        NO_ROWS,
+        MaskComparison(),
+        KeypointComparison(),
+        PanopticComparison(),
+    )
     if "scores" in expected or "objectness_logits" in expected:
-        matching, part = match(
+        matching, boxes = match(
             expected, actual, tolerance=tolerance, contract=contract, scale=scale, noise=noise, own=own
         )
-        parts.append(part)
+        comparisons.append(boxes)
     if "pred_masks" in expected:
         masks = compare_masks(expected["pred_masks"], actual["pred_masks"], matching, tolerance)
-        parts.append(masks)
+        comparisons.append(masks)
     if "pred_keypoints" in expected:
-        places = expected["pred_keypoints"], actual["pred_keypoints"]
-        keypoints = compare_keypoints(*places, matching, tolerance, scale)
+        both_sides = expected["pred_keypoints"], actual["pred_keypoints"]
+        keypoints = compare_keypoints(*both_sides, matching, tolerance, scale)
         areas = box_area(expected["pred_boxes"])
-        parts += [keypoints, compare_poses(*places, matching, areas, contract.oks_sigmas)]
+        comparisons += [keypoints, compare_poses(*both_sides, matching, areas, contract.oks_sigmas)]
     if "sem_seg" in expected:
-        parts.append(compare_sem_seg(expected["sem_seg"], actual["sem_seg"], tolerance))
+        comparisons.append(compare_sem_seg(expected["sem_seg"], actual["sem_seg"], tolerance))
     if "panoptic_seg" in expected and contract.panoptic is not None:
         panoptic = compare_panoptic(expected, actual, matching, tolerance, contract.panoptic, noise)
-        parts.append(panoptic)
+        comparisons.append(panoptic)
     return SampleParity(
         **counts,
         paired=len(matching.rows),
         missing=matching.missing,
         extra=matching.extra,
-        errors={name: error for part in parts for name, error in part.errors.items()},
+        errors={name: error for one in comparisons for name, error in one.errors.items()},
         box_limit_px=tolerance.box_limit_px(scale),
         keypoints=keypoints.compared,
         keypoint_flips=keypoints.flipped,
         masks_needed=masks.needed,
-        broken=tuple(reason for part in parts for reason in part.broken),
-        numerics=tuple(reason for part in parts for reason in part.numerics),
-        matching=tuple(reason for part in parts for reason in part.matching),
+        broken=tuple(reason for one in comparisons for reason in one.broken),
+        numerics=tuple(reason for one in comparisons for reason in one.numerics),
+        matching=tuple(reason for one in comparisons for reason in one.matching),
         compared=True,
         segments=panoptic.segments,
         widened={name: limit for name, limit in asdict(tolerance).items() if limit != getattr(table, name)},
@@ -159,7 +164,7 @@ def compare(
 
 
 def _faults(expected: Outputs, actual: Outputs) -> list[str]:
-    """What keeps two outputs from being compared."""
+    """Return why two outputs cannot be compared; empty if they can."""
     faults = [
         *(f"eager model, {fault}" for fault in field_faults(expected)),
         *(f"runtime, {fault}" for fault in field_faults(actual)),
@@ -170,7 +175,7 @@ def _faults(expected: Outputs, actual: Outputs) -> list[str]:
         return faults
     sizes = [
         (name, *(side[name].shape[first:] for side in (actual, expected)))
-        # Beyond the rows, whose number may differ.
+        # Without the number of rows, which may differ.
         for name, first in (("pred_masks", 1), ("pred_keypoints", 1), ("sem_seg", 0), ("panoptic_seg", 0))
         if name in expected
     ]

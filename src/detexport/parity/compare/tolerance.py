@@ -1,4 +1,4 @@
-"""How far an artifact may lie from the eager model."""
+"""The largest errors that an artifact may have against the eager model."""
 
 import math
 from collections.abc import Mapping
@@ -12,23 +12,23 @@ LARGEST_RATIO = 0.99
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far an artifact may lie from the eager model; ``conf/parity`` says why by the same limits.
+    """The largest errors that an artifact may have; ``conf/parity`` has the reason of each.
 
     Args:
-        box_px: of a box's coordinates, in px of the graph's input; in the output it grows with the scale.
-        box_floor_px: of a box's coordinates, in px of the output, where the scale would ask for less.
+        box_px: of a box's coordinates, in px of the graph's input; multiplied by the scale of the output.
+        box_floor_px: of a box's coordinates, in px of the output, if ``box_px`` times the scale is less.
         score: of a score; detections whose scores differ by no more are tied.
-        objectness: of a proposal's logit; likewise.
+        objectness: of a proposal's logit; proposals whose logits differ by no more are tied.
         mask_px: pixels of a mask that may differ, whatever its area.
-        mask_area_ratio: part of a mask's area that may differ, where that is more.
-        keypoint_px: of a keypoint's x and y, in px of the graph's input; in the output it grows with the
-            scale.
-        keypoint_flip_ratio: part of the keypoints that may lie further away: of two cells of a heatmap that
-            are equally high, rounding decides which is the highest.
-        keypoint_score: of every keypoint's score, as a part of it, those that flip included.
+        mask_area_ratio: fraction of a mask's area that may differ, if that is more.
+        keypoint_px: of a keypoint's x and y, in px of the graph's input; multiplied by the scale of the
+            output.
+        keypoint_flip_ratio: fraction of the keypoints that may move to another heatmap cell: between equally
+            high cells rounding decides.
+        keypoint_score: of every keypoint's score, relative, those in another cell included.
         sem_seg: of a logit of semantic segmentation.
-        panoptic_ratio: part of the image's pixels that may belong to another segment.
-        pair_iou: detections of one class that overlap less are different objects.
+        panoptic_ratio: fraction of the image's pixels that may belong to another segment.
+        pair_iou: detections of one class with a smaller IoU are different objects.
     """
 
     box_px: float = 0.01
@@ -45,7 +45,7 @@ class Tolerance:
     pair_iou: float = 0.5
 
     def __post_init__(self) -> None:
-        """Refuse limits that no error can exceed.
+        """Check the limits.
 
         Raises:
             ConfigError: a limit is not a finite number of at least 0, a ratio is 1 or more, or the IoU is not
@@ -67,13 +67,13 @@ class Tolerance:
             )
 
     def widened(self, needs: Mapping[str, float]) -> "Tolerance":
-        """The tolerance with no limit below what is needed.
+        """Return the tolerance with each limit at least as large as needed.
 
-        A mask passes by its pixels or by its area, whichever allows more; where it would pass by neither, the
-        one that has to grow by the smaller factor does.
+        A mask passes by its pixels or by its area. If both limits are too small, the one that has to grow by
+        the smaller factor is widened.
 
         Args:
-            needs: the least limits, by their names; a ratio stays below 1.
+            needs: smallest limits, by name; a ratio stays below 1.
         """
         effective = {
             name: max(getattr(self, name), min(need, LARGEST_RATIO) if name in RATIOS else need)
@@ -87,10 +87,10 @@ class Tolerance:
         return replace(self, **effective)
 
     def growth(self, name: str, need: float) -> float:
-        """The factor by which a limit has to grow to be what is needed; infinite for a limit of 0."""
+        """Return the factor by which a limit has to grow; infinite for a limit of 0."""
         limit: float = getattr(self, name)
         return need / limit if limit else float("inf")
 
     def box_limit_px(self, scale: float) -> float:
-        """The limit in px of the output, ``scale`` being output size / input size."""
+        """Return the limit of boxes in px of the output; ``scale`` is output size / input size."""
         return max(self.box_px * scale, self.box_floor_px)

@@ -1,4 +1,4 @@
-"""What a comparison of some of an image's fields gives, and how it says what is beyond the tolerance."""
+"""The result of comparing some of an image's fields, and the words for errors beyond the tolerance."""
 
 from dataclasses import dataclass, field
 
@@ -6,14 +6,14 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Part:
-    """What was measured of some of an image's fields.
+class FieldComparison:
+    """The comparison of some of an image's fields.
 
     Args:
         errors: the largest error by name, see ``detexport.parity.measures``.
-        numerics: where numbers lie beyond the tolerance; empty where none does.
-        matching: what was decided otherwise, and not at the edge; empty where nothing was.
-        broken: what is promised and not kept.
+        numerics: numerical errors beyond the tolerance, in words.
+        matching: missing and extra detections that are not excused, in words.
+        broken: violations of the contract, in words.
     """
 
     errors: dict[str, float] = field(default_factory=dict)
@@ -22,21 +22,21 @@ class Part:
     broken: tuple[str, ...] = ()
 
 
-def differences(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Absolute differences, in float64, in which the difference of two float32 cannot overflow."""
-    difference: np.ndarray = np.abs(first.astype(np.float64) - second.astype(np.float64))
-    return difference
+def absolute_errors(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return absolute differences in float64, in which those of float32 values cannot overflow."""
+    errors: np.ndarray = np.abs(first.astype(np.float64) - second.astype(np.float64))
+    return errors
 
 
 def largest(errors: np.ndarray) -> float:
-    """The largest error; 0 where there is none."""
+    """Return the largest error; 0 if there is none."""
     return float(errors.max(initial=0))
 
 
 def beyond(
     name: str, unit: str, errors: np.ndarray, limits: np.ndarray, counted: str = "pairs"
 ) -> tuple[str, ...]:
-    """Say how many errors exceed their limits, and the worst of them; nothing where none does."""
+    """Describe how many errors exceed their limits, with the worst; empty if none does."""
     indices = np.flatnonzero(errors > limits)
     if not len(indices):
         return ()
