@@ -9,7 +9,7 @@ from detexport.artifact import read_artifact
 from detexport.config.instantiate import instantiate
 from detexport.config.params import load_params
 from detexport.data.coco import load_coco
-from detexport.data.samples import ImageSamples
+from detexport.data.image_samples import ImageSamples
 from detexport.system.script import run
 
 CALIBRATION_SPLIT = "train"  # never the split that artifacts are validated on

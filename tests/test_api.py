@@ -135,7 +135,7 @@ def test_plain_values_are_those_of_the_command(
 
 
 def test_the_detections_are_drawn(detector: detexport.Detector, photo: Path, tmp_path: Path) -> None:
-    detector(photo).save_picture(tmp_path / "drawn.png")
+    detector(photo).save_drawing(tmp_path / "drawn.png")
     drawn = np.asarray(Image.open(tmp_path / "drawn.png"))
     assert drawn.shape == (*SIZE, 3)
     assert (drawn != np.asarray(Image.open(photo))).any()

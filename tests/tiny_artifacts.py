@@ -16,7 +16,7 @@ from detexport.contract import (
     keypoint_output,
     mask_output,
 )
-from detexport.data.samples import ImageSamples
+from detexport.data.image_samples import ImageSamples
 from detexport.system.digests import sha256_file
 
 SCORE_THRESHOLD = 0.25

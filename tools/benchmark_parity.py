@@ -36,17 +36,17 @@ from detexport.metrics.evaluate import annotation_kind
 from detexport.modeling import build_model
 from detexport.parity.accuracy import BUDGETS, MIN_ACCURACY, measure_accuracy
 from detexport.parity.compare import Tolerance, compare
+from detexport.parity.eager_variants import NO_NOISE, variants
 from detexport.parity.noise_floor import choose_samples, read_noise_floor
-from detexport.parity.noise_variants import NO_NOISE, variants
 from detexport.parity.validate import validate
 from detexport.parity.verdict import ParityReport
 from detexport.processing.postprocess import postprocess
-from detexport.reference.eager import run_eager
+from detexport.reference.eager_outputs import run_eager
 from detexport.reference.store import Reference, Sample, read_reference, write_reference
 from detexport.system.digests import sha256_file
 from detexport.system.files import read_json, write_json
 from detexport.targets.table import TARGETS
-from planted_faults import FAULTS, HARMLESS, TIES, Around, Arrays, Fault, Size, with_ties
+from planted_faults import FAULTS, HARMLESS, TIES, Arrays, Fault, Size, WrappedSession, with_ties
 
 PERTURBED = {
     1e-2: ("numerics", "matching"),
@@ -83,7 +83,7 @@ class Result:
 
 
 @dataclass
-class Memo(Around):
+class CachedSession(WrappedSession):
     """A session with a cache of its outputs: most faults change only outputs, not inputs."""
 
     known: dict[bytes, Any] = field(default_factory=dict)
@@ -169,7 +169,7 @@ def of_model(folder: Path, data: Path) -> Iterator[Result]:
         if recipe.precision or not artifact_dir.is_dir():
             continue
         job = f"{folder.name}-{target}"
-        session = Memo(replace_threads(recipe.runtime.build()).open(artifact_dir))
+        session = CachedSession(replace_threads(recipe.runtime.build()).open(artifact_dir))
         evaluate = partial(validate, tolerance=Tolerance(), job=job, floor=floor)
         faults = [fault for fault in (*FAULTS, *HARMLESS) if fault.applies_to(session.artifact)]
         for fault in tqdm(faults, desc=job, unit="fault"):
@@ -183,7 +183,7 @@ def of_model(folder: Path, data: Path) -> Iterator[Result]:
 
 def of_ties(job: str, session: Any, reference: Reference, evaluate: Any) -> Iterator[Result]:
     """Change the order of equal scores, against a reference with equal scores; yield the results."""
-    tied = Around(session, outputs=with_ties)
+    tied = WrappedSession(session, outputs=with_ties)
     with tempfile.TemporaryDirectory() as folder:
         write_reference(
             Path(folder) / "reference",

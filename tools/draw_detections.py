@@ -64,7 +64,7 @@ def _panel(name: str, image: np.ndarray, detect: Any, contract: Contract, file: 
         for field, value in result["instances"].get_fields().items()
     }
     detections = detexport.Detections(resize_image(image, size), outputs, contract)
-    detections.save_picture(file, min_score=MIN_SCORE)
+    detections.save_drawing(file, min_score=MIN_SCORE)
     panel = Image.new("RGB", (size[1], size[0] + CAPTION_PX), "white")
     ImageDraw.Draw(panel).text((2, 2), name, "black", ImageFont.load_default(20))
     panel.paste(Image.open(file), (0, CAPTION_PX))

@@ -27,7 +27,7 @@ FROZEN = ("contract", *ANY)
 
 
 @dataclass
-class Around:
+class WrappedSession:
     """A session with changed inputs or outputs.
 
     Args:
@@ -67,7 +67,7 @@ class Around:
 
 
 @dataclass
-class FrozenSize(Around):
+class FrozenSize(WrappedSession):
     """A graph whose input size was frozen at export: every image is cropped or padded to it."""
 
     size: Size = (0, 0)
@@ -96,7 +96,7 @@ class Stretched(FrozenSize):
 
 
 @dataclass
-class Stale(Around):
+class Stale(WrappedSession):
     """A session that returns the previous image's outputs, as a reused output buffer does."""
 
     last: Arrays = field(default_factory=dict)
@@ -109,7 +109,7 @@ class Stale(Around):
 
 
 @dataclass
-class FrozenBatch(Around):
+class FrozenBatch(WrappedSession):
     """A session that computes only the first image of a batch."""
 
     def run_batch(self, images: Sequence[np.ndarray], output_sizes: Sequence[Size | None]) -> list[Arrays]:
@@ -118,7 +118,7 @@ class FrozenBatch(Around):
 
 
 @dataclass
-class Raises(Around):
+class Raises(WrappedSession):
     """A graph with a reshape that fails without detections."""
 
     def __call__(self, image: np.ndarray, output_size: Size | None = None) -> Arrays:
@@ -153,12 +153,12 @@ class Fault:
 
 def of_outputs(name: str, change: Change, *verdicts: str, needs: tuple[str, ...] = ("scores",)) -> Fault:
     """Return a fault in a graph's outputs."""
-    return Fault(name, lambda session: Around(session, outputs=change), verdicts, needs)
+    return Fault(name, lambda session: WrappedSession(session, outputs=change), verdicts, needs)
 
 
 def of_images(name: str, change: Callable[[np.ndarray, Contract], np.ndarray], *verdicts: str) -> Fault:
     """Return a fault in a graph's input."""
-    return Fault(name, lambda session: Around(session, image=change), verdicts)
+    return Fault(name, lambda session: WrappedSession(session, image=change), verdicts)
 
 
 def rows(arrays: Arrays, contract: Contract, indices: Any) -> Arrays:

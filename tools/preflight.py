@@ -14,7 +14,7 @@ from detexport.config.cfg import load_cfg
 from detexport.config.composition import check_composition
 from detexport.config.params import PARAMS, load_params
 from detexport.parity.settings import ParitySettings
-from detexport.reference.progress import remove_abandoned
+from detexport.reference.resume import remove_abandoned
 from detexport.system.atomic import remove_leftovers
 from detexport.system.script import run
 from detexport.targets.opsets import check_opset_version

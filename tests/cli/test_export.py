@@ -20,7 +20,7 @@ from detexport.checkpoint import read_state_dict, write_state_dict
 from detexport.cli.checks import Request, check_request, take_images
 from detexport.cli.export import export
 from detexport.data import MetadataCatalog
-from detexport.data.samples import BUNDLED_SAMPLE
+from detexport.data.image_samples import BUNDLED_SAMPLE
 from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import CheckpointError, ConfigError, DataError, ExportError, OutputError
 from detexport.runtime import load

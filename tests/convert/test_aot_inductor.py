@@ -19,7 +19,7 @@ from detexport.artifact import Artifact, Format, read_artifact
 from detexport.contract import DETECTION_OUTPUTS, Contract, TensorSpec, mask_output
 from detexport.convert.aot_inductor import AotInductor, require_equal
 from detexport.errors import ArtifactError, ExportError, RuntimeUnavailableError
-from detexport.export.program import record_program
+from detexport.export.record_program import record_program
 from detexport.formats.pt2 import save_program
 from detexport.layers import nms_per_class
 from detexport.runtime import load

@@ -19,7 +19,7 @@ from detexport.convert.conversion import Conversion
 from detexport.convert.onnx_int8 import OnnxInt8
 from detexport.convert.openvino import OpenVino
 from detexport.convert.openvino_int8 import OpenVinoInt8
-from detexport.data.samples import ImageSamples
+from detexport.data.image_samples import ImageSamples
 from detexport.errors import ConfigError, ExportError
 from detexport.export import Provenance
 from detexport.export.onnx import Onnx

@@ -14,7 +14,7 @@ from detexport.checkpoint import load_weights, read_state_dict
 from detexport.config.cfg import load_cfg
 from detexport.contract import Contract
 from detexport.data.coco import read_image
-from detexport.data.samples import ImageSamples
+from detexport.data.image_samples import ImageSamples
 from detexport.data.synthetic import SyntheticShapes
 from detexport.export import Provenance
 from detexport.modeling import build_model

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from detexport.export.onnx import TRANSLATIONS
 from detexport.export.onnx_nms import float32_below
-from detexport.formats.pt2 import nms_keeps_any_number
+from detexport.formats.pt2 import dynamic_nms_count
 from detexport.layers import nms_per_class
 from detexport.layers.nms import nms_recorded_whole
 
@@ -38,7 +38,7 @@ def draw(count: int, num_classes: int, seed: int = 0) -> tuple[Tensor, Tensor, T
 
 def by_program() -> onnx.ModelProto:
     free = ({0: torch.export.Dim.DYNAMIC(min=0)},) * 3
-    with nms_keeps_any_number(), nms_recorded_whole():
+    with dynamic_nms_count(), nms_recorded_whole():
         recorded = torch.export.export(Suppress(), draw(12, 3), dynamic_shapes=free, strict=False)
         program = torch.onnx.export(
             recorded,

@@ -21,7 +21,7 @@ from detexport.data.resize import resize_image
 from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import ArtifactError, ExportError
 from detexport.export import Provenance
-from detexport.export.program import RECORDED_SIZES, record_program
+from detexport.export.record_program import RECORDED_SIZES, record_program
 from detexport.export.torch_export import TorchExport
 from detexport.formats.pt2 import load_program, save_program
 from detexport.modeling import build_model

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
-from detexport.formats.pt2 import nms_keeps_any_number
+from detexport.formats.pt2 import dynamic_nms_count
 from detexport.layers import nms_per_class
 from detexport.layers.nms import float32_rounds_up_from
 
@@ -68,7 +68,7 @@ def recorded(record: Callable[[torch.nn.Module, tuple[Tensor, ...]], Callable[..
 
 def exported(module: torch.nn.Module, example: tuple[Tensor, ...]) -> Callable[..., Tensor]:
     free = ({0: torch.export.Dim.DYNAMIC(min=0)},) * 3
-    with nms_keeps_any_number():
+    with dynamic_nms_count():
         return torch.export.export(module, example, dynamic_shapes=free, strict=False).module()
 
 

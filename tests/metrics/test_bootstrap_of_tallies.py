@@ -13,7 +13,7 @@ from detexport.data.coco import CocoDataset, CocoRecord, load_coco, read_image, 
 from detexport.data.synthetic import SyntheticShapes
 from detexport.metrics.average_precision import coco_ap
 from detexport.metrics.bootstrap import paired_difference
-from detexport.metrics.evaluate import HEADLINES, Evaluation, judge
+from detexport.metrics.evaluate import HEADLINES, Evaluation, evaluate_predictions
 from detexport.metrics.tallies import Matches, Recalls, pack_tallies, unpack_tallies
 from detexport.system.files import read_json
 
@@ -97,7 +97,7 @@ def as_masks(boxes: np.ndarray, record: CocoRecord) -> np.ndarray:
 
 
 def evaluated(dataset: CocoDataset, kind: str, **options: Any) -> Evaluation:
-    return judge(noisy_predictions(dataset, kind, **options), dataset, sigmas_of(dataset))
+    return evaluate_predictions(noisy_predictions(dataset, kind, **options), dataset, sigmas_of(dataset))
 
 
 def sigmas_of(dataset: CocoDataset) -> tuple[float, ...]:
@@ -123,7 +123,7 @@ def test_a_selection_of_images_equals_a_smaller_data_set(datasets: dict[str, Coc
     for row, tallies in ((row, one) for row in weights for one in result.tallies.items()):
         ids = {record.image_id for record, weight in zip(dataset.images, row, strict=True) if weight}
         some = [one for one in noisy_predictions(dataset, kind) if one[0].image_id in ids]
-        smaller = judge(some, dataset, sigmas_of(dataset))
+        smaller = evaluate_predictions(some, dataset, sigmas_of(dataset))
         assert tallies[1].values(row[None]) == pytest.approx([smaller.metrics[tallies[0]]], abs=1e-9)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from detexport.data.coco import CocoDataset, CocoRecord, load_coco, read_image
 from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import DataError
-from detexport.metrics.evaluate import judge
+from detexport.metrics.evaluate import evaluate_predictions
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def proposals(dataset: CocoDataset, left_out: int) -> Iterator[tuple[CocoRecord,
 
 
 def test_complete_proposals_have_recall_one(dataset: CocoDataset) -> None:
-    metrics = judge(proposals(dataset, 0), dataset).metrics
+    metrics = evaluate_predictions(proposals(dataset, 0), dataset).metrics
     assert metrics["proposals/AR100"] == pytest.approx(1.0)
     assert metrics["proposals/AR1"] < 1
 
@@ -38,7 +38,7 @@ def test_complete_proposals_have_recall_one(dataset: CocoDataset) -> None:
 def test_recall_is_the_fraction_of_objects_proposed(dataset: CocoDataset) -> None:
     total = sum(len(record.annotations) for record in dataset.images)
     missed = sum(bool(record.annotations) for record in dataset.images)
-    metrics = judge(proposals(dataset, 1), dataset).metrics
+    metrics = evaluate_predictions(proposals(dataset, 1), dataset).metrics
     assert metrics["proposals/AR100"] == pytest.approx((total - missed) / total)
 
 
@@ -50,11 +50,11 @@ def pixels(dataset: CocoDataset, *, shifted: int) -> Iterator[tuple[CocoRecord, 
 
 
 def test_ground_truth_pixels_have_iou_one(dataset: CocoDataset) -> None:
-    assert judge(pixels(dataset, shifted=0), dataset).metrics == {"sem_seg/mIoU": 1.0}
+    assert evaluate_predictions(pixels(dataset, shifted=0), dataset).metrics == {"sem_seg/mIoU": 1.0}
 
 
 def test_wrong_pixels_lower_the_iou(dataset: CocoDataset) -> None:
-    assert judge(pixels(dataset, shifted=1), dataset).metrics["sem_seg/mIoU"] < 0.2
+    assert evaluate_predictions(pixels(dataset, shifted=1), dataset).metrics["sem_seg/mIoU"] < 0.2
 
 
 def test_data_without_semantic_segmentation(dataset: CocoDataset, tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_data_without_semantic_segmentation(dataset: CocoDataset, tmp_path: Path
         record.image_id, record.file_name, record.height, record.width, (), tmp_path / "no.png"
     )
     with pytest.raises(DataError, match="has no semantic segmentation"):
-        judge([(other, outputs)], dataset)
+        evaluate_predictions([(other, outputs)], dataset)
 
 
 def test_semantic_segmentation_of_another_size(dataset: CocoDataset, tmp_path: Path) -> None:
@@ -71,4 +71,4 @@ def test_semantic_segmentation_of_another_size(dataset: CocoDataset, tmp_path: P
     Image.new("L", (5, 4)).save(tmp_path / "small.png")
     other = replace(record, sem_seg_file_name=tmp_path / "small.png")
     with pytest.raises(DataError, match=r"small\.png has another size"):
-        judge([(other, outputs)], dataset)
+        evaluate_predictions([(other, outputs)], dataset)

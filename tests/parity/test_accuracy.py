@@ -14,7 +14,7 @@ from detexport.contract import ResizeRule
 from detexport.data.coco import CocoDataset, load_coco
 from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import DataError
-from detexport.metrics.evaluate import Evaluation, judge
+from detexport.metrics.evaluate import Evaluation, evaluate_predictions
 from detexport.metrics.tallies import Matches, pack_tallies
 from detexport.parity.accuracy import Accuracy, compare_accuracy, measure_accuracy
 from detexport.parity.measures import limited_errors
@@ -203,7 +203,7 @@ def test_the_reference_keeps_what_eager_reached(
 def eager_evaluated(dataset: CocoDataset, artifact: Artifact) -> EagerAccuracy:
     """An eager model that finds everything."""
     session = Finder(dataset, artifact)
-    evaluation = judge(((record, session(np.zeros(0))) for record in dataset.images), dataset)
+    evaluation = evaluate_predictions(((record, session(np.zeros(0))) for record in dataset.images), dataset)
     return EagerAccuracy(evaluation.metrics, evaluation.image_ids, pack_tallies(evaluation.tallies))
 
 

@@ -21,6 +21,13 @@ from detexport.errors import DataError
 from detexport.modeling import build_model
 from detexport.outputs import Outputs
 from detexport.parity.compare import Tolerance, compare
+from detexport.parity.eager_variants import (
+    CPU_VARIANTS,
+    CUDA_VARIANTS,
+    measure_noise_floor,
+    most_threads,
+    variants,
+)
 from detexport.parity.noise_floor import (
     NoiseFloor,
     Variant,
@@ -31,15 +38,8 @@ from detexport.parity.noise_floor import (
     read_noise_floor,
     widen,
 )
-from detexport.parity.noise_variants import (
-    CPU_VARIANTS,
-    CUDA_VARIANTS,
-    measure_noise_floor,
-    most_threads,
-    variants,
-)
-from detexport.reference.eager import run_eager, run_eager_batch
-from detexport.reference.images import noise, plain
+from detexport.reference.eager_outputs import run_eager, run_eager_batch
+from detexport.reference.image_ops import noise, plain
 from detexport.reference.store import Reference, SampleMeta, read_reference, write_reference
 from detexport.system.files import write_json
 from tiny_artifacts import tiny_contract
@@ -272,7 +272,7 @@ def test_another_precision_is_evaluated_and_no_part_of_the_floor(
     affordable: bool,
 ) -> None:
     """Another memory format stands in for TF32, which takes a GPU."""
-    monkeypatch.setattr("detexport.parity.noise_variants.NO_NOISE", ("channels_last",))
+    monkeypatch.setattr("detexport.parity.eager_variants.NO_NOISE", ("channels_last",))
     evaluated: list[Any] = []
 
     def evaluate(other: Any) -> dict[str, float]:

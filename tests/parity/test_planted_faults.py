@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from benchmark_parity import Memo
+from benchmark_parity import CachedSession
 from detexport.checkpoint import load_weights, read_state_dict
 from detexport.config.cfg import load_cfg
 from detexport.data.coco import load_coco
 from detexport.data.synthetic import SyntheticShapes
 from detexport.modeling import build_model
 from detexport.parity.validate import validate
-from detexport.reference.plan import Plan
-from detexport.reference.run import eager_samples
+from detexport.reference.eager_samples import eager_samples
+from detexport.reference.input_plan import Plan
 from detexport.reference.store import Reference, read_reference, write_reference
 from detexport.runtime.torchscript import TorchScript
 from planted_faults import FAULTS, HARMLESS, Fault
@@ -71,7 +71,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Reference]:
     subprocess.run(
         [sys.executable, "-m", "detexport.cli", *command], cwd=ROOT, check=True, capture_output=True
     )
-    return Memo(TorchScript(threads=1).open(folder / "artifact")), reference
+    return CachedSession(TorchScript(threads=1).open(folder / "artifact")), reference
 
 
 def test_there_are_enough_of_them(planted: tuple[Any, Reference]) -> None:

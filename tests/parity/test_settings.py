@@ -9,7 +9,7 @@ import yaml
 from detexport.errors import ConfigError
 from detexport.parity.compare import Tolerance
 from detexport.parity.settings import RANGES, ParitySettings, read_parity_settings
-from detexport.reference.plan import Plan
+from detexport.reference.input_plan import Plan
 
 ROOT = Path(__file__).parents[2]
 

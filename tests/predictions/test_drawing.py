@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from detexport.contract import DETECTION_OUTPUTS
-from detexport.predictions.drawing import LARGEST_PX, MOST_PROPOSALS, PALETTE, draw, image_uri, save_picture
+from detexport.predictions.drawing import LARGEST_PX, MOST_PROPOSALS, PALETTE, draw, image_uri, save_drawing
 from tiny_artifacts import KINDS, tiny_contract
 
 CONTRACT = tiny_contract(class_names=("circle", "star"))
@@ -142,7 +142,7 @@ def test_the_best_proposals_are_drawn_without_text() -> None:
 def test_a_picture_of_its_own_has_the_images_size_and_colours(order: str, tmp_path: Path) -> None:
     image = np.array([250, 5, 5], np.uint8)[:, None, None].repeat(40, 1).repeat(60, 2)
     overlay = draw(detections(), CONTRACT, (40, 60), min_score=0.6)
-    save_picture(tmp_path / "new/picture.png", image, order, overlay)
+    save_drawing(tmp_path / "new/picture.png", image, order, overlay)
     pixels = np.asarray(Image.open(tmp_path / "new/picture.png"))
     assert pixels.shape == (40, 60, 3)
     assert tuple(pixels[38, 58]) == ((250, 5, 5) if order == "RGB" else (5, 5, 250)), "nothing is drawn here"
@@ -155,5 +155,5 @@ def test_a_picture_of_its_own_has_the_images_size_and_colours(order: str, tmp_pa
 def test_a_large_picture_keeps_its_size(tmp_path: Path) -> None:
     size = (LARGEST_PX + 101, LARGEST_PX * 2)
     overlay = draw(detections(size), CONTRACT, size, min_score=0.0)
-    save_picture(tmp_path / "large.png", np.zeros((3, *size), np.uint8), "RGB", overlay)
+    save_drawing(tmp_path / "large.png", np.zeros((3, *size), np.uint8), "RGB", overlay)
     assert Image.open(tmp_path / "large.png").size == size[::-1]

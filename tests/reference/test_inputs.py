@@ -21,12 +21,11 @@ from detexport.modeling import build_model
 from detexport.parity.compare import compare
 from detexport.parity.validate import first_of_each_image, validate
 from detexport.processing.postprocess import postprocess
-from detexport.reference.calls import group_by_call, why_unsupported
-from detexport.reference.eager import run_eager_batch, with_score_threshold
+from detexport.reference.batching import group_by_call, why_unsupported
+from detexport.reference.eager_outputs import run_eager_batch, with_score_threshold
 from detexport.reference.input_coverage import InputCoverage, Nearness
 from detexport.reference.input_images import ASPECT
-from detexport.reference.inputs import inputs
-from detexport.reference.plan import (
+from detexport.reference.input_plan import (
     BATCH,
     BLACK,
     FLAT,
@@ -41,6 +40,7 @@ from detexport.reference.plan import (
     Plan,
     probed_threshold,
 )
+from detexport.reference.inputs import inputs
 from detexport.reference.store import DATA, NO_IMAGE, Reference, SampleMeta, read_reference, write_reference
 from detexport.runtime.onnxruntime import OnnxRuntime
 from detexport.runtime.torchscript import TorchScript

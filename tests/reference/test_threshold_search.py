@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from detexport.reference.images import Blend, plain
+from detexport.reference.image_ops import Blend, plain
 from detexport.reference.threshold_search import ThresholdSearch
 
 THRESHOLD = 0.3

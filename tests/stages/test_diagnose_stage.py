@@ -14,11 +14,11 @@ import yaml
 from detexport.checkpoint import load_weights, read_state_dict
 from detexport.config.cfg import load_cfg
 from detexport.data.coco import read_image
-from detexport.data.samples import BUNDLED_SAMPLE
+from detexport.data.image_samples import BUNDLED_SAMPLE
 from detexport.export import Provenance
 from detexport.export.tracing import Tracing
 from detexport.modeling import build_model
-from detexport.reference.eager import run_eager
+from detexport.reference.eager_outputs import run_eager
 from detexport.reference.store import SampleMeta, write_reference
 from detexport.system.files import write_json
 from detexport.workflows.sample_folder import write_sample

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import preflight
-from detexport.reference.progress import Nothing, Progress, progress_folder
+from detexport.reference.resume import Nothing, Progress, progress_folder
 
 
 @pytest.fixture

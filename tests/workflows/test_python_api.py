@@ -17,7 +17,7 @@ from detexport.artifact import Artifact, read_artifact
 from detexport.checkpoint import DetectionCheckpointer, read_state_dict
 from detexport.config.cfg import load_cfg
 from detexport.data import read_image
-from detexport.data.samples import BUNDLED_SAMPLE
+from detexport.data.image_samples import BUNDLED_SAMPLE
 from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import CheckpointError, ConfigError, DataError, ExportError
 from detexport.modeling import build_model

@@ -14,7 +14,7 @@ from detexport.parity.noise_floor import NoiseFloor
 from detexport.parity.settings import ParitySettings
 from detexport.parity.validate import Support
 from detexport.processing.postprocess import postprocess
-from detexport.reference.progress import progress_folder
+from detexport.reference.resume import progress_folder
 from detexport.reference.store import Reference, SampleMeta, read_reference, write_reference
 from detexport.runtime import Session
 from detexport.runtime.onnxruntime import OnnxRuntime

@@ -109,7 +109,7 @@ class Kinds:
         return [f"the reference has no sample {kind}" for kind in lacking]
 
 
-def kinds_of(samples: Sequence[Sample], contract: Contract, exported: tuple[int, int]) -> Kinds:
+def group_samples(samples: Sequence[Sample], contract: Contract, exported: tuple[int, int]) -> Kinds:
     """Group samples by size and number of detections.
 
     Args:
@@ -189,7 +189,7 @@ def cell_of(
     if last.status == OK:
         artifact = read_artifact(folder / made[-1].outs[-1])
         exported = read_sample(written["sample"]).shape[1:]
-        kinds = kinds_of(read_reference(written["reference"]).samples, artifact.contract, exported)
+        kinds = group_samples(read_reference(written["reference"]).samples, artifact.contract, exported)
         verdict = read_json(written["validate"])
         faults = [*verdict["reasons"], *kinds.gaps]
         measured |= measured_in(verdict, kinds, artifact)

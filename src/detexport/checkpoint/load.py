@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detexport.checkpoint.convert import convert, dtype_name
+from detexport.checkpoint.cast import convert, dtype_name
 from detexport.checkpoint.naming import is_counter, is_training_state, match_names
 from detexport.checkpoint.older_names import with_new_names
 from detexport.errors import CheckpointError, listed, shortened

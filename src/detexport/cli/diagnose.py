@@ -6,7 +6,7 @@ from typing import Any
 from detexport.artifact import read_artifact
 from detexport.cli.output import print_json
 from detexport.cli.progress import say, step
-from detexport.data.samples import BUNDLED_SAMPLE
+from detexport.data.image_samples import BUNDLED_SAMPLE
 from detexport.diagnosis.diagnose import Diagnosis
 from detexport.formats.image_files import find_images
 from detexport.workflows.diagnose import diagnose_artifact, save_diagnosis

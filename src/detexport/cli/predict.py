@@ -45,7 +45,7 @@ def predict(
         row = {"image": str(file), **detections.to_plain()}
         if file in drawings:
             with writing(drawings[file]):
-                detections.save_picture(drawings[file], min_score=score_threshold)
+                detections.save_drawing(drawings[file], min_score=score_threshold)
         if as_json:
             rows.append(row)
         else:

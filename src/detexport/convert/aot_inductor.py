@@ -25,7 +25,7 @@ from detexport.artifact import Artifact, Format
 from detexport.contract import IMAGE, Contract, TensorSpec
 from detexport.convert.conversion import ConversionTemplate, Samples
 from detexport.errors import ExportError, RuntimeUnavailableError
-from detexport.formats.pt2 import load_program, nms_keeps_any_number, one_is_a_size
+from detexport.formats.pt2 import dynamic_nms_count, dynamic_size_one, load_program
 from detexport.formats.zip_archive import repack_zip
 from detexport.processing.preprocess import graph_inputs
 
@@ -117,7 +117,7 @@ class AotInductor(ConversionTemplate):
             program = move_to_device_pass(program, self.device)
         args, kwargs = program.example_inputs
         files: Any  # a list, as it is packaged
-        with nms_keeps_any_number(), one_is_a_size(), quiet():
+        with dynamic_nms_count(), dynamic_size_one(), quiet():
             try:
                 files = torch._inductor.aot_compile(program.module(), args, kwargs, options=self._settings())
             except Exception as error:  # Inductor's errors have no common base class

@@ -12,13 +12,13 @@ from tqdm import tqdm
 
 from detexport.contract import Contract
 from detexport.data.resize import resize_image
-from detexport.diagnosis.limits import Limits, Measured, limits_of, measure, measure_outputs
+from detexport.diagnosis.segment_exports import Twin, read_twin, run_segment
+from detexport.diagnosis.segment_tolerances import Limits, Measured, limits_of, measure, measure_outputs
 from detexport.diagnosis.segments import Chain, Step, cut, require_faithful, walk
-from detexport.diagnosis.twin import Twin, read_twin, run_segment
 from detexport.errors import ArtifactError, ExportError, RuntimeUnavailableError
 from detexport.modeling.segment import Kind, Segment
 from detexport.processing.postprocess import postprocess
-from detexport.reference.eager import run_eager
+from detexport.reference.eager_outputs import run_eager
 
 RECORDED_SCALE = 0.75
 """Scale of the image to export with, relative to the image to run on: a size that a trace fixed shows."""

@@ -7,7 +7,7 @@ import numpy as np
 from detexport.diagnosis.diagnose import Divergence
 from detexport.diagnosis.segments import PLACED
 from detexport.parity.compare.field_comparison import absolute_errors
-from detexport.predictions.drawing import PALETTE, Label, Overlay, save_picture
+from detexport.predictions.drawing import PALETTE, Label, Overlay, save_drawing
 
 SIDE_PX = 512
 """Approximate size of a heat map in px: cells are repeated up to it."""
@@ -33,12 +33,12 @@ def save_evidence(path: Path, evidence: Divergence, channel_order: str) -> None:
     if boxes:
         labels = (*_labels(expected[boxes], EAGER), *_labels(actual.get(boxes, np.zeros((0, 4))), ARTIFACT))
         legend = (("the model", *EAGER), ("the artifact's segment", *ARTIFACT))
-        save_picture(path, evidence.image, channel_order, Overlay("", labels, legend=legend))
+        save_drawing(path, evidence.image, channel_order, Overlay("", labels, legend=legend))
         return
     name, error, scale = _worst(expected, actual)
     largest = float(error.max(initial=0))
     text = f"{name}: up to {largest:.3g}, {largest / scale:.2g} of the largest" if scale else name
-    save_picture(path, heat_map(error), "RGB", Overlay("", (), legend=((text, "#fff", "#000"),)))
+    save_drawing(path, heat_map(error), "RGB", Overlay("", (), legend=((text, "#fff", "#000"),)))
 
 
 def _labels(boxes: np.ndarray, colours: tuple[str, str]) -> list[Label]:

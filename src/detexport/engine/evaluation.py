@@ -11,7 +11,7 @@ from tqdm import tqdm
 from detexport.data.coco import CocoDataset, CocoRecord, read_record
 from detexport.data.resize import resize_image, resized_size
 from detexport.errors import DataError
-from detexport.metrics.evaluate import Evaluation, judge
+from detexport.metrics.evaluate import Evaluation, evaluate_predictions
 
 ROWS = ("instances", "proposals")
 BOXES = ("pred_boxes", "proposal_boxes")
@@ -23,7 +23,7 @@ def evaluate(model: Any, dataset: CocoDataset, keypoint_sigmas: Sequence[float] 
 
 
 def evaluate_model(model: Any, dataset: CocoDataset, keypoint_sigmas: Sequence[float] = ()) -> Evaluation:
-    """Evaluate all outputs of a model on all images of a split: see ``judge``.
+    """Evaluate all outputs of a model on all images of a split: see ``evaluate_predictions``.
 
     Args:
         model: is set to evaluation mode.
@@ -36,10 +36,10 @@ def evaluate_model(model: Any, dataset: CocoDataset, keypoint_sigmas: Sequence[f
     model.eval()
     # Closed on an error, too, so that the progress bar ends its line before the error is printed.
     with closing(predictions(model, dataset)) as outputs:
-        return judge(outputs, dataset, keypoint_sigmas)
+        return evaluate_predictions(outputs, dataset, keypoint_sigmas)
 
 
-def spread(dataset: CocoDataset, number: int) -> CocoDataset:
+def select_evenly(dataset: CocoDataset, number: int) -> CocoDataset:
     """Select ``number`` evenly spaced images, or all if there are fewer."""
     images = dataset.images
     number = min(number, len(images))
@@ -68,7 +68,7 @@ def predict_record(model: Any, record: CocoRecord) -> dict[str, Any]:
         DataError: the size of the image is not that of its record; or a panoptic map has no
             ``segments_info``, without which its ids have no meaning.
     """
-    import torch  # here, since ``spread`` is used without torch
+    import torch  # here, since ``select_evenly`` is used without torch
 
     image = read_record(record, model.input_format)
     size = resized_size(record.height, record.width, model.resize)

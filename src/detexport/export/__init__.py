@@ -18,9 +18,9 @@ from detexport.system.extras import require_packages
 require_packages("torch", "torchvision")
 
 from detexport.artifact import Provenance
-from detexport.export.dump import dump_torchscript_IR
-from detexport.export.method import ExportMethod
+from detexport.export.export_method import ExportMethod
 from detexport.export.scripting_with_instances import scripting_with_instances
+from detexport.export.torchscript_dump import dump_torchscript_IR
 from detexport.export.tracing_adapter import TracingAdapter
 
 __all__ = ["ExportMethod", "Provenance", "TracingAdapter", "dump_torchscript_IR", "scripting_with_instances"]

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detexport.contract import Contract
-from detexport.export.method import ExportableModel, SampleInputs
+from detexport.export.export_method import ExportableModel, SampleInputs
 from detexport.layers.mask_ops import paste_masks, paste_masks_at_once
 from detexport.structures.boxes import clip_boxes, nonempty_boxes
 

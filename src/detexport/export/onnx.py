@@ -18,12 +18,12 @@ import torchvision  # noqa: F401 - defines the operators that are translated bel
 from detexport.artifact import Format
 from detexport.contract import Contract, TensorSpec
 from detexport.errors import ConfigError, ExportError, did_you_mean
+from detexport.export.export_method import ExportableModel, MethodTemplate, SampleInputs, untraceable
 from detexport.export.graph_end import example_inputs, image_graph
-from detexport.export.method import ExportableModel, MethodTemplate, SampleInputs, untraceable
 from detexport.export.onnx_nms import translate_nms
-from detexport.export.program import record_program
+from detexport.export.record_program import record_program
 from detexport.formats.onnx_opsets import OLDEST, latest_written
-from detexport.formats.pt2 import nms_keeps_any_number
+from detexport.formats.pt2 import dynamic_nms_count
 from detexport.layers.nms import nms_recorded_whole
 
 MAIN_FILE = "model.onnx"
@@ -117,7 +117,7 @@ def _export_program(
         recorded = record_program(model, sample, contract)
     try:
         # The translation records the program again, with ONNX's decompositions.
-        with nms_keeps_any_number():
+        with dynamic_nms_count():
             program = torch.onnx.export(
                 recorded,
                 (),

@@ -12,8 +12,8 @@ import torch
 from detexport.artifact import Format
 from detexport.contract import Contract
 from detexport.errors import ExportError
+from detexport.export.export_method import ExportableModel, MethodTemplate, SampleInputs
 from detexport.export.graph_end import batch_graph
-from detexport.export.method import ExportableModel, MethodTemplate, SampleInputs
 from detexport.export.torchscript_file import MAIN_FILE, require_fixed_hashes, save_reproducibly
 from detexport.export.torchscript_type_numbers import take_plain_names
 

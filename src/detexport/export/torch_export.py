@@ -8,8 +8,8 @@ from typing import Literal
 
 from detexport.artifact import Format
 from detexport.contract import Contract
-from detexport.export.method import ExportableModel, MethodTemplate, SampleInputs
-from detexport.export.program import record_program
+from detexport.export.export_method import ExportableModel, MethodTemplate, SampleInputs
+from detexport.export.record_program import record_program
 from detexport.formats.pt2 import save_program
 
 MAIN_FILE = "model.pt2"

@@ -11,8 +11,8 @@ import torch
 
 from detexport.artifact import Format
 from detexport.contract import Contract
+from detexport.export.export_method import ExportableModel, MethodTemplate, SampleInputs, untraceable
 from detexport.export.graph_end import example_inputs, image_graph
-from detexport.export.method import ExportableModel, MethodTemplate, SampleInputs, untraceable
 from detexport.export.torchscript_file import MAIN_FILE, save_reproducibly
 from detexport.export.torchscript_type_numbers import take_plain_names
 

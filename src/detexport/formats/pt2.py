@@ -177,7 +177,7 @@ def _refusal(place: Path | str, got: str) -> ArtifactError:
 
 
 @contextmanager
-def nms_keeps_any_number() -> Iterator[None]:
+def dynamic_nms_count() -> Iterator[None]:
     """Make ``torch.export`` expect any number of boxes after NMS, 0 and 1 included.
 
     torchvision's own shape rule guarantees at least two, and the exported program would fail on fewer.
@@ -192,6 +192,6 @@ def nms_keeps_any_number() -> Iterator[None]:
     yield
 
 
-def one_is_a_size() -> Any:
+def dynamic_size_one() -> Any:
     """Return a context in which a size of 1 is dynamic too: without it, a feature map of one cell fails."""
     return symbolic_shapes.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]

@@ -42,7 +42,7 @@ def annotation_kind(contract: Contract) -> AnnotationKind:
 
 
 @contextmanager
-def or_without(switch: str) -> Iterator[None]:
+def with_skip_remedy(switch: str) -> Iterator[None]:
     """Add the switch that leaves the task metric out to the remedy of a MissingAnnotationsError.
 
     Args:
@@ -80,7 +80,7 @@ class Evaluation:
     """Metrics of a model.
 
     Args:
-        metrics: see ``judge``.
+        metrics: see ``evaluate_predictions``.
         image_ids: of the evaluated images, ascending.
         tallies: by headline metric, the contribution of each image, in the order of ``image_ids``.
     """
@@ -106,7 +106,7 @@ class Evaluator:
     def _panoptic(self) -> PanopticQuality:
         return PanopticQuality(self.dataset.panoptic_file, self.dataset.category_ids)
 
-    def look(self, record: CocoRecord, outputs: dict[str, Any]) -> ImageEvaluation:
+    def evaluate_image(self, record: CocoRecord, outputs: dict[str, Any]) -> ImageEvaluation:
         """Reduce the outputs of one image to the values that the metrics need.
 
         Args:
@@ -134,7 +134,7 @@ class Evaluator:
             )
         return ImageEvaluation(record.image_id, detections)
 
-    def conclude(self, findings: Iterable[ImageEvaluation]) -> Evaluation:
+    def summarize(self, findings: Iterable[ImageEvaluation]) -> Evaluation:
         """Compute the metrics from the results of all images.
 
         Raises:
@@ -181,7 +181,7 @@ def accuracy_deltas(eager: Mapping[str, float], reached: Mapping[str, float]) ->
     return {name: reached.get(name, 0.0) - eager[name] for name in HEADLINES if name in eager}
 
 
-def judge(
+def evaluate_predictions(
     predictions: Iterable[tuple[CocoRecord, dict[str, Any]]],
     dataset: CocoDataset,
     keypoint_sigmas: Sequence[float] = (),
@@ -202,7 +202,7 @@ def judge(
         DataError: there is no image, or the annotations for one of the outputs are missing.
     """
     evaluator = Evaluator(dataset, keypoint_sigmas)
-    return evaluator.conclude(evaluator.look(record, outputs) for record, outputs in predictions)
+    return evaluator.summarize(evaluator.evaluate_image(record, outputs) for record, outputs in predictions)
 
 
 def _check_annotations(record: CocoRecord, outputs: dict[str, Any]) -> None:

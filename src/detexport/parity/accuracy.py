@@ -13,7 +13,7 @@ from detexport.metrics.bootstrap import PairedDifference, paired_difference
 from detexport.metrics.evaluate import HEADLINES, Evaluation, Evaluator, ImageEvaluation, accuracy_deltas
 from detexport.metrics.tallies import Matches, unpack_tallies
 from detexport.predictions.records import predict
-from detexport.reference.progress import Progress
+from detexport.reference.resume import Progress
 from detexport.reference.store import EagerAccuracy
 from detexport.runtime.session import Session
 
@@ -168,7 +168,7 @@ def measure_accuracy(
     """
     records = records_of(dataset, eager.image_ids)
     evaluator = Evaluator(dataset, session.artifact.contract.oks_sigmas)
-    reached = evaluator.conclude(evaluate_images(session, records, evaluator, progress or Progress()))
+    reached = evaluator.summarize(evaluate_images(session, records, evaluator, progress or Progress()))
     return compare_accuracy(eager, reached, tie=tie, precision=precision, budget=budget, least=least)
 
 
@@ -227,4 +227,4 @@ def evaluate_images(
 
 def _evaluate(session: Session, record: CocoRecord, evaluator: Evaluator) -> ImageEvaluation:
     image = read_record(record, session.artifact.contract.channel_order)
-    return evaluator.look(record, predict(session, image))
+    return evaluator.evaluate_image(record, predict(session, image))

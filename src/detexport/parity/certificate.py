@@ -5,7 +5,6 @@ certificate is not a signature: it does not name who measured.
 """
 
 import platform
-from importlib import metadata
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -14,18 +13,7 @@ from detexport.errors import DataError
 from detexport.system.digests import sha256_json, sha256_tree
 from detexport.system.files import read_json
 from detexport.system.json_values import decode
-
-PACKAGES = (
-    "detexport",
-    "numpy",
-    "scipy",
-    "pycocotools",
-    "torch",
-    "torchvision",
-    "onnxruntime",
-    "openvino",
-)
-"""Packages that a verdict may depend on; the certificate has the versions of the installed ones."""
+from detexport.system.versions import package_versions
 
 
 class CertifiedArtifact(TypedDict):
@@ -86,7 +74,7 @@ def describe_environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": platform.system(),
         "architecture": platform.machine(),
-        "versions": {name: version for name in PACKAGES if (version := _version(name))},
+        "versions": package_versions(),
     }
 
 
@@ -145,10 +133,3 @@ def certificate_faults(
     if certificate["report_sha256"] != sha256_json(verdict):
         return ["the certificate is about another verdict: validate again"]
     return [] if certificate["passed"] else ["did not pass", *verdict["reasons"]]
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return ""

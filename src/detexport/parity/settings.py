@@ -12,7 +12,7 @@ import yaml
 from detexport.errors import ConfigError, listed, shown
 from detexport.parity.accuracy import BUDGETS, FLOAT32, MIN_ACCURACY
 from detexport.parity.compare import Tolerance
-from detexport.reference.plan import Plan
+from detexport.reference.input_plan import Plan
 
 SECTION = "parity"
 MANY = 1_000_000

@@ -18,8 +18,8 @@ from detexport.parity.compare import Noise, NoiseOf, SampleParity, Tolerance, co
 from detexport.parity.noise_floor import NoiseFloor, limits_of, widen
 from detexport.parity.verdict import ParityReport
 from detexport.processing.postprocess import postprocess
-from detexport.reference.calls import group_by_call, why_unsupported
-from detexport.reference.progress import Progress
+from detexport.reference.batching import group_by_call, why_unsupported
+from detexport.reference.resume import Progress
 from detexport.reference.store import DATA, Reference, Sample, of_model
 from detexport.runtime.session import BatchSession, Engine, Session
 

@@ -12,7 +12,7 @@ from detexport.errors import DataError
 from detexport.outputs import Outputs, pack, unpack
 from detexport.parity.accuracy import Accuracy
 from detexport.parity.compare import SampleParity, Tolerance
-from detexport.parity.compare.rows import OWN_RUNS
+from detexport.parity.compare.match_detections import OWN_RUNS
 from detexport.parity.measures import measured
 from detexport.parity.noise_floor import Limit
 from detexport.reference.input_coverage import InputCoverage

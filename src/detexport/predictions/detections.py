@@ -9,7 +9,7 @@ import numpy as np
 from detexport.contract import Contract
 from detexport.errors import DetexportError, memory_guard
 from detexport.outputs import Outputs, count_rows
-from detexport.predictions.drawing import draw, save_picture
+from detexport.predictions.drawing import draw, save_drawing
 from detexport.predictions.records import to_plain
 
 
@@ -117,7 +117,7 @@ class Detections:
         with memory_guard(self.image.shape):
             return {"height": self.height, "width": self.width, **to_plain(self.outputs, self.contract)}
 
-    def save_picture(self, path: Path | str, *, min_score: float = 0.0) -> None:
+    def save_drawing(self, path: Path | str, *, min_score: float = 0.0) -> None:
         """Write the image with the detections drawn over it, in the image's own size.
 
         Args:
@@ -127,7 +127,7 @@ class Detections:
         size = (self.height, self.width)
         with memory_guard(self.image.shape):
             overlay = draw(self.outputs, self.contract, size, min_score=min_score)
-            save_picture(Path(path), self.image, self.contract.channel_order, overlay)
+            save_drawing(Path(path), self.image, self.contract.channel_order, overlay)
 
     def _array(self, field: str, name: str) -> np.ndarray:
         if field not in self.outputs:

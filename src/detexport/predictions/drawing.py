@@ -222,7 +222,7 @@ def _data_uri(image: Image.Image, image_format: str, **options: object) -> str:
     return f"data:image/{image_format.lower()};base64,{encoded}"
 
 
-def save_picture(path: Path, image: np.ndarray, channel_order: str, overlay: Overlay) -> None:
+def save_drawing(path: Path, image: np.ndarray, channel_order: str, overlay: Overlay) -> None:
     """Write an image file with an overlay, in the image's size.
 
     Args:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from detexport.contract import Contract
 from detexport.data.coco import CocoRecord
 from detexport.outputs import Outputs, count_rows
-from detexport.reference.images import Blend, Size, fitting, grids, mosaic
+from detexport.reference.image_ops import Blend, Size, fitting, grids, mosaic
 from detexport.reference.input_coverage import score_thresholds
 from detexport.reference.input_images import (
     InputImage,
@@ -26,7 +26,7 @@ from detexport.reference.input_images import (
     meta_of,
     repeated_image,
 )
-from detexport.reference.plan import (
+from detexport.reference.input_plan import (
     BATCH,
     BLACK,
     FLAT,
@@ -40,7 +40,7 @@ from detexport.reference.plan import (
     WIDE,
     Plan,
 )
-from detexport.reference.progress import Progress
+from detexport.reference.resume import Progress
 from detexport.reference.store import DATA, SampleMeta
 from detexport.reference.threshold_search import NearScore, Probe, ThresholdSearch
 from detexport.system.digests import sha256_json

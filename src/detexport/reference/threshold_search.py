@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from detexport.reference.images import Blend
+from detexport.reference.image_ops import Blend
 
 SURVEY_STEPS = 8
 """Number of equal intervals of the path at whose ends the model runs first."""

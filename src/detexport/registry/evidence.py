@@ -4,7 +4,6 @@ import platform
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -16,8 +15,8 @@ from detexport.parity.measures import limited_errors
 from detexport.system.digests import sha256_json
 from detexport.system.files import read_json
 from detexport.system.json_values import decode
+from detexport.system.versions import package_versions
 
-PACKAGES = ("detexport", "torch", "torchvision", "numpy", "onnx", "onnxruntime", "mlflow")
 # Tracked files that the pipeline itself writes while it runs.
 WRITTEN = ("dvc.lock", "params.yaml")
 RUNNER_METRICS = ("p50_ms", "p90_ms", "p99_ms", "mean_ms", "ratio_to_eager", "load_s")
@@ -259,7 +258,7 @@ def read_lineage(checkout: Path) -> Lineage:
     """Read the lineage of the results in the checkout that the pipeline runs in."""
     path = checkout / "dvc.lock"
     lock = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"] if path.is_file() else {}
-    versions = {f"version.{name}": version for name in PACKAGES if (version := _version(name))}
+    versions = {f"version.{name}": version for name, version in package_versions().items()}
     python = {"version.python": platform.python_version()}
     return Lineage(_describe_commit(checkout), lock, python | versions)
 
@@ -275,10 +274,3 @@ def _describe_commit(root: Path) -> dict[str, str]:
 def _git(root: Path, *arguments: str) -> str:
     done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
     return done.stdout.strip()
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None

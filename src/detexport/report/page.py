@@ -76,7 +76,7 @@ def write_page(results: Results, path: Path) -> None:
         .render(
             results=results,
             tracking_uri=public_uri(results.tracking_uri),
-            comparisons={model.name: list(compare_by_eye(model, results.jobs)) for model in results.models},
+            comparisons={model.name: list(draw_comparisons(model, results.jobs)) for model in results.models},
             differences=_differences(results),
             versions=_versions(results),
             drawn_from=DRAWN_FROM,
@@ -100,7 +100,7 @@ def _differences(results: Results) -> dict[str, str]:
     }
 
 
-def compare_by_eye(model: ReportedModel, jobs: tuple[ReportedJob, ...]) -> Iterator[Comparison]:
+def draw_comparisons(model: ReportedModel, jobs: tuple[ReportedJob, ...]) -> Iterator[Comparison]:
     """Draw the samples whose outputs the model's jobs stored, next to the eager model's outputs."""
     own = [job for job in jobs if job.model == model.name]
     drawn = {job.target: _read_drawn(model, job.target) for job in own}

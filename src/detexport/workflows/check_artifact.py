@@ -6,10 +6,10 @@ from pathlib import Path
 from detexport.contract import Contract
 from detexport.data.coco import CocoDataset, CocoRecord, read_image
 from detexport.parity.accuracy import FLOAT32
-from detexport.parity.noise_variants import measured_noise
+from detexport.parity.eager_variants import measured_noise
 from detexport.parity.settings import ParitySettings
 from detexport.parity.verdict import ParityReport
-from detexport.reference.plan import QUICK
+from detexport.reference.input_plan import QUICK
 from detexport.reference.store import read_reference
 from detexport.runtime.session import Engine
 from detexport.workflows.loaded_model import LoadedModel

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from detexport.artifact import Artifact, read_artifact, read_verified
-from detexport.data.samples import BUNDLED_SAMPLE, ImageSamples
+from detexport.data.image_samples import BUNDLED_SAMPLE, ImageSamples
 from detexport.diagnosis.diagnose import Diagnosis, diagnose
 from detexport.diagnosis.drawing import save_evidence
-from detexport.diagnosis.twin import Twin, twin_of
+from detexport.diagnosis.segment_exports import Twin, twin_of
 from detexport.errors import ArtifactError, DataError, DetexportError, RuntimeUnavailableError
 from detexport.reference.store import Sample, read_reference
 from detexport.runtime.session import Engine

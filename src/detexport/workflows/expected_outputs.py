@@ -15,9 +15,9 @@ import numpy as np
 from detexport.artifact import Artifact, read_verified
 from detexport.contract import Contract
 from detexport.data.coco import CocoDataset, records_of
-from detexport.engine.evaluation import spread
+from detexport.engine.evaluation import select_evenly
 from detexport.errors import ArtifactError, listed
-from detexport.metrics.evaluate import Evaluator, or_without
+from detexport.metrics.evaluate import Evaluator, with_skip_remedy
 from detexport.metrics.tallies import pack_tallies
 from detexport.outputs import Outputs
 from detexport.parity.accuracy import evaluate_images
@@ -25,7 +25,7 @@ from detexport.parity.noise_floor import NoiseFloor, read_noise_floor
 from detexport.parity.settings import ParitySettings
 from detexport.processing.postprocess import postprocess
 from detexport.reference.inputs import resumed_inputs
-from detexport.reference.progress import Progress, progress_folder, validation_key
+from detexport.reference.resume import Progress, progress_folder, validation_key
 from detexport.reference.store import EagerAccuracy, of_model, read_reference, write_reference
 from detexport.runtime import BatchSession, Session
 from detexport.system.digests import sha256_json
@@ -93,8 +93,8 @@ class Comparison:
         """Return the annotated images for the task metric; None if it is left out."""
         if not self.settings.accuracy_images:
             return None
-        with or_without(WITHOUT_ACCURACY):
-            return spread(load_annotated(self.data, contract), self.settings.accuracy_images)
+        with with_skip_remedy(WITHOUT_ACCURACY):
+            return select_evenly(load_annotated(self.data, contract), self.settings.accuracy_images)
 
 
 def pipeline_outputs(artifact_dir: Path) -> Expected:
@@ -114,14 +114,14 @@ def model_outputs(
         comparison: inputs of both.
         at_work: closed when the validation ends.
     """
-    from detexport.parity.noise_variants import measure_noise_floor
+    from detexport.parity.eager_variants import measure_noise_floor
     from detexport.workflows.make_reference import make_reference
 
     model = replace(model, contract=named_alike(model.contract, artifact.contract))
     records = choose_records(comparison.data, model.contract, comparison.settings.images)
     progress, reference = comparison.begin(sha256_json(asdict(model.provenance)), model.contract, at_work)
     plan, annotated = comparison.settings.plan, comparison.annotated(model.contract)
-    with or_without(WITHOUT_ACCURACY):
+    with with_skip_remedy(WITHOUT_ACCURACY):
         make_reference(model, records, plan, reference, dataset=annotated, progress=progress)
     floor = measure_noise_floor(
         model.net,
@@ -166,7 +166,7 @@ def artifact_outputs(
     )
     annotated, accuracy = comparison.annotated(contract), None
     if annotated is not None:
-        with or_without(WITHOUT_ACCURACY):
+        with with_skip_remedy(WITHOUT_ACCURACY):
             accuracy = _measure_accuracy(session, annotated, progress)
     samples = resumed_inputs(
         records, contract, comparison.settings.plan, partial(_run, session), None, progress
@@ -208,5 +208,5 @@ def _run(session: Session, images: Sequence[np.ndarray], sizes: Sequence[tuple[i
 def _measure_accuracy(session: Session, dataset: CocoDataset, progress: Progress) -> EagerAccuracy:
     evaluator = Evaluator(dataset, session.artifact.contract.oks_sigmas)
     ids = tuple(image.image_id for image in dataset.images)
-    evaluation = evaluator.conclude(evaluate_images(session, records_of(dataset, ids), evaluator, progress))
+    evaluation = evaluator.summarize(evaluate_images(session, records_of(dataset, ids), evaluator, progress))
     return EagerAccuracy(evaluation.metrics, evaluation.image_ids, pack_tallies(evaluation.tallies))

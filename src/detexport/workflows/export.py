@@ -11,7 +11,7 @@ from detexport.artifact import Artifact, read_artifact
 from detexport.system.atomic import atomic_dir
 from detexport.system.files import writing
 from detexport.workflows.loaded_model import LoadedModel
-from detexport.workflows.steps import Step, silent
+from detexport.workflows.progress_callback import Step, silent
 
 
 def export(

@@ -8,9 +8,9 @@ from typing import Any
 from detexport.artifact import Artifact
 from detexport.contract import Contract
 from detexport.data.coco import CocoDataset
-from detexport.data.samples import BUNDLED_SAMPLE, ImageSamples
+from detexport.data.image_samples import BUNDLED_SAMPLE, ImageSamples
 from detexport.errors import ConfigError, ExportError, listed
-from detexport.metrics.evaluate import annotation_kind, or_without
+from detexport.metrics.evaluate import annotation_kind, with_skip_remedy
 from detexport.modeling.class_names import count_classes
 from detexport.parity.accuracy import BUDGETS, FLOAT32, MIN_ACCURACY, Accuracy, measure_accuracy
 from detexport.parity.verdict import ParityReport
@@ -21,7 +21,7 @@ from detexport.workflows.engines import OnDevice
 from detexport.workflows.export import export
 from detexport.workflows.loaded_model import LoadedModel
 from detexport.workflows.make_reference import measure_eager_accuracy
-from detexport.workflows.steps import Step, silent
+from detexport.workflows.progress_callback import Step, silent
 from detexport.workflows.validation_data import load_dataset, training_images
 
 OnResult = Callable[[ParityReport | Accuracy], None]
@@ -112,7 +112,7 @@ def _dataset(
     if data is None:
         return None
     names = tuple(class_names) if "things" in count_classes(model.net) else ()
-    with or_without("export without --run-eval, and a target of reduced precision with --no-check"):
+    with with_skip_remedy("export without --run-eval, and a target of reduced precision with --no-check"):
         return load_dataset(data, names, annotation_kind(model.contract), evaluated=evaluated)
 
 

@@ -9,14 +9,14 @@ import torch
 from tqdm import tqdm
 
 from detexport.data.coco import CocoDataset, CocoRecord, load_coco, require_images
-from detexport.engine.evaluation import predict_record, spread
-from detexport.metrics.evaluate import Evaluator, ImageEvaluation, annotation_kind, or_without
+from detexport.engine.evaluation import predict_record, select_evenly
+from detexport.metrics.evaluate import Evaluator, ImageEvaluation, annotation_kind, with_skip_remedy
 from detexport.metrics.tallies import pack_tallies
-from detexport.reference.eager import versions
-from detexport.reference.plan import Plan
-from detexport.reference.progress import Progress
-from detexport.reference.run import eager_samples
+from detexport.reference.eager_samples import eager_samples
+from detexport.reference.input_plan import Plan
+from detexport.reference.resume import Progress
 from detexport.reference.store import EagerAccuracy, write_reference
+from detexport.system.versions import package_versions
 from detexport.workflows.loaded_model import LoadedModel
 from detexport.workflows.validation_data import SPLIT
 
@@ -49,7 +49,7 @@ def make_reference(
         save_dir,
         eager_samples(model.net, model.contract, records, plan, progress),
         contract=model.contract,
-        environment={"threads": torch.get_num_threads(), "dtype": "float32", "versions": versions()},
+        environment={"threads": torch.get_num_threads(), "dtype": "float32", "versions": package_versions()},
         accuracy=accuracy,
     )
 
@@ -82,11 +82,11 @@ def make_reference_on(
     torch.set_num_threads(1)
     dataset = require_images(load_coco(data, SPLIT, categories))
     annotated = None
-    with or_without("-S parity.accuracy_images=0"):
+    with with_skip_remedy("-S parity.accuracy_images=0"):
         if accuracy_images:
             kind = annotation_kind(model.contract)
-            annotated = spread(load_coco(data, SPLIT, categories, kind), accuracy_images)
-        make_reference(model, spread(dataset, images).images, plan, save_dir, dataset=annotated)
+            annotated = select_evenly(load_coco(data, SPLIT, categories, kind), accuracy_images)
+        make_reference(model, select_evenly(dataset, images).images, plan, save_dir, dataset=annotated)
 
 
 def measure_eager_accuracy(
@@ -105,7 +105,7 @@ def measure_eager_accuracy(
     evaluator, progress = Evaluator(dataset, model.contract.oks_sigmas), progress or Progress()
 
     def evaluate_image(record: CocoRecord) -> ImageEvaluation:
-        return evaluator.look(record, predict_record(model.net, record))
+        return evaluator.evaluate_image(record, predict_record(model.net, record))
 
     def evaluations() -> Iterator[Any]:
         for record in tqdm(dataset.images, desc="task metric of the model", unit="image"):
@@ -113,5 +113,5 @@ def measure_eager_accuracy(
                 f"task metric {record.image_id!r}", ImageEvaluation, partial(evaluate_image, record)
             )
 
-    evaluation = evaluator.conclude(evaluations())
+    evaluation = evaluator.summarize(evaluations())
     return EagerAccuracy(evaluation.metrics, evaluation.image_ids, pack_tallies(evaluation.tallies))

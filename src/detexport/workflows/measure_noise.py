@@ -10,8 +10,8 @@ from torch import nn
 from detexport.data.coco import load_coco, records_of
 from detexport.metrics.evaluate import accuracy_deltas, annotation_kind
 from detexport.parity.compare import Tolerance
+from detexport.parity.eager_variants import measure_noise_floor
 from detexport.parity.noise_floor import NoiseFloor
-from detexport.parity.noise_variants import measure_noise_floor
 from detexport.reference.store import EagerAccuracy, read_reference
 from detexport.workflows.loaded_model import LoadedModel
 from detexport.workflows.make_reference import measure_eager_accuracy

@@ -187,7 +187,7 @@ def validate(
 
 def _check(folder: Path, model: Any, images: Sequence[Path], *, target: str, device: str) -> ParityReport:
     """Compare an artifact with its model on a few images."""
-    from detexport.data.samples import BUNDLED_SAMPLE
+    from detexport.data.image_samples import BUNDLED_SAMPLE
     from detexport.parity.accuracy import FLOAT32
     from detexport.workflows.check_artifact import check_artifact
 

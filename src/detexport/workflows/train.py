@@ -42,7 +42,7 @@ def train_model(
 
     Raises:
         ConfigError: the model does not fit the data set.
-        DataError: no image can be learnt from.
+        DataError: no image can be trained on.
     """
     torch.set_num_threads(settings.threads)
     seed_everything(settings.seed)

@@ -19,7 +19,7 @@ from detexport.parity.noise_floor import NoiseFloor
 from detexport.parity.settings import ParitySettings
 from detexport.parity.validate import Support, validate_artifact
 from detexport.parity.verdict import ParityReport
-from detexport.reference.progress import Progress, progress_folder, validation_key
+from detexport.reference.resume import Progress, progress_folder, validation_key
 from detexport.reference.store import EagerAccuracy, Reference
 from detexport.runtime.session import Engine
 from detexport.system.child_process import call_in_child

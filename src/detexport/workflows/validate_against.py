@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from detexport.artifact import Artifact, read_verified
 from detexport.errors import ConfigError
-from detexport.metrics.evaluate import or_without
+from detexport.metrics.evaluate import with_skip_remedy
 from detexport.parity.accuracy import FLOAT32
 from detexport.parity.settings import ParitySettings
 from detexport.parity.verdict import ParityReport
@@ -25,7 +25,7 @@ from detexport.workflows.expected_outputs import (
 )
 from detexport.workflows.model_folder import require_other_side
 from detexport.workflows.model_source import ModelSource
-from detexport.workflows.steps import Step, silent
+from detexport.workflows.progress_callback import Step, silent
 from detexport.workflows.validate import ReportFiles, validate_apart
 from detexport.workflows.validation_data import load_annotated
 
@@ -94,7 +94,7 @@ def validate_against(
         reference = read_reference(expected.reference)
         if precision != FLOAT32 and reference.accuracy is None:
             raise without_accuracy(precision, f"no metric in {expected.reference}")
-        with or_without(WITHOUT_ACCURACY):
+        with with_skip_remedy(WITHOUT_ACCURACY):
             has_accuracy = is_evaluated and reference.accuracy is not None
             dataset = load_annotated(data, artifact.contract) if data and has_accuracy else None
         report = validate_apart(

@@ -13,7 +13,7 @@ from detexport.data.coco import (
     load_coco,
     require_images,
 )
-from detexport.engine.evaluation import spread
+from detexport.engine.evaluation import select_evenly
 from detexport.errors import MissingAnnotationsError, listed
 from detexport.formats.image_files import list_images
 from detexport.metrics.evaluate import annotation_kind
@@ -74,7 +74,7 @@ def choose_records(folder: Path, contract: Contract, number: int) -> tuple[CocoR
         DataError: there is no image.
     """
     dataset = require_images(load_dataset(folder, kind=annotation_kind(contract), evaluated=False))
-    return spread(dataset, number).images
+    return select_evenly(dataset, number).images
 
 
 def training_images(folder: Path) -> list[Path]:

@@ -8,8 +8,8 @@ import pytest
 
 from detexport.outputs import Outputs
 from detexport.parity.compare import Noise, SampleParity, Tolerance, compare
+from detexport.parity.compare.match_detections import OWN_RUNS
 from detexport.parity.compare.noise import MARGIN, strict, widen_by
-from detexport.parity.compare.rows import OWN_RUNS
 from detexport.parity.measures import limited_errors
 from detexport.parity.verdict import ParityReport
 from tiny_artifacts import tiny_contract

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from coverage_table.cells import Cell, cell_of, kinds_of
+from coverage_table.cells import Cell, cell_of, group_samples
 from coverage_table.run import Outcome
 from coverage_table.steps import Step
 from detexport.parity.validate import validate_artifact
@@ -33,7 +33,7 @@ SAMPLES = [sample(name, size, count) for (name, size), count in zip(SIZES.items(
 
 
 def test_samples_are_sorted_by_size_and_count() -> None:
-    kinds = kinds_of(SAMPLES, tiny_contract(), SIZES["exported"])
+    kinds = group_samples(SAMPLES, tiny_contract(), SIZES["exported"])
     assert kinds.sizes == {name: {name} for name in SIZES}
     assert kinds.counts == {"no": {"exported"}, "one": {"smaller"}, "many": {"larger", "odd"}}
     assert kinds.gaps == []
@@ -44,14 +44,14 @@ def test_samples_are_sorted_by_size_and_count() -> None:
 )
 def test_what_a_reference_does_not_show_is_told(left_out: str, gap: str) -> None:
     kept = [one for one in SAMPLES if one.meta.id != left_out]
-    assert any(gap in told for told in kinds_of(kept, tiny_contract(), SIZES["exported"]).gaps)
+    assert any(gap in told for told in group_samples(kept, tiny_contract(), SIZES["exported"]).gaps)
 
 
 def test_a_model_without_scores_needs_no_counts() -> None:
     contract = tiny_contract()
     without = replace(contract, outputs=tuple(spec for spec in contract.outputs if spec.name != "scores"))
     samples = [replace(one, detections=0) for one in SAMPLES]
-    assert kinds_of(samples, without, SIZES["exported"]).gaps == []
+    assert group_samples(samples, without, SIZES["exported"]).gaps == []
 
 
 class Run:

@@ -4,8 +4,8 @@ Fields are compared whatever the architecture: ``rows`` pairs detections or prop
 masks and keypoints of pairs, ``dense`` compares semantic and panoptic segmentation.
 """
 
+from detexport.parity.compare.compare_image import SampleParity, compare
 from detexport.parity.compare.noise import Noise, NoiseOf
-from detexport.parity.compare.sample import SampleParity, compare
 from detexport.parity.compare.tolerance import Tolerance
 
 __all__ = ["Noise", "NoiseOf", "SampleParity", "Tolerance", "compare"]

@@ -8,8 +8,8 @@ import numpy as np
 from detexport.contract import PanopticRule
 from detexport.outputs import Outputs
 from detexport.parity.compare.field_comparison import FieldComparison
+from detexport.parity.compare.match_detections import Matching
 from detexport.parity.compare.noise import Noise
-from detexport.parity.compare.rows import Matching
 from detexport.parity.compare.tolerance import Tolerance
 
 

@@ -7,15 +7,15 @@ from detexport.contract import Contract
 from detexport.outputs import Outputs, count_rows, field_faults
 from detexport.parity.compare.dense import PanopticComparison, compare_panoptic, compare_sem_seg
 from detexport.parity.compare.field_comparison import FieldComparison
-from detexport.parity.compare.noise import Noise, widen_by
-from detexport.parity.compare.pairs import (
+from detexport.parity.compare.masks_keypoints import (
     KeypointComparison,
     MaskComparison,
     compare_keypoints,
     compare_masks,
     compare_poses,
 )
-from detexport.parity.compare.rows import NO_ROWS, OneSided, box_area, match
+from detexport.parity.compare.match_detections import NO_ROWS, OneSided, box_area, match
+from detexport.parity.compare.noise import Noise, widen_by
 from detexport.parity.compare.tolerance import Tolerance
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from detexport.layers import nms_per_class
-from detexport.parity.rounding import NOISE, AnyOrder, rounded
+from detexport.parity.perturbed_eager import NOISE, AnyOrder, rounded
 
 
 def test_of_equal_values_any_are_chosen_and_no_other() -> None:

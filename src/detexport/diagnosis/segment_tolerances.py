@@ -16,8 +16,8 @@ from detexport.errors import ConfigError
 from detexport.modeling.segment import Kind
 from detexport.parity.compare import Tolerance, compare
 from detexport.parity.compare.field_comparison import absolute_errors
-from detexport.parity.compare.pairs import compare_keypoints
-from detexport.parity.compare.rows import Matching, match
+from detexport.parity.compare.masks_keypoints import compare_keypoints
+from detexport.parity.compare.match_detections import Matching, match
 from detexport.processing.postprocess import postprocess
 
 Arrays = Mapping[str, np.ndarray]

@@ -7,7 +7,7 @@ import pytest
 from detexport.contract import DETECTION_OUTPUTS
 from detexport.errors import ConfigError
 from detexport.parity.compare import SampleParity, Tolerance, compare
-from detexport.parity.compare.rows import Rows, box_iou, pair
+from detexport.parity.compare.match_detections import Rows, box_iou, pair
 from tiny_artifacts import tiny_contract
 from tolerances import LIMITS, TOLERANCE
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from detexport.diagnosis.limits import LIMITS, Measured, limits_of, measure
+from detexport.diagnosis.segment_tolerances import LIMITS, Measured, limits_of, measure
 from detexport.errors import ConfigError
 from detexport.modeling.segment import Kind
 from tiny_artifacts import tiny_contract

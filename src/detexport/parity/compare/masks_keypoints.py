@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from detexport.parity.compare.field_comparison import FieldComparison, absolute_errors, beyond, largest
-from detexport.parity.compare.rows import Matching
+from detexport.parity.compare.match_detections import Matching
 from detexport.parity.compare.tolerance import Tolerance
 
 FLIP_PX = 0.4

@@ -16,11 +16,12 @@ from detexport.contract import Contract
 from detexport.errors import DataError
 from detexport.parity.compare import Noise, NoiseOf, Tolerance
 from detexport.parity.noise_floor import NoiseFloor, Variant, choose_samples, measure_noise, measure_variant
-from detexport.parity.rounding import rounded
-from detexport.reference.calls import group_by_call
-from detexport.reference.eager import run_eager, run_eager_batch, versions
-from detexport.reference.progress import Progress
+from detexport.parity.perturbed_eager import rounded
+from detexport.reference.batching import group_by_call
+from detexport.reference.eager_outputs import run_eager, run_eager_batch
+from detexport.reference.resume import Progress
 from detexport.reference.store import Reference, Sample
+from detexport.system.versions import package_versions
 
 Open = Callable[[nn.Module], AbstractContextManager[Any]]
 """Opens a variant of a model for the duration of a context; the model itself stays as it is."""
@@ -186,5 +187,5 @@ def _environment() -> dict[str, Any]:
         "threads": most_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "versions": versions(),
+        "versions": package_versions(),
     }

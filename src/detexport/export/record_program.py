@@ -10,9 +10,9 @@ from torch.export import Dim, ExportedProgram
 
 from detexport.contract import Contract, TensorSpec
 from detexport.errors import ExportError
+from detexport.export.export_method import ExportableModel, SampleInputs
 from detexport.export.graph_end import example_inputs, image_graph
-from detexport.export.method import ExportableModel, SampleInputs
-from detexport.formats.pt2 import nms_keeps_any_number, one_is_a_size
+from detexport.formats.pt2 import dynamic_nms_count, dynamic_size_one
 
 RECORDED_SIZES = (333, 475)
 """Free sizes while recording, in px: any values that differ from each other."""
@@ -69,7 +69,7 @@ def _record(graph: nn.Module, inputs: tuple[Tensor, ...], free: tuple, name: str
     # A graph of any number of tensors has one variadic argument.
     kinds = {parameter.kind for parameter in inspect.signature(graph.forward).parameters.values()}
     shapes = (free,) if inspect.Parameter.VAR_POSITIONAL in kinds else free
-    with torch.no_grad(), nms_keeps_any_number(), one_is_a_size():
+    with torch.no_grad(), dynamic_nms_count(), dynamic_size_one():
         try:
             return torch.export.export(graph, inputs, dynamic_shapes=shapes, strict=False)
         except Exception as error:  # torch.export's errors have no common base class

@@ -58,7 +58,7 @@ def _arguments(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[s
 
 
 def rounded(seed: int) -> Any:
-    """Return a variant (``detexport.parity.noise_variants``) with other rounding.
+    """Return a variant (``detexport.parity.eager_variants``) with other rounding.
 
     Args:
         seed: of noise and orders.

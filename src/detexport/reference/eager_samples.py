@@ -8,11 +8,11 @@ from torch import nn
 from detexport.contract import Contract
 from detexport.data.coco import CocoRecord
 from detexport.outputs import Outputs
-from detexport.reference.eager import run_eager_batch, with_score_threshold
-from detexport.reference.images import Size
+from detexport.reference.eager_outputs import run_eager_batch, with_score_threshold
+from detexport.reference.image_ops import Size
+from detexport.reference.input_plan import Plan, probed_threshold
 from detexport.reference.inputs import Run, SampleOutputs, resumed_inputs
-from detexport.reference.plan import Plan, probed_threshold
-from detexport.reference.progress import Progress
+from detexport.reference.resume import Progress
 from detexport.reference.threshold_search import Probe
 
 

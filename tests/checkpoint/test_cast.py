@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from detexport.checkpoint.convert import convert
+from detexport.checkpoint.cast import convert
 
 
 @pytest.mark.parametrize(

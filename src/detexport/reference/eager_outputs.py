@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -14,15 +13,6 @@ from detexport.errors import ConfigError
 from detexport.outputs import Outputs
 
 Size = tuple[int, int]
-
-
-PACKAGES = ("detexport", "torch", "torchvision", "numpy")
-"""What the eager model's outputs depend on."""
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of the packages that the eager model's outputs depend on."""
-    return {package: version(package) for package in PACKAGES}
 
 
 def run_eager(net: Any, image: np.ndarray, output_size: Size, contract: Contract) -> Outputs:

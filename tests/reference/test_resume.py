@@ -15,9 +15,9 @@ import pytest
 from detexport.errors import OutputError
 from detexport.metrics.evaluate import ImageEvaluation
 from detexport.parity.compare import SampleParity
-from detexport.parity.compare.rows import OneSided
+from detexport.parity.compare.match_detections import OneSided
 from detexport.processing.postprocess import postprocess
-from detexport.reference.progress import Nothing, Progress, from_plain, progress_folder, validation_key
+from detexport.reference.resume import Nothing, Progress, from_plain, progress_folder, validation_key
 from detexport.reference.store import SampleMeta, write_reference
 from detexport.runtime.onnxruntime import OnnxRuntime
 from detexport.system.atomic import atomic_dir
@@ -29,7 +29,7 @@ KILLED_AT = 3
 VALIDATE = """
 import os, signal, sys
 from pathlib import Path
-from detexport.reference.progress import Progress, progress_folder
+from detexport.reference.resume import Progress, progress_folder
 from detexport.reference.store import read_reference
 from detexport.parity.validate import validate
 from detexport.runtime.onnxruntime import OnnxRuntime
