@@ -24,7 +24,7 @@ TESTED_IN = {
     "modeling/proposal_generator/precomputed.py": "modeling/test_oracle.py",
     "modeling/segment.py": "diagnosis/test_segments.py",
     "outputs.py": "parity/test_validate.py",
-    "parity/compare/result.py": "parity/compare/test_match_detections.py",
+    "parity/compare/field_comparison.py": "parity/compare/test_match_detections.py",
     "parity/compare/compare_image.py": "parity/compare/test_match_detections.py",
     "parity/compare/tolerance.py": "parity/compare/test_match_detections.py",
     "parity/measures.py": "report/test_page.py",
