@@ -199,8 +199,8 @@ OPTIONS = {
     "export": "config-file weights target output sample calibration opt class-names data run-eval device "
     "check no-check proof no-proof max-image-pixels allow-new",
     "predict": "json draw device target score-threshold max-image-pixels",
-    "validate": "data against config-file weights target against-target images accuracy-images quality-images "
-    "accuracy-images device save-dir json allow-new max-image-pixels params",
+    "validate": "data against config-file weights target against-target images accuracy-images "
+    "quality-images device save-dir json allow-new max-image-pixels params",
     "diagnose": "config-file weights image max-image-pixels target save-dir json allow-new",
     "inspect": "json dump",
     "doctor": "json",
