@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from detexport.config.cfg import CfgNode, load_cfg
 from detexport.modeling import build_model
@@ -108,3 +109,11 @@ def example(height: int = 64, width: int = 96, seed: int = 0) -> dict[str, Any]:
         "sem_seg": torch.randint(0, NUM_CLASSES, (height, width), generator=generator),
         "proposals": proposals,
     }
+
+
+def draw(height: int, width: int, seed: int) -> Tensor:
+    """Draw a bright rectangle on noise: uint8 (3, height, width), different for each seed."""
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randint(0, 80, (3, height, width), generator=generator, dtype=torch.uint8)
+    image[:, height // 4 : height // 2, width // 4 : width // 2] = 40 * seed % 255
+    return image

@@ -16,6 +16,7 @@ from detexport.export.onnx import Onnx
 from detexport.modeling import build_model
 from detexport.runtime.onnxruntime import OnnxRuntime
 from detexport.structures import BitMasks, Boxes, Instances, Keypoints
+from small_models import draw
 
 CONFIG = Path(__file__).parents[2] / "conf/detectron2/mask_rcnn.yaml"
 # All anchors are learnt from, so that every level has a gradient.
@@ -103,14 +104,6 @@ def new_model(architecture: str) -> Any:
     cfg = load_cfg(CONFIG)
     cfg.merge_from_list(ARCHITECTURES[architecture])
     return build_model(cfg)
-
-
-def draw(height: int, width: int, seed: int) -> Tensor:
-    """A bright rectangle on noise, so that the images differ in what is found."""
-    generator = torch.Generator().manual_seed(seed)
-    image = torch.randint(0, 80, (3, height, width), generator=generator, dtype=torch.uint8)
-    image[:, height // 4 : height // 2, width // 4 : width // 2] = 40 * seed % 255
-    return image
 
 
 IMAGES = [draw(*size, seed) for seed, size in enumerate(SIZES)]

@@ -12,18 +12,11 @@ from detexport.config.cfg import load_cfg
 from detexport.errors import ConfigError
 from detexport.modeling import build_model
 from detexport.structures import BitMasks, Boxes, Instances
+from small_models import draw
 
 CONFIG = Path(__file__).parents[2] / "conf/detectron2/mask_rcnn.yaml"
 NAMES = ("pred_boxes", "scores", "pred_classes", "pred_masks")
 SIZES = [(64, 96), (33, 65), (97, 31), (1, 1), (128, 128), (50, 70), (160, 45), (32, 32)]
-
-
-def draw(height: int, width: int, seed: int) -> Tensor:
-    """Bright rectangles on noise, so that the images differ in what is found."""
-    generator = torch.Generator().manual_seed(seed)
-    image = torch.randint(0, 80, (3, height, width), generator=generator, dtype=torch.uint8)
-    image[:, height // 4 : height // 2, width // 4 : width // 2] = 40 * seed % 255
-    return image
 
 
 IMAGES = [draw(*size, seed) for seed, size in enumerate(SIZES)]

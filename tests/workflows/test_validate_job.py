@@ -19,7 +19,7 @@ from detexport.reference.store import Reference, SampleMeta, read_reference, wri
 from detexport.runtime import Session
 from detexport.runtime.onnxruntime import OnnxRuntime
 from detexport.workflows.validate import validate_apart, validate_job
-from tiny_artifacts import tiny_image, write_tiny_onnx
+from tiny_artifacts import tiny_image
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,14 @@ class Breaking:
         return self.session(image, size)
 
 
-@pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("artifacts") / "onnx"
-    write_tiny_onnx(folder)
-    return folder
+@pytest.fixture
+def artifact(tiny_onnx: Path) -> Path:
+    return tiny_onnx
 
 
 @pytest.fixture(scope="module")
-def reference(artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    session, image = OnnxRuntime(threads=1).open(artifact), tiny_image()
+def reference(tiny_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    session, image = OnnxRuntime(threads=1).open(tiny_onnx), tiny_image()
     size = image.shape[1:]
     contract = session.artifact.contract
     expected = postprocess(session(image), size, size, contract)
