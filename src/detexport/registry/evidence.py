@@ -17,6 +17,9 @@ from detexport.system.files import read_json
 from detexport.system.json_values import decode
 from detexport.system.versions import package_versions
 
+CERTIFICATE, VERDICT, LATENCY = "certificate.json", "parity.json", "latency.json"
+"""Files in a version's run; the latency is ``{}`` if it did not measure this artifact."""
+
 # Tracked files that the pipeline itself writes while it runs.
 WRITTEN = ("dvc.lock", "params.yaml")
 RUNNER_METRICS = ("p50_ms", "p90_ms", "p99_ms", "mean_ms", "ratio_to_eager", "load_s")
@@ -178,6 +181,11 @@ class Evidence:
                 latency["size_bytes"] = runner["size_bytes"]
         # Without paired detections an error is None, not 0: it is left out.
         return {k: float(v) for k, v in {**parity, **counts, **latency}.items() if v is not None}
+
+    @property
+    def files(self) -> dict[str, dict[str, Any]]:
+        """The files of a version's run: certificate, verdict and latency, by path."""
+        return {CERTIFICATE: self.certificate, VERDICT: self.verdict, LATENCY: self.latency or {}}
 
     @property
     def sha256(self) -> str:
