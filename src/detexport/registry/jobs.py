@@ -13,10 +13,12 @@ from detexport.parity.certificate import certificate_faults, read_certificate
 from detexport.parity.validation_plan import plan_weaknesses
 from detexport.registry.aliases import point_challenger
 from detexport.registry.content import Content
-from detexport.registry.evidence import Evidence, Lineage, read_latency, read_lineage, read_verdict
+from detexport.registry.evidence import Evidence, Lineage, read_lineage
 from detexport.registry.registry import Registry
 from detexport.registry.settings import RegistrySettings, Release
 from detexport.registry.store import open_store
+from detexport.results.latency import read_latency
+from detexport.results.verdict import read_verdict
 from detexport.system.redaction import redact
 
 
