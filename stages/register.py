@@ -19,7 +19,8 @@ def main(models_dir: Annotated[Path, Option()], receipts: Annotated[Path, Option
     for entry in outcome["registered"]:
         echo(f"{entry['job']}: {entry['name']} version {entry['version']}")
     for entry in outcome["experiments"]:
-        echo(f"{entry['job']}: run {entry['run_id']} in {entry['experiment']}, not a release: {entry['reason']}")
+        run_of = f"run {entry['run_id']} in {entry['experiment']}"
+        echo(f"{entry['job']}: {run_of}, not a release: {entry['reason']}")
     for entry in outcome["refused"]:
         echo(f"{entry['job']}: refused: {entry['reasons'][0]}")
 

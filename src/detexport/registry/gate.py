@@ -17,7 +17,7 @@ from detexport.parity.certificate import certificate_faults, read_certificate
 from detexport.parity.settings import ParitySettings
 from detexport.parity.validation_plan import plan_weaknesses
 from detexport.registry.download import find_artifact
-from detexport.registry.evidence import CERTIFICATE, LATENCY, VERDICT
+from detexport.registry.evidence import CERTIFICATE, LATENCY, VERDICT, evidence_sha256
 from detexport.registry.registry import EVIDENCE, TARGET, Registry, model_id_of
 from detexport.registry.settings import GateLimits
 from detexport.results.job_metrics import job_metrics
@@ -112,6 +112,8 @@ def measure(registry: Registry, version: ModelVersion, required: ParitySettings)
         except DataError as error:
             return Measured(number, evidence, {}, {}, (redact(str(error)),))
         faults = tuple(_faults(registry, version, verdict, certificate, required))
+        if evidence_sha256(certificate, latency, version.tags) != evidence:
+            faults = (*faults, "its certificate or its latency is not the one that was registered")
     metrics = job_metrics(verdict, runners_of(latency, version.tags.get(TARGET, "")))
     return Measured(number, evidence, metrics, latency.get("machine", {}), faults)
 

@@ -118,9 +118,7 @@ def register_jobs(
     """
     outcome: dict[str, list[dict[str, Any]]] = {"registered": [], "experiments": [], "refused": []}
     lineage = read_lineage(checkout)
-    with open_store(
-        workspace, tracking_uri=settings.tracking_uri, experiment=settings.experiment
-    ) as store:
+    with open_store(workspace, tracking_uri=settings.tracking_uri, experiment=settings.experiment) as store:
         registry = Registry(store)
         registry.remove_leftovers(settings.experiments)
         for job in tqdm(jobs, desc="register", unit="job"):

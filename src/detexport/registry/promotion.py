@@ -1,23 +1,23 @@
 """Move the alias ``champion``, and record each decision about it.
 
 MLflow has no lock and no compare-and-set. Instead the order of writes makes every interleaving and every
-interruption end in one outcome: a version is tagged as promoted before the alias moves (it is *pending*) and as
-settled afterwards, and whoever has moved the alias reads all versions again. If another version was promoted in
-the meantime, the alias goes to the newest of them. So the last process to move it sees all others, and a move
-that was interrupted is completed by the next call. A decision is addressed by its content: a call that repeats
-one finds its run.
+interruption end in one outcome. A version is tagged as promoted before the alias moves and as settled
+afterwards; in between the move is pending. Whoever has moved the alias reads all versions again: if others
+were promoted in the meantime, the alias goes to the newest of them. So the last process to move it sees all
+others, and the next call completes a move that was interrupted. A decision is addressed by its content: a
+call that repeats one finds its run.
 """
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Metric, Param, Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from detexport.errors import ConfigError
+from detexport.errors import ConfigError, shortened
 from detexport.registry.aliases import CHAMPION, Versions, move_alias, point_challenger, read_versions
 from detexport.registry.gate import Outcome, compare, measure
 from detexport.registry.registry import PROMOTION, Registry
@@ -30,10 +30,12 @@ BEFORE = f"{PROMOTION}champion_before"
 SETTLED = f"{PROMOTION}settled"
 ROLLED_BACK = f"{PROMOTION}rolled_back"
 RUN = f"{PROMOTION}run_id"
+NAME = f"{PROMOTION}name"
 KEY = f"{PROMOTION}key"
 PROMOTED, REFUSED, UNCHANGED, ROLLBACK = "promoted", "refused", "unchanged", "rolled back"
 LONGEST_TAG = 4_900
 """Maximum length of a tag's value; a server's database may hold 5,000."""
+LONGEST_REASON = 500
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,12 @@ class Decision:
         return {**asdict(self), "reasons": list(self.reasons)}
 
     def to_tag(self) -> str:
-        """Return the decision as JSON that fits into a tag: the last reasons are left out if it does not."""
-        value = self.to_json()
-        while len(text := json.dumps(value)) > LONGEST_TAG and value["reasons"]:
-            value["reasons"] = [*value["reasons"][:-2], "and more: see the run"][: len(value["reasons"]) - 1]
-        return text
+        """Return the decision as JSON that fits into a tag: of many or long reasons the first, shortened."""
+        text = json.dumps(self.to_json())
+        if len(text) <= LONGEST_TAG:
+            return text
+        first = shortened(self.reasons[0], LONGEST_REASON)
+        return json.dumps(self.to_json() | {"reasons": [first, "others: see the run"]})
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class Promotion:
         if reason is None:
             return self._decide(versions, number)
         recorded = _recorded(versions.by_number.get(number))
-        if recorded and versions.champion == number:
+        if recorded and recorded.decision == PROMOTED and versions.champion == number:
             return recorded
         champion = str(versions.champion) if versions.champion else None
         return Decision(name, version, UNCHANGED, (reason,), {}, champion, champion)
@@ -119,7 +122,8 @@ class Promotion:
             ConfigError: there is no champion, or none before it.
         """
         versions = self._complete(name)
-        champion, before = versions.champion, _champion_before(versions)
+        champion = versions.champion
+        before = _champion_before(versions, champion) if champion else None
         if champion is None or before is None:
             raise ConfigError(
                 f"{name} has no earlier champion",
@@ -128,12 +132,11 @@ class Promotion:
                 remedy=f"`detexport promote {name} --version N` promotes another version through the gate",
             )
         decision = Decision(name, str(champion), ROLLBACK, (), {}, str(champion), str(before))
-        promoted_by = versions.by_number[champion].tags.get(RUN, "")
-        run = self._record(decision, {"promoted_by": promoted_by})
-        self._tag(versions, champion, {ROLLED_BACK: run.info.run_id})
-        after = self._move(versions, before)
-        self.registry.client.set_terminated(run.info.run_id)
-        return Decision(**{**asdict(decision), "reasons": (), "champion_after": str(after)})
+        key = self._open_run(decision, {"promoted_by": versions.by_number[champion].tags.get(KEY)})
+        self._tag(versions, champion, {ROLLED_BACK: key})
+        decision = replace(decision, champion_after=str(self._move(versions, before)))
+        self._close_run(decision, key)
+        return decision
 
     def _decide(self, versions: Versions, number: int) -> Decision:
         """Ask the gate about a version, record its answer, and move the alias if it passed."""
@@ -144,19 +147,16 @@ class Promotion:
         outcome = compare(measured, present, limits)
         decision = _decision_of(versions, number, outcome)
         evidence = [measured.evidence_sha256, present.evidence_sha256 if present else None]
-        run = self._record(decision, {"evidence": evidence, "again": candidate.tags.get(ROLLED_BACK)})
-        tags = {RECORD: decision.to_tag(), RUN: run.info.run_id}
+        key = self._open_run(decision, {"evidence": evidence, "after": candidate.tags.get(ROLLED_BACK)})
         if decision.decision == REFUSED:
-            promoted = candidate.tags.get(DECISION) == PROMOTED
-            self._tag(versions, number, tags | ({} if promoted else {DECISION: REFUSED}))
+            once = {} if number in _promoted(versions) else {DECISION: REFUSED}
+            self._tag(versions, number, {RECORD: decision.to_tag(), KEY: key, **once})
         else:
-            for tag in (SETTLED, ROLLED_BACK):
-                self._untag(versions, number, tag)
-            tags[BEFORE] = decision.champion_before or ""
-            self._tag(versions, number, tags | {DECISION: PROMOTED})
-            after = self._move(versions, number)
-            decision = Decision(**{**asdict(decision), "champion_after": str(after)})
-        self.registry.client.set_terminated(run.info.run_id)
+            self._untag(versions, number, SETTLED, ROLLED_BACK)
+            before = {BEFORE: decision.champion_before or ""}
+            self._tag(versions, number, {RECORD: decision.to_tag(), KEY: key, **before, DECISION: PROMOTED})
+            decision = replace(decision, champion_after=str(self._move(versions, number)))
+        self._close_run(decision, key)
         return decision
 
     def _complete(self, name: str) -> Versions:
@@ -166,7 +166,7 @@ class Promotion:
         pending = [number for number in _promoted(versions) if not _has(versions, number, SETTLED)]
         target = max(_promoted(versions)) if pending else versions.champion
         if not pending and target and _has(versions, target, ROLLED_BACK):
-            target = _champion_before(versions) or target
+            target = _champion_before(versions, target) or target
         if pending or target != versions.champion:
             assert target is not None
             self._move(versions, target)
@@ -191,47 +191,62 @@ class Promotion:
                 for number in _promoted(now)
                 if number > target and not (number in before.by_number and _has(before, number, SETTLED))
             ]
-            if not meanwhile:
-                break
-            target = max(meanwhile)
-        self._tag(now, target, {SETTLED: "true"})
-        return target
+            if meanwhile:
+                target = max(meanwhile)
+            elif _has(now, target, ROLLED_BACK) and (earlier := _champion_before(now, target)):
+                target = earlier
+            else:
+                self._tag(now, target, {SETTLED: "true"})
+                return target
 
-    def _record(self, decision: Decision, given: dict[str, Any]) -> Run:
-        """Return the run of a decision: the one that records it already, or a new one.
+    def _open_run(self, decision: Decision, given: dict[str, Any]) -> str:
+        """Create the run of a decision unless there is one; return the key by which it is found.
 
         Args:
             decision: the decision.
             given: other values that tell it from the same decision at another time.
         """
-        client = self.registry.client
-        experiment_id = self.registry.store.other_experiment(self.settings.promotions)
         key = sha256_json({"decision": decision.to_json(), **given})
-        found = self._runs_of(experiment_id, key)
-        if not found:
-            tags = {KEY: key, DECISION: decision.decision, f"{PROMOTION}name": decision.name}
-            name = f"{decision.decision} {decision.name} version {decision.version}"
-            client.create_run(experiment_id, run_name=name, tags=tags)
-            found = self._runs_of(experiment_id, key)
-        run, *others = found
-        for other in others:  # of two processes that decided the same
-            client.delete_run(other.info.run_id)
-        client.log_batch(run.info.run_id, _metrics(decision), _params(decision), [RunTag(RECORD, decision.to_tag())])
-        client.log_dict(run.info.run_id, decision.to_json(), "decision.json")
-        return run
+        if not self._runs_of(key):
+            self.registry.client.create_run(
+                self._experiment_id,
+                run_name=f"{decision.decision} {decision.name} version {decision.version}",
+                tags={KEY: key, DECISION: decision.decision, NAME: decision.name},
+            )
+        return key
 
-    def _runs_of(self, experiment_id: str, key: str) -> list[Run]:
+    def _close_run(self, decision: Decision, key: str) -> None:
+        """Complete the run of a decision that was carried out.
+
+        Of several runs, which processes created at the same time, the first one stays.
+        """
+        client = self.registry.client
+        run, *others = self._runs_of(key)
+        for other in others:
+            with suppress(MlflowException):  # another process was faster
+                client.delete_run(other.info.run_id)
+        client.log_batch(run.info.run_id, _metrics(decision), _params(decision))
+        client.log_dict(run.info.run_id, decision.to_json(), "decision.json")
+        client.set_terminated(run.info.run_id)
+        client.set_model_version_tag(decision.name, decision.version, RUN, run.info.run_id)
+
+    @property
+    def _experiment_id(self) -> str:
+        return self.registry.store.other_experiment(self.settings.promotions)
+
+    def _runs_of(self, key: str) -> list[Run]:
         """Return the runs of a decision, the first one first."""
-        runs = self.registry.client.search_runs([experiment_id], f"tags.`{KEY}` = '{key}'")
+        runs = self.registry.client.search_runs([self._experiment_id], f"tags.`{KEY}` = '{key}'")
         return sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
 
     def _tag(self, versions: Versions, number: int, tags: dict[str, str]) -> None:
         for key, value in tags.items():
             self.registry.client.set_model_version_tag(versions.name, str(number), key, value)
 
-    def _untag(self, versions: Versions, number: int, tag: str) -> None:
-        if _has(versions, number, tag):
-            self.registry.client.delete_model_version_tag(versions.name, str(number), tag)
+    def _untag(self, versions: Versions, number: int, *tags: str) -> None:
+        for tag in tags:
+            if _has(versions, number, tag):
+                self.registry.client.delete_model_version_tag(versions.name, str(number), tag)
 
 
 def _decision_of(versions: Versions, number: int, outcome: Outcome) -> Decision:
@@ -263,16 +278,13 @@ def _why_unchanged(versions: Versions, number: int) -> str | None:
     return None
 
 
-def _champion_before(versions: Versions) -> int | None:
-    """Return the last champion before the present one that exists and was not rolled back."""
-    seen, number = {versions.champion}, versions.champion
-    while number in versions.by_number:
-        before = versions.by_number[number].tags.get(BEFORE) or "0"
-        number = int(before)
-        if number in seen:
-            return None
+def _champion_before(versions: Versions, number: int) -> int | None:
+    """Return the last champion before a version that still exists and was not rolled back."""
+    seen: set[int] = set()
+    while number in versions.by_number and number not in seen:
         seen.add(number)
-        if number in versions.by_number and not _has(versions, number, ROLLED_BACK):
+        number = int(versions.by_number[number].tags.get(BEFORE) or 0)
+        if number in versions.by_number and number not in seen and not _has(versions, number, ROLLED_BACK):
             return number
     return None
 

@@ -168,7 +168,10 @@ class Registry:
     def _create(self, name: str, folder: Path, content: Content, evidence: Evidence) -> str:
         """Store a model's files, check them, then create the version; return the run's id."""
         tags = {NAME: name, ADDRESS: content.sha256}
-        with self._logged(self.store.experiment_id, name, folder, content, evidence, tags) as (run_id, model_id):
+        with self._logged(self.store.experiment_id, name, folder, content, evidence, tags) as (
+            run_id,
+            model_id,
+        ):
             self._create_name(name)
             version = self.client.create_model_version(
                 name,

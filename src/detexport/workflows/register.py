@@ -9,7 +9,7 @@ from detexport.registry.jobs import Job, register_jobs
 from detexport.registry.settings import RegistrySettings
 
 DVC_EXPERIMENT = "DVC_EXP_NAME"
-"""Variable that `dvc exp run` sets for its stages, in the workspace as in a queue's clone; `dvc repro` does not."""
+"""Variable that ``dvc exp run`` sets for its stages, in the workspace as in a queue's clone."""
 
 
 def register(
