@@ -175,7 +175,8 @@ def test_another_format_of_the_same_model_passes(reference: Reference, session: 
     assert value["max"]["mask_error_px"] == 0
     assert 0 <= value["max"]["box_error_px"] < 1e-3
     assert [sample["expected"] for sample in value["samples"]] == [3, 3, 0, 0]
-    assert list(report.drawn) == ["0003-1x", "0004-1x"]
+    assert value["worst"] == list(report.drawn), "of each of the two images the input with the largest error"
+    assert [id.partition("-")[0] for id in value["worst"]] == ["0003", "0004"]
     limits = [sample.box_limit_px for sample in report.samples.values()]
     assert limits[:2] == pytest.approx([0.01 * 60 / 30, 0.01 * 60 / 45]), "output size / input size"
 

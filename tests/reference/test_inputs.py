@@ -19,7 +19,7 @@ from detexport.data.coco import CocoRecord, load_coco
 from detexport.data.synthetic import SyntheticShapes
 from detexport.modeling import build_model
 from detexport.parity.compare import compare
-from detexport.parity.validate import first_of_each_image, validate
+from detexport.parity.validate import validate
 from detexport.processing.postprocess import postprocess
 from detexport.reference.batching import group_by_call, why_unsupported
 from detexport.reference.eager_outputs import run_eager_batch, with_score_threshold
@@ -41,7 +41,7 @@ from detexport.reference.input_plan import (
     probed_threshold,
 )
 from detexport.reference.inputs import inputs
-from detexport.reference.store import DATA, NO_IMAGE, Reference, SampleMeta, read_reference, write_reference
+from detexport.reference.store import DATA, Reference, SampleMeta, read_reference, write_reference
 from detexport.runtime.onnxruntime import OnnxRuntime
 from detexport.runtime.torchscript import TorchScript
 from tiny_artifacts import tiny_contract, write_tiny_onnx
@@ -199,13 +199,6 @@ def test_a_batch_holds_what_the_model_gives_for_all_its_images_at_once(
         for sample, outputs in zip(batch, given, strict=True):
             np.testing.assert_array_equal(sample.expected()["scores"], outputs["scores"])
     assert sum(len(group) for group in group_by_call(reference.samples)) == len(reference.samples)
-
-
-def test_pictures_are_drawn_of_the_data_sets_images_alone(
-    reference: Reference, records: tuple[CocoRecord, ...]
-) -> None:
-    assert first_of_each_image(reference.samples) == [f"{one.image_id:06d}-1x" for one in records]
-    assert {meta.image_id for meta in of_kind(reference, MOST)} == {NO_IMAGE}
 
 
 def test_a_reference_of_inputs_has_the_same_bytes_every_time(
