@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from detexport.artifact import MANIFEST
+from detexport.errors import DataError
 from detexport.results.latency import read_latency, runners_of
 from detexport.results.read import read_object
 from detexport.results.verdict import read_verdict
-
+from detexport.system.files import read_json
 
 RUNTIMES = {
     "torchscript": ("PyTorch", "torch"),
@@ -258,15 +259,13 @@ def collect(
     names = dict.fromkeys(job["model"] for job in jobs.values())
     models = {name: _model(name, models_dir / name, checkpoints_dir) for name in names}
     return Results(
-        jobs=tuple(
-            _job(name, job, models[job["model"]], receipts, decisions) for name, job in jobs.items()
-        ),
+        jobs=tuple(_job(name, job, models[job["model"]], receipts, decisions) for name, job in jobs.items()),
         models=tuple(models.values()),
         tracking_uri=receipts.get("tracking_uri", ""),
         dataset=_read(data_dir / "dataset.json") if data_dir else {},
         left_out=left_out or {},
         is_promoted=bool(decisions),
-        coverage=tuple(read_json(coverage)) if coverage and coverage.is_file() else (),
+        coverage=_cells(coverage) if coverage and coverage.is_file() else (),
     )
 
 
@@ -311,3 +310,17 @@ def _job(
 def _read(path: Path, read: Callable[[Path], dict[str, Any]] = read_object) -> dict[str, Any]:
     """Return a JSON file's value; ``{}`` if the file does not exist."""
     return read(path) if path.is_file() else {}
+
+
+def _cells(path: Path) -> tuple[dict[str, Any], ...]:
+    """Return the cells of the measured coverage.
+
+    Raises:
+        DataError: the file is not JSON.
+    """
+    try:
+        return tuple(read_json(path))
+    except ValueError as error:
+        raise DataError(
+            f"{path} cannot be read", got=error, expected="JSON", remedy="run `make coverage-docs` again"
+        ) from error

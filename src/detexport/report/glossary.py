@@ -16,7 +16,7 @@ TERMS = {
         "over classes and over IoU thresholds from 0.50 to 0.95. Box AP compares boxes, mask AP masks, "
         "keypoint AP keypoints."
     ),
-    "delta": "The metric of the artifact minus that of the eager model on the same images. Negative is worse.",
+    "delta": "The metric of the artifact minus the eager model's, on the same images. Negative is worse.",
     "AR": "Average recall: the fraction of annotated objects that the proposals cover.",
     "PQ": "Panoptic quality: how many segments are right, and how well they overlap, from 0 to 1.",
     "mIoU": "Mean intersection over union of the classes of pixels, from 0 to 1.",
@@ -58,7 +58,7 @@ TERMS = {
     "sha256": "The digest of a file's content. Two files with one digest are the same.",
     "weights": "The checkpoint that the model was filled with, after conversion.",
     "revision": "The commit of this repository that the version was registered from.",
-    "certificate": "The file that ties the verdict to this artifact, its inputs, its runtime and the versions.",
+    "certificate": "The file that ties the verdict to this artifact, its inputs, its runtime and versions.",
 }
 
 INPUT_KINDS = {
