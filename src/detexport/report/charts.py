@@ -225,9 +225,9 @@ def _is_free(
                 return False
         for point_x, _, top, bottom in points:
             center = point_x * width / 100
-            if left < center + RADIUS and center - RADIUS < right:
-                if top < baseline + 3 and baseline - LINE + 4 < bottom:
-                    return False
+            beside = right <= center - RADIUS or center + RADIUS <= left
+            if not beside and top < baseline + 3 and baseline - LINE + 4 < bottom:
+                return False
     return True
 
 

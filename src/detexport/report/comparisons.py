@@ -3,7 +3,7 @@
 import base64
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from detexport.errors import DataError
 from detexport.metrics.evaluate import annotation_kind
 from detexport.outputs import Outputs
 from detexport.parity.compare import Tolerance
+from detexport.parity.compare.match_detections import Rows, pair
 from detexport.parity.measures import MEASURES
 from detexport.parity.verdict import read_drawn
 from detexport.parity.worst_images import fractions_of_limits
-from detexport.predictions.drawing import LARGEST_PX, Overlay, draw, font_size, image_uri
+from detexport.predictions.drawing import LARGEST_PX, Overlay, draw, font_size, image_uri, name_only
 from detexport.reference.store import DATA, NO_IMAGE, Reference, Sample, SampleMeta, read_reference
 from detexport.report.collect import ReportedJob, ReportedModel
 from detexport.report.figures import number, percent, plural
@@ -142,6 +143,8 @@ class ModelComparisons:
         record = self._records.get(meta.image_id) if meta.image_id != NO_IMAGE else None
         truth = ground_truth(record, meta.output_size) if record else None
         drawn = [self._draw(outputs, meta) for outputs in (truth, expected, actual)]
+        drawn[0] = _without_scores(drawn[0], meta.output_size)
+        limits = Tolerance(**(job.parity["tolerance"] or {}))
         return Comparison(
             image_id=image_id,
             title=describe(meta),
@@ -153,7 +156,7 @@ class ModelComparisons:
                 Panel("ground truth", _truth_note(truth, meta), drawn[0]),
                 Panel("eager", self._count(expected), drawn[1]),
                 Panel(job.target, self._count(actual), drawn[2]),
-                _difference(expected, actual, measured),
+                _difference(expected, actual, measured, limits),
             ),
             legend=_legend(drawn),
         )
@@ -237,6 +240,14 @@ def ground_truth(record: CocoRecord, output_size: tuple[int, int]) -> Outputs:
     return outputs
 
 
+def _without_scores(overlay: Overlay | None, output_size: tuple[int, int]) -> Overlay | None:
+    """Return a drawing of annotations, whose labels have no scores."""
+    if overlay is None:
+        return None
+    labels = (name_only(label, output_size) for label in overlay.labels)
+    return replace(overlay, labels=tuple(labels))
+
+
 def _resized(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if mask.shape == size:
         return mask
@@ -250,50 +261,53 @@ def _truth_note(truth: Outputs | None, meta: SampleMeta) -> str:
     return "no annotations" if meta.kind == DATA else "none: this input was made, not annotated"
 
 
-def _difference(expected: Outputs, actual: Outputs | None, measured: Mapping[str, Any]) -> Panel:
+def _difference(
+    expected: Outputs, actual: Outputs | None, measured: Mapping[str, Any], limits: Tolerance
+) -> Panel:
     outlines = tuple(
         Outline(*(round(value, 1) for value in (x0, y0, x1 - x0, y1 - y0)), side)
         for side in ("missing", "extra")
         for x0, y0, x1, y1 in (one["box"] for one in measured[side])
     )
     counts = f"{len(measured['missing'])} missing, {len(measured['extra'])} extra"
-    differs = None if actual is None else differing_pixels(expected, actual)
+    differs = None if actual is None else differing_pixels(expected, actual, limits)
     if differs is None:
         return Panel("difference", counts, outlines=outlines, is_difference=True)
     pixels = plural(int(np.count_nonzero(differs)), "pixel")
-    note = f"{counts}, {pixels} of another class or mask"
+    note = f"{counts}; masks or classes differ in {pixels}"
     return Panel("difference", note, None, _differing_uri(differs), outlines, is_difference=True)
 
 
-def differing_pixels(expected: Outputs, actual: Outputs) -> np.ndarray | None:
-    """Return (H, W) bool, where the masks or segments of a class differ; None without masks and segments."""
-    for name in ("panoptic_seg", "sem_seg", "pred_masks"):
+def differing_pixels(expected: Outputs, actual: Outputs, limits: Tolerance) -> np.ndarray | None:
+    """Return (H, W) bool, where classes of pixels or the masks of paired detections differ.
+
+    A missing or extra detection counts with its whole mask. None if there are neither masks nor classes.
+    """
+    for name in ("panoptic_seg", "sem_seg"):
         if name in expected and name in actual:
-            first, second = (_class_maps(outputs, name) for outputs in (expected, actual))
-            classes = first.keys() | second.keys()
-            shape = expected[name].shape[-2:]
-            differs = np.zeros(shape, bool)
-            for one in classes:
-                differs |= first.get(one, np.zeros(shape, bool)) != second.get(one, np.zeros(shape, bool))
+            first, second = (_classes(outputs, name) for outputs in (expected, actual))
+            differs: np.ndarray = (first != second).any(0) if first.ndim == 3 else first != second
             return differs
-    return None
+    if "pred_masks" not in expected or "pred_masks" not in actual:
+        return None
+    sides = Rows.of(expected), Rows.of(actual)
+    rows, columns = pair(*sides, limits.pair_iou, limit_px=limits.box_px, tie=limits.score)
+    first, second = expected["pred_masks"], actual["pred_masks"]
+    unpaired = np.delete(first, rows, 0).any(0) | np.delete(second, columns, 0).any(0)
+    differ: np.ndarray = (first[rows] != second[columns]).any(0) | unpaired
+    return differ
 
 
-def _class_maps(outputs: Outputs, name: str) -> dict[Any, np.ndarray]:
-    """Return the pixels (H, W) bool of each class."""
+def _classes(outputs: Outputs, name: str) -> np.ndarray:
+    """Return the class of each pixel: (H, W), or whether it is a thing and its class, (2, H, W)."""
     if name == "sem_seg":
-        classes = outputs[name].argmax(0)
-        return {label: classes == label for label in np.unique(classes).tolist()}
-    maps: dict[Any, np.ndarray] = {}
-    if name == "panoptic_seg":
-        for segment in outputs["segments_info"]:
-            key = (segment["isthing"], segment["category_id"])
-            mask = outputs[name] == segment["id"]
-            maps[key] = maps[key] | mask if key in maps else mask
-        return maps
-    for mask, label in zip(outputs[name], outputs["pred_classes"].tolist(), strict=True):
-        maps[label] = maps[label] | mask if label in maps else mask
-    return maps
+        classes: np.ndarray = outputs[name].argmax(0)
+        return classes
+    categories = np.full((2, *outputs[name].shape), -1)
+    for segment in outputs["segments_info"]:
+        of_segment = outputs[name] == segment["id"]
+        categories[:, of_segment] = np.array([[segment["isthing"]], [segment["category_id"]]])
+    return categories
 
 
 def _differing_uri(differs: np.ndarray) -> str:
@@ -312,7 +326,7 @@ def _legend(drawn: Sequence[Overlay | None]) -> tuple[tuple[str, str, str], ...]
     names: dict[str, tuple[str, str]] = {}
     for overlay in drawn:
         for label in overlay.labels if overlay else ():
-            if label.text:
-                names.setdefault(label.text.rpartition(" ")[0], (label.colour, label.ink))
+            if label.name:
+                names[label.name] = label.colour, label.ink
         names |= {name: (colour, ink) for name, colour, ink in (overlay.legend if overlay else ())}
     return tuple((name, *colours) for name, colours in sorted(names.items()))

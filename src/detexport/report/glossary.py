@@ -31,7 +31,13 @@ TERMS = {
         "The largest numerical difference from the eager model on any input, as a fraction of its limit. "
         "Above 100 % the job does not pass."
     ),
-    "limit": "The largest numerical error that is allowed, from conf/parity.",
+    "limit": (
+        "The largest numerical error that is allowed, from conf/parity. “x scale”: multiplied by the size of "
+        "the output relative to that of the graph's image."
+    ),
+    "95 % interval": (
+        "Where the delta lies for 95 % of other selections of images, by resampling the images measured."
+    ),
     "noise floor": (
         "How much the eager model differs from itself when it runs with another number of threads, memory "
         "format or device. No limit is tighter. An artifact may be further away and still pass."
