@@ -9,7 +9,7 @@ from detexport.cli.output import print_json
 from detexport.cli.progress import say
 from detexport.contract import Contract, TensorSpec
 from detexport.errors import ConfigError, escaped
-from detexport.system.files import writing
+from detexport.system.files import output_errors
 
 MOST_NAMES = 8
 MOST_FILES = 20
@@ -139,6 +139,6 @@ def _dump(folder: Path, dump_to: Path) -> None:
     from detexport.runtime.torchscript import TorchScript
 
     session: Any = TorchScript().open(folder)
-    with writing(dump_to):
+    with output_errors(dump_to):
         dump_torchscript_IR(session.module, dump_to)
     say(f"{dump_to}: the code, the graphs, and the graph with all calls inlined")

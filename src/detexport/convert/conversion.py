@@ -12,7 +12,7 @@ from detexport.artifact import Artifact, Format, read_artifact, verify_files
 from detexport.errors import ExportError
 from detexport.system.atomic import atomic_dir
 from detexport.system.digests import sha256_file
-from detexport.system.files import writing
+from detexport.system.files import output_errors
 
 
 class Samples(Protocol):
@@ -104,7 +104,7 @@ class ConversionTemplate:
         self.check()
         source = read_source(source_dir, self.source_format)
         write = self.prepare(source, source_dir / source.main_file, samples)
-        with writing(save_dir), atomic_dir(save_dir) as folder:
+        with output_errors(save_dir), atomic_dir(save_dir) as folder:
             write(folder)
             files = sorted(path for path in folder.rglob("*") if path.is_file())
             artifact = replace(

@@ -14,7 +14,7 @@ from detexport.contract import Contract
 from detexport.errors import ExportError
 from detexport.system.atomic import atomic_dir
 from detexport.system.digests import sha256_file
-from detexport.system.files import writing
+from detexport.system.files import output_errors
 
 SampleInputs = np.ndarray | Mapping[str, np.ndarray]
 """Inputs to record a graph with: an image, or all inputs by the contract's names."""
@@ -115,7 +115,7 @@ class MethodTemplate:
         self.check()
         contract = contract.ending(self.graph_end)
         write = self.record(model, sample, contract)
-        with writing(save_dir), atomic_dir(save_dir) as folder:
+        with output_errors(save_dir), atomic_dir(save_dir) as folder:
             write(folder / self.main_file)
             artifact = Artifact(
                 format=self.format,
