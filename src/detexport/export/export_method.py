@@ -1,4 +1,4 @@
-"""Interface and template of the export methods."""
+"""Base class of the export methods."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -32,34 +32,7 @@ class ExportableModel(Protocol):
         """Return a scriptable module from a list of images to a list of tensors by name."""
 
 
-class ExportMethod(Protocol):
-    """An export method: a frozen dataclass of its options."""
-
-    def export(
-        self,
-        model: ExportableModel,
-        sample: SampleInputs,
-        save_dir: Path,
-        *,
-        contract: Contract,
-        provenance: Provenance,
-    ) -> Artifact:
-        """Write the artifact to ``save_dir``, completely or not at all.
-
-        Args:
-            model: model in evaluation mode, on the CPU.
-            sample: one image to record with, uint8 (C, H, W) of any size; or, for a graph with other
-                inputs, all inputs by the contract's names.
-            save_dir: folder of the artifact; replaced if it exists.
-            contract: inputs and outputs of the graph.
-            provenance: digests of the model's weights and configuration.
-
-        Raises:
-            ExportError: the model is in training mode, not on the CPU, or cannot be exported by this method.
-        """
-
-
-class MethodTemplate:
+class ExportMethod:
     """Base class of the export methods: check, record, fill a folder, and rename it to ``save_dir``.
 
     A method is a subclass and a frozen dataclass of its options, ``graph_end`` among them. It defines
@@ -110,7 +83,19 @@ class MethodTemplate:
         contract: Contract,
         provenance: Provenance,
     ) -> Artifact:
-        """Write the artifact to ``save_dir``: see ``ExportMethod.export``."""
+        """Write the artifact to ``save_dir``, completely or not at all.
+
+        Args:
+            model: model in evaluation mode, on the CPU.
+            sample: one image to record with, uint8 (C, H, W) of any size; or, for a graph with other
+                inputs, all inputs by the contract's names.
+            save_dir: folder of the artifact; replaced if it exists.
+            contract: inputs and outputs of the graph.
+            provenance: digests of the model's weights and configuration.
+
+        Raises:
+            ExportError: the model is in training mode, not on the CPU, or cannot be exported by this method.
+        """
         require_exportable(model)
         self.check()
         contract = contract.ending(self.graph_end)
