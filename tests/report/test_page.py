@@ -12,7 +12,7 @@ from detexport.parity.validate import validate_artifact
 from detexport.processing.postprocess import postprocess
 from detexport.reference.store import SampleMeta, read_reference, write_reference
 from detexport.report.collect import Results, collect
-from detexport.report.page import is_busy, longest_ms, share, write_page
+from detexport.report.page import is_noisy, longest_ms, share, write_page
 from detexport.runtime.onnxruntime import OnnxRuntime
 from detexport.system.files import write_json
 from tiny_artifacts import tiny_image, write_tiny_onnx
@@ -233,8 +233,8 @@ def test_a_file_that_is_not_json_is_named(run: Path, tmp_path: Path) -> None:
 
 def test_a_busy_machine_is_told_from_a_hiccup() -> None:
     calm = {"p50_ms": 10, "p90_ms": 12, "p99_ms": 400}
-    assert not is_busy({"runners": {"eager": calm}})
-    assert is_busy({"runners": {"eager": calm, "onnx": {"p50_ms": 10, "p90_ms": 21, "p99_ms": 22}}})
+    assert not is_noisy({"runners": {"eager": calm}})
+    assert is_noisy({"runners": {"eager": calm, "onnx": {"p50_ms": 10, "p90_ms": 21, "p99_ms": 22}}})
 
 
 def test_a_hiccup_of_the_machine_does_not_flatten_the_bars() -> None:

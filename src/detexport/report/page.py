@@ -162,7 +162,7 @@ def longest_ms(measured: dict[str, Any]) -> float:
     return min(max((runner["p99_ms"] for runner in runners), default=1), 1.5 * max(p90s, default=1))
 
 
-def is_busy(measured: dict[str, Any]) -> bool:
+def is_noisy(measured: dict[str, Any]) -> bool:
     """Return whether any p90 is more than twice its median, which other load on the machine causes."""
     return any(runner["p90_ms"] > 2 * runner["p50_ms"] for runner in measured["runners"].values())
 
@@ -249,7 +249,7 @@ def _environment() -> Any:
         "floor_columns": floor_columns,
         "headline_words": headline_words,
         "input_rows": input_rows,
-        "is_busy": is_busy,
+        "is_noisy": is_noisy,
         "largest_fraction": largest_fraction,
         "longest_ms": longest_ms,
         "measured_metrics": measured_metrics,
