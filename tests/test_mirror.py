@@ -9,15 +9,8 @@ ROOT = Path(__file__).parents[1]
 SRC, TESTS = ROOT / "src" / "detexport", ROOT / "tests"
 # Modules that are tested with what they are a part of. A new module gets a test of its name.
 TESTED_IN = {
-    "checkpoint/older_names.py": "export/test_torchvision.py",
-    "cli/output.py": "cli/test_main.py",
-    "cli/progress.py": "cli/test_export.py",
     "data/image_samples.py": "convert/test_convert_artifacts.py",
     "diagnosis/segment_exports.py": "diagnosis/test_diagnose.py",
-    "formats/coordinate_operators.py": "runtime/test_openvino.py",
-    "formats/onnx_opsets.py": "cli/test_checks.py",
-    "formats/openvino_constants.py": "convert/test_convert_artifacts.py",
-    "formats/openvino_import.py": "convert/test_convert_artifacts.py",
     "metrics/average_precision.py": "engine/test_evaluation.py",
     "modeling/class_names.py": "stages/test_build_stage.py",
     "modeling/graph.py": "export/test_graph_end.py",
