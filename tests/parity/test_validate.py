@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from detexport.artifact import Artifact, read_artifact
-from detexport.errors import DataError, RuntimeUnavailableError
+from detexport.errors import RuntimeUnavailableError
 from detexport.parity.compare import SampleParity
 from detexport.parity.validate import output_faults, validate, validate_artifact
 from detexport.parity.verdict import ParityReport, read_drawn
@@ -79,55 +79,6 @@ class Broken:
     ) -> dict[str, np.ndarray]:
         outputs = {name: value.copy() for name, value in self.session(image, output_size).items()}
         return self.fault(outputs) or outputs
-
-
-def test_a_reference_is_read_as_it_was_written(
-    folder: Path, reference: Reference, tiny_scripting: Path
-) -> None:
-    assert reference.environment == {"torch": "2", "threads": 1}
-    assert json.loads((folder / "reference.json").read_text())["samples"][0]["detections"] == 3
-    for stored, (meta, image, expected) in zip(reference.samples, samples(tiny_scripting), strict=True):
-        assert stored.meta == meta
-        assert stored.detections == len(expected["scores"])
-        np.testing.assert_array_equal(stored.image(), image)
-        assert stored.expected().keys() == expected.keys()
-        for name, value in stored.expected().items():
-            np.testing.assert_array_equal(value, expected[name])
-            assert value.dtype == expected[name].dtype
-
-
-def test_a_reference_has_the_same_bytes_every_time(
-    folder: Path, tiny_scripting: Path, tmp_path: Path
-) -> None:
-    environment = {"torch": "2", "threads": 1}
-    write_reference(
-        tmp_path / "r", samples(tiny_scripting), contract=tiny_contract(), environment=environment
-    )
-    for path in folder.rglob("*.*"):
-        assert (tmp_path / "r" / path.relative_to(folder)).read_bytes() == path.read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda meta, image, d: (replace(meta, image_size=(9, 9)), image, d), "image: uint8"),
-        (lambda meta, image, d: (meta, image, {**d, "scores": d["scores"] * np.nan}), "NaN"),
-        (lambda meta, image, d: (meta, image, {**d, "scores": d["scores"][::-1]}), "do not descend"),
-        (lambda meta, image, d: (replace(meta, output_size=(9, 9)), image, d), r"expected \(3, 9, 9\)"),
-    ],
-)
-def test_a_faulty_sample_writes_nothing(
-    change: Callable[..., Any], message: str, tiny_scripting: Path, tmp_path: Path
-) -> None:
-    faulty = (change(*sample) for sample in samples(tiny_scripting))
-    with pytest.raises(DataError, match=message):
-        write_reference(tmp_path / "reference", faulty, contract=tiny_contract(), environment={})
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_folder_that_is_no_reference(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"is not a reference.*got: FileNotFoundError.*remedy"):
-        read_reference(tmp_path)
 
 
 def claiming(session: Session, **claims: Any) -> Any:

@@ -29,8 +29,9 @@ def test_an_opset_beyond_them_is_refused(exporter: str, opset: int) -> None:
     with pytest.raises(ConfigError) as refused:
         check(opset, exporter)
     assert str(refused.value) == (
-        f"unsupported opset_version of onnx; got: {opset}; expected: {OLDEST} to {latest}, which the {exporter} "
-        f"exporter writes; remedy: give --opt opset_version=N with N from {OLDEST} to {latest}"
+        f"unsupported opset_version of onnx; got: {opset}; expected: {OLDEST} to {latest}, "
+        f"which the {exporter} exporter writes; "
+        f"remedy: give --opt opset_version=N with N from {OLDEST} to {latest}"
     )
 
 
