@@ -226,23 +226,6 @@ def test_a_limit_above_the_floor_stays_as_it_is() -> None:
     assert not any(limit.widened for limit in limits_of(Tolerance(), floor))
 
 
-@pytest.mark.parametrize(
-    ("pixels", "ratio", "expected"),
-    [
-        (20.0, 0.002, (9.0, 0.005)),  # many pixels, but of a large mask
-        (4.0, 0.5, (9.0, 0.005)),  # half of a tiny mask
-        (18.0, 0.02, (18.0, 0.005)),  # beyond both: twice the pixels, or four times the ratio
-        (90.0, 0.01, (9.0, 0.01)),
-    ],
-)
-def test_masks_widen_by_the_limit_that_grows_least(
-    pixels: float, ratio: float, expected: tuple[float, float]
-) -> None:
-    table = Tolerance(mask_px=9.0, mask_area_ratio=0.005)
-    wider = widen(table, floor_of(mask_px=pixels, mask_area_ratio=ratio))
-    assert (wider.mask_px, wider.mask_area_ratio) == expected
-
-
 def test_no_limit_is_widened_to_more_than_ten_times_the_table() -> None:
     table = Tolerance()
     assert widen(table, floor_of(panoptic_ratio=1.0)).panoptic_ratio == pytest.approx(
