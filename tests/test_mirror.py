@@ -11,7 +11,6 @@ SRC, TESTS = ROOT / "src" / "detexport", ROOT / "tests"
 TESTED_IN = {
     "data/image_samples.py": "convert/test_convert_artifacts.py",
     "diagnosis/segment_exports.py": "diagnosis/test_diagnose.py",
-    "metrics/average_precision.py": "engine/test_evaluation.py",
     "modeling/class_names.py": "stages/test_build_stage.py",
     "modeling/graph.py": "export/test_graph_end.py",
     "modeling/proposal_generator/precomputed.py": "modeling/test_oracle.py",
