@@ -9,14 +9,7 @@ ROOT = Path(__file__).parents[1]
 SRC, TESTS = ROOT / "src" / "detexport", ROOT / "tests"
 # Modules that are tested with what they are a part of. A new module gets a test of its name.
 TESTED_IN = {
-    "data/image_samples.py": "convert/test_convert_artifacts.py",
     "diagnosis/segment_exports.py": "diagnosis/test_diagnose.py",
-    "modeling/class_names.py": "stages/test_build_stage.py",
-    "modeling/graph.py": "export/test_graph_end.py",
-    "modeling/proposal_generator/precomputed.py": "modeling/test_oracle.py",
-    "modeling/segment.py": "diagnosis/test_segments.py",
-    "outputs.py": "parity/test_validate.py",
-    "report/collect.py": "report/test_page.py",
     "workflows/check_artifact.py": "cli/test_export.py",
     "workflows/engines.py": "cli/test_validate_command.py",
     "workflows/expected_outputs.py": "cli/test_validate_command.py",

@@ -101,16 +101,6 @@ def test_a_class_that_the_model_does_not_have(model: Any, name: str) -> None:
         model([example(), bad])
 
 
-def test_proposals_that_are_missing_or_of_another_image() -> None:
-    model = small_model("fast_rcnn")
-    for mode in (True, False):
-        model.train(mode)
-        with pytest.raises(InputError, match="input 1 has no proposals"):
-            model([example(), without("proposals")])
-        with pytest.raises(InputError, match="proposals of input 1 have another image size"):
-            model([example(), {**example(), "proposals": example(height=32)["proposals"]}])
-
-
 def fields_of(result: Example) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for key, value in result.items():
