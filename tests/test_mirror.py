@@ -11,22 +11,12 @@ SRC, TESTS = ROOT / "src" / "detexport", ROOT / "tests"
 TESTED_IN = {
     "diagnosis/segment_exports.py": "diagnosis/test_diagnose.py",
     "workflows/check_artifact.py": "cli/test_export.py",
-    "workflows/engines.py": "cli/test_validate_command.py",
     "workflows/expected_outputs.py": "cli/test_validate_command.py",
-    "workflows/export_checks.py": "workflows/test_python_api.py",
     "workflows/export_target.py": "cli/test_export.py",
-    "workflows/given_model.py": "workflows/test_python_api.py",
-    "workflows/loaded_model.py": "workflows/test_load_model.py",
     "workflows/make_reference.py": "stages/test_reference_stage.py",
     "workflows/measure_noise.py": "parity/test_noise_floor.py",
-    "workflows/model_folder.py": "cli/test_diagnose_command.py",
-    "workflows/model_source.py": "workflows/test_load_model.py",
-    "workflows/register.py": "registry/test_register_stage.py",
-    "workflows/sample_folder.py": "workflows/test_make_sample.py",
-    "workflows/progress_callback.py": "cli/test_export.py",
     "workflows/validate_against.py": "cli/test_validate_command.py",
     "workflows/validate_target.py": "stages/test_validate_and_gate.py",
-    "workflows/validation_data.py": "cli/test_validate_command.py",
 }
 # A use case is tested through the stage or the command that calls it.
 CALLERS = {"workflows": ("workflows", "stages", "cli")}
