@@ -9,14 +9,11 @@ ROOT = Path(__file__).parents[1]
 SRC, TESTS = ROOT / "src" / "detexport", ROOT / "tests"
 # Modules that are tested with what they are a part of. A new module gets a test of its name.
 TESTED_IN = {
-    "diagnosis/segment_exports.py": "diagnosis/test_diagnose.py",
     "workflows/check_artifact.py": "cli/test_export.py",
-    "workflows/expected_outputs.py": "cli/test_validate_command.py",
     "workflows/export_target.py": "cli/test_export.py",
     "workflows/make_reference.py": "stages/test_reference_stage.py",
     "workflows/measure_noise.py": "parity/test_noise_floor.py",
     "workflows/validate_against.py": "cli/test_validate_command.py",
-    "workflows/validate_target.py": "stages/test_validate_and_gate.py",
 }
 # A use case is tested through the stage or the command that calls it.
 CALLERS = {"workflows": ("workflows", "stages", "cli")}
