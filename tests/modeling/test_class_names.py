@@ -6,7 +6,7 @@ import pytest
 
 from detexport.errors import ConfigError
 from detexport.modeling.class_names import count_classes, named_contract
-from small_models import small_model
+from small_architectures import small_model
 
 COUNTS = {
     "faster_rcnn": {"things": 5},

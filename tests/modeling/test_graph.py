@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from detexport.errors import ExportError
 from detexport.modeling.graph import BatchGraph, ImageGraph, require_graph_methods
-from small_models import draw, small_model
+from small_architectures import draw, small_model
 
 
 class Head(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from detexport.config.cfg import load_cfg
 from detexport.modeling import build_model
-from small_models import draw
+from small_architectures import draw
 
 CONFIG = Path(__file__).parents[2] / "conf/detectron2/mask_rcnn.yaml"
 NAMES = ("pred_boxes", "scores", "pred_classes", "pred_masks")

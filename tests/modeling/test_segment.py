@@ -26,7 +26,7 @@ from detexport.modeling.segment import (
     rows,
     size_of,
 )
-from small_models import draw, small_model
+from small_architectures import draw, small_model
 
 
 def test_a_free_axis_has_a_name_and_a_fixed_one_its_size() -> None:

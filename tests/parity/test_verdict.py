@@ -98,7 +98,7 @@ def test_keypoints_that_the_models_own_noise_dominates_are_not_counted() -> None
 def test_what_rounding_explains_and_what_own_runs_disagree_about_is_noted_apart() -> None:
     excused, undetermined = one_sided(excused=True), one_sided(undetermined=True)
     sample = measured(5, paired=3, missing=(excused, undetermined), extra=(excused,))
-    report = report_of(sample, measured(3), own_unmatched=2)
+    report = report_of(sample, measured(3), noise_floor_unmatched=2)
     assert report.passed
     assert report.verdicts["matching"].note.split("; ") == [
         "excused as rounding: 2 missing or extra",

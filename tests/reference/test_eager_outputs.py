@@ -10,7 +10,7 @@ from detexport.contract import Contract
 from detexport.errors import ConfigError
 from detexport.outputs import field_faults
 from detexport.reference.eager_outputs import run_eager, run_eager_batch, with_score_threshold
-from small_models import draw, small_model
+from small_architectures import draw, small_model
 
 DETECTORS = ("mask_rcnn", "keypoint_rcnn", "panoptic_fpn")
 OTHERS = ("semantic_segmentor", "proposal_network")

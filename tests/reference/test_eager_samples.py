@@ -12,7 +12,7 @@ from detexport.reference.eager_outputs import run_eager, with_score_threshold
 from detexport.reference.eager_samples import eager_samples
 from detexport.reference.input_plan import BATCH, NEAR, ODD, Plan
 from detexport.reference.store import DATA
-from small_models import draw, small_model
+from small_architectures import draw, small_model
 
 PLAN = Plan(scales=(1.0,), kinds=(ODD, NEAR, BATCH), threshold_runs=4, one_runs=2)
 

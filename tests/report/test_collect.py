@@ -18,19 +18,27 @@ DIGEST = "d" * 64
 REGISTERED = {"job": "tiny-onnx", "name": "tiny-onnx", "version": 3, "artifact_sha256": DIGEST}
 REFUSED = {"job": "tiny-lost", "reasons": ["parity did not pass", "no latency"]}
 
+LATENCY = {"p50_ms": 2.0, "p90_ms": 2.0, "p99_ms": 2.0, "mean_ms": 2.0, "load_s": 0.1}
+
+
+def verdict(*reasons: str, passed: bool) -> dict[str, Any]:
+    counts = {"expected": 1, "actual": 1, "paired": 1}
+    fields = {"max": {}, "detections": counts, "samples": [], "tolerance": None}
+    return {"passed": passed, "reasons": list(reasons), "artifact_sha256": DIGEST, **fields}
+
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """The files of one model with two jobs, of which one did not pass."""
     model = tmp_path / "models/tiny"
     write_json(model / "artifacts/onnx/artifact.json", {"format": "ONNX"})
-    write_json(model / "parity/onnx.json", {"passed": True, "reasons": [], "artifact_sha256": DIGEST})
-    write_json(model / "parity/lost.json", {"passed": False, "reasons": ["lost"], "artifact_sha256": DIGEST})
+    write_json(model / "parity/onnx.json", verdict(passed=True))
+    write_json(model / "parity/lost.json", verdict("lost", passed=False))
     write_json(model / "parity/lost_diagnosis/diagnosis.json", {"segment": "backbone"})
     write_json(model / "build/contract.json", {"class_names": ["dot"]})
-    runners = {"onnx": {"median_ms": 2.0}, "eager": {"median_ms": 4.0}}
-    devices = {"cpu": {"runners": runners}, "cuda": {"status": "skipped"}}
-    write_json(model / "latency.json", {"devices": devices})
+    cpu = {"status": "measured", "image_size": [30, 50], "runners": {"onnx": LATENCY, "eager": LATENCY}}
+    devices = {"cpu": cpu, "cuda": {"status": "skipped"}}
+    write_json(model / "latency.json", {"artifacts": {}, "devices": devices})
     receipts = {"tracking_uri": "sqlite:///x", "registered": [REGISTERED], "refused": [REFUSED]}
     write_json(tmp_path / "registered.json", receipts)
     write_json(tmp_path / "data/dataset.json", {"name": "dots"})
@@ -48,7 +56,7 @@ def test_every_file_of_a_run_is_read(root: Path) -> None:
     (model,) = results.models
     assert (results.tracking_uri, results.dataset) == ("sqlite:///x", {"name": "dots"})
     assert (model.contract, model.training) == ({"class_names": ["dot"]}, {"bbox/AP": 0.5})
-    assert (shipped.artifact, shipped.latency) == ({"format": "ONNX"}, {"cpu": {"median_ms": 2.0}})
+    assert (shipped.artifact, shipped.latency) == ({"format": "ONNX"}, {"cpu": LATENCY})
     assert (lost.diagnosis, lost.latency) == ({"segment": "backbone"}, {})
     assert (results.passed, results.shipped) == (1, 1)
 
@@ -119,5 +127,5 @@ def test_refusals_of_a_job_are_its_own(root: Path) -> None:
 )
 def test_a_file_that_is_not_json_is_named(spoil: Callable[[Path], Any], root: Path) -> None:
     spoil(root)
-    with pytest.raises(DataError, match=r"\.json cannot be read; got: .*remedy: run the stage"):
+    with pytest.raises(DataError, match=r"\.json .*; got: .*remedy: run the stage"):
         collected(root)

@@ -9,7 +9,7 @@ from torch import nn
 from detexport.errors import CheckpointError, ConfigError, ExportError
 from detexport.modeling.meta_arch.torchvision_small import faster_rcnn
 from detexport.workflows.given_model import BUILT, given_model
-from small_models import small_model
+from small_architectures import small_model
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from detexport.errors import ConfigError
 from detexport.workflows.given_model import given_model
 from detexport.workflows.loaded_model import LoadedModel, number_classes
-from small_models import small_model
+from small_architectures import small_model
 
 
 def loaded(name: str) -> LoadedModel:

@@ -61,14 +61,14 @@ def test_a_source_is_found_beside_the_artifact_as_far_as_it_is_not_given(tmp_pat
 def test_a_source_that_is_neither_given_nor_found_is_named(
     given: ModelSource, option: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match=f"there is no --{option}; got: no file .*remedy: give --{option}"):
+    with pytest.raises(ConfigError, match=f"no --{option} is given; got: no file .*remedy: give --{option}"):
         find_source(tmp_path / "artifacts/onnx", given)
 
 
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        ("", "there are no weights; got: neither --weights nor MODEL.WEIGHTS"),
+        ("", r"got: neither --weights nor MODEL\.WEIGHTS"),
         ("folder", "no checkpoint at folder; got: a folder"),
         ("no.pth", r"no checkpoint at no\.pth; got: no such file"),
         ("detecton2://a.pkl", "did you mean 'detectron2://'"),
