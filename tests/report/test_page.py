@@ -1,13 +1,11 @@
 import json
 import re
-from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from detexport.errors import DataError
 from detexport.parity.validate import validate_artifact
 from detexport.processing.postprocess import postprocess
 from detexport.reference.store import SampleMeta, read_reference, write_reference
@@ -182,53 +180,6 @@ def test_untrained_parameters_are_named(run: Path, tmp_path: Path) -> None:
     text = Text(page_of(collected(root), tmp_path)).text
     assert "tiny has 2 tensors with initial values instead of trained ones" in text
     assert "head.bias" in text
-
-
-def test_only_what_was_asked_for_counts(run: Path) -> None:
-    results = collected(run, {"tiny-onnx": JOBS["tiny-onnx"]})
-    assert [job.name for job in results.jobs] == ["tiny-onnx"]
-    assert (results.passed, results.shipped) == (1, 1)
-
-
-def _other_digest(receipts: dict[str, Any]) -> None:
-    receipts["registered"][0]["artifact_sha256"] = "0" * 64
-
-
-def _nothing(receipts: dict[str, Any]) -> None:
-    receipts["registered"] = []
-
-
-def _refused(receipts: dict[str, Any]) -> None:
-    receipts["registered"] = []
-    receipts["refused"] = [{"job": "tiny-onnx", "reasons": ["the artifact was changed"]}]
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (_other_digest, "the registered version holds another artifact"),
-        (_nothing, "it is not registered"),
-        (_refused, "the artifact was changed"),
-    ],
-)
-def test_a_job_is_shipped_only_as_the_artifact_that_passed(
-    change: Callable[[dict[str, Any]], None], reason: str, run: Path, tmp_path: Path
-) -> None:
-    root = copy_without(run, tmp_path / "run")
-    receipts = json.loads((root / "registered.json").read_text())
-    change(receipts)
-    write_json(root / "registered.json", receipts)
-    job = collected(root).jobs[0]
-    assert job.passed
-    assert not job.shipped
-    assert job.reasons == (reason,)
-
-
-def test_a_file_that_is_not_json_is_named(run: Path, tmp_path: Path) -> None:
-    root = copy_without(run, tmp_path / "run")
-    (root / "registered.json").write_text("{")
-    with pytest.raises(DataError, match=r"registered\.json cannot be read"):
-        collected(root)
 
 
 def test_a_busy_machine_is_told_from_a_hiccup() -> None:

@@ -259,7 +259,7 @@ def precision_recall(
         return
     for headline in own[0].headlines:
         for iou in own[0].parity["accuracy"]["curves"].get(headline.name, {}):
-            curves = []
+            curves: list[Curve] = []
             for job in own:
                 one = job.parity["accuracy"]["curves"][headline.name][iou]
                 if not curves:

@@ -265,7 +265,7 @@ def _difference(
     expected: Outputs, actual: Outputs | None, measured: Mapping[str, Any], limits: Tolerance
 ) -> Panel:
     outlines = tuple(
-        Outline(*(round(value, 1) for value in (x0, y0, x1 - x0, y1 - y0)), side)
+        Outline(round(x0, 1), round(y0, 1), round(x1 - x0, 1), round(y1 - y0, 1), side)
         for side in ("missing", "extra")
         for x0, y0, x1, y1 in (one["box"] for one in measured[side])
     )

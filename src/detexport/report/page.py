@@ -12,7 +12,7 @@ from detexport.report.charts import PLOT_HEIGHT, PrecisionRecall, TradeOff, prec
 from detexport.report.collect import METRIC_WORDS, ReportedJob, ReportedModel, Results
 from detexport.report.comparisons import DRAWN_FROM, Comparison, ModelComparisons
 from detexport.report.error_table import error_rows, largest_fraction
-from detexport.report.evidence import error_columns, evidence, floor_columns
+from detexport.report.evidence_lines import error_columns, evidence_lines, floor_columns
 from detexport.report.figures import delta, metric, number, percent, plural, size, speed
 from detexport.report.glossary import INPUT_KINDS, TERMS
 from detexport.report.recommend import Budget, Recommendation, recommend
@@ -244,7 +244,7 @@ def _environment() -> Any:
         "day": day,
         "delta": delta,
         "error_rows": error_rows,
-        "evidence": evidence,
+        "evidence_lines": evidence_lines,
         "first_upper": first_upper,
         "floor_columns": floor_columns,
         "headline_words": headline_words,

@@ -11,7 +11,7 @@ SHOWN = 5
 """Most inputs that are named; the JSON file has all."""
 
 
-def evidence(parity: dict[str, Any], name: str) -> Iterator[str]:
+def evidence_lines(parity: dict[str, Any], name: str) -> Iterator[str]:
     """Yield the evidence of one verdict.
 
     Args:
