@@ -44,7 +44,7 @@ ALLOWED = {
     # What the stages measured, read and named: for DVC, the registry and the report.
     "results": {"artifact", "parity"},
     "report": {"artifact", "benchmark", "parity", "predictions", "reference", "results"},
-    "registry": {"artifact", "runtime", "data", "parity", "benchmark", "predictions", "results"},
+    "registry": {"artifact", "runtime", "data", "parity", "benchmark", "predictions", "reference", "results"},
 }
 # The use cases stand over what they put together; stages and the command line call them.
 ALLOWED["workflows"] = ALLOWED.keys() - {"report"}

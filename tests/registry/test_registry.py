@@ -166,7 +166,7 @@ def test_latency_of_another_artifact_is_not_told(root: Path) -> None:
     write_target(root, "onnx", weights_sha256="c" * 64)
     register(root)
     (version,) = versions(root)
-    assert "not measured" in version.description
+    assert "Not measured." in version.description
     assert not [name for name in runs(root)[0].data.metrics if name.startswith("latency")]
 
 

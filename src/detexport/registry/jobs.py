@@ -31,6 +31,7 @@ class Job:
         runtime: the target's runtime, ``_target_`` and options.
         folder: the model's folder, with ``artifacts/``, ``parity/`` and ``latency.json`` in it.
         made_by: the pipeline's stages that made the artifact out of the model.
+        license: licence of the model's weights; empty if it is not known.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Job:
     runtime: dict[str, Any]
     folder: Path
     made_by: tuple[str, ...]
+    license: str = ""
 
     @property
     def artifact_dir(self) -> Path:
@@ -125,8 +127,19 @@ def register_jobs(
 def _register(registry: Registry, job: Job, verdict: dict[str, Any], lineage: Lineage) -> dict[str, str]:
     artifact = read_artifact(job.artifact_dir)
     content = Content(artifact, job.runtime)
-    tags = lineage.describe(job.stages, optional=[f"train@{job.model}"])
-    evidence = Evidence(job.target, verdict, job.latency_of(artifact), job.certificate(), tags)
+    trained = [f"train@{job.model}"]
+    evidence = Evidence(
+        job.target,
+        verdict,
+        job.latency_of(artifact),
+        job.certificate(),
+        lineage=lineage.describe(job.stages, trained),
+        reference=job.folder / "reference",
+        drawn=job.folder / "parity" / f"{job.target}_drawn.npz",
+        entries=lineage.digests(job.stages, trained),
+        data=lineage.data_of(f"validate@{job.name}"),
+        license=job.license,
+    )
     version = registry.register(job.name, job.artifact_dir, content, evidence)
     return {
         "job": job.name,

@@ -10,7 +10,6 @@ import shutil
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,24 +17,34 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.entities import Run
+import pandas as pd  # type: ignore[import-untyped]
+from mlflow.entities import Dataset, DatasetInput, InputTag, Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from detexport.artifact import MANIFEST, read_verified
 from detexport.errors import ArtifactError
+from detexport.registry.card import describe_version
 from detexport.registry.content import PACKAGE, PYFUNC, Content
 from detexport.registry.evidence import Evidence
+from detexport.registry.image_values import ALLOWED
+from detexport.registry.provenance import (
+    CERTIFICATE_TAG,
+    PROVENANCE,
+    PROVENANCE_TAG,
+    describe_provenance,
+)
+from detexport.registry.run_files import example_image, write_run_files
 from detexport.registry.signature import build_signature, describe_graph
 from detexport.registry.store import Store
-from detexport.system.digests import sha256_file
+from detexport.system.digests import sha256_file, sha256_json
+from detexport.system.files import write_json
 
 ADDRESS = "detexport.content_sha256"
 EVIDENCE = "detexport.evidence_sha256"
 NAME = "detexport.registered_name"
-CERTIFICATE = "certificate.json"
-"""File in a version's run: the certificate of its verdict."""
 
 
 @dataclass(frozen=True)
@@ -134,25 +143,53 @@ class Registry:
             self.store.experiment_id, run_name=name, tags={NAME: name, ADDRESS: content.sha256}
         ).info.run_id
         with mlflow.start_run(run_id=run_id):
-            model_id = _log_model(folder, content)
+            model_id = _log_model(folder, content, example_image(evidence, content.contract))
             with self._files(model_id) as stored:
                 _check_files(stored, content)
+                tags = self._log_evidence(run_id, model_id, stored, name, content, evidence)
             mlflow.log_params(_describe_options(content))
-            mlflow.log_metrics(evidence.metrics, model_id=model_id)
-            mlflow.log_dict(evidence.certificate, CERTIFICATE)
             self._create_name(name)
             version = self.client.create_model_version(
                 name,
                 source=f"models:/{model_id}",
                 run_id=run_id,
-                tags=_describe(content) | evidence.lineage | {EVIDENCE: evidence.sha256},
-                description=evidence.describe(),
+                tags=tags,
+                description=describe_version(name, content, evidence),
                 model_id=model_id,
             )
         # The tag that MLflow's register_model sets: its UI links the model to the version by it.
         link = [{"name": name, "version": version.version}]
         self.client.set_logged_model_tags(model_id, {"mlflow.modelVersions": json.dumps(link)})
         return run_id
+
+    def _log_evidence(
+        self, run_id: str, model_id: str, stored: Path, name: str, content: Content, evidence: Evidence
+    ) -> dict[str, str]:
+        """Log metrics, data set, files and provenance with a run and its model; return the version's tags.
+
+        The last of the tags says that all of it is complete.
+        """
+        mlflow.log_metrics(evidence.metrics, run_id=run_id, model_id=model_id)
+        if evidence.data:
+            self.client.log_inputs(run_id, [_dataset_input(evidence)])
+        with tempfile.TemporaryDirectory() as temporary:
+            files = Path(temporary)
+            write_run_files(files, name, content, evidence)
+            provenance = describe_provenance(name, content, evidence, model_files=stored, run_files=files)
+            write_json(files / PROVENANCE, provenance)
+            self.client.log_artifacts(run_id, temporary)
+            self.client.log_model_artifact(model_id, str(files / PROVENANCE))
+        source = {"mlflow.source.type": "LOCAL", "mlflow.source.name": "stages/register.py"}
+        source |= {"mlflow.source.git.commit": evidence.lineage["git.revision"]}
+        for key, value in source.items():
+            self.client.set_tag(run_id, key, value)
+        return {
+            **_describe(content),
+            **evidence.lineage,
+            CERTIFICATE_TAG: evidence.certificate["sha256"],
+            PROVENANCE_TAG: sha256_json(provenance),
+            EVIDENCE: evidence.sha256,
+        }
 
     def _create_name(self, name: str) -> None:
         try:
@@ -165,13 +202,14 @@ class Registry:
 
     def _renew(self, version: ModelVersion, content: Content, evidence: Evidence) -> None:
         """Replace a version's evidence; its digest is tagged last, so that a killed update is repeated."""
-        run = self.client.get_run(str(version.run_id))
-        if run.info.lifecycle_stage == "active":  # a user may have deleted it; the version remains
-            model_id = _model_id(version)
-            mlflow.log_metrics(evidence.metrics, run_id=version.run_id, model_id=model_id)
-            self.client.log_dict(str(version.run_id), evidence.certificate, CERTIFICATE)
-        self.client.update_model_version(version.name, version.version, description=evidence.describe())
-        for key, value in (_describe(content) | evidence.lineage | {EVIDENCE: evidence.sha256}).items():
+        run, model_id = self.client.get_run(str(version.run_id)), _model_id(version)
+        if run.info.lifecycle_stage != "active":
+            self.client.restore_run(run.info.run_id)  # a user deleted it: the evidence is stored with it
+        with self._files(model_id) as stored:
+            tags = self._log_evidence(run.info.run_id, model_id, stored, version.name, content, evidence)
+        description = describe_version(version.name, content, evidence)
+        self.client.update_model_version(version.name, version.version, description=description)
+        for key, value in tags.items():
             self.client.set_model_version_tag(version.name, version.version, key, value)
 
     def _replace(self, version: ModelVersion, successor: ModelVersion) -> None:
@@ -203,10 +241,21 @@ def _model_id(version: ModelVersion) -> str:
     return str(version.source).removeprefix("models:/")
 
 
-def _log_model(folder: Path, content: Content) -> str:
-    """Log a model's files in the active run; return the model's id."""
-    # MLflow infers signature and requirements from an input example; both are passed here.
-    warnings.filterwarnings("ignore", message=".*An input example was not provided", category=UserWarning)
+def _dataset_input(evidence: Evidence) -> DatasetInput:
+    """Return the data set of the validation, as MLflow's UI shows it."""
+    path, md5 = evidence.data["path"], evidence.data["md5"]
+    dataset = Dataset(evidence.dataset, md5, source_type="local", source=json.dumps({"uri": path}))
+    return DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, "validation")])
+
+
+def _log_model(folder: Path, content: Content, example: bytes) -> str:
+    """Log a model's files in the active run; return the model's id.
+
+    Args:
+        folder: the artifact's folder.
+        content: the version's content, with the artifact in ``folder``.
+        example: an encoded image, the input example; MLflow runs the model on it.
+    """
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     with tempfile.TemporaryDirectory() as temporary:
         target = Path(temporary) / "target.json"
@@ -218,8 +267,9 @@ def _log_model(folder: Path, content: Content) -> str:
             # The whole package: the model's copy comes first on sys.path and hides an installed one.
             code_paths=[str(PACKAGE)],
             signature=build_signature(content.contract),
+            input_example=pd.DataFrame({"image": [example]}),
             pip_requirements=list(content.requirements),
-            model_config={"device": "cpu"},
+            model_config={"device": "cpu", ALLOWED: []},
             tags=_describe(content),
             metadata={"graph": describe_graph(content.contract), **_describe(content)},
         )
