@@ -1,4 +1,4 @@
-"""A registered version against its digests: every file is changed in turn, with all digests adjusted to it."""
+"""A registered version and its digests: every file is changed in turn, also with all digests adjusted."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from toy_project import folder, toy_artifact, toy_job, write_project, write_verd
 from detexport.artifact import MANIFEST, Artifact, read_artifact
 from detexport.errors import ConfigError
 from detexport.registry.jobs import register_jobs
-from detexport.registry.provenance import PROVENANCE, PROVENANCE_TAG, file_digests
+from detexport.registry.provenance import CERTIFICATE_TAG, PROVENANCE, PROVENANCE_TAG, file_digests
 from detexport.registry.store import RegistryError
 from detexport.registry.verify import Verification, verify_version
 from detexport.runtime.onnxruntime import OnnxRuntime
@@ -213,7 +213,7 @@ def test_the_certificate_of_another_artifact_is_found(stored: Path, workspace: P
     write_json(run_files(stored) / "certificate.json", certificate)
     adjust(stored)
     digest = read_json(run_files(stored) / "certificate.json")["sha256"]
-    mlflow.MlflowClient().set_model_version_tag(NAME, "1", "detexport.certificate_sha256", digest)
+    mlflow.MlflowClient().set_model_version_tag(NAME, "1", CERTIFICATE_TAG, digest)
     assert "about another job: toy-other" in failed(verify())["certificate"]
 
 
@@ -228,7 +228,7 @@ def test_the_certificate_of_another_artifact_is_found(stored: Path, workspace: P
         (lambda model, run: (model / "MLmodel").unlink(), "model files", "missing: MLmodel"),
         (lambda model, run: shutil.rmtree(run / "sample"), "run files", "missing: sample/reference.json"),
         (lambda model, run: (run / PROVENANCE).unlink(), "provenance", "of the run is missing"),
-        (lambda model, run: (model / PROVENANCE).write_text("["), "provenance", "ValueError"),
+        (lambda model, run: (model / PROVENANCE).write_text("["), "provenance", "JSONDecodeError"),
         (lambda model, run: shutil.rmtree(model / "artifacts"), "artifact", "not one artifact"),
         (lambda model, run: (run / "certificate.json").write_text("{}"), "certificate", "not a certificate"),
     ],
@@ -248,12 +248,10 @@ def test_a_wrong_output_on_the_sample_is_found(stored: Path) -> None:
     adjust(stored)
     known = version().tags[PROVENANCE_TAG]
     client = mlflow.MlflowClient()
-    client.set_model_version_tag(
-        NAME, "1", PROVENANCE_TAG, sha256_json(read_json(run_files(stored) / PROVENANCE))
-    )
-    client.set_model_version_tag(
-        NAME, "1", "detexport.certificate_sha256", read_json(run_files(stored) / "certificate.json")["sha256"]
-    )
+    certificate = read_json(run_files(stored) / "certificate.json")["sha256"]
+    provenance = sha256_json(read_json(run_files(stored) / PROVENANCE))
+    for tag, digest in {CERTIFICATE_TAG: certificate, PROVENANCE_TAG: provenance}.items():
+        client.set_model_version_tag(NAME, "1", tag, digest)
     result = verify()
     assert list(failed(result)) == ["sample"]
     assert "0.01" in failed(result)["sample"]

@@ -88,9 +88,10 @@ def read_value(value: Any, order: ChannelOrder, allowed: Sequence[str] = ()) -> 
 
 
 def _array(values: list[Any]) -> np.ndarray:
-    """Return nested lists as MLflow makes them of an array, with their values as bytes if these fit."""
+    """Return nested lists as an array, uint8 if the values fit; MLflow writes those of JSON as text."""
     try:
         array = np.asarray(values)
+        array = array.astype(np.int64) if array.dtype.kind == "S" else array
     except ValueError:
         raise _not_an_image("lists of different lengths") from None
     fits = array.dtype.kind in "iu" and array.size and array.min() >= 0 and array.max() <= 255

@@ -38,6 +38,11 @@ from detexport.system.process import redacted_output
 
 MODEL_URI = re.compile(r"models:/([^/@]+)(?:/(\d+)|@([^/@]+))")
 SHOWN_FILES = 3
+UNREADABLE = (
+    *(DetexportError, MlflowException, OSError, ValueError),
+    *(KeyError, TypeError, AttributeError, yaml.YAMLError),
+)
+"""Errors of reading a file that was changed."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +198,7 @@ def _check(name: str, faults: Callable[[], Iterator[str]]) -> Check:
     """Collect the faults of a check; files that cannot be read are one."""
     try:
         return Check(name, tuple(faults()))
-    except (DetexportError, OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+    except UNREADABLE as error:
         return Check(name, (f"{type(error).__name__}: {error}",))
 
 
