@@ -6,6 +6,7 @@ only what a prediction needs: an ONNX model does not import torch.
 
 import json
 import warnings
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ from typing import Any
 import mlflow.models
 import numpy as np
 import pandas as pd  # type: ignore[import-untyped]
+from mlflow.models import ModelSignature
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from mlflow.pyfunc import PythonModel
 
 import detexport
-from detexport.contract import Contract
 from detexport.errors import DetexportError, OutOfMemoryError, shown
 from detexport.predictions.records import predict, to_plain
 from detexport.registry.image_values import ALLOWED, checked_locations, read_value
@@ -71,18 +72,17 @@ class Detector(PythonModel):
             MlflowException: a row is not an image, the column ``image`` is missing, or ``params`` holds
                 anything but these; the message does not repeat the request.
         """
-        contract = self.session.artifact.contract
-        options = _options(params or {}, contract)
+        options = _options(params or {}, self._signature)
         if "image" not in model_input:
             columns = ", ".join(map(shown, model_input.columns))
             raise RefusalError(f"there is no column 'image'; got: {columns}")
         rows = [self._detect(*item, **options) for item in enumerate(model_input["image"])]
-        names = [
-            name
-            for name in build_signature(contract).outputs.input_names()
-            if options["masks"] or name != "masks"
-        ]
+        names = [name for name in self._signature.outputs.input_names() if options[MASKS] or name != MASKS]
         return pd.DataFrame(rows, index=model_input.index, columns=names)
+
+    @cached_property
+    def _signature(self) -> ModelSignature:
+        return build_signature(self.session.artifact.contract)
 
     def _detect(self, row: int, value: Any, *, score_threshold: float, masks: bool) -> dict[str, Any]:
         contract = self.session.artifact.contract
@@ -97,16 +97,15 @@ class Detector(PythonModel):
             raise RefusalError(f"row {row}: {error}") from error
 
 
-def _options(params: dict[str, Any], contract: Contract) -> dict[str, Any]:
+def _options(params: dict[str, Any], signature: ModelSignature) -> dict[str, Any]:
     """Return the options of a call; the signature's defaults where they are absent or None.
 
     Raises:
         RefusalError: a value is not what the signature says, or there is another parameter.
     """
-    defaults = {param.name: param.default for param in build_signature(contract).params}
     unknown = [name for name in params if name not in (THRESHOLD, MASKS)]
     if unknown:
-        known = " and ".join(defaults) or "none"
+        known = " and ".join(param.name for param in signature.params) or "none"
         raise RefusalError(f"unknown parameters {', '.join(map(shown, unknown))}; the parameters are {known}")
     options = {THRESHOLD: DEFAULT_THRESHOLD, MASKS: True} | {
         name: value for name, value in params.items() if value is not None
