@@ -76,9 +76,13 @@ class Detector(PythonModel):
         if "image" not in model_input:
             columns = ", ".join(map(shown, model_input.columns))
             raise RefusalError(f"there is no column 'image'; got: {columns}")
-        rows = [self._detect(*item, **options) for item in enumerate(model_input["image"])]
+        rows = [self._detect(*item, **options) for item in enumerate(model_input["image"].tolist())]
         names = [name for name in self._signature.outputs.input_names() if options[MASKS] or name != MASKS]
-        return pd.DataFrame(rows, index=model_input.index, columns=names)
+        # One block of objects: pandas would look into every list for a common type, which costs more.
+        cells = np.empty((len(rows), len(names)), object)
+        for number, row in enumerate(rows):
+            cells[number] = [row[name] for name in names]
+        return pd.DataFrame(cells, index=model_input.index, columns=names)
 
     @cached_property
     def _signature(self) -> ModelSignature:
