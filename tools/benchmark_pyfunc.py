@@ -1,14 +1,18 @@
 """Measure what a registered version costs beyond its runtime: decoding, pasting, RLE, and MLflow's own part.
 
-The runtime is timed within the call of the pyfunc. The other parts run with the functions of the pyfunc,
-interleaved with its calls. The own part is the remainder. Times are CPU time of the calling thread, which
-other processes hardly change; on an idle machine it is the time of the clock.
+All parts are timed within calls of the pyfunc. Times are CPU time of the calling thread, which other processes
+hardly change; on an idle machine it is that of the clock.
+
+    export MLFLOW_TRACKING_URI=sqlite:///mlflow.db
+    python tools/benchmark_pyfunc.py models:/mask_rcnn-onnx@champion image.png
 """
 
+import functools
+import inspect
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,76 +20,89 @@ import mlflow
 import pandas as pd
 from typer import Argument, Option, echo
 
-from detexport.data.images import decode_image
-from detexport.data.resize import resize_image, resized_size
-from detexport.predictions.records import to_plain
-from detexport.processing.postprocess import postprocess
 from detexport.system.script import run
 
-PARTS = ("decode", "resize", "runtime", "paste", "rle")
+PARTS = {"read_value": "decode", "session": "runtime", "predict": "resize, paste", "to_plain": "RLE"}
+"""The functions that the pyfunc calls, and what they do; ``predict`` calls the session."""
 
 
 def main(
     version: Annotated[str, Argument(help="models:/NAME/NUMBER or models:/NAME@ALIAS.")],
     image: Annotated[Path, Argument(help="PNG or JPEG file.")],
-    rounds: Annotated[int, Option(min=1)] = 50,
+    rounds: Annotated[int, Option(min=1)] = 100,
+    warmup: Annotated[int, Option(min=0)] = 5,
 ) -> None:
-    """Print the median time of each part in ms, and the pyfunc's own part of the runtime's."""
+    """Print the median time of each part of a call with one image."""
     model = mlflow.pyfunc.load_model(version)
+    clock = Clock()
     detector = model.unwrap_python_model()
-    detector.session = session = TimedSession(detector.session)
-    encoded = image.read_bytes()
-    frame = pd.DataFrame({"image": [encoded]})
-    times: dict[str, list[float]] = defaultdict(list)
-    for number in range(rounds + 3):
-        seen = measure_parts(session, encoded)
-        seen["pyfunc"], _ = timed(lambda: model.predict(frame))
-        seen["runtime"] = session.last_ms
-        if number >= 3:  # the first calls allocate
-            for name, value in seen.items():
-                times[name].append(value)
-            times["own"].append(seen["pyfunc"] - sum(seen[name] for name in PARTS))
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    for name in (*PARTS, "own", "pyfunc"):
-        echo(f"{name:8} {medians[name]:8.2f} ms")
-    echo(f"own part: {medians['own'] / medians['runtime']:.1%} of the runtime's time")
+    names = inspect.unwrap(type(detector).predict).__globals__
+    for name in PARTS:
+        if name in names:
+            names[name] = clock.timed(name, names[name])
+    detector.session = TimedSession(detector.session, clock)
+    # MLflow reads the signature of the method.
+    detector.predict = functools.wraps(detector.predict)(clock.timed("detector", detector.predict))
+    predict = clock.timed("pyfunc", model.predict)
+    frame = pd.DataFrame({"image": [image.read_bytes()]})
+    for _ in range(warmup + rounds):
+        predict(frame)
+    times = {name: values[warmup:] for name, values in clock.ms.items()}
+    times["predict"] = subtract(times["predict"], times["session"])
+    own = {
+        "pyfunc's code": subtract(times["detector"], *(times[name] for name in PARTS)),
+        "MLflow's checks": subtract(times["pyfunc"], times["detector"]),
+    }
+    runtime = statistics.median(times["session"])
+    for name, what in PARTS.items():
+        echo(f"{what:16} {statistics.median(times[name]):8.2f} ms")
+    for what, values in own.items():
+        value = statistics.median(values)
+        echo(f"{what:16} {value:8.2f} ms, {value / runtime:.1%} of the runtime")
+    echo(f"{'together':16} {statistics.median(times['pyfunc']):8.2f} ms")
+
+
+def subtract(values: Sequence[float], *others: Sequence[float]) -> list[float]:
+    """Return values less those of other sequences, call by call."""
+    return [value - sum(rest) for value, *rest in zip(values, *others, strict=True)]
+
+
+class Clock:
+    """The times of named functions, call by call.
+
+    Attributes:
+        ms: CPU time of the calling thread, by name.
+    """
+
+    def __init__(self) -> None:
+        self.ms: dict[str, list[float]] = defaultdict(list)
+
+    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function that does the same and is timed."""
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            start = time.thread_time()
+            result = function(*arguments, **options)
+            self.ms[name].append((time.thread_time() - start) * 1000)
+            return result
+
+        return call
 
 
 class TimedSession:
-    """A session that remembers the time of its last call.
+    """A loaded artifact whose calls are timed.
 
     Args:
         session: the loaded artifact.
+        clock: takes the times.
     """
 
-    def __init__(self, session: Any) -> None:
-        self.session, self.artifact = session, session.artifact
-        self.last_ms = 0.0
+    def __init__(self, session: Any, clock: Clock) -> None:
+        self.artifact, self.call = session.artifact, clock.timed("session", session)
 
     def __call__(self, *arguments: Any) -> Any:
         """Run the graph."""
-        self.last_ms, outputs = timed(lambda: self.session(*arguments))
-        return outputs
-
-
-def measure_parts(session: Any, encoded: bytes) -> dict[str, float]:
-    """Return the time in ms of each part of a prediction, except the runtime."""
-    contract = session.artifact.contract
-    times: dict[str, float] = {}
-    times["decode"], pixels = timed(lambda: decode_image(encoded, contract.channel_order))
-    size = pixels.shape[1:]
-    times["resize"], resized = timed(lambda: resize_image(pixels, resized_size(*size, contract.resize)))
-    outputs = session(resized, size)
-    times["paste"], fields = timed(lambda: postprocess(outputs, resized.shape[1:], size, contract))
-    times["rle"], _ = timed(lambda: to_plain(fields, contract))
-    return times
-
-
-def timed(call: Callable[[], Any]) -> tuple[float, Any]:
-    """Return the CPU time of this thread in ms during a call, and its result."""
-    start = time.thread_time()
-    result = call()
-    return (time.thread_time() - start) * 1000, result
+        return self.call(*arguments)
 
 
 if __name__ == "__main__":

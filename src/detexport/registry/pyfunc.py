@@ -73,16 +73,22 @@ class Detector(PythonModel):
                 anything but these; the message does not repeat the request.
         """
         options = _options(params or {}, self._signature)
-        if "image" not in model_input:
-            columns = ", ".join(map(shown, model_input.columns))
-            raise RefusalError(f"there is no column 'image'; got: {columns}")
-        rows = [self._detect(*item, **options) for item in enumerate(model_input["image"].tolist())]
-        names = [name for name in self._signature.outputs.input_names() if options[MASKS] or name != MASKS]
+        try:
+            images = model_input["image"].tolist()
+        except KeyError:
+            given = ", ".join(map(shown, model_input.columns))
+            raise RefusalError(f"there is no column 'image'; got: {given}") from None
+        columns = self._columns if options[MASKS] else self._columns.drop(MASKS, errors="ignore")
         # One block of objects: pandas would look into every list for a common type, which costs more.
-        cells = np.empty((len(rows), len(names)), object)
-        for number, row in enumerate(rows):
-            cells[number] = [row[name] for name in names]
-        return pd.DataFrame(cells, index=model_input.index, columns=names)
+        cells = np.empty((len(images), len(columns)), object)
+        for row, image in enumerate(images):
+            found = self._detect(row, image, **options)
+            cells[row] = [found[name] for name in columns]
+        return pd.DataFrame(cells, index=model_input.index, columns=columns)
+
+    @cached_property
+    def _columns(self) -> pd.Index:
+        return pd.Index(self._signature.outputs.input_names())
 
     @cached_property
     def _signature(self) -> ModelSignature:
