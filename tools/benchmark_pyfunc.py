@@ -1,7 +1,7 @@
 """Measure what a registered version costs beyond its runtime: decoding, pasting, RLE, the pyfunc, MLflow.
 
-All parts are timed within calls of the pyfunc. Times are CPU time of the calling thread, which the load by other
-processes hardly changes; on an idle machine it is that of the clock.
+All parts are timed within calls of the pyfunc, in CPU time of the calling thread: other processes hardly
+change it, and on an idle machine it is that of the clock.
 
     export MLFLOW_TRACKING_URI=sqlite:///mlflow.db
     python tools/benchmark_pyfunc.py models:/mask_rcnn-onnx@champion image.png

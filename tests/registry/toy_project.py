@@ -41,6 +41,7 @@ def write_project(root: Path, targets: tuple[str, ...] = ("onnx",)) -> None:
         "conversions": {},
         "jobs": {f"{MODEL}-{t}": {"model": MODEL, "target": t, "artifact": t} for t in targets},
         "targets": {t: {"artifact": t, "runtime": {"_target_": RUNTIMES[t], "threads": 1}} for t in targets},
+        "models": {MODEL: {"license": "CC0-1.0"}},
         "registry": {"tracking_uri": None, "experiment": "detexport"},
     }
     (root / "params.yaml").write_text(json.dumps(params))  # JSON is YAML

@@ -28,6 +28,7 @@ from detexport.artifact import MANIFEST, read_verified
 from detexport.errors import ArtifactError
 from detexport.registry.card import describe_version
 from detexport.registry.content import PACKAGE, PYFUNC, Content
+from detexport.registry.download import ARTIFACT_TAG
 from detexport.registry.evidence import Evidence
 from detexport.registry.image_values import ALLOWED
 from detexport.registry.provenance import (
@@ -307,7 +308,7 @@ def _describe(content: Content) -> dict[str, str]:
     artifact = content.artifact
     return {
         ADDRESS: content.sha256,
-        "detexport.artifact_sha256": artifact.sha256,
+        ARTIFACT_TAG: artifact.sha256,
         "detexport.weights_sha256": artifact.weights_sha256,
         "detexport.config_sha256": artifact.config_sha256,
         "detexport.format": artifact.format.value,

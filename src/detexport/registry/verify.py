@@ -1,7 +1,6 @@
 """Verify a registered version: every digest, the certificate, and the outputs on a stored sample."""
 
 import os
-import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from detexport.parity.compare import Tolerance
 from detexport.parity.validate import validate
 from detexport.reference.store import read_reference
 from detexport.registry.content import PACKAGE, content_digest
-from detexport.registry.download import TARGET
+from detexport.registry.download import ARTIFACT_TAG, MODEL_URI, TARGET, find_version
 from detexport.registry.provenance import (
     CERTIFICATE_TAG,
     PROVENANCE,
@@ -36,7 +35,6 @@ from detexport.system.digests import sha256_file, sha256_json
 from detexport.system.files import read_json
 from detexport.system.process import redacted_output
 
-MODEL_URI = re.compile(r"models:/([^/@]+)(?:/(\d+)|@([^/@]+))")
 SHOWN_FILES = 3
 UNREADABLE = (
     *(DetexportError, MlflowException, OSError, ValueError),
@@ -145,12 +143,7 @@ def _find(uri: str) -> ModelVersion:
             expected="models:/NAME/VERSION or models:/NAME@ALIAS",
             remedy="copy the address from MLflow's page of the version",
         )
-    name, number, alias = match.groups()
-    client = mlflow.MlflowClient()
-    if alias:
-        version = client.get_model_version_by_alias(name, alias)
-        return client.get_model_version(name, version.version)
-    return client.get_model_version(name, number)
+    return find_version(*match.groups())
 
 
 def _download(uri: str, folder: Path) -> Path:
@@ -250,7 +243,7 @@ def _artifact_dir(model: Path) -> Path:
 def _artifact_faults(tags: Mapping[str, str], model: Path) -> Iterator[str]:
     artifact = read_verified(_artifact_dir(model))
     given = {
-        "detexport.artifact_sha256": artifact.sha256,
+        ARTIFACT_TAG: artifact.sha256,
         "detexport.weights_sha256": artifact.weights_sha256,
         "detexport.config_sha256": artifact.config_sha256,
     }

@@ -13,6 +13,7 @@ def register(
     jobs: Mapping[str, Mapping[str, str]],
     targets: Mapping[str, Mapping[str, Any]],
     conversions: Mapping[str, Mapping[str, str]],
+    models: Mapping[str, Mapping[str, Any]],
     *,
     tracking_uri: str | None,
     experiment: str,
@@ -24,6 +25,7 @@ def register(
         jobs: the model, the target and the artifact of each job.
         targets: the runtime of each target.
         conversions: the source of each converted artifact, by ``MODEL-ARTIFACT``.
+        models: the models' parameters; ``license`` is that of the weights, if it is known.
         tracking_uri: the registry's store; None is the workspace's own.
         experiment: name of MLflow's experiment for the runs.
 
@@ -41,6 +43,7 @@ def register(
                 runtime=dict(targets[job["target"]]["runtime"]),
                 folder=models_dir / job["model"],
                 made_by=tuple(_made_by(job["model"], job["artifact"], conversions)),
+                license=models[job["model"]].get("license") or "",
             )
             for name, job in jobs.items()
         ],
