@@ -12,6 +12,7 @@ from detexport.artifact import MANIFEST, read_artifact
 from detexport.errors import ArtifactError
 from detexport.registry.download import downloaded
 from detexport.registry.jobs import register_jobs
+from detexport.registry.settings import RegistrySettings
 from detexport.system.digests import sha256_file
 
 
@@ -19,9 +20,7 @@ from detexport.system.digests import sha256_file
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     write_project(tmp_path)
-    register_jobs(
-        [toy_job(tmp_path)], workspace=tmp_path, checkout=tmp_path, tracking_uri=None, experiment="detexport"
-    )
+    register_jobs([toy_job(tmp_path)], workspace=tmp_path, checkout=tmp_path, settings=RegistrySettings())
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     return tmp_path
 

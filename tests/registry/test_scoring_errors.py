@@ -21,6 +21,7 @@ from PIL import Image
 from toy_project import toy_job, write_project
 
 from detexport.registry.jobs import register_jobs
+from detexport.registry.settings import RegistrySettings
 from tiny_artifacts import tiny_image
 
 PIXELS = tiny_image(60, 80).transpose(1, 2, 0)
@@ -42,7 +43,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     write_project(root)
     (root / "images").mkdir()
     (root / "images/photo.png").write_bytes(png())
-    register_jobs([toy_job(root)], workspace=root, checkout=root, tracking_uri=None, experiment="detexport")
+    register_jobs([toy_job(root)], workspace=root, checkout=root, settings=RegistrySettings())
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -17,6 +17,7 @@ from detexport.artifact import MANIFEST, Artifact, read_artifact
 from detexport.errors import ConfigError
 from detexport.registry.jobs import register_jobs
 from detexport.registry.provenance import CERTIFICATE_TAG, PROVENANCE, PROVENANCE_TAG, file_digests
+from detexport.registry.settings import RegistrySettings
 from detexport.registry.store import RegistryError
 from detexport.registry.verify import Verification, verify_version
 from detexport.runtime.onnxruntime import OnnxRuntime
@@ -43,9 +44,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def register(root: Path) -> dict[str, Any]:
-    return register_jobs(
-        [toy_job(root)], workspace=root, checkout=root, tracking_uri=None, experiment="detexport"
-    )
+    return register_jobs([toy_job(root)], workspace=root, checkout=root, settings=RegistrySettings())
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ def downloaded(uri: str) -> Iterator[StoredArtifact]:
         with redacted_output(), explained_errors(store, OSError):
             mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=temporary)
             expected = _registered_sha256(uri)
-        stored = _read_stored(Path(temporary), uri)
+        stored = find_artifact(Path(temporary), uri)
         got = read_artifact(stored.folder).sha256
         if expected and got != expected:
             raise ArtifactError(
@@ -83,7 +83,7 @@ def find_version(name: str, number: str | None, alias: str | None) -> ModelVersi
     return client.get_model_version(name, number)
 
 
-def _read_stored(root: Path, uri: str) -> StoredArtifact:
+def find_artifact(root: Path, uri: str) -> StoredArtifact:
     """Find the artifact in a registered model's files, or in a folder that a user logged."""
     found = sorted(path.parent for path in root.rglob(MANIFEST))
     if len(found) != 1:

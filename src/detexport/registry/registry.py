@@ -45,7 +45,12 @@ from detexport.system.files import write_json
 
 ADDRESS = "detexport.content_sha256"
 EVIDENCE = "detexport.evidence_sha256"
+TARGET = "detexport.target"
 NAME = "detexport.registered_name"
+PROMOTION = "promotion."
+"""Prefix of a version's tags about ``champion``."""
+NO_RELEASE = "detexport.no_release"
+"""Tag of a run that is not a release: the reason."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +95,43 @@ class Registry:
             self._renew(kept, content, evidence)
         return str(kept.version)
 
-    def remove_leftovers(self) -> None:
-        """Remove the unfinished runs of killed registrations, with their files."""
-        runs = self.client.search_runs([self.store.experiment_id], "attributes.status != 'FINISHED'")
+    def log_experiment(
+        self, name: str, folder: Path, content: Content, evidence: Evidence, *, experiment: str, reason: str
+    ) -> str:
+        """Log a model that is not a release: a run with its files and measurements, and no version.
+
+        A run with the same content and measurements is found again.
+
+        Args:
+            name: the name that a release would have.
+            folder: the artifact's folder.
+            content: the model's content, with the artifact in ``folder``.
+            evidence: the measurements.
+            experiment: name of the MLflow experiment.
+            reason: why it is not a release.
+
+        Returns:
+            The run's id.
+        """
+        experiment_id = self.store.other_experiment(experiment)
+        tags = {NAME: name, ADDRESS: content.sha256, EVIDENCE: evidence.sha256}
+        same = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        for run in self.client.search_runs([experiment_id], f"{same} and attributes.status = 'FINISHED'"):
+            return str(run.info.run_id)
+        tags |= _tags(content, evidence) | {NO_RELEASE: reason}
+        with self._logged(experiment_id, name, folder, content, evidence, tags) as (run_id, *_):
+            return run_id
+
+    def remove_leftovers(self, *experiments: str) -> None:
+        """Remove the unfinished runs of killed registrations, with their files.
+
+        Args:
+            *experiments: names of other MLflow experiments to look at.
+        """
+        ids = [self.store.experiment_id]
+        found = (self.client.get_experiment_by_name(name) for name in experiments)
+        ids += [experiment.experiment_id for experiment in found if experiment]
+        runs = self.client.search_runs(ids, "attributes.status != 'FINISHED'")
         oldest_ms = (time.time() - self.store.leftover_age_s) * 1000
         for run in runs:
             if NAME not in run.data.tags or run.info.start_time > oldest_ms:
@@ -112,7 +151,7 @@ class Registry:
     def _holds(self, version: ModelVersion, content: Content) -> bool:
         """Return whether all files of a version are present and unchanged."""
         try:
-            with self._files(_model_id(version)) as folder:
+            with self.files(model_id_of(version)) as folder:
                 _check_files(folder, content)
         except ArtifactError as error:
             print(f"{version.name} version {version.version} is broken: {error}", file=sys.stderr)
@@ -120,7 +159,7 @@ class Registry:
         return True
 
     @contextmanager
-    def _files(self, model_id: str) -> Iterator[Path]:
+    def files(self, model_id: str) -> Iterator[Path]:
         """Yield the folder of a stored model: the local one, or a temporary download."""
         try:
             model = self.client.get_logged_model(model_id)
@@ -140,21 +179,18 @@ class Registry:
 
     def _create(self, name: str, folder: Path, content: Content, evidence: Evidence) -> str:
         """Store a model's files, check them, then create the version; return the run's id."""
-        run_id: str = self.client.create_run(
-            self.store.experiment_id, run_name=name, tags={NAME: name, ADDRESS: content.sha256}
-        ).info.run_id
-        with mlflow.start_run(run_id=run_id):
-            model_id = _log_model(folder, content, example_image(evidence, content.contract))
-            with self._files(model_id) as stored:
-                _check_files(stored, content)
-                tags = self._log_evidence(run_id, model_id, stored, name, content, evidence)
-            mlflow.log_params(_describe_options(content))
+        tags = {NAME: name, ADDRESS: content.sha256}
+        with self._logged(self.store.experiment_id, name, folder, content, evidence, tags) as (
+            run_id,
+            model_id,
+            evidence_tags,
+        ):
             self._create_name(name)
             version = self.client.create_model_version(
                 name,
                 source=f"models:/{model_id}",
                 run_id=run_id,
-                tags=tags,
+                tags=evidence_tags,
                 description=describe_version(name, content, evidence),
                 model_id=model_id,
             )
@@ -162,6 +198,29 @@ class Registry:
         link = [{"name": name, "version": version.version}]
         self.client.set_logged_model_tags(model_id, {"mlflow.modelVersions": json.dumps(link)})
         return run_id
+
+    @contextmanager
+    def _logged(
+        self,
+        experiment_id: str,
+        name: str,
+        folder: Path,
+        content: Content,
+        evidence: Evidence,
+        tags: dict[str, str],
+    ) -> Iterator[tuple[str, str, dict[str, str]]]:
+        """Store a model's files and evidence in a new run, and check them.
+
+        Yields the run's id, the model's id and the tags of a version. The run is finished after the block.
+        """
+        run_id: str = self.client.create_run(experiment_id, run_name=name, tags=tags).info.run_id
+        with mlflow.start_run(run_id=run_id):
+            model_id = _log_model(folder, content, example_image(evidence, content.contract))
+            with self.files(model_id) as stored:
+                _check_files(stored, content)
+                evidence_tags = self._log_evidence(run_id, model_id, stored, name, content, evidence)
+            mlflow.log_params(_describe_options(content))
+            yield run_id, model_id, evidence_tags
 
     def _log_evidence(
         self, run_id: str, model_id: str, stored: Path, name: str, content: Content, evidence: Evidence
@@ -185,11 +244,9 @@ class Registry:
         for key, value in source.items():
             self.client.set_tag(run_id, key, value)
         return {
-            **_describe(content),
-            **evidence.lineage,
             CERTIFICATE_TAG: evidence.certificate["sha256"],
             PROVENANCE_TAG: sha256_json(provenance),
-            EVIDENCE: evidence.sha256,
+            **_tags(content, evidence),
         }
 
     def _create_name(self, name: str) -> None:
@@ -203,10 +260,10 @@ class Registry:
 
     def _renew(self, version: ModelVersion, content: Content, evidence: Evidence) -> None:
         """Replace a version's evidence; its digest is tagged last, so that a killed update is repeated."""
-        run, model_id = self.client.get_run(str(version.run_id)), _model_id(version)
+        run, model_id = self.client.get_run(str(version.run_id)), model_id_of(version)
         if run.info.lifecycle_stage != "active":
             self.client.restore_run(run.info.run_id)  # a user deleted it: the evidence is stored with it
-        with self._files(model_id) as stored:
+        with self.files(model_id) as stored:
             tags = self._log_evidence(run.info.run_id, model_id, stored, version.name, content, evidence)
         description = describe_version(version.name, content, evidence)
         self.client.update_model_version(version.name, version.version, description=description)
@@ -214,8 +271,11 @@ class Registry:
             self.client.set_model_version_tag(version.name, version.version, key, value)
 
     def _replace(self, version: ModelVersion, successor: ModelVersion) -> None:
-        """Delete a version, after moving its aliases to its successor."""
+        """Delete a version, after moving its aliases and the decisions about it to its successor."""
         try:
+            for key, value in version.tags.items():
+                if key.startswith(PROMOTION) and key not in successor.tags:
+                    self.client.set_model_version_tag(version.name, successor.version, key, value)
             aliases = self.client.get_model_version(version.name, version.version).aliases
             for alias in aliases:
                 self.client.set_registered_model_alias(version.name, alias, successor.version)
@@ -237,7 +297,7 @@ class Registry:
         self.client.delete_run(run.info.run_id)
 
 
-def _model_id(version: ModelVersion) -> str:
+def model_id_of(version: ModelVersion) -> str:
     """Return the id of the logged model that a version was created from."""
     return str(version.source).removeprefix("models:/")
 
@@ -301,6 +361,11 @@ def _check_files(folder: Path, content: Content) -> None:
             expected=f"artifact {content.artifact.sha256} and its code",
             remedy="register again; do not change the artifact or the package while it runs",
         )
+
+
+def _tags(content: Content, evidence: Evidence) -> dict[str, str]:
+    """Return a version's tags, the digest of its evidence last."""
+    return {**_describe(content), TARGET: evidence.target, **evidence.lineage, EVIDENCE: evidence.sha256}
 
 
 def _describe(content: Content) -> dict[str, str]:

@@ -20,9 +20,7 @@ from detexport.registry.content import Content
 from detexport.registry.evidence import Evidence
 from detexport.system.files import write_json
 
-CERTIFICATE = "certificate.json"
-PARITY, LATENCY, CARD = "parity.json", "latency.json", "README.md"
-SAMPLE, PICTURES = "sample", "pictures"
+CARD, SAMPLE, PICTURES = "README.md", "sample", "pictures"
 DRAWN_FROM = 0.5
 """Lowest score that the pictures show."""
 LARGEST_EXAMPLE_PX = 640
@@ -31,7 +29,7 @@ LARGEST_EXAMPLE_PX = 640
 def write_run_files(folder: Path, name: str, content: Content, evidence: Evidence) -> None:
     """Write the files of a version's run into an empty folder.
 
-    ``certificate.json``, ``parity.json``, ``latency.json`` if latency was measured, ``README.md`` (the card),
+    ``certificate.json``, ``parity.json``, ``latency.json``, ``README.md`` (the card),
     ``sample/`` (a stored reference of one input: the image and the eager model's outputs) and ``pictures/``
     (inputs with the outputs of the eager model and of the artifact).
 
@@ -41,10 +39,8 @@ def write_run_files(folder: Path, name: str, content: Content, evidence: Evidenc
         content: the version's content.
         evidence: its measurements.
     """
-    write_json(folder / CERTIFICATE, evidence.certificate)
-    write_json(folder / PARITY, evidence.verdict)
-    if evidence.latency is not None:
-        write_json(folder / LATENCY, evidence.latency)
+    for path, value in evidence.files.items():
+        write_json(folder / path, value)
     (folder / CARD).write_text(describe_version(name, content, evidence) + "\n", encoding="utf-8")
     reference = read_reference(evidence.reference)
     sample = choose_sample(reference, evidence.verdict)

@@ -20,15 +20,17 @@ from detexport.parity.validate import validate
 from detexport.reference.store import read_reference
 from detexport.registry.content import PACKAGE, content_digest
 from detexport.registry.download import ARTIFACT_TAG, MODEL_URI, TARGET, find_version
+from detexport.registry.evidence import CERTIFICATE, LATENCY, VERDICT, evidence_sha256
 from detexport.registry.provenance import (
     CERTIFICATE_TAG,
     PROVENANCE,
     PROVENANCE_TAG,
     file_digests,
 )
-from detexport.registry.registry import ADDRESS
-from detexport.registry.run_files import CERTIFICATE, PARITY, SAMPLE, sample_tolerance
+from detexport.registry.registry import ADDRESS, EVIDENCE
+from detexport.registry.run_files import SAMPLE, sample_tolerance
 from detexport.registry.store import explained_errors
+from detexport.results.latency import read_latency
 from detexport.results.verdict import read_verdict
 from detexport.runtime.session import Engine
 from detexport.system.digests import sha256_file, sha256_json
@@ -271,9 +273,12 @@ def _certificate_faults(version: ModelVersion, model: Path, run: Path) -> Iterat
     tag = version.tags.get(CERTIFICATE_TAG)
     if certificate["sha256"] != tag:
         yield f"the certificate has the digest {certificate['sha256']}, the registry {tag}"
+    latency = read_latency(run / LATENCY) if read_json(run / LATENCY) else None
+    if evidence_sha256(certificate, latency, version.tags) != version.tags.get(EVIDENCE):
+        yield "the certificate or the latency is not the one that was registered"
     yield from certificate_faults(
         certificate,
-        read_verdict(run / PARITY),
+        read_verdict(run / VERDICT),
         read_verified(_artifact_dir(model)),
         job=version.name,
         runtime=read_json(model / "artifacts" / TARGET)["runtime"],
@@ -284,7 +289,7 @@ def _run_sample(
     model: Path, run: Path, engine_of: Callable[[Artifact, dict[str, Any]], Engine], device: str
 ) -> Check:
     """Run the artifact on the stored sample, and compare with the eager model's outputs."""
-    folder, verdict = _artifact_dir(model), read_verdict(run / PARITY)
+    folder, verdict = _artifact_dir(model), read_verdict(run / VERDICT)
     runtime = read_json(model / "artifacts" / TARGET)["runtime"]
     reference = read_reference(run / SAMPLE)
     (sample,) = reference.samples
