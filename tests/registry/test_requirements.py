@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from toy_project import RUNTIMES, toy_job, write_project
 from detexport.registry.jobs import register_jobs
 from detexport.registry.settings import RegistrySettings
 
+UV = Path(sys.executable).with_name("uv")
 LOAD = """
 import importlib.util, json, sys
 import mlflow
@@ -46,15 +46,13 @@ def load_in(python: Path, model: Path) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("uv") is None, reason="uv is not installed")
 @pytest.mark.parametrize(("target", "engines"), [("onnx", ["onnxruntime"]), ("scripting", ["torch"])])
 def test_a_version_runs_with_its_own_requirements_alone(
     models: dict[str, Path], tmp_path: Path, target: str, engines: list[str]
 ) -> None:
     model = models[target]
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    subprocess.run(["uv", "venv", "--quiet", "--python", version, "env"], cwd=tmp_path, check=True)
-    install = ["uv", "pip", "install", "--quiet", "--python", "env/bin/python"]
+    subprocess.run([UV, "venv", "--quiet", "--python", sys.executable, "env"], cwd=tmp_path, check=True)
+    install = [UV, "pip", "install", "--quiet", "--python", "env/bin/python"]
     subprocess.run([*install, "-r", str(model / "requirements.txt")], cwd=tmp_path, check=True)
     answer = load_in(tmp_path / "env/bin/python", model)
     assert answer["installed"] == engines
