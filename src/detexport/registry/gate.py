@@ -151,7 +151,7 @@ def _faults(
 ) -> Iterator[str]:
     """Yield why the certificate does not accept the version's files, or its plan is too weak."""
     try:
-        with registry.files(model_id_of(version)) as folder:
+        with registry.files(model_id_of(version), "artifacts") as folder:
             stored = find_artifact(folder, version.name)
             artifact = read_verified(stored.folder)
             runtime = stored.runtime
