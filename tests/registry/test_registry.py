@@ -1,5 +1,6 @@
 """The registry against a real MLflow store: an SQLite file and a folder."""
 
+import base64
 import json
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -163,6 +165,10 @@ def test_the_input_example_runs_as_mlflow_would_serve_it(root: Path) -> None:
     assert answer.equals(model.predict(example))
     assert [len(answer[name][0]) for name in ("boxes", "masks")] == [3, 3]
     assert (answer["height"][0], answer["width"][0]) == (40, 53)
+    text = base64.b64encode(example["image"][0]).decode()
+    both = pd.concat([answer, answer], ignore_index=True)
+    assert model.predict({"image": [text, text]}).equals(both)
+    assert model.predict(pd.DataFrame({"image": [text, text]})).equals(both)
     reduced = model.predict(example, params={"score_threshold": 0.5, "masks": False})
     assert list(reduced.columns) == [name for name in answer.columns if name != "masks"]
     assert 0 < len(reduced["boxes"][0]) < 3

@@ -78,13 +78,18 @@ class Detector(PythonModel):
         except KeyError:
             given = ", ".join(map(shown, model_input.columns))
             raise RefusalError(f"there is no column 'image'; got: {given}") from None
+        index = model_input.index
+        if len(images) == 1 and _is_list_of_text(images[0]):
+            # MLflow makes one row of {"image": ["...", "..."]}.
+            images = images[0]
+            index = pd.RangeIndex(len(images))
         columns = self._columns if options[MASKS] else self._columns.drop(MASKS, errors="ignore")
         # One block of objects: pandas would look into every list for a common type, which costs more.
         cells = np.empty((len(images), len(columns)), object)
         for row, image in enumerate(images):
             found = self._detect(row, image, **options)
             cells[row] = [found[name] for name in columns]
-        return pd.DataFrame(cells, index=model_input.index, columns=columns)
+        return pd.DataFrame(cells, index=index, columns=columns)
 
     @cached_property
     def _columns(self) -> pd.Index:
@@ -105,6 +110,10 @@ class Detector(PythonModel):
             raise RefusalError(f"row {row}: {error}", TEMPORARILY_UNAVAILABLE) from error
         except DetexportError as error:
             raise RefusalError(f"row {row}: {error}") from error
+
+
+def _is_list_of_text(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
 
 
 def _options(params: dict[str, Any], signature: ModelSignature) -> dict[str, Any]:
