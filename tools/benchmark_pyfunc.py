@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import mlflow
-import pandas as pd
+import pandas as pd  # type: ignore[import-untyped]
 from typer import Argument, Option, echo
 
 from detexport.system.script import run

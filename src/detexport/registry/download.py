@@ -78,9 +78,8 @@ def _registered_sha256(uri: str) -> str:
 def find_version(name: str, number: str | None, alias: str | None) -> ModelVersion:
     """Return a version by its number or by an alias, with its tags."""
     client = mlflow.MlflowClient()
-    if alias:
-        number = client.get_model_version_by_alias(name, alias).version
-    return client.get_model_version(name, number)
+    found = client.get_model_version_by_alias(name, alias).version if alias else number
+    return client.get_model_version(name, str(found))
 
 
 def find_artifact(root: Path, uri: str) -> StoredArtifact:

@@ -159,12 +159,11 @@ class Registry:
         return True
 
     @contextmanager
-    def files(self, model_id: str, path: str = "") -> Iterator[Path]:
-        """Yield a stored model's folder, or one in it: the local one, or a temporary download.
+    def files(self, model_id: str) -> Iterator[Path]:
+        """Yield a stored model's folder: the local one, or a temporary download.
 
         Args:
             model_id: the id of the logged model.
-            path: folder in the model's; a server sends only that.
 
         Raises:
             ArtifactError: the files are missing.
@@ -172,10 +171,10 @@ class Registry:
         try:
             model = self.client.get_logged_model(model_id)
             if model.artifact_location.startswith(("file:", "/")):
-                yield Path(local_file_uri_to_path(model.artifact_location)) / path
+                yield Path(local_file_uri_to_path(model.artifact_location))
                 return
             with tempfile.TemporaryDirectory() as temporary:
-                location = f"{model.artifact_location}/{path}".rstrip("/")
+                location = model.artifact_location
                 yield Path(mlflow.artifacts.download_artifacts(artifact_uri=location, dst_path=temporary))
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":

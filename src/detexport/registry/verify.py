@@ -131,7 +131,7 @@ def verify_version(
             client = mlflow.MlflowClient()
             logged = client.get_logged_model(str(version.source).removeprefix("models:/"))
             model = _download(logged.artifact_location, Path(temporary) / "model")
-            run = _download(client.get_run(version.run_id).info.artifact_uri, Path(temporary) / "run")
+            run = _download(client.get_run(str(version.run_id)).info.artifact_uri, Path(temporary) / "run")
             checks = tuple(_checks(version, model, run, engine_of, device=device, expected=provenance_sha256))
     return Verification(version.name, str(version.version), version.tags.get(PROVENANCE_TAG, ""), checks)
 
@@ -170,7 +170,8 @@ def _checks(
     expected: str,
 ) -> Iterator[Check]:
     """Yield the checks of a downloaded version; nothing is loaded of files that do not hold."""
-    provenance = _check("provenance", lambda: _provenance_faults(version.tags, model, run, expected))
+    folders = {"the model": model, "the run": run}
+    provenance = _check("provenance", lambda: _provenance_faults(version.tags, folders, expected))
     yield provenance
     files = _read_listing(run if provenance.holds else model)
     own = [
@@ -197,14 +198,31 @@ def _check(name: str, faults: Callable[[], Iterator[str]]) -> Check:
         return Check(name, (f"{type(error).__name__}: {error}",))
 
 
-def _provenance_faults(tags: Mapping[str, str], model: Path, run: Path, expected: str) -> Iterator[str]:
+def model_faults(tags: Mapping[str, str], model: Path) -> tuple[str, ...]:
+    """Return how a version's stored model differs from the registry: its provenance, then its files.
+
+    Args:
+        tags: the version's.
+        model: the folder of its model.
+    """
+    folders = {"the model": model}
+    provenance = _check("provenance", lambda: _provenance_faults(tags, folders))
+    if not provenance.holds:
+        return provenance.faults
+    listing = _read_listing(model)["model"]
+    return _check("model files", lambda: _file_faults(model, listing, closed=True)).faults
+
+
+def _provenance_faults(
+    tags: Mapping[str, str], folders: Mapping[str, Path], expected: str = ""
+) -> Iterator[str]:
     tag = tags.get(PROVENANCE_TAG)
     if tag is None:
         yield f"the version has no tag {PROVENANCE_TAG}: register it again"
         return
     if expected and tag != expected:
         yield f"the registry's tag is {tag}, expected {expected}"
-    for folder, whose in ((model, "the model"), (run, "the run")):
+    for whose, folder in folders.items():
         path = folder / PROVENANCE
         if not path.is_file():
             yield f"{PROVENANCE} of {whose} is missing"
