@@ -13,8 +13,8 @@ from detexport.workflows.register import register
 
 def main(models_dir: Annotated[Path, Option()], receipts: Annotated[Path, Option()]) -> None:
     """Register the jobs of MODELS_DIR and write RECEIPTS."""
-    jobs, targets, conversions = map(load_values, ("jobs", "targets", "conversions"))
-    outcome = register(models_dir, jobs, targets, conversions, load_values("registry"))
+    names = ("jobs", "targets", "conversions", "models", "registry")
+    outcome = register(models_dir, *map(load_values, names))
     write_json(receipts, outcome)
     for entry in outcome["registered"]:
         echo(f"{entry['job']}: {entry['name']} version {entry['version']}")

@@ -47,7 +47,7 @@ ALLOWED = {
         *("artifact", "benchmark", "data", "metrics", "outputs", "parity", "predictions", "reference"),
         "results",
     },
-    "registry": {"artifact", "runtime", "data", "parity", "benchmark", "predictions", "results"},
+    "registry": {"artifact", "runtime", "data", "parity", "benchmark", "predictions", "reference", "results"},
 }
 # The use cases stand over what they put together; stages and the command line call them.
 ALLOWED["workflows"] = ALLOWED.keys() - {"report"}

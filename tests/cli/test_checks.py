@@ -31,7 +31,7 @@ LOADED = "LOADED"
 
 # Each request in the folder that ``made`` makes, and what the answer says.
 MISTAKES: list[tuple[tuple[str, ...], str]] = [
-    (("exprot",), "Did you mean 'export'?"),
+    (("exprot",), "Did you mean 'export"),
     ((), "Missing command"),
     (("export", "--weigths", "w"), "No such option: --weigths; remedy: did you mean '--weights'?"),
     (("export", "--target", "onnx"), "Missing option '--config-file'"),

@@ -9,6 +9,7 @@ import pytest
 import detexport
 from detexport.errors import ArtifactError, ConfigError
 from detexport.registry.jobs import register_jobs
+from detexport.registry.settings import RegistrySettings
 from detexport.registry.store import RegistryError
 from detexport.runtime.onnxruntime import OnnxRuntime
 from detexport.workflows.load_detector import _registered_engine
@@ -26,7 +27,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     job = toy_job(root)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        register_jobs([job], workspace=root, checkout=root, tracking_uri=None, experiment="detexport")
+        register_jobs([job], workspace=root, checkout=root, settings=RegistrySettings())
     return root
 
 

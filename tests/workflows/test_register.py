@@ -33,8 +33,8 @@ def call(artifact: str = "onnx") -> dict[str, Any]:
         {"m-t": {"model": "m", "target": "t", "artifact": artifact}},
         {"t": {"runtime": RUNTIME}},
         {"m-openvino": {"source": "onnx"}, "m-openvino_int8": {"source": "openvino"}},
-        tracking_uri="sqlite:///x.db",
-        experiment="e",
+        {"m": {"license": "CC0-1.0"}},
+        {"tracking_uri": "sqlite:///x.db", "experiment": "e"},
     )
 
 
@@ -43,7 +43,8 @@ def test_a_job_has_its_folder_and_its_targets_runtime(handed: dict[str, Any]) ->
     (job,) = handed["jobs"]
     assert (job.name, job.model, job.target, job.artifact) == ("m-t", "m", "t", "onnx")
     assert (job.folder, job.runtime) == (Path("models/m"), RUNTIME)
-    assert (handed["tracking_uri"], handed["experiment"]) == ("sqlite:///x.db", "e")
+    assert job.license == "CC0-1.0"
+    assert (handed["settings"].tracking_uri, handed["settings"].experiment) == ("sqlite:///x.db", "e")
 
 
 @pytest.mark.parametrize(

@@ -343,6 +343,36 @@ def predict_command(
     )
 
 
+@app.command("verify", epilog=EXIT_CODES)
+def verify_command(
+    uri: Annotated[
+        str,
+        Argument(metavar="VERSION", help="models:/NAME/NUMBER or models:/NAME@ALIAS in MLflow's registry."),
+    ],
+    sample: Annotated[
+        bool, Option("--sample/--no-sample", help="Run the stored sample again, or compare digests only.")
+    ] = True,
+    provenance_sha256: Annotated[
+        str,
+        Option(metavar="SHA256", help="Digest of the provenance, if you keep it outside of the registry."),
+    ] = "",
+    device: Annotated[str, Option(help="Device of the sample: cpu, cuda or cuda:<index>.")] = "cpu",
+    as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Verify a registered version: download it, check every digest, run its sample again.
+
+    \b
+      detexport verify models:/mask_rcnn-onnx@champion
+      detexport verify models:/mask_rcnn-onnx/3 --json
+
+    MLFLOW_TRACKING_URI names the registry. Exit code 1 if anything does not hold.
+    """  # noqa: D301
+    from detexport.cli.verify import verify
+
+    if not verify(uri, device=device, sample=sample, provenance_sha256=provenance_sha256, as_json=as_json):
+        raise typer.Exit(VERDICT)
+
+
 @app.command("validate", epilog=EXIT_CODES)
 def validate_command(
     artifact: Artifact,

@@ -1,6 +1,7 @@
 """Aliases of a registered model: ``challenger`` on the newest version, ``champion`` on the one in use."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import mlflow
@@ -10,6 +11,8 @@ from mlflow.exceptions import MlflowException
 from detexport.errors import ConfigError, listed
 
 CHALLENGER, CHAMPION = "challenger", "champion"
+COLLISIONS = ("IntegrityError", "UniqueViolation", "duplicate key", "database is locked")
+"""Words in the messages of MLflow's databases for two writes at once."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,23 @@ class Versions:
     def newest(self) -> int:
         """The highest number."""
         return max(self.by_number)
+
+
+def write(call: Callable[..., object], *arguments: object) -> None:
+    """Write a tag, an alias, a parameter or a metric, again if another process wrote the same one just then.
+
+    MLflow looks for the row and inserts it if there is none; of two that do so at once, the database refuses
+    one. The second try finds the row.
+    """
+    for wait_s in (0.05, 0.1, 0.2, 0.4):
+        try:
+            call(*arguments)
+            return
+        except MlflowException as error:
+            if not any(words in str(error) for words in COLLISIONS):
+                raise
+            time.sleep(wait_s)
+    call(*arguments)
 
 
 def read_versions(client: mlflow.MlflowClient, name: str) -> Versions:
@@ -67,7 +87,7 @@ def point_challenger(client: mlflow.MlflowClient, name: str) -> None:
 def move_alias(client: mlflow.MlflowClient, name: str, alias: str, version: str) -> bool:
     """Move an alias; return False if the version was deleted in the meantime."""
     try:
-        client.set_registered_model_alias(name, alias, version)
+        write(client.set_registered_model_alias, name, alias, version)
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise

@@ -20,6 +20,7 @@ from detexport.registry.download import find_artifact
 from detexport.registry.evidence import CERTIFICATE, LATENCY, VERDICT, evidence_sha256
 from detexport.registry.registry import EVIDENCE, TARGET, Registry, model_id_of
 from detexport.registry.settings import GateLimits
+from detexport.registry.verify import model_faults
 from detexport.results.job_metrics import job_metrics
 from detexport.results.latency import read_latency, runners_of
 from detexport.results.verdict import read_verdict
@@ -155,6 +156,7 @@ def _faults(
             stored = find_artifact(folder, version.name)
             artifact = read_verified(stored.folder)
             runtime = stored.runtime
+            changed = model_faults(version.tags, folder)
     except ArtifactError as error:
         yield redact(str(error))
         return
@@ -162,6 +164,7 @@ def _faults(
     if artifact.sha256 != tagged:
         yield f"its files are another artifact: {artifact.sha256}, registered {tagged}"
     yield from certificate_faults(certificate, verdict, artifact, job=version.name, runtime=runtime)
+    yield from (f"its files are not those that were registered: {fault}" for fault in changed)
     for weakness in plan_weaknesses(certificate["plan"], required):
         yield f"the validation plan is weaker than registry.plan: {weakness}"
 

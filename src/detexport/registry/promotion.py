@@ -18,7 +18,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from detexport.errors import ConfigError, shortened
-from detexport.registry.aliases import CHAMPION, Versions, move_alias, point_challenger, read_versions
+from detexport.registry.aliases import CHAMPION, Versions, move_alias, point_challenger, read_versions, write
 from detexport.registry.gate import Outcome, compare, measure
 from detexport.registry.registry import PROMOTION, Registry
 from detexport.registry.settings import RegistrySettings
@@ -225,10 +225,10 @@ class Promotion:
         for other in others:
             with suppress(MlflowException):  # another process was faster
                 client.delete_run(other.info.run_id)
-        client.log_batch(run.info.run_id, _metrics(decision), _params(decision))
+        write(client.log_batch, run.info.run_id, _metrics(decision), _params(decision))
         client.log_dict(run.info.run_id, decision.to_json(), "decision.json")
         client.set_terminated(run.info.run_id)
-        client.set_model_version_tag(decision.name, decision.version, RUN, run.info.run_id)
+        write(client.set_model_version_tag, decision.name, decision.version, RUN, run.info.run_id)
 
     @property
     def _experiment_id(self) -> str:
@@ -241,12 +241,12 @@ class Promotion:
 
     def _tag(self, versions: Versions, number: int, tags: dict[str, str]) -> None:
         for key, value in tags.items():
-            self.registry.client.set_model_version_tag(versions.name, str(number), key, value)
+            write(self.registry.client.set_model_version_tag, versions.name, str(number), key, value)
 
     def _untag(self, versions: Versions, number: int, *tags: str) -> None:
         for tag in tags:
             if _has(versions, number, tag):
-                self.registry.client.delete_model_version_tag(versions.name, str(number), tag)
+                write(self.registry.client.delete_model_version_tag, versions.name, str(number), tag)
 
 
 def _decision_of(versions: Versions, number: int, outcome: Outcome) -> Decision:

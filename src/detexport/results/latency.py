@@ -36,6 +36,7 @@ class SkippedDevice(TypedDict):
 class Latency(TypedDict):
     """The entries of a latency report that are read; the report has others."""
 
+    machine: NotRequired[dict[str, Any]]
     artifacts: dict[str, str]
     devices: dict[str, MeasuredDevice | SkippedDevice]
 

@@ -45,14 +45,14 @@ def load(source: str | Path, *, target: str = "", device: str = "cpu") -> Detect
         from detexport.registry.download import downloaded
     with downloaded(source) as stored:
         engine = (
-            _registered_engine(read_artifact(stored.folder), stored.runtime)
+            registered_engine(read_artifact(stored.folder), stored.runtime)
             if stored.runtime and not target
             else engine_of(stored.folder, target)
         )
         return Detector(engine.open(stored.folder, device))
 
 
-def _registered_engine(artifact: Artifact, runtime: dict[str, Any]) -> Engine:
+def registered_engine(artifact: Artifact, runtime: dict[str, Any]) -> Engine:
     """Build the runtime that a model was registered with, which must be the format's own class.
 
     Raises:
