@@ -1,4 +1,4 @@
-"""Register: artifacts that passed become versions in the model registry; others are refused with reasons."""
+"""Register: artifacts that passed become versions in the model registry, or runs; others are refused."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,10 +14,13 @@ from detexport.workflows.register import register
 def main(models_dir: Annotated[Path, Option()], receipts: Annotated[Path, Option()]) -> None:
     """Register the jobs of MODELS_DIR and write RECEIPTS."""
     jobs, targets, conversions = map(load_values, ("jobs", "targets", "conversions"))
-    outcome = register(models_dir, jobs, targets, conversions, **load_values("registry"))
+    outcome = register(models_dir, jobs, targets, conversions, load_values("registry"))
     write_json(receipts, outcome)
     for entry in outcome["registered"]:
         echo(f"{entry['job']}: {entry['name']} version {entry['version']}")
+    for entry in outcome["experiments"]:
+        run_of = f"run {entry['run_id']} in {entry['experiment']}"
+        echo(f"{entry['job']}: {run_of}, not a release: {entry['reason']}")
     for entry in outcome["refused"]:
         echo(f"{entry['job']}: refused: {entry['reasons'][0]}")
 

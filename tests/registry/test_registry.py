@@ -14,11 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mlflow.entities.model_registry import ModelVersion
-from toy_project import folder, toy_artifact, toy_job, write_project, write_target, write_verdict
+from toy_project import FULL_PLAN, folder, toy_artifact, toy_job, write_project, write_target, write_verdict
 
 from detexport.parity.certificate import certify
+from detexport.parity.validation_plan import ValidationPlan
 from detexport.registry.content import Content
 from detexport.registry.jobs import register_jobs
+from detexport.registry.settings import RegistrySettings
 from detexport.registry.store import RegistryError, absolute_uri, open_store
 from detexport.system.files import read_json, write_json
 
@@ -43,9 +45,10 @@ def root(template: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(template, tmp_path / "workspace"))
 
 
-def register(root: Path, *targets: str) -> dict[str, Any]:
-    jobs = [toy_job(root, target) for target in targets or ("onnx",)]
-    return register_jobs(jobs, workspace=root, checkout=root, tracking_uri=None, experiment="detexport")
+def register(root: Path, settings: RegistrySettings = DEFAULT, dvc_experiment: str = "") -> dict[str, Any]:
+    return register_jobs(
+        [toy_job(root)], workspace=root, checkout=root, settings=settings, dvc_experiment=dvc_experiment
+    )
 
 
 def certificate(root: Path) -> Path:
@@ -62,7 +65,10 @@ def certify_anew(root: Path, **runtime: Any) -> None:
     verdict = read_json(folder(root) / "parity" / "onnx.json")
     options = {**known["runtime"], **runtime}
     reference = folder(root) / "reference"
-    write_json(certificate(root), certify(verdict, toy_artifact(root), reference=reference, runtime=options))
+    write_json(
+        certificate(root),
+        certify(verdict, toy_artifact(root), reference=reference, runtime=options, plan=FULL_PLAN),
+    )
 
 
 def client(root: Path) -> mlflow.MlflowClient:
@@ -79,8 +85,8 @@ def files(root: Path, version: ModelVersion) -> Path:
     return Path(location.removeprefix("file://"))
 
 
-def runs(root: Path) -> list[Any]:
-    experiment = client(root).get_experiment_by_name("detexport")
+def runs(root: Path, experiment_name: str = "detexport") -> list[Any]:
+    experiment = client(root).get_experiment_by_name(experiment_name)
     return list(client(root).search_runs([experiment.experiment_id]))
 
 
@@ -126,6 +132,57 @@ def test_a_version_carries_its_evidence(root: Path) -> None:
     outputs = ["boxes", "scores", "classes", "class_names", "masks", "height", "width"]
     assert info.signature.outputs.input_names() == outputs
     assert info.signature.params.to_dict()[0]["name"] == "score_threshold"
+
+
+SMOKE = replace(FULL_PLAN, images=2, scales=(1.0, 1.5), accuracy_images=10)
+
+
+@pytest.mark.parametrize(
+    ("plan", "settings", "dvc_experiment", "reason"),
+    [
+        (SMOKE, RegistrySettings(), "", "weaker than registry.plan: images: 2, required at least 8; scales"),
+        (FULL_PLAN, RegistrySettings(), "woozy-mice", "it is the DVC experiment woozy-mice"),
+        (FULL_PLAN, RegistrySettings(release=False), "", "registry.release is false"),
+    ],
+    ids=["weaker-plan", "dvc-experiment", "not-wanted"],
+)
+def test_an_experiment_is_a_run_and_no_version(
+    root: Path, plan: ValidationPlan, settings: RegistrySettings, dvc_experiment: str, reason: str
+) -> None:
+    write_verdict(root, "onnx", toy_artifact(root), plan=plan)
+    outcome = register(root, settings, dvc_experiment)
+    assert register(root, settings, dvc_experiment) == outcome
+    (entry,) = outcome["experiments"]
+    assert (outcome["registered"], outcome["refused"]) == ([], [])
+    assert reason in entry["reason"]
+    assert client(root).search_registered_models() == []
+    assert runs(root) == []
+    (run,) = runs(root, "detexport-experiments")
+    assert (run.info.run_id, run.info.status) == (entry["run_id"], "FINISHED")
+    assert run.data.tags["detexport.no_release"] == entry["reason"]
+    assert run.data.metrics["latency_cpu_p50_ms"] == 5.0
+    (output,) = run.outputs.model_outputs
+    assert mlflow.pyfunc.load_model(f"models:/{output.model_id}").metadata.signature
+
+
+def test_the_user_decides_what_is_a_release(root: Path) -> None:
+    always = RegistrySettings(release=True)
+    assert register(root, always, "woozy-mice")["registered"][0]["version"] == "1"
+    # But not with a weaker plan than the registry asks for.
+    write_verdict(root, "onnx", toy_artifact(root), plan=SMOKE)
+    (refused,) = register(root, always)["refused"]
+    assert "weaker than registry.plan: images: 2" in refused["reasons"][0]
+    lowered = replace(always, plan=replace(always.plan, images=2, scales=(1.0,), accuracy_images=10))
+    assert register(root, lowered)["registered"][0]["version"] == "1"
+
+
+def test_the_challenger_is_the_newest_version(root: Path) -> None:
+    register(root)
+    write_target(root, "onnx", weights_sha256="c" * 64)
+    register(root)
+    write_target(root, "onnx")
+    assert register(root)["registered"][0]["version"] == "1"
+    assert client(root).get_registered_model("toy-onnx").aliases == {"challenger": 2}
 
 
 def test_the_same_content_is_found_again(root: Path) -> None:
@@ -232,7 +289,7 @@ def test_a_version_without_its_files_gives_way_to_a_new_one(root: Path, lost: st
     assert register(root)["registered"][0]["version"] == "2"
     (version,) = versions(root)
     assert (files(root, version) / "artifacts/onnx/model.onnx").is_file()
-    assert version.aliases == ["champion"]
+    assert sorted(version.aliases) == ["challenger", "champion"]
 
 
 def test_of_two_versions_with_one_content_the_lower_stays(root: Path) -> None:
@@ -245,7 +302,7 @@ def test_of_two_versions_with_one_content_the_lower_stays(root: Path) -> None:
     assert len(versions(root)) == 2
     assert register(root)["registered"][0]["version"] == "1"
     (kept,) = versions(root)
-    assert kept.aliases == ["champion"]
+    assert sorted(kept.aliases) == ["challenger", "champion"]
 
 
 def test_what_a_killed_registration_left_is_removed(root: Path) -> None:

@@ -6,8 +6,10 @@ from typing import Any
 
 from detexport.artifact import Artifact, read_artifact
 from detexport.parity.certificate import certify
+from detexport.parity.settings import ParitySettings
+from detexport.parity.validation_plan import ALWAYS, ValidationPlan, search_of
 from detexport.registry.jobs import Job
-from detexport.system.files import write_json
+from detexport.system.files import read_json, write_json
 from tiny_artifacts import tiny_contract, write_tiny_onnx, write_tiny_torchscript
 from tolerances import LIMITS
 
@@ -17,6 +19,19 @@ RUNTIMES = {
     "tracing": "detexport.runtime.torchscript.TorchScript",
 }
 MODEL = "toy"
+# What `conf/parity/default.yaml` asks for, on a model with all kinds of inputs.
+FULL_PLAN = ValidationPlan(
+    images=8,
+    scales=(0.75, 1.0, 1.5),
+    kinds={"data": 24, **dict.fromkeys(ALWAYS, 1)},
+    search=search_of(ParitySettings()),
+    tolerance=LIMITS,
+    precision="float32",
+    accuracy_images=100,
+    budget=0.001,
+    min_accuracy=0.1,
+    min_detections=1,
+)
 
 
 def write_project(root: Path, targets: tuple[str, ...] = ("onnx",)) -> None:
@@ -29,7 +44,8 @@ def write_project(root: Path, targets: tuple[str, ...] = ("onnx",)) -> None:
         artifacts[target] = artifact.sha256
     device = {"status": "measured", "image_size": [40, 64], "runners": runners, "failed": {}}
     skipped = {"status": "skipped", "reason": "no CUDA device on this machine"}
-    latency = {"artifacts": artifacts, "devices": {"cpu": device, "cuda": skipped}}
+    machine = {"cpu": "toy", "cores": 2}
+    latency = {"machine": machine, "artifacts": artifacts, "devices": {"cpu": device, "cuda": skipped}}
     write_json(folder(root) / "latency.json", latency)
     params = {
         "conversions": {},
@@ -51,8 +67,10 @@ def write_target(root: Path, target: str, **changes: Any) -> Artifact:
     return artifact
 
 
-def write_verdict(root: Path, target: str, artifact: Artifact, **changes: Any) -> None:
-    """Write a verdict on an artifact, and its certificate."""
+def write_verdict(
+    root: Path, target: str, artifact: Artifact, *, plan: ValidationPlan | None = None, **changes: Any
+) -> None:
+    """Write a verdict on an artifact, and its certificate, by default of the full plan."""
     verdict = {
         "job": f"{MODEL}-{target}",
         "passed": True,
@@ -63,14 +81,37 @@ def write_verdict(root: Path, target: str, artifact: Artifact, **changes: Any) -
         "max": {"box_error_px": 0.001, "score_error": 1e-6, "mask_error_px": None, "mask_error_ratio": None},
         "detections": {"expected": 7, "actual": 7, "paired": 7},
         "samples": [{"id": "0-1x", "passed": True}],
+        "accuracy": {"artifact": {"bbox/AP": 0.7}, "differences": {"bbox/AP": 0.0}, "budget": 0.001},
         **changes,
     }
     parity = folder(root) / "parity"
     write_json(parity / f"{target}.json", verdict)
     (folder(root) / "reference").mkdir(exist_ok=True)
     runtime = {"_target_": RUNTIMES[target], "threads": 1}
-    certificate = certify(verdict, artifact, reference=folder(root) / "reference", runtime=runtime)
+    certificate = certify(
+        verdict, artifact, reference=folder(root) / "reference", runtime=runtime, plan=plan or FULL_PLAN
+    )
     write_json(parity / f"{target}_certificate.json", certificate)
+
+
+def write_version(
+    root: Path,
+    number: int,
+    *,
+    p50_ms: float = 5.0,
+    ap: float = 0.7,
+    plan: ValidationPlan | None = None,
+    machine: str = "toy",
+) -> None:
+    """Write the results of another model of the same job, with other weights, latency and AP."""
+    artifact = write_tiny_onnx(folder(root) / "artifacts" / "onnx", weights_sha256=f"{number:064x}")
+    accuracy = {"artifact": {"bbox/AP": ap}, "differences": {"bbox/AP": 0.0}, "budget": 0.001}
+    write_verdict(root, "onnx", artifact, plan=plan, accuracy=accuracy)
+    path = folder(root) / "latency.json"
+    latency = read_json(path)
+    latency["artifacts"]["onnx"], latency["machine"]["cpu"] = artifact.sha256, machine
+    latency["devices"]["cpu"]["runners"]["onnx"]["p50_ms"] = p50_ms
+    write_json(path, latency)
 
 
 def runner(ratio: float) -> dict[str, Any]:

@@ -48,10 +48,10 @@ def downloaded(uri: str) -> Iterator[StoredArtifact]:
         store = mlflow.get_tracking_uri()
         with redacted_output(), explained_errors(store, OSError):
             mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=temporary)
-        yield _read_stored(Path(temporary), uri)
+        yield find_artifact(Path(temporary), uri)
 
 
-def _read_stored(root: Path, uri: str) -> StoredArtifact:
+def find_artifact(root: Path, uri: str) -> StoredArtifact:
     """Find the artifact in a registered model's files, or in a folder that a user logged."""
     found = sorted(path.parent for path in root.rglob(MANIFEST))
     if len(found) != 1:

@@ -2,7 +2,7 @@
 
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,9 @@ from detexport.results.job_metrics import job_metrics
 from detexport.results.latency import runners_of
 from detexport.system.digests import sha256_json
 from detexport.system.versions import package_versions
+
+CERTIFICATE, VERDICT, LATENCY = "certificate.json", "parity.json", "latency.json"
+"""Files in a version's run; the latency is ``{}`` if it did not measure this artifact."""
 
 # Tracked files that the pipeline itself writes while it runs.
 WRITTEN = ("dvc.lock", "params.yaml")
@@ -49,11 +52,14 @@ class Evidence:
         return {name: float(value) for name, value in job_metrics(self.verdict, self.runners).items()}
 
     @property
+    def files(self) -> dict[str, dict[str, Any]]:
+        """The files of a version's run: certificate, verdict and latency, by path."""
+        return {CERTIFICATE: self.certificate, VERDICT: self.verdict, LATENCY: self.latency or {}}
+
+    @property
     def sha256(self) -> str:
         """A digest that changes with a new measurement or a rebuilt artifact, but not with a commit alone."""
-        lock = self.lineage.get("dvc.lock_sha256")
-        certificate = self.certificate["sha256"]
-        return sha256_json({"certificate": certificate, "latency": self.latency, "lock": lock})
+        return evidence_sha256(self.certificate, self.latency, self.lineage)
 
     def describe(self) -> str:
         """Return the verdict and the latency as Markdown."""
@@ -82,6 +88,14 @@ class Evidence:
         if not self.runners:
             lines.append("| not measured | | | | | |")
         return "\n".join(lines)
+
+
+def evidence_sha256(
+    certificate: dict[str, Any], latency: dict[str, Any] | None, tags: Mapping[str, str]
+) -> str:
+    """Return the digest of a version's evidence; ``tags`` are those of its lineage, among others."""
+    lock = tags.get("dvc.lock_sha256")
+    return sha256_json({"certificate": certificate["sha256"], "latency": latency or None, "lock": lock})
 
 
 def _number(value: float | None, unit: str = "") -> str:

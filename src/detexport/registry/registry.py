@@ -33,9 +33,12 @@ from detexport.system.digests import sha256_file
 
 ADDRESS = "detexport.content_sha256"
 EVIDENCE = "detexport.evidence_sha256"
+TARGET = "detexport.target"
 NAME = "detexport.registered_name"
-CERTIFICATE = "certificate.json"
-"""File in a version's run: the certificate of its verdict."""
+PROMOTION = "promotion."
+"""Prefix of a version's tags about ``champion``."""
+NO_RELEASE = "detexport.no_release"
+"""Tag of a run that is not a release: the reason."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +83,43 @@ class Registry:
             self._renew(kept, content, evidence)
         return str(kept.version)
 
-    def remove_leftovers(self) -> None:
-        """Remove the unfinished runs of killed registrations, with their files."""
-        runs = self.client.search_runs([self.store.experiment_id], "attributes.status != 'FINISHED'")
+    def log_experiment(
+        self, name: str, folder: Path, content: Content, evidence: Evidence, *, experiment: str, reason: str
+    ) -> str:
+        """Log a model that is not a release: a run with its files and measurements, and no version.
+
+        A run with the same content and measurements is found again.
+
+        Args:
+            name: the name that a release would have.
+            folder: the artifact's folder.
+            content: the model's content, with the artifact in ``folder``.
+            evidence: the measurements.
+            experiment: name of the MLflow experiment.
+            reason: why it is not a release.
+
+        Returns:
+            The run's id.
+        """
+        experiment_id = self.store.other_experiment(experiment)
+        tags = {NAME: name, ADDRESS: content.sha256, EVIDENCE: evidence.sha256}
+        same = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        for run in self.client.search_runs([experiment_id], f"{same} and attributes.status = 'FINISHED'"):
+            return str(run.info.run_id)
+        tags |= _tags(content, evidence) | {NO_RELEASE: reason}
+        with self._logged(experiment_id, name, folder, content, evidence, tags) as (run_id, _):
+            return run_id
+
+    def remove_leftovers(self, *experiments: str) -> None:
+        """Remove the unfinished runs of killed registrations, with their files.
+
+        Args:
+            *experiments: names of other MLflow experiments to look at.
+        """
+        ids = [self.store.experiment_id]
+        found = (self.client.get_experiment_by_name(name) for name in experiments)
+        ids += [experiment.experiment_id for experiment in found if experiment]
+        runs = self.client.search_runs(ids, "attributes.status != 'FINISHED'")
         oldest_ms = (time.time() - self.store.leftover_age_s) * 1000
         for run in runs:
             if NAME not in run.data.tags or run.info.start_time > oldest_ms:
@@ -102,7 +139,7 @@ class Registry:
     def _holds(self, version: ModelVersion, content: Content) -> bool:
         """Return whether all files of a version are present and unchanged."""
         try:
-            with self._files(_model_id(version)) as folder:
+            with self.files(model_id_of(version)) as folder:
                 _check_files(folder, content)
         except ArtifactError as error:
             print(f"{version.name} version {version.version} is broken: {error}", file=sys.stderr)
@@ -110,7 +147,7 @@ class Registry:
         return True
 
     @contextmanager
-    def _files(self, model_id: str) -> Iterator[Path]:
+    def files(self, model_id: str) -> Iterator[Path]:
         """Yield the folder of a stored model: the local one, or a temporary download."""
         try:
             model = self.client.get_logged_model(model_id)
@@ -130,22 +167,17 @@ class Registry:
 
     def _create(self, name: str, folder: Path, content: Content, evidence: Evidence) -> str:
         """Store a model's files, check them, then create the version; return the run's id."""
-        run_id: str = self.client.create_run(
-            self.store.experiment_id, run_name=name, tags={NAME: name, ADDRESS: content.sha256}
-        ).info.run_id
-        with mlflow.start_run(run_id=run_id):
-            model_id = _log_model(folder, content)
-            with self._files(model_id) as stored:
-                _check_files(stored, content)
-            mlflow.log_params(_describe_options(content))
-            mlflow.log_metrics(evidence.metrics, model_id=model_id)
-            mlflow.log_dict(evidence.certificate, CERTIFICATE)
+        tags = {NAME: name, ADDRESS: content.sha256}
+        with self._logged(self.store.experiment_id, name, folder, content, evidence, tags) as (
+            run_id,
+            model_id,
+        ):
             self._create_name(name)
             version = self.client.create_model_version(
                 name,
                 source=f"models:/{model_id}",
                 run_id=run_id,
-                tags=_describe(content) | evidence.lineage | {EVIDENCE: evidence.sha256},
+                tags=_tags(content, evidence),
                 description=evidence.describe(),
                 model_id=model_id,
             )
@@ -153,6 +185,31 @@ class Registry:
         link = [{"name": name, "version": version.version}]
         self.client.set_logged_model_tags(model_id, {"mlflow.modelVersions": json.dumps(link)})
         return run_id
+
+    @contextmanager
+    def _logged(
+        self,
+        experiment_id: str,
+        name: str,
+        folder: Path,
+        content: Content,
+        evidence: Evidence,
+        tags: dict[str, str],
+    ) -> Iterator[tuple[str, str]]:
+        """Store a model's files and evidence in a new run, and check them; yield the run's and model's ids.
+
+        The run is finished after the block.
+        """
+        run_id: str = self.client.create_run(experiment_id, run_name=name, tags=tags).info.run_id
+        with mlflow.start_run(run_id=run_id):
+            model_id = _log_model(folder, content)
+            with self.files(model_id) as stored:
+                _check_files(stored, content)
+            mlflow.log_params(_describe_options(content))
+            mlflow.log_metrics(evidence.metrics, model_id=model_id)
+            for path, value in evidence.files.items():
+                mlflow.log_dict(value, path)
+            yield run_id, model_id
 
     def _create_name(self, name: str) -> None:
         try:
@@ -167,16 +224,20 @@ class Registry:
         """Replace a version's evidence; its digest is tagged last, so that a killed update is repeated."""
         run = self.client.get_run(str(version.run_id))
         if run.info.lifecycle_stage == "active":  # a user may have deleted it; the version remains
-            model_id = _model_id(version)
+            model_id = model_id_of(version)
             mlflow.log_metrics(evidence.metrics, run_id=version.run_id, model_id=model_id)
-            self.client.log_dict(str(version.run_id), evidence.certificate, CERTIFICATE)
+            for path, value in evidence.files.items():
+                self.client.log_dict(str(version.run_id), value, path)
         self.client.update_model_version(version.name, version.version, description=evidence.describe())
-        for key, value in (_describe(content) | evidence.lineage | {EVIDENCE: evidence.sha256}).items():
+        for key, value in _tags(content, evidence).items():
             self.client.set_model_version_tag(version.name, version.version, key, value)
 
     def _replace(self, version: ModelVersion, successor: ModelVersion) -> None:
-        """Delete a version, after moving its aliases to its successor."""
+        """Delete a version, after moving its aliases and the decisions about it to its successor."""
         try:
+            for key, value in version.tags.items():
+                if key.startswith(PROMOTION) and key not in successor.tags:
+                    self.client.set_model_version_tag(version.name, successor.version, key, value)
             aliases = self.client.get_model_version(version.name, version.version).aliases
             for alias in aliases:
                 self.client.set_registered_model_alias(version.name, alias, successor.version)
@@ -198,7 +259,7 @@ class Registry:
         self.client.delete_run(run.info.run_id)
 
 
-def _model_id(version: ModelVersion) -> str:
+def model_id_of(version: ModelVersion) -> str:
     """Return the id of the logged model that a version was created from."""
     return str(version.source).removeprefix("models:/")
 
@@ -250,6 +311,11 @@ def _check_files(folder: Path, content: Content) -> None:
             expected=f"artifact {content.artifact.sha256} and its code",
             remedy="register again; do not change the artifact or the package while it runs",
         )
+
+
+def _tags(content: Content, evidence: Evidence) -> dict[str, str]:
+    """Return a version's tags, the digest of its evidence last."""
+    return {**_describe(content), TARGET: evidence.target, **evidence.lineage, EVIDENCE: evidence.sha256}
 
 
 def _describe(content: Content) -> dict[str, str]:

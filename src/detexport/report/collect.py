@@ -23,7 +23,7 @@ class ReportedJob:
         artifact: the artifact's manifest.
         latency: the target's latency statistics by device.
         diagnosis: the first segment that differs, as ``diagnose`` wrote it.
-        registration: its entry in the list of registered jobs.
+        registration: its entry in the list of registered jobs, or of those logged as experiments.
         refusals: the reasons why it was not registered.
     """
 
@@ -51,9 +51,11 @@ class ReportedJob:
 
     @property
     def registered_as(self) -> str:
-        """Registered name and version; empty if not registered."""
+        """Registered name and version, or the run of an experiment; empty if not registered."""
         entry = self.registration
-        return f"{entry['name']} v{entry['version']}" if entry else ""
+        if "version" in entry:
+            return f"{entry['name']} v{entry['version']}"
+        return f"{entry['experiment']} run {entry['run_id'][:8]}" if entry else ""
 
     @property
     def shipped(self) -> bool:
@@ -182,7 +184,8 @@ def _model(name: str, folder: Path, checkpoints_dir: Path | None) -> ReportedMod
 
 def _job(name: str, job: Mapping[str, str], model: ReportedModel, receipts: dict[str, Any]) -> ReportedJob:
     target = job["target"]
-    entries = [entry for entry in receipts.get("registered", []) if entry["job"] == name]
+    logged = [*receipts.get("registered", []), *receipts.get("experiments", [])]
+    entries = [entry for entry in logged if entry["job"] == name]
     refusals = [entry["reasons"] for entry in receipts.get("refused", []) if entry["job"] == name]
     return ReportedJob(
         name=name,
