@@ -45,6 +45,9 @@ def root(template: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(template, tmp_path / "workspace"))
 
 
+DEFAULT = RegistrySettings()
+
+
 def register(root: Path, settings: RegistrySettings = DEFAULT, dvc_experiment: str = "") -> dict[str, Any]:
     return register_jobs(
         [toy_job(root)], workspace=root, checkout=root, settings=settings, dvc_experiment=dvc_experiment

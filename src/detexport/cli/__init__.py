@@ -50,6 +50,7 @@ app = typer.Typer(
       detexport predict model_onnx photo.jpg --draw drawn
       detexport validate model_onnx --data coco --config-file config.yaml --weights model.pth
       detexport diagnose model_onnx --config-file config.yaml --weights model.pth
+      detexport promote mask_rcnn-onnx
 
     `detexport COMMAND --help` explains a command. `dvc repro` in the project's repository does the same for
     many models and targets, measures latency, and registers the artifacts that passed.""",
@@ -543,3 +544,50 @@ def doctor_command(
 
     if not doctor(as_json=as_json):
         raise typer.Exit(VERDICT)
+
+
+RegisteredName = Annotated[
+    str, Argument(metavar="NAME", help="Registered model, such as mask_rcnn-onnx; MLflow's UI lists them.")
+]
+
+
+@app.command("promote", epilog=EXIT_CODES)
+def promote_command(
+    name: RegisteredName,
+    version: Annotated[
+        str | None, Option(metavar="N", help="Number of the version. Default: the newest, the challenger.")
+    ] = None,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON document instead of text.")] = False,
+) -> None:
+    """Let a registered version become the champion if it passes the gate.
+
+    \b
+      detexport promote mask_rcnn-onnx
+      detexport promote mask_rcnn-onnx --version 3
+
+    The gate checks the version's files and its certificate, and compares its latency and AP with the
+    champion's. Limits and registry are those of params.yaml in the current folder, without the file the
+    defaults; MLFLOW_TRACKING_URI overrides the registry. The decision is recorded in the registry. The exit
+    code is 1 if the version was refused.
+    """  # noqa: D301
+    from detexport.cli.promote import promote
+
+    if not promote(name, version=version, as_json=as_json):
+        raise typer.Exit(VERDICT)
+
+
+@app.command("rollback", epilog=EXIT_CODES)
+def rollback_command(
+    name: RegisteredName,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON document instead of text.")] = False,
+) -> None:
+    """Move the alias champion back to the version that had it before.
+
+    \b
+      detexport rollback mask_rcnn-onnx
+
+    The pipeline does not promote the version again that was rolled back; `detexport promote --version` does.
+    """  # noqa: D301
+    from detexport.cli.promote import rollback
+
+    rollback(name, as_json=as_json)

@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
+
+import yaml
 
 from detexport.errors import ConfigError
 from detexport.parity.settings import ParitySettings
@@ -86,3 +89,25 @@ class RegistrySettings:
                 remedy="correct them",
             ) from error
         return replace(settings, plan=plan)
+
+
+def read_registry_settings(path: Path) -> RegistrySettings:
+    """Read the section ``registry`` of a project's parameters; without the file all values are the defaults.
+
+    Raises:
+        ConfigError: the file has no such section, or it cannot be used.
+    """
+    if not path.exists():
+        return RegistrySettings()
+    try:
+        params = yaml.safe_load(path.read_text(encoding="utf-8"))
+        section = params[SECTION]
+        return RegistrySettings.of(dict(section), path.name)
+    # ValueError: invalid UTF-8, numbers with too many digits, invalid dates.
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"{path} cannot be read",
+            got=f"{type(error).__name__}: {error}",
+            expected=f"a YAML file with a section {SECTION}, as in conf/registry/mlflow.yaml",
+            remedy="run the command in the project's folder, or in one without params.yaml",
+        ) from error

@@ -6,14 +6,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from detexport.config.params import PARAMS, load_values
 from detexport.registry.promotion import Decision, Promotion
 from detexport.registry.registry import Registry
-from detexport.registry.settings import SECTION, RegistrySettings
+from detexport.registry.settings import RegistrySettings, read_registry_settings
 from detexport.registry.store import open_store
 from detexport.system.files import read_json
 from detexport.workflows.register import find_workspace
 
+PARAMS = Path("params.yaml")
 EXPERIMENT = "experiment"
 """The decision about a job that was not registered as a release."""
 
@@ -57,7 +57,7 @@ def promote(name: str, version: str | None = None) -> Decision:
         ConfigError: the registry has no such model or version.
         RegistryError: the registry cannot be reached, or refuses a request.
     """
-    with _opened(_settings()) as promotion:
+    with _opened(read_registry_settings(PARAMS)) as promotion:
         return promotion.promote(name, version)
 
 
@@ -68,12 +68,8 @@ def rollback(name: str) -> Decision:
         ConfigError: the registry has no such model, or no earlier champion.
         RegistryError: the registry cannot be reached, or refuses a request.
     """
-    with _opened(_settings()) as promotion:
+    with _opened(read_registry_settings(PARAMS)) as promotion:
         return promotion.rollback(name)
-
-
-def _settings() -> RegistrySettings:
-    return RegistrySettings.of(load_values(SECTION) if PARAMS.is_file() else {})
 
 
 @contextmanager
