@@ -41,8 +41,8 @@ def measure_interleaved(
 
     Returns:
         For each runner ``p50_ms``, ``p90_ms``, ``p99_ms``, ``mean_ms``, ``min_ms``, ``runs``,
-        ``percentiles_ms`` (of ``PERCENTILES``) and, with a baseline, ``ratio_to_<baseline>``: the median of the rounds' ratios, which a slow phase of the machine
-        does not affect.
+        ``percentiles_ms`` (of ``PERCENTILES``) and, with a baseline, ``ratio_to_<baseline>``: the median of
+        the rounds' ratios, which a slow phase of the machine does not affect.
     """
     orders = balanced_orders(list(runners))
     elapsed_ns = {name: np.empty(rounds, np.int64) for name in runners}
