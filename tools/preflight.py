@@ -26,7 +26,7 @@ from detexport.targets.table import ONNX_RUNTIME
 LOCKS = Path(".dvc/tmp/rwlock")
 PATIENCE_S = 15.0
 # The folders that stages write to.
-WRITTEN = ("checkpoints", "data", "downloads", "metrics", "outputs", "reports")
+WRITTEN = ("checkpoints", "data", "downloads", "jobs", "outputs", "reports")
 # Outputs that are about a machine or a registry, which may be another than when they were written.
 MACHINE = Path("outputs/machine.json")
 RECEIPTS = Path("outputs/registered.json")

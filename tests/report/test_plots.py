@@ -80,7 +80,7 @@ def test_every_job_and_the_eager_model_are_drawn(jobs: list[PlottedJob], tmp_pat
     assert "none" not in of_classes, "a class without objects has no AP"
 
 
-def test_the_same_results_give_the_same_bytes_and_load_nothing(jobs: list[PlottedJob], tmp_path: Path) -> None:
+def test_the_same_results_give_the_same_bytes(jobs: list[PlottedJob], tmp_path: Path) -> None:
     for name in ("first", "second"):
         draw_plots(jobs, tmp_path / name)
     for path in sorted((tmp_path / "first").iterdir()):
