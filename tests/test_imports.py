@@ -65,6 +65,7 @@ OWNED = {
     "nncf": ["convert/openvino_int8.py"],
     "onnxscript": ["export/onnx.py", "export/onnx_nms.py"],
     "jinja2": ["report"],
+    "matplotlib": ["report/plots.py"],
 }
 
 

@@ -137,7 +137,7 @@ def _download_evidence(registry: Registry, version: ModelVersion, folder: Path) 
             f"{version.name} version {version.version} has no evidence",
             got=f"no {', no '.join(missing)} in the run {run_id}",
             expected="the files that the stage `register` stores",
-            remedy="register it again: `dvc repro`",
+            remedy="register it again: `dvc repro -f -s register`",
         )
     for name in wanted:
         mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name, dst_path=str(folder))

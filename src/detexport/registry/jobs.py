@@ -172,6 +172,7 @@ def _register(
             "experiment": settings.experiments,
             "run_id": run_id,
             "reason": reason,
+            "dvc_experiment": dvc_experiment,
         }
     version = registry.register(job.name, job.artifact_dir, content, evidence)
     point_challenger(registry.client, job.name)
@@ -192,7 +193,7 @@ def no_release_reason(release: Release, weaknesses: Sequence[str], dvc_experimen
         return "registry.release is false"
     if dvc_experiment:
         return (
-            f"it is the DVC experiment {dvc_experiment}; `dvc repro` in your checkout registers a release, "
+            f"it is the DVC experiment {dvc_experiment}; `make repro` in your checkout registers a release, "
             "and so does `-S registry.release=true`"
         )
     return weaker_plan(weaknesses) if weaknesses else ""
