@@ -574,6 +574,35 @@ def serve_command(
     )
 
 
+@app.command("package", epilog=EXIT_CODES)
+def package_command(
+    source: Source,
+    output: Annotated[Path, Option(help="Folder of the package: new, empty, or a package to replace.")],
+    name: Annotated[
+        str, Option(help="Name of the model. Default: the registered name, or the folder's.")
+    ] = "",
+    target: Annotated[
+        str, Option(help="Run the artifact as this target. Default: as it was registered, or in float32.")
+    ] = "",
+) -> None:
+    """Write a Dockerfile, a Triton model repository and a KServe manifest for an artifact.
+
+    \b
+      detexport package models:/mask_rcnn-onnx@champion --output package
+      docker build -t mask-rcnn-onnx package
+
+    The image runs `detexport serve` on the artifact, with a registered version's own requirements and code.
+    Formats that Triton cannot run are packaged without its repository, and the reason is printed. The files
+    name no registry: push the image yourself, and write its full name into kserve.yaml.
+    """  # noqa: D301
+    from detexport.cli.checks import check_package_request
+
+    check_package_request(source, output, name=name, target=target)
+    from detexport.cli.package import write_package
+
+    write_package(source, output, name=name, target=target)
+
+
 @app.command("inspect", epilog=EXIT_CODES)
 def inspect_command(
     artifact: Artifact,

@@ -19,6 +19,7 @@ from detexport.errors import (
     OutputError,
     did_you_mean,
     listed,
+    shown,
 )
 from detexport.formats.image_files import SUFFIXES, find_images
 from detexport.system.extras import require_packages
@@ -128,6 +129,30 @@ def check_serve(source: str, *, target: str, device: str) -> None:
     require_packages("fastapi", "uvicorn", "python_multipart", "prometheus_client")
     if registered:
         require_packages("mlflow")
+
+
+def check_package_request(source: str, output: Path, *, name: str, target: str) -> None:
+    """Check the request of ``detexport package``.
+
+    Raises:
+        ArtifactError: the folder is not an artifact.
+        ConfigError: there is no such target, or the name has other characters than a model's.
+        OutputError: the package cannot be written there.
+    """
+    if target:
+        find_target(target)
+    if name and not re.fullmatch(r"\w[\w.-]{0,99}", name, re.ASCII):
+        raise ConfigError(
+            "invalid name of a model",
+            got=shown(name),
+            expected="letters, digits, '_', '-' and '.', not first '-' or '.'",
+            remedy="choose another --name",
+        )
+    if is_registered(source):
+        require_packages("mlflow")
+    else:
+        check_target(target, Path(source))
+    check_writable(output)
 
 
 def check_inspect(artifact_dir: Path, dump_to: Path | None) -> None:
