@@ -1,4 +1,4 @@
-"""A model repository for the Triton inference server: the artifact's files, config.pbtxt from the contract."""
+"""A model repository for the Triton server: the artifact's files, and config.pbtxt from its contract."""
 
 import json
 import shutil
