@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from detexport.errors import DataError, DetexportError
 from detexport.parity.certificate import read_certificate
 from detexport.parity.noise_floor import read_noise_floor
-from detexport.registry.evidence import read_latency, read_verdict
+from detexport.results.latency import read_latency
+from detexport.results.verdict import read_verdict
 from detexport.system.digests import sha256_json
 
 CERTIFICATE: dict[str, Any] = {

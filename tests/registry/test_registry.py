@@ -108,9 +108,9 @@ def test_a_version_carries_its_evidence(root: Path) -> None:
     assert "| cpu | 40 x 64 | 5.0 ms | 5.5 ms | 6.0 ms | 0.50 |" in version.description
     (run,) = runs(root)
     assert run.info.status == "FINISHED"
-    assert run.data.metrics["latency/cpu/p50_ms"] == 5.0
-    assert run.data.metrics["parity/max_box_error_px"] == 0.001
-    assert "parity/max_mask_error_px" not in run.data.metrics  # nothing was compared
+    assert run.data.metrics["latency_cpu_p50_ms"] == 5.0
+    assert run.data.metrics["box_error_px_max"] == 0.001
+    assert "mask_error_px_max" not in run.data.metrics  # nothing was compared
     stored = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/certificate.json")
     assert stored == read_json(certificate(root))
     assert stored["artifact"]["sha256"] == artifact.sha256
@@ -159,7 +159,7 @@ def test_new_measurements_renew_the_version_that_is_there(root: Path) -> None:
     register(root)
     (version,) = versions(root)
     assert "77.0 ms" in version.description
-    assert runs(root)[0].data.metrics["latency/cpu/p50_ms"] == 77.0
+    assert runs(root)[0].data.metrics["latency_cpu_p50_ms"] == 77.0
 
 
 def test_latency_of_another_artifact_is_not_told(root: Path) -> None:

@@ -37,6 +37,7 @@ def test_a_larger_extra_contains_the_smaller_ones() -> None:
         "validate",
         "registry",
         "report",
+        "serving",
     ):
         assert names[part] <= names["all"] <= names["pipeline"] <= names["dev"]
 
@@ -50,6 +51,7 @@ def test_a_larger_extra_contains_the_smaller_ones() -> None:
         ("nncf", "openvino-int8"),
         ("mlflow", "registry"),
         ("jinja2", "report"),
+        ("uvicorn", "serving"),
         ("hydra", "pipeline"),
     ],
 )

@@ -3,132 +3,21 @@
 import platform
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Any
 
 import yaml
 
-from detexport.errors import DataError, listed
-from detexport.parity.compare import Tolerance
 from detexport.parity.measures import limited_errors
+from detexport.results.job_metrics import job_metrics
+from detexport.results.latency import runners_of
 from detexport.system.digests import sha256_json
-from detexport.system.files import read_json
-from detexport.system.json_values import decode
 from detexport.system.versions import package_versions
 
 # Tracked files that the pipeline itself writes while it runs.
 WRITTEN = ("dvc.lock", "params.yaml")
-RUNNER_METRICS = ("p50_ms", "p90_ms", "p99_ms", "mean_ms", "ratio_to_eager", "load_s")
-
-
-class Sample(TypedDict):
-    """What is registered of a sample; it has more."""
-
-    passed: bool
-    errors: NotRequired[dict[str, float]]
-    widened: NotRequired[dict[str, float]]
-
-
-class Detections(TypedDict):
-    """Numbers of detections in all samples."""
-
-    expected: int
-    actual: int
-    paired: int
-
-
-class TaskMetrics(TypedDict):
-    """The task metrics of the artifact, and how far they lie from the eager model's."""
-
-    artifact: dict[str, float]
-    differences: dict[str, float]
-    budget: float
-
-
-class Verdict(TypedDict):
-    """The entries of a parity report that are registered; the report has others."""
-
-    passed: bool
-    reasons: list[str]
-    max: dict[str, float | None]
-    detections: Detections
-    samples: list[Sample]
-    tolerance: dict[str, float] | None
-    accuracy: NotRequired[TaskMetrics | None]
-
-
-class Runner(TypedDict):
-    """What is registered of a target's latency; there is no ratio where eager could not be measured."""
-
-    p50_ms: float
-    p90_ms: float
-    p99_ms: float
-    mean_ms: float
-    ratio_to_eager: NotRequired[float]
-    load_s: float
-    size_bytes: NotRequired[int]
-
-
-class MeasuredDevice(TypedDict):
-    """A device on which the model's targets were run."""
-
-    status: Literal["measured"]
-    image_size: tuple[int, int]
-    runners: dict[str, Runner]
-
-
-class SkippedDevice(TypedDict):
-    """A device on which nothing was run."""
-
-    status: Literal["skipped"]
-
-
-class Latency(TypedDict):
-    """The entries of a latency report that are registered."""
-
-    artifacts: dict[str, str]
-    devices: dict[str, MeasuredDevice | SkippedDevice]
-
-
-def read_verdict(path: Path) -> dict[str, Any]:
-    """Read a parity report.
-
-    Raises:
-        DataError: the file is missing or is not a parity report.
-    """
-    verdict = _read(path, Verdict, "parity report", "validate")
-    limits = {one.name for one in fields(Tolerance)}
-    if verdict["tolerance"] is not None and not limits <= verdict["tolerance"].keys():
-        raise DataError(
-            f"{path} is not a parity report",
-            got=f"no limit {listed(sorted(limits - verdict['tolerance'].keys()))}",
-            expected="a tolerance with all its limits",
-            remedy="run the stage `validate` again",
-        )
-    return verdict
-
-
-def read_latency(path: Path) -> dict[str, Any]:
-    """Read a latency report.
-
-    Raises:
-        DataError: the file is missing or is not a latency report.
-    """
-    return _read(path, Latency, "latency report", "benchmark")
-
-
-def _read(path: Path, kind: type, what: str, stage: str) -> dict[str, Any]:
-    try:
-        value: dict[str, Any] = decode(read_json(path), kind, path.name)
-        return value
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} is not a {what}",
-            got=f"{type(error).__name__}: {error}",
-            expected=f"the file that the stage `{stage}` writes",
-            remedy=f"run the stage `{stage}` again",
-        ) from error
+QUANTILES = ("p50_ms", "p90_ms", "p99_ms")
 
 
 @dataclass(frozen=True)
@@ -152,32 +41,12 @@ class Evidence:
     @property
     def runners(self) -> dict[str, dict[str, Any]]:
         """The target's latency by device; only devices on which it was measured."""
-        devices = self.latency["devices"] if self.latency else {}
-        return {
-            name: device["runners"][self.target]
-            for name, device in devices.items()
-            if device["status"] == "measured" and self.target in device["runners"]
-        }
+        return runners_of(self.latency or {}, self.target)
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Parity, accuracy and latency as MLflow metrics, by name."""
-        parity = {f"parity/max_{name}": value for name, value in self.verdict["max"].items()}
-        accuracy = self.verdict.get("accuracy") or {"artifact": {}, "differences": {}}
-        parity |= {f"accuracy/{name}": value for name, value in accuracy["artifact"].items()}
-        parity |= {f"accuracy/{name}_delta": value for name, value in accuracy["differences"].items()}
-        counts = {f"parity/detections_{name}": count for name, count in self.verdict["detections"].items()}
-        latency = {
-            f"latency/{device}/{name}": runner[name]
-            for device, runner in self.runners.items()
-            for name in RUNNER_METRICS
-            if name in runner  # the ratio is missing if the eager model could not be measured
-        }
-        for runner in self.runners.values():
-            if "size_bytes" in runner:
-                latency["size_bytes"] = runner["size_bytes"]
-        # Without paired detections an error is None, not 0: it is left out.
-        return {k: float(v) for k, v in {**parity, **counts, **latency}.items() if v is not None}
+        """The job's metrics as MLflow takes them: numbers."""
+        return {name: float(value) for name, value in job_metrics(self.verdict, self.runners).items()}
 
     @property
     def sha256(self) -> str:
@@ -207,7 +76,7 @@ class Evidence:
         ]
         for device, runner in self.runners.items():
             height, width = self.latency["devices"][device]["image_size"] if self.latency else (0, 0)
-            quantiles = " | ".join(f"{runner[name]:.1f} ms" for name in RUNNER_METRICS[:3])
+            quantiles = " | ".join(f"{runner[name]:.1f} ms" for name in QUANTILES)
             ratio = f"{runner['ratio_to_eager']:.2f}" if "ratio_to_eager" in runner else "not measured"
             lines.append(f"| {device} | {height} x {width} | {quantiles} | {ratio} |")
         if not self.runners:

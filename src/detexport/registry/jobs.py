@@ -11,9 +11,11 @@ from detexport.artifact import Artifact, read_artifact, read_verified
 from detexport.errors import ArtifactError, DataError
 from detexport.parity.certificate import certificate_faults, read_certificate
 from detexport.registry.content import Content
-from detexport.registry.evidence import Evidence, Lineage, read_latency, read_lineage, read_verdict
+from detexport.registry.evidence import Evidence, Lineage, read_lineage
 from detexport.registry.registry import Registry
 from detexport.registry.store import open_store
+from detexport.results.latency import read_latency
+from detexport.results.verdict import read_verdict
 from detexport.system.redaction import redact
 
 

@@ -1,13 +1,14 @@
 """Collect the results of a run, complete or not: a failed run needs a report most."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from detexport.artifact import MANIFEST
-from detexport.errors import DataError
-from detexport.system.files import read_json
+from detexport.results.latency import read_latency, runners_of
+from detexport.results.read import read_object
+from detexport.results.verdict import read_verdict
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ def _model(name: str, folder: Path, checkpoints_dir: Path | None) -> ReportedMod
         name=name,
         folder=folder,
         contract=_read(folder / "build" / "contract.json"),
-        latency=_read(folder / "latency.json"),
+        latency=_read(folder / "latency.json", read_latency),
         reference=_read(folder / "reference" / "reference.json"),
         floor=_read(folder / "floor.json"),
         training=_read(checkpoints_dir / f"{name}.json") if checkpoints_dir else {},
@@ -181,34 +182,21 @@ def _model(name: str, folder: Path, checkpoints_dir: Path | None) -> ReportedMod
 
 def _job(name: str, job: Mapping[str, str], model: ReportedModel, receipts: dict[str, Any]) -> ReportedJob:
     target = job["target"]
-    devices = model.latency.get("devices", {})
     entries = [entry for entry in receipts.get("registered", []) if entry["job"] == name]
     refusals = [entry["reasons"] for entry in receipts.get("refused", []) if entry["job"] == name]
     return ReportedJob(
         name=name,
         model=job["model"],
         target=target,
-        parity=_read(model.folder / "parity" / f"{target}.json"),
+        parity=_read(model.folder / "parity" / f"{target}.json", read_verdict),
         artifact=_read(model.folder / "artifacts" / job["artifact"] / MANIFEST),
-        latency={
-            device: measured["runners"][target]
-            for device, measured in devices.items()
-            if target in measured.get("runners", {})
-        },
+        latency=runners_of(model.latency, target),
         diagnosis=_read(model.folder / "parity" / f"{target}_diagnosis" / "diagnosis.json"),
         registration=entries[0] if entries else {},
         refusals=tuple(reason for reasons in refusals for reason in reasons),
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, read: Callable[[Path], dict[str, Any]] = read_object) -> dict[str, Any]:
     """Return a JSON file's value; ``{}`` if the file does not exist."""
-    if not path.is_file():
-        return {}
-    try:
-        value: dict[str, Any] = read_json(path)
-    except ValueError as error:
-        raise DataError(
-            f"{path} cannot be read", got=error, expected="JSON", remedy="run the stage that writes it again"
-        ) from error
-    return value
+    return read(path) if path.is_file() else {}

@@ -1,0 +1,81 @@
+"""The metrics of one job, and their names: the same in DVC, in MLflow, at the gate and in the report."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from detexport.parity.measures import MEASURES
+
+OUTPUTS = {"bbox": "box", "segm": "mask", "keypoints": "keypoint", "proposals": "proposal"}
+"""The word for the output that each kind of COCO evaluation is about."""
+AREAS = {"s": "small", "m": "medium", "l": "large"}
+MEGABYTE = 1_000_000
+EAGER_DEVICE = "cpu"
+"""The device whose speed-up has no device in its name."""
+
+
+def job_metrics(
+    verdict: Mapping[str, Any],
+    runners: Mapping[str, Mapping[str, Any]],
+    size_bytes: int | None = None,
+) -> dict[str, float | bool]:
+    """Return the metrics of one job, flat, the headlines first; a metric that was not measured is left out.
+
+    ``passed``; the task metrics (``ap_box``, ``ap_mask``, ``ap_keypoint``, ``ar_proposal_100``, ``pq``,
+    ``miou``) in [0, 1] with their difference from the eager model's (``..._delta``) and their variants
+    (``ap_box_50``, ``ap_box_small``); for each device ``latency_cpu_p50_ms``, ``..._p90_ms``, ``..._p99_ms``,
+    ``..._mean_ms``, ``load_cpu_s`` and ``speedup_vs_eager`` (on another device than the CPU
+    ``speedup_vs_eager_cuda``), larger than 1 if the target is faster; ``size_mb``, the artifact's files; the
+    largest errors (``box_error_px_max``, ``score_error_max``, ...); ``detections_expected``,
+    ``detections_actual`` and ``detections_paired`` of all inputs.
+
+    Args:
+        verdict: a parity report, as JSON.
+        runners: the target's latency by device, see ``runners_of``.
+        size_bytes: size of the artifact's files; None takes it from the latency.
+    """
+    sizes = [size_bytes, *(runner.get("size_bytes") for runner in runners.values())]
+    size = next((size for size in sizes if size is not None), None)
+    return {
+        "passed": bool(verdict["passed"]),
+        **dict(_accuracy(verdict.get("accuracy") or {"artifact": {}, "differences": {}})),
+        **dict(pair for device, runner in runners.items() for pair in _latency(device, runner)),
+        **({} if size is None else {"size_mb": round(size / MEGABYTE, 3)}),
+        # Without paired detections an error is None, not 0.
+        **{error_name(name): worst for name, worst in verdict["max"].items() if worst is not None},
+        **{f"detections_{name}": count for name, count in verdict["detections"].items()},
+    }
+
+
+def accuracy_name(metric: str) -> str:
+    """Return the readable name of a task metric: ``ap_mask_50`` for ``segm/AP50``."""
+    kind, _, name = metric.partition("/")
+    if kind not in OUTPUTS:  # panoptic/PQ_th, sem_seg/mIoU
+        return name.lower()
+    average, variant = name[:2].lower(), name[2:]
+    return "_".join(filter(None, (average, OUTPUTS[kind], AREAS.get(variant, variant))))
+
+
+def error_name(measure: str) -> str:
+    """Return the readable name of the largest error of a measure; a ratio over all inputs keeps its name."""
+    of_samples = measure not in MEASURES or MEASURES[measure].of_samples
+    return f"{measure}_max" if of_samples else measure
+
+
+def _accuracy(accuracy: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Yield the headline metrics, each with its difference from the eager model's, then the others."""
+    reached, differences = accuracy["artifact"], accuracy["differences"]
+    for metric, difference in differences.items():
+        yield accuracy_name(metric), reached.get(metric, 0.0)
+        yield f"{accuracy_name(metric)}_delta", difference
+    yield from (
+        (accuracy_name(metric), value) for metric, value in reached.items() if metric not in differences
+    )
+
+
+def _latency(device: str, runner: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for statistic in ("p50_ms", "p90_ms", "p99_ms", "mean_ms"):
+        yield f"latency_{device}_{statistic}", runner[statistic]
+    yield f"load_{device}_s", runner["load_s"]
+    if runner.get("ratio_to_eager"):  # missing if the eager model could not be measured
+        speedup = "speedup_vs_eager" if device == EAGER_DEVICE else f"speedup_vs_eager_{device}"
+        yield speedup, round(1 / runner["ratio_to_eager"], 3)
