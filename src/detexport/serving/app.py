@@ -270,6 +270,8 @@ async def _answer_error(_request: Request, error: Exception) -> Response:
         fail(error)
     if status in (429, 503):
         headers["Retry-After"] = "1"
+    if status in (408, 413):
+        headers["Connection"] = "close"  # the rest of the body is not read
     body = {"error_code": CODES.get(status, "BAD_REQUEST"), "message": message}
     response = _json(body, status)
     response.headers.update(headers)
