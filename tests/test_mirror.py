@@ -11,6 +11,8 @@ SRC, TESTS = ROOT / "src" / "detexport", ROOT / "tests"
 TESTED_IN = {
     "checkpoint/older_names.py": "export/test_torchvision.py",
     "cli/output.py": "cli/test_main.py",
+    "cli/package.py": "workflows/test_package.py",
+    "cli/serve.py": "serving/test_server.py",
     "cli/progress.py": "cli/test_export.py",
     "data/image_samples.py": "convert/test_convert_artifacts.py",
     "diagnosis/segment_exports.py": "diagnosis/test_diagnose.py",
