@@ -195,8 +195,8 @@ def main() -> None:
     print("clients requests answered  lost differing per second  of one process   p50 ms   p90 ms   p99 ms")
     for row in report["load"]:
         print(
-            f"{row['clients']:7} {row['requests']:8} {row['answered']:8} {row['lost']:5} {row['differing']:9} "
-            f"{row['per_second']:10.1f} {row['ratio_to_one_process']:15.2f} "
+            f"{row['clients']:7} {row['requests']:8} {row['answered']:8} {row['lost']:5} "
+            f"{row['differing']:9} {row['per_second']:10.1f} {row['ratio_to_one_process']:15.2f} "
             f"{row['p50_ms']:8.1f} {row['p90_ms']:8.1f} {row['p99_ms']:8.1f}"
         )
 
