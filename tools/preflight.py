@@ -73,10 +73,10 @@ def check_opsets() -> None:
     """
     params: Any = OmegaConf.to_container(load_params("jobs"))
     for job in params.values():
-        makers = load_params(f"makers.{job['artifact']}")
+        steps = load_params(f"export_steps.{job['artifact']}")
         runtime = load_params(f"targets.{job['target']}.runtime")._target_
         model = load_params(f"models.{job['model']}")
-        for one in makers:
+        for one in steps:
             if "opset_version" in one.maker:
                 cfg = load_cfg(Path(model.config_file))
                 overrides: Any = OmegaConf.to_container(model.config)
@@ -87,7 +87,7 @@ def check_opsets() -> None:
                     one.maker.exporter,
                     meta_arch=cfg.MODEL.META_ARCHITECTURE,
                     runs_onnx=runtime == ONNX_RUNTIME.path
-                    or any(other.name == "onnx_int8" for other in makers),
+                    or any(other.name == "onnx_int8" for other in steps),
                     option=f"-S artifacts.{one.name}.method.opset_version",
                 )
 

@@ -114,7 +114,7 @@ def read_artifact(folder: Path) -> Artifact:
         raise ArtifactError(
             f"{folder} is not an artifact",
             got=f"{type(error).__name__}: {error}",
-            expected=f"a folder with a {MANIFEST} as the export writes it",
+            expected=f"a folder with {MANIFEST}, as the export writes it",
             remedy="export the model again",
         ) from error
 

@@ -10,7 +10,7 @@ import torch
 
 from detexport.errors import InputError
 from detexport.structures import Instances
-from small_models import OVERRIDES, example, small_model
+from small_architectures import OVERRIDES, example, small_model
 
 Example = dict[str, Any]
 

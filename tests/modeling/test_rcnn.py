@@ -12,7 +12,7 @@ from detexport.config.cfg import load_cfg
 from detexport.errors import ConfigError
 from detexport.modeling import build_model
 from detexport.structures import BitMasks, Boxes, Instances
-from small_models import draw
+from small_architectures import draw
 
 CONFIG = Path(__file__).parents[2] / "conf/detectron2/mask_rcnn.yaml"
 NAMES = ("pred_boxes", "scores", "pred_classes", "pred_masks")

@@ -16,12 +16,12 @@ from detexport.processing.postprocess import postprocess
 from detexport.reference.store import SampleMeta, read_reference, write_reference
 from detexport.report.collect import Results, collect
 from detexport.report.page import (
+    is_noisy,
     longest_ms,
     number,
     share,
     size,
     speed,
-    unsteady,
     write_page,
 )
 from detexport.runtime import default_engine
@@ -324,8 +324,8 @@ def test_words_for_sizes_and_ratios() -> None:
 
 def test_a_busy_machine_is_told_from_a_hiccup() -> None:
     calm = {"p50_ms": 10, "p90_ms": 12, "p99_ms": 400}
-    assert not unsteady({"runners": {"eager": calm}})
-    assert unsteady({"runners": {"eager": calm, "onnx": {"p50_ms": 10, "p90_ms": 21, "p99_ms": 22}}})
+    assert not is_noisy({"runners": {"eager": calm}})
+    assert is_noisy({"runners": {"eager": calm, "onnx": {"p50_ms": 10, "p90_ms": 21, "p99_ms": 22}}})
 
 
 def test_a_hiccup_of_the_machine_does_not_flatten_the_bars() -> None:

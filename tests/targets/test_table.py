@@ -21,7 +21,7 @@ from detexport.targets.table import (
     ARTIFACTS,
     TARGETS,
     artifact_chain,
-    build_makers,
+    build_steps,
     find_target,
     parse_options,
     require_target_packages,
@@ -88,8 +88,8 @@ def test_a_chain_begins_with_an_export() -> None:
 
 
 def test_an_option_reaches_the_part_that_has_it() -> None:
-    assert build_makers("onnx", ["opset_version=18"])["onnx"].opset_version == 18
-    assert build_makers("onnx", ["onnx.opset_version=19"])["onnx"].opset_version == 19
+    assert build_steps("onnx", ["opset_version=18"])["onnx"].opset_version == 18
+    assert build_steps("onnx", ["onnx.opset_version=19"])["onnx"].opset_version == 19
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_an_option_reaches_the_part_that_has_it() -> None:
 )
 def test_an_option_that_does_not_fit_is_refused(option: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        build_makers("onnx", [option])
+        build_steps("onnx", [option])
 
 
 @pytest.mark.parametrize("artifact", ARTIFACTS)

@@ -52,7 +52,7 @@ def test_a_model_is_found_beside_its_artifact_as_far_as_it_is_not_given(model_di
     found = find_source(artifact_dir, ModelSource("", "other.pth"))
     assert found.config_file == str((model_dir / "build" / "config.yaml").resolve())
     assert found.weights == "other.pth"
-    with pytest.raises(ConfigError, match="there is no --config-file; got: no file"):
+    with pytest.raises(ConfigError, match="no --config-file is given; got: no file"):
         find_source(model_dir / "elsewhere" / "artifacts" / "onnx", ModelSource(""))
 
 

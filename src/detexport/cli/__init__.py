@@ -73,6 +73,10 @@ AllowNew = Annotated[
         "'roi_heads.box_predictor.*'. They keep their initial values; repeatable.",
     ),
 ]
+Overrides = Annotated[
+    list[str] | None,
+    Argument(metavar="[KEY VALUE]...", help="Keys that override the configuration, as in the export."),
+]
 
 
 def _limit_pixels(pixels: int | None) -> None:
@@ -401,10 +405,7 @@ def validate_command(
     ] = None,
     as_json: Annotated[bool, Option("--json", help="Print one JSON document instead of text.")] = False,
     allow_new: AllowNew = None,
-    overrides: Annotated[
-        list[str] | None,
-        Argument(metavar="[KEY VALUE]...", help="Keys that override the configuration, as in the export."),
-    ] = None,
+    overrides: Overrides = None,
 ) -> None:
     """Compare an artifact with its model, or with another artifact; exit with 1 if it does not pass.
 
@@ -480,10 +481,7 @@ def diagnose_command(
     ] = None,
     as_json: Annotated[bool, Option("--json", help="Print one JSON document instead of a table.")] = False,
     allow_new: AllowNew = None,
-    overrides: Annotated[
-        list[str] | None,
-        Argument(metavar="[KEY VALUE]...", help="Keys that override the configuration, as in the export."),
-    ] = None,
+    overrides: Overrides = None,
 ) -> None:
     """Name the first segment of the model whose outputs differ in an artifact.
 
@@ -611,7 +609,7 @@ def inspect_command(
         Path | None, Option(help="Folder for the code and graphs of a TorchScript artifact, as text.")
     ] = None,
 ) -> None:
-    """Describe an artifact, and verify its files; exit with 1 if they are not those that were exported.
+    """Describe an artifact, and verify its files; exit with 1 if one was changed.
 
     \b
       detexport inspect model_onnx

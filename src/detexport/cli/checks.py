@@ -408,8 +408,8 @@ def check_opset(target: Target, options: dict[str, dict[str, Any]], cfg: CfgNode
     Raises:
         ConfigError: it cannot.
     """
-    makers = {name: ARTIFACTS[name].maker.declared_options() for name in artifact_chain(target.artifact)}
-    for artifact, declared in makers.items():
+    steps = {name: ARTIFACTS[name].maker.declared_options() for name in artifact_chain(target.artifact)}
+    for artifact, declared in steps.items():
         if "opset_version" not in declared:
             continue
         values = {name: option.default for name, option in declared.items()} | options[artifact]
@@ -418,7 +418,7 @@ def check_opset(target: Target, options: dict[str, dict[str, Any]], cfg: CfgNode
             values["opset_version"],
             values["exporter"],
             meta_arch=cfg.MODEL.META_ARCHITECTURE,
-            runs_onnx=target.runtime == ONNX_RUNTIME or "onnx_int8" in makers,
+            runs_onnx=target.runtime == ONNX_RUNTIME or "onnx_int8" in steps,
             option="--opt opset_version",
         )
 

@@ -23,7 +23,7 @@ from torch.export.passes import move_to_device_pass
 
 from detexport.artifact import Artifact, Format
 from detexport.contract import IMAGE, Contract, TensorSpec
-from detexport.convert.conversion import ConversionTemplate, Samples
+from detexport.convert.conversion import Conversion, Samples
 from detexport.errors import ExportError, RuntimeUnavailableError
 from detexport.formats.pt2 import dynamic_nms_count, dynamic_size_one, load_program
 from detexport.formats.zip_archive import repack_zip
@@ -45,7 +45,7 @@ CHECKED_SAMPLES = 4
 
 
 @dataclass(frozen=True)
-class AotInductor(ConversionTemplate):
+class AotInductor(Conversion):
     """Compilation by AOTInductor; height, width and the number of detections stay dynamic.
 
     Args:
@@ -63,7 +63,7 @@ class AotInductor(ConversionTemplate):
     packages = ("torch", "torchvision")
 
     def prepare(self, source: Artifact, model_file: Path, samples: Samples) -> Callable[[Path], None]:
-        """Read the program and the images to compare with; see ``ConversionTemplate.prepare``."""
+        """Read the program and the images to compare with; see ``Conversion.prepare``."""
         program = load_program(model_file)
         reference = program.module()
         images = [*islice(iter(samples), CHECKED_SAMPLES), *plain_images(source.contract)]

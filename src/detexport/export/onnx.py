@@ -18,7 +18,7 @@ import torchvision  # noqa: F401 - defines the operators that are translated bel
 from detexport.artifact import Format
 from detexport.contract import Contract, TensorSpec
 from detexport.errors import ConfigError, ExportError, did_you_mean
-from detexport.export.export_method import ExportableModel, MethodTemplate, SampleInputs, untraceable
+from detexport.export.export_method import ExportableModel, ExportMethod, SampleInputs, untraceable
 from detexport.export.graph_end import example_inputs, image_graph
 from detexport.export.onnx_nms import translate_nms
 from detexport.export.record_program import record_program
@@ -31,7 +31,7 @@ EXPORTERS = ("dynamo", "torchscript")
 
 
 @dataclass(frozen=True)
-class Onnx(MethodTemplate):
+class Onnx(ExportMethod):
     """``torch.onnx.export`` with free height and width.
 
     Args:
@@ -77,7 +77,7 @@ class Onnx(MethodTemplate):
     def record(
         self, model: ExportableModel, sample: SampleInputs, contract: Contract
     ) -> Callable[[Path], object]:
-        """Record the model as ONNX: see ``MethodTemplate.record``."""
+        """Record the model as ONNX: see ``ExportMethod.record``."""
         export = _export_program if self.exporter == "dynamo" else _export_trace
         with torch.no_grad(), _quiet():
             proto = export(model, sample, contract, self.opset_version)

@@ -146,7 +146,7 @@ def validate(
         samples,
         faults,
         limits=limits,
-        own_unmatched=floor.unmatched if floor else 0,
+        noise_floor_unmatched=floor.unmatched if floor else 0,
         coverage=reference.coverage,
         unsupported_inputs=unsupported_inputs,
         drawn=drawn,

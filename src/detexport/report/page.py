@@ -164,7 +164,7 @@ def floor_columns(floor: dict[str, Any]) -> list[tuple[str, str, str]]:
     return [(name, measure.words, measure.unit) for name, measure in MEASURES.items() if name in found]
 
 
-def grounds(parity: dict[str, Any], name: str) -> Iterator[str]:
+def evidence_lines(parity: dict[str, Any], name: str) -> Iterator[str]:
     """Yield the evidence of a verdict in short lines of text."""
     verdict = parity["verdicts"][name]
     if name == "contract":
@@ -250,7 +250,7 @@ def longest_ms(measured: dict[str, Any]) -> float:
     return min(max((runner["p99_ms"] for runner in runners), default=1), 1.5 * max(p90s, default=1))
 
 
-def unsteady(measured: dict[str, Any]) -> bool:
+def is_noisy(measured: dict[str, Any]) -> bool:
     """Return whether any p90 is more than twice its median, which other load on the machine causes."""
     return any(runner["p90_ms"] > 2 * runner["p50_ms"] for runner in measured["runners"].values())
 
@@ -287,11 +287,11 @@ def _environment() -> Any:
         "limited_errors": limited_errors,
         "columns": columns,
         "floor_columns": floor_columns,
-        "grounds": grounds,
+        "evidence_lines": evidence_lines,
         "size": size,
         "speed": speed,
         "longest_ms": longest_ms,
-        "unsteady": unsteady,
+        "is_noisy": is_noisy,
         "share": share,
     }
     return environment

@@ -13,8 +13,7 @@ import torchvision  # noqa: F401  (its operators, nms and roi_align, are looked 
 
 from detexport.artifact import Artifact, Format
 from detexport.errors import ArtifactError, RuntimeUnavailableError
-from detexport.runtime.session import read_of_format
-from detexport.runtime.torch_session import TorchSession, require_device
+from detexport.runtime.torch_session import TorchSession, read_for_torch
 
 DEVICES = ("cpu", "cuda")
 NEEDED_FEATURES = {
@@ -42,13 +41,10 @@ class AotInductorRuntime:
             ArtifactError: it is not an AOTInductor package, was changed, or is for another device.
             RuntimeUnavailableError: the device is not on this machine, or the CPU lacks instructions.
         """
-        require_device(device)
-        artifact = read_of_format(artifact_dir, Format.AOT_INDUCTOR)
+        artifact = read_for_torch(artifact_dir, device, Format.AOT_INDUCTOR, self.threads)
         compiled_for, instruction_set = _compiled_for(artifact)
         _require_same(device, compiled_for)
         _require_processor(instruction_set, torch.cpu.get_capabilities())
-        if self.threads:
-            torch.set_num_threads(self.threads)
         path = artifact_dir / artifact.main_file
         index = int(device.partition(":")[2] or 0) if device.startswith("cuda") else -1
         try:
