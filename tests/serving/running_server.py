@@ -94,9 +94,11 @@ def running(source: object, *options: str, **environment: str) -> Iterator[Runni
     )
     try:
         assert process.stderr is not None
-        first = process.stderr.readline()
-        assert first.startswith("http://"), first + process.stderr.read()
-        server = Running(process, int(first.split()[0].rpartition(":")[2]))
+        lines = []
+        while not (line := process.stderr.readline()).startswith("http://"):
+            lines.append(line)
+            assert line, "".join(lines)
+        server = Running(process, int(line.split()[0].rpartition(":")[2]))
         yield server
     finally:
         if process.poll() is None:

@@ -34,7 +34,7 @@ def started(open_sessions: Callable[[], Sequence[Session]], **changes: Any) -> I
 
 
 def task(image: np.ndarray | None = None, threshold: float = 0.0) -> Task:
-    return Task(png(image), threshold, "the input")
+    return Task(png(image), threshold, True, "the input")
 
 
 def test_images_are_answered_with_the_time_of_each_step(tiny_onnx: Path) -> None:
@@ -67,7 +67,7 @@ def test_images_of_other_sizes_do_not_share_a_batch(tiny_scripting: Path) -> Non
 def test_a_bad_image_does_not_harm_the_others_of_its_batch(tiny_scripting: Path) -> None:
     engine = default_engine(Format.TORCHSCRIPT)
     with started(lambda: [engine.open(tiny_scripting)]) as predictor:
-        good, bad = [task(), task()], Task(b"no image", 0.0, "row 1")
+        good, bad = [task(), task()], Task(b"no image", 0.0, True, "row 1")
         predictor.submit([good[0], bad, good[1]])
         with pytest.raises(RequestError, match="row 1 is not an image"):
             bad.answer.result(60)

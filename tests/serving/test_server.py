@@ -97,6 +97,15 @@ def test_a_score_threshold_is_taken_in_each_form(server: Running, tiny_onnx: Pat
         assert answer.json == {"predictions": [row]}
 
 
+def test_masks_can_be_left_out(server: Running, tiny_onnx: Path) -> None:
+    row = expected_row(tiny_onnx, tiny_image())
+    assert row.pop("masks")
+    document = {"inputs": [base64_of(png())], "params": {"masks": False}}
+    for answer in (server.post("/predict?masks=false", png()), server.post_json("/invocations", document)):
+        assert answer.json == {"predictions": [row]}
+    assert_refused(server.post("/predict?masks=7", png()), 400, "masks is not a boolean")
+
+
 @pytest.mark.parametrize(
     ("body", "kind", "status", "words"),
     [

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from detexport import __version__
-from detexport.contract import Contract
 from detexport.errors import DetexportError, OutOfMemoryError, fail
 from detexport.serving.batching import Answer, Predictor, Task
-from detexport.serving.bodies import Call, read_call, read_json
+from detexport.serving.bodies import Call, parameters_of, read_call, read_json
 from detexport.serving.limits import CODES, Limits, RequestError
 from detexport.serving.statistics import CONTENT_TYPE, Statistics
 from detexport.system.extras import extra_imports
@@ -65,18 +64,17 @@ def build_app(predictor: Predictor, limits: Limits, statistics: Statistics) -> F
     service = _Service(predictor, limits)
     binary = {"image/png": ENCODED, "image/jpeg": ENCODED, "application/octet-stream": ENCODED}
     bodies = {**binary, "multipart/form-data": MULTIPART, "application/json": {"schema": JSON_BODY}}
-    threshold = {
-        "name": "score_threshold",
-        "in": "query",
-        "schema": {"type": "number", "minimum": 0, "maximum": 1},
-    }
+    parameters = [
+        {"name": "score_threshold", "in": "query", "schema": {"type": "number", "minimum": 0, "maximum": 1}},
+        {"name": "masks", "in": "query", "schema": {"type": "boolean"}},
+    ]
     route: Callable[..., Any] = app.add_api_route
     route(
         "/predict",
         service.predict,
         methods=["POST"],
         summary="Detect objects in a raw image, a multipart form, or MLflow's JSON.",
-        openapi_extra={"requestBody": {"content": bodies, "required": True}, "parameters": [threshold]},
+        openapi_extra={"requestBody": {"content": bodies, "required": True}, "parameters": parameters},
     )
     route(
         "/invocations",
@@ -112,17 +110,17 @@ class _Service:
         self._buffered = 0
 
     async def predict(self, request: Request) -> Response:
-        scored = self._scored()
+        allowed = self._allowed()
         async with self._body(request) as body:
-            call = await read_call(body, request.headers, request.query_params, self._limits, scored=scored)
+            call = await read_call(body, request.headers, request.query_params, self._limits, allowed=allowed)
         return await self._answer(request, call)
 
     async def invoke(self, request: Request) -> Response:
-        scored, kind = self._scored(), request.headers.get("content-type", "")
+        allowed, kind = self._allowed(), request.headers.get("content-type", "")
         if kind.partition(";")[0].strip().lower() != "application/json":
             raise RequestError(415, "unsupported content type", expected="application/json")
         async with self._body(request) as body:
-            call = await asyncio.to_thread(read_json, body, kind, self._limits, scored=scored)
+            call = await asyncio.to_thread(read_json, body, kind, self._limits, allowed=allowed)
         return await self._answer(request, call)
 
     async def health(self) -> Response:
@@ -146,7 +144,7 @@ class _Service:
                 "stuff_class_names": list(contract.stuff_class_names),
                 "keypoint_names": list(contract.keypoint_names),
                 "resize": {"min_size": contract.resize.min_size, "max_size": contract.resize.max_size},
-                "score_threshold": contract.score_threshold if _is_scored(contract) else None,
+                "score_threshold": contract.score_threshold if "scores" in contract.output_names else None,
                 "limits": {"body_bytes": self._limits.body_bytes, "images": self._limits.images},
             },
             200,
@@ -157,8 +155,8 @@ class _Service:
             self._predictor.submit([])  # raises what a prediction would get
         return self._predictor.sessions[0]
 
-    def _scored(self) -> bool:
-        return _is_scored(self._ready_session().artifact.contract)
+    def _allowed(self) -> tuple[str, ...]:
+        return parameters_of(self._ready_session().artifact.contract)
 
     @asynccontextmanager
     async def _body(self, request: Request) -> AsyncIterator[bytes]:
@@ -211,7 +209,7 @@ class _Service:
         start = time.perf_counter()
         several = len(call.images) > 1
         tasks = [
-            Task(image, call.score_threshold, f"row {row}" if several else "the input")
+            Task(image, call.score_threshold, call.masks, f"row {row}" if several else "the input")
             for row, image in enumerate(call.images)
         ]
         self._predictor.submit(tasks)
@@ -240,10 +238,6 @@ class _Service:
             outcome.cancel()
             for task in tasks:
                 task.answer.cancel()
-
-
-def _is_scored(contract: Contract) -> bool:
-    return "scores" in contract.output_names
 
 
 async def _disconnected(request: Request) -> None:

@@ -44,11 +44,13 @@ class Task:
     Args:
         encoded: the bytes of the image file.
         score_threshold: instances with a greater score are returned.
+        masks: False leaves out the masks of instances.
         name: what messages call it.
     """
 
     encoded: bytes
     score_threshold: float
+    masks: bool
     name: str
     answer: "Future[Answer]" = field(default_factory=Future)
     arrived: float = field(default_factory=time.perf_counter)
@@ -211,8 +213,10 @@ class Predictor:
         start, task, contract = time.perf_counter(), one.task, session.artifact.contract
         try:
             with memory_guard(one.image.shape):
-                fields = finish(outputs, one.resized, one.image, contract, task.score_threshold)
-                row = to_plain(fields, contract)
+                fields = finish(
+                    outputs, one.resized, one.image, contract, task.score_threshold, masks=task.masks
+                )
+                row = to_plain(fields, contract, masks=task.masks)
                 height, width = one.image.shape[1:]
                 text = json.dumps(row | {"height": height, "width": width}, allow_nan=False)
         except BaseException as error:

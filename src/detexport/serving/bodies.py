@@ -5,10 +5,11 @@ Messages name types, counts and positions, never content of the body.
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from detexport.contract import Contract
 from detexport.serving.limits import Limits, RequestError
 from detexport.system.extras import extra_imports
 from detexport.system.json_values import parse_json
@@ -19,7 +20,8 @@ with extra_imports():
     from starlette.formparsers import MultiPartException, MultiPartParser
 
 COLUMN = "image"
-THRESHOLD = "score_threshold"
+THRESHOLD, MASKS = "score_threshold", "masks"
+"""The parameters of a call."""
 FORMATS = ("dataframe_split", "dataframe_records", "inputs", "instances")
 RAW_TYPES = ("application/octet-stream", "application/x-www-form-urlencoded", "")
 """Content types of a raw body beside ``image/*``: unknown bytes, and what curl and others send by default."""
@@ -34,14 +36,27 @@ class Call:
     Args:
         images: the bytes of each image file.
         score_threshold: instances with a greater score are returned.
+        masks: False leaves out the masks of instances.
     """
 
     images: tuple[bytes, ...]
     score_threshold: float = 0.0
+    masks: bool = True
+
+
+def parameters_of(contract: Contract) -> tuple[str, ...]:
+    """Return the names of the parameters that have a meaning for a model, as in MLflow's signature."""
+    needed = {THRESHOLD: "scores", MASKS: "pred_masks"}
+    return tuple(name for name, field in needed.items() if field in contract.output_names)
 
 
 async def read_call(
-    body: bytes, headers: Mapping[str, str], query: Mapping[str, str], limits: Limits, *, scored: bool
+    body: bytes,
+    headers: Mapping[str, str],
+    query: Mapping[str, str],
+    limits: Limits,
+    *,
+    allowed: Sequence[str],
 ) -> Call:
     """Read a request in any of its three forms.
 
@@ -50,7 +65,7 @@ async def read_call(
         headers: its headers.
         query: the parameters in its URL, for a raw image or multipart.
         limits: those of the server.
-        scored: whether the model predicts instances, so that a score threshold has a meaning.
+        allowed: the parameters that a request may have: see ``parameters_of``.
 
     Raises:
         RequestError: the body does not have the form of its content type, or a parameter is wrong.
@@ -62,7 +77,7 @@ async def read_call(
     if kind == "application/json":
         # In a thread: a large body would keep the server from answering others.
         content_type = headers.get("content-type", "")
-        return await asyncio.to_thread(read_json, body, content_type, limits, scored=scored)
+        return await asyncio.to_thread(read_json, body, content_type, limits, allowed=allowed)
     if kind == "multipart/form-data":
         images, fields = await _read_multipart(body, headers, limits)
         if fields.keys() & query.keys():
@@ -79,10 +94,10 @@ async def read_call(
             got=kind[:SHOWN_TYPE],
             expected="image/*, application/octet-stream, multipart/form-data or application/json",
         )
-    return Call(tuple(images), _threshold_of(parameters, scored=scored, as_text=True))
+    return Call(tuple(images), *_read_parameters(parameters, allowed, as_text=True))
 
 
-def read_json(body: bytes, content_type: str, limits: Limits, *, scored: bool) -> Call:
+def read_json(body: bytes, content_type: str, limits: Limits, *, allowed: Sequence[str]) -> Call:
     """Read MLflow's JSON, as its scoring server reads it.
 
     Args:
@@ -90,7 +105,7 @@ def read_json(body: bytes, content_type: str, limits: Limits, *, scored: bool) -
             are ignored, as MLflow ignores what is not in a model's signature.
         content_type: the request's content type with its parameters.
         limits: those of the server.
-        scored: whether the model predicts instances.
+        allowed: the parameters that a request may have: see ``parameters_of``.
 
     Raises:
         RequestError: the body is not such an object.
@@ -118,11 +133,11 @@ def read_json(body: bytes, content_type: str, limits: Limits, *, scored: bool) -
     params = document.get("params")
     if not (params is None or isinstance(params, dict)):
         raise RequestError(400, "params is not an object", got=_type(params), expected="an object")
-    threshold = _threshold_of(params or {}, scored=scored, as_text=False)
+    given_params = _read_parameters(params or {}, allowed, as_text=False)
     cells = _column(given[0], document[given[0]])
     if len(cells) > limits.images:
         raise _too_many(len(cells), limits)
-    return Call(tuple(_decode(cell, row) for row, cell in enumerate(cells)), threshold)
+    return Call(tuple(_decode(cell, row) for row, cell in enumerate(cells)), *given_params)
 
 
 def _check_charset(content_type: str) -> None:
@@ -235,39 +250,51 @@ async def _read_multipart(
                 got="a file in another field"
                 if isinstance(value, UploadFile)
                 else "a text, or a field twice",
-                expected=f"files in '{COLUMN}', and {THRESHOLD}",
+                expected=f"files in '{COLUMN}', and parameters",
             )
     if not images:
         raise RequestError(400, "the form holds no image", expected=f"a file in the field '{COLUMN}'")
     return images, fields
 
 
-def _threshold_of(parameters: Mapping[str, Any], *, scored: bool, as_text: bool) -> float:
-    """Return the score threshold of a request; 0 if it is absent or null.
+def _read_parameters(
+    parameters: Mapping[str, Any], allowed: Sequence[str], *, as_text: bool
+) -> tuple[float, bool]:
+    """Return a request's score threshold, 0 by default, and whether it wants masks, True by default.
+
+    Args:
+        parameters: values by name; null is the default.
+        allowed: names that the request may have.
+        as_text: whether the values are text, as in a URL or a form.
 
     Raises:
-        RequestError: it is not a number in [0, 1], or there are other parameters.
+        RequestError: a value is wrong, or there are other parameters.
     """
-    allowed = (THRESHOLD,) if scored else ()
     if unknown := len(parameters.keys() - set(allowed)):
         raise RequestError(
             400,
             "unknown parameters",
             got=f"{unknown} of {len(parameters)}",
-            expected=f"only {THRESHOLD}" if scored else "none: this model predicts no instances",
+            expected=f"only {' and '.join(allowed)}" if allowed else "none: this model predicts no instances",
         )
-    given = parameters.get(THRESHOLD)
-    if given is None:
-        return 0.0
+    given = {name: value for name, value in parameters.items() if value is not None}
+    threshold, masks = given.get(THRESHOLD, 0.0), given.get(MASKS, True)
+    if as_text and isinstance(masks, str):
+        masks = {"true": True, "1": True, "false": False, "0": False}.get(masks.lower())
+    if not isinstance(masks, bool):
+        raise RequestError(400, f"{MASKS} is not a boolean", expected="true or false")
+    return _read_threshold(threshold, as_text=as_text), masks
+
+
+def _read_threshold(given: Any, *, as_text: bool) -> float:
     is_number = isinstance(given, int | float) and not isinstance(given, bool)
     try:
         value = float(given) if is_number or (as_text and isinstance(given, str)) else -1.0
     except (ValueError, OverflowError):
         value = -1.0
     if not 0 <= value <= 1:
-        raise RequestError(
-            400, f"{THRESHOLD} is out of range", got=_type(given), expected="a number in [0, 1]"
-        )
+        what = f"{THRESHOLD} is out of range"
+        raise RequestError(400, what, got=_type(given), expected="a number in [0, 1]")
     return value
 
 
