@@ -47,7 +47,8 @@ def predict(
 
 def resize(image: np.ndarray, contract: Contract) -> np.ndarray:
     """Return an image (3, H, W) in the size that the contract's rule gives it."""
-    return resize_image(image, resized_size(*image.shape[1:], contract.resize))
+    _, height, width = image.shape
+    return resize_image(image, resized_size(height, width, contract.resize))
 
 
 def finish(

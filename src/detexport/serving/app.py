@@ -229,7 +229,8 @@ class _Service:
         outcome.add_done_callback(lambda done: done.cancelled() or done.exception())  # it counts as seen
         gone = asyncio.ensure_future(_disconnected(request))
         try:
-            await asyncio.wait({outcome, gone}, return_when=asyncio.FIRST_COMPLETED)
+            waiting: set[asyncio.Future[Any]] = {outcome, gone}
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if not outcome.done():
                 raise ClientDisconnect
             return await outcome

@@ -231,8 +231,10 @@ def _warm_up(session: Session, sample: np.ndarray) -> None:
     """Run a session on a sample in a size that the graph takes: the first runs are slower than others."""
     contract = session.artifact.contract
     smallest, largest = session.artifact.image_sides
-    sides = (min(max(side, smallest), largest) for side in resized_size(*sample.shape[1:], contract.resize))
-    image = resize_image(sample, cast(Any, tuple(sides)))
+    _, height, width = sample.shape
+    sides = resized_size(height, width, contract.resize)
+    height, width = (min(max(side, smallest), largest) for side in sides)
+    image = resize_image(sample, (height, width))
     for _ in range(WARM_UP_RUNS):
         to_plain(finish(session(image), image, image, contract, 0.0), contract)
 

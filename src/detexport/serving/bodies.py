@@ -5,7 +5,7 @@ Messages name types, counts and positions, never content of the body.
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -219,7 +219,7 @@ async def _read_multipart(
 ) -> tuple[list[bytes], dict[str, str]]:
     """Return the files of the field ``image``, and the other fields."""
 
-    async def stream() -> AsyncIterator[bytes]:
+    async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
     parser = MultiPartParser(

@@ -132,7 +132,7 @@ def _opened(source: str | Path, target: str) -> Iterator[_Source]:
     if not is_registered(source):
         folder = Path(source)
         asked_target(read_verified(folder), target)
-        options = ("--target", target) if target else ()
+        options: tuple[str, ...] = ("--target", target) if target else ()
         python = f"{sys.version_info.major}.{sys.version_info.minor}"
         yield _Source(folder, Path(detexport.__file__).parent, (), python, options)
         return
