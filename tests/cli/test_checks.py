@@ -31,7 +31,7 @@ LOADED = "LOADED"
 
 # Each request in the folder that ``made`` makes, and what the answer says.
 MISTAKES: list[tuple[tuple[str, ...], str]] = [
-    (("exprot",), "Did you mean 'export'?"),
+    (("exprot",), "Did you mean 'export"),
     ((), "Missing command"),
     (("export", "--weigths", "w"), "No such option: --weigths; remedy: did you mean '--weights'?"),
     (("export", "--target", "onnx"), "Missing option '--config-file'"),
@@ -204,6 +204,8 @@ OPTIONS = {
     "diagnose": "config-file weights image max-image-pixels target save-dir json allow-new",
     "inspect": "json dump",
     "doctor": "json",
+    "promote": "version json",
+    "rollback": "json",
 }
 COMMANDS = {name: [f"--{option}" for option in options.split()] for name, options in OPTIONS.items()}
 FILES = [CONFIG, RETINANET, WEIGHTS, IMAGE, "artifact", "folder", "file", "broken.yaml", "out", "", "."]
@@ -245,6 +247,7 @@ def _light_ends(monkeypatch: pytest.MonkeyPatch, made: Path) -> None:
         "diagnose": ["diagnose"],
         "inspect": ["inspect"],
         "doctor": ["doctor"],
+        "promote": ["promote", "rollback"],
     }.items():
         end: Any = SimpleNamespace(**{name: lambda *_, **__: passed for name in names})
         monkeypatch.setitem(sys.modules, f"detexport.cli.{module}", end)

@@ -36,7 +36,11 @@ ENDS = {
     "diagnose": "diagnose",
     "inspect": "inspect",
     "doctor": "doctor",
+    "promote": "promote",
+    "rollback": "rollback",
 }
+MODULES = {"rollback": "promote"}
+"""Modules of commands that do not have one of their name."""
 COMMANDS = sorted(ENDS)
 
 
@@ -47,6 +51,8 @@ def arguments(command: str, artifact: Path) -> list[str]:
         return ["export", *map(str, options)]
     if command == "doctor":
         return ["doctor"]
+    if command in ("promote", "rollback"):
+        return [command, "mask_rcnn-onnx"]
     if command == "diagnose":
         return ["diagnose", str(artifact), "--config-file", str(CONFIG), "--weights", str(WEIGHTS)]
     if command == "validate":
@@ -72,7 +78,7 @@ def end_with(monkeypatch: pytest.MonkeyPatch, command: str, outcome: Any) -> Non
         return outcome
 
     module: Any = SimpleNamespace(**{ENDS[command]: work})
-    monkeypatch.setitem(sys.modules, f"detexport.cli.{command}", module)
+    monkeypatch.setitem(sys.modules, f"detexport.cli.{MODULES.get(command, command)}", module)
     monkeypatch.setenv("PYTHONHASHSEED", "0")
     monkeypatch.delenv(TRACEBACK, raising=False)
 
@@ -93,6 +99,7 @@ def test_a_command_that_does_its_work_ends_with_0(
         ("diagnose", SimpleNamespace(diverges=True)),
         ("inspect", ArtifactError("it is not what was exported")),
         ("doctor", False),
+        ("promote", False),
     ],
 )
 def test_a_verdict_that_failed_is_1(

@@ -24,21 +24,6 @@ def search(scores: Callable[[float], list[float]]) -> tuple[ThresholdSearch, lis
     return ThresholdSearch(Blend(plain(SIZE, (0.0,)), plain(SIZE, (255.0,))), probe), seen
 
 
-def test_a_blend_is_whole_at_its_ends_and_takes_steps_of_single_values_between() -> None:
-    first, second = plain(SIZE, (10.0, 20.0, 250.0)), plain(SIZE, (200.0, 0.0, 255.0))
-    blend = Blend(first, second)
-    np.testing.assert_array_equal(blend(0.0), first)
-    np.testing.assert_array_equal(blend(1.0), second)
-    near, far = blend(0.5).astype(int), blend(0.5 + 2e-5).astype(int)
-    changed = np.abs(near - far)
-    assert 0 < np.count_nonzero(changed) < 20
-    assert changed.max() == 1
-    np.testing.assert_array_equal(Blend(first, second)(0.3), blend(0.3))
-    # A value that does not change and the largest there is stay what they are.
-    white = plain(SIZE, (255.0,))
-    np.testing.assert_array_equal(Blend(white, white)(0.7), white)
-
-
 def test_a_score_that_changes_evenly_is_brought_to_a_hair_on_both_sides() -> None:
     path, seen = search(lambda brightness: [brightness**2])
     distance = 2e-5  # a value's step of a 6000th of the brightness moves this score by 2e-6

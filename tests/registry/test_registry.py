@@ -1,5 +1,6 @@
 """The registry against a real MLflow store: an SQLite file and a folder."""
 
+import base64
 import json
 import shutil
 import subprocess
@@ -10,15 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mlflow.entities.model_registry import ModelVersion
-from toy_project import folder, toy_artifact, toy_job, write_project, write_target, write_verdict
+from toy_project import FULL_PLAN, folder, toy_artifact, toy_job, write_project, write_target, write_verdict
 
 from detexport.parity.certificate import certify
+from detexport.parity.validation_plan import ValidationPlan
 from detexport.registry.content import Content
 from detexport.registry.jobs import register_jobs
+from detexport.registry.settings import RegistrySettings
 from detexport.registry.store import RegistryError, absolute_uri, open_store
 from detexport.system.files import read_json, write_json
 
@@ -43,9 +47,13 @@ def root(template: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(template, tmp_path / "workspace"))
 
 
-def register(root: Path, *targets: str) -> dict[str, Any]:
-    jobs = [toy_job(root, target) for target in targets or ("onnx",)]
-    return register_jobs(jobs, workspace=root, checkout=root, tracking_uri=None, experiment="detexport")
+DEFAULT = RegistrySettings()
+
+
+def register(root: Path, settings: RegistrySettings = DEFAULT, dvc_experiment: str = "") -> dict[str, Any]:
+    return register_jobs(
+        [toy_job(root)], workspace=root, checkout=root, settings=settings, dvc_experiment=dvc_experiment
+    )
 
 
 def certificate(root: Path) -> Path:
@@ -62,7 +70,10 @@ def certify_anew(root: Path, **runtime: Any) -> None:
     verdict = read_json(folder(root) / "parity" / "onnx.json")
     options = {**known["runtime"], **runtime}
     reference = folder(root) / "reference"
-    write_json(certificate(root), certify(verdict, toy_artifact(root), reference=reference, runtime=options))
+    write_json(
+        certificate(root),
+        certify(verdict, toy_artifact(root), reference=reference, runtime=options, plan=FULL_PLAN),
+    )
 
 
 def client(root: Path) -> mlflow.MlflowClient:
@@ -79,8 +90,12 @@ def files(root: Path, version: ModelVersion) -> Path:
     return Path(location.removeprefix("file://"))
 
 
-def runs(root: Path) -> list[Any]:
-    experiment = client(root).get_experiment_by_name("detexport")
+def artifacts(run: Any) -> Path:
+    return Path(run.info.artifact_uri.removeprefix("file://"))
+
+
+def runs(root: Path, experiment_name: str = "detexport") -> list[Any]:
+    experiment = client(root).get_experiment_by_name(experiment_name)
     return list(client(root).search_runs([experiment.experiment_id]))
 
 
@@ -111,6 +126,13 @@ def test_a_version_carries_its_evidence(root: Path) -> None:
     assert run.data.metrics["latency_cpu_p50_ms"] == 5.0
     assert run.data.metrics["box_error_px_max"] == 0.001
     assert "mask_error_px_max" not in run.data.metrics  # nothing was compared
+    names = {path.relative_to(artifacts(run)).as_posix() for path in artifacts(run).rglob("*.*")}
+    assert names == {
+        *("README.md", "certificate.json", "latency.json", "parity.json", "provenance.json"),
+        *("pictures/0-1x_artifact.png", "pictures/0-1x_eager.png"),
+        *("sample/reference.json", "sample/samples/0-1x.npz"),
+    }
+    assert (artifacts(run) / "README.md").read_text() == f"{version.description}\n"
     stored = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/certificate.json")
     assert stored == read_json(certificate(root))
     assert stored["artifact"]["sha256"] == artifact.sha256
@@ -126,6 +148,117 @@ def test_a_version_carries_its_evidence(root: Path) -> None:
     outputs = ["boxes", "scores", "classes", "class_names", "masks", "height", "width"]
     assert info.signature.outputs.input_names() == outputs
     assert info.signature.params.to_dict()[0]["name"] == "score_threshold"
+
+
+def test_the_input_example_runs_as_mlflow_would_serve_it(root: Path) -> None:
+    register(root)
+    (version,) = versions(root)
+    mlflow.set_tracking_uri(f"sqlite:///{root}/mlflow.db")
+    model = mlflow.pyfunc.load_model("models:/toy-onnx/1")
+    example = model.input_example
+    assert list(example.columns) == ["image"]
+    serving = mlflow.models.convert_input_example_to_serving_input(example)
+    assert json.loads(serving) == json.loads(
+        (files(root, version) / "serving_input_example.json").read_text()
+    )
+    answer = mlflow.models.validate_serving_input(str(files(root, version)), serving)
+    assert answer.equals(model.predict(example))
+    assert [len(answer[name][0]) for name in ("boxes", "masks")] == [3, 3]
+    assert (answer["height"][0], answer["width"][0]) == (40, 53)
+    text = base64.b64encode(example["image"][0]).decode()
+    both = pd.concat([answer, answer], ignore_index=True)
+    assert model.predict({"image": [text, text]}).equals(both)
+    assert model.predict(pd.DataFrame({"image": [text, text]})).equals(both)
+    reduced = model.predict(example, params={"score_threshold": 0.5, "masks": False})
+    assert list(reduced.columns) == [name for name in answer.columns if name != "masks"]
+    assert 0 < len(reduced["boxes"][0]) < 3
+
+
+def test_a_version_has_a_card(root: Path) -> None:
+    register(root)
+    (version,) = versions(root)
+    for words in (
+        "A detector: boxes, scores, classes, masks of each image, as ONNX.",
+        "| runtime | ONNX Runtime, without torch |",
+        "| classes | 3: circle, square, star |",
+        "the shorter side is resized to 40 px, the longer one to at most 64 px",
+        "`score_threshold` (0 to 1; the model itself drops scores up to 0.25), `masks`",
+        "**passed**, 1 of 1 inputs, 7 detections paired",
+        "| cpu | 40 x 64 | 5.0 ms | 5.5 ms | 6.0 ms | 0.50 |",
+        "At most 10 detections per image",
+        "Code in this version: Apache-2.0. Weights: not stated.",
+    ):
+        assert words in version.description, words
+
+
+def test_the_run_names_data_and_source(root: Path) -> None:
+    entry = {"deps": [{"path": "src/x.py", "md5": "0"}, {"path": "data/shapes", "md5": "1" * 32 + ".dir"}]}
+    lock = {"schema": "2.0", "stages": {"validate@toy-onnx": entry}}
+    (root / "dvc.lock").write_text(json.dumps(lock))  # JSON is YAML
+    register(root)
+    (run,) = runs(root)
+    (given,) = run.inputs.dataset_inputs
+    assert (given.dataset.name, given.dataset.digest) == ("shapes", "1" * 32 + ".dir")
+    assert json.loads(given.dataset.source) == {"uri": "data/shapes"}
+    assert [(tag.key, tag.value) for tag in given.tags] == [("mlflow.data.context", "validation")]
+    assert run.data.tags["mlflow.source.name"] == "stages/register.py"
+    (version,) = versions(root)
+    assert "| validated on | shapes |" in version.description
+    provenance = read_json(artifacts(run) / "provenance.json")
+    assert provenance["data"] == {"path": "data/shapes", "md5": "1" * 32 + ".dir"}
+    assert provenance["dvc_lock"]["validate@toy-onnx"] is not None
+    assert provenance["dvc_lock"]["export@toy-onnx"] is None
+
+
+SMOKE = replace(FULL_PLAN, images=2, scales=(1.0, 1.5), accuracy_images=10)
+
+
+@pytest.mark.parametrize(
+    ("plan", "settings", "dvc_experiment", "reason"),
+    [
+        (SMOKE, RegistrySettings(), "", "weaker than registry.plan: images: 2, required at least 8; scales"),
+        (FULL_PLAN, RegistrySettings(), "woozy-mice", "it is the DVC experiment woozy-mice"),
+        (FULL_PLAN, RegistrySettings(release=False), "", "registry.release is false"),
+    ],
+    ids=["weaker-plan", "dvc-experiment", "not-wanted"],
+)
+def test_an_experiment_is_a_run_and_no_version(
+    root: Path, plan: ValidationPlan, settings: RegistrySettings, dvc_experiment: str, reason: str
+) -> None:
+    write_verdict(root, "onnx", toy_artifact(root), plan=plan)
+    outcome = register(root, settings, dvc_experiment)
+    assert register(root, settings, dvc_experiment) == outcome
+    (entry,) = outcome["experiments"]
+    assert (outcome["registered"], outcome["refused"]) == ([], [])
+    assert reason in entry["reason"]
+    assert client(root).search_registered_models() == []
+    assert runs(root) == []
+    (run,) = runs(root, "detexport-experiments")
+    assert (run.info.run_id, run.info.status) == (entry["run_id"], "FINISHED")
+    assert run.data.tags["detexport.no_release"] == entry["reason"]
+    assert run.data.metrics["latency_cpu_p50_ms"] == 5.0
+    (output,) = run.outputs.model_outputs
+    assert mlflow.pyfunc.load_model(f"models:/{output.model_id}").metadata.signature
+
+
+def test_the_user_decides_what_is_a_release(root: Path) -> None:
+    always = RegistrySettings(release=True)
+    assert register(root, always, "woozy-mice")["registered"][0]["version"] == "1"
+    # But not with a weaker plan than the registry asks for.
+    write_verdict(root, "onnx", toy_artifact(root), plan=SMOKE)
+    (refused,) = register(root, always)["refused"]
+    assert "weaker than registry.plan: images: 2" in refused["reasons"][0]
+    lowered = replace(always, plan=replace(always.plan, images=2, scales=(1.0,), accuracy_images=10))
+    assert register(root, lowered)["registered"][0]["version"] == "1"
+
+
+def test_the_challenger_is_the_newest_version(root: Path) -> None:
+    register(root)
+    write_target(root, "onnx", weights_sha256="c" * 64)
+    register(root)
+    write_target(root, "onnx")
+    assert register(root)["registered"][0]["version"] == "1"
+    assert client(root).get_registered_model("toy-onnx").aliases == {"challenger": 2}
 
 
 def test_the_same_content_is_found_again(root: Path) -> None:
@@ -166,7 +299,7 @@ def test_latency_of_another_artifact_is_not_told(root: Path) -> None:
     write_target(root, "onnx", weights_sha256="c" * 64)
     register(root)
     (version,) = versions(root)
-    assert "not measured" in version.description
+    assert "Not measured." in version.description
     assert not [name for name in runs(root)[0].data.metrics if name.startswith("latency")]
 
 
@@ -232,7 +365,7 @@ def test_a_version_without_its_files_gives_way_to_a_new_one(root: Path, lost: st
     assert register(root)["registered"][0]["version"] == "2"
     (version,) = versions(root)
     assert (files(root, version) / "artifacts/onnx/model.onnx").is_file()
-    assert version.aliases == ["champion"]
+    assert sorted(version.aliases) == ["challenger", "champion"]
 
 
 def test_of_two_versions_with_one_content_the_lower_stays(root: Path) -> None:
@@ -245,7 +378,7 @@ def test_of_two_versions_with_one_content_the_lower_stays(root: Path) -> None:
     assert len(versions(root)) == 2
     assert register(root)["registered"][0]["version"] == "1"
     (kept,) = versions(root)
-    assert kept.aliases == ["champion"]
+    assert sorted(kept.aliases) == ["challenger", "champion"]
 
 
 def test_what_a_killed_registration_left_is_removed(root: Path) -> None:

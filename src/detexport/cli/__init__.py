@@ -51,6 +51,7 @@ app = typer.Typer(
       detexport validate model_onnx --data coco --config-file config.yaml --weights model.pth
       detexport diagnose model_onnx --config-file config.yaml --weights model.pth
       detexport serve models:/mask_rcnn-onnx@champion
+      detexport promote mask_rcnn-onnx
 
     `detexport COMMAND --help` explains a command. `dvc repro` in the project's repository does the same for
     many models and targets, measures latency, and registers the artifacts that passed.""",
@@ -351,6 +352,36 @@ def predict_command(
     )
 
 
+@app.command("verify", epilog=EXIT_CODES)
+def verify_command(
+    uri: Annotated[
+        str,
+        Argument(metavar="VERSION", help="models:/NAME/NUMBER or models:/NAME@ALIAS in MLflow's registry."),
+    ],
+    sample: Annotated[
+        bool, Option("--sample/--no-sample", help="Run the stored sample again, or compare digests only.")
+    ] = True,
+    provenance_sha256: Annotated[
+        str,
+        Option(metavar="SHA256", help="Digest of the provenance, if you keep it outside of the registry."),
+    ] = "",
+    device: Annotated[str, Option(help="Device of the sample: cpu, cuda or cuda:<index>.")] = "cpu",
+    as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Verify a registered version: download it, check every digest, run its sample again.
+
+    \b
+      detexport verify models:/mask_rcnn-onnx@champion
+      detexport verify models:/mask_rcnn-onnx/3 --json
+
+    MLFLOW_TRACKING_URI names the registry. Exit code 1 if anything does not hold.
+    """  # noqa: D301
+    from detexport.cli.verify import verify
+
+    if not verify(uri, device=device, sample=sample, provenance_sha256=provenance_sha256, as_json=as_json):
+        raise typer.Exit(VERDICT)
+
+
 @app.command("validate", epilog=EXIT_CODES)
 def validate_command(
     artifact: Artifact,
@@ -644,3 +675,50 @@ def doctor_command(
 
     if not doctor(as_json=as_json):
         raise typer.Exit(VERDICT)
+
+
+RegisteredName = Annotated[
+    str, Argument(metavar="NAME", help="Registered model, such as mask_rcnn-onnx; MLflow's UI lists them.")
+]
+
+
+@app.command("promote", epilog=EXIT_CODES)
+def promote_command(
+    name: RegisteredName,
+    version: Annotated[
+        str | None, Option(metavar="N", help="Number of the version. Default: the newest, the challenger.")
+    ] = None,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON document instead of text.")] = False,
+) -> None:
+    """Let a registered version become the champion if it passes the gate.
+
+    \b
+      detexport promote mask_rcnn-onnx
+      detexport promote mask_rcnn-onnx --version 3
+
+    The gate checks the version's files and its certificate, and compares its latency and AP with the
+    champion's. Limits and registry are those of params.yaml in the current folder, without the file the
+    defaults; MLFLOW_TRACKING_URI overrides the registry. The decision is recorded in the registry. The exit
+    code is 1 if the version was refused.
+    """  # noqa: D301
+    from detexport.cli.promote import promote
+
+    if not promote(name, version=version, as_json=as_json):
+        raise typer.Exit(VERDICT)
+
+
+@app.command("rollback", epilog=EXIT_CODES)
+def rollback_command(
+    name: RegisteredName,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON document instead of text.")] = False,
+) -> None:
+    """Move the alias champion back to the version that had it before.
+
+    \b
+      detexport rollback mask_rcnn-onnx
+
+    The pipeline does not promote the version again that was rolled back; `detexport promote --version` does.
+    """  # noqa: D301
+    from detexport.cli.promote import rollback
+
+    rollback(name, as_json=as_json)

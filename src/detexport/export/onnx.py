@@ -1,11 +1,12 @@
 """ONNX through ``torch.export``, or from a trace."""
 
 import io
+import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -82,6 +83,7 @@ class Onnx(ExportMethod):
         with torch.no_grad(), _quiet():
             proto = export(model, sample, contract, self.opset_version)
         _strip(proto)
+        onnx.helper.set_model_props(proto, describe_processing(contract))
         for value, spec in zip(
             (*proto.graph.input, *proto.graph.output), (*contract.inputs, *contract.outputs), strict=True
         ):
@@ -95,6 +97,19 @@ class Onnx(ExportMethod):
             )
         onnx.checker.check_model(proto)
         return partial(onnx.save, proto)
+
+
+def describe_processing(contract: Contract) -> dict[str, str]:
+    """Return what a user of the file alone needs around the graph, as the file's ``metadata_props``.
+
+    ``channel_order`` is a word. The others are JSON: ``resize`` with ``min_size`` and ``max_size`` in px,
+    and the lists of names that the contract has.
+    """
+    values: dict[str, Any] = {"resize": asdict(contract.resize)}
+    names = ("class_names", "stuff_class_names", "keypoint_names")
+    values |= {name: getattr(contract, name) for name in names if getattr(contract, name)}
+    encoded = {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}
+    return dict(sorted((encoded | {"channel_order": contract.channel_order}).items()))
 
 
 def _by_option(option: str) -> str:

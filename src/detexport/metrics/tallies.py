@@ -82,6 +82,45 @@ class Matches(Tallies):
     def images(self) -> int:  # noqa: D102
         return int(self.objects.shape[1])
 
+    def by_class(self) -> np.ndarray:
+        """Return the value of each class alone, (K,); NaN without annotated objects."""
+        weights, objects = np.ones((1, self.images)), self.objects.sum(1)
+        return np.array(
+            [
+                self._of_class(rows, weights, objects[index : index + 1])[0] if objects[index] else np.nan
+                for index, rows in enumerate(self._rows_of_classes())
+            ]
+        )
+
+    def precision_at_recalls(self, threshold: int) -> np.ndarray:
+        """Return the precision at ``RECALLS``, the mean over classes with objects: COCO's PR curve.
+
+        Args:
+            threshold: index of the IoU threshold.
+
+        Returns:
+            (101,) in [0, 1], not ascending; NaN without annotated objects.
+        """
+        curves = [
+            self._curve(rows, threshold, objects)
+            for rows, objects in zip(self._rows_of_classes(), self.objects.sum(1), strict=True)
+            if objects
+        ]
+        mean: np.ndarray = np.mean(curves, axis=0) if curves else np.full(len(RECALLS), np.nan)
+        return mean
+
+    def _rows_of_classes(self) -> list[slice]:
+        starts = np.searchsorted(self.category, np.arange(len(self.objects) + 1)).tolist()
+        return [slice(start, end) for start, end in pairwise(starts)]
+
+    def _curve(self, rows: slice, threshold: int, objects: int) -> np.ndarray:
+        """Return the precision at ``RECALLS`` of one class: the highest at this or a greater recall."""
+        correct = self.correct[threshold, rows][~self.ignored[threshold, rows]]
+        hits = correct.cumsum()
+        best = np.maximum.accumulate((hits / np.arange(1, len(hits) + 1))[::-1])[::-1]
+        first = np.searchsorted(hits / objects, RECALLS, side="left")
+        return np.append(best, 0.0)[first]
+
     def extremes(self, tie: float) -> tuple[float, float]:
         """Return the lowest and the highest value over all orders of equal scores, or NaN.
 

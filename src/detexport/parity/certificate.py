@@ -1,4 +1,4 @@
-"""The certificate: the digests of artifact, reference, runtime and environment, with the verdicts.
+"""The certificate: the digests of artifact, reference, runtime and environment, the plan, the verdicts.
 
 The registry checks by the digests that the verdicts are about this artifact and were not edited. A
 certificate is not a signature: it does not name who measured.
@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 
 from detexport.artifact import Artifact
 from detexport.errors import DataError
+from detexport.parity.validation_plan import ValidationPlan
 from detexport.system.digests import sha256_json, sha256_tree
 from detexport.system.files import read_json
 from detexport.system.json_values import decode
@@ -30,11 +31,17 @@ class Certificate(TypedDict):
     passed: bool
     artifact: CertifiedArtifact
     runtime: dict[str, Any]
+    plan: dict[str, Any]
     report_sha256: str
 
 
 def certify(
-    verdict: dict[str, Any], artifact: Artifact, *, reference: Path, runtime: dict[str, Any]
+    verdict: dict[str, Any],
+    artifact: Artifact,
+    *,
+    reference: Path,
+    runtime: dict[str, Any],
+    plan: ValidationPlan,
 ) -> dict[str, Any]:
     """Return the certificate of a verdict.
 
@@ -43,6 +50,7 @@ def certify(
         artifact: the validated artifact.
         reference: folder of the eager model's outputs that it was compared with.
         runtime: the target's runtime, its class and options.
+        plan: what it was validated with.
     """
     environment = describe_environment()
     body = {
@@ -61,6 +69,7 @@ def certify(
         "runtime": runtime,
         "environment": environment,
         "environment_sha256": sha256_json(environment),
+        "plan": plan.to_json(),
         "tolerance": verdict["tolerance"],
         "verdicts": verdict["verdicts"],
         "report_sha256": sha256_json(verdict),

@@ -95,7 +95,8 @@ class ParityReport:
         noise_floor_unmatched: see ``NoiseFloor.unmatched``.
         coverage: what the samples cover.
         unsupported_inputs: why a sample is outside the declared support, by id.
-        drawn: the runtime's outputs on a few samples, for drawing; not part of the JSON.
+        worst: ids of the samples with the largest errors, the worst first, of different images.
+        drawn: the runtime's outputs on those of them that have any, for drawing; not part of the JSON.
     """
 
     job: str
@@ -109,6 +110,7 @@ class ParityReport:
     noise_floor_unmatched: int = 0
     coverage: InputCoverage | None = None
     unsupported_inputs: dict[str, str] = field(default_factory=dict)
+    worst: tuple[str, ...] = ()
     drawn: dict[str, Outputs] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -292,6 +294,7 @@ class ParityReport:
             "noise_floor_unmatched": self.noise_floor_unmatched,
             "undetermined": self.undetermined.to_json(),
             "unsupported_inputs": self.unsupported_inputs,
+            "worst": list(self.worst),
             "samples": [{"id": id, **sample.to_json()} for id, sample in self.samples.items()],
         }
 

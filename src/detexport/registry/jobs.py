@@ -10,9 +10,12 @@ from tqdm import tqdm
 from detexport.artifact import Artifact, read_artifact, read_verified
 from detexport.errors import ArtifactError, DataError
 from detexport.parity.certificate import certificate_faults, read_certificate
+from detexport.parity.validation_plan import plan_weaknesses
+from detexport.registry.aliases import point_challenger
 from detexport.registry.content import Content
 from detexport.registry.evidence import Evidence, Lineage, read_lineage
 from detexport.registry.registry import Registry
+from detexport.registry.settings import RegistrySettings, Release
 from detexport.registry.store import open_store
 from detexport.results.latency import read_latency
 from detexport.results.verdict import read_verdict
@@ -31,6 +34,7 @@ class Job:
         runtime: the target's runtime, ``_target_`` and options.
         folder: the model's folder, with ``artifacts/``, ``parity/`` and ``latency.json`` in it.
         made_by: the pipeline's stages that made the artifact out of the model.
+        license: licence of the model's weights; empty if it is not known.
     """
 
     name: str
@@ -40,6 +44,7 @@ class Job:
     runtime: dict[str, Any]
     folder: Path
     made_by: tuple[str, ...]
+    license: str = ""
 
     @property
     def artifact_dir(self) -> Path:
@@ -90,49 +95,110 @@ class Job:
 
 
 def register_jobs(
-    jobs: Sequence[Job], *, workspace: Path, checkout: Path, tracking_uri: str | None, experiment: str
+    jobs: Sequence[Job],
+    *,
+    workspace: Path,
+    checkout: Path,
+    settings: RegistrySettings,
+    dvc_experiment: str = "",
 ) -> dict[str, Any]:
-    """Register the jobs that passed, and report why the others were refused.
+    """Register the jobs that passed: releases as versions, others as runs; report why jobs were refused.
 
     Args:
         jobs: all jobs.
         workspace: the folder that holds the registry, unless it is a server.
         checkout: the folder in which the pipeline runs; the workspace, or a temporary clone of it.
-        tracking_uri: MLflow's tracking URI; None selects the workspace's own store.
-        experiment: name of the MLflow experiment for the runs.
+        settings: the store, and what is a release.
+        dvc_experiment: name of the DVC experiment that runs the pipeline; empty if there is none.
 
     Returns:
-        ``{"tracking_uri", "registered": [...], "refused": [...]}``. A second run with the same jobs returns
-        the same.
+        ``{"tracking_uri", "registered": [...], "experiments": [...], "refused": [...]}``. A second run with
+        the same jobs returns the same.
 
     Raises:
         RegistryError: the registry cannot be reached or refuses a request.
     """
-    registered, refused = [], []
+    outcome: dict[str, list[dict[str, Any]]] = {"registered": [], "experiments": [], "refused": []}
     lineage = read_lineage(checkout)
-    with open_store(workspace, tracking_uri=tracking_uri, experiment=experiment) as store:
+    with open_store(workspace, tracking_uri=settings.tracking_uri, experiment=settings.experiment) as store:
         registry = Registry(store)
-        registry.remove_leftovers()
+        registry.remove_leftovers(settings.experiments)
         for job in tqdm(jobs, desc="register", unit="job"):
-            verdict, reasons = job.evaluate()
-            if reasons:
-                refused.append({"job": job.name, "reasons": reasons})
-            else:
-                registered.append(_register(registry, job, verdict, lineage))
-    return {"tracking_uri": store.public_uri, "registered": registered, "refused": refused}
+            kind, entry = _register(registry, job, lineage, settings, dvc_experiment)
+            outcome[kind].append(entry)
+    return {"tracking_uri": store.public_uri, **outcome}
 
 
-def _register(registry: Registry, job: Job, verdict: dict[str, Any], lineage: Lineage) -> dict[str, str]:
+def _register(
+    registry: Registry, job: Job, lineage: Lineage, settings: RegistrySettings, dvc_experiment: str
+) -> tuple[str, dict[str, Any]]:
+    """Register one job; return the list that its entry belongs to, and the entry."""
+    verdict, reasons = job.evaluate()
+    if reasons:
+        return "refused", {"job": job.name, "reasons": reasons}
+    certificate = job.certificate()
+    weaknesses = plan_weaknesses(certificate["plan"], settings.plan)
+    if settings.release is True and weaknesses:
+        return "refused", {"job": job.name, "reasons": [weaker_plan(weaknesses)]}
     artifact = read_artifact(job.artifact_dir)
     content = Content(artifact, job.runtime)
-    tags = lineage.describe(job.stages, optional=[f"train@{job.model}"])
-    evidence = Evidence(job.target, verdict, job.latency_of(artifact), job.certificate(), tags)
-    version = registry.register(job.name, job.artifact_dir, content, evidence)
-    return {
+    trained = [f"train@{job.model}"]
+    evidence = Evidence(
+        job.target,
+        verdict,
+        job.latency_of(artifact),
+        certificate,
+        lineage=lineage.describe(job.stages, trained),
+        reference=job.folder / "reference",
+        drawn=job.folder / "parity" / f"{job.target}_drawn.npz",
+        entries=lineage.digests(job.stages, trained),
+        data=lineage.data_of(f"validate@{job.name}"),
+        license=job.license,
+    )
+    entry = {
         "job": job.name,
         "model": job.model,
         "target": job.target,
         "name": job.name,
-        "version": version,
         "artifact_sha256": artifact.sha256,
     }
+    reason = no_release_reason(settings.release, weaknesses, dvc_experiment)
+    if reason:
+        run_id = registry.log_experiment(
+            job.name, job.artifact_dir, content, evidence, experiment=settings.experiments, reason=reason
+        )
+        return "experiments", {
+            **entry,
+            "experiment": settings.experiments,
+            "run_id": run_id,
+            "reason": reason,
+            "dvc_experiment": dvc_experiment,
+        }
+    version = registry.register(job.name, job.artifact_dir, content, evidence)
+    point_challenger(registry.client, job.name)
+    return "registered", {**entry, "version": version, **registry.origin(job.name, version)}
+
+
+def no_release_reason(release: Release, weaknesses: Sequence[str], dvc_experiment: str) -> str:
+    """Return why a job that passed is not a release; empty if it is.
+
+    Args:
+        release: ``registry.release``.
+        weaknesses: in what its validation plan is weaker than required.
+        dvc_experiment: name of the DVC experiment that runs the pipeline; empty if there is none.
+    """
+    if release is True:
+        return ""
+    if release is False:
+        return "registry.release is false"
+    if dvc_experiment:
+        return (
+            f"it is the DVC experiment {dvc_experiment}; `make repro` in your checkout registers a release, "
+            "and so does `-S registry.release=true`"
+        )
+    return weaker_plan(weaknesses) if weaknesses else ""
+
+
+def weaker_plan(weaknesses: Sequence[str]) -> str:
+    """Return the reason that a validation plan is weaker than ``registry.plan``."""
+    return f"the validation plan is weaker than registry.plan: {'; '.join(weaknesses)}"

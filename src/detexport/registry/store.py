@@ -57,6 +57,10 @@ class Store:
     leftover_age_s: float
     artifacts: Path | None
 
+    def other_experiment(self, name: str) -> str:
+        """Return the id of another MLflow experiment of this store; create it if needed."""
+        return _find_experiment(self.uri, name, self.artifacts)
+
     @property
     def public_uri(self) -> str:
         """The tracking URI without user, password and query."""
@@ -189,12 +193,24 @@ def _find_experiment(uri: str, name: str, artifacts: Path | None = None) -> str:
         client.rename_experiment(found.experiment_id, f"{name} (until {found.last_update_time})")
         found = None
     if found is None:
-        created: str = client.create_experiment(name, artifact_location=location)
-        return created
+        return _create_experiment(client, name, location)
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     experiment_id: str = found.experiment_id
     return experiment_id
+
+
+def _create_experiment(client: mlflow.MlflowClient, name: str, location: str | None) -> str:
+    """Create an experiment; another process may be faster."""
+    try:
+        created: str = client.create_experiment(name, artifact_location=location)
+        return created
+    except MlflowException as error:
+        found = client.get_experiment_by_name(name)
+        if error.error_code != "RESOURCE_ALREADY_EXISTS" or found is None:
+            raise
+        existing: str = found.experiment_id
+        return existing
 
 
 @contextmanager

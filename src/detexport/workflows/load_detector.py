@@ -61,7 +61,7 @@ def found(source: str | Path, target: str) -> Iterator[tuple[Path, Engine]]:
     with downloaded(str(source)) as stored:
         yield (
             stored.folder,
-            _registered_engine(read_artifact(stored.folder), stored.runtime)
+            registered_engine(read_artifact(stored.folder), stored.runtime)
             if stored.runtime and not target
             else engine_of(stored.folder, target),
         )
@@ -72,7 +72,7 @@ def is_registered(source: str | Path) -> bool:
     return isinstance(source, str) and REGISTRY_URI.match(source) is not None
 
 
-def _registered_engine(artifact: Artifact, runtime: dict[str, Any]) -> Engine:
+def registered_engine(artifact: Artifact, runtime: dict[str, Any]) -> Engine:
     """Build the runtime that a model was registered with, which must be the format's own class.
 
     Raises:

@@ -6,6 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from detexport.registry.jobs import Job, register_jobs
+from detexport.registry.settings import RegistrySettings
+
+DVC_EXPERIMENT = "DVC_EXP_NAME"
+"""Variable that ``dvc exp run`` sets for its stages, in the workspace as in a queue's clone."""
 
 
 def register(
@@ -13,9 +17,8 @@ def register(
     jobs: Mapping[str, Mapping[str, str]],
     targets: Mapping[str, Mapping[str, Any]],
     conversions: Mapping[str, Mapping[str, str]],
-    *,
-    tracking_uri: str | None,
-    experiment: str,
+    models: Mapping[str, Mapping[str, Any]],
+    registry: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Register the jobs that passed, with the commit of the current checkout.
 
@@ -24,8 +27,8 @@ def register(
         jobs: the model, the target and the artifact of each job.
         targets: the runtime of each target.
         conversions: the source of each converted artifact, by ``MODEL-ARTIFACT``.
-        tracking_uri: the registry's store; None is the workspace's own.
-        experiment: name of MLflow's experiment for the runs.
+        models: the models' parameters; ``license`` is that of the weights, if it is known.
+        registry: the store and what is a release, see ``RegistrySettings.of``.
 
     Returns:
         See ``register_jobs``.
@@ -41,13 +44,14 @@ def register(
                 runtime=dict(targets[job["target"]]["runtime"]),
                 folder=models_dir / job["model"],
                 made_by=tuple(_made_by(job["model"], job["artifact"], conversions)),
+                license=models[job["model"]].get("license") or "",
             )
             for name, job in jobs.items()
         ],
-        workspace=_workspace(),
+        workspace=find_workspace(),
         checkout=Path.cwd(),
-        tracking_uri=tracking_uri,
-        experiment=experiment,
+        settings=RegistrySettings.of(registry),
+        dvc_experiment=os.environ.get(DVC_EXPERIMENT, ""),
     )
 
 
@@ -59,7 +63,7 @@ def _made_by(model: str, artifact: str, conversions: Mapping[str, Mapping[str, s
     return [*_made_by(model, conversion["source"], conversions), f"convert@{model}-{artifact}"]
 
 
-def _workspace() -> Path:
+def find_workspace() -> Path:
     """Return the user's checkout, also if DVC runs an experiment in a clone of it.
 
     DVC sets ``DVC_ROOT`` to the user's checkout, and keeps its clones inside. If the current folder is not in

@@ -18,6 +18,7 @@ from detexport.parity.compare import NoiseOf
 from detexport.parity.noise_floor import NoiseFloor
 from detexport.parity.settings import ParitySettings
 from detexport.parity.validate import Support, validate_artifact
+from detexport.parity.validation_plan import ValidationPlan
 from detexport.parity.verdict import ParityReport
 from detexport.reference.resume import Progress, progress_folder, validation_key
 from detexport.reference.store import EagerAccuracy, Reference
@@ -41,11 +42,23 @@ class ReportFiles:
     certificate: Path
 
     def write(
-        self, report: ParityReport, artifact: Artifact, reference: Path, runtime: dict[str, Any]
+        self,
+        report: ParityReport,
+        artifact: Artifact,
+        reference: Reference,
+        runtime: dict[str, Any],
+        settings: ParitySettings,
+        precision: str,
     ) -> None:
         """Write the report of an artifact that was run by ``runtime``, and compared with ``reference``."""
         report.save(self.report, self.drawn)
-        certificate = certify(report.to_json(), artifact, reference=reference, runtime=runtime)
+        certificate = certify(
+            report.to_json(),
+            artifact,
+            reference=reference.folder,
+            runtime=runtime,
+            plan=ValidationPlan.of(reference, settings, precision, report.accuracy),
+        )
         write_json(self.certificate, certificate)
 
 

@@ -112,7 +112,7 @@ def validate_against(
         )
         if save_dir is not None:
             runtime = {"target": target or "the format's own", "device": device}
-            files.write(report, artifact, expected.reference, runtime)
+            files.write(report, artifact, reference, runtime, settings, precision)
     return report
 
 

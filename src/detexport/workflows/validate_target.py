@@ -72,5 +72,5 @@ def validate_target(
         save_to=files.report,
         run_options={"runtime": target["runtime"]},
     )
-    files.write(report, artifact, reference, target["runtime"])
+    files.write(report, artifact, expected, target["runtime"], settings, precision)
     return report

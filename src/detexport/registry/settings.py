@@ -1,0 +1,113 @@
+"""Settings of the registry: the ``registry`` section of a project's ``params.yaml``."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from detexport.errors import ConfigError
+from detexport.parity.settings import ParitySettings
+from detexport.system.json_values import decode
+
+SECTION = "registry"
+Release = Literal["auto", True, False]
+
+
+@dataclass(frozen=True)
+class GateLimits:
+    """How much worse than the champion a version may be; the defaults are those of ``conf/registry``.
+
+    Args:
+        latency_increase: largest increase of the p50 latency, as a fraction of the champion's.
+        ap_decrease: largest decrease of an AP or PQ.
+        same_machine: refuse a version that was measured on another kind of machine than the champion; if
+            False, its latency is not compared.
+    """
+
+    latency_increase: float = 0.2
+    ap_decrease: float = 0.005
+    same_machine: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("latency_increase", "ap_decrease"):
+            if getattr(self, name) < 0:
+                raise ConfigError(
+                    f"{name} is negative",
+                    got=getattr(self, name),
+                    expected="a number of at least 0",
+                    remedy="correct it; 0 allows no decrease and no increase",
+                )
+
+
+@dataclass(frozen=True)
+class RegistrySettings:
+    """Where and what to register; the defaults are those of ``conf/registry``.
+
+    Args:
+        tracking_uri: MLflow's tracking URI; None selects the workspace's own store.
+        experiment: name of the MLflow experiment of releases.
+        release: whether a job that passed is registered as a version. ``"auto"``: unless its validation plan
+            is weaker than ``plan``, or DVC runs the pipeline as an experiment.
+        plan: the weakest validation plan of a release.
+        gate: the limits of a promotion.
+    """
+
+    tracking_uri: str | None = None
+    experiment: str = "detexport"
+    release: Release = "auto"
+    plan: ParitySettings = field(default_factory=ParitySettings)
+    gate: GateLimits = field(default_factory=GateLimits)
+
+    @property
+    def experiments(self) -> str:
+        """Name of the MLflow experiment of what is not a release."""
+        return f"{self.experiment}-experiments"
+
+    @property
+    def promotions(self) -> str:
+        """Name of the MLflow experiment of the decisions about ``champion``."""
+        return f"{self.experiment}-promotions"
+
+    @classmethod
+    def of(cls, section: Mapping[str, Any], source: str = "params.yaml") -> "RegistrySettings":
+        """Build the settings from a section; missing keys have their defaults.
+
+        Raises:
+            ConfigError: a key is unknown, or a value is invalid.
+        """
+        values = dict(section)
+        plan = ParitySettings.of(values.pop("plan", {}), f"{source} (as {SECTION}.plan)")
+        try:
+            settings: RegistrySettings = decode(values, cls, SECTION)
+        except ValueError as error:
+            raise ConfigError(
+                f"the section {SECTION} of {source} cannot be used",
+                got=error,
+                expected="keys and values as in conf/registry/mlflow.yaml",
+                remedy="correct them",
+            ) from error
+        return replace(settings, plan=plan)
+
+
+def read_registry_settings(path: Path) -> RegistrySettings:
+    """Read the section ``registry`` of a project's parameters; without the file all values are the defaults.
+
+    Raises:
+        ConfigError: the file has no such section, or it cannot be used.
+    """
+    if not path.exists():
+        return RegistrySettings()
+    try:
+        params = yaml.safe_load(path.read_text(encoding="utf-8"))
+        section = params[SECTION]
+        return RegistrySettings.of(dict(section), path.name)
+    # ValueError: invalid UTF-8, numbers with too many digits, invalid dates.
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"{path} cannot be read",
+            got=f"{type(error).__name__}: {error}",
+            expected=f"a YAML file with a section {SECTION}, as in conf/registry/mlflow.yaml",
+            remedy="run the command in the project's folder, or in one without params.yaml",
+        ) from error
