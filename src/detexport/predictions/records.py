@@ -39,16 +39,43 @@ def predict(
         The result of ``detexport.processing.postprocess``, in px of ``image``.
     """
     contract = session.artifact.contract
-    height, width = image.shape[1:]
-    resized = resize_image(image, resized_size(height, width, contract.resize))
+    resized = resize(image, contract)
     with memory_guard(resized.shape):
-        outputs = session(resized, (height, width))
-        if "scores" in outputs:
-            kept = outputs["scores"] > score_threshold
-            outputs |= {name: outputs[name][kept] for name in contract.row_names}
-        if not masks and contract.panoptic is None:
-            outputs.pop("pred_masks", None)
-        return postprocess(outputs, resized.shape[1:], (height, width), contract)
+        outputs = session(resized, image.shape[1:])
+        return finish(outputs, resized, image, contract, score_threshold, masks=masks)
+
+
+def resize(image: np.ndarray, contract: Contract) -> np.ndarray:
+    """Return an image (3, H, W) in the size that the contract's rule gives it."""
+    _, height, width = image.shape
+    return resize_image(image, resized_size(height, width, contract.resize))
+
+
+def finish(
+    outputs: dict[str, np.ndarray],
+    resized: np.ndarray,
+    image: np.ndarray,
+    contract: Contract,
+    score_threshold: float,
+    *,
+    masks: bool = True,
+) -> dict[str, Any]:
+    """Drop instances up to a score threshold, and post-process the others.
+
+    Args:
+        outputs: the graph's outputs for ``resized``.
+        resized: the result of ``resize``.
+        image: the image that was resized.
+        contract: the graph's contract.
+        score_threshold: only instances with a greater score are returned.
+        masks: False leaves out the masks of instances, unless they are needed for panoptic segmentation.
+    """
+    if "scores" in outputs:
+        kept = outputs["scores"] > score_threshold
+        outputs = outputs | {name: outputs[name][kept] for name in contract.row_names}
+    if not masks and contract.panoptic is None:
+        outputs = {name: value for name, value in outputs.items() if name != "pred_masks"}
+    return postprocess(outputs, resized.shape[1:], image.shape[1:], contract)
 
 
 def to_plain(fields: dict[str, Any], contract: Contract, *, masks: bool = True) -> dict[str, Any]:
