@@ -27,10 +27,10 @@ def main(
 ) -> None:
     """Write JOB's diagnosis, or that it passed according to VERDICT, into SAVE_DIR."""
     target = load_params(f"targets.{load_params(f'jobs.{job}.target')}")
-    makers = [(one.name, instantiate(one.maker)) for one in load_params(f"makers.{target.artifact}")]
+    steps = [(one.name, instantiate(one.maker)) for one in load_params(f"export_steps.{target.artifact}")]
     engine, precision = instantiate(target.runtime), target.get("precision", "")
     folders = {"build": build, "weights": weights, "sample": sample, "reference": reference}
-    outcome = diagnose_job(artifact_dir, read_json(verdict), makers, engine, precision, save_dir, **folders)
+    outcome = diagnose_job(artifact_dir, read_json(verdict), steps, engine, precision, save_dir, **folders)
     echo(f"{job}: {outcome}")
 
 

@@ -6,15 +6,22 @@ from typing import Annotated
 from typer import Option, echo
 
 from detexport.config.params import load_values
+from detexport.results.digests import remove_other_jobs
 from detexport.system.files import write_json
 from detexport.system.script import run
 from detexport.workflows.register import register
 
 
-def main(models_dir: Annotated[Path, Option()], receipts: Annotated[Path, Option()]) -> None:
+def main(
+    models_dir: Annotated[Path, Option()],
+    digests_dir: Annotated[Path, Option(help="one file per job; those of other jobs are removed")],
+    receipts: Annotated[Path, Option()],
+) -> None:
     """Register the jobs of MODELS_DIR and write RECEIPTS."""
-    jobs, targets, conversions = map(load_values, ("jobs", "targets", "conversions"))
-    outcome = register(models_dir, jobs, targets, conversions, load_values("registry"))
+    names = ("jobs", "targets", "conversions", "models", "registry")
+    jobs, *rest = map(load_values, names)
+    remove_other_jobs(digests_dir, jobs)
+    outcome = register(models_dir, jobs, *rest)
     write_json(receipts, outcome)
     for entry in outcome["registered"]:
         echo(f"{entry['job']}: {entry['name']} version {entry['version']}")

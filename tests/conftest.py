@@ -1,8 +1,10 @@
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from tiny_artifacts import no_samples, write_tiny_onnx, write_tiny_torchscript
+from tiny_artifacts import no_samples, tiny_image, write_tiny_onnx, write_tiny_torchscript
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -38,3 +40,28 @@ def tiny_tracing(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "tracing"
     write_tiny_torchscript(folder, method="tracing")
     return folder
+
+
+@pytest.fixture(scope="session")
+def pixels() -> np.ndarray:
+    """(H, W, 3) RGB."""
+    from photos import SIZE
+
+    return np.ascontiguousarray(tiny_image(*SIZE).transpose(1, 2, 0))
+
+
+@pytest.fixture(scope="session")
+def photo(pixels: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from PIL import Image
+
+    path = tmp_path_factory.mktemp("photo") / "photo.png"
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def detector(tiny_onnx: Path) -> Any:
+    """The tiny ONNX artifact, as `detexport.load` returns it."""
+    import detexport
+
+    return detexport.load(tiny_onnx)

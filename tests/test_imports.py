@@ -43,8 +43,12 @@ ALLOWED = {
     },
     # What the stages measured, read and named: for DVC, the registry and the report.
     "results": {"artifact", "parity"},
-    "report": {"artifact", "benchmark", "parity", "predictions", "reference", "results"},
-    "registry": {"artifact", "runtime", "data", "parity", "benchmark", "predictions", "results"},
+    "serving": {"artifact", "data", "predictions", "runtime"},
+    "report": {
+        *("artifact", "benchmark", "data", "metrics", "outputs", "parity", "predictions", "reference"),
+        "results",
+    },
+    "registry": {"artifact", "runtime", "data", "parity", "benchmark", "predictions", "reference", "results"},
 }
 # The use cases stand over what they put together; stages and the command line call them.
 ALLOWED["workflows"] = ALLOWED.keys() - {"report"}
@@ -62,6 +66,12 @@ OWNED = {
     "nncf": ["convert/openvino_int8.py"],
     "onnxscript": ["export/onnx.py", "export/onnx_nms.py"],
     "jinja2": ["report"],
+    "fastapi": ["serving"],
+    "prometheus_client": ["serving"],
+    "python_multipart": ["serving"],
+    "starlette": ["serving"],
+    "uvicorn": ["serving"],
+    "matplotlib": ["report/plots.py"],
 }
 
 
@@ -116,6 +126,8 @@ def test_a_package_with_an_owner_is_imported_by_it_alone(path: Path) -> None:
         ("detexport.predictions.drawing", ["torch", "jinja2"]),
         ("detexport.predictions.detector", ["torch", "onnxruntime"]),
         ("detexport.workflows.load_detector", ["torch", "onnxruntime", "mlflow"]),
+        ("detexport.cli.serve", ["torch", "mlflow", "onnxruntime", "pandas"]),
+        ("detexport.workflows.package", ["torch", "mlflow", "onnxruntime", "fastapi"]),
         ("detexport.data", ["torch"]),
         ("detexport.model_zoo", ["torch", "numpy", "omegaconf"]),
         ("detexport.utils.events", ["torch", "tensorboard"]),

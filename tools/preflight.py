@@ -10,12 +10,14 @@ import psutil
 from omegaconf import OmegaConf
 from typer import echo
 
+from detexport.benchmark.machine import describe_machine
 from detexport.config.cfg import load_cfg
 from detexport.config.composition import check_composition
-from detexport.config.params import PARAMS, load_params
+from detexport.config.params import PARAMS, load_params, load_values
 from detexport.parity.settings import ParitySettings
 from detexport.reference.resume import remove_abandoned
 from detexport.system.atomic import remove_leftovers
+from detexport.system.files import read_json
 from detexport.system.script import run
 from detexport.targets.opsets import check_opset_version
 from detexport.targets.table import ONNX_RUNTIME
@@ -24,7 +26,11 @@ from detexport.targets.table import ONNX_RUNTIME
 LOCKS = Path(".dvc/tmp/rwlock")
 PATIENCE_S = 15.0
 # The folders that stages write to.
-WRITTEN = ("checkpoints", "data", "downloads", "outputs", "reports")
+WRITTEN = ("checkpoints", "data", "downloads", "jobs", "outputs", "reports")
+# Outputs that are about a machine or a registry, which may be another than when they were written.
+MACHINE = Path("outputs/machine.json")
+RECEIPTS = Path("outputs/registered.json")
+DECISIONS = Path("outputs/promoted.json")
 
 
 def main(conf: Path = Path("conf")) -> None:
@@ -49,6 +55,8 @@ def main(conf: Path = Path("conf")) -> None:
             echo(f"waiting for the process {min(holders(), default=0)} of another run to end")
         time.sleep(0.2)
     sweep({str(job) for job in load_params("jobs")})
+    remove_other_machine()
+    remove_other_receipts()
 
 
 def sweep(jobs: Container[str]) -> None:
@@ -65,6 +73,30 @@ def sweep(jobs: Container[str]) -> None:
         echo(f"removed {path}, which a killed run left")
 
 
+def remove_other_machine() -> None:
+    """Remove the description of another kind of machine, so that latencies are measured on this one."""
+    if MACHINE.is_file() and read_json(MACHINE) != describe_machine():
+        echo(f"{MACHINE} describes another kind of machine: latencies are measured again")
+        MACHINE.unlink()
+
+
+def remove_other_receipts() -> None:
+    """Remove receipts of versions that the registry lacks, so that the jobs are registered again.
+
+    Raises:
+        RegistryError: the registry cannot be reached.
+    """
+    if not RECEIPTS.is_file():
+        return
+    from detexport.workflows.receipts import outdated_receipt  # imports MLflow: seconds
+
+    reason = outdated_receipt(read_json(RECEIPTS), load_values("registry"))
+    if reason:
+        echo(f"{reason}: jobs are registered again")
+        RECEIPTS.unlink()
+        DECISIONS.unlink(missing_ok=True)
+
+
 def check_opsets() -> None:
     """Check the opsets that the jobs request, before anything is exported.
 
@@ -73,10 +105,10 @@ def check_opsets() -> None:
     """
     params: Any = OmegaConf.to_container(load_params("jobs"))
     for job in params.values():
-        makers = load_params(f"makers.{job['artifact']}")
+        steps = load_params(f"export_steps.{job['artifact']}")
         runtime = load_params(f"targets.{job['target']}.runtime")._target_
         model = load_params(f"models.{job['model']}")
-        for one in makers:
+        for one in steps:
             if "opset_version" in one.maker:
                 cfg = load_cfg(Path(model.config_file))
                 overrides: Any = OmegaConf.to_container(model.config)
@@ -87,7 +119,7 @@ def check_opsets() -> None:
                     one.maker.exporter,
                     meta_arch=cfg.MODEL.META_ARCHITECTURE,
                     runs_onnx=runtime == ONNX_RUNTIME.path
-                    or any(other.name == "onnx_int8" for other in makers),
+                    or any(other.name == "onnx_int8" for other in steps),
                     option=f"-S artifacts.{one.name}.method.opset_version",
                 )
 

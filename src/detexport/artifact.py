@@ -92,6 +92,10 @@ class Artifact:
         """Return the manifest as plain JSON values."""
         return {**asdict(self), "format": self.format.value, "contract": self.contract.to_json()}
 
+    def size_bytes(self, folder: Path) -> int:
+        """Return the size of the files in ``folder``, without the manifest."""
+        return sum((folder / file).stat().st_size for file in self.files)
+
     def save(self, folder: Path) -> None:
         """Write the manifest into ``folder``."""
         write_json(folder / MANIFEST, self.to_json())
@@ -114,7 +118,7 @@ def read_artifact(folder: Path) -> Artifact:
         raise ArtifactError(
             f"{folder} is not an artifact",
             got=f"{type(error).__name__}: {error}",
-            expected=f"a folder with a {MANIFEST} as the export writes it",
+            expected=f"a folder with {MANIFEST}, as the export writes it",
             remedy="export the model again",
         ) from error
 

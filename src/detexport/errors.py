@@ -146,6 +146,10 @@ class DataError(DetexportError):
     """A data set, an annotation file or an image is invalid or missing."""
 
 
+class ImageSizeError(DataError):
+    """An image has more pixels, or longer sides, than allowed."""
+
+
 class MissingAnnotationsError(DataError):
     """A data set lacks the annotations that a task metric needs; otherwise it is usable."""
 

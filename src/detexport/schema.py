@@ -91,7 +91,7 @@ def flatten(value: Any, *, allow_non_tensor: bool = False) -> tuple[tuple[Tensor
     """
     if isinstance(value, Tensor):
         return (value,), Schema(TENSOR)
-    kind, names, parts = _take_apart(value)
+    kind, names, parts = _unpack(value)
     if kind not in KINDS:
         if allow_non_tensor:
             return (), Schema(kind)
@@ -106,7 +106,7 @@ def flatten(value: Any, *, allow_non_tensor: bool = False) -> tuple[tuple[Tensor
     return tensors, Schema(kind, names, tuple(schema for _, schema in flattened))
 
 
-def _take_apart(value: Any) -> tuple[str, tuple[str, ...], list[Any]]:
+def _unpack(value: Any) -> tuple[str, tuple[str, ...], list[Any]]:
     """Return kind, names and parts of a value; a kind that is not in ``KINDS`` has no parts.
 
     The class decides, not its name: other libraries have a ``Boxes``, too.

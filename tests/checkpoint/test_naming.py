@@ -200,21 +200,3 @@ def test_the_prefix_of_a_data_parallel_wrapper_is_removed() -> None:
     assert found.ignored == ("module.pixel_mean",)
     assert match_names(["module.a", "b"], ["a", "b"]).unexpected == ("module.a",)
     assert match_names(["module.a"], ["module.a"]).sources == {"module.a": "module.a"}
-
-
-def test_names_of_older_point_rend_files() -> None:
-    older = {
-        "roi_heads.mask_coarse_head.coarse_mask_fc1.weight": torch.full((2,), 1.0),
-        "roi_heads.mask_coarse_head.reduce_spatial_dim_conv.bias": torch.full((2,), 2.0),
-        "roi_heads.mask_coarse_head.prediction.weight": torch.full((2,), 3.0),
-        "roi_heads.mask_point_head.fc3.weight": torch.full((2,), 4.0),
-    }
-    wanted = [
-        "roi_heads.mask_head.coarse_head.fc1.weight",
-        "roi_heads.mask_head.coarse_head.reduce_spatial_dim_conv.bias",
-        "roi_heads.mask_head.coarse_head.prediction.weight",
-        "roi_heads.mask_head.point_head.fc3.weight",
-    ]
-    found, report = match_weights(older, {name: [2] for name in wanted})
-    assert report.complete
-    assert [float(found[name][0]) for name in wanted] == [1.0, 2.0, 3.0, 4.0]

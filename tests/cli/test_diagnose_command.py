@@ -72,6 +72,6 @@ def test_what_is_missing_is_named(exported: Path, run: Run, tmp_path: Path) -> N
     shutil.copytree(exported, alone)
     done = run("diagnose", alone)
     assert done.returncode == 2
-    assert "there is no --config-file" in done.stderr
+    assert "no --config-file is given" in done.stderr
     (alone / "model.pt").write_bytes(b"other")
     assert "is not the file that was exported" in run("diagnose", alone, *MODEL).stderr

@@ -104,7 +104,7 @@ def test_the_whole_contract_is_described(tmp_path: Path, capsys: pytest.CaptureF
     for part in (
         "score          greater than 0.25",
         "NMS            IoU greater than 0.5",
-        "detections     at most 10 an image",
+        "detections     at most 10 per image",
         "mask           probability of at least 0.5",
         "pixel mean     0, 0, 0",
         "pixel std      1, 1, 1",

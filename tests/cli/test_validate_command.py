@@ -305,9 +305,7 @@ def test_artifacts_of_other_models_are_refused(run: Run, artifact: Path, data: P
     assert "is not an artifact of the same model" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("other", "reason"), [(None, "no model and no other artifact"), (Path(), "no --data")]
-)
+@pytest.mark.parametrize(("other", "reason"), [(None, "no model, no other artifact"), (Path(), "no --data")])
 def test_nothing_to_compare_with_is_refused(artifact: Path, other: Path | None, reason: str) -> None:
     with pytest.raises(ConfigError, match=f"nothing to compare the artifact with; got: {reason}"):
         validate_against(artifact, other)

@@ -135,17 +135,19 @@ def test_a_job_knows_the_options_of_all_that_makes_its_artifact(tree: Path) -> N
     selected = "export=[tracing,onnx,openvino_int8]"
     assert compose(tree, selected).returncode == 0
     before = params(tree)
-    assert {artifact: [one["name"] for one in chain] for artifact, chain in before["makers"].items()} == {
+    assert {
+        artifact: [one["name"] for one in chain] for artifact, chain in before["export_steps"].items()
+    } == {
         "tracing": ["tracing"],
         "onnx": ["onnx"],
         "openvino_int8": ["onnx", "openvino", "openvino_int8"],
     }
-    chain = before["makers"]["openvino_int8"]
+    chain = before["export_steps"]["openvino_int8"]
     assert chain[0]["maker"] == before["artifacts"]["onnx"]["method"]
     assert chain[1]["maker"] == before["artifacts"]["openvino"]["conversion"]
     assert compose(tree, selected, "artifacts.openvino.conversion.compress_to_fp16=true").returncode == 0
-    after = params(tree)["makers"]
-    assert [artifact for artifact in after if after[artifact] != before["makers"][artifact]] == [
+    after = params(tree)["export_steps"]
+    assert [artifact for artifact in after if after[artifact] != before["export_steps"][artifact]] == [
         "openvino_int8"
     ]
 

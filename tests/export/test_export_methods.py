@@ -1,14 +1,17 @@
 """Each export method on a small model whose weights see something: equal to eager at every size."""
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -240,3 +243,16 @@ def test_scripting_in_a_process_with_random_hashes_is_refused() -> None:
         )
         assert done.returncode == code_expected, done.stderr
         assert ("expected: PYTHONHASHSEED=0" in done.stderr) is bool(code_expected)
+
+
+@pytest.mark.parametrize("method", ["onnx", "onnx_torchscript"])
+def test_the_onnx_file_alone_names_its_classes_and_its_preprocessing(
+    exported: dict[str, Path], contract: Contract, method: str
+) -> None:
+    # As ONNX Runtime reads it, without the manifest.
+    path = exported[method] / read_artifact(exported[method]).main_file
+    properties = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
+    assert json.loads(properties["class_names"]) == list(CLASSES)
+    assert json.loads(properties["resize"]) == asdict(contract.resize)
+    assert properties["channel_order"] == contract.channel_order
+    assert properties.keys() == {"channel_order", "class_names", "resize"}

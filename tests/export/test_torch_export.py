@@ -26,7 +26,7 @@ from detexport.export.torch_export import TorchExport
 from detexport.formats.pt2 import load_program, save_program
 from detexport.modeling import build_model
 from detexport.runtime.exported_program import ExportedProgram
-from small_models import NUM_CLASSES, small_cfg
+from small_architectures import NUM_CLASSES, small_cfg
 from tiny_artifacts import tiny_contract
 
 ROOT = Path(__file__).parents[2]

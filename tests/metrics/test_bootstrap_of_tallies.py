@@ -315,3 +315,31 @@ def test_one_image(datasets: dict[str, CocoDataset]) -> None:
 def test_sides_with_other_images_are_refused(numbers: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="images; expected the same ones"):
         paired_difference(*(no_detections(number, 1) for number in numbers))
+
+
+@pytest.mark.parametrize("kind", ["boxes and masks", "keypoints"])
+def test_classes_and_curves_agree_with_cocos_metrics(datasets: dict[str, CocoDataset], kind: str) -> None:
+    dataset = datasets[kind]
+    evaluation = evaluated(dataset, kind)
+    for name in KINDS[kind]:
+        matches = evaluation.tallies[name]
+        assert isinstance(matches, Matches)
+        assert np.nanmean(matches.by_class()) == pytest.approx(evaluation.metrics[name], abs=1e-12)
+        for threshold, metric in ((0, f"{name}50"), (5, f"{name}75")):
+            curve = matches.precision_at_recalls(threshold)
+            assert curve.mean() == pytest.approx(evaluation.metrics[metric], abs=1e-12)
+            assert (np.diff(curve) <= 0).all()
+
+
+def test_a_class_without_objects_has_no_precision() -> None:
+    empty = Matches(
+        image=np.zeros(0, np.int64),
+        category=np.zeros(0, np.int64),
+        correct=np.zeros((10, 0), bool),
+        ignored=np.zeros((10, 0), bool),
+        objects=np.array([[0], [2]]),
+        score=np.zeros(0),
+    )
+    np.testing.assert_array_equal(empty.by_class(), [np.nan, 0.0])
+    np.testing.assert_array_equal(empty.precision_at_recalls(0), np.zeros(101))
+    assert np.isnan(replace(empty, objects=np.zeros((2, 1), int)).precision_at_recalls(0)).all()

@@ -98,16 +98,16 @@ def test_qualities_by_hand() -> None:
         [4, 4, 4, 9, 5, 9, 9, 9, 9, 9],
         {4: THING, 5: THING, 9: STUFF},
     )
-    assert tallies[THING] == Tally(iou=0.75, matched=1, wrong=1, missed=1)
+    assert tallies[THING] == Tally(iou=0.75, tp=1, fp=1, fn=1)
     assert tallies[THING].qualities == pytest.approx((0.375, 0.75, 0.5))
     # 9 shares two of its four labelled pixels with 3: 2 / (2 + 4 - 2).
-    assert tallies[STUFF] == Tally(wrong=1, missed=1)
+    assert tallies[STUFF] == Tally(fp=1, fn=1)
     assert tallies[STUFF].qualities == (0.0, 0.0, 0.0)
 
 
 def test_another_category_is_no_match() -> None:
     tallies = match_rows([1, 1], {1: THING}, [4, 4], {4: STUFF})
-    assert tallies == {THING: Tally(missed=1), STUFF: Tally(wrong=1)}
+    assert tallies == {THING: Tally(fn=1), STUFF: Tally(fp=1)}
 
 
 def test_unlabelled_pixels_are_ignored() -> None:
@@ -115,7 +115,7 @@ def test_unlabelled_pixels_are_ignored() -> None:
     tallies = match_rows(
         [1, 1, 0, 0, 0, 0, 2], {1: THING, 2: STUFF}, [4, 4, 4, 4, 5, 5, 5], {4: THING, 5: STUFF}
     )
-    assert tallies[THING] == Tally(iou=1.0, matched=1)
-    assert tallies[STUFF] == Tally(iou=1.0, matched=1)
+    assert tallies[THING] == Tally(iou=1.0, tp=1)
+    assert tallies[STUFF] == Tally(iou=1.0, tp=1)
     tallies = match_rows([0, 0, 0, 2], {2: THING}, [5, 5, 5, 5], {5: STUFF})
-    assert tallies == {THING: Tally(missed=1), STUFF: Tally()}
+    assert tallies == {THING: Tally(fn=1), STUFF: Tally()}

@@ -16,7 +16,7 @@ from detexport.export.onnx import Onnx
 from detexport.modeling import build_model
 from detexport.runtime.onnxruntime import OnnxRuntime
 from detexport.structures import BitMasks, Boxes, Instances, Keypoints
-from small_models import draw
+from small_architectures import draw
 
 CONFIG = Path(__file__).parents[2] / "conf/detectron2/mask_rcnn.yaml"
 # All anchors are learnt from, so that every level has a gradient.

@@ -17,7 +17,7 @@ from detexport.modeling import build_model
 from detexport.modeling.meta_arch.panoptic_fpn import PanopticCombination
 from detexport.runtime.onnxruntime import OnnxRuntime
 from detexport.structures import BitMasks, Boxes, Instances
-from small_models import draw
+from small_architectures import draw
 
 CONFIG = Path(__file__).parents[2] / "conf/detectron2/mask_rcnn.yaml"
 SIZES = [(64, 96), (33, 65), (97, 31), (1, 1), (128, 128), (50, 70), (160, 45), (32, 32)]

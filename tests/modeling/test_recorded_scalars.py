@@ -5,7 +5,7 @@ import torch
 
 from detexport.structures import PolygonMasks
 from detexport.utils.events import EventStorage
-from small_models import OVERRIDES, example, small_model
+from small_architectures import OVERRIDES, example, small_model
 
 RPN = {"rpn/num_pos_anchors", "rpn/num_neg_anchors"}
 SAMPLES = {"roi_head/num_fg_samples", "roi_head/num_bg_samples"}

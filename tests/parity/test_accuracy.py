@@ -231,6 +231,22 @@ def test_what_finds_the_same_is_equal_on_every_image(dataset: CocoDataset, artif
     json.dumps(accuracy.to_json(), allow_nan=False)
 
 
+def test_accuracy_is_reported_by_class(dataset: CocoDataset, artifact: Artifact) -> None:
+    accuracy = measured(Finder(dataset, artifact, left_out=1), dataset, eager_evaluated(dataset, artifact))
+    classes = accuracy.per_class["bbox/AP"]
+    assert tuple(classes) == dataset.class_names
+    annotated = [one for record in dataset.images for one in record.annotations]
+    for index, one in enumerate(classes.values()):
+        assert one.objects == sum(annotation["category_id"] == index for annotation in annotated)
+    present = [one for one in classes.values() if one.objects]
+    assert np.mean([one.artifact for one in present]) == pytest.approx(accuracy.artifact["bbox/AP"])
+    assert [one.eager for one in present] == pytest.approx([1.0] * len(present))
+    curve = accuracy.curves["bbox/AP"]["0.50"]
+    assert curve.eager == (1.0,) * 101
+    assert np.mean(curve.artifact) == pytest.approx(accuracy.artifact["bbox/AP50"], abs=1e-4)
+    json.dumps(accuracy.to_json(), allow_nan=False)
+
+
 def test_a_weak_eager_model_fails_reduced_precision_alone(dataset: CocoDataset, artifact: Artifact) -> None:
     """In float32 the other verdicts hold; a difference stays one."""
     accuracy = measured(Finder(dataset, artifact), dataset, eager(dataset))

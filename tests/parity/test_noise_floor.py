@@ -23,10 +23,7 @@ from detexport.outputs import Outputs
 from detexport.parity.compare import Tolerance, compare
 from detexport.parity.eager_variants import (
     CPU_VARIANTS,
-    CUDA_VARIANTS,
-    measure_noise_floor,
     most_threads,
-    variants,
 )
 from detexport.parity.noise_floor import (
     NoiseFloor,
@@ -124,23 +121,6 @@ def test_the_model_itself_stays_within_the_table_however_it_is_run(
     assert next(model.parameters()).is_contiguous()
 
 
-def test_the_variants_are_those_of_the_machine() -> None:
-    assert most_threads() >= 2
-    on_this = {**CPU_VARIANTS, **(CUDA_VARIANTS if torch.cuda.is_available() else {})}
-    assert variants() == on_this
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
-def test_tf32_is_set_for_its_variant_alone(model: Any) -> None:
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    for name, wanted in (("cuda", False), ("cuda_tf32", True)):
-        with CUDA_VARIANTS[name](model) as moved:
-            assert torch.backends.cudnn.allow_tf32 is torch.backends.cuda.matmul.allow_tf32 is wanted
-            assert moved.device.type == "cuda"
-        assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == before
-    assert model.device.type == "cpu"
-
-
 def shifted(name: str, by: float) -> Callable[[Outputs], None]:
     def change(outputs: Outputs) -> None:
         outputs[name] = outputs[name] + np.float32(by)
@@ -226,23 +206,6 @@ def test_a_limit_above_the_floor_stays_as_it_is() -> None:
     assert not any(limit.widened for limit in limits_of(Tolerance(), floor))
 
 
-@pytest.mark.parametrize(
-    ("pixels", "ratio", "expected"),
-    [
-        (20.0, 0.002, (9.0, 0.005)),  # many pixels, but of a large mask
-        (4.0, 0.5, (9.0, 0.005)),  # half of a tiny mask
-        (18.0, 0.02, (18.0, 0.005)),  # beyond both: twice the pixels, or four times the ratio
-        (90.0, 0.01, (9.0, 0.01)),
-    ],
-)
-def test_masks_widen_by_the_limit_that_grows_least(
-    pixels: float, ratio: float, expected: tuple[float, float]
-) -> None:
-    table = Tolerance(mask_px=9.0, mask_area_ratio=0.005)
-    wider = widen(table, floor_of(mask_px=pixels, mask_area_ratio=ratio))
-    assert (wider.mask_px, wider.mask_area_ratio) == expected
-
-
 def test_no_limit_is_widened_to_more_than_ten_times_the_table() -> None:
     table = Tolerance()
     assert widen(table, floor_of(panoptic_ratio=1.0)).panoptic_ratio == pytest.approx(
@@ -260,33 +223,6 @@ def test_a_floor_is_read_as_it_was_written(tmp_path: Path) -> None:
     (tmp_path / "floor.json").write_text("{}")
     with pytest.raises(DataError, match="not a noise floor"):
         read_noise_floor(tmp_path / "floor.json")
-
-
-@pytest.mark.parametrize(("difference", "affordable"), [(0.001, True), (-0.003, False)])
-def test_another_precision_is_evaluated_and_no_part_of_the_floor(
-    monkeypatch: pytest.MonkeyPatch,
-    model: Any,
-    contract: Contract,
-    reference: Reference,
-    difference: float,
-    affordable: bool,
-) -> None:
-    """Another memory format stands in for TF32, which takes a GPU."""
-    monkeypatch.setattr("detexport.parity.eager_variants.NO_NOISE", ("channels_last",))
-    evaluated: list[Any] = []
-
-    def evaluate(other: Any) -> dict[str, float]:
-        evaluated.append(other)
-        return {"bbox/AP": difference}
-
-    floor = measure_noise_floor(model, contract, reference, TOLERANCE, 1, evaluate=evaluate, budget=0.002)
-    assert len(evaluated) == 1
-    assert evaluated[0] is not model
-    assert {name: variant.affordable for name, variant in floor.variants.items() if not variant.counts} == {
-        "channels_last": affordable
-    }
-    assert floor.variants["threads"].affordable is None
-    assert NoiseFloor.from_json(json.loads(json.dumps(floor.to_json()))) == floor
 
 
 def test_a_limit_is_widened_ten_times_at_most() -> None:

@@ -59,7 +59,10 @@ def test_a_projects_limits_are_read(tmp_path: Path) -> None:
         ("parity: {min_accuracy: 2}", "min_accuracy: 2, expected a number from 0 to 1"),
         ("parity: {budgets: {int8: 2}}", "budgets.int8: 2, expected a number from 0 to 1"),
         ("parity: {inputs: {mosaic_area: 0}}", "inputs.mosaic_area: 0, expected a number from 0.01"),
-        ("parity: {inputs: {hair: 2}}", "inputs.hair: 2, expected a number from 0 to 1"),
+        (
+            "parity: {inputs: {threshold_distance: 2}}",
+            "inputs.threshold_distance: 2, expected a number from 0 to 1",
+        ),
         ("parity: {draw: -1}", "draw: -1, expected a whole number from 0"),
         (f"parity: {{tolerance: {{score: 1{'0' * 400}}}}}", "tolerance.score: 1000"),
         ("parity: {accuracy_precisions: [fp4]}", "accuracy_precisions: 'fp4' has no budget"),

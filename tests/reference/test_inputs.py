@@ -2,8 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from detexport.artifact import read_artifact
 from detexport.checkpoint import load_weights, read_state_dict
 from detexport.config.cfg import load_cfg
-from detexport.contract import IMAGE, Contract
+from detexport.contract import Contract
 from detexport.data.coco import CocoRecord, load_coco
 from detexport.data.synthetic import SyntheticShapes
 from detexport.modeling import build_model
 from detexport.parity.compare import compare
-from detexport.parity.validate import first_of_each_image, validate
 from detexport.processing.postprocess import postprocess
-from detexport.reference.batching import group_by_call, why_unsupported
+from detexport.reference.batching import group_by_call
 from detexport.reference.eager_outputs import run_eager_batch, with_score_threshold
-from detexport.reference.input_coverage import InputCoverage, Nearness
 from detexport.reference.input_images import ASPECT
 from detexport.reference.input_plan import (
     BATCH,
@@ -41,10 +36,9 @@ from detexport.reference.input_plan import (
     probed_threshold,
 )
 from detexport.reference.inputs import inputs
-from detexport.reference.store import DATA, NO_IMAGE, Reference, SampleMeta, read_reference, write_reference
+from detexport.reference.store import DATA, Reference, SampleMeta, read_reference, write_reference
 from detexport.runtime.onnxruntime import OnnxRuntime
-from detexport.runtime.torchscript import TorchScript
-from tiny_artifacts import tiny_contract, write_tiny_onnx
+from tiny_artifacts import write_tiny_onnx
 from tolerances import TOLERANCE
 
 ROOT = Path(__file__).parents[2]
@@ -201,13 +195,6 @@ def test_a_batch_holds_what_the_model_gives_for_all_its_images_at_once(
     assert sum(len(group) for group in group_by_call(reference.samples)) == len(reference.samples)
 
 
-def test_pictures_are_drawn_of_the_data_sets_images_alone(
-    reference: Reference, records: tuple[CocoRecord, ...]
-) -> None:
-    assert first_of_each_image(reference.samples) == [f"{one.image_id:06d}-1x" for one in records]
-    assert {meta.image_id for meta in of_kind(reference, MOST)} == {NO_IMAGE}
-
-
 def test_a_reference_of_inputs_has_the_same_bytes_every_time(
     model: Counted, records: tuple[CocoRecord, ...], folder: Path, tmp_path: Path
 ) -> None:
@@ -241,78 +228,3 @@ def test_models_without_detections_have_what_makes_sense(
     assert NEAR not in coverage.kinds
     assert coverage.thresholds == ()
     assert coverage.without is None
-
-
-def meta(size: tuple[int, int] = (30, 50), batch: str = "") -> SampleMeta:
-    return SampleMeta("a", 1, "1.png", size, size, 1.0, batch=batch)
-
-
-def test_an_artifact_is_asked_only_for_what_it_claims(tiny_onnx: Path, tiny_scripting: Path) -> None:
-    one, many = read_artifact(tiny_onnx), read_artifact(tiny_scripting)
-    assert why_unsupported(one, [meta()]) == why_unsupported(many, [meta()]) == ""
-    assert why_unsupported(one, [meta(batch="1"), meta(batch="1")]) == "the artifact supports batch size 1"
-    assert why_unsupported(many, [meta(batch="1"), meta((60, 20), batch="1")]) == ""
-    narrow = replace(one, image_sides=(32, 64))
-    assert why_unsupported(narrow, [meta()]) == "the artifact supports images with sides of 32 to 64 px"
-    assert why_unsupported(narrow, [meta((32, 64))]) == ""
-    frozen = replace(one, contract=tiny_contract(inputs=(replace(IMAGE, shape=(3, 30, 50)),)))
-    assert why_unsupported(frozen, [meta()]) == ""
-    assert why_unsupported(frozen, [meta((50, 30))]) == "the artifact supports images of one size: 30 x 50"
-
-
-@pytest.fixture(scope="module")
-def batched(
-    tiny_scripting: Path, records: tuple[CocoRecord, ...], tmp_path_factory: pytest.TempPathFactory
-) -> Reference:
-    """A reference of the tiny artifacts' own graph, with batches."""
-    session = TorchScript().open(tiny_scripting)
-    contract = tiny_contract()
-
-    def run(images: Any, sizes: Any) -> Iterator[dict[str, Any]]:
-        for image, size in zip(images, sizes, strict=True):
-            yield postprocess(session(image), image.shape[1:], size, contract)
-
-    folder = tmp_path_factory.mktemp("batched") / "reference"
-    samples = inputs(records, contract, PLAN, lambda images, sizes: list(run(images, sizes)), None)
-    write_reference(folder, samples, contract=contract, environment={})
-    return read_reference(folder)
-
-
-def test_batches_run_in_one_call_where_the_artifact_takes_several(
-    tiny_scripting: Path, batched: Reference, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    session = TorchScript().open(tiny_scripting)
-    calls: list[int] = []
-    run_batch = type(session).run_batch
-
-    def counting(self: Any, images: Any, sizes: Any) -> Any:
-        calls.append(len(images))
-        return run_batch(self, images, sizes)
-
-    monkeypatch.setattr(type(session), "run_batch", counting)
-    report = validate(session, batched, TOLERANCE, job="j")
-    assert report.passed, report.reasons
-    assert calls.count(3) == 2
-    assert len(report.samples) == len(batched.samples)
-
-
-def test_batches_are_left_out_and_told_where_the_artifact_takes_one_image(
-    tiny_onnx: Path, batched: Reference
-) -> None:
-    report = validate(OnnxRuntime(threads=1).open(tiny_onnx), batched, TOLERANCE, job="j")
-    assert report.passed, report.reasons
-    assert len(report.samples) == len(batched.samples) - 6
-    assert set(report.to_json()["unsupported_inputs"]) == {
-        sample.meta.id for sample in batched.samples if sample.meta.batch
-    }
-
-
-def test_gaps_are_told_in_words() -> None:
-    coverage = InputCoverage({DATA: 3}, 1, 0, 100, 20, 0, 0, 0, (Nearness(0.05, 0.1, None),))
-    assert coverage.gaps == (
-        "no image without a detection",
-        "no image with exactly one detection",
-        "at most 20 detections in an image, the model allows 100",
-        "no two equal scores",
-        "no score known below the threshold 0.05",
-    )

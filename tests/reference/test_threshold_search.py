@@ -24,30 +24,15 @@ def search(scores: Callable[[float], list[float]]) -> tuple[ThresholdSearch, lis
     return ThresholdSearch(Blend(plain(SIZE, (0.0,)), plain(SIZE, (255.0,))), probe), seen
 
 
-def test_a_blend_is_whole_at_its_ends_and_takes_steps_of_single_values_between() -> None:
-    first, second = plain(SIZE, (10.0, 20.0, 250.0)), plain(SIZE, (200.0, 0.0, 255.0))
-    blend = Blend(first, second)
-    np.testing.assert_array_equal(blend(0.0), first)
-    np.testing.assert_array_equal(blend(1.0), second)
-    near, far = blend(0.5).astype(int), blend(0.5 + 2e-5).astype(int)
-    changed = np.abs(near - far)
-    assert 0 < np.count_nonzero(changed) < 20
-    assert changed.max() == 1
-    np.testing.assert_array_equal(Blend(first, second)(0.3), blend(0.3))
-    # A value that does not change and the largest there is stay what they are.
-    white = plain(SIZE, (255.0,))
-    np.testing.assert_array_equal(Blend(white, white)(0.7), white)
-
-
 def test_a_score_that_changes_evenly_is_brought_to_a_hair_on_both_sides() -> None:
     path, seen = search(lambda brightness: [brightness**2])
-    hair = 2e-5  # a value's step of a 6000th of the brightness moves this score by 2e-6
-    used = path.approach(THRESHOLD, runs=40, hair=hair)
+    distance = 2e-5  # a value's step of a 6000th of the brightness moves this score by 2e-6
+    used = path.approach(THRESHOLD, runs=40, distance=distance)
     above, below = path.nearest(THRESHOLD, 1), path.nearest(THRESHOLD, -1)
     assert above is not None
     assert below is not None
-    assert 0 < above.distance <= hair
-    assert -hair <= below.distance <= 0
+    assert 0 < above.distance <= distance
+    assert -distance <= below.distance <= 0
     assert used < 25
     assert len(seen) == used + 2
     image = path.blend(above.fraction)
@@ -60,7 +45,7 @@ def test_a_jump_is_left_for_a_crossing_that_can_be_approached() -> None:
         return [jumping, max(0.0, 0.9 - brightness)]
 
     path, _ = search(scores)
-    path.approach(THRESHOLD, runs=60, hair=2e-4)
+    path.approach(THRESHOLD, runs=60, distance=2e-4)
     for sign in (1, -1):
         score = path.nearest(THRESHOLD, sign)
         assert score is not None
@@ -69,13 +54,13 @@ def test_a_jump_is_left_for_a_crossing_that_can_be_approached() -> None:
 
 def test_no_more_runs_are_made_than_allowed() -> None:
     path, seen = search(lambda brightness: [brightness])
-    assert path.approach(THRESHOLD, runs=3, hair=0.0) == 3
+    assert path.approach(THRESHOLD, runs=3, distance=0.0) == 3
     assert len(seen) == 2 + 3
 
 
 def test_where_nothing_crosses_the_search_ends() -> None:
     path, seen = search(lambda brightness: [0.9])
-    assert path.approach(THRESHOLD, runs=30, hair=1e-6) < 30
+    assert path.approach(THRESHOLD, runs=30, distance=1e-6) < 30
     assert len(seen) < 15
     assert path.nearest(THRESHOLD, -1) is None
     assert path.find_one(THRESHOLD, runs=5) is None  # the path does not begin without a detection

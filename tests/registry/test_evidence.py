@@ -11,6 +11,7 @@ from hypothesis import given
 from toy_project import folder, write_project
 
 from detexport.errors import DataError
+from detexport.registry.card import describe_latency, describe_validation
 from detexport.registry.evidence import Evidence
 from detexport.results.latency import read_latency
 from detexport.results.verdict import read_verdict
@@ -31,8 +32,8 @@ def use(reports: dict[str, Any], where: Path) -> Evidence:
     for name, report in reports.items():
         (where / f"{name}.json").write_text(json.dumps(report))
     verdict, latency = read_verdict(where / "verdict.json"), read_latency(where / "latency.json")
-    evidence = Evidence("onnx", verdict, latency, {"sha256": "0" * 64}, {})
-    assert evidence.describe()
+    evidence = Evidence("onnx", verdict, latency, {"sha256": "0" * 64}, {}, where, where)
+    assert [*describe_validation(evidence), *describe_latency(evidence)]
     assert all(isinstance(value, float) for value in evidence.metrics.values())
     return evidence
 

@@ -184,6 +184,14 @@ def test_a_changed_artifact_is_refused(root: Path) -> None:
     assert champion(root) is None
 
 
+def test_changed_code_is_refused(root: Path) -> None:
+    version = register(root, 1)
+    path = next(root.glob("mlartifacts/models/*/artifacts/code/detexport/processing/postprocess.py"))
+    path.write_text(path.read_text() + "# changed\n")
+    assert "changed: code/detexport/processing/postprocess.py" in promote(root, version).reasons[0]
+    assert champion(root) is None
+
+
 def test_rollback_and_what_it_means_for_the_next_run(root: Path) -> None:
     for number in (1, 2, 3):
         assert promote(root, register(root, number)).decision == "promoted"

@@ -59,7 +59,7 @@ def detector(artifact_dir: Path) -> Detector:
     return detector
 
 
-def predict(detector: Detector, **params: float) -> dict[str, Any]:
+def predict(detector: Detector, **params: Any) -> dict[str, Any]:
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(IMAGE.transpose(1, 2, 0))).save(buffer, "PNG")
     (row,) = detector.predict(None, pd.DataFrame({"image": [buffer.getvalue()]}), params).to_dict("records")
@@ -106,9 +106,15 @@ def test_a_row_is_what_the_signature_promises(row: dict[str, Any], contract: Con
     assert (row["height"], row["width"]) == (60, 80)
 
 
-def test_only_scores_have_a_threshold(contract: Contract) -> None:
+def test_a_call_has_the_parameters_that_the_outputs_allow(contract: Contract) -> None:
     names = [param.name for param in build_signature(contract).params]
-    assert names == (["score_threshold"] if "instances" in contract.results else [])
+    expected = {"score_threshold": "scores", "masks": "pred_masks"}
+    assert names == [name for name, output in expected.items() if output in contract.output_names]
+
+
+def test_without_masks_everything_else_is_the_same(detector: Detector, row: dict[str, Any]) -> None:
+    got = predict(detector, masks=False)
+    assert got == {name: value for name, value in row.items() if name != "masks"}
 
 
 def test_a_row_is_what_postprocessing_gives(
@@ -214,7 +220,7 @@ def test_no_threshold_is_the_default(instances: Detector, given: Any) -> None:
     "params",
     [
         *({"score_threshold": value} for value in (float("nan"), -1, 2, "0.5", True, [0.5], 10**400)),
-        {"threshold": 0.5},
+        {"threshold": 0.5, "score_threshold": 0.5},
         {"x" * 10_000: 1},
     ],
     ids=lambda params: str(params)[:30],
@@ -224,6 +230,12 @@ def test_wrong_parameters_are_one_short_error(instances: Detector, params: dict[
         instances.predict(None, pd.DataFrame({"image": [png()]}), params)
     assert len(raised.value.message) <= 500
     assert raised.value.error_code == "INVALID_PARAMETER_VALUE"
+
+
+@pytest.mark.parametrize("masks", [1, "false", [True], float("nan")], ids=str)
+def test_masks_is_true_or_false(instances: Detector, masks: Any) -> None:
+    with pytest.raises(MlflowException, match="masks must be true or false, got "):
+        instances.predict(None, pd.DataFrame({"image": [png()]}), {"masks": masks})
 
 
 def refused(detector: Detector, encoded: Any) -> str:
@@ -248,7 +260,7 @@ def test_what_is_no_image_is_one_short_error(instances: Detector, encoded: Any) 
 
 
 def test_another_column_is_named(instances: Detector) -> None:
-    with pytest.raises(MlflowException, match="there is no column 'image'; got: picture"):
+    with pytest.raises(MlflowException, match="there is no column 'image'; got: 'picture'"):
         instances.predict(None, pd.DataFrame({"picture": [png()]}))
 
 

@@ -356,7 +356,10 @@ def test_a_service_answers_and_names_what_is_wrong(models: dict[str, Any], regis
         assert answer.json() == {"predictions": expected_rows(registered, "onnx", threshold=0.5)}
         answer = post(base64.b64encode(b"no image").decode())
         assert answer.status_code == 400
-        assert "row 0: the input of 8 bytes cannot be read as an image" in answer.json()["message"]
+        assert (
+            "row 0: this is not an encoded image; got: 8 characters that are not base64"
+            in answer.json()["message"]
+        )
     finally:
         server.should_exit = True
         thread.join()

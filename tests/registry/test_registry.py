@@ -1,5 +1,6 @@
 """The registry against a real MLflow store: an SQLite file and a folder."""
 
+import base64
 import json
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -88,6 +90,10 @@ def files(root: Path, version: ModelVersion) -> Path:
     return Path(location.removeprefix("file://"))
 
 
+def artifacts(run: Any) -> Path:
+    return Path(run.info.artifact_uri.removeprefix("file://"))
+
+
 def runs(root: Path, experiment_name: str = "detexport") -> list[Any]:
     experiment = client(root).get_experiment_by_name(experiment_name)
     return list(client(root).search_runs([experiment.experiment_id]))
@@ -120,6 +126,13 @@ def test_a_version_carries_its_evidence(root: Path) -> None:
     assert run.data.metrics["latency_cpu_p50_ms"] == 5.0
     assert run.data.metrics["box_error_px_max"] == 0.001
     assert "mask_error_px_max" not in run.data.metrics  # nothing was compared
+    names = {path.relative_to(artifacts(run)).as_posix() for path in artifacts(run).rglob("*.*")}
+    assert names == {
+        *("README.md", "certificate.json", "latency.json", "parity.json", "provenance.json"),
+        *("pictures/0-1x_artifact.png", "pictures/0-1x_eager.png"),
+        *("sample/reference.json", "sample/samples/0-1x.npz"),
+    }
+    assert (artifacts(run) / "README.md").read_text() == f"{version.description}\n"
     stored = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/certificate.json")
     assert stored == read_json(certificate(root))
     assert stored["artifact"]["sha256"] == artifact.sha256
@@ -135,6 +148,66 @@ def test_a_version_carries_its_evidence(root: Path) -> None:
     outputs = ["boxes", "scores", "classes", "class_names", "masks", "height", "width"]
     assert info.signature.outputs.input_names() == outputs
     assert info.signature.params.to_dict()[0]["name"] == "score_threshold"
+
+
+def test_the_input_example_runs_as_mlflow_would_serve_it(root: Path) -> None:
+    register(root)
+    (version,) = versions(root)
+    mlflow.set_tracking_uri(f"sqlite:///{root}/mlflow.db")
+    model = mlflow.pyfunc.load_model("models:/toy-onnx/1")
+    example = model.input_example
+    assert list(example.columns) == ["image"]
+    serving = mlflow.models.convert_input_example_to_serving_input(example)
+    assert json.loads(serving) == json.loads(
+        (files(root, version) / "serving_input_example.json").read_text()
+    )
+    answer = mlflow.models.validate_serving_input(str(files(root, version)), serving)
+    assert answer.equals(model.predict(example))
+    assert [len(answer[name][0]) for name in ("boxes", "masks")] == [3, 3]
+    assert (answer["height"][0], answer["width"][0]) == (40, 53)
+    text = base64.b64encode(example["image"][0]).decode()
+    both = pd.concat([answer, answer], ignore_index=True)
+    assert model.predict({"image": [text, text]}).equals(both)
+    assert model.predict(pd.DataFrame({"image": [text, text]})).equals(both)
+    reduced = model.predict(example, params={"score_threshold": 0.5, "masks": False})
+    assert list(reduced.columns) == [name for name in answer.columns if name != "masks"]
+    assert 0 < len(reduced["boxes"][0]) < 3
+
+
+def test_a_version_has_a_card(root: Path) -> None:
+    register(root)
+    (version,) = versions(root)
+    for words in (
+        "A detector: boxes, scores, classes, masks of each image, as ONNX.",
+        "| runtime | ONNX Runtime, without torch |",
+        "| classes | 3: circle, square, star |",
+        "the shorter side is resized to 40 px, the longer one to at most 64 px",
+        "`score_threshold` (0 to 1; the model itself drops scores up to 0.25), `masks`",
+        "**passed**, 1 of 1 inputs, 7 detections paired",
+        "| cpu | 40 x 64 | 5.0 ms | 5.5 ms | 6.0 ms | 0.50 |",
+        "At most 10 detections per image",
+        "Code in this version: Apache-2.0. Weights: not stated.",
+    ):
+        assert words in version.description, words
+
+
+def test_the_run_names_data_and_source(root: Path) -> None:
+    entry = {"deps": [{"path": "src/x.py", "md5": "0"}, {"path": "data/shapes", "md5": "1" * 32 + ".dir"}]}
+    lock = {"schema": "2.0", "stages": {"validate@toy-onnx": entry}}
+    (root / "dvc.lock").write_text(json.dumps(lock))  # JSON is YAML
+    register(root)
+    (run,) = runs(root)
+    (given,) = run.inputs.dataset_inputs
+    assert (given.dataset.name, given.dataset.digest) == ("shapes", "1" * 32 + ".dir")
+    assert json.loads(given.dataset.source) == {"uri": "data/shapes"}
+    assert [(tag.key, tag.value) for tag in given.tags] == [("mlflow.data.context", "validation")]
+    assert run.data.tags["mlflow.source.name"] == "stages/register.py"
+    (version,) = versions(root)
+    assert "| validated on | shapes |" in version.description
+    provenance = read_json(artifacts(run) / "provenance.json")
+    assert provenance["data"] == {"path": "data/shapes", "md5": "1" * 32 + ".dir"}
+    assert provenance["dvc_lock"]["validate@toy-onnx"] is not None
+    assert provenance["dvc_lock"]["export@toy-onnx"] is None
 
 
 SMOKE = replace(FULL_PLAN, images=2, scales=(1.0, 1.5), accuracy_images=10)
@@ -226,7 +299,7 @@ def test_latency_of_another_artifact_is_not_told(root: Path) -> None:
     write_target(root, "onnx", weights_sha256="c" * 64)
     register(root)
     (version,) = versions(root)
-    assert "not measured" in version.description
+    assert "Not measured." in version.description
     assert not [name for name in runs(root)[0].data.metrics if name.startswith("latency")]
 
 

@@ -4,13 +4,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from detexport.artifact import Artifact, read_artifact
+from detexport.outputs import pack
 from detexport.parity.certificate import certify
 from detexport.parity.settings import ParitySettings
 from detexport.parity.validation_plan import ALWAYS, ValidationPlan, search_of
+from detexport.processing.postprocess import postprocess
+from detexport.reference.store import SampleMeta, read_reference, write_reference
 from detexport.registry.jobs import Job
+from detexport.runtime import default_engine
 from detexport.system.files import read_json, write_json
-from tiny_artifacts import tiny_contract, write_tiny_onnx, write_tiny_torchscript
+from tiny_artifacts import tiny_contract, tiny_image, write_tiny_onnx, write_tiny_torchscript
 from tolerances import LIMITS
 
 RUNTIMES = {
@@ -51,6 +57,7 @@ def write_project(root: Path, targets: tuple[str, ...] = ("onnx",)) -> None:
         "conversions": {},
         "jobs": {f"{MODEL}-{t}": {"model": MODEL, "target": t, "artifact": t} for t in targets},
         "targets": {t: {"artifact": t, "runtime": {"_target_": RUNTIMES[t], "threads": 1}} for t in targets},
+        "models": {MODEL: {"license": "CC0-1.0"}},
         "registry": {"tracking_uri": None, "experiment": "detexport"},
     }
     (root / "params.yaml").write_text(json.dumps(params))  # JSON is YAML
@@ -86,12 +93,29 @@ def write_verdict(
     }
     parity = folder(root) / "parity"
     write_json(parity / f"{target}.json", verdict)
-    (folder(root) / "reference").mkdir(exist_ok=True)
+    if not (folder(root) / "reference").exists():
+        write_toy_reference(folder(root) / "reference", artifact, folder(root) / "artifacts" / target)
+    np.savez(parity / f"{target}_drawn.npz", **drawn_outputs(folder(root) / "reference"))
     runtime = {"_target_": RUNTIMES[target], "threads": 1}
     certificate = certify(
         verdict, artifact, reference=folder(root) / "reference", runtime=runtime, plan=plan or FULL_PLAN
     )
     write_json(parity / f"{target}_certificate.json", certificate)
+
+
+def write_toy_reference(path: Path, artifact: Artifact, artifact_dir: Path) -> None:
+    """Store one input, with the artifact's own outputs as those of the eager model."""
+    image = tiny_image(40, 53)
+    session = default_engine(artifact.format).open(artifact_dir)
+    outputs = postprocess(session(image), (40, 53), (40, 53), artifact.contract)
+    meta = SampleMeta("0-1x", 1, "1.png", (40, 53), (40, 53), 1.0)
+    write_reference(path, [(meta, image, outputs)], contract=artifact.contract, environment={})
+
+
+def drawn_outputs(reference: Path) -> dict[str, np.ndarray]:
+    """The outputs of the input, as `validate` stores them for drawings."""
+    (sample,) = read_reference(reference).samples
+    return {f"{sample.meta.id}/{name}": value for name, value in pack(sample.expected()).items()}
 
 
 def write_version(

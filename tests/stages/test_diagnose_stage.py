@@ -58,7 +58,7 @@ def workspace(tmp_path: Path) -> Path:
                 "runtime": {"_target_": "detexport.runtime.torchscript.TorchScript"},
             }
         },
-        "makers": {"tracing": [{"name": "tracing", "maker": method}]},
+        "export_steps": {"tracing": [{"name": "tracing", "maker": method}]},
     }
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     return tmp_path
@@ -90,7 +90,7 @@ def test_a_bad_verdict_is_diagnosed_on_the_models_own_segments(workspace: Path) 
     verdict = {"passed": False, "samples": [{"id": "1-1x", "passed": False}]}
     found = diagnose(workspace, verdict)
     assert "artifact" in found, found["sentence"]
-    # The stage builds the model anew, so what was changed in the exported one is in no segment of the twin.
+    # The stage builds the model again: what was changed in the exported one is in no exported segment.
     assert found["first"] is None, found["sentence"]
     assert found["artifact"]["passed"] is False
     assert "packaging" in found["sentence"]

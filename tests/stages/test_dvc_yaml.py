@@ -42,6 +42,8 @@ BY_TARGET = {
         "detexport.runtime.openvino",
     ],
 }
+# A version holds the code of its runtime.
+BY_TARGET["register"] = BY_TARGET["benchmark"]
 # What failed is made again by its own method, and run in its own runtime.
 BY_TARGET["diagnose"] = [*BY_TARGET["export"], *BY_TARGET["convert"], *BY_TARGET["validate"]]
 # Run at every `dvc repro` whatever changed.

@@ -33,7 +33,7 @@ PARITY = {
         "mosaic_area": 1.0,
         "one_runs": 1,
         "threshold_runs": 1,
-        "hair": 1e-5,
+        "threshold_distance": 1e-5,
         "offset": 5e-4,
     },
 }

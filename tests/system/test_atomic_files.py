@@ -14,7 +14,7 @@ import pytest
 from detexport.errors import DetexportError, OutputError
 from detexport.system.atomic import atomic_dir, atomic_file
 from detexport.system.digests import sha256_file, sha256_json
-from detexport.system.files import read_json, write_json, writing
+from detexport.system.files import output_errors, read_json, write_json
 from small_disk import small_disk
 
 
@@ -223,7 +223,7 @@ def test_digests(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_named(error: Exception) -> None:
     with (
         pytest.raises(OutputError, match=r"cannot write model; got: .*remedy: make room"),
-        writing(Path("model")),
+        output_errors(Path("model")),
     ):
         raise error
 
@@ -232,6 +232,6 @@ def test_a_place_that_cannot_be_written_is_named(error: Exception) -> None:
     "error", [FileNotFoundError(errno.ENOENT, "no file"), RuntimeError("shapes"), DetexportError("our own")]
 )
 def test_other_errors_stay_what_they_are(error: Exception) -> None:
-    with pytest.raises(type(error)) as raised, writing(Path("model")):
+    with pytest.raises(type(error)) as raised, output_errors(Path("model")):
         raise error
     assert raised.value is error

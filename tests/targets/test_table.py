@@ -1,11 +1,10 @@
 """The table of targets: what conf/ says too, and options by name."""
 
-import ast
 import json
 import sys
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
 import pytest
 import yaml
@@ -16,12 +15,11 @@ from detexport.errors import ConfigError, MissingPackageError
 from detexport.model_zoo import get_class_names
 from detexport.parity.accuracy import BUDGETS, MIN_ACCURACY
 from detexport.parity.compare import Tolerance
-from detexport.targets.component import Component
 from detexport.targets.table import (
     ARTIFACTS,
     TARGETS,
     artifact_chain,
-    build_makers,
+    build_steps,
     find_target,
     parse_options,
     require_target_packages,
@@ -88,8 +86,8 @@ def test_a_chain_begins_with_an_export() -> None:
 
 
 def test_an_option_reaches_the_part_that_has_it() -> None:
-    assert build_makers("onnx", ["opset_version=18"])["onnx"].opset_version == 18
-    assert build_makers("onnx", ["onnx.opset_version=19"])["onnx"].opset_version == 19
+    assert build_steps("onnx", ["opset_version=18"])["onnx"].opset_version == 18
+    assert build_steps("onnx", ["onnx.opset_version=19"])["onnx"].opset_version == 19
 
 
 @pytest.mark.parametrize(
@@ -111,20 +109,7 @@ def test_an_option_reaches_the_part_that_has_it() -> None:
 )
 def test_an_option_that_does_not_fit_is_refused(option: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        build_makers("onnx", [option])
-
-
-@pytest.mark.parametrize("artifact", ARTIFACTS)
-def test_the_declared_options_are_those_of_the_class(artifact: str) -> None:
-    maker = ARTIFACTS[artifact].maker
-    declared = maker.declared_options()
-    assert {name: option.default for name, option in declared.items()} == {
-        one.name: getattr(maker.build(), one.name) for one in fields(maker.build())
-    }
-    hints = get_type_hints(type(maker.build()))
-    assert {name: option.choices for name, option in declared.items()} == {
-        name: get_args(hints[name]) if get_origin(hints[name]) is Literal else () for name in declared
-    }
+        build_steps("onnx", [option])
 
 
 @pytest.mark.parametrize("option", ["onnx_int8.samples=5", "samples=5"])
@@ -139,29 +124,6 @@ def test_several_options_reach_their_parts(option: str) -> None:
 def test_an_unknown_target_is_told_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"got: 'tensorrt'; expected: one of .*onnx"):
         find_target("tensorrt")
-
-
-def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "detexport.runtime.onnxruntime", raising=False)
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(MissingPackageError, match=r"^onnxruntime is not installed; .*\[onnxruntime\]'$"):
-        find_target("onnx").runtime.build()
-
-
-PACKAGES = {"torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf"}
-
-
-@pytest.mark.parametrize(
-    "part",
-    [*(recipe.maker for recipe in ARTIFACTS.values()), *(target.runtime for target in TARGETS.values())],
-    ids=lambda part: part.path.rpartition(".")[2],
-)
-def test_a_part_names_the_packages_that_its_module_imports(part: Component) -> None:
-    file = SRC / f"{part.path.rpartition('.')[0].replace('.', '/')}.py"
-    tree = [*ast.walk(ast.parse(file.read_text()))]
-    names = [alias.name for node in tree if isinstance(node, ast.Import) for alias in node.names]
-    names += [node.module or "" for node in tree if isinstance(node, ast.ImportFrom)]
-    assert {name.partition(".")[0] for name in names} & PACKAGES <= set(part.packages)
 
 
 def test_a_target_asks_for_all_packages_of_its_chain_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from detexport.workflows.build import build
 from detexport.workflows.load_checkpoint import load_checkpoint
 from detexport.workflows.load_model import load_model
 from detexport.workflows.loaded_model import LoadedModel, load_built_model
-from detexport.workflows.model_source import ModelSource, find_source
+from detexport.workflows.model_source import ModelSource
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "conf/detectron2/faster_rcnn.yaml"
@@ -45,15 +45,6 @@ def test_the_pipeline_and_a_command_load_the_same_model(model_dir: Path, given: 
         assert torch.equal(tensor, given.net.state_dict()[name]), name
     recorded = json.loads((model_dir / "weights" / "load.json").read_text())
     assert recorded["source"]["file"] == WEIGHTS.name
-
-
-def test_a_model_is_found_beside_its_artifact_as_far_as_it_is_not_given(model_dir: Path) -> None:
-    artifact_dir = model_dir / "artifacts" / "onnx"
-    found = find_source(artifact_dir, ModelSource("", "other.pth"))
-    assert found.config_file == str((model_dir / "build" / "config.yaml").resolve())
-    assert found.weights == "other.pth"
-    with pytest.raises(ConfigError, match="there is no --config-file; got: no file"):
-        find_source(model_dir / "elsewhere" / "artifacts" / "onnx", ModelSource(""))
 
 
 def test_names_are_one_for_each_class(given: LoadedModel) -> None:

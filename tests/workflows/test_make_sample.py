@@ -48,11 +48,3 @@ def test_a_split_without_an_image_has_no_sample(dataset: CocoDataset, tmp_path: 
     with pytest.raises(DataError, match="lists no image"):
         make_sample(CONTRACT, replace(dataset, images=()), tmp_path / "sample")
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("content", [None, b"", b"no array"])
-def test_what_holds_no_sample_is_refused(content: bytes | None, tmp_path: Path) -> None:
-    if content is not None:
-        (tmp_path / "image.npy").write_bytes(content)
-    with pytest.raises(DataError, match=r"holds no sample; got: .*; remedy: run the stage `sample` again"):
-        read_sample(tmp_path)

@@ -22,7 +22,7 @@ from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import CheckpointError, ConfigError, DataError, ExportError
 from detexport.modeling import build_model
 from detexport.modeling.meta_arch.torchvision_small import faster_rcnn
-from small_models import small_model
+from small_architectures import small_model
 from tiny_artifacts import write_tiny_onnx
 
 ROOT = Path(__file__).parents[2]

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+PERCENTILES = range(0, 101, 5)
+"""The percentiles that describe the distribution of a runner's latencies."""
 Runner = Callable[[np.ndarray], Any]
 
 
@@ -20,7 +22,7 @@ def measure_interleaved(
     baseline: str = "eager",
     synchronize: Callable[[], None] = lambda: None,
     description: str = "benchmark",
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, Any]]:
     """Measure the latency of one call of each runner.
 
     In every round each runner runs once on the same image. The order changes so that each runner follows
@@ -38,9 +40,9 @@ def measure_interleaved(
         description: label of the progress bar.
 
     Returns:
-        For each runner ``p50_ms``, ``p90_ms``, ``p99_ms``, ``mean_ms``, ``min_ms``, ``runs`` and, with a
-        baseline, ``ratio_to_<baseline>``: the median of the rounds' ratios, which a slow phase of the machine
-        does not affect.
+        For each runner ``p50_ms``, ``p90_ms``, ``p99_ms``, ``mean_ms``, ``min_ms``, ``runs``,
+        ``percentiles_ms`` (of ``PERCENTILES``) and, with a baseline, ``ratio_to_<baseline>``: the median of
+        the rounds' ratios, which a slow phase of the machine does not affect.
     """
     orders = balanced_orders(list(runners))
     elapsed_ns = {name: np.empty(rounds, np.int64) for name in runners}
@@ -69,15 +71,16 @@ def balanced_orders(names: list[str]) -> list[list[str]]:
     return orders if count % 2 == 0 else orders + [order[::-1] for order in orders]
 
 
-def _statistics(elapsed_ns: dict[str, np.ndarray], name: str, baseline: str) -> dict[str, float]:
+def _statistics(elapsed_ns: dict[str, np.ndarray], name: str, baseline: str) -> dict[str, Any]:
     own = elapsed_ns[name]
-    statistics: dict[str, float] = {
+    statistics: dict[str, Any] = {
         f"p{percent}_ms": _rounded(np.percentile(own, percent) / 1e6) for percent in (50, 90, 99)
     }
     statistics |= {
         "mean_ms": _rounded(own.mean() / 1e6),
         "min_ms": _rounded(own.min() / 1e6),
         "runs": len(own),
+        "percentiles_ms": [_rounded(value / 1e6) for value in np.percentile(own, PERCENTILES)],
     }
     if baseline in elapsed_ns:
         statistics[f"ratio_to_{baseline}"] = _rounded(np.median(own / elapsed_ns[baseline]))

@@ -191,7 +191,7 @@ def _check_patterns(patterns: Sequence[str], shapes: Mapping[str, list[int]], op
     unknown = [pattern for pattern in patterns if not any(_matches(name, [pattern]) for name in shapes)]
     if unknown:
         raise CheckpointError(
-            "new parameters that the model does not have",
+            "a pattern of new parameters matches no parameter of the model",
             got=listed(unknown),
             expected=f"patterns of names such as {', '.join(sorted(shapes)[-3:])}",
             remedy=f"correct {option}; * matches any part of a name",

@@ -42,7 +42,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     epilog=EXIT_CODES,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    help="""Export a detection model, inspect the artifact, run it on images, validate it.
+    help="""Export a detection model, inspect the artifact, run it on images, validate it, serve it.
 
     \b
       detexport export --config-file config.yaml --weights model.pth --target onnx --output model_onnx
@@ -50,6 +50,7 @@ app = typer.Typer(
       detexport predict model_onnx photo.jpg --draw drawn
       detexport validate model_onnx --data coco --config-file config.yaml --weights model.pth
       detexport diagnose model_onnx --config-file config.yaml --weights model.pth
+      detexport serve models:/mask_rcnn-onnx@champion
       detexport promote mask_rcnn-onnx
 
     `detexport COMMAND --help` explains a command. `dvc repro` in the project's repository does the same for
@@ -57,6 +58,14 @@ app = typer.Typer(
 )
 
 Artifact = Annotated[Path, Argument(metavar="ARTIFACT", help="Folder of an exported artifact.")]
+Source = Annotated[
+    str,
+    Argument(
+        metavar="ARTIFACT|models:/...",
+        help="Folder of an exported artifact, or models:/NAME/VERSION, models:/NAME@ALIAS, runs:/RUN_ID/PATH "
+        "in the store that MLFLOW_TRACKING_URI names.",
+    ),
+]
 AllowNew = Annotated[
     list[str] | None,
     Option(
@@ -64,6 +73,10 @@ AllowNew = Annotated[
         help="Parameters that may be missing from the weights or have another shape, such as "
         "'roi_heads.box_predictor.*'. They keep their initial values; repeatable.",
     ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    Argument(metavar="[KEY VALUE]...", help="Keys that override the configuration, as in the export."),
 ]
 
 
@@ -339,6 +352,36 @@ def predict_command(
     )
 
 
+@app.command("verify", epilog=EXIT_CODES)
+def verify_command(
+    uri: Annotated[
+        str,
+        Argument(metavar="VERSION", help="models:/NAME/NUMBER or models:/NAME@ALIAS in MLflow's registry."),
+    ],
+    sample: Annotated[
+        bool, Option("--sample/--no-sample", help="Run the stored sample again, or compare digests only.")
+    ] = True,
+    provenance_sha256: Annotated[
+        str,
+        Option(metavar="SHA256", help="Digest of the provenance, if you keep it outside of the registry."),
+    ] = "",
+    device: Annotated[str, Option(help="Device of the sample: cpu, cuda or cuda:<index>.")] = "cpu",
+    as_json: Annotated[bool, Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Verify a registered version: download it, check every digest, run its sample again.
+
+    \b
+      detexport verify models:/mask_rcnn-onnx@champion
+      detexport verify models:/mask_rcnn-onnx/3 --json
+
+    MLFLOW_TRACKING_URI names the registry. Exit code 1 if anything does not hold.
+    """  # noqa: D301
+    from detexport.cli.verify import verify
+
+    if not verify(uri, device=device, sample=sample, provenance_sha256=provenance_sha256, as_json=as_json):
+        raise typer.Exit(VERDICT)
+
+
 @app.command("validate", epilog=EXIT_CODES)
 def validate_command(
     artifact: Artifact,
@@ -393,10 +436,7 @@ def validate_command(
     ] = None,
     as_json: Annotated[bool, Option("--json", help="Print one JSON document instead of text.")] = False,
     allow_new: AllowNew = None,
-    overrides: Annotated[
-        list[str] | None,
-        Argument(metavar="[KEY VALUE]...", help="Keys that override the configuration, as in the export."),
-    ] = None,
+    overrides: Overrides = None,
 ) -> None:
     """Compare an artifact with its model, or with another artifact; exit with 1 if it does not pass.
 
@@ -472,10 +512,7 @@ def diagnose_command(
     ] = None,
     as_json: Annotated[bool, Option("--json", help="Print one JSON document instead of a table.")] = False,
     allow_new: AllowNew = None,
-    overrides: Annotated[
-        list[str] | None,
-        Argument(metavar="[KEY VALUE]...", help="Keys that override the configuration, as in the export."),
-    ] = None,
+    overrides: Overrides = None,
 ) -> None:
     """Name the first segment of the model whose outputs differ in an artifact.
 
@@ -501,6 +538,100 @@ def diagnose_command(
         raise typer.Exit(VERDICT)
 
 
+@app.command("serve", epilog=EXIT_CODES)
+def serve_command(
+    source: Source,
+    host: Annotated[str, Option(help="Address to listen on; 0.0.0.0 is every address of this machine.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, Option(min=0, max=65535, help="Port to listen on; 0 is a free one.")] = 8000,
+    target: Annotated[
+        str, Option(help="Run the artifact as this target. Default: as it was registered, or in float32.")
+    ] = "",
+    device: Annotated[str, Option(help="Device: cpu, cuda or cuda:<index>.")] = "cpu",
+    workers: Annotated[int, Option(min=1, max=64, help="Copies of the model that run side by side.")] = 1,
+    threads: Annotated[
+        int, Option(min=0, max=1024, help="Threads of each copy; 0: as registered, or the runtime's choice.")
+    ] = 0,
+    max_body_mb: Annotated[int, Option(min=1, max=2000, help="Most megabytes of a request.")] = 20,
+    max_images: Annotated[int, Option(min=1, max=10000, help="Most images of a request.")] = 16,
+    max_queue: Annotated[int, Option(min=1, max=100000, help="Most images that wait for the model.")] = 64,
+    timeout: Annotated[
+        float,
+        Option(min=0.1, max=3600, help="Seconds in which a request's header, then its body, arrives."),
+    ] = 30.0,
+    shutdown_timeout: Annotated[
+        int, Option(min=0, max=3600, help="Seconds for the accepted requests after SIGTERM.")
+    ] = 30,
+    max_image_pixels: MaxImagePixels = None,
+) -> None:
+    """Serve an artifact over HTTP, with a page that shows what it detects.
+
+    \b
+      detexport serve models:/mask_rcnn-onnx@champion
+      detexport serve model_onnx --port 8080 --threads 4
+      curl --data-binary @photo.jpg http://127.0.0.1:8000/predict
+
+    /predict takes an image file as the body, a multipart form with the field image, or MLflow's JSON;
+    /invocations is MLflow's. /health, /metrics (Prometheus), /model and the page at / need no body. SIGTERM
+    and SIGINT end the server after the accepted requests; the exit code is then 0.
+    """  # noqa: D301
+    from detexport.cli.checks import check_serve
+
+    check_serve(source, target=target, device=device)
+    from detexport.cli.serve import report, serve
+    from detexport.serving.limits import Limits
+
+    limits = Limits(
+        body_bytes=1_000_000 * max_body_mb,
+        images=max_images,
+        queue=max_queue,
+        body_timeout_s=timeout,
+        buffered_bytes=max(500_000_000, 2_000_000 * max_body_mb),
+    )
+    serve(
+        source,
+        host=host,
+        port=port,
+        target=target,
+        device=device,
+        workers=workers,
+        threads=threads,
+        limits=limits,
+        shutdown_s=shutdown_timeout,
+        on_ready=report,
+    )
+
+
+@app.command("package", epilog=EXIT_CODES)
+def package_command(
+    source: Source,
+    output: Annotated[Path, Option(help="Folder of the package: new, empty, or a package to replace.")],
+    name: Annotated[
+        str, Option(help="Name of the model. Default: the registered name, or the folder's.")
+    ] = "",
+    target: Annotated[
+        str, Option(help="Run the artifact as this target. Default: as it was registered, or in float32.")
+    ] = "",
+) -> None:
+    """Write a Dockerfile, a Triton model repository and a KServe manifest for an artifact.
+
+    \b
+      detexport package models:/mask_rcnn-onnx@champion --output package
+      docker build -t mask-rcnn-onnx package
+
+    The image runs `detexport serve` on the artifact, with a registered version's own requirements and code.
+    Formats that Triton cannot run are packaged without its repository, and the reason is printed. The files
+    name no registry: push the image yourself, and write its full name into kserve.yaml.
+    """  # noqa: D301
+    from detexport.cli.checks import check_package_request
+
+    check_package_request(source, output, name=name, target=target)
+    from detexport.cli.package import write_package
+
+    write_package(source, output, name=name, target=target)
+
+
 @app.command("inspect", epilog=EXIT_CODES)
 def inspect_command(
     artifact: Artifact,
@@ -509,7 +640,7 @@ def inspect_command(
         Path | None, Option(help="Folder for the code and graphs of a TorchScript artifact, as text.")
     ] = None,
 ) -> None:
-    """Describe an artifact, and verify its files; exit with 1 if they are not those that were exported.
+    """Describe an artifact, and verify its files; exit with 1 if one was changed.
 
     \b
       detexport inspect model_onnx

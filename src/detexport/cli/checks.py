@@ -19,8 +19,10 @@ from detexport.errors import (
     OutputError,
     did_you_mean,
     listed,
+    shown,
 )
 from detexport.formats.image_files import SUFFIXES, find_images
+from detexport.system.extras import require_packages
 from detexport.targets.opsets import check_opset_version
 from detexport.targets.table import (
     ARTIFACTS,
@@ -32,6 +34,7 @@ from detexport.targets.table import (
     require_target_packages,
 )
 from detexport.workflows.export_checks import check_inputs, check_output
+from detexport.workflows.load_detector import is_registered
 from detexport.workflows.model_folder import require_other_side
 from detexport.workflows.model_source import ModelSource, check_weights, find_source
 
@@ -107,6 +110,49 @@ def check_predict(
     check_target(target, artifact_dir)
     if draw_to is not None:
         check_writable(draw_to)
+
+
+def check_serve(source: str, *, target: str, device: str) -> None:
+    """Check the request of ``detexport serve``.
+
+    Raises:
+        ArtifactError: the folder is not an artifact.
+        ConfigError: there is no such device or target.
+        MissingPackageError: the server's packages, or those of the registry, are not installed.
+    """
+    check_device(device)
+    if target:
+        find_target(target)
+    registered = is_registered(source)
+    if not registered:
+        check_target(target, Path(source))
+    require_packages("fastapi", "uvicorn", "python_multipart", "prometheus_client")
+    if registered:
+        require_packages("mlflow")
+
+
+def check_package_request(source: str, output: Path, *, name: str, target: str) -> None:
+    """Check the request of ``detexport package``.
+
+    Raises:
+        ArtifactError: the folder is not an artifact.
+        ConfigError: there is no such target, or the name has other characters than a model's.
+        OutputError: the package cannot be written there.
+    """
+    if target:
+        find_target(target)
+    if name and not re.fullmatch(r"\w[\w.-]{0,99}", name, re.ASCII):
+        raise ConfigError(
+            "invalid name of a model",
+            got=shown(name),
+            expected="letters, digits, '_', '-' and '.', not first '-' or '.'",
+            remedy="choose another --name",
+        )
+    if is_registered(source):
+        require_packages("mlflow")
+    else:
+        check_target(target, Path(source))
+    check_writable(output)
 
 
 def check_inspect(artifact_dir: Path, dump_to: Path | None) -> None:
@@ -362,8 +408,8 @@ def check_opset(target: Target, options: dict[str, dict[str, Any]], cfg: CfgNode
     Raises:
         ConfigError: it cannot.
     """
-    makers = {name: ARTIFACTS[name].maker.declared_options() for name in artifact_chain(target.artifact)}
-    for artifact, declared in makers.items():
+    steps = {name: ARTIFACTS[name].maker.declared_options() for name in artifact_chain(target.artifact)}
+    for artifact, declared in steps.items():
         if "opset_version" not in declared:
             continue
         values = {name: option.default for name, option in declared.items()} | options[artifact]
@@ -372,7 +418,7 @@ def check_opset(target: Target, options: dict[str, dict[str, Any]], cfg: CfgNode
             values["opset_version"],
             values["exporter"],
             meta_arch=cfg.MODEL.META_ARCHITECTURE,
-            runs_onnx=target.runtime == ONNX_RUNTIME or "onnx_int8" in makers,
+            runs_onnx=target.runtime == ONNX_RUNTIME or "onnx_int8" in steps,
             option="--opt opset_version",
         )
 

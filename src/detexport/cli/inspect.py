@@ -9,7 +9,7 @@ from detexport.cli.output import print_json
 from detexport.cli.progress import say
 from detexport.contract import Contract, TensorSpec
 from detexport.errors import ConfigError, escaped
-from detexport.system.files import writing
+from detexport.system.files import output_errors
 
 MOST_NAMES = 8
 MOST_FILES = 20
@@ -89,7 +89,7 @@ def _describe_contract(contract: Contract) -> dict[str, str]:
         else "none",
         "score": f"greater than {contract.score_threshold:g}" if detects else "",
         "NMS": f"IoU greater than {contract.nms_threshold:g}" if selects else "",
-        "detections": ("no limit" if limit < 0 else f"at most {limit} an image") if selects else "",
+        "detections": ("no limit" if limit < 0 else f"at most {limit} per image") if selects else "",
         "mask": f"probability of at least {contract.mask_threshold:g}" if "pred_masks" in outputs else "",
         "classes": _names(contract.class_names),
         "stuff": _names(contract.stuff_class_names),
@@ -114,7 +114,7 @@ def _with_options(artifact: Artifact) -> str:
 def _resize(contract: Contract) -> str:
     rule = contract.resize
     if not rule.min_size:
-        return "images as they are"
+        return "none: images keep their size"
     return f"shortest edge to {rule.min_size} px, longest at most {rule.max_size} px"
 
 
@@ -139,6 +139,6 @@ def _dump(folder: Path, dump_to: Path) -> None:
     from detexport.runtime.torchscript import TorchScript
 
     session: Any = TorchScript().open(folder)
-    with writing(dump_to):
+    with output_errors(dump_to):
         dump_torchscript_IR(session.module, dump_to)
     say(f"{dump_to}: the code, the graphs, and the graph with all calls inlined")

@@ -11,7 +11,7 @@ from detexport.cli.output import print_json
 from detexport.cli.progress import say
 from detexport.errors import ConfigError
 from detexport.formats.image_files import find_images
-from detexport.system.files import writing
+from detexport.system.files import output_errors
 from detexport.workflows.load_detector import load
 
 MOST_PROPOSALS = 10  # of an image, in the table
@@ -44,7 +44,7 @@ def predict(
         detections = detector(file, score_threshold=score_threshold)
         row = {"image": str(file), **detections.to_plain()}
         if file in drawings:
-            with writing(drawings[file]):
+            with output_errors(drawings[file]):
                 detections.save_drawing(drawings[file], min_score=score_threshold)
         if as_json:
             rows.append(row)

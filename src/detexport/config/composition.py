@@ -36,7 +36,7 @@ def register_resolvers() -> None:
         "left_out": left_out,
         "exports": exports,
         "conversions": conversions,
-        "makers": makers,
+        "export_steps": export_steps,
         "trainings": trainings,
         "configs": configs,
         "checkpoints": checkpoints,
@@ -103,7 +103,7 @@ def conversions(*, _root_: DictConfig) -> DictConfig:
     return OmegaConf.create(needed)
 
 
-def makers(*, _root_: DictConfig) -> DictConfig:
+def export_steps(*, _root_: DictConfig) -> DictConfig:
     """Return the export and the conversions of each job's artifact, in order: ``{"A": [{name, maker}]}``.
 
     A stage that depends on the options of a whole chain depends on this entry, not on all artifacts.

@@ -3,6 +3,6 @@
 Each conversion has its own module, imported only when it is used.
 """
 
-from detexport.convert.conversion import Conversion, ConversionTemplate, Samples
+from detexport.convert.conversion import Conversion, Samples
 
-__all__ = ["Conversion", "ConversionTemplate", "Samples"]
+__all__ = ["Conversion", "Samples"]

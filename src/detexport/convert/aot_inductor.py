@@ -1,7 +1,6 @@
 """ExportedProgram -> AOTInductor package: native code that runs without Python."""
 
 import io
-import logging
 import math
 import os
 import platform
@@ -23,11 +22,12 @@ from torch.export.passes import move_to_device_pass
 
 from detexport.artifact import Artifact, Format
 from detexport.contract import IMAGE, Contract, TensorSpec
-from detexport.convert.conversion import ConversionTemplate, Samples
+from detexport.convert.conversion import Conversion, Samples
 from detexport.errors import ExportError, RuntimeUnavailableError
 from detexport.formats.pt2 import dynamic_nms_count, dynamic_size_one, load_program
 from detexport.formats.zip_archive import repack_zip
 from detexport.processing.preprocess import graph_inputs
+from detexport.system.log_levels import only_errors
 
 MAIN_FILE = "model.pt2"
 LEFT_OUT = (".cpp", "kernel_metadata.json", ".data/serialization_id")
@@ -45,7 +45,7 @@ CHECKED_SAMPLES = 4
 
 
 @dataclass(frozen=True)
-class AotInductor(ConversionTemplate):
+class AotInductor(Conversion):
     """Compilation by AOTInductor; height, width and the number of detections stay dynamic.
 
     Args:
@@ -63,7 +63,7 @@ class AotInductor(ConversionTemplate):
     packages = ("torch", "torchvision")
 
     def prepare(self, source: Artifact, model_file: Path, samples: Samples) -> Callable[[Path], None]:
-        """Read the program and the images to compare with; see ``ConversionTemplate.prepare``."""
+        """Read the program and the images to compare with; see ``Conversion.prepare``."""
         program = load_program(model_file)
         reference = program.module()
         images = [*islice(iter(samples), CHECKED_SAMPLES), *plain_images(source.contract)]
@@ -267,14 +267,5 @@ def checked_layouts() -> Iterator[None]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Suppress two warnings: operators left to PyTorch (which is intended), and a newer instruction set."""
-    loggers = [
-        logging.getLogger(name) for name in ("torch._inductor.ir", "torch.export.pt2_archive._package")
-    ]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
+    with only_errors("torch._inductor.ir", "torch.export.pt2_archive._package"):
         yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

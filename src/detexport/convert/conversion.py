@@ -1,4 +1,4 @@
-"""The steps of every conversion: read an artifact, fill a folder, put it in place by one rename."""
+"""Base class of the conversions: they read an artifact, and write another folder by one rename."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -12,7 +12,7 @@ from detexport.artifact import Artifact, Format, read_artifact, verify_files
 from detexport.errors import ExportError
 from detexport.system.atomic import atomic_dir
 from detexport.system.digests import sha256_file
-from detexport.system.files import writing
+from detexport.system.files import output_errors
 
 
 class Samples(Protocol):
@@ -23,23 +23,6 @@ class Samples(Protocol):
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yield images, uint8 (3, H, W) in the contract's channel order, resized by its rule."""
         ...
-
-
-class Conversion(Protocol):
-    """A conversion: a frozen dataclass of its options."""
-
-    def convert(self, source_dir: Path, samples: Samples, save_dir: Path) -> Artifact:
-        """Convert the artifact in ``source_dir`` and write the result into ``save_dir``, whole or not at all.
-
-        Args:
-            source_dir: folder of the artifact to convert.
-            samples: calibration images; a conversion that needs none does not read them.
-            save_dir: folder of the new artifact; replaced if it exists.
-
-        Raises:
-            ArtifactError: the source is not an artifact, or was changed.
-            ExportError: it has another format, or cannot be converted.
-        """
 
 
 def read_source(folder: Path, expected: Format) -> Artifact:
@@ -61,8 +44,8 @@ def read_source(folder: Path, expected: Format) -> Artifact:
     return artifact
 
 
-class ConversionTemplate:
-    """The steps of every conversion: read the source, fill a folder, put it in place by one rename.
+class Conversion:
+    """Base class of the conversions: read the source, fill a folder, and rename it to ``save_dir``.
 
     A conversion is a subclass and a frozen dataclass of its options. It implements ``prepare``, and ``check``
     if its options or the machine can be unsuitable.
@@ -100,11 +83,21 @@ class ConversionTemplate:
         raise NotImplementedError
 
     def convert(self, source_dir: Path, samples: Samples, save_dir: Path) -> Artifact:
-        """Convert an artifact; see ``Conversion.convert``."""
+        """Convert the artifact in ``source_dir`` and write the result into ``save_dir``, whole or not at all.
+
+        Args:
+            source_dir: folder of the artifact to convert.
+            samples: calibration images; a conversion that needs none does not read them.
+            save_dir: folder of the new artifact; replaced if it exists.
+
+        Raises:
+            ArtifactError: the source is not an artifact, or was changed.
+            ExportError: it has another format, or cannot be converted.
+        """
         self.check()
         source = read_source(source_dir, self.source_format)
         write = self.prepare(source, source_dir / source.main_file, samples)
-        with writing(save_dir), atomic_dir(save_dir) as folder:
+        with output_errors(save_dir), atomic_dir(save_dir) as folder:
             write(folder)
             files = sorted(path for path in folder.rglob("*") if path.is_file())
             artifact = replace(

@@ -11,7 +11,7 @@ import numpy as np
 from detexport.artifact import Artifact, Format
 from detexport.contract import Contract
 from detexport.convert.calibration import CalibrationSet
-from detexport.convert.conversion import ConversionTemplate, Samples
+from detexport.convert.conversion import Conversion, Samples
 from detexport.errors import ConfigError, ExportError
 from detexport.formats.coordinate_operators import ONNX as READ_AT
 from detexport.processing.preprocess import graph_inputs
@@ -31,7 +31,7 @@ WEIGHTED = (*INT8, "ConvTranspose", "DeformConv")
 
 
 @dataclass(frozen=True)
-class OnnxInt8(ConversionTemplate):
+class OnnxInt8(Conversion):
     """Quantization of the layers with weights to int8 (QDQ); all other operators stay in float32.
 
     Box decoding, NMS and mask pasting have ranges of hundreds of px. The prediction layers stay in float32
@@ -57,7 +57,7 @@ class OnnxInt8(ConversionTemplate):
     packages = ("onnx", "onnxruntime")
 
     def prepare(self, source: Artifact, model_file: Path, samples: Samples) -> Callable[[Path], None]:
-        """Choose the layers to quantize; see ``ConversionTemplate.prepare``.
+        """Choose the layers to quantize; see ``Conversion.prepare``.
 
         Raises:
             ConfigError: the model lacks a node of ``float_nodes``.

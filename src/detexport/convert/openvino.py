@@ -8,7 +8,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from detexport.artifact import Artifact, Format
-from detexport.convert.conversion import ConversionTemplate, Samples
+from detexport.convert.conversion import Conversion, Samples
 from detexport.errors import ExportError
 from detexport.formats.coordinate_operators import OPENVINO as READ_AT
 from detexport.formats.openvino_constants import is_constant
@@ -32,7 +32,7 @@ WEIGHTED = {
 
 
 @dataclass(frozen=True)
-class OpenVino(ConversionTemplate):
+class OpenVino(Conversion):
     """Conversion of an ONNX model to an IR; dynamic shapes stay dynamic.
 
     Args:
@@ -48,7 +48,7 @@ class OpenVino(ConversionTemplate):
     packages = ("openvino",)
 
     def prepare(self, source: Artifact, model_file: Path, samples: Samples) -> Callable[[Path], None]:
-        """Read the ONNX model; see ``ConversionTemplate.prepare``. The samples are not read."""
+        """Read the ONNX model; see ``Conversion.prepare``. The samples are not read."""
         model = read_model(model_file)
         return lambda folder: save_ir(model, folder / MAIN_FILE, compress_to_fp16=self.compress_to_fp16)
 

@@ -13,7 +13,7 @@ import numpy as np
 from detexport.artifact import Artifact, Format
 from detexport.contract import Contract
 from detexport.convert.calibration import CalibrationSet, ChosenSamples
-from detexport.convert.conversion import ConversionTemplate, Samples
+from detexport.convert.conversion import Conversion, Samples
 from detexport.convert.openvino import MAIN_FILE, has_weights, last_weighted, read_model, save_ir
 from detexport.errors import ConfigError, DetexportError, ExportError
 from detexport.formats.openvino_import import no_telemetry
@@ -26,7 +26,7 @@ with extra_imports(), no_telemetry():
 
 
 @dataclass(frozen=True)
-class OpenVinoInt8(ConversionTemplate):
+class OpenVinoInt8(Conversion):
     """Quantization of the layers with weights to int8; all other operators stay in float32.
 
     Box decoding, NMS and mask pasting have ranges of hundreds of px. The prediction layers stay in float32
@@ -51,7 +51,7 @@ class OpenVinoInt8(ConversionTemplate):
     packages = ("openvino", "nncf")
 
     def prepare(self, source: Artifact, model_file: Path, samples: Samples) -> Callable[[Path], None]:
-        """Quantize the model; see ``ConversionTemplate.prepare``.
+        """Quantize the model; see ``Conversion.prepare``.
 
         Raises:
             ConfigError: the preset is unknown, or a pattern matches no operator.

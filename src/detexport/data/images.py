@@ -19,7 +19,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from detexport.contract import MAX_SIDE
-from detexport.errors import ConfigError, DataError, DetexportError, memory_guard
+from detexport.errors import ConfigError, DataError, DetexportError, ImageSizeError, memory_guard
 
 MAX_PIXELS = 50_000_000
 """Maximum number of pixels of an image, unless the environment sets another limit."""
@@ -227,7 +227,7 @@ def _check_limits(image: Image.Image, name: str) -> None:
         remedy = f"resize it, or raise the limit: --max-image-pixels, or {LIMIT_VARIABLE} in the environment"
     else:
         return
-    raise DataError(
+    raise ImageSizeError(
         f"the size of {name} is out of range",
         got=f"{image.width} x {image.height} px, {image.width * image.height} pixels",
         expected=fault,

@@ -383,8 +383,8 @@ class RandomCrop(Augmentation):
 
 def _nearest(size: int, new_size: int) -> np.ndarray:
     """Return the source index of each pixel along a resized edge."""
-    places = Image.fromarray(np.arange(size, dtype=np.int32)[None])
-    return np.asarray(places.resize((new_size, 1), Image.Resampling.NEAREST))[0]
+    indices = Image.fromarray(np.arange(size, dtype=np.int32)[None])
+    return np.asarray(indices.resize((new_size, 1), Image.Resampling.NEAREST))[0]
 
 
 def clip_polygon(polygon: np.ndarray, width: float, height: float) -> np.ndarray:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from detexport.contract import Contract
 from detexport.data.resize import resize_image
-from detexport.diagnosis.segment_exports import Twin, read_twin, run_segment
+from detexport.diagnosis.segment_exports import SegmentExporter, read_segment_exporter, run_segment
 from detexport.diagnosis.segment_tolerances import Limits, Measured, limits_of, measure, measure_outputs
 from detexport.diagnosis.segments import Chain, Step, cut, require_faithful, walk
 from detexport.errors import ArtifactError, ExportError, RuntimeUnavailableError
@@ -82,7 +82,7 @@ class Diagnosis:
         recorded_size: height and width in px of the image that the segments were exported with.
         artifact: the whole artifact against the eager model, post-processed.
         segments: in the order of the computation, the post-processing last.
-        quantization: see ``Twin``.
+        quantization: see ``SegmentExporter``.
         notes: differences between the segments and the artifact, and segments that are whole modules.
         evidence: for drawing; not part of the JSON.
     """
@@ -168,7 +168,7 @@ def diagnose(
     exported_model: Any = None,
     recorded: np.ndarray | None = None,
     target: str = "",
-    twin: Twin | None = None,
+    exporter: SegmentExporter | None = None,
 ) -> Diagnosis:
     """Find the first segment in which an artifact's method and runtime differ from the model.
 
@@ -182,17 +182,17 @@ def diagnose(
         exported_model: the model that was exported, if it may differ; ``model`` by default.
         recorded: an image to export the segments with, of another size than ``image``; by default ``image``,
             smaller.
-        target: see ``read_twin``.
-        twin: by default the one that ``read_twin`` returns.
+        target: see ``read_segment_exporter``.
+        exporter: by default the one that ``read_segment_exporter`` returns.
 
     Raises:
         ArtifactError: the folder is not an artifact.
-        ConfigError: its method has no twin.
+        ConfigError: its method is none of the project's, or the target is not known.
         ExportError: the segments do not reproduce the model: see ``require_faithful``.
         RuntimeUnavailableError: the runtime is not on this machine.
     """
-    twin = twin or read_twin(artifact_dir, target)
-    contract, limits = twin.artifact.contract, limits_of(twin.precision)
+    exporter = exporter or read_segment_exporter(artifact_dir, target)
+    contract, limits = exporter.artifact.contract, limits_of(exporter.precision)
     if recorded is None:
         recorded = resize_image(image, _smaller(image))
     chain = cut(model, contract)
@@ -204,23 +204,23 @@ def diagnose(
     reports, evidence = [], None
     steps = zip(walk(chain, image), walk(chain, recorded), modules, strict=True)
     for step, sample, module in tqdm(steps, desc="segments", unit="segment", total=len(modules)):
-        report, actual = _examine(twin, step, sample, module, size, limits)
+        report, actual = _examine(exporter, step, sample, module, size, limits)
         reports.append(report)
         if report.passed is False and evidence is None:
             evidence = Divergence(step.segment.kind, image, _arrays(step), actual)
     last = _examine_postprocessing(outputs, eager, size, contract)
-    whole = _examine_artifact(twin, artifact_dir, image, eager, contract, limits)
+    whole = _examine_artifact(exporter, artifact_dir, image, eager, contract, limits)
     return Diagnosis(
-        artifact_sha256=twin.artifact.sha256,
-        method=twin.artifact.method,
-        runtime=type(twin.engine).__name__,
-        precision=twin.precision,
+        artifact_sha256=exporter.artifact.sha256,
+        method=exporter.artifact.method,
+        runtime=type(exporter.engine).__name__,
+        precision=exporter.precision,
         image_size=size,
         recorded_size=(recorded.shape[1], recorded.shape[2]),
         artifact=whole,
         segments=(*reports, last),
-        quantization=twin.quantization,
-        notes=(*twin.notes, *chain.notes, *_emptiness(outputs, contract)),
+        quantization=exporter.quantization,
+        notes=(*exporter.notes, *chain.notes, *_emptiness(outputs, contract)),
         evidence=evidence,
     )
 
@@ -260,7 +260,7 @@ def _arrays(step: Step) -> dict[str, np.ndarray]:
 
 
 def _examine(
-    twin: Twin, step: Step, sample: Step, module: Any, size: tuple[int, int], limits: Limits
+    exporter: SegmentExporter, step: Step, sample: Step, module: Any, size: tuple[int, int], limits: Limits
 ) -> tuple[SegmentReport, dict[str, np.ndarray]]:
     """Export a segment, run it, and measure its errors."""
     segment = step.segment
@@ -279,7 +279,7 @@ def _examine(
     expected = _arrays(step)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            session = twin.make(module, specs, recorded, Path(folder))
+            session = exporter.export(module, specs, recorded, Path(folder))
         except (ArtifactError, ExportError, RuntimeError) as error:
             return SegmentReport(
                 *head, passed=None, why=f"cannot be exported alone: {_first_line(error)}"
@@ -290,7 +290,7 @@ def _examine(
             raise
         except Exception as error:  # errors of runtimes have no common base; on a segment they are a result
             return SegmentReport(*head, passed=False, why=_first_line(error)), {}
-    measured = measure(segment.kind, expected, actual, size, twin.artifact.contract, limits)
+    measured = measure(segment.kind, expected, actual, size, exporter.artifact.contract, limits)
     return _report(head, measured), actual
 
 
@@ -313,7 +313,7 @@ def _examine_postprocessing(
 
 
 def _examine_artifact(
-    twin: Twin,
+    exporter: SegmentExporter,
     artifact_dir: Path,
     image: np.ndarray,
     eager: dict[str, Any],
@@ -324,7 +324,7 @@ def _examine_artifact(
     head = ("artifact", Kind.OUTPUTS.value, tuple(spec.name for spec in contract.inputs), tuple(eager))
     size: tuple[int, int] = (image.shape[1], image.shape[2])
     try:
-        outputs = twin.engine.open(artifact_dir)(image, size)
+        outputs = exporter.engine.open(artifact_dir)(image, size)
         actual = postprocess(outputs, size, size, contract)
     except (RuntimeUnavailableError, MemoryError):
         raise

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from detexport.diagnosis.diagnose import Divergence
-from detexport.diagnosis.segments import PLACED
+from detexport.diagnosis.segments import PASTED
 from detexport.parity.compare.field_comparison import absolute_errors
 from detexport.predictions.drawing import PALETTE, Label, Overlay, save_drawing
 
@@ -26,7 +26,7 @@ def save_evidence(path: Path, evidence: Divergence, channel_order: str) -> None:
         channel_order: channel order of its image.
     """
     expected, actual = (
-        {name.removeprefix(PLACED): value for name, value in side.items()}
+        {name.removeprefix(PASTED): value for name, value in side.items()}
         for side in (evidence.expected, evidence.actual)
     )
     boxes = next((name for name in ("pred_boxes", "proposal_boxes") if name in expected), "")

@@ -1,4 +1,4 @@
-"""The twin of an artifact: its export method and its runtime, applied to single segments."""
+"""Export of single segments by the export method of an artifact, for the runtime of that artifact."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -39,26 +39,26 @@ class ExportableSegment:
 
 
 @dataclass(frozen=True)
-class Twin:
-    """How an artifact was made and is run.
+class SegmentExporter:
+    """Export single segments as an artifact was exported, and load them in its runtime.
 
     Args:
         artifact: the diagnosed artifact.
-        makers: its export method and conversions, in their order.
+        export_steps: its export method and conversions, in their order.
         engine: the runtime.
         precision: of the target, if it is reduced.
         quantization: the artifact's last conversion, if the segments are those of its float32 source.
-        notes: differences between the twin and the artifact.
+        notes: differences between the export of the segments and that of the artifact.
     """
 
     artifact: Artifact
-    makers: tuple[Any, ...]
+    export_steps: tuple[Any, ...]
     engine: Engine
     precision: str = ""
     quantization: str = ""
     notes: tuple[str, ...] = ()
 
-    def make(
+    def export(
         self,
         module: nn.Module,
         specs: tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]],
@@ -80,8 +80,8 @@ class Twin:
         made = folder / "0"
         segment = ExportableSegment(module, contract.output_names)
         provenance = Provenance(self.artifact.weights_sha256, self.artifact.config_sha256)
-        self.makers[0].export(segment, dict(recorded), made, contract=contract, provenance=provenance)
-        for number, conversion in enumerate(self.makers[1:], start=1):
+        self.export_steps[0].export(segment, dict(recorded), made, contract=contract, provenance=provenance)
+        for number, conversion in enumerate(self.export_steps[1:], start=1):
             source, made = made, folder / str(number)
             conversion.convert(source, [dict(recorded)], made)
         return self.engine.open(made)
@@ -105,8 +105,10 @@ def segment_contract(
     return replace(contract, inputs=inputs, outputs=outputs, panoptic=None)
 
 
-def read_twin(artifact_dir: Path, target: str = "", sources: Sequence[Path] | None = None) -> Twin:
-    """Return the twin of an artifact, read from its manifest.
+def read_segment_exporter(
+    artifact_dir: Path, target: str = "", sources: Sequence[Path] | None = None
+) -> SegmentExporter:
+    """Return the exporter for an artifact, from the options in its manifest.
 
     Args:
         artifact_dir: folder of the artifact.
@@ -122,36 +124,38 @@ def read_twin(artifact_dir: Path, target: str = "", sources: Sequence[Path] | No
         sources = [path for path in sorted(artifact_dir.resolve().parent.iterdir()) if path.is_dir()]
     chain, notes = _chain(artifact, sources)
     asked = find_target(target or artifact.method)
-    makers = [(method, _maker(method, options)) for method, options in chain]
-    return twin_of(artifact, makers, asked.runtime.build(), asked.precision, notes)
+    export_steps = [(method, _maker(method, options)) for method, options in chain]
+    return segment_exporter(artifact, export_steps, asked.runtime.build(), asked.precision, notes)
 
 
-def twin_of(
+def segment_exporter(
     artifact: Artifact,
-    makers: Sequence[tuple[str, Any]],
+    export_steps: Sequence[tuple[str, Any]],
     engine: Engine,
     precision: str = "",
     notes: Sequence[str] = (),
-) -> Twin:
-    """Return the twin of an artifact whose makers are known.
+) -> SegmentExporter:
+    """Return the exporter for an artifact that these steps made.
 
     Args:
         artifact: the diagnosed artifact.
-        makers: the export method and the conversions after it, each by its name.
+        export_steps: the export method and the conversions after it, each by its name.
         engine: the runtime of the artifact.
         precision: of the target.
-        notes: see ``Twin``.
+        notes: see ``SegmentExporter``.
     """
-    kept = [(name, _with_raw_end(maker)) for name, maker in makers if type(maker).__name__ not in QUANTIZED]
-    float_makers = tuple(maker for _, maker in kept)
-    if len(kept) == len(makers):
-        return Twin(artifact, float_makers, engine, precision, notes=tuple(notes))
-    quantization = makers[-1][0]
+    kept = [
+        (name, _with_raw_end(maker)) for name, maker in export_steps if type(maker).__name__ not in QUANTIZED
+    ]
+    float_steps = tuple(maker for _, maker in kept)
+    if len(kept) == len(export_steps):
+        return SegmentExporter(artifact, float_steps, engine, precision, notes=tuple(notes))
+    quantization = export_steps[-1][0]
     note = (
         f"{quantization} chooses its layers and ranges over the whole graph: the segments are those of its "
         f"source, {kept[-1][0]}, in float32"
     )
-    return Twin(artifact, float_makers, engine, "", quantization, (*notes, note))
+    return SegmentExporter(artifact, float_steps, engine, "", quantization, (*notes, note))
 
 
 def _chain(artifact: Artifact, sources: Sequence[Path]) -> tuple[list[tuple[str, dict[str, Any]]], list[str]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from detexport.contract import Contract
-from detexport.diagnosis.segments import PLACED
+from detexport.diagnosis.segments import PASTED
 from detexport.errors import ConfigError
 from detexport.modeling.segment import Kind
 from detexport.parity.compare import Tolerance, compare
@@ -165,7 +165,7 @@ def _broken(expected: Arrays, actual: Arrays) -> str:
     """Return why rows cannot be compared; empty if they can."""
     for name, want in expected.items():
         got = actual[name]
-        if want.shape[1:] != got.shape[1:] and not name.startswith(PLACED):
+        if want.shape[1:] != got.shape[1:] and not name.startswith(PASTED):
             return f"{name}: rows of {got.shape[1:]}, eager model {want.shape[1:]}"
         if got.dtype.kind == "f" and not np.isfinite(got).all():
             return f"{name}: {np.count_nonzero(~np.isfinite(got))} values are NaN or infinite"
@@ -206,8 +206,8 @@ def _keypoints(expected: Arrays, actual: Arrays, limits: Limits) -> Measured:
 
 
 def as_outputs(arrays: Arrays, image_size: tuple[int, int], contract: Contract) -> dict[str, np.ndarray]:
-    """Return raw or placed outputs of a graph, or some of them, post-processed for the comparison."""
-    outputs = {name.removeprefix(PLACED): value for name, value in arrays.items()}
+    """Return raw or pasted outputs of a graph, or some of them, post-processed for the comparison."""
+    outputs = {name.removeprefix(PASTED): value for name, value in arrays.items()}
     given = tuple(spec for spec in contract.outputs if spec.name in outputs)
     return postprocess(outputs, image_size, image_size, replace(contract, outputs=given, panoptic=None))
 

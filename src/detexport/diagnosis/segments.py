@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from detexport.contract import OUTPUT_SIZE, Contract
 from detexport.errors import ExportError
-from detexport.export.graph_end import image_graph, place_outputs
+from detexport.export.graph_end import image_graph, postprocess_outputs
 from detexport.modeling.segment import (
     IMAGE_PORT,
     Kind,
@@ -26,9 +26,9 @@ from detexport.modeling.segment import (
 )
 
 SIZE_PORT = Port(OUTPUT_SIZE.name, ())
-PLACED = "placed_"
+PASTED = "pasted_"
 """Prefix of the names of pasted outputs, in the frame of ``output_size``."""
-FREE_WHEN_PLACED = {"pred_masks": (0, 1, 2), "sem_seg": (1, 2)}
+FREE_WHEN_PASTED = {"pred_masks": (0, 1, 2), "sem_seg": (1, 2)}
 """Dynamic axes of pasted outputs; of the outputs that are not listed, the first axis is dynamic."""
 
 
@@ -47,7 +47,7 @@ class Chain:
     @property
     def output_names(self) -> tuple[str, ...]:
         """Return the names of the graph's outputs in the chain."""
-        prefix = PLACED if self.contract.graph_end == "pasted" else ""
+        prefix = PASTED if self.contract.graph_end == "pasted" else ""
         return tuple(f"{prefix}{name}" for name in self.contract.output_names)
 
     @property
@@ -63,22 +63,22 @@ def cut(model: Any, contract: Contract) -> Chain:
         model: in evaluation mode, on the CPU.
         contract: of the artifact's graph.
     """
-    end = [_placement(contract)] if contract.graph_end == "pasted" else []
+    end = [_pasting(contract)] if contract.graph_end == "pasted" else []
     segments = (*model_segments(model, contract.output_names), *end)
     for one in segments:
         one.module.eval()
     return Chain(contract, segments)
 
 
-def _placement(contract: Contract) -> Segment:
+def _pasting(contract: Contract) -> Segment:
     """Return the segment ``paste``, the end of a pasted graph."""
     names = contract.output_names
-    placed = tuple(Port(f"{PLACED}{name}", FREE_WHEN_PLACED.get(name, (0,))) for name in names)
+    processed = tuple(Port(f"{PASTED}{name}", FREE_WHEN_PASTED.get(name, (0,))) for name in names)
     inputs = (*raw_outputs(names), SIZE_PORT, IMAGE_PORT)
-    return Segment("paste", _Placement(names, contract.mask_threshold), inputs, placed, Kind.OUTPUTS)
+    return Segment("paste", _Pasting(names, contract.mask_threshold), inputs, processed, Kind.OUTPUTS)
 
 
-class _Placement(nn.Module):
+class _Pasting(nn.Module):
     """raw outputs, output_size, image -> the outputs in the frame of output_size."""
 
     def __init__(self, names: Sequence[str], mask_threshold: float) -> None:
@@ -88,8 +88,8 @@ class _Placement(nn.Module):
 
     def forward(self, tensors: list[Tensor]) -> list[Tensor]:
         fields = by_name(tensors, self.names)
-        placed = place_outputs(fields, tensors[-1], tensors[-2], self.mask_threshold)
-        return [placed[name] for name in self.names]
+        processed = postprocess_outputs(fields, tensors[-1], tensors[-2], self.mask_threshold)
+        return [processed[name] for name in self.names]
 
 
 class FlatSegment(nn.Module):

@@ -1,4 +1,4 @@
-"""Interface and template of the export methods."""
+"""Base class of the export methods."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -14,7 +14,7 @@ from detexport.contract import Contract
 from detexport.errors import ExportError
 from detexport.system.atomic import atomic_dir
 from detexport.system.digests import sha256_file
-from detexport.system.files import writing
+from detexport.system.files import output_errors
 
 SampleInputs = np.ndarray | Mapping[str, np.ndarray]
 """Inputs to record a graph with: an image, or all inputs by the contract's names."""
@@ -32,34 +32,7 @@ class ExportableModel(Protocol):
         """Return a scriptable module from a list of images to a list of tensors by name."""
 
 
-class ExportMethod(Protocol):
-    """An export method: a frozen dataclass of its options."""
-
-    def export(
-        self,
-        model: ExportableModel,
-        sample: SampleInputs,
-        save_dir: Path,
-        *,
-        contract: Contract,
-        provenance: Provenance,
-    ) -> Artifact:
-        """Write the artifact to ``save_dir``, completely or not at all.
-
-        Args:
-            model: model in evaluation mode, on the CPU.
-            sample: one image to record with, uint8 (C, H, W) of any size; or, for a graph with other
-                inputs, all inputs by the contract's names.
-            save_dir: folder of the artifact; replaced if it exists.
-            contract: inputs and outputs of the graph.
-            provenance: digests of the model's weights and configuration.
-
-        Raises:
-            ExportError: the model is in training mode, not on the CPU, or cannot be exported by this method.
-        """
-
-
-class MethodTemplate:
+class ExportMethod:
     """Base class of the export methods: check, record, fill a folder, and rename it to ``save_dir``.
 
     A method is a subclass and a frozen dataclass of its options, ``graph_end`` among them. It defines
@@ -110,12 +83,24 @@ class MethodTemplate:
         contract: Contract,
         provenance: Provenance,
     ) -> Artifact:
-        """Write the artifact to ``save_dir``: see ``ExportMethod.export``."""
+        """Write the artifact to ``save_dir``, completely or not at all.
+
+        Args:
+            model: model in evaluation mode, on the CPU.
+            sample: one image to record with, uint8 (C, H, W) of any size; or, for a graph with other
+                inputs, all inputs by the contract's names.
+            save_dir: folder of the artifact; replaced if it exists.
+            contract: inputs and outputs of the graph.
+            provenance: digests of the model's weights and configuration.
+
+        Raises:
+            ExportError: the model is in training mode, not on the CPU, or cannot be exported by this method.
+        """
         require_exportable(model)
         self.check()
         contract = contract.ending(self.graph_end)
         write = self.record(model, sample, contract)
-        with writing(save_dir), atomic_dir(save_dir) as folder:
+        with output_errors(save_dir), atomic_dir(save_dir) as folder:
             write(folder / self.main_file)
             artifact = Artifact(
                 format=self.format,

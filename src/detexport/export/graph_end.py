@@ -57,8 +57,8 @@ class PastedImage(nn.Module):
     def forward(self, image: Tensor, output_size: Tensor) -> tuple[Tensor, ...]:
         """Compute the contract's outputs for an image (C, H, W) and int64 (2,) height and width in px."""
         fields = dict(zip(self.names, self.raw(image), strict=True))
-        placed = place_outputs(fields, image, output_size, self.mask_threshold)
-        return tuple(placed[name] for name in self.names)
+        processed = postprocess_outputs(fields, image, output_size, self.mask_threshold)
+        return tuple(processed[name] for name in self.names)
 
 
 class PastedBatch(nn.Module):
@@ -78,11 +78,13 @@ class PastedBatch(nn.Module):
         """Compute each image's outputs by name, for images (C, H, W) and int64 (2,) heights and widths."""
         results: List[Dict[str, Tensor]] = []
         for index, fields in enumerate(self.raw(images)):
-            results.append(place_outputs(fields, images[index], output_sizes[index], self.mask_threshold))
+            results.append(
+                postprocess_outputs(fields, images[index], output_sizes[index], self.mask_threshold)
+            )
         return results
 
 
-def place_outputs(
+def postprocess_outputs(
     fields: Dict[str, Tensor], image: Tensor, output_size: Tensor, mask_threshold: float
 ) -> Dict[str, Tensor]:
     """Post-process the raw outputs of one image for an output of another size; works in every kind of graph.
@@ -96,35 +98,35 @@ def place_outputs(
     Returns:
         The same fields; ``pred_masks`` (R, height, width) bool, ``sem_seg`` (K, height, width).
     """
-    placed: Dict[str, Tensor] = {}
+    processed: Dict[str, Tensor] = {}
     if "sem_seg" in fields:
         size = [as_side(output_size[0]), as_side(output_size[1])]
         maps = fields["sem_seg"][None]
-        placed["sem_seg"] = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)[0]
+        processed["sem_seg"] = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)[0]
     for name in ("pred_boxes", "proposal_boxes"):
         if name in fields:
-            placed.update(place_rows(fields, name, image, output_size, mask_threshold))
-    return placed
+            processed.update(postprocess_rows(fields, name, image, output_size, mask_threshold))
+    return processed
 
 
-def place_rows(
+def postprocess_rows(
     fields: Dict[str, Tensor], name: str, image: Tensor, output_size: Tensor, mask_threshold: float
 ) -> Dict[str, Tensor]:
-    """Post-process the fields with one row per box of ``fields[name]``: see ``place_outputs``."""
+    """Post-process the fields with one row per box of ``fields[name]``: see ``postprocess_outputs``."""
     height, width = as_side(output_size[0]), as_side(output_size[1])
     scale = torch.stack((output_size[1] / image.shape[2], output_size[0] / image.shape[1]))
     boxes = clip_boxes(fields[name] * scale.repeat(2), (height, width))
     kept = nonempty_boxes(boxes).nonzero()[:, 0]
     boxes = boxes[kept]
-    placed: Dict[str, Tensor] = {name: boxes}
+    processed: Dict[str, Tensor] = {name: boxes}
     for row_name, value in fields.items():
         if row_name == "pred_masks":
-            placed[row_name] = _paste(value[kept], boxes, image, height, width, mask_threshold)
+            processed[row_name] = _paste(value[kept], boxes, image, height, width, mask_threshold)
         elif row_name == "pred_keypoints":
-            placed[row_name] = value[kept] * F.pad(scale, [0, 1], value=1.0)
+            processed[row_name] = value[kept] * F.pad(scale, [0, 1], value=1.0)
         elif row_name != name and row_name != "sem_seg":
-            placed[row_name] = value[kept]
-    return placed
+            processed[row_name] = value[kept]
+    return processed
 
 
 def _paste(masks: Tensor, boxes: Tensor, image: Tensor, height: int, width: int, threshold: float) -> Tensor:

@@ -1,11 +1,11 @@
 """ONNX through ``torch.export``, or from a trace."""
 
 import io
-import logging
+import json
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -18,20 +18,21 @@ import torchvision  # noqa: F401 - defines the operators that are translated bel
 from detexport.artifact import Format
 from detexport.contract import Contract, TensorSpec
 from detexport.errors import ConfigError, ExportError, did_you_mean
-from detexport.export.export_method import ExportableModel, MethodTemplate, SampleInputs, untraceable
+from detexport.export.export_method import ExportableModel, ExportMethod, SampleInputs, untraceable
 from detexport.export.graph_end import example_inputs, image_graph
 from detexport.export.onnx_nms import translate_nms
 from detexport.export.record_program import record_program
 from detexport.formats.onnx_opsets import OLDEST, latest_written
 from detexport.formats.pt2 import dynamic_nms_count
 from detexport.layers.nms import nms_recorded_whole
+from detexport.system.log_levels import only_errors
 
 MAIN_FILE = "model.onnx"
 EXPORTERS = ("dynamo", "torchscript")
 
 
 @dataclass(frozen=True)
-class Onnx(MethodTemplate):
+class Onnx(ExportMethod):
     """``torch.onnx.export`` with free height and width.
 
     Args:
@@ -77,11 +78,12 @@ class Onnx(MethodTemplate):
     def record(
         self, model: ExportableModel, sample: SampleInputs, contract: Contract
     ) -> Callable[[Path], object]:
-        """Record the model as ONNX: see ``MethodTemplate.record``."""
+        """Record the model as ONNX: see ``ExportMethod.record``."""
         export = _export_program if self.exporter == "dynamo" else _export_trace
         with torch.no_grad(), _quiet():
             proto = export(model, sample, contract, self.opset_version)
         _strip(proto)
+        onnx.helper.set_model_props(proto, describe_processing(contract))
         for value, spec in zip(
             (*proto.graph.input, *proto.graph.output), (*contract.inputs, *contract.outputs), strict=True
         ):
@@ -95,6 +97,19 @@ class Onnx(MethodTemplate):
             )
         onnx.checker.check_model(proto)
         return partial(onnx.save, proto)
+
+
+def describe_processing(contract: Contract) -> dict[str, str]:
+    """Return what a user of the file alone needs around the graph, as the file's ``metadata_props``.
+
+    ``channel_order`` is a word. The others are JSON: ``resize`` with ``min_size`` and ``max_size`` in px,
+    and the lists of names that the contract has.
+    """
+    values: dict[str, Any] = {"resize": asdict(contract.resize)}
+    names = ("class_names", "stuff_class_names", "keypoint_names")
+    values |= {name: getattr(contract, name) for name in names if getattr(contract, name)}
+    encoded = {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}
+    return dict(sorted((encoded | {"channel_order": contract.channel_order}).items()))
 
 
 def _by_option(option: str) -> str:
@@ -279,14 +294,6 @@ TRANSLATIONS: dict[Any, Any] = {
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence the exporter's log messages; errors are still raised."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", (FutureWarning, DeprecationWarning))
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with only_errors("torch.onnx", "onnxscript", "onnx_ir"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", (FutureWarning, DeprecationWarning))
+        yield

@@ -12,14 +12,14 @@ import torch
 from detexport.artifact import Format
 from detexport.contract import Contract
 from detexport.errors import ExportError
-from detexport.export.export_method import ExportableModel, MethodTemplate, SampleInputs
+from detexport.export.export_method import ExportableModel, ExportMethod, SampleInputs
 from detexport.export.graph_end import batch_graph
 from detexport.export.torchscript_file import MAIN_FILE, require_fixed_hashes, save_reproducibly
 from detexport.export.torchscript_type_numbers import take_plain_names
 
 
 @dataclass(frozen=True)
-class Scripting(MethodTemplate):
+class Scripting(ExportMethod):
     """``torch.jit.script`` with a list of any number of images of different sizes.
 
     Args:
@@ -41,7 +41,7 @@ class Scripting(MethodTemplate):
     def record(
         self, model: ExportableModel, sample: SampleInputs, contract: Contract
     ) -> Callable[[Path], object]:
-        """Compile the model: see ``MethodTemplate.record``. ``sample`` is not used."""
+        """Compile the model: see ``ExportMethod.record``. ``sample`` is not used."""
         graph = batch_graph(model, contract)
         take_plain_names(graph)
         try:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from detexport.artifact import Format
 from detexport.contract import Contract
-from detexport.export.export_method import ExportableModel, MethodTemplate, SampleInputs
+from detexport.export.export_method import ExportableModel, ExportMethod, SampleInputs
 from detexport.export.record_program import record_program
 from detexport.formats.pt2 import save_program
 
@@ -16,7 +16,7 @@ MAIN_FILE = "model.pt2"
 
 
 @dataclass(frozen=True)
-class TorchExport(MethodTemplate):
+class TorchExport(ExportMethod):
     """``torch.export`` with free height and width, batch size 1.
 
     Args:
@@ -32,5 +32,5 @@ class TorchExport(MethodTemplate):
     def record(
         self, model: ExportableModel, sample: SampleInputs, contract: Contract
     ) -> Callable[[Path], object]:
-        """Record the program: see ``MethodTemplate.record``. Only the fixed sizes of ``sample`` are used."""
+        """Record the program: see ``ExportMethod.record``. Only the fixed sizes of ``sample`` are used."""
         return partial(save_program, record_program(model, sample, contract))

@@ -11,14 +11,14 @@ import torch
 
 from detexport.artifact import Format
 from detexport.contract import Contract
-from detexport.export.export_method import ExportableModel, MethodTemplate, SampleInputs, untraceable
+from detexport.export.export_method import ExportableModel, ExportMethod, SampleInputs, untraceable
 from detexport.export.graph_end import example_inputs, image_graph
 from detexport.export.torchscript_file import MAIN_FILE, save_reproducibly
 from detexport.export.torchscript_type_numbers import take_plain_names
 
 
 @dataclass(frozen=True)
-class Tracing(MethodTemplate):
+class Tracing(ExportMethod):
     """``torch.jit.trace`` with free height and width, batch size 1.
 
     A trace records only the branches that its sample takes. The models of this package have none, so any
@@ -37,7 +37,7 @@ class Tracing(MethodTemplate):
     def record(
         self, model: ExportableModel, sample: SampleInputs, contract: Contract
     ) -> Callable[[Path], object]:
-        """Trace the model: see ``MethodTemplate.record``."""
+        """Trace the model: see ``ExportMethod.record``."""
         graph = image_graph(model, contract)
         take_plain_names(graph)
         with torch.no_grad(), warnings.catch_warnings():

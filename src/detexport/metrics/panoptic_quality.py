@@ -22,27 +22,27 @@ class Tally:
 
     Args:
         iou: sum over the matched pairs.
-        matched: true positives: pairs of a predicted and an annotated segment with an IoU above 0.5, of which
+        tp: true positives: pairs of a predicted and an annotated segment with an IoU above 0.5, of which
             each segment has at most one.
-        wrong: false positives: predicted segments without a match.
-        missed: false negatives: annotated segments without a match.
+        fp: false positives: predicted segments without a match.
+        fn: false negatives: annotated segments without a match.
     """
 
     iou: float = 0.0
-    matched: int = 0
-    wrong: int = 0
-    missed: int = 0
+    tp: int = 0
+    fp: int = 0
+    fn: int = 0
 
     @property
     def seen(self) -> bool:
         """Whether the category is annotated or predicted."""
-        return self.matched + self.wrong + self.missed > 0
+        return self.tp + self.fp + self.fn > 0
 
     @property
     def qualities(self) -> tuple[float, float, float]:
         """PQ and its factors: SQ, the mean IoU of the matches, and RQ, the F1 score of detection."""
-        segmentation = self.iou / self.matched if self.matched else 0.0
-        recognition = self.matched / (self.matched + self.wrong / 2 + self.missed / 2)
+        segmentation = self.iou / self.tp if self.tp else 0.0
+        recognition = self.tp / (self.tp + self.fp / 2 + self.fn / 2)
         return segmentation * recognition, segmentation, recognition
 
 
@@ -198,11 +198,11 @@ def match_segments(
         iou = common / (gt_area[t] + area[p] - unlabelled[p] - common)
         if iou > 0.5:
             tallies[gt[t]].iou += iou
-            tallies[gt[t]].matched += 1
+            tallies[gt[t]].tp += 1
             matched_gt.add(t)
             matched.add(p)
     for t in gt.keys() - matched_gt:
-        tallies[gt[t]].missed += 1
+        tallies[gt[t]].fn += 1
     for p in predicted.keys() - matched:
         if unlabelled[p] <= 0.5 * area[p]:
-            tallies[predicted[p]].wrong += 1
+            tallies[predicted[p]].fp += 1

@@ -14,8 +14,8 @@ class PixelIou:
     """Intersection and union of the pixels of each class, accumulated image by image."""
 
     def __init__(self) -> None:
-        self.both: dict[int, int] = {}
-        self.either: dict[int, int] = {}
+        self.intersection: dict[int, int] = {}
+        self.union: dict[int, int] = {}
 
     def add(self, record: CocoRecord, sem_seg: np.ndarray) -> None:
         """Evaluate the (C, H, W) logits of one image and accumulate its counts."""
@@ -23,9 +23,9 @@ class PixelIou:
 
     def accumulate(self, pixels: Iterable[tuple[int, int, int]]) -> None:
         """Add the counts of one image, as ``evaluate_image`` returns them."""
-        for label, both, either in pixels:
-            self.both[label] = self.both.get(label, 0) + both
-            self.either[label] = self.either.get(label, 0) + either
+        for label, intersection, union in pixels:
+            self.intersection[label] = self.intersection.get(label, 0) + intersection
+            self.union[label] = self.union.get(label, 0) + union
 
     @staticmethod
     def evaluate_image(record: CocoRecord, sem_seg: np.ndarray) -> list[tuple[int, int, int]]:
@@ -52,5 +52,5 @@ class PixelIou:
 
     def result(self) -> dict[str, float]:
         """Return ``sem_seg/mIoU``, the mean over the classes that are predicted or annotated."""
-        ious = [self.both[label] / pixels for label, pixels in self.either.items()]
+        ious = [self.intersection[label] / pixels for label, pixels in self.union.items()]
         return {"sem_seg/mIoU": float(np.mean(ious))} if ious else {}

@@ -82,6 +82,45 @@ class Matches(Tallies):
     def images(self) -> int:  # noqa: D102
         return int(self.objects.shape[1])
 
+    def by_class(self) -> np.ndarray:
+        """Return the value of each class alone, (K,); NaN without annotated objects."""
+        weights, objects = np.ones((1, self.images)), self.objects.sum(1)
+        return np.array(
+            [
+                self._of_class(rows, weights, objects[index : index + 1])[0] if objects[index] else np.nan
+                for index, rows in enumerate(self._rows_of_classes())
+            ]
+        )
+
+    def precision_at_recalls(self, threshold: int) -> np.ndarray:
+        """Return the precision at ``RECALLS``, the mean over classes with objects: COCO's PR curve.
+
+        Args:
+            threshold: index of the IoU threshold.
+
+        Returns:
+            (101,) in [0, 1], not ascending; NaN without annotated objects.
+        """
+        curves = [
+            self._curve(rows, threshold, objects)
+            for rows, objects in zip(self._rows_of_classes(), self.objects.sum(1), strict=True)
+            if objects
+        ]
+        mean: np.ndarray = np.mean(curves, axis=0) if curves else np.full(len(RECALLS), np.nan)
+        return mean
+
+    def _rows_of_classes(self) -> list[slice]:
+        starts = np.searchsorted(self.category, np.arange(len(self.objects) + 1)).tolist()
+        return [slice(start, end) for start, end in pairwise(starts)]
+
+    def _curve(self, rows: slice, threshold: int, objects: int) -> np.ndarray:
+        """Return the precision at ``RECALLS`` of one class: the highest at this or a greater recall."""
+        correct = self.correct[threshold, rows][~self.ignored[threshold, rows]]
+        hits = correct.cumsum()
+        best = np.maximum.accumulate((hits / np.arange(1, len(hits) + 1))[::-1])[::-1]
+        first = np.searchsorted(hits / objects, RECALLS, side="left")
+        return np.append(best, 0.0)[first]
+
     def extremes(self, tie: float) -> tuple[float, float]:
         """Return the lowest and the highest value over all orders of equal scores, or NaN.
 
@@ -106,9 +145,9 @@ class Matches(Tallies):
                 counted = ~ignored
                 hit = correct[counted]
                 order = np.argsort(-(score[counted] + np.where(hit, bonus, -bonus)), kind="stable")
-                places = np.flatnonzero(hit[order])[None]
-                hits = np.arange(1, places.size + 1, dtype=np.float64)[None]
-                values.append(self._at_threshold(hits, places + 1.0, objects[index : index + 1])[0])
+                ranks = np.flatnonzero(hit[order])[None]
+                hits = np.arange(1, ranks.size + 1, dtype=np.float64)[None]
+                values.append(self._at_threshold(hits, ranks + 1.0, objects[index : index + 1])[0])
         return float(np.mean(values)) if values else float("nan")
 
     @property
@@ -182,15 +221,15 @@ class Segments(Tallies):
 
     Args:
         iou: (K, N) float64, sum over the matched pairs of each class and image.
-        matched: (K, N) number of matched pairs.
-        wrong: (K, N) number of predicted segments without a match.
-        missed: (K, N) number of annotated segments without a match.
+        tp: (K, N) true positives, matched pairs.
+        fp: (K, N) false positives, predicted segments without a match.
+        fn: (K, N) false negatives, annotated segments without a match.
     """
 
     iou: np.ndarray
-    matched: np.ndarray
-    wrong: np.ndarray
-    missed: np.ndarray
+    tp: np.ndarray
+    fp: np.ndarray
+    fn: np.ndarray
 
     @property
     def images(self) -> int:  # noqa: D102
@@ -201,8 +240,8 @@ class Segments(Tallies):
         return self.images
 
     def _values(self, weights: np.ndarray) -> np.ndarray:
-        iou, matched, wrong, missed = (weights @ array.T for array in vars(self).values())
-        return _mean_of_ratios(iou, matched + wrong / 2 + missed / 2)
+        iou, tp, fp, fn = (weights @ array.T for array in vars(self).values())
+        return _mean_of_ratios(iou, tp + fp / 2 + fn / 2)
 
 
 @dataclass(frozen=True)
@@ -210,23 +249,23 @@ class Pixels(Tallies):
     """Mean IoU of semantic segmentation.
 
     Args:
-        both: (K, N) pixels in the intersection of each class on each image.
-        either: (K, N) pixels in the union.
+        intersection: (K, N) pixels in the intersection of each class on each image.
+        union: (K, N) pixels in the union.
     """
 
-    both: np.ndarray
-    either: np.ndarray
+    intersection: np.ndarray
+    union: np.ndarray
 
     @property
     def images(self) -> int:  # noqa: D102
-        return int(self.both.shape[1])
+        return int(self.intersection.shape[1])
 
     @property
     def _width(self) -> int:
         return self.images
 
     def _values(self, weights: np.ndarray) -> np.ndarray:
-        return _mean_of_ratios(weights @ self.both.T, weights @ self.either.T)
+        return _mean_of_ratios(weights @ self.intersection.T, weights @ self.union.T)
 
 
 KINDS: Mapping[str, type[Tallies]] = {

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from detexport.data.coco import CocoDataset, CocoRecord, read_record, records_of
 from detexport.metrics.bootstrap import PairedDifference, paired_difference
 from detexport.metrics.evaluate import HEADLINES, Evaluation, Evaluator, ImageEvaluation, accuracy_deltas
-from detexport.metrics.tallies import Matches, unpack_tallies
+from detexport.metrics.tallies import Matches, Recalls, unpack_tallies
 from detexport.predictions.records import predict
 from detexport.reference.resume import Progress
 from detexport.reference.store import EagerAccuracy
@@ -67,6 +67,38 @@ class ImageDifferences:
         )
 
 
+CURVE_IOUS = {"0.50": 0, "0.75": 5}
+"""IoU of each stored precision-recall curve, with its index in COCO's thresholds 0.50, 0.55, ..., 0.95."""
+
+
+@dataclass(frozen=True)
+class ClassAccuracy:
+    """AP of one class.
+
+    Args:
+        objects: number of annotated objects.
+        eager: the eager model's AP; None without objects.
+        artifact: the artifact's.
+    """
+
+    objects: int
+    eager: float | None
+    artifact: float | None
+
+
+@dataclass(frozen=True)
+class PrecisionCurve:
+    """Precision at the recalls 0, 0.01, ..., 1 at one IoU, the mean over classes.
+
+    Args:
+        eager: the eager model's, 101 values.
+        artifact: the artifact's.
+    """
+
+    eager: tuple[float, ...]
+    artifact: tuple[float, ...]
+
+
 @dataclass(frozen=True)
 class Accuracy:
     """Metrics of an artifact and of the eager model.
@@ -82,6 +114,8 @@ class Accuracy:
         per_image: differences of each headline metric by image.
         tied: for each metric that ranks detections across images, the smallest and the largest difference
             over all orders of equal scores; in float32 only.
+        per_class: AP of each class, by metric and class name; empty for metrics other than AP.
+        curves: precision-recall curves, by metric and IoU (``CURVE_IOUS``).
     """
 
     precision: str
@@ -93,6 +127,8 @@ class Accuracy:
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     per_image: dict[str, ImageDifferences] = field(default_factory=dict)
     tied: dict[str, tuple[float, float]] = field(default_factory=dict)
+    per_class: dict[str, dict[str, ClassAccuracy]] = field(default_factory=dict)
+    curves: dict[str, dict[str, PrecisionCurve]] = field(default_factory=dict)
 
     @property
     def differences(self) -> dict[str, float]:
@@ -169,41 +205,89 @@ def measure_accuracy(
     records = records_of(dataset, eager.image_ids)
     evaluator = Evaluator(dataset, session.artifact.contract.oks_sigmas)
     reached = evaluator.summarize(evaluate_images(session, records, evaluator, progress or Progress()))
-    return compare_accuracy(eager, reached, tie=tie, precision=precision, budget=budget, least=least)
+    names = dataset.class_names
+    return compare_accuracy(
+        eager, reached, tie=tie, class_names=names, precision=precision, budget=budget, least=least
+    )
 
 
 def compare_accuracy(
-    eager: EagerAccuracy, reached: Evaluation, *, tie: float = 0.0, **limits: Any
+    eager: EagerAccuracy,
+    reached: Evaluation,
+    *,
+    tie: float = 0.0,
+    class_names: tuple[str, ...] = (),
+    **limits: Any,
 ) -> Accuracy:
-    """Compare an artifact's metrics with the eager model's, in total and by image.
+    """Compare an artifact's metrics with the eager model's, in total, by image and by class.
 
     Args:
         eager: the eager model's evaluation.
         reached: the artifact's, on the same images.
         tie: see ``measure_accuracy``.
+        class_names: name of each class index; classes without a name are numbered.
         limits: ``precision``, ``budget`` and ``least`` of ``Accuracy``.
     """
-    paired = paired_differences(eager, reached)
+    paired, ranked = paired_differences(eager, reached), _ranked(eager, reached)
     return Accuracy(
         images=len(reached.image_ids),
         eager=eager.metrics,
         artifact=reached.metrics,
         intervals={name: one.interval for name, one in paired.items()},
         per_image={name: ImageDifferences.of(one.images, reached.image_ids) for name, one in paired.items()},
-        tied=_tied(eager, reached, tie) if tie else {},
+        tied={name: _tied(*both, tie) for name, both in ranked.items()} if tie else {},
+        per_class={name: _by_class(*both, class_names) for name, both in ranked.items() if _is_ap(both[0])},
+        curves={name: _curves(*both) for name, both in ranked.items() if _is_ap(both[0])},
         **limits,
     )
 
 
-def _tied(eager: EagerAccuracy, reached: Evaluation, tie: float) -> dict[str, tuple[float, float]]:
-    """Return the smallest and the largest difference of each metric over all orders of equal scores."""
-    tied = {}
+def _ranked(eager: EagerAccuracy, reached: Evaluation) -> dict[str, tuple[Matches, Matches]]:
+    """Return the tallies of both sides, by metric, of each metric that ranks detections across images."""
+    ranked = {}
     for name, expected in unpack_tallies(eager.tallies).items():
         actual = reached.tallies.get(name)
         if isinstance(expected, Matches) and isinstance(actual, Matches):
-            (low, high), (actual_low, actual_high) = expected.extremes(tie), actual.extremes(tie)
-            tied[name] = actual_low - high, actual_high - low
-    return tied
+            ranked[name] = expected, actual
+    return ranked
+
+
+def _is_ap(matches: Matches) -> bool:
+    return not isinstance(matches, Recalls)
+
+
+def _tied(expected: Matches, actual: Matches, tie: float) -> tuple[float, float]:
+    """Return the smallest and the largest difference of a metric over all orders of equal scores."""
+    (low, high), (actual_low, actual_high) = expected.extremes(tie), actual.extremes(tie)
+    return actual_low - high, actual_high - low
+
+
+def _by_class(expected: Matches, actual: Matches, names: tuple[str, ...]) -> dict[str, ClassAccuracy]:
+    """Return the AP of each class on both sides."""
+    rows = zip(expected.objects.sum(1).tolist(), expected.by_class(), actual.by_class(), strict=True)
+    return {
+        names[index] if index < len(names) else f"class {index}": ClassAccuracy(
+            objects, _or_none(eager), _or_none(artifact)
+        )
+        for index, (objects, eager, artifact) in enumerate(rows)
+    }
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _curves(expected: Matches, actual: Matches) -> dict[str, PrecisionCurve]:
+    """Return the precision-recall curves of both sides, in four digits; none without objects."""
+    if not expected.objects.any():
+        return {}
+    return {
+        iou: PrecisionCurve(
+            *(tuple(side.precision_at_recalls(index).round(4).tolist()) for side in (expected, actual))
+        )
+        for iou, index in CURVE_IOUS.items()
+        if index < len(expected.correct)
+    }
 
 
 def paired_differences(eager: EagerAccuracy, reached: Evaluation) -> Mapping[str, PairedDifference]:

@@ -30,7 +30,7 @@ RANGES = {
     "inputs.mosaic_area": (0.01, 100.0),
     "inputs.one_runs": (0, MANY),
     "inputs.threshold_runs": (0, MANY),
-    "inputs.hair": (0.0, 1.0),
+    "inputs.threshold_distance": (0.0, 1.0),
     "inputs.offset": (0.0, 1.0),
 }
 """Smallest and largest value of a key, of each item of a list, of each value of a mapping.

@@ -1,6 +1,6 @@
 """Validate an artifact: compare its outputs with the stored reference, image by image."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache, partial
 from pathlib import Path
@@ -17,10 +17,11 @@ from detexport.parity.accuracy import Accuracy
 from detexport.parity.compare import Noise, NoiseOf, SampleParity, Tolerance, compare
 from detexport.parity.noise_floor import NoiseFloor, limits_of, widen
 from detexport.parity.verdict import ParityReport
+from detexport.parity.worst_images import WorstImages
 from detexport.processing.postprocess import postprocess
 from detexport.reference.batching import group_by_call, why_unsupported
 from detexport.reference.resume import Progress
-from detexport.reference.store import DATA, Reference, Sample, of_model
+from detexport.reference.store import Reference, Sample, of_model
 from detexport.runtime.session import BatchSession, Engine, Session
 
 
@@ -105,7 +106,7 @@ def validate(
         job: the job's name.
         min_detections: fewest detections or proposals on all samples within the declared support; with fewer
             the job does not pass. Ignored for a model that returns neither.
-        draw: keep the outputs on the first sample of this many images.
+        draw: number of images whose outputs are kept: those with the largest errors, see ``WorstImages``.
         floor: the model's noise floor, to which limits are widened; None if it was not measured.
         noise_of: measures the noise of samples of one call; called for those that exceed the limits. By
             default the floor's.
@@ -119,8 +120,8 @@ def validate(
     limits = tuple(limits_of(tolerance, floor)) if floor else ()
     table, tolerance = tolerance, widen(tolerance, floor) if floor else tolerance
     noise_of = noise_of or (floor.noise_of if floor else _no_noise)
-    drawn_ids = first_of_each_image(reference.samples)[:draw]
-    samples, drawn = {}, {}
+    worst = WorstImages(draw, table)
+    samples = {}
     progress = progress or Progress()
     declared = support.narrowed(session.artifact) if support else session.artifact
     unsupported_inputs: dict[str, str] = {}
@@ -132,10 +133,9 @@ def validate(
         measure_group = cache(partial(_measure, session, group, tolerance, table, noise_of))
         for index, sample in enumerate(group):
             id = sample.meta.id
-            measure_it = partial(_one, measure_group, index, keep=id in drawn_ids)
+            measure_it = partial(_one, measure_group, index, partial(worst.includes, sample.meta))
             samples[id], outputs = progress.once_with_outputs(f"sample {id}", SampleParity, measure_it)
-            if outputs is not None:
-                drawn[id] = outputs
+            worst.add(sample.meta, samples[id], outputs)
     supported = [sample for sample in reference.samples if sample.meta.id not in unsupported_inputs]
     faults = tuple(_reference_faults(reference, supported, contract, min_detections))
     report = ParityReport(
@@ -146,10 +146,11 @@ def validate(
         samples,
         faults,
         limits=limits,
-        own_unmatched=floor.unmatched if floor else 0,
+        noise_floor_unmatched=floor.unmatched if floor else 0,
         coverage=reference.coverage,
         unsupported_inputs=unsupported_inputs,
-        drawn=drawn,
+        worst=worst.ids,
+        drawn=worst.outputs,
     )
     if measure:
         report = report.with_accuracy(session, measure)
@@ -176,23 +177,16 @@ def validate_artifact(
     return validate(session, reference, tolerance, **options)
 
 
-def first_of_each_image(samples: Iterable[Sample]) -> list[str]:
-    """Return the id of the first sample of each image of the data set."""
-    first: dict[int | str, str] = {}
-    for sample in samples:
-        if sample.meta.kind == DATA:
-            first.setdefault(sample.meta.image_id, sample.meta.id)
-    return list(first.values())
-
-
 Measured = tuple[SampleParity, Outputs | None]
 """The measurement of a sample, and the runtime's outputs if it returned any."""
 
 
-def _one(measure_group: Callable[[], list[Measured]], index: int, *, keep: bool) -> Measured:
-    """Return the measurement of one sample of a group; its outputs only if ``keep``."""
+def _one(
+    measure_group: Callable[[], list[Measured]], index: int, is_kept: Callable[[SampleParity], bool]
+) -> Measured:
+    """Return the measurement of one sample of a group; its outputs only if they are to be kept."""
     measured, outputs = measure_group()[index]
-    return measured, outputs if keep else None
+    return measured, outputs if is_kept(measured) else None
 
 
 def _no_noise(_: Sequence[Sample]) -> Mapping[str, Noise]:

@@ -92,10 +92,11 @@ class ParityReport:
         faults: faults of the whole artifact or of the reference.
         accuracy: metrics against ground truth; None if not measured.
         limits: each limit with the noise floor; empty if that was not measured.
-        own_unmatched: see ``NoiseFloor.unmatched``.
+        noise_floor_unmatched: see ``NoiseFloor.unmatched``.
         coverage: what the samples cover.
         unsupported_inputs: why a sample is outside the declared support, by id.
-        drawn: the runtime's outputs on a few samples, for drawing; not part of the JSON.
+        worst: ids of the samples with the largest errors, the worst first, of different images.
+        drawn: the runtime's outputs on those of them that have any, for drawing; not part of the JSON.
     """
 
     job: str
@@ -106,9 +107,10 @@ class ParityReport:
     faults: tuple[str, ...] = ()
     accuracy: Accuracy | None = None
     limits: tuple[Limit, ...] = ()
-    own_unmatched: int = 0
+    noise_floor_unmatched: int = 0
     coverage: InputCoverage | None = None
     unsupported_inputs: dict[str, str] = field(default_factory=dict)
+    worst: tuple[str, ...] = ()
     drawn: dict[str, Outputs] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -182,8 +184,8 @@ class ParityReport:
                 f"{undetermined.expected} detections missing, {undetermined.extra} extra; the model's own "
                 "runs disagree about them"
             )
-        if self.own_unmatched:
-            yield f"noise floor: {self.own_unmatched} missing or extra between the model's own runs"
+        if self.noise_floor_unmatched:
+            yield f"noise floor: {self.noise_floor_unmatched} missing or extra between the model's own runs"
 
     @property
     def undetermined(self) -> "Undetermined":
@@ -289,9 +291,10 @@ class ParityReport:
                 "paired": sum(sample.paired for sample in samples),
             },
             "unmatched": self._unmatched(),
-            "own_unmatched": self.own_unmatched,
+            "noise_floor_unmatched": self.noise_floor_unmatched,
             "undetermined": self.undetermined.to_json(),
             "unsupported_inputs": self.unsupported_inputs,
+            "worst": list(self.worst),
             "samples": [{"id": id, **sample.to_json()} for id, sample in self.samples.items()],
         }
 

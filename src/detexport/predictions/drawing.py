@@ -3,7 +3,7 @@
 import base64
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ MOST_PROPOSALS = 20  # the best are drawn; a thousand boxes would hide the image
 class Label:
     """A box and its text, in px of the output; the text is above the box's top edge, inside the image.
 
-    A proposal has no text.
+    The text is the class's name and the score. A proposal has none.
     """
 
     x: float
@@ -46,6 +46,7 @@ class Label:
     text_width: float
     colour: str
     ink: str
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,15 @@ def _label(outputs: Outputs, index: int, class_names: tuple[str, ...], output_si
         text_width=round(width, 1),
         colour=colour,
         ink=ink,
+        name=name,
     )
+
+
+def name_only(label: Label, output_size: tuple[int, int]) -> Label:
+    """Return a label whose text is the class's name, without a score."""
+    width = 0.58 * font_size(output_size) * len(label.name)
+    text_x = round(max(min(label.x, output_size[1] - width), 0), 1)
+    return replace(label, text=label.name, text_x=text_x, text_width=round(width, 1))
 
 
 def _regions(outputs: Outputs) -> Iterator[tuple[np.ndarray, int]]:

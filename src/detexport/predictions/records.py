@@ -23,34 +23,68 @@ PLAIN_COLUMNS = {
 }
 
 
-def predict(session: Session, image: np.ndarray, score_threshold: float = 0.0) -> dict[str, Any]:
+def predict(
+    session: Session, image: np.ndarray, score_threshold: float = 0.0, *, masks: bool = True
+) -> dict[str, Any]:
     """Resize an image by the contract's rule, run the graph, and post-process its outputs.
 
     Args:
         session: the loaded artifact.
         image: uint8 (3, H, W) in the contract's channel order, of any size.
         score_threshold: only instances with a greater score are returned.
+        masks: False leaves out the masks of instances, which are then not pasted, unless they are needed for
+            panoptic segmentation.
 
     Returns:
         The result of ``detexport.processing.postprocess``, in px of ``image``.
     """
     contract = session.artifact.contract
-    height, width = image.shape[1:]
-    resized = resize_image(image, resized_size(height, width, contract.resize))
+    resized = resize(image, contract)
     with memory_guard(resized.shape):
-        outputs = session(resized, (height, width))
-        if "scores" in outputs:
-            kept = outputs["scores"] > score_threshold
-            outputs |= {name: outputs[name][kept] for name in contract.row_names}
-        return postprocess(outputs, resized.shape[1:], (height, width), contract)
+        outputs = session(resized, image.shape[1:])
+        return finish(outputs, resized, image, contract, score_threshold, masks=masks)
 
 
-def to_plain(fields: dict[str, Any], contract: Contract) -> dict[str, Any]:
+def resize(image: np.ndarray, contract: Contract) -> np.ndarray:
+    """Return an image (3, H, W) in the size that the contract's rule gives it."""
+    _, height, width = image.shape
+    return resize_image(image, resized_size(height, width, contract.resize))
+
+
+def finish(
+    outputs: dict[str, np.ndarray],
+    resized: np.ndarray,
+    image: np.ndarray,
+    contract: Contract,
+    score_threshold: float,
+    *,
+    masks: bool = True,
+) -> dict[str, Any]:
+    """Drop instances up to a score threshold, and post-process the others.
+
+    Args:
+        outputs: the graph's outputs for ``resized``.
+        resized: the result of ``resize``.
+        image: the image that was resized.
+        contract: the graph's contract.
+        score_threshold: only instances with a greater score are returned.
+        masks: False leaves out the masks of instances, unless they are needed for panoptic segmentation.
+    """
+    if "scores" in outputs:
+        kept = outputs["scores"] > score_threshold
+        outputs = outputs | {name: outputs[name][kept] for name in contract.row_names}
+    if not masks and contract.panoptic is None:
+        outputs = {name: value for name, value in outputs.items() if name != "pred_masks"}
+    return postprocess(outputs, resized.shape[1:], image.shape[1:], contract)
+
+
+def to_plain(fields: dict[str, Any], contract: Contract, *, masks: bool = True) -> dict[str, Any]:
     """Convert the post-processed outputs of one image to JSON-serializable values.
 
     Args:
         fields: the result of ``predict``.
         contract: has the class names.
+        masks: False leaves out the masks of instances.
 
     Returns:
         Instances: ``boxes`` [x0, y0, x1, y1] in px of the image, ``scores``, ``classes``, ``class_names``,
@@ -66,7 +100,7 @@ def to_plain(fields: dict[str, Any], contract: Contract) -> dict[str, Any]:
             row[column] = fields[name].tolist()
     if "pred_classes" in fields:
         row["class_names"] = [contract.class_name(index) for index in row["classes"]]
-    if "pred_masks" in fields:
+    if masks and "pred_masks" in fields:
         row["masks"] = [_to_rle(mask) for mask in fields["pred_masks"]]
     if "sem_seg" in fields:
         row["sem_seg"] = list(_classes_of_pixels(fields["sem_seg"].argmax(0), contract))

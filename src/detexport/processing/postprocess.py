@@ -22,6 +22,7 @@ def postprocess(
         outputs: the graph's outputs by the contract's names. Instances: ``pred_boxes`` (R, 4) XYXY in px
             of the graph's image, ``scores`` (R,), ``pred_classes`` (R,) and, where the model has them,
             ``pred_masks`` (R, n, n), probabilities in a grid over each box, and ``pred_keypoints`` (R, K, 3).
+            ``pred_masks`` may be left out.
             Proposals: ``proposal_boxes`` (R, 4) and ``objectness_logits`` (R,). Semantic segmentation:
             ``sem_seg`` (C, H, W) logits.
         image_size: height and width of the graph's image, in px.
@@ -79,7 +80,7 @@ def _instances(
         "scores": outputs["scores"][kept],
         "pred_classes": outputs["pred_classes"][kept].astype(np.int64, copy=False),
     }
-    if "pred_masks" in contract.output_names:
+    if "pred_masks" in outputs:  # a caller may leave them out
         grids = outputs["pred_masks"]
         if grids.ndim != 3 or grids.shape[1] != grids.shape[2]:
             raise ArtifactError(

@@ -49,7 +49,7 @@ class Plan:
         mosaic_area: largest area of a mosaic, as a multiple of the first image's.
         one_runs: most runs for exactly one detection.
         threshold_runs: most runs for scores near a threshold, for each threshold.
-        hair: a score within this distance of a threshold ends the search.
+        threshold_distance: a score within this distance of a threshold ends the search.
         offset: scores at this distance above and below a threshold are searched, too: further than rounding,
             and near enough to show a slightly different threshold.
     """
@@ -60,7 +60,7 @@ class Plan:
     mosaic_area: float = 4.0
     one_runs: int = 12
     threshold_runs: int = 40
-    hair: float = 1e-5
+    threshold_distance: float = 1e-5
     offset: float = 5e-4
 
     def most_runs(self, records: int, contract: Contract) -> int:

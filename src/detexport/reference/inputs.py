@@ -190,11 +190,11 @@ def _searched(
 def _near(search: ThresholdSearch, threshold: float, plan: Plan) -> dict[str, NearScore]:
     """Find the nearest scores on either side of a threshold, and scores ``plan.offset`` away from it."""
     left = plan.threshold_runs
-    left -= search.approach(threshold, runs=left - left // 4, hair=plan.hair)
+    left -= search.approach(threshold, runs=left - left // 4, distance=plan.threshold_distance)
     found = {"above": search.nearest(threshold, 1), "below": search.nearest(threshold, -1)}
     for name, sign in (("higher", 1), ("lower", -1)):
         level = threshold + sign * plan.offset
-        left -= search.approach(level, runs=left, hair=plan.offset / 4)
+        left -= search.approach(level, runs=left, distance=plan.offset / 4)
         nearest = [near for side in (1, -1) if (near := search.nearest(level, side)) is not None]
         best = min(nearest, key=lambda near: abs(near.distance), default=None)
         if best is not None and abs(best.distance) <= plan.offset / 2:

@@ -68,8 +68,8 @@ class ThresholdSearch:
         ]
         return min(candidates, key=lambda score: abs(score.distance), default=None)
 
-    def approach(self, level: float, *, runs: int, hair: float) -> int:
-        """Bisect the path until scores are within ``hair`` of a level on both sides.
+    def approach(self, level: float, *, runs: int, distance: float) -> int:
+        """Bisect the path until scores are within ``distance`` of a level on both sides.
 
         Returns:
             Number of runs, at most ``runs``.
@@ -84,7 +84,7 @@ class ThresholdSearch:
         for used in range(len(survey), runs):
             nearest = [self.nearest(level, sign) for sign in (1, -1)]
             crossing = self._crossing(level)
-            if crossing is None or all(score and abs(score.distance) <= hair for score in nearest):
+            if crossing is None or all(score and abs(score.distance) <= distance for score in nearest):
                 return used
             self.run_at(self._between(*crossing, level, halve=bool(used % 2)))
         return runs

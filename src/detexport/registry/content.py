@@ -2,7 +2,7 @@
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
@@ -64,19 +64,39 @@ class Content:
     @cached_property
     def sha256(self) -> str:
         """The digest by which a version with this content is found."""
-        return sha256_json(
-            {
-                "artifact": self.artifact.sha256,
-                "runtime": self.runtime,
-                "code": self.code,
-                "requirements": self.requirements,
-                "signature": build_signature(self.contract).to_dict(),
-            }
-        )
+        signature = build_signature(self.contract).to_dict()
+        return content_digest(self.artifact, self.runtime, self.code, self.requirements, signature)
 
     def write_target(self, path: Path) -> None:
         """Write the JSON file that the pyfunc reads: the runtime and the digests of the code."""
         write_json(path, {"runtime": self.runtime, "code": self.code})
+
+
+def content_digest(
+    artifact: Artifact,
+    runtime: Mapping[str, Any],
+    code: Mapping[str, str],
+    requirements: Iterable[str],
+    signature: Mapping[str, Any],
+) -> str:
+    """Return the digest of everything that determines a version's outputs.
+
+    Args:
+        artifact: the exported model.
+        runtime: the target's runtime, ``_target_`` and options.
+        code: SHA-256 digest of each source, by its path in the package.
+        requirements: exact versions of packages, as pip writes them.
+        signature: MLflow's signature, as its ``to_dict`` returns it.
+    """
+    return sha256_json(
+        {
+            "artifact": artifact.sha256,
+            "runtime": runtime,
+            "code": code,
+            "requirements": sorted(requirements),
+            "signature": signature,
+        }
+    )
 
 
 def import_closure(*roots: Path) -> set[Path]:

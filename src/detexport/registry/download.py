@@ -1,5 +1,7 @@
 """The artifact of a registered model and the runtime that it was registered with."""
 
+import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,14 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+from mlflow.entities.model_registry import ModelVersion
 
-from detexport.artifact import MANIFEST
+from detexport.artifact import MANIFEST, read_artifact
 from detexport.errors import ArtifactError, listed
 from detexport.registry.store import explained_errors
 from detexport.system.files import read_json
 from detexport.system.process import redacted_output
 
 TARGET = "target.json"
+ARTIFACT_TAG = "detexport.artifact_sha256"
+MODEL_URI = re.compile(r"models:/([^/@]+)(?:/(\d+)|@([^/@]+))")
+"""A registered version: its name, and its number or an alias."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +48,40 @@ def downloaded(uri: str) -> Iterator[StoredArtifact]:
 
     Raises:
         RegistryError: the store cannot be reached, or has no such model.
-        ArtifactError: what is stored there is not an artifact of detexport.
+        ArtifactError: what is stored there is not an artifact of detexport, or not the registered one.
     """
     with tempfile.TemporaryDirectory() as temporary:
         store = mlflow.get_tracking_uri()
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         with redacted_output(), explained_errors(store, OSError):
             mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=temporary)
-        yield find_artifact(Path(temporary), uri)
+            expected = _registered_sha256(uri)
+        stored = find_artifact(Path(temporary), uri)
+        got = read_artifact(stored.folder).sha256
+        if expected and got != expected:
+            raise ArtifactError(
+                f"{uri} does not hold the artifact that was registered",
+                got=f"sha256 {got}",
+                expected=f"{expected}, in the registry's tags",
+                remedy=f"detexport verify {uri} shows what was changed; register the artifact again",
+            )
+        yield stored
+
+
+def _registered_sha256(uri: str) -> str:
+    """Return the digest of a registered version's artifact in the registry; empty if there is none."""
+    match = MODEL_URI.fullmatch(uri)
+    if match is None:
+        return ""
+    version = find_version(*match.groups())
+    return str(version.tags.get(ARTIFACT_TAG, ""))
+
+
+def find_version(name: str, number: str | None, alias: str | None) -> ModelVersion:
+    """Return a version by its number or by an alias, with its tags."""
+    client = mlflow.MlflowClient()
+    found = client.get_model_version_by_alias(name, alias).version if alias else number
+    return client.get_model_version(name, str(found))
 
 
 def find_artifact(root: Path, uri: str) -> StoredArtifact:

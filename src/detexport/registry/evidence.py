@@ -3,13 +3,12 @@
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 
-from detexport.parity.measures import limited_errors
 from detexport.results.job_metrics import job_metrics
 from detexport.results.latency import runners_of
 from detexport.system.digests import sha256_json
@@ -20,7 +19,8 @@ CERTIFICATE, VERDICT, LATENCY = "certificate.json", "parity.json", "latency.json
 
 # Tracked files that the pipeline itself writes while it runs.
 WRITTEN = ("dvc.lock", "params.yaml")
-QUANTILES = ("p50_ms", "p90_ms", "p99_ms")
+DATA = "data"
+"""The folder of the data sets."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,11 @@ class Evidence:
         latency: the model's latency report, as JSON; None if it did not measure this artifact.
         certificate: the verdict's certificate, which names the artifact, job and runtime it is valid for.
         lineage: tags with the commit, the versions and the stages that made the artifact.
+        reference: folder of the eager model's outputs that the artifact was compared with.
+        drawn: file of the artifact's outputs on a few of its inputs.
+        entries: digest of each of the job's entries in ``dvc.lock``; None for a missing one.
+        data: ``path`` and ``md5`` of the data set in ``dvc.lock``; empty if there is no entry.
+        license: licence of the weights; empty if it is not known.
     """
 
     target: str
@@ -40,6 +45,16 @@ class Evidence:
     latency: dict[str, Any] | None
     certificate: dict[str, Any]
     lineage: dict[str, str]
+    reference: Path
+    drawn: Path
+    entries: Mapping[str, str | None] = field(default_factory=dict)
+    data: Mapping[str, str] = field(default_factory=dict)
+    license: str = ""
+
+    @property
+    def dataset(self) -> str:
+        """The name of the data set that the artifact was validated on; empty if it is not known."""
+        return PurePosixPath(self.data["path"]).name if self.data else ""
 
     @property
     def runners(self) -> dict[str, dict[str, Any]]:
@@ -61,34 +76,6 @@ class Evidence:
         """A digest that changes with a new measurement or a rebuilt artifact, but not with a commit alone."""
         return evidence_sha256(self.certificate, self.latency, self.lineage)
 
-    def describe(self) -> str:
-        """Return the verdict and the latency as Markdown."""
-        samples = self.verdict["samples"]
-        passed = sum(sample["passed"] for sample in samples)
-        paired = f", {self.verdict['detections']['paired']} detections paired"
-        lines = [
-            f"Parity with the eager model: **{'passed' if self.verdict['passed'] else 'failed'}**, "
-            f"{passed} of {len(samples)} samples{paired if 'box_error_px' in self.verdict['max'] else ''}.",
-            "",
-            "| largest error | measured | limit |",
-            "|---|---|---|",
-            *(
-                f"| {measure.words} | {_number(worst, measure.unit)} | {limit} |"
-                for measure, worst, limit in limited_errors(self.verdict)
-            ),
-            "",
-            "| latency | image | p50 | p90 | p99 | over eager |",
-            "|---|---|---|---|---|---|",
-        ]
-        for device, runner in self.runners.items():
-            height, width = self.latency["devices"][device]["image_size"] if self.latency else (0, 0)
-            quantiles = " | ".join(f"{runner[name]:.1f} ms" for name in QUANTILES)
-            ratio = f"{runner['ratio_to_eager']:.2f}" if "ratio_to_eager" in runner else "not measured"
-            lines.append(f"| {device} | {height} x {width} | {quantiles} | {ratio} |")
-        if not self.runners:
-            lines.append("| not measured | | | | | |")
-        return "\n".join(lines)
-
 
 def evidence_sha256(
     certificate: dict[str, Any], latency: dict[str, Any] | None, tags: Mapping[str, str]
@@ -96,10 +83,6 @@ def evidence_sha256(
     """Return the digest of a version's evidence; ``tags`` are those of its lineage, among others."""
     lock = tags.get("dvc.lock_sha256")
     return sha256_json({"certificate": certificate["sha256"], "latency": latency or None, "lock": lock})
-
-
-def _number(value: float | None, unit: str = "") -> str:
-    return "nothing to compare" if value is None else f"{value:.3g} {unit}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -126,15 +109,30 @@ class Lineage:
             stages: names in ``dvc.lock`` of the stages that made the job; a missing entry counts as null.
             optional: stages that only some jobs have; one without an entry is left out.
         """
-        names = sorted([*stages, *(stage for stage in optional if stage in self.lock)])
-        entries = {name: self.lock.get(name) for name in names}
+        entries = self._entries(stages, optional)
         return {
             **self.commit,
             **self.versions,
-            "dvc.stages": " ".join(names),
-            "dvc.stages_without_entry": " ".join(name for name in names if entries[name] is None),
+            "dvc.stages": " ".join(entries),
+            "dvc.stages_without_entry": " ".join(name for name in entries if entries[name] is None),
             "dvc.lock_sha256": sha256_json(entries),
         }
+
+    def digests(self, stages: Sequence[str], optional: Sequence[str] = ()) -> dict[str, str | None]:
+        """Return the digest of each entry that ``describe`` covers; None for a missing one."""
+        entries = self._entries(stages, optional)
+        return {name: sha256_json(entry) if entry else None for name, entry in entries.items()}
+
+    def data_of(self, stage: str) -> dict[str, str]:
+        """Return ``path`` and ``md5`` of the data set that a stage read; empty if it has no entry."""
+        for dependency in (self.lock.get(stage) or {}).get("deps", ()):
+            if PurePosixPath(dependency["path"]).parts[0] == DATA:
+                return {"path": dependency["path"], "md5": dependency["md5"]}
+        return {}
+
+    def _entries(self, stages: Sequence[str], optional: Sequence[str]) -> dict[str, Any]:
+        names = sorted([*stages, *(stage for stage in optional if stage in self.lock)])
+        return {name: self.lock.get(name) for name in names}
 
 
 def read_lineage(checkout: Path) -> Lineage:

@@ -20,6 +20,7 @@ from detexport.registry.download import find_artifact
 from detexport.registry.evidence import CERTIFICATE, LATENCY, VERDICT, evidence_sha256
 from detexport.registry.registry import EVIDENCE, TARGET, Registry, model_id_of
 from detexport.registry.settings import GateLimits
+from detexport.registry.verify import model_faults
 from detexport.results.job_metrics import job_metrics
 from detexport.results.latency import read_latency, runners_of
 from detexport.results.verdict import read_verdict
@@ -136,7 +137,7 @@ def _download_evidence(registry: Registry, version: ModelVersion, folder: Path) 
             f"{version.name} version {version.version} has no evidence",
             got=f"no {', no '.join(missing)} in the run {run_id}",
             expected="the files that the stage `register` stores",
-            remedy="register it again: `dvc repro`",
+            remedy="register it again: `dvc repro -f -s register`",
         )
     for name in wanted:
         mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=name, dst_path=str(folder))
@@ -151,10 +152,11 @@ def _faults(
 ) -> Iterator[str]:
     """Yield why the certificate does not accept the version's files, or its plan is too weak."""
     try:
-        with registry.files(model_id_of(version), "artifacts") as folder:
+        with registry.files(model_id_of(version)) as folder:
             stored = find_artifact(folder, version.name)
             artifact = read_verified(stored.folder)
             runtime = stored.runtime
+            changed = model_faults(version.tags, folder)
     except ArtifactError as error:
         yield redact(str(error))
         return
@@ -162,6 +164,7 @@ def _faults(
     if artifact.sha256 != tagged:
         yield f"its files are another artifact: {artifact.sha256}, registered {tagged}"
     yield from certificate_faults(certificate, verdict, artifact, job=version.name, runtime=runtime)
+    yield from (f"its files are not those that were registered: {fault}" for fault in changed)
     for weakness in plan_weaknesses(certificate["plan"], required):
         yield f"the validation plan is weaker than registry.plan: {weakness}"
 
@@ -177,9 +180,10 @@ def compare(candidate: Measured, champion: Measured | None, limits: GateLimits) 
     numbers = {name: Compared(value) for name, value in (candidate.accuracy | candidate.latency).items()}
     if champion is None:
         return _outcome(candidate.faults, (), numbers)
-    reasons, notes = [*candidate.faults], []
+    reasons: list[str] = [*candidate.faults]
+    notes: list[str] = []
     if not champion.metrics:
-        remedy = "take the alias champion off it to start anew"
+        remedy = "take the alias champion off it to begin again"
         reasons.append(f"the champion, version {champion.version}, has no evidence to compare with: {remedy}")
     for name, value in champion.accuracy.items():
         numbers[name] = Compared(candidate.accuracy.get(name), value, value - limits.ap_decrease)

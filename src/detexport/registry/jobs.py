@@ -34,6 +34,7 @@ class Job:
         runtime: the target's runtime, ``_target_`` and options.
         folder: the model's folder, with ``artifacts/``, ``parity/`` and ``latency.json`` in it.
         made_by: the pipeline's stages that made the artifact out of the model.
+        license: licence of the model's weights; empty if it is not known.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Job:
     runtime: dict[str, Any]
     folder: Path
     made_by: tuple[str, ...]
+    license: str = ""
 
     @property
     def artifact_dir(self) -> Path:
@@ -140,8 +142,19 @@ def _register(
         return "refused", {"job": job.name, "reasons": [weaker_plan(weaknesses)]}
     artifact = read_artifact(job.artifact_dir)
     content = Content(artifact, job.runtime)
-    tags = lineage.describe(job.stages, optional=[f"train@{job.model}"])
-    evidence = Evidence(job.target, verdict, job.latency_of(artifact), certificate, tags)
+    trained = [f"train@{job.model}"]
+    evidence = Evidence(
+        job.target,
+        verdict,
+        job.latency_of(artifact),
+        certificate,
+        lineage=lineage.describe(job.stages, trained),
+        reference=job.folder / "reference",
+        drawn=job.folder / "parity" / f"{job.target}_drawn.npz",
+        entries=lineage.digests(job.stages, trained),
+        data=lineage.data_of(f"validate@{job.name}"),
+        license=job.license,
+    )
     entry = {
         "job": job.name,
         "model": job.model,
@@ -159,10 +172,11 @@ def _register(
             "experiment": settings.experiments,
             "run_id": run_id,
             "reason": reason,
+            "dvc_experiment": dvc_experiment,
         }
     version = registry.register(job.name, job.artifact_dir, content, evidence)
     point_challenger(registry.client, job.name)
-    return "registered", {**entry, "version": version}
+    return "registered", {**entry, "version": version, **registry.origin(job.name, version)}
 
 
 def no_release_reason(release: Release, weaknesses: Sequence[str], dvc_experiment: str) -> str:
@@ -179,7 +193,7 @@ def no_release_reason(release: Release, weaknesses: Sequence[str], dvc_experimen
         return "registry.release is false"
     if dvc_experiment:
         return (
-            f"it is the DVC experiment {dvc_experiment}; `dvc repro` in your checkout registers a release, "
+            f"it is the DVC experiment {dvc_experiment}; `make repro` in your checkout registers a release, "
             "and so does `-S registry.release=true`"
         )
     return weaker_plan(weaknesses) if weaknesses else ""

@@ -4,9 +4,9 @@ MLflow copies this file into the model and runs it when the model is loaded ("mo
 only what a prediction needs: an ONNX model does not import torch.
 """
 
-import base64
 import json
 import warnings
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,23 @@ from typing import Any
 import mlflow.models
 import numpy as np
 import pandas as pd  # type: ignore[import-untyped]
-from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from mlflow.pyfunc import PythonModel
 
 import detexport
-from detexport.data.coco import decode_image
-from detexport.errors import LONGEST_MESSAGE, DataError, DetexportError, shortened, shown
+from detexport.errors import DetexportError, OutOfMemoryError, shown
 from detexport.predictions.records import predict, to_plain
-from detexport.registry.signature import DEFAULT_THRESHOLD, THRESHOLD, build_signature
+from detexport.registry.image_values import ALLOWED, checked_locations, read_value
+from detexport.registry.scoring_errors import RefusalError, hide_requests
+from detexport.registry.signature import DEFAULT_THRESHOLD, MASKS, THRESHOLD, build_signature
 from detexport.system.digests import sha256_file
 
 
 class Detector(PythonModel):
     """A detection model behind MLflow's pyfunc interface; the signature describes its inputs and outputs."""
+
+    allowed: tuple[str, ...] = ()
 
     def load_context(self, context: Any) -> None:
         """Open the artifact in its target's runtime, after checking the artifact's digests.
@@ -34,25 +38,31 @@ class Detector(PythonModel):
         Args:
             context: ``artifacts["artifact"]`` is the artifact's folder, ``artifacts["target"]`` a JSON file
                 with the target's ``runtime`` and the digests of this model's ``code``;
-                ``model_config["device"]`` is the device to run on.
+                ``model_config["device"]`` is the device to run on, ``model_config["allowed_uris"]`` the
+                folders and URIs below which a request may name a file; by default there are none.
         """
         target = json.loads(Path(context.artifacts["target"]).read_text(encoding="utf-8"))
         _compare_code(target["code"])
         options = dict(target["runtime"])
         module, _, name = options.pop("_target_").rpartition(".")
         engine = getattr(import_module(module), name)(**options)
+        self.allowed = checked_locations(context.model_config.get(ALLOWED, ()))
         self.session = engine.open(Path(context.artifacts["artifact"]), context.model_config["device"])
+        hide_requests()
 
     def predict(
         self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        """Run the model on encoded images of any sizes, one after another.
+        """Run the model on images of any sizes, one after another.
 
         Args:
             context: not used.
-            model_input: the column ``image`` holds one PNG or JPEG file per row, as bytes or in base64.
-            params: ``score_threshold``, for models that detect instances; only instances with a greater
-                score are returned.
+            model_input: the column ``image`` holds an image per row: a PNG or JPEG file, as bytes or in
+                base64; an array (height, width, 3) uint8, RGB; or, below the allowed locations, the path or
+                URI of a file.
+            params: ``score_threshold``, for models that detect instances: only instances with a greater
+                score are returned. ``masks``, for models that predict masks of instances: False leaves them
+                out, and the time to paste and encode them.
 
         Returns:
             One row per image: ``height`` and ``width`` in px, and the outputs in the format of
@@ -60,70 +70,72 @@ class Detector(PythonModel):
 
         Raises:
             MlflowException: a row is not an image, the column ``image`` is missing, or ``params`` holds
-                anything but a ``score_threshold`` in [0, 1].
+                anything but these; the message does not repeat the request.
         """
-        threshold = _score_threshold(params or {})
-        if "image" not in model_input:
-            raise _refusal("there is no column 'image'", ", ".join(map(str, model_input.columns)))
-        rows = [self._detect(*item, threshold) for item in enumerate(model_input["image"])]
-        names = build_signature(self.session.artifact.contract).outputs.input_names()
-        return pd.DataFrame(rows, index=model_input.index, columns=names)
+        options = _options(params or {}, self._signature)
+        try:
+            images = model_input["image"].tolist()
+        except KeyError:
+            given = ", ".join(map(shown, model_input.columns))
+            raise RefusalError(f"there is no column 'image'; got: {given}") from None
+        index = model_input.index
+        if len(images) == 1 and _is_list_of_text(images[0]):
+            # MLflow makes one row of {"image": ["...", "..."]}.
+            images = images[0]
+            index = pd.RangeIndex(len(images))
+        columns = self._columns if options[MASKS] else self._columns.drop(MASKS, errors="ignore")
+        # One block of objects: pandas would look into every list for a common type, which costs more.
+        cells = np.empty((len(images), len(columns)), object)
+        for row, image in enumerate(images):
+            found = self._detect(row, image, **options)
+            cells[row] = [found[name] for name in columns]
+        return pd.DataFrame(cells, index=index, columns=columns)
 
-    def _detect(self, row: int, encoded: Any, threshold: float) -> dict[str, Any]:
+    @cached_property
+    def _columns(self) -> pd.Index:
+        return pd.Index(self._signature.outputs.input_names())
+
+    @cached_property
+    def _signature(self) -> ModelSignature:
+        return build_signature(self.session.artifact.contract)
+
+    def _detect(self, row: int, value: Any, *, score_threshold: float, masks: bool) -> dict[str, Any]:
         contract = self.session.artifact.contract
         try:
-            image = decode_image(_to_bytes(encoded), contract.channel_order)
+            image = read_value(value, contract.channel_order, self.allowed)
+            height, width = image.shape[1:]
+            fields = predict(self.session, image, score_threshold, masks=masks)
+            return to_plain(fields, contract, masks=masks) | {"height": height, "width": width}
+        except OutOfMemoryError as error:
+            raise RefusalError(f"row {row}: {error}", TEMPORARILY_UNAVAILABLE) from error
         except DetexportError as error:
-            raise _refusal(f"row {row}: {error}") from error
-        height, width = image.shape[1:]
-        fields = predict(self.session, image, threshold)
-        return to_plain(fields, contract) | {"height": height, "width": width}
+            raise RefusalError(f"row {row}: {error}") from error
 
 
-def _refusal(what: str, got: str = "") -> MlflowException:
-    """Return the error that MLflow's scoring server turns into status 400 and the message, no stack trace."""
-    message = f"{what}; got: {got}" if got else what
-    return MlflowException.invalid_parameter_value(shortened(message, LONGEST_MESSAGE))
+def _is_list_of_text(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
 
 
-def _score_threshold(params: dict[str, Any]) -> float:
-    """Return the score threshold of a call; the signature's default if it is absent or None.
+def _options(params: dict[str, Any], signature: ModelSignature) -> dict[str, Any]:
+    """Return the options of a call; the signature's defaults where they are absent or None.
 
     Raises:
-        MlflowException: it is not a number in [0, 1], or there are other parameters.
+        RefusalError: a value is not what the signature says, or there is another parameter.
     """
-    unknown = [name for name in params if name != THRESHOLD]
+    unknown = [name for name in params if name not in (THRESHOLD, MASKS)]
     if unknown:
-        raise _refusal(f"the only parameter is {THRESHOLD}", ", ".join(map(shown, unknown)))
-    given = params.get(THRESHOLD)
-    if given is None:
-        return DEFAULT_THRESHOLD
-    is_number = isinstance(given, int | float | np.number) and not isinstance(given, bool)
-    if not is_number or not 0 <= given <= 1:
-        raise _refusal(f"{THRESHOLD} must be a number in [0, 1], got {shown(given)}")
-    return float(given)
-
-
-def _to_bytes(encoded: Any) -> bytes:
-    """Return the bytes of an encoded image.
-
-    MLflow's scoring server decodes base64 itself, its other interfaces do not.
-    """
-    if isinstance(encoded, bytes | bytearray | memoryview):
-        return bytes(encoded)
-    try:
-        if not isinstance(encoded, str):
-            raise TypeError("not bytes, not a string")
-        # Also with the prefix of a data URI (data:image/png;base64,) and with MIME's lines of 76 characters.
-        text = encoded.partition(",")[2] if encoded[:5].lower() == "data:" else encoded
-        return base64.b64decode("".join(text.split()), validate=True)
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            "this is not an encoded image",
-            got=f"{type(encoded).__name__}: {error}",
-            expected="the bytes of a PNG or JPEG file, or those in base64",
-            remedy="send the bytes of the image file, not its pixels",
-        ) from error
+        known = " and ".join(param.name for param in signature.params) or "none"
+        raise RefusalError(f"unknown parameters {', '.join(map(shown, unknown))}; the parameters are {known}")
+    options = {THRESHOLD: DEFAULT_THRESHOLD, MASKS: True} | {
+        name: value for name, value in params.items() if value is not None
+    }
+    threshold, masks = options[THRESHOLD], options[MASKS]
+    is_number = isinstance(threshold, int | float | np.number) and not isinstance(threshold, bool)
+    if not is_number or not 0 <= threshold <= 1:
+        raise RefusalError(f"{THRESHOLD} must be a number in [0, 1], got {shown(threshold)}")
+    if not isinstance(masks, bool | np.bool_):
+        raise RefusalError(f"{MASKS} must be true or false, got {shown(masks)}")
+    return {THRESHOLD: float(threshold), MASKS: bool(masks)}
 
 
 def _compare_code(digests: dict[str, str]) -> None:

@@ -10,26 +10,39 @@ import shutil
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.entities import Run
+import pandas as pd  # type: ignore[import-untyped]
+from mlflow.entities import Dataset, DatasetInput, InputTag, Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from detexport.artifact import MANIFEST, read_verified
 from detexport.errors import ArtifactError
+from detexport.registry.card import describe_version
 from detexport.registry.content import PACKAGE, PYFUNC, Content
+from detexport.registry.download import ARTIFACT_TAG
 from detexport.registry.evidence import Evidence
+from detexport.registry.image_values import ALLOWED
+from detexport.registry.provenance import (
+    CERTIFICATE_TAG,
+    PROVENANCE,
+    PROVENANCE_TAG,
+    describe_provenance,
+)
+from detexport.registry.run_files import example_image, write_run_files
 from detexport.registry.signature import build_signature, describe_graph
 from detexport.registry.store import Store
-from detexport.system.digests import sha256_file
+from detexport.system.digests import sha256_file, sha256_json
+from detexport.system.files import write_json
 
 ADDRESS = "detexport.content_sha256"
 EVIDENCE = "detexport.evidence_sha256"
@@ -107,8 +120,18 @@ class Registry:
         for run in self.client.search_runs([experiment_id], f"{same} and attributes.status = 'FINISHED'"):
             return str(run.info.run_id)
         tags |= _tags(content, evidence) | {NO_RELEASE: reason}
-        with self._logged(experiment_id, name, folder, content, evidence, tags) as (run_id, _):
+        with self._logged(experiment_id, name, folder, content, evidence, tags) as (run_id, *_):
             return run_id
+
+    def origin(self, name: str, version: str) -> dict[str, str]:
+        """Return when a version was created (ISO 8601, UTC), and the commit that it was registered from."""
+        found = self.client.get_model_version(name, version)
+        created = datetime.fromtimestamp(found.creation_timestamp / 1000, UTC)
+        tags = {key: found.tags[key] for key in ("git.revision", "git.dirty") if key in found.tags}
+        return {
+            "registered_at": created.isoformat(timespec="seconds"),
+            **{key.replace(".", "_"): value for key, value in tags.items()},
+        }
 
     def remove_leftovers(self, *experiments: str) -> None:
         """Remove the unfinished runs of killed registrations, with their files.
@@ -147,12 +170,11 @@ class Registry:
         return True
 
     @contextmanager
-    def files(self, model_id: str, path: str = "") -> Iterator[Path]:
-        """Yield a stored model's folder, or one in it: the local one, or a temporary download.
+    def files(self, model_id: str) -> Iterator[Path]:
+        """Yield a stored model's folder: the local one, or a temporary download.
 
         Args:
             model_id: the id of the logged model.
-            path: folder in the model's; a server sends only that.
 
         Raises:
             ArtifactError: the files are missing.
@@ -160,10 +182,10 @@ class Registry:
         try:
             model = self.client.get_logged_model(model_id)
             if model.artifact_location.startswith(("file:", "/")):
-                yield Path(local_file_uri_to_path(model.artifact_location)) / path
+                yield Path(local_file_uri_to_path(model.artifact_location))
                 return
             with tempfile.TemporaryDirectory() as temporary:
-                location = f"{model.artifact_location}/{path}".rstrip("/")
+                location = model.artifact_location
                 yield Path(mlflow.artifacts.download_artifacts(artifact_uri=location, dst_path=temporary))
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
@@ -176,14 +198,15 @@ class Registry:
         with self._logged(self.store.experiment_id, name, folder, content, evidence, tags) as (
             run_id,
             model_id,
+            evidence_tags,
         ):
             self._create_name(name)
             version = self.client.create_model_version(
                 name,
                 source=f"models:/{model_id}",
                 run_id=run_id,
-                tags=_tags(content, evidence),
-                description=evidence.describe(),
+                tags=evidence_tags,
+                description=describe_version(name, content, evidence),
                 model_id=model_id,
             )
         # The tag that MLflow's register_model sets: its UI links the model to the version by it.
@@ -200,21 +223,46 @@ class Registry:
         content: Content,
         evidence: Evidence,
         tags: dict[str, str],
-    ) -> Iterator[tuple[str, str]]:
-        """Store a model's files and evidence in a new run, and check them; yield the run's and model's ids.
+    ) -> Iterator[tuple[str, str, dict[str, str]]]:
+        """Store a model's files and evidence in a new run, and check them.
 
-        The run is finished after the block.
+        Yields the run's id, the model's id and the tags of a version. The run is finished after the block.
         """
         run_id: str = self.client.create_run(experiment_id, run_name=name, tags=tags).info.run_id
         with mlflow.start_run(run_id=run_id):
-            model_id = _log_model(folder, content)
+            model_id = _log_model(folder, content, example_image(evidence, content.contract))
             with self.files(model_id) as stored:
                 _check_files(stored, content)
+                evidence_tags = self._log_evidence(run_id, model_id, stored, name, content, evidence)
             mlflow.log_params(_describe_options(content))
-            mlflow.log_metrics(evidence.metrics, model_id=model_id)
-            for path, value in evidence.files.items():
-                mlflow.log_dict(value, path)
-            yield run_id, model_id
+            yield run_id, model_id, evidence_tags
+
+    def _log_evidence(
+        self, run_id: str, model_id: str, stored: Path, name: str, content: Content, evidence: Evidence
+    ) -> dict[str, str]:
+        """Log metrics, data set, files and provenance with a run and its model; return the version's tags.
+
+        The last of the tags says that all of it is complete.
+        """
+        mlflow.log_metrics(evidence.metrics, run_id=run_id, model_id=model_id)
+        if evidence.data:
+            self.client.log_inputs(run_id, [_dataset_input(evidence)])
+        with tempfile.TemporaryDirectory() as temporary:
+            files = Path(temporary)
+            write_run_files(files, name, content, evidence)
+            provenance = describe_provenance(name, content, evidence, model_files=stored, run_files=files)
+            write_json(files / PROVENANCE, provenance)
+            self.client.log_artifacts(run_id, temporary)
+            self.client.log_model_artifact(model_id, str(files / PROVENANCE))
+        source = {"mlflow.source.type": "LOCAL", "mlflow.source.name": "stages/register.py"}
+        source |= {"mlflow.source.git.commit": evidence.lineage["git.revision"]}
+        for key, value in source.items():
+            self.client.set_tag(run_id, key, value)
+        return {
+            CERTIFICATE_TAG: evidence.certificate["sha256"],
+            PROVENANCE_TAG: sha256_json(provenance),
+            **_tags(content, evidence),
+        }
 
     def _create_name(self, name: str) -> None:
         try:
@@ -227,14 +275,14 @@ class Registry:
 
     def _renew(self, version: ModelVersion, content: Content, evidence: Evidence) -> None:
         """Replace a version's evidence; its digest is tagged last, so that a killed update is repeated."""
-        run = self.client.get_run(str(version.run_id))
-        if run.info.lifecycle_stage == "active":  # a user may have deleted it; the version remains
-            model_id = model_id_of(version)
-            mlflow.log_metrics(evidence.metrics, run_id=version.run_id, model_id=model_id)
-            for path, value in evidence.files.items():
-                self.client.log_dict(str(version.run_id), value, path)
-        self.client.update_model_version(version.name, version.version, description=evidence.describe())
-        for key, value in _tags(content, evidence).items():
+        run, model_id = self.client.get_run(str(version.run_id)), model_id_of(version)
+        if run.info.lifecycle_stage != "active":
+            self.client.restore_run(run.info.run_id)  # a user deleted it: the evidence is stored with it
+        with self.files(model_id) as stored:
+            tags = self._log_evidence(run.info.run_id, model_id, stored, version.name, content, evidence)
+        description = describe_version(version.name, content, evidence)
+        self.client.update_model_version(version.name, version.version, description=description)
+        for key, value in tags.items():
             self.client.set_model_version_tag(version.name, version.version, key, value)
 
     def _replace(self, version: ModelVersion, successor: ModelVersion) -> None:
@@ -269,10 +317,21 @@ def model_id_of(version: ModelVersion) -> str:
     return str(version.source).removeprefix("models:/")
 
 
-def _log_model(folder: Path, content: Content) -> str:
-    """Log a model's files in the active run; return the model's id."""
-    # MLflow infers signature and requirements from an input example; both are passed here.
-    warnings.filterwarnings("ignore", message=".*An input example was not provided", category=UserWarning)
+def _dataset_input(evidence: Evidence) -> DatasetInput:
+    """Return the data set of the validation, as MLflow's UI shows it."""
+    path, md5 = evidence.data["path"], evidence.data["md5"]
+    dataset = Dataset(evidence.dataset, md5, source_type="local", source=json.dumps({"uri": path}))
+    return DatasetInput(dataset, [InputTag(MLFLOW_DATASET_CONTEXT, "validation")])
+
+
+def _log_model(folder: Path, content: Content, example: bytes) -> str:
+    """Log a model's files in the active run; return the model's id.
+
+    Args:
+        folder: the artifact's folder.
+        content: the version's content, with the artifact in ``folder``.
+        example: an encoded image, the input example; MLflow runs the model on it.
+    """
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     with tempfile.TemporaryDirectory() as temporary:
         target = Path(temporary) / "target.json"
@@ -284,8 +343,9 @@ def _log_model(folder: Path, content: Content) -> str:
             # The whole package: the model's copy comes first on sys.path and hides an installed one.
             code_paths=[str(PACKAGE)],
             signature=build_signature(content.contract),
+            input_example=pd.DataFrame({"image": [example]}),
             pip_requirements=list(content.requirements),
-            model_config={"device": "cpu"},
+            model_config={"device": "cpu", ALLOWED: []},
             tags=_describe(content),
             metadata={"graph": describe_graph(content.contract), **_describe(content)},
         )
@@ -328,7 +388,7 @@ def _describe(content: Content) -> dict[str, str]:
     artifact = content.artifact
     return {
         ADDRESS: content.sha256,
-        "detexport.artifact_sha256": artifact.sha256,
+        ARTIFACT_TAG: artifact.sha256,
         "detexport.weights_sha256": artifact.weights_sha256,
         "detexport.config_sha256": artifact.config_sha256,
         "detexport.format": artifact.format.value,

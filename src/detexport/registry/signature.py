@@ -10,6 +10,8 @@ from detexport.contract import Contract, TensorSpec
 
 THRESHOLD, DEFAULT_THRESHOLD = "score_threshold", 0.0
 """The parameter of a call: only instances with a greater score are returned."""
+MASKS = "masks"
+"""The parameter of a call that leaves the masks of instances out if it is False; also their column."""
 LONGS, DOUBLES, STRINGS = Array(DataType.long), Array(DataType.double), Array(DataType.string)
 RLE = Object([Property("size", LONGS), Property("counts", DataType.string)])
 CLASS = [Property("class", DataType.long), Property("class_name", DataType.string)]
@@ -25,7 +27,8 @@ COLUMNS = {
     "pred_boxes": [ColSpec(Array(DOUBLES), "boxes")],
     "scores": [ColSpec(DOUBLES, "scores")],
     "pred_classes": [ColSpec(LONGS, "classes"), ColSpec(STRINGS, "class_names")],
-    "pred_masks": [ColSpec(Array(RLE), "masks")],
+    # Optional: a call may leave them out.
+    "pred_masks": [ColSpec(Array(RLE), MASKS, required=False)],
     "pred_keypoints": [ColSpec(Array(Array(DOUBLES)), "keypoints")],
     "proposal_boxes": [ColSpec(Array(DOUBLES), "proposal_boxes")],
     "objectness_logits": [ColSpec(DOUBLES, "objectness_logits")],
@@ -35,14 +38,17 @@ COLUMNS = {
 
 
 def build_signature(contract: Contract) -> ModelSignature:
-    """Return the signature of ``Detector``: a column of encoded images in, one row per image out."""
+    """Return the signature of ``Detector``: a column of images in, one row per image out."""
     given = {*contract.output_names, *contract.results}
     columns = [column for name, of_field in COLUMNS.items() if name in given for column in of_field]
-    threshold = ParamSpec(THRESHOLD, DataType.double, DEFAULT_THRESHOLD)
+    params = {
+        "scores": ParamSpec(THRESHOLD, DataType.double, DEFAULT_THRESHOLD),
+        "pred_masks": ParamSpec(MASKS, DataType.boolean, True),
+    }
     return ModelSignature(
         inputs=Schema([ColSpec(DataType.binary, "image")]),
         outputs=Schema([*columns, ColSpec(DataType.long, "height"), ColSpec(DataType.long, "width")]),
-        params=ParamSchema([threshold] if "instances" in given else []),
+        params=ParamSchema([param for field, param in params.items() if field in given]),
     )
 
 

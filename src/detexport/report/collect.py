@@ -6,14 +6,56 @@ from pathlib import Path
 from typing import Any
 
 from detexport.artifact import MANIFEST
+from detexport.errors import DataError
 from detexport.results.latency import read_latency, runners_of
 from detexport.results.read import read_object
 from detexport.results.verdict import read_verdict
+from detexport.system.files import read_json
+
+RUNTIMES = {
+    "torchscript": ("PyTorch", "torch"),
+    "exported_program": ("PyTorch", "torch"),
+    "aot_inductor": ("PyTorch", "torch"),
+    "onnxruntime": ("ONNX Runtime", "onnxruntime"),
+    "openvino": ("OpenVINO", "openvino"),
+}
+"""Name and package of the engine that each module of ``detexport.runtime`` runs."""
+
+METRIC_WORDS = {
+    "bbox/AP": "box AP",
+    "segm/AP": "mask AP",
+    "keypoints/AP": "keypoint AP",
+    "proposals/AR100": "proposal AR",
+    "panoptic/PQ": "PQ",
+    "sem_seg/mIoU": "mIoU",
+}
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A headline metric of an artifact.
+
+    Args:
+        name: the metric's name, ``bbox/AP``.
+        eager: the eager model's, in [0, 1].
+        artifact: the artifact's.
+        difference: artifact - eager.
+    """
+
+    name: str
+    eager: float
+    artifact: float
+    difference: float
+
+    @property
+    def words(self) -> str:
+        """The metric in words."""
+        return METRIC_WORDS.get(self.name, self.name)
 
 
 @dataclass(frozen=True)
 class ReportedJob:
-    """One model x one target, and its results; ``{}`` stands for a file that was not written.
+    """One model for one target, and its results; ``{}`` stands for a file that was not written.
 
     Args:
         name: the job's name.
@@ -25,6 +67,8 @@ class ReportedJob:
         diagnosis: the first segment that differs, as ``diagnose`` wrote it.
         registration: its entry in the list of registered jobs, or of those logged as experiments.
         refusals: the reasons why it was not registered.
+        certificate: the verdict's certificate.
+        decision: the decision of the stage ``promote`` on it.
     """
 
     name: str
@@ -36,6 +80,8 @@ class ReportedJob:
     diagnosis: dict[str, Any] = field(default_factory=dict)
     registration: dict[str, Any] = field(default_factory=dict)
     refusals: tuple[str, ...] = ()
+    certificate: dict[str, Any] = field(default_factory=dict)
+    decision: dict[str, Any] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -48,6 +94,35 @@ class ReportedJob:
         if not self.parity:
             return "no verdict"
         return "passed" if self.passed else "did not pass"
+
+    @property
+    def headlines(self) -> tuple[Headline, ...]:
+        """The headline metrics that were measured, boxes first."""
+        accuracy = self.parity.get("accuracy") or {"differences": {}}
+        return tuple(
+            Headline(name, accuracy["eager"][name], accuracy["artifact"].get(name, 0.0), difference)
+            for name, difference in accuracy["differences"].items()
+        )
+
+    @property
+    def size_bytes(self) -> int | None:
+        """Size of the artifact's files; None if its latency was not measured."""
+        sizes = [runner["size_bytes"] for runner in self.latency.values() if "size_bytes" in runner]
+        return sizes[0] if sizes else None
+
+    @property
+    def runtime(self) -> str:
+        """The engine that runs the artifact, with its version; empty if it was not validated."""
+        path = self.certificate.get("runtime", {}).get("_target_", "")
+        name, package = RUNTIMES.get(path.rpartition(".")[0].rpartition(".")[2], (path, ""))
+        version = self.certificate.get("environment", {}).get("versions", {}).get(package, "")
+        return f"{name} {version}".rstrip()
+
+    @property
+    def is_champion(self) -> bool:
+        """Whether its registered version is the champion."""
+        after = self.decision.get("champion_after")
+        return after is not None and str(after) == str(self.registration.get("version"))
 
     @property
     def registered_as(self) -> str:
@@ -117,6 +192,8 @@ class Results:
         tracking_uri: the registry's tracking URI; empty if nothing was registered.
         dataset: the data set's description.
         left_out: pairs that are declared unsupported and not run: ``{name: {reason, upstream}}``.
+        is_promoted: whether the stage ``promote`` has run.
+        coverage: the cells of ``docs/coverage.json``: model, target, status and reason of each.
     """
 
     jobs: tuple[ReportedJob, ...]
@@ -124,6 +201,25 @@ class Results:
     tracking_uri: str = ""
     dataset: dict[str, Any] = field(default_factory=dict)
     left_out: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    is_promoted: bool = False
+    coverage: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        """The machine on which latencies were measured; empty if none were."""
+        machines = [model.latency["machine"] for model in self.models if model.latency]
+        return machines[0] if machines else {}
+
+    @property
+    def registered_at(self) -> str:
+        """Time of the latest registered version (ISO 8601, UTC); empty if unknown."""
+        return max((job.registration.get("registered_at", "") for job in self.jobs), default="")
+
+    @property
+    def revisions(self) -> tuple[str, ...]:
+        """The git revisions that the versions were registered from, in the jobs' order."""
+        found = (job.registration.get("git_revision", "") for job in self.jobs)
+        return tuple(dict.fromkeys(revision for revision in found if revision))
 
     @property
     def passed(self) -> int:
@@ -143,6 +239,8 @@ def collect(
     data_dir: Path | None = None,
     checkpoints_dir: Path | None = None,
     left_out: Mapping[str, Mapping[str, str]] | None = None,
+    promoted: Path | None = None,
+    coverage: Path | None = None,
 ) -> Results:
     """Read the results of ``jobs``; ignore the folders of other jobs.
 
@@ -153,19 +251,23 @@ def collect(
         data_dir: the data set.
         checkpoints_dir: the folder with the training metrics, one file per model.
         left_out: see ``Results``.
+        promoted: the file that the stage ``promote`` writes; it need not exist.
+        coverage: the measured pairs of architectures and targets, ``docs/coverage.json``.
 
     Raises:
         DataError: a file is not JSON.
     """
-    receipts = _read(registered)
+    receipts, decisions = _read(registered), _read(promoted) if promoted else {}
     names = dict.fromkeys(job["model"] for job in jobs.values())
     models = {name: _model(name, models_dir / name, checkpoints_dir) for name in names}
     return Results(
-        jobs=tuple(_job(name, job, models[job["model"]], receipts) for name, job in jobs.items()),
+        jobs=tuple(_job(name, job, models[job["model"]], receipts, decisions) for name, job in jobs.items()),
         models=tuple(models.values()),
         tracking_uri=receipts.get("tracking_uri", ""),
         dataset=_read(data_dir / "dataset.json") if data_dir else {},
         left_out=left_out or {},
+        is_promoted=bool(decisions),
+        coverage=_cells(coverage) if coverage and coverage.is_file() else (),
     )
 
 
@@ -182,7 +284,13 @@ def _model(name: str, folder: Path, checkpoints_dir: Path | None) -> ReportedMod
     )
 
 
-def _job(name: str, job: Mapping[str, str], model: ReportedModel, receipts: dict[str, Any]) -> ReportedJob:
+def _job(
+    name: str,
+    job: Mapping[str, str],
+    model: ReportedModel,
+    receipts: dict[str, Any],
+    decisions: dict[str, Any],
+) -> ReportedJob:
     target = job["target"]
     logged = [*receipts.get("registered", []), *receipts.get("experiments", [])]
     entries = [entry for entry in logged if entry["job"] == name]
@@ -197,9 +305,25 @@ def _job(name: str, job: Mapping[str, str], model: ReportedModel, receipts: dict
         diagnosis=_read(model.folder / "parity" / f"{target}_diagnosis" / "diagnosis.json"),
         registration=entries[0] if entries else {},
         refusals=tuple(reason for reasons in refusals for reason in reasons),
+        certificate=_read(model.folder / "parity" / f"{target}_certificate.json"),
+        decision=next((one for one in decisions.get("decisions", []) if one["job"] == name), {}),
     )
 
 
 def _read(path: Path, read: Callable[[Path], dict[str, Any]] = read_object) -> dict[str, Any]:
     """Return a JSON file's value; ``{}`` if the file does not exist."""
     return read(path) if path.is_file() else {}
+
+
+def _cells(path: Path) -> tuple[dict[str, Any], ...]:
+    """Return the cells of the measured coverage.
+
+    Raises:
+        DataError: the file is not JSON.
+    """
+    try:
+        return tuple(read_json(path))
+    except ValueError as error:
+        raise DataError(
+            f"{path} cannot be read", got=error, expected="JSON", remedy="run `make coverage-docs` again"
+        ) from error

@@ -2,91 +2,137 @@
 
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from detexport.contract import Contract
-from detexport.parity.measures import MEASURES, limited_errors, unlimited_errors
-from detexport.parity.verdict import read_drawn
-from detexport.predictions.drawing import Overlay, draw, font_size, image_uri
-from detexport.reference.store import read_reference
-from detexport.report.collect import ReportedJob, ReportedModel, Results
+from detexport.report.charts import PLOT_HEIGHT, PrecisionRecall, TradeOff, precision_recall, trade_offs
+from detexport.report.collect import METRIC_WORDS, ReportedJob, ReportedModel, Results
+from detexport.report.comparisons import DRAWN_FROM, Comparison, ModelComparisons
+from detexport.report.error_table import error_rows, largest_fraction
+from detexport.report.evidence_lines import error_columns, evidence_lines, floor_columns
+from detexport.report.figures import delta, metric, number, percent, plural, size, speed
+from detexport.report.glossary import INPUT_KINDS, TERMS
+from detexport.report.recommend import Budget, Recommendation, recommend
 from detexport.system.atomic import atomic_file
 from detexport.system.extras import extra_imports
 from detexport.system.redaction import public_uri
 
 TEMPLATE = "page.html.jinja"
-DRAWN_FROM = 0.5  # lowest score that is drawn; the verdicts cover all detections
+SHOWN = 8
+"""Most reasons and rows that are shown; the JSON files have all."""
 
 
 @dataclass(frozen=True)
-class Panel:
-    """One side of a comparison: an image's outputs by the eager model or by an artifact.
+class InputRow:
+    """The inputs of one kind.
 
     Args:
-        title: ``eager``, or the target's name.
-        overlay: the drawing; None if the artifact has no outputs to draw.
-        passed: the sample's verdict; None for the eager model.
-        note: the largest errors, or the first reason of a failure.
+        kind: the kind.
+        meaning: what they are.
+        run: number of inputs that the job ran on.
+        unsupported: number of inputs outside its declared support.
     """
 
-    title: str
-    overlay: Overlay | None
-    passed: bool | None
-    note: str
+    kind: str
+    meaning: str
+    run: int
+    unsupported: int
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """One validation image with the outputs of the eager model and of each target.
+class ModelSection:
+    """What the report shows of one model.
 
     Args:
-        id: the sample's id, with its model.
-        file: the image's file name.
-        image: the image as a data URI.
-        size: height and width of the output in px, in which everything is drawn.
-        font_size: that of the labels, in px of the output.
-        panels: the eager model first.
+        model: its results.
+        jobs: its jobs.
+        recommendation: the job to ship.
+        trade_offs: accuracy against latency.
+        curves: precision-recall curves.
+        comparisons: the worst images of each job, by its name.
+        images: the images to embed: data URI and size (height, width), by id.
     """
 
-    id: str
-    file: str
-    image: str
-    size: tuple[int, int]
-    font_size: float
-    panels: tuple[Panel, ...]
+    model: ReportedModel
+    jobs: tuple[ReportedJob, ...]
+    recommendation: Recommendation
+    trade_offs: tuple[TradeOff, ...]
+    curves: tuple[PrecisionRecall, ...]
+    comparisons: dict[str, list[Comparison]]
+    images: dict[str, tuple[str, tuple[int, int]]]
 
 
-def write_page(results: Results, path: Path) -> None:
-    """Write the report.
+def write_page(
+    results: Results,
+    path: Path,
+    *,
+    budget: Budget | None = None,
+    data_dir: Path | None = None,
+    categories: Sequence[str] | None = None,
+) -> None:
+    """Write the report; the same results give the same bytes.
 
     Args:
         results: from ``collect``.
         path: the HTML file, written atomically.
+        budget: the limits of a recommended artifact; by default those of ``Budget``.
+        data_dir: the data set, for the ground truth; None leaves that out.
+        categories: names of the data set's classes to keep; None keeps all.
 
     Raises:
         MissingPackageError: the template engine is not installed.
     """
+    budget = budget or Budget()
+    sections = [_section(model, results, budget, data_dir, categories) for model in results.models]
     page = (
         _environment()
         .get_template(TEMPLATE)
         .render(
             results=results,
+            sections=sections,
+            budget=budget,
             tracking_uri=public_uri(results.tracking_uri),
-            comparisons={model.name: list(draw_comparisons(model, results.jobs)) for model in results.models},
-            differences=_differences(results),
-            versions=_versions(results),
-            drawn_from=DRAWN_FROM,
+            first_divergences=_first_divergences(results),
         )
     )
     with atomic_file(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 
-def _differences(results: Results) -> dict[str, str]:
+def _section(
+    model: ReportedModel,
+    results: Results,
+    budget: Budget,
+    data_dir: Path | None,
+    categories: Sequence[str] | None,
+) -> ModelSection:
+    recommendation = recommend(model.name, results.jobs, budget)
+    own = tuple(job for job in results.jobs if job.model == model.name)
+    compared = ModelComparisons(model, data_dir, categories)
+    comparisons = {job.name: list(compared.of(job)) for job in own}
+    charts = trade_offs(
+        model,
+        own,
+        recommendation.job,
+        device=budget.device,
+        ap_loss=budget.ap_loss,
+        latency_ms=budget.latency_ms,
+    )
+    return ModelSection(
+        model=model,
+        jobs=own,
+        recommendation=recommendation,
+        trade_offs=tuple(charts),
+        curves=tuple(precision_recall(model, own, recommendation.job)),
+        comparisons=comparisons,
+        images=compared.images,
+    )
+
+
+def _first_divergences(results: Results) -> dict[str, str]:
     """Return the image of each job's first divergence as a data URI, by the job's name."""
     folders = {model.name: model.folder for model in results.models}
     images = {
@@ -100,147 +146,13 @@ def _differences(results: Results) -> dict[str, str]:
     }
 
 
-def draw_comparisons(model: ReportedModel, jobs: tuple[ReportedJob, ...]) -> Iterator[Comparison]:
-    """Draw the samples whose outputs the model's jobs stored, next to the eager model's outputs."""
-    own = [job for job in jobs if job.model == model.name]
-    drawn = {job.target: _read_drawn(model, job.target) for job in own}
-    wanted = {id for outputs in drawn.values() for id in outputs}
-    if not wanted or not model.contract:
-        return
-    contract = Contract.from_json(model.contract)
-    for sample in read_reference(model.folder / "reference").samples:
-        meta = sample.meta
-        if meta.id not in wanted:
-            continue
-        drawn_as = partial(draw, contract=contract, output_size=meta.output_size, min_score=DRAWN_FROM)
-        panels = [Panel("eager", drawn_as(sample.expected()), None, "the reference")]
-        for job in own:
-            outputs = drawn[job.target].get(meta.id)
-            overlay = drawn_as(outputs) if outputs else None
-            panels.append(_panel(job, meta.id, overlay))
-        yield Comparison(
-            id=f"{model.name}-{meta.id}",
-            file=meta.file,
-            image=image_uri(sample.image(), contract.channel_order),
-            size=meta.output_size,
-            font_size=round(font_size(meta.output_size), 2),
-            panels=tuple(panels),
-        )
-
-
-def _panel(job: ReportedJob, id: str, overlay: Overlay | None) -> Panel:
-    measured = [sample for sample in job.parity.get("samples", []) if sample["id"] == id]
-    if not measured:
-        return Panel(job.target, overlay, False, job.reasons[0] if job.reasons else "not run")
-    sample = measured[0]
-    if sample["reasons"]:
-        return Panel(job.target, overlay, False, sample["reasons"][0])
-    notes = [
-        f"{words} within {number(sample['errors'].get(name), unit)}"
-        for name, words, unit in columns(job.parity)
-    ]
-    if sample["expected"]:
-        notes.append(f"{sample['paired']} paired")
-    return Panel(job.target, overlay, True, ", ".join(notes))
-
-
-def _read_drawn(model: ReportedModel, target: str) -> dict[str, Any]:
-    path = model.folder / "parity" / f"{target}_drawn.npz"
-    return read_drawn(path) if path.is_file() else {}
-
-
-def columns(parity: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Return name, words and unit of each error with a limit for every sample."""
-    return [
-        (name, measure.words, measure.unit)
-        for name, measure in MEASURES.items()
-        if name in parity["max"] and measure.of_samples and measure.limit
-    ]
-
-
-def floor_columns(floor: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Return name, words and unit of each error in the noise floor of a model."""
-    found = {name for variant in floor["variants"].values() for name in variant["errors"]}
-    return [(name, measure.words, measure.unit) for name, measure in MEASURES.items() if name in found]
-
-
-def grounds(parity: dict[str, Any], name: str) -> Iterator[str]:
-    """Yield the evidence of a verdict in short lines of text."""
-    verdict = parity["verdicts"][name]
-    if name == "contract":
-        yield f"{len(parity['samples'])} inputs"
-        coverage = parity["input_coverage"]
-        if coverage:
-            yield ", ".join(f"{count} {kind}" for kind, count in coverage["kinds"].items())
-            yield from (f"not tested: {gap}" for gap in coverage["gaps"])
-        for reason, count in Counter(parity["unsupported_inputs"].values()).items():
-            yield f"{count} inputs outside the declared support: {reason}"
-    elif name == "numerics":
-        for measure, worst, limit in limited_errors({**parity, "accuracy": None}):
-            yield f"{measure.words} {number(worst, measure.unit)}, limit {limit}"
-        errors = unlimited_errors(parity)
-        if errors:
-            words = ", ".join(f"{measure.words} {number(worst, measure.unit)}" for measure, worst in errors)
-            yield f"without a limit: {words}"
-        if parity["tolerance"] and parity["limits"]:
-            noise = ", ".join(f"{limit['name']} {number(limit['floor'])}" for limit in parity["limits"])
-            yield f"noise floor: {noise}"
-        noise_dominated = {
-            id: ", ".join(names) for id, names in parity["undetermined"]["noise_dominated"].items()
-        }
-        yield from (f"undetermined on {id}: {names}" for id, names in _first(noise_dominated))
-    elif name == "matching":
-        counts = parity["detections"]
-        yield f"{counts['paired']} of the eager model's {counts['expected']} detections paired"
-        yield f"{len(parity['unmatched'])} unmatched"
-        yield from (f"undetermined on {id}: {why}" for id, why in _first(parity["undetermined"]["why"]))
-    elif name == "accuracy" and parity["accuracy"]:
-        yield from _of_metric(parity["accuracy"])
-    if verdict["note"] and name != "contract":  # its note repeats the inputs above
-        yield verdict["note"]
-
-
-def _first(by_input: dict[str, str], limit: int = 5) -> list[tuple[str, str]]:
-    """Return the texts of the first inputs, and the number of other inputs."""
-    left = len(by_input) - limit
-    more = [(f"{left} more inputs", "see the verdict's JSON file")] if left > 0 else []
-    return [*list(by_input.items())[:limit], *more]
-
-
-def _of_metric(accuracy: dict[str, Any]) -> Iterator[str]:
-    yield f"{accuracy['images']} annotated images"
-    for name, difference in accuracy["differences"].items():
-        interval = accuracy.get("intervals", {}).get(name)
-        between = f", 95 % interval {interval[0]:+.4f} to {interval[1]:+.4f}" if interval else ""
-        reached = accuracy["artifact"].get(name, 0.0)
-        yield f"{name} {reached:.4f}, eager {accuracy['eager'][name]:.4f}: delta {difference:+.4f}{between}"
-    yield f"budget {accuracy['budget']:g}"
-
-
-def number(value: float | None, unit: str = "") -> str:
-    """Return a measured value with its unit in few digits; a dash if it is None."""
-    if value is None:
-        return "\u2013"
-    return f"{_short(value)} {unit}".rstrip()
-
-
-def _short(value: float) -> str:
-    if value == 0 or 1e-3 <= abs(value) < 1e5:
-        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-    mantissa, _, exponent = f"{value:.1e}".partition("e")
-    return f"{mantissa}e{int(exponent)}"
-
-
-def size(size_bytes: float) -> str:
-    """Return a file's size in MB, or in kB below 1 MB."""
-    return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 1e6 else f"{size_bytes / 1e3:.1f} kB"
-
-
-def speed(ratio: float) -> str:
-    """Return a ratio of latencies in words."""
-    if 0.98 <= ratio <= 1.02:
-        return "as fast as eager"
-    return f"{1 / ratio:.2f}\u00d7 faster" if ratio < 1 else f"{ratio:.2f}\u00d7 slower"
+def input_rows(job: ReportedJob, model: ReportedModel) -> list[InputRow]:
+    """Return the inputs of each kind: those that a job ran on, and those outside its declared support."""
+    kinds = {sample["id"]: sample["kind"] for sample in model.reference.get("samples", [])}
+    run = Counter(kinds.get(sample["id"], "") for sample in job.parity["samples"])
+    unsupported = Counter(kinds.get(id, "") for id in job.parity["unsupported_inputs"])
+    present = dict.fromkeys(kinds.values())
+    return [InputRow(kind, INPUT_KINDS.get(kind, ""), run[kind], unsupported[kind]) for kind in present]
 
 
 def longest_ms(measured: dict[str, Any]) -> float:
@@ -250,48 +162,104 @@ def longest_ms(measured: dict[str, Any]) -> float:
     return min(max((runner["p99_ms"] for runner in runners), default=1), 1.5 * max(p90s, default=1))
 
 
-def unsteady(measured: dict[str, Any]) -> bool:
+def is_noisy(measured: dict[str, Any]) -> bool:
     """Return whether any p90 is more than twice its median, which other load on the machine causes."""
     return any(runner["p90_ms"] > 2 * runner["p50_ms"] for runner in measured["runners"].values())
 
 
 def share(value: float, longest: float) -> str:
-    """Return a value as a percentage of the latency axis, at most 100 %."""
+    """Return a value as a percentage of an axis, at most 100 %."""
     return f"{100 * min(value / longest, 1):.2f}%"
 
 
-def _versions(results: Results) -> dict[str, str]:
-    """Return the package versions of the artifacts and of the eager model, and its environment."""
-    versions: dict[str, str] = {}
-    for job in results.jobs:
-        versions |= job.artifact.get("versions", {})
-    for model in results.models:
-        environment = model.reference.get("environment", {})
-        versions |= {name: str(value) for name, value in environment.items() if not isinstance(value, dict)}
-        versions |= environment.get("versions", {})
-    return dict(sorted(versions.items()))
+def class_rows(section: ModelSection, name: str) -> list[tuple[str, int, float | None, dict[str, Any]]]:
+    """Return name, number of objects, eager AP, and AP by target of each class, for a metric."""
+    rows: dict[str, tuple[str, int, float | None, dict[str, Any]]] = {}
+    for job in section.jobs:
+        for label, one in ((job.parity.get("accuracy") or {}).get("per_class") or {}).get(name, {}).items():
+            row = rows.setdefault(label, (label, one["objects"], one["eager"], {}))
+            row[3][job.target] = one["artifact"]
+    return list(rows.values())
+
+
+def measured_metrics(section: ModelSection) -> dict[str, str]:
+    """Return name and words of the metrics that were measured by class."""
+    names = dict.fromkeys(
+        name for job in section.jobs for name in ((job.parity.get("accuracy") or {}).get("per_class") or {})
+    )
+    return {name: METRIC_WORDS.get(name, name) for name in names}
+
+
+def coverage_table(results: Results) -> tuple[list[str], dict[str, dict[str, dict[str, Any]]]]:
+    """Return the targets, and the cells by architecture and target, of the measured coverage."""
+    targets = list(dict.fromkeys(cell["target"] for cell in results.coverage))
+    rows: dict[str, dict[str, dict[str, Any]]] = {}
+    for cell in results.coverage:
+        rows.setdefault(cell["architecture"], {})[cell["target"]] = cell
+    return targets, rows
+
+
+def headline_words(jobs: Sequence[ReportedJob]) -> list[str]:
+    """Return the headline metrics of any of the jobs, in words."""
+    return list(dict.fromkeys(headline.words for job in jobs for headline in job.headlines))
+
+
+def first_upper(text: str) -> str:
+    """Return a text with its first letter in upper case."""
+    return text[:1].upper() + text[1:]
+
+
+def day(time: str) -> str:
+    """Return the day and the minute of an ISO 8601 time in UTC, for people."""
+    return f"{datetime.fromisoformat(time):%-d %B %Y, %H:%M} UTC"
+
+
+def value(number_or_flag: Any) -> str:
+    """Return a value of a decision: a number in few digits, or another value as it is."""
+    if isinstance(number_or_flag, bool) or not isinstance(number_or_flag, int | float | None):
+        return str(number_or_flag)
+    return number(number_or_flag)
 
 
 def _environment() -> Any:
     with extra_imports():
         from jinja2 import Environment, PackageLoader, StrictUndefined
     environment = Environment(
-        loader=PackageLoader("detexport.report", "."),
+        loader=PackageLoader("detexport.report", "templates"),
         autoescape=True,
         undefined=StrictUndefined,  # a misspelt name is an error, not an empty string
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals |= {
+        "TERMS": TERMS,
+        "SHOWN": SHOWN,
+        "drawn_from": DRAWN_FROM,
+        "plot_height": PLOT_HEIGHT,
+    }
     environment.filters |= {
-        "number": number,
-        "limited_errors": limited_errors,
-        "columns": columns,
+        "class_rows": class_rows,
+        "columns": error_columns,
+        "coverage_table": coverage_table,
+        "day": day,
+        "delta": delta,
+        "error_rows": error_rows,
+        "evidence_lines": evidence_lines,
+        "first_upper": first_upper,
         "floor_columns": floor_columns,
-        "grounds": grounds,
+        "headline_words": headline_words,
+        "input_rows": input_rows,
+        "is_noisy": is_noisy,
+        "largest_fraction": largest_fraction,
+        "longest_ms": longest_ms,
+        "measured_metrics": measured_metrics,
+        "metric": metric,
+        "number": number,
+        "percent": percent,
+        "plural": plural,
+        "share": share,
         "size": size,
         "speed": speed,
-        "longest_ms": longest_ms,
-        "unsteady": unsteady,
-        "share": share,
+        "value": value,
     }
     return environment

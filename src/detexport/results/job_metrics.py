@@ -46,6 +46,52 @@ def job_metrics(
     }
 
 
+SUMMARY = {
+    "passed": "passed",
+    "latency_cpu_p50_ms": "p50_ms",
+    "speedup_vs_eager": "speedup",
+    "size_mb": "size_mb",
+    "box_error_px_max": "box_px",
+    "objectness_error_max": "objectness_err",
+    "mask_error_px_max": "mask_px",
+    "keypoint_error_px_max": "keypoint_px",
+    "sem_seg_error_max": "logit_err",
+    "panoptic_error_ratio_max": "panoptic_err",
+}
+"""The metrics of a summary, and the names that they have there: a table of jobs must fit a terminal.
+
+The score error is not among them: DVC rounds to five decimals, and would show 0.
+"""
+DIGITS = 3
+
+
+def job_summary(metrics: Mapping[str, float | bool]) -> dict[str, float | bool]:
+    """Return the few metrics by which jobs and runs are compared, under short names.
+
+    ``ap`` is the accuracy of the model's most specific output: AP of keypoints, else of masks, else of boxes;
+    PQ of a panoptic and mIoU of a semantic segmentation, AR of proposals. ``ap_delta`` is the largest
+    decrease of any task metric against the eager model. The others are those of ``SUMMARY``. Errors have
+    three digits.
+
+    Args:
+        metrics: from ``job_metrics``.
+    """
+    deltas = {
+        name.removesuffix("_delta"): value for name, value in metrics.items() if name.endswith("_delta")
+    }
+    accuracy = (
+        {"ap": round(metrics[[*deltas][-1]], 4), "ap_delta": round(min(deltas.values()), 4)} if deltas else {}
+    )
+    chosen = {short: metrics[name] for name, short in SUMMARY.items() if name in metrics}
+    return {
+        **accuracy,
+        **{
+            name: value if isinstance(value, bool) else float(f"{value:.{DIGITS}g}")
+            for name, value in chosen.items()
+        },
+    }
+
+
 def accuracy_name(metric: str) -> str:
     """Return the readable name of a task metric: ``ap_mask_50`` for ``segm/AP50``."""
     kind, _, name = metric.partition("/")

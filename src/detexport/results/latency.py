@@ -36,6 +36,7 @@ class SkippedDevice(TypedDict):
 class Latency(TypedDict):
     """The entries of a latency report that are read; the report has others."""
 
+    machine: NotRequired[dict[str, Any]]
     artifacts: dict[str, str]
     devices: dict[str, MeasuredDevice | SkippedDevice]
 
@@ -49,13 +50,18 @@ def read_latency(path: Path) -> dict[str, Any]:
     return read_result(path, Latency, "latency report", "benchmark")
 
 
-def runners_of(latency: Mapping[str, Any], target: str) -> dict[str, dict[str, Any]]:
+def runners_of(
+    latency: Mapping[str, Any], target: str, artifact_sha256: str | None = None
+) -> dict[str, dict[str, Any]]:
     """Return a target's latency by device; only devices on which it was measured.
 
     Args:
         latency: a latency report, as JSON; an empty one has no devices.
         target: the target's name, or ``"eager"``.
+        artifact_sha256: the artifact that must have been measured; None accepts any.
     """
+    if artifact_sha256 is not None and latency.get("artifacts", {}).get(target) != artifact_sha256:
+        return {}
     return {
         name: device["runners"][target]
         for name, device in latency.get("devices", {}).items()

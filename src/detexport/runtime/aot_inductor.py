@@ -1,8 +1,6 @@
 """PyTorch as a runtime: AOTInductor packages, native code for one kind of device and CPU."""
 
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,8 @@ import torchvision  # noqa: F401  (its operators, nms and roi_align, are looked 
 
 from detexport.artifact import Artifact, Format
 from detexport.errors import ArtifactError, RuntimeUnavailableError
-from detexport.runtime.session import read_of_format
-from detexport.runtime.torch_session import TorchSession, require_device
+from detexport.runtime.torch_session import TorchSession, read_for_torch
+from detexport.system.log_levels import only_errors
 
 DEVICES = ("cpu", "cuda")
 NEEDED_FEATURES = {
@@ -42,17 +40,15 @@ class AotInductorRuntime:
             ArtifactError: it is not an AOTInductor package, was changed, or is for another device.
             RuntimeUnavailableError: the device is not on this machine, or the CPU lacks instructions.
         """
-        require_device(device)
-        artifact = read_of_format(artifact_dir, Format.AOT_INDUCTOR)
+        artifact = read_for_torch(artifact_dir, device, Format.AOT_INDUCTOR, self.threads)
         compiled_for, instruction_set = _compiled_for(artifact)
         _require_same(device, compiled_for)
         _require_processor(instruction_set, torch.cpu.get_capabilities())
-        if self.threads:
-            torch.set_num_threads(self.threads)
         path = artifact_dir / artifact.main_file
         index = int(device.partition(":")[2] or 0) if device.startswith("cuda") else -1
         try:
-            with _without_isa_warning():
+            # It warns if this CPU also has a newer instruction set.
+            with only_errors("torch.export.pt2_archive._package"):
                 package = torch._inductor.aoti_load_package(str(path), device_index=index)
         except RuntimeError as error:
             raise ArtifactError(
@@ -62,18 +58,6 @@ class AotInductorRuntime:
                 remedy="convert the ExportedProgram again with the installed torch",
             ) from error
         return TorchSession(artifact, device, package)
-
-
-@contextmanager
-def _without_isa_warning() -> Iterator[None]:
-    """Suppress torch's warning that this CPU also has a newer instruction set."""
-    logger = logging.getLogger("torch.export.pt2_archive._package")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _compiled_for(artifact: Artifact) -> tuple[str, str]:

@@ -3,13 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch.export.passes import move_to_device_pass
 
 from detexport.artifact import Format
 from detexport.formats.pt2 import load_program
-from detexport.runtime.session import read_of_format
-from detexport.runtime.torch_session import TorchSession, require_device
+from detexport.runtime.torch_session import TorchSession, read_for_torch
 
 
 @dataclass(frozen=True)
@@ -30,10 +28,7 @@ class ExportedProgram:
             ArtifactError: it is not an ExportedProgram, was changed, or holds more than tensors and a graph.
             RuntimeUnavailableError: the device is not on this machine.
         """
-        require_device(device)
-        artifact = read_of_format(artifact_dir, Format.EXPORTED_PROGRAM)
-        if self.threads:
-            torch.set_num_threads(self.threads)
+        artifact = read_for_torch(artifact_dir, device, Format.EXPORTED_PROGRAM, self.threads)
         program = load_program(artifact_dir / artifact.main_file)
         if device != "cpu":
             program = move_to_device_pass(program, device)

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from detexport.artifact import Artifact, Format
+from detexport.artifact import Format
 from detexport.errors import ArtifactError, RuntimeUnavailableError
-from detexport.runtime.session import checked_inputs, name_outputs, read_of_format
+from detexport.runtime.session import GraphSession, name_outputs, read_of_format
 from detexport.system.extras import extra_imports
 
 with extra_imports():
@@ -120,18 +120,10 @@ def _varint(value: int) -> bytes:
 
 
 @dataclass(frozen=True)
-class OnnxSession:
+class OnnxSession(GraphSession):
     """A loaded ONNX model; see ``Session``."""
 
-    artifact: Artifact
-    device: str
     session: Any
-
-    def __call__(
-        self, image: np.ndarray, output_size: tuple[int, int] | None = None
-    ) -> dict[str, np.ndarray]:
-        """Run the graph on one image; see ``Session``."""
-        return self.run(checked_inputs(image, output_size, self.artifact))
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run the graph on its inputs by name, unchecked; see ``Session.run``."""

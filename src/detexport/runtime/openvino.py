@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from detexport.artifact import Artifact, Format
+from detexport.artifact import Format
 from detexport.errors import ArtifactError, ConfigError, RuntimeUnavailableError
 from detexport.formats.coordinate_operators import OPENVINO as READ_AT
 from detexport.formats.openvino_constants import is_constant
 from detexport.formats.openvino_import import no_telemetry
-from detexport.runtime.session import checked_inputs, name_outputs, read_of_format
+from detexport.runtime.session import GraphSession, name_outputs, read_of_format
 from detexport.system.extras import extra_imports
 
 with extra_imports(), no_telemetry():
@@ -84,18 +84,10 @@ class OpenVinoRuntime:
 
 
 @dataclass(frozen=True)
-class OpenVinoSession:
+class OpenVinoSession(GraphSession):
     """A compiled IR; see ``Session``."""
 
-    artifact: Artifact
-    device: str
     request: Any
-
-    def __call__(
-        self, image: np.ndarray, output_size: tuple[int, int] | None = None
-    ) -> dict[str, np.ndarray]:
-        """Run the graph on one image; see ``Session``."""
-        return self.run(checked_inputs(image, output_size, self.artifact))
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run the graph on its inputs by name, unchecked; see ``Session.run``."""

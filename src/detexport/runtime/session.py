@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -153,6 +154,24 @@ def _is_size(size: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return 0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE
+
+
+@dataclass(frozen=True)
+class GraphSession:
+    """Base class of the sessions; a subclass defines ``run``: see ``Session``."""
+
+    artifact: Artifact
+    device: str
+
+    def __call__(
+        self, image: np.ndarray, output_size: tuple[int, int] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Check one image and run the graph on it: see ``Session``."""
+        return self.run(checked_inputs(image, output_size, self.artifact))
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run the graph on its inputs by name, unchecked: see ``Session.run``."""
+        raise NotImplementedError
 
 
 def name_outputs(values: Sequence[np.ndarray], artifact: Artifact) -> dict[str, np.ndarray]:

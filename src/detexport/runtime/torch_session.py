@@ -2,29 +2,22 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from detexport.artifact import Artifact
+from detexport.artifact import Artifact, Format
 from detexport.errors import RuntimeUnavailableError
-from detexport.runtime.session import checked_inputs, name_outputs
+from detexport.runtime.session import GraphSession, name_outputs, read_of_format
 
 
 @dataclass(frozen=True)
-class TorchSession:
+class TorchSession(GraphSession):
     """A loaded graph that is called with the contract's inputs; see ``Session``."""
 
-    artifact: Artifact
-    device: str
     module: Any
-
-    def __call__(
-        self, image: np.ndarray, output_size: tuple[int, int] | None = None
-    ) -> dict[str, np.ndarray]:
-        """Run the graph on one image; see ``Session``."""
-        return self.run(checked_inputs(image, output_size, self.artifact))
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run the graph on its inputs by name, unchecked; see ``Session.run``."""
@@ -57,3 +50,23 @@ def require_device(device: str) -> None:
             expected="'cpu', 'cuda' or 'cuda:<index>' of a device on this machine",
             remedy="choose 'cpu', or run on a machine with the device and its driver",
         )
+
+
+def read_for_torch(artifact_dir: Path, device: str, expected: Format, threads: int) -> Artifact:
+    """Read the manifest of an artifact that PyTorch is about to load, and set the number of threads.
+
+    Args:
+        artifact_dir: folder of the artifact.
+        device: the device to load it on.
+        expected: format of the artifact.
+        threads: threads of one operator, for the whole process; 0 leaves the process's setting as it is.
+
+    Raises:
+        ArtifactError: see ``read_of_format``.
+        RuntimeUnavailableError: the device is not on this machine.
+    """
+    require_device(device)
+    artifact = read_of_format(artifact_dir, expected)
+    if threads:
+        torch.set_num_threads(threads)
+    return artifact

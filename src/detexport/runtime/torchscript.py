@@ -11,8 +11,8 @@ import torchvision  # noqa: F401  (its operators, nms and roi_align, are looked 
 
 from detexport.artifact import Format
 from detexport.errors import ArtifactError
-from detexport.runtime.session import checked_inputs, read_of_format
-from detexport.runtime.torch_session import TorchSession, require_device
+from detexport.runtime.session import checked_inputs
+from detexport.runtime.torch_session import TorchSession, read_for_torch
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,7 @@ class TorchScript:
             ArtifactError: it is not a TorchScript artifact, was changed, or cannot be loaded by this torch.
             RuntimeUnavailableError: the device is not on this machine.
         """
-        require_device(device)
-        artifact = read_of_format(artifact_dir, Format.TORCHSCRIPT)
-        if self.threads:
-            torch.set_num_threads(self.threads)
+        artifact = read_for_torch(artifact_dir, device, Format.TORCHSCRIPT, self.threads)
         try:
             module = _load(artifact_dir / artifact.main_file, device)
         except RuntimeError as error:

@@ -42,6 +42,20 @@ def extras() -> dict[str, tuple["Requirement", ...]]:
     }
 
 
+def base_requirements() -> tuple["Requirement", ...]:
+    """Return what the base install requires; empty if detexport is not installed."""
+    from importlib.metadata import PackageNotFoundError, requires
+
+    try:
+        texts = requires(DISTRIBUTION) or []
+    except PackageNotFoundError:
+        return ()
+    from packaging.requirements import Requirement
+
+    requirements = [Requirement(text) for text in texts]
+    return tuple(one for one in requirements if one.marker is None or one.marker.evaluate({"extra": ""}))
+
+
 def install_command(names: Iterable[str]) -> str:
     """Return the command that adds extras to an installation."""
     return f"pip install '{DISTRIBUTION}[{','.join(sorted(names))}]'"

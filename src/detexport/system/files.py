@@ -56,7 +56,7 @@ def read_json(path: Path, *, max_bytes: int | None = None) -> Any:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def output_errors(path: Path) -> Iterator[None]:
     """Turn an error that the folder or the disk causes while ``path`` is written into an ``OutputError``.
 
     Raises:

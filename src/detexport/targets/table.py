@@ -101,8 +101,8 @@ def require_target_packages(target: Target) -> None:
     Raises:
         MissingPackageError: some are not; the message lists them.
     """
-    makers = [ARTIFACTS[name].maker for name in artifact_chain(target.artifact)]
-    needed = [package for component in (*makers, target.runtime) for package in component.packages]
+    steps = [ARTIFACTS[name].maker for name in artifact_chain(target.artifact)]
+    needed = [package for component in (*steps, target.runtime) for package in component.packages]
     require_packages(*dict.fromkeys((*TORCH, *needed)))
 
 
@@ -114,7 +114,7 @@ def artifact_chain(name: str) -> list[str]:
     return chain
 
 
-def build_makers(artifact: str, options: list[str]) -> dict[str, Any]:
+def build_steps(artifact: str, options: list[str]) -> dict[str, Any]:
     """Build the export method and conversions of an artifact's chain, by the name of the artifact each makes.
 
     Args:

@@ -106,7 +106,7 @@ def _candidate(
 
         return detect
 
-    return Candidate(name, open_session, sum((folder / file).stat().st_size for file in artifact.files))
+    return Candidate(name, open_session, artifact.size_bytes(folder))
 
 
 def _open_eager(build: Path, weights: Path, graph_end: str, device: str) -> Callable[[np.ndarray], Any]:

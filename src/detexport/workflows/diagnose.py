@@ -11,12 +11,12 @@ from detexport.artifact import Artifact, read_artifact, read_verified
 from detexport.data.image_samples import BUNDLED_SAMPLE, ImageSamples
 from detexport.diagnosis.diagnose import Diagnosis, diagnose
 from detexport.diagnosis.drawing import save_evidence
-from detexport.diagnosis.segment_exports import Twin, twin_of
+from detexport.diagnosis.segment_exports import SegmentExporter, segment_exporter
 from detexport.errors import ArtifactError, DataError, DetexportError, RuntimeUnavailableError
 from detexport.reference.store import Sample, read_reference
 from detexport.runtime.session import Engine
 from detexport.system.atomic import atomic_dir
-from detexport.system.files import write_json, writing
+from detexport.system.files import output_errors, write_json
 from detexport.workflows.engines import asked_target
 from detexport.workflows.loaded_model import LoadedModel, load_built_model
 from detexport.workflows.sample_folder import read_sample
@@ -54,7 +54,7 @@ def diagnose_artifact(
 def diagnose_job(
     artifact_dir: Path,
     verdict: Mapping[str, Any],
-    makers: Sequence[tuple[str, Any]],
+    export_steps: Sequence[tuple[str, Any]],
     engine: Engine,
     precision: str,
     save_dir: Path,
@@ -69,7 +69,7 @@ def diagnose_job(
     Args:
         artifact_dir: the artifact.
         verdict: the report of its validation, as JSON values.
-        makers: the export method and the conversions that made it, each by its artifact's name.
+        export_steps: the export method and the conversions that made it, each by its artifact's name.
         engine: the target's runtime.
         precision: of the target; empty: float32.
         save_dir: folder of the diagnosis.
@@ -89,10 +89,10 @@ def diagnose_job(
             write_json(folder / REPORT, {"needed": False})
             return "passed, so there is nothing to diagnose"
         artifact = read_artifact(artifact_dir)
-        twin = twin_of(artifact, makers, engine, precision)
+        exporter = segment_exporter(artifact, export_steps, engine, precision)
         try:
             model, samples = load_built_model(build, weights), read_reference(reference).samples
-            diagnosis = _diagnose_failed(artifact_dir, model, samples, verdict, read_sample(sample), twin)
+            diagnosis = _diagnose_failed(artifact_dir, model, samples, verdict, read_sample(sample), exporter)
         except RuntimeUnavailableError:
             raise
         except DetexportError as error:
@@ -109,7 +109,7 @@ def _diagnose_failed(
     samples: Sequence[Sample],
     verdict: Mapping[str, Any],
     exported_with: np.ndarray,
-    twin: Twin,
+    exporter: SegmentExporter,
 ) -> Diagnosis:
     """Diagnose an artifact on the first sample that did not pass and has a detection.
 
@@ -124,7 +124,7 @@ def _diagnose_failed(
     image = ranked[0].image()
     # A size that a trace fixed shows at another size.
     recorded = exported_with if exported_with.shape != image.shape else None
-    diagnosis = diagnose(model.net, artifact_dir, image, recorded=recorded, twin=twin)
+    diagnosis = diagnose(model.net, artifact_dir, image, recorded=recorded, exporter=exporter)
     if not ranked[0].meta.batch:
         return diagnosis
     alone = f"only images in a batch did not pass; {ranked[0].meta.id} was diagnosed alone"
@@ -137,7 +137,7 @@ def save_diagnosis(diagnosis: Diagnosis, folder: Path, channel_order: str) -> No
     Raises:
         OutputError: the folder cannot be written.
     """
-    with writing(folder):
+    with output_errors(folder):
         write_json(folder / REPORT, diagnosis.to_json())
         if diagnosis.evidence is not None:
             save_evidence(folder / DIFFERENCE, diagnosis.evidence, channel_order)

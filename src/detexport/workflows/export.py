@@ -9,14 +9,14 @@ import numpy as np
 
 from detexport.artifact import Artifact, read_artifact
 from detexport.system.atomic import atomic_dir
-from detexport.system.files import writing
+from detexport.system.files import output_errors
 from detexport.workflows.loaded_model import LoadedModel
 from detexport.workflows.progress_callback import Step, silent
 
 
 def export(
     model: LoadedModel,
-    makers: Mapping[str, Any],
+    steps: Mapping[str, Any],
     sample: np.ndarray,
     save_dir: Path,
     *,
@@ -28,7 +28,7 @@ def export(
 
     Args:
         model: on the CPU.
-        makers: an export method and its conversions, by the name of the artifact.
+        steps: an export method and its conversions, by the name of the artifact.
         sample: uint8 (C, H, W), the example input, resized by the contract's rule.
         save_dir: folder of the artifact; an existing artifact is replaced.
         calibration: calibration images for int8, like ``sample``.
@@ -39,13 +39,13 @@ def export(
         ExportError: the model cannot be exported by the method, or what ``check`` raises.
         OutputError: ``save_dir`` cannot be written.
     """
-    (method_name, method), *conversions = makers.items()
-    with writing(save_dir), atomic_dir(save_dir) as folder:
-        with step(f"{method_name} (1 of {len(makers)})"):
+    (method_name, method), *conversions = steps.items()
+    with output_errors(save_dir), atomic_dir(save_dir) as folder:
+        with step(f"{method_name} (1 of {len(steps)})"):
             made = folder / ".artifacts" / method_name
             method.export(model.net, sample, made, contract=model.contract, provenance=model.provenance)
         for number, (name, conversion) in enumerate(conversions, start=2):
-            with step(f"{name} ({number} of {len(makers)})"):
+            with step(f"{name} ({number} of {len(steps)})"):
                 source, made = made, made.with_name(name)
                 conversion.convert(source, calibration, made)
         if check is not None:

@@ -1,4 +1,4 @@
-"""Export a target by its name: choose the makers and the runtime, export, check against the model."""
+"""Export a target by its name: choose the steps and the runtime, export, check against the model."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
@@ -15,7 +15,7 @@ from detexport.modeling.class_names import count_classes
 from detexport.parity.accuracy import BUDGETS, FLOAT32, MIN_ACCURACY, Accuracy, measure_accuracy
 from detexport.parity.verdict import ParityReport
 from detexport.runtime.session import Engine
-from detexport.targets.table import Target, build_makers, find_target
+from detexport.targets.table import Target, build_steps, find_target
 from detexport.workflows.check_artifact import check_artifact
 from detexport.workflows.engines import OnDevice
 from detexport.workflows.export import export
@@ -71,7 +71,7 @@ def export_target(
         RuntimeUnavailableError: the runtime is not on this machine.
     """
     wanted = find_target(target)
-    makers = _for_device(build_makers(wanted.artifact, list(options)), device)
+    steps = _for_device(build_steps(wanted.artifact, list(options)), device)
     images = images or [BUNDLED_SAMPLE]
     dataset = _dataset(model, data, class_names, evaluated=evaluate or (check and bool(wanted.precision)))
     if class_names or dataset is not None:
@@ -87,7 +87,7 @@ def export_target(
         assess = _evaluated(model, wanted, engine, dataset, report)
     return export(
         model,
-        makers,
+        steps,
         next(iter(_samples(images, model.contract))),
         output,
         calibration=_samples(
@@ -98,11 +98,11 @@ def export_target(
     )
 
 
-def _for_device(makers: dict[str, Any], device: str) -> dict[str, Any]:
-    """Return the makers, those that compile with the device as their option."""
+def _for_device(steps: dict[str, Any], device: str) -> dict[str, Any]:
+    """Return the steps, those that compile with the device as their option."""
     return {
         name: replace(maker, device=device) if "device" in [one.name for one in fields(maker)] else maker
-        for name, maker in makers.items()
+        for name, maker in steps.items()
     }
 
 

@@ -1,6 +1,8 @@
 """Load an artifact, from a folder or from MLflow, as a callable detector."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,21 +40,39 @@ def load(source: str | Path, *, target: str = "", device: str = "cpu") -> Detect
         RegistryError: the MLflow store cannot be reached, or has no such model.
         RuntimeUnavailableError: the device is not on this machine.
     """
-    if not (isinstance(source, str) and REGISTRY_URI.match(source)):
+    with found(source, target) as (folder, engine):
+        return Detector(engine.open(folder, device))
+
+
+@contextmanager
+def found(source: str | Path, target: str) -> Iterator[tuple[Path, Engine]]:
+    """Yield the folder of an artifact and its runtime; a registered one is downloaded for the block.
+
+    Args:
+        source: as for ``load``.
+        target: as for ``load``.
+    """
+    if not is_registered(source):
         folder = Path(source)
-        return Detector(engine_of(folder, target).open(folder, device))
+        yield folder, engine_of(folder, target)
+        return
     with extra_imports():
         from detexport.registry.download import downloaded
-    with downloaded(source) as stored:
-        engine = (
-            _registered_engine(read_artifact(stored.folder), stored.runtime)
+    with downloaded(str(source)) as stored:
+        yield (
+            stored.folder,
+            registered_engine(read_artifact(stored.folder), stored.runtime)
             if stored.runtime and not target
-            else engine_of(stored.folder, target)
+            else engine_of(stored.folder, target),
         )
-        return Detector(engine.open(stored.folder, device))
 
 
-def _registered_engine(artifact: Artifact, runtime: dict[str, Any]) -> Engine:
+def is_registered(source: str | Path) -> bool:
+    """Return whether a source names a model in MLflow, not a folder."""
+    return isinstance(source, str) and REGISTRY_URI.match(source) is not None
+
+
+def registered_engine(artifact: Artifact, runtime: dict[str, Any]) -> Engine:
     """Build the runtime that a model was registered with, which must be the format's own class.
 
     Raises:

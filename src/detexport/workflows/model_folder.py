@@ -23,7 +23,7 @@ def require_other_side(artifact_dir: Path, *, is_given: bool, data: Path | None)
     if (is_given and data is None) or not (is_given or reference.is_dir()):
         raise ConfigError(
             "there is nothing to compare the artifact with",
-            got="no --data" if is_given else f"no model and no other artifact, and no {reference}",
+            got="no --data" if is_given else f"no model, no other artifact, and no reference in {reference}",
             expected="a model (--config-file, --weights) or an artifact (--against), and images (--data)",
             remedy="give them; an artifact in the pipeline's folders needs neither",
         )

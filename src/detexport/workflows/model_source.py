@@ -74,8 +74,8 @@ def find_source(artifact_dir: Path, given: ModelSource) -> ModelSource:
 def _existing(path: Path, option: str) -> str:
     if not os.path.isfile(path):
         raise ConfigError(
-            f"there is no {option}",
-            got=f"no file {path} either, where the pipeline writes it",
+            f"no {option} is given",
+            got=f"no file {path}, the default",
             expected="the configuration and the weights of the model that was exported",
             remedy=f"give {option}",
         )

@@ -17,6 +17,7 @@ def register(
     jobs: Mapping[str, Mapping[str, str]],
     targets: Mapping[str, Mapping[str, Any]],
     conversions: Mapping[str, Mapping[str, str]],
+    models: Mapping[str, Mapping[str, Any]],
     registry: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Register the jobs that passed, with the commit of the current checkout.
@@ -26,6 +27,7 @@ def register(
         jobs: the model, the target and the artifact of each job.
         targets: the runtime of each target.
         conversions: the source of each converted artifact, by ``MODEL-ARTIFACT``.
+        models: the models' parameters; ``license`` is that of the weights, if it is known.
         registry: the store and what is a release, see ``RegistrySettings.of``.
 
     Returns:
@@ -42,6 +44,7 @@ def register(
                 runtime=dict(targets[job["target"]]["runtime"]),
                 folder=models_dir / job["model"],
                 made_by=tuple(_made_by(job["model"], job["artifact"], conversions)),
+                license=models[job["model"]].get("license") or "",
             )
             for name, job in jobs.items()
         ],

@@ -13,7 +13,7 @@ from detexport.parity.accuracy import FLOAT32
 from detexport.parity.settings import ParitySettings
 from detexport.parity.verdict import ParityReport
 from detexport.reference.store import read_reference
-from detexport.system.files import writing
+from detexport.system.files import output_errors
 from detexport.workflows.engines import OnDevice, asked_target, engine_of
 from detexport.workflows.expected_outputs import (
     WITHOUT_ACCURACY,
@@ -84,7 +84,7 @@ def validate_against(
         raise without_accuracy(precision, WITHOUT_ACCURACY if data else "no --data")
     with ExitStack() as at_work:
         work = save_dir or Path(at_work.enter_context(tempfile.TemporaryDirectory()))
-        at_work.enter_context(writing(work))
+        at_work.enter_context(output_errors(work))
         files = ReportFiles(work / REPORT, work / DRAWN, work / CERTIFICATE)
         if other is None or data is None:
             expected = pipeline_outputs(artifact_dir)

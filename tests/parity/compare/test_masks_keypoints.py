@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 from pycocotools.cocoeval import COCOeval
+from two_sides import SIZE, detections, take
+from two_sides import measure as compared
 
 from detexport.parity.compare import SampleParity, compare
 from tiny_artifacts import KINDS, tiny_contract
@@ -154,3 +156,47 @@ def test_the_similarity_of_keypoints_is_of_pairs_alone() -> None:
     flat["pred_boxes"][:, 2] = flat["pred_boxes"][:, 0]
     moved = {**flat, "pred_keypoints": flat["pred_keypoints"] + np.float32([1, 0, 0])}
     assert (oks(flat, flat), oks(flat, moved)) == (0, 1)
+
+
+@pytest.mark.parametrize(("pixels", "passed"), [(9, True), (10, False)])
+def test_a_mask_may_differ_in_nine_pixels(pixels: int, passed: bool) -> None:
+    actual = detections()
+    actual["pred_masks"][2].reshape(-1)[:pixels] ^= True
+    result = compared(detections(), actual)
+    assert result.passed is passed
+    assert result.errors["mask_error_px"] == pixels
+
+
+def test_a_large_mask_may_differ_in_a_part_of_its_area() -> None:
+    expected = {name: value[:1] for name, value in detections().items()}
+    expected["pred_masks"] = np.ones((1, 60, 80), bool)  # 4800 px, of which 0.5 % is 24
+    actual = {**expected, "pred_masks": expected["pred_masks"].copy()}
+    actual["pred_masks"][0, 0, :24] = False
+    assert compared(expected, actual).passed
+    actual["pred_masks"][0, 0, :25] = False
+    assert not compared(expected, actual).passed
+
+
+def test_an_empty_mask_hides_no_error() -> None:
+    expected = take(detections(), 0)
+    expected["pred_masks"] = np.zeros((1, *SIZE), bool)
+    result = compared(expected, take(detections(), 0))
+    assert not result.passed
+    assert result.errors["mask_error_ratio"] == result.errors["mask_error_px"] == 16 * 40
+
+
+def test_the_overlap_of_masks_is_told() -> None:
+    expected, actual = take(detections(), 0), take(detections(), 0)
+    for outputs, rows in ((expected, slice(0, 30)), (actual, slice(10, 40))):
+        outputs["pred_masks"] = np.zeros((1, *SIZE), bool)
+        outputs["pred_masks"][0, rows] = True
+    assert compared(expected, actual).errors["mask_iou_error"] == pytest.approx(1 - 20 / 40)
+    empty = {**expected, "pred_masks": np.zeros((1, *SIZE), bool)}
+    assert compared(empty, empty).errors["mask_iou_error"] == 0
+    assert compared(expected, empty).errors["mask_iou_error"] == 1
+
+
+def test_masks_of_two_detections_exchanged() -> None:
+    actual = detections()
+    actual["pred_masks"] = actual["pred_masks"][[1, 0, 2, 3]]
+    assert not compared(detections(), actual).passed

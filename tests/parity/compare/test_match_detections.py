@@ -1,59 +1,11 @@
-import re
-from typing import Any
-
 import numpy as np
 import pytest
+from two_sides import THRESHOLD, detections, measure, take
 
 from detexport.contract import DETECTION_OUTPUTS
-from detexport.errors import ConfigError
-from detexport.parity.compare import SampleParity, Tolerance, compare
 from detexport.parity.compare.match_detections import Rows, box_iou, pair
 from tiny_artifacts import tiny_contract
-from tolerances import LIMITS, TOLERANCE
-
-THRESHOLD = 0.25
-SIZE = (60, 80)
-
-
-def detections(count: int = 4, *, masks: bool = True) -> dict[str, np.ndarray]:
-    """``count`` detections apart from each other, every second of class 1, their scores 0.9, 0.8, ..."""
-    x0 = np.arange(count, dtype=np.float32) * 18
-    boxes = np.stack([x0, np.full(count, 5), x0 + 16, np.full(count, 45)], 1).astype(np.float32)
-    result = {
-        "pred_boxes": boxes,
-        "scores": np.linspace(0.9, 0.9 - 0.1 * (count - 1), count, dtype=np.float32),
-        "pred_classes": np.arange(count) % 2,
-    }
-    if masks:
-        result["pred_masks"] = np.zeros((count, *SIZE), bool)
-        for mask, (left, top, right, bottom) in zip(result["pred_masks"], boxes.astype(int), strict=True):
-            mask[top:bottom, left:right] = True
-    return result
-
-
-def take(side: dict[str, np.ndarray], *indices: int) -> dict[str, np.ndarray]:
-    return {name: value[list(indices)] for name, value in side.items()}
-
-
-def measure(expected: dict[str, np.ndarray], actual: dict[str, np.ndarray], **changes: Any) -> SampleParity:
-    options = {"tolerance": TOLERANCE, "scale": 1.0, "contract": tiny_contract(score_threshold=THRESHOLD)}
-    return compare(expected, actual, **{**options, **changes})
-
-
-def test_equal_sides_pass_with_no_error_at_all() -> None:
-    result = measure(detections(), detections())
-    assert result.passed
-    assert (result.expected, result.actual, result.paired) == (4, 4, 4)
-    assert set(result.errors.values()) == {0}
-
-
-@pytest.mark.parametrize("masks", [True, False])
-@pytest.mark.parametrize("count", [0, 1])
-def test_no_detection_and_one_detection_pass(count: int, masks: bool) -> None:
-    result = measure(detections(count, masks=masks), detections(count, masks=masks))
-    assert result.passed
-    assert result.paired == count
-    assert result.errors["box_error_px"] == 0
+from tolerances import TOLERANCE
 
 
 def test_a_shifted_class_is_a_lost_and_an_invented_object() -> None:
@@ -96,50 +48,6 @@ def test_scores(error: float, passed: bool) -> None:
     result = measure(detections(), actual)
     assert result.passed is passed
     assert result.errors["score_error"] == pytest.approx(error, rel=1e-2)
-
-
-@pytest.mark.parametrize(("pixels", "passed"), [(9, True), (10, False)])
-def test_a_mask_may_differ_in_nine_pixels(pixels: int, passed: bool) -> None:
-    actual = detections()
-    actual["pred_masks"][2].reshape(-1)[:pixels] ^= True
-    result = measure(detections(), actual)
-    assert result.passed is passed
-    assert result.errors["mask_error_px"] == pixels
-
-
-def test_a_large_mask_may_differ_in_a_part_of_its_area() -> None:
-    expected = {name: value[:1] for name, value in detections().items()}
-    expected["pred_masks"] = np.ones((1, 60, 80), bool)  # 4800 px, of which 0.5 % is 24
-    actual = {**expected, "pred_masks": expected["pred_masks"].copy()}
-    actual["pred_masks"][0, 0, :24] = False
-    assert measure(expected, actual).passed
-    actual["pred_masks"][0, 0, :25] = False
-    assert not measure(expected, actual).passed
-
-
-def test_an_empty_mask_hides_no_error() -> None:
-    expected = take(detections(), 0)
-    expected["pred_masks"] = np.zeros((1, *SIZE), bool)
-    result = measure(expected, take(detections(), 0))
-    assert not result.passed
-    assert result.errors["mask_error_ratio"] == result.errors["mask_error_px"] == 16 * 40
-
-
-def test_the_overlap_of_masks_is_told() -> None:
-    expected, actual = take(detections(), 0), take(detections(), 0)
-    for outputs, rows in ((expected, slice(0, 30)), (actual, slice(10, 40))):
-        outputs["pred_masks"] = np.zeros((1, *SIZE), bool)
-        outputs["pred_masks"][0, rows] = True
-    assert measure(expected, actual).errors["mask_iou_error"] == pytest.approx(1 - 20 / 40)
-    empty = {**expected, "pred_masks": np.zeros((1, *SIZE), bool)}
-    assert measure(empty, empty).errors["mask_iou_error"] == 0
-    assert measure(expected, empty).errors["mask_iou_error"] == 1
-
-
-def test_masks_of_two_detections_exchanged() -> None:
-    actual = detections()
-    actual["pred_masks"] = actual["pred_masks"][[1, 0, 2, 3]]
-    assert not measure(detections(), actual).passed
 
 
 def test_a_lost_object_fails_and_is_named() -> None:
@@ -236,49 +144,6 @@ def test_ties_may_swap_and_nothing_else() -> None:
     swapped["scores"] = np.array([0.9, 0.70015, 0.70015, 0.6], np.float32)
     result = measure(expected, swapped)
     assert [reason.split(":")[0] for reason in result.reasons] == ["order"]
-
-
-def test_scores_that_do_not_descend_fail() -> None:
-    result = measure(detections(), take(detections(), 1, 0, 2, 3))
-    assert result.reasons == ("runtime, scores: do not descend",)
-    assert result.errors == {}
-
-
-@pytest.mark.parametrize("field", ["pred_boxes", "scores"])
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("side", ["eager model", "runtime"])
-def test_a_number_that_is_not_finite_fails_and_is_named(field: str, value: float, side: str) -> None:
-    faulty = detections()
-    faulty[field].reshape(-1)[-1] = value
-    sides = (faulty, detections()) if side == "eager model" else (detections(), faulty)
-    result = measure(*sides)
-    assert result.reasons == (f"{side}, {field}: 1 values are NaN or infinite",)
-
-
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"pred_boxes": detections()["pred_boxes"].astype(np.float64)}, "pred_boxes: dtype float64"),
-        ({"pred_classes": detections()["pred_classes"].astype(np.int32)}, "pred_classes: dtype int32"),
-        ({"pred_boxes": np.zeros((4, 5), np.float32)}, r"pred_boxes: shape \(4, 5\), expected \(4, 4\)"),
-        ({"pred_classes": np.zeros(3, np.int64)}, r"pred_classes: shape \(3,\), expected \(4,\)"),
-        ({"scores": np.float32(0.5)}, "scores"),
-        ({"pred_masks": np.zeros((4, 28, 28), np.float32)}, "pred_masks: dtype float32"),
-        ({"pred_masks": np.zeros((4, 28, 28), bool)}, r"pred_masks: runtime \(28, 28\)"),
-        ({"logits": np.zeros(4, np.float32)}, r"unknown: \['logits'\]"),
-    ],
-)
-def test_fields_that_cannot_be_compared_fail_clearly(changes: dict[str, np.ndarray], reason: str) -> None:
-    result = measure(detections(), {**detections(), **changes})
-    assert not result.passed
-    assert re.search(reason, " ".join(result.reasons)), result.reasons
-
-
-def test_a_field_on_one_side_only_fails() -> None:
-    assert not measure(detections(), detections(masks=False)).passed
-    assert not measure(detections(masks=False), detections()).passed
-    without_scores = {name: value for name, value in detections().items() if name != "scores"}
-    assert "scores" in measure(detections(), without_scores).reasons[0]
 
 
 def test_more_detections_than_declared_fail() -> None:
@@ -380,19 +245,3 @@ def test_iou_of_boxes_without_area_is_no_division_by_zero() -> None:
     assert box_iou(boxes, boxes).tolist() == [[1, 0], [0, 1]]
     inverted = np.array([[4, 4, 2, 2]], np.float32)
     assert box_iou(boxes, inverted).tolist() == [[0], [0]]
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("box_px", float("nan")),
-        ("score", float("inf")),
-        ("mask_px", -1),
-        ("panoptic_ratio", 1),
-        ("pair_iou", 0),
-        ("pair_iou", 1.5),
-    ],
-)
-def test_a_limit_that_no_error_exceeds_is_refused(field: str, value: float) -> None:
-    with pytest.raises(ConfigError, match=field):
-        Tolerance(**{**LIMITS, field: value})

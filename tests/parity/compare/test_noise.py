@@ -10,8 +10,6 @@ from detexport.outputs import Outputs
 from detexport.parity.compare import Noise, SampleParity, Tolerance, compare
 from detexport.parity.compare.match_detections import OWN_RUNS
 from detexport.parity.compare.noise import MARGIN, strict, widen_by
-from detexport.parity.measures import limited_errors
-from detexport.parity.verdict import ParityReport
 from tiny_artifacts import tiny_contract
 
 TABLE = Tolerance()
@@ -112,25 +110,6 @@ def test_the_models_own_runs_tell_candidates_from_movement() -> None:
     assert (len(near.missing), len(near.extra)) == (0, 0)
     assert near.errors["box_error_px"] == pytest.approx(0.3, abs=1e-4)
     assert strict(TABLE).score * MARGIN == TABLE.score
-
-
-def test_the_limit_that_is_told_is_the_one_that_was_used() -> None:
-    """Of the input with the largest error, not the table's."""
-    noise = Noise({"box_px": 0.02, "box_floor_px": 0.02})
-    noisy, quiet = compared(SIX, moved(SIX, 0, 0.07), noise), compared(SIX, moved(SIX, 0, 0.005))
-    assert noisy.passed
-    assert noisy.widened == {"box_px": MARGIN * 0.02, "box_floor_px": MARGIN * 0.02}
-    assert quiet.widened == {}
-
-    def limits(*samples: SampleParity) -> dict[str, str]:
-        report = ParityReport("j", "0" * 64, TABLE, tiny_contract(), dict(zip("ab", samples, strict=False)))
-        return {measure.words: limit for measure, _, limit in limited_errors(report.to_json())}
-
-    table = limits(quiet)["boxes"]
-    assert table == f"{TABLE.box_px:g} px x scale"
-    wider = f"{MARGIN * 0.02:g} px x scale, widened from {table} by the model's own noise"
-    assert limits(quiet, noisy)["boxes"] == wider
-    assert limits(quiet, noisy)["scores"] == f"{TABLE.score:g}"
 
 
 def test_noise_is_read_as_it_was_written() -> None:

@@ -98,8 +98,7 @@ class TorchvisionDetector(ImageModel):
 
         Args:
             batched_inputs: see ``forward``.
-            do_postprocess: scale boxes and paste masks into the output. Otherwise, return ``Instances`` in px
-                of the input, with masks as (R, 1, S, S) probabilities.
+            do_postprocess: see ``GeneralizedRCNN.inference``.
         """
         images = self.input_images(batched_inputs)
         instances = [

@@ -1,6 +1,6 @@
 r"""Extract the part of a checkpoint that a model of another configuration has, too, as a checkpoint.
 
-    python examples/part_of_checkpoint.py conf/detectron2/proposal_network.yaml \
+    python examples/extract_weights.py conf/detectron2/proposal_network.yaml \
         checkpoints/faster_rcnn.safetensors checkpoints/proposal_network.safetensors data/shapes
 
 This is necessary since weights are loaded strictly: a file with more parameters than the model is refused.

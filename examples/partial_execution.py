@@ -1,6 +1,6 @@
 """Call the modules of a model one by one, and record the outputs of one by a forward hook.
 
-    python examples/take_apart.py model.yaml [image] [--weights model_final.pth]
+    python examples/partial_execution.py model.yaml [image] [--weights model_final.pth]
 
 Each module has a ``forward`` with the types (``ImageList``, ``Instances``) and arguments of detectron2, so
 the tensors between two modules are available by calling the modules separately. A forward hook gives access

@@ -15,13 +15,13 @@ from detexport.config.cfg import load_cfg
 from detexport.modeling import build_model
 
 ROOT = Path(__file__).parents[2]
-PROGRAM = ROOT / "examples/take_apart.py"
+PROGRAM = ROOT / "examples/partial_execution.py"
 CONFIG = ROOT / "conf/detectron2/mask_rcnn.yaml"
 
 
 @pytest.fixture(scope="module")
 def program() -> Any:
-    spec = importlib.util.spec_from_file_location("take_apart", PROGRAM)
+    spec = importlib.util.spec_from_file_location("partial_execution", PROGRAM)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -102,6 +102,6 @@ def test_the_program_accepts_an_image_and_weights(
     write_state_dict(build_model(load_cfg(CONFIG)).state_dict(), tmp_path / "model.safetensors")
     Image.new("RGB", (100, 70)).save(tmp_path / "a.png")
     arguments = [CONFIG, tmp_path / "a.png", "--weights", tmp_path / "model.safetensors"]
-    monkeypatch.setattr(sys, "argv", ["take_apart.py", *map(str, arguments)])
+    monkeypatch.setattr(sys, "argv", ["partial_execution.py", *map(str, arguments)])
     program.main()
     assert "level 0: objectness (1, 3, 24, 32)" in capsys.readouterr().out

@@ -1,0 +1,41 @@
+import pytest
+
+from detexport.report.figures import delta, metric, number, percent, plural, size, speed
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "\u2013"), (0, "0"), (4.56e-5, "4.6e-5"), (0.0123, "0.0123"), (12345.6, "12346"), (2e7, "2.0e7")],
+)
+def test_numbers(value: float | None, text: str) -> None:
+    assert number(value) == text
+
+
+def test_words_for_sizes_and_ratios() -> None:
+    assert (size(2_400_000), size(1500)) == ("2.4 MB", "1.5 kB")
+    assert [speed(ratio) for ratio in (0.5, 1.0, 2.0)] == [
+        "2.00\u00d7 faster",
+        "as fast as eager",
+        "2.00\u00d7 slower",
+    ]
+
+
+def test_metrics_and_their_deltas() -> None:
+    assert (metric(0.71470), metric(None)) == ("0.715", "\u2013")
+    assert [delta(value) for value in (0.0, 3e-5, 0.0012, -0.0312)] == [
+        "\u00b10",
+        "\u00b10",
+        "+0.0012",
+        "\u22120.0312",
+    ]
+
+
+def test_fractions_and_counts() -> None:
+    assert [percent(value) for value in (0, 0.004, 0.5, 3, 1e9)] == [
+        "0 %",
+        "< 1 %",
+        "50 %",
+        "300 %",
+        "over 10000 %",
+    ]
+    assert (plural(1, "job"), plural(0, "job")) == ("1 job", "0 jobs")

@@ -1,0 +1,24 @@
+import re
+from pathlib import Path
+
+import detexport.report
+from detexport.reference.input_plan import KINDS
+from detexport.reference.store import DATA
+from detexport.report.glossary import INPUT_KINDS, TERMS
+
+TEMPLATES = Path(detexport.report.__file__).parent / "templates"
+
+
+def test_sections_explain_all_terms_and_no_others() -> None:
+    used = {
+        name
+        for path in TEMPLATES.glob("*.jinja")
+        for names in re.findall(r"ui\.terms\(\[(.*?)\]\)", path.read_text(encoding="utf-8"))
+        for name in re.findall(r"'([^']+)'", names)
+    }
+    assert used <= TERMS.keys()
+    assert TERMS.keys() - used == {"AR", "PQ", "mIoU"}, "shown where a model has them"
+
+
+def test_every_kind_of_input_is_described() -> None:
+    assert INPUT_KINDS.keys() == {DATA, *KINDS}
