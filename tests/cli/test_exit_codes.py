@@ -38,6 +38,9 @@ ENDS = {
     "doctor": "doctor",
     "promote": "promote",
     "rollback": "rollback",
+    "verify": "verify",
+    "serve": "serve",
+    "package": "package",
 }
 MODULES = {"rollback": "promote"}
 """Modules of commands that do not have one of their name."""
@@ -51,6 +54,10 @@ def arguments(command: str, artifact: Path) -> list[str]:
         return ["export", *map(str, options)]
     if command == "doctor":
         return ["doctor"]
+    if command == "verify":
+        return ["verify", "models:/mask_rcnn-onnx/1"]
+    if command == "package":
+        return ["package", str(artifact), "--output", "made"]
     if command in ("promote", "rollback"):
         return [command, "mask_rcnn-onnx"]
     if command == "diagnose":

@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 from detexport.artifact import Format, read_artifact, read_verified
 from detexport.errors import ArtifactError, ConfigError
 from detexport.registry.jobs import register_jobs
+from detexport.registry.settings import RegistrySettings
 from detexport.runtime import DEFAULT_ENGINES
 from detexport.serving.kserve import dns_label
 from detexport.serving.triton import TYPES, config
@@ -251,7 +252,7 @@ def test_the_runtime_of_a_version_becomes_options_of_the_server(tiny_onnx: Path,
 def registry(tmp_path: Path) -> Path:
     write_project(tmp_path)
     job = toy_job(tmp_path)
-    register_jobs([job], workspace=tmp_path, checkout=tmp_path, tracking_uri=None, experiment="detexport")
+    register_jobs([job], workspace=tmp_path, checkout=tmp_path, settings=RegistrySettings())
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     return tmp_path
 
