@@ -238,12 +238,19 @@ def test_kills_of_clients_and_of_a_server_with_postgresql_and_a_login(
     if programs is None:
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
     pytest.importorskip("flask_wtf", reason="mlflow's login needs Flask-WTF: pip install flask-wtf")
+    # By default each of the hundreds of requests of a registration hashes the password.
+    (tmp_path / "auth.ini").write_text(
+        "[mlflow]\ndefault_permission = READ\nadmin_username = admin\nauth_cache_ttl_seconds = 60\n"
+        f"database_uri = sqlite:///{tmp_path}/auth.db\n"
+        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+    )
     with postgres(programs) as database:
         server = MlflowServer(
             tmp_path / "server",
             backend=database,
             options=("--app-name", "basic-auth"),
             variables={
+                "MLFLOW_AUTH_CONFIG_PATH": str(tmp_path / "auth.ini"),
                 "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORD,
                 "MLFLOW_FLASK_SERVER_SECRET_KEY": "of this test",
             },

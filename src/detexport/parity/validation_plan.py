@@ -16,7 +16,7 @@ ALWAYS = (*MADE, TIES, BATCH)
 """Kinds of edge-case inputs that every model can have; the others are searched for."""
 STRICTER_IF_HIGHER = ("pair_iou",)
 """Limits of ``Tolerance`` that are stricter the higher they are."""
-CLOSER_IF_LOWER = ("hair", "offset")
+CLOSER_IF_LOWER = ("threshold_distance", "offset")
 """Numbers of the search that are stricter the lower they are."""
 
 

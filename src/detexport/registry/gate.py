@@ -180,9 +180,10 @@ def compare(candidate: Measured, champion: Measured | None, limits: GateLimits) 
     numbers = {name: Compared(value) for name, value in (candidate.accuracy | candidate.latency).items()}
     if champion is None:
         return _outcome(candidate.faults, (), numbers)
-    reasons, notes = [*candidate.faults], []
+    reasons: list[str] = [*candidate.faults]
+    notes: list[str] = []
     if not champion.metrics:
-        remedy = "take the alias champion off it to start anew"
+        remedy = "take the alias champion off it to begin again"
         reasons.append(f"the champion, version {champion.version}, has no evidence to compare with: {remedy}")
     for name, value in champion.accuracy.items():
         numbers[name] = Compared(candidate.accuracy.get(name), value, value - limits.ap_decrease)

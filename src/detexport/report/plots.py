@@ -18,7 +18,7 @@ from detexport.results.verdict import read_verdict
 from detexport.system.atomic import atomic_file
 
 EAGER = "eager"
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "detexport",  # the same input gives the same bytes
     "font.family": "sans-serif",
@@ -136,7 +136,8 @@ def draw_latencies(jobs: Sequence[PlottedJob]) -> Figure:
     figure, (axes,) = _panels(1, height=1.4 + 0.42 * max(len(rows), 2))
     for row, (label, target, percentiles) in enumerate(reversed(rows)):
         color = EAGER_COLOR if target == EAGER else COLORS[0]
-        box = {name: percentiles[percent // STEP] for name, percent in BOX.items()} | {"fliers": []}
+        quartiles = {name: percentiles[percent // STEP] for name, percent in BOX.items()}
+        box: dict[str, Any] = {**quartiles, "fliers": []}
         axes.bxp(
             [{**box, "label": label}],
             positions=[row],
