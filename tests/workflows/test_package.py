@@ -171,7 +171,8 @@ def test_the_other_formats_have_the_configuration_of_their_backend(
 def test_a_pasted_graph_has_its_output_size(tmp_path: Path) -> None:
     write_tiny_pasted(tmp_path / "pasted", next(iter(CONTRACTS.values())))
     found = read_config(config(read_artifact(tmp_path / "pasted"), "shapes"))
-    assert [(one.name, list(one.dims)) for one in found.input][1] == ("output_size", [2])
+    assert [list(one.dims) for one in found.input] == [[3, -1, -1], [2]]
+    assert json.loads(found.parameters["input_names"].string_value) == ["image", "output_size"]
 
 
 def test_a_format_that_triton_cannot_run_is_packaged_without_it(tiny_scripting: Path, tmp_path: Path) -> None:
