@@ -40,7 +40,7 @@ ENDS = {
     "rollback": "rollback",
     "verify": "verify",
     "serve": "serve",
-    "package": "package",
+    "package": "write_package",
 }
 MODULES = {"rollback": "promote"}
 """Modules of commands that do not have one of their name."""
@@ -84,7 +84,7 @@ def end_with(monkeypatch: pytest.MonkeyPatch, command: str, outcome: Any) -> Non
             raise outcome
         return outcome
 
-    module: Any = SimpleNamespace(**{ENDS[command]: work})
+    module: Any = SimpleNamespace(**{ENDS[command]: work, "report": work})
     monkeypatch.setitem(sys.modules, f"detexport.cli.{MODULES.get(command, command)}", module)
     monkeypatch.setenv("PYTHONHASHSEED", "0")
     monkeypatch.delenv(TRACEBACK, raising=False)

@@ -34,6 +34,7 @@ from working import promote_version, register, roll_back, start
 
 STAGES = Path(__file__).parents[2] / "stages"
 NAME = "toy-onnx"
+REGISTER = ("--models-dir", "outputs/models", "--digests-dir", "outputs/digests", "--receipts")
 SECRET = "shared with the receiver"
 
 
@@ -211,7 +212,7 @@ def check_stages(root: Path, uri: str) -> None:
     """Run the stages register and promote as DVC does; what they write names no password."""
     receipts, promoted = "outputs/registered.json", "outputs/promoted.json"
     for stage in (
-        ["register.py", "--models-dir", "outputs/models", "--receipts", receipts],
+        ["register.py", *REGISTER, receipts],
         ["promote.py", "--registered", receipts, "--save-to", promoted],
     ) * 2:
         done = subprocess.run(
