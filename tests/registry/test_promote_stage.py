@@ -30,7 +30,7 @@ from servers import (
     running,
 )
 from toy_project import write_project, write_version
-from working import promote_version, register, roll_back, start
+from working import promote_by_hand, promote_version, register, roll_back, start
 
 STAGES = Path(__file__).parents[2] / "stages"
 NAME = "toy-onnx"
@@ -51,6 +51,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
     """A server with an SQLite store, whose webhooks may go to the loopback interface."""
     variables = {
         "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http",
+        "MLFLOW_WEBHOOK_CACHE_TTL": "1",  # in seconds; until then a server does not know a new webhook
         "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
         "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": Fernet.generate_key().decode(),
     }
@@ -154,9 +155,14 @@ class Kills:
         self.random = random.Random(0)
         self.seen = Counter[str]()
 
+    @property
+    def at_work(self) -> int:
+        """Number of kills that interrupted something."""
+        return sum(number for what, number in self.seen.items() if what.endswith("at work"))
+
     def kill(self, side: str, duration_s: float, work: Any, *arguments: Any) -> None:
         process = start(work, *arguments)
-        process.join(self.random.uniform(0.0, 1.0) * duration_s)
+        process.join(self.random.uniform(0.05, 0.95) * duration_s)
         self.seen[f"{side}, {'at work' if process.is_alive() else 'idle'}"] += 1
         if side == "client":
             process.kill()
@@ -172,40 +178,44 @@ def check_kills(root: Path, server: MlflowServer, uri: str, *, promoting: str, r
     """Kill clients and the server while versions are promoted and registered; complete the work, and look.
 
     Args:
-        promoting: for each kill ``c`` (the client) or ``s`` (its server), for each version.
+        promoting: for each kill ``c`` (the client) or ``s`` (its server), while ``champion`` moves from one
+            of two versions to the other.
         registering: the same, while one version is registered.
     """
     sides, kills = {"c": "client", "s": "server"}, Kills(server)
-    register_versions(root, uri, 1, 2, 3)
-    began = time.monotonic()
+    register_versions(root, uri, 1, 2)
     finish(start(promote_version, uri, NAME, "1"))
-    duration_s = time.monotonic() - began
-    for new in (2, 3):
-        for side in promoting:
-            kills.kill(sides[side], duration_s, promote_version, uri, NAME, str(new))
-            assert aliases(uri)["champion"] in (new - 1, new)
-        finish(start(promote_version, uri, NAME, str(new)))
-        assert aliases(uri) == {"challenger": 3, "champion": new}
-        assert set(decisions(uri).values()) == {1}
-    write_version(root, 4)
     began = time.monotonic()
+    finish(start(promote_version, uri, NAME, "2"))
+    duration_s = time.monotonic() - began
+    for index, side in enumerate(promoting):
+        new = 3 - aliases(uri)["champion"]
+        kills.kill(sides[side], duration_s, promote_by_hand, uri, NAME, str(new))
+        assert aliases(uri)["champion"] in (1, 2)
+        if index % 5 == 4:
+            finish(start(promote_by_hand, uri, NAME, str(new)))
+            assert aliases(uri) == {"challenger": 2, "champion": new}
+            assert set(decisions(uri).values()) == {1}
+    write_version(root, 3)
     for side in registering:
         kills.kill(sides[side], 5 * duration_s, register, root, uri)
         assert set(contents(uri).values()) == {1}
     finish(start(register, root, uri))
-    assert len(contents(uri)) == 4
-    finish(start(promote_version, uri, NAME, str(aliases(uri)["challenger"])))
-    assert set(contents(uri).values()) == {1}
+    newest = aliases(uri)["challenger"]
+    finish(start(promote_version, uri, NAME, str(newest)))
+    assert aliases(uri)["champion"] == newest
+    assert (len(contents(uri)), set(contents(uri).values())) == (3, {1})
     assert set(decisions(uri).values()) == {1}
     print(f"killed: {dict(kills.seen)}")
-    assert kills.seen["client, at work"] >= len(promoting) // 2
+    assert kills.at_work >= len(promoting) * 0.6
     mlflow.set_tracking_uri(uri)
     assert mlflow.pyfunc.load_model(f"models:/{NAME}@champion").metadata.signature
 
 
+@pytest.mark.slow
 def test_kills_leave_the_old_champion_or_the_new(root: Path, tmp_path: Path) -> None:
     with running(MlflowServer(tmp_path / "server")) as server:
-        check_kills(root, server, server.address, promoting="ccsc", registering="c")
+        check_kills(root, server, server.address, promoting="ccscc", registering="c")
 
 
 def check_stages(root: Path, uri: str) -> None:
@@ -232,6 +242,7 @@ def check_stages(root: Path, uri: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_kills_of_clients_and_of_a_server_with_postgresql_and_a_login(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,4 +275,4 @@ def test_kills_of_clients_and_of_a_server_with_postgresql_and_a_login(
             login = f"{USER}:{quote(PASSWORD, safe='')}"
             uri = server.address.replace("http://", f"http://{login}@")
             check_stages(root, uri)
-            check_kills(root, server, uri, promoting="ccccscccscccs", registering="cccsc")
+            check_kills(root, server, uri, promoting="cccsc" * 8, registering="cccsc")

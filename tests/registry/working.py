@@ -31,6 +31,17 @@ def promote_version(uri: str, name: str, version: str) -> None:
         Promotion(Registry(store), RegistrySettings()).promote_registered(name, version)
 
 
+def promote_by_hand(uri: str, name: str, version: str) -> None:
+    from detexport.registry.promotion import Promotion
+    from detexport.registry.registry import Registry
+    from detexport.registry.settings import RegistrySettings
+    from detexport.registry.store import open_store
+
+    _use(uri)
+    with open_store(Path(), experiment="detexport") as store:
+        Promotion(Registry(store), RegistrySettings()).promote(name, version)
+
+
 def roll_back(uri: str, name: str) -> None:
     from detexport.registry.promotion import Promotion
     from detexport.registry.registry import Registry

@@ -147,7 +147,10 @@ class Promotion:
         outcome = compare(measured, present, limits)
         decision = _decision_of(versions, number, outcome)
         evidence = [measured.evidence_sha256, present.evidence_sha256 if present else None]
-        key = self._open_run(decision, {"evidence": evidence, "after": candidate.tags.get(ROLLED_BACK)})
+        # The champion's last decision: the same promotion after another one is another decision.
+        since = versions.by_number[champion].tags.get(KEY) if champion else None
+        given = {"evidence": evidence, "since": since, "after": candidate.tags.get(ROLLED_BACK)}
+        key = self._open_run(decision, given)
         if decision.decision == REFUSED:
             once = {} if number in _promoted(versions) else {DECISION: REFUSED}
             self._tag(versions, number, {RECORD: decision.to_tag(), KEY: key, **once})
