@@ -78,3 +78,9 @@ def test_a_precision_whose_accuracy_is_not_required_needs_no_images() -> None:
     assert plan_weaknesses(replace(plan, precision="int8").to_json(), required) == [
         "accuracy_images: 0, required at least 100"
     ]
+
+
+def test_a_limit_that_a_former_version_did_not_record_is_a_weakness() -> None:
+    search = {name: value for name, value in PLAN.search.items() if name != "threshold_distance"}
+    expected = f"inputs.threshold_distance: not in the certificate, required at most {1e-5:g}"
+    assert weaknesses(search=search) == [expected]

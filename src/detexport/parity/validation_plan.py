@@ -96,10 +96,10 @@ def _weaknesses(plan: Mapping[str, Any], required: ParitySettings) -> Iterator[s
     if absent:
         yield f"kinds of inputs: no {', no '.join(absent)}"
     for name, wanted in search_of(required).items():
-        measured = plan["search"][name]
+        measured = plan["search"].get(name)
         yield from (_more if name in CLOSER_IF_LOWER else _fewer)(f"inputs.{name}", measured, wanted)
     for name, wanted in asdict(required.tolerance).items():
-        measured = plan["tolerance"][name]
+        measured = plan["tolerance"].get(name)
         yield from (_fewer if name in STRICTER_IF_HIGHER else _more)(f"tolerance.{name}", measured, wanted)
     yield from _fewer("min_detections", plan["min_detections"], required.min_detections)
     precision = plan["precision"]
@@ -110,13 +110,17 @@ def _weaknesses(plan: Mapping[str, Any], required: ParitySettings) -> Iterator[s
         yield from _more(f"budgets.{precision}", plan["budget"], required.budgets.get(precision, 0.0))
 
 
-def _fewer(name: str, measured: float, wanted: float) -> Iterator[str]:
-    if measured < wanted:
+def _fewer(name: str, measured: float | None, wanted: float) -> Iterator[str]:
+    if measured is None:
+        yield f"{name}: not in the certificate, required at least {wanted:g}"
+    elif measured < wanted:
         yield f"{name}: {measured:g}, required at least {wanted:g}"
 
 
-def _more(name: str, measured: float, wanted: float) -> Iterator[str]:
-    if measured > wanted:
+def _more(name: str, measured: float | None, wanted: float) -> Iterator[str]:
+    if measured is None:
+        yield f"{name}: not in the certificate, required at most {wanted:g}"
+    elif measured > wanted:
         yield f"{name}: {measured:g}, required at most {wanted:g}"
 
 
