@@ -105,7 +105,7 @@ def test_a_version_carries_its_evidence(root: Path) -> None:
     artifact = toy_artifact(root)
     (receipt,) = outcome["registered"]
     assert receipt.pop("registered_at") <= f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S+00:00}"
-    assert {"git_revision", "git_dirty"} <= receipt.keys()
+    assert "git_revision" in receipt
     assert {name: value for name, value in receipt.items() if not name.startswith("git_")} == {
         "job": "toy-onnx",
         "model": "toy",
