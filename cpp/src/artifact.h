@@ -44,8 +44,8 @@ struct Artifact {
     Contract contract;
 };
 
-// Read the manifest of an artifact of `format` and compare every file with its digest. Call it before loading
-// anything, since some formats are native code.
+// Read the manifest of an artifact of `format`, compare every file with its digest, and refuse a folder that holds
+// anything else. Call it before loading anything, since some formats are native code.
 Artifact read_verified(const std::filesystem::path& folder, const std::string& format);
 
 // Return the SHA-256 digest in hexadecimal digits.

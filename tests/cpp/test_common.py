@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import resource
 import shutil
 import struct
@@ -12,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper, numpy_helper, save
+from onnx import TensorProto, helper, load, numpy_helper, save
 from PIL import Image
 from programs import BUILD, PROGRAMS, detect, expected, graph_input, run, to_labels, to_outputs
 
 from detexport.artifact import MANIFEST, read_artifact
-from detexport.contract import DETECTION_OUTPUTS, IMAGE, ResizeRule, TensorSpec
+from detexport.contract import DETECTION_OUTPUTS, IMAGE, OUTPUT_SIZE, ResizeRule, TensorSpec
 from detexport.parity.compare import compare
 from detexport.runtime import default_engine
 from detexport.system.digests import sha256_file
@@ -85,9 +86,8 @@ def write_pasted_onnx(source: Path, folder: Path) -> None:
         node("Identity", ["two_classes"], ["pred_classes"]),
     ]
     artifact = read_artifact(source)
-    size = TensorSpec("output_size", "int64", (2,), "height and width in px")
     masks = TensorSpec("pred_masks", "bool", ("R", "height", "width"), "pixels of the output")
-    contract = replace(artifact.contract, inputs=(IMAGE, size), outputs=(*DETECTION_OUTPUTS, masks))
+    contract = replace(artifact.contract, inputs=(IMAGE, OUTPUT_SIZE), outputs=(*DETECTION_OUTPUTS, masks))
     types = {
         "uint8": TensorProto.UINT8,
         "float32": TensorProto.FLOAT,
@@ -315,6 +315,103 @@ def test_a_changed_file_is_refused_before_it_is_loaded(
     assert "model.onnx is not the file that was exported; got: " in done.stderr
     (tmp_path / "onnx/model.onnx").unlink()
     assert "got: no such file; expected: sha256" in run("onnx_runtime", tmp_path / "onnx", picture).stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "named"),
+    [
+        ("evil.so", "file", "evil.so"),
+        ("deep/er/file", "file", "deep/"),
+        ("a\nb", "file", r"a\nb"),
+        ("pipe", "pipe", "pipe"),
+        ("link", "link", "link, a symbolic link"),
+    ],
+)
+def test_a_folder_holds_nothing_but_the_listed_files(
+    tiny_onnx: Path, picture: Path, tmp_path: Path, path: str, kind: str, named: str
+) -> None:
+    folder = Path(shutil.copytree(tiny_onnx, tmp_path / "onnx"))
+    (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    make = {"file": Path.touch, "pipe": os.mkfifo, "link": lambda link: link.symlink_to(picture)}
+    make[kind](folder / path)
+    done = run("onnx_runtime", folder, picture)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"holds files that its manifest does not list; got: {named}; expected: only " in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_many_unlisted_files_are_counted(tiny_onnx: Path, picture: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_onnx, tmp_path / "onnx"))
+    for index in range(50):
+        (folder / f"{index:02}").touch()
+    assert "got: 00, 01, 02 and 47 more; " in run("onnx_runtime", folder, picture).stderr
+
+
+def test_listed_files_are_in_the_folder_and_no_links(tiny_onnx: Path, picture: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_onnx, tmp_path / "onnx"))
+    artifact = read_artifact(folder)
+    (folder / "data" / "deep").mkdir(parents=True)
+    shutil.copy(picture, folder / "data/deep/file")
+    replace(artifact, files={**artifact.files, "data/deep/file": sha256_file(picture)}).save(folder)
+    detect("onnx_runtime", folder, picture)
+    (folder / "data/deep/file").unlink()
+    (folder / "data/deep/file").symlink_to(picture)
+    assert "got: data/deep/file, a symbolic link; " in run("onnx_runtime", folder, picture).stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["../out", "{}/out", "a/../b", "./a", "a//b", "a/", "", "a\\b", "a\nb", MANIFEST]
+)
+def test_no_path_leads_out_of_the_folder(tiny_onnx: Path, picture: Path, tmp_path: Path, name: str) -> None:
+    folder = Path(shutil.copytree(tiny_onnx, tmp_path / "onnx"))
+    name = name.format(tmp_path)
+    shutil.copy(folder / "model.onnx", tmp_path / "out")
+    artifact = read_artifact(folder)
+    files = {**artifact.files, name: sha256_file(tmp_path / "out")}
+    for main_file in ("model.onnx", name):
+        replace(artifact, files=files, main_file=main_file).save(folder)
+        done = run("onnx_runtime", folder, picture)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "has an invalid manifest; got: files: " in done.stderr
+
+
+def test_every_file_that_a_runtime_opens_has_a_digest(
+    tiny_onnx: Path, tiny_openvino: Path, picture: Path, tmp_path: Path
+) -> None:
+    onnx = Path(shutil.copytree(tiny_onnx, tmp_path / "onnx"))
+    replace(read_artifact(onnx), files={}).save(onnx)
+    assert "files: model.onnx has no digest; ONNX needs it" in run("onnx_runtime", onnx, picture).stderr
+    openvino = Path(shutil.copytree(tiny_openvino, tmp_path / "openvino"))
+    artifact = read_artifact(openvino)
+    replace(artifact, files={"model.xml": artifact.files["model.xml"]}).save(openvino)
+    done = run("openvino", openvino, picture)
+    assert "files: model.bin has no digest; OpenVINO IR needs it" in done.stderr
+
+
+@pytest.mark.parametrize("location", ["../weights.bin", "{}/weights.bin", "other.bin"])
+def test_weights_beside_an_onnx_model_are_in_its_folder(
+    tiny_onnx: Path, picture: Path, tmp_path: Path, location: str
+) -> None:
+    """The program lists the folder; ONNX Runtime refuses a path that leads out of it."""
+    folder = tmp_path / "onnx"
+    folder.mkdir()
+    model = load(tiny_onnx / "model.onnx")
+    save(model, folder / "model.onnx", save_as_external_data=True, location="weights.bin", size_threshold=64)
+    names = ("model.onnx", "weights.bin")
+    artifact = read_artifact(tiny_onnx)
+    replace(artifact, files={name: sha256_file(folder / name) for name in names}).save(folder)
+    detect("onnx_runtime", folder, picture)
+    (folder / "weights.bin").rename(tmp_path / "weights.bin")
+    model = load(folder / "model.onnx", load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = location.format(tmp_path)
+    save(model, folder / "model.onnx")
+    replace(artifact, files={"model.onnx": sha256_file(folder / "model.onnx")}).save(folder)
+    done = run("onnx_runtime", folder, picture)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "external data path" in done.stderr.lower()
 
 
 def test_another_format_is_refused(tiny_tracing: Path, picture: Path) -> None:

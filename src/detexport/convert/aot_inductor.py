@@ -1,7 +1,6 @@
 """ExportedProgram -> AOTInductor package: native code that runs without Python."""
 
 import io
-import logging
 import math
 import os
 import platform
@@ -28,6 +27,7 @@ from detexport.errors import ExportError, RuntimeUnavailableError
 from detexport.formats.pt2 import dynamic_nms_count, dynamic_size_one, load_program
 from detexport.formats.zip_archive import repack_zip
 from detexport.processing.preprocess import graph_inputs
+from detexport.system.log_levels import only_errors
 
 MAIN_FILE = "model.pt2"
 LEFT_OUT = (".cpp", "kernel_metadata.json", ".data/serialization_id")
@@ -267,14 +267,5 @@ def checked_layouts() -> Iterator[None]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Suppress two warnings: operators left to PyTorch (which is intended), and a newer instruction set."""
-    loggers = [
-        logging.getLogger(name) for name in ("torch._inductor.ir", "torch.export.pt2_archive._package")
-    ]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
+    with only_errors("torch._inductor.ir", "torch.export.pt2_archive._package"):
         yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -2,7 +2,6 @@
 
 import io
 import json
-import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from detexport.export.record_program import record_program
 from detexport.formats.onnx_opsets import OLDEST, latest_written
 from detexport.formats.pt2 import dynamic_nms_count
 from detexport.layers.nms import nms_recorded_whole
+from detexport.system.log_levels import only_errors
 
 MAIN_FILE = "model.onnx"
 EXPORTERS = ("dynamo", "torchscript")
@@ -294,14 +294,6 @@ TRANSLATIONS: dict[Any, Any] = {
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence the exporter's log messages; errors are still raised."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", (FutureWarning, DeprecationWarning))
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with only_errors("torch.onnx", "onnxscript", "onnx_ir"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", (FutureWarning, DeprecationWarning))
+        yield

@@ -21,6 +21,7 @@ from torch.export import ExportedProgram
 
 from detexport.errors import ArtifactError
 from detexport.formats.zip_archive import ARCHIVE_ROOT, repack_zip
+from detexport.system.log_levels import only_errors
 
 # A checksum of the other members.
 LEFT_OUT = (".data/serialization_id",)
@@ -41,6 +42,7 @@ RULES = {
     "target": re.compile(
         # Excluded: aten's two operators that access files.
         r"torch\.ops\.aten\.(?!save\b|from_file\b)\w+\.\w+|torch\.ops\.torchvision\.\w+\.\w+"
+        r"|torch\.ops\.higher_order\.while_loop"
         r"|_operator\.(add|sub|mul|floordiv|truediv|mod|pow|neg|eq|ne|lt|le|gt|ge|and_|or_|not_|getitem)"
         r"|torch\._?sym_\w+|math\.\w+"
     ),
@@ -84,7 +86,9 @@ def load_program(path: Path) -> ExportedProgram:
     """
     plain = read_plain(path)
     try:
-        return torch.export.load(plain)
+        # It warns of sizes that occur only within a loop.
+        with only_errors("torch._export.serde.serialize"):
+            return torch.export.load(plain)
     except Exception as error:  # the reader's errors have no common base class
         raise ArtifactError(
             f"{path} cannot be loaded by torch {torch.__version__}",

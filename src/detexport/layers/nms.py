@@ -2,11 +2,11 @@
 
 torchvision's operator has no classes. One call serves all classes if the boxes of each class are shifted so
 that they overlap no others. In float32 the shift rounds the coordinates (to 1/8 px with 1203 classes). In
-float64 it does not, but then the IoU is not rounded to float32 as in a call per class. ``_exactly`` therefore
-shifts the boxes in float64 and checks that rounding changes no decision; otherwise it calls once per class.
+float64 it does not, but then the IoU is not rounded to float32 as in a call per class. ``_at_once`` therefore
+shifts the boxes in float64 and checks that rounding changes no decision; otherwise there is one call per
+class.
 """
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,8 +29,7 @@ def nms_per_class(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold:
     """Suppress boxes that overlap a box of the same class with a higher score.
 
     The result equals that of ``torchvision.ops.nms`` on each class; of equal scores the first box ranks
-    higher. An exported program cannot branch on values: it computes the IoU in float64, so its decision may
-    differ where an IoU equals the threshold to 6 digits.
+    higher.
 
     Args:
         boxes: (R, 4) XYXY in px, R may be 0.
@@ -46,9 +45,7 @@ def nms_per_class(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold:
             kept: Tensor = torch.ops.detexport.nms_per_class(boxes, scores, classes, iou_threshold)
             return kept
         if torch.compiler.is_exporting():
-            boxes, scores = boxes.double(), scores.double()
-            threshold = float32_rounds_up_from(iou_threshold)
-            return torch.ops.torchvision.nms(boxes + _shift(boxes, classes), scores, threshold)
+            return _without_branches(boxes, scores, classes, iou_threshold)
     return _exactly(boxes, scores, classes, iou_threshold)
 
 
@@ -63,14 +60,6 @@ def nms_recorded_whole() -> Iterator[None]:
         _recorded_whole = False
 
 
-def float32_rounds_up_from(value: float) -> float:
-    """Return the least real number that is greater than ``value`` once it is rounded to float32."""
-    if value <= 0:
-        return value
-    mantissa, exponent = math.frexp(value)
-    return math.ldexp(math.floor(math.ldexp(mantissa, 24)) + 0.5, exponent - 24)
-
-
 @torch.jit.script_if_tracing
 def _exactly(
     boxes: Tensor,
@@ -83,7 +72,7 @@ def _exactly(
     num_classes = int(F.pad(classes, [0, 1]).max()) + 1
     if boxes.is_cuda or boxes.shape[0] * boxes.shape[0] <= pairs_per_class * num_classes:
         kept, is_exact = _at_once(boxes, scores, classes, iou_threshold)
-        if is_exact:
+        if bool(is_exact):
             return kept
     return _one_by_one(boxes, scores, classes, iou_threshold)
 
@@ -95,11 +84,11 @@ def _at_once(
     iou_threshold: float,
     rounding: float = ROUNDING,
     largest_side_px: float = LARGEST_SIDE_PX,
-) -> tuple[Tensor, bool]:
+) -> tuple[Tensor, Tensor]:
     """Suppress in float64, all classes at once, and check whether float32 would have kept the same boxes.
 
     It would have if the shift is lossless and both ends of the rounding interval of the threshold keep the
-    same boxes: every decision is then the same for all thresholds between.
+    same boxes: every decision is then the same for all thresholds between. The check is a bool tensor ().
     """
     boxes, scores = boxes.double(), scores.double()
     shift = _shift(boxes, classes)
@@ -107,7 +96,7 @@ def _at_once(
     kept = torch.ops.torchvision.nms(apart, scores, iou_threshold * (1 + rounding))
     again = torch.ops.torchvision.nms(apart[kept], scores[kept], iou_threshold * (1 - rounding))
     lossless = (apart - shift == boxes) & (boxes.abs() < largest_side_px)
-    return kept, again.shape[0] == kept.shape[0] and bool(lossless.all())
+    return kept, lossless.all() & (torch.ones_like(again).sum() == torch.ones_like(kept).sum())
 
 
 def _shift(boxes: Tensor, classes: Tensor) -> Tensor:
@@ -116,6 +105,29 @@ def _shift(boxes: Tensor, classes: Tensor) -> Tensor:
     extent = F.pad(boxes.flatten(), [0, 1])
     step = (extent.max() - extent.min()).ceil() + 1
     return (classes.to(boxes.dtype) * step)[:, None]
+
+
+def _without_branches(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float) -> Tensor:
+    """Suppress boxes in a graph of ``torch.export``.
+
+    The graph loops over all classes, or over none if ``_at_once`` is exact.
+    """
+    kept, is_exact = _at_once(boxes, scores, classes, iou_threshold)
+    is_kept = torch.zeros_like(classes, dtype=torch.bool)
+    end = torch.where(is_exact, 0, F.pad(classes, [0, 1]).max() + 1)
+
+    def remains(k: Tensor, is_kept: Tensor) -> Tensor:
+        return k < end
+
+    def keep_class(k: Tensor, is_kept: Tensor) -> tuple[Tensor, Tensor]:
+        members = (classes == k).nonzero()[:, 0]
+        kept = torch.ops.torchvision.nms(boxes[members], scores[members], iou_threshold)
+        return k + 1, is_kept.index_fill(0, members[kept], True)
+
+    start = torch.zeros_like(end), is_kept.index_fill(0, kept, True) & is_exact
+    _, is_kept = torch.while_loop(remains, keep_class, start)
+    kept = is_kept.nonzero()[:, 0]
+    return kept[torch.sort(scores[kept], stable=True, dim=0, descending=True)[1]]
 
 
 def _one_by_one(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float) -> Tensor:

@@ -14,8 +14,15 @@ from tqdm import tqdm
 
 from detexport.contract import Contract
 from detexport.errors import DataError
-from detexport.parity.compare import Noise, NoiseOf, Tolerance
-from detexport.parity.noise_floor import NoiseFloor, Variant, choose_samples, measure_noise, measure_variant
+from detexport.parity.compare import Noise, NoiseOf, SampleParity, Tolerance
+from detexport.parity.noise_floor import (
+    NoiseFloor,
+    Variant,
+    choose_samples,
+    compare_runs,
+    measure_variant,
+    noise_between,
+)
 from detexport.parity.perturbed_eager import rounded
 from detexport.reference.batching import group_by_call
 from detexport.reference.eager_outputs import run_eager, run_eager_batch
@@ -170,13 +177,16 @@ def measured_noise(net: nn.Module, contract: Contract, tolerance: Tolerance) -> 
 
     def noise_of(group: Sequence[Sample]) -> dict[str, Noise]:
         images, sizes = [sample.image() for sample in group], [sample.meta.output_size for sample in group]
-        runs = {}
+        comparisons: dict[str, list[SampleParity]] = {sample.meta.id: [] for sample in group}
         noise: dict[str, Noise] = {}
         for further in (OWN_RUNS, FURTHER_RUNS):
+            runs = {}
             for name, open_run in further.items():
                 with open_run(net) as other:
                     runs[name] = run_eager_batch(other, images, sizes, contract)
-            noise = measure_noise(group, runs, tolerance, contract)
+            for id, compared in compare_runs(group, runs, tolerance, contract).items():
+                comparisons[id] += compared
+            noise = {sample.meta.id: noise_between(comparisons[sample.meta.id], sample) for sample in group}
             if not any(one.undetermined or one.scores for one in noise.values()):
                 break
         return noise

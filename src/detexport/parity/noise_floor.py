@@ -218,13 +218,13 @@ def measure_variant(
     return Variant(counts, errors, limits, unmatched, unexcused)
 
 
-def measure_noise(
+def compare_runs(
     group: Sequence[Sample],
     runs: Mapping[str, Sequence[Outputs]],
     tolerance: Tolerance,
     contract: Contract,
-) -> dict[str, Noise]:
-    """Compare the model's own runs on samples of one call; return the noise of each sample, by id.
+) -> dict[str, list[SampleParity]]:
+    """Compare the model's own runs on samples of one call with the reference; return the comparisons by id.
 
     Args:
         group: the samples.
@@ -235,30 +235,24 @@ def measure_noise(
     Raises:
         DataError: the outputs cannot be compared.
     """
-    noise = {}
+    comparisons: dict[str, list[SampleParity]] = {sample.meta.id: [] for sample in group}
     for index, sample in enumerate(group):
         expected = sample.expected()
-        comparisons = [
-            (
-                name,
-                compare(
-                    expected,
-                    outputs[index],
-                    tolerance=strict(tolerance),
-                    contract=contract,
-                    scale=sample.meta.output_scale,
-                    own=True,
-                ),
+        for name, outputs in runs.items():
+            comparison = compare(
+                expected,
+                outputs[index],
+                tolerance=strict(tolerance),
+                contract=contract,
+                scale=sample.meta.output_scale,
+                own=True,
             )
-            for name, outputs in runs.items()
-        ]
-        for name, one in comparisons:
-            _check_compared(one, sample, name)
-        noise[sample.meta.id] = _noise_between([one for _, one in comparisons], sample)
-    return noise
+            _check_compared(comparison, sample, name)
+            comparisons[sample.meta.id].append(comparison)
+    return comparisons
 
 
-def _noise_between(runs: Iterable[SampleParity], sample: Sample) -> Noise:
+def noise_between(runs: Iterable[SampleParity], sample: Sample) -> Noise:
     """Return the noise of a sample, from the comparisons of the model's other runs with the reference."""
     limits: dict[str, float] = {}
     undetermined: set[int] = set()

@@ -1,8 +1,6 @@
 """PyTorch as a runtime: AOTInductor packages, native code for one kind of device and CPU."""
 
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import torchvision  # noqa: F401  (its operators, nms and roi_align, are looked 
 from detexport.artifact import Artifact, Format
 from detexport.errors import ArtifactError, RuntimeUnavailableError
 from detexport.runtime.torch_session import TorchSession, read_for_torch
+from detexport.system.log_levels import only_errors
 
 DEVICES = ("cpu", "cuda")
 NEEDED_FEATURES = {
@@ -48,7 +47,8 @@ class AotInductorRuntime:
         path = artifact_dir / artifact.main_file
         index = int(device.partition(":")[2] or 0) if device.startswith("cuda") else -1
         try:
-            with _without_isa_warning():
+            # It warns if this CPU also has a newer instruction set.
+            with only_errors("torch.export.pt2_archive._package"):
                 package = torch._inductor.aoti_load_package(str(path), device_index=index)
         except RuntimeError as error:
             raise ArtifactError(
@@ -58,18 +58,6 @@ class AotInductorRuntime:
                 remedy="convert the ExportedProgram again with the installed torch",
             ) from error
         return TorchSession(artifact, device, package)
-
-
-@contextmanager
-def _without_isa_warning() -> Iterator[None]:
-    """Suppress torch's warning that this CPU also has a newer instruction set."""
-    logger = logging.getLogger("torch.export.pt2_archive._package")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _compiled_for(artifact: Artifact) -> tuple[str, str]:

@@ -8,13 +8,11 @@ from functools import cache
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
-from detexport.errors import DetexportError, shown
+from detexport.errors import LONGEST_SHOWN, DetexportError, shown
 
 MAX_DEPTH = 16
 """Largest nesting of lists and objects in a value annotated as ``Any``."""
 MAX_INT = 2**63 - 1
-MAX_TEXT = 80
-"""Most characters of a name or a value in a message."""
 
 
 def parse_json(data: bytes) -> Any:
@@ -158,10 +156,10 @@ def is_text(value: str) -> bool:
 
 
 def _join(place: str, name: Any) -> str:
-    """Return the path of a field, with a printable name of at most ``MAX_TEXT`` characters."""
+    """Return the path of a field, with a printable name of at most ``LONGEST_SHOWN`` characters."""
     name = str(name).encode("ascii", "backslashreplace").decode() if not is_text(str(name)) else str(name)
     name = name if name.isprintable() else repr(name)
-    return f"{place}.{name[:MAX_TEXT]}"
+    return f"{place}.{name[:LONGEST_SHOWN]}"
 
 
 def _describe(kind: Any) -> str:
