@@ -40,6 +40,8 @@ COMMAND = [
     str(STAGE),
     "--models-dir",
     "outputs/models",
+    "--digests-dir",
+    "outputs/digests",
     "--receipts",
     "outputs/registered.json",
 ]
