@@ -1,3 +1,6 @@
+import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,19 @@ from tiny_artifacts import no_samples, tiny_image, write_tiny_onnx, write_tiny_t
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The file that takes longest comes first: processes that share the files then end together."""
     items.sort(key=lambda item: item.path.name != "test_dag.py")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_registry() -> Iterator[None]:
+    """Undo what MLflow leaves in the environment and in its module when a test sets the tracking URI."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    yield
+    if "mlflow" in sys.modules:
+        sys.modules["mlflow"].set_tracking_uri(before or "")
+    if before is None:
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+    else:
+        os.environ["MLFLOW_TRACKING_URI"] = before
 
 
 @pytest.fixture(scope="session")

@@ -96,7 +96,7 @@ def test_unexpected_names_are_not_new_parameters(model: nn.Module) -> None:
 
 
 def test_new_parameters_that_the_model_lacks_are_refused(model: nn.Module) -> None:
-    with pytest.raises(CheckpointError, match=r"does not have; got: roi_heads\.\*"):
+    with pytest.raises(CheckpointError, match=r"matches no parameter of the model; got: roi_heads\.\*"):
         load_weights(model, state(model), new_parameters=["0.*", "roi_heads.*"])
 
 

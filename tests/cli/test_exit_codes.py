@@ -38,6 +38,9 @@ ENDS = {
     "doctor": "doctor",
     "promote": "promote",
     "rollback": "rollback",
+    "verify": "verify",
+    "serve": "serve",
+    "package": "write_package",
 }
 MODULES = {"rollback": "promote"}
 """Modules of commands that do not have one of their name."""
@@ -51,6 +54,10 @@ def arguments(command: str, artifact: Path) -> list[str]:
         return ["export", *map(str, options)]
     if command == "doctor":
         return ["doctor"]
+    if command == "verify":
+        return ["verify", "models:/mask_rcnn-onnx/1"]
+    if command == "package":
+        return ["package", str(artifact), "--output", "made"]
     if command in ("promote", "rollback"):
         return [command, "mask_rcnn-onnx"]
     if command == "diagnose":
@@ -77,7 +84,7 @@ def end_with(monkeypatch: pytest.MonkeyPatch, command: str, outcome: Any) -> Non
             raise outcome
         return outcome
 
-    module: Any = SimpleNamespace(**{ENDS[command]: work})
+    module: Any = SimpleNamespace(**{ENDS[command]: work, "report": work})
     monkeypatch.setitem(sys.modules, f"detexport.cli.{MODULES.get(command, command)}", module)
     monkeypatch.setenv("PYTHONHASHSEED", "0")
     monkeypatch.delenv(TRACEBACK, raising=False)

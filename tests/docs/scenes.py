@@ -60,8 +60,8 @@ def lay_out_registry(folder: Path) -> None:
     path = os.pathsep.join(map(str, (ROOT / "src", ROOT / "tests", ROOT / "tests" / "registry")))
     run(folder, sys.executable, "-c", f"import pathlib, toy_project; {write}", PYTHONPATH=path)
     stage = str(ROOT / "stages" / "register.py")
-    folders = ("--models-dir", "outputs/models", "--digests-dir", "outputs/digests")
-    run(folder, sys.executable, stage, *folders, "--receipts", "outputs/registered.json")
+    written = ("--digests-dir", "outputs/digests", "--receipts", "outputs/registered.json")
+    run(folder, sys.executable, stage, "--models-dir", "outputs/models", *written)
 
 
 def lay_out_checkout(folder: Path) -> None:

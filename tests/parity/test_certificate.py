@@ -21,6 +21,7 @@ CERTIFICATE: dict[str, Any] = {
     "artifact": {"sha256": "a" * 64, "files": {}},
     "runtime": {"_target_": "x"},
     "report_sha256": "b" * 64,
+    "plan": {},
     "verdicts": {},
 }
 READERS = (read_certificate, read_noise_floor, read_verdict, read_latency)

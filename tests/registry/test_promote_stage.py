@@ -34,6 +34,7 @@ from working import promote_version, register, roll_back, start
 
 STAGES = Path(__file__).parents[2] / "stages"
 NAME = "toy-onnx"
+REGISTER = ("--models-dir", "outputs/models", "--digests-dir", "outputs/digests", "--receipts")
 SECRET = "shared with the receiver"
 
 
@@ -210,9 +211,8 @@ def test_kills_leave_the_old_champion_or_the_new(root: Path, tmp_path: Path) -> 
 def check_stages(root: Path, uri: str) -> None:
     """Run the stages register and promote as DVC does; what they write names no password."""
     receipts, promoted = "outputs/registered.json", "outputs/promoted.json"
-    folders = ["--models-dir", "outputs/models", "--digests-dir", "outputs/digests"]
     for stage in (
-        ["register.py", *folders, "--receipts", receipts],
+        ["register.py", *REGISTER, receipts],
         ["promote.py", "--registered", receipts, "--save-to", promoted],
     ) * 2:
         done = subprocess.run(

@@ -12,6 +12,7 @@ from running_server import Running, base64_of, png, running
 from starlette.testclient import TestClient
 
 from detexport.registry.jobs import register_jobs
+from detexport.registry.settings import RegistrySettings
 from tiny_artifacts import tiny_image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "registry"))
@@ -26,7 +27,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running,
     root = tmp_path_factory.mktemp("registry")
     write_project(root)
     job = toy_job(root)
-    register_jobs([job], workspace=root, checkout=root, tracking_uri=None, experiment="detexport")
+    register_jobs([job], workspace=root, checkout=root, settings=RegistrySettings())
     uri = f"sqlite:///{root}/mlflow.db"
     mlflow.set_tracking_uri(uri)
     mlflow.MlflowClient().set_registered_model_alias("toy-onnx", "champion", "1")

@@ -12,7 +12,7 @@ from detexport.registry.jobs import register_jobs
 from detexport.registry.settings import RegistrySettings
 from detexport.registry.store import RegistryError
 from detexport.runtime.onnxruntime import OnnxRuntime
-from detexport.workflows.load_detector import _registered_engine
+from detexport.workflows.load_detector import registered_engine
 from photos import assert_same
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "registry"))
@@ -75,7 +75,7 @@ def test_a_registered_model_cannot_name_another_class(registry: Path) -> None:
     engine = "detexport.runtime.onnxruntime.OnnxRuntime"
     for runtime in ({"_target_": "os.system"}, {"_target_": engine, "unknown": 1}):
         with pytest.raises(ArtifactError, match="does not have; got: "):
-            _registered_engine(artifact, runtime)
+            registered_engine(artifact, runtime)
 
 
 def test_what_cannot_be_loaded_is_refused(tiny_onnx: Path, tmp_path: Path) -> None:

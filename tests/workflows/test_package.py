@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 from detexport.artifact import Format, read_artifact, read_verified
 from detexport.errors import ArtifactError, ConfigError
 from detexport.registry.jobs import register_jobs
+from detexport.registry.settings import RegistrySettings
 from detexport.runtime import DEFAULT_ENGINES
 from detexport.serving.kserve import dns_label
 from detexport.serving.triton import TYPES, config
@@ -170,7 +171,8 @@ def test_the_other_formats_have_the_configuration_of_their_backend(
 def test_a_pasted_graph_has_its_output_size(tmp_path: Path) -> None:
     write_tiny_pasted(tmp_path / "pasted", next(iter(CONTRACTS.values())))
     found = read_config(config(read_artifact(tmp_path / "pasted"), "shapes"))
-    assert [(one.name, list(one.dims)) for one in found.input][1] == ("output_size", [2])
+    assert [list(one.dims) for one in found.input] == [[3, -1, -1], [2]]
+    assert json.loads(found.parameters["input_names"].string_value) == ["image", "output_size"]
 
 
 def test_a_format_that_triton_cannot_run_is_packaged_without_it(tiny_scripting: Path, tmp_path: Path) -> None:
@@ -251,7 +253,7 @@ def test_the_runtime_of_a_version_becomes_options_of_the_server(tiny_onnx: Path,
 def registry(tmp_path: Path) -> Path:
     write_project(tmp_path)
     job = toy_job(tmp_path)
-    register_jobs([job], workspace=tmp_path, checkout=tmp_path, tracking_uri=None, experiment="detexport")
+    register_jobs([job], workspace=tmp_path, checkout=tmp_path, settings=RegistrySettings())
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     return tmp_path
 
