@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -102,16 +103,17 @@ def runs(root: Path, experiment_name: str = "detexport") -> list[Any]:
 def test_a_version_carries_its_evidence(root: Path) -> None:
     outcome = register(root)
     artifact = toy_artifact(root)
-    assert outcome["registered"] == [
-        {
-            "job": "toy-onnx",
-            "model": "toy",
-            "target": "onnx",
-            "name": "toy-onnx",
-            "version": "1",
-            "artifact_sha256": artifact.sha256,
-        }
-    ]
+    (receipt,) = outcome["registered"]
+    assert receipt.pop("registered_at") <= f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S+00:00}"
+    assert "git_revision" in receipt
+    assert {name: value for name, value in receipt.items() if not name.startswith("git_")} == {
+        "job": "toy-onnx",
+        "model": "toy",
+        "target": "onnx",
+        "name": "toy-onnx",
+        "version": "1",
+        "artifact_sha256": artifact.sha256,
+    }
     assert outcome["refused"] == []
     assert outcome["tracking_uri"] == f"sqlite:///{root}/mlflow.db"
 
