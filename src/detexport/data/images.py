@@ -7,6 +7,7 @@ an animated image is read, and the first page of a TIFF. Images have 8 bits per 
 later steps grow with the number of pixels.
 """
 
+import base64
 import io
 import os
 import threading
@@ -84,6 +85,16 @@ def decode_image(encoded: bytes, channel_order: ChannelOrder = "RGB") -> np.ndar
     _check_order(channel_order)
     with _opened(encoded) as image:
         return _pixels(image, channel_order, _name(encoded))
+
+
+def decode_base64(text: str) -> bytes:
+    """Return the bytes of base64, also with a data URI's prefix and with MIME's lines of 76 characters.
+
+    Raises:
+        ValueError: it is not base64.
+    """
+    content = text.partition(",")[2] if text[:5].lower() == "data:" else text
+    return base64.b64decode("".join(content.split()), validate=True)
 
 
 def image_to_array(image: Image.Image, channel_order: ChannelOrder = "RGB") -> np.ndarray:

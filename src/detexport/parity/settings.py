@@ -7,12 +7,11 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from detexport.errors import ConfigError, listed, shown
+from detexport.errors import ConfigError, shown
 from detexport.parity.accuracy import BUDGETS, FLOAT32, MIN_ACCURACY
 from detexport.parity.compare import Tolerance
 from detexport.reference.input_plan import Plan
+from detexport.system.params_file import read_section
 
 SECTION = "parity"
 MANY = 1_000_000
@@ -137,26 +136,8 @@ def read_parity_settings(path: Path) -> ParitySettings:
     Raises:
         ConfigError: there is no such file or section, or it cannot be used.
     """
-    try:
-        if path.exists() and not path.is_file():  # a pipe or a device may have no end
-            raise OSError("it is not a regular file")
-        params = yaml.safe_load(path.read_text(encoding="utf-8"))
-    # ValueError: invalid UTF-8, numbers with too many digits, invalid dates.
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"{path} cannot be read",
-            got=f"{type(error).__name__}: {error}",
-            expected=f"a YAML file with a section {SECTION}",
-            remedy="give --params the project's params.yaml",
-        ) from error
-    section = params.get(SECTION) if isinstance(params, dict) else None
-    if not isinstance(section, dict):
-        raise ConfigError(
-            f"{path} has no section {SECTION}",
-            got=listed(params) if isinstance(params, dict) else type(params).__name__,
-            expected=f"a mapping {SECTION}, as in conf/parity/default.yaml",
-            remedy="give --params the project's params.yaml",
-        )
+    remedy = "give --params the project's params.yaml"
+    section = read_section(path, SECTION, like="conf/parity/default.yaml", remedy=remedy)
     return ParitySettings.of(section, str(path))
 
 

@@ -12,6 +12,9 @@ from detexport.errors import memory_guard
 from detexport.processing.postprocess import postprocess
 from detexport.runtime.session import Session
 
+THRESHOLD, MASKS = "score_threshold", "masks"
+PARAMETERS = {THRESHOLD: "scores", MASKS: "pred_masks"}
+"""The parameters of a call: the output that a graph has if the parameter has a meaning for it."""
 # Fields that become a column unchanged.
 PLAIN_COLUMNS = {
     "pred_boxes": "boxes",
@@ -43,6 +46,11 @@ def predict(
     with memory_guard(resized.shape):
         outputs = session(resized, image.shape[1:])
         return finish(outputs, resized, image, contract, score_threshold, masks=masks)
+
+
+def parameters_of(contract: Contract) -> tuple[str, ...]:
+    """Return the names of the parameters of a call that have a meaning for a model."""
+    return tuple(name for name, field in PARAMETERS.items() if field in contract.output_names)
 
 
 def resize(image: np.ndarray, contract: Contract) -> np.ndarray:

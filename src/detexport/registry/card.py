@@ -9,6 +9,7 @@ from detexport.errors import listed
 from detexport.parity.measures import limited_errors
 from detexport.registry.content import Content
 from detexport.registry.evidence import Evidence
+from detexport.results.engine_names import engine_name
 
 QUANTILES = ("p50_ms", "p90_ms", "p99_ms")
 WORDS = {
@@ -21,13 +22,6 @@ WORDS = {
     "objectness_logits": "objectness logits",
     "sem_seg": "semantic segmentation",
     "panoptic_seg": "panoptic segmentation",
-}
-RUNTIMES = {
-    "AotInductorRuntime": "PyTorch",
-    "ExportedProgram": "PyTorch",
-    "OnnxRuntime": "ONNX Runtime",
-    "OpenVinoRuntime": "OpenVINO",
-    "TorchScript": "PyTorch",
 }
 SHOWN_CLASSES = 20
 CODE_LICENSE = "Apache-2.0"
@@ -50,14 +44,14 @@ def describe_version(name: str, content: Content, evidence: Evidence) -> str:
 def _what(content: Content, evidence: Evidence) -> Iterator[str]:
     contract, artifact = content.contract, content.artifact
     given = [WORDS[one] for one in (*contract.output_names, *contract.results) if one in WORDS]
-    engine = content.runtime["_target_"].rpartition(".")[2]
+    engine = engine_name(content.runtime["_target_"])[0].rpartition(".")[2]
     torch = "with" if any(one.startswith("torch==") for one in content.requirements) else "without"
     yield f"A detector: {listed(given, len(given))} of each image, as {artifact.format.value}."
     yield ""
     yield "| | |"
     yield "|---|---|"
     yield f"| format | {artifact.format.value}, by the method `{artifact.method}` |"
-    yield f"| runtime | {RUNTIMES.get(engine, engine)}, {torch} torch |"
+    yield f"| runtime | {engine.rpartition('.')[2]}, {torch} torch |"
     for what, names in (("classes", contract.class_names), ("stuff classes", contract.stuff_class_names)):
         if names:
             yield f"| {what} | {len(names)}: {_escaped(listed(names, SHOWN_CLASSES))} |"

@@ -16,6 +16,7 @@ from detexport.errors import ConfigError
 from detexport.registry.signature import build_signature
 from detexport.system.digests import sha256_file, sha256_json
 from detexport.system.files import write_json
+from detexport.system.versions import pinned
 
 PACKAGE = Path(detexport.__file__).parent
 PYFUNC = PACKAGE / "registry" / "pyfunc.py"
@@ -164,12 +165,8 @@ def module_file(name: str) -> Path:
 
 def pin(module: str) -> str:
     """Return a module's installed distribution as a pip requirement, such as ``numpy==2.4.0``."""
-    name = DISTRIBUTIONS.get(module, module)
     try:
-        version = metadata.version(name)
+        return pinned(DISTRIBUTIONS.get(module, module))
     except metadata.PackageNotFoundError:
         # A distribution that replaces another, such as onnxruntime-gpu.
-        name = metadata.packages_distributions()[module][0]
-        version = metadata.version(name)
-    # A local version label (+cpu, +cu130) names a build that PyPI does not have.
-    return f"{name}=={version.partition('+')[0]}"
+        return pinned(metadata.packages_distributions()[module][0])

@@ -1,6 +1,5 @@
 """The artifact of a registered model and the runtime that it was registered with."""
 
-import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -52,7 +51,6 @@ def downloaded(uri: str) -> Iterator[StoredArtifact]:
     """
     with tempfile.TemporaryDirectory() as temporary:
         store = mlflow.get_tracking_uri()
-        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         with redacted_output(), explained_errors(store, OSError):
             mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=temporary)
             expected = _registered_sha256(uri)

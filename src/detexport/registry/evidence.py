@@ -10,8 +10,9 @@ from typing import Any
 import yaml
 
 from detexport.results.job_metrics import job_metrics
-from detexport.results.latency import runners_of
+from detexport.results.latency import read_latency, runners_of
 from detexport.system.digests import sha256_json
+from detexport.system.files import read_json
 from detexport.system.versions import package_versions
 
 CERTIFICATE, VERDICT, LATENCY = "certificate.json", "parity.json", "latency.json"
@@ -75,6 +76,15 @@ class Evidence:
     def sha256(self) -> str:
         """A digest that changes with a new measurement or a rebuilt artifact, but not with a commit alone."""
         return evidence_sha256(self.certificate, self.latency, self.lineage)
+
+
+def read_run_latency(run: Path) -> dict[str, Any] | None:
+    """Read the latency in the folder of a run's files; None if it did not measure this artifact.
+
+    Raises:
+        DataError: the file is not a latency report.
+    """
+    return read_latency(run / LATENCY) if read_json(run / LATENCY) else None
 
 
 def evidence_sha256(

@@ -16,15 +16,14 @@ from detexport.errors import ArtifactError, DataError
 from detexport.parity.certificate import certificate_faults, read_certificate
 from detexport.parity.settings import ParitySettings
 from detexport.parity.validation_plan import plan_weaknesses
-from detexport.registry.download import find_artifact
-from detexport.registry.evidence import CERTIFICATE, LATENCY, VERDICT, evidence_sha256
+from detexport.registry.download import ARTIFACT_TAG, find_artifact
+from detexport.registry.evidence import CERTIFICATE, LATENCY, VERDICT, evidence_sha256, read_run_latency
 from detexport.registry.registry import EVIDENCE, TARGET, Registry, model_id_of
-from detexport.registry.settings import GateLimits
+from detexport.registry.settings import GateLimits, weaker_plan
 from detexport.registry.verify import model_faults
 from detexport.results.job_metrics import job_metrics
-from detexport.results.latency import read_latency, runners_of
+from detexport.results.latency import runners_of
 from detexport.results.verdict import read_verdict
-from detexport.system.files import read_json
 from detexport.system.redaction import redact
 
 ROUNDING = 1e-9
@@ -94,13 +93,14 @@ class Outcome:
     numbers: dict[str, dict[str, float | None]]
 
 
-def measure(registry: Registry, version: ModelVersion, required: ParitySettings) -> Measured:
+def measure(registry: Registry, version: ModelVersion, required: ParitySettings | None = None) -> Measured:
     """Read a version's measurements from its run, and check its certificate and files.
 
     Args:
         registry: the registry that has it.
         version: the version.
-        required: the weakest validation plan to accept.
+        required: the weakest validation plan to accept. None for the champion, whose faults decide nothing:
+            its files are neither downloaded nor checked.
     """
     number, evidence = int(version.version), version.tags.get(EVIDENCE, "")
     with tempfile.TemporaryDirectory() as temporary:
@@ -108,10 +108,12 @@ def measure(registry: Registry, version: ModelVersion, required: ParitySettings)
         try:
             _download_evidence(registry, version, folder)
             verdict = read_verdict(folder / VERDICT)
-            latency = read_latency(folder / LATENCY) if read_json(folder / LATENCY) else {}
+            latency = read_run_latency(folder) or {}
             certificate = read_certificate(folder / CERTIFICATE)
         except DataError as error:
             return Measured(number, evidence, {}, {}, (redact(str(error)),))
+    faults: tuple[str, ...] = ()
+    if required is not None:
         faults = tuple(_faults(registry, version, verdict, certificate, required))
         if evidence_sha256(certificate, latency, version.tags) != evidence:
             faults = (*faults, "its certificate or its latency is not the one that was registered")
@@ -160,13 +162,13 @@ def _faults(
     except ArtifactError as error:
         yield redact(str(error))
         return
-    tagged = version.tags.get("detexport.artifact_sha256")
+    tagged = version.tags.get(ARTIFACT_TAG)
     if artifact.sha256 != tagged:
         yield f"its files are another artifact: {artifact.sha256}, registered {tagged}"
     yield from certificate_faults(certificate, verdict, artifact, job=version.name, runtime=runtime)
     yield from (f"its files are not those that were registered: {fault}" for fault in changed)
     for weakness in plan_weaknesses(certificate["plan"], required):
-        yield f"the validation plan is weaker than registry.plan: {weakness}"
+        yield weaker_plan([weakness])
 
 
 def compare(candidate: Measured, champion: Measured | None, limits: GateLimits) -> Outcome:

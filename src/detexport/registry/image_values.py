@@ -1,6 +1,5 @@
 """The images of a request: encoded files, base64, arrays and, where allowed, locations of files."""
 
-import base64
 import re
 import tempfile
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ import mlflow.artifacts
 import numpy as np
 from mlflow.exceptions import MlflowException
 
-from detexport.data.images import ChannelOrder, decode_image, read_image
+from detexport.data.images import ChannelOrder, decode_base64, decode_image, read_image
 from detexport.errors import ConfigError, DataError
 from detexport.predictions.image_input import read_input
 
@@ -99,10 +98,8 @@ def _array(values: list[Any]) -> np.ndarray:
 
 
 def _decode(text: str) -> bytes:
-    """Return the bytes of base64, also with a data URI's prefix and with MIME's lines of 76 characters."""
-    content = text.partition(",")[2] if text[:5].lower() == "data:" else text
     try:
-        return base64.b64decode("".join(content.split()), validate=True)
+        return decode_base64(text)
     except ValueError as error:  # also of text that is not ASCII
         raise _not_an_image(f"{len(text)} characters that are not base64") from error
 

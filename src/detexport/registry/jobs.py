@@ -15,7 +15,7 @@ from detexport.registry.aliases import point_challenger
 from detexport.registry.content import Content
 from detexport.registry.evidence import Evidence, Lineage, read_lineage
 from detexport.registry.registry import Registry
-from detexport.registry.settings import RegistrySettings, Release
+from detexport.registry.settings import RegistrySettings, Release, weaker_plan
 from detexport.registry.store import open_store
 from detexport.results.latency import read_latency
 from detexport.results.verdict import read_verdict
@@ -197,8 +197,3 @@ def no_release_reason(release: Release, weaknesses: Sequence[str], dvc_experimen
             "and so does `-S registry.release=true`"
         )
     return weaker_plan(weaknesses) if weaknesses else ""
-
-
-def weaker_plan(weaknesses: Sequence[str]) -> str:
-    """Return the reason that a validation plan is weaker than ``registry.plan``."""
-    return f"the validation plan is weaker than registry.plan: {'; '.join(weaknesses)}"

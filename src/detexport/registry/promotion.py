@@ -143,7 +143,7 @@ class Promotion:
         candidate, champion = versions.by_number[number], versions.champion
         required, limits = self.settings.plan, self.settings.gate
         measured = measure(self.registry, candidate, required)
-        present = measure(self.registry, versions.by_number[champion], required) if champion else None
+        present = measure(self.registry, versions.by_number[champion]) if champion else None
         outcome = compare(measured, present, limits)
         decision = _decision_of(versions, number, outcome)
         evidence = [measured.evidence_sha256, present.evidence_sha256 if present else None]

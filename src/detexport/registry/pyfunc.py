@@ -20,10 +20,10 @@ from mlflow.pyfunc import PythonModel
 
 import detexport
 from detexport.errors import DetexportError, OutOfMemoryError, shown
-from detexport.predictions.records import predict, to_plain
+from detexport.predictions.records import MASKS, THRESHOLD, predict, to_plain
 from detexport.registry.image_values import ALLOWED, checked_locations, read_value
 from detexport.registry.scoring_errors import RefusalError, hide_requests
-from detexport.registry.signature import DEFAULT_THRESHOLD, MASKS, THRESHOLD, build_signature
+from detexport.registry.signature import DEFAULT_THRESHOLD, build_signature
 from detexport.system.digests import sha256_file
 
 

@@ -5,7 +5,6 @@ leaves an unfinished run, which the next registration removes.
 """
 
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -332,7 +331,6 @@ def _log_model(folder: Path, content: Content, example: bytes) -> str:
         content: the version's content, with the artifact in ``folder``.
         example: an encoded image, the input example; MLflow runs the model on it.
     """
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     with tempfile.TemporaryDirectory() as temporary:
         target = Path(temporary) / "target.json"
         content.write_target(target)

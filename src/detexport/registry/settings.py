@@ -1,15 +1,14 @@
 """Settings of the registry: the ``registry`` section of a project's ``params.yaml``."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from detexport.errors import ConfigError
 from detexport.parity.settings import ParitySettings
 from detexport.system.json_values import decode
+from detexport.system.params_file import read_section
 
 SECTION = "registry"
 Release = Literal["auto", True, False]
@@ -91,6 +90,11 @@ class RegistrySettings:
         return replace(settings, plan=plan)
 
 
+def weaker_plan(weaknesses: Sequence[str]) -> str:
+    """Return the reason that a validation plan is weaker than ``registry.plan``."""
+    return f"the validation plan is weaker than registry.plan: {'; '.join(weaknesses)}"
+
+
 def read_registry_settings(path: Path) -> RegistrySettings:
     """Read the section ``registry`` of a project's parameters; without the file all values are the defaults.
 
@@ -99,15 +103,6 @@ def read_registry_settings(path: Path) -> RegistrySettings:
     """
     if not path.exists():
         return RegistrySettings()
-    try:
-        params = yaml.safe_load(path.read_text(encoding="utf-8"))
-        section = params[SECTION]
-        return RegistrySettings.of(dict(section), path.name)
-    # ValueError: invalid UTF-8, numbers with too many digits, invalid dates.
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"{path} cannot be read",
-            got=f"{type(error).__name__}: {error}",
-            expected=f"a YAML file with a section {SECTION}, as in conf/registry/mlflow.yaml",
-            remedy="run the command in the project's folder, or in one without params.yaml",
-        ) from error
+    remedy = "run the command in the project's folder, or in one without params.yaml"
+    section = read_section(path, SECTION, like="conf/registry/mlflow.yaml", remedy=remedy)
+    return RegistrySettings.of(section, path.name)

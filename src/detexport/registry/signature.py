@@ -7,11 +7,14 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array, Object, Property
 
 from detexport.contract import Contract, TensorSpec
+from detexport.predictions.records import MASKS, THRESHOLD, parameters_of
 
-THRESHOLD, DEFAULT_THRESHOLD = "score_threshold", 0.0
-"""The parameter of a call: only instances with a greater score are returned."""
-MASKS = "masks"
-"""The parameter of a call that leaves the masks of instances out if it is False; also their column."""
+DEFAULT_THRESHOLD = 0.0
+PARAMS = {
+    THRESHOLD: ParamSpec(THRESHOLD, DataType.double, DEFAULT_THRESHOLD),
+    MASKS: ParamSpec(MASKS, DataType.boolean, True),
+}
+"""Only instances with a greater score are returned; False leaves out the masks of instances."""
 LONGS, DOUBLES, STRINGS = Array(DataType.long), Array(DataType.double), Array(DataType.string)
 RLE = Object([Property("size", LONGS), Property("counts", DataType.string)])
 CLASS = [Property("class", DataType.long), Property("class_name", DataType.string)]
@@ -41,14 +44,10 @@ def build_signature(contract: Contract) -> ModelSignature:
     """Return the signature of ``Detector``: a column of images in, one row per image out."""
     given = {*contract.output_names, *contract.results}
     columns = [column for name, of_field in COLUMNS.items() if name in given for column in of_field]
-    params = {
-        "scores": ParamSpec(THRESHOLD, DataType.double, DEFAULT_THRESHOLD),
-        "pred_masks": ParamSpec(MASKS, DataType.boolean, True),
-    }
     return ModelSignature(
         inputs=Schema([ColSpec(DataType.binary, "image")]),
         outputs=Schema([*columns, ColSpec(DataType.long, "height"), ColSpec(DataType.long, "width")]),
-        params=ParamSchema([param for field, param in params.items() if field in given]),
+        params=ParamSchema([PARAMS[name] for name in parameters_of(contract)]),
     )
 
 

@@ -10,6 +10,8 @@ from urllib.parse import unquote, urlsplit
 
 # Before MLflow is imported: the pipeline sends no telemetry unless its user enables it.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# MLflow's bars for each transfer of a file would break up the command's own.
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import logging
 

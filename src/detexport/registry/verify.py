@@ -1,6 +1,5 @@
 """Verify a registered version: every digest, the certificate, and the outputs on a stored sample."""
 
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,17 +19,16 @@ from detexport.parity.validate import validate
 from detexport.reference.store import read_reference
 from detexport.registry.content import PACKAGE, content_digest
 from detexport.registry.download import ARTIFACT_TAG, MODEL_URI, TARGET, find_version
-from detexport.registry.evidence import CERTIFICATE, LATENCY, VERDICT, evidence_sha256
+from detexport.registry.evidence import CERTIFICATE, VERDICT, evidence_sha256, read_run_latency
 from detexport.registry.provenance import (
     CERTIFICATE_TAG,
     PROVENANCE,
     PROVENANCE_TAG,
     file_digests,
 )
-from detexport.registry.registry import ADDRESS, EVIDENCE
+from detexport.registry.registry import ADDRESS, EVIDENCE, model_id_of
 from detexport.registry.run_files import SAMPLE, sample_tolerance
 from detexport.registry.store import explained_errors
-from detexport.results.latency import read_latency
 from detexport.results.verdict import read_verdict
 from detexport.runtime.session import Engine
 from detexport.system.digests import sha256_file, sha256_json
@@ -129,7 +127,7 @@ def verify_version(
         version = _find(uri)
         with tempfile.TemporaryDirectory() as temporary:
             client = mlflow.MlflowClient()
-            logged = client.get_logged_model(str(version.source).removeprefix("models:/"))
+            logged = client.get_logged_model(model_id_of(version))
             model = _download(logged.artifact_location, Path(temporary) / "model")
             run = _download(client.get_run(str(version.run_id)).info.artifact_uri, Path(temporary) / "run")
             checks = tuple(_checks(version, model, run, engine_of, device=device, expected=provenance_sha256))
@@ -151,7 +149,6 @@ def _find(uri: str) -> ModelVersion:
 def _download(uri: str, folder: Path) -> Path:
     """Download the files at a URI into a new folder; it is empty if there are none."""
     folder.mkdir()
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
     except MlflowException as error:
@@ -291,8 +288,7 @@ def _certificate_faults(version: ModelVersion, model: Path, run: Path) -> Iterat
     tag = version.tags.get(CERTIFICATE_TAG)
     if certificate["sha256"] != tag:
         yield f"the certificate has the digest {certificate['sha256']}, the registry {tag}"
-    latency = read_latency(run / LATENCY) if read_json(run / LATENCY) else None
-    if evidence_sha256(certificate, latency, version.tags) != version.tags.get(EVIDENCE):
+    if evidence_sha256(certificate, read_run_latency(run), version.tags) != version.tags.get(EVIDENCE):
         yield "the certificate or the latency is not the one that was registered"
     yield from certificate_faults(
         certificate,

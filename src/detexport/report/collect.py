@@ -7,19 +7,11 @@ from typing import Any
 
 from detexport.artifact import MANIFEST
 from detexport.errors import DataError
+from detexport.results.engine_names import engine_name
 from detexport.results.latency import read_latency, runners_of
 from detexport.results.read import read_object
 from detexport.results.verdict import read_verdict
 from detexport.system.files import read_json
-
-RUNTIMES = {
-    "torchscript": ("PyTorch", "torch"),
-    "exported_program": ("PyTorch", "torch"),
-    "aot_inductor": ("PyTorch", "torch"),
-    "onnxruntime": ("ONNX Runtime", "onnxruntime"),
-    "openvino": ("OpenVINO", "openvino"),
-}
-"""Name and package of the engine that each module of ``detexport.runtime`` runs."""
 
 METRIC_WORDS = {
     "bbox/AP": "box AP",
@@ -114,7 +106,7 @@ class ReportedJob:
     def runtime(self) -> str:
         """The engine that runs the artifact, with its version; empty if it was not validated."""
         path = self.certificate.get("runtime", {}).get("_target_", "")
-        name, package = RUNTIMES.get(path.rpartition(".")[0].rpartition(".")[2], (path, ""))
+        name, package = engine_name(path)
         version = self.certificate.get("environment", {}).get("versions", {}).get(package, "")
         return f"{name} {version}".rstrip()
 

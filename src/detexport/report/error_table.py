@@ -6,19 +6,15 @@ from typing import Any
 
 from detexport.parity.compare import Tolerance
 from detexport.parity.measures import MEASURES
+from detexport.parity.noise_floor import PLAIN_LIMITS
 from detexport.parity.worst_images import fractions_of_limits
 from detexport.report.collect import ReportedJob, ReportedModel
 from detexport.report.figures import DASH, number
 
-LIMIT_OF = {
+LIMIT_OF = {error: limit for limit, error in PLAIN_LIMITS.items()} | {
     "box_error_px": "box_px",
-    "score_error": "score",
-    "objectness_error": "objectness",
     "mask_error_px": "mask_px",
     "keypoint_error_px": "keypoint_px",
-    "keypoint_score_error": "keypoint_score",
-    "sem_seg_error": "sem_seg",
-    "panoptic_error_ratio": "panoptic_ratio",
 }
 """The name in the tolerance, and in the noise floor, of each measure's limit."""
 

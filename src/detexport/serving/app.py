@@ -10,8 +10,9 @@ from typing import Any
 
 from detexport import __version__
 from detexport.errors import DetexportError, OutOfMemoryError, fail
+from detexport.predictions.records import parameters_of
 from detexport.serving.batching import Answer, Predictor, Task
-from detexport.serving.bodies import Call, parameters_of, read_call, read_json
+from detexport.serving.bodies import Call, read_call, read_json
 from detexport.serving.limits import CODES, Limits, RequestError
 from detexport.serving.statistics import CONTENT_TYPE, Statistics
 from detexport.system.extras import extra_imports
@@ -30,7 +31,6 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-RETRY = "send the request again later"
 DISCARDED = 16
 """A body up to this many times too large is read and discarded, so that its client reads the answer."""
 JSON_BODY = {

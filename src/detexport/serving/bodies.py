@@ -4,12 +4,12 @@ Messages name types, counts and positions, never content of the body.
 """
 
 import asyncio
-import base64
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from detexport.contract import Contract
+from detexport.data.images import decode_base64
+from detexport.predictions.records import MASKS, THRESHOLD
 from detexport.serving.limits import Limits, RequestError
 from detexport.system.extras import extra_imports
 from detexport.system.json_values import parse_json
@@ -20,8 +20,6 @@ with extra_imports():
     from starlette.formparsers import MultiPartException, MultiPartParser
 
 COLUMN = "image"
-THRESHOLD, MASKS = "score_threshold", "masks"
-"""The parameters of a call."""
 FORMATS = ("dataframe_split", "dataframe_records", "inputs", "instances")
 RAW_TYPES = ("application/octet-stream", "application/x-www-form-urlencoded", "")
 """Content types of a raw body beside ``image/*``: unknown bytes, and what curl and others send by default."""
@@ -44,12 +42,6 @@ class Call:
     masks: bool = True
 
 
-def parameters_of(contract: Contract) -> tuple[str, ...]:
-    """Return the names of the parameters that have a meaning for a model, as in MLflow's signature."""
-    needed = {THRESHOLD: "scores", MASKS: "pred_masks"}
-    return tuple(name for name, field in needed.items() if field in contract.output_names)
-
-
 async def read_call(
     body: bytes,
     headers: Mapping[str, str],
@@ -65,7 +57,7 @@ async def read_call(
         headers: its headers.
         query: the parameters in its URL, for a raw image or multipart.
         limits: those of the server.
-        allowed: the parameters that a request may have: see ``parameters_of``.
+        allowed: the parameters that a request may have: see ``detexport.predictions.records.parameters_of``.
 
     Raises:
         RequestError: the body does not have the form of its content type, or a parameter is wrong.
@@ -105,7 +97,7 @@ def read_json(body: bytes, content_type: str, limits: Limits, *, allowed: Sequen
             are ignored, as MLflow ignores what is not in a model's signature.
         content_type: the request's content type with its parameters.
         limits: those of the server.
-        allowed: the parameters that a request may have: see ``parameters_of``.
+        allowed: the parameters that a request may have: see ``detexport.predictions.records.parameters_of``.
 
     Raises:
         RequestError: the body is not such an object.
@@ -202,9 +194,8 @@ def _decode(cell: Any, row: int) -> bytes:
             expected="the bytes of an image file in base64",
             remedy="send the bytes of the file, not its pixels",
         )
-    text = cell.partition(",")[2] if cell[:5].lower() == "data:" else cell
     try:
-        return base64.b64decode("".join(text.split()), validate=True)
+        return decode_base64(cell)
     except ValueError:
         raise RequestError(
             400,

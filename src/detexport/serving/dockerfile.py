@@ -3,12 +3,12 @@
 import json
 import re
 from collections.abc import Iterable, Sequence
-from importlib import metadata
 
 from detexport.artifact import Format
 from detexport.errors import MissingPackageError
 from detexport.serving.kserve import PORT
 from detexport.system.extras import DISTRIBUTION, base_requirements, extras, install_command
+from detexport.system.versions import pinned
 
 RUNTIME_EXTRAS = {
     Format.AOT_INDUCTOR: "torch",
@@ -44,7 +44,7 @@ def requirements(artifact_format: Format, own: Iterable[str] = ()) -> list[str]:
     if not kept:
         wanted += installed[RUNTIME_EXTRAS[artifact_format]]
     added = {_canonical(one.name): one.name for one in wanted if _canonical(one.name) not in names}
-    return sorted([*kept, *map(_pin, added.values())], key=str.lower)
+    return sorted([*kept, *map(pinned, added.values())], key=str.lower)
 
 
 def dockerfile(python: str, options: Sequence[str], *, image: str, shutdown_s: int) -> str:
@@ -76,11 +76,6 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --start-period=60s CMD {json.dumps(["python", "-c", check])}
 ENTRYPOINT {json.dumps(command)}
 """
-
-
-def _pin(name: str) -> str:
-    # A local version label (+cpu) names a build that the package index does not have.
-    return f"{name}=={metadata.version(name).partition('+')[0]}"
 
 
 def _canonical(name: str) -> str:

@@ -17,7 +17,6 @@ with extra_imports():
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 BATCHES = (1, 2, 4, 8, 16, 32)
-STEPS = ("queue", "decode", "model", "encode")
 
 
 class Statistics:

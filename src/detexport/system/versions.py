@@ -18,6 +18,17 @@ PACKAGES = (
 """Packages whose versions references, certificates and registered versions record."""
 
 
+def pinned(distribution: str) -> str:
+    """Return an installed distribution as a pip requirement, such as ``numpy==2.4.0``.
+
+    A local version label (+cpu, +cu130) is left out: it names a build that the package index does not have.
+
+    Raises:
+        PackageNotFoundError: it is not installed.
+    """
+    return f"{distribution}=={metadata.version(distribution).partition('+')[0]}"
+
+
 def package_versions() -> dict[str, str]:
     """Return the version of each package of ``PACKAGES`` that is installed."""
     versions = {}

@@ -93,7 +93,7 @@ def package(source: str | Path, output: Path, *, name: str = "", target: str = "
             "image": image,
             "without_triton": without,
         }
-        write_json(new / PACKAGE, described | {"without_triton": without})
+        write_json(new / PACKAGE, described)
     return Packaged(name, artifact, without)
 
 

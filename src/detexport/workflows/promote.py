@@ -1,6 +1,5 @@
 """Promote registered versions to ``champion``, and roll back: for the stage and the command line."""
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,7 +73,6 @@ def rollback(name: str) -> Decision:
 
 @contextmanager
 def _opened(settings: RegistrySettings) -> Iterator[Promotion]:
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     with open_store(
         find_workspace(), tracking_uri=settings.tracking_uri, experiment=settings.experiment
     ) as store:

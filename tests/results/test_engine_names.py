@@ -1,0 +1,17 @@
+"""The engine behind a runtime's class."""
+
+import pytest
+
+from detexport.results.engine_names import engine_name
+from detexport.runtime import DEFAULT_ENGINES
+
+KNOWN = {("PyTorch", "torch"), ("ONNX Runtime", "onnxruntime"), ("OpenVINO", "openvino")}
+
+
+@pytest.mark.parametrize("path", [".".join(path) for path in DEFAULT_ENGINES.values()])
+def test_the_runtime_of_each_format_has_a_name(path: str) -> None:
+    assert engine_name(path) in KNOWN
+
+
+def test_an_unknown_runtime_stands_for_itself() -> None:
+    assert engine_name("mine.engines.Fast") == ("mine.engines.Fast", "")
