@@ -8,7 +8,7 @@ from typing import Any
 
 import mlflow
 import pytest
-from toy_project import FULL_PLAN, folder, toy_artifact, toy_job, write_project, write_version
+from toy_project import FULL_PLAN, folder, toy_artifact, toy_job, write_version
 
 from detexport.errors import ConfigError
 from detexport.registry.jobs import register_jobs
@@ -17,27 +17,10 @@ from detexport.registry.registry import Registry
 from detexport.registry.settings import GateLimits, RegistrySettings
 from detexport.registry.store import open_store
 
+pytestmark = pytest.mark.usefixtures("no_server")
+
 NAME = "toy-onnx"
 SETTINGS = RegistrySettings()
-
-
-@pytest.fixture(autouse=True)
-def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("template")
-    write_project(root)
-    with open_store(root, experiment="detexport"):
-        pass
-    return root
-
-
-@pytest.fixture
-def root(template: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(template, tmp_path / "workspace"))
 
 
 def register(root: Path, number: int, settings: RegistrySettings = SETTINGS, **changes: Any) -> str:

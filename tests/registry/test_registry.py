@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mlflow.entities.model_registry import ModelVersion
-from toy_project import FULL_PLAN, folder, toy_artifact, toy_job, write_project, write_target, write_verdict
+from toy_project import FULL_PLAN, folder, toy_artifact, toy_job, write_target, write_verdict
 
 from detexport.parity.certificate import certify
 from detexport.parity.validation_plan import ValidationPlan
@@ -27,25 +27,7 @@ from detexport.registry.settings import RegistrySettings
 from detexport.registry.store import RegistryError, absolute_uri, open_store
 from detexport.system.files import read_json, write_json
 
-
-@pytest.fixture(autouse=True)
-def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("template")
-    write_project(root)
-    with open_store(root, experiment="detexport"):
-        pass
-    return root
-
-
-@pytest.fixture
-def root(template: Path, tmp_path: Path) -> Path:
-    """A workspace with one job that passed and a store that is empty; as if it was moved here."""
-    return Path(shutil.copytree(template, tmp_path / "workspace"))
+pytestmark = pytest.mark.usefixtures("no_server")
 
 
 DEFAULT = RegistrySettings()
