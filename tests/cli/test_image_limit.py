@@ -46,4 +46,4 @@ def test_each_command_that_reads_images_has_the_option() -> None:
         for parameter in one.params
         if "--max-image-pixels" in parameter.opts
     }
-    assert limited == {"export", "predict", "validate", "diagnose"}
+    assert limited == {"export", "predict", "validate", "diagnose", "serve"}

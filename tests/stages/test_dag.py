@@ -27,6 +27,11 @@ MODEL = [
     "data.dataset.val_images=4",
     "parity.images=2",
     "parity.scales=[1.0,1.5]",
+    # Neither what `dvc exp run` made nor so small a plan is a release, unless the user says so.
+    "registry.release=true",
+    "registry.plan.images=2",
+    "registry.plan.scales=[1.0,1.5]",
+    "registry.plan.accuracy_images=4",
     "benchmark.warmup=1",
     "benchmark.rounds=3",
 ]
@@ -169,6 +174,7 @@ def test_an_option_of_one_target_runs_only_what_depends_on_it(repo: Path) -> Non
         "metrics@mine-scripting",  # the latencies of both are measured together
         "plots",
         "register",
+        "promote",  # another runtime is another version
         "report",
         "gate",
     }
