@@ -1,5 +1,7 @@
 import json
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -108,6 +110,18 @@ def test_a_run_is_told_with_its_failure(run: Path, tmp_path: Path) -> None:
     assert "revision 0123456789" in text
 
 
+@pytest.mark.parametrize(("data", "reason"), [("data", "instances_val.json"), ("none", "no folder")])
+def test_ground_truth_that_cannot_be_read_is_said_with_the_reason(
+    data: str, reason: str, run: Path, tmp_path: Path
+) -> None:
+    write_page(collected(run), tmp_path / "index.html", data_dir=run / data)
+    text = Text((tmp_path / "index.html").read_text(encoding="utf-8")).text
+    (fault,) = re.findall(r"tiny: ground truth that is not drawn\. (.*?) (?=tiny-onnx)", text)
+    assert reason in fault
+    assert "remedy" in fault
+    assert text.count("not readable: see the reason above") == 2, "once for each job"
+
+
 def test_the_page_needs_nothing_beside_it(run: Path, tmp_path: Path) -> None:
     page = page_of(collected(run), tmp_path)
     parsed = Text(page)
@@ -124,6 +138,12 @@ def test_names_from_outside_are_text_and_secrets_stay_outside(run: Path, tmp_pat
     assert not re.search(r"<[12]>\.png", page)
     assert "secret" not in page
     assert "http://registry.example:5000/x" in page
+
+
+def test_the_report_does_not_import_torch() -> None:
+    """The import of torch takes seconds, and the report needs none of it."""
+    code = "import sys, detexport.report.page; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_the_same_run_gives_the_same_bytes(run: Path, tmp_path: Path) -> None:

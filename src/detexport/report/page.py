@@ -54,6 +54,7 @@ class ModelSection:
         curves: precision-recall curves.
         comparisons: the worst images of each job, by its name.
         images: the images to embed: data URI and size (height, width), by id.
+        truth_faults: why ground truth of the worst images is not drawn.
     """
 
     model: ReportedModel
@@ -63,6 +64,7 @@ class ModelSection:
     curves: tuple[PrecisionRecall, ...]
     comparisons: dict[str, list[Comparison]]
     images: dict[str, tuple[str, tuple[int, int]]]
+    truth_faults: tuple[str, ...]
 
 
 def write_page(
@@ -79,7 +81,7 @@ def write_page(
         results: from ``collect``.
         path: the HTML file, written atomically.
         budget: the limits of a recommended artifact; by default those of ``Budget``.
-        data_dir: the data set, for the ground truth; None leaves that out.
+        data_dir: the data set, for the ground truth; without it the page says why there is none.
         categories: names of the data set's classes to keep; None keeps all.
 
     Raises:
@@ -129,6 +131,7 @@ def _section(
         curves=tuple(precision_recall(model, own, recommendation.job)),
         comparisons=comparisons,
         images=compared.images,
+        truth_faults=compared.faults,
     )
 
 
