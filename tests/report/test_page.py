@@ -12,7 +12,7 @@ from detexport.parity.validate import validate_artifact
 from detexport.processing.postprocess import postprocess
 from detexport.reference.store import SampleMeta, read_reference, write_reference
 from detexport.report.collect import Results, collect
-from detexport.report.page import is_noisy, longest_ms, share, write_page
+from detexport.report.page import is_noisy, write_page
 from detexport.runtime.onnxruntime import OnnxRuntime
 from detexport.system.files import write_json
 from tiny_artifacts import tiny_image, write_tiny_onnx
@@ -206,14 +206,6 @@ def test_a_busy_machine_is_told_from_a_hiccup() -> None:
     calm = {"p50_ms": 10, "p90_ms": 12, "p99_ms": 400}
     assert not is_noisy({"runners": {"eager": calm}})
     assert is_noisy({"runners": {"eager": calm, "onnx": {"p50_ms": 10, "p90_ms": 21, "p99_ms": 22}}})
-
-
-def test_a_hiccup_of_the_machine_does_not_flatten_the_bars() -> None:
-    runners = {"eager": {"p90_ms": 60, "p99_ms": 2000}, "onnx": {"p90_ms": 20, "p99_ms": 21}}
-    assert longest_ms({"runners": runners}) == 90
-    runners["eager"]["p99_ms"] = 70
-    assert longest_ms({"runners": runners}) == 70
-    assert (share(45, 90), share(2000, 90)) == ("50.00%", "100.00%")
 
 
 @pytest.mark.parametrize(
