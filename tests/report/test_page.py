@@ -53,7 +53,7 @@ def copy_without(run: Path, folder: Path, *patterns: str) -> Path:
 class Text(HTMLParser):
     """Well-formedness, the text, and everything that the page refers to."""
 
-    VOID = ("meta", "br", "link", "rect", "line", "image", "use")
+    VOID = ("meta", "br", "link", "rect", "line", "image", "use", "wbr", "col")
 
     def __init__(self, page: str) -> None:
         super().__init__()

@@ -183,10 +183,9 @@ class ModelComparisons:
 
 def describe(meta: SampleMeta) -> str:
     """Return what an input is, in words."""
-    name = meta.file or meta.kind
     kind = "validation image" if meta.kind == DATA else f"edge case: {meta.kind}"
     height, width = meta.image_size
-    return f"{name}, {kind}, {width} \u00d7 {height} px"
+    return ", ".join([*([meta.file] if meta.file else []), kind, f"{width} \u00d7 {height} px"])
 
 
 def summarize(job: ReportedJob, measured: Mapping[str, Any], meta: SampleMeta) -> str:
@@ -201,7 +200,8 @@ def summarize(job: ReportedJob, measured: Mapping[str, Any], meta: SampleMeta) -
         if measure.limit is not None and measure.of_samples:
             share = f" ({percent(fractions[name])} of the limit)" if name in fractions else ""
             words.append(f"{measure.words} {number(error, measure.unit)}{share}")
-    if job.parity["verdicts"]["matching"]["evaluated"] or measured["missing"] or measured["extra"]:
+    found = job.parity["detections"]
+    if found["expected"] or found["actual"]:
         words.append(f"{len(measured['missing'])} missing, {len(measured['extra'])} extra")
     return ", ".join(words)
 
@@ -222,13 +222,22 @@ def _difference(
         for side in ("missing", "extra")
         for x0, y0, x1, y1 in (one["box"] for one in measured[side])
     )
-    counts = f"{len(measured['missing'])} missing, {len(measured['extra'])} extra"
+    notes = []
+    if "scores" in expected or "proposal_boxes" in expected:
+        notes.append(f"{len(measured['missing'])} missing, {len(measured['extra'])} extra")
     differs = None if actual is None else differing_pixels(expected, actual, limits)
-    if differs is None:
-        return Panel("difference", counts, outlines=outlines, is_difference=True)
-    pixels = plural(int(np.count_nonzero(differs)), "pixel")
-    note = f"{counts}; masks or classes differ in {pixels}"
-    return Panel("difference", note, None, _differing_uri(differs), outlines, is_difference=True)
+    if differs is not None:
+        pixels = plural(int(np.count_nonzero(differs)), "pixel")
+        notes.append(f"{_regions_of(expected)} differ in {pixels}")
+    uri = "" if differs is None else _differing_uri(differs)
+    return Panel("difference", "; ".join(notes), None, uri, outlines, is_difference=True)
+
+
+def _regions_of(outputs: Outputs) -> str:
+    """Return what covers the pixels of these outputs, in words."""
+    if "panoptic_seg" in outputs:
+        return "segments"
+    return "classes" if "sem_seg" in outputs else "masks"
 
 
 def differing_pixels(expected: Outputs, actual: Outputs, limits: Tolerance) -> np.ndarray | None:

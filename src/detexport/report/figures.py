@@ -54,5 +54,5 @@ def plural(count: int, noun: str) -> str:
 
 
 def first_upper(text: str) -> str:
-    """Return a text with its first letter in upper case."""
-    return text[:1].upper() + text[1:]
+    """Return a text with its first letter in upper case; a symbol such as mIoU stays as it is."""
+    return text if text[1:2].isupper() else text[:1].upper() + text[1:]

@@ -180,6 +180,12 @@ def headline_words(jobs: Sequence[ReportedJob]) -> list[str]:
     return list(dict.fromkeys(headline.words for job in jobs for headline in job.headlines))
 
 
+def metric_terms(jobs: Sequence[ReportedJob]) -> list[str]:
+    """Return the terms of the headline metrics of any of the jobs: AP, AR, PQ, mIoU."""
+    names = (headline.name.rpartition("/")[2] for job in jobs for headline in job.headlines)
+    return list(dict.fromkeys("AR" if name == "AR100" else name for name in names))
+
+
 def day(time: str) -> str:
     """Return the day and the minute of an ISO 8601 time in UTC, for people."""
     return f"{datetime.fromisoformat(time):%-d %B %Y, %H:%M} UTC"
@@ -204,5 +210,6 @@ FILTERS = {
     "input_rows": input_rows,
     "is_noisy": is_noisy,
     "largest_fraction": largest_fraction,
+    "metric_terms": metric_terms,
     "value": value,
 }
