@@ -215,10 +215,13 @@ def test_a_busy_machine_is_told_from_a_hiccup() -> None:
             "keypoints",
             ["keypoints 0 px 0.02 px x scale", "keypoint scores 0 0.002 of each", "head, foot"],
         ),
-        ("semantic", ["semantic logits 0 0.002", "Semantic logits", "things, green, blue"]),
+        (
+            "semantic",
+            ["semantic logits 0 0.002", "things, green, blue", "difference classes differ in 0 pixels"],
+        ),
         (
             "panoptic",
-            ["panoptic pixels 0 0.001 of all", "masks 0 px 9 px", "stuff of at least 20 px"],
+            ["panoptic pixels 0 0.001 of all", "stuff of at least 20 px", "segments differ in 0 pixels"],
         ),
         ("proposals", ["objectness logits 0 0.002", "boxes 0 px 0.01 px x scale"]),
     ],
