@@ -91,4 +91,4 @@ lock: $(READY) ## resolve pyproject.toml into requirements.lock, with the latest
 	  --no-header --no-annotate --output-file requirements.lock
 
 clean: ## remove the pipeline's outputs, except the registry and DVC's cache
-	rm -rf data downloads outputs reports
+	rm -rf data downloads jobs outputs reports
