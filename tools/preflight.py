@@ -106,19 +106,18 @@ def check_opsets() -> None:
     for job in jobs.values():
         steps, model = export_steps[job.artifact], models[job.model]
         runtime = targets[job.target].runtime._target_
-        for one in steps:
-            if "opset_version" in one.maker:
+        for name, maker in steps.items():
+            if "opset_version" in maker:
                 cfg = load_cfg(Path(model.config_file))
                 overrides: Any = OmegaConf.to_container(model.config)
                 cfg.merge_from_tree(overrides, source=f"models.{job['model']}.config")
                 check_opset_version(
-                    one.name,
-                    one.maker.opset_version,
-                    one.maker.exporter,
+                    name,
+                    maker.opset_version,
+                    maker.exporter,
                     meta_arch=cfg.MODEL.META_ARCHITECTURE,
-                    runs_onnx=runtime == ONNX_RUNTIME.path
-                    or any(other.name == "onnx_int8" for other in steps),
-                    option=f"-S artifacts.{one.name}.method.opset_version",
+                    runs_onnx=runtime == ONNX_RUNTIME.path or "onnx_int8" in steps,
+                    option=f"-S artifacts.{name}.method.opset_version",
                 )
 
 

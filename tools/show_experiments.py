@@ -33,12 +33,13 @@ class Experiment:
     Args:
         name: its name, and its state unless it has ended well.
         metrics: those of each job.
-        changed: the chosen parameters that differ from those of the commit that it is based on.
+        changed: the chosen parameters that differ from those of the commit that it is based on, as
+            ``name=value``, or ``no name`` for a target or another option that is not selected any more.
     """
 
     name: str
     metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    changed: Mapping[str, Any] = field(default_factory=dict)
+    changed: Sequence[str] = ()
 
 
 def main(
@@ -76,8 +77,12 @@ def experiment(name: str, state: Mapping[str, Any], base: Mapping[str, Any]) -> 
     metrics = ((state["data"] or {}).get("metrics") or {}).items()
     of_jobs = {PurePosixPath(path).stem: one["data"] for path, one in metrics if one.get("data")}
     own = parameters(state)
-    names = [name for name in dict.fromkeys([*own, *base]) if own.get(name) != base.get(name)]
-    return Experiment(name, of_jobs, {name: own.get(name) for name in names} if own else {})
+    if not own:
+        return Experiment(name, of_jobs)
+    changed = [f"{key}={value}" for key, value in own.items() if key not in base or base[key] != value]
+    # Two words name what was selected: targets.onnx.
+    left = dict.fromkeys(f"no {'.'.join(key.split('.')[:2])}" for key in base if key not in own)
+    return Experiment(name, of_jobs, [*changed, *left])
 
 
 def parameters(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,8 +110,7 @@ def lines_of(found: Sequence[Experiment], width: int) -> Iterator[str]:
     for one in found:
         if one.changed:
             yield f"parameters of {one.name}"[:width]
-            text = ", ".join(f"{name}={value}" for name, value in one.changed.items())
-            yield from wrap(text, width, initial_indent=INDENT, subsequent_indent=INDENT)
+            yield from wrap(", ".join(one.changed), width, initial_indent=INDENT, subsequent_indent=INDENT)
     if not any(one.metrics for one in found):
         yield "no metrics: run `make repro` or `dvc exp run` first"
 

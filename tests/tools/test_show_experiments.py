@@ -13,6 +13,8 @@ LONG = "an-experiment-with-a-name-that-nobody-can-read-in-one-line"
 
 def data(rounds: int, **metrics: Any) -> dict[str, Any]:
     params = {"benchmark": {"rounds": rounds}, "jobs": {f"m-{rounds}": {}}, "composition": str(rounds)}
+    if rounds > 5:
+        params["targets"] = {"onnx": {"artifact": "onnx", "runtime": {"threads": 2}}}
     return {
         "params": {"params.yaml": {"data": params}},
         "metrics": {f"jobs/{job}.json": {"data": METRICS | metrics} for job in JOBS},
@@ -42,9 +44,11 @@ def states() -> list[dict[str, Any]]:
 def test_what_differs_is_what_was_chosen_and_not_what_follows_from_it(states: list[dict[str, Any]]) -> None:
     found = {one.name: one for one in experiments(states)}
     assert list(found) == ["workspace", "main", LONG, "ddddddd (queued)", "aaaaaaa"]
-    assert found["workspace"].changed == {"benchmark.rounds": 9}
-    assert found[LONG].changed == {"benchmark.rounds": 5}
-    assert [found[name].changed for name in ("main", "ddddddd (queued)", "aaaaaaa")] == [{}] * 3
+    assert found["workspace"].changed == ["benchmark.rounds=9"]
+    assert found[LONG].changed == ["benchmark.rounds=5", "no targets.onnx"]
+    assert not [
+        found[name].changed for name in ("main", "ddddddd (queued)", "aaaaaaa") if found[name].changed
+    ]
     assert found[LONG].metrics[JOBS[0]]["p50_ms"] == 1234.5
 
 
@@ -61,7 +65,7 @@ def test_each_job_has_a_table_that_fits(states: list[dict[str, Any]], width: int
     ]
     assert lines[4].startswith(f"  {LONG[:20]}")
     assert f"parameters of {LONG}"[:width] in lines
-    assert "  benchmark.rounds=5" in lines
+    assert "  benchmark.rounds=5, no targets.onnx" in lines
 
 
 def test_without_results_the_command_that_makes_them_is_named(states: list[dict[str, Any]]) -> None:

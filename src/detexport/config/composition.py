@@ -110,17 +110,16 @@ def conversions(*, _root_: DictConfig) -> DictConfig:
 
 
 def export_steps(*, _root_: DictConfig) -> DictConfig:
-    """Return the export and the conversions of each job's artifact, in order: ``{"A": [{name, maker}]}``.
+    """Return the export and the conversions of each job's artifact, in order: ``{"A": {name: maker}}``.
 
     A stage that depends on the options of a whole chain depends on this entry, not on all artifacts.
     """
     artifacts = dict.fromkeys(job.artifact for job in jobs(_root_=_root_).values())
     return OmegaConf.create(
         {
-            artifact: [
-                {"name": name, "maker": _maker(_root_.artifacts[name])}
-                for name in _with_sources(artifact, _root_.artifacts)
-            ]
+            artifact: {
+                name: _maker(_root_.artifacts[name]) for name in _with_sources(artifact, _root_.artifacts)
+            }
             for artifact in artifacts
         }
     )
