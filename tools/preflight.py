@@ -17,10 +17,10 @@ from detexport.config.params import PARAMS, load_params, load_values
 from detexport.parity.settings import ParitySettings
 from detexport.reference.resume import remove_abandoned
 from detexport.system.atomic import remove_leftovers
+from detexport.system.class_source import required_packages
 from detexport.system.files import read_json
 from detexport.system.script import run
 from detexport.targets.opsets import check_opset_version
-from detexport.targets.table import ONNX_RUNTIME
 
 # DVC's record of the processes that read and write each path.
 LOCKS = Path(".dvc/tmp/rwlock")
@@ -107,6 +107,7 @@ def check_opsets() -> None:
     for job in params.values():
         steps = load_params(f"export_steps.{job['artifact']}")
         runtime = load_params(f"targets.{job['target']}.runtime")._target_
+        classes = [runtime, *(one.maker._target_ for one in steps)]
         model = load_params(f"models.{job['model']}")
         for one in steps:
             if "opset_version" in one.maker:
@@ -118,8 +119,7 @@ def check_opsets() -> None:
                     one.maker.opset_version,
                     one.maker.exporter,
                     meta_arch=cfg.MODEL.META_ARCHITECTURE,
-                    runs_onnx=runtime == ONNX_RUNTIME.path
-                    or any(other.name == "onnx_int8" for other in steps),
+                    runs_onnx=any("onnxruntime" in required_packages(path) for path in classes),
                     option=f"-S artifacts.{one.name}.method.opset_version",
                 )
 

@@ -32,6 +32,7 @@ MOST_SHOWN = 8
 def register_resolvers() -> None:
     """Register the functions below as OmegaConf resolvers: ``${jobs:}`` and so on."""
     resolvers: dict[str, Callable[..., Any]] = {
+        "default": default_value,
         "jobs": jobs,
         "left_out": left_out,
         "exports": exports,
@@ -45,6 +46,11 @@ def register_resolvers() -> None:
     }
     for name, resolver in resolvers.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
+
+
+def default_value(file: str, key: str) -> Any:
+    """Return the value of a key in a file of ``conf/``, whatever its overrides."""
+    return OmegaConf.load(Path("conf", f"{file}.yaml"))[key]
 
 
 def jobs(*, _root_: DictConfig) -> DictConfig:
@@ -147,7 +153,7 @@ def _with_sources(name: str, artifacts: DictConfig) -> list[str]:
                 f"the artifact {name} is converted from itself",
                 got=" <- ".join([*chain, options.source]),
                 expected="conversions that start from an export",
-                remedy="correct conf/artifact/",
+                remedy="correct conf/export/",
             )
         chain.append(options.source)
     return chain[::-1]
@@ -156,10 +162,10 @@ def _with_sources(name: str, artifacts: DictConfig) -> list[str]:
 def _artifact_options(name: str, artifacts: DictConfig) -> DictConfig:
     if name not in artifacts:
         raise ConfigError(
-            "a target or a conversion needs an artifact that is not selected",
+            "a target or a conversion needs an artifact that no file of conf/export/ defines",
             got=name,
             expected=f"one of {_nearest(name, list(map(str, artifacts)))}",
-            remedy="select it: artifact=[...]",
+            remedy="correct the name, or define it",
         )
     options: DictConfig = artifacts[name]
     return options

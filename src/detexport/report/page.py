@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from detexport.report.charts import PLOT_HEIGHT, PrecisionRecall, TradeOff, precision_recall, trade_offs
-from detexport.report.collect import METRIC_WORDS, ReportedJob, ReportedModel, Results
+from detexport.report.collect import ReportedJob, ReportedModel, Results
 from detexport.report.comparisons import DRAWN_FROM, Comparison, ModelComparisons
 from detexport.report.error_table import error_rows, largest_fraction
 from detexport.report.evidence_lines import error_columns, evidence_lines, floor_columns
 from detexport.report.figures import delta, metric, number, percent, plural, size, speed
 from detexport.report.glossary import INPUT_KINDS, TERMS
 from detexport.report.recommend import Budget, Recommendation, recommend
+from detexport.results.job_metrics import accuracy_words
 from detexport.system.atomic import atomic_file
 from detexport.system.extras import extra_imports
 from detexport.system.redaction import public_uri
@@ -69,7 +70,7 @@ def write_page(
     results: Results,
     path: Path,
     *,
-    budget: Budget | None = None,
+    budget: Budget,
     data_dir: Path | None = None,
     categories: Sequence[str] | None = None,
 ) -> None:
@@ -78,14 +79,13 @@ def write_page(
     Args:
         results: from ``collect``.
         path: the HTML file, written atomically.
-        budget: the limits of a recommended artifact; by default those of ``Budget``.
+        budget: the limits of a recommended artifact.
         data_dir: the data set, for the ground truth; None leaves that out.
         categories: names of the data set's classes to keep; None keeps all.
 
     Raises:
         MissingPackageError: the template engine is not installed.
     """
-    budget = budget or Budget()
     sections = [_section(model, results, budget, data_dir, categories) for model in results.models]
     page = (
         _environment()
@@ -187,7 +187,7 @@ def measured_metrics(section: ModelSection) -> dict[str, str]:
     names = dict.fromkeys(
         name for job in section.jobs for name in ((job.parity.get("accuracy") or {}).get("per_class") or {})
     )
-    return {name: METRIC_WORDS.get(name, name) for name in names}
+    return {name: accuracy_words(name) for name in names}
 
 
 def coverage_table(results: Results) -> tuple[list[str], dict[str, dict[str, dict[str, Any]]]]:

@@ -78,7 +78,10 @@ class BatchSession(Session, Protocol):
 
 
 class Engine(Protocol):
-    """A runtime and its options; a target's ``runtime`` node selects one."""
+    """A runtime and its options; a target's ``runtime`` node selects one.
+
+    The class attribute ``packages`` names the modules of extras that it needs.
+    """
 
     def open(self, artifact_dir: Path, device: str = "cpu") -> Session:
         """Check the digests of an artifact's files and load it."""

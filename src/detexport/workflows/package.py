@@ -20,7 +20,7 @@ from detexport.system.atomic import atomic_dir
 from detexport.system.extras import extra_imports
 from detexport.system.files import write_json
 from detexport.targets.component import Component
-from detexport.targets.table import TARGETS
+from detexport.targets.table import targets
 from detexport.workflows.engines import asked_target
 from detexport.workflows.load_detector import is_registered
 
@@ -176,11 +176,11 @@ def _options(artifact: Artifact, runtime: dict[str, Any]) -> tuple[str, ...]:
     given = {name: value for name, value in runtime.items() if name != "_target_"}
     threads = given.pop("threads", 0)
     threading = ("--threads", str(threads)) if threads else ()
-    path = ".".join(DEFAULT_ENGINES[artifact.format])
+    path = DEFAULT_ENGINES[artifact.format]
     if runtime.get("_target_", path) == path:
         if _completed(Component(path, given)) == _completed(Component(path)):
             return threading
-        for name, target in TARGETS.items():
+        for name, target in targets().items():
             if target.runtime.path == path and _completed(Component(path, given)) == _completed(
                 target.runtime
             ):
