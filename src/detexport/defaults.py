@@ -1,8 +1,9 @@
 """The defaults of targets, limits and settings: files of ``conf/``, which the pipeline composes too.
 
-They are read when they are needed, without Hydra. A wheel carries them: ``pyproject.toml`` lists them.
+They are read when they are needed, without Hydra.
 """
 
+import shutil
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -12,8 +13,10 @@ import yaml
 
 from detexport.errors import ConfigError, shown
 
+GROUPS = ("export", "parity", "registry")
+"""The folders of ``conf/`` that a wheel has within the package; pyproject.toml lists them, too."""
 _PACKAGE = Path(__file__).parent
-# In a wheel conf/ lies in the package, in a checkout next to src/.
+# In a checkout conf/ lies next to src/.
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parents[1] / "conf"
 
 
@@ -57,6 +60,15 @@ def read_targets(conf: Path = CONF) -> dict[str, dict[str, Any]]:
                 )
             found[kind].update(options)
     return found
+
+
+def copy_package(folder: Path) -> Path:
+    """Copy the package with its part of ``conf/`` into a folder, as a wheel holds it; return the copy."""
+    copy = folder / _PACKAGE.name
+    shutil.copytree(_PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    for group in GROUPS:
+        shutil.copytree(CONF / group, copy / "conf" / group, dirs_exist_ok=True)
+    return copy
 
 
 def _read(path: Path) -> dict[str, Any]:

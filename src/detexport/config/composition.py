@@ -50,7 +50,8 @@ def register_resolvers() -> None:
 
 def default_value(file: str, key: str) -> Any:
     """Return the value of a key in a file of ``conf/``, whatever its overrides."""
-    return OmegaConf.load(Path("conf", f"{file}.yaml"))[key]
+    values: Any = OmegaConf.load(Path("conf", f"{file}.yaml"))
+    return values[key]
 
 
 def jobs(*, _root_: DictConfig) -> DictConfig:

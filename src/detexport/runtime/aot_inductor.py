@@ -33,6 +33,7 @@ class AotInductorRuntime:
 
     threads: int = 0
 
+    engine = "PyTorch"
     packages = ("torch", "torchvision")
 
     def open(self, artifact_dir: Path, device: str = "cpu") -> TorchSession:

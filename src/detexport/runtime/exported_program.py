@@ -21,6 +21,7 @@ class ExportedProgram:
 
     threads: int = 0
 
+    engine = "PyTorch"
     packages = ("torch", "torchvision")
 
     def open(self, artifact_dir: Path, device: str = "cpu") -> TorchSession:

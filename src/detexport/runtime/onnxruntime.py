@@ -28,6 +28,7 @@ class OnnxRuntime:
 
     threads: int = 0
 
+    engine = "ONNX Runtime"
     packages = ("onnxruntime",)
 
     def open(self, artifact_dir: Path, device: str = "cpu") -> "OnnxSession":

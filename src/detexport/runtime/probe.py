@@ -16,7 +16,7 @@ from typing import Any, Literal
 from detexport.artifact import Format
 from detexport.errors import MissingPackageError
 from detexport.runtime import DEFAULT_ENGINES
-from detexport.system.class_source import required_packages
+from detexport.system.class_source import class_attribute, required_packages
 from detexport.system.extras import require_packages
 from detexport.system.json_values import decode, parse_json
 
@@ -28,14 +28,18 @@ class KnownRuntime:
     """A runtime of artifacts.
 
     Args:
-        name: its usual name.
         engine: dotted path of a class that runs artifacts in it.
         module: the module of detexport whose ``find_devices()`` lists its devices.
     """
 
-    name: str
     engine: str
     module: str
+
+    @property
+    def name(self) -> str:
+        """Its usual name."""
+        name: str = class_attribute(self.engine, "engine")
+        return name
 
     @property
     def packages(self) -> tuple[str, ...]:
@@ -44,9 +48,9 @@ class KnownRuntime:
 
 
 RUNTIMES = (
-    KnownRuntime("PyTorch", DEFAULT_ENGINES[Format.TORCHSCRIPT], "detexport.runtime.torch_session"),
-    KnownRuntime("ONNX Runtime", DEFAULT_ENGINES[Format.ONNX], "detexport.runtime.onnxruntime"),
-    KnownRuntime("OpenVINO", DEFAULT_ENGINES[Format.OPENVINO], "detexport.runtime.openvino"),
+    KnownRuntime(DEFAULT_ENGINES[Format.TORCHSCRIPT], "detexport.runtime.torch_session"),
+    KnownRuntime(DEFAULT_ENGINES[Format.ONNX], "detexport.runtime.onnxruntime"),
+    KnownRuntime(DEFAULT_ENGINES[Format.OPENVINO], "detexport.runtime.openvino"),
 )
 
 

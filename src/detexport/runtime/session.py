@@ -80,7 +80,8 @@ class BatchSession(Session, Protocol):
 class Engine(Protocol):
     """A runtime and its options; a target's ``runtime`` node selects one.
 
-    The class attribute ``packages`` names the modules of extras that it needs.
+    A class has two attributes: ``engine``, the usual name of what runs the graph, and ``packages``, the
+    modules of extras that it needs, the engine's first.
     """
 
     def open(self, artifact_dir: Path, device: str = "cpu") -> Session:

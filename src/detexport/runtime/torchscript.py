@@ -26,6 +26,7 @@ class TorchScript:
 
     threads: int = 0
 
+    engine = "PyTorch"
     packages = ("torch", "torchvision")
 
     def open(self, artifact_dir: Path, device: str = "cpu") -> "TorchScriptSession":

@@ -3,6 +3,7 @@
 import ast
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 _ROOT = Path(__file__).parents[2]
 
@@ -16,12 +17,17 @@ def class_body(path: str) -> tuple[ast.stmt, ...]:
     return tuple(node.body)
 
 
-def required_packages(path: str) -> tuple[str, ...]:
-    """Return the class attribute ``packages``, the modules of extras that a class needs."""
-    (packages,) = [
+def class_attribute(path: str, name: str) -> Any:
+    """Return the literal that a class, given by its dotted path, assigns to an attribute."""
+    (value,) = [
         one.value
         for one in class_body(path)
-        if isinstance(one, ast.Assign) and [ast.unparse(target) for target in one.targets] == ["packages"]
+        if isinstance(one, ast.Assign) and [ast.unparse(target) for target in one.targets] == [name]
     ]
-    found: tuple[str, ...] = ast.literal_eval(packages)
-    return found
+    return ast.literal_eval(value)
+
+
+def required_packages(path: str) -> tuple[str, ...]:
+    """Return the class attribute ``packages``, the modules of extras that a class needs."""
+    packages: tuple[str, ...] = class_attribute(path, "packages")
+    return packages

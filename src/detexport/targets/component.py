@@ -125,8 +125,9 @@ def _declared(path: str) -> dict[str, tuple[Any, tuple[str, ...]]]:
         if not isinstance(one, ast.AnnAssign) or not isinstance(one.target, ast.Name):
             continue
         annotation = one.annotation
-        is_choice = isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Literal"
-        choices = ast.literal_eval(annotation.slice) if is_choice else ()
+        choices = ()
+        if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Literal":
+            choices = ast.literal_eval(annotation.slice)
         found[one.target.id] = (ast.literal_eval(one.value) if one.value else None, choices)
     return found
 

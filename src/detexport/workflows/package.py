@@ -3,14 +3,15 @@
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import detexport
 from detexport.artifact import Artifact, read_verified
+from detexport.defaults import copy_package
 from detexport.errors import ArtifactError, ConfigError, shown
 from detexport.runtime import DEFAULT_ENGINES
 from detexport.serving import triton
@@ -134,7 +135,8 @@ def _opened(source: str | Path, target: str) -> Iterator[_Source]:
         asked_target(read_verified(folder), target)
         options: tuple[str, ...] = ("--target", target) if target else ()
         python = f"{sys.version_info.major}.{sys.version_info.minor}"
-        yield _Source(folder, Path(detexport.__file__).parent, (), python, options)
+        with tempfile.TemporaryDirectory() as temporary:
+            yield _Source(folder, copy_package(Path(temporary)), (), python, options)
         return
     with extra_imports():
         from detexport.registry.download import downloaded
