@@ -17,10 +17,10 @@ from detexport.config.params import PARAMS, load_params, load_values
 from detexport.parity.settings import ParitySettings
 from detexport.reference.resume import remove_abandoned
 from detexport.system.atomic import remove_leftovers
+from detexport.system.class_source import required_packages
 from detexport.system.files import read_json
 from detexport.system.script import run
 from detexport.targets.opsets import check_opset_version
-from detexport.targets.table import ONNX_RUNTIME
 from detexport.workflows.receipts import outdated_receipt
 
 # DVC's record of the processes that read and write each path.
@@ -105,7 +105,7 @@ def check_opsets() -> None:
     jobs, export_steps, targets, models = map(load_params, ("jobs", "export_steps", "targets", "models"))
     for job in jobs.values():
         steps, model = export_steps[job.artifact], models[job.model]
-        runtime = targets[job.target].runtime._target_
+        classes = [targets[job.target].runtime._target_, *(maker._target_ for maker in steps.values())]
         for name, maker in steps.items():
             if "opset_version" in maker:
                 cfg = load_cfg(Path(model.config_file))
@@ -116,7 +116,7 @@ def check_opsets() -> None:
                     maker.opset_version,
                     maker.exporter,
                     meta_arch=cfg.MODEL.META_ARCHITECTURE,
-                    runs_onnx=runtime == ONNX_RUNTIME.path or "onnx_int8" in steps,
+                    runs_onnx=any("onnxruntime" in required_packages(path) for path in classes),
                     option=f"-S artifacts.{name}.method.opset_version",
                 )
 

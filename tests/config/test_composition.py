@@ -79,21 +79,10 @@ def test_the_committed_params_are_a_fresh_composition_of_the_defaults(tree: Path
     assert (tree / "params.yaml").read_text() == committed
 
 
-def with_sources(artifact: str) -> list[str]:
-    """An artifact's option after those that it is converted from."""
-    options = next(iter(yaml.safe_load((ROOT / f"conf/artifact/{artifact}.yaml").read_text()).items()))
-    return [*with_sources(options[1]), artifact] if options[0] == "source" else [artifact]
-
-
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes(tree: Path, group: str, option: str) -> None:
     choice = f"{group}=[{option}]" if group in LISTS else f"{group}={option}"
-    if group == "artifact":
-        choice = f"artifact=[{','.join(with_sources(option))}]"
-        selected = [f"export=[{option}]"]
-    else:
-        selected = []
-    done = compose(tree, choice, *selected, *GIVEN.get(group, {}).get(option, []))
+    done = compose(tree, choice, *GIVEN.get(group, {}).get(option, []))
     assert done.returncode == 0, done.stderr
     check_composition(tree / "params.yaml", tree / "conf")
 
@@ -238,7 +227,10 @@ def test_all_models_have_the_same_options() -> None:
         (["model=[torchvision]"], "models.torchvision.config.MODEL.TORCHVISION.NAME"),
         (["artifacts.onnx.method.opset=18"], "opset"),
         (["data.source=nowhere"], "data.source=nowhere"),
-        (["artifact=[tracing]"], "scripting"),
+        (
+            ["artifacts.openvino.source=onxx", "export=[openvino]"],
+            "no file of conf/export/ defines; got: onxx",
+        ),
         (["models.mask_rcnn.weights=https://host/a.pth"], "models.mask_rcnn.weights=https://host/a.pth"),
     ],
 )

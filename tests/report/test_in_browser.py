@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from budgets import BUDGET
 
 from detexport.report.collect import collect
 from detexport.report.page import write_page
@@ -39,7 +40,7 @@ def page_file(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         run / "promoted.json",
         Path(__file__).parents[2] / "docs" / "coverage.json",
     )
-    write_page(results, path)
+    write_page(results, path, budget=BUDGET)
     return path
 
 

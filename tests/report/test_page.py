@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from budgets import BUDGET
 
 from detexport.parity.validate import validate_artifact
 from detexport.processing.postprocess import postprocess
@@ -35,7 +36,7 @@ def collected(root: Path, jobs: dict[str, Any] = JOBS) -> Results:
 
 
 def page_of(results: Results, folder: Path) -> str:
-    write_page(results, folder / "index.html")
+    write_page(results, folder / "index.html", budget=BUDGET)
     return (folder / "index.html").read_text(encoding="utf-8")
 
 

@@ -31,7 +31,7 @@ def receipts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     write_project(tmp_path)
     monkeypatch.chdir(tmp_path)
     return register_jobs(
-        [toy_job(tmp_path)], workspace=tmp_path, checkout=tmp_path, settings=RegistrySettings()
+        [toy_job(tmp_path)], workspace=tmp_path, checkout=tmp_path, settings=RegistrySettings.of({})
     )
 
 

@@ -40,6 +40,7 @@ def register_resolvers() -> None:
 def resolvers() -> dict[str, Callable[..., Any]]:
     """Return the functions that compute sections of ``params.yaml`` from the others, by section."""
     return {
+        "default": default_value,
         "jobs": jobs,
         "left_out": left_out,
         "exports": exports,
@@ -51,6 +52,12 @@ def resolvers() -> dict[str, Callable[..., Any]]:
         "downloads": downloads,
         SEAL: seal,
     }
+
+
+def default_value(file: str, key: str) -> Any:
+    """Return the value of a key in a file of ``conf/``, whatever its overrides."""
+    values: Any = OmegaConf.load(Path("conf", f"{file}.yaml"))
+    return values[key]
 
 
 def jobs(*, _root_: DictConfig) -> DictConfig:
@@ -152,7 +159,7 @@ def _with_sources(name: str, artifacts: DictConfig) -> list[str]:
                 f"the artifact {name} is converted from itself",
                 got=" <- ".join([*chain, options.source]),
                 expected="conversions that start from an export",
-                remedy="correct conf/artifact/",
+                remedy="correct conf/export/",
             )
         chain.append(options.source)
     return chain[::-1]
@@ -161,10 +168,10 @@ def _with_sources(name: str, artifacts: DictConfig) -> list[str]:
 def _artifact_options(name: str, artifacts: DictConfig) -> DictConfig:
     if name not in artifacts:
         raise ConfigError(
-            "a target or a conversion needs an artifact that is not selected",
+            "a target or a conversion needs an artifact that no file of conf/export/ defines",
             got=name,
             expected=f"one of {_nearest(name, list(map(str, artifacts)))}",
-            remedy="select it: artifact=[...]",
+            remedy="correct the name, or define it",
         )
     options: DictConfig = artifacts[name]
     return options

@@ -25,12 +25,6 @@ FLOAT32 = "float32"
 TF32 = "tf32"
 """Float32 with the 10-bit mantissa of a GPU's tensor cores: a mode of the eager model, not of a target."""
 
-BUDGETS = {FLOAT32: 0.001, TF32: 0.002, "bf16": 0.005, "int8": 0.02}
-"""Largest difference of a headline metric from the eager model's, by precision; as in ``conf/parity``."""
-
-MIN_ACCURACY = 0.1
-"""A lower eager metric is too low to compare with; as in ``conf/parity``."""
-
 EQUAL = 1e-9
 """Differences up to this are rounding of sums."""
 

@@ -25,6 +25,7 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from detexport.artifact import MANIFEST, read_verified
+from detexport.defaults import copy_package
 from detexport.errors import ArtifactError
 from detexport.registry.card import describe_version
 from detexport.registry.content import PACKAGE, PYFUNC, Content
@@ -339,7 +340,7 @@ def _log_model(folder: Path, content: Content, example: bytes) -> str:
             python_model=str(PYFUNC),
             artifacts={"artifact": str(folder), "target": str(target)},
             # The whole package: the model's copy comes first on sys.path and hides an installed one.
-            code_paths=[str(PACKAGE)],
+            code_paths=[str(copy_package(Path(temporary)))],
             signature=build_signature(content.contract),
             input_example=pd.DataFrame({"image": [example]}),
             pip_requirements=list(content.requirements),

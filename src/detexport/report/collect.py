@@ -8,19 +8,11 @@ from typing import Any
 from detexport.artifact import MANIFEST
 from detexport.errors import DataError
 from detexport.results.engine_names import engine_name
+from detexport.results.job_metrics import accuracy_words
 from detexport.results.latency import read_latency, runners_of
 from detexport.results.read import read_object
 from detexport.results.verdict import read_verdict
 from detexport.system.files import read_json
-
-METRIC_WORDS = {
-    "bbox/AP": "box AP",
-    "segm/AP": "mask AP",
-    "keypoints/AP": "keypoint AP",
-    "proposals/AR100": "proposal AR",
-    "panoptic/PQ": "PQ",
-    "sem_seg/mIoU": "mIoU",
-}
 
 
 @dataclass(frozen=True)
@@ -42,7 +34,7 @@ class Headline:
     @property
     def words(self) -> str:
         """The metric in words."""
-        return METRIC_WORDS.get(self.name, self.name)
+        return accuracy_words(self.name)
 
 
 @dataclass(frozen=True)

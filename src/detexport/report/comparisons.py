@@ -16,6 +16,7 @@ from detexport.outputs import Outputs
 from detexport.parity.compare import Tolerance
 from detexport.parity.compare.match_detections import Rows, pair
 from detexport.parity.measures import MEASURES
+from detexport.parity.settings import stored_tolerance
 from detexport.parity.verdict import read_drawn
 from detexport.parity.worst_images import fractions_of_limits
 from detexport.predictions.drawing import LARGEST_PX, Overlay, draw, font_size, image_uri, name_only
@@ -143,7 +144,7 @@ class ModelComparisons:
         truth, truth_note = self._ground_truth.of(meta, expected)
         drawn = [self._draw(outputs, meta) for outputs in (truth, expected, actual)]
         drawn[0] = _without_scores(drawn[0], meta.output_size)
-        limits = Tolerance(**(job.parity["tolerance"] or {}))
+        limits = stored_tolerance(job.parity["tolerance"] or {})
         return Comparison(
             image_id=image_id,
             title=describe(meta),
@@ -193,7 +194,7 @@ def summarize(job: ReportedJob, measured: Mapping[str, Any], meta: SampleMeta) -
     if measured["reasons"]:
         return str(measured["reasons"][0])
     errors, limits = measured["errors"], job.parity.get("tolerance")
-    fractions = fractions_of_limits(errors, Tolerance(**limits), meta.output_scale) if limits else {}
+    fractions = fractions_of_limits(errors, stored_tolerance(limits), meta.output_scale) if limits else {}
     words = []
     for name, error in errors.items():
         measure = MEASURES[name]

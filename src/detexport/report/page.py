@@ -2,7 +2,7 @@
 
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -73,7 +73,7 @@ def write_page(
     results: Results,
     path: Path,
     *,
-    budget: Budget | None = None,
+    budget: Budget,
     data_dir: Path | None = None,
     categories: Sequence[str] | None = None,
 ) -> None:
@@ -82,14 +82,13 @@ def write_page(
     Args:
         results: from ``collect``.
         path: the HTML file, written atomically.
-        budget: the limits of a recommended artifact; by default those of ``Budget``.
+        budget: the limits of a recommended artifact.
         data_dir: the data set, for the ground truth; without it the page says why there is none.
         categories: names of the data set's classes to keep; None keeps all.
 
     Raises:
         MissingPackageError: the template engine is not installed.
     """
-    budget = budget or Budget()
     sections = [_section(model, results, budget, data_dir, categories) for model in results.models]
     page = (
         environment(GLOBALS, FILTERS)
@@ -199,7 +198,7 @@ def value(number_or_flag: Any) -> str:
 
 
 GLOBALS = {"TERMS": TERMS, "SHOWN": SHOWN, "drawn_from": DRAWN_FROM}
-FILTERS = {
+FILTERS: dict[str, Callable[..., Any]] = {
     "columns": error_columns,
     "coverage_table": coverage_table,
     "day": day,
