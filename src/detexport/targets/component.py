@@ -120,12 +120,12 @@ class DeclaredOption:
 @cache
 def _declared(path: str) -> dict[str, tuple[Any, tuple[str, ...]]]:
     """Return the default (None without one) and the choices of each option of a class."""
-    found = {}
+    found: dict[str, tuple[Any, tuple[str, ...]]] = {}
     for one in class_body(path):
         if not isinstance(one, ast.AnnAssign) or not isinstance(one.target, ast.Name):
             continue
         annotation = one.annotation
-        choices = ()
+        choices: tuple[str, ...] = ()
         if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Literal":
             choices = ast.literal_eval(annotation.slice)
         found[one.target.id] = (ast.literal_eval(one.value) if one.value else None, choices)
