@@ -105,7 +105,7 @@ def page_of_three_models(three_models: Path, tmp_path_factory: pytest.TempPathFa
         for one in read_json(registered)["registered"]
     }
     models, data = three_models / "models", three_models / "data"
-    write_page(collect(jobs, models, registered, data, promoted=promoted), path, data_dir=data)
+    write_page(collect(jobs, models, registered, data, promoted=promoted), path, budget=BUDGET, data_dir=data)
     return path
 
 

@@ -115,7 +115,7 @@ def test_a_run_is_told_with_its_failure(run: Path, tmp_path: Path) -> None:
 def test_ground_truth_that_cannot_be_read_is_said_with_the_reason(
     data: str, reason: str, run: Path, tmp_path: Path
 ) -> None:
-    write_page(collected(run), tmp_path / "index.html", data_dir=run / data)
+    write_page(collected(run), tmp_path / "index.html", budget=BUDGET, data_dir=run / data)
     text = Text((tmp_path / "index.html").read_text(encoding="utf-8")).text
     (fault,) = re.findall(r"tiny: ground truth that is not drawn\. (.*?) (?=tiny-onnx)", text)
     assert reason in fault

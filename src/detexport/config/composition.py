@@ -35,12 +35,12 @@ def register_resolvers() -> None:
     """Register the functions below as OmegaConf resolvers: ``${jobs:}`` and so on."""
     for name, resolver in resolvers().items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
+    OmegaConf.register_new_resolver("default", default_value, replace=True)
 
 
 def resolvers() -> dict[str, Callable[..., Any]]:
     """Return the functions that compute sections of ``params.yaml`` from the others, by section."""
     return {
-        "default": default_value,
         "jobs": jobs,
         "left_out": left_out,
         "exports": exports,

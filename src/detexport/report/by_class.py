@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from detexport.report.collect import ReportedJob
 from detexport.results.job_metrics import accuracy_words
@@ -46,8 +45,8 @@ def class_rows(jobs: Sequence[ReportedJob], metric: str) -> list[ClassRow]:
 def measured_metrics(jobs: Sequence[ReportedJob]) -> dict[str, str]:
     """Return name and words of the metrics that were measured by class."""
     names = dict.fromkeys(name for job in jobs for name in _per_class(job))
-    return {name: CLASS_METRICS.get(name) or accuracy_words(name) for name in names}
+    return {name: CLASS_METRICS.get(name, accuracy_words(name)) for name in names}
 
 
-def _per_class(job: ReportedJob) -> dict[str, dict[str, Any]]:
+def _per_class(job: ReportedJob) -> dict[str, dict[str, dict[str, float | None]]]:
     return (job.parity.get("accuracy") or {}).get("per_class") or {}
