@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from detexport.report.collect import METRIC_WORDS, ReportedJob
 
@@ -47,5 +48,5 @@ def measured_metrics(jobs: Sequence[ReportedJob]) -> dict[str, str]:
     return {name: CLASS_METRICS.get(name, METRIC_WORDS.get(name, name)) for name in names}
 
 
-def _per_class(job: ReportedJob) -> dict[str, dict[str, dict[str, float | None]]]:
+def _per_class(job: ReportedJob) -> dict[str, dict[str, dict[str, Any]]]:
     return (job.parity.get("accuracy") or {}).get("per_class") or {}

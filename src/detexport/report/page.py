@@ -2,7 +2,7 @@
 
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -198,8 +198,8 @@ def value(number_or_flag: Any) -> str:
     return number(number_or_flag)
 
 
-GLOBALS = {"TERMS": TERMS, "SHOWN": SHOWN, "drawn_from": DRAWN_FROM}
-FILTERS = {
+GLOBALS: dict[str, Any] = {"TERMS": TERMS, "SHOWN": SHOWN, "drawn_from": DRAWN_FROM}
+FILTERS: dict[str, Callable[..., Any]] = {
     "columns": error_columns,
     "coverage_table": coverage_table,
     "day": day,
