@@ -138,6 +138,8 @@ def test_a_package_with_an_owner_is_imported_by_it_alone(path: Path) -> None:
         ("detexport.workflows.validate_against", ["torch", "detexport.modeling"]),
         ("detexport.workflows.validate_target", ["torch", "detexport.modeling"]),
         ("detexport.config.composition", ["torch", "hydra"]),
+        # `make repro` imports it at every start.
+        ("detexport.workflows.receipts", ["mlflow", "torch", "pandas", "sqlalchemy"]),
         ("detexport.results.job_metrics", ["torch", "mlflow", "onnxruntime"]),
     ],
 )

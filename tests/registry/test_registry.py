@@ -23,8 +23,9 @@ from detexport.parity.certificate import certify
 from detexport.parity.validation_plan import ValidationPlan
 from detexport.registry.content import Content
 from detexport.registry.jobs import register_jobs
+from detexport.registry.location import absolute_uri
 from detexport.registry.settings import RegistrySettings
-from detexport.registry.store import RegistryError, absolute_uri, open_store
+from detexport.registry.store import RegistryError, open_store
 from detexport.system.files import read_json, write_json
 
 pytestmark = pytest.mark.usefixtures("no_server")

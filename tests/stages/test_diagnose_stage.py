@@ -58,7 +58,7 @@ def workspace(tmp_path: Path) -> Path:
                 "runtime": {"_target_": "detexport.runtime.torchscript.TorchScript"},
             }
         },
-        "export_steps": {"tracing": [{"name": "tracing", "maker": method}]},
+        "export_steps": {"tracing": {"tracing": method}},
     }
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     return tmp_path

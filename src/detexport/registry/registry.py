@@ -31,6 +31,7 @@ from detexport.registry.content import PACKAGE, PYFUNC, Content
 from detexport.registry.download import ARTIFACT_TAG
 from detexport.registry.evidence import Evidence
 from detexport.registry.image_values import ALLOWED
+from detexport.registry.location import ADDRESS
 from detexport.registry.provenance import (
     CERTIFICATE_TAG,
     PROVENANCE,
@@ -43,7 +44,6 @@ from detexport.registry.store import Store
 from detexport.system.digests import sha256_file, sha256_json
 from detexport.system.files import write_json
 
-ADDRESS = "detexport.content_sha256"
 EVIDENCE = "detexport.evidence_sha256"
 TARGET = "detexport.target"
 NAME = "detexport.registered_name"

@@ -20,13 +20,14 @@ from detexport.reference.store import read_reference
 from detexport.registry.content import PACKAGE, content_digest
 from detexport.registry.download import ARTIFACT_TAG, MODEL_URI, TARGET, find_version
 from detexport.registry.evidence import CERTIFICATE, VERDICT, evidence_sha256, read_run_latency
+from detexport.registry.location import ADDRESS
 from detexport.registry.provenance import (
     CERTIFICATE_TAG,
     PROVENANCE,
     PROVENANCE_TAG,
     file_digests,
 )
-from detexport.registry.registry import ADDRESS, EVIDENCE, model_id_of
+from detexport.registry.registry import EVIDENCE, model_id_of
 from detexport.registry.run_files import SAMPLE, sample_tolerance
 from detexport.registry.store import explained_errors
 from detexport.results.verdict import read_verdict
