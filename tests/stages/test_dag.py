@@ -204,7 +204,8 @@ def test_a_clone_with_another_registry_registers_and_does_nothing_else(repo: Pat
     reason = f"the registry is sqlite:///{pulled}/mlflow.db, not sqlite:///{repo}/mlflow.db"
     checked = run(pulled, sys.executable, "tools/preflight.py")
     assert checked.stdout == f"{reason}: jobs are registered again\n"
-    assert json.loads(dvc(pulled, "status", "--json")).keys() == {"register", "promote", "report", "gate"}
+    changed = {"register", "promote", "report", "publish", "gate"}
+    assert json.loads(dvc(pulled, "status", "--json")).keys() == changed
     dvc(pulled, "checkout")
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from detexport.report.collect import ReportedJob
 from detexport.results.job_metrics import accuracy_words
@@ -48,5 +49,5 @@ def measured_metrics(jobs: Sequence[ReportedJob]) -> dict[str, str]:
     return {name: CLASS_METRICS.get(name, accuracy_words(name)) for name in names}
 
 
-def _per_class(job: ReportedJob) -> dict[str, dict[str, dict[str, float | None]]]:
+def _per_class(job: ReportedJob) -> dict[str, dict[str, dict[str, Any]]]:
     return (job.parity.get("accuracy") or {}).get("per_class") or {}

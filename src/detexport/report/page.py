@@ -73,7 +73,7 @@ def write_page(
     results: Results,
     path: Path,
     *,
-    budget: Budget,
+    budget: Budget | None = None,
     data_dir: Path | None = None,
     categories: Sequence[str] | None = None,
 ) -> None:
@@ -82,13 +82,14 @@ def write_page(
     Args:
         results: from ``collect``.
         path: the HTML file, written atomically.
-        budget: the limits of a recommended artifact.
+        budget: the limits of a recommended artifact; by default those of ``Budget``.
         data_dir: the data set, for the ground truth; without it the page says why there is none.
         categories: names of the data set's classes to keep; None keeps all.
 
     Raises:
         MissingPackageError: the template engine is not installed.
     """
+    budget = budget or Budget()
     sections = [_section(model, results, budget, data_dir, categories) for model in results.models]
     page = (
         environment(GLOBALS, FILTERS)
@@ -197,7 +198,7 @@ def value(number_or_flag: Any) -> str:
     return number(number_or_flag)
 
 
-GLOBALS = {"TERMS": TERMS, "SHOWN": SHOWN, "drawn_from": DRAWN_FROM}
+GLOBALS: dict[str, Any] = {"TERMS": TERMS, "SHOWN": SHOWN, "drawn_from": DRAWN_FROM}
 FILTERS: dict[str, Callable[..., Any]] = {
     "columns": error_columns,
     "coverage_table": coverage_table,
