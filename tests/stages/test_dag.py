@@ -256,8 +256,6 @@ def test_a_clone_without_results_lists_the_stages_that_it_would_run(repo: Path, 
     [
         ("dvc", "metrics", "show"),
         ("dvc", "metrics", "diff", "before"),
-        ("dvc", "params", "diff", "--no-path", "before"),
-        ("dvc", "exp", "diff", "--no-path", "before", "HEAD"),
         ("dvc", "exp", "show", "--no-pager", "--num", "9", "--drop", ONE_JOB),
         (sys.executable, "tools/show_experiments.py", "--", "--num", "9"),
     ],
@@ -271,6 +269,16 @@ def test_tables_fit_a_terminal_of_120_columns(
     assert "tracing" in shown
     assert max(map(len, shown.splitlines())) <= 120, shown
     assert "\N{HORIZONTAL ELLIPSIS}" not in shown, "DVC cut it"
+
+
+def test_a_difference_of_selections_fits_it_too(shared: Path) -> None:
+    compose(shared, "export=[tracing]", "benchmark.rounds=7")
+    shown = dvc(shared, "exp", "diff", "--no-path", "HEAD")
+    compose(shared)
+    rows = {line.split()[0]: line.split()[1:3] for line in shown.splitlines() if line}
+    assert rows["benchmark.rounds"] == ["3", "7"]
+    assert rows["targets.scripting.artifact"] == ["scripting", "-"]
+    assert max(map(len, shown.splitlines())) <= 120, shown
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="Debian's chromium is not installed")
