@@ -71,7 +71,7 @@ OWNED = {
     "python_multipart": ["serving"],
     "starlette": ["serving"],
     "uvicorn": ["serving"],
-    "matplotlib": ["report/plots.py"],
+    "matplotlib": [],
 }
 
 

@@ -1,13 +1,9 @@
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from detexport.data.coco import CocoRecord
 from detexport.parity.compare import Tolerance
-from detexport.report.comparisons import differing_pixels, ground_truth
-
-BOX = [10.0, 20.0, 30.0, 40.0]
+from detexport.report.comparisons import differing_pixels
 
 
 def outputs(masks: np.ndarray, classes: list[int], left: float = 0.0) -> dict[str, Any]:
@@ -49,20 +45,3 @@ def test_segments_and_classes_of_pixels_are_compared() -> None:
     moved = {"panoptic_seg": np.array([[7, 2, 2]], np.int32), "segments_info": renumbered}
     assert np.argwhere(differing_pixels(segments, moved, Tolerance())).tolist() == [[0, 1]]
     assert differing_pixels({"pred_boxes": ids}, {"pred_boxes": ids}, Tolerance()) is None
-
-
-def test_annotations_are_scaled_to_the_output() -> None:
-    polygon = [[10.0, 20.0, 40.0, 20.0, 40.0, 60.0, 10.0, 60.0]]
-    whole = {"bbox": BOX, "category_id": 2, "segmentation": polygon, "keypoints": [12, 24, 2, 20, 40, 1]}
-    crowd = {"bbox": BOX, "category_id": 0, "iscrowd": 1}
-    record = CocoRecord(1, Path("1.png"), 100, 80, (whole, crowd))
-    truth = ground_truth(record, (50, 160))
-    assert truth["pred_boxes"].tolist() == [[20, 10, 80, 30]]
-    assert truth["pred_classes"].tolist() == [2]
-    assert truth["pred_masks"].shape == (1, 50, 160)
-    assert truth["pred_masks"].sum() == 60 * 20
-    assert truth["pred_keypoints"].tolist() == [[[24, 12, 2], [40, 20, 1]]]
-    assert ground_truth(record, (100, 80))["pred_masks"].sum() == 30 * 40
-    empty = ground_truth(CocoRecord(1, Path("1.png"), 9, 9, ()), (9, 9))
-    assert empty["pred_boxes"].shape == (0, 4)
-    assert "pred_masks" not in empty

@@ -330,6 +330,7 @@ def test_an_option_of_one_target_runs_only_what_depends_on_it(repo: Path) -> Non
         "register",
         "promote",  # another runtime is another version
         "report",
+        "publish",
         "gate",
     }
 

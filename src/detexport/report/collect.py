@@ -227,7 +227,7 @@ class Results:
 def collect(
     jobs: Mapping[str, Mapping[str, str]],
     models_dir: Path,
-    registered: Path,
+    registered: Path | None = None,
     data_dir: Path | None = None,
     checkpoints_dir: Path | None = None,
     left_out: Mapping[str, Mapping[str, str]] | None = None,
@@ -239,7 +239,7 @@ def collect(
     Args:
         jobs: the requested jobs: ``{name: {model, target, artifact}}``.
         models_dir: the folder with one folder per model.
-        registered: the file that the stage ``register`` writes.
+        registered: the file that the stage ``register`` writes; it need not exist.
         data_dir: the data set.
         checkpoints_dir: the folder with the training metrics, one file per model.
         left_out: see ``Results``.
@@ -249,7 +249,7 @@ def collect(
     Raises:
         DataError: a file is not JSON.
     """
-    receipts, decisions = _read(registered), _read(promoted) if promoted else {}
+    receipts, decisions = (_read(path) if path else {} for path in (registered, promoted))
     names = dict.fromkeys(job["model"] for job in jobs.values())
     models = {name: _model(name, models_dir / name, checkpoints_dir) for name in names}
     return Results(
