@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from detexport.registry.location import find_workspace
 from detexport.registry.registry import Registry
 from detexport.registry.run_report import log_report
 from detexport.registry.settings import RegistrySettings
 from detexport.registry.store import open_store
 from detexport.system.digests import sha256_file
 from detexport.system.files import read_json
-from detexport.workflows.register import find_workspace
 
 
 def publish_report(registered: Path, report: Path, section: Mapping[str, Any]) -> dict[str, Any]:
