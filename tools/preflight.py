@@ -31,7 +31,7 @@ WRITTEN = ("checkpoints", "data", "downloads", "jobs", "outputs", "reports")
 # Outputs that are about a machine or a registry, which may be another than when they were written.
 MACHINE = Path("outputs/machine.json")
 RECEIPTS = Path("outputs/registered.json")
-DECISIONS = Path("outputs/promoted.json")
+OF_RECEIPTS = (Path("outputs/promoted.json"), Path("outputs/published.json"))
 
 
 def main(conf: Path = Path("conf")) -> None:
@@ -92,8 +92,8 @@ def remove_other_receipts() -> None:
     reason = outdated_receipt(read_json(RECEIPTS), load_values("registry"))
     if reason:
         echo(f"{reason}: jobs are registered again")
-        RECEIPTS.unlink()
-        DECISIONS.unlink(missing_ok=True)
+        for path in (RECEIPTS, *OF_RECEIPTS):
+            path.unlink(missing_ok=True)
 
 
 def check_opsets() -> None:

@@ -46,9 +46,7 @@ def test_what_differs_is_what_was_chosen_and_not_what_follows_from_it(states: li
     assert list(found) == ["workspace", "main", LONG, "ddddddd (queued)", "aaaaaaa"]
     assert found["workspace"].changed == ["benchmark.rounds=9"]
     assert found[LONG].changed == ["benchmark.rounds=5", "no targets.onnx"]
-    assert not [
-        found[name].changed for name in ("main", "ddddddd (queued)", "aaaaaaa") if found[name].changed
-    ]
+    assert not any(found[name].changed for name in ("main", "ddddddd (queued)", "aaaaaaa"))
     assert found[LONG].metrics[JOBS[0]]["p50_ms"] == 1234.5
 
 

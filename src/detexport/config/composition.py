@@ -25,7 +25,7 @@ NAME = re.compile(r"\w[\w-]*")
 """Pattern of the names of models, targets and artifacts, which appear in folders, stages and commands."""
 DATA_NAME = re.compile(r"\w[\w.-]*")
 KINDS = ("things", "stuff", "keypoints")
-DIGITS = 16
+DIGITS = 12
 """Hex digits of the digests in params.yaml: `dvc exp diff` shows the old and the new one in one line."""
 MOST_SHOWN = 8
 """Maximum number of options listed in an error, the most similar ones first."""

@@ -73,7 +73,7 @@ def write_page(
     results: Results,
     path: Path,
     *,
-    budget: Budget | None = None,
+    budget: Budget,
     data_dir: Path | None = None,
     categories: Sequence[str] | None = None,
 ) -> None:
@@ -82,14 +82,13 @@ def write_page(
     Args:
         results: from ``collect``.
         path: the HTML file, written atomically.
-        budget: the limits of a recommended artifact; by default those of ``Budget``.
+        budget: the limits of a recommended artifact.
         data_dir: the data set, for the ground truth; without it the page says why there is none.
         categories: names of the data set's classes to keep; None keeps all.
 
     Raises:
         MissingPackageError: the template engine is not installed.
     """
-    budget = budget or Budget()
     sections = [_section(model, results, budget, data_dir, categories) for model in results.models]
     page = (
         environment(GLOBALS, FILTERS)
