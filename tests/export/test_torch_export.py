@@ -167,7 +167,6 @@ import sys
 from pathlib import Path
 import numpy as np
 from detexport.runtime.exported_program import ExportedProgram
-from makers import maker
 found = ExportedProgram(threads=1).open(Path({str(folder)!r}))(np.zeros((3, 16, 16), np.uint8))
 assert not [name for name in sys.modules if name.startswith(("detexport.modeling", "detexport.export"))]
 print(len(found["scores"]), found["pred_boxes"].shape)

@@ -29,7 +29,7 @@ def workspace(root: Path, no_server: None, monkeypatch: pytest.MonkeyPatch) -> P
 
 def register(root: Path, **settings: Any) -> None:
     outcome = register_jobs(
-        [toy_job(root)], workspace=root, checkout=root, settings=RegistrySettings(**settings)
+        [toy_job(root)], workspace=root, checkout=root, settings=RegistrySettings.of(settings)
     )
     write_json(root / "registered.json", outcome)
 

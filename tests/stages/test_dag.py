@@ -172,6 +172,7 @@ def test_what_another_selection_left_does_not_make_the_benchmark_stale(repo: Pat
 def shared(repo: Path) -> Path:
     """The repository, with the results of its run committed."""
     run(repo, "git", "tag", "before")
+    run(repo, "git", "add", "dvc.lock")
     run(repo, "git", "commit", "-qam", "results")
     return repo
 
@@ -245,11 +246,11 @@ def test_a_clone_that_pulled_from_s3_has_nothing_to_do(
     assert "s3://models/detexport" in dvc(tmp_path / "clone", "remote", "list")
 
 
-def test_a_clone_without_results_lists_the_stages_that_it_would_run(repo: Path, tmp_path: Path) -> None:
-    run(repo, "git", "clone", "-q", ".", str(tmp_path / "clone"))
+def test_a_clone_without_results_lists_the_stages_that_it_would_run(shared: Path, tmp_path: Path) -> None:
+    run(shared, "git", "clone", "-q", ".", str(tmp_path / "clone"))
     run(tmp_path / "clone", "git", "rm", "-q", "dvc.lock")
     listed = stages_run(run(tmp_path / "clone", "dvc", "repro", "--dry", "--force"))
-    assert listed == set(dvc(repo, "stage", "list", "--name-only").split())
+    assert listed == set(dvc(shared, "stage", "list", "--name-only").split())
 
 
 @pytest.mark.parametrize(
