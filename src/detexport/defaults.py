@@ -27,7 +27,7 @@ def read_defaults(name: str) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing, or is not a mapping in YAML.
     """
-    return _read(CONF / f"{name}.yaml")
+    return read_mapping(CONF / f"{name}.yaml")
 
 
 def merged(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def read_targets(conf: Path = CONF) -> dict[str, dict[str, Any]]:
     """
     found: dict[str, dict[str, Any]] = {"targets": {}, "artifacts": {}}
     for path in sorted((conf / "export").glob("*.yaml")):
-        for kind, options in _read(path).items():
+        for kind, options in read_mapping(path).items():
             if kind not in found or not isinstance(options, dict):
                 raise ConfigError(
                     f"{path} does not define a target",
@@ -71,7 +71,12 @@ def copy_package(folder: Path) -> Path:
     return copy
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Return the values of a YAML file.
+
+    Raises:
+        ConfigError: the file is missing, or is not a mapping in YAML.
+    """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:

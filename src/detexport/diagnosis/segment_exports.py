@@ -15,6 +15,7 @@ from detexport.diagnosis.segments import FlatSegment, ListedSegment
 from detexport.errors import ArtifactError, ConfigError
 from detexport.export import Provenance
 from detexport.runtime import Engine
+from detexport.targets.component import with_tuples
 from detexport.targets.table import Recipe, artifacts, find_target
 
 QUANTIZED = ("OnnxInt8", "OpenVinoInt8")
@@ -192,8 +193,7 @@ def _recipe(method: str) -> Recipe:
 
 def _maker(method: str, options: Mapping[str, Any]) -> Any:
     """Build the export method or conversion; options that are absent have the target's defaults."""
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
-    return _recipe(method).maker.build(**given)
+    return _recipe(method).maker.build(**with_tuples(options))
 
 
 def _with_raw_end(maker: Any) -> Any:

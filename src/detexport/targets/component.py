@@ -29,12 +29,8 @@ class Component:
     @classmethod
     def of(cls, node: Mapping[str, Any]) -> "Component":
         """Build it from a node of ``conf/``: ``_target_`` and the options."""
-        options = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in node.items()
-            if name != "_target_"
-        }
-        return cls(node["_target_"], options)
+        options = {name: value for name, value in node.items() if name != "_target_"}
+        return cls(node["_target_"], with_tuples(options))
 
     @property
     def packages(self) -> tuple[str, ...]:
@@ -130,6 +126,11 @@ def _declared(path: str) -> dict[str, tuple[Any, tuple[str, ...]]]:
             choices = ast.literal_eval(annotation.slice)
         found[one.target.id] = (ast.literal_eval(one.value) if one.value else None, choices)
     return found
+
+
+def with_tuples(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options that were read from YAML or JSON, whose lists are tuples in a component."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
 
 
 def written_value(value: Any) -> str:
