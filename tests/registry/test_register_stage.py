@@ -230,12 +230,11 @@ def expected_rows(root: Path, target: str, threshold: float = 0.0) -> list[dict[
 
 PREDICT = """
 import sys
+from importlib.machinery import PathFinder
 sys.path.append(sys.argv[1])
-try:
-    import detexport
-except ModuleNotFoundError:
-    pass
-else:
+# An editable install leaves a folder of this name, without code.
+found = PathFinder.find_spec("detexport")
+if found and found.origin:
     raise SystemExit("detexport is installed here")
 import json, mlflow, pandas
 mlflow.set_tracking_uri(sys.argv[2])

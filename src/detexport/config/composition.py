@@ -16,7 +16,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from detexport.config.cfg import base_files
 from detexport.contract import checked_names
-from detexport.defaults import read_mapping
 from detexport.errors import ConfigError, did_you_mean, listed
 from detexport.system.digests import sha256_file, sha256_json
 from detexport.system.files import is_url
@@ -57,7 +56,9 @@ def resolvers() -> dict[str, Callable[..., Any]]:
 
 def default_value(file: str, key: str) -> Any:
     """Return the value of a key in a file of ``conf/``, whatever its overrides."""
-    return read_mapping(Path("conf", f"{file}.yaml"))[key]
+    # Hydra takes no plain list from a resolver.
+    values: Any = OmegaConf.load(Path("conf", f"{file}.yaml"))
+    return values[key]
 
 
 def jobs(*, _root_: DictConfig) -> DictConfig:
