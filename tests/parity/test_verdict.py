@@ -128,11 +128,13 @@ def test_pairs_that_noise_dominates_determine_nothing() -> None:
     noisy = measured(noise_dominated=("score",))
     report = report_of(noisy)
     assert failed(report) == ["matching"]
-    assert "0 are paired and not dominated by noise" in report.reasons[0]
+    assert "0 are paired and agree within the model's noise or the tolerance" in report.reasons[0]
     assert report.verdicts["numerics"].note == (
         "undetermined on 1 inputs, since the model's own error exceeds the tolerance by far: score"
     )
     assert report_of(noisy, measured(1)).passed
+    # Pairs that agree all the same determine something.
+    assert report_of(measured(noise_dominated=("score",), agreeing=2, paired=2)).passed
 
 
 def test_limits_that_were_widened_are_noted() -> None:

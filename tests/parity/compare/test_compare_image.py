@@ -114,6 +114,8 @@ def test_undetermined_detections_are_counted_by_side() -> None:
         ({"errors": {"box_error_px": 0.0}}, 2),
         ({"errors": {"box_error_px": 0.0}, "noise_dominated": ("mask_px",)}, 2),
         ({"errors": {"box_error_px": 0.0}, "noise_dominated": ("score",)}, 0),
+        ({"errors": {"box_error_px": 0.0}, "noise_dominated": ("score",), "agreeing": 1}, 0),
+        ({"errors": {"box_error_px": 0.0}, "noise_dominated": ("box_px",), "agreeing": 2}, 2),
         ({"errors": {"sem_seg_error": 0.0}}, 1),
         ({"errors": {"sem_seg_error": 0.0}, "noise_dominated": ("sem_seg",)}, 0),
         ({"errors": {}, "compared": False}, 0),
@@ -121,6 +123,16 @@ def test_undetermined_detections_are_counted_by_side() -> None:
 )
 def test_what_is_determined_is_what_noise_does_not_decide(changes: dict[str, Any], determined: int) -> None:
     assert SampleParity(2, 2, paired=2, **{"compared": True, **changes}).determined == determined
+
+
+@pytest.mark.parametrize(("shift", "agreeing"), [(0.09, 2), (0.11, 0)])
+def test_pairs_agree_within_ten_times_the_tolerance_whatever_the_noise(shift: float, agreeing: int) -> None:
+    expected = detections(2, masks=False)
+    actual = {**expected, "pred_boxes": expected["pred_boxes"] + np.float32(shift)}
+    noise = Noise({"box_px": 1.0, "box_floor_px": 1.0})
+    result = measure(expected, actual, noise=noise)
+    assert result.passed, result.reasons
+    assert (result.paired, result.agreeing) == (2, agreeing)
 
 
 def test_limits_that_noise_widened_are_named() -> None:

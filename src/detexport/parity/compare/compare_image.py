@@ -14,7 +14,7 @@ from detexport.parity.compare.masks_keypoints import (
     compare_masks,
     compare_poses,
 )
-from detexport.parity.compare.match_detections import NO_ROWS, OneSided, box_area, match
+from detexport.parity.compare.match_detections import NO_ROWS, OneSided, box_area, count_agreeing, match
 from detexport.parity.compare.noise import Noise, widen_by
 from detexport.parity.compare.tolerance import Tolerance
 
@@ -27,6 +27,7 @@ class SampleParity:
         expected: number of the eager model's detections or proposals.
         actual: number of the runtime's.
         paired: number of pairs.
+        agreeing: number of pairs that agree whatever the noise, see ``count_agreeing``.
         missing: detections of the eager model only.
         extra: detections of the runtime only.
         errors: the largest error by name, see ``detexport.parity.measures``.
@@ -48,6 +49,7 @@ class SampleParity:
     expected: int
     actual: int
     paired: int = 0
+    agreeing: int = 0
     missing: tuple[OneSided, ...] = ()
     extra: tuple[OneSided, ...] = ()
     errors: dict[str, float] = field(default_factory=dict)
@@ -71,10 +73,16 @@ class SampleParity:
 
     @property
     def determined(self) -> int:
-        """Return the number of pairs (1 without detections) within limits that are not noise-dominated."""
-        if "box_error_px" in self.errors:
-            return 0 if {"box_px", "score", "objectness"} & set(self.noise_dominated) else self.paired
-        return int(self.compared and not self.noise_dominated)
+        """Return the number of pairs (1 without detections) that show that the outputs are equal.
+
+        Within noise-dominated limits these are the pairs that agree all the same. If they are the smaller part,
+        they may agree by chance, and none counts.
+        """
+        if "box_error_px" not in self.errors:
+            return int(self.compared and not self.noise_dominated)
+        if not {"box_px", "score", "objectness"} & set(self.noise_dominated):
+            return self.paired
+        return self.agreeing if 2 * self.agreeing > self.paired else 0
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -120,6 +128,7 @@ def compare(
 
     table, tolerance = tolerance, widen_by(tolerance, noise) if noise else tolerance
     comparisons: list[FieldComparison] = []
+    agreeing = 0
     matching, masks, keypoints, panoptic = (
         NO_ROWS,
         MaskComparison(),
@@ -131,6 +140,7 @@ def compare(
             expected, actual, tolerance=tolerance, contract=contract, scale=scale, noise=noise, own=own
         )
         comparisons.append(boxes)
+        agreeing = count_agreeing(expected, actual, matching, table, scale)
     if "pred_masks" in expected:
         masks = compare_masks(expected["pred_masks"], actual["pred_masks"], matching, tolerance)
         comparisons.append(masks)
@@ -147,6 +157,7 @@ def compare(
     return SampleParity(
         **counts,
         paired=len(matching.rows),
+        agreeing=agreeing,
         missing=matching.missing,
         extra=matching.extra,
         errors={name: error for one in comparisons for name, error in one.errors.items()},

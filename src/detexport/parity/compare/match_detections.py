@@ -194,6 +194,26 @@ def match(
     return Matching(rows, columns, missing, extra), comparison
 
 
+def count_agreeing(
+    expected: Outputs, actual: Outputs, matching: Matching, tolerance: Tolerance, scale: float
+) -> int:
+    """Count the pairs whose box and score differ by at most ``MOST_WIDENED`` times the tolerance.
+
+    Args:
+        expected: the eager model's.
+        actual: the runtime's.
+        matching: their pairs.
+        tolerance: the tolerance, not widened to the model's own noise.
+        scale: output size / input size, the larger of both sides.
+    """
+    first, second = Rows.of(expected), Rows.of(actual)
+    boxes = absolute_errors(first.boxes[matching.rows], second.boxes[matching.columns]).max(1, initial=0)
+    scores = absolute_errors(first.scores[matching.rows], second.scores[matching.columns])
+    tie = tolerance.score if "scores" in expected else tolerance.objectness
+    agree = (boxes <= MOST_WIDENED * tolerance.box_limit_px(scale)) & (scores <= MOST_WIDENED * tie)
+    return int(np.count_nonzero(agree))
+
+
 def pair(
     expected: Rows, actual: Rows, least_iou: float, *, limit_px: float, tie: float
 ) -> tuple[np.ndarray, np.ndarray]:
