@@ -155,10 +155,20 @@ ALIKE: list[tuple[str, str, Fault]] = [
 ]
 
 
+def seen_before(index: int) -> bool:
+    """Whether an earlier fault is in a segment of this name, of any model."""
+    return FAULTS[index][1] in [segment for _, segment, _ in FAULTS[:index]]
+
+
 @pytest.mark.parametrize(
     ("name", "segment", "fault"),
     [
-        *(pytest.param(*case, id=f"{case[0]}-{case[1]}-{i}") for i, case in enumerate(FAULTS)),
+        *(
+            pytest.param(
+                *case, id=f"{case[0]}-{case[1]}-{i}", marks=pytest.mark.slow if seen_before(i) else ()
+            )
+            for i, case in enumerate(FAULTS)
+        ),
         *(pytest.param(*case, id=f"{case[0]}-{case[1]}", marks=pytest.mark.slow) for case in ALIKE),
     ],
 )

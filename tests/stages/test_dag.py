@@ -318,6 +318,7 @@ def test_an_option_of_one_artifact_leaves_the_others_as_they_are(repo: Path) -> 
     compose(repo)
 
 
+@pytest.mark.slow
 def test_an_option_of_one_target_runs_only_what_depends_on_it(repo: Path) -> None:
     compose(repo, "+targets.tracing.runtime.threads=2")  # as many as the benchmark's
     done = run(repo, "dvc", "repro")
@@ -359,6 +360,7 @@ def test_a_changed_base_of_the_configuration_is_noticed(repo: Path) -> None:
     compose(repo)
 
 
+@pytest.mark.slow
 def test_a_deselected_target_leaves_the_results(repo: Path) -> None:
     compose(repo, "export=[tracing]")
     run(repo, "dvc", "repro")
@@ -404,7 +406,9 @@ def wait_until_at_work(process: subprocess.Popen, repo: Path, stage: str, leftov
         time.sleep(0.002)
 
 
-@pytest.mark.parametrize("stage", ["reference", "export", "register"])
+@pytest.mark.parametrize(
+    "stage", ["export", *(pytest.param(name, marks=pytest.mark.slow) for name in ("reference", "register"))]
+)
 def test_a_run_that_is_killed_is_completed_by_the_next(repo: Path, stage: str) -> None:
     versions = run(repo, sys.executable, "-c", COUNT_VERSIONS).stdout
     expected = (repo / "outputs/registered.json").read_bytes()
