@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
-from trainings import curves, free_port, start, train_rank, train_tiny, write_shapes
 
 from detexport.checkpoint import read_state_dict
 from detexport.system.files import read_json
+from trainings import curves, free_port, start, train_rank, train_tiny, write_shapes
 
 KILLS = int(os.environ.get("DETEXPORT_TRAINING_KILLS", "4"))
 # Losses that are means over images of one size, without the statistics of a batch: those of two processes

@@ -10,8 +10,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from detexport.engine.training_settings import TrainingSettings
+from detexport.layers.norm import LayerNorm
 
-NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
+NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, LayerNorm)
 
 
 def build_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:

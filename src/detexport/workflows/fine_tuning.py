@@ -86,7 +86,7 @@ def load_start(net: Any, cfg: CfgNode, checkpoint: str, new_parameters: Sequence
     return load_weights(net, read_state_dict(file), source, new_parameters=allowed)
 
 
-def describe_start(report: LoadReport, checkpoint: str) -> str:
-    """Return a line about the loaded and the new parameters."""
+def describe_start(report: LoadReport) -> str:
+    """Return a line about the loaded and the new parameters of a training."""
     new = f"new: {listed(report.new_keys, len(report.new_keys))}" if report.new_keys else "none is new"
-    return f"{public_uri(checkpoint)}: {len(report.loaded)} parameters are loaded, {new}"
+    return f"{len(report.loaded)} parameters are loaded, {new}"

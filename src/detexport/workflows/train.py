@@ -18,7 +18,7 @@ from detexport.engine.evaluation import evaluate_in_shares
 from detexport.engine.solver import Solver, not_honoured
 from detexport.engine.training import TrainingHooks, gather_objects, launch, seed_everything, train
 from detexport.engine.training_settings import TrainingSettings
-from detexport.errors import ConfigError, listed
+from detexport.errors import ConfigError
 from detexport.modeling import build_model
 from detexport.registry.settings import RegistrySettings
 from detexport.registry.training_run import TrainingRun
@@ -55,6 +55,17 @@ class Tracking:
 
     workspace: Path
     settings: RegistrySettings
+
+    def run(self, name: str, key: str, settings: TrainingSettings) -> TrainingRun:
+        """Return the run of a training.
+
+        Args:
+            name: of the model.
+            key: digest of the model, its weights and the data.
+            settings: the other half of what determines the training.
+        """
+        values = settings.of_result()
+        return TrainingRun(self.workspace, self.settings, name, sha256_json([key, values]), values)
 
 
 def train_model(
@@ -95,37 +106,26 @@ def train_model(
         DataError: no image can be trained on.
         RegistryError: the training cannot be logged.
     """
-    cfg = load_cfg(config_file)
     description = read_json(data / "dataset.json")
+    cfg = load_cfg(config_file)
     if start:
         cfg.merge_from_tree(dict(start.config), source="the model's config")
         fit_classes(cfg, description, categories)
     settings = recipe if isinstance(recipe, TrainingSettings) else recipe.settings(cfg)
     torch.set_num_threads(settings.threads)
     fabric = launch(settings)
-    if isinstance(recipe, Solver) and (ignored := not_honoured(cfg)):
-        fabric.print(f"without effect: {listed((f'{k}: {v}' for k, v in ignored.items()), len(ignored))}")
     net = new_model(cfg, settings.seed)
     truth = ground_truth(cfg, net)
     train_set, val_set = (load_coco(data, split, categories, truth.annotations) for split in ("train", "val"))
     check_fits(cfg, getattr(net, "num_classes", 0), len(train_set.class_names), description)
+    if isinstance(recipe, Solver):
+        for name_of_key, value in not_honoured(cfg).items():
+            fabric.print(f"{name_of_key}: {value} has no effect")
     if start:
-        report = load_start(net, cfg, start.checkpoint, start.new_parameters)
-        fabric.print(describe_start(report, start.checkpoint))
-    key = sha256_json(
-        [cfg.dump(), digest_state_dict(net.state_dict()), *map(digest_of, (train_set, val_set))]
-    )
-    run = (
-        TrainingRun(
-            tracking.workspace,
-            tracking.settings,
-            name,
-            sha256_json([key, settings.of_result()]),
-            settings.of_result(),
-        )
-        if tracking and fabric.is_global_zero
-        else None
-    )
+        fabric.print(describe_start(load_start(net, cfg, start.checkpoint, start.new_parameters)))
+    inputs = [cfg.dump(), digest_state_dict(net.state_dict()), digest_of(train_set), digest_of(val_set)]
+    key = sha256_json(inputs)
+    run = tracking.run(name, key, settings) if tracking and fabric.is_global_zero else None
     evaluate = partial(
         evaluate_in_shares,
         dataset=val_set,
@@ -188,7 +188,7 @@ def check_fits(cfg: Any, num_classes: int, data_classes: int, description: Mappi
 
     Args:
         cfg: of the model.
-        num_classes: of the model; 0 if it does not classify instances.
+        num_classes: of the model; 0 if it has no classes.
         data_classes: classes of the data set that are asked for.
         description: the data set's ``dataset.json``.
 
@@ -196,7 +196,7 @@ def check_fits(cfg: Any, num_classes: int, data_classes: int, description: Mappi
         ConfigError: the model has other classes or keypoints than the data set.
     """
     truth = GroundTruth.of(cfg)
-    numbers = {"classes": (num_classes, data_classes)} if num_classes else {}
+    numbers = {"classes": (num_classes, data_classes)} if num_classes and truth.instances else {}
     if truth.keypoints:
         numbers["MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"] = (
             cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS,
