@@ -222,6 +222,18 @@ def test_other_settings_train(dataset: CocoDataset, changes: dict[str, Any]) -> 
     assert any(not torch.equal(value, plain[name]) for name, value in other.items())
 
 
-def test_devices_that_are_not_there() -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"accelerator": "tpu"},
+        {"accelerator": "gpus"},
+        {"devices": 0},
+        pytest.param(
+            {"accelerator": "cuda"},
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+    ],
+)
+def test_devices_that_are_not_there(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="the devices of the training are not available"):
-        launch(replace(SETTINGS, accelerator="tpu"))
+        launch(replace(SETTINGS, **changes))

@@ -73,7 +73,7 @@ def start(tmp_path: Path) -> tuple[Any, Any, Path]:
 def test_other_parameters_must_match(start: tuple[Any, Any, Path]) -> None:
     net, cfg, file = start
     assert all("box_predictor" in name for name in predictor_parameters(cfg, net))
-    with pytest.raises(CheckpointError, match="missing: backbone.fpn_output2"):
+    with pytest.raises(CheckpointError, match=r"missing: backbone\.fpn_output2"):
         load_start(net, cfg, str(file))
 
 

@@ -79,7 +79,8 @@ def launch(settings: TrainingSettings) -> Fabric:
             strategy=settings.strategy,
             precision=settings.precision,
         )
-    except (ValueError, RuntimeError) as error:  # Lightning has no errors of its own for options
+    # Lightning has no errors of its own for options; ImportError: the package of an accelerator.
+    except (ValueError, RuntimeError, ImportError) as error:
         raise ConfigError(
             "the devices of the training are not available",
             got=f"accelerator {settings.accelerator}, devices {settings.devices}, strategy "
