@@ -86,7 +86,7 @@ def test_each_process_has_its_generators(tmp_path: Path) -> None:
 
 def test_a_broken_file(tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(b"PK\x03\x04 broken")
-    with pytest.raises(CheckpointError, match="cannot be read.*remove the file"):
+    with pytest.raises(CheckpointError, match=r"cannot be read.*remove the file"):
         state().load(tmp_path / "a.pt", "k", rank=0)
 
 

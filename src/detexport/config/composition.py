@@ -24,6 +24,7 @@ SEAL = "composition"
 NAME = re.compile(r"\w[\w-]*")
 """Pattern of the names of models, targets and artifacts, which appear in folders, stages and commands."""
 DATA_NAME = re.compile(r"\w[\w.-]*")
+MISSING = "???"
 KINDS = ("things", "stuff", "keypoints")
 MOST_SHOWN = 8
 """Maximum number of options listed in an error, the most similar ones first."""
@@ -193,7 +194,7 @@ def is_trained(model: Any) -> bool:
 
 def fine_tunings(*, _root_: DictConfig) -> DictConfig:
     """Return the checkpoint that the training of each model starts from, or null: see ``starts_of``."""
-    return OmegaConf.create(starts_of(OmegaConf.to_container(_root_.models, resolve=True), Path()))
+    return OmegaConf.create(starts_of(_plain(_root_.models), Path()))
 
 
 def starts_of(models: Any, root: Path) -> dict[str, Any]:
@@ -218,36 +219,18 @@ def _start(model: dict[str, Any], root: Path) -> dict[str, Any] | None:
     }
 
 
-def config_beside(model: str, checkpoint: str | None) -> str:
+def config_beside(checkpoint: str | None) -> str:
     """Return the configuration of a checkpoint to fine-tune: ``config.yaml`` beside it, as detectron2 writes.
 
-    Raises:
-        ConfigError: there is no such checkpoint, or it is a URL: the user must set ``config_file``.
+    Without such a file, the user must set ``config_file`` (``???``).
     """
-    if checkpoint is None or is_url(checkpoint):
-        raise _not_set(model, "config_file")
-    return str(Path(checkpoint).with_name("config.yaml"))
+    on_disk = checkpoint is not None and not is_url(checkpoint)
+    return str(Path(checkpoint).with_name("config.yaml")) if on_disk else MISSING
 
 
 def trained_weights(model: str, checkpoint: str | None) -> str:
-    """Return the file of the weights of a fine-tuned model.
-
-    Raises:
-        ConfigError: no checkpoint is to be fine-tuned: the user must set ``weights``.
-    """
-    if checkpoint is None:
-        raise _not_set(model, "weights")
-    return f"checkpoints/{model}.safetensors"
-
-
-def _not_set(model: str, key: str) -> ConfigError:
-    return ConfigError(
-        "a value is not set",
-        got=f"models.{model}.{key}: ???",
-        expected="the file of the model",
-        remedy=f"set it: dvc exp run -S models.{model}.{key}=..., or fine-tune a checkpoint on the disk: "
-        f"-S models.{model}.training.from=...",
-    )
+    """Return the file of the weights of a fine-tuned model; of another, the user must set ``weights``."""
+    return MISSING if checkpoint is None else f"checkpoints/{model}.safetensors"
 
 
 def checkpoints(folder: str, *, _root_: DictConfig) -> DictConfig:
@@ -268,17 +251,13 @@ def downloads(*, _root_: DictConfig) -> DictConfig:
 
 def _given_weights(root: DictConfig) -> dict[str, str]:
     """Return the weights by model; ``seal`` reports those that are not set (``???``)."""
-    return {
-        str(name): model.weights
-        for name, model in root.models.items()
-        if not OmegaConf.is_missing(model, "weights")
-    }
+    models = _plain(root.models)
+    return {name: model["weights"] for name, model in models.items() if model["weights"] != MISSING}
 
 
 def configs(*, _root_: DictConfig) -> DictConfig:
     """Return the digest of each model's configuration with all its bases; DVC tracks the first file only."""
-    models = OmegaConf.to_container(_root_.models, resolve=True)
-    return OmegaConf.create(config_digests(models, Path()))
+    return OmegaConf.create(config_digests(_plain(_root_.models), Path()))
 
 
 def config_digests(models: Any, root: Path) -> dict[str, str]:
@@ -297,11 +276,8 @@ def seal(*, _root_: DictConfig) -> str:
         ConfigError: the user must set a value (``???``), no job is selected, or a name or path is invalid.
     """
     keys = [key for key in _root_ if key != SEAL]
-    missing = sorted(
-        set().union(
-            *(OmegaConf.missing_keys(_root_[key]) for key in keys if OmegaConf.is_config(_root_[key]))
-        )
-    )
+    values = {str(key): _plain(_root_[key]) for key in keys}
+    missing = sorted(OmegaConf.missing_keys(OmegaConf.create({**values, "trainings": {}})))
     if missing:
         raise ConfigError(
             "values are not set",
@@ -316,7 +292,6 @@ def seal(*, _root_: DictConfig) -> str:
             expected="at least one model and one target",
             remedy="select them: -S 'model=[...]' -S 'export=[...]'",
         )
-    values = {str(key): _plain(_root_[key]) for key in keys}
     check_names(values)
     check_sources(values, Path())
     return seal_of(values, Path("conf"))

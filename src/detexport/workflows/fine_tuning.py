@@ -9,9 +9,11 @@ from detexport.checkpoint.load import model_shapes
 from detexport.config import CfgNode
 from detexport.errors import listed
 from detexport.modeling import build_model
+from detexport.modeling.class_names import count_classes
 from detexport.system.files import is_url
 from detexport.system.redaction import public_uri
 
+TORCHVISION = "TorchvisionDetector"
 THINGS = (
     "MODEL.POINT_HEAD.NUM_CLASSES",
     "MODEL.RETINANET.NUM_CLASSES",
@@ -34,16 +36,19 @@ def fit_classes(cfg: CfgNode, dataset: Mapping[str, Any], categories: Sequence[s
 
 
 def _set_numbers(cfg: CfgNode, things: int, stuff: int | None, keypoints: int | None) -> None:
-    values: dict[str, int] = dict.fromkeys(THINGS, things)
-    if stuff is not None:
-        values["MODEL.SEM_SEG_HEAD.NUM_CLASSES"] = stuff
-    if keypoints is not None:
-        values["MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"] = keypoints
-    if cfg.MODEL.TORCHVISION.NAME:
-        values["MODEL.TORCHVISION.NUM_CLASSES"] = things
-        if keypoints is not None and "keypoint" in cfg.MODEL.TORCHVISION.NAME:
-            values["MODEL.TORCHVISION.NUM_KEYPOINTS"] = keypoints
-    cfg.merge_from_list([part for item in values.items() for part in item])
+    if cfg.MODEL.META_ARCHITECTURE == TORCHVISION:
+        with_keypoints = "keypoint" in cfg.MODEL.TORCHVISION.NAME or cfg.MODEL.TORCHVISION.NUM_KEYPOINTS
+        values = {
+            "MODEL.TORCHVISION.NUM_CLASSES": things,
+            "MODEL.TORCHVISION.NUM_KEYPOINTS": keypoints if with_keypoints else None,
+        }
+    else:
+        values = {
+            **dict.fromkeys(THINGS, things),
+            "MODEL.SEM_SEG_HEAD.NUM_CLASSES": stuff,
+            "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS": keypoints,
+        }
+    cfg.merge_from_list([part for item in values.items() if item[1] is not None for part in item])
 
 
 def predictor_parameters(cfg: CfgNode, net: Any) -> list[str]:
@@ -53,13 +58,10 @@ def predictor_parameters(cfg: CfgNode, net: Any) -> list[str]:
         cfg: the configuration.
         net: its model.
     """
-    more = cfg.clone()
-    tv_keypoints = cfg.MODEL.TORCHVISION.NUM_KEYPOINTS
+    more, counts = cfg.clone(), count_classes(net)
+    # A number that the model does not have may be anything.
     _set_numbers(
-        more,
-        1 + (getattr(net, "num_classes", 0) or cfg.MODEL.ROI_HEADS.NUM_CLASSES),
-        1 + cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-        1 + (tv_keypoints or cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS),
+        more, counts.get("things", 0) + 1, counts.get("stuff", 0) + 1, counts.get("keypoints", 0) + 1
     )
     shapes, others = model_shapes(net), model_shapes(build_model(more))
     return sorted(name for name in shapes if shapes[name] != others[name])
