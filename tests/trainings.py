@@ -68,7 +68,7 @@ def train_tiny(
         metrics=folder / "metrics.json",
         start=Start(str(checkpoint)) if checkpoint else None,
         state_file=folder / "state.pt",
-        tracking=Tracking(folder, RegistrySettings()),
+        tracking=Tracking(folder, RegistrySettings.of({})),
     )
 
 

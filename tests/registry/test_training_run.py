@@ -20,7 +20,9 @@ def _own_store(no_server: None) -> None:
 
 
 def training(root: Path, key: str = "k") -> TrainingRun:
-    return TrainingRun(root, RegistrySettings(), "toy", key, {"iterations": 4, "steps": list(range(900))})
+    return TrainingRun(
+        root, RegistrySettings.of({}), "toy", key, {"iterations": 4, "steps": list(range(900))}
+    )
 
 
 def runs(root: Path) -> list[Run]:
@@ -71,7 +73,9 @@ def test_a_finished_training_is_not_continued(root: Path) -> None:
 def test_the_versions_of_the_weights_are_children(root: Path) -> None:
     other = training(root, "a").finish({}, 4, "other weights")
     parent = training(root, "b").finish({}, 4, toy_artifact(root).weights_sha256)
-    outcome: Any = register_jobs([toy_job(root)], workspace=root, checkout=root, settings=RegistrySettings())
+    outcome: Any = register_jobs(
+        [toy_job(root)], workspace=root, checkout=root, settings=RegistrySettings.of({})
+    )
     with open_store(root, experiment="detexport"):
         client = mlflow.MlflowClient()
         entry = outcome["registered"][0]
