@@ -134,10 +134,7 @@ def test_names_that_are_no_texts_are_refused(folder: Path, class_names: Any, mes
 
 
 def test_a_fine_tuned_model_has_the_classes_of_the_data_set(folder: Path) -> None:
-    contract = json.loads(
-        (build_model_named(folder, RETINANET, start={"checkpoint": "a.pth"}) / "contract.json").read_text()
-    )
-    assert contract["class_names"] == list("abcde")
-    assert (
-        yaml.safe_load((folder / "build/config.yaml").read_text())["MODEL"]["RETINANET"]["NUM_CLASSES"] == 5
-    )
+    built = build_model_named(folder, RETINANET, start={"checkpoint": "a.pth"})
+    assert json.loads((built / "contract.json").read_text())["class_names"] == list("abcde")
+    cfg = yaml.safe_load((built / "config.yaml").read_text())
+    assert cfg["MODEL"]["RETINANET"]["NUM_CLASSES"] == 5
