@@ -26,6 +26,7 @@ def main(
         class_names=params["class_names"],
         dataset=read_json(dataset),
         categories=load_values("data.categories"),
+        fine_tuned=load_values(f"fine_tunings.{model}") is not None,
     )
 
 

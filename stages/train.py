@@ -7,28 +7,33 @@ from typer import Option, echo
 
 from detexport.config.instantiate import instantiate
 from detexport.config.params import load_params, load_values
+from detexport.registry.settings import RegistrySettings
 from detexport.system.script import run
-from detexport.workflows.train import train_model
+from detexport.workflows.register import find_workspace
+from detexport.workflows.train import Start, Tracking, train_model
 
 
 def main(
     model: Annotated[str, Option()],
     config_file: Annotated[Path, Option()],
     data: Annotated[Path, Option()],
+    state_file: Annotated[Path, Option(help="from which a killed training continues")],
     checkpoint: Annotated[Path, Option()],
     metrics: Annotated[Path, Option()],
 ) -> None:
     """Train MODEL on DATA; write CHECKPOINT and, measured on the validation split, METRICS."""
+    recipe, start = load_params(f"models.{model}.training"), load_values(f"fine_tunings.{model}")
+    recipe.pop("from", None)
     quality = train_model(
-        config_file,
-        data,
-        instantiate(load_params(f"models.{model}.training")),
+        *(model, config_file, data, instantiate(recipe)),
         checkpoint=checkpoint,
         metrics=metrics,
         categories=load_values("data.categories"),
+        start=Start(**start) if start else None,
+        state_file=state_file,
+        tracking=Tracking(find_workspace(), RegistrySettings.of(load_values("registry"))),
     )
-    for name, value in quality.items():
-        echo(f"{name}: {value:.3f}")
+    echo("\n".join(f"{name}: {value:.3f}" for name, value in quality.items()))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ ALLOWED = {
     "data": {"structures", "checkpoint"},
     "modeling": {"structures", "layers", "config", "utils"},
     "metrics": {"data"},
-    "engine": {"metrics", "data", "modeling", "structures", "config", "checkpoint"},
+    "engine": {"metrics", "data", "modeling", "structures", "layers", "config", "checkpoint"},
     "schema": {"structures"},
     "export": {"artifact", "schema", "structures", "layers"},
     "convert": {"artifact", "processing"},
@@ -71,6 +71,7 @@ OWNED = {
     "python_multipart": ["serving"],
     "starlette": ["serving"],
     "uvicorn": ["serving"],
+    "lightning": ["engine/training.py"],
     "matplotlib": [],
 }
 

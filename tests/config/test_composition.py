@@ -4,6 +4,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -188,6 +189,26 @@ def test_weights_with_an_address_are_downloaded_to_a_file(tree: Path) -> None:
     assert params(tree)["downloads"] == {}
 
 
+def test_a_checkpoint_is_fine_tuned_with_the_configuration_beside_it(tree: Path) -> None:
+    (tree / "own/config.yaml").write_text("{}")
+    (tree / "own/model_final.pth").write_text("weights")
+    assert compose(tree, "model=[mine]", "models.mine.training.from=own/model_final.pth").returncode == 0
+    composed = params(tree)
+    (training,) = composed["trainings"].values()
+    assert training["config_file"] == "own/config.yaml"
+    assert training["weights"] == composed["checkpoints"]["mine"] == "checkpoints/mine.safetensors"
+    assert composed["fine_tunings"]["mine"] == {
+        "checkpoint": "own/model_final.pth",
+        "sha256": sha256(b"weights").hexdigest()[:12],
+        "config": {},
+        "new_parameters": [],
+    }
+    check_composition(tree / "params.yaml", tree / "conf")
+    (tree / "own/model_final.pth").write_text("other weights")
+    with pytest.raises(ConfigError, match="a checkpoint that a training starts from has changed; got: mine"):
+        check_composition(tree / "params.yaml", tree / "conf")
+
+
 def test_all_models_have_the_same_options() -> None:
     options = [yaml.safe_load(path.read_text()) for path in (ROOT / "conf/model").glob("*.yaml")]
     # Class names that many models share come from the option's defaults.
@@ -223,7 +244,19 @@ def test_all_models_have_the_same_options() -> None:
         (["data.categories=[1,2]"], "data.categories are not names of classes"),
         (["data.name='a b'"], "data.name cannot be the name of a folder"),
         (["+models.'a b'={}"], "an override cannot be read"),
-        (["model=[mine]"], "models.mine.config_file"),
+        (["model=[mine]"], "models.mine.config_file: ???, models.mine.weights: ???"),
+        (
+            ["model=[mine]", "models.mine.training.from=https://host/a.pth"],
+            "got: models.mine.config_file: ???;",
+        ),
+        (
+            ["model=[mine]", "models.mine.training.from=b.pth"],
+            "models.mine.config_file=config.yaml: no such file",
+        ),
+        (
+            ["model=[mine]", "models.mine.config_file=a.yaml", "models.mine.training.from=b.pth"],
+            "models.mine.training.from=b.pth: no such file",
+        ),
         (["model=[torchvision]"], "models.torchvision.config.MODEL.TORCHVISION.NAME"),
         (["artifacts.onnx.method.opset=18"], "opset"),
         (["data.source=nowhere"], "data.source=nowhere"),

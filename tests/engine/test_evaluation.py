@@ -11,7 +11,7 @@ from annotated import ground_truth_keypoints
 from detexport.contract import ResizeRule
 from detexport.data.coco import CocoDataset, load_coco
 from detexport.data.synthetic import SyntheticShapes
-from detexport.engine.evaluation import evaluate
+from detexport.engine.evaluation import evaluate, evaluate_in_shares
 from detexport.errors import DataError
 from detexport.metrics.evaluate import FIELDS
 from detexport.structures import Boxes, Instances
@@ -66,3 +66,19 @@ def test_a_panoptic_map_without_segments_info(keypoints: CocoDataset) -> None:
     model.results = iter([{**found, "panoptic_seg": (torch.zeros(2, 2, dtype=torch.int64), None)}])
     with pytest.raises(DataError, match="segments_of_ids"):
         evaluate(model, keypoints, SIGMAS)
+
+
+def test_shares_of_the_images_give_the_metrics_of_all(keypoints: CocoDataset) -> None:
+    whole = evaluate(Oracle(keypoints), keypoints)
+    parts = [replace(keypoints, images=keypoints.images[rank::2]) for rank in range(2)]
+    found: list[list[Any]] = []
+
+    def gather(value: Any) -> list[Any]:
+        found.append(value)
+        return found
+
+    with pytest.raises(DataError, match="no image to evaluate on"):  # nothing was gathered
+        evaluate_in_shares(Oracle(parts[0]), keypoints, SIGMAS, lambda _: [], 0, 2)
+    evaluate_in_shares(Oracle(parts[0]), keypoints, SIGMAS, gather, 0, 2)
+    assert len(found[0]) == 3
+    assert evaluate_in_shares(Oracle(parts[1]), keypoints, SIGMAS, gather, 1, 2) == whole

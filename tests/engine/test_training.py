@@ -1,5 +1,6 @@
 """A tiny training run on two images."""
 
+import random
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -7,14 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from detexport.checkpoint import load_weights
 from detexport.config.cfg import load_cfg
 from detexport.data.coco import CocoDataset, load_coco
 from detexport.data.mapping import GroundTruth, training_example
 from detexport.data.synthetic import SyntheticShapes
-from detexport.engine.training import TrainingSettings, learning_rate_factor, seed_everything, train
-from detexport.errors import DataError
+from detexport.engine.training import TrainingHooks, TrainingSettings, launch, seed_everything, train
+from detexport.errors import ConfigError, DataError
 from detexport.modeling import build_model
 
 TRUTH = GroundTruth(masks=True)
@@ -117,18 +119,6 @@ def test_the_seed_determines_the_result(dataset: CocoDataset) -> None:
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
-def test_learning_rate_rises_then_falls_to_zero() -> None:
-    settings = replace(SETTINGS, iterations=110, warmup_iterations=10)
-    factors = [learning_rate_factor(step, settings) for step in range(111)]
-    assert factors[0] == pytest.approx(0.1)
-    assert factors[9] == factors[10] == 1.0
-    assert factors[60] == pytest.approx(0.5)
-    assert factors[110] == pytest.approx(0.0)
-    assert factors[:10] == sorted(factors[:10])
-    assert factors[10:] == sorted(factors[10:], reverse=True)
-    assert learning_rate_factor(0, replace(settings, warmup_iterations=0)) == 1.0
-
-
 def test_a_data_set_without_annotations(dataset: CocoDataset) -> None:
     bare = replace(dataset, images=tuple(replace(record, annotations=()) for record in dataset.images))
     with pytest.raises(DataError, match="no annotated image"):
@@ -147,3 +137,103 @@ def test_training_needs_a_loss_that_is_finite(dataset: CocoDataset) -> None:
         model.roi_heads.box_predictor.cls_score.bias[0] = torch.nan
     with pytest.raises(FloatingPointError, match="at step 0"):
         train(model, dataset, SETTINGS, TRUTH)
+
+
+def test_the_default_recipe_is_a_plain_loop(dataset: CocoDataset) -> None:
+    """AdamW with a cosine, the gradient's norm limited, and a moving average: to the last bit."""
+    settings = replace(SETTINGS, iterations=4, warmup_iterations=2, average_decay=0.9)
+    trained = train(new_model(), dataset, settings, TRUTH)
+    model = new_model().train()
+    decayed = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    others = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}], lr=0.002
+    )
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+    order, generator = list(dataset.images), random.Random(settings.seed)
+    for factor in (0.5, 1.0, 1.0, 0.5):
+        generator.shuffle(order)
+        for group in optimizer.param_groups:
+            group["lr"] = 0.002 * factor
+        loss = sum(model([training_example(record, "RGB", TRUTH) for record in order]).values())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(decayed + others, 5.0)
+        optimizer.step()
+        average.update_parameters(model)
+    plain = average.module.state_dict()
+    assert all(torch.equal(value, plain[name]) for name, value in trained.items())
+
+
+def test_early_stopping_returns_the_best_weights(dataset: CocoDataset) -> None:
+    scores = iter([0.1, 0.5, 0.4, 0.3, 0.9])
+    evaluated: list[dict[str, torch.Tensor]] = []
+    logged: list[Any] = []
+
+    def evaluate(model: Any) -> dict[str, float]:
+        assert not model.training
+        evaluated.append({name: value.clone() for name, value in model.state_dict().items()})
+        return {"segm/AP": -1.0, "bbox/AP": next(scores)}
+
+    settings = replace(
+        SETTINGS, iterations=9, evaluation_period=1, patience=2, average_decay=None, log_period=3
+    )
+    model = new_model()
+    best = train(model, dataset, settings, TRUTH, TrainingHooks(evaluate, logged.extend))
+    assert len(evaluated) == 4
+    assert model.training
+    assert all(torch.equal(value, evaluated[1][name]) for name, value in best.items())
+    measured = [(step, values["bbox/AP"]) for step, values in logged if "bbox/AP" in values]
+    assert measured == [(1, 0.1), (2, 0.5), (3, 0.4), (4, 0.3)]
+    assert [step for step, values in logged if "loss" in values] == [3]
+
+
+def test_a_state_is_used_by_the_same_training_alone(dataset: CocoDataset, tmp_path: Path) -> None:
+    steps: list[int] = []
+
+    def run(key: str, **changes: Any) -> dict[str, torch.Tensor]:
+        hooks = TrainingHooks(
+            log=lambda measured: steps.extend(step for step, _ in measured),
+            state_file=tmp_path / "state.pt",
+            key=key,
+        )
+        settings = replace(SETTINGS, iterations=3, flip=True, log_period=1, **changes)
+        return train(new_model(), dataset, settings, TRUTH, hooks)
+
+    first = run("a")
+    assert steps == [1, 2, 3]
+    again = run("a", checkpoint_period=1)  # finished: nothing is left to do
+    assert steps == [1, 2, 3]
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    run("b")
+    assert steps == [1, 2, 3] * 2
+    run("b", learning_rate=0.001)
+    assert steps == [1, 2, 3] * 3
+
+
+@pytest.mark.parametrize("changes", [{"precision": "bf16-mixed"}, {"schedule": "WarmupMultiStepLR"}])
+def test_other_settings_train(dataset: CocoDataset, changes: dict[str, Any]) -> None:
+    settings = replace(SETTINGS, iterations=3, optimizer="sgd", average_decay=None, workers=1)
+    plain, other = (
+        train(new_model(), dataset, one, TRUTH) for one in (settings, replace(settings, **changes))
+    )
+    assert all(value.dtype == plain[name].dtype for name, value in other.items())
+    assert all(torch.isfinite(value).all() for value in other.values())
+    assert any(not torch.equal(value, plain[name]) for name, value in other.items())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"accelerator": "tpu"},
+        {"accelerator": "gpus"},
+        {"devices": 0},
+        pytest.param(
+            {"accelerator": "cuda"},
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+    ],
+)
+def test_devices_that_are_not_there(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="the devices of the training are not available"):
+        launch(replace(SETTINGS, **changes))

@@ -21,12 +21,12 @@ RETINANET: dict[str, Any] = {
 
 
 def build_model_named(
-    folder: Path, tree: dict[str, Any], class_names: Any = None, config: Any = None
+    folder: Path, tree: dict[str, Any], class_names: Any = None, config: Any = None, start: Any = None
 ) -> Path:
     config_file = ROOT / "conf/detectron2/mask_rcnn.yaml"
     config = {"MODEL": tree, **(config or {})}
     model = {"config_file": str(config_file), "config": config, "class_names": class_names}
-    params = {"models": {"m": model}, "data": {"categories": None}}
+    params = {"models": {"m": model}, "data": {"categories": None}, "fine_tunings": {"m": start}}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     names = {"things": list("abcde"), "stuff": ["sky", "sea"], "keypoints": ["head", "foot"]}
     (folder / "dataset.json").write_text(json.dumps(names))
@@ -131,3 +131,10 @@ def test_names_that_are_no_texts_are_refused(folder: Path, class_names: Any, mes
     with pytest.raises(ConfigError, match=message):
         build_model_named(folder, RETINANET, class_names)
     assert not (folder / "build").exists()
+
+
+def test_a_fine_tuned_model_has_the_classes_of_the_data_set(folder: Path) -> None:
+    built = build_model_named(folder, RETINANET, start={"checkpoint": "a.pth"})
+    assert json.loads((built / "contract.json").read_text())["class_names"] == list("abcde")
+    cfg = yaml.safe_load((built / "config.yaml").read_text())
+    assert cfg["MODEL"]["RETINANET"]["NUM_CLASSES"] == 5

@@ -22,9 +22,17 @@ KEYPOINTS = ("MODEL.KEYPOINT_ON", True, "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS",
 PANOPTIC = ("MODEL.META_ARCHITECTURE", "PanopticFPN", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 4)
 
 
-@pytest.mark.parametrize("keys", [(), KEYPOINTS, PANOPTIC], ids=["boxes", "keypoints", "panoptic"])
-def test_a_model_that_fits(keys: tuple[Any, ...]) -> None:
-    check_fits(config(*keys), 2, 2, SHAPES)
+PROPOSALS = ("MODEL.META_ARCHITECTURE", "ProposalNetwork")
+SEMANTIC = ("MODEL.META_ARCHITECTURE", "SemanticSegmentor", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 4)
+
+
+@pytest.mark.parametrize(
+    ("keys", "classes"),
+    [((), 2), (KEYPOINTS, 2), (PANOPTIC, 2), (PROPOSALS, 0), (SEMANTIC, 4)],
+    ids=["boxes", "keypoints", "panoptic", "proposals", "semantic"],
+)
+def test_a_model_that_fits(keys: tuple[Any, ...], classes: int) -> None:
+    check_fits(config(*keys), classes, 2, SHAPES)
 
 
 @pytest.mark.parametrize(
@@ -36,12 +44,11 @@ def test_a_model_that_fits(keys: tuple[Any, ...]) -> None:
         ((*PANOPTIC[:2],), 2, SHAPES, "NUM_CLASSES, all things being one,: 54; expected: 4,"),
         (PANOPTIC, 2, USERS, "all things being one,: 4; expected: 1,"),
         (
-            ("MODEL.META_ARCHITECTURE", "ProposalNetwork"),
-            2,
+            ("MODEL.META_ARCHITECTURE", "SemanticSegmentor"),
+            54,
             SHAPES,
-            "got: MODEL.META_ARCHITECTURE: ProposalN",
+            "all things being one,: 54; expected: 4,",
         ),
-        (("MODEL.META_ARCHITECTURE", "SemanticSegmentor"), 2, SHAPES, "MODEL.META_ARCHITECTURE: SemanticSeg"),
     ],
 )
 def test_a_model_that_does_not_fit(

@@ -24,6 +24,7 @@ SEAL = "composition"
 NAME = re.compile(r"\w[\w-]*")
 """Pattern of the names of models, targets and artifacts, which appear in folders, stages and commands."""
 DATA_NAME = re.compile(r"\w[\w.-]*")
+MISSING = "???"
 KINDS = ("things", "stuff", "keypoints")
 DIGITS = 12
 """Hex digits of the digests in params.yaml: `dvc exp diff` shows the old and the new one in one line."""
@@ -47,6 +48,9 @@ def resolvers() -> dict[str, Callable[..., Any]]:
         "conversions": conversions,
         "export_steps": export_steps,
         "trainings": trainings,
+        "fine_tunings": fine_tunings,
+        "config_beside": config_beside,
+        "trained_weights": trained_weights,
         "configs": configs,
         "checkpoints": checkpoints,
         "downloads": downloads,
@@ -190,9 +194,56 @@ def trainings(*, _root_: DictConfig) -> DictConfig:
             },
         }
         for name, model in _root_.models.items()
-        if model.training
+        if is_trained(model)
     }
     return OmegaConf.create(selected)
+
+
+def is_trained(model: Any) -> bool:
+    """Return whether the pipeline trains a model: with ``training.from``, if that names a checkpoint."""
+    training = model["training"]
+    return bool(training) and ("from" not in training or training["from"] is not None)
+
+
+def fine_tunings(*, _root_: DictConfig) -> DictConfig:
+    """Return the checkpoint that the training of each model starts from, or null: see ``starts_of``."""
+    return OmegaConf.create(starts_of(_plain(_root_.models), Path()))
+
+
+def starts_of(models: Any, root: Path) -> dict[str, Any]:
+    """Return what the training of each model starts from: ``{checkpoint, sha256, config, new_parameters}``.
+
+    It is None for a model that starts from random weights or is not trained. The digest is empty for a URL
+    and for a missing file, which ``check_sources`` reports.
+    """
+    return {name: _start(model, root) for name, model in models.items()}
+
+
+def _start(model: dict[str, Any], root: Path) -> dict[str, Any] | None:
+    checkpoint = (model["training"] or {}).get("from")
+    if checkpoint is None:
+        return None
+    readable = not is_url(checkpoint) and (root / checkpoint).is_file()
+    return {
+        "checkpoint": checkpoint,
+        "sha256": sha256_file(root / checkpoint)[:DIGITS] if readable else "",
+        "config": model["config"],
+        "new_parameters": model["new_parameters"],
+    }
+
+
+def config_beside(checkpoint: str | None) -> str:
+    """Return the configuration of a checkpoint to fine-tune: ``config.yaml`` beside it, as detectron2 writes.
+
+    Without such a file, the user must set ``config_file`` (``???``).
+    """
+    on_disk = checkpoint is not None and not is_url(checkpoint)
+    return str(Path(checkpoint).with_name("config.yaml")) if on_disk else MISSING
+
+
+def trained_weights(model: str, checkpoint: str | None) -> str:
+    """Return the file of the weights of a fine-tuned model; of another, the user must set ``weights``."""
+    return MISSING if checkpoint is None else f"checkpoints/{model}.safetensors"
 
 
 def checkpoints(folder: str, *, _root_: DictConfig) -> DictConfig:
@@ -213,17 +264,13 @@ def downloads(*, _root_: DictConfig) -> DictConfig:
 
 def _given_weights(root: DictConfig) -> dict[str, str]:
     """Return the weights by model; ``seal`` reports those that are not set (``???``)."""
-    return {
-        str(name): model.weights
-        for name, model in root.models.items()
-        if not OmegaConf.is_missing(model, "weights")
-    }
+    models = _plain(root.models)
+    return {name: model["weights"] for name, model in models.items() if model["weights"] != MISSING}
 
 
 def configs(*, _root_: DictConfig) -> DictConfig:
     """Return the digest of each model's configuration with all its bases; DVC tracks the first file only."""
-    models = OmegaConf.to_container(_root_.models)
-    return OmegaConf.create(config_digests(models, Path()))
+    return OmegaConf.create(config_digests(_plain(_root_.models), Path()))
 
 
 def config_digests(models: Any, root: Path) -> dict[str, str]:
@@ -242,11 +289,8 @@ def seal(*, _root_: DictConfig) -> str:
         ConfigError: the user must set a value (``???``), no job is selected, or a name or path is invalid.
     """
     keys = [key for key in _root_ if key != SEAL]
-    missing = sorted(
-        set().union(
-            *(OmegaConf.missing_keys(_root_[key]) for key in keys if OmegaConf.is_config(_root_[key]))
-        )
-    )
+    values = {str(key): _plain(_root_[key]) for key in keys}
+    missing = sorted(OmegaConf.missing_keys(OmegaConf.create({**values, "trainings": {}})))
     if missing:
         raise ConfigError(
             "values are not set",
@@ -261,7 +305,6 @@ def seal(*, _root_: DictConfig) -> str:
             expected="at least one model and one target",
             remedy="select them: -S 'model=[...]' -S 'export=[...]'",
         )
-    values = {str(key): _plain(_root_[key]) for key in keys}
     check_names(values)
     check_sources(values, Path())
     return seal_of(values, Path("conf"))
@@ -330,19 +373,24 @@ def check_sources(values: dict[str, Any], root: Path) -> None:
             remedy="correct data.source",
         )
     for name, model in models.items():
-        if model["training"] and is_url(model["weights"]):
+        if is_trained(model) and is_url(model["weights"]):
             raise ConfigError(
                 f"the model {name} is to be trained, but its weights are a URL",
                 got=f"models.{name}.weights={model['weights']}",
                 expected="the path of the file that the training writes",
                 remedy=f"give a path, or set models.{name}.training=null",
             )
-        given = not model["training"] and not is_url(model["weights"])
-        for key in ("config_file", "weights") if given else ("config_file",):
-            if not (root / model[key]).is_file():
+        files = {"config_file": model["config_file"]}
+        if not is_trained(model) and not is_url(model["weights"]):
+            files["weights"] = model["weights"]
+        start = _start(model, root)
+        if start and not is_url(start["checkpoint"]):
+            files["training.from"] = start["checkpoint"]
+        for key, file in files.items():
+            if not (root / file).is_file():
                 raise ConfigError(
                     f"a file of the model {name} is missing",
-                    got=f"models.{name}.{key}={model[key]}: no such file",
+                    got=f"models.{name}.{key}={file}: no such file",
                     expected="an existing path, absolute or relative to the repository",
                     remedy=f"correct models.{name}.{key}, or put the file there",
                 )
@@ -377,6 +425,10 @@ def check_composition(params: Path, conf: Path) -> None:
     changed = sorted(name for name, digest in digests.items() if digest != values["configs"][name])
     if changed:
         raise _stale(params, "a model's configuration or one of its bases has changed", listed(changed))
+    starts = starts_of(values["models"], params.parent)
+    changed = sorted(name for name, start in starts.items() if start != values["fine_tunings"][name])
+    if changed:
+        raise _stale(params, "a checkpoint that a training starts from has changed", listed(changed))
 
 
 def _stale(params: Path, what: str, got: str) -> ConfigError:

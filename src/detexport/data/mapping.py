@@ -21,19 +21,21 @@ SEMANTIC_ARCHITECTURES = ("PanopticFPN", "SemanticSegmentor")
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """Kinds of annotations that a model is trained on, in addition to boxes and classes.
+    """Kinds of annotations that a model is trained on.
 
     Args:
         masks: of each instance.
         keypoints: of each instance.
         sem_seg: class of each pixel.
         min_keypoints: minimum number of labelled keypoints of a training image.
+        instances: boxes and classes. Without them, images without instances are trained on, too.
     """
 
     masks: bool = False
     keypoints: bool = False
     sem_seg: bool = False
     min_keypoints: int = 0
+    instances: bool = True
 
     @staticmethod
     def of(cfg: Any) -> "GroundTruth":
@@ -44,6 +46,7 @@ class GroundTruth:
             keypoints=keypoints,
             sem_seg=cfg.MODEL.META_ARCHITECTURE in SEMANTIC_ARCHITECTURES,
             min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if keypoints else 0,
+            instances=cfg.MODEL.META_ARCHITECTURE != "SemanticSegmentor",
         )
 
     @property
@@ -53,11 +56,12 @@ class GroundTruth:
 
 
 def learnable(records: Iterable[CocoRecord], truth: GroundTruth) -> list[CocoRecord]:
-    """Return the images that have annotations, and enough keypoints."""
+    """Return the images that have the annotations that a model is trained on, and enough keypoints."""
     return [
         record
         for record in records
-        if record.annotations and labelled_keypoints(record.annotations) >= truth.min_keypoints
+        if (record.annotations or not truth.instances)
+        and labelled_keypoints(record.annotations) >= truth.min_keypoints
     ]
 
 

@@ -1,6 +1,6 @@
 """Evaluation of a model on a split."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -11,15 +11,45 @@ from tqdm import tqdm
 from detexport.data.coco import CocoDataset, CocoRecord, read_record
 from detexport.data.resize import resize_image, resized_size
 from detexport.errors import DataError
-from detexport.metrics.evaluate import Evaluation, evaluate_predictions
+from detexport.metrics.evaluate import Evaluation, Evaluator, evaluate_predictions
 
 ROWS = ("instances", "proposals")
 BOXES = ("pred_boxes", "proposal_boxes")
 
 
+Gather = Callable[[Any], list[Any]]
+"""Collects a value of each process, by rank."""
+
+
 def evaluate(model: Any, dataset: CocoDataset, keypoint_sigmas: Sequence[float] = ()) -> dict[str, float]:
     """Return the metrics of ``evaluate_model``."""
     return evaluate_model(model, dataset, keypoint_sigmas).metrics
+
+
+def evaluate_in_shares(
+    model: Any,
+    dataset: CocoDataset,
+    keypoint_sigmas: Sequence[float],
+    gather: Gather,
+    rank: int,
+    world_size: int,
+) -> dict[str, float]:
+    """Return the metrics of ``evaluate``, computed by several processes that each take a share of the images.
+
+    Args:
+        model: see ``evaluate_model``.
+        dataset: see ``evaluate_model``.
+        keypoint_sigmas: see ``evaluate_model``.
+        gather: collects the results of all processes.
+        rank: index of this process.
+        world_size: number of processes.
+    """
+    evaluator = Evaluator(dataset, keypoint_sigmas)
+    model.eval()
+    share = replace(dataset, images=dataset.images[rank::world_size])
+    with closing(predictions(model, share)) as outputs:
+        findings = [evaluator.evaluate_image(record, output) for record, output in outputs]
+    return evaluator.summarize(finding for part in gather(findings) for finding in part).metrics
 
 
 def evaluate_model(model: Any, dataset: CocoDataset, keypoint_sigmas: Sequence[float] = ()) -> Evaluation:

@@ -42,6 +42,7 @@ from detexport.registry.provenance import (
 from detexport.registry.run_files import example_image, write_run_files
 from detexport.registry.signature import build_signature, describe_graph
 from detexport.registry.store import Store
+from detexport.registry.training_run import parent_tags
 from detexport.system.digests import sha256_file, sha256_json
 from detexport.system.files import write_json
 
@@ -226,8 +227,10 @@ class Registry:
     ) -> Iterator[tuple[str, str, dict[str, str]]]:
         """Store a model's files and evidence in a new run, and check them.
 
-        Yields the run's id, the model's id and the tags of a version. The run is finished after the block.
+        The run is a child of the training's, if this store has it. Yields the run's id, the model's id and
+        the tags of a version. The run is finished after the block.
         """
+        tags = tags | parent_tags(self.client, self.store.experiment_id, content.artifact.weights_sha256)
         run_id: str = self.client.create_run(experiment_id, run_name=name, tags=tags).info.run_id
         with mlflow.start_run(run_id=run_id):
             model_id = _log_model(folder, content, example_image(evidence, content.contract))

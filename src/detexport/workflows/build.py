@@ -11,6 +11,7 @@ from detexport.modeling import build_model
 from detexport.modeling.class_names import count_classes, named_contract
 from detexport.system.atomic import atomic_dir
 from detexport.system.files import write_json
+from detexport.workflows.fine_tuning import fit_classes
 from detexport.workflows.model_folder import CONFIG, CONTRACT, PARAMETERS
 
 ClassNames = Mapping[str, Any] | Sequence[str] | None
@@ -25,6 +26,7 @@ def build(
     class_names: ClassNames,
     dataset: Mapping[str, Any],
     categories: Sequence[str] | None = None,
+    fine_tuned: bool = False,
 ) -> Contract:
     """Build a model without weights, and write its resolved configuration, contract and parameters.
 
@@ -38,12 +40,15 @@ def build(
             things, of the pixels' in a model without things. ``dataset`` names the kinds that are left out.
         dataset: the data set's ``dataset.json``.
         categories: names of the things in place of the data set's.
+        fine_tuned: whether the model is trained for the data set's classes: see ``fit_classes``.
 
     Raises:
         ConfigError: a key or a value does not fit, or the names do not: see ``named_contract``.
     """
     cfg = load_cfg(config_file)
     cfg.merge_from_tree(dict(overrides), source=f"models.{name}.config")
+    if fine_tuned:
+        fit_classes(cfg, dataset, categories)
     # Artifacts are exported on the CPU, whatever device the model was trained on.
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.WEIGHTS = ""
