@@ -1,4 +1,4 @@
-"""A project with DVC's pipeline in seconds: data, registry and promotion are real, training and export are tiny.
+"""A project with DVC's pipeline in seconds: data and registry are real, training and export are tiny.
 
 As a script, with ``train`` or ``export``, it is a stage of that pipeline: how good the "trained" model is
 follows from the boxes that it was given, and its weights from all of the data.
@@ -207,8 +207,9 @@ def train() -> None:
 
 def export() -> None:
     """The stage ``export``: the artifact with all evidence. In the base image "drifted" it computes else."""
-    import tiny_artifacts
     import toy_project
+
+    import tiny_artifacts
 
     model = json.loads(Path("weights.json").read_text())
     broken = yaml.safe_load(Path("params.yaml").read_text())["export"]["broken"]

@@ -69,6 +69,34 @@ def retrain_command(
     raise typer.Exit(summary.exit_code)
 
 
+@app.command("schedule", epilog=EXIT_CODES)
+def schedule_command(
+    cron: Annotated[str, Option(help="When to run, as a cron expression: minute hour day month weekday.")],
+    project: Project = Path(),
+    timezone: Annotated[str, Option(help="Time zone of the expression, such as Europe/Berlin.")] = "UTC",
+    retries: Annotated[int, Option(min=0, help="Further tries of a run that broke.")] = 2,
+    retry_delay: Annotated[float, Option(min=0, help="Seconds between two tries.")] = 600.0,
+    port: Annotated[int, Option(min=1, max=65535, help="Port of the server that is started.")] = 4200,
+) -> None:
+    """Run `detexport-job retrain` at fixed times with Prefect, until the process ends.
+
+    \b
+      detexport-job schedule --cron "0 2 * * *"
+
+    A refused run fails, one that broke is tried again. PREFECT_API_URL names an existing server, whose page
+    shows all runs; without it Prefect starts one.
+    """  # noqa: D301
+    from detexport.retraining.pipeline import Pipeline
+    from detexport.retraining.prefect_server import prefect_server
+
+    Pipeline(project)
+    with prefect_server(port) as address:
+        print(f"schedule: {cron} ({timezone}); all runs: {address.removesuffix('/api')}", flush=True)
+        from detexport.retraining.schedule import serve
+
+        serve(project, cron=cron, timezone=timezone, retries=retries, retry_delay_s=retry_delay)
+
+
 def main() -> None:
     """Run the command line and exit with its code."""
     run_main(app, NAME)

@@ -8,35 +8,33 @@ champion, reports, and can be started again after a kill at any moment.
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from filelock import FileLock, Timeout
 
-from detexport.artifact import read_artifact
 from detexport.config.params import load_values
 from detexport.errors import BROKEN, REQUEST, VERDICT, DetexportError, fail
-from detexport.registry.champions import Champion, champion_artifact, read_champions
-from detexport.registry.settings import RegistrySettings
 from detexport.retraining.data_checks import check_data
 from detexport.retraining.notification import NotificationError, check_address, keep_pending, send_pending
-from detexport.retraining.parity import differences
 from detexport.retraining.pipeline import Pipeline
 from detexport.retraining.settings import RetrainingSettings
-from detexport.retraining.summary import FAILED, PROMOTED, UNCHANGED, Step, Summary, write_summary
+from detexport.retraining.summary import FAILED, PROMOTED, REFUSED, UNCHANGED, Step, Summary, write_summary
 from detexport.system.files import read_json, write_json
 from detexport.system.redaction import redact
-from detexport.workflows.register import find_workspace, to_jobs
 
-STATE = Path("outputs/retraining")
-"""Folder of the lock, of the state of a run that is not complete, and of a notification that was not sent."""
+if TYPE_CHECKING:
+    from detexport.registry.champions import Champion
+
+FOLDER = Path("outputs/retraining")
+LOCK, STATE, PENDING = FOLDER / "lock", FOLDER / "state.json", FOLDER / "notification.json"
+"""The lock, the state of a run that is not complete, a notification that was not received."""
 REPORTS = Path("reports")
 STATISTICS = Path("outputs/data_statistics.json")
 RECEIPTS, DECISIONS = Path("outputs/registered.json"), Path("outputs/promoted.json")
 DATA_STAGE = "describe_data"
-MODELS = Path("outputs/models")
 T = TypeVar("T")
 
 
@@ -91,12 +89,34 @@ def retrain(project: Path, options: Options) -> Summary:
     return run.summary
 
 
+@dataclass(frozen=True)
+class State:
+    """The state of a run from its first change to its summary; the next run of a killed one continues it.
+
+    Args:
+        champions: number of each champion's version before the run, by the registered name.
+        accept_data: whether data that the checks refuse are trained on.
+    """
+
+    champions: dict[str, str]
+    accept_data: bool = False
+
+    @classmethod
+    def read(cls) -> "State | None":
+        """Return the state of the last run if it was interrupted or failed, else None."""
+        return cls(**read_json(STATE)) if STATE.is_file() else None
+
+    def write(self) -> None:
+        """Store the state."""
+        write_json(STATE, asdict(self))
+
+
 @contextlib.contextmanager
 def _locked() -> Iterator[None]:
     """Hold the lock of the job; it ends with the process."""
-    STATE.mkdir(parents=True, exist_ok=True)
+    FOLDER.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(STATE / "lock", timeout=0):
+        with FileLock(LOCK, timeout=0):
             yield
     except Timeout as error:
         raise RunningError(
@@ -133,19 +153,26 @@ class _Run:
             self._step("pull", pipeline.pull)
         self._step("preflight", pipeline.preflight)
         summary.stale = self._step("status", pipeline.stale)
-        state = _read_state()
+        state = State.read()
         summary.resumed = state is not None
         if not summary.stale and state is None:
             summary.outcome = UNCHANGED
             return
-        accept_data = options.accept_data or bool(state and state["accept_data"])
-        write_json(_state_file(), {"started_at": summary.started_at, "accept_data": accept_data})
-        champions = self._step("read champions", self._champions)
-        if self._check_data(champions, accept_data) and self._check_parity(champions):
-            refusal = self._step("train, export, validate, register, promote", pipeline.repro)
+        from detexport.retraining.champions import champions_of_jobs  # imports MLflow: seconds
+
+        champions = self._step("read champions", champions_of_jobs)
+        state = state or State({name: one.version for name, one in champions.items()})
+        state = replace(state, accept_data=state.accept_data or options.accept_data)
+        state.write()
+        if (
+            self._check_data(champions, state.accept_data)
+            and self._export()
+            and self._check_parity(champions)
+        ):
+            refusal = self._step("register, promote", pipeline.repro)
             if refusal:
                 summary.refuse(*_refused_jobs(refusal.reason))
-            self._read_decisions(champions)
+            self._read_decisions(state.champions)
         if options.push:
             summary.pushed = self._step("push", pipeline.push)
 
@@ -160,19 +187,16 @@ class _Run:
         Raises:
             NotificationError: it was not received.
         """
-        summary, pending = self.summary, STATE / "notification.json"
+        summary = self.summary
         write_summary(summary, REPORTS)
         if summary.outcome != UNCHANGED and self.options.notify:
-            keep_pending(pending, summary.to_json())
+            keep_pending(PENDING, summary.to_json())
         if summary.outcome != FAILED:
-            _state_file().unlink(missing_ok=True)
+            STATE.unlink(missing_ok=True)
         if self.options.notify:
-            send_pending(pending, self.options.notify)
+            send_pending(PENDING, self.options.notify)
 
-    def _champions(self) -> dict[str, Champion]:
-        return read_champions(load_values("jobs"), _registry(), find_workspace())
-
-    def _check_data(self, champions: Mapping[str, Champion], accept: bool) -> bool:
+    def _check_data(self, champions: "Mapping[str, Champion]", accept: bool) -> bool:
         """Compare the data with the newest champion's; return whether they may be trained on."""
         # A data set that cannot be read is an invalid request of its stage; at night it is worse data.
         refusal = self._step(
@@ -191,16 +215,21 @@ class _Run:
             self.summary.refuse(*refused)
         return accept or not refused
 
-    def _check_parity(self, champions: Mapping[str, Champion]) -> bool:
-        """Compare new artifacts of a champion's own model with the champion; return whether they agree."""
+    def _export(self) -> bool:
+        """Do all up to the registration; return whether nothing was refused."""
         names = load_values("jobs")
         refusal = self._step(
             "train, export, validate", lambda: self.pipeline.repro(*(f"metrics@{name}" for name in names))
         )
         if refusal:
             self.summary.refuse(f"{refusal.stage}: {refusal.reason}")
-            return False
-        found = self._step("compare with the champions", lambda: self._parity(champions))
+        return refusal is None
+
+    def _check_parity(self, champions: "Mapping[str, Champion]") -> bool:
+        """Compare new artifacts of a champion's own model with the champion; return whether they agree."""
+        from detexport.retraining.champions import compare_reexports
+
+        found = self._step("compare with the champions", lambda: compare_reexports(champions))
         self.summary.parity = {job: not reasons for job, reasons in found.items()}
         reasons = [
             f"{job}: differs from version {champions[job].version}, the champion, of the same model: {reason}"
@@ -211,25 +240,12 @@ class _Run:
             self.summary.refuse(*reasons)
         return not reasons
 
-    def _parity(self, champions: Mapping[str, Champion]) -> dict[str, tuple[str, ...]]:
-        """Return for each re-export that passed its own validation in what it differs from the champion."""
-        data = Path("data") / load_values("data.name")
-        jobs = to_jobs(MODELS, *map(load_values, ("jobs", "targets", "conversions", "models")))
-        found = {}
-        for job in jobs:
-            champion, (_, faults) = champions.get(job.name), job.evaluate()
-            if champion and not faults and champion.is_reexported_as(read_artifact(job.artifact_dir)):
-                with champion_artifact(champion, _registry(), find_workspace()) as other:
-                    found[job.name] = differences(job.artifact_dir, other, data, job.target)
-        return found
-
-    def _read_decisions(self, champions: Mapping[str, Champion]) -> None:
-        """Read the stage's decisions; a version that was the champion before is unchanged."""
+    def _read_decisions(self, before: Mapping[str, str]) -> None:
+        """Read the stage's decisions; a version that was the champion before the run is unchanged."""
         summary = self.summary
         summary.decisions = read_json(DECISIONS)["decisions"] if DECISIONS.is_file() else []
         for one in summary.decisions:
-            before = champions.get(one["name"])
-            if one["decision"] == "promoted" and before and before.version == one["version"]:
+            if one["decision"] == "promoted" and before.get(one["name"]) == one["version"]:
                 one["decision"] = "unchanged"
         kinds = {one["decision"] for one in summary.decisions}
         if kinds & {"refused", "experiment"}:
@@ -241,7 +257,7 @@ class _Run:
                     for reason in one["reasons"]
                 )
             )
-        elif summary.outcome == FAILED:
+        elif summary.outcome != REFUSED:
             summary.outcome = PROMOTED if "promoted" in kinds else UNCHANGED
 
     def _step(self, name: str, work: Callable[[], T]) -> T:
@@ -251,21 +267,6 @@ class _Run:
             return work()
         finally:
             self.summary.steps.append(Step(name, round(time.monotonic() - began, 2)))
-
-
-def _registry() -> RegistrySettings:
-    return RegistrySettings.of(load_values("registry"))
-
-
-def _state_file() -> Path:
-    return STATE / "state.json"
-
-
-def _read_state() -> dict[str, Any] | None:
-    """Return the state of a run that was interrupted or failed; None if the last one is complete."""
-    path = _state_file()
-    state: dict[str, Any] | None = read_json(path) if path.is_file() else None
-    return state
 
 
 def _refused_jobs(reason: str) -> list[str]:
