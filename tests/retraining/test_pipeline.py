@@ -81,10 +81,11 @@ def test_the_exit_code_of_a_stage_decides(root: Path, capsys: pytest.CaptureFixt
 
 
 def test_data_are_pulled_and_results_pushed(root: Path, tmp_path: Path) -> None:
-    pipeline = Pipeline(root)
-    assert (pipeline.pull(), pipeline.push()) == (False, False)
+    alone = Pipeline(root)
+    assert (alone.pull(), alone.push()) == (False, False)
     require(root, *DVC, "remote", "add", "-q", "--default", "store", str(tmp_path / "store"))
     commit(root)
+    pipeline = Pipeline(root)
     assert pipeline.repro() is None
     commit(root)
     assert pipeline.push()

@@ -1,5 +1,6 @@
 """``detexport-job``: what a scheduler runs; see ``detexport-job --help``."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -7,7 +8,7 @@ import typer
 from typer import Option
 
 from detexport.cli import main as run_main
-from detexport.errors import TRACEBACK
+from detexport.errors import TRACEBACK, ConfigError
 
 NAME = "detexport-job"
 EXIT_CODES = f"""Exit codes: 0 promoted, or nothing to do; 1 refused: the data, a validation or a comparison
@@ -73,6 +74,9 @@ def retrain_command(
 def schedule_command(
     cron: Annotated[str, Option(help="When to run, as a cron expression: minute hour day month weekday.")],
     project: Project = Path(),
+    python: Annotated[
+        Path, Option(help="Python of the project's environment. Default: the one that runs this command.")
+    ] = Path(sys.executable),
     timezone: Annotated[str, Option(help="Time zone of the expression, such as Europe/Berlin.")] = "UTC",
     retries: Annotated[int, Option(min=0, help="Further tries of a run that broke.")] = 2,
     retry_delay: Annotated[float, Option(min=0, help="Seconds between two tries.")] = 600.0,
@@ -81,7 +85,7 @@ def schedule_command(
     """Run `detexport-job retrain` at fixed times with Prefect, until the process ends.
 
     \b
-      detexport-job schedule --cron "0 2 * * *"
+      detexport-job schedule --cron "0 2 * * *" --python .venv/bin/python
 
     A refused run fails, one that broke is tried again. PREFECT_API_URL names an existing server, whose page
     shows all runs; without it Prefect starts one.
@@ -90,11 +94,25 @@ def schedule_command(
     from detexport.retraining.prefect_server import prefect_server
 
     Pipeline(project)
+    if not python.is_file():
+        raise ConfigError(
+            "there is no such Python",
+            got=python,
+            expected="an interpreter, such as .venv/bin/python",
+            remedy="correct --python",
+        )
     with prefect_server(port) as address:
         print(f"schedule: {cron} ({timezone}); all runs: {address.removesuffix('/api')}", flush=True)
         from detexport.retraining.schedule import serve
 
-        serve(project, cron=cron, timezone=timezone, retries=retries, retry_delay_s=retry_delay)
+        serve(
+            project,
+            python=python.absolute(),
+            cron=cron,
+            timezone=timezone,
+            retries=retries,
+            retry_delay_s=retry_delay,
+        )
 
 
 def main() -> None:

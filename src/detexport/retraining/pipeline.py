@@ -9,6 +9,7 @@ import sys
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import yaml
@@ -112,7 +113,7 @@ class Pipeline:
         Raises:
             PipelineError: the remote cannot be reached, or tracked data were changed and not committed.
         """
-        if not self.has_remote():
+        if not self.has_remote:
             return False
         if data := self._tracked():
             done = self._run("dvc", "pull", *data)
@@ -127,8 +128,9 @@ class Pipeline:
         self._require("dvc", "pull", "--run-cache", "--force", "--allow-missing", "dvc.yaml")
         return True
 
+    @cached_property
     def has_remote(self) -> bool:
-        """Return whether DVC has a default remote."""
+        """Whether DVC has a default remote."""
         return bool(self._run("dvc", "config", "core.remote", shown=False).output.strip())
 
     def preflight(self) -> None:
@@ -175,7 +177,7 @@ class Pipeline:
         Raises:
             PipelineError: the remote cannot be reached.
         """
-        if not self.has_remote():
+        if not self.has_remote:
             return False
         self._require("dvc", "push", "--run-cache")
         return True

@@ -13,7 +13,8 @@ from detexport.system.extras import require_packages
 
 ADDRESS = "PREFECT_API_URL"
 """The environment variable that names the server; Prefect reads it when it is imported."""
-START_S = 180.0
+START_S = 600.0
+"""Time in seconds that the first start may take, which creates a database."""
 
 
 @contextmanager

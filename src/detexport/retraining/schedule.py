@@ -4,7 +4,6 @@ The server is that of ``PREFECT_API_URL``.
 """
 
 import subprocess
-import sys
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from prefect.tasks import Task
 from detexport.errors import BROKEN, REQUEST, VERDICT, ConfigError
 
 NAME = "retrain-and-export"
-COMMAND = (sys.executable, "-m", "detexport.cli.job", "retrain")
+COMMAND = ("-m", "detexport.cli.job", "retrain")
 KEPT_LINES = 20
 
 
@@ -47,14 +46,18 @@ def is_worth_a_retry(_task: "Task[..., Any]", _run: TaskRun, state: "State[Any]"
 
 
 @task(name="detexport-job retrain", retry_condition_fn=is_worth_a_retry)
-def run_job(project: str) -> str:
+def run_job(project: str, python: str) -> str:
     """Run the job in a process of its own, with its output in Prefect's log; return its last lines.
+
+    Args:
+        project: the project's folder.
+        python: the interpreter of the project's environment, which need not have Prefect.
 
     Raises:
         RefusedError, InvalidProjectError, BrokenError: by its exit code.
     """
     logger, kept = get_run_logger(), deque[str](maxlen=KEPT_LINES)
-    command = [*COMMAND, "--project", project]
+    command = [python, *COMMAND, "--project", project]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -66,22 +69,26 @@ def run_job(project: str) -> str:
 
 
 @flow(name=NAME)
-def retrain_and_export(project: str, retries: int = 2, retry_delay_s: float = 600.0) -> str:
+def retrain_and_export(project: str, python: str, retries: int = 2, retry_delay_s: float = 600.0) -> str:
     """Retrain, export and promote: fails if something was refused, and tries again what broke.
 
     Args:
         project: the project's folder.
+        python: the interpreter of the project's environment.
         retries: number of further tries of a run that broke.
         retry_delay_s: seconds between two tries.
     """
-    return run_job.with_options(retries=retries, retry_delay_seconds=retry_delay_s)(project)
+    return run_job.with_options(retries=retries, retry_delay_seconds=retry_delay_s)(project, python)
 
 
-def serve(project: Path, *, cron: str, timezone: str, retries: int, retry_delay_s: float) -> None:
+def serve(
+    project: Path, *, python: Path, cron: str, timezone: str, retries: int, retry_delay_s: float
+) -> None:
     """Run the flow at the times of a cron expression, until the process ends.
 
     Args:
         project: the project's folder.
+        python: the interpreter of the project's environment.
         cron: the expression.
         timezone: of the expression, such as ``Europe/Berlin``.
         retries: see ``retrain_and_export``.
@@ -102,7 +109,12 @@ def serve(project: Path, *, cron: str, timezone: str, retries: int, retry_delay_
     retrain_and_export.serve(
         name=project.resolve().name,
         schedule=schedule,
-        parameters={"project": str(project.resolve()), "retries": retries, "retry_delay_s": retry_delay_s},
+        parameters={
+            "project": str(project.resolve()),
+            "python": str(python),
+            "retries": retries,
+            "retry_delay_s": retry_delay_s,
+        },
         limit=1,
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
