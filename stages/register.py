@@ -23,7 +23,7 @@ def main(
     jobs, *rest = map(load_values, names)
     remove_other_jobs(digests_dir, jobs)
     statistics = read_json(data_statistics) if data_statistics else None
-    outcome = register(models_dir, jobs, *rest, data_statistics=statistics)
+    outcome = register(models_dir, jobs, *rest, statistics)
     write_json(receipts, outcome)
     for entry in outcome["registered"]:
         echo(f"{entry['job']}: {entry['name']} version {entry['version']}")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from receiver import listening
 from toy_pipeline import JOB, call, commit, create, job_command, params, require, write_data
 
 from detexport.registry.champions import read_champions
@@ -126,10 +127,17 @@ def test_a_broken_export_is_refused(project: Path) -> None:
     assert (champion(project), versions(project)) == ("1", [1, 2])
 
 
-def test_new_data_are_promoted(project: Path) -> None:
+def test_accepted_data_are_promoted_and_reported(project: Path) -> None:
     set_params(project)
-    summary = night(project)
-    assert (summary["outcome"], summary["reasons"]) == ("promoted", [])
+    write_data(project, seed=2, category_ids=(1, 1, 1, 2, 3))
+    with listening() as receiver:
+        summary = night(project, "--accept-data", "--notify", receiver.address)
+    assert summary["outcome"] == "promoted"
+    assert all(reason.startswith("accepted: data, ") for reason in summary["reasons"])
+    assert any("label shift" in reason for reason in summary["reasons"])
+    ((_, _, body, _),) = receiver.received
+    assert body == summary
+    assert "secret-token" not in (project / "reports/retraining.json").read_text()
     assert (champion(project), versions(project)) == ("3", [1, 2, 3])
 
 

@@ -207,7 +207,8 @@ class _Run:
             return False
         newest = max(champions.values(), key=lambda one: one.created_ms, default=None)
         limits = RetrainingSettings.of(load_values("retraining")).data
-        self.summary.data = check_data(read_json(STATISTICS), newest and newest.data, limits)
+        before = newest.data if newest else None
+        self.summary.data = check_data(read_json(STATISTICS), before, limits)
         refused = [row.reason for row in self.summary.data if not row.passed]
         if accept:
             self.summary.reasons += [f"accepted: {reason}" for reason in refused]
