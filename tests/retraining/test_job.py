@@ -124,7 +124,7 @@ def test_a_broken_export_is_refused(project: Path) -> None:
     set_params(project, export={"broken": True})
     summary = night(project)
     assert summary["outcome"] == "refused"
-    assert summary["reasons"][0] == f"{JOB}: a box differs by 3 px"
+    assert f"{JOB}: a box differs by 3 px" in summary["reasons"]
     assert (champion(project), versions(project)) == ("1", [1, 2])
 
 
