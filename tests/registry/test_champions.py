@@ -16,7 +16,7 @@ from detexport.registry.store import open_store
 
 pytestmark = pytest.mark.usefixtures("no_server")
 STATISTICS = {"val": {"images": 3, "labels": {"circle": 3}, "boxes_outside": 0, "boxes_outside_ids": []}}
-SETTINGS = RegistrySettings()
+SETTINGS = RegistrySettings.of({})
 
 
 def test_a_champion_has_the_statistics_of_its_data_and_its_artifact(root: Path) -> None:

@@ -5,6 +5,8 @@ import pytest
 from detexport.retraining.data_checks import check_data, label_shift
 from detexport.retraining.settings import DataLimits
 
+LIMITS = DataLimits(image_decrease=0.2, label_shift=0.2, boxes_outside=0)
+
 
 def split(images: int = 100, boxes_outside: int = 0, **labels: int) -> dict[str, Any]:
     return {
@@ -17,7 +19,7 @@ def split(images: int = 100, boxes_outside: int = 0, **labels: int) -> dict[str,
 
 
 def refused(train: dict[str, Any], limits: DataLimits | None = None, **champion: Any) -> list[str]:
-    rows = check_data({"train": train}, {"train": split(**champion)}, limits or DataLimits())
+    rows = check_data({"train": train}, {"train": split(**champion)}, limits or LIMITS)
     return [row.check for row in rows if not row.passed]
 
 
@@ -50,12 +52,12 @@ def test_limits_are_configurable() -> None:
 
 
 def test_a_split_that_vanished_is_refused() -> None:
-    (row,) = check_data({}, {"val": split()}, DataLimits())
+    (row,) = check_data({}, {"val": split()}, LIMITS)
     assert (row.passed, row.data) == (False, "missing")
 
 
 def test_without_a_champion_only_boxes_outside_are_checked() -> None:
-    rows = check_data({"train": split(), "val": split(boxes_outside=3)}, None, DataLimits())
+    rows = check_data({"train": split(), "val": split(boxes_outside=3)}, None, LIMITS)
     assert [(row.split, row.passed) for row in rows] == [("train", True), ("val", False)]
     assert rows[1].reason == ("data, val: boxes outside their image: 3 of 100: ids 0, 1, 2 (limit: 0.0%)")
 

@@ -38,7 +38,7 @@ def night(project: Path, *options: str, **variables: str) -> dict[str, Any]:
 
 
 def champion(project: Path) -> str:
-    found = read_champions([JOB], RegistrySettings(), project)
+    found = read_champions([JOB], RegistrySettings.of({}), project)
     return found[JOB].version if found else ""
 
 
@@ -63,7 +63,7 @@ def test_the_first_night_promotes_and_pushes(project: Path) -> None:
     assert "train" in summary["stale"]
     assert champion(project) == "1"
     assert {row["check"] for row in summary["data"]} == {"boxes outside their image"}
-    (known,) = read_champions([JOB], RegistrySettings(), project).values()
+    (known,) = read_champions([JOB], RegistrySettings.of({}), project).values()
     assert known.data is not None
     assert known.data["train"] == {
         "images": 9,

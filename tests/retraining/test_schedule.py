@@ -107,7 +107,7 @@ def scheduler(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def champion(project: Path) -> str:
-    return read_champions([JOB], RegistrySettings(), project)[JOB].version
+    return read_champions([JOB], RegistrySettings.of({}), project)[JOB].version
 
 
 def test_the_clock_starts_a_run_that_promotes(project: Path, scheduler: Scheduler) -> None:

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,13 @@ from running_server import png
 from toy_project import toy_job, write_project
 
 
-def model_config() -> Any:
-    """Triton's own message; its package also imports gRPC, which its schema does not need."""
-    folder = importlib.util.find_spec("tritonclient")
-    assert folder is not None
-    path = Path(str(folder.origin)).parent / "grpc" / "model_config_pb2.py"
+@pytest.fixture(scope="module")
+def triton() -> Any:
+    """Triton's own messages; the package also imports gRPC, which its schema does not need."""
+    package = importlib.util.find_spec("tritonclient")
+    if package is None or package.origin is None:
+        pytest.skip("no tritonclient; remedy: uv pip install --no-deps tritonclient")
+    path = Path(package.origin).parent / "grpc" / "model_config_pb2.py"
     spec = importlib.util.spec_from_file_location("triton_model_config", path)
     assert spec is not None
     assert spec.loader is not None
@@ -46,15 +49,15 @@ def model_config() -> Any:
     return module
 
 
-TRITON = model_config()
+@pytest.fixture(scope="module")
+def read_config(triton: Any) -> Callable[[str], Any]:
+    return lambda text: text_format.Parse(text, triton.ModelConfig())
+
+
 KNOWN = {
     *("FROM", "WORKDIR", "COPY", "RUN", "ENV", "USER", "EXPOSE", "STOPSIGNAL", "HEALTHCHECK", "ENTRYPOINT"),
 }
 """Instructions of a Dockerfile."""
-
-
-def read_config(text: str) -> Any:
-    return text_format.Parse(text, TRITON.ModelConfig())
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +132,9 @@ def test_the_image_serves_with_its_own_code(packaged: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_tritons_schema_reads_the_configuration_of_every_kind(tmp_path: Path, kind: str) -> None:
+def test_tritons_schema_reads_the_configuration_of_every_kind(
+    triton: Any, read_config: Callable[[str], Any], tmp_path: Path, kind: str
+) -> None:
     artifact = write_tiny_onnx(tmp_path, kind)
     found = read_config(config(artifact, "shapes"))
     assert (found.name, found.backend, found.max_batch_size) == ("shapes", "onnxruntime", 0)
@@ -139,13 +144,15 @@ def test_tritons_schema_reads_the_configuration_of_every_kind(tmp_path: Path, ki
     ):
         assert [one.name for one in tensors] == [spec.name for spec in specs]
         for one, spec in zip(tensors, specs, strict=True):
-            assert TRITON.DataType.Name(one.data_type) == TYPES[spec.dtype]
+            assert triton.DataType.Name(one.data_type) == TYPES[spec.dtype]
             assert list(one.dims) == [dim if isinstance(dim, int) else -1 for dim in spec.shape]
     assert found.parameters["artifact_sha256"].string_value == artifact.sha256
     assert json.loads(found.parameters["class_names"].string_value) == list(artifact.contract.class_names)
 
 
-def test_names_with_quotes_and_other_letters_survive(tmp_path: Path) -> None:
+def test_names_with_quotes_and_other_letters_survive(
+    read_config: Callable[[str], Any], tmp_path: Path
+) -> None:
     names = ('a "b"', "c\\d", "\u00e9\u732b")
     artifact = write_tiny_onnx(tmp_path, contract=tiny_contract(class_names=names))
     found = read_config(config(artifact, "shapes"))
@@ -153,7 +160,7 @@ def test_names_with_quotes_and_other_letters_survive(tmp_path: Path) -> None:
 
 
 def test_the_other_formats_have_the_configuration_of_their_backend(
-    tiny_tracing: Path, tiny_openvino: Path, tmp_path: Path
+    read_config: Callable[[str], Any], tiny_tracing: Path, tiny_openvino: Path, tmp_path: Path
 ) -> None:
     traced = read_config(config(read_artifact(tiny_tracing), "shapes"))
     assert (traced.backend, traced.platform) == ("pytorch", "pytorch_libtorch")
@@ -168,7 +175,7 @@ def test_the_other_formats_have_the_configuration_of_their_backend(
     }
 
 
-def test_a_pasted_graph_has_its_output_size(tmp_path: Path) -> None:
+def test_a_pasted_graph_has_its_output_size(read_config: Callable[[str], Any], tmp_path: Path) -> None:
     write_tiny_pasted(tmp_path / "pasted", next(iter(CONTRACTS.values())))
     found = read_config(config(read_artifact(tmp_path / "pasted"), "shapes"))
     assert [list(one.dims) for one in found.input] == [[3, -1, -1], [2]]
@@ -240,7 +247,7 @@ def test_a_folder_with_other_files_is_not_replaced(tiny_onnx: Path, tmp_path: Pa
 
 def test_the_runtime_of_a_version_becomes_options_of_the_server(tiny_onnx: Path, tiny_openvino: Path) -> None:
     onnx, ir = read_artifact(tiny_onnx), read_artifact(tiny_openvino)
-    path = {name: ".".join(DEFAULT_ENGINES[name]) for name in Format}
+    path = {name: DEFAULT_ENGINES[name] for name in Format}
     assert _options(onnx, {}) == ()
     assert _options(onnx, {"_target_": path[Format.ONNX], "threads": 3}) == ("--threads", "3")
     bf16 = {"_target_": path[Format.OPENVINO], "precision": "bf16", "threads": 0}
@@ -253,7 +260,7 @@ def test_the_runtime_of_a_version_becomes_options_of_the_server(tiny_onnx: Path,
 def registry(tmp_path: Path) -> Path:
     write_project(tmp_path)
     job = toy_job(tmp_path)
-    register_jobs([job], workspace=tmp_path, checkout=tmp_path, settings=RegistrySettings())
+    register_jobs([job], workspace=tmp_path, checkout=tmp_path, settings=RegistrySettings.of({}))
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     return tmp_path
 

@@ -7,9 +7,10 @@ from detexport.artifact import read_artifact
 from detexport.config.params import PARAMS, load_values
 from detexport.parity.settings import read_parity_settings
 from detexport.registry.champions import Champion, champion_artifact, read_champions
+from detexport.registry.location import find_workspace
 from detexport.registry.settings import read_registry_settings
-from detexport.targets.table import TARGETS
-from detexport.workflows.register import find_workspace, to_jobs
+from detexport.targets.table import targets
+from detexport.workflows.register import to_jobs
 from detexport.workflows.validate_against import validate_against
 
 MODELS, DATA = Path("outputs/models"), Path("data")
@@ -49,7 +50,7 @@ def compare_reexports(champions: Mapping[str, Champion]) -> dict[str, tuple[str,
 
 def _differences(artifact_dir: Path, champion_dir: Path, target: str) -> tuple[str, ...]:
     """Compare two artifacts; a target that only the project knows runs in the format's runtime."""
-    known = target if target in TARGETS else ""
+    known = target if target in targets() else ""
     report = validate_against(
         artifact_dir,
         champion_dir,

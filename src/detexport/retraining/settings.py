@@ -1,10 +1,11 @@
 """Settings of the job: the section ``retraining`` of a project's ``params.yaml``."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from detexport.defaults import merged, read_defaults
 from detexport.errors import ConfigError
 from detexport.system.json_values import decode
 from detexport.system.params_file import read_section
@@ -15,7 +16,7 @@ SHOWN_IN = "conf/retraining/default.yaml"
 
 @dataclass(frozen=True)
 class DataLimits:
-    """How much the data may differ from the champion's; the defaults are those of ``conf/retraining``.
+    """How much the data may differ from the champion's.
 
     Args:
         image_decrease: largest decrease of the number of images of a split, as a fraction of the champion's.
@@ -23,9 +24,9 @@ class DataLimits:
         boxes_outside: largest share of a split's boxes that exceed their image.
     """
 
-    image_decrease: float = 0.2
-    label_shift: float = 0.2
-    boxes_outside: float = 0.0
+    image_decrease: float
+    label_shift: float
+    boxes_outside: float
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -40,13 +41,13 @@ class DataLimits:
 
 @dataclass(frozen=True)
 class RetrainingSettings:
-    """Settings of the job.
+    """Settings of the job; ``conf/retraining/default.yaml`` has the defaults.
 
     Args:
         data: limits of the data checks.
     """
 
-    data: DataLimits = field(default_factory=DataLimits)
+    data: DataLimits
 
     @classmethod
     def of(cls, section: Mapping[str, Any], source: str = "params.yaml") -> "RetrainingSettings":
@@ -55,8 +56,9 @@ class RetrainingSettings:
         Raises:
             ConfigError: a key is unknown, or a value is invalid.
         """
+        values = merged(read_defaults("retraining/default"), section)
         try:
-            settings: RetrainingSettings = decode(dict(section), cls, SECTION)
+            settings: RetrainingSettings = decode(values, cls, SECTION)
         except ValueError as error:
             raise ConfigError(
                 f"the section {SECTION} of {source} cannot be used",
