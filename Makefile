@@ -13,7 +13,7 @@ CPP_PACKAGES := cmake g++ make libpng-dev libssl-dev nlohmann-json3-dev
 CPP_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro params experiments dist docs coverage coverage-docs export-benchmark parity-benchmark test test-all cpp-test lint lock clean
+.PHONY: help setup repro retrain params experiments dist docs coverage coverage-docs export-benchmark parity-benchmark test test-all cpp-test lint lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -33,6 +33,9 @@ repro: $(READY) ## run the pipeline: data, export, parity, latency, registry, re
 	@python tools/preflight.py
 	dvc repro
 	@echo "report: reports/index.html"
+
+retrain: $(READY) ## retrain and export if data, code or environment changed: OPTIONS="--no-push"
+	detexport-job retrain $(OPTIONS)
 
 params: $(READY) ## compose params.yaml from conf/, with overrides: OVERRIDES="'export=[onnx]' ..."
 	python tools/compose.py $(OVERRIDES)

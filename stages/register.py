@@ -7,7 +7,7 @@ from typer import Option, echo
 
 from detexport.config.params import load_values
 from detexport.results.digests import remove_other_jobs
-from detexport.system.files import write_json
+from detexport.system.files import read_json, write_json
 from detexport.system.script import run
 from detexport.workflows.register import register
 
@@ -16,12 +16,14 @@ def main(
     models_dir: Annotated[Path, Option()],
     digests_dir: Annotated[Path, Option(help="one file per job; those of other jobs are removed")],
     receipts: Annotated[Path, Option()],
+    data_statistics: Annotated[Path | None, Option(help="of the stage describe_data")] = None,
 ) -> None:
     """Register the jobs of MODELS_DIR and write RECEIPTS."""
     names = ("jobs", "targets", "conversions", "models", "registry")
     jobs, *rest = map(load_values, names)
     remove_other_jobs(digests_dir, jobs)
-    outcome = register(models_dir, jobs, *rest)
+    statistics = read_json(data_statistics) if data_statistics else None
+    outcome = register(models_dir, jobs, *rest, statistics)
     write_json(receipts, outcome)
     for entry in outcome["registered"]:
         echo(f"{entry['job']}: {entry['name']} version {entry['version']}")

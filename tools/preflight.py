@@ -14,10 +14,12 @@ from detexport.benchmark.machine import describe_machine
 from detexport.config.cfg import load_cfg
 from detexport.config.composition import check_composition
 from detexport.config.params import PARAMS, load_params, load_values
+from detexport.errors import listed
 from detexport.parity.settings import ParitySettings
 from detexport.reference.resume import remove_abandoned
 from detexport.system.atomic import remove_leftovers
 from detexport.system.class_source import required_packages
+from detexport.system.environment import changes, describe_environment
 from detexport.system.files import read_json
 from detexport.system.script import run
 from detexport.targets.opsets import check_opset_version
@@ -30,6 +32,7 @@ PATIENCE_S = 15.0
 WRITTEN = ("checkpoints", "data", "downloads", "jobs", "outputs", "reports")
 # Outputs that are about a machine or a registry, which may be another than when they were written.
 MACHINE = Path("outputs/machine.json")
+ENVIRONMENT = Path("outputs/environment.json")
 RECEIPTS = Path("outputs/registered.json")
 OF_RECEIPTS = (Path("outputs/promoted.json"), Path("outputs/published.json"))
 
@@ -45,6 +48,11 @@ def main(conf: Path = Path("conf")) -> None:
     parity: Any = OmegaConf.to_object(load_params("parity"))
     ParitySettings.of(parity, str(PARAMS))
     check_opsets()
+    clean_up()
+
+
+def clean_up() -> None:
+    """Remove what killed runs and other machines left; see ``main``."""
     if broken():
         time.sleep(1.0)  # another run may be writing it
         if broken():
@@ -57,6 +65,7 @@ def main(conf: Path = Path("conf")) -> None:
         time.sleep(0.2)
     sweep({str(job) for job in load_params("jobs")})
     remove_other_machine()
+    remove_other_environment()
     remove_other_receipts()
 
 
@@ -79,6 +88,15 @@ def remove_other_machine() -> None:
     if MACHINE.is_file() and read_json(MACHINE) != describe_machine():
         echo(f"{MACHINE} describes another kind of machine: latencies are measured again")
         MACHINE.unlink()
+
+
+def remove_other_environment() -> None:
+    """Remove the description of another environment, so that artifacts are exported again in this one."""
+    if not ENVIRONMENT.is_file():
+        return
+    if changed := changes(read_json(ENVIRONMENT), describe_environment()):
+        echo(f"the environment changed, artifacts are exported again: {listed(changed)}")
+        ENVIRONMENT.unlink()
 
 
 def remove_other_receipts() -> None:

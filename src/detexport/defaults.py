@@ -13,7 +13,7 @@ import yaml
 
 from detexport.errors import ConfigError, shown
 
-GROUPS = ("export", "parity", "registry")
+GROUPS = ("export", "parity", "registry", "retraining")
 """The folders of ``conf/`` that a wheel has within the package; pyproject.toml lists them, too."""
 _PACKAGE = Path(__file__).parent
 # In a checkout conf/ lies next to src/.

@@ -126,9 +126,11 @@ def write_version(
     ap: float = 0.7,
     plan: ValidationPlan | None = None,
     machine: str = "toy",
+    **changes: Any,
 ) -> None:
     """Write the results of another model of the same job, with other weights, latency and AP."""
-    artifact = write_tiny_onnx(folder(root) / "artifacts" / "onnx", weights_sha256=f"{number:064x}")
+    weights = f"{number:064x}"
+    artifact = write_tiny_onnx(folder(root) / "artifacts" / "onnx", weights_sha256=weights, **changes)
     accuracy = {"artifact": {"bbox/AP": ap}, "differences": {"bbox/AP": 0.0}, "budget": 0.001}
     write_verdict(root, "onnx", artifact, plan=plan, accuracy=accuracy)
     path = folder(root) / "latency.json"

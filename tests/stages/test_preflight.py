@@ -10,6 +10,8 @@ import pytest
 
 import preflight
 from detexport.reference.resume import Nothing, Progress, progress_folder
+from detexport.system.environment import describe_environment
+from detexport.system.files import write_json
 
 
 @pytest.fixture
@@ -67,6 +69,19 @@ def test_a_run_that_was_killed_while_it_wrote_its_notes_does_not_block_the_next(
     notes.write_text("")
     preflight.main()
     assert not notes.exists()
+
+
+def test_the_description_of_another_environment_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_json(preflight.ENVIRONMENT, describe_environment())
+    preflight.remove_other_environment()
+    assert preflight.ENVIRONMENT.is_file()
+    write_json(preflight.ENVIRONMENT, describe_environment() | {"python": "3.9.0"})
+    preflight.remove_other_environment()
+    assert not preflight.ENVIRONMENT.exists()
+    assert "artifacts are exported again: python 3.9.0 -> " in capsys.readouterr().out
 
 
 def test_what_killed_runs_left_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from detexport.system.environment import operating_system
+
 CPU_INFO = Path("/proc/cpuinfo")
 GIBIBYTE = 2**30
 INSTRUCTION_SETS = {
@@ -41,7 +43,7 @@ def describe_machine() -> dict[str, Any]:
         "cores": _usable_cores(),
         # Rounded: the kernel reserves a little, not always the same amount.
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIBIBYTE),
-        "os": _operating_system(),
+        "os": operating_system(),
         "accelerators": _accelerators(),
     }
 
@@ -79,13 +81,6 @@ def _usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _operating_system() -> str:
-    try:
-        return platform.freedesktop_os_release()["PRETTY_NAME"]
-    except (OSError, KeyError):
-        return f"{platform.system()} {platform.release()}"
 
 
 def _accelerators() -> list[str]:

@@ -101,25 +101,32 @@ MaxImagePixels = Annotated[
 ]
 
 
-def main() -> None:
-    """Run the command line and exit with its code."""
+def main(program: typer.Typer = app, name: str = "detexport") -> None:
+    """Run a command line and exit with its code.
+
+    Args:
+        program: the commands.
+        name: name of the program, in errors and help.
+    """
     end_on_signals()
     for stream in (sys.stdout, sys.stderr):
         # A file name may be invalid UTF-8; JSON reads it back from the escapes of its surrogates.
         getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
-    sys.exit(run_command(sys.argv[1:]))
+    sys.exit(run_command(sys.argv[1:], program, name))
 
 
-def run_command(arguments: Sequence[str]) -> int:
+def run_command(arguments: Sequence[str], program: typer.Typer = app, name: str = "detexport") -> int:
     """Run a command and return its exit code (``EXIT_CODES``); print an error as one line.
 
     Args:
         arguments: the command with its options; if empty, the help is printed and the code is 2.
+        program: the commands.
+        name: name of the program.
     """
     try:
         try:
             with extra_imports():
-                _invoke(arguments or ["--help"])
+                _invoke(arguments or ["--help"], program, name)
             code = 0 if arguments else REQUEST
         except typer.Exit as done:
             code = done.exit_code if arguments else REQUEST
@@ -139,12 +146,12 @@ def run_command(arguments: Sequence[str]) -> int:
     return code
 
 
-def _invoke(arguments: Sequence[str]) -> None:
+def _invoke(arguments: Sequence[str], program: typer.Typer, name: str) -> None:
     """Parse the arguments and run the command; errors are raised, not printed by the parser."""
-    command = typer.main.get_command(app)
+    command = typer.main.get_command(program)
     if COMPLETE in os.environ:  # the shell requests completions
-        command.main(list(arguments), prog_name="detexport")
-    with command.make_context("detexport", list(arguments)) as context:
+        command.main(list(arguments), prog_name=name)
+    with command.make_context(name, list(arguments)) as context:
         command.invoke(context)
 
 

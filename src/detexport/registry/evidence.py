@@ -16,6 +16,7 @@ from detexport.system.files import read_json
 from detexport.system.versions import package_versions
 
 CERTIFICATE, VERDICT, LATENCY = "certificate.json", "parity.json", "latency.json"
+DATA_STATISTICS = "data_statistics.json"
 """Files in a version's run; the latency is ``{}`` if it did not measure this artifact."""
 
 # Tracked files that the pipeline itself writes while it runs.
@@ -39,6 +40,7 @@ class Evidence:
         entries: digest of each of the job's entries in ``dvc.lock``; None for a missing one.
         data: ``path`` and ``md5`` of the data set in ``dvc.lock``; empty if there is no entry.
         license: licence of the weights; empty if it is not known.
+        data_statistics: see ``describe_labels``, of the data set; None if it is not known.
     """
 
     target: str
@@ -51,6 +53,7 @@ class Evidence:
     entries: Mapping[str, str | None] = field(default_factory=dict)
     data: Mapping[str, str] = field(default_factory=dict)
     license: str = ""
+    data_statistics: Mapping[str, Any] | None = None
 
     @property
     def dataset(self) -> str:
@@ -69,8 +72,11 @@ class Evidence:
 
     @property
     def files(self) -> dict[str, dict[str, Any]]:
-        """The files of a version's run: certificate, verdict and latency, by path."""
-        return {CERTIFICATE: self.certificate, VERDICT: self.verdict, LATENCY: self.latency or {}}
+        """The files of a version's run: certificate, verdict, latency and statistics of the data, by path."""
+        files = {CERTIFICATE: self.certificate, VERDICT: self.verdict, LATENCY: self.latency or {}}
+        if self.data_statistics is None:
+            return files
+        return files | {DATA_STATISTICS: dict(self.data_statistics)}
 
     @property
     def sha256(self) -> str:

@@ -1,6 +1,6 @@
 """Register the jobs that passed, with the artifact that passed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,7 @@ def register_jobs(
     checkout: Path,
     settings: RegistrySettings,
     dvc_experiment: str = "",
+    data_statistics: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Register the jobs that passed: releases as versions, others as runs; report why jobs were refused.
 
@@ -110,6 +111,7 @@ def register_jobs(
         checkout: the folder in which the pipeline runs; the workspace, or a temporary clone of it.
         settings: the store, and what is a release.
         dvc_experiment: name of the DVC experiment that runs the pipeline; empty if there is none.
+        data_statistics: number of images and labels of the data set; None if they were not counted.
 
     Returns:
         ``{"tracking_uri", "registered": [...], "experiments": [...], "refused": [...]}``. A second run with
@@ -124,13 +126,18 @@ def register_jobs(
         registry = Registry(store)
         registry.remove_leftovers(settings.experiments)
         for job in tqdm(jobs, desc="register", unit="job"):
-            kind, entry = _register(registry, job, lineage, settings, dvc_experiment)
+            kind, entry = _register(registry, job, lineage, settings, dvc_experiment, data_statistics)
             outcome[kind].append(entry)
     return {"tracking_uri": store.public_uri, **outcome}
 
 
 def _register(
-    registry: Registry, job: Job, lineage: Lineage, settings: RegistrySettings, dvc_experiment: str
+    registry: Registry,
+    job: Job,
+    lineage: Lineage,
+    settings: RegistrySettings,
+    dvc_experiment: str,
+    data_statistics: Mapping[str, Any] | None,
 ) -> tuple[str, dict[str, Any]]:
     """Register one job; return the list that its entry belongs to, and the entry."""
     verdict, reasons = job.evaluate()
@@ -154,6 +161,7 @@ def _register(
         entries=lineage.digests(job.stages, trained),
         data=lineage.data_of(f"validate@{job.name}"),
         license=job.license,
+        data_statistics=data_statistics,
     )
     entry = {
         "job": job.name,

@@ -30,9 +30,9 @@ LARGEST_EXAMPLE_PX = 640
 def write_run_files(folder: Path, name: str, content: Content, evidence: Evidence) -> None:
     """Write the files of a version's run into an empty folder.
 
-    ``certificate.json``, ``parity.json``, ``latency.json``, ``README.md`` (the card),
-    ``sample/`` (a stored reference of one input: the image and the eager model's outputs) and ``pictures/``
-    (inputs with the outputs of the eager model and of the artifact).
+    ``certificate.json``, ``parity.json``, ``latency.json``, ``data_statistics.json`` if the labels were
+    counted, ``README.md`` (the card), ``sample/`` (a stored reference of one input: the image and the eager
+    model's outputs) and ``pictures/`` (inputs with the outputs of the eager model and of the artifact).
 
     Args:
         folder: an empty folder.

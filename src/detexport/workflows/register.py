@@ -20,6 +20,7 @@ def register(
     conversions: Mapping[str, Mapping[str, str]],
     models: Mapping[str, Mapping[str, Any]],
     registry: Mapping[str, Any],
+    data_statistics: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Register the jobs that passed, with the commit of the current checkout.
 
@@ -30,6 +31,7 @@ def register(
         conversions: the source of each converted artifact, by ``MODEL-ARTIFACT``.
         models: the models' parameters; ``license`` is that of the weights, if it is known.
         registry: the store and what is a release, see ``RegistrySettings.of``.
+        data_statistics: number of images and labels of the data set; None if they were not counted.
 
     Returns:
         See ``register_jobs``.
@@ -38,22 +40,34 @@ def register(
         RegistryError: the registry cannot be reached, or refuses.
     """
     return register_jobs(
-        [
-            Job(
-                name,
-                **job,
-                runtime=dict(targets[job["target"]]["runtime"]),
-                folder=models_dir / job["model"],
-                made_by=tuple(_made_by(job["model"], job["artifact"], conversions)),
-                license=models[job["model"]].get("license") or "",
-            )
-            for name, job in jobs.items()
-        ],
+        to_jobs(models_dir, jobs, targets, conversions, models),
         workspace=find_workspace(),
         checkout=Path.cwd(),
         settings=RegistrySettings.of(registry),
         dvc_experiment=os.environ.get(DVC_EXPERIMENT, ""),
+        data_statistics=data_statistics,
     )
+
+
+def to_jobs(
+    models_dir: Path,
+    jobs: Mapping[str, Mapping[str, str]],
+    targets: Mapping[str, Mapping[str, Any]],
+    conversions: Mapping[str, Mapping[str, str]],
+    models: Mapping[str, Mapping[str, Any]],
+) -> list[Job]:
+    """Return the jobs of the parameters, with the paths of their results; see ``register``."""
+    return [
+        Job(
+            name,
+            **job,
+            runtime=dict(targets[job["target"]]["runtime"]),
+            folder=models_dir / job["model"],
+            made_by=tuple(_made_by(job["model"], job["artifact"], conversions)),
+            license=models[job["model"]].get("license") or "",
+        )
+        for name, job in jobs.items()
+    ]
 
 
 def _made_by(model: str, artifact: str, conversions: Mapping[str, Mapping[str, str]]) -> list[str]:

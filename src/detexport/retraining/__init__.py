@@ -1,0 +1,1 @@
+"""The retrain-and-export job: what a scheduler runs at night."""

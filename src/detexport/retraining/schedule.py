@@ -1,0 +1,120 @@
+"""The job as a flow of Prefect: a schedule, retries of what broke, and a page with all runs.
+
+The server is that of ``PREFECT_API_URL``.
+"""
+
+import subprocess
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.flows import EntrypointType
+from prefect.schedules import Cron
+from prefect.tasks import Task
+
+from detexport.errors import BROKEN, REQUEST, VERDICT, ConfigError
+
+NAME = "retrain-and-export"
+COMMAND = ("-m", "detexport.cli.job", "retrain")
+KEPT_LINES = 20
+
+
+class RefusedError(Exception):
+    """The job refused the data or a version; the champion is as before."""
+
+
+class InvalidProjectError(Exception):
+    """The job found an invalid request; another try would find it, too."""
+
+
+class BrokenError(Exception):
+    """The job broke; another try may succeed."""
+
+
+ERRORS: dict[int, type[Exception]] = {
+    VERDICT: RefusedError,
+    REQUEST: InvalidProjectError,
+    BROKEN: BrokenError,
+}
+
+
+def is_worth_a_retry(_task: "Task[..., Any]", _run: TaskRun, state: "State[Any]") -> bool:
+    """Return whether a run of the job broke, so that another one may succeed."""
+    return isinstance(state.result(raise_on_failure=False), BrokenError)
+
+
+@task(name="detexport-job retrain", retry_condition_fn=is_worth_a_retry)
+def run_job(project: str, python: str) -> str:
+    """Run the job in a process of its own, with its output in Prefect's log; return its last lines.
+
+    Args:
+        project: the project's folder.
+        python: the interpreter of the project's environment, which need not have Prefect.
+
+    Raises:
+        RefusedError, InvalidProjectError, BrokenError: by its exit code.
+    """
+    logger, kept = get_run_logger(), deque[str](maxlen=KEPT_LINES)
+    command = [python, *COMMAND, "--project", project]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            kept.append(line)
+            logger.info(line.rstrip())
+    if process.returncode:
+        raise ERRORS.get(process.returncode, BrokenError)("".join(kept).strip() or f"{process.returncode}")
+    return "".join(kept).strip()
+
+
+@flow(name=NAME)
+def retrain_and_export(project: str, python: str, retries: int = 2, retry_delay_s: float = 600.0) -> str:
+    """Retrain, export and promote: fails if something was refused, and tries again what broke.
+
+    Args:
+        project: the project's folder.
+        python: the interpreter of the project's environment.
+        retries: number of further tries of a run that broke.
+        retry_delay_s: seconds between two tries.
+    """
+    return run_job.with_options(retries=retries, retry_delay_seconds=retry_delay_s)(project, python)
+
+
+def serve(
+    project: Path, *, python: Path, cron: str, timezone: str, retries: int, retry_delay_s: float
+) -> None:
+    """Run the flow at the times of a cron expression, until the process ends.
+
+    Args:
+        project: the project's folder.
+        python: the interpreter of the project's environment.
+        cron: the expression.
+        timezone: of the expression, such as ``Europe/Berlin``.
+        retries: see ``retrain_and_export``.
+        retry_delay_s: see ``retrain_and_export``.
+
+    Raises:
+        ConfigError: the expression or the time zone is invalid.
+    """
+    try:
+        schedule = Cron(cron, timezone=timezone)
+    except ValueError as error:
+        raise ConfigError(
+            "invalid schedule",
+            got=f"{cron} in {timezone}",
+            expected="five fields, such as 0 2 * * *, and a time zone, such as Europe/Berlin",
+            remedy="correct --cron or --timezone",
+        ) from error
+    retrain_and_export.serve(
+        name=project.resolve().name,
+        schedule=schedule,
+        parameters={
+            "project": str(project.resolve()),
+            "python": str(python),
+            "retries": retries,
+            "retry_delay_s": retry_delay_s,
+        },
+        limit=1,
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
