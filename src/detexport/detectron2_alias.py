@@ -1,0 +1,5 @@
+"""Names of detectron2 that are not here, with the reason."""
+
+ROOT = "detectron2"
+
+REFUSED: dict[str, str] = {}
