@@ -16,7 +16,7 @@ ALLOWED = {
     "artifact": set(),
     "outputs": set(),
     "processing": set(),
-    "structures": set(),
+    "structures": {"layers"},
     "layers": set(),
     "config": set(),
     "utils": set(),

@@ -102,12 +102,12 @@ def test_detections_of_any_number_of_proposals(proposals: int, agnostic: bool) -
 def test_probabilities_leave_the_background_out() -> None:
     logits = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
     assert torch.equal(layers().probabilities(logits), logits.softmax(1)[:, :3])
-    assert torch.equal(layers(use_sigmoid=True).probabilities(logits), logits.sigmoid()[:, :3])
+    assert torch.equal(layers(use_sigmoid_ce=True).probabilities(logits), logits.sigmoid()[:, :3])
 
 
-@pytest.mark.parametrize("changes", [{}, {"use_sigmoid": True}, {"cls_agnostic_bbox_reg": True}])
+@pytest.mark.parametrize("changes", [{}, {"use_sigmoid_ce": True}, {"cls_agnostic_bbox_reg": True}])
 def test_losses(changes: dict[str, bool]) -> None:
-    module = layers(box_loss_weight=2.0, **changes)
+    module = layers(loss_weight={"loss_box_reg": 2.0}, **changes)
     outputs = module(torch.randn(4, 8))
     proposals = Instances(
         SIZE,
@@ -122,7 +122,7 @@ def test_losses(changes: dict[str, bool]) -> None:
     else:
         predicted = torch.stack([outputs[1][0, 0:4], outputs[1][1, 8:12]])
     torch.testing.assert_close(losses["loss_box_reg"], (predicted - targets).abs().sum() / 4 * 2)
-    if not changes.get("use_sigmoid"):
+    if not changes.get("use_sigmoid_ce"):
         expected = -outputs[0].log_softmax(1)[range(4), [0, 2, 3, 3]].mean()
         torch.testing.assert_close(losses["loss_cls"], expected)
     sum(losses.values()).backward()
@@ -192,7 +192,7 @@ def test_a_box_loss_of_overlap() -> None:
 
 
 def test_a_federated_loss_is_over_the_classes_that_are_there_and_some_others() -> None:
-    module = layers(use_sigmoid=True, use_fed_loss=True, fed_loss_num_classes=3)
+    module = layers(use_sigmoid_ce=True, use_fed_loss=True, fed_loss_num_classes=3)
     logits, classes = torch.randn(4, 4), torch.tensor([0, 3, 3, 0])
     with pytest.raises(ConfigError, match=r"USE_FED_LOSS: True.*set_class_frequencies"):
         module.class_loss(logits, classes)

@@ -12,7 +12,7 @@ from detexport.errors import ConfigError, did_you_mean, listed, shown
 
 Entry = TypeVar("Entry", bound=Callable[..., Any])
 
-ROTATED = ("RRPN", "RROIHeads", "RotatedAnchorGenerator")
+ROTATED = ("RRPN", "RROIHeads")
 """detectron2's modules for rotated boxes, which are not supported."""
 
 

@@ -16,7 +16,7 @@ from detexport.contract import DETECTION_OUTPUTS, Contract
 from detexport.layers import ShapeSpec, get_norm, nms_per_class
 from detexport.layers.conv import init_normal, shapes_of
 from detexport.layers.levels import LevelsBatchNorm, LevelsConv2d, LevelsReLU
-from detexport.modeling.anchor_generator import AnchorGrid, build_anchor_generator, by_anchor
+from detexport.modeling.anchor_generator import build_anchor_generator, by_anchor, tensor_anchors
 from detexport.modeling.backbone import backbone_segments, build_backbone
 from detexport.modeling.box_regression import Box2BoxTransform, anchor_loss_sum, apply_deltas, box_loss_type
 from detexport.modeling.matcher import Matcher, match_anchors, matched_classes
@@ -171,7 +171,7 @@ class RetinaNet(ImageModel):
         backbone: Any,
         in_features: tuple[str, ...],
         head: Any,
-        anchor_generator: AnchorGrid,
+        anchor_generator: Any,
         box2box_transform: Box2BoxTransform,
         matcher: Matcher,
         num_classes: int,
@@ -189,9 +189,9 @@ class RetinaNet(ImageModel):
         self.backbone = backbone
         self.in_features: List[str] = list(in_features)
         self.head = head
-        self.anchor_generator = anchor_generator
+        self.anchor_generator = tensor_anchors(anchor_generator)
         self.box2box_transform = box2box_transform
-        self.box_weights: List[float] = list(box2box_transform.weights)
+        self.box_weights: List[float] = box2box_transform.graph_weights()
         self.anchor_matcher = matcher
         self.num_classes = num_classes
         self.score_threshold = score_threshold

@@ -84,6 +84,7 @@ class CascadeROIHeads(StandardROIHeads):
             for head, weights in zip(heads, cascade.BBOX_REG_WEIGHTS, strict=True)
         ]
         return {
+            "box_in_features": tuple(cfg.MODEL.ROI_HEADS.IN_FEATURES),
             "box_pooler": build_pooler(box, strides),
             "box_heads": heads,
             "box_predictors": predictors,

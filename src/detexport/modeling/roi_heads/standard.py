@@ -3,12 +3,14 @@
 Shapes: R proposals, D detections of an image, K classes.
 """
 
+from collections.abc import Sequence
 from typing import Any, Dict, List, Tuple
 
 import torch
 from torch import Tensor
 
 from detexport.config import CfgNode, configurable
+from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec
 from detexport.modeling.poolers import ROIPooler, pooling_segment
 from detexport.modeling.registries import ROI_HEADS_REGISTRY
@@ -41,12 +43,15 @@ class StandardROIHeads(ROIHeads):
     """Box, mask and keypoint heads over shared feature maps, each with its own pooler.
 
     Args:
+        box_in_features: names of the levels.
         box_pooler: pools the features of the proposals.
         box_head: pooled features -> vectors.
         box_predictor: vectors -> logits and box deltas.
+        mask_in_features: the same names, or None.
         mask_pooler: pools the features of the detections; None without masks, and if the mask head reads the
             feature maps.
         mask_head: predicts masks; None for no masks.
+        keypoint_in_features: the same names, or None.
         keypoint_pooler: pools the features of the detections; None for no keypoints.
         keypoint_head: predicts heatmaps; None for no keypoints.
         train_on_pred_boxes: train the mask and keypoint heads on predicted boxes instead of proposals.
@@ -57,17 +62,27 @@ class StandardROIHeads(ROIHeads):
     def __init__(
         self,
         *,
+        box_in_features: Sequence[str],
         box_pooler: ROIPooler,
         box_head: Any,
         box_predictor: Any,
+        mask_in_features: Sequence[str] | None = None,
         mask_pooler: ROIPooler | None = None,
         mask_head: Any = None,
+        keypoint_in_features: Sequence[str] | None = None,
         keypoint_pooler: ROIPooler | None = None,
         keypoint_head: Any = None,
         train_on_pred_boxes: bool = False,
         **options: Any,
     ) -> None:
-        super().__init__(**options)
+        for names in (mask_in_features, keypoint_in_features):
+            if names is not None and list(names) != list(box_in_features):
+                raise ConfigError(
+                    "all heads pool from the same feature maps",
+                    got=list(names),
+                    expected=list(box_in_features),
+                )
+        super().__init__(in_features=box_in_features, **options)
         self.box_pooler = box_pooler
         self.box_head = box_head
         self.box_predictor = box_predictor
@@ -86,6 +101,7 @@ class StandardROIHeads(ROIHeads):
         channels, strides = level_shapes(cfg, input_shape)
         box_head = build_box_head(cfg, pooled_shape(box, channels))
         return {
+            "box_in_features": tuple(cfg.MODEL.ROI_HEADS.IN_FEATURES),
             "box_pooler": build_pooler(box, strides),
             "box_head": box_head,
             "box_predictor": FastRCNNOutputLayers(cfg, box_head.output_shape),
@@ -160,6 +176,16 @@ class StandardROIHeads(ROIHeads):
                     heatmaps[index], boxes[index], image_sizes[index]
                 )
         return detections
+
+    @torch.jit.unused
+    def add_instance_fields(
+        self,
+        levels: list[Tensor],
+        detections: list[dict[str, Tensor]],
+        image_sizes: list[tuple[int, int]],
+    ) -> list[dict[str, Tensor]]:
+        """Add what the heads predict for detected boxes: masks and keypoints."""
+        return self.add_keypoints(levels, self.add_masks(levels, detections), image_sizes)
 
     @torch.jit.unused
     def segments(self) -> list[Segment]:
