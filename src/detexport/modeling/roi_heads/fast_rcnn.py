@@ -150,6 +150,8 @@ class FastRCNNOutputLayers(nn.Module):
         fed_loss_freq_weight_power: exponent of a class's frequency in its sampling weight.
     """
 
+    class_loss_weight = 1.0
+
     @configurable
     def __init__(
         self,
@@ -182,7 +184,9 @@ class FastRCNNOutputLayers(nn.Module):
         self.max_detections = test_topk_per_image
         self.box_reg_loss_type = box_reg_loss_type
         self.smooth_l1_beta = smooth_l1_beta
-        self.loss_weights = loss_weights_of(loss_weight, ("loss_cls", "loss_box_reg"))
+        class_weight, self.box_loss_weight = loss_weights_of(loss_weight, ("loss_cls", "loss_box_reg"))
+        if class_weight != 1.0:  # an attribute would be stored in every scripted artifact
+            self.class_loss_weight = class_weight
         self.use_fed_loss = use_fed_loss
         self.fed_loss_num_classes = fed_loss_num_classes
         self.fed_loss_freq_weight_power = fed_loss_freq_weight_power
@@ -299,8 +303,8 @@ class FastRCNNOutputLayers(nn.Module):
         gt_boxes = torch.cat([instances.gt_boxes.tensor for instances in proposals])
         record_accuracy(logits, classes)
         return {
-            "loss_cls": self.class_loss(logits, classes) * self.loss_weights[0],
-            "loss_box_reg": self.box_reg_loss(boxes, gt_boxes, deltas, classes) * self.loss_weights[1],
+            "loss_cls": self.class_loss(logits, classes) * self.class_loss_weight,
+            "loss_box_reg": self.box_reg_loss(boxes, gt_boxes, deltas, classes) * self.box_loss_weight,
         }
 
     @torch.jit.unused
