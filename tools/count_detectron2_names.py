@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import yaml
 from typer import Option
 
-from detexport.detectron2_alias import REFUSED, ROOT
+from detexport.detectron2_names import own_path, refusal
 from detexport.system.script import run
 
 NAMES = Path(__file__).with_name("detectron2_names.yaml")
@@ -47,14 +47,9 @@ class DocumentedName:
         found = self._find()
         return found is not None and _accepts(found, self.arguments or ())
 
-    def refusal(self) -> str | None:
-        """Return why the name is refused; None if it is not."""
-        owners = [self.path.rsplit(".", count)[0] for count in range(self.name.count(".") + 1)]
-        return next((REFUSED[owner] for owner in owners if owner in REFUSED), None)
-
     def _find(self) -> Any:
         try:
-            module = importlib.import_module(self.module.replace(ROOT, "detexport", 1))
+            module = importlib.import_module(own_path(self.module))
             return reduce(getattr, self.name.split("."), module)
         except (ImportError, AttributeError):
             return None
@@ -87,12 +82,12 @@ def main(missing: Annotated[bool, Option(help="List the names that are not here.
         chosen = [one for one in names if page in ("", one.page)]
         here = sum(one.is_here() for one in chosen)
         same = sum(one.has_arguments() for one in chosen)
-        refused = sum(not one.is_here() and one.refusal() is not None for one in chosen)
+        refused = sum(not one.is_here() and refusal(one.path) is not None for one in chosen)
         print(f"{page or 'all':<16}{len(chosen):>7}{here:>7}{same:>15}{refused:>9}")
     if missing:
         for one in names:
             if not one.is_here():
-                print(f"{one.path}: {one.refusal() or 'missing'}")
+                print(f"{one.path}: {refusal(one.path) or 'missing'}")
             elif not one.has_arguments():
                 print(f"{one.path}: other arguments than {', '.join(one.arguments or ())}")
 

@@ -19,7 +19,9 @@ def colormap(rgb: bool = False, maximum: int = 255) -> np.ndarray:
     """
     _check(maximum)
     shades = ((0.85, 0.95), (0.6, 0.75), (0.95, 0.7), (0.45, 1.0))
-    colours = [colorsys.hsv_to_rgb(index * 0.618034 % 1, *shades[index % len(shades)]) for index in range(COLOURS)]
+    colours = [
+        colorsys.hsv_to_rgb(index * 0.618034 % 1, *shades[index % len(shades)]) for index in range(COLOURS)
+    ]
     table = np.array(colours, np.float32) * maximum
     return table if rgb else table[:, ::-1]
 

@@ -67,9 +67,13 @@ def create_small_table(small_dict: Mapping[str, Any]) -> str:
     widths = [max(len(key), len(cell), 3) for key, cell in zip(small_dict, cells, strict=True)]
 
     def row(values: Any) -> str:
-        return "| " + " | ".join(f"{value:^{width}}" for value, width in zip(values, widths, strict=True)) + " |"
+        return (
+            "| " + " | ".join(f"{value:^{width}}" for value, width in zip(values, widths, strict=True)) + " |"
+        )
 
-    return "\n".join([row(small_dict), "|" + "|".join(f":{'-' * width}:" for width in widths) + "|", row(cells)])
+    return "\n".join(
+        [row(small_dict), "|" + "|".join(f":{'-' * width}:" for width in widths) + "|", row(cells)]
+    )
 
 
 def _caller(depth: int = 2) -> tuple[str, str, int]:

@@ -19,7 +19,6 @@ from detexport.modeling.roi_heads.base import (
     build_pooler,
     level_shapes,
     pooled_shape,
-    sampling_options,
     split_by_image,
 )
 from detexport.modeling.roi_heads.box_head import box_head_segment, build_box_head
@@ -95,8 +94,20 @@ class StandardROIHeads(ROIHeads):
         self.train_on_pred_boxes = train_on_pred_boxes
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:  # type: ignore[override]
         """Return the constructor arguments for a configuration."""
+        options = super().from_config(cfg)
+        options["train_on_pred_boxes"] = cfg.MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES
+        options |= cls._init_box_head(cfg, input_shape)
+        if cfg.MODEL.MASK_ON:
+            options |= cls._init_mask_head(cfg, input_shape)
+        if cfg.MODEL.KEYPOINT_ON:
+            options |= cls._init_keypoint_head(cfg, input_shape)
+        return options
+
+    @classmethod
+    def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """Return the arguments of the box head; extensions override this."""
         box = cfg.MODEL.ROI_BOX_HEAD
         channels, strides = level_shapes(cfg, input_shape)
         box_head = build_box_head(cfg, pooled_shape(box, channels))
@@ -105,9 +116,29 @@ class StandardROIHeads(ROIHeads):
             "box_pooler": build_pooler(box, strides),
             "box_head": box_head,
             "box_predictor": FastRCNNOutputLayers(cfg, box_head.output_shape),
-            "train_on_pred_boxes": box.TRAIN_ON_PRED_BOXES,
-            **instance_heads(cfg, input_shape),
-            **sampling_options(cfg),
+        }
+
+    @classmethod
+    def _init_mask_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """Return the arguments of the mask head; extensions override this."""
+        mask = cfg.MODEL.ROI_MASK_HEAD
+        channels, strides = level_shapes(cfg, input_shape)
+        if mask.POOLER_TYPE:
+            return {
+                "mask_pooler": build_pooler(mask, strides),
+                "mask_head": build_mask_head(cfg, pooled_shape(mask, channels)),
+            }
+        levels = {name: input_shape[name] for name in cfg.MODEL.ROI_HEADS.IN_FEATURES}
+        return {"mask_head": build_mask_head(cfg, levels)}
+
+    @classmethod
+    def _init_keypoint_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """Return the arguments of the keypoint head; extensions override this."""
+        keypoint = cfg.MODEL.ROI_KEYPOINT_HEAD
+        channels, strides = level_shapes(cfg, input_shape)
+        return {
+            "keypoint_pooler": build_pooler(keypoint, strides),
+            "keypoint_head": build_keypoint_head(cfg, pooled_shape(keypoint, channels)),
         }
 
     @torch.jit.unused
@@ -243,22 +274,3 @@ class StandardROIHeads(ROIHeads):
             for instances, boxes in zip(proposals, predicted, strict=True):
                 instances.proposal_boxes = Boxes(boxes)
         return losses
-
-
-def instance_heads(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-    """Build the mask and keypoint heads and poolers, as arguments of ``StandardROIHeads``."""
-    heads: dict[str, Any] = {}
-    channels, strides = level_shapes(cfg, input_shape)
-    mask = cfg.MODEL.ROI_MASK_HEAD
-    if cfg.MODEL.MASK_ON and mask.POOLER_TYPE:
-        heads["mask_pooler"] = build_pooler(mask, strides)
-        heads["mask_head"] = build_mask_head(cfg, pooled_shape(mask, channels))
-    elif cfg.MODEL.MASK_ON:
-        heads["mask_head"] = build_mask_head(
-            cfg, {name: input_shape[name] for name in cfg.MODEL.ROI_HEADS.IN_FEATURES}
-        )
-    if cfg.MODEL.KEYPOINT_ON:
-        keypoint = cfg.MODEL.ROI_KEYPOINT_HEAD
-        heads["keypoint_pooler"] = build_pooler(keypoint, strides)
-        heads["keypoint_head"] = build_keypoint_head(cfg, pooled_shape(keypoint, channels))
-    return heads
