@@ -5,9 +5,13 @@ ROOT = "detectron2"
 
 _TRAINING = "training runs in the pipeline: see docs/pipeline.md"
 _NEW_MODELS = "this architecture is not supported yet"
+_LAZY = "configurations in Python are not supported yet"
 _CAFFE2 = "torch no longer contains Caffe2; export to ONNX or TorchScript"
 
 REFUSED: dict[str, str] = {
+    "detectron2.config.LazyCall": _LAZY,
+    "detectron2.config.LazyConfig": _LAZY,
+    "detectron2.config.instantiate": _LAZY,
     "detectron2.config.downgrade_config": "configurations are those of VERSION 2",
     "detectron2.config.upgrade_config": "configurations are those of VERSION 2",
     "detectron2.data.datasets.builtin": "register your data sets yourself",

@@ -141,6 +141,16 @@ def extend_defaults(extension: Callable[[CfgNode], object]) -> None:
         _extensions.append(extension)
 
 
+global_cfg = CfgNode()
+"""The configuration of ``set_global_cfg``; empty before."""
+
+
+def set_global_cfg(cfg: CfgNode) -> None:
+    """Let ``global_cfg`` have the values of ``cfg``, for code that no configuration is passed to."""
+    global_cfg.clear()
+    global_cfg.update(cfg)
+
+
 @functools.cache
 def _defaults() -> dict[str, Any]:
     text = files("detexport.config").joinpath("defaults.yaml").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ from detexport.errors import BROKEN, DetexportError, RuntimeUnavailableError, fa
 from detexport.system.process import end_on_signals, redacted_output
 
 PROJECTS = "DETEXPORT_WITH"
-"""The environment variable with the projects that are imported before a stage or command, separated by spaces:
+"""The environment variable with the projects, separated by spaces, that a stage or command imports first:
 see ``detexport.detectron2_alias``."""
 
 
