@@ -4,7 +4,7 @@ import importlib
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import reduce
+from functools import cache, reduce
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,6 +47,7 @@ class DocumentedName:
         found = self._find()
         return found is not None and _accepts(found, self.arguments or ())
 
+    @cache
     def _find(self) -> Any:
         try:
             module = importlib.import_module(own_path(self.module))

@@ -49,7 +49,14 @@ def lay_out_project(folder: Path) -> None:
     (folder / "my_project" / "light.yaml").rename(folder / "config.yaml")
     shutil.copyfile(projects / "evaluate_net.py", folder / "evaluate_net.py")
     run(
-        folder, sys.executable, "-m", "detexport.detectron2_alias", "evaluate_net.py", "my_project", "config.yaml", "."
+        folder,
+        sys.executable,
+        "-m",
+        "detexport.detectron2_alias",
+        "evaluate_net.py",
+        "my_project",
+        "config.yaml",
+        ".",
     )
 
 
