@@ -13,7 +13,7 @@ CPP_PACKAGES := cmake g++ make libpng-dev libssl-dev nlohmann-json3-dev
 CPP_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro params dist docs coverage coverage-docs export-benchmark parity-benchmark test test-all cpp-test lint lock clean
+.PHONY: help setup repro params experiments dist docs coverage coverage-docs export-benchmark parity-benchmark test test-all cpp-test lint lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -36,6 +36,9 @@ repro: $(READY) ## run the pipeline: data, export, parity, latency, registry, re
 
 params: $(READY) ## compose params.yaml from conf/, with overrides: OVERRIDES="'export=[onnx]' ..."
 	python tools/compose.py $(OVERRIDES)
+
+experiments: $(READY) ## compare experiments: metrics of each job, changed parameters; OPTIONS="--num 3"
+	@python tools/show_experiments.py -- $(OPTIONS)
 
 coverage: $(READY) ## measure every architecture x every target, or some: ONLY="--only mask_rcnn --target onnx"
 	python tools/measure_coverage.py --work-dir outputs/coverage --save-to reports/coverage.json $(ONLY)
@@ -88,4 +91,4 @@ lock: $(READY) ## resolve pyproject.toml into requirements.lock, with the latest
 	  --no-header --no-annotate --output-file requirements.lock
 
 clean: ## remove the pipeline's outputs, except the registry and DVC's cache
-	rm -rf data downloads outputs reports
+	rm -rf data downloads jobs outputs reports

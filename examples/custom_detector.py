@@ -18,13 +18,10 @@ from torch import Tensor, nn
 from detexport import runtime
 from detexport.contract import DETECTION_OUTPUTS, Contract, ResizeRule
 from detexport.export import Provenance
-from detexport.export.onnx import Onnx
-from detexport.export.scripting import Scripting
-from detexport.export.torch_export import TorchExport
-from detexport.export.tracing import Tracing
 from detexport.modeling import META_ARCH_REGISTRY
 from detexport.modeling.meta_arch import ImageModel
 from detexport.structures import Boxes, Instances
+from detexport.targets.table import artifacts
 
 STRIDE = 4
 THRESHOLD = 0.6
@@ -90,9 +87,8 @@ def main(folder: Path) -> None:
     image = torch.randint(0, 256, (3, 120, 160), dtype=torch.uint8)
     with torch.no_grad():
         (expected,) = model([{"image": image}])
-    for method in (Tracing(), Scripting(), TorchExport(), Onnx()):
-        name = type(method).__name__.lower()
-        method.export(
+    for name in ("tracing", "scripting", "torch_export", "onnx"):
+        artifacts()[name].maker.build().export(
             model,
             image.numpy(),
             folder / name,

@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Annotated
 
+from omegaconf import OmegaConf
 from typer import Option, echo
 
 from detexport.config.instantiate import instantiate
-from detexport.config.params import load_params, load_values
+from detexport.config.params import load_values
+from detexport.system.files import read_json
 from detexport.system.script import run
 from detexport.workflows.benchmark import BenchmarkTarget, benchmark_model
 
@@ -16,17 +18,17 @@ def main(
     build: Annotated[Path, Option()],
     weights: Annotated[Path, Option()],
     artifacts_dir: Annotated[Path, Option()],
+    candidates: Annotated[Path, Option(help="the targets, see the stage candidates")],
     reference: Annotated[Path, Option()],
     machine: Annotated[Path, Option()],
     save_to: Annotated[Path, Option()],
 ) -> None:
-    """Write the latencies of MODEL and of its jobs' targets to SAVE_TO."""
+    """Write the latencies of MODEL and of its CANDIDATES to SAVE_TO."""
     targets = {
-        job.target: BenchmarkTarget(
-            instantiate(load_params(f"targets.{job.target}.runtime")), artifacts_dir / job.artifact
+        target: BenchmarkTarget(
+            instantiate(OmegaConf.create(one["runtime"])), artifacts_dir / one["artifact"]
         )
-        for job in load_params("jobs").values()
-        if job.model == model
+        for target, one in read_json(candidates).items()
     }
     report = benchmark_model(build, weights, targets, reference, machine, load_values("benchmark"))
     report.save(save_to)

@@ -27,7 +27,8 @@ def main(
 ) -> None:
     """Write JOB's diagnosis, or that it passed according to VERDICT, into SAVE_DIR."""
     target = load_params(f"targets.{load_params(f'jobs.{job}.target')}")
-    steps = [(one.name, instantiate(one.maker)) for one in load_params(f"export_steps.{target.artifact}")]
+    makers = load_params(f"export_steps.{target.artifact}").items()
+    steps = [(name, instantiate(maker)) for name, maker in makers]
     engine, precision = instantiate(target.runtime), target.get("precision", "")
     folders = {"build": build, "weights": weights, "sample": sample, "reference": reference}
     outcome = diagnose_job(artifact_dir, read_json(verdict), steps, engine, precision, save_dir, **folders)

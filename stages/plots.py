@@ -1,4 +1,4 @@
-"""Plots: accuracy against latency, latency distributions and AP per class, as pictures that DVC compares."""
+"""Plots: accuracy against latency, latencies and accuracy by class, as pictures that DVC compares."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,8 @@ from typing import Annotated
 from typer import Option
 
 from detexport.config.params import load_values
-from detexport.report.plots import draw_plots, read_jobs
+from detexport.report.collect import collect
+from detexport.report.plots import write_plots
 from detexport.results.digests import remove_other_jobs
 from detexport.system.script import run
 
@@ -17,9 +18,9 @@ def main(
     save_dir: Annotated[Path, Option()],
 ) -> None:
     """Draw the selected jobs into SAVE_DIR."""
-    jobs = load_values("jobs")
+    jobs, budget = load_values("jobs"), load_values("report.budget")
     remove_other_jobs(digests_dir, jobs)
-    draw_plots(read_jobs(jobs, models_dir), save_dir)
+    write_plots(collect(jobs, models_dir), save_dir, ap_loss=budget["ap_loss"])
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from makers import maker
 from tiny_artifacts import no_samples, tiny_image, write_tiny_onnx, write_tiny_torchscript
 
 
@@ -37,10 +38,8 @@ def tiny_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_openvino(tiny_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from detexport.convert.openvino import OpenVino
-
     folder = tmp_path_factory.mktemp("tiny") / "openvino"
-    OpenVino().convert(tiny_onnx, no_samples(), folder)
+    maker("openvino").convert(tiny_onnx, no_samples(), folder)
     return folder
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from detexport.artifact import Artifact
 from detexport.contract import DETECTION_OUTPUTS, Contract, keypoint_output, mask_output
 from detexport.export import Provenance
-from detexport.export.tracing import Tracing
+from makers import maker
 from tiny_artifacts import FRACTIONS, GRID, KEYPOINTS, KINDS, MASKS, SEM_SEG, STUFF, tiny_contract, tiny_image
 
 CONTRACTS = {
@@ -127,6 +127,6 @@ def raw_outputs(contract: Contract, image: np.ndarray) -> dict[str, np.ndarray]:
 
 def write_tiny_pasted(folder: Path, contract: Contract) -> Artifact:
     """A traced artifact whose graph ends in the frame of the wanted output."""
-    return Tracing("pasted").export(
+    return maker("tracing", graph_end="pasted").export(
         TinyModel(contract), tiny_image(48, 40), folder, contract=contract, provenance=Provenance("w", "c")
     )

@@ -1,11 +1,8 @@
-"""The one table of tolerances: that which the pipeline uses."""
+"""The one table of tolerances: that of conf/parity."""
 
-from pathlib import Path
+from dataclasses import asdict
 
-import yaml
+from detexport.parity.settings import default_settings
 
-from detexport.parity.compare import Tolerance
-
-_TABLE = yaml.safe_load((Path(__file__).parents[1] / "conf/parity/default.yaml").read_text())["tolerance"]
-LIMITS = {name: value for name, value in _TABLE.items() if name != "_target_"}
-TOLERANCE = Tolerance(**LIMITS)
+TOLERANCE = default_settings().tolerance
+LIMITS = asdict(TOLERANCE)

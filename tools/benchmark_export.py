@@ -27,7 +27,7 @@ from coverage_table.table import markdown_table
 from detexport.benchmark.machine import describe_machine
 from detexport.system.atomic import atomic_file
 from detexport.system.files import write_json
-from detexport.targets.table import ARTIFACTS, artifact_chain
+from detexport.targets.table import artifact_chain, artifacts
 
 CONFIG = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml"
 SIZE = (800, 1216)
@@ -52,8 +52,8 @@ artifact. The limits of {limited} are {max_s} s and {max_gb} GB each.
 
 
 def main(
-    artifacts: Annotated[
-        list[str] | None, Argument(help=f"some of {', '.join(ARTIFACTS)}; by default all")
+    names: Annotated[
+        list[str] | None, Argument(help=f"some of {', '.join(artifacts())}; by default all")
     ] = None,
     threads: Annotated[int, Option(help="threads of one operator")] = 2,
     save_to: Annotated[Path, Option(help="JSON file for the figures")] = Path(
@@ -64,12 +64,12 @@ def main(
     ] = None,
 ) -> None:
     """Make each artifact once and write its figures; exit code 1 if one failed or exceeded its limits."""
-    if document and artifacts:
+    if document and names:
         raise typer.BadParameter("the table has all artifacts: leave out --document, or name none")
-    names = list(dict.fromkeys(link for name in artifacts or ARTIFACTS for link in artifact_chain(name)))
+    steps = list(dict.fromkeys(step for name in names or artifacts() for step in artifact_chain(name)))
     measured: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name in (bar := tqdm(names, unit="artifact")):
+        for name in (bar := tqdm(steps, unit="artifact")):
             bar.set_postfix_str(name)
             measured[name] = measure(name, Path(folder), threads)
     record = {
@@ -161,7 +161,7 @@ def measure(name: str, folder: Path, threads: int) -> dict[str, Any]:
 
 def make(name: str, folder: Path) -> float:
     """Make one artifact in this process; return the seconds that it took."""
-    maker, source = ARTIFACTS[name].maker.build(), ARTIFACTS[name].source
+    maker, source = artifacts()[name].maker.build(), artifacts()[name].source
     if source:
         start = perf_counter()
         maker.convert(folder / source, Images(), folder / name)

@@ -34,10 +34,11 @@ from detexport.contract import Contract
 from detexport.data.coco import CocoDataset, load_coco
 from detexport.metrics.evaluate import annotation_kind
 from detexport.modeling import build_model
-from detexport.parity.accuracy import BUDGETS, MIN_ACCURACY, measure_accuracy
-from detexport.parity.compare import Tolerance, compare
+from detexport.parity.accuracy import measure_accuracy
+from detexport.parity.compare import compare
 from detexport.parity.eager_variants import NO_NOISE, variants
 from detexport.parity.noise_floor import choose_samples, read_noise_floor
+from detexport.parity.settings import default_settings
 from detexport.parity.validate import validate
 from detexport.parity.verdict import ParityReport
 from detexport.processing.postprocess import postprocess
@@ -45,7 +46,7 @@ from detexport.reference.eager_outputs import run_eager
 from detexport.reference.store import Reference, Sample, read_reference, write_reference
 from detexport.system.digests import sha256_file
 from detexport.system.files import read_json, write_json
-from detexport.targets.table import TARGETS
+from detexport.targets.table import targets
 from planted_faults import FAULTS, HARMLESS, TIES, Arrays, Fault, Size, WrappedSession, with_ties
 
 PERTURBED = {
@@ -164,19 +165,21 @@ def models(models_dir: Path) -> list[Path]:
 def of_model(folder: Path, data: Path) -> Iterator[Result]:
     """Plant the changes in each artifact of a model; yield the results."""
     reference, floor = read_reference(folder / "reference"), read_noise_floor(folder / "floor.json")
-    for target, recipe in TARGETS.items():
+    for target, recipe in targets().items():
         artifact_dir = folder / "artifacts" / recipe.artifact
         if recipe.precision or not artifact_dir.is_dir():
             continue
         job = f"{folder.name}-{target}"
         session = CachedSession(replace_threads(recipe.runtime.build()).open(artifact_dir))
-        evaluate = partial(validate, tolerance=Tolerance(), job=job, floor=floor)
+        evaluate = partial(validate, tolerance=default_settings().tolerance, job=job, floor=floor)
         faults = [fault for fault in (*FAULTS, *HARMLESS) if fault.applies_to(session.artifact)]
         for fault in tqdm(faults, desc=job, unit="fault"):
             yield result(job, fault, evaluate(fault.plant(session), reference))
         if "scores" in session.artifact.contract.output_names:
             # Without the noise floor, which was measured on another reference.
-            yield from of_ties(job, session, reference, partial(validate, tolerance=Tolerance(), job=job))
+            yield from of_ties(
+                job, session, reference, partial(validate, tolerance=default_settings().tolerance, job=job)
+            )
         if target == "onnx":
             yield from of_weights(job, artifact_dir, recipe.runtime.build(), reference, evaluate, data)
 
@@ -219,8 +222,14 @@ def of_weights(
 def accuracy(session: Any, reference: Reference, dataset: CocoDataset) -> Any:
     """Measure the task metrics that decide an int8 target."""
     assert reference.accuracy is not None
+    settings = default_settings()
     return measure_accuracy(
-        session, reference.accuracy, dataset, precision="int8", budget=BUDGETS["int8"], least=MIN_ACCURACY
+        session,
+        reference.accuracy,
+        dataset,
+        precision="int8",
+        budget=settings.budgets["int8"],
+        least=settings.min_accuracy,
     )
 
 
@@ -274,7 +283,7 @@ def against_itself(folder: Path, images: int) -> Iterator[dict[str, Any]]:
                 compared = compare(
                     sample.expected(),
                     outputs,
-                    tolerance=Tolerance(),
+                    tolerance=default_settings().tolerance,
                     contract=contract,
                     scale=sample.meta.output_scale,
                 )

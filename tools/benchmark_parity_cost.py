@@ -27,7 +27,8 @@ from detexport.contract import Contract
 from detexport.metrics.bootstrap import paired_difference
 from detexport.metrics.tallies import Matches
 from detexport.outputs import Outputs, pack, unpack
-from detexport.parity.compare import Tolerance, compare
+from detexport.parity.compare import compare
+from detexport.parity.settings import default_settings
 from detexport.processing.postprocess import paste_masks
 
 LIMIT = 0.1
@@ -116,7 +117,9 @@ def comparison_steps(
         return array
 
     def compare_both() -> None:
-        verdict = compare(expected, actual, tolerance=Tolerance(), contract=contract, scale=1.0)
+        verdict = compare(
+            expected, actual, tolerance=default_settings().tolerance, contract=contract, scale=1.0
+        )
         assert verdict.passed, verdict.reasons
 
     return {

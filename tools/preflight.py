@@ -17,10 +17,11 @@ from detexport.config.params import PARAMS, load_params, load_values
 from detexport.parity.settings import ParitySettings
 from detexport.reference.resume import remove_abandoned
 from detexport.system.atomic import remove_leftovers
+from detexport.system.class_source import required_packages
 from detexport.system.files import read_json
 from detexport.system.script import run
 from detexport.targets.opsets import check_opset_version
-from detexport.targets.table import ONNX_RUNTIME
+from detexport.workflows.receipts import outdated_receipt
 
 # DVC's record of the processes that read and write each path.
 LOCKS = Path(".dvc/tmp/rwlock")
@@ -30,7 +31,7 @@ WRITTEN = ("checkpoints", "data", "downloads", "jobs", "outputs", "reports")
 # Outputs that are about a machine or a registry, which may be another than when they were written.
 MACHINE = Path("outputs/machine.json")
 RECEIPTS = Path("outputs/registered.json")
-DECISIONS = Path("outputs/promoted.json")
+OF_RECEIPTS = (Path("outputs/promoted.json"), Path("outputs/published.json"))
 
 
 def main(conf: Path = Path("conf")) -> None:
@@ -88,13 +89,11 @@ def remove_other_receipts() -> None:
     """
     if not RECEIPTS.is_file():
         return
-    from detexport.workflows.receipts import outdated_receipt  # imports MLflow: seconds
-
     reason = outdated_receipt(read_json(RECEIPTS), load_values("registry"))
     if reason:
         echo(f"{reason}: jobs are registered again")
-        RECEIPTS.unlink()
-        DECISIONS.unlink(missing_ok=True)
+        for path in (RECEIPTS, *OF_RECEIPTS):
+            path.unlink(missing_ok=True)
 
 
 def check_opsets() -> None:
@@ -103,24 +102,22 @@ def check_opsets() -> None:
     Raises:
         ConfigError: the exporter cannot write one, or the installed ONNX Runtime cannot run it.
     """
-    params: Any = OmegaConf.to_container(load_params("jobs"))
-    for job in params.values():
-        steps = load_params(f"export_steps.{job['artifact']}")
-        runtime = load_params(f"targets.{job['target']}.runtime")._target_
-        model = load_params(f"models.{job['model']}")
-        for one in steps:
-            if "opset_version" in one.maker:
+    jobs, export_steps, targets, models = map(load_params, ("jobs", "export_steps", "targets", "models"))
+    for job in jobs.values():
+        steps, model = export_steps[job.artifact], models[job.model]
+        classes = [targets[job.target].runtime._target_, *(maker._target_ for maker in steps.values())]
+        for name, maker in steps.items():
+            if "opset_version" in maker:
                 cfg = load_cfg(Path(model.config_file))
                 overrides: Any = OmegaConf.to_container(model.config)
                 cfg.merge_from_tree(overrides, source=f"models.{job['model']}.config")
                 check_opset_version(
-                    one.name,
-                    one.maker.opset_version,
-                    one.maker.exporter,
+                    name,
+                    maker.opset_version,
+                    maker.exporter,
                     meta_arch=cfg.MODEL.META_ARCHITECTURE,
-                    runs_onnx=runtime == ONNX_RUNTIME.path
-                    or any(other.name == "onnx_int8" for other in steps),
-                    option=f"-S artifacts.{one.name}.method.opset_version",
+                    runs_onnx=any("onnxruntime" in required_packages(path) for path in classes),
+                    option=f"-S artifacts.{name}.method.opset_version",
                 )
 
 

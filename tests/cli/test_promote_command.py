@@ -28,7 +28,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         for number, p50_ms in ((1, 5.0), (2, 5.0), (3, 50.0)):
             write_version(root, number, p50_ms=p50_ms)
-            register_jobs([toy_job(root)], workspace=root, checkout=root, settings=RegistrySettings())
+            register_jobs([toy_job(root)], workspace=root, checkout=root, settings=RegistrySettings.of({}))
     return root
 
 

@@ -26,6 +26,7 @@ from detexport.runtime import load
 from detexport.runtime.aot_inductor import AotInductorRuntime, _require_processor
 from detexport.system.digests import sha256_file
 from hostile_archives import disguise
+from makers import maker
 from tiny_artifacts import tiny_contract
 
 GRID = 8
@@ -128,7 +129,7 @@ def save_artifact(program: torch.export.ExportedProgram, contract: Contract, fol
 @pytest.fixture(scope="module")
 def package(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("package") / "aot_inductor"
-    AotInductor().convert(source, [bright_image(72, 104, 5)], folder)  # type: ignore[arg-type]
+    maker("aot_inductor").convert(source, [bright_image(72, 104, 5)], folder)  # type: ignore[arg-type]
     return folder
 
 
@@ -171,7 +172,7 @@ def test_suppresses_each_of_the_classes_of_lvis_alone(tmp_path: Path) -> None:
     program = record_program(Suppression().eval(), draw(40), contract)  # type: ignore[arg-type]
     (tmp_path / "source").mkdir()
     save_artifact(program, contract, tmp_path / "source")
-    AotInductor().convert(tmp_path / "source", [draw(60)], tmp_path / "package")
+    maker("aot_inductor").convert(tmp_path / "source", [draw(60)], tmp_path / "package")
     for count in (0, 1, 300, 8000):
         inputs = draw(count)
         expected = nms_per_class(*map(torch.from_numpy, inputs.values()), 0.6).tolist()
@@ -195,7 +196,7 @@ def test_compiles_the_program_that_was_looked_at(source: Path, tmp_path: Path) -
         tmp_path / "source"
     )
     with pytest.raises(Reached):
-        AotInductor().convert(tmp_path / "source", Samples(), tmp_path / "package")  # type: ignore[arg-type]
+        maker("aot_inductor").convert(tmp_path / "source", Samples(), tmp_path / "package")  # type: ignore[arg-type]
     assert not mark.exists()
 
 
@@ -226,13 +227,13 @@ def test_calls_operators_that_are_there_without_python(package: Path) -> None:
 
 @pytest.mark.slow
 def test_is_the_same_from_another_folder(source: Path, package: Path, tmp_path: Path) -> None:
-    AotInductor().convert(source, [], tmp_path / "other")  # type: ignore[arg-type]
+    maker("aot_inductor").convert(source, [], tmp_path / "other")  # type: ignore[arg-type]
     assert (tmp_path / "other" / "model.pt2").read_bytes() == (package / "model.pt2").read_bytes()
 
 
 @pytest.mark.slow
 def test_without_vectors(source: Path, tmp_path: Path) -> None:
-    AotInductor(instruction_set="x86-64").convert(source, [], tmp_path / "plain")  # type: ignore[arg-type]
+    maker("aot_inductor", instruction_set="x86-64").convert(source, [], tmp_path / "plain")  # type: ignore[arg-type]
     image = bright_image(72, 104, 5)
     masks = [load(folder).session(image)["pred_masks"] for folder in (source, tmp_path / "plain")]
     np.testing.assert_allclose(masks[1], masks[0], atol=1e-5)
@@ -246,7 +247,7 @@ def test_refuses_code_that_trusts_a_wrong_layout(
     wrong = {"layout_optimization": True}
     monkeypatch.setattr(AotInductor, "_settings", lambda self: {**settings(self), **wrong})
     with pytest.raises(ExportError, match="does not compute what the program computes"):
-        AotInductor().convert(source, [bright_image(72, 104, 5)], tmp_path / "wrong")  # type: ignore[arg-type]
+        maker("aot_inductor").convert(source, [bright_image(72, 104, 5)], tmp_path / "wrong")  # type: ignore[arg-type]
     assert not (tmp_path / "wrong").exists()
 
 
@@ -309,7 +310,7 @@ def test_says_that_there_is_no_compiler(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(RuntimeUnavailableError, match=r"needs a C\+\+ compiler; got: no program 'g\+\+'"):
-        AotInductor().convert(source, [], tmp_path / "none")  # type: ignore[arg-type]
+        maker("aot_inductor").convert(source, [], tmp_path / "none")  # type: ignore[arg-type]
     assert not (tmp_path / "none").exists()
 
 
@@ -321,4 +322,4 @@ def test_refuses_what_it_cannot_compile_for(
     source: Path, tmp_path: Path, options: dict[str, str], got: str
 ) -> None:
     with pytest.raises(ExportError, match=got):
-        AotInductor(**options).convert(source, [], tmp_path / "none")  # type: ignore[arg-type]
+        maker("aot_inductor", **options).convert(source, [], tmp_path / "none")  # type: ignore[arg-type]

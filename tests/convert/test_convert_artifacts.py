@@ -16,19 +16,16 @@ from PIL import Image
 from detexport.artifact import Format, read_artifact
 from detexport.contract import ResizeRule
 from detexport.convert.conversion import Conversion
-from detexport.convert.onnx_int8 import OnnxInt8
-from detexport.convert.openvino import OpenVino
-from detexport.convert.openvino_int8 import OpenVinoInt8
 from detexport.data.image_samples import ImageSamples
 from detexport.errors import ConfigError, ExportError
 from detexport.export import Provenance
-from detexport.export.onnx import Onnx
 from detexport.runtime import default_engine
+from makers import maker
 from tiny_artifacts import no_samples, tiny_contract, tiny_image, write_tiny_layers
 from tiny_models import LayeredModel
 
 SIZES = [(30, 50), (77, 41), (16, 16)]
-INT8 = {"onnx_int8": ("onnx", OnnxInt8), "openvino_int8": ("openvino", OpenVinoInt8)}
+INT8 = {"onnx_int8": "onnx", "openvino_int8": "openvino"}
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +41,9 @@ def folders(samples: ImageSamples, tmp_path_factory: pytest.TempPathFactory) -> 
     """The layers in every format, by the name of the artifact."""
     root = tmp_path_factory.mktemp("layers")
     write_tiny_layers(root / "onnx")
-    OpenVino().convert(root / "onnx", samples, root / "openvino")
-    for name, (source, conversion) in INT8.items():
-        conversion(samples=2).convert(root / source, samples, root / name)
+    maker("openvino").convert(root / "onnx", samples, root / "openvino")
+    for name, source in INT8.items():
+        maker(name, samples=2).convert(root / source, samples, root / name)
     return {name: root / name for name in ("onnx", "openvino", *INT8)}
 
 
@@ -93,7 +90,11 @@ def test_the_manifest_names_the_source(folders: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize(
     ("source", "conversion"),
-    [("onnx", OpenVino()), ("onnx", OnnxInt8(samples=2)), ("openvino", OpenVinoInt8(samples=2))],
+    [
+        ("onnx", maker("openvino")),
+        ("onnx", maker("onnx_int8", samples=2)),
+        ("openvino", maker("openvino_int8", samples=2)),
+    ],
 )
 def test_a_conversion_is_the_same_to_the_byte(
     folders: dict[str, Path], samples: ImageSamples, tmp_path: Path, source: str, conversion: Conversion
@@ -110,21 +111,21 @@ def test_a_conversion_is_the_same_to_the_byte(
 def test_nothing_to_calibrate_on_is_an_error_and_leaves_nothing(
     folders: dict[str, Path], tmp_path: Path, name: str
 ) -> None:
-    source, conversion = INT8[name]
+    source = INT8[name]
     with pytest.raises(ExportError, match="there are no calibration images"):
-        conversion().convert(folders[source], no_samples(), tmp_path / "a")
+        maker(name).convert(folders[source], no_samples(), tmp_path / "a")
     with pytest.raises(ConfigError, match="quantization needs samples"):
-        conversion(samples=0).convert(folders[source], no_samples(), tmp_path / "a")
+        maker(name, samples=0).convert(folders[source], no_samples(), tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("source", "conversion", "got"),
     [
-        ("onnx", OnnxInt8(float_nodes=("conv0", "conv7")), "float_nodes: conv7"),
-        ("openvino", OpenVinoInt8(preset="foo"), "got: foo"),  # type: ignore[arg-type]
-        ("openvino", OpenVinoInt8(float_patterns=("conv7",)), "float_patterns: conv7"),
-        ("openvino", OpenVinoInt8(float_patterns=("conv[",)), r"float_patterns: conv\["),
+        ("onnx", maker("onnx_int8", float_nodes=("conv0", "conv7")), "float_nodes: conv7"),
+        ("openvino", maker("openvino_int8", preset="foo"), "got: foo"),  # type: ignore[arg-type]
+        ("openvino", maker("openvino_int8", float_patterns=("conv7",)), "float_patterns: conv7"),
+        ("openvino", maker("openvino_int8", float_patterns=("conv[",)), r"float_patterns: conv\["),
     ],
 )
 def test_an_option_that_names_nothing_is_refused_before_any_image_is_read(
@@ -144,14 +145,14 @@ def test_an_error_of_nncf_is_told_as_ours(
 
     monkeypatch.setattr(nncf, "quantize", quantize)
     with pytest.raises(ExportError, match="UnsupportedModelError: of no known kind"):
-        OpenVinoInt8(samples=1).convert(folders["openvino"], samples, tmp_path / "a")
+        maker("openvino_int8", samples=1).convert(folders["openvino"], samples, tmp_path / "a")
 
 
 @pytest.fixture(scope="module")
 def pasted(samples: ImageSamples, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A detector with layers to quantize, whose graph takes the wanted size too."""
     root = tmp_path_factory.mktemp("pasted")
-    method = Onnx(exporter="torchscript", graph_end="pasted")
+    method = maker("onnx", exporter="torchscript", graph_end="pasted")
     method.export(
         LayeredModel(tiny_contract()),
         tiny_image(),
@@ -159,7 +160,7 @@ def pasted(samples: ImageSamples, tmp_path_factory: pytest.TempPathFactory) -> d
         contract=tiny_contract(),
         provenance=Provenance("w", "c"),
     )
-    OpenVino().convert(root / "onnx", samples, root / "openvino")
+    maker("openvino").convert(root / "onnx", samples, root / "openvino")
     return {name: root / name for name in ("onnx", "openvino")}
 
 
@@ -167,8 +168,8 @@ def pasted(samples: ImageSamples, tmp_path_factory: pytest.TempPathFactory) -> d
 def test_a_graph_that_takes_the_wanted_size_is_quantized(
     pasted: dict[str, Path], samples: ImageSamples, tmp_path: Path, name: str
 ) -> None:
-    source, conversion = INT8[name]
-    artifact = conversion(samples=2).convert(pasted[source], samples, tmp_path / "int8")
+    source = INT8[name]
+    artifact = maker(name, samples=2).convert(pasted[source], samples, tmp_path / "int8")
     assert artifact.graph_end == "pasted"
     engine = default_engine(artifact.format)
     expected, found = (
@@ -180,7 +181,7 @@ def test_a_graph_that_takes_the_wanted_size_is_quantized(
     assert 0 < error < 0.02
 
 
-@pytest.mark.parametrize("conversion", [OpenVino(), OnnxInt8()])
+@pytest.mark.parametrize("conversion", [maker("openvino"), maker("onnx_int8")])
 def test_another_format_is_refused(
     folders: dict[str, Path], samples: ImageSamples, tmp_path: Path, conversion: Conversion
 ) -> None:

@@ -1,11 +1,9 @@
-"""The small trained models as the artifacts of conf/artifact."""
+"""The small trained models as the artifacts of conf/export."""
 
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import yaml
 from PIL import Image, ImageDraw
 from torch import nn
 
@@ -18,6 +16,7 @@ from detexport.data.image_samples import ImageSamples
 from detexport.data.synthetic import SyntheticShapes
 from detexport.export import Provenance
 from detexport.modeling import build_model
+from detexport.targets.table import artifacts
 
 ROOT = Path(__file__).parents[2]
 # A single shape is then seen as one thing.
@@ -37,19 +36,17 @@ class Exports:
         folder = self.folder / model / artifact
         if folder.is_dir():
             return folder
-        node = _options(artifact)
-        if "method" in node:
+        recipe = artifacts()[artifact]
+        if not recipe.source:
             net = self._model(model)
             sample = read_image(self.pictures[-1], net.contract(()).channel_order)
             provenance = Provenance(weights_sha256="w", config_sha256="c")
-            _instantiate(node["method"]).export(
-                net, sample, folder, contract=_named(net), provenance=provenance
-            )
+            recipe.maker.build().export(net, sample, folder, contract=_named(net), provenance=provenance)
         else:
-            source = self.get(model, node["source"])
+            source = self.get(model, recipe.source)
             contract = read_artifact(source).contract
             samples = ImageSamples(self.pictures, contract.channel_order, contract.resize)
-            _instantiate(node["conversion"]).convert(source, samples, folder)
+            recipe.maker.build().convert(source, samples, folder)
         return folder
 
     def _model(self, name: str) -> nn.Module:
@@ -87,14 +84,3 @@ def _named(net: Any) -> Contract:
         names = tuple(f"stuff {i}" for i in range(outputs["sem_seg"][0]))
         contract = replace(contract, stuff_class_names=names)
     return contract
-
-
-def _options(artifact: str) -> dict[str, Any]:
-    options: dict[str, Any] = yaml.safe_load((ROOT / f"conf/artifact/{artifact}.yaml").read_text())
-    return options
-
-
-def _instantiate(node: dict[str, Any]) -> Any:
-    options = dict(node)
-    module, _, name = options.pop("_target_").rpartition(".")
-    return getattr(import_module(module), name)(**options)

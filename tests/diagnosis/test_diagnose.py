@@ -18,9 +18,9 @@ from detexport.diagnosis.drawing import save_evidence
 from detexport.diagnosis.segments import cut
 from detexport.errors import ExportError, RuntimeUnavailableError
 from detexport.export import Provenance
-from detexport.export.tracing import Tracing
 from detexport.modeling import build_model
-from detexport.targets.table import TARGETS
+from detexport.targets.table import targets
+from makers import maker
 
 Fault = Callable[[Any], None]
 
@@ -202,7 +202,7 @@ def test_every_segment_answers_for_itself(
     )
     model = trained_model(name)
     contract, provenance = contract_of(model), Provenance("weights", "config")
-    Tracing(graph_end=graph_end).export(
+    maker("tracing", graph_end=graph_end).export(
         model, picture(), tmp_path / "a", contract=contract, provenance=provenance
     )
     found = diagnose(model, tmp_path / "a", picture())
@@ -373,7 +373,7 @@ def test_faults_are_named_in_compiled_code(name: str, tmp_path: Path) -> None:
 @pytest.fixture
 def needs_bf16(tiny_openvino: Path) -> None:
     try:
-        TARGETS["openvino_bf16"].runtime.build().open(tiny_openvino)
+        targets()["openvino_bf16"].runtime.build().open(tiny_openvino)
     except RuntimeUnavailableError as error:
         pytest.skip(str(error))
 

@@ -17,10 +17,9 @@ from detexport.diagnosis.segment_exports import (
     segment_exporter,
 )
 from detexport.errors import ArtifactError, ConfigError
-from detexport.export.onnx import Onnx
-from detexport.export.tracing import Tracing
 from detexport.runtime.onnxruntime import OnnxRuntime
-from detexport.targets.table import ARTIFACTS
+from detexport.targets.table import artifacts
+from makers import maker
 from tiny_artifacts import KINDS, tiny_contract, write_tiny_onnx, write_tiny_torchscript
 
 SPECS = (
@@ -66,7 +65,9 @@ def test_the_options_are_those_of_the_manifest_and_a_segment_ends_raw(tmp_path: 
     artifact = write_tiny_onnx(tmp_path / "a")
     replace(artifact, options=options).save(tmp_path / "a")
     exporter = read_segment_exporter(tmp_path / "a")
-    assert exporter.export_steps == (Onnx(opset_version=18, exporter="torchscript", graph_end="raw"),)
+    assert exporter.export_steps == (
+        maker("onnx", opset_version=18, exporter="torchscript", graph_end="raw"),
+    )
     assert (exporter.precision, exporter.quantization, exporter.notes) == ("", "", ())
 
 
@@ -82,7 +83,7 @@ def test_a_conversion_is_made_from_its_source_with_its_options(tmp_path: Path) -
     artifact_dir = converted(tmp_path / "int8", "onnx_int8", read_artifact(tmp_path / "onnx").sha256)
     (tmp_path / "other").mkdir()
     exporter = read_segment_exporter(artifact_dir)
-    assert exporter.export_steps == (Onnx(opset_version=18),)
+    assert exporter.export_steps == (maker("onnx", opset_version=18),)
     assert exporter.quantization == "onnx_int8"
     assert "the segments are those of its source, onnx, in float32" in exporter.notes[-1]
     assert len(exporter.notes) == 1
@@ -91,7 +92,7 @@ def test_a_conversion_is_made_from_its_source_with_its_options(tmp_path: Path) -
 def test_a_source_that_is_absent_is_noted_and_has_default_options(tmp_path: Path) -> None:
     artifact_dir = converted(tmp_path / "alone/int8", "onnx_int8", "f" * 64)
     exporter = read_segment_exporter(artifact_dir)
-    assert exporter.export_steps == (ARTIFACTS["onnx"].maker.build(),)
+    assert exporter.export_steps == (artifacts()["onnx"].maker.build(),)
     assert exporter.notes[0] == (
         "onnx_int8 was converted from an artifact that is absent: onnx has default options"
     )
@@ -101,8 +102,10 @@ def test_a_source_that_is_absent_is_noted_and_has_default_options(tmp_path: Path
 
 def test_makers_that_are_known_need_no_manifest(tmp_path: Path) -> None:
     artifact = write_tiny_onnx(tmp_path / "a")
-    exporter = segment_exporter(artifact, [("mine", Tracing("pasted"))], OnnxRuntime(), "bf16", ["noted"])
-    assert exporter.export_steps == (Tracing("raw"),)
+    exporter = segment_exporter(
+        artifact, [("mine", maker("tracing", graph_end="pasted"))], OnnxRuntime(), "bf16", ["noted"]
+    )
+    assert exporter.export_steps == (maker("tracing", graph_end="raw"),)
     assert (exporter.precision, exporter.notes) == ("bf16", ("noted",))
 
 

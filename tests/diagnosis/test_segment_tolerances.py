@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from detexport.diagnosis.segment_tolerances import LIMITS, Measured, limits_of, measure
+from detexport.diagnosis.segment_tolerances import Measured, limits_of, measure
 from detexport.errors import ConfigError
 from detexport.modeling.segment import Kind
 from tiny_artifacts import tiny_contract
@@ -13,7 +13,7 @@ VALUES = RANDOM.standard_normal((1, 16, 20, 30)).astype(np.float32)
 
 
 def measured(kind: Kind, expected: dict[str, np.ndarray], actual: dict[str, np.ndarray]) -> Measured:
-    return measure(kind, expected, actual, (20, 30), tiny_contract(), LIMITS[""])
+    return measure(kind, expected, actual, (20, 30), tiny_contract(), limits_of(""))
 
 
 def test_another_order_of_summing_is_noise_and_half_precision_is_not() -> None:

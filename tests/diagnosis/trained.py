@@ -12,7 +12,7 @@ from detexport.data.coco import read_image
 from detexport.data.image_samples import BUNDLED_SAMPLE
 from detexport.export import Provenance
 from detexport.modeling import build_model
-from detexport.targets.table import ARTIFACTS, artifact_chain
+from detexport.targets.table import artifact_chain, artifacts
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +40,7 @@ def contract_of(model: Any) -> Contract:
 def write(model: Any, method: str, folder: Path) -> Path:
     """The artifact of a method, those that it is made from beside it."""
     for name in artifact_chain(method):
-        maker, source = ARTIFACTS[name].maker.build(), ARTIFACTS[name].source
+        maker, source = artifacts()[name].maker.build(), artifacts()[name].source
         if source:
             maker.convert(folder / source, [picture()], folder / name)
         else:

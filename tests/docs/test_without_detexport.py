@@ -13,10 +13,10 @@ from packaging.requirements import Requirement
 from pages import ROOT, all_blocks
 from PIL import Image
 
-from detexport.convert.openvino import OpenVino
 from detexport.data.resize import resize_image, resized_size
 from detexport.processing.postprocess import scale_boxes
 from detexport.runtime.onnxruntime import OnnxRuntime
+from makers import maker
 from tiny_artifacts import tiny_contract
 
 PAGE = "docs/without_detexport.md"
@@ -69,7 +69,7 @@ def photo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="module")
 def tiny_openvino(tiny_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("openvino") / "openvino"
-    OpenVino().convert(tiny_onnx, [], folder)
+    maker("openvino").convert(tiny_onnx, [], folder)
     return folder
 
 

@@ -12,13 +12,10 @@ import torch
 
 from detexport import runtime
 from detexport.export import Provenance
-from detexport.export.onnx import Onnx
-from detexport.export.scripting import Scripting
-from detexport.export.torch_export import TorchExport
-from detexport.export.tracing import Tracing
+from makers import maker
 
 PROGRAM = Path(__file__).parents[2] / "examples/custom_detector.py"
-METHODS = {"tracing": Tracing, "scripting": Scripting, "torch_export": TorchExport, "onnx": Onnx}
+METHODS = ("tracing", "scripting", "torch_export", "onnx")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +38,7 @@ def test_artifacts_equal_the_model(model: Any, method: str, tmp_path: Path) -> N
     sizes = [(120, 160), (64, 48), (131, 203)]
     images = [torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator) for size in sizes]
     images.append(torch.full((3, 50, 70), 127, dtype=torch.uint8))
-    METHODS[method]().export(
+    maker(method).export(
         model,
         images[0].numpy(),
         tmp_path / method,
@@ -78,7 +75,7 @@ def test_the_program_prints_one_line_per_method(tmp_path: Path) -> None:
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == [
         "tracing",
         "scripting",
-        "torchexport",
+        "torch_export",
         "onnx",
     ]
     assert (tmp_path / "onnx" / "artifact.json").is_file()

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from detexport.artifact import read_artifact, verify_files
 from detexport.errors import ExportError, OutputError
 from detexport.export import Provenance
-from detexport.targets.table import ARTIFACTS
+from detexport.targets.table import artifacts
 from small_disk import small_disk
 from tiny_artifacts import tiny_image
 
-METHODS = [name for name, recipe in ARTIFACTS.items() if not recipe.source]
+METHODS = [name for name, recipe in artifacts().items() if not recipe.source]
 HEAVY = 600_000  # weights, 2.4 MB
 
 
@@ -28,7 +28,7 @@ def _fixed_hashes(request: pytest.FixtureRequest) -> None:
 
 
 def export(name: str, model: Any, save_dir: Path, sample: np.ndarray | None = None) -> None:
-    ARTIFACTS[name].maker.build().export(
+    artifacts()[name].maker.build().export(
         model,
         tiny_image() if sample is None else sample,
         save_dir,

@@ -25,14 +25,12 @@ from detexport.data.resize import resize_image
 from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import ConfigError, ExportError
 from detexport.export import ExportMethod, Provenance
-from detexport.export.onnx import Onnx
-from detexport.export.scripting import Scripting
-from detexport.export.tracing import Tracing
 from detexport.modeling import build_model
 from detexport.runtime import default_engine
 from detexport.runtime.onnxruntime import OnnxRuntime
 from detexport.runtime.torchscript import TorchScript
-from detexport.targets.table import ARTIFACTS
+from detexport.targets.table import artifacts
+from makers import maker
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ("circle", "rectangle", "triangle", "star", "ring")
@@ -71,9 +69,9 @@ def exported(
     """Each method once, recorded at a size that the tests do not use again."""
     folder = tmp_path_factory.mktemp("artifacts")
     methods: dict[str, ExportMethod] = {
-        "tracing": Tracing(),
-        "onnx": Onnx(),
-        "onnx_torchscript": Onnx(exporter="torchscript"),
+        "tracing": maker("tracing"),
+        "onnx": maker("onnx"),
+        "onnx_torchscript": maker("onnx", exporter="torchscript"),
     }
     sample = resize_image(shapes, (112, 144))
     for name, method in methods.items():
@@ -114,7 +112,7 @@ def for_pytorch(
     @cache
     def make(name: str) -> Path:
         folder = tmp_path_factory.mktemp("pytorch") / name
-        method = ARTIFACTS[name].maker.build()
+        method = artifacts()[name].maker.build()
         method.export(model, shapes, folder, contract=contract, provenance=PROVENANCE)
         return folder
 
@@ -200,7 +198,9 @@ def test_the_manifest_records_the_method_and_its_options(exported: dict[str, Pat
     assert artifact.weights_sha256 == "w"
 
 
-@pytest.mark.parametrize("method", [Tracing(), Scripting(), Onnx(), Onnx(exporter="torchscript")])
+@pytest.mark.parametrize(
+    "method", [maker("tracing"), maker("scripting"), maker("onnx"), maker("onnx", exporter="torchscript")]
+)
 def test_a_model_in_training_mode_is_refused_and_nothing_is_written(
     model: nn.Module, contract: Contract, tmp_path: Path, method: ExportMethod
 ) -> None:
@@ -230,7 +230,9 @@ def test_what_no_exporter_can_write_is_refused(
     option = list(options)[-1]
     remedy = rf"remedy: set --opt {option}=\w+; in the pipeline artifacts\.<name>\.method\.{option}=\w+"
     with pytest.raises(ConfigError, match=f"{option}.*{remedy}"):
-        Onnx(**options).export(model, SAMPLE, tmp_path / "a", contract=contract, provenance=PROVENANCE)
+        maker("onnx", **options).export(
+            model, SAMPLE, tmp_path / "a", contract=contract, provenance=PROVENANCE
+        )
     assert not (tmp_path / "a").exists()
 
 

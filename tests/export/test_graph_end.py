@@ -18,13 +18,12 @@ from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import ExportError
 from detexport.export import Provenance
 from detexport.export.graph_end import batch_graph, image_graph
-from detexport.export.onnx import Onnx
-from detexport.export.tracing import Tracing
 from detexport.modeling import build_model
 from detexport.processing.postprocess import postprocess
 from detexport.runtime import Session
 from detexport.runtime.onnxruntime import OnnxRuntime
 from detexport.runtime.torchscript import TorchScript, TorchScriptSession
+from makers import maker
 from tiny_artifacts import tiny_image
 from tiny_models import CONTRACTS, TinyModel, raw_outputs
 
@@ -46,9 +45,13 @@ def session(
     folder = tmp_path_factory.mktemp(request.param) / "artifact"
     model, sample = TinyModel(contract), tiny_image(48, 40)
     if request.param == "onnx":
-        Onnx(graph_end="pasted").export(model, sample, folder, contract=contract, provenance=PROVENANCE)
+        maker("onnx", graph_end="pasted").export(
+            model, sample, folder, contract=contract, provenance=PROVENANCE
+        )
         return OnnxRuntime(threads=1).open(folder)
-    artifact = Tracing("pasted").export(model, sample, folder, contract=contract, provenance=PROVENANCE)
+    artifact = maker("tracing", graph_end="pasted").export(
+        model, sample, folder, contract=contract, provenance=PROVENANCE
+    )
     if request.param == "tracing":
         return TorchScript().open(folder)
     # Not through a file, which needs a process with fixed hashes.
@@ -110,7 +113,7 @@ def test_onnx_names_the_sides_of_the_output(tmp_path: Path) -> None:
     import onnx
 
     contract = CONTRACTS["everything"]
-    method = Onnx(graph_end="pasted")
+    method = maker("onnx", graph_end="pasted")
     method.export(TinyModel(contract), tiny_image(), tmp_path / "a", contract=contract, provenance=PROVENANCE)
     graph = onnx.load(tmp_path / "a" / "model.onnx").graph
     shapes = {
@@ -124,13 +127,15 @@ def test_onnx_names_the_sides_of_the_output(tmp_path: Path) -> None:
 
 def test_a_traced_file_holds_no_device(tmp_path: Path) -> None:
     contract = CONTRACTS["everything"]
-    Tracing("pasted").export(
+    maker("tracing", graph_end="pasted").export(
         TinyModel(contract), tiny_image(), tmp_path / "a", contract=contract, provenance=PROVENANCE
     )
     assert b'torch.device("' not in (tmp_path / "a" / "model.pt").read_bytes()
 
 
-@pytest.mark.parametrize("method", [Tracing("cropped"), Onnx(graph_end="cropped")])
+@pytest.mark.parametrize(
+    "method", [maker("tracing", graph_end="cropped"), maker("onnx", graph_end="cropped")]
+)
 def test_another_end_is_refused(method: Any, tmp_path: Path) -> None:
     contract = CONTRACTS["everything"]
     with pytest.raises(ExportError, match="cannot have this end; got: graph_end: 'cropped'"):

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from detexport.contract import DETECTION_OUTPUTS, IMAGE, Contract, ResizeRule
 from detexport.errors import ExportError
 from detexport.export import Provenance
-from detexport.export.onnx import Onnx
 from detexport.modeling.meta_arch import torchvision_small
 from detexport.runtime.onnxruntime import OnnxRuntime
+from makers import maker
 
 CONTRACT = Contract(
     inputs=(IMAGE,),
@@ -70,7 +70,7 @@ def draw(height: int, width: int) -> np.ndarray:
 
 def test_the_error_of_the_exporter_names_the_other_one_and_nothing_is_written(tmp_path: Path) -> None:
     with pytest.raises(ExportError) as error:
-        Onnx().export(
+        maker("onnx").export(
             Branching().eval(), draw(96, 128), tmp_path / "a", contract=CONTRACT, provenance=PROVENANCE
         )
     assert "exporter=torchscript" in str(error.value)
@@ -81,7 +81,7 @@ def test_the_error_of_the_exporter_names_the_other_one_and_nothing_is_written(tm
 def test_torchvisions_own_code_goes_through_a_trace_and_keeps_every_size_free(tmp_path: Path) -> None:
     model = Own().eval()
     sizes = [(96, 128), (64, 64), (131, 97), (33, 250)]
-    Onnx(exporter="torchscript").export(
+    maker("onnx", exporter="torchscript").export(
         model, draw(70, 90), tmp_path / "a", contract=CONTRACT, provenance=PROVENANCE
     )
     session = OnnxRuntime().open(tmp_path / "a")

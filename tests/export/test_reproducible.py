@@ -21,11 +21,8 @@ from pathlib import Path
 import numpy as np, torch
 from detexport.config.cfg import load_cfg
 from detexport.export import Provenance
-from detexport.export.onnx import Onnx
-from detexport.export.scripting import Scripting
-from detexport.export.torch_export import TorchExport
-from detexport.export.tracing import Tracing
 from detexport.modeling import build_model
+from detexport.targets.table import artifacts
 import detexport
 
 torch.manual_seed(3)
@@ -33,7 +30,8 @@ model = build_model(load_cfg(Path("conf/detectron2/mask_rcnn.yaml"))).eval()
 contract = model.contract(("a", "b", "c", "d", "e"))
 sample = np.arange(3 * 64 * 80, dtype=np.uint8).reshape(3, 64, 80)
 found = {"source": detexport.__file__}
-methods = [Tracing(), Scripting(), TorchExport(), Onnx(exporter="torchscript")]
+names = ("tracing", "scripting", "torch_export", "onnx_torchscript")
+methods = [artifacts()[name].maker.build() for name in names]
 # What a process compiled before must not matter.
 for method in [*methods[:2], *methods] if "again" in sys.argv else methods:
     folder = Path(type(method).__name__)

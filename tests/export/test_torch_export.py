@@ -22,10 +22,10 @@ from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import ArtifactError, ExportError
 from detexport.export import Provenance
 from detexport.export.record_program import RECORDED_SIZES, record_program
-from detexport.export.torch_export import TorchExport
 from detexport.formats.pt2 import load_program, save_program
 from detexport.modeling import build_model
 from detexport.runtime.exported_program import ExportedProgram
+from makers import maker
 from small_architectures import NUM_CLASSES, small_cfg
 from tiny_artifacts import tiny_contract
 
@@ -77,7 +77,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[np.ndarray]:
 
 def export(model: Any, folder: Path) -> Path:
     contract = model.contract(tuple("abcde"[: getattr(model, "num_classes", NUM_CLASSES)]))
-    TorchExport().export(model, SAMPLE, folder, contract=contract, provenance=PROVENANCE)
+    maker("torch_export").export(model, SAMPLE, folder, contract=contract, provenance=PROVENANCE)
     return folder
 
 
@@ -167,6 +167,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from detexport.runtime.exported_program import ExportedProgram
+from makers import maker
 found = ExportedProgram(threads=1).open(Path({str(folder)!r}))(np.zeros((3, 16, 16), np.uint8))
 assert not [name for name in sys.modules if name.startswith(("detexport.modeling", "detexport.export"))]
 print(len(found["scores"]), found["pred_boxes"].shape)
@@ -231,7 +232,7 @@ class AsksForAValue(Bright):
 
 
 def test_a_model_of_ones_own_is_exported(tmp_path: Path) -> None:
-    TorchExport().export(
+    maker("torch_export").export(
         OwnModel(Bright()).eval(), SAMPLE, tmp_path / "a", contract=OWN_CONTRACT, provenance=PROVENANCE
     )
     session = ExportedProgram().open(tmp_path / "a")
@@ -249,7 +250,7 @@ def test_a_program_that_would_not_take_every_image_is_refused(
     graph: nn.Module, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ExportError, match=message):
-        TorchExport().export(
+        maker("torch_export").export(
             OwnModel(graph).eval(), SAMPLE, tmp_path / "a", contract=OWN_CONTRACT, provenance=PROVENANCE
         )
     assert list(tmp_path.iterdir()) == []
@@ -281,6 +282,6 @@ def test_a_size_that_follows_from_another_is_saved_and_loaded(tmp_path: Path) ->
 
 def test_a_model_in_training_mode_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="training mode"):
-        TorchExport().export(
+        maker("torch_export").export(
             OwnModel(Bright()).train(), SAMPLE, tmp_path / "a", contract=OWN_CONTRACT, provenance=PROVENANCE
         )

@@ -13,14 +13,13 @@ from detexport.data.coco import read_image
 from detexport.data.resize import resize_image
 from detexport.data.synthetic import SyntheticShapes
 from detexport.export import ExportMethod, Provenance
-from detexport.export.onnx import Onnx
-from detexport.export.tracing import Tracing
 from detexport.modeling import build_model
 from detexport.parity.compare import compare
 from detexport.processing.postprocess import postprocess
 from detexport.runtime.onnxruntime import OnnxRuntime
 from detexport.runtime.session import Engine
 from detexport.runtime.torchscript import TorchScript
+from makers import maker
 from tolerances import TOLERANCE
 
 ROOT = Path(__file__).parents[2]
@@ -28,9 +27,9 @@ CLASSES = ("circle", "rectangle", "triangle", "star", "ring")
 SIZES = [(160, 208), (64, 64), (131, 97), (33, 250), (300, 224), (16, 16)]
 FAMILIES = ["faster_rcnn", "mask_rcnn", "keypoint_rcnn", "retinanet", "fcos", "ssd", "ssdlite"]
 METHODS: dict[str, tuple[ExportMethod, Engine]] = {
-    "tracing": (Tracing(), TorchScript()),
-    "onnx_torchscript": (Onnx(exporter="torchscript"), OnnxRuntime()),
-    "onnx": (Onnx(), OnnxRuntime()),
+    "tracing": (maker("tracing"), TorchScript()),
+    "onnx_torchscript": (maker("onnx", exporter="torchscript"), OnnxRuntime()),
+    "onnx": (maker("onnx"), OnnxRuntime()),
 }
 
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from detexport.config.cfg import load_cfg
 from detexport.engine.training import seed_everything
 from detexport.export import Provenance
-from detexport.export.onnx import Onnx
 from detexport.modeling import build_model
 from detexport.runtime.onnxruntime import OnnxRuntime
 from detexport.structures import BitMasks, Boxes, Instances, Keypoints
+from makers import maker
 from small_architectures import draw
 
 CONFIG = Path(__file__).parents[2] / "conf/detectron2/mask_rcnn.yaml"
@@ -164,7 +164,7 @@ def test_onnx_agrees_with_eager(model: Any, tmp_path: Path) -> None:
     contract = model.contract(tuple("abcde"))
     provenance = Provenance(weights_sha256="w", config_sha256="c")
     recorded = draw(112, 144, 3).numpy()
-    Onnx().export(model, recorded, tmp_path / "onnx", contract=contract, provenance=provenance)
+    maker("onnx").export(model, recorded, tmp_path / "onnx", contract=contract, provenance=provenance)
     session = OnnxRuntime().open(tmp_path / "onnx")
     for image in IMAGES:
         with torch.no_grad():

@@ -12,11 +12,11 @@ from torch import Tensor
 from detexport.config.cfg import load_cfg
 from detexport.errors import ConfigError
 from detexport.export import Provenance
-from detexport.export.onnx import Onnx
 from detexport.modeling import build_model
 from detexport.modeling.meta_arch.panoptic_fpn import PanopticCombination
 from detexport.runtime.onnxruntime import OnnxRuntime
 from detexport.structures import BitMasks, Boxes, Instances
+from makers import maker
 from small_architectures import draw
 
 CONFIG = Path(__file__).parents[2] / "conf/detectron2/mask_rcnn.yaml"
@@ -184,7 +184,7 @@ def test_onnx_computes_what_the_model_computes(model: Any, names: tuple[str, ...
     contract = model.contract(CLASSES[: model.num_classes])
     provenance = Provenance(weights_sha256="w", config_sha256="c")
     folder = tmp_path / "onnx"
-    Onnx().export(model, IMAGES[4].numpy(), folder, contract=contract, provenance=provenance)
+    maker("onnx").export(model, IMAGES[4].numpy(), folder, contract=contract, provenance=provenance)
     session = OnnxRuntime().open(folder)
     for image in IMAGES:
         found = session(image.numpy())

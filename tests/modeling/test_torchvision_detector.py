@@ -19,7 +19,6 @@ from detexport.contract import Contract, ResizeRule
 from detexport.engine.training import seed_everything
 from detexport.errors import CheckpointError, ConfigError
 from detexport.export import Provenance
-from detexport.export.onnx import Onnx
 from detexport.layers import FrozenBatchNorm2d
 from detexport.modeling import build_model
 from detexport.modeling.torchvision import (
@@ -29,6 +28,7 @@ from detexport.modeling.torchvision import (
 )
 from detexport.runtime.onnxruntime import OnnxRuntime
 from detexport.structures import BitMasks, Boxes, Instances, Keypoints, PolygonMasks
+from makers import maker
 
 CONFIG = Path(__file__).parents[2] / "conf/torchvision/detector.yaml"
 FAMILIES = [
@@ -251,7 +251,9 @@ def test_onnx_finds_the_same_where_the_sample_had_a_level_of_one_cell(tmp_path: 
         size_divisibility=32,
     ).eval()
     contract, provenance = model.contract(tuple("abcde")), Provenance("w", "c")
-    Onnx().export(model, draw(96, 128).numpy(), tmp_path / "onnx", contract=contract, provenance=provenance)
+    maker("onnx").export(
+        model, draw(96, 128).numpy(), tmp_path / "onnx", contract=contract, provenance=provenance
+    )
     session = OnnxRuntime().open(tmp_path / "onnx")
     for image in (draw(33, 250), draw(250, 33), *IMAGES):
         with torch.no_grad():

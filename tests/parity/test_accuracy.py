@@ -15,8 +15,14 @@ from detexport.data.coco import CocoDataset, load_coco
 from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import DataError
 from detexport.metrics.evaluate import Evaluation, evaluate_predictions
-from detexport.metrics.tallies import Matches, pack_tallies
-from detexport.parity.accuracy import Accuracy, compare_accuracy, measure_accuracy
+from detexport.metrics.tallies import Matches, Pixels, Segments, pack_tallies
+from detexport.parity.accuracy import (
+    Accuracy,
+    ClassAccuracy,
+    class_names,
+    compare_accuracy,
+    measure_accuracy,
+)
 from detexport.parity.measures import limited_errors
 from detexport.parity.validate import validate
 from detexport.processing.postprocess import postprocess
@@ -245,6 +251,40 @@ def test_accuracy_is_reported_by_class(dataset: CocoDataset, artifact: Artifact)
     assert curve.eager == (1.0,) * 101
     assert np.mean(curve.artifact) == pytest.approx(accuracy.artifact["bbox/AP50"], abs=1e-4)
     json.dumps(accuracy.to_json(), allow_nan=False)
+
+
+def test_panoptic_quality_and_iou_are_reported_by_class(dataset: CocoDataset, artifact: Artifact) -> None:
+    """Also if one side alone predicts a class, and if two classes share a name."""
+    iou = Pixels(np.array([[8.0], [0.0]]), np.array([[10.0], [0.0]]))
+    more = Pixels(np.array([[6.0], [0.0], [0.0]]), np.array([[10.0], [0.0], [2.0]]))
+    found = np.array([[1.6], [0.0]]), *(np.array([[2], [0]]), np.array([[0], [0]]), np.array([[0], [3]]))
+    lost = np.array([[0.0], [0.0]]), *(np.array([[0], [0]]), np.array([[0], [1]]), np.array([[2], [3]]))
+    eager, reached = (
+        Evaluation({}, (1,), {"sem_seg/mIoU": pixels, "panoptic/PQ": Segments(*segments)})
+        for pixels, segments in ((iou, found), (more, lost))
+    )
+    accuracy = compare_accuracy(
+        EagerAccuracy({}, (1,), pack_tallies(eager.tallies)),
+        reached,
+        names={"sem_seg/mIoU": ("things", "sky"), "panoptic/PQ": ("water", "water")},
+        precision="int8",
+        budget=0.02,
+        least=0.1,
+    )
+    assert accuracy.per_class["sem_seg/mIoU"] == {
+        "things": ClassAccuracy(None, 0.8, 0.6),
+        "sky": ClassAccuracy(None, None, None),
+        "class 2": ClassAccuracy(None, None, 0.0),
+    }
+    assert accuracy.per_class["panoptic/PQ"] == {
+        "water (0)": ClassAccuracy(2, 0.8, 0.0),
+        "water (1)": ClassAccuracy(3, 0.0, 0.0),
+    }
+    contract = replace(artifact.contract, stuff_class_names=("things", "sky"))
+    names = class_names(dataset, contract)
+    assert names["segm/AP"] == dataset.class_names
+    assert names["panoptic/PQ"] == (*dataset.class_names, "sky")
+    assert names["sem_seg/mIoU"] == ("things", "sky")
 
 
 def test_a_weak_eager_model_fails_reduced_precision_alone(dataset: CocoDataset, artifact: Artifact) -> None:

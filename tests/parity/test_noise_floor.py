@@ -20,7 +20,7 @@ from detexport.contract import Contract
 from detexport.errors import DataError
 from detexport.modeling import build_model
 from detexport.outputs import Outputs
-from detexport.parity.compare import Tolerance, compare
+from detexport.parity.compare import compare
 from detexport.parity.eager_variants import (
     CPU_VARIANTS,
     most_threads,
@@ -191,27 +191,29 @@ def test_a_floor_is_the_largest_of_its_variants_and_tf32_is_none_of_them() -> No
         },
     )
     assert floor.limits == {"score": 1e-3, "sem_seg": 3e-3}
-    limits = {limit.name: limit for limit in limits_of(Tolerance(), floor)}
-    assert limits["score"].table == Tolerance().score
+    limits = {limit.name: limit for limit in limits_of(TOLERANCE, floor)}
+    assert limits["score"].table == TOLERANCE.score
     assert limits["score"].effective == limits["score"].floor == 1e-3
     assert limits["score"].widened
-    wider = widen(Tolerance(), floor)
+    wider = widen(TOLERANCE, floor)
     assert (wider.score, wider.sem_seg) == (1e-3, 3e-3)
-    assert replace(wider, score=Tolerance().score, sem_seg=Tolerance().sem_seg) == Tolerance()
+    assert replace(wider, score=TOLERANCE.score, sem_seg=TOLERANCE.sem_seg) == TOLERANCE
 
 
 def test_a_limit_above_the_floor_stays_as_it_is() -> None:
     floor = floor_of(score=1e-6, box_px=1e-4)
-    assert widen(Tolerance(), floor) == Tolerance()
-    assert not any(limit.widened for limit in limits_of(Tolerance(), floor))
+    assert widen(TOLERANCE, floor) == TOLERANCE
+    assert not any(limit.widened for limit in limits_of(TOLERANCE, floor))
 
 
 def test_no_limit_is_widened_to_more_than_ten_times_the_table() -> None:
-    table = Tolerance()
+    table = TOLERANCE
     assert widen(table, floor_of(panoptic_ratio=1.0)).panoptic_ratio == pytest.approx(
         10 * table.panoptic_ratio
     )
-    assert widen(Tolerance(score=0.0), floor_of(score=0.1)).score == 0.1  # 0 asks for the floor itself
+    assert (
+        widen(replace(TOLERANCE, score=0.0), floor_of(score=0.1)).score == 0.1
+    )  # 0 asks for the floor itself
 
 
 def test_a_floor_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -226,10 +228,10 @@ def test_a_floor_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_a_limit_is_widened_ten_times_at_most() -> None:
-    near, far = (limits_of(Tolerance(), floor_of(score=score))[0] for score in (0.0019, 0.0021))
+    near, far = (limits_of(TOLERANCE, floor_of(score=score))[0] for score in (0.0019, 0.0021))
     assert (near.widened, far.widened) == (True, True)
-    assert (near.effective, far.effective) == pytest.approx((0.0019, 10 * Tolerance().score))
-    assert limits_of(Tolerance(score=0.0), floor_of(score=0.1))[0].effective == 0.1
+    assert (near.effective, far.effective) == pytest.approx((0.0019, 10 * TOLERANCE.score))
+    assert limits_of(replace(TOLERANCE, score=0.0), floor_of(score=0.1))[0].effective == 0.1
 
 
 def test_masks_that_pass_by_one_limit_need_no_other() -> None:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from detexport.config.cfg import load_cfg
 from detexport.data.coco import load_coco
 from detexport.data.synthetic import SyntheticShapes
 from detexport.modeling import build_model
+from detexport.parity.settings import default_settings
 from detexport.parity.validate import validate
 from detexport.reference.eager_samples import eager_samples
-from detexport.reference.input_plan import Plan
 from detexport.reference.store import Reference, read_reference, write_reference
 from detexport.runtime.torchscript import TorchScript
 from planted_faults import FAULTS, HARMLESS, Fault
@@ -52,7 +53,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Reference]:
     with one_thread():
         write_reference(
             folder / "reference",
-            eager_samples(net, contract, records, Plan(scales=(1.0, 0.75))),
+            eager_samples(net, contract, records, replace(default_settings().plan, scales=(1.0, 0.75))),
             contract=contract,
             environment={},
         )

@@ -1,31 +1,31 @@
 """A project's own limits: read from its parameters, with every fault in one message."""
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from detexport.errors import ConfigError
-from detexport.parity.compare import Tolerance
-from detexport.parity.settings import RANGES, ParitySettings, read_parity_settings
+from detexport.parity.settings import RANGES, ParitySettings, default_settings, read_parity_settings
 from detexport.reference.input_plan import Plan
+from tolerances import TOLERANCE
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_the_defaults_are_those_of_the_configuration() -> None:
     section = yaml.safe_load((ROOT / "conf/parity/default.yaml").read_text())
-    settings = ParitySettings.of(section)
-    assert settings.tolerance == Tolerance()
-    assert settings.plan == Plan()
-    assert settings.inputs.keys() == section["inputs"].keys()
-    assert ParitySettings.of({}) == ParitySettings(inputs={})
-    assert settings.budgets == ParitySettings().budgets == section["budgets"]
-    plain = ("images", "noise_floor_images", "min_detections", "draw", "accuracy_images", "min_accuracy")
-    assert {name: getattr(ParitySettings(), name) for name in plain} == {
-        name: section[name] for name in plain
-    }
+    settings = default_settings()
+    assert (
+        asdict(settings.tolerance) | {"_target_": "detexport.parity.compare.Tolerance"}
+        == section["tolerance"]
+    )
+    assert section.keys() == {one.name for one in fields(ParitySettings)}
+    for name in section.keys() - {"tolerance", "scales", "accuracy_precisions"}:
+        assert getattr(settings, name) == section[name]
+    assert settings == ParitySettings.of(section)
+    assert ParitySettings.of({"images": 2}) == replace(settings, images=2)
 
 
 def test_a_projects_limits_are_read(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_a_projects_limits_are_read(tmp_path: Path) -> None:
     params.write_text("parity: {tolerance: {score: 1e-3}, scales: [1, 2], inputs: {mosaics: 1}}\ndata: {}\n")
     params.write_text(params.read_text().replace("1e-3", "0.001"))
     settings = read_parity_settings(params)
-    assert settings.tolerance == Tolerance(score=0.001)
+    assert settings.tolerance == replace(TOLERANCE, score=0.001)
     assert (settings.plan.scales, settings.plan.mosaics) == ((1.0, 2.0), 1)
 
 
@@ -88,7 +88,7 @@ def test_a_key_has_a_range_or_is_the_tolerances() -> None:
     """A new key needs one."""
     numbers = [
         name
-        for name in asdict(ParitySettings())
+        for name in asdict(default_settings())
         if name not in ("tolerance", "inputs", "accuracy_precisions")
     ]
     numbers += [f"inputs.{one.name}" for one in fields(Plan) if one.name not in ("scales", "kinds")]
@@ -96,13 +96,13 @@ def test_a_key_has_a_range_or_is_the_tolerances() -> None:
 
 
 def test_given_numbers_of_images_override_the_settings() -> None:
-    project = ParitySettings(images=2, accuracy_images=3, accuracy_precisions=("int8",))
+    project = replace(default_settings(), images=2, accuracy_images=3, accuracy_precisions=("int8",))
 
     def numbers(settings: ParitySettings, precision: str, *given: int | None) -> tuple[int, int]:
         chosen = settings.with_images(*(given or (None, None)), precision)
         return chosen.images, chosen.accuracy_images
 
-    assert numbers(ParitySettings(), "float32") == (8, 100)
+    assert numbers(default_settings(), "float32") == (8, 100)
     assert numbers(project, "int8") == (2, 3)
     assert numbers(project, "float32") == (2, 0)
     assert numbers(project, "bf16") == (2, 3)

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from detexport.parity.settings import ParitySettings
+from detexport.parity.settings import default_settings
 from detexport.parity.validation_plan import ALWAYS, ValidationPlan, plan_weaknesses, search_of
 from tolerances import LIMITS
 
-REQUIRED = ParitySettings()
+REQUIRED = default_settings()
 PLAN = ValidationPlan(
     images=REQUIRED.images,
     scales=tuple(sorted(REQUIRED.scales)),

@@ -4,12 +4,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detexport.parity.compare import SampleParity, Tolerance
+from detexport.parity.compare import SampleParity
 from detexport.parity.compare.match_detections import OneSided
 from detexport.parity.worst_images import WorstImages, fractions_of_limits, severity
 from detexport.reference.store import NO_IMAGE, SampleMeta
+from tolerances import TOLERANCE
 
-TOLERANCE = Tolerance(box_px=0.01, box_floor_px=0.01, score=1e-3, mask_px=9, mask_area_ratio=0.005)
+TABLE = replace(TOLERANCE, box_px=0.01, box_floor_px=0.01, score=1e-3, mask_px=9, mask_area_ratio=0.005)
 LOST = OneSided(0, 0, 0.9, (0.0, 0.0, 9.0, 9.0), "the score threshold", 0.4, excused=False)
 
 
@@ -22,7 +23,7 @@ def sample(score_error: float = 0.0, **fields: Any) -> SampleParity:
 
 
 def kept(count: int, *added: tuple[SampleMeta, SampleParity]) -> WorstImages:
-    worst = WorstImages(count, TOLERANCE)
+    worst = WorstImages(count, TABLE)
     for one, measured in added:
         worst.add(one, measured, {"scores": np.zeros(1)})
     return worst
@@ -44,7 +45,7 @@ def test_one_input_of_each_image_is_kept_the_worst_one() -> None:
 
 def test_a_lost_detection_counts_more_than_a_number_and_a_crash_most() -> None:
     broken = SampleParity(3, 0, broken=("RuntimeError: no kernel",))
-    worst = WorstImages(3, TOLERANCE)
+    worst = WorstImages(3, TABLE)
     worst.add(meta("number"), sample(0.5), {})
     worst.add(meta("lost"), sample(0.0, missing=(LOST,)), {})
     worst.add(meta("excused"), sample(0.0, missing=(replace(LOST, excused=True),)), {})
@@ -76,10 +77,10 @@ def test_nothing_is_kept_if_nothing_is_asked_for() -> None:
 def test_errors_are_related_to_their_limits(
     errors: dict[str, float], scale: float, fractions: dict[str, float]
 ) -> None:
-    assert fractions_of_limits(errors, TOLERANCE, scale) == fractions
+    assert fractions_of_limits(errors, TABLE, scale) == fractions
 
 
 def test_a_limit_of_zero_is_exceeded_by_any_error() -> None:
-    strict = replace(TOLERANCE, score=0.0)
+    strict = replace(TABLE, score=0.0)
     assert fractions_of_limits({"score_error": 0.0}, strict, 1.0) == {"score_error": 0.0}
     assert severity(sample(1e-9), strict, 1.0).of_limit == float("inf")

@@ -1,5 +1,6 @@
 """The eager model on all inputs of a plan: which are searched for, and what it leaves of the model."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,14 @@ import pytest
 from PIL import Image
 
 from detexport.data.coco import CocoRecord
+from detexport.parity.settings import default_settings
 from detexport.reference.eager_outputs import run_eager, with_score_threshold
 from detexport.reference.eager_samples import eager_samples
-from detexport.reference.input_plan import BATCH, NEAR, ODD, Plan
+from detexport.reference.input_plan import BATCH, NEAR, ODD
 from detexport.reference.store import DATA
 from small_architectures import draw, small_model
 
-PLAN = Plan(scales=(1.0,), kinds=(ODD, NEAR, BATCH), threshold_runs=4, one_runs=2)
+PLAN = replace(default_settings().plan, scales=(1.0,), kinds=(ODD, NEAR, BATCH), threshold_runs=4, one_runs=2)
 
 
 @pytest.fixture

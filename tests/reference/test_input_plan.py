@@ -1,7 +1,10 @@
 """Which inputs a reference has, and how often the model may run for them."""
 
+from dataclasses import replace
+
 import pytest
 
+from detexport.parity.settings import default_settings
 from detexport.reference.input_plan import (
     BATCH,
     KINDS,
@@ -12,13 +15,12 @@ from detexport.reference.input_plan import (
     PROBED_BELOW,
     QUICK,
     TIES,
-    Plan,
     probed_threshold,
 )
 from tiny_artifacts import KINDS as MODELS
 from tiny_artifacts import tiny_contract
 
-PLAN = Plan(scales=(1.0, 0.5), mosaics=3, one_runs=12, threshold_runs=40)
+PLAN = replace(default_settings().plan, scales=(1.0, 0.5), mosaics=3, one_runs=12, threshold_runs=40)
 INSTANCES, PIXELS, PROPOSALS, PANOPTIC = (
     tiny_contract(**MODELS[kind]) for kind in ("instances", "semantic", "proposals", "panoptic")
 )
@@ -39,7 +41,7 @@ INSTANCES, PIXELS, PROPOSALS, PANOPTIC = (
     ],
 )
 def test_the_runs_are_those_of_the_images_and_of_each_kind(kinds: tuple[str, ...], runs: int) -> None:
-    plan = Plan(PLAN.scales, kinds, mosaics=3, one_runs=12, threshold_runs=40)
+    plan = replace(PLAN, kinds=kinds)
     assert plan.most_runs(0, INSTANCES) == runs
     assert plan.most_runs(5, INSTANCES) == 10 + runs
 
@@ -54,7 +56,7 @@ def test_a_second_threshold_is_searched_too() -> None:
 
 
 def test_the_check_of_an_export_runs_few_times() -> None:
-    assert QUICK.most_runs(1, PANOPTIC) == len(QUICK.scales) + 2
+    assert replace(PLAN, kinds=QUICK).most_runs(1, PANOPTIC) == len(PLAN.scales) + 2
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from detexport.data.coco import CocoRecord, load_coco
 from detexport.data.synthetic import SyntheticShapes
 from detexport.modeling import build_model
 from detexport.parity.compare import compare
+from detexport.parity.settings import default_settings
 from detexport.processing.postprocess import postprocess
 from detexport.reference.batching import group_by_call
 from detexport.reference.eager_outputs import run_eager_batch, with_score_threshold
@@ -32,7 +34,6 @@ from detexport.reference.input_plan import (
     TIES,
     WHITE,
     WIDE,
-    Plan,
     probed_threshold,
 )
 from detexport.reference.inputs import inputs
@@ -43,7 +44,7 @@ from tolerances import TOLERANCE
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ("circle", "rectangle", "triangle", "star", "ring")
-PLAN = Plan(scales=(1.0, 0.75))
+PLAN = replace(default_settings().plan, scales=(1.0, 0.75))
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,13 @@ from detexport.errors import ConfigError
 from detexport.registry.jobs import register_jobs
 from detexport.registry.promotion import Decision, Promotion
 from detexport.registry.registry import Registry
-from detexport.registry.settings import GateLimits, RegistrySettings
+from detexport.registry.settings import RegistrySettings
 from detexport.registry.store import open_store
 
 pytestmark = pytest.mark.usefixtures("no_server")
 
 NAME = "toy-onnx"
-SETTINGS = RegistrySettings()
+SETTINGS = RegistrySettings.of({})
 
 
 def register(root: Path, number: int, settings: RegistrySettings = SETTINGS, **changes: Any) -> str:
@@ -112,7 +112,7 @@ def test_a_refusal_is_recorded_with_its_numbers(root: Path, changes: dict[str, A
 
 def test_latency_of_another_machine_is_left_out_on_request(root: Path) -> None:
     promote(root, register(root, 1))
-    settings = RegistrySettings(gate=GateLimits(same_machine=False))
+    settings = RegistrySettings.of({"gate": {"same_machine": False}})
     decision = promote(root, register(root, 2, p50_ms=50.0, machine="another"), settings)
     assert decision.decision == "promoted"
     assert "another kind of machine" in decision.reasons[0]
@@ -121,7 +121,7 @@ def test_latency_of_another_machine_is_left_out_on_request(root: Path) -> None:
 def test_a_weaker_plan_is_refused(root: Path) -> None:
     promote(root, register(root, 1))
     weaker = replace(FULL_PLAN, images=4)
-    lowered = RegistrySettings(plan=replace(SETTINGS.plan, images=4))
+    lowered = replace(SETTINGS, plan=replace(SETTINGS.plan, images=4))
     version = register(root, 2, lowered, plan=weaker)
     decision = promote(root, version)
     assert decision.reasons == (

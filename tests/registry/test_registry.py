@@ -23,14 +23,15 @@ from detexport.parity.certificate import certify
 from detexport.parity.validation_plan import ValidationPlan
 from detexport.registry.content import Content
 from detexport.registry.jobs import register_jobs
+from detexport.registry.location import absolute_uri
 from detexport.registry.settings import RegistrySettings
-from detexport.registry.store import RegistryError, absolute_uri, open_store
+from detexport.registry.store import RegistryError, open_store
 from detexport.system.files import read_json, write_json
 
 pytestmark = pytest.mark.usefixtures("no_server")
 
 
-DEFAULT = RegistrySettings()
+DEFAULT = RegistrySettings.of({})
 
 
 def register(root: Path, settings: RegistrySettings = DEFAULT, dvc_experiment: str = "") -> dict[str, Any]:
@@ -200,9 +201,14 @@ SMOKE = replace(FULL_PLAN, images=2, scales=(1.0, 1.5), accuracy_images=10)
 @pytest.mark.parametrize(
     ("plan", "settings", "dvc_experiment", "reason"),
     [
-        (SMOKE, RegistrySettings(), "", "weaker than registry.plan: images: 2, required at least 8; scales"),
-        (FULL_PLAN, RegistrySettings(), "woozy-mice", "it is the DVC experiment woozy-mice"),
-        (FULL_PLAN, RegistrySettings(release=False), "", "registry.release is false"),
+        (
+            SMOKE,
+            RegistrySettings.of({}),
+            "",
+            "weaker than registry.plan: images: 2, required at least 8; scales",
+        ),
+        (FULL_PLAN, RegistrySettings.of({}), "woozy-mice", "it is the DVC experiment woozy-mice"),
+        (FULL_PLAN, RegistrySettings.of({"release": False}), "", "registry.release is false"),
     ],
     ids=["weaker-plan", "dvc-experiment", "not-wanted"],
 )
@@ -226,7 +232,7 @@ def test_an_experiment_is_a_run_and_no_version(
 
 
 def test_the_user_decides_what_is_a_release(root: Path) -> None:
-    always = RegistrySettings(release=True)
+    always = RegistrySettings.of({"release": True})
     assert register(root, always, "woozy-mice")["registered"][0]["version"] == "1"
     # But not with a weaker plan than the registry asks for.
     write_verdict(root, "onnx", toy_artifact(root), plan=SMOKE)

@@ -20,7 +20,9 @@ from detexport.system.digests import sha256_file
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     write_project(tmp_path)
-    register_jobs([toy_job(tmp_path)], workspace=tmp_path, checkout=tmp_path, settings=RegistrySettings())
+    register_jobs(
+        [toy_job(tmp_path)], workspace=tmp_path, checkout=tmp_path, settings=RegistrySettings.of({})
+    )
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     return tmp_path
 

@@ -32,7 +32,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("registered")
     write_project(root, tuple(RUNTIMES))
     jobs = [toy_job(root, target) for target in RUNTIMES]
-    register_jobs(jobs, workspace=root, checkout=root, settings=RegistrySettings())
+    register_jobs(jobs, workspace=root, checkout=root, settings=RegistrySettings.of({}))
     found = root.glob("mlartifacts/models/*/artifacts")
     return {next((path / "artifacts").glob("*/artifact.json")).parent.name: path for path in found}
 

@@ -43,7 +43,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     write_project(root)
     (root / "images").mkdir()
     (root / "images/photo.png").write_bytes(png())
-    register_jobs([toy_job(root)], workspace=root, checkout=root, settings=RegistrySettings())
+    register_jobs([toy_job(root)], workspace=root, checkout=root, settings=RegistrySettings.of({}))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

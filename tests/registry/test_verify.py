@@ -44,7 +44,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def register(root: Path) -> dict[str, Any]:
-    return register_jobs([toy_job(root)], workspace=root, checkout=root, settings=RegistrySettings())
+    return register_jobs([toy_job(root)], workspace=root, checkout=root, settings=RegistrySettings.of({}))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import numpy as np
 from detexport.artifact import Artifact, read_artifact
 from detexport.outputs import pack
 from detexport.parity.certificate import certify
-from detexport.parity.settings import ParitySettings
+from detexport.parity.settings import default_settings
 from detexport.parity.validation_plan import ALWAYS, ValidationPlan, search_of
 from detexport.processing.postprocess import postprocess
 from detexport.reference.store import SampleMeta, read_reference, write_reference
@@ -30,7 +30,7 @@ FULL_PLAN = ValidationPlan(
     images=8,
     scales=(0.75, 1.0, 1.5),
     kinds={"data": 24, **dict.fromkeys(ALWAYS, 1)},
-    search=search_of(ParitySettings()),
+    search=search_of(default_settings()),
     tolerance=LIMITS,
     precision="float32",
     accuracy_images=100,

@@ -17,7 +17,7 @@ def register(root: Path, uri: str) -> None:
     from detexport.registry.settings import RegistrySettings
 
     _use(uri)
-    register_jobs([toy_job(root)], workspace=root, checkout=root, settings=RegistrySettings())
+    register_jobs([toy_job(root)], workspace=root, checkout=root, settings=RegistrySettings.of({}))
 
 
 def promote_version(uri: str, name: str, version: str) -> None:
@@ -28,7 +28,7 @@ def promote_version(uri: str, name: str, version: str) -> None:
 
     _use(uri)
     with open_store(Path(), experiment="detexport") as store:
-        Promotion(Registry(store), RegistrySettings()).promote_registered(name, version)
+        Promotion(Registry(store), RegistrySettings.of({})).promote_registered(name, version)
 
 
 def promote_by_hand(uri: str, name: str, version: str) -> None:
@@ -39,7 +39,7 @@ def promote_by_hand(uri: str, name: str, version: str) -> None:
 
     _use(uri)
     with open_store(Path(), experiment="detexport") as store:
-        Promotion(Registry(store), RegistrySettings()).promote(name, version)
+        Promotion(Registry(store), RegistrySettings.of({})).promote(name, version)
 
 
 def roll_back(uri: str, name: str) -> None:
@@ -50,7 +50,7 @@ def roll_back(uri: str, name: str) -> None:
 
     _use(uri)
     with open_store(Path(), experiment="detexport") as store:
-        Promotion(Registry(store), RegistrySettings()).rollback(name)
+        Promotion(Registry(store), RegistrySettings.of({})).rollback(name)
 
 
 def _use(uri: str) -> None:

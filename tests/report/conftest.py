@@ -1,5 +1,6 @@
 """What the stages write for one model and two jobs, of which one does not pass."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from detexport.processing.postprocess import postprocess
 from detexport.reference.store import SampleMeta, read_reference, write_reference
 from detexport.runtime import default_engine
 from detexport.runtime.onnxruntime import OnnxRuntime
-from detexport.system.files import write_json
+from detexport.system.files import read_json, write_json
 from tiny_artifacts import tiny_contract, tiny_image, write_tiny_onnx
 from tolerances import TOLERANCE
 
@@ -113,4 +114,43 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     write_json(root / "data" / "dataset.json", {"name": "dots", "images": {"train": 9, "val": 2}})
     write_json(root / "checkpoints" / "tiny.json", {"bbox/AP": 0.61, "seed": 1})
+    return root
+
+
+ACCURACY = {
+    "images": 2,
+    "budget": 0.01,
+    "eager": {"bbox/AP": 0.7083, "segm/AP": 0.6963},
+    "artifact": {"bbox/AP": 0.7071, "segm/AP": 0.6963},
+    "differences": {"bbox/AP": -0.0012, "segm/AP": 0.0},
+    "per_class": {"bbox/AP": {"circle": {"objects": 9, "eager": 0.7083, "artifact": 0.7071}}},
+}
+MODELS = ("mask_rcnn", "panoptic_fpn", "semantic_segmentor")
+TARGETS = ("tracing", "scripting", "onnx")
+
+
+@pytest.fixture(scope="module")
+def three_models(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with three models and three jobs each, which passed: of the size of a real run."""
+    root = tmp_path_factory.mktemp("three_models")
+    receipts, decisions = read_json(run / "registered.json"), read_json(run / "promoted.json")
+    registered, decided = [], []
+    for model in MODELS:
+        folder = root / "models" / model
+        shutil.copytree(run / "models/tiny", folder)
+        latency = read_json(folder / "latency.json")
+        runners = latency["devices"]["cpu"]["runners"]
+        for target in TARGETS:
+            shutil.copy(run / "models/tiny/parity/onnx_drawn.npz", folder / f"parity/{target}_drawn.npz")
+            verdict = read_json(run / "models/tiny/parity/onnx.json")
+            write_json(folder / f"parity/{target}.json", {**verdict, "accuracy": ACCURACY})
+            write_tiny_onnx(folder / "artifacts" / target)
+            runners[target] = runners["onnx"]
+            named = {"job": f"{model}-{target}", "name": f"{model}-{target}"}
+            registered.append({**receipts["registered"][0], **named, "model": model, "target": target})
+            decided.append({**decisions["decisions"][0], **named})
+        write_json(folder / "latency.json", latency)
+    write_json(root / "registered.json", {**receipts, "registered": registered, "refused": []})
+    write_json(root / "promoted.json", {"decisions": decided})
+    shutil.copytree(run / "data", root / "data")
     return root

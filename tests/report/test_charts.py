@@ -2,7 +2,16 @@ from typing import Any
 
 import pytest
 
-from detexport.report.charts import PLOT_HEIGHT, PLOT_WIDTHS, _extent, precision_recall, ticks, trade_offs
+from detexport.report.charts import (
+    PLOT_HEIGHT,
+    PLOT_WIDTHS,
+    _extent,
+    longest_ms,
+    precision_recall,
+    share,
+    ticks,
+    trade_offs,
+)
 from detexport.report.collect import ReportedJob, ReportedModel
 
 NAMES = (
@@ -101,3 +110,11 @@ def test_curves_have_their_distance_from_the_eager_model() -> None:
 )
 def test_ticks_are_round(low: float, high: float, expected: list[float]) -> None:
     assert ticks(low, high, 4) == expected
+
+
+def test_a_hiccup_of_the_machine_does_not_flatten_the_bars() -> None:
+    runners = {"eager": {"p90_ms": 60, "p99_ms": 2000}, "onnx": {"p90_ms": 20, "p99_ms": 21}}
+    assert longest_ms({"runners": runners}) == 90
+    runners["eager"]["p99_ms"] = 70
+    assert longest_ms({"runners": runners}) == 70
+    assert (share(45, 90), share(2000, 90)) == ("50.00%", "100.00%")

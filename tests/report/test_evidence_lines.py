@@ -28,6 +28,12 @@ def test_many_undetermined_inputs_are_counted(parity: dict[str, Any]) -> None:
     assert any("3 more inputs" in line for line in lines)
 
 
+def test_a_model_without_detections_has_none_to_compare(parity: dict[str, Any]) -> None:
+    assert "0 unmatched" in list(evidence_lines(parity, "matching"))
+    parity["detections"] = {"expected": 0, "actual": 0, "paired": 0}
+    assert next(evidence_lines(parity, "matching")) == "no detections to compare"
+
+
 def test_accuracy_names_the_images_that_lose_most(parity: dict[str, Any]) -> None:
     parity["accuracy"] = {
         "images": 9,

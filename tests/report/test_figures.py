@@ -1,6 +1,6 @@
 import pytest
 
-from detexport.report.figures import delta, metric, number, percent, plural, size, speed
+from detexport.report.figures import delta, first_upper, metric, number, percent, plural, size, speed
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,10 @@ def test_fractions_and_counts() -> None:
         "over 10000 %",
     ]
     assert (plural(1, "job"), plural(0, "job")) == ("1 job", "0 jobs")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("box AP", "Box AP"), ("mIoU", "mIoU"), ("PQ", "PQ"), ("x", "X"), ("", "")]
+)
+def test_a_sentence_begins_in_upper_case(text: str, expected: str) -> None:
+    assert first_upper(text) == expected

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from budgets import BUDGET
 
 from detexport.report.collect import collect
 from detexport.report.page import write_page
+from detexport.system.files import read_json
 
 CHROMIUM = shutil.which("chromium")
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
@@ -38,7 +40,7 @@ def page_file(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         run / "promoted.json",
         Path(__file__).parents[2] / "docs" / "coverage.json",
     )
-    write_page(results, path)
+    write_page(results, path, budget=BUDGET)
     return path
 
 
@@ -94,16 +96,42 @@ def test_nothing_overlaps_and_nothing_is_cut(page: Any, state: str, check: str) 
     assert not found, json.dumps(found[:8], indent=1)
 
 
-def test_the_recommendation_and_the_table_are_on_the_first_two_screens(browser: Any, page_file: Path) -> None:
+@pytest.fixture(scope="module")
+def page_of_three_models(three_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("report") / "index.html"
+    registered, promoted = three_models / "registered.json", three_models / "promoted.json"
+    jobs = {
+        one["job"]: {"model": one["model"], "target": one["target"], "artifact": one["target"]}
+        for one in read_json(registered)["registered"]
+    }
+    models, data = three_models / "models", three_models / "data"
+    write_page(collect(jobs, models, registered, data, promoted=promoted), path, budget=BUDGET, data_dir=data)
+    return path
+
+
+@pytest.mark.parametrize("of", ["page_file", "page_of_three_models"])
+def test_the_recommendation_and_the_table_are_on_the_first_two_screens(
+    of: str, browser: Any, request: pytest.FixtureRequest
+) -> None:
+    """On a phone, also with three models of three jobs each."""
     width, height = SIZES["phone"]
     opened = browser.new_page(viewport={"width": width, "height": height})
-    opened.goto(page_file.as_uri())
-    bottoms = opened.evaluate(
-        "['.ship', 'table.jobs'].map(s => document.querySelector(s).getBoundingClientRect().bottom)"
+    opened.goto(request.getfixturevalue(of).as_uri())
+    ends = {
+        name: opened.evaluate(
+            f"Array.from(document.querySelectorAll('{name}'), e => e.getBoundingClientRect().bottom)"
+        )
+        for name in (".ship", "table.jobs")
+    }
+    rows = opened.evaluate(
+        "Array.from(document.querySelectorAll('table.jobs tbody tr'), e => e.getBoundingClientRect().height)"
     )
+    faults = {check: opened.evaluate(f"{CHECKS}.{check}()") for check in ("overlaps", "cut")}
     opened.close()
-    assert bottoms[0] < height, "the recommendation is on the first screen"
-    assert bottoms[1] < 2 * height, "the table is on the second"
+    assert ends[".ship"][0] < height, "a recommendation is on the first screen"
+    assert max(ends["table.jobs"]) < 2 * height, "the table is on the second"
+    assert max(rows) < 36, "a job is one line"
+    assert faults == {"overlaps": [], "cut": []}
 
 
 def test_every_term_can_be_opened_without_a_mouse(page: Any) -> None:

@@ -7,7 +7,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from detexport.report.plots import PlottedJob, draw_plots, read_jobs
+from detexport.report.collect import Results, collect
+from detexport.report.plots import PLOTS, write_plots
 from detexport.system.files import write_json
 from tolerances import LIMITS
 
@@ -56,13 +57,16 @@ def latency(*targets: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def jobs(tmp_path: Path) -> list[PlottedJob]:
+def results(tmp_path: Path) -> Results:
     models = tmp_path / "models"
     for target, ap in (("onnx", 0.75), ("onnx_int8", 0.73)):
         write_json(models / "tiny/parity" / f"{target}.json", verdict(ap))
     write_json(models / "tiny/latency.json", latency("onnx", "onnx_int8"))
-    selected = {f"tiny-{name}": {"model": "tiny", "target": name} for name in ("onnx", "onnx_int8")}
-    return read_jobs(selected, models)
+    jobs = {
+        f"tiny-{name}": {"model": "tiny", "target": name, "artifact": "onnx"}
+        for name in ("onnx", "onnx_int8")
+    }
+    return collect(jobs, models)
 
 
 def texts(path: Path) -> set[str]:
@@ -70,29 +74,45 @@ def texts(path: Path) -> set[str]:
     return {" ".join("".join(node.itertext()).split()) for node in found}
 
 
-def test_every_job_and_the_eager_model_are_drawn(jobs: list[PlottedJob], tmp_path: Path) -> None:
-    draw_plots(jobs, tmp_path / "plots")
-    assert {"onnx", "onnx_int8", "eager", "tiny"} <= texts(tmp_path / "plots/accuracy_latency.svg")
-    rows = {"tiny eager (cpu)", "tiny onnx (cpu)", "tiny onnx_int8 (cpu)"}
-    assert rows <= texts(tmp_path / "plots/latency.svg")
-    of_classes = texts(tmp_path / "plots/ap_per_class.svg")
-    assert {"circle", "tiny, ap_box", "eager", "onnx", "onnx_int8"} <= of_classes
-    assert "none" not in of_classes, "a class without objects has no AP"
+def test_every_job_and_the_eager_model_are_drawn(results: Results, tmp_path: Path) -> None:
+    write_plots(results, tmp_path / "plots", ap_loss=0.01)
+    of_jobs = texts(tmp_path / "plots/accuracy_latency.svg")
+    assert {"onnx", "onnx_int8", "eager", "tiny: box AP, CPU"} <= of_jobs
+    of_latencies = texts(tmp_path / "plots/latency.svg")
+    assert {"tiny, CPU", "eager", "onnx", "onnx_int8", "15 ms, p90 19, p99 20"} <= of_latencies
+    of_classes = texts(tmp_path / "plots/accuracy_by_class.svg")
+    assert {"tiny: box AP", "circle", "0.800"} <= of_classes
+    bars = "Bars from top to bottom: eager, onnx, onnx_int8. At the right: eager."
+    assert bars in of_classes
 
 
-def test_the_same_results_give_the_same_bytes(jobs: list[PlottedJob], tmp_path: Path) -> None:
+def test_marks_lie_inside_the_picture(results: Results, tmp_path: Path) -> None:
+    write_plots(results, tmp_path, ap_loss=0.01)
+    for name in PLOTS:
+        picture = ElementTree.parse(tmp_path / f"{name}.svg").getroot()
+        height = float(picture.get("height", 0))
+        ends = [float(one.get("y", 0)) + float(one.get("height", 0)) for one in picture.iter(f"{SVG}svg")]
+        assert max(ends[1:]) <= height, name
+        assert max(float(one.get("y", 0)) for one in picture.findall(f"{SVG}text")) < height, name
+
+
+def test_the_same_results_give_the_same_bytes(results: Results, tmp_path: Path) -> None:
     for name in ("first", "second"):
-        draw_plots(jobs, tmp_path / name)
+        write_plots(results, tmp_path / name, ap_loss=0.01)
     for path in sorted((tmp_path / "first").iterdir()):
         assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes()
         text = path.read_text()
         assert "<script" not in text
         assert not re.search(r'(href|src)="(?!#)', text)
+        assert "url(" not in text
 
 
 def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
+    jobs = {"tiny-onnx": {"model": "tiny", "target": "onnx", "artifact": "onnx"}}
     nothing = {"artifacts": {}, "devices": {"cpu": {"status": "skipped"}}}
-    draw_plots([PlottedJob("tiny", "onnx", {**verdict(0.5), "accuracy": None}, nothing)], tmp_path)
+    write_json(tmp_path / "models/tiny/parity/onnx.json", {**verdict(0.5), "accuracy": None})
+    write_json(tmp_path / "models/tiny/latency.json", nothing)
+    write_plots(collect(jobs, tmp_path / "models"), tmp_path, ap_loss=0.01)
     assert "no target was measured" in texts(tmp_path / "accuracy_latency.svg")
-    assert "no latency distribution was measured" in texts(tmp_path / "latency.svg")
-    assert "no AP per class was measured" in texts(tmp_path / "ap_per_class.svg")
+    assert "no latency was measured" in texts(tmp_path / "latency.svg")
+    assert "no accuracy by class was measured" in texts(tmp_path / "accuracy_by_class.svg")

@@ -8,7 +8,7 @@ from detexport.runtime import DEFAULT_ENGINES
 KNOWN = {("PyTorch", "torch"), ("ONNX Runtime", "onnxruntime"), ("OpenVINO", "openvino")}
 
 
-@pytest.mark.parametrize("path", [".".join(path) for path in DEFAULT_ENGINES.values()])
+@pytest.mark.parametrize("path", DEFAULT_ENGINES.values())
 def test_the_runtime_of_each_format_has_a_name(path: str) -> None:
     assert engine_name(path) in KNOWN
 

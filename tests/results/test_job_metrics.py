@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from detexport.parity.measures import MEASURES
-from detexport.results.job_metrics import accuracy_name, error_name, job_metrics
+from detexport.results.job_metrics import accuracy_name, accuracy_words, error_name, job_metrics
 
 VERDICT: dict[str, Any] = {
     "passed": True,
@@ -92,6 +92,19 @@ def test_devices_do_not_share_a_name() -> None:
 )
 def test_names_of_task_metrics(metric: str, name: str) -> None:
     assert accuracy_name(metric) == name
+
+
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        ("bbox/AP", "box AP"),
+        ("segm/AP75", "mask AP75"),
+        ("proposals/AR100", "proposal AR100"),
+        ("panoptic/PQ", "PQ"),
+    ],
+)
+def test_words_of_task_metrics(metric: str, words: str) -> None:
+    assert accuracy_words(metric) == words
 
 
 def test_no_two_errors_share_a_name() -> None:

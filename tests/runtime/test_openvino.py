@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detexport.convert.openvino import OpenVino
 from detexport.errors import RuntimeUnavailableError
 from detexport.export import Provenance
-from detexport.export.onnx import Onnx
 from detexport.runtime.openvino import OpenVinoRuntime, OpenVinoSession
+from makers import maker
 from tiny_artifacts import tiny_contract, tiny_image
 from tiny_models import TinyModel
 
@@ -18,14 +17,14 @@ from tiny_models import TinyModel
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A graph that pastes its masks."""
     folder, contract = tmp_path_factory.mktemp("bf16"), tiny_contract()
-    Onnx(graph_end="pasted").export(
+    maker("onnx", graph_end="pasted").export(
         TinyModel(contract),
         tiny_image(48, 40),
         folder / "onnx",
         contract=contract,
         provenance=Provenance("w", "c"),
     )
-    OpenVino().convert(folder / "onnx", [], folder / "openvino")
+    maker("openvino").convert(folder / "onnx", [], folder / "openvino")
     return folder / "openvino"
 
 

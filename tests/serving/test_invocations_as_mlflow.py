@@ -27,7 +27,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running,
     root = tmp_path_factory.mktemp("registry")
     write_project(root)
     job = toy_job(root)
-    register_jobs([job], workspace=root, checkout=root, settings=RegistrySettings())
+    register_jobs([job], workspace=root, checkout=root, settings=RegistrySettings.of({}))
     uri = f"sqlite:///{root}/mlflow.db"
     mlflow.set_tracking_uri(uri)
     mlflow.MlflowClient().set_registered_model_alias("toy-onnx", "champion", "1")

@@ -1,14 +1,16 @@
-"""The stages `describe_machine` and `benchmark`: the repository's small model against a tiny artifact."""
+"""The stages `describe_machine`, `candidates` and `benchmark`: the small model against a tiny artifact."""
 
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
 
+from detexport.artifact import read_artifact
 from detexport.checkpoint import write_state_dict
 from detexport.config.cfg import load_cfg
 from detexport.modeling import build_model
@@ -34,6 +36,49 @@ def stage(name: str, workspace: Path, **arguments: str) -> subprocess.CompletedP
     )
 
 
+def params_of(jobs: dict[str, tuple[str, str, str]], **sections: Any) -> str:
+    """Parameters with the jobs ``{name: (model, target, artifact)}``, whose artifacts are all exported."""
+    listed = {
+        name: dict(zip(("model", "target", "artifact"), job, strict=True)) for name, job in jobs.items()
+    }
+    return yaml.safe_dump({"jobs": listed, "exports": listed, "conversions": {}, **sections})
+
+
+def test_the_candidates_change_with_their_own_artifact_and_runtime_alone(tmp_path: Path) -> None:
+    artifacts, targets = tmp_path / "artifacts", {"one": {"runtime": {"threads": 1}}}
+    for name in ("onnx", "left"):
+        write_tiny_onnx(artifacts / name)
+    unfinished = artifacts / ".int8.partial-abc"
+    unfinished.mkdir()
+
+    def candidates() -> dict[str, Any]:
+        jobs = {"tiny-one": ("tiny", "one", "onnx"), "other-two": ("other", "two", "elsewhere")}
+        sections = {"conversions": {"tiny-int8": {"model": "tiny", "artifact": "int8", "source": "onnx"}}}
+        (tmp_path / "params.yaml").write_text(params_of(jobs, targets=targets, **sections))
+        done = stage("candidates", tmp_path, model="tiny", artifacts_dir="artifacts", save_to="found.json")
+        assert done.returncode == 0, done.stderr
+        found: dict[str, Any] = json.loads((tmp_path / "found.json").read_text())
+        return found
+
+    first = candidates()
+    assert first == {
+        "one": {
+            "artifact": "onnx",
+            "sha256": read_artifact(artifacts / "onnx").sha256,
+            "runtime": {"threads": 1},
+        }
+    }
+    assert sorted(path.name for path in artifacts.iterdir()) == [unfinished.name, "onnx"]
+    write_tiny_onnx(artifacts / "another")
+    targets["two"] = {"runtime": {"threads": 2}}
+    assert candidates() == first
+    targets["one"]["runtime"]["threads"] = 2
+    second = candidates()
+    assert second != first
+    write_tiny_onnx(artifacts / "onnx", weights_sha256="c" * 64)
+    assert candidates() != second
+
+
 def test_eager_and_targets_are_measured_and_cuda_is_skipped_visibly(tmp_path: Path) -> None:
     cfg = load_cfg(ROOT / "conf" / "detectron2" / "mask_rcnn.yaml")
     (tmp_path / "build").mkdir()
@@ -50,19 +95,18 @@ def test_eager_and_targets_are_measured_and_cuda_is_skipped_visibly(tmp_path: Pa
     settings = yaml.safe_load((ROOT / "conf" / "benchmark" / "default.yaml").read_text())
     runtime = {"_target_": "detexport.runtime.onnxruntime.OnnxRuntime", "threads": 0}
     broken = {"_target_": "detexport.runtime.torchscript.TorchScript", "threads": 0}
-    job = {"model": "tiny", "artifact": "onnx"}
-    params = {
-        "jobs": {
-            "tiny-onnx": {**job, "target": "onnx"},
-            "tiny-broken": {**job, "target": "broken"},
-            "other-onnx": {**job, "model": "other", "target": "elsewhere"},
-        },
-        "targets": {"onnx": {"runtime": runtime}, "broken": {"runtime": broken}},
-        "benchmark": {**settings, "warmup": 1, "rounds": 2},
+    jobs = {
+        "tiny-onnx": ("tiny", "onnx", "onnx"),
+        "tiny-broken": ("tiny", "broken", "onnx"),
+        "other-onnx": ("other", "elsewhere", "onnx"),
     }
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    targets = {"onnx": {"runtime": runtime}, "broken": {"runtime": broken}}
+    few = {**settings, "warmup": 1, "rounds": 2}
+    (tmp_path / "params.yaml").write_text(params_of(jobs, targets=targets, benchmark=few))
 
     assert stage("describe_machine", tmp_path, save_to="machine.json").returncode == 0
+    listed = stage("candidates", tmp_path, model="tiny", artifacts_dir="artifacts", save_to="candidates.json")
+    assert listed.returncode == 0, listed.stderr
     result = stage(
         "benchmark",
         tmp_path,
@@ -70,6 +114,7 @@ def test_eager_and_targets_are_measured_and_cuda_is_skipped_visibly(tmp_path: Pa
         build="build",
         weights="weights",
         artifacts_dir="artifacts",
+        candidates="candidates.json",
         reference="reference",
         machine="machine.json",
         save_to="latency.json",

@@ -6,12 +6,15 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +38,12 @@ MODEL = [
     "benchmark.warmup=1",
     "benchmark.rounds=3",
 ]
+
+COMMITTER = {f"GIT_{who}_{what}": "t" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+# The columns of one job, as in docs/tracking.md.
+ONE_JOB = "(?!Experiment|jobs/mine-tracing.json:(ap|p50_ms)$)"
+UP_TO_DATE = "Data and pipelines are up to date."
+CHROMIUM = shutil.which("chromium") or ""
 
 LOOK_AT_REGISTRY = """
 import json, sys
@@ -74,7 +83,11 @@ def environment() -> dict[str, str]:
     kept = {
         name: value for name, value in os.environ.items() if name not in ("MLFLOW_TRACKING_URI", "DVC_ROOT")
     }
-    return {**kept, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    return {**kept, **COMMITTER, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def dvc(repo: Path, *command: str) -> str:
+    return run(repo, "dvc", *command).stdout
 
 
 def stages_run(done: subprocess.CompletedProcess[str]) -> set[str]:
@@ -104,7 +117,7 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for command in (
         ["init", "-q", "-b", "main"],
         ["add", "-A"],
-        ["-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "-qm", "all"],
+        ["commit", "-qm", "all"],
     ):
         run(folder, "git", *command)
     run(folder, "dvc", "exp", "run", *(part for override in MODEL for part in ("-S", override)))
@@ -148,6 +161,147 @@ def test_a_second_run_does_no_stages_work_again(repo: Path) -> None:
     assert ((repo / "outputs/registered.json").read_bytes(), (repo / "dvc.lock").read_bytes()) == before
 
 
+def test_what_another_selection_left_does_not_make_the_benchmark_stale(repo: Path) -> None:
+    left = repo / "outputs/models/mine/artifacts/left"
+    shutil.copytree(repo / "outputs/models/mine/artifacts/tracing", left)
+    assert stages_run(run(repo, "dvc", "repro")) == {"candidates@mine"}
+    assert not left.exists()
+
+
+@pytest.fixture(scope="module")
+def shared(repo: Path) -> Path:
+    """The repository, with the results of its run committed."""
+    run(repo, "git", "tag", "before")
+    run(repo, "git", "commit", "-qam", "results")
+    return repo
+
+
+@pytest.fixture(scope="module")
+def pulled(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A second clone that pulled the results from a folder."""
+    dvc(shared, "remote", "add", "--default", "store", str(tmp_path_factory.mktemp("store")))
+    return second_clone(shared, tmp_path_factory.mktemp("clone"))
+
+
+def second_clone(repo: Path, folder: Path) -> Path:
+    """Push the results, clone the repository and pull them; nothing is to be run before and after that."""
+    dvc(repo, "push")
+    run(repo, "git", "commit", "-qam", "remote")
+    run(repo, "git", "clone", "-q", ".", str(folder))
+    assert UP_TO_DATE in dvc(folder, "repro", "--dry", "--allow-missing")
+    dvc(folder, "pull")
+    assert dvc(folder, "repro", "--dry").splitlines()[-1] == UP_TO_DATE
+    assert run(folder, "git", "status", "--porcelain").stdout == ""
+    return folder
+
+
+def test_a_clone_that_pulled_from_a_folder_has_nothing_to_do(repo: Path, pulled: Path) -> None:
+    for name in ("outputs/registered.json", "reports/index.html", "jobs/mine-tracing.json"):
+        assert (pulled / name).read_bytes() == (repo / name).read_bytes()
+
+
+def test_a_clone_with_another_registry_registers_and_does_nothing_else(repo: Path, pulled: Path) -> None:
+    reason = f"the registry is sqlite:///{pulled}/mlflow.db, not sqlite:///{repo}/mlflow.db"
+    checked = run(pulled, sys.executable, "tools/preflight.py")
+    assert checked.stdout == f"{reason}: jobs are registered again\n"
+    stale = json.loads(dvc(pulled, "status", "--json")).keys()
+    assert stale == {"register", "promote", "report", "publish", "gate"}
+    dvc(pulled, "checkout")
+
+
+@pytest.fixture(scope="module")
+def s3_server() -> Iterator[str]:
+    """The address of an S3-compatible server on the loopback interface, with a bucket ``models``."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        until = time.monotonic() + 120
+        while time.monotonic() < until and process.poll() is None:
+            with contextlib.suppress(requests.ConnectionError):
+                requests.put(f"{address}/models", timeout=10).raise_for_status()
+                break
+            time.sleep(0.2)
+        yield address
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_clone_that_pulled_from_s3_has_nothing_to_do(
+    shared: Path, s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    dvc(shared, "remote", "add", "--default", "s3", "s3://models/detexport")
+    dvc(shared, "remote", "modify", "s3", "endpointurl", s3_server)
+    second_clone(shared, tmp_path / "clone")
+    assert "s3://models/detexport" in dvc(tmp_path / "clone", "remote", "list")
+
+
+def test_a_clone_without_results_lists_the_stages_that_it_would_run(repo: Path, tmp_path: Path) -> None:
+    run(repo, "git", "clone", "-q", ".", str(tmp_path / "clone"))
+    run(tmp_path / "clone", "git", "rm", "-q", "dvc.lock")
+    listed = stages_run(run(tmp_path / "clone", "dvc", "repro", "--dry", "--force"))
+    assert listed == set(dvc(repo, "stage", "list", "--name-only").split())
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("dvc", "metrics", "show"),
+        ("dvc", "metrics", "diff", "before"),
+        ("dvc", "exp", "show", "--no-pager", "--num", "9", "--drop", ONE_JOB),
+        (sys.executable, "tools/show_experiments.py", "--", "--num", "9"),
+    ],
+    ids=lambda command: " ".join(command[1:3]),
+)
+def test_tables_fit_a_terminal_of_120_columns(
+    shared: Path, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    shown = run(shared, *command).stdout
+    assert "tracing" in shown
+    assert max(map(len, shown.splitlines())) <= 120, shown
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown, "DVC cut it"
+
+
+def test_a_difference_of_selections_fits_it_too(shared: Path) -> None:
+    compose(shared, "export=[tracing]", "benchmark.rounds=7")
+    shown = dvc(shared, "exp", "diff", "--no-path", "HEAD")
+    compose(shared)
+    rows = {line.split()[0]: line.split()[1:3] for line in shown.splitlines() if line}
+    assert rows["benchmark.rounds"] == ["3", "7"]
+    assert rows["targets.scripting.artifact"] == ["scripting", "-"]
+    assert max(map(len, shown.splitlines())) <= 120, shown
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="Debian's chromium is not installed")
+def test_a_browser_shows_the_plots(repo: Path, tmp_path: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    dvc(repo, "plots", "show", "--out", str(tmp_path / "plots"))
+    seen: list[str] = []
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--headless", "--no-sandbox"])
+        page = browser.new_page()
+        page.on("console", lambda message: seen.append(message.text))
+        page.on("pageerror", lambda error: seen.append(str(error)))
+        page.on("request", lambda request: seen.append(request.url))
+        page.goto((tmp_path / "plots/index.html").as_uri())
+        drawn = page.eval_on_selector_all("img", "all => all.map(one => [one.src, one.naturalWidth])")
+        browser.close()
+    names = [source.rpartition("outputs_plots_")[2] for source, width in drawn if width > 0]
+    assert sorted(names) == ["accuracy_by_class.svg", "accuracy_latency.svg", "latency.svg"]
+    assert [one for one in seen if not one.startswith("file:")] == []
+
+
 def test_an_option_of_one_artifact_leaves_the_others_as_they_are(repo: Path) -> None:
     compose(repo, "artifacts.tracing.method.graph_end=pasted")
     status = json.loads(run(repo, "dvc", "status", "--json").stdout)
@@ -169,6 +323,7 @@ def test_an_option_of_one_target_runs_only_what_depends_on_it(repo: Path) -> Non
     assert stages_run(done) == {
         "validate@mine-tracing",
         "diagnose@mine-tracing",
+        "candidates@mine",
         "benchmark@mine",
         "metrics@mine-tracing",
         "metrics@mine-scripting",  # the latencies of both are measured together
@@ -176,6 +331,7 @@ def test_an_option_of_one_target_runs_only_what_depends_on_it(repo: Path) -> Non
         "register",
         "promote",  # another runtime is another version
         "report",
+        "publish",
         "gate",
     }
 

@@ -16,12 +16,12 @@ from detexport.config.cfg import load_cfg
 from detexport.data.coco import read_image
 from detexport.data.image_samples import BUNDLED_SAMPLE
 from detexport.export import Provenance
-from detexport.export.tracing import Tracing
 from detexport.modeling import build_model
 from detexport.reference.eager_outputs import run_eager
 from detexport.reference.store import SampleMeta, write_reference
 from detexport.system.files import write_json
 from detexport.workflows.sample_folder import write_sample
+from makers import maker
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "conf/detectron2/faster_rcnn.yaml"
@@ -49,7 +49,9 @@ def workspace(tmp_path: Path) -> Path:
     shutil.copy(WEIGHTS, model / "weights" / "model.safetensors")
     net.roi_heads.box_predictor.nms_threshold = 0.05
     method = {"_target_": "detexport.export.tracing.Tracing", "graph_end": "raw"}
-    Tracing().export(net, image, model / "artifact", contract=contract, provenance=Provenance("w", "c"))
+    maker("tracing").export(
+        net, image, model / "artifact", contract=contract, provenance=Provenance("w", "c")
+    )
     params = {
         "jobs": {"m_tracing": {"model": "m", "target": "tracing", "artifact": "tracing"}},
         "targets": {
@@ -58,7 +60,7 @@ def workspace(tmp_path: Path) -> Path:
                 "runtime": {"_target_": "detexport.runtime.torchscript.TorchScript"},
             }
         },
-        "export_steps": {"tracing": [{"name": "tracing", "maker": method}]},
+        "export_steps": {"tracing": {"tracing": method}},
     }
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     return tmp_path

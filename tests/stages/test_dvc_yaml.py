@@ -1,5 +1,6 @@
 """dvc.yaml says what makes a stage stale: all the code that it runs, and no more."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -117,6 +118,24 @@ def test_no_code_that_a_stage_does_not_import_makes_it_stale(loaded: dict[str, s
         if dep.startswith("src/") and not any(covers(dep, file) for file in loaded[stage])
     }
     assert not unused
+
+
+def conf_read_by(file: str) -> set[str]:
+    """What a module reads of conf/ by itself, not through params.yaml: see detexport.defaults."""
+    nodes = ast.walk(ast.parse((ROOT / file).read_text()))
+    calls = [node for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    files = {
+        f"conf/{ast.literal_eval(call.args[0])}.yaml" for call in calls if call.func.id == "read_defaults"
+    }
+    return files | {"conf/export" for call in calls if call.func.id == "read_targets"}
+
+
+@pytest.mark.parametrize("stage", CHECKED)
+def test_the_defaults_that_a_stage_reads_make_it_stale(loaded: dict[str, set[str]], stage: str) -> None:
+    deps = STAGES[stage].get("do", STAGES[stage])["deps"]
+    read = set().union(*map(conf_read_by, loaded[stage]))
+    assert {dep for dep in deps if dep.startswith("conf/")} == read
+    assert all((ROOT / dep).exists() for dep in read)
 
 
 def test_the_runtime_of_a_measurement_makes_it_stale() -> None:

@@ -14,7 +14,7 @@ import pytest
 from detexport.errors import DetexportError, OutputError
 from detexport.system.atomic import atomic_dir, atomic_file
 from detexport.system.digests import sha256_file, sha256_json
-from detexport.system.files import output_errors, read_json, write_json
+from detexport.system.files import output_errors, read_json, remove_others, write_json
 from small_disk import small_disk
 
 
@@ -201,6 +201,16 @@ def test_json_round_trip(tmp_path: Path) -> None:
     assert read_json(tmp_path / "a.json") == value
     assert text.endswith("}\n")
     assert "ä" in text
+
+
+def test_what_is_not_named_is_removed_but_not_what_is_being_written(tmp_path: Path) -> None:
+    for name in ("kept", "other", ".kept.partial-abc"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    (tmp_path / "other.json").touch()
+    assert sorted(remove_others(tmp_path, {"kept"})) == [tmp_path / "other", tmp_path / "other.json"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [".kept.partial-abc", "file", "file", "kept"]
+    assert remove_others(tmp_path / "nowhere", {"kept"}) == []
 
 
 def test_digests(tmp_path: Path) -> None:

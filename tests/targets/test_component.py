@@ -10,15 +10,16 @@ import pytest
 
 from detexport.errors import ConfigError, MissingPackageError
 from detexport.targets.component import Component, DeclaredOption, written_value
-from detexport.targets.table import ARTIFACTS, TARGETS, find_target
+from detexport.targets.table import artifacts, find_target, targets
 
 SRC = Path(__file__).parents[2] / "src"
 ONNX = "detexport.export.onnx.Onnx"
+OPENVINO = "detexport.runtime.openvino.OpenVinoRuntime"
 
 
-@pytest.mark.parametrize("artifact", ARTIFACTS)
+@pytest.mark.parametrize("artifact", artifacts())
 def test_the_declared_options_are_those_of_the_class(artifact: str) -> None:
-    maker = ARTIFACTS[artifact].maker
+    maker = artifacts()[artifact].maker
     declared = maker.declared_options()
     assert {name: option.default for name, option in declared.items()} == {
         one.name: getattr(maker.build(), one.name) for one in fields(maker.build())
@@ -41,7 +42,7 @@ PACKAGES = {"torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "openvi
 
 @pytest.mark.parametrize(
     "part",
-    [*(recipe.maker for recipe in ARTIFACTS.values()), *(target.runtime for target in TARGETS.values())],
+    [*(recipe.maker for recipe in artifacts().values()), *(target.runtime for target in targets().values())],
     ids=lambda part: part.path.rpartition(".")[2],
 )
 def test_a_part_names_the_packages_that_its_module_imports(part: Component) -> None:
@@ -50,20 +51,23 @@ def test_a_part_names_the_packages_that_its_module_imports(part: Component) -> N
     names = [alias.name for node in tree if isinstance(node, ast.Import) for alias in node.names]
     names += [node.module or "" for node in tree if isinstance(node, ast.ImportFrom)]
     assert {name.partition(".")[0] for name in names} & PACKAGES <= set(part.packages)
+    assert part.packages == type(part.build()).packages
 
 
 def test_options_of_a_call_replace_those_of_the_component_and_these_the_classs() -> None:
-    component = Component(ONNX, {"opset_version": 18, "exporter": "torchscript"})
-    assert (Component(ONNX).build().opset_version, component.build().opset_version) == (20, 18)
-    built = component.build(opset_version=19)
-    assert (built.opset_version, built.exporter) == (19, "torchscript")
-    assert component.options["opset_version"] == 18
+    component = Component(OPENVINO, {"precision": "bf16"})
+    assert (Component(OPENVINO).build().precision, component.build().precision) == ("f32", "bf16")
+    built = component.build(precision="f32", threads=2)
+    assert (built.precision, built.threads) == ("f32", 2)
+    assert component.options == {"precision": "bf16"}
 
 
 def test_declared_options_have_the_components_values_as_defaults() -> None:
     declared = Component(ONNX, {"opset_version": 18}).declared_options()
     assert declared["opset_version"] == DeclaredOption("opset_version", 18)
-    assert declared["exporter"].default == Component(ONNX).build().exporter
+    assert declared["exporter"].choices == ("dynamo", "torchscript")
+    declared = Component(OPENVINO).declared_options()
+    assert declared["precision"] == DeclaredOption("precision", "f32", ("f32", "bf16"))
 
 
 NUMBER = DeclaredOption("samples", 8)

@@ -1,4 +1,4 @@
-"""The table of targets: what conf/ says too, and options by name."""
+"""The targets that conf/export defines, and options by name."""
 
 import json
 import sys
@@ -11,27 +11,21 @@ import yaml
 from omegaconf import OmegaConf
 
 from detexport.config.instantiate import instantiate
+from detexport.defaults import read_targets
 from detexport.errors import ConfigError, MissingPackageError
-from detexport.model_zoo import get_class_names
-from detexport.parity.accuracy import BUDGETS, MIN_ACCURACY
-from detexport.parity.compare import Tolerance
+from detexport.parity.accuracy import FLOAT32
+from detexport.parity.settings import default_settings
 from detexport.targets.table import (
-    ARTIFACTS,
-    TARGETS,
     artifact_chain,
+    artifacts,
     build_steps,
     find_target,
     parse_options,
     require_target_packages,
+    targets,
 )
-from tolerances import TOLERANCE
 
-CONF = Path(__file__).parents[2] / "conf"
-SRC = Path(__file__).parents[2] / "src"
-
-
-def options(group: str) -> dict[str, dict[str, Any]]:
-    return {path.stem: yaml.safe_load(path.read_text()) for path in (CONF / group).glob("*.yaml")}
+EXPORT = Path(__file__).parents[2] / "conf" / "export"
 
 
 def plain(part: Any) -> tuple[type, Any]:
@@ -39,50 +33,39 @@ def plain(part: Any) -> tuple[type, Any]:
     return type(part), json.loads(json.dumps(asdict(part)))
 
 
-def test_conf_has_the_artifacts_of_the_table_and_no_others() -> None:
-    assert options("artifact").keys() == ARTIFACTS.keys()
+def test_each_file_of_conf_defines_the_target_of_its_name() -> None:
+    assert [path.stem for path in sorted(EXPORT.glob("*.yaml"))] == list(targets())
+    for path in EXPORT.glob("*.yaml"):
+        given = yaml.safe_load(path.read_text())
+        assert {*given["targets"], *given.get("artifacts", {})} == {path.stem}
 
 
-@pytest.mark.parametrize("name", ARTIFACTS)
-def test_conf_makes_an_artifact_as_the_table_does(name: str) -> None:
-    option = options("artifact")[name]
-    recipe = ARTIFACTS[name]
-    assert option.get("source", "") == recipe.source
-    maker = option["conversion" if recipe.source else "method"]
-    assert plain(instantiate(OmegaConf.create(maker))) == plain(recipe.maker.build())
+@pytest.mark.parametrize("name", artifacts())
+def test_hydra_makes_an_artifact_as_the_table_does(name: str) -> None:
+    recipe = artifacts()[name]
+    option = read_targets()["artifacts"][name]
+    node = OmegaConf.create(option["conversion" if recipe.source else "method"])
+    assert plain(instantiate(node)) == plain(recipe.maker.build())
 
 
-def test_conf_has_the_targets_of_the_table_and_no_others() -> None:
-    assert options("export").keys() == TARGETS.keys()
+@pytest.mark.parametrize("name", targets())
+def test_hydra_runs_a_target_as_the_table_does(name: str) -> None:
+    node = OmegaConf.create(read_targets()["targets"][name]["runtime"])
+    assert plain(instantiate(node)) == plain(targets()[name].runtime.build())
 
 
-@pytest.mark.parametrize("name", TARGETS)
-def test_conf_runs_a_target_as_the_table_does(name: str) -> None:
-    option, target = options("export")[name], TARGETS[name]
-    assert (option["artifact"], option.get("precision", "")) == (target.artifact, target.precision)
-    assert plain(instantiate(OmegaConf.create(option["runtime"]))) == plain(target.runtime.build())
-
-
-def test_the_limits_in_the_code_are_those_of_conf() -> None:
-    parity = options("parity")["default"]
-    assert Tolerance() == TOLERANCE
-    assert (parity["budgets"], parity["min_accuracy"]) == (BUDGETS, MIN_ACCURACY)
-
-
-def test_conf_names_classes_as_the_zoo_does() -> None:
-    conf = options("class_names")
-    assert conf["coco"]["class_names"] == get_class_names("coco_2017_val")["things"]
-    panoptic = get_class_names("coco_2017_val_panoptic_separated")
-    assert conf["coco_panoptic"]["class_names"] == {"stuff": panoptic["stuff"]}
-    assert panoptic["things"] == conf["coco"]["class_names"]
+def test_a_target_is_of_an_artifact_and_of_a_precision_with_a_budget() -> None:
+    for target in targets().values():
+        assert target.artifact in artifacts()
+        assert (target.precision or FLOAT32) in default_settings().budgets
 
 
 def test_a_chain_begins_with_an_export() -> None:
-    for name in ARTIFACTS:
+    for name in artifacts():
         chain = artifact_chain(name)
         assert chain[-1] == name
-        assert not ARTIFACTS[chain[0]].source
-        assert [ARTIFACTS[one].source for one in chain[1:]] == chain[:-1]
+        assert not artifacts()[chain[0]].source
+        assert [artifacts()[one].source for one in chain[1:]] == chain[:-1]
 
 
 def test_an_option_reaches_the_part_that_has_it() -> None:

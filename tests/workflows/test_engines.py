@@ -9,7 +9,7 @@ from detexport.errors import ArtifactError, ConfigError, RuntimeUnavailableError
 from detexport.runtime import DEFAULT_ENGINES
 from detexport.runtime.onnxruntime import OnnxRuntime
 from detexport.runtime.torchscript import TorchScript
-from detexport.targets.table import TARGETS
+from detexport.targets.table import targets
 from detexport.workflows.engines import OnDevice, asked_target, engine_of
 
 
@@ -19,12 +19,12 @@ def test_without_a_target_the_formats_runtime_runs_it(tiny_onnx: Path, tiny_scri
     assert asked_target(read_artifact(tiny_onnx), "") is None
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", targets())
 def test_a_target_runs_the_artifacts_of_its_runtimes_format_alone(name: str, tiny_onnx: Path) -> None:
     artifact = read_artifact(tiny_onnx)
-    if TARGETS[name].runtime.path == ".".join(DEFAULT_ENGINES[artifact.format]):
-        assert asked_target(artifact, name) is TARGETS[name]
-        assert engine_of(tiny_onnx, name) == TARGETS[name].runtime.build()
+    if targets()[name].runtime.path == DEFAULT_ENGINES[artifact.format]:
+        assert asked_target(artifact, name) is targets()[name]
+        assert engine_of(tiny_onnx, name) == targets()[name].runtime.build()
     else:
         with pytest.raises(ConfigError, match=rf"{name} does not run .*got: ONNX; expected: .*onnx"):
             asked_target(artifact, name)

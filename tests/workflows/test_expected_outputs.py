@@ -12,7 +12,7 @@ from detexport.artifact import read_artifact
 from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import ArtifactError
 from detexport.parity.noise_floor import NoiseFloor
-from detexport.parity.settings import ParitySettings
+from detexport.parity.settings import default_settings
 from detexport.processing.postprocess import postprocess
 from detexport.reference.store import read_reference
 from detexport.runtime.onnxruntime import OnnxRuntime
@@ -42,7 +42,7 @@ def at_work() -> Iterator[ExitStack]:
 
 
 def comparison(data: Path, work: Path) -> Comparison:
-    return Comparison(data, ParitySettings(images=1, accuracy_images=0), work)
+    return Comparison(data, replace(default_settings(), images=1, accuracy_images=0), work)
 
 
 def test_the_pipelines_reference_comes_with_its_floor_if_there_is_one(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_another_artifact_is_run_on_every_input_that_it_supports(
     assert reference.environment == {"artifact": artifact.sha256}
     assert reference.accuracy is None
     assert reference.coverage.batches == 0  # its batch size is 1
-    assert reference.coverage.kinds["data"] == len(ParitySettings().plan.scales)
+    assert reference.coverage.kinds["data"] == len(default_settings().plan.scales)
     session = OnnxRuntime().open(tiny_onnx)
     for sample in reference.samples:
         image, meta = sample.image(), sample.meta
@@ -111,6 +111,6 @@ def test_the_task_metric_is_left_out_or_of_evenly_chosen_images(data: Path, tmp_
     contract = tiny_contract(class_names=("circle", "star"))
     without = comparison(data, tmp_path)
     assert without.annotated(contract) is None
-    annotated = replace(without, settings=ParitySettings(accuracy_images=1)).annotated(contract)
+    annotated = replace(without, settings=replace(default_settings(), accuracy_images=1)).annotated(contract)
     assert annotated is not None
     assert (len(annotated.images), annotated.class_names) == (1, ("circle", "star"))

@@ -27,7 +27,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     job = toy_job(root)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        register_jobs([job], workspace=root, checkout=root, settings=RegistrySettings())
+        register_jobs([job], workspace=root, checkout=root, settings=RegistrySettings.of({}))
     return root
 
 

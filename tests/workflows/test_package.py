@@ -247,7 +247,7 @@ def test_a_folder_with_other_files_is_not_replaced(tiny_onnx: Path, tmp_path: Pa
 
 def test_the_runtime_of_a_version_becomes_options_of_the_server(tiny_onnx: Path, tiny_openvino: Path) -> None:
     onnx, ir = read_artifact(tiny_onnx), read_artifact(tiny_openvino)
-    path = {name: ".".join(DEFAULT_ENGINES[name]) for name in Format}
+    path = {name: DEFAULT_ENGINES[name] for name in Format}
     assert _options(onnx, {}) == ()
     assert _options(onnx, {"_target_": path[Format.ONNX], "threads": 3}) == ("--threads", "3")
     bf16 = {"_target_": path[Format.OPENVINO], "precision": "bf16", "threads": 0}
@@ -260,7 +260,7 @@ def test_the_runtime_of_a_version_becomes_options_of_the_server(tiny_onnx: Path,
 def registry(tmp_path: Path) -> Path:
     write_project(tmp_path)
     job = toy_job(tmp_path)
-    register_jobs([job], workspace=tmp_path, checkout=tmp_path, settings=RegistrySettings())
+    register_jobs([job], workspace=tmp_path, checkout=tmp_path, settings=RegistrySettings.of({}))
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     return tmp_path
 

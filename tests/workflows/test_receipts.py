@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 
 from detexport.registry.jobs import register_jobs
+from detexport.registry.location import own_store_has
 from detexport.registry.settings import RegistrySettings
 from detexport.workflows.receipts import outdated_receipt
 
@@ -29,12 +31,29 @@ def receipts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     write_project(tmp_path)
     monkeypatch.chdir(tmp_path)
     return register_jobs(
-        [toy_job(tmp_path)], workspace=tmp_path, checkout=tmp_path, settings=RegistrySettings()
+        [toy_job(tmp_path)], workspace=tmp_path, checkout=tmp_path, settings=RegistrySettings.of({})
     )
 
 
 def test_receipts_of_this_registry_are_kept(receipts: dict[str, Any]) -> None:
     assert outdated_receipt(receipts, SECTION) == ""
+
+
+def test_a_deleted_version_is_missed_without_and_with_mlflow(
+    receipts: dict[str, Any], tmp_path: Path
+) -> None:
+    versions = {(one["name"], one["version"]) for one in receipts["registered"]}
+    assert own_store_has(tmp_path, versions)
+    (version,) = receipts["registered"]
+    client = mlflow.MlflowClient(receipts["tracking_uri"])
+    client.delete_model_version(version["name"], version["version"])
+    assert not own_store_has(tmp_path, versions)
+    assert outdated_receipt(receipts, SECTION) == "the registry lacks toy-onnx version 1"
+
+
+def test_a_database_that_is_not_mlflows_has_no_versions(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("no database")
+    assert not own_store_has(tmp_path, {("toy-onnx", "1")})
 
 
 def test_a_version_that_the_registry_lacks_is_named(receipts: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """The one validation: in this process, or in one without the code of any model."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 from detexport.errors import ArtifactError, ConfigError, DataError, OutOfMemoryError
 from detexport.parity.compare import Noise
 from detexport.parity.noise_floor import NoiseFloor
-from detexport.parity.settings import ParitySettings
+from detexport.parity.settings import default_settings
 from detexport.parity.validate import Support
 from detexport.processing.postprocess import postprocess
 from detexport.reference.resume import progress_folder
@@ -74,19 +74,19 @@ def test_an_artifact_is_run_where_no_model_is(artifact: Path, reference: Referen
     import detexport.modeling  # noqa: F401
 
     seen = tmp_path / "modules"
-    report = validate_apart(artifact, Witness(seen), reference, ParitySettings(draw=0), job="j")
+    report = validate_apart(artifact, Witness(seen), reference, replace(default_settings(), draw=0), job="j")
     assert report.passed, report.reasons
     modules = seen.read_text().splitlines()
     assert "detexport.workflows.validate" in modules
     assert not [name for name in modules if name.startswith("detexport.modeling")]
     assert "torch" not in modules
-    same = validate_job(artifact, OnnxRuntime(), reference, ParitySettings(draw=0), job="j")
+    same = validate_job(artifact, OnnxRuntime(), reference, replace(default_settings(), draw=0), job="j")
     assert report.to_json() == same.to_json()
 
 
 def test_what_is_raised_there_is_raised_here(artifact: Path, reference: Reference, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="nowhere is not an artifact"):
-        validate_apart(tmp_path / "nowhere", OnnxRuntime(), reference, ParitySettings(), job="j")
+        validate_apart(tmp_path / "nowhere", OnnxRuntime(), reference, default_settings(), job="j")
 
 
 def test_what_was_measured_beside_another_noise_is_measured_again(
@@ -102,7 +102,7 @@ def test_what_was_measured_beside_another_noise_is_measured_again(
                 artifact,
                 Breaking(),
                 reference,
-                ParitySettings(),
+                default_settings(),
                 job="j",
                 floor=floor,
                 save_to=tmp_path / "report.json",
@@ -115,14 +115,14 @@ def test_what_was_measured_beside_another_noise_is_measured_again(
 
 def test_precision_needs_a_budget_and_a_metric(artifact: Path, reference: Reference) -> None:
     with pytest.raises(ConfigError, match="no budget for the precision fp4"):
-        validate_job(artifact, OnnxRuntime(), reference, ParitySettings(), job="j", precision="fp4")
+        validate_job(artifact, OnnxRuntime(), reference, default_settings(), job="j", precision="fp4")
     with pytest.raises(DataError, match="the reference has none"):
-        validate_job(artifact, OnnxRuntime(), reference, ParitySettings(), job="j", precision="int8")
+        validate_job(artifact, OnnxRuntime(), reference, default_settings(), job="j", precision="int8")
 
 
 def test_a_target_may_declare_less_than_its_artifact(artifact: Path, reference: Reference) -> None:
     options = {"job": "j", "support": Support(image_sides=(1, 8))}
-    report = validate_job(artifact, OnnxRuntime(), reference, ParitySettings(), **options)
+    report = validate_job(artifact, OnnxRuntime(), reference, default_settings(), **options)
     assert "alone" in report.unsupported_inputs
     assert "declared support" in report.verdicts["contract"].note
     assert not report.passed  # nothing was shown to it

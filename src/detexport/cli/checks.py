@@ -25,10 +25,9 @@ from detexport.formats.image_files import SUFFIXES, find_images
 from detexport.system.extras import require_packages
 from detexport.targets.opsets import check_opset_version
 from detexport.targets.table import (
-    ARTIFACTS,
-    ONNX_RUNTIME,
     Target,
     artifact_chain,
+    artifacts,
     find_target,
     parse_options,
     require_target_packages,
@@ -369,7 +368,7 @@ def check_device(device: str) -> None:
 def check_device_option(request: Request, options: dict[str, dict[str, Any]]) -> None:
     """Raise ConfigError if a compiled artifact would be for another device than --device."""
     for artifact, given in options.items():
-        declared = ARTIFACTS[artifact].maker.declared_options()
+        declared = artifacts()[artifact].maker.declared_options()
         if "device" in given and given["device"] != request.device:
             raise ConfigError(
                 "two options name the device",
@@ -408,8 +407,9 @@ def check_opset(target: Target, options: dict[str, dict[str, Any]], cfg: CfgNode
     Raises:
         ConfigError: it cannot.
     """
-    steps = {name: ARTIFACTS[name].maker.declared_options() for name in artifact_chain(target.artifact)}
-    for artifact, declared in steps.items():
+    steps = {name: artifacts()[name].maker for name in artifact_chain(target.artifact)}
+    for artifact, maker in steps.items():
+        declared = maker.declared_options()
         if "opset_version" not in declared:
             continue
         values = {name: option.default for name, option in declared.items()} | options[artifact]
@@ -418,7 +418,7 @@ def check_opset(target: Target, options: dict[str, dict[str, Any]], cfg: CfgNode
             values["opset_version"],
             values["exporter"],
             meta_arch=cfg.MODEL.META_ARCHITECTURE,
-            runs_onnx=target.runtime == ONNX_RUNTIME or "onnx_int8" in steps,
+            runs_onnx=any("onnxruntime" in one.packages for one in (*steps.values(), target.runtime)),
             option="--opt opset_version",
         )
 

@@ -25,13 +25,22 @@ NAME = re.compile(r"\w[\w-]*")
 """Pattern of the names of models, targets and artifacts, which appear in folders, stages and commands."""
 DATA_NAME = re.compile(r"\w[\w.-]*")
 KINDS = ("things", "stuff", "keypoints")
+DIGITS = 12
+"""Hex digits of the digests in params.yaml: `dvc exp diff` shows the old and the new one in one line."""
 MOST_SHOWN = 8
 """Maximum number of options listed in an error, the most similar ones first."""
 
 
 def register_resolvers() -> None:
     """Register the functions below as OmegaConf resolvers: ``${jobs:}`` and so on."""
-    resolvers: dict[str, Callable[..., Any]] = {
+    for name, resolver in resolvers().items():
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
+    OmegaConf.register_new_resolver("default", default_value, replace=True)
+
+
+def resolvers() -> dict[str, Callable[..., Any]]:
+    """Return the functions that compute sections of ``params.yaml`` from the others, by section."""
+    return {
         "jobs": jobs,
         "left_out": left_out,
         "exports": exports,
@@ -43,8 +52,12 @@ def register_resolvers() -> None:
         "downloads": downloads,
         SEAL: seal,
     }
-    for name, resolver in resolvers.items():
-        OmegaConf.register_new_resolver(name, resolver, replace=True)
+
+
+def default_value(file: str, key: str) -> Any:
+    """Return the value of a key in a file of ``conf/``, whatever its overrides."""
+    values: Any = OmegaConf.load(Path("conf", f"{file}.yaml"))
+    return values[key]
 
 
 def jobs(*, _root_: DictConfig) -> DictConfig:
@@ -104,17 +117,16 @@ def conversions(*, _root_: DictConfig) -> DictConfig:
 
 
 def export_steps(*, _root_: DictConfig) -> DictConfig:
-    """Return the export and the conversions of each job's artifact, in order: ``{"A": [{name, maker}]}``.
+    """Return the export and the conversions of each job's artifact, in order: ``{"A": {name: maker}}``.
 
     A stage that depends on the options of a whole chain depends on this entry, not on all artifacts.
     """
     artifacts = dict.fromkeys(job.artifact for job in jobs(_root_=_root_).values())
     return OmegaConf.create(
         {
-            artifact: [
-                {"name": name, "maker": _maker(_root_.artifacts[name])}
-                for name in _with_sources(artifact, _root_.artifacts)
-            ]
+            artifact: {
+                name: _maker(_root_.artifacts[name]) for name in _with_sources(artifact, _root_.artifacts)
+            }
             for artifact in artifacts
         }
     )
@@ -147,7 +159,7 @@ def _with_sources(name: str, artifacts: DictConfig) -> list[str]:
                 f"the artifact {name} is converted from itself",
                 got=" <- ".join([*chain, options.source]),
                 expected="conversions that start from an export",
-                remedy="correct conf/artifact/",
+                remedy="correct conf/export/",
             )
         chain.append(options.source)
     return chain[::-1]
@@ -156,10 +168,10 @@ def _with_sources(name: str, artifacts: DictConfig) -> list[str]:
 def _artifact_options(name: str, artifacts: DictConfig) -> DictConfig:
     if name not in artifacts:
         raise ConfigError(
-            "a target or a conversion needs an artifact that is not selected",
+            "a target or a conversion needs an artifact that no file of conf/export/ defines",
             got=name,
             expected=f"one of {_nearest(name, list(map(str, artifacts)))}",
-            remedy="select it: artifact=[...]",
+            remedy="correct the name, or define it",
         )
     options: DictConfig = artifacts[name]
     return options
@@ -216,7 +228,7 @@ def configs(*, _root_: DictConfig) -> DictConfig:
 def config_digests(models: Any, root: Path) -> dict[str, str]:
     """Return the digests of ``configs``; ``check_sources`` reports models without a file."""
     return {
-        name: sha256_json([sha256_file(file) for file in base_files(root / model["config_file"])])
+        name: sha256_json([sha256_file(file) for file in base_files(root / model["config_file"])])[:DIGITS]
         for name, model in models.items()
         if (root / model["config_file"]).is_file()
     }
@@ -338,7 +350,7 @@ def check_sources(values: dict[str, Any], root: Path) -> None:
 def seal_of(values: Any, conf: Path) -> str:
     """Return the digest of composed values and of the files that they were composed from."""
     files = {path.relative_to(conf).as_posix(): sha256_file(path) for path in sorted(conf.rglob("*.yaml"))}
-    return sha256_json({"files": files, "values": values})
+    return sha256_json({"files": files, "values": values})[:DIGITS]
 
 
 def check_composition(params: Path, conf: Path) -> None:

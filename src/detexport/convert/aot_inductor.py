@@ -53,8 +53,8 @@ class AotInductor(Conversion):
         instruction_set: one of ``INSTRUCTION_SETS``; loading on a CPU without it raises an error.
     """
 
-    device: Literal["cpu", "cuda"] = "cpu"
-    instruction_set: Literal["x86-64", "x86-64-v3"] = "x86-64-v3"
+    device: Literal["cpu", "cuda"]
+    instruction_set: Literal["x86-64", "x86-64-v3"]
 
     name = "aot_inductor"
     source_format = Format.EXPORTED_PROGRAM

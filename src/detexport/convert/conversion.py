@@ -60,7 +60,7 @@ class Conversion:
     main_file: ClassVar[str]
     """The file that a runtime opens, relative to the folder."""
     packages: ClassVar[tuple[str, ...]]
-    """Distributions whose versions determine the files."""
+    """Packages that it needs, whose versions determine the files."""
 
     def check(self) -> None:
         """Check the options, and that this machine can convert.

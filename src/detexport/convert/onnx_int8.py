@@ -45,10 +45,10 @@ class OnnxInt8(Conversion):
         float_nodes: names of further nodes that stay in float32.
     """
 
-    samples: int = 100
-    per_channel: bool = True
-    reduce_range: bool = False
-    float_nodes: tuple[str, ...] = ()
+    samples: int
+    per_channel: bool
+    reduce_range: bool
+    float_nodes: tuple[str, ...]
 
     name = "onnx_int8"
     source_format = Format.ONNX

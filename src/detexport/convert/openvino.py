@@ -39,7 +39,7 @@ class OpenVino(Conversion):
         compress_to_fp16: store the weights in half precision: half the size, but other outputs.
     """
 
-    compress_to_fp16: bool = False
+    compress_to_fp16: bool
 
     name = "openvino"
     source_format = Format.ONNX

@@ -40,9 +40,9 @@ class OpenVinoInt8(Conversion):
             beginning of their names.
     """
 
-    samples: int = 100
-    preset: Literal["mixed", "performance"] = "mixed"
-    float_patterns: tuple[str, ...] = ()
+    samples: int
+    preset: Literal["mixed", "performance"]
+    float_patterns: tuple[str, ...]
 
     name = "openvino_int8"
     source_format = Format.OPENVINO

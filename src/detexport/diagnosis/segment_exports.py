@@ -15,8 +15,7 @@ from detexport.diagnosis.segments import FlatSegment, ListedSegment
 from detexport.errors import ArtifactError, ConfigError
 from detexport.export import Provenance
 from detexport.runtime import Engine
-from detexport.targets.component import Component
-from detexport.targets.table import ARTIFACTS, Recipe, find_target
+from detexport.targets.table import Recipe, artifacts, find_target
 
 QUANTIZED = ("OnnxInt8", "OpenVinoInt8")
 
@@ -181,23 +180,20 @@ def _manifest(folder: Path) -> Artifact | None:
 
 
 def _recipe(method: str) -> Recipe:
-    if method not in ARTIFACTS:
+    if method not in artifacts():
         raise ConfigError(
             "an artifact of an unknown method cannot be diagnosed",
             got=method,
-            expected=f"one of {', '.join(ARTIFACTS)}",
+            expected=f"one of {', '.join(artifacts())}",
             remedy="export by one of these",
         )
-    return ARTIFACTS[method]
+    return artifacts()[method]
 
 
 def _maker(method: str, options: Mapping[str, Any]) -> Any:
-    """Build the export method or conversion with options; without any, with the target's defaults."""
-    maker = _recipe(method).maker
-    if not options:
-        return maker.build()
+    """Build the export method or conversion; options that are absent have the target's defaults."""
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
-    return Component(maker.path, given).build()
+    return _recipe(method).maker.build(**given)
 
 
 def _with_raw_end(maker: Any) -> Any:

@@ -7,6 +7,7 @@ ONNX Runtime); rounding to half precision is 5e-4 of a value. The limit is betwe
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 import numpy as np
 
@@ -18,9 +19,14 @@ from detexport.parity.compare import Tolerance, compare
 from detexport.parity.compare.field_comparison import absolute_errors
 from detexport.parity.compare.masks_keypoints import compare_keypoints
 from detexport.parity.compare.match_detections import Matching, match
+from detexport.parity.settings import default_settings
 from detexport.processing.postprocess import postprocess
 
 Arrays = Mapping[str, np.ndarray]
+
+
+def _table() -> Tolerance:
+    return default_settings().tolerance
 
 
 @dataclass(frozen=True)
@@ -39,32 +45,36 @@ class Limits:
     relative: float = 5e-5
     bulk: float = 5e-5
     differing: float = 0.01
-    tolerance: Tolerance = field(default_factory=Tolerance)
-    outputs: Tolerance = field(default_factory=Tolerance)
+    tolerance: Tolerance = field(default_factory=_table)
+    outputs: Tolerance = field(default_factory=_table)
 
 
-LIMITS = {
-    "": Limits(),
-    # At least twice what was measured with AVX512_BF16: see docs/parity.md. OpenVINO rounds the operands of
-    # convolutions and matrix products, so decoding, comparing and sorting have the limits of float32; the
-    # position of a keypoint is computed by a matrix product.
-    "bf16": Limits(
-        relative=0.04,
-        bulk=0.01,
-        tolerance=Tolerance(keypoint_px=6.0, keypoint_flip_ratio=0.06, keypoint_score=0.9),
-        outputs=Tolerance(
-            box_px=4.0,
-            score=0.07,
-            objectness=0.2,
-            mask_area_ratio=0.28,
-            keypoint_px=8.0,
-            keypoint_flip_ratio=0.2,
-            keypoint_score=0.9,
-            sem_seg=0.5,
-            panoptic_ratio=0.01,
+@cache
+def _limits() -> dict[str, Limits]:
+    """Return the limits by precision."""
+    return {
+        "": Limits(),
+        # At least twice what was measured with AVX512_BF16: see docs/parity.md. OpenVINO rounds the operands
+        # of convolutions and matrix products, so decoding, comparing and sorting have the limits of float32;
+        # the position of a keypoint is computed by a matrix product.
+        "bf16": Limits(
+            relative=0.04,
+            bulk=0.01,
+            tolerance=replace(_table(), keypoint_px=6.0, keypoint_flip_ratio=0.06, keypoint_score=0.9),
+            outputs=replace(
+                _table(),
+                box_px=4.0,
+                score=0.07,
+                objectness=0.2,
+                mask_area_ratio=0.28,
+                keypoint_px=8.0,
+                keypoint_flip_ratio=0.2,
+                keypoint_score=0.9,
+                sem_seg=0.5,
+                panoptic_ratio=0.01,
+            ),
         ),
-    ),
-}
+    }
 
 
 def limits_of(precision: str) -> Limits:
@@ -73,14 +83,15 @@ def limits_of(precision: str) -> Limits:
     Raises:
         ConfigError: segments of this precision have no limits.
     """
-    if precision not in LIMITS:
+    limits = _limits()
+    if precision not in limits:
         raise ConfigError(
             "segments of this precision have no limits",
             got=precision,
-            expected=" or ".join(name or "float32" for name in LIMITS),
+            expected=" or ".join(name or "float32" for name in limits),
             remedy="diagnose the artifact that it was made from",
         )
-    return LIMITS[precision]
+    return limits[precision]
 
 
 @dataclass(frozen=True)

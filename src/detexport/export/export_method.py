@@ -47,8 +47,8 @@ class ExportMethod:
     """Name of the main file in the folder."""
     batch: ClassVar[Literal["1", "any"]] = "1"
     """Batch size of the graph."""
-    packages: ClassVar[tuple[str, ...]] = ("torch", "torchvision")
-    """Distributions whose versions determine the file."""
+    packages: ClassVar[tuple[str, ...]]
+    """Packages that it needs, whose versions determine the file."""
     graph_end: Literal["raw", "pasted"]
 
     def check(self) -> None:

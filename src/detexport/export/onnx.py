@@ -44,9 +44,9 @@ class Onnx(ExportMethod):
         graph_end: ``"raw"`` or ``"pasted"``: see ``Contract.ending``.
     """
 
-    opset_version: int = 20
-    exporter: Literal["dynamo", "torchscript"] = "dynamo"
-    graph_end: Literal["raw", "pasted"] = "raw"
+    opset_version: int
+    exporter: Literal["dynamo", "torchscript"]
+    graph_end: Literal["raw", "pasted"]
 
     name = "onnx"
     format = Format.ONNX

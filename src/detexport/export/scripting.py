@@ -27,11 +27,12 @@ class Scripting(ExportMethod):
             list of output sizes.
     """
 
-    graph_end: Literal["raw", "pasted"] = "raw"
+    graph_end: Literal["raw", "pasted"]
 
     name = "scripting"
     format = Format.TORCHSCRIPT
     main_file = MAIN_FILE
+    packages = ("torch", "torchvision")
     batch = "any"
 
     def check(self) -> None:

@@ -23,11 +23,12 @@ class TorchExport(ExportMethod):
         graph_end: ``"raw"`` or ``"pasted"``: see ``Contract.ending``.
     """
 
-    graph_end: Literal["raw", "pasted"] = "raw"
+    graph_end: Literal["raw", "pasted"]
 
     name = "torch_export"
     format = Format.EXPORTED_PROGRAM
     main_file = MAIN_FILE
+    packages = ("torch", "torchvision")
 
     def record(
         self, model: ExportableModel, sample: SampleInputs, contract: Contract

@@ -28,11 +28,12 @@ class Tracing(ExportMethod):
         graph_end: ``"raw"`` or ``"pasted"``: see ``Contract.ending``.
     """
 
-    graph_end: Literal["raw", "pasted"] = "raw"
+    graph_end: Literal["raw", "pasted"]
 
     name = "tracing"
     format = Format.TORCHSCRIPT
     main_file = MAIN_FILE
+    packages = ("torch", "torchvision")
 
     def record(
         self, model: ExportableModel, sample: SampleInputs, contract: Contract

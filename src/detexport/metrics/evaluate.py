@@ -166,13 +166,16 @@ class Evaluator:
             for rows in segments:
                 self._panoptic.accumulate({category: Tally(*tally) for category, *tally in rows})
             metrics |= self._panoptic.result()
-            tallies["panoptic/PQ"] = Segments(*_by_class(segments, len(fields(Tally))))
+            index_of = {category: index for index, category in enumerate(self._panoptic.categories)}
+            by_index = [[(index_of[category], *tally) for category, *tally in rows] for rows in segments]
+            tallies["panoptic/PQ"] = Segments(*_by_class(by_index, len(fields(Tally)), len(index_of)))
         if ordered[0].pixels is not None:
             pixel_iou, pixels = PixelIou(), [finding.pixels or [] for finding in ordered]
             for counts in pixels:
                 pixel_iou.accumulate(counts)
             metrics |= pixel_iou.result()
-            tallies["sem_seg/mIoU"] = Pixels(*_by_class(pixels, 2))
+            labels = [label for counts in pixels for label, *_ in counts]
+            tallies["sem_seg/mIoU"] = Pixels(*_by_class(pixels, 2, 1 + max(labels, default=-1)))
         return Evaluation(metrics, tuple(image_ids), tallies)
 
 
@@ -218,11 +221,10 @@ def _check_annotations(record: CocoRecord, outputs: dict[str, Any]) -> None:
             )
 
 
-def _by_class(of_images: Sequence[Sequence[Any]], columns: int) -> np.ndarray:
-    """Return rows (class, number, ...) of each image as an array (columns, K classes, N images)."""
-    classes = sorted({row[0] for rows in of_images for row in rows})
-    array = np.zeros((columns, len(classes), len(of_images)))
+def _by_class(of_images: Sequence[Sequence[Any]], columns: int, classes: int) -> np.ndarray:
+    """Return rows (class index, number, ...) of each image as an array (columns, K classes, N images)."""
+    array = np.zeros((columns, classes, len(of_images)))
     for image, rows in enumerate(of_images):
-        for label, *numbers in rows:
-            array[:, classes.index(label), image] = numbers
+        for index, *numbers in rows:
+            array[:, index, image] = numbers
     return array

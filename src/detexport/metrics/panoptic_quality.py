@@ -73,8 +73,13 @@ class PanopticQuality:
         self.folder = panoptic_folder(annotations)
         self.tallies = self._no_tallies()
 
+    @property
+    def categories(self) -> tuple[ImageId, ...]:
+        """COCO's category ids: of the things, then of stuff."""
+        return (*self.thing_ids, *self.stuff_ids)
+
     def _no_tallies(self) -> dict[ImageId, Tally]:
-        return {category: Tally() for category in (*self.thing_ids, *self.stuff_ids)}
+        return {category: Tally() for category in self.categories}
 
     def add(self, image_id: ImageId, segment_map: np.ndarray, segments: Sequence[Mapping[str, Any]]) -> None:
         """Evaluate the segments of one image and accumulate its tallies."""
@@ -104,6 +109,26 @@ class PanopticQuality:
         Raises:
             DataError: the image is not annotated, or its PNG cannot be read.
         """
+        gt_map, gt = self.annotated_segments(image_id, segment_map.shape)
+        tallies = self._no_tallies()
+        match_segments(tallies, gt_map, gt, segment_map, {s["id"]: self._category(s) for s in segments})
+        return {category: tally for category, tally in tallies.items() if tally.seen}
+
+    def annotated_segments(
+        self, image_id: ImageId, size: tuple[int, int]
+    ) -> tuple[np.ndarray, dict[int, ImageId]]:
+        """Read the annotated segments of one image; crowds and other categories count as unlabelled.
+
+        Args:
+            image_id: COCO's image id.
+            size: height and width of the image in px.
+
+        Returns:
+            (H, W) id of each pixel's segment, 0 if unlabelled; and the category of each segment by id.
+
+        Raises:
+            DataError: the image is not annotated, or its PNG cannot be read or has another size.
+        """
         if image_id not in self.gt_entries:
             raise MissingAnnotationsError(
                 "the data set's panoptic annotations lack an image",
@@ -121,19 +146,14 @@ class PanopticQuality:
                 remedy="unpack them there, choose other data, or a model without panoptic segmentation",
             )
         gt_map = read_segment_map(path)
-        check_image_size(path, gt_map.shape, segment_map.shape)
-        tallies = self._no_tallies()
-        labelled = [s for s in entry["segments_info"] if s["category_id"] in tallies]
-        gt = {s["id"]: s["category_id"] for s in labelled if not s.get("iscrowd", 0)}
-        predicted = {s["id"]: self._category(s) for s in segments}
-        match_segments(
-            tallies,
-            np.where(np.isin(gt_map, list(gt)), gt_map, VOID),
-            gt,
-            segment_map,
-            predicted,
-        )
-        return {category: tally for category, tally in tallies.items() if tally.seen}
+        check_image_size(path, gt_map.shape, size)
+        known = set(self.categories)
+        gt = {
+            s["id"]: s["category_id"]
+            for s in entry["segments_info"]
+            if s["category_id"] in known and not s.get("iscrowd", 0)
+        }
+        return np.where(np.isin(gt_map, list(gt)), gt_map, VOID), gt
 
     def _category(self, segment: Mapping[str, Any]) -> ImageId:
         """Return COCO's category id of a predicted segment."""
@@ -155,7 +175,7 @@ class PanopticQuality:
     def result(self) -> dict[str, float]:
         """Return ``panoptic/PQ``, ``SQ`` and ``RQ``: means over all categories, things and stuff."""
         metrics: dict[str, float] = {}
-        groups = {"": [*self.thing_ids, *self.stuff_ids], "_th": self.thing_ids, "_st": self.stuff_ids}
+        groups = {"": self.categories, "_th": self.thing_ids, "_st": self.stuff_ids}
         for suffix, categories in groups.items():
             qualities = [self.tallies[c].qualities for c in categories if self.tallies[c].seen]
             if qualities:

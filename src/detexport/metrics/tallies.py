@@ -49,6 +49,14 @@ class Tallies:
     def _values(self, weights: np.ndarray) -> np.ndarray:
         raise NotImplementedError
 
+    def by_class(self) -> np.ndarray:
+        """Return the metric of each class alone, (K,); NaN where it is undefined."""
+        raise NotImplementedError
+
+    def annotated(self) -> np.ndarray | None:
+        """Return the number of annotated objects or segments of each class, (K,); None if pixels count."""
+        raise NotImplementedError
+
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Return the fields by name, to store."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
@@ -82,8 +90,11 @@ class Matches(Tallies):
     def images(self) -> int:  # noqa: D102
         return int(self.objects.shape[1])
 
-    def by_class(self) -> np.ndarray:
-        """Return the value of each class alone, (K,); NaN without annotated objects."""
+    def annotated(self) -> np.ndarray:  # noqa: D102
+        counts: np.ndarray = self.objects.sum(1)
+        return counts
+
+    def by_class(self) -> np.ndarray:  # noqa: D102
         weights, objects = np.ones((1, self.images)), self.objects.sum(1)
         return np.array(
             [
@@ -217,7 +228,7 @@ class Recalls(Matches):
 
 @dataclass(frozen=True)
 class Segments(Tallies):
-    """Panoptic quality, see ``detexport.metrics.panoptic_quality.Tally``.
+    """Panoptic quality, see ``detexport.metrics.panoptic_quality.Tally``; things come before stuff.
 
     Args:
         iou: (K, N) float64, sum over the matched pairs of each class and image.
@@ -239,6 +250,13 @@ class Segments(Tallies):
     def _width(self) -> int:
         return self.images
 
+    def annotated(self) -> np.ndarray:  # noqa: D102
+        counts: np.ndarray = (self.tp + self.fn).sum(1)
+        return counts
+
+    def by_class(self) -> np.ndarray:  # noqa: D102
+        return _divide(self.iou.sum(1), (self.tp + self.fp / 2 + self.fn / 2).sum(1))
+
     def _values(self, weights: np.ndarray) -> np.ndarray:
         iou, tp, fp, fn = (weights @ array.T for array in vars(self).values())
         return _mean_of_ratios(iou, tp + fp / 2 + fn / 2)
@@ -246,7 +264,7 @@ class Segments(Tallies):
 
 @dataclass(frozen=True)
 class Pixels(Tallies):
-    """Mean IoU of semantic segmentation.
+    """Mean IoU of semantic segmentation; row k is the class with label k.
 
     Args:
         intersection: (K, N) pixels in the intersection of each class on each image.
@@ -263,6 +281,12 @@ class Pixels(Tallies):
     @property
     def _width(self) -> int:
         return self.images
+
+    def annotated(self) -> None:  # noqa: D102
+        return None
+
+    def by_class(self) -> np.ndarray:  # noqa: D102
+        return _divide(self.intersection.sum(1), self.union.sum(1))
 
     def _values(self, weights: np.ndarray) -> np.ndarray:
         return _mean_of_ratios(weights @ self.intersection.T, weights @ self.union.T)

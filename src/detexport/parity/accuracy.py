@@ -3,15 +3,17 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from detexport.contract import Contract
 from detexport.data.coco import CocoDataset, CocoRecord, read_record, records_of
 from detexport.metrics.bootstrap import PairedDifference, paired_difference
 from detexport.metrics.evaluate import HEADLINES, Evaluation, Evaluator, ImageEvaluation, accuracy_deltas
-from detexport.metrics.tallies import Matches, Recalls, unpack_tallies
+from detexport.metrics.tallies import Matches, Recalls, Tallies, unpack_tallies
 from detexport.predictions.records import predict
 from detexport.reference.resume import Progress
 from detexport.reference.store import EagerAccuracy
@@ -22,12 +24,6 @@ FLOAT32 = "float32"
 
 TF32 = "tf32"
 """Float32 with the 10-bit mantissa of a GPU's tensor cores: a mode of the eager model, not of a target."""
-
-BUDGETS = {FLOAT32: 0.001, TF32: 0.002, "bf16": 0.005, "int8": 0.02}
-"""Largest difference of a headline metric from the eager model's, by precision; as in ``conf/parity``."""
-
-MIN_ACCURACY = 0.1
-"""A lower eager metric is too low to compare with; as in ``conf/parity``."""
 
 EQUAL = 1e-9
 """Differences up to this are rounding of sums."""
@@ -73,15 +69,15 @@ CURVE_IOUS = {"0.50": 0, "0.75": 5}
 
 @dataclass(frozen=True)
 class ClassAccuracy:
-    """AP of one class.
+    """The metric of one class: AP, PQ or IoU.
 
     Args:
-        objects: number of annotated objects.
-        eager: the eager model's AP; None without objects.
+        objects: number of annotated objects, or of segments for PQ; None for IoU, which counts pixels.
+        eager: the eager model's metric; None if it is undefined, since the class is not annotated.
         artifact: the artifact's.
     """
 
-    objects: int
+    objects: int | None
     eager: float | None
     artifact: float | None
 
@@ -114,7 +110,7 @@ class Accuracy:
         per_image: differences of each headline metric by image.
         tied: for each metric that ranks detections across images, the smallest and the largest difference
             over all orders of equal scores; in float32 only.
-        per_class: AP of each class, by metric and class name; empty for metrics other than AP.
+        per_class: the metric of each class, by headline metric and class name; none for recall.
         curves: precision-recall curves, by metric and IoU (``CURVE_IOUS``).
     """
 
@@ -205,10 +201,20 @@ def measure_accuracy(
     records = records_of(dataset, eager.image_ids)
     evaluator = Evaluator(dataset, session.artifact.contract.oks_sigmas)
     reached = evaluator.summarize(evaluate_images(session, records, evaluator, progress or Progress()))
-    names = dataset.class_names
+    names = class_names(dataset, session.artifact.contract)
     return compare_accuracy(
-        eager, reached, tie=tie, class_names=names, precision=precision, budget=budget, least=least
+        eager, reached, tie=tie, names=names, precision=precision, budget=budget, least=least
     )
+
+
+def class_names(dataset: CocoDataset, contract: Contract) -> dict[str, tuple[str, ...]]:
+    """Return the names of the classes that each headline metric is the mean of, in their order."""
+    things, stuff = dataset.class_names, contract.stuff_class_names
+    return {
+        **dict.fromkeys(HEADLINES, things),
+        "panoptic/PQ": (*things, *stuff[1:]),  # stuff 0 stands for all things
+        "sem_seg/mIoU": stuff,
+    }
 
 
 def compare_accuracy(
@@ -216,7 +222,7 @@ def compare_accuracy(
     reached: Evaluation,
     *,
     tie: float = 0.0,
-    class_names: tuple[str, ...] = (),
+    names: Mapping[str, tuple[str, ...]] | None = None,
     **limits: Any,
 ) -> Accuracy:
     """Compare an artifact's metrics with the eager model's, in total, by image and by class.
@@ -225,10 +231,11 @@ def compare_accuracy(
         eager: the eager model's evaluation.
         reached: the artifact's, on the same images.
         tie: see ``measure_accuracy``.
-        class_names: name of each class index; classes without a name are numbered.
+        names: see ``class_names``; classes without a name are numbered.
         limits: ``precision``, ``budget`` and ``least`` of ``Accuracy``.
     """
-    paired, ranked = paired_differences(eager, reached), _ranked(eager, reached)
+    paired, tallies = paired_differences(eager, reached), _both(eager, reached)
+    ranked = {name: both for name, both in tallies.items() if isinstance(both[0], Matches)}
     return Accuracy(
         images=len(reached.image_ids),
         eager=eager.metrics,
@@ -236,24 +243,23 @@ def compare_accuracy(
         intervals={name: one.interval for name, one in paired.items()},
         per_image={name: ImageDifferences.of(one.images, reached.image_ids) for name, one in paired.items()},
         tied={name: _tied(*both, tie) for name, both in ranked.items()} if tie else {},
-        per_class={name: _by_class(*both, class_names) for name, both in ranked.items() if _is_ap(both[0])},
-        curves={name: _curves(*both) for name, both in ranked.items() if _is_ap(both[0])},
+        per_class={
+            name: _by_class(*both, (names or {}).get(name, ()))
+            for name, both in tallies.items()
+            if not isinstance(both[0], Recalls)
+        },
+        curves={name: _curves(*both) for name, both in ranked.items() if not isinstance(both[0], Recalls)},
         **limits,
     )
 
 
-def _ranked(eager: EagerAccuracy, reached: Evaluation) -> dict[str, tuple[Matches, Matches]]:
-    """Return the tallies of both sides, by metric, of each metric that ranks detections across images."""
-    ranked = {}
-    for name, expected in unpack_tallies(eager.tallies).items():
-        actual = reached.tallies.get(name)
-        if isinstance(expected, Matches) and isinstance(actual, Matches):
-            ranked[name] = expected, actual
-    return ranked
-
-
-def _is_ap(matches: Matches) -> bool:
-    return not isinstance(matches, Recalls)
+def _both(eager: EagerAccuracy, reached: Evaluation) -> dict[str, tuple[Any, Any]]:
+    """Return the tallies of both sides, which are of one class, by metric."""
+    return {
+        name: (expected, reached.tallies[name])
+        for name, expected in unpack_tallies(eager.tallies).items()
+        if name in reached.tallies
+    }
 
 
 def _tied(expected: Matches, actual: Matches, tie: float) -> tuple[float, float]:
@@ -262,19 +268,27 @@ def _tied(expected: Matches, actual: Matches, tie: float) -> tuple[float, float]
     return actual_low - high, actual_high - low
 
 
-def _by_class(expected: Matches, actual: Matches, names: tuple[str, ...]) -> dict[str, ClassAccuracy]:
-    """Return the AP of each class on both sides."""
-    rows = zip(expected.objects.sum(1).tolist(), expected.by_class(), actual.by_class(), strict=True)
+def _by_class(expected: Tallies, actual: Tallies, names: tuple[str, ...]) -> dict[str, ClassAccuracy]:
+    """Return the metric of each class on both sides."""
+    eager, artifact = expected.by_class().tolist(), actual.by_class().tolist()
+    counts = expected.annotated()
+    objects = [None] * len(eager) if counts is None else [int(count) for count in counts]
+    labels = [_label(index, names) for index in range(max(len(eager), len(artifact)))]
     return {
-        names[index] if index < len(names) else f"class {index}": ClassAccuracy(
-            objects, _or_none(eager), _or_none(artifact)
-        )
-        for index, (objects, eager, artifact) in enumerate(rows)
+        label: ClassAccuracy(count, _or_none(one), _or_none(other))
+        for label, count, one, other in zip_longest(labels, objects, eager, artifact)
     }
 
 
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
+def _label(index: int, names: tuple[str, ...]) -> str:
+    """Return the name of a class; with its index, if it has none or shares it with another class."""
+    if index >= len(names):
+        return f"class {index}"
+    return names[index] if names.count(names[index]) == 1 else f"{names[index]} ({index})"
+
+
+def _or_none(value: float | None) -> float | None:
+    return None if value is None or np.isnan(value) else value
 
 
 def _curves(expected: Matches, actual: Matches) -> dict[str, PrecisionCurve]:

@@ -3,12 +3,14 @@
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
+from detexport.defaults import merged, read_defaults
 from detexport.errors import ConfigError, shown
-from detexport.parity.accuracy import BUDGETS, FLOAT32, MIN_ACCURACY
+from detexport.parity.accuracy import FLOAT32
 from detexport.parity.compare import Tolerance
 from detexport.reference.input_plan import Plan
 from detexport.system.params_file import read_section
@@ -39,7 +41,7 @@ RANGES = {
 
 @dataclass(frozen=True)
 class ParitySettings:
-    """Inputs, tolerance and budgets; the defaults are those of ``conf/parity/default.yaml``.
+    """Inputs, tolerance and budgets; ``conf/parity/default.yaml`` has the defaults.
 
     Args:
         tolerance: see ``Tolerance``.
@@ -55,22 +57,22 @@ class ParitySettings:
         min_accuracy: a lower eager metric is too low to compare with.
     """
 
-    tolerance: Tolerance = field(default_factory=Tolerance)
-    images: int = 8
-    scales: tuple[float, ...] = (1.0, 0.75, 1.5)
-    inputs: dict[str, float] = field(default_factory=dict)
-    noise_floor_images: int = 12
-    min_detections: int = 1
-    draw: int = 3
-    accuracy_images: int = 100
-    accuracy_precisions: tuple[str, ...] = (FLOAT32, "bf16", "int8")
-    budgets: dict[str, float] = field(default_factory=lambda: dict(BUDGETS))
-    min_accuracy: float = MIN_ACCURACY
+    tolerance: Tolerance
+    images: int
+    scales: tuple[float, ...]
+    inputs: dict[str, float]
+    noise_floor_images: int
+    min_detections: int
+    draw: int
+    accuracy_images: int
+    accuracy_precisions: tuple[str, ...]
+    budgets: dict[str, float]
+    min_accuracy: float
 
     @property
     def plan(self) -> Plan:
         """Return the plan of the reference's inputs."""
-        return replace(Plan(), scales=self.scales, **self.inputs)  # type: ignore[arg-type]
+        return Plan(scales=self.scales, **self.inputs)  # type: ignore[arg-type]
 
     def with_images(
         self, images: int | None, accuracy_images: int | None, precision: str
@@ -99,35 +101,39 @@ class ParitySettings:
         Raises:
             ConfigError: a key is unknown, or a value is invalid; one message lists all.
         """
-        default = cls()
-        plain = {name: value for name, value in section.items() if not name.startswith("_")}
+        plain = merged(read_defaults("parity/default"), section)
         faults: list[str] = []
-        values = _checked(plain, {one.name: getattr(default, one.name) for one in fields(cls)}, "", faults)
-        limits = {one.name: getattr(default.tolerance, one.name) for one in fields(Tolerance)}
-        plan = {one.name: getattr(Plan(), one.name) for one in fields(Plan)}
-        plan = {name: value for name, value in plan.items() if name not in ("scales", "kinds")}
-        nested = {"tolerance": limits, "inputs": plan, "budgets": None}
-        for name, known in nested.items():
-            given = plain.get(name, {})
-            if not isinstance(given, Mapping):
-                faults.append(f"{name}: {shown(given)} is not a mapping")
+        values = _checked(plain, get_type_hints(cls), "", faults)
+        for name, kinds in _nested_kinds().items():
+            if not isinstance(plain[name], Mapping):
+                faults.append(f"{name}: {shown(plain[name])} is not a mapping")
                 continue
-            given = {key: value for key, value in given.items() if not str(key).startswith("_")}
-            checked = _checked(given, known or dict.fromkeys(given, 0.0), f"{name}.", faults)
-            values[name] = {**default.budgets, **checked} if name == "budgets" else checked
+            values[name] = _checked(
+                plain[name], kinds or dict.fromkeys(plain[name], float), f"{name}.", faults
+            )
         if not faults:
-            precisions = values.get("accuracy_precisions", ())
-            unknown = [one for one in precisions if one not in values["budgets"]]
+            unknown = [one for one in values["accuracy_precisions"] if one not in values["budgets"]]
             faults += [f"accuracy_precisions: {shown(one)} has no budget" for one in unknown]
         if faults:
             raise ConfigError(
                 f"the section {SECTION} of {source} cannot be used",
                 got="; ".join(faults),
-                expected=f"keys and values as in conf/parity/default.yaml: {', '.join(values)}",
+                expected=f"keys and values as in conf/parity/default.yaml: {', '.join(get_type_hints(cls))}",
                 remedy="correct them",
             )
         values["tolerance"] = Tolerance(**values["tolerance"])
         return cls(**values)
+
+
+@cache
+def default_settings() -> ParitySettings:
+    """Return the settings of ``conf/parity/default.yaml``."""
+    return ParitySettings.of({})
+
+
+def stored_tolerance(limits: Mapping[str, float]) -> Tolerance:
+    """Return the limits of a stored verdict; those that an older version did not write have the defaults."""
+    return replace(default_settings().tolerance, **limits)
 
 
 def read_parity_settings(path: Path) -> ParitySettings:
@@ -141,16 +147,24 @@ def read_parity_settings(path: Path) -> ParitySettings:
     return ParitySettings.of(section, str(path))
 
 
+def _nested_kinds() -> dict[str, dict[str, Any]]:
+    """Return the types of the values in each mapping of the section; none: they are numbers by any name."""
+    plan = {name: kind for name, kind in get_type_hints(Plan).items() if name not in ("scales", "kinds")}
+    return {"tolerance": get_type_hints(Tolerance), "inputs": plan, "budgets": {}}
+
+
 def _checked(
     given: Mapping[Any, Any], known: Mapping[str, Any], prefix: str, faults: list[str]
 ) -> dict[str, Any]:
-    """Return the values of known keys, with the types of their defaults; add the others to ``faults``."""
+    """Return the values of known keys, with their types; add the others to ``faults``."""
     values = {}
     for name, value in given.items():
+        if str(name).startswith("_"):  # Hydra's
+            continue
         if name not in known:
             faults.append(f"{prefix}{name}: no such key")
-        elif isinstance(known[name], Tolerance | dict):
-            values[name] = value
+        elif known[name] is Tolerance or get_origin(known[name]) is dict:
+            continue
         elif (valid := _as(known[name], value, _range(prefix + name))) is None:
             faults.append(
                 f"{prefix}{name}: {shown(value)}, expected {_words(known[name], _range(prefix + name))}"
@@ -164,27 +178,27 @@ def _range(name: str) -> tuple[float, float]:
     return RANGES.get(name) or RANGES.get(name.partition(".")[0], (0.0, math.inf))
 
 
-def _as(default: Any, value: Any, limits: tuple[float, float]) -> Any:
-    """Return a value with the type of its default, or None if it has another type or is out of range."""
-    if isinstance(default, tuple):
+def _as(kind: Any, value: Any, limits: tuple[float, float]) -> Any:
+    """Return a value in a type, or None if it has another type or is out of range."""
+    if get_origin(kind) is tuple:
         items = list(value) if isinstance(value, list | tuple) else []
-        checked = tuple(_as(default[0], item, limits) for item in items)
+        checked = tuple(_as(get_args(kind)[0], item, limits) for item in items)
         return checked if checked and None not in checked else None
-    if isinstance(default, str):
+    if kind is str:
         return value if isinstance(value, str) else None
-    if isinstance(value, bool) or not isinstance(value, int if isinstance(default, int) else int | float):
+    if isinstance(value, bool) or not isinstance(value, int if kind is int else int | float):
         return None
     # An integer beyond what a float holds is compared, not converted.
     if not (limits[0] <= value <= limits[1]) or abs(value) >= sys.float_info.max:
         return None
-    return value if isinstance(default, int) else float(value)
+    return value if kind is int else float(value)
 
 
-def _words(default: Any, limits: tuple[float, float]) -> str:
-    if isinstance(default, tuple):
-        return f"a list, each {_words(default[0], limits)}"
-    if isinstance(default, str):
+def _words(kind: Any, limits: tuple[float, float]) -> str:
+    if get_origin(kind) is tuple:
+        return f"a list, each {_words(get_args(kind)[0], limits)}"
+    if kind is str:
         return "a name"
     low, high = limits
-    kind = "a whole number" if isinstance(default, int) else "a number"
-    return f"{kind} of at least {low:g}" if high == math.inf else f"{kind} from {low:g} to {high:.7g}"
+    number = "a whole number" if kind is int else "a number"
+    return f"{number} of at least {low:g}" if high == math.inf else f"{number} from {low:g} to {high:.7g}"

@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -92,14 +93,14 @@ def draw(outputs: Outputs, contract: Contract, output_size: tuple[int, int], *, 
     """Draw one image's outputs.
 
     Args:
-        outputs: post-processed outputs, best score first.
+        outputs: post-processed outputs, best score first. Keypoints that are NaN are not drawn.
         contract: has the class names, and the names of the fields with a row for each detection.
         output_size: height and width of the output, in px.
         min_score: detections with a lower score are not drawn; they would hide the others.
     """
     if "scores" in outputs:
         kept = outputs["scores"] >= min_score
-        outputs = outputs | {name: outputs[name][kept] for name in contract.row_names}
+        outputs = outputs | {name: outputs[name][kept] for name in contract.row_names if name in outputs}
     regions = list(_regions(outputs))
     return Overlay(
         _regions_uri(regions) if regions else "",
@@ -128,7 +129,8 @@ def _points(outputs: Outputs) -> Iterator[Point]:
     if "pred_keypoints" in outputs:
         for keypoints in outputs["pred_keypoints"][::-1].tolist():
             for index, (x, y, _) in enumerate(keypoints):
-                yield Point(round(x, 1), round(y, 1), _colour(index)[0])
+                if isfinite(x):
+                    yield Point(round(x, 1), round(y, 1), _colour(index)[0])
 
 
 def _legend(outputs: Outputs, contract: Contract) -> Iterator[tuple[str, str, str]]:

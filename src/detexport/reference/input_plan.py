@@ -40,11 +40,10 @@ BATCHES = 2
 
 @dataclass(frozen=True)
 class Plan:
-    """Kinds of inputs and limits of the search; the defaults are those of ``conf/parity``.
+    """Kinds of inputs and limits of the search; ``conf/parity/default.yaml`` has the values.
 
     Args:
         scales: scales of each image of the data set, on the contract's resize rule.
-        kinds: kinds of the other images.
         mosaics: most runs for the most detections.
         mosaic_area: largest area of a mosaic, as a multiple of the first image's.
         one_runs: most runs for exactly one detection.
@@ -52,16 +51,17 @@ class Plan:
         threshold_distance: a score within this distance of a threshold ends the search.
         offset: scores at this distance above and below a threshold are searched, too: further than rounding,
             and near enough to show a slightly different threshold.
+        kinds: kinds of the images that are not of the data set.
     """
 
-    scales: tuple[float, ...] = (1.0, 0.75, 1.5)
+    scales: tuple[float, ...]
+    mosaics: int
+    mosaic_area: float
+    one_runs: int
+    threshold_runs: int
+    threshold_distance: float
+    offset: float
     kinds: tuple[str, ...] = KINDS
-    mosaics: int = 3
-    mosaic_area: float = 4.0
-    one_runs: int = 12
-    threshold_runs: int = 40
-    threshold_distance: float = 1e-5
-    offset: float = 5e-4
 
     def most_runs(self, records: int, contract: Contract) -> int:
         """Return the largest number of runs of the eager model, a batch being one run.
@@ -83,8 +83,8 @@ class Plan:
 PROBED_BELOW = 0.01
 """Distance of a probe's threshold below the lowest score threshold."""
 
-QUICK = Plan(kinds=(ODD, FLAT))
-"""Few inputs, for the check of an export: they show a fixed size and lost branches."""
+QUICK = (ODD, FLAT)
+"""Few kinds, for the check of an export: they show a fixed size and lost branches."""
 
 
 def probed_threshold(contract: Contract) -> float:

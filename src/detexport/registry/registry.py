@@ -25,12 +25,14 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from detexport.artifact import MANIFEST, read_verified
+from detexport.defaults import copy_package
 from detexport.errors import ArtifactError
 from detexport.registry.card import describe_version
 from detexport.registry.content import PACKAGE, PYFUNC, Content
 from detexport.registry.download import ARTIFACT_TAG
 from detexport.registry.evidence import Evidence
 from detexport.registry.image_values import ALLOWED
+from detexport.registry.location import ADDRESS
 from detexport.registry.provenance import (
     CERTIFICATE_TAG,
     PROVENANCE,
@@ -43,7 +45,6 @@ from detexport.registry.store import Store
 from detexport.system.digests import sha256_file, sha256_json
 from detexport.system.files import write_json
 
-ADDRESS = "detexport.content_sha256"
 EVIDENCE = "detexport.evidence_sha256"
 TARGET = "detexport.target"
 NAME = "detexport.registered_name"
@@ -339,7 +340,7 @@ def _log_model(folder: Path, content: Content, example: bytes) -> str:
             python_model=str(PYFUNC),
             artifacts={"artifact": str(folder), "target": str(target)},
             # The whole package: the model's copy comes first on sys.path and hides an installed one.
-            code_paths=[str(PACKAGE)],
+            code_paths=[str(copy_package(Path(temporary)))],
             signature=build_signature(content.contract),
             input_example=pd.DataFrame({"image": [example]}),
             pip_requirements=list(content.requirements),

@@ -12,6 +12,7 @@ from PIL import Image
 from detexport.contract import Contract
 from detexport.errors import DataError
 from detexport.parity.compare import Tolerance
+from detexport.parity.settings import stored_tolerance
 from detexport.parity.verdict import read_drawn
 from detexport.predictions.drawing import draw, save_drawing
 from detexport.reference.store import DATA, Reference, Sample, read_reference, write_reference
@@ -87,7 +88,7 @@ def sample_tolerance(verdict: Mapping[str, Any], sample_id: str) -> Tolerance | 
     if verdict["tolerance"] is None:
         return None
     widened = next((one.get("widened") for one in verdict["samples"] if one["id"] == sample_id), None)
-    return replace(Tolerance(**verdict["tolerance"]), **(widened or {}))
+    return replace(stored_tolerance(verdict["tolerance"]), **(widened or {}))
 
 
 def example_image(evidence: Evidence, contract: Contract) -> bytes:

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from detexport.defaults import merged, read_defaults
 from detexport.errors import ConfigError
-from detexport.parity.settings import ParitySettings
+from detexport.parity.settings import ParitySettings, default_settings
 from detexport.system.json_values import decode
 from detexport.system.params_file import read_section
 
@@ -16,7 +17,7 @@ Release = Literal["auto", True, False]
 
 @dataclass(frozen=True)
 class GateLimits:
-    """How much worse than the champion a version may be; the defaults are those of ``conf/registry``.
+    """How much worse than the champion a version may be.
 
     Args:
         latency_increase: largest increase of the p50 latency, as a fraction of the champion's.
@@ -25,9 +26,9 @@ class GateLimits:
             False, its latency is not compared.
     """
 
-    latency_increase: float = 0.2
-    ap_decrease: float = 0.005
-    same_machine: bool = True
+    latency_increase: float
+    ap_decrease: float
+    same_machine: bool
 
     def __post_init__(self) -> None:
         for name in ("latency_increase", "ap_decrease"):
@@ -42,22 +43,22 @@ class GateLimits:
 
 @dataclass(frozen=True)
 class RegistrySettings:
-    """Where and what to register; the defaults are those of ``conf/registry``.
+    """Where and what to register; ``conf/registry/mlflow.yaml`` has the defaults.
 
     Args:
         tracking_uri: MLflow's tracking URI; None selects the workspace's own store.
         experiment: name of the MLflow experiment of releases.
         release: whether a job that passed is registered as a version. ``"auto"``: unless its validation plan
             is weaker than ``plan``, or DVC runs the pipeline as an experiment.
-        plan: the weakest validation plan of a release.
         gate: the limits of a promotion.
+        plan: the weakest validation plan of a release.
     """
 
-    tracking_uri: str | None = None
-    experiment: str = "detexport"
-    release: Release = "auto"
-    plan: ParitySettings = field(default_factory=ParitySettings)
-    gate: GateLimits = field(default_factory=GateLimits)
+    tracking_uri: str | None
+    experiment: str
+    release: Release
+    gate: GateLimits
+    plan: ParitySettings = field(default_factory=default_settings)
 
     @property
     def experiments(self) -> str:
@@ -76,8 +77,10 @@ class RegistrySettings:
         Raises:
             ConfigError: a key is unknown, or a value is invalid.
         """
-        values = dict(section)
-        plan = ParitySettings.of(values.pop("plan", {}), f"{source} (as {SECTION}.plan)")
+        values = merged(read_defaults("registry/mlflow"), section)
+        # A key that the section's plan lacks has the value of conf/parity/default.yaml.
+        del values["plan"]
+        plan = ParitySettings.of(section.get("plan", {}), f"{source} (as {SECTION}.plan)")
         try:
             settings: RegistrySettings = decode(values, cls, SECTION)
         except ValueError as error:
@@ -102,7 +105,7 @@ def read_registry_settings(path: Path) -> RegistrySettings:
         ConfigError: the file has no such section, or it cannot be used.
     """
     if not path.exists():
-        return RegistrySettings()
+        return RegistrySettings.of({})
     remedy = "run the command in the project's folder, or in one without params.yaml"
     section = read_section(path, SECTION, like="conf/registry/mlflow.yaml", remedy=remedy)
     return RegistrySettings.of(section, path.name)

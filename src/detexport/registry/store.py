@@ -1,7 +1,6 @@
 """The registry's store: an MLflow server, or an SQLite file and a folder in the workspace."""
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,10 +22,10 @@ from requests.exceptions import RequestException
 from sqlalchemy.exc import SQLAlchemyError
 
 from detexport.errors import BROKEN, DetexportError
+from detexport.registry.location import DATABASE, own_uri, selected_uri
 from detexport.system.process import redacted_output
 from detexport.system.redaction import public_uri, redact
 
-DATABASE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
 # For the first request to a server, so that a wrong address fails at once; MLflow's defaults are minutes.
 FIRST_REQUEST = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
@@ -85,9 +84,8 @@ def open_store(root: Path, *, tracking_uri: str | None = None, experiment: str) 
         RegistryError: the store cannot be reached or read, or refuses a request; or ``tracking_uri`` holds a
             password, which git and DVC would keep.
     """
-    own = f"sqlite:///{root / DATABASE}"
     _refuse_secrets(tracking_uri)
-    given = absolute_uri(os.environ.get("MLFLOW_TRACKING_URI", "").strip() or tracking_uri or own, root)
+    own, given = own_uri(root), selected_uri(root, tracking_uri)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     if given != own:
         with redacted_output(), explained_errors(given), ExitStack() as stack:
@@ -107,15 +105,6 @@ def open_store(root: Path, *, tracking_uri: str | None = None, experiment: str) 
             _create_database(root / DATABASE, experiment, artifacts)
         experiment_id = _find_experiment(own, experiment, artifacts)
         yield Store(own, experiment_id, leftover_age_s=0, artifacts=artifacts)
-
-
-def absolute_uri(uri: str, root: Path) -> str:
-    """Return a tracking URI with a relative SQLite file or folder resolved against ``root``."""
-    scheme, separator, path = uri.partition(":///")
-    if separator and scheme.startswith("sqlite") and not path.startswith("/"):
-        return f"{scheme}:///{root / path}"
-    # A word and a colon are a scheme (http://..., databricks://..., C:\...); anything else is a folder.
-    return uri if re.match(r"\w[\w+.-]*:|databricks", uri) else str(root / uri)
 
 
 def _without_login(uri: str) -> tuple[str, dict[str, str]]:

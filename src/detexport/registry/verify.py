@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,20 @@ from mlflow.exceptions import MlflowException
 from detexport.artifact import MANIFEST, Artifact, read_verified
 from detexport.errors import ArtifactError, ConfigError, DetexportError, listed
 from detexport.parity.certificate import certificate_faults, read_certificate
-from detexport.parity.compare import Tolerance
+from detexport.parity.settings import default_settings
 from detexport.parity.validate import validate
 from detexport.reference.store import read_reference
 from detexport.registry.content import PACKAGE, content_digest
 from detexport.registry.download import ARTIFACT_TAG, MODEL_URI, TARGET, find_version
 from detexport.registry.evidence import CERTIFICATE, VERDICT, evidence_sha256, read_run_latency
+from detexport.registry.location import ADDRESS
 from detexport.registry.provenance import (
     CERTIFICATE_TAG,
     PROVENANCE,
     PROVENANCE_TAG,
     file_digests,
 )
-from detexport.registry.registry import ADDRESS, EVIDENCE, model_id_of
+from detexport.registry.registry import EVIDENCE, model_id_of
 from detexport.registry.run_files import SAMPLE, sample_tolerance
 from detexport.registry.store import explained_errors
 from detexport.results.verdict import read_verdict
@@ -171,12 +173,14 @@ def _checks(
     provenance = _check("provenance", lambda: _provenance_faults(version.tags, folders, expected))
     yield provenance
     files = _read_listing(run if provenance.holds else model)
+    # Its files are hashed once, however many checks need it.
+    read_stored = cache(lambda: read_verified(_artifact_dir(model)))
     own = [
         _check("model files", lambda: _file_faults(model, files["model"], closed=True)),
         _check("run files", lambda: _file_faults(run, files["run"], closed=False)),
-        _check("artifact", lambda: _artifact_faults(version.tags, model)),
-        _check("content", lambda: _content_faults(version.tags, model)),
-        _check("certificate", lambda: _certificate_faults(version, model, run)),
+        _check("artifact", lambda: _artifact_faults(version.tags, read_stored())),
+        _check("content", lambda: _content_faults(version.tags, model, read_stored)),
+        _check("certificate", lambda: _certificate_faults(version, model, run, read_stored)),
     ]
     yield from own
     if engine_of is None:
@@ -184,7 +188,7 @@ def _checks(
     if not provenance.holds or not all(one.holds for one in own):
         yield Check("sample", ("not run: what it needs does not hold",))
     else:
-        yield _run_sample(model, run, engine_of, device)
+        yield _run_sample(model, run, partial(engine_of, read_stored()), device)
 
 
 def _check(name: str, faults: Callable[[], Iterator[str]]) -> Check:
@@ -257,8 +261,7 @@ def _artifact_dir(model: Path) -> Path:
     return folders[0]
 
 
-def _artifact_faults(tags: Mapping[str, str], model: Path) -> Iterator[str]:
-    artifact = read_verified(_artifact_dir(model))
+def _artifact_faults(tags: Mapping[str, str], artifact: Artifact) -> Iterator[str]:
     given = {
         ARTIFACT_TAG: artifact.sha256,
         "detexport.weights_sha256": artifact.weights_sha256,
@@ -269,21 +272,24 @@ def _artifact_faults(tags: Mapping[str, str], model: Path) -> Iterator[str]:
             yield f"{tag.removeprefix('detexport.')} is {got}, in the registry {tags.get(tag)}"
 
 
-def _content_faults(tags: Mapping[str, str], model: Path) -> Iterator[str]:
+def _content_faults(
+    tags: Mapping[str, str], model: Path, read_stored: Callable[[], Artifact]
+) -> Iterator[str]:
     """Compute the digest of the content again from the stored files."""
     target = read_json(model / "artifacts" / TARGET)
     code = {name: sha256_file(model / "code" / PACKAGE.name / name) for name in target["code"]}
     requirements = (model / "requirements.txt").read_text(encoding="utf-8").split()
     signature = mlflow.models.Model.load(str(model)).signature.to_dict()
-    artifact = read_verified(_artifact_dir(model))
-    got = content_digest(artifact, target["runtime"], code, requirements, signature)
+    got = content_digest(read_stored(), target["runtime"], code, requirements, signature)
     if got != tags.get(ADDRESS):
         yield f"artifact, runtime, code, requirements and signature have the digest {got}, " + (
             f"the registry {tags.get(ADDRESS)}"
         )
 
 
-def _certificate_faults(version: ModelVersion, model: Path, run: Path) -> Iterator[str]:
+def _certificate_faults(
+    version: ModelVersion, model: Path, run: Path, read_stored: Callable[[], Artifact]
+) -> Iterator[str]:
     certificate = read_certificate(run / CERTIFICATE)
     tag = version.tags.get(CERTIFICATE_TAG)
     if certificate["sha256"] != tag:
@@ -293,26 +299,24 @@ def _certificate_faults(version: ModelVersion, model: Path, run: Path) -> Iterat
     yield from certificate_faults(
         certificate,
         read_verdict(run / VERDICT),
-        read_verified(_artifact_dir(model)),
+        read_stored(),
         job=version.name,
         runtime=read_json(model / "artifacts" / TARGET)["runtime"],
     )
 
 
-def _run_sample(
-    model: Path, run: Path, engine_of: Callable[[Artifact, dict[str, Any]], Engine], device: str
-) -> Check:
+def _run_sample(model: Path, run: Path, engine_of: Callable[[dict[str, Any]], Engine], device: str) -> Check:
     """Run the artifact on the stored sample, and compare with the eager model's outputs."""
     folder, verdict = _artifact_dir(model), read_verdict(run / VERDICT)
     runtime = read_json(model / "artifacts" / TARGET)["runtime"]
     reference = read_reference(run / SAMPLE)
     (sample,) = reference.samples
     limits = sample_tolerance(verdict, sample.meta.id)
-    session = engine_of(read_verified(folder), runtime).open(folder, device)
+    session = engine_of(runtime).open(folder, device)
     report = validate(
         session,
         reference,
-        limits or Tolerance(),
+        limits or default_settings().tolerance,
         job=verdict["job"],
         min_detections=0,
         reduced=limits is None,

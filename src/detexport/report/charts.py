@@ -66,6 +66,7 @@ class TradeOff:
     """Accuracy against latency, of one model on one device and for one metric.
 
     Args:
+        model: the model's name.
         metric: the metric in words.
         device: the device.
         x_ticks: latency in ms.
@@ -75,6 +76,7 @@ class TradeOff:
         budget_x: percentage of the largest latency within the budget; None without one, or outside the plot.
     """
 
+    model: str
     metric: str
     device: str
     x_ticks: tuple[Tick, ...]
@@ -173,6 +175,7 @@ def _trade_off(
         ]
     )
     return TradeOff(
+        model=measured[0][0].model,
         metric=measured[0][1].words,
         device=device,
         x_ticks=tuple(Tick(x_of(ms), f"{ms:g}") for ms in ticks(0, longest, 5)),
@@ -188,6 +191,11 @@ def kind_of(job: ReportedJob, recommended: ReportedJob | None) -> str:
     if recommended is not None and job.name == recommended.name:
         return "shipped"
     return "passed" if job.passed else "failed"
+
+
+def kinds_of(jobs: Sequence[ReportedJob], recommended: ReportedJob | None) -> dict[str, str]:
+    """Return how the eager model and each target of a model are marked in charts, see ``Point``."""
+    return {"eager": "eager", **{job.target: kind_of(job, recommended) for job in jobs}}
 
 
 def _labelled(points: list[tuple[str, str, float, float, float, float, float]]) -> Iterator[Point]:
@@ -236,6 +244,18 @@ def _extent(anchor: str, x: float, letters: int, width: float) -> tuple[float, f
     center, length = x * width / 100, letters * LETTER
     left = {"start": center - RADIUS, "middle": center - length / 2, "end": center + RADIUS - length}[anchor]
     return left, left + length
+
+
+def longest_ms(measured: dict[str, Any]) -> float:
+    """Return the end of a device's latency axis in ms, at most 1.5 times the largest p90, to cut outliers."""
+    runners = measured["runners"].values()
+    p90s = [runner["p90_ms"] for runner in runners]
+    return min(max((runner["p99_ms"] for runner in runners), default=1), 1.5 * max(p90s, default=1))
+
+
+def share(value: float, longest: float) -> str:
+    """Return a value as a percentage of an axis, at most 100 %."""
+    return f"{100 * min(value / longest, 1):.2f}%"
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:

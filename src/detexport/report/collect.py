@@ -8,19 +8,11 @@ from typing import Any
 from detexport.artifact import MANIFEST
 from detexport.errors import DataError
 from detexport.results.engine_names import engine_name
+from detexport.results.job_metrics import accuracy_words
 from detexport.results.latency import read_latency, runners_of
 from detexport.results.read import read_object
 from detexport.results.verdict import read_verdict
 from detexport.system.files import read_json
-
-METRIC_WORDS = {
-    "bbox/AP": "box AP",
-    "segm/AP": "mask AP",
-    "keypoints/AP": "keypoint AP",
-    "proposals/AR100": "proposal AR",
-    "panoptic/PQ": "PQ",
-    "sem_seg/mIoU": "mIoU",
-}
 
 
 @dataclass(frozen=True)
@@ -42,7 +34,7 @@ class Headline:
     @property
     def words(self) -> str:
         """The metric in words."""
-        return METRIC_WORDS.get(self.name, self.name)
+        return accuracy_words(self.name)
 
 
 @dataclass(frozen=True)
@@ -227,7 +219,7 @@ class Results:
 def collect(
     jobs: Mapping[str, Mapping[str, str]],
     models_dir: Path,
-    registered: Path,
+    registered: Path | None = None,
     data_dir: Path | None = None,
     checkpoints_dir: Path | None = None,
     left_out: Mapping[str, Mapping[str, str]] | None = None,
@@ -239,7 +231,7 @@ def collect(
     Args:
         jobs: the requested jobs: ``{name: {model, target, artifact}}``.
         models_dir: the folder with one folder per model.
-        registered: the file that the stage ``register`` writes.
+        registered: the file that the stage ``register`` writes; it need not exist.
         data_dir: the data set.
         checkpoints_dir: the folder with the training metrics, one file per model.
         left_out: see ``Results``.
@@ -249,7 +241,7 @@ def collect(
     Raises:
         DataError: a file is not JSON.
     """
-    receipts, decisions = _read(registered), _read(promoted) if promoted else {}
+    receipts, decisions = (_read(path) if path else {} for path in (registered, promoted))
     names = dict.fromkeys(job["model"] for job in jobs.values())
     models = {name: _model(name, models_dir / name, checkpoints_dir) for name in names}
     return Results(

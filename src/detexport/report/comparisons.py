@@ -12,20 +12,18 @@ import numpy as np
 from PIL import Image
 
 from detexport.contract import Contract
-from detexport.data.coco import CocoDataset, CocoRecord, load_coco
-from detexport.data.mapping import annotation_mask
-from detexport.errors import DataError
-from detexport.metrics.evaluate import annotation_kind
 from detexport.outputs import Outputs
 from detexport.parity.compare import Tolerance
 from detexport.parity.compare.match_detections import Rows, pair
 from detexport.parity.measures import MEASURES
+from detexport.parity.settings import stored_tolerance
 from detexport.parity.verdict import read_drawn
 from detexport.parity.worst_images import fractions_of_limits
 from detexport.predictions.drawing import LARGEST_PX, Overlay, draw, font_size, image_uri, name_only
-from detexport.reference.store import DATA, NO_IMAGE, Reference, Sample, SampleMeta, read_reference
+from detexport.reference.store import DATA, Reference, Sample, SampleMeta, read_reference
 from detexport.report.collect import ReportedJob, ReportedModel
 from detexport.report.figures import number, percent, plural
+from detexport.report.ground_truth import GroundTruth
 
 DRAWN_FROM = 0.5
 """Lowest score that is drawn; the verdicts cover all detections."""
@@ -96,8 +94,8 @@ class ModelComparisons:
 
     Args:
         model: the model.
-        data_dir: the data set, for the ground truth; None leaves it out.
-        categories: names of the data set's classes to keep; None keeps all.
+        data_dir: see ``GroundTruth``.
+        categories: see ``GroundTruth``.
         images: the images that were drawn, as data URIs by id; each is embedded once.
     """
 
@@ -128,10 +126,13 @@ class ModelComparisons:
         return read_reference(self.model.folder / "reference")
 
     @cached_property
-    def _records(self) -> dict[int | str, CocoRecord]:
-        """The annotated images by id; empty without annotations."""
-        dataset = _dataset(self.data_dir, self.categories, self._contract)
-        return {record.image_id: record for record in dataset.images} if dataset else {}
+    def _ground_truth(self) -> GroundTruth:
+        return GroundTruth(self.data_dir, self.categories, self._contract)
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """Why the ground truth of images that were compared so far is not drawn."""
+        return tuple(self._ground_truth.faults) if self.images else ()
 
     def _compare(
         self, job: ReportedJob, sample: Sample, actual: Outputs | None, measured: Mapping[str, Any]
@@ -140,11 +141,10 @@ class ModelComparisons:
         image_id = f"{self.model.name}-{meta.id}"
         if image_id not in self.images:
             self.images[image_id] = (image_uri(sample.image(), contract.channel_order), meta.output_size)
-        record = self._records.get(meta.image_id) if meta.image_id != NO_IMAGE else None
-        truth = ground_truth(record, meta.output_size) if record else None
+        truth, truth_note = self._ground_truth.of(meta, expected)
         drawn = [self._draw(outputs, meta) for outputs in (truth, expected, actual)]
         drawn[0] = _without_scores(drawn[0], meta.output_size)
-        limits = Tolerance(**(job.parity["tolerance"] or {}))
+        limits = stored_tolerance(job.parity["tolerance"] or {})
         return Comparison(
             image_id=image_id,
             title=describe(meta),
@@ -153,7 +153,7 @@ class ModelComparisons:
             passed=measured["passed"],
             summary=summarize(job, measured, meta),
             panels=(
-                Panel("ground truth", _truth_note(truth, meta), drawn[0]),
+                Panel("ground truth", truth_note, drawn[0]),
                 Panel("eager", self._count(expected), drawn[1]),
                 Panel(job.target, self._count(actual), drawn[2]),
                 _difference(expected, actual, measured, limits),
@@ -169,30 +169,24 @@ class ModelComparisons:
     def _count(self, outputs: Outputs | None) -> str:
         if outputs is None:
             return "returned nothing that can be drawn"
+        seen = []
         if "scores" in outputs:
             sure = int(np.count_nonzero(outputs["scores"] >= DRAWN_FROM))
-            return f"{plural(sure, 'detection')} with a score of at least {DRAWN_FROM:g}"
-        if "proposal_boxes" in outputs:
-            return f"the best of {plural(len(outputs['proposal_boxes']), 'proposal')}"
-        return "classes of pixels"
-
-
-def _dataset(folder: Path | None, categories: Sequence[str] | None, contract: Contract) -> CocoDataset | None:
-    """Read the validation split; None if it is not there or lacks annotations for this model."""
-    if folder is None or not folder.is_dir():
-        return None
-    try:
-        return load_coco(folder, "val", categories, annotation_kind(contract))
-    except DataError:
-        return None
+            seen.append(f"{plural(sure, 'detection')} with a score of at least {DRAWN_FROM:g}")
+        elif "proposal_boxes" in outputs:
+            seen.append(f"the best of {plural(len(outputs['proposal_boxes']), 'proposal')}")
+        if "panoptic_seg" in outputs:
+            seen.append(plural(len(outputs["segments_info"]), "segment"))
+        elif "sem_seg" in outputs:
+            seen.append("the class of each pixel")
+        return ", ".join(seen)
 
 
 def describe(meta: SampleMeta) -> str:
     """Return what an input is, in words."""
-    name = meta.file or meta.kind
     kind = "validation image" if meta.kind == DATA else f"edge case: {meta.kind}"
     height, width = meta.image_size
-    return f"{name}, {kind}, {width} \u00d7 {height} px"
+    return ", ".join([*([meta.file] if meta.file else []), kind, f"{width} \u00d7 {height} px"])
 
 
 def summarize(job: ReportedJob, measured: Mapping[str, Any], meta: SampleMeta) -> str:
@@ -200,44 +194,17 @@ def summarize(job: ReportedJob, measured: Mapping[str, Any], meta: SampleMeta) -
     if measured["reasons"]:
         return str(measured["reasons"][0])
     errors, limits = measured["errors"], job.parity.get("tolerance")
-    fractions = fractions_of_limits(errors, Tolerance(**limits), meta.output_scale) if limits else {}
+    fractions = fractions_of_limits(errors, stored_tolerance(limits), meta.output_scale) if limits else {}
     words = []
     for name, error in errors.items():
         measure = MEASURES[name]
         if measure.limit is not None and measure.of_samples:
             share = f" ({percent(fractions[name])} of the limit)" if name in fractions else ""
             words.append(f"{measure.words} {number(error, measure.unit)}{share}")
-    if job.parity["verdicts"]["matching"]["evaluated"] or measured["missing"] or measured["extra"]:
+    found = job.parity["detections"]
+    if found["expected"] or found["actual"]:
         words.append(f"{len(measured['missing'])} missing, {len(measured['extra'])} extra")
     return ", ".join(words)
-
-
-def ground_truth(record: CocoRecord, output_size: tuple[int, int]) -> Outputs:
-    """Return an image's annotations as outputs with scores of 1; crowds are left out.
-
-    Args:
-        record: the image with its annotations.
-        output_size: height and width to which boxes, masks and keypoints are scaled.
-    """
-    annotations = [one for one in record.annotations if not one.get("iscrowd")]
-    height, width = output_size
-    factors = np.array([width / record.width, height / record.height], np.float32)
-    boxes = np.array([one["bbox"] for one in annotations], np.float32).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    outputs: Outputs = {
-        "pred_boxes": boxes * np.tile(factors, 2),
-        "scores": np.ones(len(annotations), np.float32),
-        "pred_classes": np.array([one["category_id"] for one in annotations], np.int64),
-    }
-    if annotations and all(one.get("segmentation") for one in annotations):
-        masks = [annotation_mask(one["segmentation"], record.height, record.width) for one in annotations]
-        outputs["pred_masks"] = np.array([_resized(mask, output_size) for mask in masks])
-    if annotations and all(one.get("keypoints") for one in annotations):
-        rows = [one["keypoints"] for one in annotations]
-        points = np.array(rows, np.float32).reshape(len(rows), -1, 3)
-        points[..., :2] *= factors
-        outputs["pred_keypoints"] = points
-    return outputs
 
 
 def _without_scores(overlay: Overlay | None, output_size: tuple[int, int]) -> Overlay | None:
@@ -248,19 +215,6 @@ def _without_scores(overlay: Overlay | None, output_size: tuple[int, int]) -> Ov
     return replace(overlay, labels=tuple(labels))
 
 
-def _resized(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    if mask.shape == size:
-        return mask
-    resized: np.ndarray = np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
-    return resized
-
-
-def _truth_note(truth: Outputs | None, meta: SampleMeta) -> str:
-    if truth is not None:
-        return plural(len(truth["scores"]), "annotated object")
-    return "no annotations" if meta.kind == DATA else "none: this input was made, not annotated"
-
-
 def _difference(
     expected: Outputs, actual: Outputs | None, measured: Mapping[str, Any], limits: Tolerance
 ) -> Panel:
@@ -269,13 +223,22 @@ def _difference(
         for side in ("missing", "extra")
         for x0, y0, x1, y1 in (one["box"] for one in measured[side])
     )
-    counts = f"{len(measured['missing'])} missing, {len(measured['extra'])} extra"
+    notes = []
+    if "scores" in expected or "proposal_boxes" in expected:
+        notes.append(f"{len(measured['missing'])} missing, {len(measured['extra'])} extra")
     differs = None if actual is None else differing_pixels(expected, actual, limits)
-    if differs is None:
-        return Panel("difference", counts, outlines=outlines, is_difference=True)
-    pixels = plural(int(np.count_nonzero(differs)), "pixel")
-    note = f"{counts}; masks or classes differ in {pixels}"
-    return Panel("difference", note, None, _differing_uri(differs), outlines, is_difference=True)
+    if differs is not None:
+        pixels = plural(int(np.count_nonzero(differs)), "pixel")
+        notes.append(f"{_regions_of(expected)} differ in {pixels}")
+    uri = "" if differs is None else _differing_uri(differs)
+    return Panel("difference", "; ".join(notes), None, uri, outlines, is_difference=True)
+
+
+def _regions_of(outputs: Outputs) -> str:
+    """Return what covers the pixels of these outputs, in words."""
+    if "panoptic_seg" in outputs:
+        return "segments"
+    return "classes" if "sem_seg" in outputs else "masks"
 
 
 def differing_pixels(expected: Outputs, actual: Outputs, limits: Tolerance) -> np.ndarray | None:

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from detexport.parity.compare import Tolerance
 from detexport.parity.measures import MEASURES
 from detexport.parity.noise_floor import PLAIN_LIMITS
+from detexport.parity.settings import stored_tolerance
 from detexport.parity.worst_images import fractions_of_limits
 from detexport.report.collect import ReportedJob, ReportedModel
 from detexport.report.figures import DASH, number
@@ -74,7 +74,7 @@ def largest_fractions(job: ReportedJob, model: ReportedModel) -> dict[str, float
     scales = {sample["id"]: _scale(sample) for sample in model.reference.get("samples", [])}
     largest: dict[str, float] = {}
     for sample in job.parity["samples"]:
-        tolerance = Tolerance(**{**limits, **sample.get("widened", {})})
+        tolerance = stored_tolerance({**limits, **sample.get("widened", {})})
         errors = fractions_of_limits(sample.get("errors", {}), tolerance, scales.get(sample["id"], 1.0))
         for name, fraction in errors.items():
             largest[name] = max(largest.get(name, 0.0), fraction)

@@ -25,8 +25,11 @@ def evidence_lines(parity: dict[str, Any], name: str) -> Iterator[str]:
         yield from _of_numerics(parity)
     elif name == "matching":
         counts = parity["detections"]
-        yield f"{counts['paired']} of the eager model's {counts['expected']} detections paired"
-        yield f"{len(parity['unmatched'])} unmatched"
+        if counts["expected"] or counts["actual"]:
+            yield f"{counts['paired']} of the eager model's {counts['expected']} detections paired"
+            yield f"{len(parity['unmatched'])} unmatched"
+        else:
+            yield "no detections to compare"
         yield from (f"undetermined on {id}: {why}" for id, why in _first(parity["undetermined"]["why"]))
     elif parity["accuracy"]:
         yield from _of_accuracy(parity["accuracy"])

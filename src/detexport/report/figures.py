@@ -51,3 +51,8 @@ def percent(fraction: float) -> str:
 def plural(count: int, noun: str) -> str:
     """Return a count with its noun."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def first_upper(text: str) -> str:
+    """Return a text with its first letter in upper case; a symbol such as mIoU stays as it is."""
+    return text if text[1:2].isupper() else text[:1].upper() + text[1:]

@@ -2,22 +2,22 @@
 
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from detexport.report.charts import PLOT_HEIGHT, PrecisionRecall, TradeOff, precision_recall, trade_offs
-from detexport.report.collect import METRIC_WORDS, ReportedJob, ReportedModel, Results
+from detexport.report.charts import PrecisionRecall, TradeOff, kinds_of, precision_recall, trade_offs
+from detexport.report.collect import ReportedJob, ReportedModel, Results
 from detexport.report.comparisons import DRAWN_FROM, Comparison, ModelComparisons
 from detexport.report.error_table import error_rows, largest_fraction
 from detexport.report.evidence_lines import error_columns, evidence_lines, floor_columns
-from detexport.report.figures import delta, metric, number, percent, plural, size, speed
+from detexport.report.figures import number
 from detexport.report.glossary import INPUT_KINDS, TERMS
 from detexport.report.recommend import Budget, Recommendation, recommend
+from detexport.report.rendering import environment
 from detexport.system.atomic import atomic_file
-from detexport.system.extras import extra_imports
 from detexport.system.redaction import public_uri
 
 TEMPLATE = "page.html.jinja"
@@ -50,26 +50,30 @@ class ModelSection:
         model: its results.
         jobs: its jobs.
         recommendation: the job to ship.
+        kinds: how eager and each target are marked in charts, see ``kinds_of``.
         trade_offs: accuracy against latency.
         curves: precision-recall curves.
         comparisons: the worst images of each job, by its name.
         images: the images to embed: data URI and size (height, width), by id.
+        truth_faults: why ground truth of the worst images is not drawn.
     """
 
     model: ReportedModel
     jobs: tuple[ReportedJob, ...]
     recommendation: Recommendation
+    kinds: dict[str, str]
     trade_offs: tuple[TradeOff, ...]
     curves: tuple[PrecisionRecall, ...]
     comparisons: dict[str, list[Comparison]]
     images: dict[str, tuple[str, tuple[int, int]]]
+    truth_faults: tuple[str, ...]
 
 
 def write_page(
     results: Results,
     path: Path,
     *,
-    budget: Budget | None = None,
+    budget: Budget,
     data_dir: Path | None = None,
     categories: Sequence[str] | None = None,
 ) -> None:
@@ -78,17 +82,16 @@ def write_page(
     Args:
         results: from ``collect``.
         path: the HTML file, written atomically.
-        budget: the limits of a recommended artifact; by default those of ``Budget``.
-        data_dir: the data set, for the ground truth; None leaves that out.
+        budget: the limits of a recommended artifact.
+        data_dir: the data set, for the ground truth; without it the page says why there is none.
         categories: names of the data set's classes to keep; None keeps all.
 
     Raises:
         MissingPackageError: the template engine is not installed.
     """
-    budget = budget or Budget()
     sections = [_section(model, results, budget, data_dir, categories) for model in results.models]
     page = (
-        _environment()
+        environment(GLOBALS, FILTERS)
         .get_template(TEMPLATE)
         .render(
             results=results,
@@ -125,10 +128,12 @@ def _section(
         model=model,
         jobs=own,
         recommendation=recommendation,
+        kinds=kinds_of(own, recommendation.job),
         trade_offs=tuple(charts),
         curves=tuple(precision_recall(model, own, recommendation.job)),
         comparisons=comparisons,
         images=compared.images,
+        truth_faults=compared.faults,
     )
 
 
@@ -155,39 +160,9 @@ def input_rows(job: ReportedJob, model: ReportedModel) -> list[InputRow]:
     return [InputRow(kind, INPUT_KINDS.get(kind, ""), run[kind], unsupported[kind]) for kind in present]
 
 
-def longest_ms(measured: dict[str, Any]) -> float:
-    """Return the end of a device's latency axis in ms, at most 1.5 times the largest p90, to cut outliers."""
-    runners = measured["runners"].values()
-    p90s = [runner["p90_ms"] for runner in runners]
-    return min(max((runner["p99_ms"] for runner in runners), default=1), 1.5 * max(p90s, default=1))
-
-
 def is_noisy(measured: dict[str, Any]) -> bool:
     """Return whether any p90 is more than twice its median, which other load on the machine causes."""
     return any(runner["p90_ms"] > 2 * runner["p50_ms"] for runner in measured["runners"].values())
-
-
-def share(value: float, longest: float) -> str:
-    """Return a value as a percentage of an axis, at most 100 %."""
-    return f"{100 * min(value / longest, 1):.2f}%"
-
-
-def class_rows(section: ModelSection, name: str) -> list[tuple[str, int, float | None, dict[str, Any]]]:
-    """Return name, number of objects, eager AP, and AP by target of each class, for a metric."""
-    rows: dict[str, tuple[str, int, float | None, dict[str, Any]]] = {}
-    for job in section.jobs:
-        for label, one in ((job.parity.get("accuracy") or {}).get("per_class") or {}).get(name, {}).items():
-            row = rows.setdefault(label, (label, one["objects"], one["eager"], {}))
-            row[3][job.target] = one["artifact"]
-    return list(rows.values())
-
-
-def measured_metrics(section: ModelSection) -> dict[str, str]:
-    """Return name and words of the metrics that were measured by class."""
-    names = dict.fromkeys(
-        name for job in section.jobs for name in ((job.parity.get("accuracy") or {}).get("per_class") or {})
-    )
-    return {name: METRIC_WORDS.get(name, name) for name in names}
 
 
 def coverage_table(results: Results) -> tuple[list[str], dict[str, dict[str, dict[str, Any]]]]:
@@ -204,9 +179,10 @@ def headline_words(jobs: Sequence[ReportedJob]) -> list[str]:
     return list(dict.fromkeys(headline.words for job in jobs for headline in job.headlines))
 
 
-def first_upper(text: str) -> str:
-    """Return a text with its first letter in upper case."""
-    return text[:1].upper() + text[1:]
+def metric_terms(jobs: Sequence[ReportedJob]) -> list[str]:
+    """Return the terms of the headline metrics of any of the jobs: AP, AR, PQ, mIoU."""
+    names = (headline.name.rpartition("/")[2] for job in jobs for headline in job.headlines)
+    return list(dict.fromkeys("AR" if name == "AR100" else name for name in names))
 
 
 def day(time: str) -> str:
@@ -221,45 +197,18 @@ def value(number_or_flag: Any) -> str:
     return number(number_or_flag)
 
 
-def _environment() -> Any:
-    with extra_imports():
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-    environment = Environment(
-        loader=PackageLoader("detexport.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,  # a misspelt name is an error, not an empty string
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals |= {
-        "TERMS": TERMS,
-        "SHOWN": SHOWN,
-        "drawn_from": DRAWN_FROM,
-        "plot_height": PLOT_HEIGHT,
-    }
-    environment.filters |= {
-        "class_rows": class_rows,
-        "columns": error_columns,
-        "coverage_table": coverage_table,
-        "day": day,
-        "delta": delta,
-        "error_rows": error_rows,
-        "evidence_lines": evidence_lines,
-        "first_upper": first_upper,
-        "floor_columns": floor_columns,
-        "headline_words": headline_words,
-        "input_rows": input_rows,
-        "is_noisy": is_noisy,
-        "largest_fraction": largest_fraction,
-        "longest_ms": longest_ms,
-        "measured_metrics": measured_metrics,
-        "metric": metric,
-        "number": number,
-        "percent": percent,
-        "plural": plural,
-        "share": share,
-        "size": size,
-        "speed": speed,
-        "value": value,
-    }
-    return environment
+GLOBALS: dict[str, Any] = {"TERMS": TERMS, "SHOWN": SHOWN, "drawn_from": DRAWN_FROM}
+FILTERS: dict[str, Callable[..., Any]] = {
+    "columns": error_columns,
+    "coverage_table": coverage_table,
+    "day": day,
+    "error_rows": error_rows,
+    "evidence_lines": evidence_lines,
+    "floor_columns": floor_columns,
+    "headline_words": headline_words,
+    "input_rows": input_rows,
+    "is_noisy": is_noisy,
+    "largest_fraction": largest_fraction,
+    "metric_terms": metric_terms,
+    "value": value,
+}

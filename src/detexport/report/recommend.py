@@ -11,7 +11,7 @@ from detexport.results.job_metrics import MEGABYTE
 
 @dataclass(frozen=True)
 class Budget:
-    """The limits of a recommended artifact.
+    """The limits of a recommended artifact: the section ``report.budget`` of ``params.yaml``.
 
     Args:
         device: the device whose latency counts.
@@ -20,10 +20,10 @@ class Budget:
         size_mb: largest size of the artifact's files; None is no limit.
     """
 
-    device: str = "cpu"
-    latency_ms: float | None = None
-    ap_loss: float = 0.01
-    size_mb: float | None = None
+    device: str
+    latency_ms: float | None
+    ap_loss: float
+    size_mb: float | None
 
     def __post_init__(self) -> None:
         """Check the limits.

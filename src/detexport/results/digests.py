@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from detexport.system.digests import sha256_tree
-from detexport.system.files import write_json
+from detexport.system.files import remove_others, write_json
 
 
 def write_digests(results: Sequence[Path], path: Path) -> None:
@@ -17,7 +17,4 @@ def remove_other_jobs(folder: Path, jobs: Iterable[str]) -> None:
 
     A stage that depends on ``folder`` then depends on its own jobs alone, here and in a clone.
     """
-    kept = {f"{job}.json" for job in jobs}
-    for path in folder.glob("*.json"):
-        if path.name not in kept:
-            path.unlink()
+    remove_others(folder, {f"{job}.json" for job in jobs})

@@ -1,19 +1,17 @@
 """The engines that run artifacts, in the words of their users."""
 
-ENGINES = {
-    "torchscript": ("PyTorch", "torch"),
-    "exported_program": ("PyTorch", "torch"),
-    "aot_inductor": ("PyTorch", "torch"),
-    "onnxruntime": ("ONNX Runtime", "onnxruntime"),
-    "openvino": ("OpenVINO", "openvino"),
-}
-"""Name and package of the engine that each module of ``detexport.runtime`` runs."""
+from detexport.system.class_source import class_attribute, required_packages
+
+RUNTIMES = "detexport.runtime."
 
 
 def engine_name(path: str) -> tuple[str, str]:
     """Return the name and the package of the engine behind a runtime's class.
 
     Args:
-        path: a target's ``runtime._target_``; an unknown one stands for itself, without a package.
+        path: a target's ``runtime._target_``; a class that is not of detexport stands for itself, without a
+            package.
     """
-    return ENGINES.get(path.rpartition(".")[0].rpartition(".")[2], (path, ""))
+    if not path.startswith(RUNTIMES):
+        return path, ""
+    return class_attribute(path, "engine"), required_packages(path)[0]

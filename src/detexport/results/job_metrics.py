@@ -101,6 +101,12 @@ def accuracy_name(metric: str) -> str:
     return "_".join(filter(None, (average, OUTPUTS[kind], AREAS.get(variant, variant))))
 
 
+def accuracy_words(metric: str) -> str:
+    """Return a task metric in words: ``mask AP50`` for ``segm/AP50``."""
+    kind, _, name = metric.partition("/")
+    return f"{OUTPUTS[kind]} {name}" if kind in OUTPUTS else name
+
+
 def error_name(measure: str) -> str:
     """Return the readable name of the largest error of a measure; a ratio over all inputs keeps its name."""
     of_samples = measure not in MEASURES or MEASURES[measure].of_samples

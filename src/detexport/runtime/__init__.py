@@ -22,11 +22,11 @@ __all__ = ["BatchSession", "Engine", "Runtime", "Session", "load"]
 
 # By name, so that a runtime is imported only when it is used.
 DEFAULT_ENGINES = {
-    Format.TORCHSCRIPT: ("detexport.runtime.torchscript", "TorchScript"),
-    Format.ONNX: ("detexport.runtime.onnxruntime", "OnnxRuntime"),
-    Format.EXPORTED_PROGRAM: ("detexport.runtime.exported_program", "ExportedProgram"),
-    Format.AOT_INDUCTOR: ("detexport.runtime.aot_inductor", "AotInductorRuntime"),
-    Format.OPENVINO: ("detexport.runtime.openvino", "OpenVinoRuntime"),
+    Format.TORCHSCRIPT: "detexport.runtime.torchscript.TorchScript",
+    Format.ONNX: "detexport.runtime.onnxruntime.OnnxRuntime",
+    Format.EXPORTED_PROGRAM: "detexport.runtime.exported_program.ExportedProgram",
+    Format.AOT_INDUCTOR: "detexport.runtime.aot_inductor.AotInductorRuntime",
+    Format.OPENVINO: "detexport.runtime.openvino.OpenVinoRuntime",
 }
 
 
@@ -97,7 +97,7 @@ def default_engine(artifact_format: Format) -> Engine:
     Raises:
         MissingPackageError: the runtime is not installed.
     """
-    module, name = DEFAULT_ENGINES[artifact_format]
+    module, _, name = DEFAULT_ENGINES[artifact_format].rpartition(".")
     with extra_imports():
         engine: Engine = getattr(import_module(module), name)()
     return engine

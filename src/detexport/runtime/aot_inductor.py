@@ -33,6 +33,9 @@ class AotInductorRuntime:
 
     threads: int = 0
 
+    engine = "PyTorch"
+    packages = ("torch", "torchvision")
+
     def open(self, artifact_dir: Path, device: str = "cpu") -> TorchSession:
         """Check the digests of an artifact's files, which are native code, and load it.
 

@@ -21,6 +21,9 @@ class ExportedProgram:
 
     threads: int = 0
 
+    engine = "PyTorch"
+    packages = ("torch", "torchvision")
+
     def open(self, artifact_dir: Path, device: str = "cpu") -> TorchSession:
         """Check the digests of an artifact's files and load it.
 

@@ -28,6 +28,9 @@ class OnnxRuntime:
 
     threads: int = 0
 
+    engine = "ONNX Runtime"
+    packages = ("onnxruntime",)
+
     def open(self, artifact_dir: Path, device: str = "cpu") -> "OnnxSession":
         """Check the digests of an artifact's files and load it.
 

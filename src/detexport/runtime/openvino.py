@@ -34,6 +34,9 @@ class OpenVinoRuntime:
     threads: int = 0
     precision: Literal["f32", "bf16"] = "f32"
 
+    engine = "OpenVINO"
+    packages = ("openvino",)
+
     def open(self, artifact_dir: Path, device: str = "cpu") -> "OpenVinoSession":
         """Check the digests of an artifact's files and load it.
 

@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal
 
+from detexport.artifact import Format
 from detexport.errors import MissingPackageError
+from detexport.runtime import DEFAULT_ENGINES
+from detexport.system.class_source import class_attribute, required_packages
 from detexport.system.extras import require_packages
 from detexport.system.json_values import decode, parse_json
 
@@ -25,20 +28,29 @@ class KnownRuntime:
     """A runtime of artifacts.
 
     Args:
-        name: its usual name.
-        packages: the modules that it consists of; the first one's version is the runtime's.
+        engine: dotted path of a class that runs artifacts in it.
         module: the module of detexport whose ``find_devices()`` lists its devices.
     """
 
-    name: str
-    packages: tuple[str, ...]
+    engine: str
     module: str
+
+    @property
+    def name(self) -> str:
+        """Its usual name."""
+        name: str = class_attribute(self.engine, "engine")
+        return name
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The modules that it consists of; the first one's version is the runtime's."""
+        return required_packages(self.engine)
 
 
 RUNTIMES = (
-    KnownRuntime("PyTorch", ("torch", "torchvision"), "detexport.runtime.torch_session"),
-    KnownRuntime("ONNX Runtime", ("onnxruntime",), "detexport.runtime.onnxruntime"),
-    KnownRuntime("OpenVINO", ("openvino",), "detexport.runtime.openvino"),
+    KnownRuntime(DEFAULT_ENGINES[Format.TORCHSCRIPT], "detexport.runtime.torch_session"),
+    KnownRuntime(DEFAULT_ENGINES[Format.ONNX], "detexport.runtime.onnxruntime"),
+    KnownRuntime(DEFAULT_ENGINES[Format.OPENVINO], "detexport.runtime.openvino"),
 )
 
 

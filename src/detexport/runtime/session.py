@@ -78,7 +78,11 @@ class BatchSession(Session, Protocol):
 
 
 class Engine(Protocol):
-    """A runtime and its options; a target's ``runtime`` node selects one."""
+    """A runtime and its options; a target's ``runtime`` node selects one.
+
+    A class has two attributes: ``engine``, the usual name of what runs the graph, and ``packages``, the
+    modules of extras that it needs, the engine's first.
+    """
 
     def open(self, artifact_dir: Path, device: str = "cpu") -> Session:
         """Check the digests of an artifact's files and load it."""

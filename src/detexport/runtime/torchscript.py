@@ -26,6 +26,9 @@ class TorchScript:
 
     threads: int = 0
 
+    engine = "PyTorch"
+    packages = ("torch", "torchvision")
+
     def open(self, artifact_dir: Path, device: str = "cpu") -> "TorchScriptSession":
         """Check the digests of an artifact's files and load it.
 

@@ -6,17 +6,12 @@ from collections.abc import Iterable, Sequence
 
 from detexport.artifact import Format
 from detexport.errors import MissingPackageError
+from detexport.runtime import DEFAULT_ENGINES
 from detexport.serving.kserve import PORT
+from detexport.system.class_source import required_packages
 from detexport.system.extras import DISTRIBUTION, base_requirements, extras, install_command
 from detexport.system.versions import pinned
 
-RUNTIME_EXTRAS = {
-    Format.AOT_INDUCTOR: "torch",
-    Format.EXPORTED_PROGRAM: "torch",
-    Format.ONNX: "onnxruntime",
-    Format.OPENVINO: "openvino",
-    Format.TORCHSCRIPT: "torch",
-}
 USER = 10001
 
 
@@ -42,7 +37,8 @@ def requirements(artifact_format: Format, own: Iterable[str] = ()) -> list[str]:
         )
     wanted = [*base_requirements(), *installed["serving"]]
     if not kept:
-        wanted += installed[RUNTIME_EXTRAS[artifact_format]]
+        # A runtime's extra has the name of its engine's package.
+        wanted += installed[required_packages(DEFAULT_ENGINES[artifact_format])[0]]
     added = {_canonical(one.name): one.name for one in wanted if _canonical(one.name) not in names}
     return sorted([*kept, *map(pinned, added.values())], key=str.lower)
 

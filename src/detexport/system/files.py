@@ -3,8 +3,9 @@
 import errno
 import json
 import os
+import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,17 @@ def read_json(path: Path, *, max_bytes: int | None = None) -> Any:
     if max_bytes is not None and status.st_size > max_bytes:
         raise ValueError(f"{path.name} has {status.st_size} bytes, more than {max_bytes}")
     return parse_json(path.read_bytes())
+
+
+def remove_others(folder: Path, kept: Container[str]) -> list[Path]:
+    """Remove the files and folders in ``folder`` that are not named in ``kept``; return their paths.
+
+    Hidden ones stay: they are unfinished files of a stage that another process runs.
+    """
+    others = [path for path in folder.glob("[!.]*") if path.name not in kept]
+    for path in others:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return others
 
 
 @contextmanager

@@ -1,19 +1,17 @@
 """A class of detexport by its dotted path, with its options, which are read without importing it."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from detexport.errors import ConfigError, did_you_mean
+from detexport.system.class_source import class_body, required_packages
 from detexport.system.extras import extra_imports
-
-_ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -22,13 +20,26 @@ class Component:
 
     Args:
         path: dotted path of the class.
-        options: values that replace the class's defaults.
-        packages: modules of extras that it needs.
+        options: values that replace the class's defaults; it needs those that have none.
     """
 
     path: str
     options: dict[str, Any] = field(default_factory=dict)
-    packages: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, node: Mapping[str, Any]) -> "Component":
+        """Build it from a node of ``conf/``: ``_target_`` and the options."""
+        options = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in node.items()
+            if name != "_target_"
+        }
+        return cls(node["_target_"], options)
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """Modules of extras that it needs."""
+        return required_packages(self.path)
 
     def build(self, **options: Any) -> Any:
         """Build the object; ``options`` override its own.
@@ -43,10 +54,8 @@ class Component:
     def declared_options(self) -> dict[str, "DeclaredOption"]:
         """Return the options by name, read from the class's source, since importing it may take seconds."""
         return {
-            option.name: DeclaredOption(
-                option.name, self.options.get(option.name, option.default), option.choices
-            )
-            for option in _declared(self.path)
+            name: DeclaredOption(name, self.options.get(name, default), choices)
+            for name, (default, choices) in _declared(self.path).items()
         }
 
 
@@ -109,24 +118,18 @@ class DeclaredOption:
 
 
 @cache
-def _declared(path: str) -> tuple[DeclaredOption, ...]:
-    """Return the options of a dataclass of detexport, given by its dotted path."""
-    module, _, name = path.rpartition(".")
-    source = _ROOT.joinpath(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8")
-    (node,) = [one for one in ast.parse(source).body if isinstance(one, ast.ClassDef) and one.name == name]
-    return tuple(_declarations(node))
-
-
-def _declarations(node: ast.ClassDef) -> Iterator[DeclaredOption]:
-    for one in node.body:
-        if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name) and one.value is not None:
-            annotation, choices = one.annotation, ()
-            kind = ast.unparse(annotation.value) if isinstance(annotation, ast.Subscript) else ""
-            if kind == "ClassVar":  # of the class, not an option
-                continue
-            if isinstance(annotation, ast.Subscript) and kind == "Literal":
-                choices = ast.literal_eval(annotation.slice)
-            yield DeclaredOption(one.target.id, ast.literal_eval(one.value), choices)
+def _declared(path: str) -> dict[str, tuple[Any, tuple[str, ...]]]:
+    """Return the default (None without one) and the choices of each option of a class."""
+    found: dict[str, tuple[Any, tuple[str, ...]]] = {}
+    for one in class_body(path):
+        if not isinstance(one, ast.AnnAssign) or not isinstance(one.target, ast.Name):
+            continue
+        annotation = one.annotation
+        choices: tuple[str, ...] = ()
+        if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Literal":
+            choices = ast.literal_eval(annotation.slice)
+        found[one.target.id] = (ast.literal_eval(one.value) if one.value else None, choices)
+    return found
 
 
 def written_value(value: Any) -> str:

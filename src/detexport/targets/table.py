@@ -1,12 +1,15 @@
-"""The table of targets: which export method or conversion makes each artifact, and which runtime runs it.
+"""The targets: which export method or conversion makes each artifact, and which runtime runs it.
 
-``conf/artifact`` and ``conf/export`` select from this table and override it; a test compares them with it.
-Classes are given by their dotted path, so that a package is imported only for a target that needs it.
+The files of ``conf/export`` define them. Classes are given by their dotted path, so that a package is
+imported only for a target that needs it.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+from detexport.defaults import read_targets
 from detexport.errors import ConfigError, did_you_mean
 from detexport.system.extras import require_packages
 from detexport.targets.component import Component, DeclaredOption, written_value
@@ -30,7 +33,7 @@ class Target:
     """An artifact with the runtime that runs it.
 
     Args:
-        artifact: name in ``ARTIFACTS``.
+        artifact: name in ``artifacts()``.
         runtime: the engine, with its options.
         precision: the inference precision if it is below float32, else empty. A target of reduced precision
             is evaluated by its AP, not by numerical error.
@@ -41,42 +44,28 @@ class Target:
     precision: str = ""
 
 
-TORCH = ("torch", "torchvision")
-ONNX = (*TORCH, "onnx", "onnxscript")
-ARTIFACTS = {
-    "tracing": Recipe(Component("detexport.export.tracing.Tracing", packages=TORCH)),
-    "scripting": Recipe(Component("detexport.export.scripting.Scripting", packages=TORCH)),
-    "onnx": Recipe(Component("detexport.export.onnx.Onnx", packages=ONNX)),
-    "onnx_torchscript": Recipe(Component("detexport.export.onnx.Onnx", {"exporter": "torchscript"}, ONNX)),
-    "torch_export": Recipe(Component("detexport.export.torch_export.TorchExport", packages=TORCH)),
-    "aot_inductor": Recipe(
-        Component("detexport.convert.aot_inductor.AotInductor", packages=TORCH), "torch_export"
-    ),
-    "onnx_int8": Recipe(
-        Component("detexport.convert.onnx_int8.OnnxInt8", packages=("onnx", "onnxruntime")), "onnx"
-    ),
-    "openvino": Recipe(Component("detexport.convert.openvino.OpenVino", packages=("openvino",)), "onnx"),
-    "openvino_int8": Recipe(
-        Component("detexport.convert.openvino_int8.OpenVinoInt8", packages=("openvino", "nncf")), "openvino"
-    ),
-}
-TORCHSCRIPT = Component("detexport.runtime.torchscript.TorchScript", packages=TORCH)
-ONNX_RUNTIME = Component("detexport.runtime.onnxruntime.OnnxRuntime", packages=("onnxruntime",))
-EXPORTED_PROGRAM = Component("detexport.runtime.exported_program.ExportedProgram", packages=TORCH)
-AOT_INDUCTOR = Component("detexport.runtime.aot_inductor.AotInductorRuntime", packages=TORCH)
-OPENVINO = Component("detexport.runtime.openvino.OpenVinoRuntime", packages=("openvino",))
-TARGETS = {
-    "tracing": Target("tracing", TORCHSCRIPT),
-    "scripting": Target("scripting", TORCHSCRIPT),
-    "onnx": Target("onnx", ONNX_RUNTIME),
-    "onnx_torchscript": Target("onnx_torchscript", ONNX_RUNTIME),
-    "torch_export": Target("torch_export", EXPORTED_PROGRAM),
-    "aot_inductor": Target("aot_inductor", AOT_INDUCTOR),
-    "onnx_int8": Target("onnx_int8", ONNX_RUNTIME, "int8"),
-    "openvino": Target("openvino", OPENVINO),
-    "openvino_bf16": Target("openvino", replace(OPENVINO, options={"precision": "bf16"}), "bf16"),
-    "openvino_int8": Target("openvino_int8", OPENVINO, "int8"),
-}
+MODEL = ("torch", "torchvision")
+"""Packages that run a model."""
+
+
+@cache
+def artifacts() -> Mapping[str, Recipe]:
+    """Return all artifacts by name."""
+    return {
+        name: Recipe(Component.of(given["conversion"]), given["source"])
+        if "source" in given
+        else Recipe(Component.of(given["method"]))
+        for name, given in read_targets()["artifacts"].items()
+    }
+
+
+@cache
+def targets() -> Mapping[str, Target]:
+    """Return all targets by name."""
+    return {
+        name: Target(given["artifact"], Component.of(given["runtime"]), given.get("precision", ""))
+        for name, given in read_targets()["targets"].items()
+    }
 
 
 def find_target(name: str) -> Target:
@@ -85,14 +74,15 @@ def find_target(name: str) -> Target:
     Raises:
         ConfigError: the name is unknown.
     """
-    if name not in TARGETS:
+    known = targets()
+    if name not in known:
         raise ConfigError(
             "unknown target",
             got=repr(name),
-            expected=f"one of {', '.join(TARGETS)}",
-            remedy=did_you_mean(name, TARGETS) or "choose one",
+            expected=f"one of {', '.join(known)}",
+            remedy=did_you_mean(name, known) or "choose one",
         )
-    return TARGETS[name]
+    return known[name]
 
 
 def require_target_packages(target: Target) -> None:
@@ -101,15 +91,15 @@ def require_target_packages(target: Target) -> None:
     Raises:
         MissingPackageError: some are not; the message lists them.
     """
-    steps = [ARTIFACTS[name].maker for name in artifact_chain(target.artifact)]
+    steps = [artifacts()[name].maker for name in artifact_chain(target.artifact)]
     needed = [package for component in (*steps, target.runtime) for package in component.packages]
-    require_packages(*dict.fromkeys((*TORCH, *needed)))
+    require_packages(*dict.fromkeys((*MODEL, *needed)))
 
 
 def artifact_chain(name: str) -> list[str]:
     """Return the names of an artifact and of those that it is made from, in the order of making."""
     chain = [name]
-    while source := ARTIFACTS[chain[0]].source:
+    while source := artifacts()[chain[0]].source:
         chain.insert(0, source)
     return chain
 
@@ -125,7 +115,7 @@ def build_steps(artifact: str, options: list[str]) -> dict[str, Any]:
         ConfigError: see ``parse_options``.
     """
     parsed = parse_options(artifact, options)
-    return {name: ARTIFACTS[name].maker.build(**given) for name, given in parsed.items()}
+    return {name: artifacts()[name].maker.build(**given) for name, given in parsed.items()}
 
 
 def parse_options(artifact: str, options: list[str]) -> dict[str, dict[str, Any]]:
@@ -139,7 +129,7 @@ def parse_options(artifact: str, options: list[str]) -> dict[str, dict[str, Any]
     Raises:
         ConfigError: an option has another form, no step or several steps have it, or its value is invalid.
     """
-    declared = {name: ARTIFACTS[name].maker.declared_options() for name in artifact_chain(artifact)}
+    declared = {name: artifacts()[name].maker.declared_options() for name in artifact_chain(artifact)}
     parsed: dict[str, dict[str, Any]] = {name: {} for name in declared}
     for option in options:
         key, equals, text = option.partition("=")

@@ -1,13 +1,14 @@
 """Check an exported artifact against its model, on few inputs."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from detexport.contract import Contract
 from detexport.data.coco import CocoDataset, CocoRecord, read_image
 from detexport.parity.accuracy import FLOAT32
 from detexport.parity.eager_variants import measured_noise
-from detexport.parity.settings import ParitySettings
+from detexport.parity.settings import default_settings
 from detexport.parity.verdict import ParityReport
 from detexport.reference.input_plan import QUICK
 from detexport.reference.store import read_reference
@@ -44,9 +45,9 @@ def check_artifact(
         precision: of the target.
         dataset: annotated images; none leaves the task metric out.
     """
-    settings = ParitySettings(draw=0, min_detections=0)
+    settings = replace(default_settings(), draw=0, min_detections=0)
     records = [_record(number, file, model.contract) for number, file in enumerate(images, start=1)]
-    make_reference(model, records, QUICK, reference, dataset=dataset)
+    make_reference(model, records, replace(settings.plan, kinds=QUICK), reference, dataset=dataset)
     return validate_job(
         artifact_dir,
         engine,

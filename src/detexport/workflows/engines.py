@@ -6,7 +6,7 @@ from pathlib import Path
 from detexport.artifact import Artifact, read_artifact
 from detexport.errors import ConfigError
 from detexport.runtime import DEFAULT_ENGINES, Engine, Session, default_engine
-from detexport.targets.table import TARGETS, Target, find_target
+from detexport.targets.table import Target, find_target, targets
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,10 @@ def asked_target(artifact: Artifact, name: str) -> Target | None:
     """
     if not name:
         return None
-    runtime = ".".join(DEFAULT_ENGINES[artifact.format])
+    runtime = DEFAULT_ENGINES[artifact.format]
     target = find_target(name)
     if target.runtime.path != runtime:
-        fitting = [other for other, one in TARGETS.items() if one.runtime.path == runtime]
+        fitting = [other for other, one in targets().items() if one.runtime.path == runtime]
         raise ConfigError(
             f"the target {name} does not run artifacts of this format",
             got=artifact.format.value,

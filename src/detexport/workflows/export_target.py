@@ -12,7 +12,8 @@ from detexport.data.image_samples import BUNDLED_SAMPLE, ImageSamples
 from detexport.errors import ConfigError, ExportError, listed
 from detexport.metrics.evaluate import annotation_kind, with_skip_remedy
 from detexport.modeling.class_names import count_classes
-from detexport.parity.accuracy import BUDGETS, FLOAT32, MIN_ACCURACY, Accuracy, measure_accuracy
+from detexport.parity.accuracy import FLOAT32, Accuracy, measure_accuracy
+from detexport.parity.settings import default_settings
 from detexport.parity.verdict import ParityReport
 from detexport.runtime.session import Engine
 from detexport.targets.table import Target, build_steps, find_target
@@ -47,7 +48,7 @@ def export_target(
 
     Args:
         model: on the CPU.
-        target: name in ``detexport.targets.table.TARGETS``.
+        target: name in ``detexport.targets.table.targets``.
         output: folder of the artifact; an existing artifact is replaced.
         options: ``"name=value"`` of the export method and the conversions: see ``parse_options``.
         images: image files; the first is the example input of the export, all are inputs of the check. By
@@ -167,13 +168,18 @@ def _evaluated(
     """Return a function that evaluates the task metric of the model and of an artifact."""
     if dataset is None:
         raise ConfigError("there is no data to evaluate on", remedy="give --data DIR")
-    precision = target.precision or FLOAT32
+    precision, settings = target.precision or FLOAT32, default_settings()
 
     def evaluate(artifact_dir: Path) -> None:
-        eager = measure_eager_accuracy(model, dataset)
-        session, budget = engine.open(artifact_dir), BUDGETS[precision]
         report(
-            measure_accuracy(session, eager, dataset, precision=precision, budget=budget, least=MIN_ACCURACY)
+            measure_accuracy(
+                engine.open(artifact_dir),
+                measure_eager_accuracy(model, dataset),
+                dataset,
+                precision=precision,
+                budget=settings.budgets[precision],
+                least=settings.min_accuracy,
+            )
         )
 
     return evaluate

@@ -78,7 +78,7 @@ def registered_engine(artifact: Artifact, runtime: dict[str, Any]) -> Engine:
     Raises:
         ArtifactError: the runtime does not belong to the format, or has other options.
     """
-    expected = Component(".".join(DEFAULT_ENGINES[artifact.format]))
+    expected = Component(DEFAULT_ENGINES[artifact.format])
     path, options = runtime.get("_target_"), {k: v for k, v in runtime.items() if k != "_target_"}
     if path != expected.path or not options.keys() <= expected.declared_options().keys():
         raise ArtifactError(

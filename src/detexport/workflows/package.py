@@ -3,14 +3,15 @@
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import detexport
 from detexport.artifact import Artifact, read_verified
+from detexport.defaults import copy_package
 from detexport.errors import ArtifactError, ConfigError, shown
 from detexport.runtime import DEFAULT_ENGINES
 from detexport.serving import triton
@@ -20,7 +21,7 @@ from detexport.system.atomic import atomic_dir
 from detexport.system.extras import extra_imports
 from detexport.system.files import write_json
 from detexport.targets.component import Component
-from detexport.targets.table import TARGETS
+from detexport.targets.table import targets
 from detexport.workflows.engines import asked_target
 from detexport.workflows.load_detector import is_registered
 
@@ -134,7 +135,8 @@ def _opened(source: str | Path, target: str) -> Iterator[_Source]:
         asked_target(read_verified(folder), target)
         options: tuple[str, ...] = ("--target", target) if target else ()
         python = f"{sys.version_info.major}.{sys.version_info.minor}"
-        yield _Source(folder, Path(detexport.__file__).parent, (), python, options)
+        with tempfile.TemporaryDirectory() as temporary:
+            yield _Source(folder, copy_package(Path(temporary)), (), python, options)
         return
     with extra_imports():
         from detexport.registry.download import downloaded
@@ -176,11 +178,11 @@ def _options(artifact: Artifact, runtime: dict[str, Any]) -> tuple[str, ...]:
     given = {name: value for name, value in runtime.items() if name != "_target_"}
     threads = given.pop("threads", 0)
     threading = ("--threads", str(threads)) if threads else ()
-    path = ".".join(DEFAULT_ENGINES[artifact.format])
+    path = DEFAULT_ENGINES[artifact.format]
     if runtime.get("_target_", path) == path:
         if _completed(Component(path, given)) == _completed(Component(path)):
             return threading
-        for name, target in TARGETS.items():
+        for name, target in targets().items():
             if target.runtime.path == path and _completed(Component(path, given)) == _completed(
                 target.runtime
             ):

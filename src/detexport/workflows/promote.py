@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from detexport.registry.location import find_workspace
 from detexport.registry.promotion import Decision, Promotion
 from detexport.registry.registry import Registry
 from detexport.registry.settings import RegistrySettings, read_registry_settings
 from detexport.registry.store import open_store
 from detexport.system.files import read_json
-from detexport.workflows.register import find_workspace
 
 PARAMS = Path("params.yaml")
 EXPERIMENT = "experiment"

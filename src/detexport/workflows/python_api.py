@@ -53,7 +53,7 @@ def export(
             ``MODEL.WEIGHTS``, of a name in the zoo the checkpoint that was trained with it.
         output: folder of the artifact. It is replaced as a whole if it is an artifact, and left as it is if
             anything fails.
-        target: what to make: a name in ``detexport.targets.table.TARGETS``.
+        target: what to make: a name in ``detexport.targets.table.targets``.
         sample: images of the model's domain: the first is the example input of the export, all are inputs of
             the check. By default a bundled image.
         calibration: calibration images for int8; by default the training images of ``data``, else ``sample``.

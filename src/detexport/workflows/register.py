@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from detexport.registry.jobs import Job, register_jobs
+from detexport.registry.location import find_workspace
 from detexport.registry.settings import RegistrySettings
 
 DVC_EXPERIMENT = "DVC_EXP_NAME"
@@ -61,13 +62,3 @@ def _made_by(model: str, artifact: str, conversions: Mapping[str, Mapping[str, s
     if conversion is None:
         return [f"export@{model}-{artifact}"]
     return [*_made_by(model, conversion["source"], conversions), f"convert@{model}-{artifact}"]
-
-
-def find_workspace() -> Path:
-    """Return the user's checkout, also if DVC runs an experiment in a clone of it.
-
-    DVC sets ``DVC_ROOT`` to the user's checkout, and keeps its clones inside. If the current folder is not in
-    such a clone, the variable is of another repository's pipeline.
-    """
-    here, root = Path.cwd(), os.environ.get("DVC_ROOT")
-    return Path(root).resolve() if root and here.is_relative_to(Path(root).resolve() / ".dvc") else here

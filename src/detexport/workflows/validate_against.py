@@ -10,7 +10,7 @@ from detexport.artifact import Artifact, read_verified
 from detexport.errors import ConfigError
 from detexport.metrics.evaluate import with_skip_remedy
 from detexport.parity.accuracy import FLOAT32
-from detexport.parity.settings import ParitySettings
+from detexport.parity.settings import ParitySettings, default_settings
 from detexport.parity.verdict import ParityReport
 from detexport.reference.store import read_reference
 from detexport.system.files import output_errors
@@ -78,7 +78,7 @@ def validate_against(
     artifact = read_verified(artifact_dir)
     asked = asked_target(artifact, target)
     precision = (asked.precision if asked else "") or FLOAT32
-    settings = (settings or ParitySettings()).with_images(images, accuracy_images, precision)
+    settings = (settings or default_settings()).with_images(images, accuracy_images, precision)
     is_evaluated = data is not None and settings.accuracy_images > 0
     if precision != FLOAT32 and not is_evaluated:
         raise without_accuracy(precision, WITHOUT_ACCURACY if data else "no --data")

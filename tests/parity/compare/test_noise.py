@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from detexport.outputs import Outputs
-from detexport.parity.compare import Noise, SampleParity, Tolerance, compare
+from detexport.parity.compare import Noise, SampleParity, compare
 from detexport.parity.compare.match_detections import OWN_RUNS
 from detexport.parity.compare.noise import MARGIN, strict, widen_by
 from tiny_artifacts import tiny_contract
+from tolerances import TOLERANCE
 
-TABLE = Tolerance()
+TABLE = TOLERANCE
 
 
 def rows(scores: list[float], left: float = 0.0) -> Outputs:

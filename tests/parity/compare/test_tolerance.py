@@ -1,6 +1,6 @@
 """The limits: which are refused, how they grow with the image and with the model's own noise."""
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 
 import pytest
 
@@ -28,13 +28,13 @@ def test_a_limit_that_no_error_exceeds_is_refused(field: str, value: float) -> N
 
 def test_every_limit_that_does_not_fit_is_named_at_once() -> None:
     with pytest.raises(ConfigError, match=r"got: box_px=-1, score=nan; .*remedy: correct parity\.tolerance"):
-        Tolerance(box_px=-1, score=float("nan"))
+        replace(TOLERANCE, box_px=-1, score=float("nan"))
 
 
 def test_limits_of_0_and_ratios_below_1_are_accepted() -> None:
     zeros = Tolerance(**{name: 0.0 for name in LIMITS if name != "pair_iou"}, pair_iou=1.0)
     assert zeros.score == 0
-    assert Tolerance(mask_area_ratio=LARGEST_RATIO).mask_area_ratio == LARGEST_RATIO
+    assert replace(TOLERANCE, mask_area_ratio=LARGEST_RATIO).mask_area_ratio == LARGEST_RATIO
 
 
 @pytest.mark.parametrize(("scale", "limit"), [(1.0, 0.01), (4.0, 0.04), (0.1, 0.01), (0.0, 0.01)])
@@ -69,14 +69,16 @@ def test_a_ratio_is_widened_below_1(name: str) -> None:
 def test_of_a_masks_limits_the_one_that_grows_less_is_widened(
     needs: dict[str, float], px: float, ratio: float
 ) -> None:
-    widened = Tolerance(mask_px=9.0, mask_area_ratio=0.005).widened(needs)
+    widened = replace(TOLERANCE, mask_px=9.0, mask_area_ratio=0.005).widened(needs)
     assert (widened.mask_px, widened.mask_area_ratio) == (px, ratio)
 
 
 def test_a_limit_of_0_grows_without_end() -> None:
-    assert Tolerance(mask_px=9.0).growth("mask_px", 18.0) == 2
-    assert Tolerance(mask_px=0.0).growth("mask_px", 1.0) == float("inf")
-    widened = Tolerance(mask_px=0.0, mask_area_ratio=0.005).widened({"mask_px": 1.0, "mask_area_ratio": 0.5})
+    assert replace(TOLERANCE, mask_px=9.0).growth("mask_px", 18.0) == 2
+    assert replace(TOLERANCE, mask_px=0.0).growth("mask_px", 1.0) == float("inf")
+    widened = replace(TOLERANCE, mask_px=0.0, mask_area_ratio=0.005).widened(
+        {"mask_px": 1.0, "mask_area_ratio": 0.5}
+    )
     assert (widened.mask_px, widened.mask_area_ratio) == (0.0, 0.5)
 
 

@@ -12,7 +12,7 @@ LARGEST_RATIO = 0.99
 
 @dataclass(frozen=True)
 class Tolerance:
-    """The largest errors that an artifact may have; ``conf/parity`` has the reason of each.
+    """The largest errors that an artifact may have; ``conf/parity/default.yaml`` has values and reasons.
 
     Args:
         box_px: of a box's coordinates, in px of the graph's input; multiplied by the scale of the output.
@@ -31,18 +31,18 @@ class Tolerance:
         pair_iou: detections of one class with a smaller IoU are different objects.
     """
 
-    box_px: float = 0.01
-    box_floor_px: float = 0.01
-    score: float = 2e-4
-    objectness: float = 2e-3
-    mask_px: float = 9.0
-    mask_area_ratio: float = 0.005
-    keypoint_px: float = 0.02
-    keypoint_flip_ratio: float = 0.02
-    keypoint_score: float = 2e-3
-    sem_seg: float = 2e-3
-    panoptic_ratio: float = 1e-3
-    pair_iou: float = 0.5
+    box_px: float
+    box_floor_px: float
+    score: float
+    objectness: float
+    mask_px: float
+    mask_area_ratio: float
+    keypoint_px: float
+    keypoint_flip_ratio: float
+    keypoint_score: float
+    sem_seg: float
+    panoptic_ratio: float
+    pair_iou: float
 
     def __post_init__(self) -> None:
         """Check the limits.
