@@ -30,7 +30,7 @@ ALLOWED = {
     "evaluation": {"data", "metrics", "utils"},
     "solver": {"config", "layers"},
     "projects": {"config", "modeling"},
-    "engine": {"metrics", "data", "modeling", "structures", "config", "checkpoint"},
+    "engine": {"metrics", "data", "modeling", "structures", "config", "checkpoint", "utils"},
     "schema": {"structures"},
     "export": {"artifact", "schema", "structures", "layers"},
     "convert": {"artifact", "processing"},

@@ -40,20 +40,21 @@ class DocumentedName:
 
     def is_here(self) -> bool:
         """Return whether the name can be imported from this project."""
-        return self._find() is not None
+        return find(self.module, self.name) is not None
 
     def has_arguments(self) -> bool:
         """Return whether the object that is here accepts the documented arguments by name."""
-        found = self._find()
+        found = find(self.module, self.name)
         return found is not None and _accepts(found, self.arguments or ())
 
-    @cache
-    def _find(self) -> Any:
-        try:
-            module = importlib.import_module(own_path(self.module))
-            return reduce(getattr, self.name.split("."), module)
-        except (ImportError, AttributeError):
-            return None
+
+@cache
+def find(module: str, name: str) -> Any:
+    """Return the object that is here under a module and name of detectron2; None if there is none."""
+    try:
+        return reduce(getattr, name.split("."), importlib.import_module(own_path(module)))
+    except (ImportError, AttributeError):
+        return None
 
 
 def documented_names(path: Path = NAMES) -> Iterator[DocumentedName]:

@@ -299,19 +299,19 @@ class RPN(nn.Module):
     def losses(
         self,
         anchors: list[Tensor],
-        logits: list[Tensor],
-        labels: list[Tensor],
-        deltas: list[Tensor],
+        pred_objectness_logits: list[Tensor],
+        gt_labels: list[Tensor],
+        pred_anchor_deltas: list[Tensor],
         gt_boxes: list[Tensor],
     ) -> dict[str, Tensor]:
         """Compute ``loss_rpn_cls`` and ``loss_rpn_loc`` over the sampled anchors."""
-        label = torch.stack(labels)
+        label = torch.stack(gt_labels)
         positive, drawn = label == 1, label >= 0
-        record("rpn/num_pos_anchors", lambda: positive.sum() / len(labels))
-        record("rpn/num_neg_anchors", lambda: (label == 0).sum() / len(labels))
+        record("rpn/num_pos_anchors", lambda: positive.sum() / len(gt_labels))
+        record("rpn/num_neg_anchors", lambda: (label == 0).sum() / len(gt_labels))
         loc = anchor_loss_sum(
             anchors,
-            deltas,
+            pred_anchor_deltas,
             gt_boxes,
             positive,
             self.box2box_transform,
@@ -319,9 +319,9 @@ class RPN(nn.Module):
             smooth_l1_beta=self.smooth_l1_beta,
         )
         objectness = F.binary_cross_entropy_with_logits(
-            torch.cat(logits, dim=1)[drawn], label[drawn].float(), reduction="sum"
+            torch.cat(pred_objectness_logits, dim=1)[drawn], label[drawn].float(), reduction="sum"
         )
-        normalizer = self.batch_size_per_image * len(labels)
+        normalizer = self.batch_size_per_image * len(gt_labels)
         return {
             "loss_rpn_cls": objectness * (self.loss_weights[0] / normalizer),
             "loss_rpn_loc": loc * (self.loss_weights[1] / normalizer),
