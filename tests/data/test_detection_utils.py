@@ -13,7 +13,7 @@ from detexport.data import MetadataCatalog
 from detexport.data import detection_utils as utils
 from detexport.data import transforms as T
 from detexport.errors import ConfigError, DataError
-from detexport.structures import BitMasks, BoxMode, PolygonMasks
+from detexport.structures import BitMasks, BoxMode, PolygonMasks, RotatedBoxes
 
 SQUARE = [4, 6, 20, 6, 20, 24, 4, 24]
 SIZE = (40, 60)
@@ -180,3 +180,41 @@ def test_augmentations_of_a_configuration() -> None:
     cfg.INPUT.RANDOM_FLIP, cfg.INPUT.MIN_SIZE_TRAIN = "none", (30,)
     with pytest.raises(ConfigError, match=r"INPUT\.MIN_SIZE_TRAIN_SAMPLING: range"):
         utils.build_augmentation(cfg, is_train=True)
+
+
+def test_images_become_rgb() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(utils.convert_image_to_rgb(pixels, "BGR"), pixels[..., ::-1])
+    np.testing.assert_array_equal(utils.convert_image_to_rgb(torch.from_numpy(pixels), "RGB"), pixels)
+    grey = utils.convert_image_to_rgb(pixels[..., :1], "L")
+    np.testing.assert_array_equal(grey, np.repeat(pixels[..., :1], 3, axis=2))
+    with pytest.raises(ValueError, match="BGR, RGB or L"):
+        utils.convert_image_to_rgb(pixels, "YUV")
+
+
+def test_a_crop_contains_the_centre_of_its_instance() -> None:
+    np.random.seed(0)
+    instance = {"bbox": [50, 2, 8, 4], "bbox_mode": BoxMode.XYWH_ABS}
+    for _ in range(30):
+        crop = utils.gen_crop_transform_with_instance((10, 12), SIZE, instance)
+        assert crop.x0 <= 54 <= crop.x0 + 12 <= 60
+        assert 0 <= crop.y0 <= 4 <= crop.y0 + 10
+    with pytest.raises(ValueError, match="larger than the image"):
+        utils.gen_crop_transform_with_instance((50, 12), SIZE, instance)
+
+
+def test_rotated_annotations() -> None:
+    annos = [
+        {"bbox": [10, 10, 6, 4, 30], "category_id": 3},
+        {"bbox": [0, 0, 10, 10, 360], "category_id": 1},
+    ]
+    instances = utils.annotations_to_instances_rotated(annos, SIZE)
+    assert isinstance(instances.gt_boxes, RotatedBoxes)
+    assert instances.gt_boxes.tensor.tolist() == [[10, 10, 6, 4, 30], [2.5, 2.5, 5, 5, 0]]
+    assert instances.gt_classes.tolist() == [3, 1]
+    assert len(utils.annotations_to_instances_rotated([], SIZE)) == 0
+
+
+def test_another_size_than_the_records_has_its_own_error() -> None:
+    with pytest.raises(utils.SizeMismatchError, match="5"):
+        utils.check_image_size({"file_name": "a.png", "height": 4, "width": 7}, np.zeros((5, 7, 3)))

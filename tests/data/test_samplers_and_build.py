@@ -23,8 +23,21 @@ from detexport.data import (
     get_detection_dataset_dicts,
     register_coco_instances,
 )
-from detexport.data.build import AspectRatioGroupedDataset, MapDataset, load_proposals_into_dataset
-from detexport.data.samplers import InferenceSampler, RepeatFactorTrainingSampler, TrainingSampler
+from detexport.data.build import (
+    AspectRatioGroupedDataset,
+    DatasetFromList,
+    MapDataset,
+    ToIterableDataset,
+    build_batch_data_loader,
+    load_proposals_into_dataset,
+    print_instances_class_histogram,
+)
+from detexport.data.samplers import (
+    InferenceSampler,
+    RandomSubsetTrainingSampler,
+    RepeatFactorTrainingSampler,
+    TrainingSampler,
+)
 from detexport.errors import CheckpointError, ConfigError, DataError
 from detexport.modeling import build_model
 from detexport.structures import BoxMode
@@ -261,3 +274,70 @@ def test_images_with_rare_categories_are_repeated() -> None:
     sampler = RepeatFactorTrainingSampler(torch.tensor([1.0, 2.25]), seed=0)
     counts = Counter(itertools.islice(sampler, 32500))
     assert counts[1] / counts[0] == pytest.approx(2.25, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("copied", "serialized"), [(True, True), (True, False), (False, True), (False, False)]
+)
+def test_a_list_as_a_data_set(copied: bool, serialized: bool) -> None:
+    entries = [{"image_id": index, "values": [index]} for index in range(3)]
+    dataset = DatasetFromList(entries, copy=copied, serialize=serialized)
+    assert len(dataset) == 3
+    dataset[1]["values"].append(9)
+    assert dataset[1]["values"] == ([1] if copied or serialized else [1, 9])
+
+
+def test_a_sequence_is_shared_by_the_workers() -> None:
+    dataset = ToIterableDataset(list(range(10, 20)), range(10), shard_chunk_size=2)
+    assert list(dataset) == list(range(10, 20))
+    loader = torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=2)
+    assert sorted(loader) == list(range(10, 20))
+
+
+def test_batches_of_a_mapped_data_set() -> None:
+    images = [{"width": 2 + index % 2, "height": 3 - index % 2, "id": index} for index in range(7)]
+    loader = build_batch_data_loader(images, InferenceSampler(7), 2)
+    assert [[one["id"] for one in batch] for batch in loader] == [[0, 1], [2, 3], [4, 5]]
+    assert len(list(build_batch_data_loader(images, InferenceSampler(7), 2, drop_last=False))) == 4
+    grouped = build_batch_data_loader(images, InferenceSampler(7), 2, aspect_ratio_grouping=True)
+    assert [[one["id"] for one in batch] for batch in grouped] == [[0, 2], [1, 3], [4, 6]]
+    ids = build_batch_data_loader(images, InferenceSampler(7), 2, collate_fn=lambda batch: batch[0]["id"])
+    assert list(ids) == [0, 2, 4]
+    with pytest.raises(ValueError, match="batch of 0"):
+        build_batch_data_loader(images, InferenceSampler(7), 0)
+
+
+def test_a_random_subset_is_the_same_in_each_pass() -> None:
+    sampler = RandomSubsetTrainingSampler(10, 0.5, seed_shuffle=1, seed_subset=2)
+    drawn = list(itertools.islice(sampler, 15))
+    assert len({frozenset(drawn[start : start + 5]) for start in (0, 5, 10)}) == 1
+    assert len(set(drawn)) == 5
+    again = RandomSubsetTrainingSampler(10, 0.5, seed_shuffle=3, seed_subset=2)
+    assert set(itertools.islice(again, 5)) == set(drawn)
+    with pytest.raises(ValueError, match="at most 1"):
+        RandomSubsetTrainingSampler(10, 1.5)
+
+
+def test_the_classes_of_several_data_sets_must_agree(cfg: CfgNode) -> None:
+    other = f"{NAME}_other"
+    DatasetCatalog.register(other, lambda: [{"annotations": []}])
+    MetadataCatalog.get(other).thing_classes = ["bird"]
+    try:
+        get_detection_dataset_dicts([NAME])
+        with pytest.raises(DataError, match="do not have one thing_classes"):
+            get_detection_dataset_dicts([NAME, other])
+        assert get_detection_dataset_dicts([NAME, other], check_consistency=False)
+    finally:
+        DatasetCatalog.remove(other)
+        MetadataCatalog.remove(other)
+
+
+def test_the_histogram_counts_instances(caplog: pytest.LogCaptureFixture) -> None:
+    annotations = [{"category_id": 1}, {"category_id": 1}, {"category_id": 0, "iscrowd": 1}]
+    with caplog.at_level("INFO"):
+        print_instances_class_histogram([{"annotations": annotations}], ["cat", "dog"])
+    assert [line.split() for line in caplog.text.splitlines()[-3:]] == [
+        ["cat", "0"],
+        ["dog", "2"],
+        ["total", "2"],
+    ]

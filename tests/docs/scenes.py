@@ -42,6 +42,24 @@ def lay_out_model(folder: Path) -> None:
     _write_pipeline_outputs(folder)
 
 
+def lay_out_project(folder: Path) -> None:
+    """A project that is written for detectron2, with its configuration, its checkpoint and its script."""
+    projects = ROOT / "tests" / "sample_projects"
+    shutil.copytree(projects / "light_backbone", folder / "my_project")
+    (folder / "my_project" / "light.yaml").rename(folder / "config.yaml")
+    shutil.copyfile(projects / "evaluate_net.py", folder / "evaluate_net.py")
+    run(
+        folder,
+        sys.executable,
+        "-m",
+        "detexport.detectron2_alias",
+        "evaluate_net.py",
+        "my_project",
+        "config.yaml",
+        ".",
+    )
+
+
 def lay_out_exported(folder: Path) -> None:
     """The same model with its own ONNX artifact, which takes a minute."""
     _write_model(folder)
@@ -76,6 +94,7 @@ SCENES: dict[str, Callable[[Path], None]] = {
     "exported": lay_out_exported,
     "registry": lay_out_registry,
     "checkout": lay_out_checkout,
+    "project": lay_out_project,
 }
 
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from detexport.checkpoint.read import write_state_dict
+from detexport.config import get_cfg
 from detexport.config.cfg import CfgNode, load_cfg
 from detexport.contract import ResizeRule
 from detexport.data import MetadataCatalog, resize_image, resized_size
-from detexport.engine import DefaultPredictor
+from detexport.engine import DefaultPredictor, default_argument_parser, default_setup
 from detexport.errors import CheckpointError, InputError
 from detexport.modeling import build_model
 
@@ -104,3 +105,28 @@ def test_other_values_than_images_are_refused(weights: Path, image: Any, got: st
 def test_an_image_of_one_pixel_is_accepted(weights: Path) -> None:
     predictor = DefaultPredictor(new_cfg("MODEL.WEIGHTS", str(weights)))
     assert predictor(IMAGE[:1, :1])["instances"].image_size == (1, 1)
+
+
+def test_a_script_starts_as_in_detectron2(tmp_path: Path) -> None:
+    args = default_argument_parser().parse_args(
+        ["--config-file", "a.yaml", "--num-gpus", "2", "--eval-only", "SEED", "3"]
+    )
+    assert (args.config_file, args.num_gpus, args.eval_only, args.opts) == ("a.yaml", 2, True, ["SEED", "3"])
+    cfg = get_cfg()
+    cfg.OUTPUT_DIR, cfg.SEED = str(tmp_path / "out"), 3
+    drawn = []
+    for _ in range(2):
+        default_setup(cfg, args)
+        drawn.append(torch.rand(1).item())
+    assert drawn[0] == drawn[1]
+    again = get_cfg()
+    again.merge_from_file(tmp_path / "out/config.yaml")
+    assert again == cfg
+    assert "config_file='a.yaml'" in (tmp_path / "out/log.txt").read_text()
+    for name in ("detectron2", "detexport"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.NOTSET)
+        logger.propagate = True
+        for handler in list(logger.handlers):
+            logger.removeHandler(handler)
+            handler.close()

@@ -31,7 +31,7 @@ class Pooled(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pooler = ROIPooler(output_size=3, strides=[4], sampling_ratio=0, pooler_type="ROIPool")
+        self.pooler = ROIPooler(output_size=3, scales=[1 / 4], sampling_ratio=0, pooler_type="ROIPool")
         self.boxes = nn.Buffer(torch.tensor([[3.0, 1, 40, 33], [-6, 2, 90, 9], [1, 1, 2, 2]]))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from detexport.errors import ConfigError
-from detexport.layers import Conv2d, FrozenBatchNorm2d, ShapeSpec
-from detexport.layers.conv import shapes_of
+from detexport.layers import FrozenBatchNorm2d, ShapeSpec
+from detexport.layers.conv import Conv2d, shapes_of
 
 
 def test_parameter_names_are_those_of_published_checkpoints() -> None:

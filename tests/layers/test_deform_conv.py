@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detexport.layers import DeformConv, FrozenBatchNorm2d
+from detexport.errors import ConfigError
+from detexport.layers import DeformConv, FrozenBatchNorm2d, ModulatedDeformConv
 
 OPTIONS = {"stride": 2, "padding": 2, "dilation": 2, "groups": 2, "deformable_groups": 2}
 
@@ -93,3 +94,14 @@ def test_it_scripts() -> None:
     x, offset, mask = torch.randn(1, 4, 7, 7), torch.randn(1, 36, 4, 4), torch.rand(1, 18, 4, 4)
     assert torch.equal(scripted(x, offset), conv()(x, offset))
     assert torch.equal(scripted(x, offset, mask), conv()(x, offset, mask))
+
+
+def test_a_modulated_convolution_has_a_bias_and_an_activation() -> None:
+    torch.manual_seed(0)
+    x, offset = torch.randn(1, 4, 6, 6), torch.zeros(1, 18, 6, 6)
+    conv = ModulatedDeformConv(4, 6, 3, padding=1, activation=F.relu)
+    nn.init.normal_(conv.bias)
+    expected = F.relu(F.conv2d(x, conv.weight, padding=1) / 2 + conv.bias[:, None, None])
+    torch.testing.assert_close(conv(x, offset, torch.full((1, 9, 6, 6), 0.5)), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ConfigError, match="has no bias"):
+        DeformConv(4, 6, 3, bias=True)

@@ -3,7 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detexport.layers.mask_ops import paste_masks, paste_masks_at_once
+from detexport.layers.mask_ops import paste_masks, paste_masks_at_once, paste_masks_in_image
+from detexport.structures import Boxes
 
 BOXES = torch.tensor(
     [
@@ -68,3 +69,12 @@ def test_a_scripted_function_pastes_the_same() -> None:
     masks = torch.rand(6, 28, 28, generator=torch.Generator().manual_seed(2))
     scripted = torch.jit.script(paste_masks)
     assert torch.equal(scripted(masks, BOXES, 30, 40, 0.5), paste_masks(masks, BOXES, 30, 40, 0.5))
+
+
+def test_paste_masks_in_image_takes_boxes_and_can_return_probabilities() -> None:
+    masks = torch.rand(len(BOXES), 7, 7, generator=torch.Generator().manual_seed(0))
+    pasted = paste_masks_in_image(masks, Boxes(BOXES), (30, 40), threshold=0.4)
+    assert torch.equal(pasted, paste_masks(masks, BOXES, 30, 40, 0.4))
+    soft = paste_masks_in_image(masks, BOXES, (30, 40), threshold=-1)
+    assert soft.dtype == torch.uint8
+    assert (soft.double() - by_grid_sample(masks, BOXES, 30, 40) * 255).abs().max() < 1.001

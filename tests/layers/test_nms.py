@@ -6,7 +6,7 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from detexport.formats.pt2 import dynamic_nms_count
-from detexport.layers import nms_per_class
+from detexport.layers import batched_nms, batched_nms_rotated, nms_per_class, nms_rotated
 
 Nms = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
@@ -164,3 +164,20 @@ def test_equal_scores_keep_their_order(suppress: Nms) -> None:
     scores = (4 * scores).round() / 4
     expected = by_class(boxes, scores, classes, 0.5)
     assert suppress(boxes, scores, classes, 0.5).tolist() == expected.tolist()
+
+
+def test_batched_nms_suppresses_within_a_class_alone() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 8]])
+    kept = batched_nms(boxes, torch.tensor([0.2, 0.9, 0.5]), torch.tensor([1, 1, 0]), 0.5)
+    assert kept.tolist() == [1, 2]
+
+
+def test_rotated_nms_by_hand() -> None:
+    """The second box is the first one turned by 5 degrees, the third is turned by 90."""
+    boxes = torch.tensor([[50.0, 50, 40, 10, 0], [50, 50, 40, 10, 5], [50, 50, 40, 10, 90]])
+    scores = torch.tensor([0.5, 0.9, 0.7])
+    assert nms_rotated(boxes, scores, 0.5).tolist() == [1, 2]
+    assert nms_rotated(boxes, scores, 0.95).tolist() == [1, 2, 0]
+    assert batched_nms_rotated(boxes, scores, torch.tensor([0, 1, 0]), 0.5).tolist() == [1, 2, 0]
+    assert nms_rotated(boxes[:0], scores[:0], 0.5).tolist() == []
+    assert batched_nms_rotated(boxes[:0], scores[:0], torch.zeros(0, dtype=torch.int64), 0.5).tolist() == []

@@ -2,7 +2,14 @@ import pytest
 import torch
 
 from detexport.errors import ConfigError
-from detexport.modeling.anchor_generator import AnchorGrid, cell_anchors
+from detexport.modeling.anchor_generator import (
+    AnchorGrid,
+    DefaultAnchorGenerator,
+    RotatedAnchorGenerator,
+    cell_anchors,
+    tensor_anchors,
+)
+from detexport.structures import Boxes, RotatedBoxes
 
 
 def test_cell_anchors_by_hand() -> None:
@@ -54,3 +61,45 @@ def test_one_trace_serves_every_size() -> None:
         maps = torch.zeros(1, 2, *size), torch.zeros(1, 2, size[1], size[0])
         assert torch.equal(traced(*maps), module(*maps))
         assert torch.equal(scripted(*maps), module(*maps))
+
+
+def test_the_registered_generator_returns_the_same_anchors_as_boxes() -> None:
+    options = {"sizes": [[8], [16]], "aspect_ratios": [[0.5, 2.0]], "strides": [4, 8], "offset": 0.5}
+    generator, grid = DefaultAnchorGenerator(**options), AnchorGrid(**options)
+    maps = [torch.zeros(1, 2, 3, 5), torch.zeros(1, 2, 2, 3)]
+    assert generator.num_cell_anchors == generator.num_anchors == [2, 2]
+    for boxes, tensor, module in zip(
+        generator(maps), grid(maps), tensor_anchors(generator)(maps), strict=True
+    ):
+        assert isinstance(boxes, Boxes)
+        assert torch.equal(boxes.tensor, tensor)
+        assert torch.equal(module, tensor)
+    assert type(tensor_anchors(generator)) is AnchorGrid
+    assert torch.equal(
+        DefaultAnchorGenerator.generate_cell_anchors([8], [0.5, 2.0]), cell_anchors([8], [0.5, 2])
+    )
+
+
+def test_a_generator_of_ones_own_may_return_boxes() -> None:
+    class Shifted(DefaultAnchorGenerator):
+        def forward(self, features: list[torch.Tensor]) -> list[Boxes]:
+            return [Boxes(boxes.tensor + 1) for boxes in super().forward(features)]
+
+    options = {"sizes": [[8]], "aspect_ratios": [[1.0]], "strides": [4], "offset": 0.0}
+    (found,) = tensor_anchors(Shifted(**options))([torch.zeros(1, 1, 1, 2)])
+    assert found.tolist() == [[-3, -3, 5, 5], [1, -3, 9, 5]]
+
+
+def test_rotated_anchors_by_hand() -> None:
+    """For each size, then each ratio, each angle."""
+    generator = RotatedAnchorGenerator(
+        sizes=[[4]], aspect_ratios=[[1.0, 4.0]], strides=[8], angles=[[-90, 0, 45]], offset=0.5
+    )
+    (anchors,) = generator([torch.zeros(1, 1, 1, 2)])
+    assert generator.num_cell_anchors == [6]
+    assert isinstance(anchors, RotatedBoxes)
+    assert anchors.tensor[:6].tolist() == [
+        *([4, 4, 4, 4, angle] for angle in (-90, 0, 45)),
+        *([4, 4, 2, 8, angle] for angle in (-90, 0, 45)),
+    ]
+    assert anchors.tensor[6].tolist() == [12, 4, 4, 4, -90]

@@ -4,7 +4,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from detexport.modeling.box_regression import Box2BoxTransform, apply_deltas, box_loss_sum, smooth_l1_sum
+from detexport.errors import ConfigError
+from detexport.modeling.box_regression import (
+    Box2BoxTransform,
+    Box2BoxTransformLinear,
+    Box2BoxTransformRotated,
+    apply_deltas,
+    box_loss_sum,
+    smooth_l1_sum,
+)
 
 
 @pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0)])
@@ -91,3 +99,50 @@ def test_smooth_l1_is_of_the_differences() -> None:
     deltas = torch.randn(1, 4)
     loss = box_loss_sum(deltas, anchors, truth, transform, loss_type="smooth_l1", smooth_l1_beta=0.5)
     assert torch.equal(loss, smooth_l1_sum(deltas, transform.get_deltas(anchors, truth), 0.5))
+
+
+def test_rotated_deltas_by_hand() -> None:
+    """A shift of half the size, twice the width, a turn over the end of the range of angles."""
+    transform = Box2BoxTransformRotated((1.0, 1.0, 1.0, 1.0, 2.0))
+    source = torch.tensor([[10.0, 20.0, 4.0, 8.0, 170.0]])
+    target = torch.tensor([[12.0, 24.0, 8.0, 8.0, -170.0]])
+    deltas = transform.get_deltas(source, target)
+    expected = torch.tensor([[0.5, 0.5, math.log(2), 0.0, 2 * math.radians(20)]])
+    torch.testing.assert_close(deltas, expected)
+    torch.testing.assert_close(transform.apply_deltas(deltas, source), target)
+
+
+def test_rotated_deltas_of_several_classes_and_their_bounds() -> None:
+    transform = Box2BoxTransformRotated((10.0, 10.0, 5.0, 5.0, 1.0))
+    generator = torch.Generator().manual_seed(0)
+    boxes = torch.rand(6, 5, generator=generator) * 50 + 1
+    boxes[:, 4] = boxes[:, 4] * 7 - 180
+    targets = boxes.flip(0)
+    deltas = torch.cat([transform.get_deltas(boxes, targets), torch.zeros(6, 5)], dim=1)
+    decoded = transform.apply_deltas(deltas, boxes).view(6, 2, 5)
+    for found, wanted in ((decoded[:, 0], targets), (decoded[:, 1], boxes)):
+        torch.testing.assert_close(found[:, :4], wanted[:, :4], rtol=1e-4, atol=1e-3)
+        turn = (found[:, 4] - wanted[:, 4] + 180) % 360 - 180
+        assert turn.abs().max() < 1e-3
+        assert ((found[:, 4] >= -180) & (found[:, 4] < 180)).all()
+    huge = transform.apply_deltas(torch.full((1, 5), 100.0), torch.tensor([[0.0, 0, 1, 1, 0]]))
+    torch.testing.assert_close(huge[0, 2], torch.tensor(1000 / 16))
+
+
+@pytest.mark.parametrize(("normalize", "unit"), [(True, 4.0), (False, 1.0)])
+def test_linear_deltas_are_distances_from_the_centre(normalize: bool, unit: float) -> None:
+    transform = Box2BoxTransformLinear(normalize_by_size=normalize)
+    source, target = torch.tensor([[8.0, 8.0, 12.0, 12.0]]), torch.tensor([[2.0, 9.0, 18.0, 30.0]])
+    deltas = transform.get_deltas(source, target)
+    torch.testing.assert_close(deltas, torch.tensor([[8.0, 1.0, 8.0, 20.0]]) / unit)
+    torch.testing.assert_close(transform.apply_deltas(deltas.repeat(1, 2), source), target.repeat(1, 2))
+    negative = transform.apply_deltas(-deltas, source)
+    assert negative.tolist() == [[10, 10, 10, 10]]
+
+
+def test_another_clamp_is_honoured_or_refused() -> None:
+    transform = Box2BoxTransform((1.0, 1.0, 1.0, 1.0), scale_clamp=math.log(2))
+    decoded = transform.apply_deltas(torch.tensor([[0.0, 0, 9, 9]]), torch.tensor([[-1.0, -1, 1, 1]]))
+    torch.testing.assert_close(decoded, torch.tensor([[-2.0, -2, 2, 2]]))
+    with pytest.raises(ConfigError, match="default scale_clamp"):
+        transform.graph_weights()

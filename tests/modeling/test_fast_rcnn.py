@@ -102,12 +102,12 @@ def test_detections_of_any_number_of_proposals(proposals: int, agnostic: bool) -
 def test_probabilities_leave_the_background_out() -> None:
     logits = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
     assert torch.equal(layers().probabilities(logits), logits.softmax(1)[:, :3])
-    assert torch.equal(layers(use_sigmoid=True).probabilities(logits), logits.sigmoid()[:, :3])
+    assert torch.equal(layers(use_sigmoid_ce=True).probabilities(logits), logits.sigmoid()[:, :3])
 
 
-@pytest.mark.parametrize("changes", [{}, {"use_sigmoid": True}, {"cls_agnostic_bbox_reg": True}])
+@pytest.mark.parametrize("changes", [{}, {"use_sigmoid_ce": True}, {"cls_agnostic_bbox_reg": True}])
 def test_losses(changes: dict[str, bool]) -> None:
-    module = layers(box_loss_weight=2.0, **changes)
+    module = layers(loss_weight={"loss_box_reg": 2.0}, **changes)
     outputs = module(torch.randn(4, 8))
     proposals = Instances(
         SIZE,
@@ -122,7 +122,7 @@ def test_losses(changes: dict[str, bool]) -> None:
     else:
         predicted = torch.stack([outputs[1][0, 0:4], outputs[1][1, 8:12]])
     torch.testing.assert_close(losses["loss_box_reg"], (predicted - targets).abs().sum() / 4 * 2)
-    if not changes.get("use_sigmoid"):
+    if not changes.get("use_sigmoid_ce"):
         expected = -outputs[0].log_softmax(1)[range(4), [0, 2, 3, 3]].mean()
         torch.testing.assert_close(losses["loss_cls"], expected)
     sum(losses.values()).backward()
@@ -192,7 +192,7 @@ def test_a_box_loss_of_overlap() -> None:
 
 
 def test_a_federated_loss_is_over_the_classes_that_are_there_and_some_others() -> None:
-    module = layers(use_sigmoid=True, use_fed_loss=True, fed_loss_num_classes=3)
+    module = layers(use_sigmoid_ce=True, use_fed_loss=True, fed_loss_num_classes=3)
     logits, classes = torch.randn(4, 4), torch.tensor([0, 3, 3, 0])
     with pytest.raises(ConfigError, match=r"USE_FED_LOSS: True.*set_class_frequencies"):
         module.class_loss(logits, classes)
@@ -216,3 +216,52 @@ def test_classes_of_a_federated_loss_are_drawn_by_weight() -> None:
         assert drawn[0] == 0
         assert set(drawn[1:].tolist()) <= {1, 3, 4}
     assert federated_classes(torch.tensor([1, 2, 3]), weights, 2).tolist() == [1, 2, 3]
+
+
+def proposals_of(boxes: list[list[list[float]]]) -> list[Instances]:
+    return [Instances(SIZE, proposal_boxes=Boxes(one)) for one in boxes]
+
+
+@pytest.mark.parametrize("agnostic", [False, True])
+def test_inference_on_instances_is_that_of_the_graph(agnostic: bool) -> None:
+    module = layers(test_score_thresh=0.1, test_nms_thresh=0.4, cls_agnostic_bbox_reg=agnostic)
+    torch.nn.init.normal_(module.cls_score.weight, std=1.0)
+    proposals = proposals_of([[[0, 0, 10, 10], [0, 1, 10, 11], [20, 20, 30, 45]], [[5, 5, 25, 15]]])
+    predictions = module(torch.randn(4, 8))
+    instances, kept = module.inference(predictions, proposals)
+    start = 0
+    for one, found, indices in zip(proposals, instances, kept, strict=True):
+        rows = slice(start, start + len(one))
+        expected = module.detect(predictions[0][rows], predictions[1][rows], one.proposal_boxes.tensor, SIZE)
+        actual = (found.pred_boxes.tensor, found.scores, found.pred_classes)
+        assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
+        probabilities = module.predict_probs(predictions, proposals)[0 if start == 0 else 1]
+        assert torch.equal(probabilities[indices, found.pred_classes], found.scores)
+        start += len(one)
+
+
+def test_predictions_by_image() -> None:
+    module = layers()
+    proposals = proposals_of([[[0, 0, 10, 10], [0, 1, 10, 11]], [[5, 5, 25, 15]]])
+    predictions = module(torch.randn(3, 8))
+    boxes = module.predict_boxes(predictions, proposals)
+    assert [one.shape for one in boxes] == [(2, 12), (1, 12)]
+    probabilities = module.predict_probs(predictions, proposals)
+    assert [one.shape for one in probabilities] == [(2, 4), (1, 4)]
+    torch.testing.assert_close(probabilities[0].sum(dim=1), torch.ones(2))
+
+
+def test_the_weight_of_both_losses() -> None:
+    proposals = Instances(
+        SIZE,
+        proposal_boxes=Boxes(FAR[[0, 1]]),
+        gt_boxes=Boxes(FAR[[0, 1]] + 1),
+        gt_classes=torch.tensor([0, 3]),
+    )
+    features = torch.randn(2, 8)
+    plain, weighted = layers(), layers(loss_weight=3.0)
+    expected = plain.losses(plain(features), [proposals])
+    for name, loss in weighted.losses(weighted(features), [proposals]).items():
+        torch.testing.assert_close(loss, expected[name] * 3)
+    with pytest.raises(ConfigError, match="unknown losses"):
+        layers(loss_weight={"loss_mask": 1.0})

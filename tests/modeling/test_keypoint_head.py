@@ -5,11 +5,15 @@ from torch import Tensor
 
 from detexport.layers import ShapeSpec
 from detexport.modeling.roi_heads.keypoint_head import (
+    BaseKeypointRCNNHead,
     KRCNNConvDeconvUpsampleHead,
     bicubic_weights,
     heatmaps_to_keypoints,
+    keypoint_rcnn_inference,
+    keypoint_rcnn_loss,
 )
 from detexport.structures import Boxes, Instances, Keypoints
+from detexport.structures import heatmaps_to_keypoints as structure_keypoints
 
 BOXES = torch.tensor(
     [
@@ -103,3 +107,33 @@ def test_shape_and_names_are_those_of_the_checkpoints() -> None:
         "score_lowres.bias",
         "score_lowres.weight",
     ]
+
+
+def test_a_head_of_layers_alone() -> None:
+    class Head(BaseKeypointRCNNHead):
+        def layers(self, x: torch.Tensor) -> torch.Tensor:
+            return F.interpolate(x[:, :3], scale_factor=2.0)
+
+    head = Head(num_keypoints=3, loss_normalizer="visible")
+    logits = head(torch.randn(1, 4, 4, 4))
+    assert logits.shape == (1, 3, 8, 8)
+    keypoints = Keypoints([[[2, 2, 2], [6, 6, 2], [50, 50, 2]]])
+    instances = Instances((20, 20), proposal_boxes=Boxes([[0, 0, 8, 8]]), gt_keypoints=keypoints)
+    maps = logits[0].flatten(1)
+    expected = F.cross_entropy(maps[:2], torch.tensor([2 * 8 + 2, 6 * 8 + 6]))
+    torch.testing.assert_close(head.losses(logits, [instances])["loss_keypoint"], expected)
+    torch.testing.assert_close(keypoint_rcnn_loss(logits, [instances], 4.0), expected * 2 / 4)
+
+
+def test_keypoints_are_added_to_detections() -> None:
+    maps = torch.randn(3, 2, 8, 8)
+    boxes = torch.tensor([[0.0, 0, 16, 8], [4, 4, 12, 18], [2, 2, 3, 3]])
+    images = [
+        Instances((20, 20), pred_boxes=Boxes(boxes[:2])),
+        Instances((20, 20), pred_boxes=Boxes(boxes[2:])),
+    ]
+    keypoint_rcnn_inference(maps, images)
+    assert [one.pred_keypoints.shape for one in images] == [(2, 2, 3), (1, 2, 3)]
+    eager = structure_keypoints(maps, boxes)
+    found = torch.cat([one.pred_keypoints for one in images])
+    torch.testing.assert_close(found, eager[..., [0, 1, 3]], rtol=1e-4, atol=1e-4)

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from detexport.modeling.matcher import Matcher, subsample_labels
+from detexport.modeling.matcher import Matcher
+from detexport.modeling.sampling import subsample_labels
 
 
 def test_thresholds_belong_to_the_label_above() -> None:
@@ -41,7 +42,7 @@ def test_without_boxes_there_is_nothing_to_match() -> None:
 
 def test_subsample_draws_as_many_as_asked_for() -> None:
     labels = torch.cat([torch.full((10,), 1), torch.full((100,), 5), torch.full((20,), -1)])
-    positive, negative = subsample_labels(labels, 32, 0.25, background=5)
+    positive, negative = subsample_labels(labels, 32, 0.25, bg_label=5)
     assert (len(positive), len(negative)) == (8, 24)
     assert (labels[positive] == 1).all()
     assert (labels[negative] == 5).all()
@@ -55,4 +56,4 @@ def test_subsample_draws_as_many_as_asked_for() -> None:
 )
 def test_subsample_of_too_few(foreground: int, background: int, drawn: tuple[int, int]) -> None:
     labels = torch.cat([torch.ones(foreground), torch.zeros(background), -torch.ones(4)]).long()
-    assert tuple(map(len, subsample_labels(labels, 32, 0.25, background=0))) == drawn
+    assert tuple(map(len, subsample_labels(labels, 32, 0.25, bg_label=0))) == drawn

@@ -3,13 +3,24 @@ import torch
 from torchvision.ops import roi_align
 
 from detexport.errors import ConfigError
-from detexport.modeling.poolers import ROIPooler, rois_of
-from detexport.structures import Boxes
+from detexport.modeling.poolers import (
+    ROIPooler,
+    assign_boxes_to_levels,
+    convert_boxes_to_pooler_format,
+    rois_of,
+)
+from detexport.structures import Boxes, RotatedBoxes
 
 
 def pooler(strides: list[int], **changes: object) -> ROIPooler:
     return ROIPooler(
-        **{"output_size": 3, "strides": strides, "sampling_ratio": 2, "pooler_type": "ROIAlignV2", **changes}
+        **{
+            "output_size": 3,
+            "scales": [1 / s for s in strides],
+            "sampling_ratio": 2,
+            "pooler_type": "ROIAlignV2",
+            **changes,
+        }
     )
 
 
@@ -85,3 +96,26 @@ def test_what_cannot_be_pooled_is_refused() -> None:
     for strides in ([4, 16], [8, 4], [4, 12]):
         with pytest.raises(ConfigError, match="levels must double"):
             pooler(strides)
+
+
+def test_the_level_of_a_box_is_the_one_that_the_pooler_uses() -> None:
+    sides = [1.0, 111.9, 112, 223.9, 224, 447.9, 448, 900]
+    boxes = Boxes([box(side) for side in sides])
+    levels = assign_boxes_to_levels([boxes[:3], boxes[3:]], 2, 5, 224, 4)
+    pooled = pooler([4, 8, 16, 32]).pool(constant_levels(), [boxes.tensor])
+    assert levels.tolist() == pooled[:, 0, 0, 0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    rotated = RotatedBoxes([[50, 50, side, side, 30] for side in sides])
+    assert assign_boxes_to_levels([rotated], 2, 5, 224, 4).tolist() == levels.tolist()
+
+
+def test_boxes_in_the_format_of_a_pooler() -> None:
+    found = convert_boxes_to_pooler_format([Boxes([[1, 2, 3, 4]]), Boxes([]), Boxes([[5, 6, 7, 8]])])
+    assert found.tolist() == [[0, 1, 2, 3, 4], [2, 5, 6, 7, 8]]
+    rotated = convert_boxes_to_pooler_format([RotatedBoxes([[1, 2, 3, 4, 5]])])
+    assert rotated.tolist() == [[0, 1, 2, 3, 4, 5]]
+
+
+def test_a_grid_is_square() -> None:
+    assert pooler([4], output_size=(3, 3)).output_size == 3
+    with pytest.raises(ConfigError, match="must be square"):
+        pooler([4], output_size=(3, 5))

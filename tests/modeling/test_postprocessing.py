@@ -1,7 +1,7 @@
 import torch
 
-from detexport.modeling.postprocessing import detector_postprocess
-from detexport.structures import Boxes, Instances
+from detexport.modeling.postprocessing import detector_postprocess, sem_seg_postprocess
+from detexport.structures import Boxes, Instances, RotatedBoxes
 
 BOXES = torch.tensor(
     [
@@ -56,3 +56,21 @@ def test_keypoints_are_scaled_and_heatmaps_are_not() -> None:
     assert torch.equal(scaled.pred_keypoints, torch.tensor([2.0, 3.0, 1.0]).expand(5, 2, 3))
     assert torch.equal(scaled.pred_keypoint_heatmaps, torch.ones(5, 2, 8, 8))
     assert torch.equal(found.pred_keypoints, torch.ones(6, 2, 3))
+
+
+def test_rotated_boxes_and_proposals_are_scaled_too() -> None:
+    rotated = RotatedBoxes([[10, 10, 4, 2, 30.0], [5, 5, 0, 2, 30.0]])
+    found = detector_postprocess(
+        Instances((20, 20), pred_boxes=rotated, scores=torch.tensor([0.9, 0.8])), 40, 40
+    )
+    torch.testing.assert_close(found.pred_boxes.tensor, torch.tensor([[20.0, 20, 8, 4, 30]]))
+    proposals = Instances((20, 20), proposal_boxes=Boxes([[0, 0, 10, 30]]), objectness_logits=torch.zeros(1))
+    assert detector_postprocess(proposals, 40, 10).proposal_boxes.tensor.tolist() == [[0, 0, 5, 40]]
+
+
+def test_semantic_logits_are_cropped_and_resized() -> None:
+    logits = torch.zeros(2, 8, 8)
+    logits[1, :4, :6] = 1
+    resized = sem_seg_postprocess(logits, (4, 6), 8, 12)
+    assert resized.shape == (2, 8, 12)
+    assert (resized[1] == 1).all()

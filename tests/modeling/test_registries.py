@@ -206,7 +206,7 @@ def test_offsets_of_a_deformable_block_move_what_it_sees(modulated: bool) -> Non
         4,
         bottleneck_channels=2,
         stride=1,
-        groups=1,
+        num_groups=1,
         stride_in_1x1=False,
         dilation=1,
         norm="",

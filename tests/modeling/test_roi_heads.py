@@ -8,7 +8,14 @@ import torch
 
 from detexport.config.cfg import load_cfg
 from detexport.modeling import build_model
-from detexport.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads, ROIHeads, StandardROIHeads
+from detexport.modeling.roi_heads import (
+    CascadeROIHeads,
+    Res5ROIHeads,
+    ROIHeads,
+    StandardROIHeads,
+    select_foreground_proposals,
+)
+from detexport.structures import Instances
 
 CONFIG = Path(__file__).parents[2] / "conf/detectron2/mask_rcnn.yaml"
 C4 = [
@@ -49,3 +56,26 @@ def test_a_cascade_refines_the_boxes_of_the_stage_before() -> None:
     ious = cfg.MODEL.ROI_BOX_CASCADE_HEAD.IOUS
     assert len(heads.box_head) == len(heads.box_predictor) == len(ious)
     assert heads.final_predictor() is heads.box_predictor[-1]
+
+
+def test_foreground_proposals() -> None:
+    proposals = Instances((8, 8), gt_classes=torch.tensor([0, 3, -1, 2]))
+    (chosen,), (mask,) = select_foreground_proposals([proposals], bg_label=3)
+    assert chosen.gt_classes.tolist() == [0, 2]
+    assert mask.tolist() == [True, False, False, True]
+
+
+@pytest.mark.parametrize("overrides", [[], C4, CASCADE], ids=["standard", "res5", "cascade"])
+def test_masks_of_given_boxes_are_those_of_the_detections(overrides: list[Any]) -> None:
+    cfg = load_cfg(CONFIG)
+    cfg.merge_from_list(["MODEL.RESNETS.DEPTH", 50, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0, *overrides])
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    inputs = [{"image": torch.randint(0, 255, (3, 64, 96), dtype=torch.uint8)}]
+    with torch.no_grad():
+        (found,) = model.inference(inputs, do_postprocess=False)
+        bare = Instances(found.image_size, pred_boxes=found.pred_boxes, pred_classes=found.pred_classes)
+        (again,) = model.inference(inputs, [bare], do_postprocess=False)
+    assert len(found) > 0
+    torch.testing.assert_close(again.pred_masks, found.pred_masks)
+    assert torch.equal(again.pred_boxes.tensor, found.pred_boxes.tensor)

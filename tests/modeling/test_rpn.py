@@ -19,16 +19,16 @@ def rpn(**changes: object) -> RPN:
         "head": head,
         "anchor_generator": AnchorGrid(sizes=[[16], [32]], aspect_ratios=[[1.0]], strides=[4, 8], offset=0.0),
         "box2box_transform": Box2BoxTransform((1.0, 1.0, 1.0, 1.0)),
-        "matcher": Matcher([0.3, 0.7], [0, -1, 1], allow_low_quality_matches=True),
+        "anchor_matcher": Matcher([0.3, 0.7], [0, -1, 1], allow_low_quality_matches=True),
         "batch_size_per_image": 16,
         "positive_fraction": 0.5,
         "pre_nms_topk": (40, 20),
         "post_nms_topk": (30, 10),
-        "nms_threshold": 0.7,
+        "nms_thresh": 0.7,
         "min_box_size": 0.0,
-        "boundary_threshold": -1,
+        "anchor_boundary_thresh": -1,
         "smooth_l1_beta": 0.0,
-        "loss_weights": (1.0, 1.0),
+        "loss_weight": 1.0,
     }
     return RPN(**{**options, **changes}).eval()
 
@@ -42,7 +42,7 @@ def features(height: int = 8, width: int = 12, images: int = 2) -> dict[str, tor
 
 
 def test_proposals_descend_lie_in_the_image_and_overlap_little() -> None:
-    module = rpn(nms_threshold=0.3, post_nms_topk=(30, 12))
+    module = rpn(nms_thresh=0.3, post_nms_topk=(30, 12))
     sizes = [(32, 48), (20, 30)]
     for (boxes, scores), (height, width) in zip(module.propose(features(), sizes), sizes, strict=True):
         assert 0 < len(boxes) <= 12
@@ -52,14 +52,14 @@ def test_proposals_descend_lie_in_the_image_and_overlap_little() -> None:
         assert (boxes[:, 3] <= height).all()
         assert (boxes[:, 2:] > boxes[:, :2]).all()
     # Suppression is within a level: with one level all of them are apart.
-    alone = rpn(nms_threshold=0.3, post_nms_topk=(30, 12))
+    alone = rpn(nms_thresh=0.3, post_nms_topk=(30, 12))
     alone.in_features = ["p2"]
     ((boxes, _),) = alone.propose(features(images=1), [(32, 48)])
     assert (box_iou(boxes, boxes).fill_diagonal_(0) <= 0.3).all()
 
 
 def test_topk_is_of_each_level() -> None:
-    module = rpn(pre_nms_topk=(40, 5), post_nms_topk=(30, 1000), nms_threshold=1.0)
+    module = rpn(pre_nms_topk=(40, 5), post_nms_topk=(30, 1000), nms_thresh=1.0)
     logits, deltas, anchors = module.predict_anchors(features(images=1))
     assert [len(a) for a in anchors] == [96, 24]
     ((boxes, scores),) = module.find_proposals(anchors, logits, deltas, [(1000, 1000)])
@@ -71,7 +71,7 @@ def test_topk_is_of_each_level() -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (1, 5)])
 def test_fewer_anchors_than_topk(size: tuple[int, int]) -> None:
-    module = rpn(nms_threshold=1.0)
+    module = rpn(nms_thresh=1.0)
     ((boxes, scores),) = module.propose(features(*size, images=1), [(1000, 1000)])
     anchors = size[0] * size[1] + max(1, size[0] // 2) * max(1, size[1] // 2)
     assert 0 < len(boxes) == len(scores) <= min(10, anchors)
@@ -91,7 +91,7 @@ def test_numbers_that_are_not_finite_are_no_proposals() -> None:
 def test_training_takes_more_proposals_than_testing() -> None:
     counts = [
         len(module.propose(features(images=1), [(320, 480)])[0][0])
-        for module in (rpn(nms_threshold=0.99), rpn(nms_threshold=0.99).train())
+        for module in (rpn(nms_thresh=0.99), rpn(nms_thresh=0.99).train())
     ]
     assert counts == [10, 30]
 
@@ -120,7 +120,7 @@ def test_labels_and_losses() -> None:
 
 
 def test_anchors_beyond_the_boundary_are_not_learnt_from() -> None:
-    module = rpn(boundary_threshold=0)
+    module = rpn(anchor_boundary_thresh=0)
     _, _, anchors = module.predict_anchors(features(images=1))
     target = Instances((32, 48), gt_boxes=Boxes(torch.zeros(0, 4)))
     ((labels,), _) = module.label_and_sample_anchors(anchors, [target], [(32, 48)])

@@ -31,8 +31,8 @@ def test_arrays_are_converted_back_and_forth(make: type) -> None:
     assert BoxMode.convert(boxes, XYXY, XYXY) is not boxes
 
 
-@pytest.mark.parametrize("mode", ["XYXY_REL", "XYWH_REL", "XYWHA_ABS"])
-def test_relative_and_rotated_boxes_are_refused_by_name(mode: str) -> None:
+@pytest.mark.parametrize("mode", ["XYXY_REL", "XYWH_REL"])
+def test_relative_boxes_are_refused_by_name(mode: str) -> None:
     for modes in ((BoxMode[mode], XYXY), (XYXY, BoxMode[mode])):
         with pytest.raises(NotImplementedError, match=rf"BoxMode\.{mode} are not supported"):
             BoxMode.convert([0, 0, 1, 1, 30], *modes)
@@ -43,3 +43,12 @@ def test_other_shapes_are_refused() -> None:
         BoxMode.convert(torch.zeros(2, 5), XYXY, XYWH)
     with pytest.raises(ValueError, match=r"\(R, 4\)"):
         BoxMode.convert([0, 0, 1], XYXY, XYWH)
+
+
+def test_a_rotated_box_becomes_the_box_around_it() -> None:
+    rotated = [[50.0, 40.0, 20.0, 10.0, 90.0], [50.0, 40.0, 20.0, 10.0, -180.0]]
+    found = BoxMode.convert(torch.tensor(rotated), BoxMode.XYWHA_ABS, XYXY)
+    torch.testing.assert_close(found, torch.tensor([[45.0, 30.0, 55.0, 50.0], [40.0, 35.0, 60.0, 45.0]]))
+    assert BoxMode.convert((1, 2, 3, 4), XYWH, BoxMode.XYWHA_ABS) == (2.5, 4, 3, 4, 0)
+    with pytest.raises(ValueError, match=r"\(R, 5\)"):
+        BoxMode.convert([0, 0, 1, 1], BoxMode.XYWHA_ABS, XYXY)

@@ -1,9 +1,14 @@
 import pytest
 import torch
 
-from detexport import structures
-from detexport.structures import Boxes, pairwise_intersection, pairwise_ioa, pairwise_iou
-from detexport.structures.boxes import clip_boxes, nonempty_boxes
+from detexport.structures import (
+    Boxes,
+    pairwise_intersection,
+    pairwise_ioa,
+    pairwise_iou,
+    pairwise_point_box_distance,
+)
+from detexport.structures.boxes import clip_boxes, matched_pairwise_iou, nonempty_boxes
 
 
 def test_boxes_from_lists_and_tensors_are_float32() -> None:
@@ -85,7 +90,14 @@ def test_pairwise_intersection_and_ioa_by_hand() -> None:
     assert pairwise_ioa(first, Boxes([])).shape == (2, 0)
 
 
-def test_rotated_boxes_are_refused_by_name() -> None:
-    with pytest.raises(ImportError, match=r"not supported: there is no detexport\.structures\.RotatedBoxes"):
-        from detexport.structures import RotatedBoxes  # noqa: F401
-    assert not hasattr(structures, "NoSuchName")
+def test_matched_iou_is_the_diagonal_of_the_pairwise_one() -> None:
+    first = Boxes([[0, 0, 4, 4], [5, 5, 5, 9], [0, 0, 2, 2]])
+    second = Boxes([[2, 2, 6, 4], [0, 0, 1, 1], [0, 0, 2, 1]])
+    assert torch.equal(matched_pairwise_iou(first, second), pairwise_iou(first, second).diagonal())
+    with pytest.raises(ValueError, match="got 3 and 2"):
+        matched_pairwise_iou(first, second[:2])
+
+
+def test_distances_of_points_to_edges() -> None:
+    distances = pairwise_point_box_distance(torch.tensor([[1.0, 2.0], [9.0, 0.0]]), Boxes([[0, 0, 4, 8]]))
+    assert distances.tolist() == [[[1, 2, 3, 6]], [[9, 0, -5, 8]]]

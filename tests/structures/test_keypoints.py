@@ -1,7 +1,8 @@
 import pytest
 import torch
+import torch.nn.functional as F
 
-from detexport.structures import Keypoints
+from detexport.structures import Keypoints, heatmaps_to_keypoints
 
 POINTS = Keypoints([[[1, 2, 2], [3, 4, 0]], [[5, 6, 1], [8, 8, 2]]])
 
@@ -32,3 +33,24 @@ def test_cells_of_a_grid_over_the_box() -> None:
 def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"\(R, K, 3\)"):
         Keypoints(torch.zeros(shape))
+
+
+def test_keypoints_are_the_maxima_of_the_resized_heatmaps() -> None:
+    torch.manual_seed(0)
+    maps = torch.randn(2, 3, 8, 8)
+    rois = torch.tensor([[10.0, 20.0, 26.0, 36.0], [3.5, 4.0, 3.75, 9.5]])
+    found = heatmaps_to_keypoints(maps, rois)
+    assert found.shape == (2, 3, 4)
+    for map_, roi, keypoints in zip(maps, rois, found, strict=True):
+        width, height = (roi[2:] - roi[:2]).clamp(min=1).ceil().int().tolist()
+        for heatmap, (x, y, logit, score) in zip(map_, keypoints, strict=True):
+            resized = F.interpolate(
+                heatmap[None, None], size=(height, width), mode="bicubic", align_corners=False
+            )[0, 0]
+            row, column = divmod(int(resized.argmax()), width)
+            scale = (roi[2:] - roi[:2]).clamp(min=1) / torch.tensor([width, height])
+            torch.testing.assert_close(x, roi[0] + (column + 0.5) * scale[0])
+            torch.testing.assert_close(y, roi[1] + (row + 0.5) * scale[1])
+            assert logit == resized.max()
+            torch.testing.assert_close(score, 1 / (heatmap - logit).exp().sum())
+    assert heatmaps_to_keypoints(maps[:0], rois[:0]).shape == (0, 3, 4)

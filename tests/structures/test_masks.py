@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from detexport.structures import BitMasks, PolygonMasks, polygons_to_bitmask
+from detexport.structures import (
+    BitMasks,
+    PolygonMasks,
+    ROIMasks,
+    polygons_to_bitmask,
+    rasterize_polygons_within_box,
+)
 
 
 def test_shape_and_dtype() -> None:
@@ -106,3 +112,21 @@ def test_polygons_and_their_bitmaps_agree_on_a_grid() -> None:
     assert polygons[0].crop_and_resize(torch.full((1, 4), 50.0), 28).shape == (1, 28, 28)
     with pytest.raises(ValueError, match="3 masks"):
         polygons.crop_and_resize(boxes[:2], 28)
+
+
+def test_masks_of_boxes_are_pasted() -> None:
+    masks = ROIMasks(torch.ones(2, 4, 4))
+    pasted = masks.to_bitmasks(torch.tensor([[1.0, 1.0, 3.0, 4.0], [0.0, 0.0, 0.0, 0.0]]), 6, 5)
+    assert pasted.image_size == (6, 5)
+    assert pasted[0].get_bounding_boxes().tensor.tolist() == [[1, 1, 3, 4]]
+    assert (len(masks), len(masks[0]), len(masks[torch.tensor([False, True])])) == (2, 1, 1)
+    with pytest.raises(ValueError, match=r"\(R, S, S\)"):
+        ROIMasks(torch.ones(4, 4))
+
+
+def test_a_polygon_is_rasterized_within_a_box_as_in_crop_and_resize() -> None:
+    polygons = [[0.0, 0, 8, 0, 8, 8, 0, 8]]
+    box = torch.tensor([[4.0, 4.0, 12.0, 12.0]])
+    grid = rasterize_polygons_within_box(polygons, box[0].numpy(), 8)
+    assert torch.equal(grid, PolygonMasks([polygons]).crop_and_resize(box, 8)[0])
+    assert grid.sum() == 16

@@ -29,6 +29,7 @@ from detexport.errors import (
 from detexport.system.extras import extra_imports
 from detexport.system.files import OF_THE_DISK
 from detexport.system.process import end_on_signals
+from detexport.system.script import PROJECTS
 
 EXIT_CODES = f"""Exit codes: 0 done and passed; 1 a verdict failed; 2 invalid request; 3 environment or
 program fault: a missing runtime or device, out of memory, a full disk, a bug ({TRACEBACK}=1 prints the stack
@@ -205,7 +206,22 @@ def _options(
     version: Annotated[
         bool, Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
-) -> None: ...
+    projects: Annotated[
+        list[str] | None,
+        Option(
+            "--with",
+            metavar="PROJECT",
+            envvar=PROJECTS,
+            help="Import this package or module before the command; repeatable. It may be written for "
+            "detectron2: its imports of detectron2 then resolve to detexport.",
+        ),
+    ] = None,
+) -> None:
+    if projects:
+        os.environ[PROJECTS] = " ".join(projects)  # also for a restart, and for child processes
+        from detexport.detectron2_alias import import_projects
+
+        import_projects(projects)
 
 
 @app.command("export", epilog=EXIT_CODES)

@@ -3,7 +3,7 @@
 import functools
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -121,8 +121,34 @@ class CfgNode(_YacsNode):
 
 
 def get_cfg() -> CfgNode:
-    """Return a new configuration with all keys at their defaults."""
-    return CfgNode(_defaults())  # CfgNode copies the dict
+    """Return a new configuration with all keys at their defaults, and those of ``extend_defaults``."""
+    cfg = CfgNode(_defaults())  # CfgNode copies the dict
+    for extension in _extensions:
+        extension(cfg)
+    return cfg
+
+
+_extensions: list[Callable[[CfgNode], object]] = []
+
+
+def extend_defaults(extension: Callable[[CfgNode], object]) -> None:
+    """Let a project add keys to every new configuration.
+
+    Args:
+        extension: sets keys of the configuration that it is called with, like ``add_pointrend_config``.
+    """
+    if extension not in _extensions:
+        _extensions.append(extension)
+
+
+global_cfg = CfgNode()
+"""The configuration of ``set_global_cfg``; empty before."""
+
+
+def set_global_cfg(cfg: CfgNode) -> None:
+    """Let ``global_cfg`` have the values of ``cfg``, for code that no configuration is passed to."""
+    global_cfg.clear()
+    global_cfg.update(cfg)
 
 
 @functools.cache

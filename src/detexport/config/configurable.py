@@ -8,7 +8,7 @@ from typing import Any
 from yacs.config import CfgNode as _YacsNode
 
 
-def configurable(init: Callable[..., Any] | None = None, *, from_config: Any = None) -> Any:
+def configurable(init_func: Callable[..., Any] | None = None, *, from_config: Any = None) -> Any:
     """Let ``__init__`` or a function accept a configuration in place of its arguments.
 
     For a class, the class method ``from_config`` translates the configuration into arguments::
@@ -28,15 +28,15 @@ def configurable(init: Callable[..., Any] | None = None, *, from_config: Any = N
     For a function: ``@configurable(from_config=lambda cfg: {...})``.
 
     Args:
-        init: the ``__init__`` or the function.
+        init_func: the ``__init__`` or the function.
         from_config: for a function, translates the configuration into arguments.
 
     Raises:
         TypeError: a class has no class method ``from_config``, or its first argument is not ``cfg``.
     """
-    if init is None:
+    if init_func is None:
         return functools.partial(configurable, from_config=from_config)
-    function = init
+    function = init_func
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:

@@ -13,14 +13,33 @@ from detexport.data.resize import resize_image, resized_size
 
 if TYPE_CHECKING:
     from detexport.data.build import (
+        AspectRatioGroupedDataset,
+        DatasetFromList,
+        MapDataset,
+        ToIterableDataset,
+        build_batch_data_loader,
         build_detection_test_loader,
         build_detection_train_loader,
         get_detection_dataset_dicts,
+        load_proposals_into_dataset,
+        print_instances_class_histogram,
     )
     from detexport.data.dataset_mapper import DatasetMapper
     from detexport.data.datasets import load_coco_json, register_coco_instances
 
 _WITH_TORCH = {
+    **dict.fromkeys(
+        (
+            "AspectRatioGroupedDataset",
+            "DatasetFromList",
+            "MapDataset",
+            "ToIterableDataset",
+            "build_batch_data_loader",
+            "load_proposals_into_dataset",
+            "print_instances_class_histogram",
+        ),
+        "build",
+    ),
     "DatasetMapper": "dataset_mapper",
     "build_detection_test_loader": "build",
     "build_detection_train_loader": "build",
@@ -30,18 +49,25 @@ _WITH_TORCH = {
 }
 
 __all__ = [
+    "AspectRatioGroupedDataset",
     "CocoDataset",
     "CocoRecord",
     "DatasetCatalog",
+    "DatasetFromList",
     "DatasetMapper",
+    "MapDataset",
     "Metadata",
     "MetadataCatalog",
+    "ToIterableDataset",
+    "build_batch_data_loader",
     "build_detection_test_loader",
     "build_detection_train_loader",
     "decode_image",
     "get_detection_dataset_dicts",
     "load_coco",
     "load_coco_json",
+    "load_proposals_into_dataset",
+    "print_instances_class_histogram",
     "read_image",
     "register_coco_instances",
     "resize_image",

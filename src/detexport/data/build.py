@@ -1,8 +1,10 @@
 """Data loaders: batches of mapped records of a data set."""
 
 import logging
+import pickle
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,8 +13,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from detexport.checkpoint.plain_pickle import load_plain_pickle
-from detexport.data.catalog import DatasetCatalog
+from detexport.data.catalog import DatasetCatalog, MetadataCatalog
 from detexport.data.dataset_mapper import DatasetMapper
+from detexport.data.detection_utils import check_metadata_consistency
 from detexport.data.samplers import InferenceSampler, RepeatFactorTrainingSampler, TrainingSampler
 from detexport.errors import ConfigError, DataError
 from detexport.structures import BoxMode
@@ -30,6 +33,7 @@ def get_detection_dataset_dicts(
     filter_empty: bool = True,
     min_keypoints: int = 0,
     proposal_files: Sequence[str] | None = None,
+    check_consistency: bool = True,
 ) -> Records:
     """Return the records of one or several registered data sets.
 
@@ -38,14 +42,17 @@ def get_detection_dataset_dicts(
         filter_empty: whether to leave out images without annotations other than crowds.
         min_keypoints: minimum number of labelled keypoints of an image.
         proposal_files: proposals of each data set: see ``load_proposals_into_dataset``.
+        check_consistency: whether to check that the data sets have the same classes.
 
     Raises:
-        DataError: a name is not registered, or no image is left.
+        DataError: a name is not registered, no image is left, or the classes differ.
     """
     names = [names] if isinstance(names, str) else list(names)
     if not names:
         raise DataError("no data set is named", got=names, remedy="set DATASETS.TRAIN and DATASETS.TEST")
     parts = [DatasetCatalog.get(name) for name in names]
+    if check_consistency and MetadataCatalog.get(names[0]).get("thing_classes") is not None:
+        check_metadata_consistency("thing_classes", names)
     if proposal_files is not None:
         if len(proposal_files) != len(names):
             raise DataError(
@@ -121,6 +128,76 @@ def load_proposals_into_dataset(dataset_dicts: Records, proposal_file: str | Pat
         record["proposal_objectness_logits"] = logits[order]
         record["proposal_bbox_mode"] = BoxMode(value.get("bbox_mode", BoxMode.XYXY_ABS))
     return dataset_dicts
+
+
+def print_instances_class_histogram(dataset_dicts: Records, class_names: Sequence[str]) -> None:
+    """Log the number of instances of each class.
+
+    Args:
+        dataset_dicts: records with annotations; crowds are not counted.
+        class_names: name of each class index.
+    """
+    counts = [0] * len(class_names)
+    for record in dataset_dicts:
+        for annotation in record["annotations"]:
+            counts[annotation["category_id"]] += not annotation.get("iscrowd", 0)
+    width = max(map(len, class_names), default=0)
+    lines = [f"{name:<{width}} {count:>8}" for name, count in zip(class_names, counts, strict=True)]
+    logger.info("instances of each class:\n%s", "\n".join([*lines, f"{'total':<{width}} {sum(counts):>8}"]))
+
+
+class DatasetFromList(Dataset):
+    """A list as a data set.
+
+    Args:
+        lst: its entries.
+        copy: return a copy of an entry, so that changes to it do not reach the list.
+        serialize: keep the entries as bytes: worker processes then share their memory.
+    """
+
+    def __init__(self, lst: Sequence[Any], copy: bool = True, serialize: bool = True) -> None:
+        self._copy = copy and not serialize
+        self._entries = [pickle.dumps(entry, protocol=-1) for entry in lst] if serialize else lst
+        self._serialized = serialize
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, index: int) -> Any:
+        entry = self._entries[index]
+        if self._serialized:
+            return pickle.loads(entry)  # of this object's own making
+        return deepcopy(entry) if self._copy else entry
+
+
+class ToIterableDataset(IterableDataset):
+    """A data set by index as a sequence in the order of a sampler.
+
+    Args:
+        dataset: by index.
+        sampler: indices.
+        shard_sampler: give each worker process its share of the indices, instead of all.
+        shard_chunk_size: consecutive indices that a worker takes at once.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        sampler: Iterable[int],
+        shard_sampler: bool = True,
+        shard_chunk_size: int = 1,
+    ) -> None:
+        self.dataset, self.sampler = dataset, sampler
+        self.shard_sampler, self.shard_chunk_size = shard_sampler, shard_chunk_size
+
+    def __iter__(self) -> Iterator[Any]:
+        worker = torch.utils.data.get_worker_info() if self.shard_sampler else None
+        for position, index in enumerate(self.sampler):
+            if worker is None or position // self.shard_chunk_size % worker.num_workers == worker.id:
+                yield self.dataset[index]
+
+    def __len__(self) -> int:
+        return len(self.sampler)  # type: ignore[arg-type]
 
 
 class MapDataset(Dataset):
@@ -237,19 +314,16 @@ def build_detection_train_loader(
         sampler = (
             TrainingSampler(len(dataset), seed=seed) if cfg is None else _train_sampler(cfg, dataset, seed)
         )
-    grouped = aspect_ratio_grouping is not False
-    loader = DataLoader(
+    return build_batch_data_loader(
         MapDataset(dataset, mapper),
-        sampler=sampler,
-        batch_size=None if grouped else batch_size,
+        sampler,
+        batch_size,
+        aspect_ratio_grouping=aspect_ratio_grouping is not False,
         num_workers=num_workers or 0,
-        collate_fn=trivial_batch_collator if grouped else (collate_fn or trivial_batch_collator),
+        collate_fn=collate_fn,
+        drop_last=False,
         generator=None if seed is None else torch.Generator().manual_seed(seed),
     )
-    if not grouped:
-        return loader
-    batches = AspectRatioGroupedDataset(loader, batch_size)
-    return batches if collate_fn is None else _Collated(batches, collate_fn)
 
 
 def build_detection_test_loader(
@@ -297,6 +371,54 @@ def build_detection_test_loader(
         num_workers=num_workers or 0,
         collate_fn=collate_fn or trivial_batch_collator,
     )
+
+
+def build_batch_data_loader(
+    dataset: Any,
+    sampler: Sampler[int] | None,
+    total_batch_size: int,
+    *,
+    aspect_ratio_grouping: bool = False,
+    num_workers: int = 0,
+    collate_fn: Callable[[list[Any]], Any] | None = None,
+    drop_last: bool = True,
+    **kwargs: Any,
+) -> Any:
+    """Build a loader of batches of a mapped data set.
+
+    Args:
+        dataset: by index, or a sequence, which has its own order.
+        sampler: order of a data set by index.
+        total_batch_size: number of images per batch, over all processes.
+        aspect_ratio_grouping: whether the images of a batch have one orientation.
+        num_workers: number of processes that map; 0: map in this process.
+        collate_fn: converts the list of a batch's inputs.
+        drop_last: leave out an incomplete last batch; without effect on groups, which keep none.
+        **kwargs: further arguments of ``torch.utils.data.DataLoader``.
+
+    Raises:
+        ValueError: the number of images does not divide by the number of processes.
+    """
+    processes = torch.distributed.get_world_size() if _is_distributed() else 1
+    if total_batch_size <= 0 or total_batch_size % processes:
+        raise ValueError(f"a batch of {total_batch_size} images does not divide by {processes} processes")
+    batch_size = total_batch_size // processes
+    by_index = not isinstance(dataset, IterableDataset)
+    loader = DataLoader(
+        dataset,
+        sampler=sampler if by_index else None,
+        batch_size=None if aspect_ratio_grouping else batch_size,
+        drop_last=drop_last and not aspect_ratio_grouping,
+        num_workers=num_workers,
+        collate_fn=trivial_batch_collator
+        if aspect_ratio_grouping
+        else (collate_fn or trivial_batch_collator),
+        **kwargs,
+    )
+    if not aspect_ratio_grouping:
+        return loader
+    batches = AspectRatioGroupedDataset(loader, batch_size)
+    return batches if collate_fn is None else _Collated(batches, collate_fn)
 
 
 class _Collated:
@@ -355,8 +477,12 @@ def _needed(name: str, value: Option | None) -> Option:
 def _records_by_index(dataset: Any) -> Any:
     if isinstance(_needed("dataset", dataset), IterableDataset):
         raise TypeError("a loader needs records by index; got an IterableDataset")
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if _is_distributed():
         raise NotImplementedError(
             "loaders support a single process; give each of several processes a sampler of its share"
         )
     return dataset
+
+
+def _is_distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

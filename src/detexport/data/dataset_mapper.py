@@ -55,6 +55,11 @@ class DatasetMapper:
         if self.recompute_boxes and not self.use_instance_mask:
             raise TypeError("recompute_boxes needs use_instance_mask")
 
+    @classmethod
+    def from_config(cls, cfg: Any, is_train: bool = True) -> dict[str, Any]:
+        """Return the options for a configuration: see ``mapper_options``."""
+        return {"is_train": is_train, **mapper_options(cfg, is_train)}
+
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """Map a record to an input of a model.
 

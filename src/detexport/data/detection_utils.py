@@ -17,7 +17,12 @@ from detexport.data import transforms as T
 from detexport.data.catalog import MetadataCatalog
 from detexport.data.mapping import annotation_keypoints, annotation_mask
 from detexport.errors import ConfigError, DataError
-from detexport.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks
+from detexport.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks, RotatedBoxes
+
+
+class SizeMismatchError(DataError):
+    """An image has another size than its record says."""
+
 
 MASK_FORMATS = ("polygon", "bitmask")
 
@@ -48,11 +53,14 @@ def check_image_size(dataset_dict: dict[str, Any], image: np.ndarray) -> None:
     """Check that an image (H, W, ...) has the size in its record; add the size if it is missing.
 
     Raises:
-        DataError: they differ.
+        SizeMismatchError: they differ.
     """
     height, width = image.shape[:2]
     expected: Any = (dataset_dict.setdefault("height", height), dataset_dict.setdefault("width", width))
-    images.check_image_size(dataset_dict.get("file_name", "the image"), (height, width), expected)
+    try:
+        images.check_image_size(dataset_dict.get("file_name", "the image"), (height, width), expected)
+    except DataError as error:
+        raise SizeMismatchError(str(error)) from error
 
 
 def build_augmentation(cfg: Any, is_train: bool) -> list[T.Augmentation]:
@@ -85,6 +93,53 @@ def build_augmentation(cfg: Any, is_train: bool) -> list[T.Augmentation]:
             expected="lengths to choose from with 'choice', the least and the greatest with 'range'",
         ) from error
     return [resize, *flips[node.RANDOM_FLIP]]
+
+
+build_transform_gen = build_augmentation
+"""Older name in detectron2."""
+
+
+def convert_image_to_rgb(image: Any, format: str) -> np.ndarray:
+    """Return an image as RGB.
+
+    Args:
+        image: (H, W, 3), or (H, W, 1) for ``"L"``; an array or a tensor.
+        format: ``"BGR"``, ``"RGB"`` or ``"L"``.
+
+    Returns:
+        uint8 (H, W, 3).
+    """
+    pixels = image.cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
+    if format not in ("BGR", "RGB", "L"):
+        raise ValueError(f"an image is converted from BGR, RGB or L, not {format!r}")
+    if format == "BGR":
+        pixels = pixels[:, :, ::-1]
+    elif format == "L":
+        pixels = np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
+    return np.ascontiguousarray(pixels).astype(np.uint8)
+
+
+def gen_crop_transform_with_instance(
+    crop_size: tuple[int, int], image_size: tuple[int, int], instance: dict[str, Any]
+) -> T.CropTransform:
+    """Draw a crop that contains the centre of an instance.
+
+    Args:
+        crop_size: height and width in px, at most those of the image.
+        image_size: height and width of the image in px.
+        instance: an annotation with ``bbox`` and ``bbox_mode``.
+    """
+    size, limits = np.array(crop_size, np.int64), np.array(image_size, np.int64)
+    if (size > limits).any():
+        raise ValueError(f"a crop of {tuple(crop_size)} is larger than the image of {tuple(image_size)}")
+    box = BoxMode.convert(list(instance["bbox"]), instance["bbox_mode"], BoxMode.XYXY_ABS)
+    centre = np.array([box[1] + box[3], box[0] + box[2]]) / 2
+    if (centre < 0).any() or (centre > limits).any():
+        raise ValueError("the centre of the instance is outside the image")
+    low = np.maximum(np.floor(centre).astype(np.int64) - size, 0)
+    high = np.maximum(np.minimum(limits - size, np.ceil(centre).astype(np.int64)), low)
+    y0, x0 = (int(np.random.randint(a, b + 1)) for a, b in zip(low, high, strict=True))
+    return T.CropTransform(x0, y0, int(size[1]), int(size[0]), int(limits[1]), int(limits[0]))
 
 
 def transform_instance_annotations(
@@ -232,6 +287,25 @@ def annotations_to_instances(
     if _of_all(annos, "keypoints"):
         instances.gt_keypoints = annotation_keypoints(annos)
     return instances
+
+
+def annotations_to_instances_rotated(
+    annos: Sequence[dict[str, Any]], image_size: tuple[int, int]
+) -> Instances:
+    """Convert the annotations of one image with rotated boxes to ground-truth instances.
+
+    Args:
+        annos: with ``bbox``, centre x and y, width, height and angle, and ``category_id``.
+        image_size: height and width in px; boxes that are nearly horizontal are clipped to it.
+
+    Returns:
+        ``gt_boxes``, ``RotatedBoxes``, and ``gt_classes``.
+    """
+    boxes = np.array([anno["bbox"] for anno in annos], np.float32).reshape(-1, 5)
+    rotated = RotatedBoxes(torch.from_numpy(boxes))
+    rotated.clip(image_size)
+    classes = torch.tensor([int(anno["category_id"]) for anno in annos], dtype=torch.int64)
+    return Instances(image_size, gt_boxes=rotated, gt_classes=classes)
 
 
 def _of_all(annos: Sequence[dict[str, Any]], key: str) -> list[Any]:

@@ -41,6 +41,35 @@ class TrainingSampler(Sampler[int]):
             yield from map(int, order)
 
 
+class RandomSubsetTrainingSampler(Sampler[int]):
+    """An infinite sequence of passes over a random subset of the images, the same in each pass.
+
+    Args:
+        size: number of images.
+        subset_ratio: fraction of the images in the subset, more than 0 and at most 1.
+        shuffle: whether to shuffle each pass.
+        seed_shuffle: of the order; None draws one.
+        seed_subset: of the subset; None draws one.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        subset_ratio: float,
+        shuffle: bool = True,
+        seed_shuffle: int | None = None,
+        seed_subset: int | None = None,
+    ) -> None:
+        if not 0 < subset_ratio <= 1:
+            raise ValueError(f"subset_ratio is more than 0 and at most 1, got {subset_ratio}")
+        generator = torch.Generator().manual_seed(_drawn(seed_subset))
+        self._subset = torch.randperm(size, generator=generator)[: int(size * subset_ratio)]
+        self._order = TrainingSampler(len(self._subset), shuffle=shuffle, seed=seed_shuffle)
+
+    def __iter__(self) -> Iterator[int]:
+        return (int(self._subset[index]) for index in self._order)
+
+
 class RepeatFactorTrainingSampler(Sampler[int]):
     """An infinite sequence of passes over all images that repeats images with rare categories.
 

@@ -1,6 +1,8 @@
-"""A predictor for single images: model, weights and preprocessing of a configuration."""
+"""The start of a script, and a predictor for single images by a configuration."""
 
+import argparse
 import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +15,50 @@ from detexport.data import MetadataCatalog
 from detexport.data import transforms as T
 from detexport.errors import InputError
 from detexport.modeling import build_model
+from detexport.system.atomic import atomic_file
+from detexport.utils import comm
+from detexport.utils.env import seed_all_rng
+from detexport.utils.logger import setup_logger
 
 logger = logging.getLogger(__name__)
+
+
+def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParser:
+    """Return a parser of the options that detectron2's scripts have.
+
+    Args:
+        epilog: text at the end of the help.
+    """
+    parser = argparse.ArgumentParser(epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", default="", metavar="FILE", help="configuration")
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate instead of training")
+    parser.add_argument("--num-gpus", type=int, default=1, help="GPUs per machine")
+    parser.add_argument("--num-machines", type=int, default=1, help="machines")
+    parser.add_argument("--machine-rank", type=int, default=0, help="number of this machine")
+    parser.add_argument("--dist-url", default="auto", help="address of the process group")
+    parser.add_argument("opts", default=None, nargs=argparse.REMAINDER, help="keys and values in turn")
+    return parser
+
+
+def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Start a run: create ``OUTPUT_DIR`` with ``config.yaml``, set up the loggers, seed the generators.
+
+    Args:
+        cfg: its ``SEED`` is used unless it is negative.
+        args: of ``default_argument_parser``; they are logged.
+    """
+    folder = Path(cfg.OUTPUT_DIR)
+    rank = comm.get_rank()
+    if comm.is_main_process():
+        folder.mkdir(parents=True, exist_ok=True)
+    for name in ("detectron2", "detexport"):
+        run_logger = setup_logger(folder, distributed_rank=rank, name=name)
+    run_logger.info("arguments: %s", args)
+    if comm.is_main_process():
+        with atomic_file(folder / "config.yaml") as temporary:
+            temporary.write_text(cfg.dump(), encoding="utf-8")
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
 
 
 class DefaultPredictor:

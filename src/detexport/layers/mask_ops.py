@@ -7,7 +7,7 @@ Shapes: R masks, S cells per side, P pixels along one axis.
 """
 
 import math
-from typing import List
+from typing import Any, List, Tuple
 
 import torch
 from torch import Tensor
@@ -39,6 +39,31 @@ def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold
         columns = interpolation_weights(x, box[:, 0], box[:, 2], masks)[0]
         pasted[place, top:bottom, left:right] = rows @ masks[place] @ columns.t() >= threshold
     return pasted
+
+
+def paste_masks_in_image(
+    masks: Tensor, boxes: Any, image_shape: Tuple[int, int], threshold: float = 0.5
+) -> Tensor:
+    """Paste masks into an image, under detectron2's names of function and arguments.
+
+    Args:
+        masks: (R, S, S) probabilities.
+        boxes: ``Boxes`` or (R, 4) XYXY in px of the image.
+        image_shape: height and width of the image in px.
+        threshold: lowest probability of a pixel of a mask; negative: return probabilities.
+
+    Returns:
+        (R, height, width) bool; with a negative threshold uint8, the probabilities times 255.
+    """
+    edges: Tensor = boxes if isinstance(boxes, Tensor) else boxes.tensor
+    height, width = image_shape
+    if threshold >= 0:
+        return paste_masks(masks, edges, height, width, threshold)
+    y = torch.arange(height, dtype=edges.dtype, device=edges.device) + 0.5
+    x = torch.arange(width, dtype=edges.dtype, device=edges.device) + 0.5
+    rows = interpolation_weights(y, edges[:, 1], edges[:, 3], masks)
+    columns = interpolation_weights(x, edges[:, 0], edges[:, 2], masks)
+    return (rows @ masks @ columns.transpose(1, 2) * 255).to(torch.uint8)
 
 
 def paste_masks_at_once(masks: Tensor, boxes: Tensor, y: Tensor, x: Tensor, threshold: float) -> Tensor:

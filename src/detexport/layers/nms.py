@@ -12,8 +12,13 @@ from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
-import torchvision  # noqa: F401 - registers torch.ops.torchvision
+import torchvision
 from torch import Tensor
+
+from detexport.layers.rotated_boxes import pairwise_iou_rotated
+
+nms = torchvision.ops.nms
+"""torchvision's suppression, without classes."""
 
 PAIRS_PER_CLASS = 20_000
 """Number of pairs of boxes that a CPU compares in the time of one more call."""
@@ -47,6 +52,41 @@ def nms_per_class(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold:
         if torch.compiler.is_exporting():
             return _without_branches(boxes, scores, classes, iou_threshold)
     return _exactly(boxes, scores, classes, iou_threshold)
+
+
+def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
+    """Suppress boxes as ``nms_per_class`` does, under detectron2's names of function and arguments."""
+    return nms_per_class(boxes.float(), scores, idxs, iou_threshold)
+
+
+def nms_rotated(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    """Suppress rotated boxes that overlap a box with a higher score.
+
+    Args:
+        boxes: (R, 5) centre x and y, width, height, and angle in degrees, counter-clockwise.
+        scores: (R,).
+        iou_threshold: a box is suppressed if its IoU with a box of higher score is greater.
+
+    Returns:
+        (K,) indices of the boxes that are kept, by descending score.
+    """
+    left = scores.argsort(descending=True, stable=True)
+    kept = []
+    while len(left):
+        kept.append(left[0])
+        overlaps = pairwise_iou_rotated(boxes[left[:1]], boxes[left[1:]])[0]
+        left = left[1:][overlaps <= iou_threshold]
+    return torch.stack(kept) if kept else left
+
+
+def batched_nms_rotated(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
+    """Suppress rotated boxes as ``nms_rotated`` does, among those of the same class ``idxs`` (R,)."""
+    kept = [torch.zeros_like(idxs[:0])]
+    for one in idxs.unique():
+        members = (idxs == one).nonzero()[:, 0]
+        kept.append(members[nms_rotated(boxes[members], scores[members], iou_threshold)])
+    indices = torch.cat(kept).sort().values
+    return indices[scores[indices].argsort(descending=True, stable=True)]
 
 
 @contextmanager

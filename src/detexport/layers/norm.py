@@ -38,6 +38,21 @@ class FrozenBatchNorm2d(nn.Module):
             x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
         )
 
+    @classmethod
+    def convert_frozen_batchnorm(cls, module: nn.Module) -> nn.Module:
+        """Replace the batch normalizations in ``module``, in place, by frozen ones with their statistics.
+
+        Returns:
+            ``module``, or its frozen counterpart if it is a batch normalization itself.
+        """
+        if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
+            frozen = cls(module.num_features, module.eps)
+            frozen.load_state_dict(module.state_dict(), strict=False)
+            return frozen.to(next(module.buffers()).device)
+        for name, child in module.named_children():
+            setattr(module, name, cls.convert_frozen_batchnorm(child))
+        return module
+
 
 class GroupNorm(nn.GroupNorm):
     """``torch.nn.GroupNorm`` that also accepts groups of one value, as in coarse levels of tiny images.
@@ -94,8 +109,8 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-def get_norm(norm: str | Callable[[int], nn.Module], num_features: int) -> nn.Module | None:
-    """Return the normalization layer named ``norm``, or built by it; None for an empty name.
+def get_norm(norm: str | Callable[[int], nn.Module] | None, out_channels: int) -> nn.Module | None:
+    """Return the normalization of ``out_channels`` named ``norm``, or built by it; None for an empty name.
 
     Raises:
         ConfigError: the name is unknown, or the groups do not divide the channels.
@@ -103,7 +118,7 @@ def get_norm(norm: str | Callable[[int], nn.Module], num_features: int) -> nn.Mo
     if not norm:
         return None
     if not isinstance(norm, str):
-        return norm(num_features)
+        return norm(out_channels)
     if norm not in NORMS:
         raise ConfigError(
             "unknown normalization",
@@ -111,10 +126,10 @@ def get_norm(norm: str | Callable[[int], nn.Module], num_features: int) -> nn.Mo
             expected=f"'' or one of {', '.join(sorted(NORMS))}",
             remedy="choose one of these",
         )
-    if norm == "GN" and num_features % GROUPS:
+    if norm == "GN" and out_channels % GROUPS:
         raise ConfigError(
             "a group normalization does not fit its layer",
-            got=f"NORM: GN over {num_features} channels",
+            got=f"NORM: GN over {out_channels} channels",
             expected=f"a multiple of {GROUPS} channels",
         )
-    return NORMS[norm](num_features)
+    return NORMS[norm](out_channels)

@@ -6,9 +6,16 @@ exported graph both call.
 """
 
 from detexport.layers import ShapeSpec
-from detexport.modeling.anchor_generator import AnchorGrid as DefaultAnchorGenerator
-from detexport.modeling.anchor_generator import build_anchor_generator
-from detexport.modeling.backbone import FPN, Backbone, ResNet, build_backbone
+from detexport.modeling.anchor_generator import DefaultAnchorGenerator, build_anchor_generator
+from detexport.modeling.backbone import (
+    FPN,
+    Backbone,
+    ResNet,
+    ResNetBlockBase,
+    build_backbone,
+    build_resnet_backbone,
+    make_stage,
+)
 from detexport.modeling.box_regression import Box2BoxTransform
 from detexport.modeling.matcher import Matcher
 from detexport.modeling.meta_arch import (
@@ -29,8 +36,12 @@ from detexport.modeling.point_rend import (
 )
 from detexport.modeling.poolers import ROIPooler
 from detexport.modeling.postprocessing import detector_postprocess
-from detexport.modeling.proposal_generator import RPN, build_proposal_generator
-from detexport.modeling.proposal_generator import RPNHead as StandardRPNHead
+from detexport.modeling.proposal_generator import (
+    RPN,
+    StandardRPNHead,
+    build_proposal_generator,
+    build_rpn_head,
+)
 from detexport.modeling.registries import (
     ANCHOR_GENERATOR_REGISTRY,
     BACKBONE_REGISTRY,
@@ -45,6 +56,8 @@ from detexport.modeling.registries import (
     SEM_SEG_HEADS_REGISTRY,
 )
 from detexport.modeling.roi_heads import (
+    BaseKeypointRCNNHead,
+    BaseMaskRCNNHead,
     CascadeROIHeads,
     FastRCNNConvFCHead,
     FastRCNNOutputLayers,
@@ -75,6 +88,8 @@ __all__ = [
     "RPN_HEAD_REGISTRY",
     "SEM_SEG_HEADS_REGISTRY",
     "Backbone",
+    "BaseKeypointRCNNHead",
+    "BaseMaskRCNNHead",
     "Box2BoxTransform",
     "CascadeROIHeads",
     "DefaultAnchorGenerator",
@@ -93,6 +108,7 @@ __all__ = [
     "ROIPooler",
     "Res5ROIHeads",
     "ResNet",
+    "ResNetBlockBase",
     "RetinaNet",
     "SemSegFPNHead",
     "SemanticSegmentor",
@@ -108,7 +124,10 @@ __all__ = [
     "build_model",
     "build_point_head",
     "build_proposal_generator",
+    "build_resnet_backbone",
     "build_roi_heads",
+    "build_rpn_head",
     "build_sem_seg_head",
     "detector_postprocess",
+    "make_stage",
 ]

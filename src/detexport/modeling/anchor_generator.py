@@ -11,6 +11,7 @@ from detexport.config import CfgNode, configurable
 from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec
 from detexport.modeling.registries import ANCHOR_GENERATOR_REGISTRY
+from detexport.structures import Boxes, RotatedBoxes
 
 
 def build_anchor_generator(cfg: CfgNode, input_shape: list[ShapeSpec]) -> Any:
@@ -48,7 +49,6 @@ def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> Tens
     return torch.tensor(boxes)
 
 
-@ANCHOR_GENERATOR_REGISTRY.register(name="DefaultAnchorGenerator")
 class AnchorGrid(nn.Module):
     """A module that returns the anchors of every cell of every level.
 
@@ -68,7 +68,7 @@ class AnchorGrid(nn.Module):
         sizes: Sequence[Any],
         aspect_ratios: Sequence[Any],
         strides: Sequence[int],
-        offset: float,
+        offset: float = 0.5,
     ) -> None:
         super().__init__()
         if not 0 <= offset < 1:
@@ -130,6 +130,121 @@ class AnchorGrid(nn.Module):
             shifts = torch.stack((x, y, x, y), dim=2)
             anchors.append((shifts[:, :, None, :] + self.cells[level]).reshape(-1, 4))
         return anchors
+
+
+@ANCHOR_GENERATOR_REGISTRY.register()
+class DefaultAnchorGenerator(AnchorGrid):
+    """The anchors of an ``AnchorGrid`` as ``Boxes``, for code that works with structures.
+
+    Args:
+        sizes: see ``AnchorGrid``; so are the other arguments.
+        aspect_ratios: height over width.
+        strides: stride of each level in px.
+        offset: centre of an anchor within its cell, as a fraction of the stride.
+    """
+
+    box_dim: int = 4
+
+    def forward(self, features: List[Tensor]) -> List[Boxes]:  # type: ignore[override]
+        """Return the anchors of each level (N, C, H, W), H * W * A boxes in px of the padded image."""
+        return [Boxes(anchors) for anchors in super().forward(features)]
+
+    @property
+    def num_cell_anchors(self) -> list[int]:
+        """Number of anchors of a cell of each level."""
+        return self.num_anchors
+
+    @staticmethod
+    def generate_cell_anchors(
+        sizes: Sequence[float] = (32, 64, 128, 256, 512), aspect_ratios: Sequence[float] = (0.5, 1, 2)
+    ) -> Tensor:
+        """Return the anchors of one cell: see ``cell_anchors``."""
+        return cell_anchors(sizes, aspect_ratios)
+
+    def as_grid(self) -> AnchorGrid:
+        """Return a module of the same anchors as tensors, for graphs."""
+        grid = AnchorGrid(sizes=[[1]], aspect_ratios=[[1]], strides=self.strides, offset=self.offset)
+        grid.cells, grid.num_anchors = self.cells, self.num_anchors
+        return grid
+
+
+class AnchorTensors(nn.Module):
+    """Anchors of a generator that returns ``Boxes`` or tensors, as tensors.
+
+    Args:
+        generator: called with the feature maps.
+    """
+
+    def __init__(self, generator: nn.Module) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, features: List[Tensor]) -> List[Tensor]:
+        """Return the anchors (HWA, 4) of each level."""
+        return [getattr(anchors, "tensor", anchors) for anchors in self.generator(features)]
+
+
+def tensor_anchors(generator: nn.Module) -> Any:
+    """Return a module with the anchors of ``generator`` as tensors, for models and graphs."""
+    if type(generator) is DefaultAnchorGenerator:
+        return generator.as_grid()
+    return generator if type(generator) is AnchorGrid else AnchorTensors(generator)
+
+
+@ANCHOR_GENERATOR_REGISTRY.register()
+class RotatedAnchorGenerator(nn.Module):
+    """Rotated anchors of fixed sizes, aspect ratios and angles at every cell of every level.
+
+    Args:
+        sizes: square roots of the anchors' areas in px, a list per level or one list for all levels.
+        aspect_ratios: height over width, a list per level or one list for all levels.
+        strides: stride of each level in px.
+        angles: in degrees, counter-clockwise, a list per level or one list for all levels.
+        offset: centre of an anchor within its cell, as a fraction of the stride.
+    """
+
+    box_dim: int = 5
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        sizes: Sequence[Any],
+        aspect_ratios: Sequence[Any],
+        strides: Sequence[int],
+        angles: Sequence[Any],
+        offset: float = 0.5,
+    ) -> None:
+        super().__init__()
+        plain = AnchorGrid(sizes=sizes, aspect_ratios=aspect_ratios, strides=strides, offset=offset)
+        self.grid = plain
+        per_level = _per_level(angles, len(strides), "MODEL.ANCHOR_GENERATOR.ANGLES")
+        self.angles = [torch.tensor(one) for one in per_level]
+        pairs = zip(plain.num_anchors, per_level, strict=True)
+        self.num_anchors: list[int] = [count * len(one) for count, one in pairs]
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: list[ShapeSpec]) -> dict[str, Any]:
+        """Return the constructor arguments for a configuration."""
+        return {
+            **AnchorGrid.from_config(cfg, input_shape),
+            "angles": cfg.MODEL.ANCHOR_GENERATOR.ANGLES,
+        }
+
+    @property
+    def num_cell_anchors(self) -> list[int]:
+        """Number of anchors of a cell of each level."""
+        return self.num_anchors
+
+    def forward(self, features: List[Tensor]) -> List[RotatedBoxes]:
+        """Return the anchors of each level (N, C, H, W) in the order of a (H, W, size, ratio, angle) grid."""
+        rotated = []
+        for boxes, angles in zip(self.grid(features), self.angles, strict=True):
+            centre, size = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+            plain = torch.cat((centre, size), dim=1)[:, None].expand(-1, len(angles), -1)
+            turned = angles.to(boxes)[None, :, None].expand(len(boxes), -1, -1)
+            rotated.append(RotatedBoxes(torch.cat((plain, turned), dim=2).flatten(0, 1)))
+        return rotated
 
 
 def by_anchor(maps: Tensor, values: int) -> Tensor:

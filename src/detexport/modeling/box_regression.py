@@ -21,9 +21,11 @@ class Box2BoxTransform:
 
     Args:
         weights: factors of dx, dy, dw and dh.
+        scale_clamp: upper bound of dw and dh.
     """
 
     weights: tuple[float, float, float, float]
+    scale_clamp: float = MAX_LOG_SCALE
 
     def get_deltas(self, src_boxes: Tensor, target_boxes: Tensor) -> Tensor:
         """Return the box deltas (R, 4) that transform ``src_boxes`` (R, 4) into ``target_boxes``, XYXY."""
@@ -37,7 +39,91 @@ class Box2BoxTransform:
 
     def apply_deltas(self, deltas: Tensor, boxes: Tensor) -> Tensor:
         """Decode box deltas, as the function ``apply_deltas`` does with the weights of this encoding."""
-        return apply_deltas(deltas, boxes, list(self.weights))
+        return apply_deltas(deltas, boxes, list(self.weights), self.scale_clamp)
+
+    def graph_weights(self) -> List[float]:
+        """Return the weights for a graph, which decodes with the default ``scale_clamp``.
+
+        Raises:
+            ConfigError: ``scale_clamp`` is another one.
+        """
+        if self.scale_clamp != MAX_LOG_SCALE:
+            raise ConfigError(
+                "an exported graph decodes boxes with the default scale_clamp",
+                got=f"scale_clamp={self.scale_clamp}",
+                expected=f"{MAX_LOG_SCALE}, log(1000 / 16)",
+            )
+        return list(self.weights)
+
+
+@dataclass(frozen=True)
+class Box2BoxTransformRotated:
+    """Encoding of deltas between rotated boxes (dx, dy, dw, dh, da), shift and size as of plain boxes.
+
+    The shift is along the axes of the image, over the size of the box. The difference of the angles is in
+    radians.
+
+    Args:
+        weights: factors of dx, dy, dw, dh and da.
+        scale_clamp: upper bound of dw and dh.
+    """
+
+    weights: tuple[float, float, float, float, float]
+    scale_clamp: float = MAX_LOG_SCALE
+
+    def get_deltas(self, src_boxes: Tensor, target_boxes: Tensor) -> Tensor:
+        """Return the deltas (R, 5) that transform ``src_boxes`` (R, 5) into ``target_boxes``."""
+        shift = (target_boxes[:, :2] - src_boxes[:, :2]) / src_boxes[:, 2:4]
+        scale = torch.log(target_boxes[:, 2:4] / src_boxes[:, 2:4])
+        turn = torch.deg2rad(wrapped_degrees(target_boxes[:, 4:] - src_boxes[:, 4:]))
+        deltas = torch.cat([shift, scale, turn], dim=1)
+        return deltas * deltas.new_tensor(self.weights)
+
+    def apply_deltas(self, deltas: Tensor, boxes: Tensor) -> Tensor:
+        """Decode deltas (R, K * 5) of boxes (R, 5) to rotated boxes (R, K * 5), the angle in [-180, 180)."""
+        values = deltas.reshape(len(deltas), -1, 5) / deltas.new_tensor(self.weights)
+        boxes = boxes.to(deltas.dtype)[:, None]
+        centre = values[..., :2] * boxes[..., 2:4] + boxes[..., :2]
+        size = values[..., 2:4].clamp(max=self.scale_clamp).exp() * boxes[..., 2:4]
+        angle = wrapped_degrees(torch.rad2deg(values[..., 4:]) + boxes[..., 4:])
+        return torch.cat([centre, size, angle], dim=2).flatten(1)
+
+
+def wrapped_degrees(angle: Tensor) -> Tensor:
+    """Return angles in degrees in [-180, 180)."""
+    return (angle + 180.0) % 360.0 - 180.0
+
+
+@dataclass(frozen=True)
+class Box2BoxTransformLinear:
+    """Encoding of a box by the distances of its edges from the centre of another (Tian et al. 2019, FCOS).
+
+    Args:
+        normalize_by_size: measure the distances in sizes of the other box.
+    """
+
+    normalize_by_size: bool = True
+
+    def get_deltas(self, src_boxes: Tensor, target_boxes: Tensor) -> Tensor:
+        """Return (R, 4) distances left, up, right and down from the centres of ``src_boxes`` (R, 4) XYXY."""
+        centre = (src_boxes[:, :2] + src_boxes[:, 2:]) / 2
+        deltas = torch.cat([centre - target_boxes[:, :2], target_boxes[:, 2:] - centre], dim=1)
+        return deltas / self._unit(src_boxes)
+
+    def apply_deltas(self, deltas: Tensor, boxes: Tensor) -> Tensor:
+        """Decode distances (R, K * 4) from the centres of boxes (R, 4) to boxes (R, K * 4), XYXY in px.
+
+        Negative distances count as 0.
+        """
+        boxes = boxes.to(deltas.dtype)
+        centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+        distances = F.relu(deltas).reshape(len(deltas), -1, 4) * self._unit(boxes)[:, None]
+        corners = (centre[:, None] - distances[..., :2], centre[:, None] + distances[..., 2:])
+        return torch.cat(corners, dim=2).flatten(1)
+
+    def _unit(self, boxes: Tensor) -> Tensor:
+        size = boxes[:, 2:] - boxes[:, :2]
+        return torch.cat([size, size], dim=1) if self.normalize_by_size else torch.ones_like(boxes)
 
 
 def apply_deltas(
@@ -121,6 +207,20 @@ def box_loss_type(value: str, key: str) -> str:
     if value not in known:
         raise ConfigError("unknown box loss", got=f"{key}: {value}", expected=f"one of {', '.join(known)}")
     return value
+
+
+def loss_weights_of(loss_weight: float | dict[str, float], names: tuple[str, str]) -> tuple[float, float]:
+    """Return the factors of the losses ``names``: one for both, or each by its name (1 if it is absent).
+
+    Raises:
+        ConfigError: a factor is given for a loss that does not exist.
+    """
+    if not isinstance(loss_weight, dict):
+        return loss_weight, loss_weight
+    unknown = sorted(set(loss_weight) - set(names))
+    if unknown:
+        raise ConfigError("unknown losses", got=f"loss_weight of {unknown}", expected=" and ".join(names))
+    return loss_weight.get(names[0], 1.0), loss_weight.get(names[1], 1.0)
 
 
 def anchor_loss_sum(

@@ -1,4 +1,4 @@
-"""Matching of anchors and proposals to ground truth, and their sampling for training."""
+"""Matching of anchors and proposals to ground truth."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,30 +41,6 @@ class Matcher:
             best_of_truth = iou.max(dim=1, keepdim=True).values
             labels[(iou == best_of_truth).any(dim=0)] = 1
         return matches, labels
-
-
-def subsample_labels(
-    labels: Tensor, num_samples: int, positive_fraction: float, background: int
-) -> tuple[Tensor, Tensor]:
-    """Sample foreground and background for training.
-
-    Args:
-        labels: (R,) class labels; -1 (ignored) is never sampled.
-        num_samples: number of samples.
-        positive_fraction: upper bound of the fraction of foreground samples.
-        background: label of the background.
-
-    Returns:
-        Indices of the sampled foreground and of the sampled background.
-    """
-    positive = ((labels != -1) & (labels != background)).nonzero()[:, 0]
-    negative = (labels == background).nonzero()[:, 0]
-    num_positive = min(len(positive), int(num_samples * positive_fraction))
-    num_negative = min(len(negative), num_samples - num_positive)
-    return (
-        positive[torch.randperm(len(positive), device=labels.device)[:num_positive]],
-        negative[torch.randperm(len(negative), device=labels.device)[:num_negative]],
-    )
 
 
 def match_anchors(anchors: Boxes, gt_boxes: Boxes, matcher: Matcher) -> tuple[Tensor, Tensor, Tensor]:

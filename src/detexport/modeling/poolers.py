@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from detexport.errors import ConfigError
 from detexport.modeling.segment import Kind, Port, Segment, own_methods, rows
-from detexport.structures import Boxes
+from detexport.structures import Boxes, RotatedBoxes
 
 
 def rois_of(boxes: List[Tensor]) -> Tensor:
-    """Concatenate the boxes (R, 4) of each image to (sum R, 5): index of the image, then XYXY."""
+    """Concatenate the boxes (R, 4) of each image to (sum R, 5): index of the image, then the box."""
     rois: List[Tensor] = []
     for index, box in enumerate(boxes):
         rois.append(torch.cat([torch.full_like(box[:, :1], float(index)), box], dim=1))
@@ -25,8 +25,8 @@ class ROIPooler(nn.Module):
     """ROIAlign or ROIPool over one or several levels.
 
     Args:
-        output_size: cells per side.
-        strides: stride of each level in px.
+        output_size: cells per side; the grid is square.
+        scales: size of each level relative to the image, 1 / stride.
         sampling_ratio: ROIAlign's samples per cell and axis; 0 adapts to the box.
         pooler_type: ``"ROIAlignV2"`` (half-pixel offset), ``"ROIAlign"`` (without, as in older models), or
             ``"ROIPool"``, the maximum of whole pixels (Girshick 2015).
@@ -36,9 +36,8 @@ class ROIPooler(nn.Module):
 
     def __init__(
         self,
-        *,
-        output_size: int,
-        strides: Sequence[int],
+        output_size: int | tuple[int, int],
+        scales: Sequence[float],
         sampling_ratio: int,
         pooler_type: str,
         canonical_box_size: int = 224,
@@ -57,7 +56,8 @@ class ROIPooler(nn.Module):
                 got=f"POOLER_TYPE: {pooler_type}",
                 expected="ROIAlignV2, ROIAlign or ROIPool",
             )
-        self.output_size = output_size
+        strides = [round(1 / scale) for scale in scales]
+        self.output_size = _square(output_size)
         self.scales: List[float] = [1.0 / stride for stride in strides]
         self.sampling_ratio = sampling_ratio
         self.aligned = pooler_type == "ROIAlignV2"
@@ -115,6 +115,44 @@ class ROIPooler(nn.Module):
         sides = torch.sqrt((rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2]))
         levels = torch.floor(self.canonical_level + torch.log2(sides / self.canonical_box_size + 1e-8))
         return levels.clamp(min=self.min_level, max=self.max_level).to(torch.int64) - self.min_level
+
+
+def _square(output_size: int | tuple[int, int]) -> int:
+    sides = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
+    if sides[0] != sides[1]:
+        raise ConfigError(
+            "the grid of a pooler must be square", got=f"output_size {sides}", expected="equal numbers"
+        )
+    return sides[0]
+
+
+def convert_boxes_to_pooler_format(box_lists: Sequence[Boxes | RotatedBoxes]) -> Tensor:
+    """Return the boxes of all images, (sum R, 5 or 6 if rotated): index of the image, then the box."""
+    return rois_of([boxes.tensor for boxes in box_lists])
+
+
+def assign_boxes_to_levels(
+    box_lists: Sequence[Boxes | RotatedBoxes],
+    min_level: int,
+    max_level: int,
+    canonical_box_size: int,
+    canonical_level: int,
+) -> Tensor:
+    """Return the pyramid level that fits the size of each box (equation 1 of Lin et al. 2017).
+
+    Args:
+        box_lists: the boxes of each image.
+        min_level: log2 of the stride of the finest level.
+        max_level: log2 of the stride of the coarsest level.
+        canonical_box_size: side in px of a box of ``canonical_level``.
+        canonical_level: log2 of that level's stride.
+
+    Returns:
+        (sum R,) int64, 0 for ``min_level``.
+    """
+    sides = torch.cat([boxes.area() for boxes in box_lists]).sqrt()
+    levels = torch.floor(canonical_level + torch.log2(sides / canonical_box_size + 1e-8))
+    return levels.clamp(min=min_level, max=max_level).to(torch.int64) - min_level
 
 
 class _Pool(nn.Module):

@@ -2,21 +2,19 @@
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 from detexport.config import CfgNode
 from detexport.config.cfg import naming_sources
 from detexport.errors import ConfigError, did_you_mean, listed, shown
+from detexport.utils.registry import Registry as PlainRegistry
 
-Entry = TypeVar("Entry", bound=Callable[..., Any])
-
-ROTATED = ("RRPN", "RROIHeads", "RotatedAnchorGenerator")
+ROTATED = ("RRPN", "RROIHeads")
 """detectron2's modules for rotated boxes, which are not supported."""
 
 
-class Registry:
+class Registry(PlainRegistry):
     """Classes and functions by name or by dotted path.
 
     Args:
@@ -25,27 +23,8 @@ class Registry:
     """
 
     def __init__(self, name: str, key: str) -> None:
-        self.name = name
+        super().__init__(name)
         self.key = key
-        self._entries: dict[str, Callable[..., Any]] = {}
-
-    def register(self, entry: Entry | None = None, *, name: str | None = None) -> Any:
-        """Add a class or function; usable as a decorator with and without parentheses.
-
-        Args:
-            entry: called when a configuration names it.
-            name: its name, by default the entry's own.
-
-        Raises:
-            ValueError: the name is taken.
-        """
-        if entry is None:
-            return partial(self.register, name=name)
-        name = name or entry.__name__
-        if name in self._entries:
-            raise ValueError(f"{self.name} {name!r} is registered already")
-        self._entries[name] = entry
-        return entry
 
     def get(self, name: str, key: str | None = None) -> Callable[..., Any]:
         """Return the entry ``name``, or import the dotted path ``name``, such as ``"package.module.Class"``.
@@ -119,12 +98,6 @@ class Registry:
                 expected="a class or a function",
             )
         return entry
-
-    def __iter__(self) -> Iterator[tuple[str, Callable[..., Any]]]:
-        return iter(self._entries.items())
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._entries
 
 
 META_ARCH_REGISTRY = Registry("meta architecture", "MODEL.META_ARCHITECTURE")

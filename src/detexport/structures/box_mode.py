@@ -5,6 +5,7 @@ from enum import IntEnum, unique
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 
@@ -12,7 +13,7 @@ from torch import Tensor
 class BoxMode(IntEnum):
     """Format of a box; annotations name it under ``bbox_mode``.
 
-    Relative and rotated formats are listed so that annotations that use them are recognized and refused.
+    Relative formats are listed so that annotations that use them are recognized and refused.
     """
 
     XYXY_ABS = 0
@@ -24,37 +25,63 @@ class BoxMode(IntEnum):
     XYWH_REL = 3
     """x0, y0, width, height relative to the image size: not supported."""
     XYWHA_ABS = 4
-    """Centre, width, height in px and an angle in degrees: not supported."""
+    """Centre, width, height in px and an angle in degrees, counter-clockwise."""
 
     @staticmethod
     def convert(box: Tensor | np.ndarray | Sequence[float], from_mode: "BoxMode", to_mode: "BoxMode") -> Any:
         """Convert boxes from one mode to another.
 
+        A rotated box becomes the smallest box around it; a box becomes a rotated one of angle 0.
+
         Args:
-            box: (R, 4) or (4,), a tensor, an array or a plain sequence.
+            box: (R, 4) or (4,), with 5 values if rotated; a tensor, an array or a plain sequence.
             from_mode: the mode of ``box``.
             to_mode: the mode of the result.
 
         Returns:
-            a copy with the type and shape of ``box``.
+            a copy with the type and the number of dimensions of ``box``.
 
         Raises:
-            NotImplementedError: one of the modes is relative or rotated.
+            NotImplementedError: one of the modes is relative.
             ValueError: ``box`` has another shape.
         """
         for mode in (BoxMode(from_mode), BoxMode(to_mode)):
-            if mode not in (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS):
+            if mode in (BoxMode.XYXY_REL, BoxMode.XYWH_REL):
                 raise NotImplementedError(
                     f"boxes in the mode BoxMode.{mode.name} are not supported; "
-                    "expected BoxMode.XYXY_ABS or BoxMode.XYWH_ABS"
+                    "expected BoxMode.XYXY_ABS, BoxMode.XYWH_ABS or BoxMode.XYWHA_ABS"
                 )
-        if not isinstance(box, Tensor | np.ndarray):
+        if isinstance(box, Tensor):
+            array = BoxMode.convert(box.detach().cpu().double().numpy(), from_mode, to_mode)
+            return torch.from_numpy(array).to(box)
+        if not isinstance(box, np.ndarray):
             array = BoxMode.convert(np.asarray(box, dtype=np.float64), from_mode, to_mode)
             return type(box)(array.tolist())  # type: ignore[call-arg]
-        if box.shape[-1:] != (4,) or box.ndim > 2:
-            raise ValueError(f"boxes have the shape (R, 4) or (4,), got {tuple(box.shape)}")
-        converted: Any = box.clone() if isinstance(box, Tensor) else box.copy()
-        if from_mode != to_mode:
-            sign = 1 if to_mode == BoxMode.XYXY_ABS else -1
-            converted[..., 2:] += sign * converted[..., :2]
-        return converted
+        values = 5 if from_mode == BoxMode.XYWHA_ABS else 4
+        if box.shape[-1:] != (values,) or box.ndim > 2:
+            raise ValueError(f"boxes have the shape (R, {values}) or ({values},), got {box.shape}")
+        return _from_corners(_to_corners(box, from_mode), to_mode) if from_mode != to_mode else box.copy()
+
+
+def _to_corners(box: np.ndarray, mode: BoxMode) -> np.ndarray:
+    """Return boxes of any mode as XYXY."""
+    if mode == BoxMode.XYWHA_ABS:
+        angle = np.deg2rad(box[..., 4:5])
+        cos, sin = np.abs(np.cos(angle)), np.abs(np.sin(angle))
+        w, h = box[..., 2:3], box[..., 3:4]
+        reach = np.concatenate((cos * w + sin * h, sin * w + cos * h), axis=-1) / 2
+        return np.concatenate((box[..., :2] - reach, box[..., :2] + reach), axis=-1)
+    corners = box.copy()
+    if mode == BoxMode.XYWH_ABS:
+        corners[..., 2:] += corners[..., :2]
+    return corners
+
+
+def _from_corners(box: np.ndarray, mode: BoxMode) -> np.ndarray:
+    """Return XYXY boxes in another mode."""
+    if mode == BoxMode.XYXY_ABS:
+        return box
+    corner, size = box[..., :2], box[..., 2:] - box[..., :2]
+    if mode == BoxMode.XYWH_ABS:
+        return np.concatenate((corner, size), axis=-1)
+    return np.concatenate((corner + size / 2, size, np.zeros_like(size[..., :1])), axis=-1)

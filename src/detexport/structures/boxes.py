@@ -140,3 +140,31 @@ def pairwise_ioa(boxes1: Boxes, boxes2: Boxes) -> Tensor:
     return torch.where(
         intersection > 0, intersection / boxes2.area()[None, :], torch.zeros_like(intersection)
     )
+
+
+def matched_pairwise_iou(boxes1: Boxes, boxes2: Boxes) -> Tensor:
+    """Return the (N,) intersection over union of each box with the one at its position in ``boxes2``.
+
+    Raises:
+        ValueError: the numbers of boxes differ.
+    """
+    if len(boxes1) != len(boxes2):
+        raise ValueError(f"matched boxes come in pairs, got {len(boxes1)} and {len(boxes2)}")
+    a, b = boxes1.tensor, boxes2.tensor
+    sides = torch.min(a[:, 2:], b[:, 2:]) - torch.max(a[:, :2], b[:, :2])
+    intersection = sides.clamp(min=0).prod(dim=1)
+    union = boxes1.area() + boxes2.area() - intersection
+    return torch.where(intersection > 0, intersection / union, torch.zeros_like(intersection))
+
+
+def pairwise_point_box_distance(points: Tensor, boxes: Boxes) -> Tensor:
+    """Return the (N, M, 4) distances of each point to the left, upper, right and lower edge of each box.
+
+    A distance is negative where the point is outside that edge.
+
+    Args:
+        points: (N, 2) x and y in px.
+        boxes: M boxes.
+    """
+    edges = boxes.tensor[None]
+    return torch.cat((points[:, None] - edges[..., :2], edges[..., 2:] - points[:, None]), dim=2)

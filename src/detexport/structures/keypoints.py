@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -53,9 +54,9 @@ class Keypoints:
         return cell[..., 1] * heatmap_size + cell[..., 0], inside
 
     @staticmethod
-    def cat(keypoints: list["Keypoints"]) -> "Keypoints":
+    def cat(keypoints_list: Sequence["Keypoints"]) -> "Keypoints":
         """Concatenate the instances of several ``Keypoints``."""
-        return Keypoints(torch.cat([one.tensor for one in keypoints], dim=0))
+        return Keypoints(torch.cat([one.tensor for one in keypoints_list], dim=0))
 
     def __getitem__(self, item: int | slice | Tensor) -> "Keypoints":
         if isinstance(item, int):
@@ -70,3 +71,28 @@ class Keypoints:
 
     def __repr__(self) -> str:
         return f"Keypoints({len(self)} instances, {self.tensor.shape[1]} keypoints each)"
+
+
+@torch.no_grad()
+def heatmaps_to_keypoints(maps: Tensor, rois: Tensor) -> Tensor:
+    """Return the position of the maximum of each heatmap, resized to its box by bicubic interpolation.
+
+    Args:
+        maps: (R, K, S, S) logits.
+        rois: (R, 4) XYXY in px.
+
+    Returns:
+        (R, K, 4): x and y in px, the logit at the maximum, and its score: 1 over the sum of exp(logit -
+        highest) over the cells.
+    """
+    keypoints = maps.new_zeros(*maps.shape[:2], 4)
+    extents = (rois[:, 2:] - rois[:, :2]).clamp(min=1)
+    for found, heatmaps, corner, extent in zip(keypoints, maps, rois[:, :2], extents, strict=True):
+        columns, rows = (int(side) for side in extent.ceil())
+        resized = F.interpolate(heatmaps[None], size=(rows, columns), mode="bicubic", align_corners=False)[0]
+        highest, position = resized.flatten(1).max(dim=1)
+        cell = torch.stack((position % columns, position // columns), dim=1) + 0.5
+        found[:, :2] = corner + cell * (extent / extent.ceil())
+        found[:, 2] = highest
+        found[:, 3] = 1 / (heatmaps - highest[:, None, None]).exp().sum(dim=(1, 2))
+    return keypoints

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
+from detexport.layers.mask_ops import paste_masks_in_image
 from detexport.structures.boxes import Boxes
 
 Polygon = np.ndarray | Sequence[float]
@@ -86,9 +87,9 @@ class BitMasks:
         return grid[:, 0] >= 0.5
 
     @staticmethod
-    def cat(masks: list["BitMasks"]) -> "BitMasks":
+    def cat(bitmasks_list: Sequence["BitMasks"]) -> "BitMasks":
         """Concatenate several ``BitMasks`` of one image size."""
-        return BitMasks(torch.cat([mask.tensor for mask in masks], dim=0))
+        return BitMasks(torch.cat([mask.tensor for mask in bitmasks_list], dim=0))
 
     def __getitem__(self, item: int | slice | Tensor) -> "BitMasks":
         if isinstance(item, int):
@@ -103,6 +104,50 @@ class BitMasks:
 
     def __repr__(self) -> str:
         return f"BitMasks({len(self)} of {self.image_size})"
+
+
+class ROIMasks:
+    """Masks as probabilities on a grid over the box of each instance.
+
+    Args:
+        tensor: (R, S, S).
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        if tensor.dim() != 3:
+            raise ValueError(f"masks of boxes have the shape (R, S, S), got {tuple(tensor.shape)}")
+        self.tensor = tensor
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the masks."""
+        return self.tensor.device
+
+    def to(self, device: torch.device | str) -> "ROIMasks":
+        """Return the masks on ``device``."""
+        return ROIMasks(self.tensor.to(device))
+
+    def to_bitmasks(self, boxes: Tensor, height: int, width: int, threshold: float = 0.5) -> BitMasks:
+        """Paste each mask into its box.
+
+        Args:
+            boxes: (R, 4) XYXY in px of the image, one per mask.
+            height: of the image in px.
+            width: of the image in px.
+            threshold: lowest probability of a pixel of a mask.
+        """
+        return BitMasks(paste_masks_in_image(self.tensor, boxes, (height, width), threshold))
+
+    def __getitem__(self, item: int | slice | Tensor) -> "ROIMasks":
+        if isinstance(item, int):
+            return ROIMasks(self.tensor[item].unsqueeze(0))
+        return ROIMasks(self.tensor[item])
+
+    def __len__(self) -> int:
+        return self.tensor.shape[0]
+
+    def __repr__(self) -> str:
+        return f"ROIMasks({len(self)} of {tuple(self.tensor.shape[1:])} cells)"
 
 
 class PolygonMasks:
@@ -158,10 +203,7 @@ class PolygonMasks:
             raise ValueError(f"{len(self)} masks need as many boxes, got {len(boxes)}")
         grids = np.zeros((len(self), mask_size, mask_size), bool)
         for grid, instance, box in zip(grids, self.polygons, boxes.cpu().double().numpy(), strict=True):
-            # The minimum avoids a division by 0: the loss needs a value for an empty box too.
-            scale = mask_size / np.maximum(box[2:] - box[:2], 0.1)
-            moved = [((polygon.reshape(-1, 2) - box[:2]) * scale).ravel() for polygon in instance]
-            grid[:] = polygons_to_bitmask(moved, mask_size, mask_size)
+            grid[:] = _rasterized_within(instance, box, mask_size)
         return torch.from_numpy(grids).to(boxes.device)
 
     @classmethod
@@ -207,6 +249,28 @@ def polygons_to_bitmask(polygons: Sequence[Polygon], height: int, width: int) ->
         return np.zeros((height, width), bool)
     outlines = coco_mask.frPyObjects([_corners(polygon).tolist() for polygon in polygons], height, width)
     return coco_mask.decode(coco_mask.merge(outlines)).astype(bool)
+
+
+def rasterize_polygons_within_box(polygons: Sequence[Polygon], box: np.ndarray, mask_size: int) -> Tensor:
+    """Rasterize the polygons of an instance on a grid over a box.
+
+    Args:
+        polygons: each x0, y0, x1, y1, ... in px.
+        box: (4,) XYXY in px.
+        mask_size: cells per side.
+
+    Returns:
+        (mask_size, mask_size) bool.
+    """
+    corners = [_corners(polygon) for polygon in polygons]
+    return torch.from_numpy(_rasterized_within(corners, np.asarray(box, np.float64), mask_size))
+
+
+def _rasterized_within(polygons: Sequence[np.ndarray], box: np.ndarray, mask_size: int) -> np.ndarray:
+    # The minimum avoids a division by 0: the loss needs a value for an empty box too.
+    scale = mask_size / np.maximum(box[2:] - box[:2], 0.1)
+    moved = [((polygon.reshape(-1, 2) - box[:2]) * scale).ravel() for polygon in polygons]
+    return polygons_to_bitmask(moved, mask_size, mask_size)
 
 
 def _corners(polygon: Polygon) -> np.ndarray:

@@ -4,11 +4,16 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from importlib import import_module
 
 import typer
 
 from detexport.errors import BROKEN, DetexportError, RuntimeUnavailableError, fail
 from detexport.system.process import end_on_signals, redacted_output
+
+PROJECTS = "DETEXPORT_WITH"
+"""The environment variable with the projects, separated by spaces, that a stage or command imports first:
+see ``detexport.detectron2_alias``."""
 
 
 def run(main: Callable[..., None], *, fixed_hashes: bool = False) -> None:
@@ -26,11 +31,15 @@ def run(main: Callable[..., None], *, fixed_hashes: bool = False) -> None:
     """
     if fixed_hashes and os.environ.get("PYTHONHASHSEED") != "0":
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "PYTHONHASHSEED": "0"})
+    projects = os.environ.get(PROJECTS, "").split()
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(main)
     end_on_signals()
     with redacted_output():
         try:
+            if projects:
+                # By name: a stage without a project does not depend on the alias.
+                import_module("detexport.detectron2_alias").import_projects(projects)
             app()
         except DetexportError as error:
             code = fail(error)

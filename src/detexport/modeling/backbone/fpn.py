@@ -4,6 +4,7 @@ Shapes: ``p{k}`` is (N, C, H/2**k, W/2**k); C is the same for every k.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
@@ -11,10 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detexport.config import CfgNode
 from detexport.errors import ConfigError
-from detexport.layers import Conv2d, ShapeSpec, get_norm
-from detexport.layers.conv import init_xavier, shapes_of
+from detexport.layers import ShapeSpec, get_norm
+from detexport.layers.conv import Conv2d, init_xavier, shapes_of
 from detexport.modeling.backbone.backbone import Backbone, whole_network
+from detexport.modeling.backbone.resnet import ResNet, build_resnet_backbone
+from detexport.modeling.registries import BACKBONE_REGISTRY
 from detexport.modeling.segment import (
     NamedMaps,
     Port,
@@ -37,18 +41,21 @@ class LastLevelMaxPool(nn.Module):
 
 
 class LastLevelP6P7(nn.Module):
-    """p6 and p7 for RetinaNet: strided convolutions over res5, with a ReLU between them.
+    """p6 and p7 for RetinaNet: strided convolutions over res5 or p5, with a ReLU between them.
 
     Args:
-        in_channels: channels of res5.
+        in_channels: channels of ``in_feature``.
         out_channels: channels of both levels.
+        in_feature: the map that they are computed from.
     """
 
     in_feature = "res5"
     num_levels = 2
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, in_feature: str = "res5") -> None:
         super().__init__()
+        if in_feature != type(self).in_feature:
+            self.in_feature = in_feature
         self.p6 = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
         self.p7 = nn.Conv2d(out_channels, out_channels, 3, stride=2, padding=1)
         for conv in (self.p6, self.p7):
@@ -71,8 +78,8 @@ class FPN(Backbone):
         in_features: names of its outputs, from fine to coarse.
         out_channels: channels of every level.
         norm: name of the normalization.
-        fuse_type: ``"sum"``, or ``"avg"``, which halves the sum.
         top_block: computes the levels above the last from its ``in_feature``.
+        fuse_type: ``"sum"``, or ``"avg"``, which halves the sum.
     """
 
     if TYPE_CHECKING:  # TorchScript would apply an annotation that exists at run time
@@ -88,12 +95,11 @@ class FPN(Backbone):
     def __init__(
         self,
         bottom_up: Any,
-        *,
-        in_features: tuple[str, ...],
+        in_features: Sequence[str],
         out_channels: int,
-        norm: str,
-        fuse_type: str,
-        top_block: Any,
+        norm: str | Callable[[int], nn.Module] = "",
+        top_block: Any = None,
+        fuse_type: str = "sum",
     ) -> None:
         super().__init__()
         if fuse_type not in ("sum", "avg"):
@@ -208,3 +214,28 @@ class _PyramidLevel(nn.Module):
             above = tensors[1]
         fused = self.fpn._fuse(self.lateral(tensors[0]), above)
         return [fused, self.output(fused)]
+
+
+@BACKBONE_REGISTRY.register()
+def build_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """Build a ResNet with a feature pyramid whose p6 is a max pooling of p5."""
+    return _pyramid(cfg, build_resnet_backbone(cfg, input_shape), LastLevelMaxPool())
+
+
+@BACKBONE_REGISTRY.register()
+def build_retinanet_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """Build a ResNet with a feature pyramid whose p6 and p7 are convolutions over res5."""
+    bottom_up = build_resnet_backbone(cfg, input_shape)
+    (res5,) = shapes_of(bottom_up.output_shape(), ["res5"], "LastLevelP6P7")
+    return _pyramid(cfg, bottom_up, LastLevelP6P7(res5.channels, cfg.MODEL.FPN.OUT_CHANNELS))
+
+
+def _pyramid(cfg: CfgNode, bottom_up: ResNet, top_block: Any) -> FPN:
+    return FPN(
+        bottom_up,
+        tuple(cfg.MODEL.FPN.IN_FEATURES),
+        cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+        top_block=top_block,
+    )

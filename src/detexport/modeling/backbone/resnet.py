@@ -4,6 +4,7 @@ Shapes: images are (N, C, H, W); ``res{k}`` has the stride 2**k (res2: 4 ... res
 block or stem has a bias, not even without a normalization, as in detectron2's checkpoints.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, Dict, List
@@ -12,11 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detexport.config import CfgNode
 from detexport.errors import ConfigError
-from detexport.layers import Conv2d, DeformConv, FrozenBatchNorm2d, ShapeSpec, get_norm
-from detexport.layers.conv import init_conv_msra
+from detexport.layers import CNNBlockBase, DeformConv, FrozenBatchNorm2d, ShapeSpec, get_norm
+from detexport.layers.conv import Conv2d, init_conv_msra
 from detexport.modeling.backbone.backbone import Backbone
+from detexport.modeling.registries import BACKBONE_REGISTRY
 from detexport.modeling.segment import BATCH, Layers, Segment, maps
+
+Norm = str | Callable[[int], nn.Module]
 
 BLOCKS_PER_STAGE = {
     18: (2, 2, 2, 2),
@@ -28,11 +33,17 @@ BLOCKS_PER_STAGE = {
 """Residual blocks of res2..res5 by depth (table 1 of He et al. 2016)."""
 
 
-class BasicStem(nn.Module):
-    """A 7x7 convolution of stride 2, then 3x3 max pooling of stride 2."""
+class BasicStem(CNNBlockBase):
+    """A 7x7 convolution of stride 2, then 3x3 max pooling of stride 2.
 
-    def __init__(self, in_channels: int, out_channels: int, norm: str) -> None:
-        super().__init__()
+    Args:
+        in_channels: channels of the image.
+        out_channels: channels of the output.
+        norm: name of the normalization.
+    """
+
+    def __init__(self, in_channels: int = 3, out_channels: int = 64, norm: Norm = "BN") -> None:
+        super().__init__(in_channels, out_channels, 4)
         self.conv1 = Conv2d(
             in_channels,
             out_channels,
@@ -50,7 +61,7 @@ class BasicStem(nn.Module):
         return F.max_pool2d(self.conv1(x), kernel_size=3, stride=2, padding=1)
 
 
-def _shortcut(in_channels: int, out_channels: int, stride: int, norm: str) -> Conv2d | None:
+def _shortcut(in_channels: int, out_channels: int, stride: int, norm: Norm) -> Conv2d | None:
     """Return the projection of a shortcut, or None where the number of channels stays the same."""
     if in_channels == out_channels:
         return None
@@ -61,11 +72,18 @@ def _shortcut(in_channels: int, out_channels: int, stride: int, norm: str) -> Co
     return shortcut
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut (ResNet-18 and 34)."""
+class BasicBlock(CNNBlockBase):
+    """Two 3x3 convolutions and a shortcut (ResNet-18 and 34).
 
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int, norm: str) -> None:
-        super().__init__()
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        stride: stride of the block.
+        norm: name of the normalization.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, norm: Norm = "BN") -> None:
+        super().__init__(in_channels, out_channels, stride)
         self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
         self.conv1 = Conv2d(
             in_channels,
@@ -91,8 +109,19 @@ class BasicBlock(nn.Module):
         return F.relu(out.add_(x), inplace=True)
 
 
-class BottleneckBlock(nn.Module):
-    """1x1, 3x3 (grouped, dilated), 1x1 convolutions and a shortcut (ResNet-50 and deeper)."""
+class BottleneckBlock(CNNBlockBase):
+    """1x1, 3x3 (grouped, dilated), 1x1 convolutions and a shortcut (ResNet-50 and deeper).
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        bottleneck_channels: channels of the 3x3 convolution.
+        stride: stride of the block.
+        num_groups: groups of the 3x3 convolution.
+        norm: name of the normalization.
+        stride_in_1x1: apply the stride in the first convolution, not in the 3x3 one.
+        dilation: dilation of the 3x3 convolution.
+    """
 
     def __init__(
         self,
@@ -100,13 +129,13 @@ class BottleneckBlock(nn.Module):
         out_channels: int,
         *,
         bottleneck_channels: int,
-        stride: int,
-        groups: int,
-        stride_in_1x1: bool,
-        dilation: int,
-        norm: str,
+        stride: int = 1,
+        num_groups: int = 1,
+        norm: Norm = "BN",
+        stride_in_1x1: bool = False,
+        dilation: int = 1,
     ) -> None:
-        super().__init__()
+        super().__init__(in_channels, out_channels, stride)
         stride_1x1, stride_3x3 = (stride, 1) if stride_in_1x1 else (1, stride)
         width = bottleneck_channels
         self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
@@ -120,7 +149,7 @@ class BottleneckBlock(nn.Module):
             stride=stride_3x3,
             padding=dilation,
             dilation=dilation,
-            groups=groups,
+            groups=num_groups,
             bias=False,
             norm=get_norm(norm, width),
             relu=True,
@@ -147,10 +176,10 @@ class DeformBottleneckBlock(BottleneckBlock):
         out_channels: channels of the output.
         bottleneck_channels: channels of the 3x3 convolution.
         stride: stride of the block.
-        groups: groups of the 3x3 convolution.
+        num_groups: groups of the 3x3 convolution.
+        norm: name of the normalization.
         stride_in_1x1: apply the stride in the first convolution, not in the 3x3 one.
         dilation: dilation of the 3x3 convolution.
-        norm: name of the normalization.
         deform_modulated: also predict a weight per tap.
         deform_num_groups: groups of channels with separate offsets.
     """
@@ -161,20 +190,20 @@ class DeformBottleneckBlock(BottleneckBlock):
         out_channels: int,
         *,
         bottleneck_channels: int,
-        stride: int,
-        groups: int,
-        stride_in_1x1: bool,
-        dilation: int,
-        norm: str,
-        deform_modulated: bool,
-        deform_num_groups: int,
+        stride: int = 1,
+        num_groups: int = 1,
+        norm: Norm = "BN",
+        stride_in_1x1: bool = False,
+        dilation: int = 1,
+        deform_modulated: bool = False,
+        deform_num_groups: int = 1,
     ) -> None:
         super().__init__(
             in_channels,
             out_channels,
             bottleneck_channels=bottleneck_channels,
             stride=stride,
-            groups=groups,
+            num_groups=num_groups,
             stride_in_1x1=stride_in_1x1,
             dilation=dilation,
             norm=norm,
@@ -192,7 +221,7 @@ class DeformBottleneckBlock(BottleneckBlock):
             bottleneck_channels,
             bottleneck_channels,
             3,
-            groups=groups,
+            groups=num_groups,
             deformable_groups=deform_num_groups,
             norm=get_norm(norm, bottleneck_channels),
             **taps,
@@ -215,6 +244,70 @@ class DeformBottleneckBlock(BottleneckBlock):
         return F.relu(out + x)
 
 
+def make_stage(
+    block_class: Callable[..., CNNBlockBase],
+    num_blocks: int,
+    *,
+    in_channels: int,
+    out_channels: int,
+    **kwargs: Any,
+) -> list[CNNBlockBase]:
+    """Build the blocks of a stage.
+
+    Args:
+        block_class: called with ``in_channels``, ``out_channels`` and the options of the block.
+        num_blocks: number of blocks.
+        in_channels: channels of the first block's input; the other blocks have ``out_channels``.
+        out_channels: channels of each block's output.
+        **kwargs: options of all blocks; ``NAME_per_block`` has one value of ``NAME`` for each.
+
+    Raises:
+        ConfigError: an option per block has another number of values.
+    """
+    per_block = {name: value for name, value in kwargs.items() if name.endswith("_per_block")}
+    for name, values in per_block.items():
+        if len(values) != num_blocks:
+            raise ConfigError(
+                "wrong number of values for the blocks of a stage",
+                got=f"{name}: {len(values)} values",
+                expected=f"{num_blocks}, one for each block",
+            )
+    common = {name: value for name, value in kwargs.items() if name not in per_block}
+    blocks = []
+    for index in range(num_blocks):
+        own = {name.removesuffix("_per_block"): values[index] for name, values in per_block.items()}
+        channels = in_channels if index == 0 else out_channels
+        blocks.append(block_class(in_channels=channels, out_channels=out_channels, **common, **own))
+    return blocks
+
+
+def make_default_stages(
+    depth: int, block_class: Callable[..., CNNBlockBase] | None = None, **kwargs: Any
+) -> list[list[CNNBlockBase]]:
+    """Build the stages res2 .. res5 of a standard ResNet.
+
+    Args:
+        depth: 18, 34, 50, 101 or 152.
+        block_class: class of the blocks; by default ``BasicBlock`` to depth 34, else ``BottleneckBlock``.
+        **kwargs: options of all blocks, such as ``norm``. Channels and strides are those of He et al. 2016.
+
+    Raises:
+        ConfigError: the depth is unknown.
+    """
+    _check_depth(depth)
+    wide = depth >= 50
+    block_class = block_class or (BottleneckBlock if wide else BasicBlock)
+    stages: list[list[CNNBlockBase]] = []
+    in_channels, out_channels = 64, 256 if wide else 64
+    for index, blocks in enumerate(BLOCKS_PER_STAGE[depth]):
+        options = {"bottleneck_channels": out_channels // 4, **kwargs} if wide else kwargs
+        strides = [1 if index == 0 else 2] + [1] * (blocks - 1)
+        channels = {"in_channels": in_channels, "out_channels": out_channels}
+        stages.append(make_stage(block_class, blocks, stride_per_block=strides, **channels, **options))
+        in_channels, out_channels = out_channels, 2 * out_channels
+    return stages
+
+
 def resnet_stages(
     *,
     depth: int,
@@ -229,7 +322,7 @@ def resnet_stages(
     deform_num_groups: int,
     norm: str,
     last_stage: str,
-) -> dict[str, tuple[nn.Sequential, ShapeSpec]]:
+) -> dict[str, list[CNNBlockBase]]:
     """Build the stages ``res2`` .. ``last_stage`` of a ResNet.
 
     Args:
@@ -250,43 +343,43 @@ def resnet_stages(
         ConfigError: the depth is unknown, or an option is not supported.
     """
     _check_stages(depth, groups, res5_dilation, deform_on_per_stage)
-    stages: dict[str, tuple[nn.Sequential, ShapeSpec]] = {}
+    stages: dict[str, list[CNNBlockBase]] = {}
     bottleneck_channels = groups * width_per_group
-    stride = 4
     for index, blocks in enumerate(BLOCKS_PER_STAGE[depth]):
         dilation = res5_dilation if index == 3 else 1
         first_stride = 1 if index == 0 or dilation == 2 else 2
-        stride *= first_stride
-        block_class: Callable[..., nn.Module] = BasicBlock
-        options: dict[str, Any] = {}
+        block_class: Callable[..., CNNBlockBase] = BasicBlock
+        options: dict[str, Any] = {"norm": norm, "stride_per_block": [first_stride] + [1] * (blocks - 1)}
         if depth >= 50:
             block_class = BottleneckBlock
-            options = {
+            options |= {
                 "bottleneck_channels": bottleneck_channels,
-                "groups": groups,
+                "num_groups": groups,
                 "stride_in_1x1": stride_in_1x1,
                 "dilation": dilation,
             }
         if deform_on_per_stage[index]:
             block_class = DeformBottleneckBlock
             options |= {"deform_modulated": deform_modulated, "deform_num_groups": deform_num_groups}
-        modules: list[nn.Module] = []
-        for block in range(blocks):
-            block_stride = first_stride if block == 0 else 1
-            modules.append(block_class(in_channels, out_channels, stride=block_stride, norm=norm, **options))
-            in_channels = out_channels
         name = f"res{index + 2}"
-        stages[name] = (nn.Sequential(*modules), ShapeSpec(channels=out_channels, stride=stride))
+        stages[name] = make_stage(
+            block_class, blocks, in_channels=in_channels, out_channels=out_channels, **options
+        )
         if name == last_stage:
             break
+        in_channels = out_channels
         out_channels *= 2
         bottleneck_channels *= 2
     return stages
 
 
-def _check_stages(depth: int, groups: int, res5_dilation: int, deform_on_per_stage: Sequence[bool]) -> None:
+def _check_depth(depth: int) -> None:
     if depth not in BLOCKS_PER_STAGE:
         raise ConfigError("unknown ResNet depth", got=depth, expected=sorted(BLOCKS_PER_STAGE))
+
+
+def _check_stages(depth: int, groups: int, res5_dilation: int, deform_on_per_stage: Sequence[bool]) -> None:
+    _check_depth(depth)
     if len(deform_on_per_stage) != 4:
         raise ConfigError(
             "wrong number of values for deformable convolutions",
@@ -313,30 +406,39 @@ class ResNet(Backbone, nn.Sequential):
     It is a ``Sequential``, since scripting can iterate over its named children.
 
     Args:
-        stages: ``res2``, ``res3``, ... in order, each with the shape of its output.
-        in_channels: channels of the image.
-        stem_channels: channels of the stem's output.
-        norm: name of the stem's normalization.
-        out_features: names of the stages to return; may include ``stem``.
+        stem: image -> input of the first stage.
+        stages: the blocks of each stage in order; they become ``res2``, ``res3``, ...
+        num_classes: not supported: a network without a classifier.
+        out_features: names of the stages to return; may include ``stem``. By default the last stage.
         freeze_at: 0 trains everything, 1 freezes the stem, k the stages up to res{k}.
     """
 
+    make_stage = staticmethod(make_stage)
+    make_default_stages = staticmethod(make_default_stages)
+
     def __init__(
         self,
-        stages: dict[str, tuple[nn.Sequential, ShapeSpec]],
-        *,
-        in_channels: int,
-        stem_channels: int,
-        norm: str,
-        out_features: tuple[str, ...],
-        freeze_at: int,
+        stem: CNNBlockBase,
+        stages: Sequence[Sequence[CNNBlockBase]],
+        num_classes: int | None = None,
+        out_features: Sequence[str] | None = None,
+        freeze_at: int = 0,
     ) -> None:
         super().__init__()
-        self.add_module("stem", BasicStem(in_channels, stem_channels, norm))
-        self._shapes = {"stem": ShapeSpec(channels=stem_channels, stride=4)}
-        for name, (stage, shape) in stages.items():
-            self.add_module(name, stage)
-            self._shapes[name] = shape
+        if num_classes is not None:
+            raise ConfigError(
+                "a ResNet is a backbone here, without a classifier",
+                got=f"num_classes={num_classes}",
+                expected="num_classes=None",
+            )
+        self.add_module("stem", stem)
+        self._shapes = {"stem": ShapeSpec(channels=stem.out_channels, stride=stem.stride)}
+        stride = stem.stride
+        for number, blocks in enumerate(stages, start=2):
+            self.add_module(f"res{number}", nn.Sequential(*blocks))
+            stride *= math.prod(block.stride for block in blocks)
+            self._shapes[f"res{number}"] = ShapeSpec(channels=blocks[-1].out_channels, stride=stride)
+        out_features = [list(self._shapes)[-1]] if out_features is None else out_features
         unknown = set(out_features) - set(self._shapes)
         if unknown:
             raise ConfigError(
@@ -372,18 +474,48 @@ class ResNet(Backbone, nn.Sequential):
             for before, name in pairwise([BATCH[0].name, *self.stage_names])
         ]
 
-    def freeze(self, freeze_at: int) -> None:
+    def freeze(self, freeze_at: int = 0) -> "ResNet":
         """Freeze the stem (1) and the stages up to res{freeze_at}, with their batch normalizations."""
         for level, name in enumerate(self._shapes, start=1):
             if freeze_at >= level:
                 for parameter in getattr(self, name).parameters():
                     parameter.requires_grad = False
-                _freeze_batch_norms(getattr(self, name))
+                FrozenBatchNorm2d.convert_frozen_batchnorm(getattr(self, name))
+        return self
 
 
-def _freeze_batch_norms(module: nn.Module) -> None:
-    for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d | nn.SyncBatchNorm):
-            setattr(module, name, FrozenBatchNorm2d(child.num_features, child.eps))
-        else:
-            _freeze_batch_norms(child)
+def configured_stages(cfg: CfgNode, last_stage: str, depth: int) -> dict[str, list[CNNBlockBase]]:
+    """Build the stages ``res2`` .. ``last_stage`` of a ResNet as ``MODEL.RESNETS`` configures it."""
+    resnets = cfg.MODEL.RESNETS
+    return resnet_stages(
+        depth=depth,
+        in_channels=resnets.STEM_OUT_CHANNELS,
+        out_channels=resnets.RES2_OUT_CHANNELS,
+        groups=resnets.NUM_GROUPS,
+        width_per_group=resnets.WIDTH_PER_GROUP,
+        stride_in_1x1=resnets.STRIDE_IN_1X1,
+        res5_dilation=resnets.RES5_DILATION,
+        deform_on_per_stage=tuple(resnets.DEFORM_ON_PER_STAGE),
+        deform_modulated=resnets.DEFORM_MODULATED,
+        deform_num_groups=resnets.DEFORM_NUM_GROUPS,
+        norm=resnets.NORM,
+        last_stage=last_stage,
+    )
+
+
+@BACKBONE_REGISTRY.register()
+def build_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
+    """Build a ResNet or ResNeXt, frozen up to ``MODEL.BACKBONE.FREEZE_AT``."""
+    resnets = cfg.MODEL.RESNETS
+    if not resnets.OUT_FEATURES:
+        raise ConfigError(
+            "MODEL.RESNETS.OUT_FEATURES names no stage", expected="some of stem, res2, ..., res5"
+        )
+    last_stage = max(resnets.OUT_FEATURES, key=lambda name: (name != "stem", name))
+    stages = list(configured_stages(cfg, last_stage, resnets.DEPTH).values())
+    return ResNet(
+        BasicStem(input_shape.channels, resnets.STEM_OUT_CHANNELS, resnets.NORM),
+        stages,
+        out_features=tuple(resnets.OUT_FEATURES),
+        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
+    )

@@ -1,5 +1,6 @@
 """Base class of the meta architectures: preprocessing of images, and the inputs and outputs of the graph."""
 
+from collections.abc import Sequence
 from typing import Any, List
 
 import torch
@@ -15,6 +16,9 @@ from detexport.structures import ImageList, Instances
 from detexport.structures.image_list import pad_images
 from detexport.structures.model_input import checked_image, output_size
 
+DEFAULT_RESIZE = ResizeRule(800, 1333)
+"""Resize rule of a model that is built without a configuration: that of detectron2's defaults."""
+
 
 class ImageModel(nn.Module):
     """Base class of models: normalization and padding of images, and the graphs over ``detect``.
@@ -24,7 +28,7 @@ class ImageModel(nn.Module):
     Args:
         pixel_mean: mean of each channel, on the scale 0..255, in the order of ``input_format``.
         pixel_std: standard deviation of each channel, on the same scale and in the same order.
-        input_format: order of the image's channels, ``"BGR"`` or ``"RGB"``.
+        input_format: order of the image's channels, ``"BGR"`` (the default) or ``"RGB"``.
         resize: how images are resized before the model.
         size_divisibility: images are padded to a multiple of this, in px; 0 for no padding.
     """
@@ -36,14 +40,14 @@ class ImageModel(nn.Module):
     def __init__(
         self,
         *,
-        pixel_mean: tuple[float, ...],
-        pixel_std: tuple[float, ...],
-        input_format: str,
-        resize: ResizeRule,
-        size_divisibility: int,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        input_format: str | None = None,
+        resize: ResizeRule = DEFAULT_RESIZE,
+        size_divisibility: int = 0,
     ) -> None:
         super().__init__()
-        self.input_format = input_format
+        self.input_format = input_format or "BGR"
         self.resize = resize
         self.size_divisibility = size_divisibility
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)

@@ -166,7 +166,9 @@ class PanopticFPN(GeneralizedRCNN):
         return {**sem_seg_losses, **proposal_losses, **weighted}
 
     @torch.jit.unused
-    def inference(self, batched_inputs: list[dict[str, Any]], do_postprocess: bool = True) -> Any:
+    def inference(  # type: ignore[override]
+        self, batched_inputs: list[dict[str, Any]], do_postprocess: bool = True
+    ) -> Any:
         """Return the outputs of each image.
 
         Args:

@@ -122,12 +122,4 @@ class ProposalNetwork(ImageModel):
 
 def postprocess_proposals(proposals: Instances, output_height: int, output_width: int) -> Instances:
     """Rescale proposals to the size of the output; drop those whose clipped box is empty."""
-    renamed = Instances(
-        proposals.image_size,
-        pred_boxes=proposals.proposal_boxes,
-        objectness_logits=proposals.objectness_logits,
-    )
-    scaled = detector_postprocess(renamed, output_height, output_width)
-    return Instances(
-        scaled.image_size, proposal_boxes=scaled.pred_boxes, objectness_logits=scaled.objectness_logits
-    )
+    return detector_postprocess(proposals, output_height, output_width)

@@ -1,5 +1,6 @@
 """Two-stage detectors: Faster and Mask R-CNN (Ren et al. 2015, He et al. 2017)."""
 
+from collections.abc import Sequence
 from typing import Any, Dict, List
 
 import torch
@@ -16,7 +17,12 @@ from detexport.contract import (
 )
 from detexport.errors import ConfigError, InputError
 from detexport.modeling.backbone import backbone_segments, build_backbone
-from detexport.modeling.meta_arch.image_model import ImageModel, image_options, preprocess_segment
+from detexport.modeling.meta_arch.image_model import (
+    DEFAULT_RESIZE,
+    ImageModel,
+    image_options,
+    preprocess_segment,
+)
 from detexport.modeling.meta_arch.inputs import gt_instances_of
 from detexport.modeling.proposal_generator import build_proposal_generator, proposal_segments
 from detexport.modeling.registries import META_ARCH_REGISTRY
@@ -36,7 +42,8 @@ class GeneralizedRCNN(ImageModel):
         roi_heads: proposals -> detections.
         pixel_mean: see ``ImageModel``.
         pixel_std: see ``ImageModel``.
-        input_format: order of the image's channels, ``"BGR"`` or ``"RGB"``.
+        input_format: order of the image's channels, ``"BGR"`` (the default) or ``"RGB"``.
+        vis_period: not supported: training images are not recorded.
         resize: how images are resized before the model.
     """
 
@@ -49,10 +56,11 @@ class GeneralizedRCNN(ImageModel):
         backbone: Any,
         proposal_generator: Any,
         roi_heads: Any,
-        pixel_mean: tuple[float, ...],
-        pixel_std: tuple[float, ...],
-        input_format: str,
-        resize: ResizeRule,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        input_format: str | None = None,
+        vis_period: int = 0,
+        resize: ResizeRule = DEFAULT_RESIZE,
     ) -> None:
         super().__init__(
             pixel_mean=pixel_mean,
@@ -61,6 +69,10 @@ class GeneralizedRCNN(ImageModel):
             resize=resize,
             size_divisibility=backbone.size_divisibility,
         )
+        if vis_period:
+            raise ConfigError(
+                "training images are not recorded", got=f"vis_period={vis_period}", expected="0, the default"
+            )
         self.backbone = backbone
         self.proposal_generator = proposal_generator
         self.roi_heads = roi_heads
@@ -111,18 +123,29 @@ class GeneralizedRCNN(ImageModel):
         return {**head_losses, **proposal_losses}
 
     @torch.jit.unused
-    def inference(self, batched_inputs: list[dict[str, Any]], do_postprocess: bool = True) -> Any:
+    def inference(
+        self,
+        batched_inputs: list[dict[str, Any]],
+        detected_instances: list[Instances] | None = None,
+        do_postprocess: bool = True,
+    ) -> Any:
         """Return the detections of each image.
 
         Args:
             batched_inputs: see ``forward``.
+            detected_instances: boxes that are detected already, ``pred_boxes`` in px of the input and
+                ``pred_classes`` of each image; only their masks and keypoints are predicted then.
             do_postprocess: scale boxes and paste masks into the output. Otherwise, return ``Instances`` in px
                 of the input, with masks as (R, 1, S, S) probabilities.
         """
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
-        proposals, _ = self.propose(batched_inputs, images, features)
-        instances, _ = self.roi_heads(images, features, proposals)
+        if detected_instances is None:
+            proposals, _ = self.propose(batched_inputs, images, features)
+            instances, _ = self.roi_heads(images, features, proposals)
+        else:
+            given = [one.to(self.device) for one in detected_instances]
+            instances = self.roi_heads.forward_with_given_boxes(features, given)
         if not do_postprocess:
             return instances
         return self.postprocess(instances, batched_inputs)

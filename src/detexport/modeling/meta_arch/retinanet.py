@@ -16,7 +16,7 @@ from detexport.contract import DETECTION_OUTPUTS, Contract
 from detexport.layers import ShapeSpec, get_norm, nms_per_class
 from detexport.layers.conv import init_normal, shapes_of
 from detexport.layers.levels import LevelsBatchNorm, LevelsConv2d, LevelsReLU
-from detexport.modeling.anchor_generator import AnchorGrid, build_anchor_generator, by_anchor
+from detexport.modeling.anchor_generator import build_anchor_generator, by_anchor, tensor_anchors
 from detexport.modeling.backbone import backbone_segments, build_backbone
 from detexport.modeling.box_regression import Box2BoxTransform, anchor_loss_sum, apply_deltas, box_loss_type
 from detexport.modeling.matcher import Matcher, match_anchors, matched_classes
@@ -171,7 +171,7 @@ class RetinaNet(ImageModel):
         backbone: Any,
         in_features: tuple[str, ...],
         head: Any,
-        anchor_generator: AnchorGrid,
+        anchor_generator: Any,
         box2box_transform: Box2BoxTransform,
         matcher: Matcher,
         num_classes: int,
@@ -189,9 +189,9 @@ class RetinaNet(ImageModel):
         self.backbone = backbone
         self.in_features: List[str] = list(in_features)
         self.head = head
-        self.anchor_generator = anchor_generator
+        self.anchor_generator = tensor_anchors(anchor_generator)
         self.box2box_transform = box2box_transform
-        self.box_weights: List[float] = list(box2box_transform.weights)
+        self.box_weights: List[float] = box2box_transform.graph_weights()
         self.anchor_matcher = matcher
         self.num_classes = num_classes
         self.score_threshold = score_threshold
@@ -348,14 +348,14 @@ class RetinaNet(ImageModel):
     @torch.jit.unused
     @torch.no_grad()
     def label_anchors(
-        self, anchors: list[Tensor], targets: list[Instances]
+        self, anchors: list[Tensor], gt_instances: list[Instances]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Return classes (HWA,), K background, -1 ignored, and matched ``gt_boxes`` (HWA, 4) per image."""
         all_anchors = Boxes(torch.cat(anchors))
         labels, boxes = [], []
-        for target in targets:
-            matches, label, gt_boxes = match_anchors(all_anchors, target.gt_boxes, self.anchor_matcher)
-            labels.append(matched_classes(target.gt_classes, matches, label, self.num_classes))
+        for instances in gt_instances:
+            matches, label, gt_boxes = match_anchors(all_anchors, instances.gt_boxes, self.anchor_matcher)
+            labels.append(matched_classes(instances.gt_classes, matches, label, self.num_classes))
             boxes.append(gt_boxes)
         return labels, boxes
 
@@ -363,22 +363,22 @@ class RetinaNet(ImageModel):
     def losses(
         self,
         anchors: list[Tensor],
-        logits: list[Tensor],
-        labels: list[Tensor],
-        deltas: list[Tensor],
+        pred_logits: list[Tensor],
+        gt_labels: list[Tensor],
+        pred_anchor_deltas: list[Tensor],
         gt_boxes: list[Tensor],
     ) -> dict[str, Tensor]:
         """Compute ``loss_cls`` over the anchors that are not ignored, ``loss_box_reg`` over the foreground.
 
         Both are normalized by a moving average of the number of foreground anchors.
         """
-        label = torch.stack(labels)
+        label = torch.stack(gt_labels)
         valid, foreground = label >= 0, (label >= 0) & (label < self.num_classes)
-        record("num_pos_anchors", lambda: foreground.sum() / len(labels))
+        record("num_pos_anchors", lambda: foreground.sum() / len(gt_labels))
         self.loss_normalizer = NORMALIZER_MOMENTUM * self.loss_normalizer + (1 - NORMALIZER_MOMENTUM) * max(
             int(foreground.sum()), 1
         )
-        all_logits = torch.cat(logits, dim=1)[valid]
+        all_logits = torch.cat(pred_logits, dim=1)[valid]
         loss_cls = sigmoid_focal_loss(
             all_logits,
             F.one_hot(label[valid], self.num_classes + 1)[:, :-1].to(all_logits.dtype),
@@ -388,7 +388,7 @@ class RetinaNet(ImageModel):
         )
         loss_box = anchor_loss_sum(
             anchors,
-            deltas,
+            pred_anchor_deltas,
             gt_boxes,
             foreground,
             self.box2box_transform,

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from detexport.config import CfgNode, configurable
 from detexport.contract import Contract, TensorSpec
 from detexport.errors import ConfigError
-from detexport.layers import Conv2d, ShapeSpec, get_norm
-from detexport.layers.conv import init_conv_msra, shapes_of
+from detexport.layers import ShapeSpec, get_norm
+from detexport.layers.conv import Conv2d, init_conv_msra, shapes_of
 from detexport.modeling.backbone import backbone_segments, build_backbone
 from detexport.modeling.meta_arch.image_model import ImageModel, image_options, preprocess_segment
 from detexport.modeling.meta_arch.inputs import gt_sem_segs_of

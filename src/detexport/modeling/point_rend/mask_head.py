@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from detexport.config import CfgNode
 from detexport.errors import ConfigError
-from detexport.layers import Conv2d, ShapeSpec
-from detexport.layers.conv import init_conv_msra, init_normal, init_xavier
+from detexport.layers import ShapeSpec
+from detexport.layers.conv import Conv2d, init_conv_msra, init_normal, init_xavier
 from detexport.modeling.point_rend.point_head import build_point_head, check_num_classes
 from detexport.modeling.point_rend.sampling import (
     PointPooler,

@@ -4,7 +4,9 @@ from detexport.modeling.proposal_generator.precomputed import no_proposal_genera
 from detexport.modeling.proposal_generator.rpn import (
     RPN,
     RPNHead,
+    StandardRPNHead,
     build_proposal_generator,
+    build_rpn_head,
     proposal_segments,
 )
 from detexport.modeling.registries import PROPOSAL_GENERATOR_REGISTRY, RPN_HEAD_REGISTRY
@@ -14,7 +16,9 @@ __all__ = [
     "RPN",
     "RPN_HEAD_REGISTRY",
     "RPNHead",
+    "StandardRPNHead",
     "build_proposal_generator",
+    "build_rpn_head",
     "no_proposal_generator",
     "proposal_segments",
 ]

@@ -11,12 +11,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detexport.config import CfgNode, configurable
-from detexport.layers import Conv2d, ShapeSpec, nms_per_class
-from detexport.layers.conv import init_normal, shapes_of
-from detexport.modeling.anchor_generator import AnchorGrid, build_anchor_generator, by_anchor
-from detexport.modeling.box_regression import Box2BoxTransform, anchor_loss_sum, apply_deltas, box_loss_type
-from detexport.modeling.matcher import Matcher, match_anchors, subsample_labels
+from detexport.layers import ShapeSpec, nms_per_class
+from detexport.layers.conv import Conv2d, init_normal, shapes_of
+from detexport.modeling.anchor_generator import build_anchor_generator, by_anchor, tensor_anchors
+from detexport.modeling.box_regression import (
+    Box2BoxTransform,
+    anchor_loss_sum,
+    apply_deltas,
+    box_loss_type,
+    loss_weights_of,
+)
+from detexport.modeling.matcher import Matcher, match_anchors
 from detexport.modeling.registries import PROPOSAL_GENERATOR_REGISTRY, RPN_HEAD_REGISTRY
+from detexport.modeling.sampling import subsample_labels
 from detexport.modeling.segment import (
     IMAGE_PORT,
     PROPOSALS,
@@ -39,6 +46,11 @@ from detexport.utils.events import record
 def build_proposal_generator(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> Any:
     """Build ``cfg.MODEL.PROPOSAL_GENERATOR.NAME`` for feature maps of these shapes."""
     return PROPOSAL_GENERATOR_REGISTRY.build(cfg, input_shape)
+
+
+def build_rpn_head(cfg: CfgNode, input_shape: list[ShapeSpec]) -> Any:
+    """Build ``cfg.MODEL.RPN.HEAD_NAME`` for feature maps of these shapes."""
+    return RPN_HEAD_REGISTRY.build(cfg, input_shape)
 
 
 @RPN_HEAD_REGISTRY.register(name="StandardRPNHead")
@@ -94,6 +106,10 @@ class RPNHead(nn.Module):
         return logits, deltas
 
 
+StandardRPNHead = RPNHead
+"""The name in detectron2 and in configurations."""
+
+
 @PROPOSAL_GENERATOR_REGISTRY.register()
 class RPN(nn.Module):
     """Region proposal network over feature maps.
@@ -103,18 +119,18 @@ class RPN(nn.Module):
         head: logits and box deltas of each anchor.
         anchor_generator: computes the anchors of each level.
         box2box_transform: encoding of the box deltas.
-        matcher: labels the anchors in training.
+        anchor_matcher: labels the anchors in training.
         batch_size_per_image: anchors sampled per image for the losses.
         positive_fraction: upper bound of the fraction of foreground anchors among them.
         pre_nms_topk: proposals per level before NMS, in training and in testing.
         post_nms_topk: proposals per image after NMS, in training and in testing.
-        nms_threshold: IoU threshold of NMS, which runs per level.
+        nms_thresh: IoU threshold of NMS, which runs per level.
         min_box_size: lower bound of both sides of a proposal in px, exclusive.
-        boundary_threshold: px by which an anchor may reach outside the image; others are ignored in training.
-            -1 keeps all.
+        anchor_boundary_thresh: px by which an anchor may reach outside the image; others are ignored in
+            training. -1 keeps all.
+        loss_weight: factor of both losses, or one each for ``loss_rpn_cls`` and ``loss_rpn_loc``.
         box_reg_loss_type: ``loss_type`` of ``box_loss_sum``.
         smooth_l1_beta: where the smooth L1 loss becomes linear.
-        loss_weights: weights of the objectness and the box loss.
     """
 
     @configurable
@@ -123,37 +139,37 @@ class RPN(nn.Module):
         *,
         in_features: tuple[str, ...],
         head: Any,
-        anchor_generator: AnchorGrid,
+        anchor_generator: Any,
         box2box_transform: Box2BoxTransform,
-        matcher: Matcher,
+        anchor_matcher: Matcher,
         batch_size_per_image: int,
         positive_fraction: float,
         pre_nms_topk: tuple[int, int],
         post_nms_topk: tuple[int, int],
-        nms_threshold: float,
-        min_box_size: float,
-        boundary_threshold: int,
+        nms_thresh: float = 0.7,
+        min_box_size: float = 0.0,
+        anchor_boundary_thresh: float = -1.0,
+        loss_weight: float | dict[str, float] = 1.0,
         box_reg_loss_type: str = "smooth_l1",
         smooth_l1_beta: float = 0.0,
-        loss_weights: tuple[float, float] = (1.0, 1.0),
     ) -> None:
         super().__init__()
         self.in_features: List[str] = list(in_features)
         self.rpn_head = head
-        self.anchor_generator = anchor_generator
+        self.anchor_generator = tensor_anchors(anchor_generator)
         self.box2box_transform = box2box_transform
-        self.box_weights: List[float] = list(box2box_transform.weights)
-        self.anchor_matcher = matcher
+        self.box_weights: List[float] = box2box_transform.graph_weights()
+        self.anchor_matcher = anchor_matcher
         self.batch_size_per_image = batch_size_per_image
         self.positive_fraction = positive_fraction
         self.pre_nms_topk_train, self.pre_nms_topk_test = pre_nms_topk
         self.post_nms_topk_train, self.post_nms_topk_test = post_nms_topk
-        self.nms_threshold = nms_threshold
+        self.nms_threshold = nms_thresh
         self.min_box_size = float(min_box_size)
-        self.boundary_threshold = boundary_threshold
+        self.boundary_threshold = int(anchor_boundary_thresh)
         self.box_reg_loss_type = box_reg_loss_type
         self.smooth_l1_beta = smooth_l1_beta
-        self.loss_weights = loss_weights
+        self.loss_weights = loss_weights_of(loss_weight, ("loss_rpn_cls", "loss_rpn_loc"))
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -162,20 +178,23 @@ class RPN(nn.Module):
         shapes = shapes_of(input_shape, node.IN_FEATURES, "MODEL.RPN.IN_FEATURES")
         return {
             "in_features": tuple(node.IN_FEATURES),
-            "head": RPN_HEAD_REGISTRY.get(node.HEAD_NAME)(cfg, shapes),
+            "head": build_rpn_head(cfg, shapes),
             "anchor_generator": build_anchor_generator(cfg, shapes),
             "box2box_transform": Box2BoxTransform(tuple(node.BBOX_REG_WEIGHTS)),
-            "matcher": Matcher(node.IOU_THRESHOLDS, node.IOU_LABELS, allow_low_quality_matches=True),
+            "anchor_matcher": Matcher(node.IOU_THRESHOLDS, node.IOU_LABELS, allow_low_quality_matches=True),
             "batch_size_per_image": node.BATCH_SIZE_PER_IMAGE,
             "positive_fraction": node.POSITIVE_FRACTION,
             "pre_nms_topk": (node.PRE_NMS_TOPK_TRAIN, node.PRE_NMS_TOPK_TEST),
             "post_nms_topk": (node.POST_NMS_TOPK_TRAIN, node.POST_NMS_TOPK_TEST),
-            "nms_threshold": node.NMS_THRESH,
+            "nms_thresh": node.NMS_THRESH,
             "min_box_size": cfg.MODEL.PROPOSAL_GENERATOR.MIN_SIZE,
-            "boundary_threshold": node.BOUNDARY_THRESH,
+            "anchor_boundary_thresh": node.BOUNDARY_THRESH,
             "box_reg_loss_type": box_loss_type(node.BBOX_REG_LOSS_TYPE, "MODEL.RPN.BBOX_REG_LOSS_TYPE"),
             "smooth_l1_beta": node.SMOOTH_L1_BETA,
-            "loss_weights": (node.LOSS_WEIGHT, node.LOSS_WEIGHT * node.BBOX_REG_LOSS_WEIGHT),
+            "loss_weight": {
+                "loss_rpn_cls": node.LOSS_WEIGHT,
+                "loss_rpn_loc": node.LOSS_WEIGHT * node.BBOX_REG_LOSS_WEIGHT,
+            },
         }
 
     @torch.jit.unused
@@ -267,7 +286,7 @@ class RPN(nn.Module):
             if self.boundary_threshold >= 0:
                 label[~all_anchors.inside_box(size, self.boundary_threshold)] = -1
             positive, negative = subsample_labels(
-                label, self.batch_size_per_image, self.positive_fraction, background=0
+                label, self.batch_size_per_image, self.positive_fraction, bg_label=0
             )
             label.fill_(-1)
             label[positive] = 1
@@ -280,19 +299,19 @@ class RPN(nn.Module):
     def losses(
         self,
         anchors: list[Tensor],
-        logits: list[Tensor],
-        labels: list[Tensor],
-        deltas: list[Tensor],
+        pred_objectness_logits: list[Tensor],
+        gt_labels: list[Tensor],
+        pred_anchor_deltas: list[Tensor],
         gt_boxes: list[Tensor],
     ) -> dict[str, Tensor]:
         """Compute ``loss_rpn_cls`` and ``loss_rpn_loc`` over the sampled anchors."""
-        label = torch.stack(labels)
+        label = torch.stack(gt_labels)
         positive, drawn = label == 1, label >= 0
-        record("rpn/num_pos_anchors", lambda: positive.sum() / len(labels))
-        record("rpn/num_neg_anchors", lambda: (label == 0).sum() / len(labels))
+        record("rpn/num_pos_anchors", lambda: positive.sum() / len(gt_labels))
+        record("rpn/num_neg_anchors", lambda: (label == 0).sum() / len(gt_labels))
         loc = anchor_loss_sum(
             anchors,
-            deltas,
+            pred_anchor_deltas,
             gt_boxes,
             positive,
             self.box2box_transform,
@@ -300,9 +319,9 @@ class RPN(nn.Module):
             smooth_l1_beta=self.smooth_l1_beta,
         )
         objectness = F.binary_cross_entropy_with_logits(
-            torch.cat(logits, dim=1)[drawn], label[drawn].float(), reduction="sum"
+            torch.cat(pred_objectness_logits, dim=1)[drawn], label[drawn].float(), reduction="sum"
         )
-        normalizer = self.batch_size_per_image * len(labels)
+        normalizer = self.batch_size_per_image * len(gt_labels)
         return {
             "loss_rpn_cls": objectness * (self.loss_weights[0] / normalizer),
             "loss_rpn_loc": loc * (self.loss_weights[1] / normalizer),

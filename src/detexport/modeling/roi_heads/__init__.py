@@ -6,13 +6,21 @@ from detexport.modeling.registries import (
     ROI_KEYPOINT_HEAD_REGISTRY,
     ROI_MASK_HEAD_REGISTRY,
 )
-from detexport.modeling.roi_heads.base import ROIHeads, roi_head_segments
+from detexport.modeling.roi_heads.base import ROIHeads, roi_head_segments, select_foreground_proposals
 from detexport.modeling.roi_heads.box_head import FastRCNNConvFCHead, build_box_head
 from detexport.modeling.roi_heads.build import build_roi_heads
 from detexport.modeling.roi_heads.cascade import CascadeROIHeads
-from detexport.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
-from detexport.modeling.roi_heads.keypoint_head import KRCNNConvDeconvUpsampleHead, build_keypoint_head
-from detexport.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead, build_mask_head
+from detexport.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers, fast_rcnn_inference
+from detexport.modeling.roi_heads.keypoint_head import (
+    BaseKeypointRCNNHead,
+    KRCNNConvDeconvUpsampleHead,
+    build_keypoint_head,
+)
+from detexport.modeling.roi_heads.mask_head import (
+    BaseMaskRCNNHead,
+    MaskRCNNConvUpsampleHead,
+    build_mask_head,
+)
 from detexport.modeling.roi_heads.res5 import Res5ROIHeads
 from detexport.modeling.roi_heads.standard import StandardROIHeads
 
@@ -21,6 +29,8 @@ __all__ = [
     "ROI_HEADS_REGISTRY",
     "ROI_KEYPOINT_HEAD_REGISTRY",
     "ROI_MASK_HEAD_REGISTRY",
+    "BaseKeypointRCNNHead",
+    "BaseMaskRCNNHead",
     "CascadeROIHeads",
     "FastRCNNConvFCHead",
     "FastRCNNOutputLayers",
@@ -33,5 +43,7 @@ __all__ = [
     "build_keypoint_head",
     "build_mask_head",
     "build_roi_heads",
+    "fast_rcnn_inference",
     "roi_head_segments",
+    "select_foreground_proposals",
 ]

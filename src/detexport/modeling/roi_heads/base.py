@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Dict, List
 import torch
 from torch import Tensor, nn
 
-from detexport.config import CfgNode
+from detexport.config import CfgNode, configurable
 from detexport.layers import ShapeSpec
 from detexport.layers.conv import shapes_of
-from detexport.modeling.matcher import Matcher, matched_classes, subsample_labels
+from detexport.modeling.matcher import Matcher, matched_classes
 from detexport.modeling.poolers import ROIPooler
+from detexport.modeling.sampling import subsample_labels
 from detexport.modeling.segment import (
     IMAGE_PORT,
     PROPOSAL_BOXES,
@@ -48,12 +49,12 @@ class ROIHeads(nn.Module):
     With a ``mask_head``, it also defines ``mask_features(levels, boxes)``, the input of that head.
 
     Args:
-        in_features: names of the levels.
         num_classes: K, without the background.
-        matcher: labels the proposals in training.
         batch_size_per_image: proposals sampled per image in training.
         positive_fraction: upper bound of the fraction of foreground proposals among them.
+        proposal_matcher: labels the proposals in training.
         proposal_append_gt: add the ground truth boxes to the proposals in training.
+        in_features: names of the levels.
     """
 
     detect: Any
@@ -62,25 +63,31 @@ class ROIHeads(nn.Module):
         mask_head: Any
         mask_features: Any
 
+    @configurable
     def __init__(
         self,
         *,
-        in_features: tuple[str, ...],
         num_classes: int,
-        matcher: Matcher,
         batch_size_per_image: int,
         positive_fraction: float,
-        proposal_append_gt: bool,
+        proposal_matcher: Matcher,
+        proposal_append_gt: bool = True,
+        in_features: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.in_features: List[str] = list(in_features)
         self.num_classes = num_classes
-        self.proposal_matcher = matcher
+        self.proposal_matcher = proposal_matcher
         self.batch_size_per_image = batch_size_per_image
         self.positive_fraction = positive_fraction
         self.proposal_append_gt = proposal_append_gt
         self.mask_on = False
         self.keypoint_on = False
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Return the constructor arguments for a configuration."""
+        return sampling_options(cfg)
 
     def add_masks(
         self,
@@ -127,6 +134,35 @@ class ROIHeads(nn.Module):
         ], {}
 
     @torch.jit.unused
+    def forward_with_given_boxes(
+        self, features: dict[str, Tensor], instances: list[Instances]
+    ) -> list[Instances]:
+        """Return copies of detections with the masks and keypoints that the heads predict for their boxes.
+
+        Args:
+            features: feature maps by name.
+            instances: with ``pred_boxes`` and ``pred_classes``, of each image.
+        """
+        levels = [features[name].contiguous() for name in self.in_features]
+        given = [{"pred_boxes": one.pred_boxes.tensor, "pred_classes": one.pred_classes} for one in instances]
+        found = self.add_instance_fields(levels, given, [one.image_size for one in instances])
+        completed = []
+        for one, fields in zip(instances, found, strict=True):
+            predicted = detections_as_instances(fields, one.image_size).get_fields()
+            completed.append(Instances(one.image_size, **(one.get_fields() | predicted)))
+        return completed
+
+    @torch.jit.unused
+    def add_instance_fields(
+        self,
+        levels: list[Tensor],
+        detections: list[dict[str, Tensor]],
+        image_sizes: list[tuple[int, int]],
+    ) -> list[dict[str, Tensor]]:
+        """Add what the heads predict for detected boxes: masks here, keypoints too in a subclass."""
+        return self.add_masks(levels, detections)
+
+    @torch.jit.unused
     @torch.no_grad()
     def label_and_sample_proposals(
         self, proposals: list[Instances], targets: list[Instances]
@@ -139,7 +175,7 @@ class ROIHeads(nn.Module):
                 boxes = Boxes.cat([boxes, target.gt_boxes])
             classes, matches = self.label_boxes(boxes, target, self.proposal_matcher)
             positive, negative = subsample_labels(
-                classes, self.batch_size_per_image, self.positive_fraction, background=self.num_classes
+                classes, self.batch_size_per_image, self.positive_fraction, bg_label=self.num_classes
             )
             chosen = torch.cat([positive, negative])
             result = Instances(instances.image_size, proposal_boxes=boxes[chosen], gt_classes=classes[chosen])
@@ -194,9 +230,8 @@ def sampling_options(cfg: CfgNode) -> dict[str, Any]:
     """Return the constructor arguments of ``ROIHeads`` for a configuration."""
     node = cfg.MODEL.ROI_HEADS
     return {
-        "in_features": tuple(node.IN_FEATURES),
         "num_classes": node.NUM_CLASSES,
-        "matcher": Matcher(node.IOU_THRESHOLDS, node.IOU_LABELS),
+        "proposal_matcher": Matcher(node.IOU_THRESHOLDS, node.IOU_LABELS),
         "batch_size_per_image": node.BATCH_SIZE_PER_IMAGE,
         "positive_fraction": node.POSITIVE_FRACTION,
         "proposal_append_gt": node.PROPOSAL_APPEND_GT,
@@ -213,7 +248,7 @@ def build_pooler(node: CfgNode, strides: list[int]) -> ROIPooler:
     """Build the pooler of a head from its configuration node."""
     return ROIPooler(
         output_size=node.POOLER_RESOLUTION,
-        strides=strides,
+        scales=[1 / stride for stride in strides],
         sampling_ratio=node.POOLER_SAMPLING_RATIO,
         pooler_type=node.POOLER_TYPE,
     )
@@ -222,6 +257,19 @@ def build_pooler(node: CfgNode, strides: list[int]) -> ROIPooler:
 def pooled_shape(node: CfgNode, channels: int) -> ShapeSpec:
     """Return the shape of the pooled features of a head."""
     return ShapeSpec(channels, height=node.POOLER_RESOLUTION, width=node.POOLER_RESOLUTION)
+
+
+def select_foreground_proposals(
+    proposals: list[Instances], bg_label: int
+) -> tuple[list[Instances], list[Tensor]]:
+    """Return the foreground proposals of each image, and (R,) bool, which these are.
+
+    Args:
+        proposals: with ``gt_classes``, of each image.
+        bg_label: class of the background; -1 is not foreground either.
+    """
+    chosen = [(one.gt_classes != -1) & (one.gt_classes != bg_label) for one in proposals]
+    return [one[mask] for one, mask in zip(proposals, chosen, strict=True)], chosen
 
 
 class _WholeROIHeads(nn.Module):

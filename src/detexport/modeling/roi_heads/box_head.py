@@ -5,8 +5,8 @@ from typing import Any, List
 from torch import Tensor, nn
 
 from detexport.config import CfgNode, configurable
-from detexport.layers import Conv2d, ShapeSpec, get_norm
-from detexport.layers.conv import init_conv_msra, init_xavier
+from detexport.layers import ShapeSpec, get_norm
+from detexport.layers.conv import Conv2d, init_conv_msra, init_xavier
 from detexport.modeling.registries import ROI_BOX_HEAD_REGISTRY
 from detexport.modeling.segment import Segment, rows
 
@@ -24,17 +24,17 @@ class FastRCNNConvFCHead(nn.Sequential):
         input_shape: shape of the pooled features.
         conv_dims: channels of the convolutions ``conv1``, ``conv2``, ...
         fc_dims: channels of the layers ``fc1``, ``fc2``, ...
-        norm: name of the convolutions' normalization.
+        conv_norm: name of the convolutions' normalization.
     """
 
     @configurable
     def __init__(
-        self, input_shape: ShapeSpec, *, conv_dims: list[int], fc_dims: list[int], norm: str = ""
+        self, input_shape: ShapeSpec, *, conv_dims: list[int], fc_dims: list[int], conv_norm: Any = ""
     ) -> None:
         super().__init__()
         channels = input_shape.channels
         for index, dim in enumerate(conv_dims, start=1):
-            conv = Conv2d(channels, dim, 3, padding=1, norm=get_norm(norm, dim), relu=True)
+            conv = Conv2d(channels, dim, 3, padding=1, norm=get_norm(conv_norm, dim), relu=True)
             init_conv_msra(conv)
             self.add_module(f"conv{index}", conv)
             channels = dim
@@ -60,7 +60,7 @@ class FastRCNNConvFCHead(nn.Sequential):
             "input_shape": input_shape,
             "conv_dims": [node.CONV_DIM] * node.NUM_CONV,
             "fc_dims": [node.FC_DIM] * node.NUM_FC,
-            "norm": node.NORM,
+            "conv_norm": node.NORM,
         }
 
     def forward(self, x: Tensor) -> Tensor:

@@ -19,12 +19,11 @@ from detexport.modeling.roi_heads.base import (
     build_pooler,
     level_shapes,
     pooled_shape,
-    sampling_options,
     split_by_image,
 )
 from detexport.modeling.roi_heads.box_head import box_head_segment, build_box_head
 from detexport.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
-from detexport.modeling.roi_heads.standard import StandardROIHeads, instance_heads
+from detexport.modeling.roi_heads.standard import StandardROIHeads
 from detexport.modeling.segment import (
     DETECTIONS,
     IMAGE_PORT,
@@ -73,8 +72,8 @@ class CascadeROIHeads(StandardROIHeads):
         self.stage_matchers = stage_matchers
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """Return the constructor arguments for a configuration."""
+    def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """Return the arguments of the box heads; extensions override this."""
         _check_cascade_options(cfg)
         box, cascade = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_BOX_CASCADE_HEAD
         channels, strides = level_shapes(cfg, input_shape)
@@ -84,12 +83,11 @@ class CascadeROIHeads(StandardROIHeads):
             for head, weights in zip(heads, cascade.BBOX_REG_WEIGHTS, strict=True)
         ]
         return {
+            "box_in_features": tuple(cfg.MODEL.ROI_HEADS.IN_FEATURES),
             "box_pooler": build_pooler(box, strides),
             "box_heads": heads,
             "box_predictors": predictors,
             "stage_matchers": [Matcher([iou], [0, 1]) for iou in cascade.IOUS],
-            **instance_heads(cfg, input_shape),
-            **sampling_options(cfg),
         }
 
     @torch.jit.unused

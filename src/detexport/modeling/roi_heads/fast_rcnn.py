@@ -13,7 +13,13 @@ from detexport.config import CfgNode, configurable
 from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec, nms_per_class
 from detexport.layers.conv import init_normal
-from detexport.modeling.box_regression import Box2BoxTransform, apply_deltas, box_loss_sum, box_loss_type
+from detexport.modeling.box_regression import (
+    Box2BoxTransform,
+    apply_deltas,
+    box_loss_sum,
+    box_loss_type,
+    loss_weights_of,
+)
 from detexport.modeling.segment import (
     DETECTIONS,
     IMAGE_PORT,
@@ -24,7 +30,7 @@ from detexport.modeling.segment import (
     rows,
     size_of,
 )
-from detexport.structures import Instances
+from detexport.structures import Boxes, Instances
 from detexport.structures.boxes import clip_boxes
 from detexport.utils.events import has_event_storage, record
 
@@ -68,6 +74,44 @@ def select_detections(
     return chosen[keep], chosen_scores[keep], classes[keep]
 
 
+def fast_rcnn_inference(
+    boxes: list[Tensor],
+    scores: list[Tensor],
+    image_shapes: list[tuple[int, int]],
+    score_thresh: float,
+    nms_thresh: float,
+    topk_per_image: int,
+) -> tuple[list[Instances], list[Tensor]]:
+    """Select the detections of each image, as ``select_detections`` does, and tell their proposals.
+
+    Args:
+        boxes: (R, 4 or K * 4) of each image, XYXY in px.
+        scores: (R, K + 1) of each image, the background last.
+        image_shapes: height and width of each image in px.
+        score_thresh: lower bound of the scores, exclusive.
+        nms_thresh: IoU threshold of NMS.
+        topk_per_image: upper bound of the number of detections; -1 for none.
+
+    Returns:
+        ``pred_boxes``, ``scores`` and ``pred_classes``, and the index (D,) of each detection's proposal, of
+        each image.
+    """
+    instances, kept = [], []
+    for box, score, shape in zip(boxes, scores, image_shapes, strict=True):
+        per_class, of_classes = box.reshape(len(box), -1, 4), score[:, :-1]
+        finite = per_class.flatten(1).isfinite().all(dim=1) & of_classes.isfinite().all(dim=1)
+        rows, classes = (finite[:, None] & (of_classes > score_thresh)).nonzero(as_tuple=True)
+        columns = classes if per_class.shape[1] > 1 else torch.zeros_like(classes)
+        candidates, their_scores = clip_boxes(per_class[rows, columns], shape), of_classes[rows, classes]
+        best = nms_per_class(candidates, their_scores, classes, nms_thresh)
+        best = best if topk_per_image < 0 else best[:topk_per_image]
+        found = Instances(shape, pred_boxes=Boxes(candidates[best]), scores=their_scores[best])
+        found.pred_classes = classes[best]
+        instances.append(found)
+        kept.append(rows[best])
+    return instances, kept
+
+
 def record_accuracy(logits: Tensor, classes: Tensor) -> None:
     """Record the classification accuracy of all and of foreground proposals, and the false negative rate.
 
@@ -89,54 +133,60 @@ class FastRCNNOutputLayers(nn.Module):
     """Two linear layers: logits and box deltas of each proposal.
 
     Args:
-        input_shape: shape of the box head's output; a map is flattened.
+        input_shape: shape of the box head's output, or its channels; a map is flattened.
         box2box_transform: encoding of the box deltas.
         num_classes: K, without the background.
+        test_score_thresh: lower bound of the scores, exclusive.
+        test_nms_thresh: IoU threshold of NMS.
+        test_topk_per_image: detections per image.
         cls_agnostic_bbox_reg: predict one box for all classes.
-        use_sigmoid: scores by sigmoid instead of softmax.
-        score_threshold: lower bound of the scores, exclusive.
-        nms_threshold: IoU threshold of NMS.
-        max_detections: detections per image.
-        box_reg_loss_type: ``loss_type`` of ``box_loss_sum``.
         smooth_l1_beta: where the smooth L1 loss becomes linear.
-        box_loss_weight: weight of the box loss.
+        box_reg_loss_type: ``loss_type`` of ``box_loss_sum``.
+        loss_weight: factor of both losses, or one each for ``loss_cls`` and ``loss_box_reg``.
         use_fed_loss: use the federated loss over sampled classes: see ``federated_classes``. It needs
             sigmoid scores, and ``set_class_frequencies`` before training.
+        use_sigmoid_ce: scores by sigmoid instead of softmax.
         fed_loss_num_classes: number of classes in each loss.
         fed_loss_freq_weight_power: exponent of a class's frequency in its sampling weight.
     """
 
+    class_loss_weight = 1.0
+
     @configurable
     def __init__(
         self,
-        input_shape: ShapeSpec,
+        input_shape: ShapeSpec | int,
         *,
         box2box_transform: Box2BoxTransform,
         num_classes: int,
+        test_score_thresh: float = 0.0,
+        test_nms_thresh: float = 0.5,
+        test_topk_per_image: int = 100,
         cls_agnostic_bbox_reg: bool = False,
-        use_sigmoid: bool = False,
-        score_threshold: float = 0.0,
-        nms_threshold: float = 0.5,
-        max_detections: int = 100,
-        box_reg_loss_type: str = "smooth_l1",
         smooth_l1_beta: float = 0.0,
-        box_loss_weight: float = 1.0,
+        box_reg_loss_type: str = "smooth_l1",
+        loss_weight: float | dict[str, float] = 1.0,
         use_fed_loss: bool = False,
+        use_sigmoid_ce: bool = False,
         fed_loss_num_classes: int = 50,
         fed_loss_freq_weight_power: float = 0.5,
     ) -> None:
         super().__init__()
+        if isinstance(input_shape, int):
+            input_shape = ShapeSpec(input_shape)
         channels = input_shape.channels * (input_shape.width or 1) * (input_shape.height or 1)
         self.num_classes = num_classes
         self.box2box_transform = box2box_transform
-        self.box_weights: List[float] = list(box2box_transform.weights)
-        self.use_sigmoid = use_sigmoid
-        self.score_threshold = score_threshold
-        self.nms_threshold = nms_threshold
-        self.max_detections = max_detections
+        self.box_weights: List[float] = box2box_transform.graph_weights()
+        self.use_sigmoid = use_sigmoid_ce
+        self.score_threshold = test_score_thresh
+        self.nms_threshold = test_nms_thresh
+        self.max_detections = test_topk_per_image
         self.box_reg_loss_type = box_reg_loss_type
         self.smooth_l1_beta = smooth_l1_beta
-        self.box_loss_weight = box_loss_weight
+        class_weight, self.box_loss_weight = loss_weights_of(loss_weight, ("loss_cls", "loss_box_reg"))
+        if class_weight != 1.0:  # an attribute would be stored in every scripted artifact
+            self.class_loss_weight = class_weight
         self.use_fed_loss = use_fed_loss
         self.fed_loss_num_classes = fed_loss_num_classes
         self.fed_loss_freq_weight_power = fed_loss_freq_weight_power
@@ -161,15 +211,15 @@ class FastRCNNOutputLayers(nn.Module):
             "box2box_transform": Box2BoxTransform(tuple(box.BBOX_REG_WEIGHTS)),
             "num_classes": heads.NUM_CLASSES,
             "cls_agnostic_bbox_reg": box.CLS_AGNOSTIC_BBOX_REG,
-            "use_sigmoid": box.USE_SIGMOID_CE,
-            "score_threshold": heads.SCORE_THRESH_TEST,
-            "nms_threshold": heads.NMS_THRESH_TEST,
-            "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "use_sigmoid_ce": box.USE_SIGMOID_CE,
+            "test_score_thresh": heads.SCORE_THRESH_TEST,
+            "test_nms_thresh": heads.NMS_THRESH_TEST,
+            "test_topk_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
             "box_reg_loss_type": box_loss_type(
                 box.BBOX_REG_LOSS_TYPE, "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE"
             ),
             "smooth_l1_beta": box.SMOOTH_L1_BETA,
-            "box_loss_weight": box.BBOX_REG_LOSS_WEIGHT,
+            "loss_weight": {"loss_box_reg": box.BBOX_REG_LOSS_WEIGHT},
             "use_fed_loss": box.USE_FED_LOSS,
             "fed_loss_num_classes": box.FED_LOSS_NUM_CLASSES,
             "fed_loss_freq_weight_power": box.FED_LOSS_FREQ_WEIGHT_POWER,
@@ -223,12 +273,12 @@ class FastRCNNOutputLayers(nn.Module):
     @torch.jit.unused
     @torch.no_grad()
     def predict_boxes_for_gt_classes(
-        self, outputs: tuple[Tensor, Tensor], proposals: list[Instances]
+        self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
     ) -> list[Tensor]:
         """Return the box that each proposal predicts for its ``gt_classes``; for background, any class's.
 
         Args:
-            outputs: logits and box deltas of all proposals.
+            predictions: logits and box deltas of all proposals.
             proposals: ``proposal_boxes`` and ``gt_classes`` of each image.
 
         Returns:
@@ -236,35 +286,91 @@ class FastRCNNOutputLayers(nn.Module):
         """
         classes = torch.cat([instances.gt_classes for instances in proposals])
         boxes = torch.cat([instances.proposal_boxes.tensor for instances in proposals])
-        own = self.decode(deltas_of_classes(outputs[1], classes.clamp(max=self.num_classes - 1)), boxes)
+        own = self.decode(deltas_of_classes(predictions[1], classes.clamp(max=self.num_classes - 1)), boxes)
         return list(own.split([len(instances) for instances in proposals]))
 
     @torch.jit.unused
-    def losses(self, outputs: tuple[Tensor, Tensor], proposals: list[Instances]) -> dict[str, Tensor]:
+    def losses(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> dict[str, Tensor]:
         """Compute ``loss_cls`` and ``loss_box_reg``.
 
         Args:
-            outputs: logits and box deltas of all proposals.
+            predictions: logits and box deltas of all proposals.
             proposals: ``proposal_boxes``, ``gt_classes`` (K background) and ``gt_boxes`` of each image.
         """
-        logits, deltas = outputs
+        logits, deltas = predictions
         classes = torch.cat([instances.gt_classes for instances in proposals])
         boxes = torch.cat([instances.proposal_boxes.tensor for instances in proposals])
         gt_boxes = torch.cat([instances.gt_boxes.tensor for instances in proposals])
         record_accuracy(logits, classes)
-        foreground = (classes < self.num_classes).nonzero()[:, 0]
-        loss_box = box_loss_sum(
-            deltas_of_classes(deltas[foreground], classes[foreground]),
-            boxes[foreground],
+        return {
+            "loss_cls": self.class_loss(logits, classes) * self.class_loss_weight,
+            "loss_box_reg": self.box_reg_loss(boxes, gt_boxes, deltas, classes) * self.box_loss_weight,
+        }
+
+    @torch.jit.unused
+    def box_reg_loss(
+        self, proposal_boxes: Tensor, gt_boxes: Tensor, pred_deltas: Tensor, gt_classes: Tensor
+    ) -> Tensor:
+        """Compute the box loss of the foreground, over the number of all proposals.
+
+        Args:
+            proposal_boxes: (R, 4) XYXY in px.
+            gt_boxes: (R, 4) XYXY in px.
+            pred_deltas: (R, 4 or K * 4).
+            gt_classes: (R,), K for the background.
+        """
+        foreground = (gt_classes < self.num_classes).nonzero()[:, 0]
+        loss = box_loss_sum(
+            deltas_of_classes(pred_deltas[foreground], gt_classes[foreground]),
+            proposal_boxes[foreground],
             gt_boxes[foreground],
             self.box2box_transform,
             loss_type=self.box_reg_loss_type,
             smooth_l1_beta=self.smooth_l1_beta,
         )
-        return {
-            "loss_cls": self.class_loss(logits, classes),
-            "loss_box_reg": loss_box / max(len(classes), 1) * self.box_loss_weight,
-        }
+        return loss / max(len(gt_classes), 1)
+
+    @torch.jit.unused
+    def predict_boxes(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> list[Tensor]:
+        """Return the decoded boxes (R, 4 or K * 4) of the proposals of each image, XYXY in px.
+
+        Args:
+            predictions: logits and box deltas of all proposals.
+            proposals: with ``proposal_boxes``, of each image.
+        """
+        boxes = torch.cat([one.proposal_boxes.tensor for one in proposals])
+        return list(self.decode(predictions[1], boxes).split([len(one) for one in proposals]))
+
+    @torch.jit.unused
+    def predict_probs(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> list[Tensor]:
+        """Return the scores (R, K + 1) of the proposals of each image; the last is the background's.
+
+        Args:
+            predictions: logits and box deltas of all proposals.
+            proposals: of each image.
+        """
+        logits = predictions[0]
+        scores = logits.sigmoid() if self.use_sigmoid else F.softmax(logits, dim=1)
+        return list(scores.split([len(one) for one in proposals]))
+
+    @torch.jit.unused
+    def inference(
+        self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
+    ) -> tuple[list[Instances], list[Tensor]]:
+        """Select the detections of each image: see ``fast_rcnn_inference``.
+
+        Args:
+            predictions: logits and box deltas of all proposals.
+            proposals: with ``proposal_boxes``, of each image.
+        """
+        return fast_rcnn_inference(
+            self.predict_boxes(predictions, proposals),
+            self.predict_probs(predictions, proposals),
+            [one.image_size for one in proposals],
+            self.score_threshold,
+            self.nms_threshold,
+            self.max_detections,
+        )
 
     @torch.jit.unused
     def set_class_frequencies(self, frequencies: Tensor) -> None:

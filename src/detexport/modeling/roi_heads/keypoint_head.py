@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detexport.config import CfgNode, configurable
-from detexport.layers import Conv2d, ShapeSpec
-from detexport.layers.conv import init_conv_msra
+from detexport.layers import ShapeSpec
+from detexport.layers.conv import Conv2d, init_conv_msra
 from detexport.modeling.poolers import pooling_segment
 from detexport.modeling.registries import ROI_KEYPOINT_HEAD_REGISTRY
 from detexport.modeling.segment import IMAGE_PORT, Kind, Layers, Port, Segment, rows, size_of
@@ -170,19 +170,87 @@ class KRCNNConvDeconvUpsampleHead(nn.Sequential):
             logits: (R, K, S, S) of all foreground proposals.
             instances: ``proposal_boxes`` and, if any, ``gt_keypoints`` of each image.
         """
-        found = [
-            image.gt_keypoints.to_heatmap(image.proposal_boxes.tensor, logits.shape[-1])
-            for image in instances
-            if len(image)
-        ]
-        if not any(inside.any() for _, inside in found):
-            return {"loss_keypoint": logits.sum() * 0}
-        cells = torch.cat([cell.flatten() for cell, _ in found])
-        valid = torch.cat([inside.flatten() for _, inside in found]).nonzero()[:, 0]
-        maps = logits.flatten(0, 1).flatten(1)
-        loss = F.cross_entropy(maps[valid], cells[valid], reduction="sum")
-        normalizer = self.loss_normalizer * len(instances) or len(valid)
-        return {"loss_keypoint": loss * (self.loss_weight / normalizer)}
+        normalizer = self.loss_normalizer * len(instances) or None
+        return {"loss_keypoint": keypoint_rcnn_loss(logits, instances, normalizer) * self.loss_weight}
+
+
+def keypoint_rcnn_loss(
+    pred_keypoint_logits: Tensor, instances: list[Instances], normalizer: float | None
+) -> Tensor:
+    """Compute the cross entropy over the cells of the visible keypoints inside their proposals.
+
+    Args:
+        pred_keypoint_logits: (R, K, S, S) of all foreground proposals.
+        instances: ``proposal_boxes`` and, if any, ``gt_keypoints`` of each image.
+        normalizer: divisor of the sum; None for the number of these keypoints.
+    """
+    logits = pred_keypoint_logits
+    found = [
+        image.gt_keypoints.to_heatmap(image.proposal_boxes.tensor, logits.shape[-1])
+        for image in instances
+        if len(image)
+    ]
+    if not any(inside.any() for _, inside in found):
+        return logits.sum() * 0
+    cells = torch.cat([cell.flatten() for cell, _ in found])
+    valid = torch.cat([inside.flatten() for _, inside in found]).nonzero()[:, 0]
+    maps = logits.flatten(0, 1).flatten(1)
+    loss = F.cross_entropy(maps[valid], cells[valid], reduction="sum")
+    return loss / (len(valid) if normalizer is None else normalizer)
+
+
+def keypoint_rcnn_inference(pred_keypoint_logits: Tensor, pred_instances: list[Instances]) -> None:
+    """Add ``pred_keypoints`` (D, K, 3), x, y and score, and ``pred_keypoint_heatmaps``, in place.
+
+    Args:
+        pred_keypoint_logits: (sum D, K, S, S).
+        pred_instances: with ``pred_boxes``, of each image.
+    """
+    sizes = [len(instances) for instances in pred_instances]
+    for instances, maps in zip(pred_instances, pred_keypoint_logits.split(sizes), strict=True):
+        instances.pred_keypoint_heatmaps = maps
+        instances.pred_keypoints = heatmaps_to_keypoints(
+            maps, instances.pred_boxes.tensor, instances.image_size
+        )
+
+
+class BaseKeypointRCNNHead(nn.Module):
+    """Base class of keypoint heads of extensions; a subclass adds ``layers``, pooled features -> logits.
+
+    Args:
+        num_keypoints: K.
+        loss_weight: weight of the keypoint loss.
+        loss_normalizer: divisor of the loss per image; ``"visible"`` for the number of visible keypoints.
+    """
+
+    layers: Any
+
+    @configurable
+    def __init__(
+        self, *, num_keypoints: int, loss_weight: float = 1.0, loss_normalizer: float | str = 1.0
+    ) -> None:
+        super().__init__()
+        self.num_keypoints = num_keypoints
+        self.loss_weight = loss_weight
+        self.loss_normalizer = 0.0 if loss_normalizer == "visible" else float(loss_normalizer)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        """Return the constructor arguments for a configuration."""
+        options = KRCNNConvDeconvUpsampleHead.from_config(cfg, input_shape)
+        return {name: options[name] for name in ("num_keypoints", "loss_weight")} | {
+            "loss_normalizer": options["loss_normalizer"] or "visible"
+        }
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits (R, K, S, S) of pooled features."""
+        return self.layers(x)
+
+    @torch.jit.unused
+    def losses(self, logits: Tensor, instances: list[Instances]) -> dict[str, Tensor]:
+        """Compute ``loss_keypoint``: see ``keypoint_rcnn_loss``."""
+        normalizer = self.loss_normalizer * len(instances) or None
+        return {"loss_keypoint": keypoint_rcnn_loss(logits, instances, normalizer) * self.loss_weight}
 
 
 class _KeypointDecoding(nn.Module):

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from detexport.config import CfgNode, configurable
 from detexport.errors import ConfigError
-from detexport.layers import Conv2d, ShapeSpec, get_norm
-from detexport.layers.conv import init_conv_msra, init_normal
+from detexport.layers import ShapeSpec, get_norm
+from detexport.layers.conv import Conv2d, init_conv_msra, init_normal
 from detexport.modeling.registries import ROI_MASK_HEAD_REGISTRY
 from detexport.modeling.segment import Kind, Port, Segment, declared_segments, not_cut, rows
 from detexport.structures import Instances
@@ -29,7 +29,10 @@ def build_mask_head(cfg: CfgNode, input_shape: ShapeSpec | dict[str, ShapeSpec])
         class, S its ``resolution``; and ``losses(features, instances)``. ``features`` is a list: either the
         pooled features, or one feature map per level.
     """
-    return ROI_MASK_HEAD_REGISTRY.build(cfg, input_shape)
+    head = ROI_MASK_HEAD_REGISTRY.build(cfg, input_shape)
+    if isinstance(head, BaseMaskRCNNHead) and isinstance(input_shape, ShapeSpec):
+        head.measure_resolution(input_shape)
+    return head
 
 
 def class_logits(logits: Tensor, classes: Tensor) -> Tensor:
@@ -99,9 +102,15 @@ class MaskRCNNConvUpsampleHead(nn.Sequential):
         input_shape: shape of the pooled features.
         num_classes: masks per detection; 1 if class-agnostic.
         conv_dims: channels of ``mask_fcn1``, ``mask_fcn2``, ...; the last also of the deconvolution.
-        norm: name of the convolutions' normalization.
+        conv_norm: name of the convolutions' normalization.
         loss_weight: weight of the mask loss.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let a subclass replace the network by a method ``layers``, as extensions of detectron2 do."""
+        super().__init_subclass__(**kwargs)
+        if "layers" in vars(cls) and "forward" not in vars(cls):
+            cls.forward = vars(cls)["layers"]
 
     @configurable
     def __init__(
@@ -110,13 +119,13 @@ class MaskRCNNConvUpsampleHead(nn.Sequential):
         *,
         num_classes: int,
         conv_dims: list[int],
-        norm: str = "",
+        conv_norm: Any = "",
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
         channels = input_shape.channels
         for index, dim in enumerate(conv_dims[:-1], start=1):
-            conv = Conv2d(channels, dim, 3, padding=1, norm=get_norm(norm, dim), relu=True)
+            conv = Conv2d(channels, dim, 3, padding=1, norm=get_norm(conv_norm, dim), relu=True)
             init_conv_msra(conv)
             self.add_module(f"mask_fcn{index}", conv)
             channels = dim
@@ -142,7 +151,7 @@ class MaskRCNNConvUpsampleHead(nn.Sequential):
             "input_shape": input_shape,
             "num_classes": 1 if node.CLS_AGNOSTIC_MASK else cfg.MODEL.ROI_HEADS.NUM_CLASSES,
             "conv_dims": [node.CONV_DIM] * (node.NUM_CONV + 1),
-            "norm": node.NORM,
+            "conv_norm": node.NORM,
         }
 
     def forward(self, x: Tensor) -> Tensor:
@@ -165,6 +174,97 @@ class MaskRCNNConvUpsampleHead(nn.Sequential):
         """Return one segment for the head; the classes are an input unless the masks are class-agnostic."""
         classes = rows("pred_classes") if self.predictor.out_channels > 1 else ()
         return [Segment("mask_head", _ConvMaskHead(self), (*features, *classes), rows("pred_masks"))]
+
+
+def mask_rcnn_loss(pred_mask_logits: Tensor, instances: list[Instances], vis_period: int = 0) -> Tensor:
+    """Compute the mask loss: see ``mask_loss``.
+
+    Args:
+        pred_mask_logits: (R, K or 1, S, S) of all foreground proposals.
+        instances: ``proposal_boxes``, ``gt_classes`` and ``gt_masks`` of each image.
+        vis_period: not supported: masks are not recorded as images.
+    """
+    _no_images(vis_period)
+    return mask_loss(pred_mask_logits, instances)
+
+
+def mask_rcnn_inference(pred_mask_logits: Tensor, pred_instances: list[Instances]) -> None:
+    """Add ``pred_masks`` (D, 1, S, S), the probabilities of each detection's class, in place.
+
+    Args:
+        pred_mask_logits: (sum D, K or 1, S, S).
+        pred_instances: with ``pred_classes``, of each image.
+    """
+    masks = class_masks(pred_mask_logits, torch.cat([one.pred_classes for one in pred_instances]))
+    for instances, own in zip(
+        pred_instances, masks[:, None].split([len(one) for one in pred_instances]), strict=True
+    ):
+        instances.pred_masks = own
+
+
+def _no_images(vis_period: int) -> None:
+    if vis_period:
+        raise ConfigError(
+            "masks are not recorded as images", got=f"vis_period={vis_period}", expected="0, the default"
+        )
+
+
+class BaseMaskRCNNHead(nn.Module):
+    """Base class of mask heads of extensions; a subclass adds ``layers``, pooled features -> logits.
+
+    Args:
+        loss_weight: weight of the mask loss.
+        vis_period: see ``mask_rcnn_loss``.
+    """
+
+    layers: Any
+
+    @configurable
+    def __init__(self, *, loss_weight: float = 1.0, vis_period: int = 0) -> None:
+        super().__init__()
+        _no_images(vis_period)
+        self.vis_period = vis_period
+        self.loss_weight = loss_weight
+        self.resolution = 0
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        """Return the constructor arguments for a configuration."""
+        return {"vis_period": cfg.VIS_PERIOD}
+
+    @torch.jit.unused
+    def forward(self, x: Tensor, instances: list[Instances]) -> Any:
+        """Return the loss by name in training, else the instances with ``pred_masks``.
+
+        Args:
+            x: pooled features (R, C, S, S) of all proposals or detections.
+            instances: these, of each image.
+        """
+        if self.training:
+            return self.losses([x], instances)
+        mask_rcnn_inference(self.layers(x), instances)
+        return instances
+
+    def masks(self, features: List[Tensor], boxes: List[Tensor], classes: Tensor) -> Tensor:
+        """Return the masks described in ``build_mask_head``; ``boxes`` is not used."""
+        return class_masks(self.layers(features[0]), classes)
+
+    @torch.jit.unused
+    def losses(self, features: list[Tensor], instances: list[Instances]) -> dict[str, Tensor]:
+        """Compute ``loss_mask`` over the foreground proposals: see ``mask_loss``."""
+        return {"loss_mask": mask_loss(self.layers(features[0]), instances) * self.loss_weight}
+
+    @torch.jit.unused
+    @torch.no_grad()
+    def measure_resolution(self, input_shape: ShapeSpec) -> None:
+        """Set ``resolution``, the cells per side of a mask, by a run on features of this shape."""
+        was_training = self.training
+        parameter = next(self.parameters(), torch.zeros(()))
+        features = parameter.new_zeros(
+            1, input_shape.channels, input_shape.height or 1, input_shape.width or 1
+        )
+        self.resolution = int(self.eval().layers(features).shape[-1])
+        self.train(was_training)
 
 
 class _ConvMaskHead(nn.Module):

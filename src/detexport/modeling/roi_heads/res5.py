@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from detexport.config import CfgNode, configurable
 from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec
-from detexport.modeling.backbone.build import configured_stages
+from detexport.modeling.backbone.resnet import configured_stages
 from detexport.modeling.poolers import ROIPooler
 from detexport.modeling.registries import ROI_HEADS_REGISTRY
 from detexport.modeling.roi_heads.base import (
@@ -69,21 +69,22 @@ class Res5ROIHeads(ROIHeads):
         channels, strides = level_shapes(cfg, input_shape)
         # Three bottlenecks for every backbone: those of ResNet-50, also for ResNet-18 and 34.
         stages = configured_stages(cfg, last_stage="res5", depth=50)
-        if channels != stages["res4"][1].channels:
+        if channels != stages["res4"][-1].out_channels:
             raise ConfigError(
                 "the input of res5 must be res4",
                 got=f"MODEL.ROI_HEADS.IN_FEATURES: {list(cfg.MODEL.ROI_HEADS.IN_FEATURES)}",
                 expected="res4, as the heads' only feature map",
             )
-        res5, shape = stages["res5"]
+        res5_channels = stages["res5"][-1].out_channels
         mask_head = None
         if cfg.MODEL.MASK_ON:
             side = (box.POOLER_RESOLUTION + 1) // 2
-            mask_head = build_mask_head(cfg, ShapeSpec(shape.channels, height=side, width=side))
+            mask_head = build_mask_head(cfg, ShapeSpec(res5_channels, height=side, width=side))
         return {
+            "in_features": tuple(cfg.MODEL.ROI_HEADS.IN_FEATURES),
             "pooler": build_pooler(box, strides),
-            "res5": res5,
-            "box_predictor": FastRCNNOutputLayers(cfg, ShapeSpec(shape.channels)),
+            "res5": nn.Sequential(*stages["res5"]),
+            "box_predictor": FastRCNNOutputLayers(cfg, ShapeSpec(res5_channels)),
             "mask_head": mask_head,
             **sampling_options(cfg),
         }

@@ -3,12 +3,14 @@
 Shapes: R proposals, D detections of an image, K classes.
 """
 
+from collections.abc import Sequence
 from typing import Any, Dict, List, Tuple
 
 import torch
 from torch import Tensor
 
 from detexport.config import CfgNode, configurable
+from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec
 from detexport.modeling.poolers import ROIPooler, pooling_segment
 from detexport.modeling.registries import ROI_HEADS_REGISTRY
@@ -17,7 +19,6 @@ from detexport.modeling.roi_heads.base import (
     build_pooler,
     level_shapes,
     pooled_shape,
-    sampling_options,
     split_by_image,
 )
 from detexport.modeling.roi_heads.box_head import box_head_segment, build_box_head
@@ -41,12 +42,15 @@ class StandardROIHeads(ROIHeads):
     """Box, mask and keypoint heads over shared feature maps, each with its own pooler.
 
     Args:
+        box_in_features: names of the levels.
         box_pooler: pools the features of the proposals.
         box_head: pooled features -> vectors.
         box_predictor: vectors -> logits and box deltas.
+        mask_in_features: the same names, or None.
         mask_pooler: pools the features of the detections; None without masks, and if the mask head reads the
             feature maps.
         mask_head: predicts masks; None for no masks.
+        keypoint_in_features: the same names, or None.
         keypoint_pooler: pools the features of the detections; None for no keypoints.
         keypoint_head: predicts heatmaps; None for no keypoints.
         train_on_pred_boxes: train the mask and keypoint heads on predicted boxes instead of proposals.
@@ -57,17 +61,27 @@ class StandardROIHeads(ROIHeads):
     def __init__(
         self,
         *,
+        box_in_features: Sequence[str],
         box_pooler: ROIPooler,
         box_head: Any,
         box_predictor: Any,
+        mask_in_features: Sequence[str] | None = None,
         mask_pooler: ROIPooler | None = None,
         mask_head: Any = None,
+        keypoint_in_features: Sequence[str] | None = None,
         keypoint_pooler: ROIPooler | None = None,
         keypoint_head: Any = None,
         train_on_pred_boxes: bool = False,
         **options: Any,
     ) -> None:
-        super().__init__(**options)
+        for names in (mask_in_features, keypoint_in_features):
+            if names is not None and list(names) != list(box_in_features):
+                raise ConfigError(
+                    "all heads pool from the same feature maps",
+                    got=list(names),
+                    expected=list(box_in_features),
+                )
+        super().__init__(in_features=box_in_features, **options)
         self.box_pooler = box_pooler
         self.box_head = box_head
         self.box_predictor = box_predictor
@@ -80,18 +94,51 @@ class StandardROIHeads(ROIHeads):
         self.train_on_pred_boxes = train_on_pred_boxes
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:  # type: ignore[override]
         """Return the constructor arguments for a configuration."""
+        options = super().from_config(cfg)
+        options["train_on_pred_boxes"] = cfg.MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES
+        options |= cls._init_box_head(cfg, input_shape)
+        if cfg.MODEL.MASK_ON:
+            options |= cls._init_mask_head(cfg, input_shape)
+        if cfg.MODEL.KEYPOINT_ON:
+            options |= cls._init_keypoint_head(cfg, input_shape)
+        return options
+
+    @classmethod
+    def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """Return the arguments of the box head; extensions override this."""
         box = cfg.MODEL.ROI_BOX_HEAD
         channels, strides = level_shapes(cfg, input_shape)
         box_head = build_box_head(cfg, pooled_shape(box, channels))
         return {
+            "box_in_features": tuple(cfg.MODEL.ROI_HEADS.IN_FEATURES),
             "box_pooler": build_pooler(box, strides),
             "box_head": box_head,
             "box_predictor": FastRCNNOutputLayers(cfg, box_head.output_shape),
-            "train_on_pred_boxes": box.TRAIN_ON_PRED_BOXES,
-            **instance_heads(cfg, input_shape),
-            **sampling_options(cfg),
+        }
+
+    @classmethod
+    def _init_mask_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """Return the arguments of the mask head; extensions override this."""
+        mask = cfg.MODEL.ROI_MASK_HEAD
+        channels, strides = level_shapes(cfg, input_shape)
+        if mask.POOLER_TYPE:
+            return {
+                "mask_pooler": build_pooler(mask, strides),
+                "mask_head": build_mask_head(cfg, pooled_shape(mask, channels)),
+            }
+        levels = {name: input_shape[name] for name in cfg.MODEL.ROI_HEADS.IN_FEATURES}
+        return {"mask_head": build_mask_head(cfg, levels)}
+
+    @classmethod
+    def _init_keypoint_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """Return the arguments of the keypoint head; extensions override this."""
+        keypoint = cfg.MODEL.ROI_KEYPOINT_HEAD
+        channels, strides = level_shapes(cfg, input_shape)
+        return {
+            "keypoint_pooler": build_pooler(keypoint, strides),
+            "keypoint_head": build_keypoint_head(cfg, pooled_shape(keypoint, channels)),
         }
 
     @torch.jit.unused
@@ -162,6 +209,16 @@ class StandardROIHeads(ROIHeads):
         return detections
 
     @torch.jit.unused
+    def add_instance_fields(
+        self,
+        levels: list[Tensor],
+        detections: list[dict[str, Tensor]],
+        image_sizes: list[tuple[int, int]],
+    ) -> list[dict[str, Tensor]]:
+        """Add what the heads predict for detected boxes: masks and keypoints."""
+        return self.add_keypoints(levels, self.add_masks(levels, detections), image_sizes)
+
+    @torch.jit.unused
     def segments(self) -> list[Segment]:
         """Return the segments of the box head, then those of the mask and keypoint heads."""
         return [
@@ -217,22 +274,3 @@ class StandardROIHeads(ROIHeads):
             for instances, boxes in zip(proposals, predicted, strict=True):
                 instances.proposal_boxes = Boxes(boxes)
         return losses
-
-
-def instance_heads(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-    """Build the mask and keypoint heads and poolers, as arguments of ``StandardROIHeads``."""
-    heads: dict[str, Any] = {}
-    channels, strides = level_shapes(cfg, input_shape)
-    mask = cfg.MODEL.ROI_MASK_HEAD
-    if cfg.MODEL.MASK_ON and mask.POOLER_TYPE:
-        heads["mask_pooler"] = build_pooler(mask, strides)
-        heads["mask_head"] = build_mask_head(cfg, pooled_shape(mask, channels))
-    elif cfg.MODEL.MASK_ON:
-        heads["mask_head"] = build_mask_head(
-            cfg, {name: input_shape[name] for name in cfg.MODEL.ROI_HEADS.IN_FEATURES}
-        )
-    if cfg.MODEL.KEYPOINT_ON:
-        keypoint = cfg.MODEL.ROI_KEYPOINT_HEAD
-        heads["keypoint_pooler"] = build_pooler(keypoint, strides)
-        heads["keypoint_head"] = build_keypoint_head(cfg, pooled_shape(keypoint, channels))
-    return heads

@@ -1,0 +1,1 @@
+"""Projects that detectron2 distributes beside itself, under its paths."""

@@ -1,0 +1,138 @@
+"""Rotated boxes: centre, size and angle."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from detexport.layers.rotated_boxes import pairwise_iou_rotated
+
+
+class RotatedBoxes:
+    """Rotated boxes of one image.
+
+    Args:
+        tensor: (R, 5): x and y of the centre, width and height in px, and the angle in degrees by which the
+            box is rotated counter-clockwise in the image. An empty one may have any shape.
+
+    Raises:
+        ValueError: the last dimension is not 5.
+    """
+
+    def __init__(self, tensor: Tensor | Sequence[Sequence[float]]) -> None:
+        if not isinstance(tensor, Tensor):
+            tensor = torch.as_tensor(tensor, dtype=torch.float32)
+        tensor = tensor.to(torch.float32)
+        if tensor.dim() != 2 or tensor.shape[-1] != 5:
+            if tensor.numel() > 0:
+                raise ValueError(f"rotated boxes have the shape (R, 5), got {tuple(tensor.shape)}")
+            tensor = tensor.reshape(0, 5)
+        self.tensor = tensor
+
+    def clone(self) -> "RotatedBoxes":
+        """Return a copy that shares no storage."""
+        return RotatedBoxes(self.tensor.clone())
+
+    def to(self, device: torch.device | str) -> "RotatedBoxes":
+        """Return the boxes on ``device``."""
+        return RotatedBoxes(self.tensor.to(device=device))
+
+    def area(self) -> Tensor:
+        """Return the (R,) areas in px²."""
+        return self.tensor[:, 2] * self.tensor[:, 3]
+
+    def normalize_angles(self) -> None:
+        """Bring the angles into [-180, 180), in place."""
+        angle = (self.tensor[:, 4] + 180.0) % 360.0 - 180.0
+        self.tensor = torch.cat((self.tensor[:, :4], angle[:, None]), dim=1)
+
+    def clip(self, box_size: tuple[int, int], clip_angle_threshold: float = 1.0) -> None:
+        """Clip boxes that are nearly horizontal to the image, in place, and normalize all angles.
+
+        Other boxes are kept as they are: the rest of one in the image would be no rotated box.
+
+        Args:
+            box_size: height and width in px.
+            clip_angle_threshold: greatest angle in degrees of a box that is clipped.
+        """
+        self.normalize_angles()
+        height, width = box_size
+        x, y, w, h, angle = self.tensor.unbind(dim=1)
+        x0, x1 = (x - w / 2).clamp(0, width), (x + w / 2).clamp(0, width)
+        y0, y1 = (y - h / 2).clamp(0, height), (y + h / 2).clamp(0, height)
+        # By rounding the difference may exceed the old size.
+        sides = torch.minimum(x1 - x0, w), torch.minimum(y1 - y0, h)
+        clipped = torch.stack(((x0 + x1) / 2, (y0 + y1) / 2, *sides, angle), dim=1)
+        nearly_horizontal = angle.abs() <= clip_angle_threshold
+        self.tensor = torch.where(nearly_horizontal[:, None], clipped, self.tensor)
+
+    def nonempty(self, threshold: float = 0.0) -> Tensor:
+        """Return (R,) bool: whether both sides are longer than ``threshold`` px."""
+        return (self.tensor[:, 2] > threshold) & (self.tensor[:, 3] > threshold)
+
+    def inside_box(self, box_size: tuple[int, int], boundary_threshold: int = 0) -> Tensor:
+        """Return (R,) bool: whether a box extends at most ``boundary_threshold`` px beyond the image."""
+        height, width = box_size
+        x, y, w, h, angle = self.tensor.unbind(dim=1)
+        cos, sin = torch.deg2rad(angle).cos().abs(), torch.deg2rad(angle).sin().abs()
+        reach_x, reach_y = (cos * w + sin * h) / 2, (sin * w + cos * h) / 2
+        return (
+            (x - reach_x >= -boundary_threshold)
+            & (y - reach_y >= -boundary_threshold)
+            & (x + reach_x < width + boundary_threshold)
+            & (y + reach_y < height + boundary_threshold)
+        )
+
+    def get_centers(self) -> Tensor:
+        """Return the (R, 2) centres, x and y in px."""
+        return self.tensor[:, :2]
+
+    def scale(self, scale_x: float, scale_y: float) -> None:
+        """Scale the boxes with their image, in place.
+
+        With different factors the result is no rectangle. Its sides then have the lengths, and the angle is
+        that of the scaled vertical side.
+        """
+        x, y, w, h, angle = self.tensor.unbind(dim=1)
+        cos, sin = torch.deg2rad(angle).cos(), torch.deg2rad(angle).sin()
+        self.tensor = torch.stack(
+            (
+                x * scale_x,
+                y * scale_y,
+                w * torch.hypot(scale_x * cos, scale_y * sin),
+                h * torch.hypot(scale_x * sin, scale_y * cos),
+                torch.rad2deg(torch.atan2(scale_x * sin, scale_y * cos)),
+            ),
+            dim=1,
+        )
+
+    @classmethod
+    def cat(cls, boxes_list: Sequence["RotatedBoxes"]) -> "RotatedBoxes":
+        """Concatenate several ``RotatedBoxes``."""
+        if len(boxes_list) == 0:
+            return cls(torch.empty(0, 5))
+        return cls(torch.cat([boxes.tensor for boxes in boxes_list], dim=0))
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the boxes."""
+        return self.tensor.device
+
+    def __getitem__(self, item: int | slice | Tensor) -> "RotatedBoxes":
+        if isinstance(item, int):
+            return RotatedBoxes(self.tensor[item].view(1, -1))
+        return RotatedBoxes(self.tensor[item])
+
+    def __len__(self) -> int:
+        return self.tensor.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        yield from self.tensor
+
+    def __repr__(self) -> str:
+        return f"RotatedBoxes({self.tensor})"
+
+
+def pairwise_iou(boxes1: RotatedBoxes, boxes2: RotatedBoxes) -> Tensor:
+    """Return the (N, M) intersection over union of each pair of rotated boxes."""
+    return pairwise_iou_rotated(boxes1.tensor, boxes2.tensor)

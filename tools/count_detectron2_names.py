@@ -1,0 +1,98 @@
+"""Count the names of detectron2's API documentation that exist here, with the documented arguments."""
+
+import importlib
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, reduce
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from typer import Option
+
+from detexport.detectron2_names import own_path, refusal
+from detexport.system.script import run
+
+NAMES = Path(__file__).with_name("detectron2_names.yaml")
+
+
+@dataclass(frozen=True)
+class DocumentedName:
+    """A name of the documentation.
+
+    Args:
+        page: the page that documents it.
+        module: the module that users import it from, such as ``detectron2.layers``.
+        name: its name in the module; ``Class.member`` for a member of a class.
+        arguments: the documented arguments; None if the page gives none.
+    """
+
+    page: str
+    module: str
+    name: str
+    arguments: tuple[str, ...] | None
+
+    @property
+    def path(self) -> str:
+        """Dotted path."""
+        return f"{self.module}.{self.name}"
+
+    def is_here(self) -> bool:
+        """Return whether the name can be imported from this project."""
+        return find(self.module, self.name) is not None
+
+    def has_arguments(self) -> bool:
+        """Return whether the object that is here accepts the documented arguments by name."""
+        found = find(self.module, self.name)
+        return found is not None and _accepts(found, self.arguments or ())
+
+
+@cache
+def find(module: str, name: str) -> Any:
+    """Return the object that is here under a module and name of detectron2; None if there is none."""
+    try:
+        return reduce(getattr, name.split("."), importlib.import_module(own_path(module)))
+    except (ImportError, AttributeError):
+        return None
+
+
+def documented_names(path: Path = NAMES) -> Iterator[DocumentedName]:
+    """Yield the names of the data file."""
+    for page, modules in yaml.safe_load(path.read_text(encoding="utf-8")).items():
+        for module, entries in modules.items():
+            for entry in entries:
+                name, bracket, arguments = entry.removesuffix(")").partition("(")
+                names = tuple(one.strip() for one in arguments.split(",") if one.strip())
+                yield DocumentedName(page, module, name, names if bracket else None)
+
+
+def _accepts(found: Any, arguments: tuple[str, ...]) -> bool:
+    try:
+        parameters = inspect.signature(found).parameters
+    except (TypeError, ValueError):
+        return not arguments
+    open_ended = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
+    return open_ended or set(arguments) <= set(parameters)
+
+
+def main(missing: Annotated[bool, Option(help="List the names that are not here.")] = False) -> None:
+    """Print the counts by page, and why the other names are not here."""
+    names = list(documented_names())
+    print(f"{'page':<16}{'names':>7}{'here':>7}{'as documented':>15}{'refused':>9}")
+    for page in [*dict.fromkeys(one.page for one in names), ""]:
+        chosen = [one for one in names if page in ("", one.page)]
+        here = sum(one.is_here() for one in chosen)
+        same = sum(one.has_arguments() for one in chosen)
+        refused = sum(not one.is_here() and refusal(one.path) is not None for one in chosen)
+        print(f"{page or 'all':<16}{len(chosen):>7}{here:>7}{same:>15}{refused:>9}")
+    if missing:
+        for one in names:
+            if not one.is_here():
+                print(f"{one.path}: {refusal(one.path) or 'missing'}")
+            elif not one.has_arguments():
+                print(f"{one.path}: other arguments than {', '.join(one.arguments or ())}")
+
+
+if __name__ == "__main__":
+    run(main)
