@@ -60,8 +60,8 @@ class Undetermined:
         missing: number of undetermined detections that are missing (eager only).
         extra: number of undetermined detections that are extra (artifact only).
         expected: number of the model's detections on all inputs.
-        determined: number of pairs that show that the outputs are equal (``SampleParity.determined``); of models
-            without detections the number of such inputs.
+        determined: number of pairs that show that the outputs are equal (``SampleParity.determined``); of
+            models without detections the number of such inputs.
         noise_dominated: names of the limits that the model's own error exceeds by far, by input.
         why: number of undetermined detections in words, by input.
     """

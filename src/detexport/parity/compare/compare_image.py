@@ -75,8 +75,8 @@ class SampleParity:
     def determined(self) -> int:
         """Return the number of pairs (1 without detections) that show that the outputs are equal.
 
-        Within noise-dominated limits these are the pairs that agree all the same. If they are the smaller part,
-        they may agree by chance, and none counts.
+        Within noise-dominated limits these are the pairs that agree all the same. If they are the smaller
+        part, they may agree by chance, and none counts.
         """
         if "box_error_px" not in self.errors:
             return int(self.compared and not self.noise_dominated)
