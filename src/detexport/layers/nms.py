@@ -147,25 +147,45 @@ def _shift(boxes: Tensor, classes: Tensor) -> Tensor:
     return (classes.to(boxes.dtype) * step)[:, None]
 
 
-def _without_branches(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float) -> Tensor:
-    """Suppress boxes in a graph of ``torch.export``.
+def _without_branches(
+    boxes: Tensor,
+    scores: Tensor,
+    classes: Tensor,
+    iou_threshold: float,
+    pairs_per_class: int = PAIRS_PER_CLASS,
+) -> Tensor:
+    """Suppress boxes in a graph of ``torch.export``, as ``_exactly`` does.
 
-    The graph loops over all classes, or over none if ``_at_once`` is exact.
+    A loop of one step or none takes the place of a branch. The graph then loops over all classes, or over none
+    if ``_at_once`` ran and is exact.
     """
-    kept, is_exact = _at_once(boxes, scores, classes, iou_threshold)
-    is_kept = torch.zeros_like(classes, dtype=torch.bool)
-    end = torch.where(is_exact, 0, F.pad(classes, [0, 1]).max() + 1)
+    num_classes = F.pad(classes, [0, 1]).max() + 1
+    pairs = torch.ones_like(scores).sum() ** 2
+    end = (pairs <= pairs_per_class * num_classes).to(torch.int64)
+
+    def remains_at_once(k: Tensor, is_kept: Tensor, is_exact: Tensor) -> Tensor:
+        return k < end
+
+    def keep_at_once(k: Tensor, is_kept: Tensor, is_exact: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        kept, is_exact = _at_once(boxes, scores, classes, iou_threshold)
+        return k + 1, is_kept.index_fill(0, kept, True) & is_exact, is_exact
+
+    start = torch.zeros_like(end)
+    nothing = torch.zeros_like(classes, dtype=torch.bool)
+    _, is_kept, is_exact = torch.while_loop(
+        remains_at_once, keep_at_once, (start, nothing, torch.zeros_like(end, dtype=torch.bool))
+    )
+    last = torch.where(is_exact, 0, num_classes)
 
     def remains(k: Tensor, is_kept: Tensor) -> Tensor:
-        return k < end
+        return k < last
 
     def keep_class(k: Tensor, is_kept: Tensor) -> tuple[Tensor, Tensor]:
         members = (classes == k).nonzero()[:, 0]
         kept = torch.ops.torchvision.nms(boxes[members], scores[members], iou_threshold)
         return k + 1, is_kept.index_fill(0, members[kept], True)
 
-    start = torch.zeros_like(end), is_kept.index_fill(0, kept, True) & is_exact
-    _, is_kept = torch.while_loop(remains, keep_class, start)
+    _, is_kept = torch.while_loop(remains, keep_class, (start, is_kept))
     kept = is_kept.nonzero()[:, 0]
     return kept[torch.sort(scores[kept], stable=True, dim=0, descending=True)[1]]
 
