@@ -108,7 +108,7 @@ class TrainingState:
             raise CheckpointError(
                 "the state of a training cannot be read",
                 got=f"{path}: {type(error).__name__}: {error}",
-                remedy="remove the file; the training then starts anew",
+                remedy="remove the file; the training then starts from the beginning",
             ) from error
         if values["key"] != key:
             return False
