@@ -1,5 +1,7 @@
 """Batches of images of different sizes in one tensor."""
 
+import warnings
+from dataclasses import dataclass
 from typing import List, Tuple
 
 import torch
@@ -38,6 +40,50 @@ def pad_images(
         right, bottom = width - image.shape[2], height - image.shape[1]
         padded.append(F.pad(image, [0, right, 0, bottom], value=pad_value))
     return torch.stack(padded), sizes
+
+
+@dataclass(frozen=True)
+class SquarePadding:
+    """Padding like ``pad_images``, to a square of a fixed size.
+
+    A single image that is larger is cropped to it, with a warning; its recorded size stays. Objects in what
+    was cropped off are not detected.
+
+    Args:
+        side: of the square in px, before it is rounded up to a multiple of the divisibility.
+    """
+
+    side: int
+
+    def __call__(
+        self, images: list[Tensor], divisibility: int, pad_value: float = 0.0
+    ) -> tuple[Tensor, list[tuple[int, int]]]:
+        """Return what ``pad_images`` returns for the same arguments.
+
+        Raises:
+            ValueError: one of several images is larger than the square.
+        """
+        self._check_sizes(images)
+        step = max(divisibility, 1)
+        side = (self.side + step - 1) // step * step
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
+        # Padded by the whole side, then cropped: the size then is a constant of a graph, for images of any
+        # size, also where the exporter cannot know whether the image is larger.
+        padded = [F.pad(image, [0, side, 0, side], value=pad_value)[:, :side, :side] for image in images]
+        return torch.stack(padded), sizes
+
+    def _check_sizes(self, images: list[Tensor]) -> None:
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+            return
+        largest = max(side for image in images for side in image.shape[1:])
+        if largest <= self.side:
+            return
+        if len(images) > 1:
+            raise ValueError(f"an image side of {largest} px does not fit into square_size {self.side}")
+        warnings.warn(
+            f"an image side of {largest} px is cropped to square_size {self.side}; resize the image before",
+            stacklevel=2,
+        )
 
 
 class ImageList:
@@ -85,7 +131,7 @@ class ImageList:
                 argument unless it is 0, and ``square_size``, the side of the batch unless it is 0.
 
         Raises:
-            ValueError: there is no image, an image is larger than ``square_size``, or a constraint is
+            ValueError: there is no image, one of several is larger than ``square_size``, or a constraint is
                 unknown.
         """
         if not tensors:
@@ -99,12 +145,6 @@ class ImageList:
         size_divisibility = constraints.get("size_divisibility", 0) or size_divisibility
         flat = [tensor.reshape(-1, *tensor.shape[-2:]) for tensor in tensors]
         square = constraints.get("square_size", 0)
-        if square:
-            largest = max(side for tensor in tensors for side in tensor.shape[-2:])
-            if largest > square:
-                raise ValueError(f"an image side of {largest} px does not fit into square_size {square}")
-            # One more image of that size, removed below, sets the size of the batch.
-            flat.append(flat[0].new_zeros(len(flat[0]), square, square))
-        batch, sizes = pad_images(flat, size_divisibility, pad_value)
-        batch, sizes = batch[: len(tensors)], sizes[: len(tensors)]
+        pad = SquarePadding(square) if square else pad_images
+        batch, sizes = pad(flat, size_divisibility, pad_value)
         return ImageList(batch.reshape(len(tensors), *tensors[0].shape[:-2], *batch.shape[-2:]), sizes)

@@ -16,12 +16,19 @@ class Backbone(nn.Module):
     ``size_divisibility`` px; 0 means no padding.
     """
 
+    __jit_unused_properties__ = ["padding_constraints"]  # noqa: RUF012 - TorchScript reads this list
+
     if TYPE_CHECKING:
         _out_features: Any
         _out_feature_channels: Any
         _out_feature_strides: Any
 
     size_divisibility: int = 0
+
+    @property
+    def padding_constraints(self) -> dict[str, int]:
+        """Return further requirements of the padding: see ``ImageList.from_tensors``; none by default."""
+        return {}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Return feature maps (N, C', H / stride, W / stride) by name for images (N, C, H, W)."""
@@ -33,6 +40,15 @@ class Backbone(nn.Module):
             name: ShapeSpec(channels=self._out_feature_channels[name], stride=self._out_feature_strides[name])
             for name in self._out_features
         }
+
+
+def padding_of(backbone: Any) -> dict[str, int]:
+    """Return the arguments of ``ImageModel`` for the padding that a backbone needs."""
+    constraints = getattr(backbone, "padding_constraints", {})
+    return {
+        "size_divisibility": constraints.get("size_divisibility", 0) or backbone.size_divisibility,
+        "square_pad": constraints.get("square_size", 0),
+    }
 
 
 def backbone_segments(backbone: Any) -> list[Segment]:

@@ -80,7 +80,11 @@ class FPN(Backbone):
         norm: name of the normalization.
         top_block: computes the levels above the last from its ``in_feature``.
         fuse_type: ``"sum"``, or ``"avg"``, which halves the sum.
+        square_pad: images are padded to a square of this side in px, before they are padded to a multiple of
+            the stride of the last level of ``bottom_up``; 0 for none.
     """
+
+    __jit_unused_properties__ = ["padding_constraints"]  # noqa: RUF012 - TorchScript reads this list
 
     if TYPE_CHECKING:  # TorchScript would apply an annotation that exists at run time
         fpn_lateral2: Any
@@ -100,6 +104,7 @@ class FPN(Backbone):
         norm: str | Callable[[int], nn.Module] = "",
         top_block: Any = None,
         fuse_type: str = "sum",
+        square_pad: int = 0,
     ) -> None:
         super().__init__()
         if fuse_type not in ("sum", "avg"):
@@ -143,6 +148,13 @@ class FPN(Backbone):
         self._levels = [level for level, name in self.in_names.items() if name]
         # Images are padded to a multiple of the stride of the last bottom-up level.
         self.size_divisibility = 2 ** self._levels[-1]
+        # Empty, it does not become part of a scripted artifact.
+        self._padding_constraints = {"square_size": square_pad} if square_pad else {}
+
+    @property
+    def padding_constraints(self) -> dict[str, int]:
+        """Return the side of the padded images, if it is fixed."""
+        return self._padding_constraints
 
     def _fuse(self, lateral: Tensor, above: Optional[Tensor]) -> Tensor:
         if above is None:

@@ -13,11 +13,16 @@ from detexport.modeling.graph import BatchGraph, ImageGraph, require_graph_metho
 from detexport.modeling.postprocessing import detector_postprocess
 from detexport.modeling.segment import BATCH, IMAGE_PORT, Segment, own_methods
 from detexport.structures import ImageList, Instances
-from detexport.structures.image_list import pad_images
+from detexport.structures.image_list import SquarePadding, pad_images
 from detexport.structures.model_input import checked_image, output_size
 
 DEFAULT_RESIZE = ResizeRule(800, 1333)
 """Resize rule of a model that is built without a configuration: that of detectron2's defaults."""
+
+
+def default_resize(square_pad: int) -> ResizeRule:
+    """Return the resize rule of a model without another one: images fit into ``square_pad``, unless 0."""
+    return ResizeRule(square_pad, square_pad) if square_pad else DEFAULT_RESIZE
 
 
 class ImageModel(nn.Module):
@@ -29,8 +34,9 @@ class ImageModel(nn.Module):
         pixel_mean: mean of each channel, on the scale 0..255, in the order of ``input_format``.
         pixel_std: standard deviation of each channel, on the same scale and in the same order.
         input_format: order of the image's channels, ``"BGR"`` (the default) or ``"RGB"``.
-        resize: how images are resized before the model.
+        resize: how images are resized before the model; by default ``default_resize``.
         size_divisibility: images are padded to a multiple of this, in px; 0 for no padding.
+        square_pad: images are padded to a square of this side in px before; 0 for none.
     """
 
     pixel_mean: Tensor
@@ -43,13 +49,16 @@ class ImageModel(nn.Module):
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         input_format: str | None = None,
-        resize: ResizeRule = DEFAULT_RESIZE,
+        resize: ResizeRule | None = None,
         size_divisibility: int = 0,
+        square_pad: int = 0,
     ) -> None:
         super().__init__()
         self.input_format = input_format or "BGR"
-        self.resize = resize
+        self.resize = resize or default_resize(square_pad)
         self.size_divisibility = size_divisibility
+        # A function, which scripting compiles, unless the size is fixed.
+        self.pad_images: Any = SquarePadding(square_pad) if square_pad else pad_images
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
@@ -85,7 +94,7 @@ class ImageModel(nn.Module):
             InputError: see ``input_images``.
         """
         images = [self.normalize(image) for image in self.input_images(batched_inputs)]
-        return ImageList.from_tensors(images, self.size_divisibility)
+        return ImageList(*self.pad_images(images, self.size_divisibility))
 
     def normalize(self, image: Tensor) -> Tensor:
         """Normalize (C, H, W), values 0..255 of any dtype, to float32 by ``pixel_mean`` and ``pixel_std``."""
@@ -183,7 +192,7 @@ class _Preprocess(nn.Module):
         self.model = own_methods(model)
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
-        batch, _ = pad_images([self.model.normalize(tensors[0])], self.model.size_divisibility)
+        batch, _ = self.model.pad_images([self.model.normalize(tensors[0])], self.model.size_divisibility)
         return [batch]
 
 

@@ -29,7 +29,6 @@ from detexport.modeling.registries import META_ARCH_REGISTRY
 from detexport.modeling.roi_heads import build_roi_heads
 from detexport.modeling.segment import Segment
 from detexport.structures import Instances
-from detexport.structures.image_list import pad_images
 from detexport.structures.model_input import output_size
 
 
@@ -203,7 +202,9 @@ class PanopticFPN(GeneralizedRCNN):
         Args:
             images: each (C, H, W), values 0..255.
         """
-        batch, image_sizes = pad_images([self.normalize(image) for image in images], self.size_divisibility)
+        batch, image_sizes = self.pad_images(
+            [self.normalize(image) for image in images], self.size_divisibility
+        )
         features = self.backbone(batch)
         proposals = [boxes for boxes, _ in self.proposal_generator.propose(features, image_sizes)]
         results = self.roi_heads.detect(features, proposals, image_sizes)

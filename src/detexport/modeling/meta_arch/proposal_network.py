@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from detexport.config import CfgNode, configurable
 from detexport.contract import Contract, TensorSpec
-from detexport.modeling.backbone import backbone_segments, build_backbone
+from detexport.modeling.backbone import backbone_segments, build_backbone, padding_of
 from detexport.modeling.meta_arch.image_model import ImageModel, image_options, preprocess_segment
 from detexport.modeling.meta_arch.inputs import gt_instances_of
 from detexport.modeling.postprocessing import detector_postprocess
@@ -15,7 +15,6 @@ from detexport.modeling.proposal_generator import build_proposal_generator, prop
 from detexport.modeling.registries import META_ARCH_REGISTRY
 from detexport.modeling.segment import Segment
 from detexport.structures import Instances
-from detexport.structures.image_list import pad_images
 from detexport.structures.model_input import output_size
 
 OUTPUTS = (
@@ -36,7 +35,7 @@ class ProposalNetwork(ImageModel):
 
     @configurable
     def __init__(self, *, backbone: Any, proposal_generator: Any, **image_options: Any) -> None:
-        super().__init__(size_divisibility=backbone.size_divisibility, **image_options)
+        super().__init__(**padding_of(backbone), **image_options)
         self.backbone = backbone
         self.proposal_generator = proposal_generator
         # Proposals have no classes.
@@ -87,7 +86,9 @@ class ProposalNetwork(ImageModel):
         Args:
             images: each (C, H, W), values 0..255.
         """
-        batch, image_sizes = pad_images([self.normalize(image) for image in images], self.size_divisibility)
+        batch, image_sizes = self.pad_images(
+            [self.normalize(image) for image in images], self.size_divisibility
+        )
         results: List[Dict[str, Tensor]] = []
         for boxes, logits in self.proposal_generator.propose(self.backbone(batch), image_sizes):
             results.append({"proposal_boxes": boxes, "objectness_logits": logits})

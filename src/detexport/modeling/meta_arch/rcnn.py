@@ -16,9 +16,8 @@ from detexport.contract import (
     mask_output,
 )
 from detexport.errors import ConfigError, InputError
-from detexport.modeling.backbone import backbone_segments, build_backbone
+from detexport.modeling.backbone import backbone_segments, build_backbone, padding_of
 from detexport.modeling.meta_arch.image_model import (
-    DEFAULT_RESIZE,
     ImageModel,
     image_options,
     preprocess_segment,
@@ -29,7 +28,6 @@ from detexport.modeling.registries import META_ARCH_REGISTRY
 from detexport.modeling.roi_heads import build_roi_heads, roi_head_segments
 from detexport.modeling.segment import Segment
 from detexport.structures import ImageList, Instances
-from detexport.structures.image_list import pad_images
 
 
 @META_ARCH_REGISTRY.register()
@@ -44,7 +42,7 @@ class GeneralizedRCNN(ImageModel):
         pixel_std: see ``ImageModel``.
         input_format: order of the image's channels, ``"BGR"`` (the default) or ``"RGB"``.
         vis_period: not supported: training images are not recorded.
-        resize: how images are resized before the model.
+        resize: see ``ImageModel``.
     """
 
     __jit_unused_properties__ = ["device", "num_classes"]  # noqa: RUF012 - TorchScript reads this list
@@ -60,14 +58,14 @@ class GeneralizedRCNN(ImageModel):
         pixel_std: Sequence[float],
         input_format: str | None = None,
         vis_period: int = 0,
-        resize: ResizeRule = DEFAULT_RESIZE,
+        resize: ResizeRule | None = None,
     ) -> None:
         super().__init__(
             pixel_mean=pixel_mean,
             pixel_std=pixel_std,
             input_format=input_format,
             resize=resize,
-            size_divisibility=backbone.size_divisibility,
+            **padding_of(backbone),
         )
         if vis_period:
             raise ConfigError(
@@ -190,7 +188,9 @@ class GeneralizedRCNN(ImageModel):
         Args:
             images: each (C, H, W), values 0..255.
         """
-        batch, image_sizes = pad_images([self.normalize(image) for image in images], self.size_divisibility)
+        batch, image_sizes = self.pad_images(
+            [self.normalize(image) for image in images], self.size_divisibility
+        )
         features = self.backbone(batch)
         proposals = [boxes for boxes, _ in self.proposal_generator.propose(features, image_sizes)]
         return self.roi_heads.detect(features, proposals, image_sizes)

@@ -17,7 +17,7 @@ from detexport.layers import ShapeSpec, get_norm, nms_per_class
 from detexport.layers.conv import init_normal, shapes_of
 from detexport.layers.levels import LevelsBatchNorm, LevelsConv2d, LevelsReLU
 from detexport.modeling.anchor_generator import build_anchor_generator, by_anchor, tensor_anchors
-from detexport.modeling.backbone import backbone_segments, build_backbone
+from detexport.modeling.backbone import backbone_segments, build_backbone, padding_of
 from detexport.modeling.box_regression import Box2BoxTransform, anchor_loss_sum, apply_deltas, box_loss_type
 from detexport.modeling.matcher import Matcher, match_anchors, matched_classes
 from detexport.modeling.meta_arch.image_model import ImageModel, image_options, preprocess_segment
@@ -33,7 +33,6 @@ from detexport.modeling.segment import (
     own_methods,
 )
 from detexport.structures import Boxes, Instances
-from detexport.structures.image_list import pad_images
 from detexport.utils.events import record
 
 NORMALIZER_MOMENTUM = 0.9
@@ -185,7 +184,7 @@ class RetinaNet(ImageModel):
         smooth_l1_beta: float,
         **image_options: Any,
     ) -> None:
-        super().__init__(size_divisibility=backbone.size_divisibility, **image_options)
+        super().__init__(**padding_of(backbone), **image_options)
         self.backbone = backbone
         self.in_features: List[str] = list(in_features)
         self.head = head
@@ -287,7 +286,7 @@ class RetinaNet(ImageModel):
         Args:
             images: each (C, H, W), values 0..255.
         """
-        batch, _ = pad_images([self.normalize(image) for image in images], self.size_divisibility)
+        batch, _ = self.pad_images([self.normalize(image) for image in images], self.size_divisibility)
         logits, deltas, anchors = self.predict_anchors(self.backbone(batch))
         return self.find_detections(anchors, logits, deltas)
 

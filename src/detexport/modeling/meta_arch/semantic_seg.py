@@ -16,7 +16,7 @@ from detexport.contract import Contract, TensorSpec
 from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec, get_norm
 from detexport.layers.conv import Conv2d, init_conv_msra, shapes_of
-from detexport.modeling.backbone import backbone_segments, build_backbone
+from detexport.modeling.backbone import backbone_segments, build_backbone, padding_of
 from detexport.modeling.meta_arch.image_model import ImageModel, image_options, preprocess_segment
 from detexport.modeling.meta_arch.inputs import gt_sem_segs_of
 from detexport.modeling.registries import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
@@ -32,7 +32,6 @@ from detexport.modeling.segment import (
     raw_outputs,
     size_of,
 )
-from detexport.structures.image_list import pad_images
 from detexport.structures.model_input import output_size
 
 SEM_SEG = raw_outputs(["sem_seg"])
@@ -287,7 +286,7 @@ class SemanticSegmentor(ImageModel):
 
     @configurable
     def __init__(self, *, backbone: Any, sem_seg_head: Any, **image_options: Any) -> None:
-        super().__init__(size_divisibility=backbone.size_divisibility, **image_options)
+        super().__init__(**padding_of(backbone), **image_options)
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
         self.num_classes: int = sem_seg_head.num_classes
@@ -334,7 +333,9 @@ class SemanticSegmentor(ImageModel):
         Args:
             images: each (C, H, W), values 0..255.
         """
-        batch, image_sizes = pad_images([self.normalize(image) for image in images], self.size_divisibility)
+        batch, image_sizes = self.pad_images(
+            [self.normalize(image) for image in images], self.size_divisibility
+        )
         logits = self.sem_seg_head(self.backbone(batch))
         return [{"sem_seg": crop_to_image(logits[i], size)} for i, size in enumerate(image_sizes)]
 
