@@ -208,12 +208,12 @@ def yaml_layers(path: Path) -> list[tuple[Path, dict[str, Any]]]:
     layers: list[tuple[Path, dict[str, Any]]] = []
     seen: list[Path] = []
     while len(layers) < MOST_BASES:
-        with _reading(path):
+        with reading(path):
             resolved = path.resolve()
             if resolved in seen:
                 raise ConfigError(f"{path} is its own {_BASE}", remedy=f"remove the cycle of {_BASE} entries")
             seen.append(resolved)
-            tree = plain_yaml.load(_read(path))
+            tree = plain_yaml.load(read_text(path))
         if not isinstance(tree, dict):
             raise ConfigError(
                 f"{path} is not a model configuration",
@@ -227,7 +227,7 @@ def yaml_layers(path: Path) -> list[tuple[Path, dict[str, Any]]]:
             return layers[::-1]
         if not isinstance(base, str):
             raise ConfigError(f"{_BASE} of {path} is not a path", got=shown(base), expected="one path")
-        with _reading(path):
+        with reading(path):
             path = path.parent / Path(base).expanduser()
     raise ConfigError(
         "a configuration has too many bases",
@@ -237,7 +237,7 @@ def yaml_layers(path: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
     """Raise errors of the file system and the parser as a ConfigError that names the file."""
     try:
         yield
@@ -251,7 +251,7 @@ def _reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
     """Read a text file of at most ``LARGEST_FILE`` bytes.
 
     Raises:

@@ -32,17 +32,21 @@ MOST_VALUES = 100_000
 """Limit of the values of a document with all aliases expanded."""
 
 
-def load(text: str) -> Any:
+def load(text: str, kind: "type[Loader] | None" = None) -> Any:
     """Load a YAML document.
 
     Apart from plain YAML it accepts tuples, and the tag ``!!python/object/apply:eval`` with an expression of
     numbers, lists and list comprehensions, which computes the anchors in detectron2's RetinaNet
     configurations.
 
+    Args:
+        text: the document.
+        kind: class with constructors of further tags.
+
     Raises:
         yaml.YAMLError: the text is not YAML, has another tag or expression, or is too deep or too large.
     """
-    loader = _Loader(text)
+    loader = (kind or Loader)(text)
     try:
         node = loader.get_single_node()
         if node is None:
@@ -143,8 +147,8 @@ def _number(value: Any) -> int | float:
     return value
 
 
-class _Loader(yaml.SafeLoader):
-    pass
+class Loader(yaml.SafeLoader):
+    """Loader of plain values."""
 
 
 def _computed(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
@@ -161,5 +165,5 @@ def _tuple(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
     return loader.construct_sequence(node) if isinstance(node, yaml.SequenceNode) else []
 
 
-_Loader.add_constructor("tag:yaml.org,2002:python/object/apply:eval", _computed)
-_Loader.add_constructor("tag:yaml.org,2002:python/tuple", _tuple)
+Loader.add_constructor("tag:yaml.org,2002:python/object/apply:eval", _computed)
+Loader.add_constructor("tag:yaml.org,2002:python/tuple", _tuple)

@@ -10,10 +10,15 @@ from detexport.modeling.anchor_generator import DefaultAnchorGenerator, build_an
 from detexport.modeling.backbone import (
     FPN,
     Backbone,
+    MViT,
     ResNet,
     ResNetBlockBase,
+    SimpleFeaturePyramid,
+    SwinTransformer,
+    ViT,
     build_backbone,
     build_resnet_backbone,
+    get_vit_lr_decay_rate,
     make_stage,
 )
 from detexport.modeling.box_regression import Box2BoxTransform
@@ -98,6 +103,7 @@ __all__ = [
     "GeneralizedRCNN",
     "ImplicitPointRendMaskHead",
     "KRCNNConvDeconvUpsampleHead",
+    "MViT",
     "MaskRCNNConvUpsampleHead",
     "Matcher",
     "PanopticFPN",
@@ -113,9 +119,12 @@ __all__ = [
     "SemSegFPNHead",
     "SemanticSegmentor",
     "ShapeSpec",
+    "SimpleFeaturePyramid",
     "StandardROIHeads",
     "StandardRPNHead",
+    "SwinTransformer",
     "TorchvisionDetector",
+    "ViT",
     "build_anchor_generator",
     "build_backbone",
     "build_box_head",
@@ -129,5 +138,6 @@ __all__ = [
     "build_rpn_head",
     "build_sem_seg_head",
     "detector_postprocess",
+    "get_vit_lr_decay_rate",
     "make_stage",
 ]

@@ -1,0 +1,328 @@
+"""``LazyConfig``: configurations of classes and their arguments, and ``instantiate``, which calls them."""
+
+import dataclasses
+import functools
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import yaml
+
+from detexport.config import lazy_python, lazy_yaml
+from detexport.config.cfg import read_text, reading
+from detexport.config.lazy_yaml import ARGUMENTS, NAME, PARTIAL, TARGET
+from detexport.detectron2_names import ROOT, missing, own_path
+from detexport.errors import ConfigError, listed, shown
+
+OWN = __name__.partition(".")[0]
+ROOMS = ("data", "evaluation", "layers", "modeling", "projects", "solver", "structures")
+"""Packages here whose classes a configuration may name."""
+FUNCTIONS = (
+    "build_detection_test_loader",
+    "build_detection_train_loader",
+    "get_detection_dataset_dicts",
+    "get_norm",
+    "get_vit_lr_decay_rate",
+    "make_default_stages",
+    "make_stage",
+)
+"""Functions of these packages that a configuration may name; others could write files."""
+RECURSIVE = "_recursive_"
+
+_projects: set[str] = set()
+
+
+def allow_project(name: str) -> None:
+    """Let configurations name what is in a package that the user has imported by name."""
+    _projects.add(name.partition(".")[0])
+
+
+class LazyCall:
+    """A call that is written down: ``LazyCall(nn.Conv2d)(in_channels=3, out_channels=8, kernel_size=3)``.
+
+    The result is a node with the target and its arguments, which may be changed; ``instantiate`` calls it.
+
+    Args:
+        target: class or function, or its dotted path.
+
+    Raises:
+        TypeError: it is neither.
+    """
+
+    def __init__(self, target: Callable[..., Any] | str) -> None:
+        if not (callable(target) or isinstance(target, str | Mapping)):
+            raise TypeError(f"a LazyCall needs a class or function, or its path, got {shown(target)}")
+        self._target = target
+
+    def __call__(self, **kwargs: Any) -> Any:
+        """Return the node of a call with these arguments."""
+        return lazy_python.node({TARGET: self._target, **kwargs})
+
+
+class LazyConfig:
+    """Reading and writing of lazy configurations."""
+
+    @staticmethod
+    def load(filename: str | Path, keys: str | Sequence[str] | None = None, *, trust: bool = False) -> Any:
+        """Load a ``.yaml`` file, without executing code, or a ``.py`` file, in a process of its own.
+
+        Args:
+            filename: path of the file.
+            keys: return the value of this key, or a tuple of the values of these keys.
+            trust: execute the code of a ``.py`` file. The environment variable ``DETEXPORT_TRUST_CONFIG=1``
+                does the same, and so does ``--trust-config`` on the command line.
+
+        Raises:
+            ConfigError: there is no such file or key, the file is not a lazy configuration, or it is code
+                that is not trusted.
+        """
+        path = Path(filename)
+        if path.suffix == ".py":
+            text = lazy_python.execute(path, trust=trust)
+        else:
+            with reading(path):
+                text = read_text(path)
+        with reading(path):
+            tree = lazy_yaml.load(text)
+        if not isinstance(tree, dict):
+            raise ConfigError(
+                f"{path} is not a lazy configuration",
+                got=type(tree).__name__,
+                expected="a mapping of keys such as model",
+            )
+        cfg = lazy_python.node(tree)
+        if keys is None:
+            return cfg
+        names = (keys,) if isinstance(keys, str) else tuple(keys)
+        if unknown := [name for name in names if name not in cfg]:
+            raise ConfigError(
+                f"{path} has no {listed(unknown)}", expected=f"one of {listed(sorted(map(str, cfg)))}"
+            )
+        return cfg[keys] if isinstance(keys, str) else tuple(cfg[name] for name in names)
+
+    @staticmethod
+    def load_rel(filename: str, keys: str | Sequence[str] | None = None) -> Any:
+        """Load a file by its path relative to that of the caller: see ``load``."""
+        caller = sys._getframe(1).f_code.co_filename
+        return LazyConfig.load(Path(caller).parent / filename, keys)
+
+    @staticmethod
+    def save(cfg: Any, filename: str | Path) -> None:
+        """Write a configuration as YAML.
+
+        Raises:
+            ConfigError: it holds a value that YAML has no form for, such as a function without a name.
+        """
+        Path(filename).write_text(lazy_python.dump(cfg), encoding="utf-8")
+
+    @staticmethod
+    def apply_overrides(cfg: Any, overrides: Sequence[str]) -> Any:
+        """Change values in place, and return the configuration.
+
+        Args:
+            cfg: the configuration.
+            overrides: each ``key.of.value=VALUE`` with the value in YAML, ``+key=VALUE`` for a new key, or
+                ``~key`` to remove one.
+
+        Raises:
+            ConfigError: an override has another form, or its key does not exist.
+        """
+        from omegaconf import OmegaConf
+
+        for override in overrides:
+            key, equals, text = override.partition("=")
+            name = key.lstrip("+~")
+            if not name or bool(equals) == key.startswith("~"):
+                raise ConfigError("not an override", got=override, expected="key.of.value=VALUE")
+            group, _, last = name.rpartition(".")
+            parent = OmegaConf.select(cfg, group) if group else cfg
+            if not isinstance(parent, Mapping | list) and not OmegaConf.is_config(parent):
+                raise ConfigError(f"there is no group {group} to override", got=override)
+            if not key.startswith("+") and not _has(parent, last):
+                raise ConfigError(
+                    f"unknown key {name}",
+                    got=override,
+                    expected=f"one of {listed(map(str, parent))}",
+                    remedy=f"correct the key, or add it by +{name}=...",
+                )
+            if key.startswith("~"):
+                del parent[last]
+            else:
+                try:
+                    OmegaConf.update(cfg, name, yaml.safe_load(text), merge=False, force_add=True)
+                except yaml.YAMLError as error:
+                    raise ConfigError(f"the value of {name} is not YAML", got=shown(text)) from error
+        return cfg
+
+    @staticmethod
+    def to_py(cfg: Any, prefix: str = "cfg.") -> str:
+        """Return a configuration as Python-like lines, for reading.
+
+        Args:
+            cfg: the configuration.
+            prefix: of every line.
+        """
+        return "\n".join(_lines(lazy_python.plain(cfg), prefix))
+
+
+def _has(parent: Any, key: str) -> bool:
+    return int(key) < len(parent) if key.isdecimal() and not isinstance(parent, Mapping) else key in parent
+
+
+def _lines(tree: Any, prefix: str) -> list[str]:
+    if not isinstance(tree, dict) or TARGET in tree or NAME in tree or PARTIAL in tree:
+        return [f"{prefix.rstrip('.')} = {_expression(tree)}"]
+    return [line for key, value in tree.items() for line in _lines(value, f"{prefix}{key}.")]
+
+
+def _expression(value: Any) -> str:
+    if isinstance(value, dict) and NAME in value:
+        return str(value[NAME])
+    if isinstance(value, dict) and (TARGET in value or PARTIAL in value):
+        arguments = [_expression(one) for one in value.get(ARGUMENTS, ())]
+        arguments = [_expression(value[PARTIAL]), *arguments] if PARTIAL in value else arguments
+        own = {key: one for key, one in value.items() if key not in (TARGET, PARTIAL, ARGUMENTS)}
+        arguments += [f"{key}={_expression(one)}" for key, one in own.items()]
+        return f"{value.get(TARGET, 'functools.partial')}({', '.join(arguments)})"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key!r}: {_expression(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_expression, value)) + "]"
+    return repr(value)
+
+
+def instantiate(cfg: Any) -> Any:
+    """Call the targets of a lazy configuration, inner ones first.
+
+    Args:
+        cfg: a node with ``_target_``, or a list of such; any other value is returned as it is. A target is a
+            class or function, or a path of the allowed ones: classes of ``ROOMS`` under detectron2's paths,
+            of ``torch.nn`` and ``torch.optim``, and what is in a project that ``--with`` imported.
+
+    Raises:
+        ConfigError: a target does not exist or is not allowed, its arguments do not fit, or an interpolation
+            does not resolve.
+    """
+    from omegaconf.errors import OmegaConfBaseException
+
+    is_node = isinstance(cfg, Mapping) and any(key in cfg for key in (TARGET, NAME, PARTIAL))
+    if isinstance(cfg, Mapping) and not is_node and not _dataclass_of(cfg):
+        return cfg
+    try:
+        return _value(cfg)
+    except OmegaConfBaseException as error:
+        raise ConfigError(
+            "a value of the lazy configuration does not resolve", got=str(error).splitlines()[0]
+        ) from error
+
+
+def _dataclass_of(cfg: Any) -> bool:
+    from omegaconf import DictConfig
+
+    return isinstance(cfg, DictConfig) and dataclasses.is_dataclass(cfg._metadata.object_type)
+
+
+def _value(cfg: Any) -> Any:
+    from omegaconf import ListConfig, OmegaConf
+
+    if isinstance(cfg, ListConfig | list | tuple):
+        return [_value(one) for one in cfg]
+    if not isinstance(cfg, Mapping):
+        return cfg
+    if _dataclass_of(cfg):
+        return OmegaConf.to_object(cfg)
+    if NAME in cfg:
+        return resolve(cfg[NAME])
+    recursive = cfg.get(RECURSIVE, True)
+    fields = {key: _value(one) if recursive else one for key, one in cfg.items() if key != RECURSIVE}
+    if PARTIAL in fields:
+        return functools.partial(_target(fields.pop(PARTIAL)), *fields.pop(ARGUMENTS, ()), **fields)
+    if TARGET not in fields:
+        return fields
+    target, arguments = _target(fields.pop(TARGET)), fields.pop(ARGUMENTS, ())
+    _check_arguments(target, arguments, fields)
+    return target(*arguments, **fields)
+
+
+def _target(target: Any) -> Callable[..., Any]:
+    if isinstance(target, str):
+        return resolve(target)
+    if not callable(target):
+        raise ConfigError("a target of the lazy configuration is no class or function", got=shown(target))
+    return target
+
+
+def _check_arguments(target: Callable[..., Any], arguments: Sequence[Any], fields: dict[str, Any]) -> None:
+    try:
+        signature = inspect.signature(target)
+    except ValueError:  # written in C without one
+        return
+    try:
+        signature.bind(*arguments, **fields)
+    except TypeError as error:
+        raise ConfigError(
+            f"the arguments do not fit {getattr(target, '__qualname__', target)}",
+            got=error,
+            expected=listed(signature.parameters) or "no arguments",
+            remedy="correct them in the lazy configuration",
+        ) from error
+
+
+def resolve(path: str) -> Any:
+    """Return the class or function of a dotted path, if configurations may name it.
+
+    Raises:
+        ConfigError: it does not exist, or is not allowed.
+    """
+    parts = own_path(path).split(".") if path.partition(".")[0] == ROOT else path.split(".")
+    if not all(part.isidentifier() and not part.startswith("_") for part in parts):
+        raise _refused(path)
+    if parts[0] == OWN and len(parts) > 2 and parts[1] in ROOMS:
+        found = _walk(parts, path)
+        if isinstance(found, type) or getattr(found, "__name__", None) in FUNCTIONS:
+            if str(getattr(found, "__module__", "")).startswith(f"{OWN}."):
+                return found
+            if found.__module__.startswith("torch.nn."):  # a layer that has a name here, too
+                return found
+    elif parts[:2] in (["torch", "nn"], ["torch", "optim"]):
+        found = _walk(parts, path)
+        if isinstance(found, type) and _is_layer_or_optimizer(found):
+            return found
+    elif parts[0] in _projects:
+        return _walk(parts, path)
+    raise _refused(path)
+
+
+def _walk(parts: list[str], path: str) -> Any:
+    """Follow a path through modules of its first package and the attributes of classes."""
+    found: Any = importlib.import_module(parts[0])
+    for depth, part in enumerate(parts[1:], start=2):
+        if isinstance(found, ModuleType) and not hasattr(found, part):
+            try:
+                importlib.import_module(".".join(parts[:depth]))
+            except ImportError as error:
+                raise _refused(path) from error
+        found = getattr(found, part, None)
+        if isinstance(found, ModuleType) and found.__name__.partition(".")[0] != parts[0]:
+            raise _refused(path)
+    return found
+
+
+def _is_layer_or_optimizer(found: type) -> bool:
+    from torch import nn, optim
+
+    return issubclass(found, nn.Module | optim.Optimizer)
+
+
+def _refused(path: str) -> ConfigError:
+    known = path.partition(".")[0] == ROOT
+    return ConfigError(
+        f"a lazy configuration names {shown(path)}, which is not allowed",
+        got=missing(path) if known else None,
+        expected=f"a class of {ROOT} that exists here, of torch.nn or torch.optim",
+        remedy="import the package that it belongs to by --with, if it is yours",
+    )

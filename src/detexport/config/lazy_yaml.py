@@ -1,0 +1,88 @@
+"""YAML of LazyConfig: its Python tags become plain nodes, which only ``instantiate`` resolves.
+
+No code is executed: a name stays a name. The nodes are ``{NAME: path}`` for a class or function, ``{PARTIAL:
+path or node, ...}`` for a ``functools.partial``, and ``{TARGET: path, ...}`` for a dataclass.
+"""
+
+from typing import Any
+
+import yaml
+
+from detexport.config import plain_yaml
+
+TARGET, NAME, PARTIAL, ARGUMENTS = "_target_", "_name_", "_partial_", "_args_"
+_PYTHON = "tag:yaml.org,2002:python/"
+_PARTIAL_TAG = f"{_PYTHON}object/apply:functools.partial"
+
+
+def load(text: str) -> Any:
+    """Load a document; ``plain_yaml.load`` describes the limits.
+
+    Raises:
+        yaml.YAMLError: the text is not YAML, has another tag, or is too deep or too large.
+    """
+    return plain_yaml.load(text, _Loader)
+
+
+def dump(tree: Any) -> str:
+    """Return a document that ``load`` and detectron2 read.
+
+    Args:
+        tree: plain values and nodes as ``load`` returns them.
+    """
+    return yaml.dump(tree, Dumper=_Dumper, default_flow_style=None, width=100, sort_keys=True)
+
+
+class _Loader(plain_yaml.Loader):
+    pass
+
+
+def _name(loader: yaml.SafeLoader, path: str, node: yaml.Node) -> Any:
+    return {NAME: path}
+
+
+def _dataclass(loader: yaml.SafeLoader, path: str, node: yaml.Node) -> Any:
+    if not isinstance(node, yaml.MappingNode):
+        raise yaml.constructor.ConstructorError(None, None, f"{path} needs its fields", node.start_mark)
+    fields = loader.construct_mapping(node, deep=True)
+    return {TARGET: path, **{key: value for key, value in fields.items() if value is not None}}
+
+
+def _partial(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
+    """Read the state of a ``functools.partial``: (function, args, keywords, attributes)."""
+    fields = loader.construct_mapping(node, deep=True) if isinstance(node, yaml.MappingNode) else {}
+    function = next(iter(fields.get("args") or ()), None)
+    state = fields.get("state") or (function, (), {}, None)
+    if function is None or len(state) != 4 or state[3]:
+        raise yaml.constructor.ConstructorError(None, None, "not a functools.partial", node.start_mark)
+    return {PARTIAL: function, ARGUMENTS: list(state[1] or ()), **(state[2] or {})}
+
+
+_Loader.add_multi_constructor(f"{_PYTHON}name:", _name)
+_Loader.add_multi_constructor(f"{_PYTHON}object:", _dataclass)
+_Loader.add_constructor(_PARTIAL_TAG, _partial)
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write every value where it stands."""
+        return True
+
+    def represent_dict(self, data: dict[Any, Any]) -> yaml.Node:
+        """Write a node as its tag, any other mapping as it is."""
+        if set(data) == {NAME}:
+            return self.represent_scalar(f"{_PYTHON}name:{data[NAME]}", "")
+        if PARTIAL in data:
+            function, arguments = data[PARTIAL], tuple(data.get(ARGUMENTS, ()))
+            keywords = {key: value for key, value in data.items() if key not in (PARTIAL, ARGUMENTS)}
+            state = (function, arguments, keywords, None)
+            return self.represent_mapping(_PARTIAL_TAG, {"args": [function], "state": state})
+        return self.represent_mapping("tag:yaml.org,2002:map", data)
+
+    def represent_python_tuple(self, data: tuple[Any, ...]) -> yaml.Node:
+        """Write a tuple, as in the state of a partial."""
+        return self.represent_sequence(f"{_PYTHON}tuple", data)
+
+
+_Dumper.add_representer(dict, _Dumper.represent_dict)
+_Dumper.add_representer(tuple, _Dumper.represent_python_tuple)
