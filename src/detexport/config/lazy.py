@@ -60,7 +60,10 @@ class LazyCall:
 
     def __call__(self, **kwargs: Any) -> Any:
         """Return the node of a call with these arguments."""
-        return lazy_python.node({TARGET: self._target, **kwargs})
+        target = self._target
+        if dataclasses.is_dataclass(target):  # OmegaConf would take it for the schema of a node
+            target = lazy_python.public_path(target)
+        return lazy_python.node({TARGET: target, **kwargs})
 
 
 class LazyConfig:

@@ -260,4 +260,4 @@ if __name__ == "__main__":
     try:
         run.main(Path(sys.argv[1]))
     except Exception as problem:
-        sys.exit(f"{type(problem).__name__}: {problem}")
+        sys.exit(" ".join(f"{type(problem).__name__}: {problem}".split()))

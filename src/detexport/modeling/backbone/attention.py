@@ -186,8 +186,8 @@ def relative_logits(q: Tensor, height_terms: Tensor, width_terms: Tensor) -> Ten
     Returns:
         (B, Qh, Qw, Kh, Kw).
     """
-    by_height = torch.einsum("bhwc,hkc->bhwk", q, height_terms)
-    by_width = torch.einsum("bhwc,wkc->bhwk", q, width_terms)
+    by_height = q @ height_terms.transpose(1, 2)
+    by_width = (q.transpose(1, 2) @ width_terms.transpose(1, 2)).transpose(1, 2)
     return by_height[..., :, None] + by_width[..., None, :]
 
 
