@@ -23,6 +23,7 @@ from types import ModuleType
 from typing import Any
 
 from detexport.config.cfg import extend_defaults
+from detexport.config.lazy import allow_project
 from detexport.detectron2_names import ROOT, missing, own_path
 from detexport.errors import ConfigError, fail
 
@@ -131,6 +132,7 @@ def import_projects(names: Iterable[str]) -> None:
                 got=f"{type(error).__name__}: {error}",
                 expected="a package or module on PYTHONPATH or in the current folder",
             ) from error
+        allow_project(name)
         for attribute, value in sorted(vars(project).items()):
             if attribute.startswith("add_") and attribute.endswith("_config") and callable(value):
                 extend_defaults(value)

@@ -89,6 +89,23 @@ def _limit_pixels(pixels: int | None) -> None:
         os.environ[LIMIT_VARIABLE] = str(pixels)
 
 
+def _trust_config(trusted: bool) -> None:
+    """Set the trust in the environment, so that it also applies in child processes."""
+    if trusted:
+        from detexport.config.lazy_python import TRUST
+
+        os.environ[TRUST] = "1"
+
+
+TrustConfig = Annotated[
+    bool,
+    Option(
+        "--trust-config",
+        callback=_trust_config,
+        expose_value=False,
+        help="Execute a configuration in Python, in a process of its own. Read it first: it is code.",
+    ),
+]
 MaxImagePixels = Annotated[
     int | None,
     Option(
@@ -285,6 +302,7 @@ def export_command(
         ),
     ] = True,
     max_image_pixels: MaxImagePixels = None,
+    trust_config: TrustConfig = False,
     allow_new: AllowNew = None,
     overrides: Annotated[
         list[str] | None,
@@ -443,6 +461,7 @@ def validate_command(
     ] = None,
     device: Annotated[str, Option(help="Device: cpu, cuda or cuda:<index>.")] = "cpu",
     max_image_pixels: MaxImagePixels = None,
+    trust_config: TrustConfig = False,
     params: Annotated[
         Path | None,
         Option(
@@ -527,6 +546,7 @@ def diagnose_command(
     ] = "",
     image: Annotated[str, Option(help="Image to run on. Default: a bundled image.")] = "",
     max_image_pixels: MaxImagePixels = None,
+    trust_config: TrustConfig = False,
     target: Annotated[
         str, Option(help="Run the artifact as this target. Default: the format's runtime, in float32.")
     ] = "",

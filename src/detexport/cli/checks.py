@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from detexport.artifact import MANIFEST, read_artifact
-from detexport.config.cfg import CfgNode
+from detexport.config.cfg import LAZY, CfgNode
 from detexport.errors import (
     ArtifactError,
     ConfigError,
@@ -340,6 +340,8 @@ def check_class_names(request: Request, cfg: CfgNode) -> None:
 def _count_classes(cfg: CfgNode) -> int | None:
     """Return the number of classes that ``--class-names`` must name; None if only the built model knows."""
     model = cfg.MODEL
+    if LAZY in cfg:
+        return None
     groups = {
         "GeneralizedRCNN": model.ROI_HEADS,
         "PanopticFPN": model.ROI_HEADS,

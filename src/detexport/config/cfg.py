@@ -15,6 +15,8 @@ from yacs.config import CfgNode as _YacsNode
 from detexport.config import plain_yaml
 from detexport.errors import ConfigError, did_you_mean, listed, shown
 
+LAZY = "LAZY"
+"""Key of a model that a lazy configuration builds; other configurations lack it."""
 _BASE = "_BASE_"
 _SOURCES = "__sources__"
 LARGEST_FILE = 1 << 18
@@ -57,6 +59,8 @@ class CfgNode(_YacsNode):
             )
         merged, sources = self.clone(), dict(self._sources())
         for source, tree in layers:
+            if LAZY in tree:
+                self[LAZY] = merged[LAZY] = self.get(LAZY, "")
             _check_version(tree, source)
             _check_keys(tree, merged, source, merged)
             try:
@@ -159,7 +163,11 @@ def _defaults() -> dict[str, Any]:
 
 
 def load_cfg(path: Path) -> CfgNode:
-    """Return the defaults with the YAML file ``path`` merged in."""
+    """Return the defaults with the YAML file ``path`` merged in, or the model of a lazy configuration."""
+    from detexport.config.lazy import is_lazy, lazy_cfg  # which imports this module
+
+    if is_lazy(path):
+        return lazy_cfg(path)
     cfg = get_cfg()
     cfg.merge_from_file(path)
     return cfg

@@ -13,8 +13,9 @@ from typing import Any
 import yaml
 
 from detexport.config import lazy_python, lazy_yaml
-from detexport.config.cfg import read_text, reading
+from detexport.config.cfg import LAZY, CfgNode, get_cfg, read_text, reading
 from detexport.config.lazy_yaml import ARGUMENTS, NAME, PARTIAL, TARGET
+from detexport.contract import ResizeRule
 from detexport.detectron2_names import ROOT, missing, own_path
 from detexport.errors import ConfigError, listed, shown
 
@@ -31,7 +32,7 @@ FUNCTIONS = (
     "make_stage",
 )
 """Functions of these packages that a configuration may name; others could write files."""
-RECURSIVE = "_recursive_"
+RECURSIVE, MODEL, RESIZE = "_recursive_", "model", "resize"
 
 _projects: set[str] = set()
 
@@ -196,6 +197,77 @@ def _expression(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_expression, value)) + "]"
     return repr(value)
+
+
+def is_lazy(path: Path) -> bool:
+    """Return whether a file is Python code, or YAML with a node ``model`` that has a target."""
+    if path.suffix == ".py":
+        return True
+    try:
+        text = read_text(path)
+        tree = lazy_yaml.load(text) if f"\n{MODEL}:" in f"\n{text}" else None
+    except (OSError, ValueError, yaml.YAMLError):
+        return False  # loading it as another configuration reports what is wrong
+    return isinstance(tree, dict) and isinstance(tree.get(MODEL), dict) and TARGET in tree[MODEL]
+
+
+def lazy_cfg(path: Path) -> CfgNode:
+    """Return the configuration of the model that a lazy configuration builds.
+
+    The key ``LAZY`` holds the node ``model`` as YAML, which ``build_model`` instantiates, and ``resize``, as
+    ``dataloader.test`` resizes images, if there is one. The keys of other models have no effect.
+
+    Raises:
+        ConfigError: see ``LazyConfig.load``; or there is no node ``model`` with a target.
+    """
+    tree = lazy_python.plain(LazyConfig.load(path))
+    model = tree.get(MODEL)
+    if not isinstance(model, dict) or TARGET not in model:
+        raise ConfigError(
+            f"{path} defines no model",
+            got=f"keys {listed(sorted(tree))}",
+            expected="model, a node by LazyCall",
+        )
+    cfg = get_cfg()
+    resize = _resize_of(tree)
+    cfg[LAZY] = lazy_yaml.dump({MODEL: model, **({RESIZE: resize} if resize else {})})
+    cfg.MODEL.META_ARCHITECTURE = str(model[TARGET]).rpartition(".")[2]
+    return cfg
+
+
+def _resize_of(tree: dict[str, Any]) -> list[int] | None:
+    """Return the shortest edge and the upper bound of the longest that ``dataloader.test`` resizes to."""
+    test: Any = tree
+    for key in ("dataloader", "test", "mapper"):
+        test = test.get(key) if isinstance(test, dict) else None
+    found = test.get("augmentations", ()) if isinstance(test, dict) else ()
+    for one in found if isinstance(found, list) else ():
+        if isinstance(one, dict) and str(one.get(TARGET)).endswith(".ResizeShortestEdge"):
+            shortest, longest = one.get("short_edge_length"), one.get("max_size")
+            shortest = shortest[0] if isinstance(shortest, list) and shortest else shortest
+            if isinstance(shortest, int) and isinstance(longest, int):
+                return [shortest, longest]
+    return None
+
+
+def override_lazy(cfg: CfgNode, overrides: Sequence[tuple[str, Any]]) -> None:
+    """Change values of the node ``model`` in ``LAZY``; each override is a dotted key and a value in YAML.
+
+    Raises:
+        ConfigError: see ``LazyConfig.apply_overrides``.
+    """
+    tree = lazy_python.node(lazy_yaml.load(cfg[LAZY]))
+    LazyConfig.apply_overrides(tree, [f"{key}={value}" for key, value in overrides])
+    cfg[LAZY] = lazy_python.dump(tree)
+
+
+def build_lazy(cfg: CfgNode) -> Any:
+    """Return the model in ``LAZY``, with its resize rule if there is one."""
+    tree = lazy_yaml.load(cfg[LAZY])
+    model = instantiate(lazy_python.node(tree)[MODEL])
+    if RESIZE in tree:
+        model.resize = ResizeRule(*tree[RESIZE])
+    return model
 
 
 def instantiate(cfg: Any) -> Any:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from detexport import model_zoo
 from detexport.config import get_cfg
-from detexport.config.cfg import CfgNode, load_cfg, naming_sources
+from detexport.config.cfg import LAZY, CfgNode, load_cfg, naming_sources
+from detexport.config.lazy import override_lazy
 from detexport.config.values import check_values
 from detexport.errors import CheckpointError, ConfigError, did_you_mean
 from detexport.system.files import is_url
@@ -41,11 +42,20 @@ class ModelSource:
         """
         named_file = os.path.isfile(self.config_file)
         cfg = load_cfg(Path(self.config_file)) if named_file else self._zoo_config()
-        cfg.merge_from_list(self.overrides)
+        self._override(cfg)
         with naming_sources(cfg):
             check_values(cfg, get_cfg())
         cfg.MODEL.WEIGHTS = self.weights or cfg.MODEL.WEIGHTS
         return cfg
+
+    def _override(self, cfg: CfgNode) -> None:
+        """Apply the overrides; ``model.KEY`` is one of the model of a lazy configuration."""
+        pairs = list(zip(self.overrides[0::2], self.overrides[1::2], strict=False))
+        lazy = [pair for pair in pairs if LAZY in cfg and str(pair[0]).startswith("model.")]
+        if lazy:
+            override_lazy(cfg, lazy)
+        others = [part for pair in pairs if pair not in lazy for part in pair]
+        cfg.merge_from_list([*others, *self.overrides[2 * len(pairs) :]])
 
     def _zoo_config(self) -> CfgNode:
         """Read a configuration of the zoo, with its trained weights if no others are given."""

@@ -6,9 +6,11 @@ from typing import Any
 import torch
 
 from detexport.config import CfgNode, get_cfg
-from detexport.config.cfg import naming_sources
+from detexport.config.cfg import LAZY, naming_sources
+from detexport.config.lazy import build_lazy
 from detexport.config.values import check_values
 from detexport.errors import ConfigError, OutOfMemoryError, is_allocation_failure, listed
+from detexport.modeling.meta_arch.image_model import ImageModel
 from detexport.modeling.registries import META_ARCH_REGISTRY
 
 SIZES = (
@@ -30,7 +32,8 @@ def build_model(cfg: CfgNode) -> Any:
         check_values(cfg, get_cfg())
         _check_options(cfg)
     try:
-        return META_ARCH_REGISTRY.build(cfg).to(torch.device(cfg.MODEL.DEVICE))
+        model = _checked(build_lazy(cfg)) if LAZY in cfg else META_ARCH_REGISTRY.build(cfg)
+        return model.to(torch.device(cfg.MODEL.DEVICE))
     except (RuntimeError, MemoryError) as error:
         if not is_allocation_failure(error):
             raise
@@ -41,6 +44,17 @@ def build_model(cfg: CfgNode) -> Any:
             expected=f"sizes whose products fit into the memory of {cfg.MODEL.DEVICE}",
             remedy=f"correct {largest[0][0]}" if largest else "choose a smaller model",
         ) from error
+
+
+def _checked(model: Any) -> ImageModel:
+    """Return the model of a lazy configuration if it is one from images to detections."""
+    if not isinstance(model, ImageModel):
+        raise ConfigError(
+            "the node model of the lazy configuration is no meta architecture",
+            got=type(model).__name__,
+            expected="a model such as GeneralizedRCNN",
+        )
+    return model
 
 
 def _sizes(group: dict[str, Any], prefix: str) -> Iterator[tuple[str, int]]:
