@@ -43,6 +43,11 @@ def test_padding_constraints() -> None:
     assert (batch.tensor[0, :, 20:] == -1).all()
     with pytest.raises(ValueError, match="50 px does not fit into square_size 30"):
         ImageList.from_tensors(images, padding_constraints={"square_size": 30})
+    with pytest.warns(UserWarning, match="50 px is cropped to square_size 30"):
+        cropped = ImageList.from_tensors(images[:1], padding_constraints={"square_size": 30})
+    assert cropped.image_sizes == [(20, 50)]
+    assert cropped.tensor.shape == (1, 3, 30, 30)
+    assert cropped.tensor.sum() == 3 * 20 * 30
     with pytest.raises(ValueError, match="'square'"):
         ImageList.from_tensors(images, padding_constraints={"square": 30})
 
