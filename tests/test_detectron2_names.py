@@ -10,5 +10,5 @@ def test_a_refused_module_refuses_its_names() -> None:
 
 
 def test_the_message_gives_the_reason_or_where_to_turn() -> None:
-    assert missing("detectron2.modeling.MViT").endswith(REFUSED["detectron2.modeling.MViT"])
+    assert missing("detectron2.modeling.MMDetDetector").endswith(REFUSED["detectron2.modeling.MMDetDetector"])
     assert "open an issue" in missing("detectron2.modeling.Nope")

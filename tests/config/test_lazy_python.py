@@ -31,7 +31,7 @@ from detectron2.config import LazyCall as L
 
 layer.in_features = 4
 options.deep.value = 2
-model = L(dict)(norm=lambda c: nn.GroupNorm(2, c, 1e-3), act=lambda size: nn.LayerNorm(size, eps=1e-2))
+model = {"norm": lambda c: nn.GroupNorm(2, c, 1e-3), "act": lambda size: nn.LayerNorm(size, eps=1e-2)}
 train = {"process": os.getpid()}
 print("printed by the file")
 """
@@ -62,8 +62,7 @@ def test_a_trusted_file(file: Path) -> None:
     assert (cfg.layer.in_features, cfg.layer.out_features, cfg.other.in_features) == (4, 4, 2)
     assert cfg.third.in_features == 2
     assert cfg.options.deep.value == 2
-    functions = instantiate(cfg.model)
-    norm, act = functions["norm"](8), functions["act"](5)
+    norm, act = instantiate(cfg.model.norm)(8), instantiate(cfg.model.act)(5)
     assert isinstance(norm, nn.GroupNorm)
     assert (norm.num_groups, norm.num_channels, norm.eps) == (2, 8, 1e-3)
     assert isinstance(act, nn.LayerNorm)

@@ -144,7 +144,7 @@ class LazyConfig:
                 raise ConfigError("not an override", got=override, expected="key.of.value=VALUE")
             group, _, last = name.rpartition(".")
             parent = OmegaConf.select(cfg, group) if group else cfg
-            if not isinstance(parent, Mapping | list) and not OmegaConf.is_config(parent):
+            if not key.startswith("+") and not OmegaConf.is_config(parent):
                 raise ConfigError(f"there is no group {group} to override", got=override)
             if not key.startswith("+") and not _has(parent, last):
                 raise ConfigError(

@@ -55,7 +55,7 @@ def execute(path: Path, *, trust: bool) -> str:
             expected="YAML, as LazyConfig.save writes it, or a trusted file",
             remedy="read the file, then give --trust-config, or LazyConfig.load(..., trust=True)",
         )
-    command = [sys.executable, "-m", __name__, str(path)]
+    command = [sys.executable, "-c", f"import {__name__} as child; child.main()", str(path)]
     environment = {**os.environ, TRUST: "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
@@ -237,8 +237,17 @@ def _import_as_config(path: Path) -> ModuleType:
     return module
 
 
-def main(path: Path) -> None:
-    """Execute a configuration, and print its public nodes as YAML after ``MARK``."""
+def main() -> None:
+    """Execute the configuration that the first argument names; print its public nodes as YAML after ``MARK``."""
+    path = Path(sys.argv[1])
+    try:
+        print(f"{MARK}{dump(node(_executed(path)))}", end="")
+    except Exception as problem:
+        sys.exit(" ".join(f"{type(problem).__name__}: {problem}".split()))
+
+
+def _executed(path: Path) -> dict[str, Any]:
+    """Return the public nodes of a configuration, by name."""
     from omegaconf import DictConfig, ListConfig
 
     # By name: only this process, which executes code written for detectron2, needs the alias.
@@ -251,13 +260,4 @@ def main(path: Path) -> None:
     }
     if not values:
         raise ConfigError(f"{path} defines no configuration", expected="a name such as model")
-    print(f"{MARK}{dump(node(values))}", end="")
-
-
-if __name__ == "__main__":
-    # Under its own name, so that its nodes are those of the package.
-    run = importlib.import_module("detexport.config.lazy_python")
-    try:
-        run.main(Path(sys.argv[1]))
-    except Exception as problem:
-        sys.exit(" ".join(f"{type(problem).__name__}: {problem}".split()))
+    return values
