@@ -18,8 +18,7 @@ ALLOWED = {
     "processing": set(),
     "structures": {"layers"},
     "layers": set(),
-    # The targets of lazy configurations are names of detectron2.
-    "config": {"detectron2_names"},
+    "config": set(),
     "utils": {"checkpoint", "layers", "structures"},
     "checkpoint": set(),
     # The latest version of ONNX's operators that a target can be exported with is its runtime's to know.

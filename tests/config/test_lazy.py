@@ -125,7 +125,7 @@ def test_what_is_saved_can_be_loaded(tmp_path: Path) -> None:
     assert stem.conv1.norm.eps == 1e-3
     assert instantiate(loaded.matcher) == instantiate(matcher)
     assert instantiate(loaded.kind) is BottleneckBlock
-    assert instantiate(loaded.shape) == shape
+    assert instantiate(loaded.shape) == ShapeSpec(channels=3, height=7)
     with pytest.raises(ConfigError, match=r"cfg\.x cannot leave"):
         LazyConfig.save(LazyCall(record)(x=object()), tmp_path / "bad.yaml")
 

@@ -15,8 +15,6 @@ import yaml
 from detexport.config import lazy_python, lazy_yaml
 from detexport.config.cfg import LAZY, CfgNode, get_cfg, read_text, reading
 from detexport.config.lazy_yaml import ARGUMENTS, NAME, PARTIAL, TARGET
-from detexport.contract import ResizeRule
-from detexport.detectron2_names import ROOT, missing, own_path
 from detexport.errors import ConfigError, listed, shown
 
 OWN = __name__.partition(".")[0]
@@ -261,13 +259,10 @@ def override_lazy(cfg: CfgNode, overrides: Sequence[tuple[str, Any]]) -> None:
     cfg[LAZY] = lazy_python.dump(tree)
 
 
-def build_lazy(cfg: CfgNode) -> Any:
-    """Return the model in ``LAZY``, with its resize rule if there is one."""
+def build_lazy(cfg: CfgNode) -> tuple[Any, list[int]]:
+    """Return the model in ``LAZY``, and the shortest edge and the upper bound of the longest, if given."""
     tree = lazy_yaml.load(cfg[LAZY])
-    model = instantiate(lazy_python.node(tree)[MODEL])
-    if RESIZE in tree:
-        model.resize = ResizeRule(*tree[RESIZE])
-    return model
+    return instantiate(lazy_python.node(tree)[MODEL]), tree.get(RESIZE, [])
 
 
 def instantiate(cfg: Any) -> Any:
@@ -353,7 +348,9 @@ def resolve(path: str) -> Any:
     Raises:
         ConfigError: it does not exist, or is not allowed.
     """
-    parts = own_path(path).split(".") if path.partition(".")[0] == ROOT else path.split(".")
+    parts = path.split(".")
+    if parts[0] == lazy_python.ROOT:
+        parts[0] = OWN
     if not all(part.isidentifier() and not part.startswith("_") for part in parts):
         raise _refused(path)
     if parts[0] == OWN and len(parts) > 2 and parts[1] in ROOMS:
@@ -394,10 +391,8 @@ def _is_layer_or_optimizer(found: type) -> bool:
 
 
 def _refused(path: str) -> ConfigError:
-    known = path.partition(".")[0] == ROOT
     return ConfigError(
         f"a lazy configuration names {shown(path)}, which is not allowed",
-        got=missing(path) if known else None,
-        expected=f"a class of {ROOT} that exists here, of torch.nn or torch.optim",
+        expected=f"a class of {lazy_python.ROOT} that exists here, of torch.nn or torch.optim",
         remedy="import the package that it belongs to by --with, if it is yours",
     )

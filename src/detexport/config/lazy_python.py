@@ -17,7 +17,6 @@ from typing import Any
 
 from detexport.config import lazy_yaml
 from detexport.config.lazy_yaml import ARGUMENTS, NAME, PARTIAL, TARGET
-from detexport.detectron2_names import ROOT
 from detexport.errors import ConfigError
 
 TRUST = "DETEXPORT_TRUST_CONFIG"
@@ -26,7 +25,8 @@ PACKAGE = "_lazy_config"
 """Prefix of the packages that stand for the folders above a configuration, for its relative imports."""
 MARK = "\0"
 """Precedes the configuration in the output of its process, after what its code printed."""
-OWN = __name__.partition(".")[0]
+OWN, ROOT = __name__.partition(".")[0], "detectron2"
+"""The package here, and the package whose paths its classes have in files."""
 
 
 def node(tree: Mapping[str, Any]) -> Any:
@@ -238,7 +238,7 @@ def _import_as_config(path: Path) -> ModuleType:
 
 
 def main() -> None:
-    """Execute the configuration that the first argument names; print its public nodes as YAML after ``MARK``."""
+    """Execute the file that the first argument names; print its public nodes as YAML after ``MARK``."""
     path = Path(sys.argv[1])
     try:
         print(f"{MARK}{dump(node(_executed(path)))}", end="")

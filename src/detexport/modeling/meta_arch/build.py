@@ -9,6 +9,7 @@ from detexport.config import CfgNode, get_cfg
 from detexport.config.cfg import LAZY, naming_sources
 from detexport.config.lazy import build_lazy
 from detexport.config.values import check_values
+from detexport.contract import ResizeRule
 from detexport.errors import ConfigError, OutOfMemoryError, is_allocation_failure, listed
 from detexport.modeling.meta_arch.image_model import ImageModel
 from detexport.modeling.registries import META_ARCH_REGISTRY
@@ -32,7 +33,7 @@ def build_model(cfg: CfgNode) -> Any:
         check_values(cfg, get_cfg())
         _check_options(cfg)
     try:
-        model = _checked(build_lazy(cfg)) if LAZY in cfg else META_ARCH_REGISTRY.build(cfg)
+        model = _build_lazy(cfg) if LAZY in cfg else META_ARCH_REGISTRY.build(cfg)
         return model.to(torch.device(cfg.MODEL.DEVICE))
     except (RuntimeError, MemoryError) as error:
         if not is_allocation_failure(error):
@@ -46,14 +47,17 @@ def build_model(cfg: CfgNode) -> Any:
         ) from error
 
 
-def _checked(model: Any) -> ImageModel:
-    """Return the model of a lazy configuration if it is one from images to detections."""
+def _build_lazy(cfg: CfgNode) -> ImageModel:
+    """Build the model of a lazy configuration."""
+    model, resize = build_lazy(cfg)
     if not isinstance(model, ImageModel):
         raise ConfigError(
             "the node model of the lazy configuration is no meta architecture",
             got=type(model).__name__,
             expected="a model such as GeneralizedRCNN",
         )
+    if resize:
+        model.resize = ResizeRule(*resize)
     return model
 
 
