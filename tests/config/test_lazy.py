@@ -21,24 +21,29 @@ from detexport.modeling.matcher import Matcher
 MODEL = """
 model:
   _target_: detectron2.modeling.SemanticSegmentor
-  backbone: &backbone
-    _target_: detectron2.modeling.ResNet
-    stem: {_target_: detectron2.modeling.backbone.BasicStem, out_channels: 8, norm: FrozenBN}
-    stages:
-    - _target_: detectron2.modeling.ResNet.make_stage
-      block_class: !!python/name:detectron2.modeling.backbone.resnet.BottleneckBlock ''
-      num_blocks: 1
-      in_channels: ${....backbone.stem.out_channels}
-      out_channels: 16
-      bottleneck_channels: 4
-    out_features: [res2]
+  backbone:
+    _target_: detectron2.modeling.FPN
+    bottom_up:
+      _target_: detectron2.modeling.ResNet
+      stem: {_target_: detectron2.modeling.backbone.BasicStem, out_channels: 8, norm: FrozenBN}
+      stages:
+      - _target_: detectron2.modeling.ResNet.make_stage
+        block_class: !!python/name:detectron2.modeling.backbone.resnet.BottleneckBlock ''
+        num_blocks: 1
+        in_channels: ${...stem.out_channels}
+        out_channels: 16
+        bottleneck_channels: 4
+      out_features: [res2]
+    in_features: ${.bottom_up.out_features}
+    out_channels: 8
   sem_seg_head:
     _target_: detectron2.modeling.meta_arch.semantic_seg.SemSegFPNHead
     input_shape:
-      res2: !!python/object:detectron2.layers.shape_spec.ShapeSpec
-        {channels: 16, height: null, stride: 4, width: null}
+      p2: !!python/object:detectron2.layers.shape_spec.ShapeSpec
+        {channels: 8, height: null, stride: 4, width: null}
     num_classes: 3
     ignore_value: 255
+    loss_weight: 1.0
     conv_dims: 8
     common_stride: 4
     norm: ""
@@ -95,10 +100,10 @@ def test_inner_calls_come_first_and_other_values_stay() -> None:
 
 def test_a_file_is_loaded_without_building_anything(file: Path) -> None:
     cfg = LazyConfig.load(file)
-    assert cfg.model.backbone.stages[0].in_channels == 8
+    assert cfg.model.backbone.bottom_up.stages[0].in_channels == 8
     model = instantiate(cfg.model).eval()
-    assert isinstance(model.backbone, ResNet)
-    assert isinstance(model.backbone.res2[0], BottleneckBlock)
+    assert isinstance(model.backbone.bottom_up, ResNet)
+    assert isinstance(model.backbone.bottom_up.res2[0], BottleneckBlock)
     assert model([{"image": torch.zeros(3, 32, 32)}])[0]["sem_seg"].shape == (3, 32, 32)
     assert LazyConfig.load(file, "model") == cfg.model
     assert LazyConfig.load(file, ["model", "dataloader"]) == (cfg.model, cfg.dataloader)
