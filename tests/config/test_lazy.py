@@ -166,6 +166,8 @@ def test_lines_for_reading() -> None:
         "detectron2.modeling.build_model",
         "detectron2.checkpoint.DetectionCheckpointer",
         "detectron2.utils.file_io.PathManager",
+        "detectron2.evaluation.COCOEvaluator",
+        "detectron2.data.build_detection_test_loader",
         "detexport.system.child_process.call_in_child",
         "detectron2.modeling.ViT.__init__.__globals__",
         "detectron2.modeling",
@@ -187,6 +189,7 @@ def test_what_a_file_may_name() -> None:
     assert resolve("detectron2.modeling.ResNet.make_default_stages") is ResNet.make_default_stages
     assert resolve("torch.nn.modules.normalization.LayerNorm") is nn.LayerNorm
     assert resolve("torch.optim.SGD") is torch.optim.SGD
+    assert resolve("detectron2.data.transforms.ResizeShortestEdge").__name__ == "ResizeShortestEdge"
 
 
 def test_a_project_that_was_imported_may_be_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,18 +18,15 @@ from detexport.config.lazy_yaml import ARGUMENTS, NAME, PARTIAL, TARGET
 from detexport.errors import ConfigError, listed, shown
 
 OWN = __name__.partition(".")[0]
-ROOMS = ("data", "evaluation", "layers", "modeling", "projects", "solver", "structures")
-"""Packages here whose classes a configuration may name."""
+ROOMS = ("data.transforms", "layers", "modeling", "projects", "solver", "structures")
+"""Packages here whose classes a configuration may name: none of them reads or writes a file."""
 FUNCTIONS = (
-    "build_detection_test_loader",
-    "build_detection_train_loader",
-    "get_detection_dataset_dicts",
     "get_norm",
     "get_vit_lr_decay_rate",
     "make_default_stages",
     "make_stage",
 )
-"""Functions of these packages that a configuration may name; others could write files."""
+"""Functions of these packages that a configuration may name."""
 RECURSIVE, MODEL, RESIZE = "_recursive_", "model", "resize"
 
 _projects: set[str] = set()
@@ -353,7 +350,7 @@ def resolve(path: str) -> Any:
         parts[0] = OWN
     if not all(part.isidentifier() and not part.startswith("_") for part in parts):
         raise _refused(path)
-    if parts[0] == OWN and len(parts) > 2 and parts[1] in ROOMS:
+    if ".".join(parts).startswith(tuple(f"{OWN}.{room}." for room in ROOMS)):
         found = _walk(parts, path)
         if isinstance(found, type) or getattr(found, "__name__", None) in FUNCTIONS:
             if str(getattr(found, "__module__", "")).startswith(f"{OWN}."):

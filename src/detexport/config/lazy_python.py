@@ -53,7 +53,7 @@ def execute(path: Path, *, trust: bool) -> str:
             f"{path} is Python code, which is executed only if you trust it",
             got="no --trust-config",
             expected="YAML, as LazyConfig.save writes it, or a trusted file",
-            remedy="read the file, then give --trust-config, or LazyConfig.load(..., trust=True)",
+            remedy=f"read the file, then give --trust-config or trust=True, or set {TRUST}=1",
         )
     command = [sys.executable, "-c", f"import {__name__} as child; child.main()", str(path)]
     environment = {**os.environ, TRUST: "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
