@@ -235,8 +235,9 @@ def config_beside(checkpoint: str | None) -> str:
 
     Without such a file, the user must set ``config_file`` (``???``).
     """
-    on_disk = checkpoint is not None and not is_url(checkpoint)
-    return str(Path(checkpoint).with_name("config.yaml")) if on_disk else MISSING
+    if checkpoint is None or is_url(checkpoint):
+        return MISSING
+    return str(Path(checkpoint).with_name("config.yaml"))
 
 
 def trained_weights(model: str, checkpoint: str | None) -> str:

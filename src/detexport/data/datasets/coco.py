@@ -139,7 +139,8 @@ def convert_to_coco_dict(dataset_name: str) -> dict[str, Any]:
     metadata = MetadataCatalog.get(dataset_name)
     ids = metadata.get("thing_dataset_id_to_contiguous_id")
     id_of = {index: category for category, index in ids.items()} if ids else {}
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number, record in enumerate(DatasetCatalog.get(dataset_name)):
         image_id = record.get("image_id", number)
         size = {"height": int(record["height"]), "width": int(record["width"])}
