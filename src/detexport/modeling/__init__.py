@@ -17,6 +17,7 @@ from detexport.modeling.backbone import (
     make_stage,
 )
 from detexport.modeling.box_regression import Box2BoxTransform
+from detexport.modeling.deeplab import DeepLabV3Head, DeepLabV3PlusHead
 from detexport.modeling.matcher import Matcher
 from detexport.modeling.meta_arch import (
     GeneralizedRCNN,
@@ -92,6 +93,8 @@ __all__ = [
     "BaseMaskRCNNHead",
     "Box2BoxTransform",
     "CascadeROIHeads",
+    "DeepLabV3Head",
+    "DeepLabV3PlusHead",
     "DefaultAnchorGenerator",
     "FastRCNNConvFCHead",
     "FastRCNNOutputLayers",

@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from detexport import model_zoo
-from detexport.config import get_cfg
-from detexport.config.cfg import CfgNode, load_cfg, naming_sources
+from detexport.config.cfg import CfgNode, all_defaults, load_cfg, naming_sources
 from detexport.config.values import check_values
 from detexport.errors import CheckpointError, ConfigError, did_you_mean
 from detexport.system.files import is_url
@@ -43,7 +42,7 @@ class ModelSource:
         cfg = load_cfg(Path(self.config_file)) if named_file else self._zoo_config()
         cfg.merge_from_list(self.overrides)
         with naming_sources(cfg):
-            check_values(cfg, get_cfg())
+            check_values(cfg, all_defaults())
         cfg.MODEL.WEIGHTS = self.weights or cfg.MODEL.WEIGHTS
         return cfg
 

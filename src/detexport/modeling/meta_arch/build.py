@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from detexport.config import CfgNode, get_cfg
-from detexport.config.cfg import naming_sources
+from detexport.config import CfgNode
+from detexport.config.cfg import all_defaults, naming_sources
 from detexport.config.values import check_values
 from detexport.errors import ConfigError, OutOfMemoryError, is_allocation_failure, listed
 from detexport.modeling.registries import META_ARCH_REGISTRY
@@ -27,7 +27,7 @@ def build_model(cfg: CfgNode) -> Any:
         OutOfMemoryError: the parameters do not fit into the device's memory.
     """
     with naming_sources(cfg):
-        check_values(cfg, get_cfg())
+        check_values(cfg, all_defaults())
         _check_options(cfg)
     try:
         return META_ARCH_REGISTRY.build(cfg).to(torch.device(cfg.MODEL.DEVICE))
