@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from detexport.config import CfgNode, configurable
 from detexport.contract import (
     DETECTION_OUTPUTS,
+    ROTATED_DETECTION_OUTPUTS,
     Contract,
     ResizeRule,
     TensorSpec,
@@ -215,6 +216,8 @@ class GeneralizedRCNN(ImageModel):
     @torch.jit.unused
     def detection_outputs(self) -> tuple[TensorSpec, ...]:
         """Return the raw outputs of the ROI heads."""
+        if getattr(self.roi_heads, "box_dim", 4) == 5:
+            return ROTATED_DETECTION_OUTPUTS
         outputs: tuple[TensorSpec, ...] = DETECTION_OUTPUTS
         if self.roi_heads.mask_on:
             outputs = (*outputs, mask_output(self.roi_heads.mask_head.resolution))

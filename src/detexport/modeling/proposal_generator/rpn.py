@@ -4,7 +4,7 @@ Shapes: N images, L levels, A anchors per cell, R proposals of an image.
 """
 
 from collections.abc import Sequence
-from typing import Any, Dict, List, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -89,9 +89,11 @@ class RPNHead(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: list[ShapeSpec]) -> dict[str, Any]:
         """Return the constructor arguments for a configuration."""
+        anchors = build_anchor_generator(cfg, input_shape)
         return {
             "in_channels": input_shape[0].channels,
-            "num_anchors": build_anchor_generator(cfg, input_shape).num_anchors[0],
+            "num_anchors": anchors.num_anchors[0],
+            "box_dim": getattr(anchors, "box_dim", 4),
             "conv_dims": tuple(cfg.MODEL.RPN.CONV_DIMS),
         }
 
@@ -132,6 +134,10 @@ class RPN(nn.Module):
         box_reg_loss_type: ``loss_type`` of ``box_loss_sum``.
         smooth_l1_beta: where the smooth L1 loss becomes linear.
     """
+
+    if TYPE_CHECKING:  # TorchScript would apply an annotation that exists at run time
+        box_type: Any
+    box_type = Boxes
 
     @configurable
     def __init__(
@@ -224,7 +230,7 @@ class RPN(nn.Module):
         with torch.no_grad():
             found = self.find_proposals(anchors, logits, deltas, images.image_sizes)
         proposals = [
-            Instances(size, proposal_boxes=Boxes(boxes), objectness_logits=scores)
+            Instances(size, proposal_boxes=self.box_type(boxes), objectness_logits=scores)
             for size, (boxes, scores) in zip(images.image_sizes, found, strict=True)
         ]
         return proposals, losses
@@ -279,7 +285,7 @@ class RPN(nn.Module):
         image_sizes: list[tuple[int, int]],
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Return labels (HWA,) (1, 0, -1 ignored) and matched ``gt_boxes`` (HWA, 4) for each image."""
-        all_anchors = Boxes(torch.cat(anchors))
+        all_anchors = self.box_type(torch.cat(anchors))
         labels, boxes = [], []
         for instances, size in zip(gt_instances, image_sizes, strict=True):
             _, label, gt_boxes = match_anchors(all_anchors, instances.gt_boxes, self.anchor_matcher)

@@ -4,7 +4,7 @@ Shapes: R proposals, D detections of an image, K classes.
 """
 
 from collections.abc import Sequence
-from typing import Any, Dict, List, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Tuple
 
 import torch
 from torch import Tensor
@@ -56,6 +56,10 @@ class StandardROIHeads(ROIHeads):
         train_on_pred_boxes: train the mask and keypoint heads on predicted boxes instead of proposals.
         **options: see ``ROIHeads``.
     """
+
+    if TYPE_CHECKING:  # TorchScript would apply an annotation that exists at run time
+        box_predictor_type: Any
+    box_predictor_type = FastRCNNOutputLayers
 
     @configurable
     def __init__(
@@ -115,7 +119,7 @@ class StandardROIHeads(ROIHeads):
             "box_in_features": tuple(cfg.MODEL.ROI_HEADS.IN_FEATURES),
             "box_pooler": build_pooler(box, strides),
             "box_head": box_head,
-            "box_predictor": FastRCNNOutputLayers(cfg, box_head.output_shape),
+            "box_predictor": cls.box_predictor_type(cfg, box_head.output_shape),
         }
 
     @classmethod
