@@ -29,6 +29,7 @@ from detexport.modeling.meta_arch import (
     build_model,
     build_sem_seg_head,
 )
+from detexport.modeling.panoptic_deeplab import PanopticDeepLab
 from detexport.modeling.point_rend import (
     ImplicitPointRendMaskHead,
     PointRendMaskHead,
@@ -103,6 +104,7 @@ __all__ = [
     "KRCNNConvDeconvUpsampleHead",
     "MaskRCNNConvUpsampleHead",
     "Matcher",
+    "PanopticDeepLab",
     "PanopticFPN",
     "PointRendMaskHead",
     "PointRendSemSegHead",
