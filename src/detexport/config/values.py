@@ -267,6 +267,17 @@ def check_values(cfg: _YacsNode, defaults: _YacsNode) -> None:
         )
 
 
+def check_one_pass(cfg: _YacsNode) -> None:
+    """Raise ConfigError if a model would be tested with several passes over an image, which no artifact has."""
+    if cfg.TEST.AUG.ENABLED:
+        raise ConfigError(
+            "test-time augmentation cannot be exported",
+            got="TEST.AUG.ENABLED: True",
+            expected="False: one pass over an image",
+            remedy="set TEST.AUG.ENABLED to False; GeneralizedRCNNWithTTA runs in eager mode",
+        )
+
+
 def _ruled(cfg: _YacsNode, defaults: _YacsNode, prefix: str = "") -> Iterator[tuple[str, Any, Rule]]:
     for name, default in defaults.items():
         key = f"{prefix}{name}"

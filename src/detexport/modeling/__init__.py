@@ -5,6 +5,8 @@ The same code runs eagerly, trains, traces, scripts and goes through ``torch.exp
 exported graph both call.
 """
 
+from typing import Any
+
 from detexport.layers import ShapeSpec
 from detexport.modeling.anchor_generator import DefaultAnchorGenerator, build_anchor_generator
 from detexport.modeling.backbone import (
@@ -20,6 +22,7 @@ from detexport.modeling.box_regression import Box2BoxTransform
 from detexport.modeling.deeplab import DeepLabV3Head, DeepLabV3PlusHead
 from detexport.modeling.matcher import Matcher
 from detexport.modeling.meta_arch import (
+    FCOS,
     GeneralizedRCNN,
     PanopticFPN,
     ProposalNetwork,
@@ -78,6 +81,7 @@ from detexport.modeling.torchvision import TorchvisionDetector
 __all__ = [
     "ANCHOR_GENERATOR_REGISTRY",
     "BACKBONE_REGISTRY",
+    "FCOS",
     "FPN",
     "META_ARCH_REGISTRY",
     "POINT_HEAD_REGISTRY",
@@ -94,12 +98,14 @@ __all__ = [
     "BaseMaskRCNNHead",
     "Box2BoxTransform",
     "CascadeROIHeads",
+    "DatasetMapperTTA",
     "DeepLabV3Head",
     "DeepLabV3PlusHead",
     "DefaultAnchorGenerator",
     "FastRCNNConvFCHead",
     "FastRCNNOutputLayers",
     "GeneralizedRCNN",
+    "GeneralizedRCNNWithTTA",
     "ImplicitPointRendMaskHead",
     "KRCNNConvDeconvUpsampleHead",
     "MaskRCNNConvUpsampleHead",
@@ -136,3 +142,12 @@ __all__ = [
     "detector_postprocess",
     "make_stage",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import test-time augmentation on use: it is all that reads images here."""
+    if name in ("DatasetMapperTTA", "GeneralizedRCNNWithTTA"):
+        from detexport.modeling import test_time_augmentation
+
+        return getattr(test_time_augmentation, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

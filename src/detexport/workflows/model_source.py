@@ -7,7 +7,7 @@ from pathlib import Path
 
 from detexport import model_zoo
 from detexport.config.cfg import CfgNode, all_defaults, load_cfg, naming_sources
-from detexport.config.values import check_values
+from detexport.config.values import check_one_pass, check_values
 from detexport.errors import CheckpointError, ConfigError, did_you_mean
 from detexport.system.files import is_url
 from detexport.system.redaction import public_uri
@@ -43,6 +43,7 @@ class ModelSource:
         cfg.merge_from_list(self.overrides)
         with naming_sources(cfg):
             check_values(cfg, all_defaults())
+            check_one_pass(cfg)
         cfg.MODEL.WEIGHTS = self.weights or cfg.MODEL.WEIGHTS
         return cfg
 
