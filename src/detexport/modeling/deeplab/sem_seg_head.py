@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from detexport.config import CfgNode, configurable
 from detexport.errors import ConfigError
 from detexport.layers import ASPP, DepthwiseSeparableConv2d, ShapeSpec, get_norm
-from detexport.layers.conv import Conv2d, init_normal, init_xavier, shapes_of
+from detexport.layers.conv import Conv2d, OneChannelConv2d, init_normal, init_xavier, shapes_of
 from detexport.modeling.deeplab.loss import check_loss_type, deeplab_loss
 from detexport.modeling.meta_arch.semantic_seg import SemSegHead, upsampled_segments
 from detexport.modeling.registries import SEM_SEG_HEADS_REGISTRY
@@ -40,7 +40,7 @@ class DecoderStage(nn.Module):
         """Map (N, C, H, W) and the coarser level, if any, to (N, C', H, W)."""
         x = self.project_conv(feature)
         if self.fuse_conv is not None and coarser is not None:
-            size = x.shape[-2:]
+            size = [x.shape[2], x.shape[3]]
             coarser = F.interpolate(coarser, size=size, mode="bilinear", align_corners=False)
             x = self.fuse_conv(torch.cat([x, coarser], dim=1))
         return x
@@ -97,6 +97,8 @@ class Decoder(nn.Sequential):
             pool_kernel_size=aspp_window(train_size, shape.stride),
             dropout=aspp_dropout,
             use_depthwise_separable_conv=use_depthwise_separable_conv,
+            # detectron2 refuses other sizes than multiples of the crop's; for those both agree.
+            pad_to_window=True,
         )
         self.add_module(name, DecoderStage(aspp, None))
         channels = decoder_channels[-1]
@@ -163,7 +165,7 @@ def head_convs(in_channels: int, out_channels: int, norm: Any, separable: bool) 
 
 def predictor(in_channels: int, out_channels: int) -> nn.Conv2d:
     """Return the 1x1 convolution that predicts ``out_channels`` values of each cell."""
-    conv = nn.Conv2d(in_channels, out_channels, 1)
+    conv = OneChannelConv2d(in_channels, 1) if out_channels == 1 else nn.Conv2d(in_channels, out_channels, 1)
     init_normal(conv, std=PREDICTOR_STD)
     return conv
 
@@ -394,6 +396,8 @@ class DeepLabV3Head(SemSegHead):
             pool_kernel_size=aspp_window(train_size, shape.stride),
             dropout=aspp_dropout,
             use_depthwise_separable_conv=use_depthwise_separable_conv,
+            # detectron2 refuses other sizes than multiples of the crop's; for those both agree.
+            pad_to_window=True,
         )
         self.predictor = predictor(aspp_channels, num_classes)
 

@@ -18,8 +18,8 @@ from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 from detexport.contract import DETECTION_OUTPUTS, Contract, ResizeRule
 from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec, nms_per_class
-from detexport.layers.conv import init_normal, shapes_of
-from detexport.modeling.anchor_generator import DefaultAnchorGenerator, by_anchor, tensor_anchors
+from detexport.layers.conv import OneChannelConv2d, init_normal, shapes_of
+from detexport.modeling.anchor_generator import DefaultAnchorGenerator, tensor_anchors
 from detexport.modeling.backbone import backbone_segments
 from detexport.modeling.box_regression import Box2BoxTransformLinear, apply_linear_deltas
 from detexport.modeling.meta_arch.image_model import DEFAULT_RESIZE, ImageModel, preprocess_segment
@@ -70,7 +70,7 @@ class FCOSHead(nn.Module):
         width = conv_dims[-1] if conv_dims else width
         self.cls_score = nn.Conv2d(width, num_classes, 3, padding=1)
         self.bbox_pred = nn.Conv2d(width, 4, 3, padding=1)
-        self.ctrness = nn.Conv2d(width, 1, 3, padding=1)
+        self.ctrness = OneChannelConv2d(width, 3, padding=1)
         init_normal(self.cls_score, std=0.01, bias=-math.log((1 - prior_prob) / prior_prob))
         init_normal(self.bbox_pred, std=0.01)
         init_normal(self.ctrness, std=0.01)
@@ -236,9 +236,9 @@ class FCOS(ImageModel):
         levels = [features[name] for name in self.in_features]
         anchors = self.anchor_generator(levels)
         logit_maps, delta_maps, centerness_maps = self.head(levels)
-        logits = [by_anchor(one, self.num_classes) for one in logit_maps]
-        deltas = [by_anchor(one, 4) for one in delta_maps]
-        centerness = [by_anchor(one, 1) for one in centerness_maps]
+        logits = [by_point(one) for one in logit_maps]
+        deltas = [by_point(one) for one in delta_maps]
+        centerness = [by_point(one) for one in centerness_maps]
         return logits, deltas, centerness, anchors
 
     def find_detections(
@@ -398,6 +398,11 @@ def centerness_of(distances: Tensor) -> Tensor:
     return torch.sqrt((x.amin(dim=1) / x.amax(dim=1)) * (y.amin(dim=1) / y.amax(dim=1)))
 
 
+def by_point(maps: Tensor) -> Tensor:
+    """Reshape a head's output (N, V, H, W) to the order of the points, (N, HW, V)."""
+    return maps.flatten(2).transpose(1, 2)
+
+
 class _Head(nn.Module):
     """L levels -> L maps of logits, L of distances, L of centerness logits."""
 
@@ -420,9 +425,9 @@ class _Detections(nn.Module):
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
         levels = len(tensors) // 3
-        logits = [by_anchor(one, self.model.num_classes) for one in tensors[:levels]]
-        deltas = [by_anchor(one, 4) for one in tensors[levels : 2 * levels]]
-        centerness = [by_anchor(one, 1) for one in tensors[2 * levels :]]
+        logits = [by_point(one) for one in tensors[:levels]]
+        deltas = [by_point(one) for one in tensors[levels : 2 * levels]]
+        centerness = [by_point(one) for one in tensors[2 * levels :]]
         anchors = self.anchors(tensors[:levels])
         found = self.model.find_detections(anchors, logits, deltas, centerness)[0]
         return [found["pred_boxes"], found["scores"], found["pred_classes"]]
