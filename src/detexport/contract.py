@@ -324,7 +324,7 @@ ROTATED_DETECTION_OUTPUTS = (
         "pred_boxes",
         "float32",
         ("R", 5),
-        "centre x, centre y, width and height in px of the input image, and the angle in degrees, counter-clockwise",
+        "centre x and y, width and height in px of the input image, angle in degrees, counter-clockwise",
     ),
     *DETECTION_OUTPUTS[1:],
 )

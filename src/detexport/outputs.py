@@ -111,7 +111,7 @@ def is_rotated(boxes: np.ndarray) -> bool:
 
 
 def box_corners(boxes: np.ndarray) -> np.ndarray:
-    """Return the corners (R, 4, 2), x and y in px, of boxes (R, 4) XYXY or rotated (R, 5), in order around each."""
+    """Return the corners (R, 4, 2), x and y in px, of boxes (R, 4) XYXY or rotated (R, 5), around each."""
     if not is_rotated(boxes):
         x0, y0, x1, y1 = np.moveaxis(boxes, -1, 0)
         return np.stack(((x0, y0), (x1, y0), (x1, y1), (x0, y1)), axis=0).transpose(2, 0, 1)

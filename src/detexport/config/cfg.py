@@ -200,7 +200,7 @@ def all_defaults() -> CfgNode:
 
 
 def _needs_project(tree: Any, own: Any, known: Any, names: Sequence[str]) -> bool:
-    """Return whether a tree has a key of a project, in ``own`` but not in ``known``, or one of its ``names``."""
+    """Return whether a tree has a key in ``own`` that is not in ``known``, or one of ``names``."""
     if not isinstance(tree, dict):
         return isinstance(tree, str) and tree in names
     for key, value in tree.items():

@@ -268,7 +268,7 @@ def check_values(cfg: _YacsNode, defaults: _YacsNode) -> None:
 
 
 def check_one_pass(cfg: _YacsNode) -> None:
-    """Raise ConfigError if a model would be tested with several passes over an image, which no artifact has."""
+    """Raise ConfigError if a model would be run on several views of an image, which no artifact does."""
     if cfg.TEST.AUG.ENABLED:
         raise ConfigError(
             "test-time augmentation cannot be exported",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from typing import Any, List
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -101,7 +101,7 @@ class ASPP(nn.Module):
         """
         if not self.pad_to_window:
             self.check_size(x.shape[2], x.shape[3])
-        branches: List[Tensor] = []
+        branches: list[Tensor] = []
         for index, branch in enumerate(self.convs):
             if index < 4:
                 branches.append(branch(x))

@@ -65,8 +65,8 @@ class Conv2d(nn.Conv2d):
 class OneChannelConv2d(nn.Conv2d):
     """``torch.nn.Conv2d`` with one output channel, which ``torch.export`` records for every size of the map.
 
-    torch derives the memory layout of the output from its strides, which for one channel depends on whether the
-    map has more than one cell.
+    torch derives the memory layout of the output from its strides, which for one channel depends on whether
+    the map has more than one cell.
 
     Args:
         in_channels: channels of the input.
@@ -79,7 +79,7 @@ class OneChannelConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, 1, H', W')."""
-        if not torch.jit.is_scripting():
+        if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript must not compile the other condition
             if torch.compiler.is_exporting():
                 weight = torch.cat((self.weight, self.weight))
                 bias = None if self.bias is None else torch.cat((self.bias, self.bias))

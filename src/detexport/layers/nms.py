@@ -9,7 +9,6 @@ class.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import List
 
 import torch
 import torch.nn.functional as F
@@ -81,19 +80,18 @@ def nms_rotated(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
 
 def batched_nms_rotated(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
     """Suppress rotated boxes as ``nms_rotated`` does, among those of the same class ``idxs`` (R,)."""
-    order = torch.sort(scores, stable=True, dim=0, descending=True)[1]
-    boxes, idxs = boxes[order].double(), idxs[order]
-    if not torch.jit.is_scripting():
+    if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript must not compile the other condition
         if torch.compiler.is_exporting():
-            return order[_rotated_in_graph(boxes, idxs, iou_threshold)]
-    return order[_rotated(boxes, idxs, iou_threshold)]
+            return _rotated_in_graph(boxes.double(), scores, idxs, iou_threshold)
+    order = torch.sort(scores, stable=True, dim=0, descending=True)[1]
+    return order[_rotated(boxes[order].double(), idxs[order], iou_threshold)]
 
 
 @torch.jit.script_if_tracing
 def _rotated(boxes: Tensor, classes: Tensor, iou_threshold: float) -> Tensor:
-    """Return the indices of the rotated boxes that are kept, for boxes in descending order of their scores."""
+    """Return the indices of the rotated boxes that are kept, for boxes by descending score."""
     left = torch.ones_like(classes).cumsum(0) - 1
-    kept: List[Tensor] = [left[:0]]
+    kept: list[Tensor] = [left[:0]]
     while left.shape[0] > 0:
         best = left[:1]
         kept.append(best)
@@ -106,24 +104,26 @@ def _rotated(boxes: Tensor, classes: Tensor, iou_threshold: float) -> Tensor:
     return torch.cat(kept)
 
 
-def _rotated_in_graph(boxes: Tensor, classes: Tensor, iou_threshold: float) -> Tensor:
-    """Suppress boxes as ``_rotated`` does, in a graph of ``torch.export``."""
+def _rotated_in_graph(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float) -> Tensor:
+    """Suppress boxes as ``batched_nms_rotated`` does, in a graph of ``torch.export``; ONNX has no stable sort."""
     rank = torch.ones_like(classes).cumsum(0)
-    everything = torch.ones_like(classes, dtype=torch.bool)
+    nothing = torch.zeros_like(rank)
 
-    def remains(left: Tensor, is_kept: Tensor) -> Tensor:
+    def remains(left: Tensor, kept_as: Tensor) -> Tensor:
         return left.any()
 
-    def keep_best(left: Tensor, is_kept: Tensor) -> tuple[Tensor, Tensor]:
-        best = torch.where(left, rank, LAST_RANK).min()
+    def keep_best(left: Tensor, kept_as: Tensor) -> tuple[Tensor, Tensor]:
+        highest = torch.where(left, scores, -torch.inf).max()
+        best = torch.where(left & (scores == highest), rank, LAST_RANK).min()
         is_best = rank == best
         index = (best - 1)[None]
         overlaps = matched_iou_rotated(boxes[index].expand_as(boxes), boxes, GRAPH_TOLERANCE)
         suppressed = is_best | ((overlaps > iou_threshold) & (classes == classes[index]))
-        return left & ~suppressed, is_kept | is_best
+        return left & ~suppressed, torch.where(is_best, kept_as.max() + 1, kept_as)
 
-    _, is_kept = torch.while_loop(remains, keep_best, (everything, ~everything))
-    return is_kept.nonzero()[:, 0]
+    _, kept_as = torch.while_loop(remains, keep_best, (nothing == 0, nothing))
+    kept = (kept_as > 0).nonzero()[:, 0]
+    return kept[torch.sort(kept_as[kept], dim=0)[1]]
 
 
 @contextmanager

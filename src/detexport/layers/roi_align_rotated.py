@@ -5,8 +5,6 @@ Each step adds one sample of every cell of every box, so that the sizes in a gra
 Shapes: N images, R boxes, S cells of the output.
 """
 
-from typing import Tuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -41,7 +39,7 @@ def roi_align_rotated(
     # The centre of a feature map's first cell is 0 here, and half a cell in the boxes' coordinates.
     centre = roi[:, 1:3] * spatial_scale - 0.5
     boxes = torch.cat((centre, size, roi[:, 5:6], roi[:, :1]), dim=1)
-    if not torch.jit.is_scripting():
+    if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript must not compile the other condition
         if torch.compiler.is_exporting():
             pooled = _sum_in_graph(input, boxes, counts, height, width)
             return pooled.reshape(-1, height, width, input.shape[1]).permute(0, 3, 1, 2)
@@ -49,11 +47,11 @@ def roi_align_rotated(
     return pooled.reshape(-1, height, width, input.shape[1]).permute(0, 3, 1, 2)
 
 
-def _start(input: Tensor, boxes: Tensor, counts: Tensor, height: int, width: int) -> Tuple[Tensor, ...]:
+def _start(input: Tensor, boxes: Tensor, counts: Tensor, height: int, width: int) -> tuple[Tensor, ...]:
     """Return what all samples have in common.
 
     Returns:
-        The features (N * H * W, C); the height and width of the maps () and (); the row and the column (S,) of
+        The features (N * H * W, C); the height and width of the maps () and (); the row and column (S,) of
         each of the S cells of the output; and the greatest counts (2,), columns and rows.
     """
     # Explicit: whether a reshape must copy depends on the size, and torch.export would guard on it.
@@ -82,7 +80,7 @@ def _sample(
     height: int,
     width: int,
 ) -> Tensor:
-    """Return sample ``number`` of every cell over the number of samples, (R, S, C); 0 for boxes with fewer samples.
+    """Return sample ``number`` of every cell over the number of samples, (R, S, C); 0 where there are fewer.
 
     Args:
         number: () index of the sample, by row and column in its cell.

@@ -1,7 +1,7 @@
 """Overlap of rotated boxes: exact areas of the intersections, in plain torch.
 
 A rotated box is its centre x and y, width and height in px, and an angle in degrees, counter-clockwise in the
-image. The border of the intersection of two boxes are the parts of the edges of each that are inside the other.
+image. The border of the intersection of two boxes consists of the parts of the edges of each inside the other.
 
 Shapes: P pairs of boxes.
 """
@@ -84,13 +84,13 @@ def _cross(a: Tensor, b: Tensor) -> Tensor:
 def _border(corners: Tensor, others: Tensor, tolerance: float, parallel_sine: float = PARALLEL) -> Tensor:
     """Return twice the area (P,) that the edges of boxes inside other boxes contribute to the intersection.
 
-    That is the sum of the cross products of the ends of each edge, clipped at the sides of the other box (Green's
-    theorem; Cyrus and Beck 1978).
+    That is the sum of the cross products of the ends of each edge, clipped at the sides of the other box
+    (Green's theorem; Cyrus and Beck 1978).
 
     Args:
         corners: (P, 4, 2) of the boxes.
         others: (P, 4, 2) of the other boxes.
-        tolerance: distance outside a side, relative to its length, at which an edge in its direction is inside.
+        tolerance: distance outside a side, relative to its length, at which an edge along it is inside.
         parallel_sine: sine of the angle between parallel edges.
     """
     edges, sides = _edges(corners), _edges(others)

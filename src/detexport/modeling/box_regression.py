@@ -1,6 +1,7 @@
 """Box regression: encode boxes as deltas from anchors or proposals (Girshick et al. 2014)."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, List
 
@@ -82,6 +83,21 @@ class Box2BoxTransformRotated:
     def apply_deltas(self, deltas: Tensor, boxes: Tensor) -> Tensor:
         """Decode deltas (R, K * 5) of boxes (R, 5) to rotated boxes (R, K * 5), the angle in [-180, 180)."""
         return apply_rotated_deltas(deltas, boxes, list(self.weights), self.scale_clamp)
+
+
+def weights_of(weights: Sequence[float], key: str, box_dim: int = 4) -> tuple[Any, ...]:
+    """Return the weights of the configuration's ``key``, one for each of the ``box_dim`` values of a box.
+
+    Raises:
+        ConfigError: there are not as many.
+    """
+    if len(weights) != box_dim:
+        raise ConfigError(
+            f"the deltas of {'rotated ' if box_dim == 5 else ''}boxes have {box_dim} weights",
+            got=f"{key}: {list(weights)}",
+            expected=f"{box_dim} numbers",
+        )
+    return tuple(weights)
 
 
 def _require_default_clamp(scale_clamp: float) -> None:
@@ -186,7 +202,7 @@ def apply_rotated_deltas(
 
 
 def apply_linear_deltas(deltas: Tensor, boxes: Tensor, normalize_by_size: bool) -> Tensor:
-    """Decode distances of edges to boxes, as ``Box2BoxTransformLinear`` encodes them; negative ones count as 0.
+    """Decode the distances of ``Box2BoxTransformLinear`` to boxes; negative ones count as 0.
 
     Args:
         deltas: (R, K * 4) distances left, up, right and down, K per box.

@@ -64,8 +64,8 @@ def match_anchors(anchors: AnyBoxes, gt_boxes: AnyBoxes, matcher: Matcher) -> tu
         matcher: assigns the labels.
 
     Returns:
-        (R,) int64 index of the best ground truth box, (R,) int8 label, that box (R, 4 or 5); zeros if the image
-        has no ground truth.
+        (R,) int64 index of the best ground truth box, (R,) int8 label, (R, 4 or 5) that box; zeros if the
+        image has no ground truth.
     """
     matches, labels = matcher(overlaps(gt_boxes, anchors))
     boxes = gt_boxes.tensor[matches] if len(gt_boxes) else torch.zeros_like(anchors.tensor)

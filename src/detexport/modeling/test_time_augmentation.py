@@ -27,7 +27,7 @@ from detexport.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from detexport.structures import Boxes, Instances
 
 LOWEST_SCORE = 1e-8
-"""Lower bound of the merged scores, exclusive: the detections of each view have passed their threshold already."""
+"""Lower bound of the merged scores, exclusive: the detections of each view have passed their threshold."""
 
 Example = dict[str, Any]
 
@@ -83,8 +83,8 @@ class DatasetMapperTTA:
 class GeneralizedRCNNWithTTA(nn.Module):
     """A two-stage detector of boxes and masks with test-time augmentation, in eager mode.
 
-    The detections of all views are mapped to the output and suppressed per class. Masks are predicted in every view
-    for the merged boxes, and averaged.
+    The detections of all views are mapped to the output and suppressed per class. Masks are predicted in every
+    view for the merged boxes, and averaged.
 
     Args:
         cfg: the configuration of the model.

@@ -551,6 +551,12 @@ def last_output(cfg: CfgNode) -> str:
 def build_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     """Build a ResNet or ResNeXt, frozen up to ``MODEL.BACKBONE.FREEZE_AT``."""
     resnets = cfg.MODEL.RESNETS
+    if resnets.RES5_DILATION not in (1, 2):
+        raise ConfigError(
+            "unsupported dilation",
+            got=f"MODEL.RESNETS.RES5_DILATION: {resnets.RES5_DILATION}",
+            expected="1 or 2",
+        )
     stages = list(configured_stages(cfg, last_output(cfg), resnets.DEPTH).values())
     return ResNet(
         BasicStem(input_shape.channels, resnets.STEM_OUT_CHANNELS, resnets.NORM),

@@ -49,12 +49,12 @@ class DecoderStage(nn.Module):
 class Decoder(nn.Sequential):
     """ASPP over the coarsest feature map, fused with projections of the finer ones from coarse to fine.
 
-    The children are the stages by the name of their feature map, from the coarsest to the finest: scripting can
-    iterate over them.
+    The children are the stages by the name of their feature map, from the coarsest to the finest, since
+    scripting can iterate over children.
 
     Args:
         input_shape: feature maps by name.
-        project_channels: channels of the projection of each feature map but the coarsest, from fine to coarse.
+        project_channels: channels of the projections, from fine to coarse; the coarsest map has none.
         aspp_dilations: see ``ASPP``.
         aspp_dropout: see ``ASPP``.
         decoder_channels: channels of each level, from fine to coarse; the last are those of ASPP.

@@ -1,7 +1,7 @@
 """FCOS: a one-stage detector without anchors (Tian et al. 2019, arXiv:1904.01355).
 
-The centre of each cell is a point that may predict one box: the distances of its edges. A box of the size of the
-cell stands for the point, so that the code of anchors applies.
+The centre of each cell is a point that may predict one box: the distances of its edges. A box of the size of
+the cell stands for the point, so that the code of anchors applies.
 
 Shapes: N images, L levels, K classes, R points of all levels, G ground truth boxes.
 """
@@ -32,7 +32,7 @@ from detexport.structures.image_list import pad_images
 from detexport.utils.events import record
 
 SIZE_OF_LEVEL = (4, 8)
-"""A point predicts boxes whose farthest edge is 4 to 8 strides away; at the ends of the pyramid also others."""
+"""A point predicts boxes whose farthest edge is 4 to 8 strides away; in the outer levels also others."""
 
 
 class FCOSHead(nn.Module):
@@ -76,7 +76,7 @@ class FCOSHead(nn.Module):
         init_normal(self.ctrness, std=0.01)
 
     def forward(self, features: List[Tensor]) -> Tuple[List[Tensor], List[Tensor], List[Tensor]]:
-        """Return logits (N, K, H, W), distances (N, 4, H, W) and centerness logits (N, 1, H, W) of each level."""
+        """Return logits (N, K, H, W), distances (N, 4, H, W), centerness logits (N, 1, H, W) by level."""
         for_classes, for_boxes = features, features
         for layer in self.cls_subnet:
             for_classes = layer(for_classes)
@@ -99,8 +99,8 @@ class FCOS(ImageModel):
         head_in_features: names of the levels, from fine to coarse; by default all of the backbone.
         box2box_transform: encoding of the distances.
         num_classes: K.
-        center_sampling_radius: in training, points up to this many strides from the centre of a box may predict
-            it; 0 for all points inside.
+        center_sampling_radius: in training, points up to this many strides from the centre of a box may
+            predict it; 0 for all points inside.
         focal_loss_alpha: weight of the foreground; -1 for no weights.
         focal_loss_gamma: exponent that reduces the loss of easy points.
         test_score_thresh: lower bound of the scores, exclusive.
@@ -232,7 +232,7 @@ class FCOS(ImageModel):
         self,
         features: Dict[str, Tensor],
     ) -> Tuple[List[Tensor], List[Tensor], List[Tensor], List[Tensor]]:
-        """Return logits (N, HW, K), distances (N, HW, 4), centerness (N, HW, 1) and cells (HW, 4) by level."""
+        """Return logits (N, HW, K), distances (N, HW, 4), centerness (N, HW, 1), cells (HW, 4) by level."""
         levels = [features[name] for name in self.in_features]
         anchors = self.anchor_generator(levels)
         logit_maps, delta_maps, centerness_maps = self.head(levels)
@@ -292,7 +292,7 @@ class FCOS(ImageModel):
     def label_points(
         self, anchors: list[Tensor], gt_instances: list[Instances]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the class (R,) of each point, K background, and its ground truth box (R, 4), of each image."""
+        """Return the class (R,) of each point, K background, and its ground truth box (R, 4), by image."""
         labels, boxes = [], []
         for instances in gt_instances:
             matches = match_points(anchors, instances.gt_boxes, self.center_sampling_radius)
@@ -315,7 +315,7 @@ class FCOS(ImageModel):
         gt_boxes: list[Tensor],
         pred_centerness: list[Tensor],
     ) -> dict[str, Tensor]:
-        """Compute the focal loss of the classes, and of the foreground the GIoU loss and that of the centerness.
+        """Compute the losses of the classes (focal), the boxes (GIoU) and the centerness (cross entropy).
 
         All are normalized by a moving average of the number of foreground points.
         """
@@ -365,8 +365,8 @@ class FCOS(ImageModel):
 def match_points(anchors: list[Tensor], gt_boxes: Boxes, radius: float) -> Tensor:
     """Return the index (R,) of the ground truth box that each point predicts, -1 for none.
 
-    A point predicts a box that contains it, whose centre is at most ``radius`` strides away, and whose size fits
-    the level; of several the smallest.
+    A point predicts a box that contains it, whose centre is at most ``radius`` strides away, and whose size
+    fits the level; of several the smallest.
 
     Args:
         anchors: the cells of each level (HW, 4), XYXY in px.

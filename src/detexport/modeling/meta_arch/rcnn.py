@@ -74,6 +74,16 @@ class GeneralizedRCNN(ImageModel):
             raise ConfigError(
                 "training images are not recorded", got=f"vis_period={vis_period}", expected="0, the default"
             )
+        if (
+            getattr(proposal_generator, "box_dim", 4) != getattr(roi_heads, "box_dim", 4)
+            and proposal_generator
+        ):
+            raise ConfigError(
+                "the proposals do not fit the ROI heads: only one of them has rotated boxes",
+                got=f"{type(proposal_generator).__name__} and {type(roi_heads).__name__}",
+                expected="RRPN with RROIHeads, or neither",
+                remedy="correct MODEL.PROPOSAL_GENERATOR.NAME or MODEL.ROI_HEADS.NAME",
+            )
         self.backbone = backbone
         self.proposal_generator = proposal_generator
         self.roi_heads = roi_heads

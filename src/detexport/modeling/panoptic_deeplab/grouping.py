@@ -21,8 +21,8 @@ class CenterGrouping:
 
     Args:
         thing_ids: classes that have instances.
-        label_divisor: the panoptic id is the class times this plus the number of the instance in its class; that
-            of stuff has the number 0.
+        label_divisor: the panoptic id is the class times this plus the number of the instance in its class, 0
+            for stuff.
         stuff_area: stuff of fewer px is void.
         center_threshold: lower bound of a centre's heat, exclusive.
         nms_kernel: side in px of the window in which a centre has the greatest heat.
@@ -107,7 +107,7 @@ class CenterGrouping:
 
 
 def group_pixels(centers: Tensor, offset: Tensor) -> Tensor:
-    """Return the number (H, W) from 1 of the centre that is nearest to where each pixel points; 0 without any.
+    """Return the number (H, W) from 1 of the centre nearest to where each pixel points; 0 without any.
 
     Args:
         centers: (M, 2) y and x in px.

@@ -122,7 +122,7 @@ class PanopticDeepLabSemSegHead(DeepLabV3PlusHead):
 
 @INS_EMBED_BRANCHES_REGISTRY.register()
 class PanopticDeepLabInsEmbedHead(nn.Module):
-    """A decoder of DeepLab; from it a heatmap of the instances' centres, and the offset of each pixel to its own.
+    """A decoder of DeepLab, and from it a heatmap of the instances' centres and the offset of each pixel.
 
     Args:
         input_shape: feature maps by name.

@@ -149,7 +149,7 @@ class PanopticDeepLab(ImageModel):
                     f"input {index} lacks targets of Panoptic-DeepLab",
                     got=f"keys {sorted(example)}",
                     expected=", ".join(("sem_seg", *TARGETS)),
-                    remedy="compute them from the panoptic annotations, as PanopticDeepLabTargetGenerator does",
+                    remedy="compute them from the panoptic annotations",
                 )
         weights = None
         if all("sem_seg_weights" in example for example in batched_inputs):

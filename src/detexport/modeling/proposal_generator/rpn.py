@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detexport.config import CfgNode, configurable
+from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec, nms_per_class
 from detexport.layers.conv import Conv2d, init_normal, shapes_of
 from detexport.modeling.anchor_generator import build_anchor_generator, by_anchor, tensor_anchors
@@ -20,6 +21,7 @@ from detexport.modeling.box_regression import (
     apply_deltas,
     box_loss_type,
     loss_weights_of,
+    weights_of,
 )
 from detexport.modeling.matcher import Matcher, match_anchors
 from detexport.modeling.registries import PROPOSAL_GENERATOR_REGISTRY, RPN_HEAD_REGISTRY
@@ -137,7 +139,10 @@ class RPN(nn.Module):
 
     if TYPE_CHECKING:  # TorchScript would apply an annotation that exists at run time
         box_type: Any
+        transform_type: Any
     box_type = Boxes
+    transform_type = Box2BoxTransform
+    box_dim = 4
 
     @configurable
     def __init__(
@@ -160,6 +165,13 @@ class RPN(nn.Module):
         smooth_l1_beta: float = 0.0,
     ) -> None:
         super().__init__()
+        if getattr(anchor_generator, "box_dim", self.box_dim) != self.box_dim:
+            raise ConfigError(
+                f"the anchors do not fit {type(self).__name__}",
+                got=f"MODEL.ANCHOR_GENERATOR.NAME: {type(anchor_generator).__name__}",
+                expected="rotated anchors" if self.box_dim == 5 else "anchors that are not rotated",
+                remedy="set MODEL.PROPOSAL_GENERATOR.NAME to RRPN for RotatedAnchorGenerator, else to RPN",
+            )
         self.in_features: List[str] = list(in_features)
         self.rpn_head = head
         self.anchor_generator = tensor_anchors(anchor_generator)
@@ -186,7 +198,9 @@ class RPN(nn.Module):
             "in_features": tuple(node.IN_FEATURES),
             "head": build_rpn_head(cfg, shapes),
             "anchor_generator": build_anchor_generator(cfg, shapes),
-            "box2box_transform": Box2BoxTransform(tuple(node.BBOX_REG_WEIGHTS)),
+            "box2box_transform": cls.transform_type(
+                weights_of(node.BBOX_REG_WEIGHTS, "MODEL.RPN.BBOX_REG_WEIGHTS", cls.box_dim)
+            ),
             "anchor_matcher": Matcher(node.IOU_THRESHOLDS, node.IOU_LABELS, allow_low_quality_matches=True),
             "batch_size_per_image": node.BATCH_SIZE_PER_IMAGE,
             "positive_fraction": node.POSITIVE_FRACTION,

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detexport.config import CfgNode, configurable
+from detexport.config import configurable
 from detexport.errors import ConfigError
-from detexport.layers import ShapeSpec, batched_nms_rotated
+from detexport.layers import batched_nms_rotated
 from detexport.modeling.anchor_generator import by_anchor
 from detexport.modeling.box_regression import Box2BoxTransformRotated, apply_rotated_deltas
 from detexport.modeling.proposal_generator.rpn import RPN
@@ -30,24 +30,13 @@ class RRPN(RPN):
     """
 
     box_type = RotatedBoxes
+    transform_type = Box2BoxTransformRotated
+    box_dim = 5
 
     @configurable
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         require_smooth_l1(self.box_reg_loss_type, "MODEL.RPN.BBOX_REG_LOSS_TYPE")
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """Return the constructor arguments for a configuration."""
-        weights = rotated_weights(cfg.MODEL.RPN.BBOX_REG_WEIGHTS, "MODEL.RPN.BBOX_REG_WEIGHTS")
-        options = super().from_config(cfg, input_shape)
-        if getattr(options["anchor_generator"], "box_dim", 4) != 5:
-            raise ConfigError(
-                "RRPN needs rotated anchors",
-                got=f"MODEL.ANCHOR_GENERATOR.NAME: {cfg.MODEL.ANCHOR_GENERATOR.NAME}",
-                expected="RotatedAnchorGenerator",
-            )
-        return {**options, "box2box_transform": Box2BoxTransformRotated(weights)}
 
     def predict_anchors(
         self,
@@ -133,21 +122,6 @@ def select_rotated_proposals(
         keep = batched_nms_rotated(boxes, scores, ids, nms_threshold)[:post_nms_topk]
         results.append((boxes[keep], scores[keep]))
     return results
-
-
-def rotated_weights(weights: Any, key: str) -> tuple[float, float, float, float, float]:
-    """Return the five weights of the configuration's ``key``.
-
-    Raises:
-        ConfigError: there are not five.
-    """
-    if len(weights) != 5:
-        raise ConfigError(
-            "deltas of rotated boxes have five weights",
-            got=f"{key}: {list(weights)}",
-            expected="five numbers",
-        )
-    return tuple(weights)
 
 
 def require_smooth_l1(loss_type: str, key: str) -> None:

@@ -57,6 +57,7 @@ class ROIHeads(nn.Module):
         in_features: names of the levels.
     """
 
+    box_dim = 4
     detect: Any
     losses: Any
     if TYPE_CHECKING:  # TorchScript would apply an annotation that exists at run time

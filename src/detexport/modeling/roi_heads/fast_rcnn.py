@@ -3,7 +3,7 @@
 Shapes: R proposals of an image, K classes, D detections of an image.
 """
 
-from typing import Any, List, Tuple
+from typing import TYPE_CHECKING, Any, List, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from detexport.modeling.box_regression import (
     box_loss_sum,
     box_loss_type,
     loss_weights_of,
+    weights_of,
 )
 from detexport.modeling.segment import (
     DETECTIONS,
@@ -151,6 +152,10 @@ class FastRCNNOutputLayers(nn.Module):
     """
 
     class_loss_weight = 1.0
+    if TYPE_CHECKING:  # TorchScript would apply an annotation that exists at run time
+        transform_type: Any
+    transform_type = Box2BoxTransform
+    box_dim = 4
 
     @configurable
     def __init__(
@@ -209,7 +214,9 @@ class FastRCNNOutputLayers(nn.Module):
             )
         return {
             "input_shape": input_shape,
-            "box2box_transform": Box2BoxTransform(tuple(box.BBOX_REG_WEIGHTS)),
+            "box2box_transform": cls.transform_type(
+                weights_of(box.BBOX_REG_WEIGHTS, "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS", cls.box_dim)
+            ),
             "num_classes": heads.NUM_CLASSES,
             "cls_agnostic_bbox_reg": box.CLS_AGNOSTIC_BBOX_REG,
             "use_sigmoid_ce": box.USE_SIGMOID_CE,

@@ -8,11 +8,11 @@ from typing import Any, Tuple
 import torch
 from torch import Tensor
 
-from detexport.config import CfgNode, configurable
+from detexport.config import configurable
 from detexport.errors import ConfigError
-from detexport.layers import ShapeSpec, batched_nms_rotated
+from detexport.layers import batched_nms_rotated
 from detexport.modeling.box_regression import Box2BoxTransformRotated, apply_rotated_deltas
-from detexport.modeling.proposal_generator.rrpn import require_smooth_l1, rotated_weights
+from detexport.modeling.proposal_generator.rrpn import require_smooth_l1
 from detexport.modeling.registries import ROI_HEADS_REGISTRY
 from detexport.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detexport.modeling.roi_heads.standard import StandardROIHeads
@@ -96,18 +96,13 @@ class RotatedFastRCNNOutputLayers(FastRCNNOutputLayers):
         **kwargs: see ``FastRCNNOutputLayers``; ``box2box_transform`` is a ``Box2BoxTransformRotated``.
     """
 
+    transform_type = Box2BoxTransformRotated
+    box_dim = 5
+
     @configurable
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         require_smooth_l1(self.box_reg_loss_type, "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE")
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
-        """Return the constructor arguments for a configuration."""
-        key = "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS"
-        weights = rotated_weights(cfg.MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS, key)
-        options = super().from_config(cfg, input_shape)
-        return {**options, "box2box_transform": Box2BoxTransformRotated(weights)}
 
     def decode(self, deltas: Tensor, proposals: Tensor) -> Tensor:
         """Decode deltas (R, 5 or K * 5) of proposals (R, 5) to rotated boxes (R, 5 or K * 5)."""
@@ -171,14 +166,3 @@ class RROIHeads(StandardROIHeads):
                 f"train_on_pred_boxes: {self.train_on_pred_boxes}",
                 expected="MODEL.MASK_ON, MODEL.KEYPOINT_ON and ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES: False",
             )
-
-    @classmethod
-    def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """Return the arguments of the box head; extensions override this."""
-        if cfg.MODEL.ROI_BOX_HEAD.POOLER_TYPE != "ROIAlignRotated":
-            raise ConfigError(
-                "RROIHeads pools rotated boxes",
-                got=f"MODEL.ROI_BOX_HEAD.POOLER_TYPE: {cfg.MODEL.ROI_BOX_HEAD.POOLER_TYPE}",
-                expected="ROIAlignRotated",
-            )
-        return super()._init_box_head(cfg, input_shape)

@@ -113,6 +113,13 @@ class StandardROIHeads(ROIHeads):
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """Return the arguments of the box head; extensions override this."""
         box = cfg.MODEL.ROI_BOX_HEAD
+        if (box.POOLER_TYPE == "ROIAlignRotated") != (cls.box_dim == 5):
+            raise ConfigError(
+                f"the pooler does not fit {cls.__name__}",
+                got=f"MODEL.ROI_BOX_HEAD.POOLER_TYPE: {box.POOLER_TYPE}",
+                expected="ROIAlignRotated" if cls.box_dim == 5 else "ROIAlignV2, ROIAlign or ROIPool",
+                remedy="use ROIAlignRotated with RROIHeads, and no other",
+            )
         channels, strides = level_shapes(cfg, input_shape)
         box_head = build_box_head(cfg, pooled_shape(box, channels))
         return {

@@ -46,7 +46,7 @@ class Rows:
 
     @property
     def coordinates(self) -> np.ndarray:
-        """Return the coordinates in px (R, D) whose errors are measured: of rotated boxes the four corners."""
+        """Return the coordinates in px (R, D) that are compared: of rotated boxes the four corners."""
         return self.boxes if self.rotated is None else box_corners(self.rotated).reshape(-1, 8)
 
     def overlap(self, index: int, other: "Rows", chosen: np.ndarray) -> np.ndarray:
