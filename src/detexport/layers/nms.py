@@ -105,7 +105,10 @@ def _rotated(boxes: Tensor, classes: Tensor, iou_threshold: float) -> Tensor:
 
 
 def _rotated_in_graph(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float) -> Tensor:
-    """Suppress boxes as ``batched_nms_rotated`` does, in a graph of ``torch.export``; ONNX has no stable sort."""
+    """Suppress boxes as ``batched_nms_rotated`` does, in a graph of ``torch.export``.
+
+    The boxes are chosen one by one, since ONNX has no stable sort.
+    """
     rank = torch.ones_like(classes).cumsum(0)
     nothing = torch.zeros_like(rank)
 

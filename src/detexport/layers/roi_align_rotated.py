@@ -47,7 +47,9 @@ def roi_align_rotated(
     return pooled.reshape(-1, height, width, input.shape[1]).permute(0, 3, 1, 2)
 
 
-def _start(input: Tensor, boxes: Tensor, counts: Tensor, height: int, width: int) -> tuple[Tensor, ...]:
+def _start(
+    input: Tensor, boxes: Tensor, counts: Tensor, height: int, width: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return what all samples have in common.
 
     Returns:

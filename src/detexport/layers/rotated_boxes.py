@@ -1,7 +1,7 @@
 """Overlap of rotated boxes: exact areas of the intersections, in plain torch.
 
 A rotated box is its centre x and y, width and height in px, and an angle in degrees, counter-clockwise in the
-image. The border of the intersection of two boxes consists of the parts of the edges of each inside the other.
+image. The border of the intersection of two boxes consists of the parts of the edges of each in the other.
 
 Shapes: P pairs of boxes.
 """

@@ -83,7 +83,7 @@ class DatasetMapperTTA:
 class GeneralizedRCNNWithTTA(nn.Module):
     """A two-stage detector of boxes and masks with test-time augmentation, in eager mode.
 
-    The detections of all views are mapped to the output and suppressed per class. Masks are predicted in every
+    Detections of all views are mapped to the output and suppressed per class. Masks are predicted in each
     view for the merged boxes, and averaged.
 
     Args:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from detexport.errors import ConfigError
 from detexport.structures import Boxes, Instances
 
 VOID = -1
@@ -36,6 +37,19 @@ class CenterGrouping:
     nms_kernel: int
     top_k: int
 
+    def __post_init__(self) -> None:
+        """Check the window, whose centre is a pixel.
+
+        Raises:
+            ConfigError: its side is even.
+        """
+        if self.nms_kernel % 2 == 0:
+            raise ConfigError(
+                "a window has a pixel at its centre",
+                got=f"MODEL.PANOPTIC_DEEPLAB.NMS_KERNEL: {self.nms_kernel}",
+                expected="an odd number of px",
+            )
+
     def panoptic(self, classes: Tensor, center: Tensor, offset: Tensor) -> Tensor:
         """Return the panoptic id (H, W) int64 of each pixel, ``VOID`` for none.
 
@@ -62,7 +76,6 @@ class CenterGrouping:
     def centers(self, heat: Tensor) -> Tensor:
         """Return the centres (M, 2), y and x in px, of a heatmap (1, H, W), row by row."""
         above = torch.where(heat > self.center_threshold, heat, -1.0)
-        # An even window would move the map by half a pixel.
         largest = F.max_pool2d(above[None], self.nms_kernel, stride=1, padding=(self.nms_kernel - 1) // 2)[0]
         peaks = torch.where(above == largest, above, -1.0)[0]
         lowest = peaks.flatten().topk(min(self.top_k, peaks.numel())).values[-1].clamp(min=0)

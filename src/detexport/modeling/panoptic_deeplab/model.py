@@ -1,12 +1,12 @@
 """Meta architecture of Panoptic-DeepLab."""
 
-from typing import Any, Dict, List
+from typing import Any, Dict, List, NoReturn
 
 import torch
 from torch import Tensor
 
 from detexport.config import CfgNode, configurable
-from detexport.errors import ConfigError, InputError
+from detexport.errors import ConfigError, ExportError, InputError
 from detexport.modeling.backbone import build_backbone
 from detexport.modeling.meta_arch.image_model import ImageModel, image_options
 from detexport.modeling.meta_arch.inputs import gt_sem_segs_of
@@ -161,8 +161,22 @@ class PanopticDeepLab(ImageModel):
             **self.ins_embed_head.losses(features, *targets),
         }
 
+    @torch.jit.unused
+    def contract(self, class_names: tuple[str, ...]) -> NoReturn:
+        """Raise ExportError: the contract has no fields for centres and offsets.
+
+        Raises:
+            ExportError: always.
+        """
+        raise ExportError(
+            "PanopticDeepLab is not exported yet",
+            got="maps of centres and offsets, which no contract describes",
+            expected="outputs such as instances or sem_seg",
+            remedy="run it in eager mode, or trace its method detect yourself",
+        )
+
     def detect(self, images: List[Tensor]) -> List[Dict[str, Tensor]]:
-        """Compute the maps of each image in its size, as exported: ``sem_seg``, ``center`` and ``offset``.
+        """Compute the maps of each image in its size, for graphs: ``sem_seg``, ``center`` and ``offset``.
 
         Args:
             images: each (C, H, W), values 0..255.
