@@ -51,7 +51,7 @@ def cells(stride: int, height: int, width: int) -> Tensor:
 
 
 def test_points_near_the_centre_of_a_box_of_their_size_predict_it() -> None:
-    """The farthest edge is less than 64 px away at p3, the first level, and at least 64 px at p4, the last."""
+    """The farthest edge is less than 64 px away at p3, the first level, and at least 64 px at p4."""
     levels = [cells(8, 16, 16), cells(16, 8, 8)]
     small, large = [40.0, 40.0, 72.0, 72.0], [8.0, 8.0, 120.0, 120.0]
     matches = match_points(levels, Boxes([small, large]), radius=1.5)

@@ -20,8 +20,8 @@ def postprocess(
     The outputs of a pasted graph are in that frame already; only ``panoptic_seg`` is added.
 
     Args:
-        outputs: the graph's outputs by the contract's names. Instances: ``pred_boxes`` (R, 4) XYXY in px, or
-            rotated (R, 5), of the graph's image, ``scores`` (R,), ``pred_classes`` (R,) and, where the model has them,
+        outputs: the graph's outputs by the contract's names. Instances: ``pred_boxes`` (R, 4) XYXY in px of
+            the graph's image, or rotated (R, 5); ``scores`` and ``pred_classes`` (R,); if the model has them
             ``pred_masks`` (R, n, n), probabilities in a grid over each box, and ``pred_keypoints`` (R, K, 3).
             ``pred_masks`` may be left out.
             Proposals: ``proposal_boxes`` (R, 4) and ``objectness_logits`` (R,). Semantic segmentation:
