@@ -20,10 +20,10 @@ def main(
 ) -> None:
     """Register the jobs of MODELS_DIR and write RECEIPTS."""
     names = ("jobs", "targets", "conversions", "models", "registry")
-    jobs, *rest = map(load_values, names)
+    jobs, targets, conversions, models, registry = map(load_values, names)
     remove_other_jobs(digests_dir, jobs)
     statistics = read_json(data_statistics) if data_statistics else None
-    outcome = register(models_dir, jobs, *rest, statistics)
+    outcome = register(models_dir, jobs, targets, conversions, models, registry, statistics)
     write_json(receipts, outcome)
     for entry in outcome["registered"]:
         echo(f"{entry['job']}: {entry['name']} version {entry['version']}")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -217,7 +217,10 @@ class _Run:
 
     def _measure_losses(self, losses: dict[str, Tensor]) -> None:
         """Keep the losses of a step, the means over all processes."""
-        values = {name: float(self.fabric.all_reduce(value.detach())) for name, value in losses.items()}
+        values = {
+            name: float(cast(Tensor, self.fabric.all_reduce(value.detach())))
+            for name, value in losses.items()
+        }
         rate = self.optimizer.param_groups[0]["lr"]
         self.measured.append(
             (self.state.step, {**values, "learning_rate": rate, "loss": sum(values.values())})

@@ -133,7 +133,7 @@ class COCOEvaluator(DatasetEvaluator):
             names = KEYPOINT_METRICS if task == "keypoints" else METRICS
             of_task = {name: metrics.get(f"{task}/{name}", np.nan) * 100 for name in names}
             classes = self._metadata.thing_classes
-            by_class = tallies[HEADLINES[task]].by_class()  # type: ignore[attr-defined]
+            by_class = tallies[HEADLINES[task]].by_class()
             of_task |= {
                 f"AP-{name}": float(value) * 100 for name, value in zip(classes, by_class, strict=True)
             }

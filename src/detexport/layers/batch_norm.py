@@ -1,6 +1,6 @@
 """Batch normalizations under detectron2's path: those of ``norm``, and two that only extensions use."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed.nn
@@ -40,8 +40,9 @@ class NaiveSyncBatchNorm(nn.BatchNorm2d):
         variance = mean_of_squares - mean * mean
         with torch.no_grad():
             momentum = (self.momentum or 0.0) * share
-            self.running_mean += momentum * (mean - self.running_mean)
-            self.running_var += momentum * (variance - self.running_var)
+            for kept, new in ((self.running_mean, mean), (self.running_var, variance)):
+                if kept is not None:
+                    kept += momentum * (new - kept)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         shift = self.bias - mean * scale
         return input * scale[:, None, None] + shift[:, None, None]
@@ -73,7 +74,7 @@ class CycleBatchNormList(nn.ModuleList):
         self._affine = kwargs.pop("affine", True)
         super().__init__([bn_class(**kwargs, affine=False) for _ in range(length)])
         if self._affine:
-            channels = self[0].num_features
+            channels = cast(nn.BatchNorm2d, self[0]).num_features
             self.weight = nn.Parameter(torch.ones(channels))
             self.bias = nn.Parameter(torch.zeros(channels))
         self._position = 0

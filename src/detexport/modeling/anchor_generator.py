@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, List
+from typing import Any, List, cast
 
 import torch
 from torch import Tensor, nn
@@ -187,7 +187,7 @@ class AnchorTensors(nn.Module):
 def tensor_anchors(generator: nn.Module) -> Any:
     """Return a module with the anchors of ``generator`` as tensors, for models and graphs."""
     if type(generator) in (DefaultAnchorGenerator, RotatedAnchorGenerator):
-        return generator.as_grid()
+        return cast(DefaultAnchorGenerator | RotatedAnchorGenerator, generator).as_grid()
     return generator if type(generator) in (AnchorGrid, RotatedAnchorGrid) else AnchorTensors(generator)
 
 

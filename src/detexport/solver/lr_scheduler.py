@@ -7,6 +7,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -91,7 +92,7 @@ class LRMultiplier(LRScheduler):
         """Return the state without the multiplier, which the configuration builds."""
         return {"base_lrs": self.base_lrs, "last_epoch": self.last_epoch}
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         """Return the learning rates at the current iteration."""
         multiplier = self._multiplier(self.last_epoch / self._max_iter)
         return [base_lr * multiplier for base_lr in self.base_lrs]

@@ -79,7 +79,7 @@ def find_unused_parameters(model: nn.Module, inputs: Any) -> list[str]:
     for parameter in model.parameters():
         parameter.grad = None
     losses = model(inputs)
-    total = sum(losses.values()) if isinstance(losses, dict) else losses
+    total: Any = sum(losses.values()) if isinstance(losses, dict) else losses
     total.backward()
     unused = [name for name, parameter in model.named_parameters() if parameter.grad is None]
     for parameter in model.parameters():

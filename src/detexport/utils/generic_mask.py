@@ -56,7 +56,7 @@ class GenericMask:
 
     def bbox(self) -> np.ndarray:
         """Return the smallest box (4,) XYXY around the mask; all 0 if it is empty."""
-        rows, columns = self.mask.any(axis=1).nonzero()[0], self.mask.any(axis=0).nonzero()[0]
+        rows, columns = (np.flatnonzero(self.mask.any(axis=axis)) for axis in (1, 0))
         if not len(rows):
             return np.zeros(4)
         return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float64)
@@ -83,7 +83,8 @@ def outlines_of(mask: np.ndarray) -> list[np.ndarray]:
     outlines = []
     while after:
         first = next(iter(after))
-        corners, point = [], first
+        corners: list[tuple[int, int]] = []
+        point = first
         while point != first or not corners:
             corners.append(point)
             choices = after[point]

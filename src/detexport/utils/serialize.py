@@ -13,9 +13,7 @@ class PicklableWrapper:
     """
 
     def __init__(self, obj: Any) -> None:
-        while isinstance(obj, PicklableWrapper):
-            obj = obj._obj
-        self._obj = obj
+        self._obj: Any = obj._obj if isinstance(obj, PicklableWrapper) else obj
 
     def __reduce__(self) -> Any:
         return cloudpickle.loads, (cloudpickle.dumps(self._obj),)

@@ -44,7 +44,7 @@ class VideoVisualizer:
         drawer = Visualizer(frame, self.metadata, instance_mode=self._instance_mode)
         fields = predictions.get_fields()
         classes = fields["pred_classes"].tolist()
-        colors = drawer._class_colors(classes) or self._tracked(classes, fields["pred_boxes"])
+        colors: Any = drawer._class_colors(classes) or self._tracked(classes, fields["pred_boxes"])
         return drawer.overlay_instances(
             boxes=fields["pred_boxes"],
             masks=fields.get("pred_masks"),

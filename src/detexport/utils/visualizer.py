@@ -18,7 +18,7 @@ from detexport.utils.generic_mask import GenericMask, outlines_of
 
 __all__ = ["ColorMode", "GenericMask", "VisImage", "Visualizer"]
 
-Color = Sequence[float] | str
+Color = Sequence[float] | np.ndarray | str
 LETTERS = {
     "b": "blue", "g": "green", "r": "red", "c": "cyan",
     "m": "magenta", "y": "yellow", "k": "black", "w": "white",
@@ -102,8 +102,8 @@ class Visualizer:
         labels = self._labels(classes, fields.get("scores"))
         colors = self._class_colors(classes)
         if self._instance_mode == ColorMode.IMAGE_BW:
-            inside = np.asarray(fields["pred_masks"]).any(axis=0) if "pred_masks" in fields else None
-            self._make_grey(inside)
+            masks = np.asarray(fields["pred_masks"], bool) if "pred_masks" in fields else None
+            self._make_grey(None if masks is None else np.asarray(masks.any(axis=0)))
         return self.overlay_instances(
             boxes=fields.get("pred_boxes"),
             masks=fields.get("pred_masks"),
@@ -232,9 +232,9 @@ class Visualizer:
             raise ValueError(
                 f"the parts have different numbers of instances: {[len(part) for part in present]}"
             )
-        colors = assigned_colors or [random_color(rgb=True, maximum=1) for _ in range(count)]
+        colors: Sequence[Color] = assigned_colors or [random_color(rgb=True, maximum=1) for _ in range(count)]
         if bitmaps is not None:
-            sizes = [one.area() for one in bitmaps]
+            sizes = [float(one.area()) for one in bitmaps]
         else:
             sizes = [float(np.prod(row[2:4] if len(row) == 5 else row[2:] - row[:2])) for row in rows or []]
         for index in np.argsort(-np.array(sizes or [0.0] * count), kind="stable").tolist():

@@ -13,7 +13,7 @@ from typing import Any
 
 from detexport.data.catalog import DatasetCatalog, MetadataCatalog
 from detexport.data.coco import read_coco
-from detexport.data.mapping import annotation_mask
+from detexport.data.segmentation import annotation_mask
 from detexport.errors import DataError
 from detexport.structures import BoxMode
 from detexport.system.files import write_json
@@ -139,7 +139,8 @@ def convert_to_coco_dict(dataset_name: str) -> dict[str, Any]:
     metadata = MetadataCatalog.get(dataset_name)
     ids = metadata.get("thing_dataset_id_to_contiguous_id")
     id_of = {index: category for category, index in ids.items()} if ids else {}
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number, record in enumerate(DatasetCatalog.get(dataset_name)):
         image_id = record.get("image_id", number)
         size = {"height": int(record["height"]), "width": int(record["width"])}

@@ -90,7 +90,8 @@ class Resize(Augmentation):
 
     def get_transform(self, image: np.ndarray) -> Transform:
         """Return the resize of this image."""
-        return ResizeTransform(*image.shape[:2], *self.shape, self.interp)
+        (height, width), (new_height, new_width) = image.shape[:2], self.shape
+        return ResizeTransform(height, width, new_height, new_width, self.interp)
 
 
 class RandomFlip(Augmentation):
@@ -274,12 +275,15 @@ class RandomRotation(Augmentation):
     def get_transform(self, image: np.ndarray) -> Transform:
         """Draw a rotation of this image."""
         height, width = image.shape[:2]
+        point: Sequence[float] | np.ndarray | None = None
         if self.sample_style == "range":
             angle = float(np.random.uniform(self.angle[0], self.angle[1]))
-            point = None if self.center is None else np.random.uniform(self.center[0], self.center[1])
+            if self.center is not None:
+                point = np.random.uniform(self.center[0], self.center[1])
         else:
             angle = float(np.random.choice(self.angle))
-            point = None if self.center is None else self.center[np.random.randint(len(self.center))]
+            if self.center is not None:
+                point = self.center[np.random.randint(len(self.center))]
         if angle % 360 == 0:
             return NoOpTransform()
         center = None if point is None else (width * point[0], height * point[1])
@@ -334,8 +338,9 @@ class RandomResize(Augmentation):
 
     def get_transform(self, image: np.ndarray) -> Transform:
         """Draw a resize of this image."""
-        size = self.shape_list[np.random.randint(len(self.shape_list))]
-        return ResizeTransform(*image.shape[:2], *size, self.interp)
+        height, width = image.shape[:2]
+        new_height, new_width = self.shape_list[np.random.randint(len(self.shape_list))]
+        return ResizeTransform(height, width, new_height, new_width, self.interp)
 
 
 class RandomExtent(Augmentation):

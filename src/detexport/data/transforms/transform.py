@@ -511,7 +511,8 @@ class PILColorTransform(ColorTransform):
 
     def apply_image(self, image: np.ndarray) -> np.ndarray:
         """Apply the function to the image."""
-        return np.asarray(self.op(Image.fromarray(image)))
+        op: Callable[[Any], Any] = self.op
+        return np.asarray(op(Image.fromarray(image)))
 
 
 class TransformList(Transform):

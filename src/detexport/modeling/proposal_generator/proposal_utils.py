@@ -1,6 +1,7 @@
 """Proposals for code that works with structures."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ def add_ground_truth_to_proposals(
     """
     extended = []
     for truth, found in zip(gt, proposals, strict=True):
-        boxes = truth.gt_boxes if isinstance(truth, Instances) else truth
+        boxes: Any = truth.gt_boxes if isinstance(truth, Instances) else truth
         logits = found.objectness_logits.new_full((len(boxes),), GROUND_TRUTH_LOGIT)
         added = Instances(found.image_size, proposal_boxes=boxes, objectness_logits=logits)
         extended.append(Instances.cat([found, added]))

@@ -110,7 +110,7 @@ class MaskRCNNConvUpsampleHead(nn.Sequential):
         """Let a subclass replace the network by a method ``layers``, as extensions of detectron2 do."""
         super().__init_subclass__(**kwargs)
         if "layers" in vars(cls) and "forward" not in vars(cls):
-            cls.forward = vars(cls)["layers"]
+            setattr(cls, "forward", vars(cls)["layers"])  # noqa: B010 - mypy refuses a new method
 
     @configurable
     def __init__(

@@ -62,7 +62,7 @@ class Res5ROIHeads(ROIHeads):
         self.mask_on = mask_head is not None
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:  # type: ignore[override]
         """Return the constructor arguments for a configuration."""
         _check_res5_options(cfg)
         box = cfg.MODEL.ROI_BOX_HEAD

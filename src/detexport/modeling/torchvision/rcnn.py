@@ -270,7 +270,7 @@ def pooler_like(pooler: Any, shapes: dict[str, tuple[int, ...]]) -> ROIPooler:
         strides = strides[:1]
     return ROIPooler(
         output_size=pooler.output_size[0],
-        strides=strides,
+        scales=[1 / stride for stride in strides],
         sampling_ratio=pooler.sampling_ratio,
         pooler_type="ROIAlign",
         canonical_box_size=pooler.canonical_scale,
