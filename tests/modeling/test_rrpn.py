@@ -12,7 +12,7 @@ from detexport.modeling.proposal_generator.rrpn import select_rotated_proposals
 
 
 def test_proposals_by_hand() -> None:
-    """Decoded, clipped if nearly horizontal, without small ones, suppressed per level, by descending logit."""
+    """Decoded, clipped if nearly horizontal, without small ones, suppressed per level."""
     anchors = torch.tensor(
         [
             [20.0, 20.0, 10.0, 4.0, 30.0],
