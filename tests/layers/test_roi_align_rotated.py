@@ -70,9 +70,6 @@ def test_graphs_pool_other_boxes_of_other_maps(kind: str) -> None:
     if kind == "trace":
         graph = torch.jit.trace(graph, example, check_trace=False)
     else:
-        free = (
-            {2: torch.export.Dim.DYNAMIC(min=1), 3: torch.export.Dim.DYNAMIC(min=1)},
-            {0: torch.export.Dim.AUTO},
-        )
+        free = ({2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}, {0: torch.export.Dim.AUTO})
         graph = torch.export.export(graph, example, dynamic_shapes=free).module()
     torch.testing.assert_close(graph(FEATURES, rois), Pooled()(FEATURES, rois), rtol=1e-4, atol=1e-5)
