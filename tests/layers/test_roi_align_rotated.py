@@ -65,7 +65,7 @@ class Pooled(torch.nn.Module):
 @pytest.mark.parametrize("kind", ["trace", "program"])
 def test_graphs_pool_other_boxes_of_other_maps(kind: str) -> None:
     rois = as_rotated(ROIS, 33.0)
-    example = (FEATURES[:, :, :20], rois[:2])
+    example = (FEATURES[:, :, :20].contiguous(), rois[:2])
     graph: torch.nn.Module = Pooled()
     if kind == "trace":
         graph = torch.jit.trace(graph, example, check_trace=False)
