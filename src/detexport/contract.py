@@ -319,6 +319,16 @@ DETECTION_OUTPUTS = (
     TensorSpec("pred_classes", "int64", ("R",), "index into the class names"),
 )
 
+ROTATED_DETECTION_OUTPUTS = (
+    TensorSpec(
+        "pred_boxes",
+        "float32",
+        ("R", 5),
+        "centre x and y, width and height in px of the input image, angle in degrees, counter-clockwise",
+    ),
+    *DETECTION_OUTPUTS[1:],
+)
+
 
 def mask_output(resolution: int) -> TensorSpec:
     """Return the spec of a raw graph's masks: probabilities in a grid over each box."""

@@ -4,8 +4,6 @@ ROOT = "detectron2"
 """The package whose names exist here under the same paths."""
 
 _TRAINING = "training runs in the pipeline: see docs/pipeline.md"
-_NEW_MODELS = "this architecture is not supported yet"
-_TTA = "test-time augmentation is not supported yet"
 _CAFFE2 = "torch no longer contains Caffe2; export to ONNX or TorchScript"
 
 REFUSED: dict[str, str] = {
@@ -32,16 +30,9 @@ REFUSED: dict[str, str] = {
     "detectron2.evaluation.RotatedCOCOEvaluator": "rotated boxes are not evaluated",
     "detectron2.export.Caffe2Model": _CAFFE2,
     "detectron2.export.Caffe2Tracer": _CAFFE2,
-    "detectron2.modeling.DatasetMapperTTA": _TTA,
-    "detectron2.modeling.FCOS": _NEW_MODELS,
     "detectron2.modeling.GeneralizedRCNN.visualize_training": "training images are not recorded",
-    "detectron2.modeling.GeneralizedRCNNWithTTA": _TTA,
     "detectron2.modeling.MMDetBackbone": "it wraps another library's models",
     "detectron2.modeling.MMDetDetector": "it wraps another library's models",
-    "detectron2.modeling.proposal_generator.RRPN": "rotated models are not supported yet",
-    "detectron2.modeling.roi_heads.RROIHeads": "rotated models are not supported yet",
-    "detectron2.projects.deeplab": _NEW_MODELS,
-    "detectron2.projects.panoptic_deeplab": _NEW_MODELS,
     "detectron2.structures.BitMasks.from_roi_masks": "call ROIMasks.to_bitmasks, which is given the boxes",
 }
 """A refused name, or a module all of whose names are refused, with the reason."""

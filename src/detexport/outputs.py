@@ -37,6 +37,8 @@ FIELDS = {
     "sem_seg": Field("float32", ("C", "H", "W")),  # logits
     "panoptic_seg": Field("int32", ("H", "W")),  # id of a segment, 0 for none
 }
+ROTATED_BOXES = Field("float32", ("R", 5))
+"""``pred_boxes`` of rotated boxes: centre x and y, width and height in px of the output, angle in degrees."""
 NAMES = (*FIELDS, "segments_info")
 # Fields that occur only together.
 TOGETHER = (
@@ -67,6 +69,7 @@ def field_faults(outputs: Outputs, size: tuple[int, int] | None = None) -> list[
     faults = []
     for name, field in FIELDS.items():
         if name in outputs:
+            field = ROTATED_BOXES if name == "pred_boxes" and is_rotated(outputs[name]) else field
             faults += array_faults(name, outputs[name], field.dtype, field.shape, sizes)
     if not faults:
         faults += [f"{name}: do not descend" for name in DESCENDING if _ascends(outputs.get(name))]
@@ -100,6 +103,34 @@ def array_faults(
     if value.dtype.kind == "f" and not np.isfinite(value).all():
         faults.append(f"{name}: {np.count_nonzero(~np.isfinite(value))} values are NaN or infinite")
     return faults
+
+
+def is_rotated(boxes: np.ndarray) -> bool:
+    """Return whether boxes are rotated, (R, 5) instead of (R, 4) XYXY."""
+    return boxes.ndim == 2 and boxes.shape[1] == len(ROTATED_BOXES.shape) + 3
+
+
+def box_corners(boxes: np.ndarray) -> np.ndarray:
+    """Return the corners (R, 4, 2), x and y in px, of boxes (R, 4) XYXY or rotated (R, 5), around each."""
+    if not is_rotated(boxes):
+        x0, y0, x1, y1 = np.moveaxis(boxes, -1, 0)
+        return np.stack(((x0, y0), (x1, y0), (x1, y1), (x0, y1)), axis=0).transpose(2, 0, 1)
+    x, y, width, height, angle = np.moveaxis(boxes.astype(np.float64), -1, 0)
+    cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+    corners = []
+    for side_x, side_y in ((-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)):
+        right, down = side_x * width, side_y * height
+        # y points down: a counter-clockwise rotation has a negative sine here.
+        corners.append((x + right * cos + down * sin, y - right * sin + down * cos))
+    return np.array(corners).transpose(2, 0, 1)
+
+
+def axis_aligned(boxes: np.ndarray) -> np.ndarray:
+    """Return boxes (R, 4) XYXY themselves; of rotated boxes (R, 5) the smallest that contain them."""
+    if not is_rotated(boxes):
+        return boxes
+    corners = box_corners(boxes)
+    return np.concatenate((corners.min(axis=1), corners.max(axis=1)), axis=1).astype(boxes.dtype)
 
 
 def count_rows(outputs: Outputs) -> int:

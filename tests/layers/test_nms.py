@@ -181,3 +181,26 @@ def test_rotated_nms_by_hand() -> None:
     assert batched_nms_rotated(boxes, scores, torch.tensor([0, 1, 0]), 0.5).tolist() == [1, 2, 0]
     assert nms_rotated(boxes[:0], scores[:0], 0.5).tolist() == []
     assert batched_nms_rotated(boxes[:0], scores[:0], torch.zeros(0, dtype=torch.int64), 0.5).tolist() == []
+
+
+class SuppressedRotated(torch.nn.Module):
+    def forward(self, boxes: Tensor, scores: Tensor, classes: Tensor) -> Tensor:
+        return batched_nms_rotated(boxes, scores, classes, 0.4)
+
+
+@pytest.mark.parametrize("kind", ["trace", "program"])
+def test_graphs_suppress_rotated_boxes_as_eager_mode_does(kind: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    boxes = torch.rand(40, 5, generator=generator) * torch.tensor([60.0, 60.0, 30.0, 30.0, 360.0]) + 1
+    boxes[20:25] = boxes[5:10]
+    # Rounded, so that some scores are equal.
+    scores = (torch.rand(40, generator=generator) * 20).round() / 20
+    classes = torch.randint(0, 3, (40,), generator=generator)
+    example = (boxes[:7], scores[:7], classes[:7])
+    graph: torch.nn.Module = SuppressedRotated()
+    if kind == "trace":
+        graph = torch.jit.trace(graph, example, check_trace=False)
+    else:
+        rows = torch.export.Dim("rows", min=2)
+        graph = torch.export.export(graph, example, dynamic_shapes=({0: rows},) * 3).module()
+    assert graph(boxes, scores, classes).tolist() == SuppressedRotated()(boxes, scores, classes).tolist()

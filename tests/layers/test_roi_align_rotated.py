@@ -55,3 +55,21 @@ def test_gradients_reach_the_features_and_no_box_gives_no_row() -> None:
     assert features.grad is not None
     assert (features.grad != 0).any()
     assert roi_align_rotated(FEATURES, torch.zeros(0, 6), 2, 0.25, 2).shape == (0, 3, 2, 2)
+
+
+class Pooled(torch.nn.Module):
+    def forward(self, features: Tensor, rois: Tensor) -> Tensor:
+        return roi_align_rotated(features, rois, (3, 2), 0.25, 0)
+
+
+@pytest.mark.parametrize("kind", ["trace", "program"])
+def test_graphs_pool_other_boxes_of_other_maps(kind: str) -> None:
+    rois = as_rotated(ROIS, 33.0)
+    example = (FEATURES[:, :, :20].contiguous(), rois[:2])
+    graph: torch.nn.Module = Pooled()
+    if kind == "trace":
+        graph = torch.jit.trace(graph, example, check_trace=False)
+    else:
+        free = ({2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}, {0: torch.export.Dim.AUTO})
+        graph = torch.export.export(graph, example, dynamic_shapes=free).module()
+    torch.testing.assert_close(graph(FEATURES, rois), Pooled()(FEATURES, rois), rtol=1e-4, atol=1e-5)

@@ -91,8 +91,8 @@ def test_roi_pool_is_the_maximum_of_whole_pixels() -> None:
 
 
 def test_what_cannot_be_pooled_is_refused() -> None:
-    with pytest.raises(ConfigError, match="POOLER_TYPE: ROIAlignRotated"):
-        pooler([4], pooler_type="ROIAlignRotated")
+    with pytest.raises(ConfigError, match="POOLER_TYPE: ROIAlignTilted"):
+        pooler([4], pooler_type="ROIAlignTilted")
     for strides in ([4, 16], [8, 4], [4, 12]):
         with pytest.raises(ConfigError, match="levels must double"):
             pooler(strides)
@@ -119,3 +119,23 @@ def test_a_grid_is_square() -> None:
     assert pooler([4], output_size=(3, 3)).output_size == 3
     with pytest.raises(ConfigError, match="must be square"):
         pooler([4], output_size=(3, 5))
+
+
+def test_rotated_boxes_of_angle_0_are_pooled_as_plain_boxes() -> None:
+    """Each level as ``roi_align_rotated`` pools it, in the order of the boxes."""
+    features = [torch.randn(1, 2, 64 // stride, 64 // stride) for stride in (4, 8, 16)]
+    plain = torch.tensor([[4.0, 4.0, 60.0, 50.0], [10.0, 12.0, 20.0, 30.0], [0.0, 0.0, 64.0, 64.0]])
+    rotated = torch.cat(
+        ((plain[:, :2] + plain[:, 2:]) / 2, plain[:, 2:] - plain[:, :2], torch.zeros(3, 1)), 1
+    )
+    options = {
+        "scales": [1 / 4, 1 / 8, 1 / 16],
+        "output_size": 7,
+        "sampling_ratio": 2,
+        "canonical_box_size": 32,
+    }
+    options["canonical_level"] = 3
+    of_plain = ROIPooler(pooler_type="ROIAlignV2", **options)
+    of_rotated = ROIPooler(pooler_type="ROIAlignRotated", **options)
+    pooled = of_rotated(features, [RotatedBoxes(rotated)])
+    torch.testing.assert_close(pooled, of_plain(features, [Boxes(plain)]), rtol=1e-4, atol=1e-5)

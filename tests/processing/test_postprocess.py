@@ -7,12 +7,14 @@ import pytest
 import torch
 from torch.nn.functional import grid_sample, interpolate
 
-from detexport.contract import PanopticRule, keypoint_output
+from detexport.contract import ROTATED_DETECTION_OUTPUTS, PanopticRule, keypoint_output
 from detexport.errors import ArtifactError
+from detexport.export.graph_end import postprocess_outputs
 from detexport.modeling.meta_arch.panoptic_fpn import PanopticCombination
 from detexport.modeling.meta_arch.proposal_network import postprocess_proposals
+from detexport.modeling.postprocessing import detector_postprocess
 from detexport.processing.postprocess import combine_panoptic, paste_masks, postprocess, resize_bilinear
-from detexport.structures import Boxes, Instances
+from detexport.structures import Boxes, Instances, RotatedBoxes
 from tiny_artifacts import GRID, KINDS, tiny_contract
 
 ORACLE = os.environ.get("DETEXPORT_ORACLE")
@@ -226,3 +228,32 @@ def test_what_is_in_the_outputs_frame_stays_as_it_is() -> None:
     assert all(result[name] is value for name, value in placed.items())
     np.testing.assert_array_equal(result["panoptic_seg"], expected["panoptic_seg"])
     assert result["segments_info"] == expected["segments_info"]
+
+
+def test_rotated_boxes_are_scaled_and_clipped_as_by_the_eager_model_and_in_a_graph() -> None:
+    boxes = np.array(
+        [[20, 10, 16, 6, 30], [5, 6, 20, 8, 0.5], [30, 10, 8, 4, -170], [60, 10, 8, 4, 0], [2, 2, 4, 2, 400]],
+        np.float32,
+    )
+    outputs = raw([[0, 0, 1, 1]] * len(boxes)) | {"pred_boxes": boxes}
+    del outputs["pred_masks"]
+    result = postprocess(outputs, (20, 40), (60, 80), tiny_contract(outputs=ROTATED_DETECTION_OUTPUTS))
+    eager = detector_postprocess(
+        Instances(
+            (20, 40),
+            **{
+                "pred_boxes": RotatedBoxes(torch.from_numpy(boxes)),
+                "scores": torch.from_numpy(outputs["scores"]),
+                "pred_classes": torch.from_numpy(outputs["pred_classes"]),
+            },
+        ),
+        60,
+        80,
+    )
+    # The horizontal box outside the image is empty after clipping.
+    assert result["pred_classes"].tolist() == eager.pred_classes.tolist() == [0, 1, 2, 4]
+    np.testing.assert_allclose(result["pred_boxes"], eager.pred_boxes.tensor, rtol=0, atol=1e-4)
+    image = torch.zeros(3, 20, 40, dtype=torch.uint8)
+    tensors = {name: torch.from_numpy(value) for name, value in outputs.items()}
+    pasted = postprocess_outputs(tensors, image, torch.tensor([60, 80]), 0.5)
+    np.testing.assert_allclose(pasted["pred_boxes"], eager.pred_boxes.tensor, rtol=0, atol=1e-4)

@@ -1,5 +1,6 @@
 """``get_cfg()``: a yacs node with detectron2's keys, defaults and ``_BASE_`` inheritance."""
 
+import copy
 import functools
 import re
 import stat
@@ -162,14 +163,74 @@ def _defaults() -> dict[str, Any]:
     return defaults
 
 
+PROJECT_KEYS = {
+    "deeplab": ("DeepLabV3Head", "DeepLabV3PlusHead", "build_resnet_deeplab_backbone"),
+    "panoptic_deeplab": ("PanopticDeepLab", "PanopticDeepLabInsEmbedHead", "PanopticDeepLabSemSegHead"),
+}
+"""Projects of detectron2 with keys of their own, each with the names of its modules.
+
+A project also has the keys of those before it.
+"""
+
+
+@functools.cache
+def _project_tree(project: str) -> dict[str, Any]:
+    text = files("detexport.config").joinpath(f"{project}.yaml").read_text(encoding="utf-8")
+    tree: dict[str, Any] = yaml.safe_load(text)
+    return tree
+
+
+def add_project_keys(cfg: _YacsNode, project: str) -> None:
+    """Add the keys of a project of ``PROJECT_KEYS`` that ``cfg`` lacks, with their defaults."""
+    for name in PROJECT_KEYS:
+        _add_missing(cfg, _project_tree(name))
+        if name == project:
+            return
+
+
+def _add_missing(node: _YacsNode, tree: dict[str, Any]) -> None:
+    for key, value in tree.items():
+        if key not in node:
+            node[key] = CfgNode(value) if isinstance(value, dict) else copy.copy(value)
+        elif isinstance(value, dict):
+            _add_missing(node[key], value)
+
+
+def all_defaults() -> CfgNode:
+    """Return the defaults of all keys, also of those that only projects have."""
+    defaults = get_cfg()
+    add_project_keys(defaults, list(PROJECT_KEYS)[-1])
+    return defaults
+
+
+def _needs_project(tree: Any, own: Any, known: Any, names: Sequence[str]) -> bool:
+    """Return whether a tree has a key in ``own`` that is not in ``known``, or one of ``names``."""
+    if not isinstance(tree, dict):
+        return isinstance(tree, str) and tree in names
+    for key, value in tree.items():
+        inside = own.get(key) if isinstance(own, dict) else None
+        below = known.get(key) if isinstance(known, dict) else None
+        if (inside is not None and below is None) or _needs_project(value, inside, below, names):
+            return True
+    return False
+
+
 def load_cfg(path: Path) -> CfgNode:
-    """Return the defaults with the YAML file ``path`` merged in, or the model of a lazy configuration."""
+    """Return the defaults with the YAML file ``path`` merged in, or the model of a lazy configuration.
+
+    If the file uses a project of ``PROJECT_KEYS``, the configuration has the keys of that project too.
+    """
     from detexport.config.lazy import is_lazy, lazy_cfg  # which imports this module
 
     if is_lazy(path):
         return lazy_cfg(path)
     cfg = get_cfg()
-    cfg.merge_from_file(path)
+    layers = yaml_layers(path)
+    for project, names in PROJECT_KEYS.items():
+        own = _project_tree(project)
+        if any(_needs_project(tree, own, _defaults(), names) for _, tree in layers):
+            add_project_keys(cfg, project)
+    cfg._merge_all([(str(file), tree) for file, tree in layers])
     return cfg
 
 

@@ -121,6 +121,9 @@ POSITIVE = Number(0, 1e6, above=True)
 NAMES = Listed(Text())
 PER_LEVEL = Either(Listed(Listed(POSITIVE, 1, 64), 1, 64), Listed(POSITIVE, 1, 64))
 WEIGHTS = Listed(POSITIVE, 4, 4)
+WEIGHTS_OR_ROTATED = Listed(POSITIVE, 4, 5)
+"""Five for rotated boxes."""
+DILATIONS = Listed(Number(1, 256, whole=True), 3, 3)
 LABELS = Listed(Number(-1, 1, whole=True), 1, 16)
 
 VALUES: dict[str, Rule] = {
@@ -132,6 +135,16 @@ VALUES: dict[str, Rule] = {
     "MODEL.ANCHOR_GENERATOR.SIZES": PER_LEVEL,
     "MODEL.BACKBONE.FREEZE_AT": Number(-1, 64, whole=True),
     "MODEL.FPN.OUT_CHANNELS": CHANNELS,
+    "MODEL.INS_EMBED_HEAD.ASPP_CHANNELS": CHANNELS,
+    "MODEL.INS_EMBED_HEAD.ASPP_DILATIONS": DILATIONS,
+    "MODEL.INS_EMBED_HEAD.ASPP_DROPOUT": FRACTION,
+    "MODEL.INS_EMBED_HEAD.COMMON_STRIDE": CELLS,
+    "MODEL.INS_EMBED_HEAD.CONVS_DIM": CHANNELS,
+    "MODEL.INS_EMBED_HEAD.HEAD_CHANNELS": CHANNELS,
+    "MODEL.INS_EMBED_HEAD.PROJECT_CHANNELS": Listed(CHANNELS, 0, 16),
+    "MODEL.PANOPTIC_DEEPLAB.NMS_KERNEL": CELLS,
+    "MODEL.PANOPTIC_DEEPLAB.SIZE_DIVISIBILITY": Number(-1, 65_535, whole=True),
+    "MODEL.PANOPTIC_DEEPLAB.TOP_K_INSTANCE": BOXES,
     "MODEL.PIXEL_MEAN": Listed(FINITE, 1, 16),
     "MODEL.PIXEL_STD": Listed(POSITIVE, 1, 16),
     "MODEL.POINT_HEAD.FC_DIM": CHANNELS,
@@ -149,7 +162,9 @@ VALUES: dict[str, Rule] = {
     "MODEL.RESNETS.DEPTH": Number(1, 10_000, whole=True),
     "MODEL.RESNETS.NUM_GROUPS": CHANNELS,
     "MODEL.RESNETS.RES2_OUT_CHANNELS": CHANNELS,
-    "MODEL.RESNETS.RES5_DILATION": Number(1, 2, whole=True),
+    "MODEL.RESNETS.RES4_DILATION": Number(1, 2, whole=True),
+    "MODEL.RESNETS.RES5_DILATION": Number(1, 4, whole=True),
+    "MODEL.RESNETS.RES5_MULTI_GRID": Listed(Number(1, 64, whole=True), 1, 64),
     "MODEL.RESNETS.STEM_OUT_CHANNELS": CHANNELS,
     "MODEL.RESNETS.WIDTH_PER_GROUP": CHANNELS,
     "MODEL.RETINANET.BBOX_REG_WEIGHTS": WEIGHTS,
@@ -161,7 +176,7 @@ VALUES: dict[str, Rule] = {
     "MODEL.RETINANET.TOPK_CANDIDATES_TEST": BOXES,
     "MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS": Listed(WEIGHTS, 1, 16),
     "MODEL.ROI_BOX_CASCADE_HEAD.IOUS": Listed(FINITE, 1, 16),
-    "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": WEIGHTS,
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": WEIGHTS_OR_ROTATED,
     "MODEL.ROI_BOX_HEAD.CONV_DIM": CHANNELS,
     "MODEL.ROI_BOX_HEAD.FC_DIM": CHANNELS,
     "MODEL.ROI_BOX_HEAD.NUM_CONV": LAYERS,
@@ -185,7 +200,7 @@ VALUES: dict[str, Rule] = {
     "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": CELLS,
     "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO": LAYERS,
     "MODEL.RPN.BATCH_SIZE_PER_IMAGE": BOXES,
-    "MODEL.RPN.BBOX_REG_WEIGHTS": WEIGHTS,
+    "MODEL.RPN.BBOX_REG_WEIGHTS": WEIGHTS_OR_ROTATED,
     # -1: as many channels as the feature maps have.
     "MODEL.RPN.CONV_DIMS": Listed(Either(CHANNELS, Number(-1, -1, whole=True)), 1, 64),
     "MODEL.RPN.IOU_LABELS": LABELS,
@@ -195,9 +210,15 @@ VALUES: dict[str, Rule] = {
     "MODEL.RPN.POST_NMS_TOPK_TRAIN": BOXES,
     "MODEL.RPN.PRE_NMS_TOPK_TEST": BOXES,
     "MODEL.RPN.PRE_NMS_TOPK_TRAIN": BOXES,
+    "MODEL.SEM_SEG_HEAD.ASPP_CHANNELS": CHANNELS,
+    "MODEL.SEM_SEG_HEAD.ASPP_DILATIONS": DILATIONS,
+    "MODEL.SEM_SEG_HEAD.ASPP_DROPOUT": FRACTION,
     "MODEL.SEM_SEG_HEAD.COMMON_STRIDE": CELLS,
     "MODEL.SEM_SEG_HEAD.CONVS_DIM": CHANNELS,
+    "MODEL.SEM_SEG_HEAD.HEAD_CHANNELS": CHANNELS,
+    "MODEL.SEM_SEG_HEAD.LOSS_TOP_K": Number(0, 1, above=True),
     "MODEL.SEM_SEG_HEAD.NUM_CLASSES": CLASSES,
+    "MODEL.SEM_SEG_HEAD.PROJECT_CHANNELS": Listed(CHANNELS, 0, 16),
     # Checked with the other options of the model that it names, whose defaults are null.
     "MODEL.TORCHVISION.FIRST_LABEL": Anything(),
     # -1: all of them.
@@ -243,6 +264,17 @@ def check_values(cfg: _YacsNode, defaults: _YacsNode) -> None:
             got=listed([f"{key}: {shown(value)}", *others]),
             expected=f"{key}: {rule}",
             remedy=f"correct {key}",
+        )
+
+
+def check_one_pass(cfg: _YacsNode) -> None:
+    """Raise ConfigError if a model would be run on several views of an image, which no artifact does."""
+    if cfg.TEST.AUG.ENABLED:
+        raise ConfigError(
+            "test-time augmentation cannot be exported",
+            got="TEST.AUG.ENABLED: True",
+            expected="False: one pass over an image",
+            remedy="set TEST.AUG.ENABLED to False; GeneralizedRCNNWithTTA runs in eager mode",
         )
 
 

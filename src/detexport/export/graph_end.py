@@ -15,6 +15,11 @@ from detexport.contract import Contract
 from detexport.export.export_method import ExportableModel, SampleInputs
 from detexport.layers.mask_ops import paste_masks, paste_masks_at_once
 from detexport.structures.boxes import clip_boxes, nonempty_boxes
+from detexport.structures.rotated_boxes import (
+    clip_rotated_boxes,
+    nonempty_rotated_boxes,
+    scale_rotated_boxes,
+)
 
 
 def image_graph(model: ExportableModel, contract: Contract) -> nn.Module:
@@ -115,8 +120,12 @@ def postprocess_rows(
     """Post-process the fields with one row per box of ``fields[name]``: see ``postprocess_outputs``."""
     height, width = as_side(output_size[0]), as_side(output_size[1])
     scale = torch.stack((output_size[1] / image.shape[2], output_size[0] / image.shape[1]))
-    boxes = clip_boxes(fields[name] * scale.repeat(2), (height, width))
-    kept = nonempty_boxes(boxes).nonzero()[:, 0]
+    if fields[name].shape[1] == 5:
+        boxes = clip_rotated_boxes(scale_rotated_boxes(fields[name], scale), (height, width))
+        kept = nonempty_rotated_boxes(boxes).nonzero()[:, 0]
+    else:
+        boxes = clip_boxes(fields[name] * scale.repeat(2), (height, width))
+        kept = nonempty_boxes(boxes).nonzero()[:, 0]
     boxes = boxes[kept]
     processed: Dict[str, Tensor] = {name: boxes}
     for row_name, value in fields.items():

@@ -30,6 +30,8 @@ class ASPP(nn.Module):
             map.
         dropout: probability of setting an output to 0 in training.
         use_depthwise_separable_conv: use ``DepthwiseSeparableConv2d`` for the 3x3 convolutions.
+        pad_to_window: pool a feature map that is no multiple of ``pool_kernel_size`` with its edge repeated,
+            instead of refusing it.
     """
 
     def __init__(
@@ -43,11 +45,13 @@ class ASPP(nn.Module):
         pool_kernel_size: tuple[int, int] | None = None,
         dropout: float = 0.0,
         use_depthwise_separable_conv: bool = False,
+        pad_to_window: bool = False,
     ) -> None:
         super().__init__()
         if len(dilations) != 3:
             raise ConfigError("ASPP has three dilations", got=list(dilations), expected="three numbers")
         self.pool_kernel_size = pool_kernel_size
+        self.pad_to_window = pad_to_window
         self.dropout = dropout
 
         def conv(channels: int, kernel_size: int, dilation: int, normalized: bool = True) -> Conv2d:
@@ -93,18 +97,43 @@ class ASPP(nn.Module):
         """Map (N, C, H, W) to (N, C', H, W).
 
         Raises:
-            ConfigError: ``pool_kernel_size`` does not divide the height and width.
+            ConfigError: ``pool_kernel_size`` does not divide the height and width, without ``pad_to_window``.
         """
-        size = x.shape[-2:]
-        kernel = self.pool_kernel_size
-        if kernel is not None and (size[0] % kernel[0] or size[1] % kernel[1]):
-            raise ConfigError(
-                "the feature map does not fit the pooling of ASPP",
-                got=f"{tuple(size)} cells, pool_kernel_size {tuple(kernel)}",
-                expected="a multiple of the kernel",
-                remedy="train and test with images of the crop's size, or pool the whole map",
-            )
-        branches = [branch(x) for branch in self.convs]
-        branches[-1] = F.interpolate(branches[-1], size=size, mode="bilinear", align_corners=False)
+        if not self.pad_to_window:
+            self.check_size(x.shape[2], x.shape[3])
+        branches: list[Tensor] = []
+        for index, branch in enumerate(self.convs):
+            if index < 4:
+                branches.append(branch(x))
+        whole = self.padded(x)
+        pooled = F.interpolate(
+            self.convs[4](whole), size=[whole.shape[2], whole.shape[3]], mode="bilinear", align_corners=False
+        )
+        branches.append(pooled[:, :, : x.shape[2], : x.shape[3]])
         joined = self.project(torch.cat(branches, dim=1))
         return F.dropout(joined, self.dropout, training=self.training) if self.dropout > 0 else joined
+
+    def padded(self, x: Tensor) -> Tensor:
+        """Extend a map (N, C, H, W) by its edge to a multiple of the window, if it is to be."""
+        if self.pad_to_window and self.pool_kernel_size is not None:
+            rows, columns = self.pool_kernel_size
+            down = (x.shape[2] + rows - 1) // rows * rows - x.shape[2]
+            right = (x.shape[3] + columns - 1) // columns * columns - x.shape[3]
+            x = F.pad(x, [0, right, 0, down], mode="replicate")
+        return x
+
+    @torch.jit.unused
+    def check_size(self, height: int, width: int) -> None:
+        """Check that the window of the pooling divides the feature map.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        kernel = self.pool_kernel_size
+        if kernel is not None and (height % kernel[0] or width % kernel[1]):
+            raise ConfigError(
+                "the feature map does not fit the pooling of ASPP",
+                got=f"{height} x {width} cells, pool_kernel_size {tuple(kernel)}",
+                expected="multiples of the kernel",
+                remedy="train and test with images of the crop's size, or pool the whole map",
+            )

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -59,6 +60,31 @@ class Conv2d(nn.Conv2d):
                 x, inplace=True
             )  # x is not the input, and memory traffic costs more than the arithmetic
         return x
+
+
+class OneChannelConv2d(nn.Conv2d):
+    """``torch.nn.Conv2d`` with one output channel, which ``torch.export`` records for every size of the map.
+
+    torch derives the memory layout of the output from its strides, which for one channel depends on whether
+    the map has more than one cell.
+
+    Args:
+        in_channels: channels of the input.
+        kernel_size: taps per side.
+        **kwargs: see ``torch.nn.Conv2d``.
+    """
+
+    def __init__(self, in_channels: int, kernel_size: int, **kwargs: Any) -> None:
+        super().__init__(in_channels, 1, kernel_size, **kwargs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, 1, H', W')."""
+        if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript must not compile the other condition
+            if torch.compiler.is_exporting():
+                weight = torch.cat((self.weight, self.weight))
+                bias = None if self.bias is None else torch.cat((self.bias, self.bias))
+                return self._conv_forward(x, weight, bias)[:, :1]
+        return self._conv_forward(x, self.weight, self.bias)
 
 
 def init_conv_msra(conv: nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d) -> None:

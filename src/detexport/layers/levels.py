@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detexport.layers.norm import synchronized_batch_norm
+from detexport.errors import ConfigError
+from detexport.layers.norm import GROUPS, GroupNorm, LayerNorm, synchronized_batch_norm
 
 
 class LevelsConv2d(nn.Conv2d):
@@ -46,3 +47,42 @@ class LevelsBatchNorm(nn.Sequential):
         for level, norm in enumerate(self):
             outputs.append(norm(levels[level]) * self.weight[:, None, None] + self.bias[:, None, None])
         return outputs
+
+
+class LevelsGroupNorm(GroupNorm):
+    """Group normalization of each level."""
+
+    def forward(self, levels: List[Tensor]) -> List[Tensor]:  # type: ignore[override]
+        """Normalize the (N, C, H, W) map of each level."""
+        return [torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps) for x in levels]
+
+
+class LevelsLayerNorm(LayerNorm):
+    """Layer normalization over the channels of each pixel of each level."""
+
+    def forward(self, levels: List[Tensor]) -> List[Tensor]:  # type: ignore[override]
+        """Normalize the (N, C, H, W) map of each level."""
+        return [self.normalize(x) for x in levels]
+
+
+def levels_norm(norm: str, num_levels: int, num_features: int) -> nn.Module | None:
+    """Return the normalization ``norm`` of all levels; None for an empty name.
+
+    Batch normalization has statistics for each level.
+
+    Raises:
+        ConfigError: the name is unknown.
+    """
+    if not norm:
+        return None
+    if norm in ("BN", "SyncBN"):
+        return LevelsBatchNorm(norm, num_levels, num_features)
+    if norm == "GN" and num_features % GROUPS == 0:
+        return LevelsGroupNorm(GROUPS, num_features)
+    if norm == "LN":
+        return LevelsLayerNorm(num_features)
+    raise ConfigError(
+        "unsupported normalization of a head over several levels",
+        got=f"{norm!r} over {num_features} channels",
+        expected=f"'', BN, SyncBN, LN, or GN over a multiple of {GROUPS} channels",
+    )

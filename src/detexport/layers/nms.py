@@ -15,7 +15,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor
 
-from detexport.layers.rotated_boxes import pairwise_iou_rotated
+from detexport.layers.rotated_boxes import matched_iou_rotated
 
 nms = torchvision.ops.nms
 """torchvision's suppression, without classes."""
@@ -26,6 +26,11 @@ ROUNDING = 2.0**-19
 """Bound of the relative error of an IoU in float32: 13 roundings of 2^-24 each."""
 LARGEST_SIDE_PX = 2.0**60
 """An area of longer sides may be infinite in float32."""
+
+LAST_RANK = 2**31
+"""Greater than the rank of any box."""
+GRAPH_TOLERANCE = 1e-6
+"""``TOLERANCE`` of rotated boxes in graphs, whose runtime may compute in float32."""
 
 _recorded_whole = False
 
@@ -70,23 +75,58 @@ def nms_rotated(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     Returns:
         (K,) indices of the boxes that are kept, by descending score.
     """
-    left = scores.argsort(descending=True, stable=True)
-    kept = []
-    while len(left):
-        kept.append(left[0])
-        overlaps = pairwise_iou_rotated(boxes[left[:1]], boxes[left[1:]])[0]
-        left = left[1:][overlaps <= iou_threshold]
-    return torch.stack(kept) if kept else left
+    return batched_nms_rotated(boxes, scores, torch.zeros_like(scores, dtype=torch.int64), iou_threshold)
 
 
 def batched_nms_rotated(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
     """Suppress rotated boxes as ``nms_rotated`` does, among those of the same class ``idxs`` (R,)."""
-    kept = [torch.zeros_like(idxs[:0])]
-    for one in idxs.unique():
-        members = (idxs == one).nonzero()[:, 0]
-        kept.append(members[nms_rotated(boxes[members], scores[members], iou_threshold)])
-    indices = torch.cat(kept).sort().values
-    return indices[scores[indices].argsort(descending=True, stable=True)]
+    if not torch.jit.is_scripting():  # noqa: SIM102 - TorchScript must not compile the other condition
+        if torch.compiler.is_exporting():
+            return _rotated_in_graph(boxes.double(), scores, idxs, iou_threshold)
+    order = torch.sort(scores, stable=True, dim=0, descending=True)[1]
+    return order[_rotated(boxes[order].double(), idxs[order], iou_threshold)]
+
+
+@torch.jit.script_if_tracing
+def _rotated(boxes: Tensor, classes: Tensor, iou_threshold: float) -> Tensor:
+    """Return the indices of the rotated boxes that are kept, for boxes by descending score."""
+    left = torch.ones_like(classes).cumsum(0) - 1
+    kept: list[Tensor] = [left[:0]]
+    while left.shape[0] > 0:
+        best = left[:1]
+        kept.append(best)
+        left = left[1:]
+        same = left[classes[left] == classes[best]]
+        overlaps = matched_iou_rotated(boxes[best].expand(same.shape[0], 5), boxes[same])
+        suppressed = torch.zeros_like(classes, dtype=torch.bool)
+        suppressed[same[overlaps > iou_threshold]] = True
+        left = left[~suppressed[left]]
+    return torch.cat(kept)
+
+
+def _rotated_in_graph(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float) -> Tensor:
+    """Suppress boxes as ``batched_nms_rotated`` does, in a graph of ``torch.export``.
+
+    The boxes are chosen one by one, since ONNX has no stable sort.
+    """
+    rank = torch.ones_like(classes).cumsum(0)
+    nothing = torch.zeros_like(rank)
+
+    def remains(left: Tensor, kept_as: Tensor) -> Tensor:
+        return left.any()
+
+    def keep_best(left: Tensor, kept_as: Tensor) -> tuple[Tensor, Tensor]:
+        highest = torch.where(left, scores, -torch.inf).max()
+        best = torch.where(left & (scores == highest), rank, LAST_RANK).min()
+        is_best = rank == best
+        index = (best - 1)[None]
+        overlaps = matched_iou_rotated(boxes[index].expand_as(boxes), boxes, GRAPH_TOLERANCE)
+        suppressed = is_best | ((overlaps > iou_threshold) & (classes == classes[index]))
+        return left & ~suppressed, torch.where(is_best, kept_as.max() + 1, kept_as)
+
+    _, kept_as = torch.while_loop(remains, keep_best, (nothing == 0, nothing))
+    kept = (kept_as > 0).nonzero()[:, 0]
+    return kept[torch.sort(kept_as[kept], dim=0)[1]]
 
 
 @contextmanager

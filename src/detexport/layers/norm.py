@@ -76,6 +76,10 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize (N, C, H, W)."""
+        return self.normalize(x)
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """Normalize (N, C, H, W)."""
         centred = x - x.mean(dim=1, keepdim=True)
         variance = (centred * centred).mean(dim=1, keepdim=True)
         return (

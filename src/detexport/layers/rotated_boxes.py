@@ -1,8 +1,7 @@
 """Overlap of rotated boxes: exact areas of the intersections, in plain torch.
 
 A rotated box is its centre x and y, width and height in px, and an angle in degrees, counter-clockwise in the
-image. The intersection of two boxes is a convex polygon. Its vertices are corners of one box inside the other
-and crossings of their edges.
+image. The border of the intersection of two boxes consists of the parts of the edges of each in the other.
 
 Shapes: P pairs of boxes.
 """
@@ -11,9 +10,11 @@ import torch
 from torch import Tensor
 
 PAIRS_AT_ONCE = 1 << 16
-"""Pairs whose intersections are computed together; each takes 24 candidates for a vertex."""
-TOLERANCE = 1e-9
-"""Distance outside an edge, relative to its length, at which a point counts as on it."""
+"""Pairs whose intersections are computed together."""
+TOLERANCE = 1e-12
+"""Distance between edges, relative to their length, at which they coincide."""
+PARALLEL = 1e-13
+"""Sine of the angle between parallel edges."""
 
 
 def pairwise_iou_rotated(boxes1: Tensor, boxes2: Tensor) -> Tensor:
@@ -33,8 +34,9 @@ def corners_of_rotated(boxes: Tensor) -> Tensor:
     """Return the corners (..., 4, 2), x and y in px, of rotated boxes (..., 5), in order around each box."""
     angle = torch.deg2rad(boxes[..., 4:5])
     cos, sin = torch.cos(angle), torch.sin(angle)
-    x = boxes[..., 2:3] / 2 * boxes.new_tensor([-1.0, 1.0, 1.0, -1.0])
-    y = boxes[..., 3:4] / 2 * boxes.new_tensor([-1.0, -1.0, 1.0, 1.0])
+    right, down = boxes[..., 2:3] / 2, boxes[..., 3:4] / 2
+    x = torch.cat((-right, right, right, -right), dim=-1)
+    y = torch.cat((-down, -down, down, down), dim=-1)
     # y points down, so a counter-clockwise rotation has a negative sine here.
     return torch.stack((boxes[..., 0:1] + x * cos + y * sin, boxes[..., 1:2] - x * sin + y * cos), dim=-1)
 
@@ -42,69 +44,67 @@ def corners_of_rotated(boxes: Tensor) -> Tensor:
 def _iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     shape = (len(boxes1), len(boxes2), 5)
     first, second = boxes1[:, None].expand(shape).reshape(-1, 5), boxes2[None].expand(shape).reshape(-1, 5)
-    areas1, areas2 = first[:, 2] * first[:, 3], second[:, 2] * second[:, 3]
+    iou = torch.zeros_like(first[:, 0])
     near = (first[:, :2] - second[:, :2]).norm(dim=1) < (_radius(first) + _radius(second))
-    iou = torch.zeros_like(areas1)
-    pairs = (near & (areas1 > 0) & (areas2 > 0)).nonzero()[:, 0]
-    if len(pairs):
-        common = intersection_areas(first[pairs], second[pairs])
-        iou[pairs] = common / (areas1[pairs] + areas2[pairs] - common)
-    return iou.clamp(max=1).reshape(shape[:2])
+    pairs = near.nonzero()[:, 0]
+    iou[pairs] = matched_iou_rotated(first[pairs], second[pairs])
+    return iou.reshape(shape[:2])
 
 
 def _radius(boxes: Tensor) -> Tensor:
     return boxes[:, 2:4].norm(dim=1) / 2
 
 
-def intersection_areas(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    """Return the (P,) areas of the intersections of rotated boxes (P, 5) and (P, 5), float64, in px²."""
+def matched_iou_rotated(boxes1: Tensor, boxes2: Tensor, tolerance: float = TOLERANCE) -> Tensor:
+    """Return the (P,) intersection over union of rotated boxes (P, 5) and (P, 5); 0 for empty boxes."""
+    areas1, areas2 = boxes1[:, 2] * boxes1[:, 3], boxes2[:, 2] * boxes2[:, 3]
+    common = intersection_areas(boxes1, boxes2, tolerance)
+    iou = (common / (areas1 + areas2 - common)).clamp(max=1)
+    return torch.where((areas1 > 0) & (areas2 > 0), iou, torch.zeros_like(iou))
+
+
+def intersection_areas(boxes1: Tensor, boxes2: Tensor, tolerance: float = TOLERANCE) -> Tensor:
+    """Return the (P,) areas of the intersections of rotated boxes (P, 5) and (P, 5), in px²."""
     # Relative to one centre: the coordinates then lose no digits far from the origin.
-    origin = torch.cat((boxes1[:, :2], torch.zeros_like(boxes1[:, :3])), dim=1)
+    origin = torch.cat((boxes1[:, :2], torch.zeros_like(boxes1[:, 2:])), dim=1)
     corners1, corners2 = corners_of_rotated(boxes1 - origin), corners_of_rotated(boxes2 - origin)
-    crossings, crossed = _crossings(corners1, corners2)
-    points = torch.cat((corners1, corners2, crossings), dim=1)
-    found = torch.cat((_inside(corners1, corners2), _inside(corners2, corners1), crossed), dim=1)
-    count = found.sum(dim=1).clamp(min=1)
-    centre = (points * found[..., None]).sum(dim=1) / count[:, None]
-    around = points - centre[:, None]
-    # Around the centre of the polygon; what is no vertex follows and is replaced by the first vertex.
-    angle = torch.where(found, torch.atan2(around[..., 1], around[..., 0]), torch.inf)
-    order = angle.argsort(dim=1)
-    around = around.gather(1, order[..., None].expand(-1, -1, 2))
-    around = torch.where(found.gather(1, order)[..., None], around, around[:, :1])
-    x, y = around.unbind(dim=2)
-    area = (x * y.roll(-1, dims=1) - y * x.roll(-1, dims=1)).sum(dim=1).abs() / 2
-    return torch.where(count > 2, area, torch.zeros_like(area))
+    # Where edges coincide, those of the first box are part of the border.
+    border = _border(corners1, corners2, tolerance) + _border(corners2, corners1, -tolerance)
+    return border.clamp(min=0) / 2
 
 
 def _edges(corners: Tensor) -> Tensor:
-    return corners.roll(-1, dims=1) - corners
+    return torch.cat((corners[:, 1:], corners[:, :1]), dim=1) - corners
 
 
 def _cross(a: Tensor, b: Tensor) -> Tensor:
     return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
 
 
-def _inside(points: Tensor, corners: Tensor) -> Tensor:
-    """Return (P, 4) bool: whether ``points`` (P, 4, 2) are in the box with ``corners`` (P, 4, 2)."""
-    edges = _edges(corners)[:, :2]
-    offset = points[:, :, None] - corners[:, None, :2]
-    # The first two edges are the axes of the box; along each a point is at a fraction of 0 to 1.
-    position = (offset * edges[:, None]).sum(dim=3) / (edges * edges).sum(dim=2)[:, None]
-    return ((position >= -TOLERANCE) & (position <= 1 + TOLERANCE)).all(dim=2)
+def _border(corners: Tensor, others: Tensor, tolerance: float, parallel_sine: float = PARALLEL) -> Tensor:
+    """Return twice the area (P,) that the edges of boxes inside other boxes contribute to the intersection.
 
+    That is the sum of the cross products of the ends of each edge, clipped at the sides of the other box
+    (Green's theorem; Cyrus and Beck 1978).
 
-def _crossings(corners1: Tensor, corners2: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the crossings (P, 16, 2) of all edges of two boxes, and (P, 16) bool, whether they exist."""
-    edges1, edges2 = _edges(corners1)[:, :, None], _edges(corners2)[:, None]
-    between = corners2[:, None] - corners1[:, :, None]
-    determinant = _cross(edges1, edges2)
-    lengths = edges1.norm(dim=3) * edges2.norm(dim=3)
-    parallel = determinant.abs() <= TOLERANCE * lengths
-    safe = torch.where(parallel, torch.ones_like(determinant), determinant)
-    along1, along2 = _cross(between, edges2) / safe, _cross(between, edges1) / safe
-    crossed = ~parallel
-    for along in (along1, along2):
-        crossed &= (along >= -TOLERANCE) & (along <= 1 + TOLERANCE)
-    points = corners1[:, :, None] + along1[..., None] * edges1
-    return points.flatten(1, 2), crossed.flatten(1)
+    Args:
+        corners: (P, 4, 2) of the boxes.
+        others: (P, 4, 2) of the other boxes.
+        tolerance: distance outside a side, relative to its length, at which an edge along it is inside.
+        parallel_sine: sine of the angle between parallel edges.
+    """
+    edges, sides = _edges(corners), _edges(others)
+    lengths = torch.sqrt((sides * sides).sum(dim=2)).clamp(min=1e-30)[:, None]
+    # Distance of an edge from the sides of the other box, positive inside, and its change along the edge.
+    sides = sides[:, None]
+    distance = _cross(sides, corners[:, :, None] - others[:, None]) / lengths
+    change = _cross(sides, edges[:, :, None]) / lengths
+    along = (sides * edges[:, :, None]).sum(dim=3) > 0
+    distance = distance + torch.where(along, tolerance, -abs(tolerance)) * lengths
+    parallel = change.abs() <= parallel_sine * torch.sqrt((edges * edges).sum(dim=2))[:, :, None]
+    crossing = -distance / torch.where(parallel, torch.ones_like(change), change)
+    outside = torch.where(distance >= 0, torch.zeros_like(crossing), torch.full_like(crossing, 2.0))
+    start = torch.where(parallel, outside, torch.where(change > 0, crossing, torch.zeros_like(crossing)))
+    end = torch.where(parallel | (change > 0), torch.ones_like(crossing), crossing)
+    inside = (end.amin(dim=2).clamp(max=1) - start.amax(dim=2).clamp(min=0)).clamp(min=0)
+    return (_cross(corners, edges) * inside).sum(dim=1)

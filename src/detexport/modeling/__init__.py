@@ -5,6 +5,8 @@ The same code runs eagerly, trains, traces, scripts and goes through ``torch.exp
 exported graph both call.
 """
 
+from typing import Any
+
 from detexport.layers import ShapeSpec
 from detexport.modeling.anchor_generator import DefaultAnchorGenerator, build_anchor_generator
 from detexport.modeling.backbone import (
@@ -22,8 +24,10 @@ from detexport.modeling.backbone import (
     make_stage,
 )
 from detexport.modeling.box_regression import Box2BoxTransform
+from detexport.modeling.deeplab import DeepLabV3Head, DeepLabV3PlusHead
 from detexport.modeling.matcher import Matcher
 from detexport.modeling.meta_arch import (
+    FCOS,
     GeneralizedRCNN,
     PanopticFPN,
     ProposalNetwork,
@@ -33,6 +37,7 @@ from detexport.modeling.meta_arch import (
     build_model,
     build_sem_seg_head,
 )
+from detexport.modeling.panoptic_deeplab import PanopticDeepLab
 from detexport.modeling.point_rend import (
     ImplicitPointRendMaskHead,
     PointRendMaskHead,
@@ -81,6 +86,7 @@ from detexport.modeling.torchvision import TorchvisionDetector
 __all__ = [
     "ANCHOR_GENERATOR_REGISTRY",
     "BACKBONE_REGISTRY",
+    "FCOS",
     "FPN",
     "META_ARCH_REGISTRY",
     "POINT_HEAD_REGISTRY",
@@ -97,15 +103,20 @@ __all__ = [
     "BaseMaskRCNNHead",
     "Box2BoxTransform",
     "CascadeROIHeads",
+    "DatasetMapperTTA",
+    "DeepLabV3Head",
+    "DeepLabV3PlusHead",
     "DefaultAnchorGenerator",
     "FastRCNNConvFCHead",
     "FastRCNNOutputLayers",
     "GeneralizedRCNN",
+    "GeneralizedRCNNWithTTA",
     "ImplicitPointRendMaskHead",
     "KRCNNConvDeconvUpsampleHead",
     "MViT",
     "MaskRCNNConvUpsampleHead",
     "Matcher",
+    "PanopticDeepLab",
     "PanopticFPN",
     "PointRendMaskHead",
     "PointRendSemSegHead",
@@ -141,3 +152,12 @@ __all__ = [
     "get_vit_lr_decay_rate",
     "make_stage",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import test-time augmentation on use: it is all that reads images here."""
+    if name in ("DatasetMapperTTA", "GeneralizedRCNNWithTTA"):
+        from detexport.modeling import test_time_augmentation
+
+        return getattr(test_time_augmentation, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

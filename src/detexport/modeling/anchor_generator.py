@@ -186,9 +186,41 @@ class AnchorTensors(nn.Module):
 
 def tensor_anchors(generator: nn.Module) -> Any:
     """Return a module with the anchors of ``generator`` as tensors, for models and graphs."""
-    if type(generator) is DefaultAnchorGenerator:
-        return cast(DefaultAnchorGenerator, generator).as_grid()
-    return generator if type(generator) is AnchorGrid else AnchorTensors(generator)
+    if type(generator) in (DefaultAnchorGenerator, RotatedAnchorGenerator):
+        return cast(DefaultAnchorGenerator | RotatedAnchorGenerator, generator).as_grid()
+    return generator if type(generator) in (AnchorGrid, RotatedAnchorGrid) else AnchorTensors(generator)
+
+
+class RotatedAnchorGrid(nn.Module):
+    """A module that returns the rotated anchors of every cell of every level.
+
+    Args:
+        cells: (L, A, 5) anchors of a cell of each level, centred on 0.
+        strides: stride of each level in px.
+        offset: centre of an anchor within its cell, as a fraction of the stride.
+    """
+
+    cells: Tensor
+    box_dim: int = 5
+
+    def __init__(self, cells: Tensor, strides: Sequence[int], offset: float) -> None:
+        super().__init__()
+        self.strides: List[int] = list(strides)
+        self.offset = offset
+        self.num_anchors: List[int] = [cells.shape[1]] * len(cells)
+        self.register_buffer("cells", cells, persistent=False)
+
+    def forward(self, features: List[Tensor]) -> List[Tensor]:
+        """Return the anchors of each level, as ``AnchorGrid.forward`` does, (H * W * A, 5)."""
+        anchors: List[Tensor] = []
+        for level, feature in enumerate(features):
+            ones = torch.ones_like(feature[0, 0], dtype=torch.float32)
+            y = (ones.cumsum(0) - (1.0 - self.offset)) * float(self.strides[level])
+            x = (ones.cumsum(1) - (1.0 - self.offset)) * float(self.strides[level])
+            zero = torch.zeros_like(ones)
+            shifts = torch.stack((x, y, zero, zero, zero), dim=2)
+            anchors.append((shifts[:, :, None, :] + self.cells[level]).reshape(-1, 5))
+        return anchors
 
 
 @ANCHOR_GENERATOR_REGISTRY.register()
@@ -217,11 +249,22 @@ class RotatedAnchorGenerator(nn.Module):
     ) -> None:
         super().__init__()
         plain = AnchorGrid(sizes=sizes, aspect_ratios=aspect_ratios, strides=strides, offset=offset)
-        self.grid = plain
         per_level = _per_level(angles, len(strides), "MODEL.ANCHOR_GENERATOR.ANGLES")
-        self.angles = [torch.tensor(one) for one in per_level]
-        pairs = zip(plain.num_anchors, per_level, strict=True)
-        self.num_anchors: list[int] = [count * len(one) for count, one in pairs]
+        if len({len(one) for one in per_level}) != 1:
+            raise ConfigError(
+                "every level must have the same number of anchors per cell",
+                got=f"MODEL.ANCHOR_GENERATOR.ANGLES: {per_level}",
+            )
+        cells = [
+            [
+                [0.0, 0.0, x1 - x0, y1 - y0, angle]
+                for x0, y0, x1, y1 in plain.cells[level].tolist()
+                for angle in one
+            ]
+            for level, one in enumerate(per_level)
+        ]
+        self.grid = RotatedAnchorGrid(torch.tensor(cells), strides, offset)
+        self.num_anchors: list[int] = self.grid.num_anchors
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: list[ShapeSpec]) -> dict[str, Any]:
@@ -238,13 +281,11 @@ class RotatedAnchorGenerator(nn.Module):
 
     def forward(self, features: List[Tensor]) -> List[RotatedBoxes]:
         """Return the anchors of each level (N, C, H, W) in the order of a (H, W, size, ratio, angle) grid."""
-        rotated = []
-        for boxes, angles in zip(self.grid(features), self.angles, strict=True):
-            centre, size = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-            plain = torch.cat((centre, size), dim=1)[:, None].expand(-1, len(angles), -1)
-            turned = angles.to(boxes)[None, :, None].expand(len(boxes), -1, -1)
-            rotated.append(RotatedBoxes(torch.cat((plain, turned), dim=2).flatten(0, 1)))
-        return rotated
+        return [RotatedBoxes(anchors) for anchors in self.grid(features)]
+
+    def as_grid(self) -> RotatedAnchorGrid:
+        """Return a module of the same anchors as tensors, for graphs."""
+        return self.grid
 
 
 def by_anchor(maps: Tensor, values: int) -> Tensor:

@@ -1,8 +1,9 @@
 """Box regression: encode boxes as deltas from anchors or proposals (Girshick et al. 2014)."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import List
+from typing import Any, List
 
 import torch
 import torch.nn.functional as F
@@ -47,12 +48,7 @@ class Box2BoxTransform:
         Raises:
             ConfigError: ``scale_clamp`` is another one.
         """
-        if self.scale_clamp != MAX_LOG_SCALE:
-            raise ConfigError(
-                "an exported graph decodes boxes with the default scale_clamp",
-                got=f"scale_clamp={self.scale_clamp}",
-                expected=f"{MAX_LOG_SCALE}, log(1000 / 16)",
-            )
+        _require_default_clamp(self.scale_clamp)
         return list(self.weights)
 
 
@@ -71,6 +67,11 @@ class Box2BoxTransformRotated:
     weights: tuple[float, float, float, float, float]
     scale_clamp: float = MAX_LOG_SCALE
 
+    def graph_weights(self) -> List[float]:
+        """Return the weights for a graph: see ``Box2BoxTransform.graph_weights``."""
+        _require_default_clamp(self.scale_clamp)
+        return list(self.weights)
+
     def get_deltas(self, src_boxes: Tensor, target_boxes: Tensor) -> Tensor:
         """Return the deltas (R, 5) that transform ``src_boxes`` (R, 5) into ``target_boxes``."""
         shift = (target_boxes[:, :2] - src_boxes[:, :2]) / src_boxes[:, 2:4]
@@ -81,17 +82,38 @@ class Box2BoxTransformRotated:
 
     def apply_deltas(self, deltas: Tensor, boxes: Tensor) -> Tensor:
         """Decode deltas (R, K * 5) of boxes (R, 5) to rotated boxes (R, K * 5), the angle in [-180, 180)."""
-        values = deltas.reshape(len(deltas), -1, 5) / deltas.new_tensor(self.weights)
-        boxes = boxes.to(deltas.dtype)[:, None]
-        centre = values[..., :2] * boxes[..., 2:4] + boxes[..., :2]
-        size = values[..., 2:4].clamp(max=self.scale_clamp).exp() * boxes[..., 2:4]
-        angle = wrapped_degrees(torch.rad2deg(values[..., 4:]) + boxes[..., 4:])
-        return torch.cat([centre, size, angle], dim=2).flatten(1)
+        return apply_rotated_deltas(deltas, boxes, list(self.weights), self.scale_clamp)
+
+
+def weights_of(weights: Sequence[float], key: str, box_dim: int = 4) -> tuple[Any, ...]:
+    """Return the weights of the configuration's ``key``, one for each of the ``box_dim`` values of a box.
+
+    Raises:
+        ConfigError: there are not as many.
+    """
+    if len(weights) != box_dim:
+        raise ConfigError(
+            f"the deltas of {'rotated ' if box_dim == 5 else ''}boxes have {box_dim} weights",
+            got=f"{key}: {list(weights)}",
+            expected=f"{box_dim} numbers",
+        )
+    return tuple(weights)
+
+
+def _require_default_clamp(scale_clamp: float) -> None:
+    """Raise ConfigError unless graphs, which have the default, decode with this ``scale_clamp``."""
+    if scale_clamp != MAX_LOG_SCALE:
+        raise ConfigError(
+            "an exported graph decodes boxes with the default scale_clamp",
+            got=f"scale_clamp={scale_clamp}",
+            expected=f"{MAX_LOG_SCALE}, log(1000 / 16)",
+        )
 
 
 def wrapped_degrees(angle: Tensor) -> Tensor:
     """Return angles in degrees in [-180, 180)."""
-    return (angle + 180.0) % 360.0 - 180.0
+    # Without a remainder, which exporters translate differently for negative numbers.
+    return angle - 360.0 * torch.floor((angle + 180.0) / 360.0)
 
 
 @dataclass(frozen=True)
@@ -115,11 +137,7 @@ class Box2BoxTransformLinear:
 
         Negative distances count as 0.
         """
-        boxes = boxes.to(deltas.dtype)
-        centre = (boxes[:, :2] + boxes[:, 2:]) / 2
-        distances = F.relu(deltas).reshape(len(deltas), -1, 4) * self._unit(boxes)[:, None]
-        corners = (centre[:, None] - distances[..., :2], centre[:, None] + distances[..., 2:])
-        return torch.cat(corners, dim=2).flatten(1)
+        return apply_linear_deltas(deltas, boxes, self.normalize_by_size)
 
     def _unit(self, boxes: Tensor) -> Tensor:
         size = boxes[:, 2:] - boxes[:, :2]
@@ -158,6 +176,54 @@ def apply_deltas(
     return torch.stack((x - 0.5 * w, y - 0.5 * h, x + 0.5 * w, y + 0.5 * h), dim=2).flatten(1)
 
 
+def apply_rotated_deltas(
+    deltas: Tensor, boxes: Tensor, weights: List[float], max_log_scale: float = MAX_LOG_SCALE
+) -> Tensor:
+    """Decode deltas of rotated boxes, as ``Box2BoxTransformRotated`` encodes them.
+
+    Args:
+        deltas: (R, K * 5) deltas, K per box.
+        boxes: (R, 5) centre x and y, width, height, angle in degrees.
+        weights: factors of dx, dy, dw, dh and da in ``deltas``.
+        max_log_scale: upper bound of dw and dh.
+
+    Returns:
+        (R, K * 5) rotated boxes, the angle in [-180, 180).
+    """
+    deltas = deltas.float()
+    boxes = boxes.to(deltas.dtype)
+    width, height = boxes[:, 2:3], boxes[:, 3:4]
+    x = deltas[:, 0::5] / weights[0] * width + boxes[:, 0:1]
+    y = deltas[:, 1::5] / weights[1] * height + boxes[:, 1:2]
+    w = torch.exp((deltas[:, 2::5] / weights[2]).clamp(max=max_log_scale)) * width
+    h = torch.exp((deltas[:, 3::5] / weights[3]).clamp(max=max_log_scale)) * height
+    angle = wrapped_degrees(torch.rad2deg(deltas[:, 4::5] / weights[4]) + boxes[:, 4:5])
+    return torch.stack((x, y, w, h, angle), dim=2).flatten(1)
+
+
+def apply_linear_deltas(deltas: Tensor, boxes: Tensor, normalize_by_size: bool) -> Tensor:
+    """Decode the distances of ``Box2BoxTransformLinear`` to boxes; negative ones count as 0.
+
+    Args:
+        deltas: (R, K * 4) distances left, up, right and down, K per box.
+        boxes: (R, 4) XYXY in px.
+        normalize_by_size: the unit of the distances is the size of the box instead of 1 px.
+
+    Returns:
+        (R, K * 4) XYXY in px.
+    """
+    boxes = boxes.to(deltas.dtype)
+    x = (boxes[:, 0:1] + boxes[:, 2:3]) / 2
+    y = (boxes[:, 1:2] + boxes[:, 3:4]) / 2
+    # Strided slices instead of a reshape: see ``apply_deltas``.
+    left, up = F.relu(deltas[:, 0::4]), F.relu(deltas[:, 1::4])
+    right, down = F.relu(deltas[:, 2::4]), F.relu(deltas[:, 3::4])
+    if normalize_by_size:
+        width, height = boxes[:, 2:3] - boxes[:, 0:1], boxes[:, 3:4] - boxes[:, 1:2]
+        left, right, up, down = left * width, right * width, up * height, down * height
+    return torch.stack((x - left, y - up, x + right, y + down), dim=2).flatten(1)
+
+
 def smooth_l1_sum(prediction: Tensor, target: Tensor, beta: float) -> Tensor:
     """Return the sum of the smooth L1 losses; ``beta`` 0 is the L1 loss."""
     if beta < 1e-5:
@@ -177,7 +243,7 @@ def box_loss_sum(
     deltas: Tensor,
     boxes: Tensor,
     gt_boxes: Tensor,
-    transform: Box2BoxTransform,
+    transform: Any,
     *,
     loss_type: str,
     smooth_l1_beta: float,
@@ -228,7 +294,7 @@ def anchor_loss_sum(
     deltas: list[Tensor],
     gt_boxes: list[Tensor],
     foreground: Tensor,
-    transform: Box2BoxTransform,
+    transform: Any,
     *,
     loss_type: str,
     smooth_l1_beta: float,

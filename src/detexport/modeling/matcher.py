@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from detexport.structures import Boxes, pairwise_iou
+from detexport.layers import pairwise_iou_rotated
+from detexport.structures import Boxes, RotatedBoxes, pairwise_iou
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,17 @@ class Matcher:
         return matches, labels
 
 
-def match_anchors(anchors: Boxes, gt_boxes: Boxes, matcher: Matcher) -> tuple[Tensor, Tensor, Tensor]:
+AnyBoxes = Boxes | RotatedBoxes
+
+
+def overlaps(boxes1: Any, boxes2: Any) -> Tensor:
+    """Return the (N, M) intersection over union of boxes, both plain or both rotated."""
+    if isinstance(boxes1, RotatedBoxes):
+        return pairwise_iou_rotated(boxes1.tensor, boxes2.tensor)
+    return pairwise_iou(boxes1, boxes2)
+
+
+def match_anchors(anchors: AnyBoxes, gt_boxes: AnyBoxes, matcher: Matcher) -> tuple[Tensor, Tensor, Tensor]:
     """Match anchors to the ground truth boxes of an image.
 
     Args:
@@ -52,10 +64,10 @@ def match_anchors(anchors: Boxes, gt_boxes: Boxes, matcher: Matcher) -> tuple[Te
         matcher: assigns the labels.
 
     Returns:
-        (R,) int64 index of the best ground truth box, (R,) int8 label, (R, 4) that box; zeros if the image
-        has no ground truth.
+        (R,) int64 index of the best ground truth box, (R,) int8 label, (R, 4 or 5) that box; zeros if the
+        image has no ground truth.
     """
-    matches, labels = matcher(pairwise_iou(gt_boxes, anchors))
+    matches, labels = matcher(overlaps(gt_boxes, anchors))
     boxes = gt_boxes.tensor[matches] if len(gt_boxes) else torch.zeros_like(anchors.tensor)
     return matches, labels, boxes
 

@@ -9,12 +9,15 @@ import torchvision  # noqa: F401 - registers torch.ops.torchvision
 from torch import Tensor, nn
 
 from detexport.errors import ConfigError
+from detexport.layers import roi_align_rotated
 from detexport.modeling.segment import Kind, Port, Segment, own_methods, rows
 from detexport.structures import Boxes, RotatedBoxes
 
+POOLER_TYPES = ("ROIAlign", "ROIAlignV2", "ROIPool", "ROIAlignRotated")
+
 
 def rois_of(boxes: List[Tensor]) -> Tensor:
-    """Concatenate the boxes (R, 4) of each image to (sum R, 5): index of the image, then the box."""
+    """Concatenate the boxes of each image to (sum R, 5 or 6 if rotated): index of the image, then the box."""
     rois: List[Tensor] = []
     for index, box in enumerate(boxes):
         rois.append(torch.cat([torch.full_like(box[:, :1], float(index)), box], dim=1))
@@ -29,10 +32,16 @@ class ROIPooler(nn.Module):
         scales: size of each level relative to the image, 1 / stride.
         sampling_ratio: ROIAlign's samples per cell and axis; 0 adapts to the box.
         pooler_type: ``"ROIAlignV2"`` (half-pixel offset), ``"ROIAlign"`` (without, as in older models), or
-            ``"ROIPool"``, the maximum of whole pixels (Girshick 2015).
+            ``"ROIPool"``, the maximum of whole pixels (Girshick 2015); for rotated boxes
+            ``"ROIAlignRotated"``, with the half-pixel offset.
         canonical_box_size: side in px of a box that is pooled from ``canonical_level``.
         canonical_level: log2 of that level's stride.
     """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "ROIPooler":
+        """Return a pooler of the subclass for rotated boxes if ``pooler_type`` is that."""
+        rotated = cls is ROIPooler and "ROIAlignRotated" in (*args, *kwargs.values())
+        return super().__new__(RotatedROIPooler if rotated else cls)
 
     def __init__(
         self,
@@ -44,17 +53,11 @@ class ROIPooler(nn.Module):
         canonical_level: int = 4,
     ) -> None:
         super().__init__()
-        if pooler_type == "ROIAlignRotated":
-            raise ConfigError(
-                "rotated boxes are not supported",
-                got=f"POOLER_TYPE: {pooler_type}",
-                remedy="choose a model of axis-aligned boxes",
-            )
-        if pooler_type not in ("ROIAlign", "ROIAlignV2", "ROIPool"):
+        if pooler_type not in POOLER_TYPES:
             raise ConfigError(
                 "unsupported POOLER_TYPE",
                 got=f"POOLER_TYPE: {pooler_type}",
-                expected="ROIAlignV2, ROIAlign or ROIPool",
+                expected=f"one of {', '.join(POOLER_TYPES)}",
             )
         strides = [round(1 / scale) for scale in scales]
         self.output_size = _square(output_size)
@@ -113,6 +116,18 @@ class ROIPooler(nn.Module):
 
     def _levels(self, rois: Tensor) -> Tensor:
         sides = torch.sqrt((rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2]))
+        levels = torch.floor(self.canonical_level + torch.log2(sides / self.canonical_box_size + 1e-8))
+        return levels.clamp(min=self.min_level, max=self.max_level).to(torch.int64) - self.min_level
+
+
+class RotatedROIPooler(ROIPooler):
+    """The pooler of rotated boxes (R, 5): centre x and y, width, height, angle."""
+
+    def _pool_level(self, feature: Tensor, rois: Tensor, scale: float) -> Tensor:
+        return roi_align_rotated(feature, rois, self.output_size, scale, self.sampling_ratio)
+
+    def _levels(self, rois: Tensor) -> Tensor:
+        sides = torch.sqrt(rois[:, 3] * rois[:, 4])
         levels = torch.floor(self.canonical_level + torch.log2(sides / self.canonical_box_size + 1e-8))
         return levels.clamp(min=self.min_level, max=self.max_level).to(torch.int64) - self.min_level
 

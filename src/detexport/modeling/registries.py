@@ -10,9 +10,6 @@ from detexport.config.cfg import naming_sources
 from detexport.errors import ConfigError, did_you_mean, listed, shown
 from detexport.utils.registry import Registry as PlainRegistry
 
-ROTATED = ("RRPN", "RROIHeads")
-"""detectron2's modules for rotated boxes, which are not supported."""
-
 
 class Registry(PlainRegistry):
     """Classes and functions by name or by dotted path.
@@ -39,13 +36,6 @@ class Registry(PlainRegistry):
         key = key or self.key
         if isinstance(name, str) and name in self._entries:
             return self._entries[name]
-        if name in ROTATED:
-            raise ConfigError(
-                "rotated boxes are not supported",
-                got=f"{key}: {name!r}",
-                expected=f"one of {', '.join(sorted(self._entries))}",
-                remedy="choose a model of axis-aligned boxes",
-            )
         if isinstance(name, str) and "." in name:
             return self._import(name, key)
         raise ConfigError(

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from detexport.contract import Contract
-from detexport.outputs import Outputs
+from detexport.outputs import Outputs, axis_aligned
 from detexport.system.atomic import atomic_file
 
 # Colours that colour-blind people can distinguish (Okabe and Ito, 2008), each with the colour of text on it.
@@ -155,7 +155,7 @@ def _of_stuff(label: int) -> int:
 
 
 def _label(outputs: Outputs, index: int, class_names: tuple[str, ...], output_size: tuple[int, int]) -> Label:
-    x0, y0, x1, y1 = outputs["pred_boxes"][index].tolist()
+    x0, y0, x1, y1 = axis_aligned(outputs["pred_boxes"])[index].tolist()
     pred_class = int(outputs["pred_classes"][index])
     name = class_names[pred_class] if pred_class < len(class_names) else f"class {pred_class}"
     text = f"{name} {outputs['scores'][index]:.2f}"

@@ -6,6 +6,7 @@ import numpy as np
 
 from detexport.contract import Contract, PanopticRule
 from detexport.errors import ArtifactError
+from detexport.outputs import is_rotated
 
 
 def postprocess(
@@ -19,8 +20,8 @@ def postprocess(
     The outputs of a pasted graph are in that frame already; only ``panoptic_seg`` is added.
 
     Args:
-        outputs: the graph's outputs by the contract's names. Instances: ``pred_boxes`` (R, 4) XYXY in px
-            of the graph's image, ``scores`` (R,), ``pred_classes`` (R,) and, where the model has them,
+        outputs: the graph's outputs by the contract's names. Instances: ``pred_boxes`` (R, 4) XYXY in px of
+            the graph's image, or rotated (R, 5); ``scores`` and ``pred_classes`` (R,); if the model has them
             ``pred_masks`` (R, n, n), probabilities in a grid over each box, and ``pred_keypoints`` (R, K, 3).
             ``pred_masks`` may be left out.
             Proposals: ``proposal_boxes`` (R, 4) and ``objectness_logits`` (R,). Semantic segmentation:
@@ -101,6 +102,10 @@ def _place_boxes(
     boxes: np.ndarray, image_size: tuple[int, int], output_size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the non-empty boxes in the output's frame, and which ones were kept (R,) bool."""
+    if is_rotated(boxes):
+        placed = clip_rotated_boxes(scale_rotated_boxes(boxes, image_size, output_size), output_size)
+        kept = (placed[:, 2] > 0) & (placed[:, 3] > 0)
+        return placed[kept], kept
     placed = clip_boxes(scale_boxes(boxes, image_size, output_size), output_size)
     kept = (placed[:, 2] > placed[:, 0]) & (placed[:, 3] > placed[:, 1])
     return placed[kept], kept
@@ -119,6 +124,34 @@ def clip_boxes(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     height, width = size
     clipped: np.ndarray = np.clip(boxes, 0, np.array([width, height, width, height], boxes.dtype))
     return clipped
+
+
+def scale_rotated_boxes(
+    boxes: np.ndarray, image_size: tuple[int, int], output_size: tuple[int, int]
+) -> np.ndarray:
+    """Scale rotated boxes (R, 5) from one image size (height, width) to another, as the eager model does."""
+    (height, width), (output_height, output_width) = image_size, output_size
+    scale_x, scale_y = np.float32(output_width / width), np.float32(output_height / height)
+    x, y, w, h, angle = boxes.astype(np.float32).T
+    cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+    turned = np.rad2deg(np.arctan2(scale_x * sin, scale_y * cos))
+    sides = (w * np.hypot(scale_x * cos, scale_y * sin), h * np.hypot(scale_x * sin, scale_y * cos))
+    scaled: np.ndarray = np.stack((x * scale_x, y * scale_y, *sides, turned), axis=1).astype(np.float32)
+    return scaled
+
+
+def clip_rotated_boxes(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Clip rotated boxes (R, 5) of at most 1 degree to ``size``; bring angles into [-180, 180)."""
+    height, width = size
+    x, y, w, h, angle = boxes.T
+    angle = angle - 360 * np.floor((angle + 180) / 360)
+    x0, x1 = np.clip(x - w / 2, 0, width), np.clip(x + w / 2, 0, width)
+    y0, y1 = np.clip(y - h / 2, 0, height), np.clip(y + h / 2, 0, height)
+    sides = np.minimum(x1 - x0, w), np.minimum(y1 - y0, h)
+    clipped = np.stack(((x0 + x1) / 2, (y0 + y1) / 2, *sides, angle), axis=1)
+    kept = np.stack((x, y, w, h, angle), axis=1)
+    result: np.ndarray = np.where(np.abs(angle)[:, None] <= 1, clipped, kept).astype(np.float32)
+    return result
 
 
 def paste_masks(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from detexport.contract import Contract
 from detexport.errors import InputError
-from detexport.structures import Boxes, Instances
+from detexport.structures import Boxes, Instances, RotatedBoxes
 from detexport.structures.model_input import checked_image, output_size
 
 BOXES = ("pred_boxes", "proposal_boxes")
@@ -89,7 +89,7 @@ def to_eager(fields: dict[str, Any], output_size: tuple[int, int]) -> dict[str, 
         output_size: height and width in px.
     """
     values = {
-        name: Boxes(torch.from_numpy(value)) if name in BOXES else torch.from_numpy(value)
+        name: _as_boxes(torch.from_numpy(value)) if name in BOXES else torch.from_numpy(value)
         for name, value in fields.items()
         if name != "segments_info"
     }
@@ -102,3 +102,8 @@ def to_eager(fields: dict[str, Any], output_size: tuple[int, int]) -> dict[str, 
         rows = "proposals" if "proposal_boxes" in values else "instances"
         result[rows] = Instances(output_size, **values)
     return result
+
+
+def _as_boxes(boxes: Tensor) -> Boxes | RotatedBoxes:
+    """Return boxes (R, 4), or rotated boxes (R, 5), as the structure of the eager model."""
+    return RotatedBoxes(boxes) if boxes.shape[1] == 5 else Boxes(boxes)

@@ -43,8 +43,7 @@ class RotatedBoxes:
 
     def normalize_angles(self) -> None:
         """Bring the angles into [-180, 180), in place."""
-        angle = (self.tensor[:, 4] + 180.0) % 360.0 - 180.0
-        self.tensor = torch.cat((self.tensor[:, :4], angle[:, None]), dim=1)
+        self.tensor = normalize_rotated_boxes(self.tensor)
 
     def clip(self, box_size: tuple[int, int], clip_angle_threshold: float = 1.0) -> None:
         """Clip boxes that are nearly horizontal to the image, in place, and normalize all angles.
@@ -55,20 +54,11 @@ class RotatedBoxes:
             box_size: height and width in px.
             clip_angle_threshold: greatest angle in degrees of a box that is clipped.
         """
-        self.normalize_angles()
-        height, width = box_size
-        x, y, w, h, angle = self.tensor.unbind(dim=1)
-        x0, x1 = (x - w / 2).clamp(0, width), (x + w / 2).clamp(0, width)
-        y0, y1 = (y - h / 2).clamp(0, height), (y + h / 2).clamp(0, height)
-        # By rounding the difference may exceed the old size.
-        sides = torch.minimum(x1 - x0, w), torch.minimum(y1 - y0, h)
-        clipped = torch.stack(((x0 + x1) / 2, (y0 + y1) / 2, *sides, angle), dim=1)
-        nearly_horizontal = angle.abs() <= clip_angle_threshold
-        self.tensor = torch.where(nearly_horizontal[:, None], clipped, self.tensor)
+        self.tensor = clip_rotated_boxes(self.tensor, box_size, clip_angle_threshold)
 
     def nonempty(self, threshold: float = 0.0) -> Tensor:
         """Return (R,) bool: whether both sides are longer than ``threshold`` px."""
-        return (self.tensor[:, 2] > threshold) & (self.tensor[:, 3] > threshold)
+        return nonempty_rotated_boxes(self.tensor, threshold)
 
     def inside_box(self, box_size: tuple[int, int], boundary_threshold: int = 0) -> Tensor:
         """Return (R,) bool: whether a box extends at most ``boundary_threshold`` px beyond the image."""
@@ -93,18 +83,7 @@ class RotatedBoxes:
         With different factors the result is no rectangle. Its sides then have the lengths, and the angle is
         that of the scaled vertical side.
         """
-        x, y, w, h, angle = self.tensor.unbind(dim=1)
-        cos, sin = torch.deg2rad(angle).cos(), torch.deg2rad(angle).sin()
-        self.tensor = torch.stack(
-            (
-                x * scale_x,
-                y * scale_y,
-                w * torch.hypot(scale_x * cos, scale_y * sin),
-                h * torch.hypot(scale_x * sin, scale_y * cos),
-                torch.rad2deg(torch.atan2(scale_x * sin, scale_y * cos)),
-            ),
-            dim=1,
-        )
+        self.tensor = scale_rotated_boxes(self.tensor, self.tensor.new_tensor((scale_x, scale_y)))
 
     @classmethod
     def cat(cls, boxes_list: Sequence["RotatedBoxes"]) -> "RotatedBoxes":
@@ -131,6 +110,56 @@ class RotatedBoxes:
 
     def __repr__(self) -> str:
         return f"RotatedBoxes({self.tensor})"
+
+
+def normalize_rotated_boxes(boxes: Tensor) -> Tensor:
+    """Return rotated boxes (R, 5) with their angles in [-180, 180)."""
+    angle = boxes[:, 4:]
+    # Without a remainder, which exporters translate differently for negative numbers.
+    return torch.cat((boxes[:, :4], angle - 360.0 * torch.floor((angle + 180.0) / 360.0)), dim=1)
+
+
+def clip_rotated_boxes(
+    boxes: Tensor, image_size: tuple[int, int], clip_angle_threshold: float = 1.0
+) -> Tensor:
+    """Clip rotated boxes (R, 5) that are nearly horizontal to an image, and normalize all angles.
+
+    Args:
+        boxes: rotated boxes.
+        image_size: height and width in px; symbolic during a trace or an export.
+        clip_angle_threshold: greatest angle in degrees of a box that is clipped.
+    """
+    height, width = image_size
+    boxes = normalize_rotated_boxes(boxes)
+    x, y, w, h, angle = boxes[:, 0], boxes[:, 1], boxes[:, 2], boxes[:, 3], boxes[:, 4]
+    x0, x1 = (x - w / 2).clamp(min=0, max=width), (x + w / 2).clamp(min=0, max=width)
+    y0, y1 = (y - h / 2).clamp(min=0, max=height), (y + h / 2).clamp(min=0, max=height)
+    # By rounding the difference may exceed the old size.
+    w, h = torch.minimum(x1 - x0, w), torch.minimum(y1 - y0, h)
+    clipped = torch.stack(((x0 + x1) / 2, (y0 + y1) / 2, w, h, angle), dim=1)
+    return torch.where((angle.abs() <= clip_angle_threshold)[:, None], clipped, boxes)
+
+
+def nonempty_rotated_boxes(boxes: Tensor, threshold: float = 0.0) -> Tensor:
+    """Return (R,) bool: whether both sides of rotated boxes (R, 5) are longer than ``threshold`` px."""
+    return (boxes[:, 2] > threshold) & (boxes[:, 3] > threshold)
+
+
+def scale_rotated_boxes(boxes: Tensor, scale: Tensor) -> Tensor:
+    """Scale rotated boxes (R, 5) with their image by ``scale`` (2,), x and y: see ``RotatedBoxes.scale``."""
+    angle = torch.deg2rad(boxes[:, 4])
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    x, y = scale[0], scale[1]
+    return torch.stack(
+        (
+            boxes[:, 0] * x,
+            boxes[:, 1] * y,
+            boxes[:, 2] * torch.sqrt((x * cos) ** 2 + (y * sin) ** 2),
+            boxes[:, 3] * torch.sqrt((x * sin) ** 2 + (y * cos) ** 2),
+            torch.rad2deg(torch.atan2(x * sin, y * cos)),
+        ),
+        dim=1,
+    )
 
 
 def pairwise_iou(boxes1: RotatedBoxes, boxes2: RotatedBoxes) -> Tensor:

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from detexport.checkpoint.load import describe_parameters
-from detexport.config.cfg import load_cfg
+from detexport.config.cfg import load_cfg, naming_sources
+from detexport.config.values import check_one_pass
 from detexport.contract import Contract
 from detexport.modeling import build_model
 from detexport.modeling.class_names import count_classes, named_contract
@@ -52,6 +53,8 @@ def build(
     # Artifacts are exported on the CPU, whatever device the model was trained on.
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.WEIGHTS = ""
+    with naming_sources(cfg):
+        check_one_pass(cfg)
     net = build_model(cfg)
     known = {
         "things": categories or dataset["things"],

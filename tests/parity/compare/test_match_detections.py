@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+import torch
 from two_sides import THRESHOLD, detections, measure, take
 
 from detexport.contract import DETECTION_OUTPUTS
-from detexport.parity.compare.match_detections import Rows, box_iou, pair
+from detexport.layers import pairwise_iou_rotated
+from detexport.parity.compare.match_detections import Rows, box_iou, pair, rotated_iou
 from tiny_artifacts import tiny_contract
 from tolerances import TOLERANCE
 
@@ -245,3 +247,38 @@ def test_iou_of_boxes_without_area_is_no_division_by_zero() -> None:
     assert box_iou(boxes, boxes).tolist() == [[1, 0], [0, 1]]
     inverted = np.array([[4, 4, 2, 2]], np.float32)
     assert box_iou(boxes, inverted).tolist() == [[0], [0]]
+
+
+def rotated_rows(boxes: np.ndarray) -> Rows:
+    count = len(boxes)
+    return Rows.of(
+        {
+            "pred_boxes": boxes.astype(np.float32),
+            "scores": np.linspace(0.9, 0.5, count, dtype=np.float32),
+            "pred_classes": np.zeros(count, np.int64),
+        }
+    )
+
+
+def test_rotated_boxes_are_compared_by_their_corners() -> None:
+    boxes = np.array([[20, 20, 16, 6, 30], [60, 20, 8, 10, 179.999], [20, 60, 4, 4, 0]], np.float64)
+    turned = boxes + np.array([0, 0, 0, 0, 360])
+    turned[1, 4] = -180.001
+    same, other = rotated_rows(boxes), rotated_rows(turned)
+    rows, columns = pair(same, other, 0.5, limit_px=1e-2, tie=1e-3)
+    assert rows.tolist() == columns.tolist() == [0, 1, 2]
+    assert np.abs(same.coordinates - other.coordinates).max() < 1e-3
+    moved = boxes + np.array([0, 0, 0, 0, 1.0])
+    # A turn by 1 degree moves a corner by its distance from the centre, times 0.01745.
+    error = np.abs(same.coordinates - rotated_rows(moved).coordinates).max(axis=1)
+    assert error[0] == pytest.approx(np.deg2rad(1) * np.hypot(8, 3), rel=0.2)
+
+
+def test_the_overlap_of_rotated_boxes_is_that_of_the_model() -> None:
+    generator = torch.Generator().manual_seed(0)
+    boxes = (
+        torch.rand(30, 5, generator=generator, dtype=torch.float64) * torch.tensor([30, 30, 20, 20, 360]) + 1
+    )
+    expected = pairwise_iou_rotated(boxes, boxes).numpy()
+    for index, box in enumerate(boxes.numpy()):
+        np.testing.assert_allclose(rotated_iou(box, boxes.numpy()), expected[index], rtol=0, atol=1e-9)

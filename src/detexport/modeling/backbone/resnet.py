@@ -322,6 +322,8 @@ def resnet_stages(
     deform_num_groups: int,
     norm: str,
     last_stage: str,
+    res4_dilation: int = 1,
+    res5_multi_grid: Sequence[int] = (1,),
 ) -> dict[str, list[CNNBlockBase]]:
     """Build the stages ``res2`` .. ``last_stage`` of a ResNet.
 
@@ -332,22 +334,25 @@ def resnet_stages(
         groups: groups of the 3x3 convolutions.
         width_per_group: channels per group in res2.
         stride_in_1x1: apply the stride of a bottleneck in its first convolution.
-        res5_dilation: 2 keeps res5 at the stride 16.
+        res5_dilation: 2 keeps res5 at the stride 16; 4, after a dilated res4, at the stride 8.
         deform_on_per_stage: whether res2, res3, ... have deformable convolutions.
         deform_modulated: see ``DeformBottleneckBlock``.
         deform_num_groups: see ``DeformBottleneckBlock``.
         norm: name of the normalization.
         last_stage: ``res2`` .. ``res5``.
+        res4_dilation: 2 keeps res4 at the stride 8.
+        res5_multi_grid: factor of res5's dilation for each block, or one for all.
 
     Raises:
         ConfigError: the depth is unknown, or an option is not supported.
     """
-    _check_stages(depth, groups, res5_dilation, deform_on_per_stage)
+    _check_stages(depth, groups, (res4_dilation, res5_dilation), deform_on_per_stage)
+    dilations, grids = (1, 1, res4_dilation, res5_dilation), ((1,), (1,), (1,), res5_multi_grid)
     stages: dict[str, list[CNNBlockBase]] = {}
     bottleneck_channels = groups * width_per_group
     for index, blocks in enumerate(BLOCKS_PER_STAGE[depth]):
-        dilation = res5_dilation if index == 3 else 1
-        first_stride = 1 if index == 0 or dilation == 2 else 2
+        dilation = dilations[index]
+        first_stride = 1 if index == 0 or dilation > 1 else 2
         block_class: Callable[..., CNNBlockBase] = BasicBlock
         options: dict[str, Any] = {"norm": norm, "stride_per_block": [first_stride] + [1] * (blocks - 1)}
         if depth >= 50:
@@ -356,7 +361,7 @@ def resnet_stages(
                 "bottleneck_channels": bottleneck_channels,
                 "num_groups": groups,
                 "stride_in_1x1": stride_in_1x1,
-                "dilation": dilation,
+                "dilation_per_block": _block_dilations(dilation, grids[index], blocks),
             }
         if deform_on_per_stage[index]:
             block_class = DeformBottleneckBlock
@@ -378,7 +383,20 @@ def _check_depth(depth: int) -> None:
         raise ConfigError("unknown ResNet depth", got=depth, expected=sorted(BLOCKS_PER_STAGE))
 
 
-def _check_stages(depth: int, groups: int, res5_dilation: int, deform_on_per_stage: Sequence[bool]) -> None:
+def _block_dilations(dilation: int, grid: Sequence[int], blocks: int) -> list[int]:
+    """Return the dilation of each block of a stage (the multi-grid of Chen et al. 2017, arXiv:1706.05587)."""
+    if len(grid) not in (1, blocks):
+        raise ConfigError(
+            "wrong number of values for the blocks of res5",
+            got=f"MODEL.RESNETS.RES5_MULTI_GRID: {list(grid)}",
+            expected=f"{blocks}, one for each block",
+        )
+    return [dilation * factor for factor in (grid if len(grid) == blocks else [grid[0]] * blocks)]
+
+
+def _check_stages(
+    depth: int, groups: int, dilations: tuple[int, int], deform_on_per_stage: Sequence[bool]
+) -> None:
     _check_depth(depth)
     if len(deform_on_per_stage) != 4:
         raise ConfigError(
@@ -386,14 +404,16 @@ def _check_stages(depth: int, groups: int, res5_dilation: int, deform_on_per_sta
             got=f"MODEL.RESNETS.DEFORM_ON_PER_STAGE: {list(deform_on_per_stage)}",
             expected="four values, for res2 .. res5",
         )
-    if res5_dilation not in (1, 2):
+    if dilations not in ((1, 1), (1, 2), (1, 4), (2, 4)):
         raise ConfigError(
-            "unsupported dilation", got=f"MODEL.RESNETS.RES5_DILATION: {res5_dilation}", expected="1 or 2"
+            "unsupported dilation",
+            got=f"dilation {dilations[0]} of res4, MODEL.RESNETS.RES5_DILATION: {dilations[1]}",
+            expected="1 and 1, 1 and 2, 1 and 4, or 2 and 4",
         )
-    if depth in (18, 34) and ((groups, res5_dilation) != (1, 1) or any(deform_on_per_stage)):
+    if depth in (18, 34) and ((groups, *dilations) != (1, 1, 1) or any(deform_on_per_stage)):
         raise ConfigError(
             "the blocks of ResNet-18 and 34 have neither groups, nor dilation, nor deformable convolutions",
-            got=f"MODEL.RESNETS.NUM_GROUPS: {groups}, MODEL.RESNETS.RES5_DILATION: {res5_dilation}, "
+            got=f"MODEL.RESNETS.NUM_GROUPS: {groups}, MODEL.RESNETS.RES5_DILATION: {dilations[1]}, "
             f"MODEL.RESNETS.DEFORM_ON_PER_STAGE: {list(deform_on_per_stage)}",
             expected="1, 1 and all False",
             remedy="correct them, or choose a depth of 50 or more",
@@ -484,8 +504,17 @@ class ResNet(Backbone, nn.Sequential):
         return self
 
 
-def configured_stages(cfg: CfgNode, last_stage: str, depth: int) -> dict[str, list[CNNBlockBase]]:
-    """Build the stages ``res2`` .. ``last_stage`` of a ResNet as ``MODEL.RESNETS`` configures it."""
+def configured_stages(
+    cfg: CfgNode, last_stage: str, depth: int, **dilations: Any
+) -> dict[str, list[CNNBlockBase]]:
+    """Build the stages ``res2`` .. ``last_stage`` of a ResNet as ``MODEL.RESNETS`` configures it.
+
+    Args:
+        cfg: a configuration.
+        last_stage: see ``resnet_stages``.
+        depth: see ``resnet_stages``.
+        **dilations: ``res4_dilation`` and ``res5_multi_grid`` of ``resnet_stages``.
+    """
     resnets = cfg.MODEL.RESNETS
     return resnet_stages(
         depth=depth,
@@ -500,19 +529,35 @@ def configured_stages(cfg: CfgNode, last_stage: str, depth: int) -> dict[str, li
         deform_num_groups=resnets.DEFORM_NUM_GROUPS,
         norm=resnets.NORM,
         last_stage=last_stage,
+        **dilations,
     )
+
+
+def last_output(cfg: CfgNode) -> str:
+    """Return the last stage of ``MODEL.RESNETS.OUT_FEATURES``.
+
+    Raises:
+        ConfigError: it names none.
+    """
+    names = cfg.MODEL.RESNETS.OUT_FEATURES
+    if not names:
+        raise ConfigError(
+            "MODEL.RESNETS.OUT_FEATURES names no stage", expected="some of stem, res2, ..., res5"
+        )
+    return str(max(names, key=lambda name: (name != "stem", name)))
 
 
 @BACKBONE_REGISTRY.register()
 def build_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     """Build a ResNet or ResNeXt, frozen up to ``MODEL.BACKBONE.FREEZE_AT``."""
     resnets = cfg.MODEL.RESNETS
-    if not resnets.OUT_FEATURES:
+    if resnets.RES5_DILATION not in (1, 2):
         raise ConfigError(
-            "MODEL.RESNETS.OUT_FEATURES names no stage", expected="some of stem, res2, ..., res5"
+            "unsupported dilation",
+            got=f"MODEL.RESNETS.RES5_DILATION: {resnets.RES5_DILATION}",
+            expected="1 or 2",
         )
-    last_stage = max(resnets.OUT_FEATURES, key=lambda name: (name != "stem", name))
-    stages = list(configured_stages(cfg, last_stage, resnets.DEPTH).values())
+    stages = list(configured_stages(cfg, last_output(cfg), resnets.DEPTH).values())
     return ResNet(
         BasicStem(input_shape.channels, resnets.STEM_OUT_CHANNELS, resnets.NORM),
         stages,

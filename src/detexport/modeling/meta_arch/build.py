@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from detexport.config import CfgNode, get_cfg
-from detexport.config.cfg import LAZY, naming_sources
+from detexport.config import CfgNode
+from detexport.config.cfg import LAZY, all_defaults, naming_sources
 from detexport.config.lazy import build_lazy
 from detexport.config.values import check_values
 from detexport.contract import ResizeRule
@@ -30,7 +30,7 @@ def build_model(cfg: CfgNode) -> Any:
         OutOfMemoryError: the parameters do not fit into the device's memory.
     """
     with naming_sources(cfg):
-        check_values(cfg, get_cfg())
+        check_values(cfg, all_defaults())
         _check_options(cfg)
     try:
         model = _build_lazy(cfg) if LAZY in cfg else META_ARCH_REGISTRY.build(cfg)
@@ -87,14 +87,10 @@ def _check_options(cfg: CfgNode) -> None:
             expected="cpu, where torch finds no CUDA device",
             remedy="set MODEL.DEVICE to cpu",
         )
-    for key, value in (
-        ("TEST.AUG.ENABLED", cfg.TEST.AUG.ENABLED),
-        ("FLOAT32_PRECISION", cfg.FLOAT32_PRECISION),
-    ):
-        if value:
-            raise ConfigError(
-                "unsupported option",
-                got=f"{key}: {value!r}",
-                expected="its default: one pass over an image, in float32 as torch computes it",
-                remedy=f"set {key} to its default",
-            )
+    if cfg.FLOAT32_PRECISION:
+        raise ConfigError(
+            "unsupported option",
+            got=f"FLOAT32_PRECISION: {cfg.FLOAT32_PRECISION!r}",
+            expected="its default: float32 as torch computes it",
+            remedy="set FLOAT32_PRECISION to its default",
+        )

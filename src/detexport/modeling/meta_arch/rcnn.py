@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from detexport.config import CfgNode, configurable
 from detexport.contract import (
     DETECTION_OUTPUTS,
+    ROTATED_DETECTION_OUTPUTS,
     Contract,
     ResizeRule,
     TensorSpec,
@@ -70,6 +71,16 @@ class GeneralizedRCNN(ImageModel):
         if vis_period:
             raise ConfigError(
                 "training images are not recorded", got=f"vis_period={vis_period}", expected="0, the default"
+            )
+        if (
+            getattr(proposal_generator, "box_dim", 4) != getattr(roi_heads, "box_dim", 4)
+            and proposal_generator
+        ):
+            raise ConfigError(
+                "the proposals do not fit the ROI heads: only one of them has rotated boxes",
+                got=f"{type(proposal_generator).__name__} and {type(roi_heads).__name__}",
+                expected="RRPN with RROIHeads, or neither",
+                remedy="correct MODEL.PROPOSAL_GENERATOR.NAME or MODEL.ROI_HEADS.NAME",
             )
         self.backbone = backbone
         self.proposal_generator = proposal_generator
@@ -215,6 +226,8 @@ class GeneralizedRCNN(ImageModel):
     @torch.jit.unused
     def detection_outputs(self) -> tuple[TensorSpec, ...]:
         """Return the raw outputs of the ROI heads."""
+        if getattr(self.roi_heads, "box_dim", 4) == 5:
+            return ROTATED_DETECTION_OUTPUTS
         outputs: tuple[TensorSpec, ...] = DETECTION_OUTPUTS
         if self.roi_heads.mask_on:
             outputs = (*outputs, mask_output(self.roi_heads.mask_head.resolution))

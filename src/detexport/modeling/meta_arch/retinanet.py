@@ -4,6 +4,7 @@ Shapes: N images, L levels, A anchors per cell, K classes, D detections of an im
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, Dict, List, Tuple
 
 import torch
@@ -15,7 +16,7 @@ from detexport.config import CfgNode, configurable
 from detexport.contract import DETECTION_OUTPUTS, Contract
 from detexport.layers import ShapeSpec, get_norm, nms_per_class
 from detexport.layers.conv import init_normal, shapes_of
-from detexport.layers.levels import LevelsBatchNorm, LevelsConv2d, LevelsReLU
+from detexport.layers.levels import LevelsConv2d, LevelsReLU, levels_norm
 from detexport.modeling.anchor_generator import build_anchor_generator, by_anchor, tensor_anchors
 from detexport.modeling.backbone import backbone_segments, build_backbone, padding_of
 from detexport.modeling.box_regression import Box2BoxTransform, anchor_loss_sum, apply_deltas, box_loss_type
@@ -92,8 +93,8 @@ class LevelsRetinaNetHead(RetinaNetHead):
 
     def __init__(self, *, channels: int, num_convs: int, num_levels: int, norm: str, **options: Any) -> None:
         super().__init__(channels=channels, num_convs=0, norm="", **options)
-        self.cls_subnet = _levels_subnet(channels, num_convs, num_levels, norm)
-        self.bbox_subnet = _levels_subnet(channels, num_convs, num_levels, norm)
+        self.cls_subnet = levels_subnet(channels, [channels] * num_convs, num_levels, norm)
+        self.bbox_subnet = levels_subnet(channels, [channels] * num_convs, num_levels, norm)
 
     def forward(self, features: List[Tensor]) -> Tuple[List[Tensor], List[Tensor]]:
         """Return logits and box deltas of each level, as ``RetinaNetHead.forward`` does."""
@@ -105,12 +106,22 @@ class LevelsRetinaNetHead(RetinaNetHead):
         return [self.cls_score(x) for x in for_classes], [self.bbox_pred(x) for x in for_boxes]
 
 
-def _levels_subnet(channels: int, num_convs: int, num_levels: int, norm: str) -> nn.Sequential:
+def levels_subnet(channels: int, conv_dims: Sequence[int], num_levels: int, norm: str) -> nn.Sequential:
+    """Return convolutions, normalizations and ReLUs over all levels, numbered as in detectron2's checkpoints.
+
+    Args:
+        channels: channels of every level.
+        conv_dims: channels of the convolutions.
+        num_levels: number of levels.
+        norm: see ``levels_norm``.
+    """
     layers: list[nn.Module] = []
-    for _ in range(num_convs):
-        conv = LevelsConv2d(channels, channels, 3, padding=1)
+    for dim in conv_dims:
+        conv = LevelsConv2d(channels, dim, 3, padding=1)
         init_normal(conv, std=0.01)
-        layers += [conv, LevelsBatchNorm(norm, num_levels, channels), LevelsReLU()]
+        normalization = levels_norm(norm, num_levels, dim)
+        layers += [layer for layer in (conv, normalization, LevelsReLU()) if layer is not None]
+        channels = dim
     return nn.Sequential(*layers)
 
 

@@ -48,8 +48,67 @@ def build_sem_seg_head(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> Any:
     return SEM_SEG_HEADS_REGISTRY.build(cfg, input_shape)
 
 
+class SemSegHead(nn.Module):
+    """Base class of semantic heads: logits at a common stride, upsampled to the padded image.
+
+    A subclass defines ``layers``; and, for ``diagnose``, ``segments`` by ``upsampled_segments``.
+
+    Args:
+        num_classes: K.
+        common_stride: stride of the logits of ``layers``, in px.
+        ignore_value: label of ignored pixels.
+        loss_weight: weight of the loss.
+    """
+
+    layers: Any
+
+    def __init__(self, num_classes: int, common_stride: int, ignore_value: int, loss_weight: float) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.common_stride = common_stride
+        self.ignore_value = ignore_value
+        self.loss_weight = loss_weight
+
+    def forward(self, features: Dict[str, Tensor]) -> Tensor:
+        """Return logits (N, K, H, W) over the padded images, for feature maps by name."""
+        return self.upsample(self.layers(features))
+
+    def upsample(self, logits: Tensor) -> Tensor:
+        """Upsample logits (N, K, H, W) from the common stride to the padded images."""
+        return F.interpolate(
+            logits, scale_factor=float(self.common_stride), mode="bilinear", align_corners=False
+        )
+
+    @torch.jit.unused
+    def losses(self, features: dict[str, Tensor], targets: list[Tensor]) -> dict[str, Tensor]:
+        """Compute ``loss_sem_seg``, as ``pixel_losses`` does.
+
+        Args:
+            features: feature maps by name.
+            targets: (H, W) class of each image's pixels.
+        """
+        return self.pixel_losses(self.layers(features), targets)
+
+    @torch.jit.unused
+    def pixel_losses(self, logits: Tensor, targets: list[Tensor]) -> dict[str, Tensor]:
+        """Compute ``loss_sem_seg`` by ``pixel_loss``.
+
+        Args:
+            logits: (N, K, H, W) at the common stride.
+            targets: (H, W) class of each image's pixels.
+        """
+        upsampled = self.upsample(logits)
+        target = pad_targets(targets, upsampled.shape[2], upsampled.shape[3], self.ignore_value)
+        return {"loss_sem_seg": self.pixel_loss(upsampled, target) * self.loss_weight}
+
+    @torch.jit.unused
+    def pixel_loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the mean cross entropy of logits (N, K, H, W) over the pixels that are not ignored."""
+        return class_loss(logits, target, self.ignore_value)
+
+
 @SEM_SEG_HEADS_REGISTRY.register()
-class SemSegFPNHead(nn.Module):
+class SemSegFPNHead(SemSegHead):
     """Convolutions and upsampling of each level to a common stride, then their sum.
 
     Each level is an attribute, as in ``FPN``: scripting cannot look up a module by name.
@@ -82,11 +141,7 @@ class SemSegFPNHead(nn.Module):
         ignore_value: int,
         loss_weight: float,
     ) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        self.common_stride = common_stride
-        self.ignore_value = ignore_value
-        self.loss_weight = loss_weight
+        super().__init__(num_classes, common_stride, ignore_value, loss_weight)
         for name in ("p2", "p3", "p4", "p5"):
             level = None
             if name in input_shape:
@@ -120,10 +175,6 @@ class SemSegFPNHead(nn.Module):
             "loss_weight": node.LOSS_WEIGHT,
         }
 
-    def forward(self, features: Dict[str, Tensor]) -> Tensor:
-        """Return logits (N, K, H, W) over the padded images, for feature maps by name."""
-        return self.upsample(self.layers(features))
-
     def layers(self, features: Dict[str, Tensor]) -> Tensor:
         """Return logits (N, K, H, W) at the common stride, for feature maps by name."""
         parts: List[Tensor] = []
@@ -140,43 +191,11 @@ class SemSegFPNHead(nn.Module):
             total = total + part
         return self.predictor(total)
 
-    def upsample(self, logits: Tensor) -> Tensor:
-        """Upsample logits (N, K, H, W) from the common stride to the padded images."""
-        return F.interpolate(
-            logits, scale_factor=float(self.common_stride), mode="bilinear", align_corners=False
-        )
-
     @torch.jit.unused
     def segments(self) -> list[Segment]:
         """Return two segments: the layers and the upsampling of their logits."""
         names = [name for name in ("p2", "p3", "p4", "p5") if getattr(self, name) is not None]
-        logits = maps("sem_seg_logits")
-        return [
-            Segment("sem_seg_head", _SemSegLayers(self, names), maps(*names), logits),
-            Segment("sem_seg_upsampled", _SemSegUpsampling(self), (*logits, IMAGE_PORT), SEM_SEG),
-        ]
-
-    @torch.jit.unused
-    def losses(self, features: dict[str, Tensor], targets: list[Tensor]) -> dict[str, Tensor]:
-        """Compute ``loss_sem_seg``, as ``pixel_losses`` does.
-
-        Args:
-            features: feature maps by name.
-            targets: (H, W) class of each image's pixels.
-        """
-        return self.pixel_losses(self.layers(features), targets)
-
-    @torch.jit.unused
-    def pixel_losses(self, logits: Tensor, targets: list[Tensor]) -> dict[str, Tensor]:
-        """Compute ``loss_sem_seg``, the mean cross entropy over the pixels that are not ignored.
-
-        Args:
-            logits: (N, K, H, W) at the common stride.
-            targets: (H, W) class of each image's pixels.
-        """
-        upsampled = self.upsample(logits)
-        target = pad_targets(targets, upsampled.shape[2], upsampled.shape[3], self.ignore_value)
-        return {"loss_sem_seg": class_loss(upsampled, target, self.ignore_value) * self.loss_weight}
+        return upsampled_segments(self, names)
 
 
 class _SemSegLayers(nn.Module):
@@ -212,6 +231,15 @@ class _WholeSemSegHead(nn.Module):
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
         return [crop_to_image(self.head(by_name(tensors, self.names))[0], size_of(tensors[-1]))]
+
+
+def upsampled_segments(head: Any, names: Sequence[str]) -> list[Segment]:
+    """Return the segments of a ``SemSegHead``: the layers over the levels ``names``, and the upsampling."""
+    logits = maps("sem_seg_logits")
+    return [
+        Segment("sem_seg_head", _SemSegLayers(head, names), maps(*names), logits),
+        Segment("sem_seg_upsampled", _SemSegUpsampling(head), (*logits, IMAGE_PORT), SEM_SEG),
+    ]
 
 
 def sem_seg_segments(head: Any, levels: Sequence[str]) -> list[Segment]:

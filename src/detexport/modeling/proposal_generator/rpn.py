@@ -4,13 +4,14 @@ Shapes: N images, L levels, A anchors per cell, R proposals of an image.
 """
 
 from collections.abc import Sequence
-from typing import Any, Dict, List, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detexport.config import CfgNode, configurable
+from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec, nms_per_class
 from detexport.layers.conv import Conv2d, init_normal, shapes_of
 from detexport.modeling.anchor_generator import build_anchor_generator, by_anchor, tensor_anchors
@@ -20,6 +21,7 @@ from detexport.modeling.box_regression import (
     apply_deltas,
     box_loss_type,
     loss_weights_of,
+    weights_of,
 )
 from detexport.modeling.matcher import Matcher, match_anchors
 from detexport.modeling.registries import PROPOSAL_GENERATOR_REGISTRY, RPN_HEAD_REGISTRY
@@ -89,9 +91,11 @@ class RPNHead(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: list[ShapeSpec]) -> dict[str, Any]:
         """Return the constructor arguments for a configuration."""
+        anchors = build_anchor_generator(cfg, input_shape)
         return {
             "in_channels": input_shape[0].channels,
-            "num_anchors": build_anchor_generator(cfg, input_shape).num_anchors[0],
+            "num_anchors": anchors.num_anchors[0],
+            "box_dim": getattr(anchors, "box_dim", 4),
             "conv_dims": tuple(cfg.MODEL.RPN.CONV_DIMS),
         }
 
@@ -133,6 +137,13 @@ class RPN(nn.Module):
         smooth_l1_beta: where the smooth L1 loss becomes linear.
     """
 
+    if TYPE_CHECKING:  # TorchScript would apply an annotation that exists at run time
+        box_type: Any
+        transform_type: Any
+    box_type = Boxes
+    transform_type = Box2BoxTransform
+    box_dim = 4
+
     @configurable
     def __init__(
         self,
@@ -154,6 +165,13 @@ class RPN(nn.Module):
         smooth_l1_beta: float = 0.0,
     ) -> None:
         super().__init__()
+        if getattr(anchor_generator, "box_dim", self.box_dim) != self.box_dim:
+            raise ConfigError(
+                f"the anchors do not fit {type(self).__name__}",
+                got=f"MODEL.ANCHOR_GENERATOR.NAME: {type(anchor_generator).__name__}",
+                expected="rotated anchors" if self.box_dim == 5 else "anchors that are not rotated",
+                remedy="set MODEL.PROPOSAL_GENERATOR.NAME to RRPN for RotatedAnchorGenerator, else to RPN",
+            )
         self.in_features: List[str] = list(in_features)
         self.rpn_head = head
         self.anchor_generator = tensor_anchors(anchor_generator)
@@ -180,7 +198,9 @@ class RPN(nn.Module):
             "in_features": tuple(node.IN_FEATURES),
             "head": build_rpn_head(cfg, shapes),
             "anchor_generator": build_anchor_generator(cfg, shapes),
-            "box2box_transform": Box2BoxTransform(tuple(node.BBOX_REG_WEIGHTS)),
+            "box2box_transform": cls.transform_type(
+                weights_of(node.BBOX_REG_WEIGHTS, "MODEL.RPN.BBOX_REG_WEIGHTS", cls.box_dim)
+            ),
             "anchor_matcher": Matcher(node.IOU_THRESHOLDS, node.IOU_LABELS, allow_low_quality_matches=True),
             "batch_size_per_image": node.BATCH_SIZE_PER_IMAGE,
             "positive_fraction": node.POSITIVE_FRACTION,
@@ -224,7 +244,7 @@ class RPN(nn.Module):
         with torch.no_grad():
             found = self.find_proposals(anchors, logits, deltas, images.image_sizes)
         proposals = [
-            Instances(size, proposal_boxes=Boxes(boxes), objectness_logits=scores)
+            Instances(size, proposal_boxes=self.box_type(boxes), objectness_logits=scores)
             for size, (boxes, scores) in zip(images.image_sizes, found, strict=True)
         ]
         return proposals, losses
@@ -279,7 +299,7 @@ class RPN(nn.Module):
         image_sizes: list[tuple[int, int]],
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Return labels (HWA,) (1, 0, -1 ignored) and matched ``gt_boxes`` (HWA, 4) for each image."""
-        all_anchors = Boxes(torch.cat(anchors))
+        all_anchors = self.box_type(torch.cat(anchors))
         labels, boxes = [], []
         for instances, size in zip(gt_instances, image_sizes, strict=True):
             _, label, gt_boxes = match_anchors(all_anchors, instances.gt_boxes, self.anchor_matcher)

@@ -22,6 +22,7 @@ from detexport.modeling.roi_heads.mask_head import (
     build_mask_head,
 )
 from detexport.modeling.roi_heads.res5 import Res5ROIHeads
+from detexport.modeling.roi_heads.rotated_fast_rcnn import RotatedFastRCNNOutputLayers, RROIHeads
 from detexport.modeling.roi_heads.standard import StandardROIHeads
 
 __all__ = [
@@ -37,7 +38,9 @@ __all__ = [
     "KRCNNConvDeconvUpsampleHead",
     "MaskRCNNConvUpsampleHead",
     "ROIHeads",
+    "RROIHeads",
     "Res5ROIHeads",
+    "RotatedFastRCNNOutputLayers",
     "StandardROIHeads",
     "build_box_head",
     "build_keypoint_head",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from detexport.config import CfgNode, configurable
 from detexport.layers import ShapeSpec
 from detexport.layers.conv import shapes_of
-from detexport.modeling.matcher import Matcher, matched_classes
+from detexport.modeling.matcher import Matcher, matched_classes, overlaps
 from detexport.modeling.poolers import ROIPooler
 from detexport.modeling.sampling import subsample_labels
 from detexport.modeling.segment import (
@@ -27,7 +27,7 @@ from detexport.modeling.segment import (
     raw_outputs,
     size_of,
 )
-from detexport.structures import Boxes, ImageList, Instances, pairwise_iou
+from detexport.structures import Boxes, ImageList, Instances, RotatedBoxes
 from detexport.utils.events import record
 
 
@@ -57,6 +57,7 @@ class ROIHeads(nn.Module):
         in_features: names of the levels.
     """
 
+    box_dim = 4
     detect: Any
     losses: Any
     if TYPE_CHECKING:  # TorchScript would apply an annotation that exists at run time
@@ -170,9 +171,9 @@ class ROIHeads(nn.Module):
         """Sample proposals for training; each gets the fields of its matched ground truth."""
         sampled = []
         for instances, target in zip(proposals, targets, strict=True):
-            boxes: Boxes = instances.proposal_boxes
+            boxes: Any = instances.proposal_boxes
             if self.proposal_append_gt:
-                boxes = Boxes.cat([boxes, target.gt_boxes])
+                boxes = type(boxes).cat([boxes, target.gt_boxes])
             classes, matches = self.label_boxes(boxes, target, self.proposal_matcher)
             positive, negative = subsample_labels(
                 classes, self.batch_size_per_image, self.positive_fraction, bg_label=self.num_classes
@@ -184,7 +185,7 @@ class ROIHeads(nn.Module):
                     if name != "gt_classes":
                         result.set(name, value[matches[chosen]])
             else:
-                result.gt_boxes = Boxes(torch.zeros_like(boxes[chosen].tensor))
+                result.gt_boxes = type(boxes)(torch.zeros_like(boxes[chosen].tensor))
             sampled.append(result)
         self.record_samples(sampled)
         return sampled
@@ -207,9 +208,9 @@ class ROIHeads(nn.Module):
 
     @torch.jit.unused
     @torch.no_grad()
-    def label_boxes(self, boxes: Boxes, target: Instances, matcher: Matcher) -> tuple[Tensor, Tensor]:
+    def label_boxes(self, boxes: Any, target: Instances, matcher: Matcher) -> tuple[Tensor, Tensor]:
         """Return each box's class (R,), K background, -1 ignored, and index (R,) of its ground truth."""
-        matches, labels = matcher(pairwise_iou(target.gt_boxes, boxes))
+        matches, labels = matcher(overlaps(target.gt_boxes, boxes))
         return matched_classes(target.gt_classes, matches, labels, self.num_classes), matches
 
 
@@ -218,7 +219,7 @@ def detections_as_instances(fields: dict[str, Tensor], image_size: tuple[int, in
     instances = Instances(image_size)
     for name, value in fields.items():
         if name == "pred_boxes":
-            instances.set(name, Boxes(value))
+            instances.set(name, RotatedBoxes(value) if value.shape[1] == 5 else Boxes(value))
         elif name == "pred_masks":
             instances.set(name, value[:, None])
         else:

@@ -3,7 +3,7 @@
 Shapes: R proposals of an image, K classes, D detections of an image.
 """
 
-from typing import Any, List, Tuple
+from typing import TYPE_CHECKING, Any, List, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from detexport.modeling.box_regression import (
     box_loss_sum,
     box_loss_type,
     loss_weights_of,
+    weights_of,
 )
 from detexport.modeling.segment import (
     DETECTIONS,
@@ -151,13 +152,17 @@ class FastRCNNOutputLayers(nn.Module):
     """
 
     class_loss_weight = 1.0
+    if TYPE_CHECKING:  # TorchScript would apply an annotation that exists at run time
+        transform_type: Any
+    transform_type = Box2BoxTransform
+    box_dim = 4
 
     @configurable
     def __init__(
         self,
         input_shape: ShapeSpec | int,
         *,
-        box2box_transform: Box2BoxTransform,
+        box2box_transform: Any,
         num_classes: int,
         test_score_thresh: float = 0.0,
         test_nms_thresh: float = 0.5,
@@ -192,7 +197,8 @@ class FastRCNNOutputLayers(nn.Module):
         self.fed_loss_freq_weight_power = fed_loss_freq_weight_power
         self.fed_loss_cls_weights: Tensor | None = None
         self.cls_score = nn.Linear(channels, num_classes + 1)
-        self.bbox_pred = nn.Linear(channels, 4 * (1 if cls_agnostic_bbox_reg else num_classes))
+        box_dim = len(box2box_transform.weights)
+        self.bbox_pred = nn.Linear(channels, box_dim * (1 if cls_agnostic_bbox_reg else num_classes))
         init_normal(self.cls_score, std=0.01)
         init_normal(self.bbox_pred, std=0.001)
 
@@ -208,7 +214,9 @@ class FastRCNNOutputLayers(nn.Module):
             )
         return {
             "input_shape": input_shape,
-            "box2box_transform": Box2BoxTransform(tuple(box.BBOX_REG_WEIGHTS)),
+            "box2box_transform": cls.transform_type(
+                weights_of(box.BBOX_REG_WEIGHTS, "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS", cls.box_dim)
+            ),
             "num_classes": heads.NUM_CLASSES,
             "cls_agnostic_bbox_reg": box.CLS_AGNOSTIC_BBOX_REG,
             "use_sigmoid_ce": box.USE_SIGMOID_CE,
@@ -286,7 +294,8 @@ class FastRCNNOutputLayers(nn.Module):
         """
         classes = torch.cat([instances.gt_classes for instances in proposals])
         boxes = torch.cat([instances.proposal_boxes.tensor for instances in proposals])
-        own = self.decode(deltas_of_classes(predictions[1], classes.clamp(max=self.num_classes - 1)), boxes)
+        own = classes.clamp(max=self.num_classes - 1)
+        own = self.decode(deltas_of_classes(predictions[1], own, boxes.shape[1]), boxes)
         return list(own.split([len(instances) for instances in proposals]))
 
     @torch.jit.unused
@@ -321,7 +330,7 @@ class FastRCNNOutputLayers(nn.Module):
         """
         foreground = (gt_classes < self.num_classes).nonzero()[:, 0]
         loss = box_loss_sum(
-            deltas_of_classes(pred_deltas[foreground], gt_classes[foreground]),
+            deltas_of_classes(pred_deltas[foreground], gt_classes[foreground], proposal_boxes.shape[1]),
             proposal_boxes[foreground],
             gt_boxes[foreground],
             self.box2box_transform,
@@ -396,9 +405,15 @@ class FastRCNNOutputLayers(nn.Module):
         return loss.sum() / max(len(classes), 1)
 
 
-def deltas_of_classes(deltas: Tensor, classes: Tensor) -> Tensor:
-    """Return the box deltas (R, 4) of classes (R,) from (R, K * 4), or from (R, 4) if class-agnostic."""
-    per_class = deltas.reshape(len(deltas), deltas.shape[1] // 4, 4)
+def deltas_of_classes(deltas: Tensor, classes: Tensor, box_dim: int) -> Tensor:
+    """Return the box deltas (R, D) of classes (R,) from (R, K * D), or from (R, D) if class-agnostic.
+
+    Args:
+        deltas: of each class.
+        classes: the chosen ones.
+        box_dim: D, 4, or 5 for rotated boxes.
+    """
+    per_class = deltas.reshape(len(deltas), deltas.shape[1] // box_dim, box_dim)
     if per_class.shape[1] == 1:
         return per_class[:, 0]
     return per_class[torch.arange(len(classes), device=deltas.device), classes]

@@ -4,7 +4,7 @@ Shapes: R proposals, D detections of an image, K classes.
 """
 
 from collections.abc import Sequence
-from typing import Any, Dict, List, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Tuple
 
 import torch
 from torch import Tensor
@@ -56,6 +56,10 @@ class StandardROIHeads(ROIHeads):
         train_on_pred_boxes: train the mask and keypoint heads on predicted boxes instead of proposals.
         **options: see ``ROIHeads``.
     """
+
+    if TYPE_CHECKING:  # TorchScript would apply an annotation that exists at run time
+        box_predictor_type: Any
+    box_predictor_type = FastRCNNOutputLayers
 
     @configurable
     def __init__(
@@ -109,13 +113,20 @@ class StandardROIHeads(ROIHeads):
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """Return the arguments of the box head; extensions override this."""
         box = cfg.MODEL.ROI_BOX_HEAD
+        if (box.POOLER_TYPE == "ROIAlignRotated") != (cls.box_dim == 5):
+            raise ConfigError(
+                f"the pooler does not fit {cls.__name__}",
+                got=f"MODEL.ROI_BOX_HEAD.POOLER_TYPE: {box.POOLER_TYPE}",
+                expected="ROIAlignRotated" if cls.box_dim == 5 else "ROIAlignV2, ROIAlign or ROIPool",
+                remedy="use ROIAlignRotated with RROIHeads, and no other",
+            )
         channels, strides = level_shapes(cfg, input_shape)
         box_head = build_box_head(cfg, pooled_shape(box, channels))
         return {
             "box_in_features": tuple(cfg.MODEL.ROI_HEADS.IN_FEATURES),
             "box_pooler": build_pooler(box, strides),
             "box_head": box_head,
-            "box_predictor": FastRCNNOutputLayers(cfg, box_head.output_shape),
+            "box_predictor": cls.box_predictor_type(cfg, box_head.output_shape),
         }
 
     @classmethod

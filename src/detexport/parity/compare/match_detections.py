@@ -7,7 +7,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from detexport.contract import Contract
-from detexport.outputs import Outputs
+from detexport.outputs import Outputs, axis_aligned, box_corners, is_rotated
 from detexport.parity.compare.field_comparison import FieldComparison, absolute_errors, beyond, largest
 from detexport.parity.compare.noise import ANOTHER_PX, MARGIN, MOST_WIDENED, Noise
 from detexport.parity.compare.tolerance import Tolerance
@@ -33,20 +33,34 @@ class Rows:
     """Scored boxes of one image, best first: detections, or proposals, which are all of one class.
 
     Args:
-        boxes: (R, 4) XYXY in px of the output.
+        boxes: (R, 4) XYXY in px of the output; of rotated boxes the smallest around each.
         scores: (R,) confidences, or objectness logits.
         classes: (R,).
+        rotated: (R, 5) the rotated boxes, if they are.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
     classes: np.ndarray
+    rotated: np.ndarray | None = None
+
+    @property
+    def coordinates(self) -> np.ndarray:
+        """Return the coordinates in px (R, D) that are compared: of rotated boxes the four corners."""
+        return self.boxes if self.rotated is None else box_corners(self.rotated).reshape(-1, 8)
+
+    def overlap(self, index: int, other: "Rows", chosen: np.ndarray) -> np.ndarray:
+        """Return the IoU of row ``index`` with the ``chosen`` rows of another side."""
+        if self.rotated is None or other.rotated is None:
+            return box_iou(self.boxes[index][None], other.boxes[chosen])[0]
+        return rotated_iou(self.rotated[index], other.rotated[chosen])
 
     @classmethod
     def of(cls, outputs: Outputs) -> "Rows":
         """Take the detections, or the proposals, from an image's outputs."""
         if "scores" in outputs:
-            return cls(outputs["pred_boxes"], outputs["scores"], outputs["pred_classes"])
+            boxes, others = outputs["pred_boxes"], (outputs["scores"], outputs["pred_classes"])
+            return cls(axis_aligned(boxes), *others, boxes if is_rotated(boxes) else None)
         logits = outputs["objectness_logits"]
         return cls(outputs["proposal_boxes"], logits, np.zeros(len(logits), np.int64))
 
@@ -148,7 +162,7 @@ def match(
     limit_px = tolerance.box_limit_px(scale)
     rows, columns = pair(first, second, tolerance.pair_iou, limit_px=limit_px, tie=tie)
 
-    box_errors = absolute_errors(first.boxes[rows], second.boxes[columns]).max(1, initial=0)
+    box_errors = absolute_errors(first.coordinates[rows], second.coordinates[columns]).max(1, initial=0)
     score_errors = absolute_errors(first.scores[rows], second.scores[columns])
     is_open = [np.zeros(len(side.scores), bool) for side in (first, second)]
     same = np.ones(len(rows), bool)
@@ -207,7 +221,8 @@ def count_agreeing(
         scale: output size / input size, the larger of both sides.
     """
     first, second = Rows.of(expected), Rows.of(actual)
-    boxes = absolute_errors(first.boxes[matching.rows], second.boxes[matching.columns]).max(1, initial=0)
+    coordinates = first.coordinates[matching.rows], second.coordinates[matching.columns]
+    boxes = absolute_errors(*coordinates).max(1, initial=0)
     scores = absolute_errors(first.scores[matching.rows], second.scores[matching.columns])
     tie = tolerance.score if "scores" in expected else tolerance.objectness
     agree = (boxes <= MOST_WIDENED * tolerance.box_limit_px(scale)) & (scores <= MOST_WIDENED * tie)
@@ -234,7 +249,7 @@ def pair(
     iou = box_iou(expected.boxes, actual.boxes)
     score_errors = absolute_errors(expected.scores[:, None], actual.scores[None])
     allowed = (expected.classes[:, None] == actual.classes[None]) & (iou >= least_iou)
-    box_errors = absolute_errors(expected.boxes[:, None], actual.boxes[None]).max(-1)
+    box_errors = absolute_errors(expected.coordinates[:, None], actual.coordinates[None]).max(-1)
     # The largest IoU first; between copies of one box the nearest score.
     cost = 1 - iou + np.minimum(score_errors, 1)
     rows, columns = _assign(cost, allowed & (box_errors <= limit_px) & (score_errors <= tie))
@@ -267,6 +282,37 @@ def box_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     without_area = (a == b).all(-1).astype(np.float64)
     iou: np.ndarray = np.divide(intersection, union, out=without_area, where=union > 0)
     return iou
+
+
+def rotated_iou(box: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the IoU (M,) float64 of a rotated box (5,) with others (M, 5)."""
+    corners, rest = box_corners(box[None])[0], box_corners(others)
+    common = np.array([_polygon_area(_clipped(corners, other)) for other in rest])
+    areas = box[2] * box[3] + others[:, 2].astype(np.float64) * others[:, 3] - common
+    iou: np.ndarray = np.divide(common, areas, out=np.zeros(len(others)), where=areas > 0)
+    return iou
+
+
+def _clipped(polygon: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the part (V, 2) of a convex polygon inside another (Sutherland and Hodgman 1974)."""
+    for start, end in zip(others, np.roll(others, -1, axis=0), strict=True):
+        side = end - start
+        inside = side[0] * (polygon[:, 1] - start[1]) - side[1] * (polygon[:, 0] - start[0])
+        kept = []
+        for index, here in enumerate(inside):
+            before = inside[index - 1]
+            if before * here < 0:
+                step = polygon[index] - polygon[index - 1]
+                kept.append(polygon[index - 1] + step * (before / (before - here)))
+            if here >= 0:
+                kept.append(polygon[index])
+        polygon = np.array(kept).reshape(-1, 2)
+    return polygon
+
+
+def _polygon_area(polygon: np.ndarray) -> float:
+    x, y = polygon[:, 0], polygon[:, 1]
+    return float(abs((x * np.roll(y, -1) - y * np.roll(x, -1)).sum()) / 2)
 
 
 def box_area(boxes: np.ndarray) -> np.ndarray:
@@ -348,7 +394,7 @@ def _deciders(
         holder, excluded = (side, unpaired) if is_proposal else (other, other_unpaired)
         rivals = (holder.classes == side.classes[index]) & (holder.scores >= score - edges.tie)
         rivals[excluded] = False
-        overlaps = box_iou(box[None], holder.boxes[rivals])[0]
+        overlaps = side.overlap(index, holder, rivals)
         if is_proposal:
             overlaps = overlaps[overlaps <= edges.iou + 4 * SCALED_PX / least_side]
         distances = np.abs(overlaps - edges.iou)

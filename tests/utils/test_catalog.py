@@ -3,8 +3,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from detexport.data.catalog import DatasetCatalog, MetadataCatalog
 from detexport.errors import DataError
+from detexport.utils.catalog import DatasetCatalog, MetadataCatalog
 
 
 @pytest.fixture(autouse=True)
