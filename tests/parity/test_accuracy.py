@@ -16,6 +16,7 @@ from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import DataError
 from detexport.metrics.evaluate import Evaluation, evaluate_predictions
 from detexport.metrics.tallies import Matches, Pixels, Segments, pack_tallies
+from detexport.execution.sessions import OneSession
 from detexport.parity.accuracy import (
     Accuracy,
     ClassAccuracy,
@@ -81,7 +82,7 @@ def eager(dataset: CocoDataset, **metrics: float) -> EagerAccuracy:
 def measured(
     session: Session, dataset: CocoDataset, reached: EagerAccuracy, budget: float = 0.02
 ) -> Accuracy:
-    return measure_accuracy(session, reached, dataset, precision="int8", budget=budget, least=0.1)
+    return measure_accuracy(OneSession(session), reached, dataset, precision="int8", budget=budget, least=0.1)
 
 
 def test_what_finds_the_same_passes(dataset: CocoDataset, artifact: Artifact) -> None:
