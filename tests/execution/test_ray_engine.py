@@ -1,18 +1,31 @@
 """Ray as an engine: the same results as in this process, also if a worker is killed in the middle."""
 
+import json
 import os
+import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import yaml
 
 from detexport.errors import ConfigError, DataError
 from detexport.execution.engine import Command, Local, Resources
+from detexport.parity.noise_floor import NoiseFloor
+from detexport.processing.postprocess import postprocess
+from detexport.reference.store import SampleMeta, write_reference
+from detexport.runtime.onnxruntime import OnnxRuntime
+from detexport.system.files import write_json
+from detexport.workflows.validate import ReportFiles
+from detexport.workflows.validate_target import validate_target
+from tiny_artifacts import tiny_image
 
 try:
     from ray import cloudpickle
@@ -22,6 +35,7 @@ except ModuleNotFoundError as error:
     pytest.skip(str(error), allow_module_level=True)
 
 
+CONF = Path(__file__).parents[2] / "conf"
 # A worker cannot import a test.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -171,7 +185,113 @@ def test_a_command_of_a_killed_worker_ends_and_is_run_again(engine: Ray, tmp_pat
     assert [one.code for one in ended] == [0]
     assert (tmp_path / "result").read_text() == "done"
     assert len((tmp_path / "pids").read_text().splitlines()) == 2
-    assert not Path(f"/proc/{first}").exists(), "it ended with its worker"
+    state = Path(f"/proc/{first}/stat")
+    assert not state.exists() or state.read_text().split()[2] == "Z", "it ended with its worker"
+
+
+def report_files(folder: Path, engine: Any, artifact: Path, reference: Path, **options: Any) -> list[bytes]:
+    """The files of a validation on an engine: the report, the drawn outputs, the certificate."""
+    parity = yaml.safe_load((CONF / "parity" / "default.yaml").read_text())
+    files = ReportFiles(folder / "report.json", folder / "drawn.npz", folder / "certificate.json")
+    write_json(folder / "floor.json", NoiseFloor(samples=(), environment={}, variants={}).to_json())
+    validate_target(
+        "tiny-onnx",
+        artifact,
+        options.get("runtime", OnnxRuntime(threads=1)),
+        reference,
+        folder / "floor.json",
+        folder,
+        files,
+        {"artifact": "onnx", "runtime": {}},
+        parity,
+        execution=engine,
+    )
+    return [path.read_bytes() for path in (files.report, files.drawn, files.certificate)]
+
+
+@pytest.fixture
+def reference(tiny_onnx: Path, tmp_path: Path) -> Path:
+    """The outputs on 30 images, every third shifted so that it does not pass, some on the same image."""
+    session = OnnxRuntime(threads=1).open(tiny_onnx)
+    contract = session.artifact.contract
+
+    def samples() -> Iterator[tuple[SampleMeta, np.ndarray, dict[str, np.ndarray]]]:
+        for index in range(30):
+            image = tiny_image(30 + index % 7, 50, (100 + 5 * index, 90, 140))
+            size = image.shape[1:]
+            expected = postprocess(session(image), size, size, contract)
+            expected["pred_boxes"] += np.float32(index % 3 and 0.01 * (index % 11))
+            yield SampleMeta(f"{index:04d}", index // 2, f"{index}.png", size, size, 1.0), image, expected
+
+    folder = tmp_path / "reference"
+    write_reference(folder, samples(), contract=contract, environment={})
+    return folder
+
+
+def test_a_validation_writes_the_same_files_as_in_this_process(
+    engine: Ray, tiny_onnx: Path, reference: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "local").mkdir()
+    (tmp_path / "ray").mkdir()
+    local = report_files(tmp_path / "local", Local(), tiny_onnx, reference)
+    assert report_files(tmp_path / "ray", engine, tiny_onnx, reference) == local
+    report = json.loads(local[0])
+    assert not report["passed"]
+    assert len(report["samples"]) == 30
+    assert report["worst"]
+
+
+@dataclass(frozen=True)
+class KilledOnce:
+    """A runtime whose process is killed once, in the middle of a shard."""
+
+    folder: Path
+
+    def open(self, artifact_dir: Path, device: str = "cpu") -> Any:
+        return KilledSession(OnnxRuntime(threads=1).open(artifact_dir, device), self.folder)
+
+
+@dataclass
+class KilledSession:
+    session: Any
+    folder: Path
+    calls: int = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.session, name)
+
+    def __call__(self, image: np.ndarray, size: tuple[int, int]) -> Any:
+        self.calls += 1
+        if self.calls == 2 and not (self.folder / "killed").exists():
+            (self.folder / "killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.session(image, size)
+
+
+def test_a_validation_whose_worker_is_killed_writes_the_same_files(
+    engine: Ray, tiny_onnx: Path, reference: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "local").mkdir()
+    (tmp_path / "ray").mkdir()
+    local = report_files(tmp_path / "local", Local(), tiny_onnx, reference)
+    killed = report_files(
+        tmp_path / "ray", engine, tiny_onnx, reference, runtime=KilledOnce(tmp_path / "ray")
+    )
+    assert (tmp_path / "ray/killed").exists()
+    assert killed == local
+
+
+def test_an_artifact_that_cannot_be_opened_does_not_pass(
+    engine: Ray, tiny_onnx: Path, reference: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_onnx, broken)
+    (broken / "model.onnx").write_bytes(b"no model")
+    (tmp_path / "local").mkdir()
+    (tmp_path / "ray").mkdir()
+    local = report_files(tmp_path / "local", Local(), broken, reference)
+    assert report_files(tmp_path / "ray", engine, broken, reference) == local
+    assert "cannot be opened" in local[0].decode()
 
 
 def test_an_option_out_of_range_is_refused() -> None:

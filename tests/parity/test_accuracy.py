@@ -14,9 +14,9 @@ from detexport.contract import ResizeRule
 from detexport.data.coco import CocoDataset, load_coco
 from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import DataError
+from detexport.execution.sessions import OneSession
 from detexport.metrics.evaluate import Evaluation, evaluate_predictions
 from detexport.metrics.tallies import Matches, Pixels, Segments, pack_tallies
-from detexport.execution.sessions import OneSession
 from detexport.parity.accuracy import (
     Accuracy,
     ClassAccuracy,
@@ -149,7 +149,7 @@ def verdict(dataset: CocoDataset, reference: Reference, session: Session, *, red
         reference,
         TOLERANCE,
         job="j",
-        measure=lambda _: measure(second),
+        measure=lambda _: measure(OneSession(second)),
         reduced=reduced,
     )
     return report.to_json()
