@@ -49,14 +49,14 @@ class Command:
         arguments: of the interpreter: the script and its arguments.
         folder: its working folder, the same path on every machine of the engine.
         log: the file that receives its output.
-        environment: variables that are added to those of the machine.
+        environment: variables that are added to those of the machine; None removes one.
         time_limit_s: a program that runs longer is killed.
     """
 
     arguments: tuple[str, ...]
     folder: Path
     log: Path
-    environment: Mapping[str, str]
+    environment: Mapping[str, str | None]
     time_limit_s: float
 
 
@@ -137,11 +137,12 @@ def run_command(command: Command, running: set[int] | None = None) -> Ended:
     """
     running = set() if running is None else running
     command.log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, **command.environment}
     with command.log.open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-c", END_WITH_PARENT, *command.arguments],
             cwd=command.folder,
-            env={**os.environ, **command.environment},
+            env={name: value for name, value in environment.items() if value is not None},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

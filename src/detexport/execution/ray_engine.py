@@ -8,9 +8,9 @@ import os
 import pickle
 import socket
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -32,6 +32,7 @@ SHARDS_PER_WORKER = 4
 """Shards that each worker gets of a small number of items, so that all end at about the same time."""
 STARTS = 3
 CONNECT_S = 10.0
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 TIMED_OUT = "timed out during startup"
 
 
@@ -41,16 +42,21 @@ class Setting:
 
     Args:
         folder: the current folder.
-        threads: number of threads to compute with.
+        environment: variables that the number of threads depends on; None for one that is not set.
     """
 
     folder: str
-    threads: int
+    environment: Mapping[str, str | None]
 
     @classmethod
     def of_this_process(cls) -> "Setting":
-        """Return the setting of this process: OMP_NUM_THREADS, by default a thread per CPU."""
-        return cls(str(Path.cwd()), int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
+        """Return the setting of this process."""
+        return cls(str(Path.cwd()), {name: os.environ.get(name) for name in THREADS})
+
+    @property
+    def threads(self) -> int:
+        """The number of threads that a process computes with: OMP_NUM_THREADS, by default one per CPU."""
+        return int(self.environment[THREADS[0]] or len(os.sched_getaffinity(0)))
 
 
 class WorkerError(DetexportError):
@@ -142,9 +148,12 @@ class Ray:
         return max(1, int(room))
 
     def run(self, command: Command, resources: Resources) -> Ended:
-        """Run a command on a machine with these resources; see ``Execution.run``."""
+        """Run a command on a machine with these resources: ``cpus`` for each thread that it computes with."""
         self.connect()
-        cpus = _cpus_of_a_machine() if resources.alone else resources.cpus
+        environment = {**Setting.of_this_process().environment, **command.environment}
+        threads = Setting(str(command.folder), environment).threads
+        cpus = _cpus_of_a_machine() if resources.alone else resources.cpus * threads
+        command = replace(command, environment=environment)
         task = ray.remote(_run_command).options(
             num_cpus=cpus, num_gpus=resources.gpus, max_retries=self.retries, scheduling_strategy="SPREAD"
         )
@@ -268,15 +277,16 @@ def _run_command(command: Command, address: str) -> Ended:
     """Run a command, which finds this cluster if it uses Ray itself."""
     _change_to(str(command.folder))
     environment = {**command.environment, "RAY_ADDRESS": address}
-    return run_command(
-        Command(command.arguments, command.folder, command.log, environment, command.time_limit_s)
-    )
+    return run_command(replace(command, environment=environment))
 
 
 def enter(setting: Setting) -> None:
     """Take over a setting, before a runtime is imported: threads are counted then."""
     _change_to(setting.folder)
-    os.environ["OMP_NUM_THREADS"] = str(setting.threads)
+    for name, value in setting.environment.items():
+        os.environ.pop(name, None)  # Ray sets the number of threads to that of the task's CPUs
+        if value is not None:
+            os.environ[name] = value
 
 
 def _change_to(folder: str) -> None:
