@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ from detexport.config.instantiate import instantiate
 from detexport.config.params import PARAMS, load_params, load_values
 from detexport.errors import BROKEN, DetexportError
 from detexport.execution.engine import Execution, Local, Resources
+from detexport.system.files import write_json
 from detexport.system.script import run
 
 PIPELINE = Path("dvc.yaml")
@@ -35,6 +37,7 @@ ALONE = ("benchmark",)
 """Stages that measure time, which nothing else on their machine may disturb."""
 COMMITTED_AT_ONCE = 500
 LOGS = Path("outputs/logs")
+OUTCOMES = "outcomes.json"
 
 
 class DvcError(DetexportError):
@@ -80,8 +83,8 @@ def main(
 ) -> None:
     """Run what is out of date in the chains of all jobs; exit code 1 if a stage failed.
 
-    The engine is that of params.yaml: `python tools/compose.py engine=ray` selects Ray. Logs of the stages are
-    in outputs/logs.
+    The engine is that of params.yaml; `python tools/compose.py engine=ray` selects Ray. The logs are in
+    outputs/logs, with the time and the memory of each stage in outcomes.json.
     """
     params = load_values_of_all()
     stages = yaml.safe_load(PIPELINE.read_text(encoding="utf-8"))["stages"]
@@ -99,6 +102,7 @@ def main(
     ran = [name for name, outcome in outcomes.items() if outcome.status == OK and outcome.seconds]
     for start in range(0, len(ran), COMMITTED_AT_ONCE):  # as many names as fit on a command line
         dvc("commit", "--force", *ran[start : start + COMMITTED_AT_ONCE])
+    write_json(LOGS / OUTCOMES, {name: asdict(outcome) for name, outcome in outcomes.items() if name in ran})
     failed = {name: outcome for name, outcome in outcomes.items() if outcome.status != OK}
     echo(f"{len(ran)} stages run, {len(outcomes) - len(ran) - len(failed)} up to date, {len(failed)} failed")
     for name, outcome in failed.items():

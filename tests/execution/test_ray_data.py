@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from detexport.errors import DataError
+from small_ray import small_ray
 
 try:
     from ray import cloudpickle
 
     from detexport.execution.ray_data import RayData
-    from detexport.execution.ray_engine import Ray
 except ModuleNotFoundError as error:
     pytest.skip(str(error), allow_module_level=True)
 
@@ -24,12 +24,8 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[RayData]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        engine = RayData(Ray(address="local", cpus=2, memory_mb=200))
-        engine.ray.connect()
-        yield engine
-        engine.stop()
+    with small_ray() as engine:
+        yield RayData(engine)
 
 
 def killed_once(folder: Path) -> Callable[[int], int]:

@@ -25,6 +25,7 @@ from detexport.runtime.onnxruntime import OnnxRuntime
 from detexport.system.files import write_json
 from detexport.workflows.validate import ReportFiles
 from detexport.workflows.validate_target import validate_target
+from small_ray import OPTIONS, small_ray
 from tiny_artifacts import tiny_image
 
 try:
@@ -42,12 +43,8 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Ray]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        engine = Ray(address="local", cpus=2, memory_mb=200, shard_items=3)
-        engine.connect()
+    with small_ray(shard_items=3) as engine:
         yield engine
-        engine.stop()
 
 
 def squares() -> Callable[[int], tuple[int, int]]:
@@ -140,7 +137,7 @@ def suicidal() -> Callable[[int], Any]:
 
 
 def test_a_task_that_kills_each_worker_is_an_error(engine: Ray) -> None:
-    impatient = Ray(address="local", cpus=2, memory_mb=200, retries=0)
+    impatient = Ray(**OPTIONS, retries=0)
     with pytest.raises(WorkerError, match="a worker of Ray was killed at each try"):
         list(impatient.map(suicidal, [1]))
 

@@ -16,6 +16,7 @@ from coverage_table.run import OK, Outcome
 from coverage_table.steps import Step
 from detexport.execution.engine import Local, Resources
 from run_jobs import DvcRecords, on_gpu, resources_of
+from small_ray import OPTIONS
 
 ROOT = Path(__file__).parents[2]
 JOBS = ("a", "b", "c")
@@ -97,7 +98,7 @@ def start(project: Path) -> "subprocess.Popen[str]":
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"},
         start_new_session=True,
     )
 
@@ -151,7 +152,7 @@ def test_ray_runs_the_chains_and_a_killed_worker_changes_nothing(project: Path, 
     for name in ("dvc.lock", "outputs", "data"):
         path = project / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    select(project, "ray", address="local", cpus=2, memory_mb=200)
+    select(project, "ray", **OPTIONS)
     (project / "wait").touch()
     process = start(project)
     until = time.monotonic() + 200

@@ -1,4 +1,4 @@
-"""Prediction of a folder: the detector's own outputs, in parts, continued by the next run; the same on Ray."""
+"""Prediction of a folder: the outputs of the detector, in parts, resumed by the next run; the same on Ray."""
 
 import json
 import os
@@ -16,6 +16,7 @@ from PIL import Image
 import detexport
 from detexport.errors import ConfigError
 from detexport.execution.engine import Local
+from small_ray import small_ray
 from tiny_artifacts import tiny_image
 
 pytest.importorskip("pyarrow")
@@ -103,17 +104,10 @@ def test_an_unreadable_image_is_reported_and_stops_no_other(
 
 @pytest.fixture(scope="module")
 def on_ray() -> Iterator[list[str]]:
-    pytest.importorskip("ray")
-    from detexport.execution.ray_engine import Ray
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        engine = Ray(address="local", cpus=2, memory_mb=200)
-        engine.connect()
+    with small_ray():
         import ray
 
         yield ["--engine", "ray", "--address", ray.get_runtime_context().gcs_address]
-        engine.stop()
 
 
 def start(artifact: Path, images: Path, output: Path, *options: str) -> "subprocess.Popen[str]":

@@ -43,6 +43,7 @@ class RayData:
         room = self.workers or self.ray.workers(setting.threads, gpus)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
+        context.print_on_execution_start = False
         rows = [{"item": cloudpickle.dumps(item)} for item in items]
         results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             _Actor,

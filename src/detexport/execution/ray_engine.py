@@ -183,9 +183,10 @@ class Ray:
         except (OSError, RuntimeError, ValueError) as error:
             raise ConfigError(
                 "the Ray cluster cannot be reached",
-                got=f"{address}: {error}",
+                got=f"{address}: {error.__cause__ or error}",
                 expected="the address of a running cluster of this version of Ray and Python",
-                remedy="correct engine.address or RAY_ADDRESS; null starts a Ray of this machine",
+                remedy="correct engine.address or RAY_ADDRESS, or set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN if the "
+                "cluster asks for a token",
             ) from error
 
     def _start(self) -> None:
