@@ -31,7 +31,7 @@ from tiny_artifacts import tiny_image
 try:
     from ray import cloudpickle
 
-    from detexport.execution.ray_engine import Ray, WorkerError
+    from detexport.execution.ray_engine import CLUSTER, Ray, WorkerError
 except ModuleNotFoundError as error:
     pytest.skip(str(error), allow_module_level=True)
 
@@ -148,7 +148,8 @@ def command(folder: Path, code: str, *arguments: str) -> Command:
 
 
 def test_a_command_runs_in_its_folder_and_can_find_the_cluster(engine: Ray, tmp_path: Path) -> None:
-    code = "import os; print(os.getcwd(), os.environ['COLOUR'], ':' in os.environ['RAY_ADDRESS']); exit(4)"
+    code = "import os; print(os.getcwd(), os.environ['COLOUR'], ':' in os.environ[CLUSTER]); exit(4)"
+    code = f"CLUSTER = {CLUSTER!r}; {code}"
     ended = engine.run(command(tmp_path, code), Resources())
     assert (ended.code, ended.late) == (4, False)
     assert ended.peak_bytes > 1e6

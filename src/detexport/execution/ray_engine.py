@@ -32,6 +32,8 @@ SHARDS_PER_WORKER = 4
 """Shards that each worker gets of a small number of items, so that all end at about the same time."""
 STARTS = 3
 CONNECT_S = 10.0
+CLUSTER = "DETEXPORT_RAY_CLUSTER"
+"""The environment variable that tells a command which cluster runs it; its own tasks run there, too."""
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 TIMED_OUT = "timed out during startup"
 
@@ -173,7 +175,7 @@ class Ray:
         if ray.is_initialized():
             return
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        address = self.address or os.environ.get("RAY_ADDRESS") or "local"
+        address = os.environ.get(CLUSTER) or self.address or os.environ.get("RAY_ADDRESS") or "local"
         if address == "local":
             self._start()
             return
@@ -185,8 +187,8 @@ class Ray:
                 "the Ray cluster cannot be reached",
                 got=f"{address}: {error.__cause__ or error}",
                 expected="the address of a running cluster of this version of Ray and Python",
-                remedy="correct engine.address or RAY_ADDRESS, or set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN if the "
-                "cluster asks for a token",
+                remedy="correct engine.address or RAY_ADDRESS; if the cluster asks for a token, set "
+                "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN",
             ) from error
 
     def _start(self) -> None:
@@ -237,7 +239,7 @@ def _result(task: Any) -> Any:
             remedy="see Ray's logs, give a machine fewer CPUs, or raise engine.retries",
         ) from error
     except ray.exceptions.RayTaskError as error:
-        raise error.as_instanceof_cause() from None
+        raise error.cause from error
 
 
 def _cpus_of_a_machine() -> int:
@@ -277,7 +279,7 @@ def portable(error: Exception) -> Exception:
 def _run_command(command: Command, address: str) -> Ended:
     """Run a command, which finds this cluster if it uses Ray itself."""
     _change_to(str(command.folder))
-    environment = {**command.environment, "RAY_ADDRESS": address}
+    environment = {**command.environment, CLUSTER: address}
     return run_command(replace(command, environment=environment))
 
 
