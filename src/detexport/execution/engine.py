@@ -150,7 +150,12 @@ def run_command(command: Command, running: set[int] | None = None) -> Ended:
         )
     running.add(process.pid)
     late = threading.Event()
-    timer = threading.Timer(command.time_limit_s, lambda: (late.set(), kill(process.pid)))
+
+    def end() -> None:
+        late.set()
+        kill(process.pid)
+
+    timer = threading.Timer(command.time_limit_s, end)
     timer.start()
     try:
         _, status, usage = os.wait4(process.pid, 0)
