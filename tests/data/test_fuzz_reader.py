@@ -17,7 +17,8 @@ from detexport.data.annotations import read_panoptic_annotations
 from detexport.data.coco import CocoDataset, check_image_sizes, check_images_exist, read_coco, read_record
 from detexport.data.datasets import load_coco_json
 from detexport.data.images import decode_image, read_image_size, read_label_map
-from detexport.data.mapping import GroundTruth, annotation_mask, training_example
+from detexport.data.mapping import GroundTruth, training_example
+from detexport.data.segmentation import annotation_mask
 from detexport.metrics.average_precision import coco_ap
 from fuzzing import fuzzed, mutated_bytes, mutated_trees, only_our_errors
 

@@ -12,12 +12,12 @@ from detexport.config import get_cfg
 from detexport.data.coco import CocoRecord
 from detexport.data.mapping import (
     GroundTruth,
-    annotation_mask,
     annotations_to_instances,
     flip_instances,
     learnable,
     training_example,
 )
+from detexport.data.segmentation import annotation_mask
 from detexport.errors import DataError
 
 HEIGHT, WIDTH = 20, 30

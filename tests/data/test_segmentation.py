@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from detexport.data.mapping import annotation_mask
-from detexport.data.segmentation import MAX_COORDINATE, checked_segmentation
+from detexport.data.segmentation import MAX_COORDINATE, annotation_mask, checked_segmentation
 from detexport.errors import DataError
 
 HEIGHT, WIDTH = 12, 16

@@ -46,7 +46,9 @@ def load_in(python: Path, model: Path) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("target", "engines"), [("onnx", ["onnxruntime"]), ("scripting", ["torch"])])
+@pytest.mark.parametrize(
+    ("target", "engines"), [("onnx", ["onnxruntime"]), ("openvino", ["openvino"]), ("scripting", ["torch"])]
+)
 def test_a_version_runs_with_its_own_requirements_alone(
     models: dict[str, Path], tmp_path: Path, target: str, engines: list[str]
 ) -> None:

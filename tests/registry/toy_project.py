@@ -1,6 +1,7 @@
 """A workspace as the pipeline leaves it for the register stage: real artifacts, a verdict, a latency."""
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,15 @@ from detexport.reference.store import SampleMeta, read_reference, write_referenc
 from detexport.registry.jobs import Job
 from detexport.runtime import default_engine
 from detexport.system.files import read_json, write_json
-from tiny_artifacts import tiny_contract, tiny_image, write_tiny_onnx, write_tiny_torchscript
+from makers import maker
+from tiny_artifacts import no_samples, tiny_contract, tiny_image, write_tiny_onnx, write_tiny_torchscript
 from tolerances import LIMITS
 
 RUNTIMES = {
     "onnx": "detexport.runtime.onnxruntime.OnnxRuntime",
     "scripting": "detexport.runtime.torchscript.TorchScript",
     "tracing": "detexport.runtime.torchscript.TorchScript",
+    "openvino": "detexport.runtime.openvino.OpenVinoRuntime",
 }
 MODEL = "toy"
 # What `conf/parity/default.yaml` asks for, on a model with all kinds of inputs.
@@ -68,6 +71,11 @@ def write_target(root: Path, target: str, **changes: Any) -> Artifact:
     artifact_dir = folder(root) / "artifacts" / target
     if target == "onnx":
         artifact = write_tiny_onnx(artifact_dir, **changes)
+    elif target == "openvino":
+        with tempfile.TemporaryDirectory() as temporary:
+            write_tiny_onnx(Path(temporary) / "onnx", **changes)
+            maker(target).convert(Path(temporary) / "onnx", no_samples(), artifact_dir)
+        artifact = read_artifact(artifact_dir)
     else:
         artifact = write_tiny_torchscript(artifact_dir, method=target, **changes)
     write_verdict(root, target, artifact)

@@ -186,14 +186,12 @@ def trainings(*, _root_: DictConfig) -> DictConfig:
     """Return the models to train: ``{"M": {config_file, weights, quoted: the same for a shell}}``."""
     selected = {
         name: {
-            "config_file": model.config_file,
-            "weights": model.weights,
-            "quoted": {
-                "config_file": shlex.quote(str(model.config_file)),
-                "weights": shlex.quote(str(model.weights)),
-            },
+            "config_file": model["config_file"],
+            "weights": model["weights"],
+            "quoted": {key: shlex.quote(str(model[key])) for key in ("config_file", "weights")},
         }
-        for name, model in _root_.models.items()
+        # As plain values, among which ``seal`` reports those that are not set (``???``).
+        for name, model in _plain(_root_.models).items()
         if is_trained(model)
     }
     return OmegaConf.create(selected)

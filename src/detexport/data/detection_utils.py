@@ -15,7 +15,8 @@ from torch import Tensor
 from detexport.data import images
 from detexport.data import transforms as T
 from detexport.data.catalog import MetadataCatalog
-from detexport.data.mapping import annotation_keypoints, annotation_mask
+from detexport.data.mapping import annotation_keypoints
+from detexport.data.segmentation import annotation_mask
 from detexport.errors import ConfigError, DataError
 from detexport.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks, RotatedBoxes
 

@@ -9,10 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pycocotools import mask as coco_mask
 
 from detexport.data.coco import CocoRecord, read_record, read_sem_seg
-from detexport.data.segmentation import checked_segmentation
+from detexport.data.segmentation import annotation_mask
 from detexport.errors import DataError
 from detexport.structures import BitMasks, Boxes, Instances, Keypoints
 
@@ -161,35 +160,6 @@ def annotation_masks(annotations: Sequence[dict[str, Any]], image_size: tuple[in
     """
     bitmaps = [annotation_mask(_required(a, "segmentation"), *image_size) for a in annotations]
     return BitMasks(torch.from_numpy(np.array(bitmaps, bool).reshape(-1, *image_size)))
-
-
-def annotation_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """Convert a COCO segmentation (polygons, compressed or plain RLE) to a bitmap.
-
-    Returns:
-        (height, width) bool; empty without a segmentation, or if all its polygons are invalid.
-
-    Raises:
-        DataError: the segmentation is invalid, see ``detexport.data.segmentation``.
-    """
-    try:
-        segmentation = checked_segmentation(segmentation, height, width)
-    except ValueError as error:
-        raise DataError(
-            "a segmentation is not valid",
-            got=error,
-            expected="polygons, or run lengths of the image's size",
-            remedy="correct the annotations",
-        ) from error
-    if not segmentation:
-        return np.zeros((height, width), bool)
-    if isinstance(segmentation, list):
-        rle = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
-    elif isinstance(segmentation["counts"], list):
-        rle = coco_mask.frPyObjects(segmentation, height, width)
-    else:
-        rle = segmentation
-    return coco_mask.decode(rle).astype(bool)
 
 
 def annotation_keypoints(annotations: Sequence[dict[str, Any]]) -> Keypoints:

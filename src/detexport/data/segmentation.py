@@ -1,4 +1,4 @@
-"""Checks of COCO segmentations, before they reach the native code of pycocotools.
+"""Checks of COCO segmentations, before they reach the native code of pycocotools, and conversion to bitmaps.
 
 All readers apply the same rule. A segmentation is one of these:
 
@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from pycocotools import mask as coco_mask
 
 from detexport.contract import MAX_SIDE
-from detexport.errors import shown
+from detexport.errors import DataError, shown
 
 NUMBER = (int, float, np.integer, np.floating)
 
@@ -29,6 +30,35 @@ MAX_OUTLINE = 1 << 22
 
 MOST_DIGITS = 7
 """Maximum number of 5-bit digits of a compressed run length: 7 hold 32 bits."""
+
+
+def annotation_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
+    """Convert a COCO segmentation (polygons, compressed or plain RLE) to a bitmap.
+
+    Returns:
+        (height, width) bool; empty without a segmentation, or if all its polygons are invalid.
+
+    Raises:
+        DataError: the segmentation is invalid, see ``checked_segmentation``.
+    """
+    try:
+        segmentation = checked_segmentation(segmentation, height, width)
+    except ValueError as error:
+        raise DataError(
+            "a segmentation is not valid",
+            got=error,
+            expected="polygons, or run lengths of the image's size",
+            remedy="correct the annotations",
+        ) from error
+    if not segmentation:
+        return np.zeros((height, width), bool)
+    if isinstance(segmentation, list):
+        rle = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+    elif isinstance(segmentation["counts"], list):
+        rle = coco_mask.frPyObjects(segmentation, height, width)
+    else:
+        rle = segmentation
+    return coco_mask.decode(rle).astype(bool)
 
 
 def checked_segmentation(segmentation: Any, height: int, width: int) -> Any:

@@ -156,8 +156,8 @@ def _without_branches(
 ) -> Tensor:
     """Suppress boxes in a graph of ``torch.export``, as ``_exactly`` does.
 
-    A loop of one step or none takes the place of a branch. The graph then loops over all classes, or over none
-    if ``_at_once`` ran and is exact.
+    A loop of one step or none takes the place of a branch. The graph then loops over all classes, or over
+    none if ``_at_once`` ran and is exact.
     """
     num_classes = F.pad(classes, [0, 1]).max() + 1
     pairs = torch.ones_like(scores).sum() ** 2

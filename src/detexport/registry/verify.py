@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -173,22 +173,28 @@ def _checks(
     provenance = _check("provenance", lambda: _provenance_faults(version.tags, folders, expected))
     yield provenance
     files = _read_listing(run if provenance.holds else model)
-    # Its files are hashed once, however many checks need it.
-    read_stored = cache(lambda: read_verified(_artifact_dir(model)))
     own = [
         _check("model files", lambda: _file_faults(model, files["model"], closed=True)),
         _check("run files", lambda: _file_faults(run, files["run"], closed=False)),
-        _check("artifact", lambda: _artifact_faults(version.tags, read_stored())),
-        _check("content", lambda: _content_faults(version.tags, model, read_stored)),
-        _check("certificate", lambda: _certificate_faults(version, model, run, read_stored)),
     ]
+    artifact, stored = _check_artifact(version.tags, model)
+    own.append(artifact)
+    if stored:
+        own += [
+            _check("content", lambda: _content_faults(version.tags, model, stored)),
+            _check("certificate", lambda: _certificate_faults(version, model, run, stored)),
+        ]
+    else:
+        own += [
+            Check(name, ("not checked: the artifact cannot be read",)) for name in ("content", "certificate")
+        ]
     yield from own
     if engine_of is None:
         return
-    if not provenance.holds or not all(one.holds for one in own):
+    if stored is None or not provenance.holds or not all(one.holds for one in own):
         yield Check("sample", ("not run: what it needs does not hold",))
     else:
-        yield _run_sample(model, run, partial(engine_of, read_stored()), device)
+        yield _run_sample(model, run, partial(engine_of, stored), device)
 
 
 def _check(name: str, faults: Callable[[], Iterator[str]]) -> Check:
@@ -261,6 +267,15 @@ def _artifact_dir(model: Path) -> Path:
     return folders[0]
 
 
+def _check_artifact(tags: Mapping[str, str], model: Path) -> tuple[Check, Artifact | None]:
+    """Hash the artifact's files, compare its digests; return it, too, unless it cannot be read."""
+    try:
+        artifact = read_verified(_artifact_dir(model))
+    except UNREADABLE as error:
+        return Check("artifact", (f"{type(error).__name__}: {error}",)), None
+    return Check("artifact", tuple(_artifact_faults(tags, artifact))), artifact
+
+
 def _artifact_faults(tags: Mapping[str, str], artifact: Artifact) -> Iterator[str]:
     given = {
         ARTIFACT_TAG: artifact.sha256,
@@ -272,24 +287,20 @@ def _artifact_faults(tags: Mapping[str, str], artifact: Artifact) -> Iterator[st
             yield f"{tag.removeprefix('detexport.')} is {got}, in the registry {tags.get(tag)}"
 
 
-def _content_faults(
-    tags: Mapping[str, str], model: Path, read_stored: Callable[[], Artifact]
-) -> Iterator[str]:
+def _content_faults(tags: Mapping[str, str], model: Path, stored: Artifact) -> Iterator[str]:
     """Compute the digest of the content again from the stored files."""
     target = read_json(model / "artifacts" / TARGET)
     code = {name: sha256_file(model / "code" / PACKAGE.name / name) for name in target["code"]}
     requirements = (model / "requirements.txt").read_text(encoding="utf-8").split()
     signature = mlflow.models.Model.load(str(model)).signature.to_dict()
-    got = content_digest(read_stored(), target["runtime"], code, requirements, signature)
+    got = content_digest(stored, target["runtime"], code, requirements, signature)
     if got != tags.get(ADDRESS):
         yield f"artifact, runtime, code, requirements and signature have the digest {got}, " + (
             f"the registry {tags.get(ADDRESS)}"
         )
 
 
-def _certificate_faults(
-    version: ModelVersion, model: Path, run: Path, read_stored: Callable[[], Artifact]
-) -> Iterator[str]:
+def _certificate_faults(version: ModelVersion, model: Path, run: Path, stored: Artifact) -> Iterator[str]:
     certificate = read_certificate(run / CERTIFICATE)
     tag = version.tags.get(CERTIFICATE_TAG)
     if certificate["sha256"] != tag:
@@ -299,7 +310,7 @@ def _certificate_faults(
     yield from certificate_faults(
         certificate,
         read_verdict(run / VERDICT),
-        read_stored(),
+        stored,
         job=version.name,
         runtime=read_json(model / "artifacts" / TARGET)["runtime"],
     )

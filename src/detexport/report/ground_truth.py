@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
-from pycocotools.coco import COCO
 
 from detexport.contract import Contract
 from detexport.data.coco import CocoDataset, CocoRecord, load_coco, read_sem_seg, records_of
+from detexport.data.segmentation import annotation_mask
 from detexport.errors import DataError
 from detexport.metrics.evaluate import annotation_kind
 from detexport.metrics.panoptic_quality import PanopticQuality
@@ -103,7 +102,8 @@ def annotated_objects(record: CocoRecord, size: tuple[int, int], fields: Sequenc
         "pred_classes": np.array([one["category_id"] for one in objects], np.int64),
     }
     if "pred_masks" in fields:
-        masks = [_resized(_mask(one, record), size) for one in objects]
+        sides = record.height, record.width
+        masks = [_resized(annotation_mask(one.get("segmentation"), *sides), size) for one in objects]
         truth["pred_masks"] = np.array(masks, bool).reshape(-1, *size)
     if "pred_keypoints" in fields:
         rows = [one.get("keypoints") or [] for one in objects]
@@ -114,16 +114,6 @@ def annotated_objects(record: CocoRecord, size: tuple[int, int], fields: Sequenc
         points[points[..., 2] == 0] = np.nan
         truth["pred_keypoints"] = points
     return truth
-
-
-def _mask(annotation: dict[str, Any], record: CocoRecord) -> np.ndarray:
-    """Return the mask of an annotation, (H, W) uint8; empty without a segmentation."""
-    if not annotation.get("segmentation"):
-        return np.zeros((record.height, record.width), np.uint8)
-    coco = COCO()
-    coco.imgs[record.image_id] = {"height": record.height, "width": record.width}
-    mask: np.ndarray = coco.annToMask({**annotation, "image_id": record.image_id})
-    return mask
 
 
 def annotated_segments(annotations: PanopticQuality, record: CocoRecord, size: tuple[int, int]) -> Outputs:

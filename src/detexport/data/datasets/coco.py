@@ -13,7 +13,7 @@ from typing import Any
 
 from detexport.data.catalog import DatasetCatalog, MetadataCatalog
 from detexport.data.coco import read_coco
-from detexport.data.mapping import annotation_mask
+from detexport.data.segmentation import annotation_mask
 from detexport.errors import DataError
 from detexport.structures import BoxMode
 from detexport.system.files import write_json
