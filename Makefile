@@ -13,7 +13,7 @@ CPP_PACKAGES := cmake g++ make libpng-dev libssl-dev nlohmann-json3-dev
 CPP_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro retrain params experiments dist docs coverage coverage-docs export-benchmark parity-benchmark test test-all cpp-test lint lock clean
+.PHONY: help setup repro jobs retrain params experiments dist docs coverage coverage-docs export-benchmark parity-benchmark test test-all cpp-test lint lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -31,6 +31,12 @@ $(READY): requirements.lock pyproject.toml
 
 repro: $(READY) ## run the pipeline: data, export, parity, latency, registry, report
 	@python tools/preflight.py
+	dvc repro
+	@echo "report: reports/index.html"
+
+jobs: $(READY) ## run the pipeline, its jobs side by side on the engine of params.yaml: make params OVERRIDES="engine=ray"
+	@python tools/preflight.py
+	python tools/run_jobs.py $(OPTIONS)
 	dvc repro
 	@echo "report: reports/index.html"
 

@@ -31,7 +31,8 @@ def main(
     engine = instantiate(load_params(f"{target}.runtime"))
     files = ReportFiles(save_to, save_drawn_to, save_certificate_to)
     settings = [load_values(name) for name in (target, "parity", "data.categories")]
-    report = validate_target(job, artifact_dir, engine, reference, floor, data, files, *settings)
+    execution = instantiate(load_params("engine"))
+    report = validate_target(job, artifact_dir, engine, reference, floor, data, files, *settings, execution)
     echo("\n".join(report_lines(report)))
 
 

@@ -14,6 +14,7 @@ from detexport.contract import ResizeRule
 from detexport.data.coco import CocoDataset, load_coco
 from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import DataError
+from detexport.execution.sessions import OneSession
 from detexport.metrics.evaluate import Evaluation, evaluate_predictions
 from detexport.metrics.tallies import Matches, Pixels, Segments, pack_tallies
 from detexport.parity.accuracy import (
@@ -81,7 +82,7 @@ def eager(dataset: CocoDataset, **metrics: float) -> EagerAccuracy:
 def measured(
     session: Session, dataset: CocoDataset, reached: EagerAccuracy, budget: float = 0.02
 ) -> Accuracy:
-    return measure_accuracy(session, reached, dataset, precision="int8", budget=budget, least=0.1)
+    return measure_accuracy(OneSession(session), reached, dataset, precision="int8", budget=budget, least=0.1)
 
 
 def test_what_finds_the_same_passes(dataset: CocoDataset, artifact: Artifact) -> None:
@@ -148,7 +149,7 @@ def verdict(dataset: CocoDataset, reference: Reference, session: Session, *, red
         reference,
         TOLERANCE,
         job="j",
-        measure=lambda _: measure(second),
+        measure=lambda _: measure(OneSession(second)),
         reduced=reduced,
     )
     return report.to_json()

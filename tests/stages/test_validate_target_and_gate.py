@@ -35,6 +35,7 @@ def workspace(tmp_path: Path) -> Path:
         "jobs": {JOB: {"model": "tiny", "target": "onnx", "artifact": "onnx"}},
         "targets": {"onnx": {"artifact": "onnx", "runtime": runtime}},
         "parity": yaml.safe_load((CONF / "parity" / "default.yaml").read_text()),
+        "engine": yaml.safe_load((CONF / "engine" / "local.yaml").read_text()),
     }
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     return tmp_path

@@ -7,19 +7,17 @@ queue of experiments runs each in a copy of the repository, which would rerun re
 import os
 import shlex
 import signal
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from coverage_table.steps import Step, inside
 from detexport.errors import ConfigError, DataError
+from detexport.execution.engine import Command, Execution, Local, Resources
 from detexport.system.digests import sha256_json, sha256_tree
 from detexport.system.files import read_json, write_json
 from detexport.system.locks import locked
@@ -69,22 +67,81 @@ class Outcome:
     outs: dict[str, str] = field(default_factory=dict)
 
 
+class Records:
+    """The outcomes of successful steps, in a folder.
+
+    An outcome is stored with its key, a digest of its command, its parameters and all files that it reads,
+    its code included. So a runner continues where a killed one stopped. A failed step runs again, since its
+    cause may be outside the key (a full disk).
+
+    Args:
+        folder: the commands' working folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def recall(self, step: Step, before: Sequence[Step], outcomes: Mapping[str, Outcome]) -> Outcome | None:
+        """Return the outcome of a step that succeeded before on the same inputs, else None."""
+        path = self._path(step)
+        if not path.is_file():
+            return None
+        kept = Outcome(**read_json(path))
+        current = kept.status == OK and kept.key == self.key(step, before, outcomes)
+        there = all((self.folder / out).exists() for out in kept.outs)
+        return kept if current and there else None
+
+    def key(self, step: Step, before: Sequence[Step], outcomes: Mapping[str, Outcome]) -> str:
+        """Return the digest of all that a step depends on."""
+        made = {out: sha for other in before for out, sha in outcomes[other.name].outs.items()}
+        read = {}
+        for dep in step.deps:
+            sources = {out: sha for out, sha in made.items() if inside(dep, out)}
+            read[dep] = sources or digest(self.folder / dep)
+        return sha256_json({"cmd": step.cmd, "params": step.params, "read": read})
+
+    def begin(self, step: Step) -> None:
+        """Remove the outcome of a step before its outputs change: it must not outlive them."""
+        self._path(step).unlink(missing_ok=True)
+
+    def keep(self, step: Step, outcome: Outcome) -> None:
+        """Store the outcome of a step."""
+        write_json(self._path(step), asdict(outcome))
+
+    def _path(self, step: Step) -> Path:
+        return self.folder / "steps" / f"{step.name}.json"
+
+
 class Runner:
     """A runner of steps in a folder that is laid out like the repository.
-
-    The outcome of a successful step is stored with its key, a digest of its command, its parameters and all
-    files that it reads, its code included. So a runner continues where a killed one stopped. A failed step
-    runs again, since its cause may be outside the key (a full disk).
 
     Args:
         folder: the commands' working folder, with ``stages/``, ``src/`` and everything else that they read.
         time_limit_s: a step that takes longer fails.
+        records: which steps need not run; by default ``Records`` in the folder.
+        execution: where the steps run.
+        environment: added to the environment of the steps.
+        resources: what a step occupies.
+        logs: folder for the output of the steps; by default ``logs`` in the folder.
     """
 
-    def __init__(self, folder: Path, time_limit_s: float) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        time_limit_s: float,
+        records: Any = None,
+        execution: Execution | None = None,
+        environment: Mapping[str, str] = ENVIRONMENT,
+        resources: Callable[[Step], Resources] = lambda _: Resources(),
+        logs: Path | None = None,
+    ) -> None:
         self.folder = folder
         self.time_limit_s = time_limit_s
-        self._running: set[int] = set()
+        self.records = records or Records(folder)
+        self.execution = execution or Local()
+        self.environment = environment
+        self.resources = resources
+        self.logs = logs or folder / "logs"
 
     def run(
         self,
@@ -113,7 +170,7 @@ class Runner:
             outcomes[step.name] = outcome
             report(step, outcome, ran)
 
-        with ThreadPoolExecutor(processes) as pool, self._children_end_with_us():
+        with ThreadPoolExecutor(processes) as pool, self._stopping_on_errors():
             while waiting or running:
                 for step in list(waiting):
                     needs = [outcomes.get(other.name) for other in before[step.name]]
@@ -123,7 +180,7 @@ class Runner:
                     if known is not None:
                         settle(step, known, False)
                     elif len(running) < processes:
-                        key = self._key(step, before[step.name], outcomes)
+                        key = self.records.key(step, before[step.name], outcomes)
                         running[pool.submit(self._run, step, key)] = step
                     else:
                         continue
@@ -142,81 +199,43 @@ class Runner:
             cause = outcomes[lacking[0].name]
             blocked = cause.status == BLOCKED
             return Outcome("", BLOCKED, cause.reason if blocked else f"{lacking[0].stage}: {cause.reason}")
-        path = self._record(step)
-        if not path.is_file():
-            return None
-        kept = Outcome(**read_json(path))
-        current = kept.status == OK and kept.key == self._key(step, before, outcomes)
-        there = all((self.folder / out).exists() for out in kept.outs)
-        return kept if current and there else None
-
-    def _key(self, step: Step, before: Sequence[Step], outcomes: Mapping[str, Outcome]) -> str:
-        made = {out: sha for other in before for out, sha in outcomes[other.name].outs.items()}
-        read = {}
-        for dep in step.deps:
-            sources = {out: sha for out, sha in made.items() if inside(dep, out)}
-            read[dep] = sources or digest(self.folder / dep)
-        return sha256_json({"cmd": step.cmd, "params": step.params, "read": read})
-
-    def _record(self, step: Step) -> Path:
-        return self.folder / "steps" / f"{step.name}.json"
+        known: Outcome | None = self.records.recall(step, before, outcomes)
+        return known
 
     def _run(self, step: Step, key: str) -> Outcome:
-        log = self.folder / "logs" / f"{step.name}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        # Before the step changes its outputs: the old record must not outlive them if this process is killed.
-        self._record(step).unlink(missing_ok=True)
+        log = self.logs / f"{step.name}.log"
+        self.records.begin(step)
         start = time.monotonic()
-        with log.open("wb") as file:
-            code, usage = self._wait(self._start(step, file))
-        seconds = round(time.monotonic() - start, 1)
-        status, reason = status_of_exit(code, log, seconds >= self.time_limit_s)
+        command = Command(
+            self._arguments(step), self.folder.resolve(), log.resolve(), self.environment, self.time_limit_s
+        )
+        ended = self.execution.run(command, self.resources(step))
+        status, reason = status_of_exit(ended.code, log, ended.late)
         outcome = Outcome(
             key,
             status,
             reason,
-            seconds,
-            round(usage.ru_utime + usage.ru_stime, 1),
-            usage.ru_maxrss * 1024,
+            round(time.monotonic() - start, 1),
+            ended.cpu_seconds,
+            ended.peak_bytes,
             {out: digest(self.folder / out) for out in step.outs} if status == OK else {},
         )
-        write_json(self._record(step), asdict(outcome))
+        self.records.keep(step, outcome)
         return outcome
 
-    def _start(self, step: Step, file: Any) -> "subprocess.Popen[bytes]":
+    def _arguments(self, step: Step) -> tuple[str, ...]:
         python, *script = shlex.split(step.cmd)
         if python != "python":
             raise DataError(f"the stage {step.stage} is no Python script", got=step.cmd)
         without = ["-c", WITHOUT, "detexport.modeling"] if step.stage in WITHOUT_MODELS else []
-        process = subprocess.Popen(
-            [sys.executable, *without, *script],
-            cwd=self.folder,
-            env={**os.environ, **ENVIRONMENT},
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        self._running.add(process.pid)
-        return process
-
-    def _wait(self, process: "subprocess.Popen[bytes]") -> tuple[int, Any]:
-        """Wait for a process, kill it at the time limit; return its exit code and resource usage."""
-        timer = threading.Timer(self.time_limit_s, kill, [process.pid])
-        timer.start()
-        _, status, usage = os.wait4(process.pid, 0)
-        timer.cancel()
-        self._running.discard(process.pid)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        return process.returncode, usage
+        return (*without, *script)
 
     @contextmanager
-    def _children_end_with_us(self) -> Iterator[None]:
+    def _stopping_on_errors(self) -> Iterator[None]:
         try:
             yield
         except BaseException:
-            for pid in tuple(self._running):
-                kill(pid)
+            self.execution.stop()
             raise
 
 
@@ -239,12 +258,6 @@ def alone(folder: Path) -> Iterator[None]:
                 remedy="wait for it, or choose another folder",
             ) from error
         yield
-
-
-def kill(pid: int) -> None:
-    """Kill a session leader and all processes of its session."""
-    with suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)
 
 
 def status_of_exit(code: int, log: Path, late: bool) -> tuple[str, str]:

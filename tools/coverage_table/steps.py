@@ -103,10 +103,15 @@ def producers(steps: Iterable[Step]) -> dict[str, tuple[Step, ...]]:
     """Return for each step, by name, the steps that write what it reads."""
     steps = tuple(steps)
     writers = {out: index for index, step in enumerate(steps) for out in step.outs}
+    below: dict[str, set[int]] = {}
+    for out, index in writers.items():
+        for folder in map(str, PurePosixPath(out).parents):
+            below.setdefault(folder, set()).add(index)
     before = {}
     for index, step in enumerate(steps):
         paths = {path for dep in step.deps for path in (dep, *map(str, PurePosixPath(dep).parents))}
-        found = {writers[path] for path in paths if path in writers} - {index}
+        found = {writers[path] for path in paths if path in writers}
+        found = found.union(*(below.get(dep, set()) for dep in step.deps)) - {index}
         before[step.name] = tuple(steps[other] for other in sorted(found))
     return before
 

@@ -352,8 +352,14 @@ def export_command(
 
 @app.command("predict", epilog=EXIT_CODES)
 def predict_command(
-    artifact: Artifact,
-    images: Annotated[list[str], Argument(help="Image files, folders, or 'patterns' in quotes.")],
+    source: Source,
+    images: Annotated[
+        list[str],
+        Argument(
+            help="Image files, folders, or 'patterns' in quotes. With --output: one folder, with its "
+            "subfolders, or a URL such as s3://bucket/images."
+        ),
+    ],
     as_json: Annotated[bool, Option("--json", help="Print one JSON document instead of a table.")] = False,
     draw: Annotated[
         Path | None, Option(help="Folder for a copy of each image with its detections drawn.")
@@ -365,25 +371,72 @@ def predict_command(
     score_threshold: Annotated[
         float, Option(min=0.0, max=1.0, help="Return instances with a score above this.")
     ] = 0.5,
+    output: Annotated[
+        str,
+        Option(
+            metavar="FOLDER|URL",
+            help="Write the results of all images here, in parts; a run that was killed is continued.",
+        ),
+    ] = "",
+    result_format: Annotated[
+        str, Option("--format", help="With --output: parquet, or coco for results.json in addition.")
+    ] = "parquet",
+    engine: Annotated[
+        str, Option(help="With --output: local, this process; or ray, a Ray of this machine or a cluster.")
+    ] = "local",
+    address: Annotated[
+        str, Option(help="Address of a Ray cluster. Default: RAY_ADDRESS, else a Ray of this machine.")
+    ] = "",
+    workers: Annotated[
+        int, Option(min=0, help="Number of Ray's actors, each with the model loaded; 0: as many as fit.")
+    ] = 0,
+    part_images: Annotated[int, Option(min=1, help="With --output: images of a part.")] = 64,
     max_image_pixels: MaxImagePixels = None,
 ) -> None:
-    """Run an artifact on images, without torch unless its runtime needs it.
+    """Run an artifact or a registered model on images, without torch unless its runtime needs it.
 
     \b
       detexport predict model_onnx photo.jpg
       detexport predict model_onnx 'photos/*.jpg' --json --score-threshold 0.3 > found.json
       detexport predict model_onnx photos --draw drawn
+      detexport predict models:/mask_rcnn-onnx@champion s3://bucket/images --output found --engine ray
 
     Images may have any size: they are resized by the artifact's rule. Boxes (x0, y0, x1, y1), masks and
     keypoints are in px of the original image. In JSON, masks are COCO's compressed RLE.
     """  # noqa: D301
-    from detexport.cli.checks import check_predict
+    from detexport.cli.checks import check_predict, check_predict_folder
 
-    check_predict(artifact, images, draw_to=draw, device=device, target=target)
+    if output:
+        check_predict_folder(
+            source,
+            images,
+            others={"--json": as_json, "--draw": draw is not None},
+            device=device,
+            target=target,
+            result_format=result_format,
+            engine=engine,
+        )
+        from detexport.cli.predict_folder import predict_to_output
+
+        predict_to_output(
+            source,
+            images[0],
+            output,
+            device=device,
+            target=target,
+            score_threshold=score_threshold,
+            part_images=part_images,
+            result_format=result_format,
+            engine=engine,
+            address=address,
+            workers=workers,
+        )
+        return
+    check_predict(source, images, draw_to=draw, device=device, target=target, engine=engine)
     from detexport.cli.predict import predict
 
     predict(
-        artifact,
+        source,
         images,
         as_json=as_json,
         draw_to=draw,

@@ -5,7 +5,7 @@ A mistake is reported in the time of ``--help``. The model, the data and the run
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -94,21 +94,109 @@ def check_export(request: Request) -> Request:
 
 
 def check_predict(
-    artifact_dir: Path, images: Iterable[str], *, draw_to: Path | None, device: str, target: str
+    source: str | Path,
+    images: Iterable[str],
+    *,
+    draw_to: Path | None,
+    device: str,
+    target: str,
+    engine: str = "local",
 ) -> None:
-    """Check the request of ``detexport predict``.
+    """Check the request of ``detexport predict`` without ``--output``.
 
     Raises:
         ArtifactError: the folder is not an artifact.
-        ConfigError: there is no such device or target.
+        ConfigError: there is no such device or target, or the engine writes to an output.
         DataError: there is no such image.
         OutputError: the folder for drawings cannot be written.
     """
+    if engine != "local":
+        raise ConfigError(
+            "an engine writes its results to an output",
+            got=f"--engine {engine}",
+            expected="--output, a folder or a URL",
+            remedy="add --output, or leave --engine out",
+        )
     check_device(device)
     find_images(images)
-    check_target(target, artifact_dir)
+    check_source(source, target)
     if draw_to is not None:
         check_writable(draw_to)
+
+
+ENGINES, RESULT_FORMATS = ("local", "ray"), ("parquet", "coco")
+
+
+def check_predict_folder(
+    source: str,
+    images: Sequence[str],
+    *,
+    others: Mapping[str, bool],
+    device: str,
+    target: str,
+    result_format: str,
+    engine: str,
+) -> None:
+    """Check the request of ``detexport predict --output``.
+
+    Args:
+        source: folder of an artifact, or a model in MLflow.
+        images: their one location.
+        others: options that do not go with ``--output``, and whether they are given.
+        device: see the command.
+        target: see the command.
+        result_format: see the command.
+        engine: see the command.
+
+    Raises:
+        ArtifactError: the folder is not an artifact.
+        ConfigError: a name is unknown, or options do not fit together.
+        MissingPackageError: the engine's packages are not installed.
+    """
+    for option, value, known in (
+        ("--engine", engine, ENGINES),
+        ("--format", result_format, RESULT_FORMATS),
+    ):
+        if value not in known:
+            raise ConfigError(
+                f"unknown {option}",
+                got=value,
+                expected=" or ".join(known),
+                remedy=did_you_mean(value, known) or f"choose one: {option} {known[0]}",
+            )
+    if given := [option for option, is_given in others.items() if is_given]:
+        raise ConfigError(
+            "these options do not go with --output",
+            got=listed(given),
+            expected="the results in files alone",
+            remedy=f"leave {given[0]} out",
+        )
+    if len(images) != 1:
+        raise ConfigError(
+            "--output is for one folder or URL of images",
+            got=listed(images),
+            expected="one location, whose subfolders are searched, too",
+            remedy="run the command for each of them, with another --output",
+        )
+    check_device(device)
+    check_source(source, target)
+    require_packages("pyarrow", "fsspec", *(["ray"] if engine == "ray" else []))
+
+
+def check_source(source: str | Path, target: str) -> None:
+    """Check an artifact's folder, or the packages that a model in MLflow needs, and the target.
+
+    Raises:
+        ArtifactError: the folder is not an artifact.
+        ConfigError: there is no such target, or it does not run artifacts of this format.
+        MissingPackageError: MLflow is not installed.
+    """
+    if is_registered(source):
+        if target:
+            find_target(target)
+        require_packages("mlflow")
+    else:
+        check_target(target, Path(source))
 
 
 def check_serve(source: str, *, target: str, device: str) -> None:

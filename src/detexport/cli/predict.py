@@ -18,7 +18,7 @@ MOST_PROPOSALS = 10  # of an image, in the table
 
 
 def predict(
-    artifact_dir: Path,
+    source: str | Path,
     names: Sequence[str],
     *,
     as_json: bool,
@@ -38,7 +38,7 @@ def predict(
     """
     files = find_images(names)
     drawings = _drawing_files(files, draw_to) if draw_to else {}
-    detector = load(artifact_dir, target=target, device=device)
+    detector = load(source, target=target, device=device)
     rows = []
     for file in tqdm(files, desc="predict", unit="image", disable=True if len(files) == 1 else None):
         detections = detector(file, score_threshold=score_threshold)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import zip_longest
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -18,6 +18,9 @@ from detexport.predictions.records import predict
 from detexport.reference.resume import Progress
 from detexport.reference.store import EagerAccuracy
 from detexport.runtime.session import Session
+
+if TYPE_CHECKING:
+    from detexport.execution.sessions import Sessions
 
 FLOAT32 = "float32"
 """The precision of the eager model."""
@@ -173,7 +176,7 @@ class Accuracy:
 
 
 def measure_accuracy(
-    session: Session,
+    sessions: "Sessions",
     eager: EagerAccuracy,
     dataset: CocoDataset,
     *,
@@ -186,7 +189,7 @@ def measure_accuracy(
     """Evaluate an artifact on the images that the eager model was evaluated on.
 
     Args:
-        session: the loaded artifact.
+        sessions: the loaded artifact, of this process or of an engine's workers.
         eager: the eager model's metrics.
         dataset: the validation split, with keypoints if there are any.
         precision: of the target.
@@ -199,9 +202,10 @@ def measure_accuracy(
         DataError: the data set lacks an image that the eager model was evaluated on, or the annotations.
     """
     records = records_of(dataset, eager.image_ids)
-    evaluator = Evaluator(dataset, session.artifact.contract.oks_sigmas)
-    reached = evaluator.summarize(evaluate_images(session, records, evaluator, progress or Progress()))
-    names = class_names(dataset, session.artifact.contract)
+    contract = sessions.artifact.contract
+    evaluator = Evaluator(dataset, contract.oks_sigmas)
+    reached = evaluator.summarize(evaluate_images(sessions, records, evaluator, progress or Progress()))
+    names = class_names(dataset, contract)
     return compare_accuracy(
         eager, reached, tie=tie, names=names, precision=precision, budget=budget, least=least
     )
@@ -315,14 +319,20 @@ def paired_differences(eager: EagerAccuracy, reached: Evaluation) -> Mapping[str
 
 
 def evaluate_images(
-    session: Session, records: list[CocoRecord], evaluator: Evaluator, progress: Progress
+    sessions: "Sessions", records: list[CocoRecord], evaluator: Evaluator, progress: Progress
 ) -> Iterator[ImageEvaluation]:
     """Run an artifact on images, and yield the evaluation of each."""
+    missing = [record for record in records if _name(record) not in progress]
+    evaluated = sessions.map(partial(partial, _evaluate, evaluator), missing)
     for record in tqdm(records, desc="task metric", unit="image"):
-        evaluate = partial(_evaluate, session, record, evaluator)
-        yield progress.once(f"task metric {record.image_id!r}", ImageEvaluation, evaluate)
+        yield progress.once(_name(record), ImageEvaluation, partial(next, evaluated))
 
 
-def _evaluate(session: Session, record: CocoRecord, evaluator: Evaluator) -> ImageEvaluation:
+def _name(record: CocoRecord) -> str:
+    """Return the name under which the evaluation of an image is kept."""
+    return f"task metric {record.image_id!r}"
+
+
+def _evaluate(evaluator: Evaluator, session: Session, record: CocoRecord) -> ImageEvaluation:
     image = read_record(record, session.artifact.contract.channel_order)
     return evaluator.evaluate_image(record, predict(session, image))

@@ -11,7 +11,9 @@ from tqdm import tqdm
 
 from detexport.artifact import Artifact, read_artifact
 from detexport.contract import MAX_SIDE, Contract
-from detexport.errors import ConfigError, RuntimeUnavailableError, did_you_mean, listed, memory_guard
+from detexport.errors import ConfigError, did_you_mean, listed, memory_guard
+from detexport.execution.engine import Execution, Local
+from detexport.execution.sessions import OneSession, Sessions, UnopenedError, WorkerSessions
 from detexport.outputs import Outputs, array_faults
 from detexport.parity.accuracy import Accuracy
 from detexport.parity.compare import Noise, NoiseOf, SampleParity, Tolerance, compare
@@ -80,8 +82,13 @@ class Support:
         )
 
 
-def validate(
-    session: Session,
+def validate(session: Session, reference: Reference, tolerance: Tolerance, **options: Any) -> ParityReport:
+    """Run a session of this process on every sample of a reference and compare: see ``validate_sessions``."""
+    return validate_sessions(OneSession(session), reference, tolerance, **options)
+
+
+def validate_sessions(
+    sessions: Sessions,
     reference: Reference,
     tolerance: Tolerance,
     *,
@@ -91,16 +98,16 @@ def validate(
     floor: NoiseFloor | None = None,
     noise_of: NoiseOf | None = None,
     support: Support | None = None,
-    measure: Callable[[Session], Accuracy] | None = None,
+    measure: Callable[[Sessions], Accuracy] | None = None,
     reduced: bool = False,
     progress: Progress | None = None,
 ) -> ParityReport:
-    """Run a session on every sample of a reference and compare; memory does not grow with their number.
+    """Run sessions on every sample of a reference and compare; memory does not grow with their number.
 
-    If the session raises on a sample, the sample does not pass and the error is the reason.
+    If a session raises on a sample, the sample does not pass and the error is the reason.
 
     Args:
-        session: the loaded artifact.
+        sessions: the loaded artifact, of this process or of an engine's workers.
         reference: the eager model's outputs.
         tolerance: the limits.
         job: the job's name.
@@ -116,31 +123,36 @@ def validate(
             numerical errors are reported without limits.
         progress: measurements of an interrupted run, which are not repeated.
     """
-    contract = session.artifact.contract
+    contract = sessions.artifact.contract
     limits = tuple(limits_of(tolerance, floor)) if floor else ()
     table, tolerance = tolerance, widen(tolerance, floor) if floor else tolerance
     noise_of = noise_of or (floor.noise_of if floor else _no_noise)
     worst = WorstImages(draw, table)
     samples = {}
     progress = progress or Progress()
-    declared = support.narrowed(session.artifact) if support else session.artifact
+    declared = support.narrowed(sessions.artifact) if support else sessions.artifact
     unsupported_inputs: dict[str, str] = {}
-    for group in tqdm(group_by_call(reference.samples), desc=job, unit="image"):
+    supported_groups = []
+    for group in group_by_call(reference.samples):
         why = why_unsupported(declared, [sample.meta for sample in group])
         if why:
             unsupported_inputs |= {sample.meta.id: why for sample in group}
-            continue
-        measure_group = cache(partial(_measure, session, group, tolerance, table, noise_of))
+        else:
+            supported_groups.append(group)
+    missing = [group for group in supported_groups if not all(_name(sample) in progress for sample in group)]
+    measured = sessions.map(Measuring(tolerance, table, noise_of, draw), missing)
+    for group in tqdm(supported_groups, desc=job, unit="image"):
+        measure_group = cache(partial(next, measured))
         for index, sample in enumerate(group):
             id = sample.meta.id
             measure_it = partial(_one, measure_group, index, partial(worst.includes, sample.meta))
-            samples[id], outputs = progress.once_with_outputs(f"sample {id}", SampleParity, measure_it)
+            samples[id], outputs = progress.once_with_outputs(_name(sample), SampleParity, measure_it)
             worst.add(sample.meta, samples[id], outputs)
     supported = [sample for sample in reference.samples if sample.meta.id not in unsupported_inputs]
     faults = tuple(_reference_faults(reference, supported, contract, min_detections))
     report = ParityReport(
         job,
-        session.artifact.sha256,
+        sessions.artifact.sha256,
         tolerance,
         contract,
         samples,
@@ -153,32 +165,85 @@ def validate(
         drawn=worst.outputs,
     )
     if measure:
-        report = report.with_accuracy(session, measure)
+        report = report.with_accuracy(sessions, measure)
     return report.without_limits() if reduced else report
 
 
 def validate_artifact(
-    engine: Engine, artifact_dir: Path, reference: Reference, tolerance: Tolerance, **options: Any
+    engine: Engine,
+    artifact_dir: Path,
+    reference: Reference,
+    tolerance: Tolerance,
+    *,
+    execution: Execution | None = None,
+    **options: Any,
 ) -> ParityReport:
-    """Open an artifact and ``validate`` it; an artifact that its runtime cannot open does not pass.
+    """Open an artifact and validate it; an artifact that its runtime cannot open does not pass.
+
+    Args:
+        engine: the target's runtime.
+        artifact_dir: the artifact.
+        reference: the eager model's outputs.
+        tolerance: the limits.
+        execution: where the artifact is run; by default in this process.
+        options: see ``validate_sessions``.
 
     Raises:
         ArtifactError: the folder is not an artifact.
         RuntimeUnavailableError: the runtime is not on this machine.
     """
     artifact = read_artifact(artifact_dir)
+    sessions = WorkerSessions(execution or Local(), engine, artifact_dir)
     try:
-        session = engine.open(artifact_dir)
-    except (RuntimeUnavailableError, MemoryError):
-        raise
-    except Exception as error:
-        fault = f"cannot be opened: {type(error).__name__}: {error}"
-        return ParityReport(options["job"], artifact.sha256, tolerance, artifact.contract, {}, (fault,))
-    return validate(session, reference, tolerance, **options)
+        return validate_sessions(sessions, reference, tolerance, **options)
+    except UnopenedError as error:
+        return ParityReport(options["job"], artifact.sha256, tolerance, artifact.contract, {}, (str(error),))
 
 
 Measured = tuple[SampleParity, Outputs | None]
 """The measurement of a sample, and the runtime's outputs if it returned any."""
+
+
+def _name(sample: Sample) -> str:
+    """Return the name under which the measurement of a sample is kept."""
+    return f"sample {sample.meta.id}"
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """The measurement of groups of samples by one worker.
+
+    Args:
+        tolerance: the limits, widened by the noise floor.
+        table: the limits as they were given.
+        noise_of: see ``validate_sessions``.
+        draw: number of images whose outputs are kept.
+    """
+
+    tolerance: Tolerance
+    table: Tolerance
+    noise_of: NoiseOf
+    draw: int
+
+    def __call__(self, session: Session) -> Callable[[tuple[Sample, ...]], list[Measured]]:
+        """Return the function that measures a group.
+
+        It returns outputs only of samples that are among the worst of those that it was called with so far:
+        no others can be among the worst of all.
+        """
+        worst = WorstImages(self.draw, self.table)
+
+        def measure(group: tuple[Sample, ...]) -> list[Measured]:
+            kept: list[Measured] = []
+            for sample, (one, outputs) in zip(group, self._measure(session, group), strict=True):
+                kept.append((one, outputs if worst.includes(sample.meta, one) else None))
+                worst.add(sample.meta, one, None)
+            return kept
+
+        return measure
+
+    def _measure(self, session: Session, group: tuple[Sample, ...]) -> list[Measured]:
+        return _measure(session, group, self.tolerance, self.table, self.noise_of)
 
 
 def _one(

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,9 +16,11 @@ from detexport.parity.compare.match_detections import OWN_RUNS
 from detexport.parity.measures import measured
 from detexport.parity.noise_floor import Limit
 from detexport.reference.input_coverage import InputCoverage
-from detexport.runtime.session import Session
 from detexport.system.atomic import atomic_file
 from detexport.system.files import write_json
+
+if TYPE_CHECKING:
+    from detexport.execution.sessions import Sessions
 
 
 @dataclass(frozen=True)
@@ -316,10 +318,12 @@ class ParityReport:
         ]
         return sorted(unmatched, key=lambda one: one["excused"])
 
-    def with_accuracy(self, session: Session, measure: Callable[[Session], Accuracy]) -> "ParityReport":
+    def with_accuracy(
+        self, sessions: "Sessions", measure: "Callable[[Sessions], Accuracy]"
+    ) -> "ParityReport":
         """Return this report with the artifact's metrics; an error that the artifact raises is a fault."""
         try:
-            accuracy = measure(session)
+            accuracy = measure(sessions)
         except (DataError, MemoryError):  # a fault of the data or the machine, not of the artifact
             raise
         except Exception as error:

@@ -82,6 +82,10 @@ class Progress:
         partial.write_text(text, encoding="utf-8")
         partial.replace(folder / LINES)
 
+    def __contains__(self, name: str) -> bool:
+        """Return whether a measurement is kept under a name."""
+        return name in self.kept
+
     def once(self, name: str, kind: type[Measurement], measure: Callable[[], Measurement]) -> Measurement:
         """Return the measurement kept under a name; if there is none, measure and keep it.
 

@@ -17,6 +17,7 @@ from detexport.contract import Contract
 from detexport.data.coco import CocoDataset, records_of
 from detexport.engine.evaluation import select_evenly
 from detexport.errors import ArtifactError, listed
+from detexport.execution.sessions import OneSession
 from detexport.metrics.evaluate import Evaluator, with_skip_remedy
 from detexport.metrics.tallies import pack_tallies
 from detexport.outputs import Outputs
@@ -208,5 +209,6 @@ def _run(session: Session, images: Sequence[np.ndarray], sizes: Sequence[tuple[i
 def _measure_accuracy(session: Session, dataset: CocoDataset, progress: Progress) -> EagerAccuracy:
     evaluator = Evaluator(dataset, session.artifact.contract.oks_sigmas)
     ids = tuple(image.image_id for image in dataset.images)
-    evaluation = evaluator.summarize(evaluate_images(session, records_of(dataset, ids), evaluator, progress))
+    records = records_of(dataset, ids)
+    evaluation = evaluator.summarize(evaluate_images(OneSession(session), records, evaluator, progress))
     return EagerAccuracy(evaluation.metrics, evaluation.image_ids, pack_tallies(evaluation.tallies))

@@ -10,6 +10,7 @@ from detexport.contract import Contract
 from detexport.data.coco import CocoDataset
 from detexport.data.image_samples import BUNDLED_SAMPLE, ImageSamples
 from detexport.errors import ConfigError, ExportError, listed
+from detexport.execution.sessions import OneSession
 from detexport.metrics.evaluate import annotation_kind, with_skip_remedy
 from detexport.modeling.class_names import count_classes
 from detexport.parity.accuracy import FLOAT32, Accuracy, measure_accuracy
@@ -173,7 +174,7 @@ def _evaluated(
     def evaluate(artifact_dir: Path) -> None:
         report(
             measure_accuracy(
-                engine.open(artifact_dir),
+                OneSession(engine.open(artifact_dir)),
                 measure_eager_accuracy(model, dataset),
                 dataset,
                 precision=precision,

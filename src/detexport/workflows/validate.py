@@ -12,6 +12,7 @@ from typing import Any
 from detexport.artifact import Artifact, read_artifact
 from detexport.data.coco import CocoDataset
 from detexport.errors import ConfigError, DataError
+from detexport.execution.engine import Execution
 from detexport.parity.accuracy import FLOAT32, measure_accuracy
 from detexport.parity.certificate import certify
 from detexport.parity.compare import NoiseOf
@@ -77,6 +78,7 @@ def validate_job(
     support: Support | None = None,
     save_to: Path | None = None,
     run_options: dict[str, Any] | None = None,
+    execution: Execution | None = None,
 ) -> ParityReport:
     """Validate an artifact against a reference.
 
@@ -88,13 +90,14 @@ def validate_job(
         job: its name.
         precision: of the target; a reduced one is evaluated by the task metric alone.
         floor: the model's noise floor; None if it was not measured.
-        noise_of: see ``detexport.parity.validate.validate``.
+        noise_of: see ``detexport.parity.validate.validate_sessions``.
         dataset: annotated images that the eager model was evaluated on; None leaves the task metric out.
         data: the data set's folder; measurements on other files are not continued.
         support: declared support of the target, if it is less than the artifact's.
         save_to: the report's file; measurements are kept next to it until the end, so that an interrupted
             validation continues. None keeps nothing.
         run_options: other values that the measurements depend on, as JSON values.
+        execution: where the artifact is run; by default in this process.
 
     Raises:
         ArtifactError: the folder is not an artifact.
@@ -134,6 +137,7 @@ def validate_job(
             artifact_dir,
             reference,
             settings.tolerance,
+            execution=execution,
             job=job,
             min_detections=settings.min_detections,
             draw=settings.draw,

@@ -9,6 +9,7 @@ from typing import Any
 
 from detexport.artifact import read_artifact
 from detexport.data.coco import load_coco
+from detexport.execution.engine import Execution
 from detexport.metrics.evaluate import annotation_kind
 from detexport.parity.accuracy import FLOAT32
 from detexport.parity.noise_floor import read_noise_floor
@@ -31,6 +32,7 @@ def validate_target(
     target: Mapping[str, Any],
     parity: Mapping[str, Any],
     categories: Sequence[str] | None = None,
+    execution: Execution | None = None,
 ) -> ParityReport:
     """Validate the artifact of a job, and write the report with its certificate.
 
@@ -45,6 +47,7 @@ def validate_target(
         target: the target's parameters: ``runtime``, optionally ``precision`` and ``support``.
         parity: limits and budgets, see ``ParitySettings.of``.
         categories: names of the data set's classes to keep; none keeps all.
+        execution: where the artifact is run; by default in this process.
 
     Raises:
         DetexportError: see ``validate_job``.
@@ -71,6 +74,7 @@ def validate_target(
         support=Support.of(target["support"]) if "support" in target else None,
         save_to=files.report,
         run_options={"runtime": target["runtime"]},
+        execution=execution,
     )
     files.write(report, artifact, expected, target["runtime"], settings, precision)
     return report

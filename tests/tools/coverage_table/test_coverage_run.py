@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from coverage_table.run import Outcome, Runner, alone, kill
+from coverage_table.run import Outcome, Runner, alone
 from coverage_table.steps import Step, producers
 from detexport.errors import ConfigError
+from detexport.execution.engine import kill
 
 TOOLS = Path(__file__).parents[3] / "tools"
 COPY = "import sys, pathlib; pathlib.Path(sys.argv[2]).write_bytes(pathlib.Path(sys.argv[1]).read_bytes())"

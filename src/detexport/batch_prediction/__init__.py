@@ -1,0 +1,1 @@
+"""Detections of all images of a folder or bucket, written in parts."""

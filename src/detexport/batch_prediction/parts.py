@@ -1,0 +1,127 @@
+"""Parts of a batch prediction: Parquet files of one row per image, each of a fixed group of images."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+from detexport.batch_prediction.location import Location
+from detexport.contract import Contract
+from detexport.errors import DataError
+from detexport.system.extras import extra_imports
+
+with extra_imports():
+    import pyarrow
+    from pyarrow import parquet
+
+FOLDER = "parts"
+DIGITS = 7
+
+_RLE = pyarrow.struct([("size", pyarrow.list_(pyarrow.int32())), ("counts", pyarrow.string())])
+_FLOATS = pyarrow.list_(pyarrow.float32())
+_SEGMENT = [("class", pyarrow.int64()), ("class_name", pyarrow.string()), ("mask", _RLE)]
+_THING = [("id", pyarrow.int64()), ("isthing", pyarrow.bool_()), ("instance", pyarrow.int64())]
+_COLUMNS = {
+    "pred_boxes": [("boxes", pyarrow.list_(_FLOATS))],
+    "scores": [("scores", _FLOATS)],
+    "pred_classes": [
+        ("classes", pyarrow.list_(pyarrow.int64())),
+        ("class_names", pyarrow.list_(pyarrow.string())),
+    ],
+    "pred_masks": [("masks", pyarrow.list_(_RLE))],
+    "pred_keypoints": [("keypoints", pyarrow.list_(pyarrow.list_(_FLOATS)))],
+    "proposal_boxes": [("proposal_boxes", pyarrow.list_(_FLOATS))],
+    "objectness_logits": [("objectness_logits", _FLOATS)],
+    "sem_seg": [("sem_seg", pyarrow.list_(pyarrow.struct(_SEGMENT)))],
+}
+"""The columns of each output of a graph: see ``detexport.predictions.records.to_plain``."""
+_PANOPTIC = ("panoptic_seg", pyarrow.list_(pyarrow.struct([*_THING, *_SEGMENT])))
+
+
+def schema_of(contract: Contract) -> pyarrow.Schema:
+    """Return the columns of a model's parts.
+
+    A row has ``image``, the path below the folder of images; ``error``, why the image could not be read, or
+    null; ``height`` and ``width`` in px; and the columns of ``detexport predict --json``.
+    """
+    columns = [("image", pyarrow.string()), ("error", pyarrow.string())]
+    columns += [("height", pyarrow.int32()), ("width", pyarrow.int32())]
+    for name in contract.output_names:
+        columns += _COLUMNS[name]
+    return pyarrow.schema([*columns, *([_PANOPTIC] if contract.panoptic is not None else [])])
+
+
+@dataclass(frozen=True)
+class Part:
+    """A group of images.
+
+    Args:
+        index: its position.
+        images: their paths, relative to the folder of images.
+    """
+
+    index: int
+    images: tuple[str, ...]
+
+    @property
+    def file(self) -> str:
+        """Its file, relative to the output."""
+        return f"{FOLDER}/part-{self.index:0{DIGITS}d}.parquet"
+
+
+def split(images: Sequence[str], size: int) -> list[Part]:
+    """Return the parts of ``size`` images each; the last one may have fewer."""
+    return [Part(start // size, tuple(images[start : start + size])) for start in range(0, len(images), size)]
+
+
+def missing(parts: Sequence[Part], output: Location) -> list[Part]:
+    """Return the parts that are not written yet."""
+    written = set(output.files(FOLDER, missing=True))
+    return [part for part in parts if part.file not in written]
+
+
+class DetectsImage(Protocol):
+    """Returns the detections of an encoded image as plain values; see ``Detections.to_plain``."""
+
+    def __call__(self, encoded: bytes) -> dict[str, Any]:
+        """Raise DataError if it is not an image."""
+        ...
+
+
+def write_part(
+    part: Part, images: Location, output: Location, schema: pyarrow.Schema, detect: DetectsImage
+) -> int:
+    """Detect objects in the images of a part, and write it.
+
+    A part depends only on its images, so one that is written twice is the same file.
+
+    Returns:
+        The number of images that could not be read.
+    """
+    rows = [_row(name, images, detect) for name in part.images]
+    table = pyarrow.Table.from_pylist(rows, schema=schema)
+    output.write(part.file, lambda stream: parquet.write_table(table, stream))
+    return sum(row.get("error") is not None for row in rows)
+
+
+def _row(name: str, images: Location, detect: DetectsImage) -> dict[str, Any]:
+    try:
+        return {"image": name, **detect(images.read(name))}
+    except DataError as error:
+        return {"image": name, "error": str(error)}
+
+
+def read_rows(parts: Sequence[Part], output: Location) -> Iterator[dict[str, Any]]:
+    """Yield the rows of all parts, in the order of the images."""
+    for part in parts:
+        with output.reading(part.file) as file:
+            yield from cast(list[dict[str, Any]], parquet.read_table(file).to_pylist())
+
+
+def read_errors(parts: Sequence[Part], output: Location) -> list[tuple[str, str]]:
+    """Return the images that could not be read, with the reasons."""
+    found = []
+    for part in parts:
+        with output.reading(part.file) as file:
+            rows = parquet.read_table(file, columns=["image", "error"]).to_pylist()
+        found += [(row["image"], row["error"]) for row in rows if row["error"] is not None]
+    return found

@@ -1,0 +1,173 @@
+"""The interface of the execution engines, and the engine of this process and machine.
+
+The results do not depend on the engine. It decides only where the work is done.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+END_WITH_PARENT = """
+import ctypes, os, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+"""Becomes the program of its arguments, which the system kills when the thread that started it ends."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a command occupies while it runs.
+
+    Args:
+        cpus: number of CPUs.
+        gpus: number of GPUs.
+        alone: whether it occupies all CPUs of its machine, as a measurement of time does.
+    """
+
+    cpus: int = 1
+    gpus: int = 0
+    alone: bool = False
+
+
+@dataclass(frozen=True)
+class Command:
+    """A Python program, run in a folder.
+
+    Args:
+        arguments: of the interpreter: the script and its arguments.
+        folder: its working folder, the same path on every machine of the engine.
+        log: the file that receives its output.
+        environment: variables that are added to those of the machine; None removes one.
+        time_limit_s: a program that runs longer is killed.
+    """
+
+    arguments: tuple[str, ...]
+    folder: Path
+    log: Path
+    environment: Mapping[str, str | None]
+    time_limit_s: float
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A command that ended.
+
+    Args:
+        code: its exit code; negative for a signal.
+        cpu_seconds: CPU time.
+        peak_bytes: peak memory.
+        late: whether it was killed at its time limit.
+    """
+
+    code: int
+    cpu_seconds: float
+    peak_bytes: int
+    late: bool
+
+
+class Execution(Protocol):
+    """An execution engine; ``engine`` of ``params.yaml`` selects one."""
+
+    def map(
+        self, start: Callable[[], Callable[[Item], Result]], items: Sequence[Item], *, gpus: int = 0
+    ) -> Iterator[Result]:
+        """Yield the result of each item, in the order of the items.
+
+        Args:
+            start: called by each worker, and on another machine again for each shard of the items. It returns
+                the function that is called with the items; its results must not depend on the shards.
+            items: can be pickled, as can ``start`` and the results.
+            gpus: number of GPUs that a worker needs.
+
+        Raises:
+            Exception: what ``start`` or its function raises, after the results of the items before.
+        """
+        ...
+
+    def run(self, command: Command, resources: Resources) -> Ended:
+        """Run a command, and wait for its end; may be called by several threads."""
+        ...
+
+    def stop(self) -> None:
+        """Kill all commands that run, with their child processes."""
+        ...
+
+
+@dataclass(frozen=True)
+class Local:
+    """The engine of this machine: items in this process, commands in processes of their own."""
+
+    _running: set[int] = field(default_factory=set, init=False, compare=False, repr=False)
+
+    def map(
+        self, start: Callable[[], Callable[[Item], Result]], items: Sequence[Item], *, gpus: int = 0
+    ) -> Iterator[Result]:
+        """Yield the result of each item, computed in this process when it is asked for."""
+        if items:
+            yield from map(start(), items)
+
+    def run(self, command: Command, resources: Resources) -> Ended:
+        """Run a command in a process; the caller limits how many run at a time."""
+        return run_command(command, self._running)
+
+    def stop(self) -> None:
+        """Kill all commands that run, with their child processes."""
+        for pid in tuple(self._running):
+            kill(pid)
+
+
+def run_command(command: Command, running: set[int] | None = None) -> Ended:
+    """Run a command as a session leader, which ends with the thread that calls this.
+
+    Args:
+        command: the command.
+        running: holds its process id while it runs.
+    """
+    running = set() if running is None else running
+    command.log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, **command.environment}
+    with command.log.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", END_WITH_PARENT, *command.arguments],
+            cwd=command.folder,
+            env={name: value for name, value in environment.items() if value is not None},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    running.add(process.pid)
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        kill(process.pid)
+
+    timer = threading.Timer(command.time_limit_s, end)
+    timer.start()
+    try:
+        _, status, usage = os.wait4(process.pid, 0)
+    finally:
+        timer.cancel()
+        running.discard(process.pid)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    seconds = round(usage.ru_utime + usage.ru_stime, 1)
+    return Ended(process.returncode, seconds, usage.ru_maxrss * 1024, late.is_set())
+
+
+def kill(pid: int) -> None:
+    """Kill a session leader and all processes of its session."""
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)

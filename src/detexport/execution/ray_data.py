@@ -1,0 +1,94 @@
+"""Ray Data as an execution engine: a pool of actors, each with its model loaded, takes the items."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from detexport.execution.engine import Command, Ended, Resources
+from detexport.execution.ray_engine import Ray, Setting, enter, portable, started
+from detexport.system.extras import extra_imports
+
+with extra_imports():
+    import ray
+    import ray.data
+    from ray import cloudpickle
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class RayData:
+    """Actors of Ray Data; an actor that is killed starts again, and takes its item again.
+
+    Args:
+        ray: the cluster.
+        workers: number of actors; None for as many as have room.
+    """
+
+    ray: Ray
+    workers: int | None = None
+
+    def map(
+        self, start: Callable[[], Callable[[Item], Result]], items: Sequence[Item], *, gpus: int = 0
+    ) -> Iterator[Result]:
+        """Yield the results of the items as they come, in any order; see ``Execution.map``.
+
+        An item that was taken twice, because its actor was killed, has one result.
+        """
+        if not items:
+            return
+        self.ray.connect()
+        setting = Setting.of_this_process()
+        room = self.workers or self.ray.workers(setting.threads, gpus)
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        rows = [{"item": cloudpickle.dumps(item)} for item in items]
+        results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+            _Actor,
+            fn_constructor_args=[cloudpickle.dumps(start), setting],
+            compute=ray.data.ActorPoolStrategy(size=min(room, len(items))),
+            num_cpus=1 if gpus else setting.threads,
+            num_gpus=gpus,
+        )
+        for row in results.iter_rows():
+            result, error = cloudpickle.loads(row["result"])
+            if error is not None:
+                raise error
+            yield result
+
+    def run(self, command: Command, resources: Resources) -> Ended:
+        """Run a command as a task; see ``Execution.run``."""
+        return self.ray.run(command, resources)
+
+    def stop(self) -> None:
+        """Leave Ray."""
+        self.ray.stop()
+
+
+class _Actor:
+    """Holds the function that is called with the items.
+
+    Args:
+        payload: the pickled ``start`` of ``map``.
+        setting: of the process that asked.
+    """
+
+    def __init__(self, payload: bytes, setting: Setting) -> None:
+        self._call: Callable[[Any], Any] | None = None
+        self._error: Exception | None = None
+        enter(setting)
+        try:
+            self._call = started(payload)()
+        except Exception as error:  # Ray would start the actor again
+            self._error = portable(error)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, bytes]:
+        """Return the pickled result of an item, or its exception."""
+        if self._call is None:
+            return {"result": cloudpickle.dumps((None, self._error))}
+        try:
+            return {"result": cloudpickle.dumps((self._call(cloudpickle.loads(row["item"])), None))}
+        except Exception as error:
+            return {"result": cloudpickle.dumps((None, portable(error)))}

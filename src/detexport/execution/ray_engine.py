@@ -1,0 +1,309 @@
+"""Ray as an execution engine: a Ray of this machine, or a cluster.
+
+Every machine of a cluster has the same environment, and the project in the same folder, as on a shared file
+system.
+"""
+
+import os
+import pickle
+import socket
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from detexport.errors import BROKEN, ConfigError, DetexportError
+from detexport.execution.engine import Command, Ended, Resources, run_command
+from detexport.system.child_process import Raised
+from detexport.system.extras import extra_imports
+
+with extra_imports():
+    import ray
+    from ray import cloudpickle
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+SHARDS_PER_WORKER = 4
+"""Shards that each worker gets of a small number of items, so that all end at about the same time."""
+STARTS = 3
+CONNECT_S = 10.0
+CLUSTER = "DETEXPORT_RAY_CLUSTER"
+"""The environment variable that tells a command which cluster runs it; its own tasks run there, too."""
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+TIMED_OUT = "timed out during startup"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a worker takes over from the process that asked.
+
+    Args:
+        folder: the current folder.
+        environment: variables that the number of threads depends on; None for one that is not set.
+    """
+
+    folder: str
+    environment: Mapping[str, str | None]
+
+    @classmethod
+    def of_this_process(cls) -> "Setting":
+        """Return the setting of this process."""
+        return cls(str(Path.cwd()), {name: os.environ.get(name) for name in THREADS})
+
+    @property
+    def threads(self) -> int:
+        """The number of threads that a process computes with: OMP_NUM_THREADS, by default one per CPU."""
+        return int(self.environment[THREADS[0]] or len(os.sched_getaffinity(0)))
+
+
+class WorkerError(DetexportError):
+    """A worker ended each time that a task was tried."""
+
+    exit_code = BROKEN
+
+
+@dataclass(frozen=True)
+class Ray:
+    """Tasks of Ray with resources; a task whose worker is killed is tried again.
+
+    Args:
+        address: a cluster's, as ``ray.init`` takes it. None: that of the environment variable
+            ``RAY_ADDRESS``; without it a Ray of this machine is started, which ends with this process.
+        cpus: CPUs of a Ray that is started; None for all.
+        memory_mb: its object store in MiB; None leaves it to Ray.
+        shard_items: most items of one task of ``map``.
+        retries: further tries of a task.
+    """
+
+    address: str | None = None
+    cpus: int | None = None
+    memory_mb: int | None = None
+    shard_items: int = 16
+    retries: int = 3
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ConfigError: a number is out of range.
+        """
+        least = {"cpus": 1, "memory_mb": 80, "shard_items": 1, "retries": 0}
+        for name, lowest in least.items():
+            value = getattr(self, name)
+            if value is not None and value < lowest:
+                raise ConfigError(
+                    f"engine.{name} is out of range",
+                    got=value,
+                    expected=f"{lowest} or more",
+                    remedy=f"-S engine.{name}={lowest}",
+                )
+
+    def map(
+        self, start: Callable[[], Callable[[Item], Result]], items: Sequence[Item], *, gpus: int = 0
+    ) -> Iterator[Result]:
+        """Yield the results of shards of the items, one task each; see ``Execution.map``.
+
+        A worker computes with as many threads as this process would, since the order of sums, and with it the
+        last bits, may depend on their number: OMP_NUM_THREADS, by default one per CPU. A task occupies as
+        many CPUs.
+        """
+        if not items:
+            return
+        self.connect()
+        setting = Setting.of_this_process()
+        threads = setting.threads
+        task = ray.remote(_run_shard).options(
+            num_cpus=1 if gpus else threads,
+            num_gpus=gpus,
+            max_retries=self.retries,
+            scheduling_strategy="SPREAD",
+        )
+        payload = ray.put(cloudpickle.dumps(start))
+        workers = self.workers(threads, gpus)
+        size = min(self.shard_items, -(-len(items) // (SHARDS_PER_WORKER * workers)))
+        shards = iter([items[index : index + size] for index in range(0, len(items), size)])
+        waiting = deque(
+            task.remote(payload, shard, setting) for shard in islice(shards, SHARDS_PER_WORKER * workers)
+        )
+        try:
+            while waiting:
+                results, error = _result(waiting[0])
+                waiting.popleft()
+                waiting.extend(task.remote(payload, shard, setting) for shard in islice(shards, 1))
+                yield from results
+                if error is not None:
+                    raise error
+        finally:
+            for shard in waiting:
+                with suppress(Exception):  # Ray may have ended
+                    ray.cancel(shard, force=True)
+
+    def workers(self, threads: int, gpus: int) -> int:
+        """Return the number of workers of so many threads or GPUs that the cluster has room for."""
+        resources = ray.cluster_resources()
+        room = resources.get("GPU", 0) // gpus if gpus else resources.get("CPU", 0) // threads
+        return max(1, int(room))
+
+    def run(self, command: Command, resources: Resources) -> Ended:
+        """Run a command on a machine with these resources: ``cpus`` for each thread that it computes with."""
+        self.connect()
+        environment = {**Setting.of_this_process().environment, **command.environment}
+        threads = Setting(str(command.folder), environment).threads
+        cpus = _cpus_of_a_machine() if resources.alone else resources.cpus * threads
+        command = replace(command, environment=environment)
+        task = ray.remote(_run_command).options(
+            num_cpus=cpus, num_gpus=resources.gpus, max_retries=self.retries, scheduling_strategy="SPREAD"
+        )
+        ended: Ended = _result(task.remote(command, ray.get_runtime_context().gcs_address))
+        return ended
+
+    def stop(self) -> None:
+        """Leave Ray; the commands end with their workers."""
+        ray.shutdown()
+
+    def connect(self) -> None:
+        """Connect to the cluster, or start a Ray of this machine, unless this process is connected.
+
+        Raises:
+            ConfigError: the cluster cannot be reached.
+        """
+        if ray.is_initialized():
+            return
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        address = os.environ.get(CLUSTER) or self.address or os.environ.get("RAY_ADDRESS") or "local"
+        if address == "local":
+            self._start()
+            return
+        try:
+            _knock(address)
+            ray.init(address, log_to_driver=False, logging_level="ERROR")
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ConfigError(
+                "the Ray cluster cannot be reached",
+                got=f"{address}: {error.__cause__ or error}",
+                expected="the address of a running cluster of this version of Ray and Python",
+                remedy="correct engine.address or RAY_ADDRESS; if the cluster asks for a token, set "
+                "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN",
+            ) from error
+
+    def _start(self) -> None:
+        """Start a Ray of this machine; again if it ran into its own time limit.
+
+        On a busy machine a process of Ray's may take longer than the limit, which cannot be changed:
+        https://github.com/ray-project/ray/issues/65983
+        """
+        memory = {"object_store_memory": self.memory_mb * 2**20} if self.memory_mb else {}
+        for start in range(1, STARTS + 1):
+            try:
+                ray.init(
+                    "local",
+                    num_cpus=self.cpus,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level="ERROR",
+                    **memory,
+                )
+                return
+            except Exception as error:  # Ray raises the base class itself
+                if TIMED_OUT not in str(error) or start == STARTS:
+                    raise
+                ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nothing listens at a cluster's address: Ray itself would try for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if port.isdigit():
+        with socket.create_connection((host, int(port)), timeout=CONNECT_S):
+            pass
+
+
+def _result(task: Any) -> Any:
+    """Wait for a task.
+
+    Raises:
+        WorkerError: its worker was killed at each try.
+    """
+    try:
+        return ray.get(task)
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+        raise WorkerError(
+            "a worker of Ray was killed at each try",
+            got=type(error).__name__,
+            expected="memory for the runtime and for the largest input on each machine",
+            remedy="see Ray's logs, give a machine fewer CPUs, or raise engine.retries",
+        ) from error
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+
+
+def _cpus_of_a_machine() -> int:
+    """Return the number of CPUs of the largest machine."""
+    return max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+
+
+def _run_shard(payload: bytes, items: Sequence[Any], setting: Setting) -> tuple[list[Any], Exception | None]:
+    """Return the results of the items before the first that raised, and its exception."""
+    enter(setting)
+    results: list[Any] = []
+    try:
+        results.extend(map(started(payload)(), items))
+    except Exception as error:
+        return results, portable(error)
+    return results, None
+
+
+@lru_cache(maxsize=1)
+def started(payload: bytes) -> Callable[[], Callable[[Any], Any]]:
+    """Return what a payload holds: the same object for all shards in this process, with its artifact open."""
+    start: Callable[[], Callable[[Any], Any]] = cloudpickle.loads(payload)
+    return start
+
+
+def portable(error: Exception) -> Exception:
+    """Return an exception of the same class and message that survives pickling, if it can."""
+    if isinstance(error, DetexportError):
+        return Raised.of(error).error()
+    try:
+        copy = pickle.loads(pickle.dumps(error))
+    except Exception:
+        return Raised.of(error).error()
+    return error if (type(copy), str(copy)) == (type(error), str(error)) else Raised.of(error).error()
+
+
+def _run_command(command: Command, address: str) -> Ended:
+    """Run a command, which finds this cluster if it uses Ray itself."""
+    _change_to(str(command.folder))
+    environment = {**command.environment, CLUSTER: address}
+    return run_command(replace(command, environment=environment))
+
+
+def enter(setting: Setting) -> None:
+    """Take over a setting, before a runtime is imported: threads are counted then."""
+    _change_to(setting.folder)
+    for name, value in setting.environment.items():
+        os.environ.pop(name, None)  # Ray sets the number of threads to that of the task's CPUs
+        if value is not None:
+            os.environ[name] = value
+
+
+def _change_to(folder: str) -> None:
+    """Change into the project's folder.
+
+    Raises:
+        ConfigError: this machine does not have it.
+    """
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise ConfigError(
+            f"the machine {os.uname().nodename} does not have the project",
+            got=f"{folder}: {error.strerror}",
+            expected="the project in the same folder on every machine of the cluster",
+            remedy="mount it there, for example from a shared file system",
+        ) from error

@@ -1,0 +1,228 @@
+"""Measure an engine of Ray with one and with several workers on this machine; work out large runs from it.
+
+    python tools/benchmark_scale_out.py --artifact-dir ... --reference ... --document docs/scale_out.md
+
+Run it on an idle machine. Each round measures every number of workers once, in alternating order, each in a
+Ray of its own whose start is not counted.
+"""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import mean, median
+from time import perf_counter
+from typing import Annotated, Any
+
+import numpy as np
+from PIL import Image
+from typer import Option, echo
+
+from detexport.artifact import read_artifact
+from detexport.batch_prediction.location import Location
+from detexport.execution.engine import Command, Resources
+from detexport.execution.ray_data import RayData
+from detexport.execution.ray_engine import Ray
+from detexport.execution.sessions import WorkerSessions
+from detexport.parity.settings import default_settings
+from detexport.parity.validate import validate_sessions
+from detexport.reference.resume import Progress
+from detexport.reference.store import read_reference
+from detexport.system.files import read_json, write_json
+from detexport.system.script import run
+from detexport.workflows.engines import engine_of
+from detexport.workflows.predict_folder import Request, ResultFormat, predict_folder
+
+BEGIN, END = "<!-- figures of tools/benchmark_scale_out.py -->", "<!-- end of the figures -->"
+IMAGES, JOBS = 10_000_000, 10_000
+WORKERS = (1, 2, 64, 256)
+"""Numbers of workers that large runs are worked out for."""
+HOUR = 3600.0
+
+
+def main(
+    artifact_dir: Annotated[Path, Option(help="an artifact")],
+    reference: Annotated[Path, Option(help="the outputs of its model")],
+    save_to: Annotated[Path, Option(help="JSON file for the figures")] = Path("outputs/scale_out.json"),
+    document: Annotated[Path | None, Option(help="page whose section of figures is written")] = None,
+    outcomes: Annotated[Path, Option(help="of tools/run_jobs.py: what the stages of jobs took")] = Path(
+        "outputs/logs/outcomes.json"
+    ),
+    images: Annotated[int, Option(help="number of images to predict")] = 200,
+    repeats: Annotated[int, Option(help="times that the reference's inputs are validated in a round")] = 4,
+    commands: Annotated[int, Option(help="number of empty commands to run as jobs")] = 40,
+    rounds: Annotated[int, Option(help="rounds")] = 5,
+    workers: Annotated[int, Option(help="the larger number of workers")] = 2,
+) -> None:
+    """Write the time per input, image and command with 1 and with WORKERS workers, and the efficiency."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    measured: dict[str, dict[int, list[float]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        pictures = write_images(Path(folder) / "images", images)
+        for index in range(rounds):
+            for number in (1, workers) if index % 2 == 0 else (workers, 1):
+                for name, seconds in one_round(
+                    number, artifact_dir, reference, pictures, repeats, commands, Path(folder)
+                ):
+                    measured.setdefault(name, {}).setdefault(number, []).append(seconds)
+                    echo(f"round {index + 1}, {number} workers: {name} {seconds:.4f} s")
+    figures = {
+        "cpus": os.cpu_count(),
+        "workers": workers,
+        "rounds": rounds,
+        "artifact": {"method": read_artifact(artifact_dir).method, "folder": str(artifact_dir)},
+        "measured": {name: summary(by_workers, workers) for name, by_workers in measured.items()},
+        "job_cpu_s": job_cpu_seconds(outcomes),
+    }
+    write_json(save_to, figures)
+    echo("\n".join(table(figures)))
+    if document is not None:
+        write_section(document, table(figures))
+
+
+def one_round(
+    number: int,
+    artifact_dir: Path,
+    reference: Path,
+    images: Path,
+    repeats: int,
+    commands: int,
+    folder: Path,
+) -> Iterator[tuple[str, float]]:
+    """Yield the seconds per item of each kind of work on a Ray of ``number`` workers."""
+    engine = Ray(address="local", cpus=number, memory_mb=500, shard_items=8)
+    started = perf_counter()
+    engine.connect()
+    yield "start of Ray", perf_counter() - started
+    try:
+        runtime = engine_of(artifact_dir, "")
+        stored = read_reference(reference)
+        sessions = WorkerSessions(engine, runtime, artifact_dir.resolve())
+
+        def validate_all() -> None:
+            validate_sessions(
+                sessions, stored, default_settings().tolerance, job="measured", progress=Progress()
+            )
+
+        validate_all()  # each worker opens the artifact
+        yield "input of a validation", timed(validate_all, repeats) / len(stored.samples)
+        output = folder / "found"
+        request = Request(
+            str(artifact_dir.resolve()), Location.of(str(images)), Location.of(str(output)), part_images=8
+        )
+
+        def predict() -> None:
+            shutil.rmtree(output, ignore_errors=True)
+            predict_folder(request, RayData(engine, number), ResultFormat.PARQUET)
+
+        yield "image of a prediction", timed(predict, 1) / len(list(images.iterdir()))
+        yield "empty command", timed(lambda: run_empty(engine, commands, folder, number), 1) / commands
+    finally:
+        engine.stop()
+
+
+def timed(work: Callable[[], None], times: int) -> float:
+    """Return the seconds of one call, the mean of ``times`` calls."""
+    start = perf_counter()
+    for _ in range(times):
+        work()
+    return (perf_counter() - start) / times
+
+
+def run_empty(engine: Ray, commands: int, folder: Path, number: int) -> None:
+    """Run commands that do nothing, as many at a time as there are workers."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    (folder / "empty.py").write_text("")
+
+    def one(index: int) -> None:
+        engine.run(Command(("empty.py",), folder, folder / f"log{index}", {}, 60), Resources())
+
+    with ThreadPoolExecutor(number) as pool:
+        list(pool.map(one, range(commands)))
+
+
+def write_images(folder: Path, count: int) -> Path:
+    """Write images as hard to decode as photographs, of 640 x 480 px."""
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for index in range(count):
+        steps = random.normal(0, 3, (480, 640, 3))
+        pixels = (np.cumsum(steps, axis=1) + 128).clip(0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index:06d}.jpg")
+    return folder
+
+
+def summary(by_workers: dict[int, list[float]], workers: int) -> dict[str, Any]:
+    """Return the medians of both numbers of workers, and the efficiency: speed-up / number of workers."""
+    one, many = median(by_workers[1]), median(by_workers[workers])
+    return {
+        "seconds_1": one,
+        f"seconds_{workers}": many,
+        "efficiency": one / many / workers,
+        "rounds": {str(number): values for number, values in by_workers.items()},
+    }
+
+
+def job_cpu_seconds(outcomes: Path) -> dict[str, float]:
+    """Return the mean CPU time of each stage of a job; empty if no jobs were run."""
+    if not outcomes.is_file():
+        return {}
+    by_stage: dict[str, list[float]] = {}
+    for name, outcome in read_json(outcomes).items():
+        by_stage.setdefault(name.partition("@")[0], []).append(outcome["cpu_seconds"])
+    return {stage: mean(values) for stage, values in by_stage.items()}
+
+
+def table(figures: dict[str, Any]) -> list[str]:
+    """Return the lines of the page: what was measured, and what follows for large runs."""
+    workers = figures["workers"]
+    lines = [
+        f"Measured on {figures['cpus']} CPUs, {figures['rounds']} rounds, one thread a worker, "
+        f"`{figures['artifact']['method']}` artifact; medians.",
+        "",
+        f"| item | 1 worker | {workers} workers | efficiency |",
+        "|---|---|---|---|",
+    ]
+    for name, one in figures["measured"].items():
+        efficiency = "" if name == "start of Ray" else f"{one['efficiency']:.2f}"
+        lines.append(
+            f"| {name} | {one['seconds_1']:.3f} s | {one[f'seconds_{workers}']:.3f} s | {efficiency} |"
+        )
+    lines += ["", f"| run | CPU hours | {' | '.join(f'{number} workers' for number in WORKERS)} |"]
+    lines.append("|---" * (len(WORKERS) + 2) + "|")
+    lines.append(large_run(f"{IMAGES:,} images", figures["measured"]["image of a prediction"], IMAGES))
+    if figures["job_cpu_s"]:
+        own = figures["measured"]["empty command"]["seconds_1"]
+        stages = figures["job_cpu_s"]
+        seconds = sum(stages.values()) + len(stages) * own
+        efficiency = figures["measured"]["empty command"]["efficiency"]
+        lines.append(large_run(f"{JOBS:,} jobs", {"seconds_1": seconds, "efficiency": efficiency}, JOBS))
+        shares = ", ".join(f"{stage} {value:.1f} s" for stage, value in sorted(stages.items()))
+        lines += ["", f"CPU time of the stages of a job: {shares}; the engine adds {own:.2f} s to each."]
+    return lines
+
+
+def large_run(name: str, item: dict[str, float], count: int) -> str:
+    """Return the row of a large run: hours by number of workers, at the measured efficiency."""
+    total = item["seconds_1"] * count / HOUR
+    hours = [total if number == 1 else total / number / item["efficiency"] for number in WORKERS]
+    return f"| {name} | {total:,.0f} | {' | '.join(f'{value:,.1f} h' for value in hours)} |"
+
+
+def write_section(page: Path, lines: list[str]) -> None:
+    """Replace what stands between the marks of the figures."""
+    text = page.read_text(encoding="utf-8")
+    head, _, rest = text.partition(BEGIN)
+    _, found, tail = rest.partition(END)
+    if not found:
+        sys.exit(f"{page} has no section of figures: {BEGIN} ... {END}")
+    page.write_text(f"{head}{BEGIN}\n{chr(10).join(lines)}\n{END}{tail}", encoding="utf-8")
+    echo(json.dumps({"written": str(page)}))
+
+
+if __name__ == "__main__":
+    run(main)
