@@ -47,7 +47,11 @@ def write_coco(rows: Iterable[dict[str, Any]], contract: Contract, output: Locat
     output.write(RESULTS, lambda stream: _write_list(detections(), stream))
     categories = [{"id": index + 1, "name": name} for index, name in enumerate(contract.class_names)]
     document = {"images": images, "categories": categories, "annotations": []}
-    output.write(IMAGES, lambda stream: stream.write(json.dumps(document).encode()) and None)
+
+    def write_document(stream: BinaryIO) -> None:
+        stream.write(json.dumps(document).encode())
+
+    output.write(IMAGES, write_document)
 
 
 def detections_of(row: dict[str, Any], image_id: int) -> list[dict[str, Any]]:
