@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from detexport.data.synthetic import SyntheticShapes
+from tests.shapes import synthetic_shapes
+
 from detexport.engine.training_settings import TrainingSettings
 
 CONFIGS = Path(__file__).parents[1] / "conf/detectron2"
@@ -32,7 +33,7 @@ CONTEXT.set_forkserver_preload(["detexport.workflows.train"])
 
 def write_shapes(folder: Path, train_images: int = 5) -> Path:
     """Write a data set whose passes do not end with a batch or a checkpoint."""
-    SyntheticShapes(
+    synthetic_shapes(
         train_images=train_images, val_images=2, sizes=((64, 64),), object_px=(20, 40), max_objects=2
     ).write(folder)
     return folder

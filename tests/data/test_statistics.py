@@ -3,14 +3,14 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from tests.shapes import synthetic_shapes
 
 from detexport.data.statistics import describe_labels
-from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import DataError
 
 
 def test_labels_are_counted_by_class_and_split(tmp_path: Path) -> None:
-    SyntheticShapes(train_images=3, val_images=2).write(tmp_path / "shapes")
+    synthetic_shapes(train_images=3, val_images=2).write(tmp_path / "shapes")
     found = describe_labels(tmp_path / "shapes")
     assert {split: one["images"] for split, one in found.items()} == {"train": 3, "val": 2}
     for split, one in found.items():
@@ -57,6 +57,6 @@ def test_boxes_that_exceed_their_image_are_counted(tmp_path: Path, bbox: list[fl
 
 
 def test_a_data_set_without_a_class_is_an_error(tmp_path: Path) -> None:
-    SyntheticShapes(train_images=0, val_images=1).write(tmp_path / "shapes")
+    synthetic_shapes(train_images=0, val_images=1).write(tmp_path / "shapes")
     with pytest.raises(DataError, match="unicorn"):
         describe_labels(tmp_path / "shapes", ["unicorn"])

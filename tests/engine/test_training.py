@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from tests.shapes import synthetic_shapes
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from detexport.checkpoint import load_weights
 from detexport.config.cfg import load_cfg
 from detexport.data.coco import CocoDataset, load_coco
 from detexport.data.mapping import GroundTruth, training_example
-from detexport.data.synthetic import SyntheticShapes
 from detexport.engine.training import TrainingHooks, TrainingSettings, launch, seed_everything, train
 from detexport.errors import ConfigError, DataError
 from detexport.modeling import build_model
@@ -47,7 +47,7 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> CocoDataset:
     folder = tmp_path_factory.mktemp("data") / "shapes"
-    SyntheticShapes(train_images=2, val_images=0, sizes=((96, 96),), max_objects=3).write(folder)
+    synthetic_shapes(train_images=2, val_images=0, sizes=((96, 96),), max_objects=3).write(folder)
     return load_coco(folder, "train")
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.shapes import synthetic_shapes
 
 from annotated import ground_truth, ground_truth_keypoints
 from detexport.data import DatasetCatalog, MetadataCatalog, register_coco_instances
 from detexport.data.coco import CocoDataset, load_coco
-from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import ConfigError
 from detexport.evaluation import COCOEvaluator
 from detexport.metrics.average_precision import coco_ap
@@ -24,7 +24,7 @@ NAME = "evaluated_shapes"
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CocoDataset]:
     folder = tmp_path_factory.mktemp("data") / "shapes"
-    SyntheticShapes(train_images=0, val_images=6).write(folder)
+    synthetic_shapes(train_images=0, val_images=6).write(folder)
     dataset = load_coco(folder, "val")
     register_coco_instances(NAME, {}, dataset.annotation_file, folder / "images/val")
     DatasetCatalog.get(NAME)  # reads the class names
