@@ -99,8 +99,7 @@ def test_default_stages(depth: int, channels: int, blocks: int) -> None:
 
 def test_a_pyramid_whose_top_starts_at_p5() -> None:
     top = LastLevelP6P7(8, 8, in_feature="p5")
-    pyramid = FPN(
-        ResNet(BasicStem(out_channels=8), ResNet.make_default_stages(18)), ["res5"], 8, top_block=top
-    )
+    bottom_up = ResNet(BasicStem(out_channels=64), ResNet.make_default_stages(18))
+    pyramid = FPN(bottom_up, ["res5"], 8, top_block=top)
     outputs = pyramid.eval()(torch.zeros(1, 3, 64, 64))
     assert torch.equal(outputs["p6"], top.p6(outputs["p5"]))

@@ -99,3 +99,13 @@ def test_forged_reports(reports: dict[str, Any], tmp_path: Path) -> None:
         check(lambda: use({"verdict": reports["verdict"], "latency": latency}, tmp_path), DataError)
 
     property_of()
+
+
+def test_a_registered_report_may_lack_limits_that_were_added_later(
+    reports: dict[str, Any], tmp_path: Path
+) -> None:
+    report = copy.deepcopy(reports["verdict"])
+    del report["tolerance"]["box_px"]
+    path = tmp_path / "verdict.json"
+    path.write_text(json.dumps(report), encoding="utf-8")
+    assert read_verdict(path, registered=True) == report

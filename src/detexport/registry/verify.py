@@ -309,7 +309,7 @@ def _certificate_faults(version: ModelVersion, model: Path, run: Path, stored: A
         yield "the certificate or the latency is not the one that was registered"
     yield from certificate_faults(
         certificate,
-        read_verdict(run / VERDICT),
+        read_verdict(run / VERDICT, registered=True),
         stored,
         job=version.name,
         runtime=read_json(model / "artifacts" / TARGET)["runtime"],
@@ -318,7 +318,7 @@ def _certificate_faults(version: ModelVersion, model: Path, run: Path, stored: A
 
 def _run_sample(model: Path, run: Path, engine_of: Callable[[dict[str, Any]], Engine], device: str) -> Check:
     """Run the artifact on the stored sample, and compare with the eager model's outputs."""
-    folder, verdict = _artifact_dir(model), read_verdict(run / VERDICT)
+    folder, verdict = _artifact_dir(model), read_verdict(run / VERDICT, registered=True)
     runtime = read_json(model / "artifacts" / TARGET)["runtime"]
     reference = read_reference(run / SAMPLE)
     (sample,) = reference.samples

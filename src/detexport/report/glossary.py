@@ -66,19 +66,3 @@ TERMS = {
     "revision": "The commit of this repository that the version was registered from.",
     "certificate": "The file that ties the verdict to this artifact, its inputs, its runtime and versions.",
 }
-
-INPUT_KINDS = {
-    "data": "images of the data set, each at several sizes",
-    "odd size": "height and width are odd",
-    "wide": "one side many times the other",
-    "tall": "one side many times the other",
-    "one color": "nothing to detect",
-    "black": "all values 0",
-    "white": "all values 255",
-    "noise": "random values",
-    "repeated": "an image tiled with copies of itself: equal scores",
-    "most detections": "mosaics with as many detections as possible",
-    "one detection": "exactly one",
-    "near a threshold": "a score next to the score threshold",
-    "batch": "images of different sizes in one call",
-}

@@ -8,13 +8,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from detexport.reference.input_plan import KINDS
 from detexport.report.charts import PrecisionRecall, TradeOff, kinds_of, precision_recall, trade_offs
 from detexport.report.collect import ReportedJob, ReportedModel, Results
 from detexport.report.comparisons import DRAWN_FROM, Comparison, ModelComparisons
 from detexport.report.error_table import error_rows, largest_fraction
 from detexport.report.evidence_lines import error_columns, evidence_lines, floor_columns
 from detexport.report.figures import number
-from detexport.report.glossary import INPUT_KINDS, TERMS
+from detexport.report.glossary import TERMS
 from detexport.report.recommend import Budget, Recommendation, recommend
 from detexport.report.rendering import environment
 from detexport.system.atomic import atomic_file
@@ -157,7 +158,7 @@ def input_rows(job: ReportedJob, model: ReportedModel) -> list[InputRow]:
     run = Counter(kinds.get(sample["id"], "") for sample in job.parity["samples"])
     unsupported = Counter(kinds.get(id, "") for id in job.parity["unsupported_inputs"])
     present = dict.fromkeys(kinds.values())
-    return [InputRow(kind, INPUT_KINDS.get(kind, ""), run[kind], unsupported[kind]) for kind in present]
+    return [InputRow(kind, KINDS.get(kind, ""), run[kind], unsupported[kind]) for kind in present]
 
 
 def is_noisy(measured: dict[str, Any]) -> bool:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detexport.config import CfgNode, configurable
+from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec, nms_per_class
 from detexport.layers.conv import Conv2d, init_normal, shapes_of
 from detexport.modeling.anchor_generator import build_anchor_generator, by_anchor, tensor_anchors
@@ -154,6 +155,13 @@ class RPN(nn.Module):
         smooth_l1_beta: float = 0.0,
     ) -> None:
         super().__init__()
+        if getattr(anchor_generator, "box_dim", 4) != 4:
+            raise ConfigError(
+                "rotated boxes are not supported",
+                got=f"MODEL.ANCHOR_GENERATOR.NAME: {type(anchor_generator).__name__}",
+                expected="anchors that are not rotated",
+                remedy="set MODEL.ANCHOR_GENERATOR.NAME to DefaultAnchorGenerator",
+            )
         self.in_features: List[str] = list(in_features)
         self.rpn_head = head
         self.anchor_generator = tensor_anchors(anchor_generator)
