@@ -22,7 +22,7 @@ from detexport.system.class_source import required_packages
 from detexport.system.environment import changes, describe_environment
 from detexport.system.files import read_json
 from detexport.system.script import run
-from detexport.targets.opsets import check_opset_version
+from detexport.targets.opsets import check_opset_version, pools_regions
 from detexport.workflows.receipts import outdated_receipt
 
 # DVC's record of the processes that read and write each path.
@@ -133,7 +133,7 @@ def check_opsets() -> None:
                     name,
                     maker.opset_version,
                     maker.exporter,
-                    meta_arch=cfg.MODEL.META_ARCHITECTURE,
+                    rois=pools_regions(cfg),
                     runs_onnx=any("onnxruntime" in required_packages(path) for path in classes),
                     option=f"-S artifacts.{name}.method.opset_version",
                 )

@@ -23,7 +23,7 @@ from detexport.errors import (
 )
 from detexport.formats.image_files import SUFFIXES, find_images
 from detexport.system.extras import require_packages
-from detexport.targets.opsets import check_opset_version
+from detexport.targets.opsets import check_opset_version, pools_regions
 from detexport.targets.table import (
     Target,
     artifact_chain,
@@ -417,7 +417,7 @@ def check_opset(target: Target, options: dict[str, dict[str, Any]], cfg: CfgNode
             artifact,
             values["opset_version"],
             values["exporter"],
-            meta_arch=cfg.MODEL.META_ARCHITECTURE,
+            rois=pools_regions(cfg),
             runs_onnx=any("onnxruntime" in one.packages for one in (*steps.values(), target.runtime)),
             option="--opt opset_version",
         )
