@@ -13,6 +13,7 @@ from typer import echo
 from detexport.benchmark.machine import describe_machine
 from detexport.config.cfg import load_cfg
 from detexport.config.composition import check_composition
+from detexport.config.meta_architectures import pools_regions
 from detexport.config.params import PARAMS, load_params, load_values
 from detexport.errors import listed
 from detexport.parity.settings import ParitySettings
@@ -22,7 +23,7 @@ from detexport.system.class_source import required_packages
 from detexport.system.environment import changes, describe_environment
 from detexport.system.files import read_json
 from detexport.system.script import run
-from detexport.targets.opsets import check_opset_version, pools_regions
+from detexport.targets.opsets import check_opset_version
 from detexport.workflows.receipts import outdated_receipt
 
 # DVC's record of the processes that read and write each path.

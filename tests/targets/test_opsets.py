@@ -1,16 +1,11 @@
 """The opset of an export: written by the exporter, and run by the installed ONNX Runtime."""
 
-from pathlib import Path
-
 import pytest
 
-from detexport.config.cfg import load_cfg
 from detexport.errors import ConfigError
 from detexport.formats.onnx_opsets import LATEST_TORCHSCRIPT, OLDEST, latest_written
 from detexport.runtime.onnxruntime import latest_opset
-from detexport.targets.opsets import check_opset_version, pools_regions
-
-CONF = Path(__file__).parents[2] / "conf"
+from detexport.targets.opsets import check_opset_version
 
 
 def check(opset: int, exporter: str = "dynamo", *, rois: bool = False, runs_onnx: bool = False) -> None:
@@ -56,17 +51,3 @@ def test_a_runtime_that_runs_more_than_an_exporter_writes_changes_nothing() -> N
     check(LATEST_TORCHSCRIPT, "torchscript", rois=True, runs_onnx=True)
     with pytest.raises(ConfigError, match=f"to {LATEST_TORCHSCRIPT}, which the torchscript exporter writes"):
         check(LATEST_TORCHSCRIPT + 1, "torchscript", rois=True, runs_onnx=True)
-
-
-@pytest.mark.parametrize(
-    ("config", "pools"),
-    [
-        ("detectron2/mask_rcnn.yaml", True),
-        ("detectron2/panoptic_fpn.yaml", True),
-        ("detectron2/retinanet.yaml", False),
-        ("torchvision/keypoint_rcnn.yaml", True),
-        ("torchvision/fcos.yaml", False),
-    ],
-)
-def test_which_models_pool_regions(config: str, pools: bool) -> None:
-    assert pools_regions(load_cfg(CONF / config)) == pools

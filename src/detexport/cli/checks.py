@@ -12,6 +12,7 @@ from typing import Any
 
 from detexport.artifact import MANIFEST, read_artifact
 from detexport.config.cfg import CfgNode
+from detexport.config.meta_architectures import configured_classes, pools_regions
 from detexport.errors import (
     ArtifactError,
     ConfigError,
@@ -23,7 +24,7 @@ from detexport.errors import (
 )
 from detexport.formats.image_files import SUFFIXES, find_images
 from detexport.system.extras import require_packages
-from detexport.targets.opsets import check_opset_version, pools_regions
+from detexport.targets.opsets import check_opset_version
 from detexport.targets.table import (
     Target,
     artifact_chain,
@@ -320,7 +321,7 @@ def check_request(request: Request) -> None:
 
 def check_class_names(request: Request, cfg: CfgNode) -> None:
     """Raise ConfigError unless there is a name for each class that the configuration counts."""
-    names, count = request.class_names, _count_classes(cfg)
+    names, count = request.class_names, configured_classes(cfg)
     if not all(names):
         raise ConfigError(
             "a class has no name",
@@ -335,19 +336,6 @@ def check_class_names(request: Request, cfg: CfgNode) -> None:
             expected=f"{count} {'stuff' if _is_semantic(cfg) else 'things'}, as many as the model has",
             remedy="name as many as the model has: --class-names",
         )
-
-
-def _count_classes(cfg: CfgNode) -> int | None:
-    """Return the number of classes that ``--class-names`` must name; None if only the built model knows."""
-    model = cfg.MODEL
-    groups = {
-        "GeneralizedRCNN": model.ROI_HEADS,
-        "PanopticFPN": model.ROI_HEADS,
-        "RetinaNet": model.RETINANET,
-        "SemanticSegmentor": model.SEM_SEG_HEAD,
-    }
-    group = groups.get(model.META_ARCHITECTURE)
-    return None if group is None else int(group.NUM_CLASSES)
 
 
 def _is_semantic(cfg: CfgNode) -> bool:

@@ -1,23 +1,7 @@
 """Check the version of ONNX's operators that a target is exported with."""
 
-from detexport.config.cfg import CfgNode
 from detexport.errors import ConfigError
 from detexport.formats.onnx_opsets import OLDEST, latest_written
-
-WITH_REGIONS = ("GeneralizedRCNN", "PanopticFPN")
-"""Meta architectures of ours that pool regions."""
-TORCHVISION = "TorchvisionDetector"
-
-
-def pools_regions(cfg: CfgNode) -> bool:
-    """Return whether the model of a configuration pools regions.
-
-    It is not built, so torchvision's models are known by their names alone.
-    """
-    model = cfg.MODEL
-    if model.META_ARCHITECTURE == TORCHVISION:
-        return "rcnn" in str(model.TORCHVISION.NAME)
-    return model.META_ARCHITECTURE in WITH_REGIONS
 
 
 def check_opset_version(
@@ -29,7 +13,7 @@ def check_opset_version(
         artifact: its name, for errors.
         opset: the version.
         exporter: of ``torch.onnx``.
-        rois: whether the model pools regions, see ``pools_regions``.
+        rois: whether the model pools regions, see ``detexport.config.meta_architectures``.
         runs_onnx: whether ONNX Runtime runs the file, to serve it or to calibrate on it.
         option: how the version is given, for errors.
 
