@@ -217,5 +217,5 @@ def test_the_command_line_exports_a_project(project: str, config: str, tmp_path:
 
 def test_a_meta_architecture_without_a_graph_is_refused_by_name(alias: Any) -> None:
     model = project_model(alias, "peak_detector", "peak").eval()
-    with pytest.raises(ConfigError, match="not a model that can be exported; got: PeakDetector"):
+    with pytest.raises(ConfigError, match="not a model that can be exported; got: PeakMetaArch"):
         given_model(model)
