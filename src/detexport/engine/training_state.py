@@ -22,7 +22,7 @@ class BestWeights:
     """The best evaluation so far.
 
     Args:
-        value: its headline metric.
+        value: its task metric.
         evaluations: number of evaluations since then.
         weights: the evaluated weights.
     """

@@ -270,7 +270,7 @@ class Registry:
     def _create_name(self, name: str) -> None:
         try:
             self.client.create_registered_model(
-                name, description="A detector: encoded images in, boxes, scores, classes and masks out."
+                name, description="Encoded images in; the signature of each version lists the outputs."
             )
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":

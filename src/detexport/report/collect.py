@@ -17,7 +17,7 @@ from detexport.system.files import read_json
 
 @dataclass(frozen=True)
 class Headline:
-    """A headline metric of an artifact.
+    """A task metric of an artifact.
 
     Args:
         name: the metric's name, ``bbox/AP``.
@@ -81,7 +81,7 @@ class ReportedJob:
 
     @property
     def headlines(self) -> tuple[Headline, ...]:
-        """The headline metrics that were measured, boxes first."""
+        """The task metrics that were measured, boxes first."""
         accuracy = self.parity.get("accuracy") or {"differences": {}}
         return tuple(
             Headline(name, accuracy["eager"][name], accuracy["artifact"].get(name, 0.0), difference)
