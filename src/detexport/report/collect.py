@@ -211,9 +211,14 @@ class Results:
         return sum(job.passed for job in self.jobs)
 
     @property
-    def shipped(self) -> int:
-        """Number of jobs that passed and are registered."""
-        return sum(job.shipped for job in self.jobs)
+    def versions(self) -> int:
+        """Number of jobs that passed and are registered as versions."""
+        return sum(job.shipped and "version" in job.registration for job in self.jobs)
+
+    @property
+    def experiments(self) -> int:
+        """Number of jobs that passed and are logged as runs of experiments, without a version."""
+        return sum(job.shipped and "version" not in job.registration for job in self.jobs)
 
 
 def collect(
