@@ -79,7 +79,10 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     ((*EXPORT, "--target", "openvino", "--opt", "opset_version=99"), "which the dynamo exporter writes"),
     ((*EXPORT, "--target", "onnx_int8", "--opt", "samples=0"), "the option samples is out of range"),
     ((*EXPORT, "--target", "onnx_int8", "--no-check"), "needs calibration images"),
-    ((*EXPORT, "--target", "openvino_bf16"), "is checked by its AP on annotated images; got: no --data"),
+    (
+        (*EXPORT, "--target", "openvino_bf16"),
+        "is checked by its task metrics on annotated images; got: no --data",
+    ),
     ((*ONNX, "--run-eval"), "--run-eval needs data"),
     ((*ONNX, "--sample", "no.png"), "there is no such image; got: 'no.png'"),
     ((*ONNX, "--calibration", "no/*.png"), "there is no such image; got: 'no/*.png'"),

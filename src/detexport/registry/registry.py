@@ -191,7 +191,12 @@ class Registry:
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            raise ArtifactError("its files are missing", got=str(error)) from error
+            raise ArtifactError(
+                "its files are missing",
+                got=str(error),
+                expected="the files of a registered version",
+                remedy="register the model again",
+            ) from error
 
     def _create(self, name: str, folder: Path, content: Content, evidence: Evidence) -> str:
         """Store a model's files, check them, then create the version; return the run's id."""

@@ -263,7 +263,12 @@ def _file_faults(folder: Path, listed_files: Mapping[str, str], *, closed: bool)
 def _artifact_dir(model: Path) -> Path:
     folders = [path.parent for path in model.glob(f"artifacts/**/{MANIFEST}")]
     if len(folders) != 1:
-        raise ArtifactError("the model has not one artifact", got=len(folders))
+        raise ArtifactError(
+            "the model has not one artifact",
+            got=len(folders),
+            expected="one folder with artifact.json",
+            remedy="register the model again",
+        )
     return folders[0]
 
 

@@ -203,7 +203,7 @@ def check_fits(cfg: Any, num_classes: int, data_classes: int, description: Mappi
             len(description["keypoints"]),
         )
     if truth.sem_seg:
-        numbers["MODEL.SEM_SEG_HEAD.NUM_CLASSES, all things being one,"] = (
+        numbers["MODEL.SEM_SEG_HEAD.NUM_CLASSES (one class for all things, then stuff)"] = (
             cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
             1 + len(description["stuff"]),
         )
