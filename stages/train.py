@@ -1,4 +1,4 @@
-"""Train: a model of a configuration on the data set -> a checkpoint and its average precision."""
+"""Train: a configuration and a data set -> a checkpoint and its metrics on the validation split."""
 
 from pathlib import Path
 from typing import Annotated

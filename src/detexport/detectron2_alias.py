@@ -6,9 +6,10 @@ Importing this module activates the alias for the rest of the process::
     import my_project  # its `from detectron2.modeling import ...` now imports from detexport
 
 From the shell, ``detexport --with my_project export ...`` imports a project before a command, and
-``python -m detexport.detectron2_alias train_net.py ...`` runs a script. A name that is not here raises an
-ImportError that names it. The modules of the alias stand for the modules here: classes, functions and
-registries are the same.
+``python -m detexport.detectron2_alias SCRIPT.py ...`` runs a script. A name that is not here raises an
+ImportError that names it, so scripts that use ``DefaultTrainer``, ``hooks`` or ``launch`` fail: see
+docs/training.md. The modules of the alias stand for the modules here: classes, functions and registries are
+the same.
 """
 
 import importlib
@@ -130,6 +131,7 @@ def import_projects(names: Iterable[str]) -> None:
                 f"cannot import the project {name}",
                 got=f"{type(error).__name__}: {error}",
                 expected="a package or module on PYTHONPATH or in the current folder",
+                remedy="correct the name after --with, or add its folder to PYTHONPATH",
             ) from error
         for attribute, value in sorted(vars(project).items()):
             if attribute.startswith("add_") and attribute.endswith("_config") and callable(value):
@@ -150,6 +152,7 @@ def run_script(arguments: Sequence[str]) -> None:
             "there is no script to run",
             got=arguments[0] if arguments else None,
             expected="python -m detexport.detectron2_alias SCRIPT.py ...",
+            remedy="name an existing .py file",
         )
     activate()
     sys.argv = list(arguments)

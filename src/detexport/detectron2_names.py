@@ -3,10 +3,11 @@
 ROOT = "detectron2"
 """The package whose names exist here under the same paths."""
 
-_TRAINING = "training runs in the pipeline: see docs/pipeline.md"
+_TRAINING = "train with the stage `train` or `detexport.engine.training.train` (docs/training.md)"
 _NEW_MODELS = "this architecture is not supported yet"
 _TTA = "test-time augmentation is not supported yet"
 _LAZY = "configurations in Python are not supported yet"
+_CITYSCAPES = "it would need the package cityscapesscripts"
 _CAFFE2 = "torch no longer contains Caffe2; export to ONNX or TorchScript"
 
 REFUSED: dict[str, str] = {
@@ -29,9 +30,9 @@ REFUSED: dict[str, str] = {
     "detectron2.engine.hooks": _TRAINING,
     "detectron2.engine.launch": _TRAINING,
     "detectron2.engine.train_loop": _TRAINING,
-    "detectron2.evaluation.CityscapesInstanceEvaluator": "it needs the package cityscapesscripts",
-    "detectron2.evaluation.CityscapesSemSegEvaluator": "it needs the package cityscapesscripts",
-    "detectron2.evaluation.LVISEvaluator": "it needs the package lvis",
+    "detectron2.evaluation.CityscapesInstanceEvaluator": f"{_CITYSCAPES}; evaluate with COCOEvaluator",
+    "detectron2.evaluation.CityscapesSemSegEvaluator": f"{_CITYSCAPES}; evaluate with SemSegEvaluator",
+    "detectron2.evaluation.LVISEvaluator": "it would need the package lvis; evaluate with COCOEvaluator",
     "detectron2.evaluation.PascalVOCDetectionEvaluator": "evaluate with COCOEvaluator",
     "detectron2.evaluation.RotatedCOCOEvaluator": "rotated boxes are not evaluated",
     "detectron2.export.Caffe2Model": _CAFFE2,

@@ -197,9 +197,8 @@ class UnexpectedError(DetexportError):
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(
-            "an unexpected error",
+            "unexpected error, a bug in detexport or in a package that it uses",
             got=f"{type(error).__name__}: {_text(error)}".rstrip(": "),
-            expected="an error with a remedy; this one is a bug in the program",
             remedy=f"set {TRACEBACK}=1 in the environment for the stack trace, and report it",
         )
 

@@ -276,8 +276,8 @@ def test_the_command_makes_what_the_library_makes(exported: Path, run: Run, tmp_
 @pytest.mark.parametrize(
     ("precision", "changes", "message"),
     [
-        ("bf16", {}, "is checked by its AP on annotated images; got: no --data"),
-        ("int8", {}, "is checked by its AP on annotated images; got: no --data"),
+        ("bf16", {}, "is checked by its task metrics on annotated images; got: no --data"),
+        ("int8", {}, "is checked by its task metrics on annotated images; got: no --data"),
         ("int8", {"check": False}, "needs calibration images"),
     ],
 )

@@ -47,8 +47,8 @@ def test_the_exit_code_and_the_message_say_what_does_not_hold(registry: Path) ->
     done = run(registry, URI)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0].startswith(f"{URI}: toy-onnx version 1, provenance ")
-    assert done.stdout.splitlines()[-1] == "every check holds"
-    assert "  sample       holds  0-1x: 3 detections paired" in done.stdout
+    assert done.stdout.splitlines()[-1] == "all checks passed"
+    assert "  sample       ok      0-1x: 3 detections paired" in done.stdout
 
     document = json.loads(run(registry, URI, "--json", "--no-sample").stdout)
     assert document["holds"] is True
@@ -60,8 +60,8 @@ def test_the_exit_code_and_the_message_say_what_does_not_hold(registry: Path) ->
     done = run(registry, URI)
     path.write_text(before)
     assert done.returncode == 1
-    assert "  model files  DOES NOT HOLD\n    changed: requirements.txt\n" in done.stdout
-    assert done.stdout.splitlines()[-1] == "does not hold: model files, content, sample"
+    assert "  model files  FAILED\n    changed: requirements.txt\n" in done.stdout
+    assert done.stdout.splitlines()[-1] == "failed: model files, content, sample"
 
     done = run(registry, URI, "--no-sample", "--provenance-sha256", "0" * 64)
     assert done.returncode == 1

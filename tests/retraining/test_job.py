@@ -147,7 +147,7 @@ def test_two_runs_never_overlap(project: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = call(project, *job_command())
     assert done.returncode == 3
-    assert "another run of the job is active" in done.stderr
+    assert "another retraining run is active" in done.stderr
 
 
 @pytest.mark.slow
@@ -157,5 +157,5 @@ def test_another_base_image_exports_again_with_parity_against_the_champion(proje
     assert champion(project) == "4"
     summary = night(project, DETEXPORT_BASE_IMAGE="drifted")
     assert (summary["outcome"], summary["parity"]) == ("refused", {JOB: False})
-    assert "differs from version 4, the champion, of the same model" in summary["reasons"][0]
+    assert "differs from the champion's (version 4, same weights): " in summary["reasons"][0]
     assert (champion(project), versions(project)) == ("4", [1, 2, 3, 4])

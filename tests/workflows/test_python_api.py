@@ -183,7 +183,7 @@ def test_wrong_arguments_are_refused_before_any_work(model: Any, tmp_path: Path)
     output = tmp_path / "mine"
     with pytest.raises(ConfigError, match="unknown target"):
         detexport.export(model, target="onx", output=output)
-    with pytest.raises(ConfigError, match="is checked by its AP"):
+    with pytest.raises(ConfigError, match="is checked by its task metrics"):
         detexport.export(model, target="onnx_int8", output=output)
     with pytest.raises(ConfigError, match="needs calibration images"):
         detexport.export(model, target="onnx_int8", output=output, check=False)

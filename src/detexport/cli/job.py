@@ -13,18 +13,25 @@ from detexport.errors import TRACEBACK, ConfigError
 NAME = "detexport-job"
 EXIT_CODES = f"""Exit codes: 0 promoted, or nothing to do; 1 refused: the data, a validation or a comparison
 with the champion failed, and the champion is as before; 2 invalid request: an option, a parameter, a file of
-the project; 3 something broke, or another run is active: run it again later ({TRACEBACK}=1 prints the stack
-trace); 143, 130, 129 ended by SIGTERM, SIGINT, SIGHUP: the next run continues."""
+the project; 3 the network, the registry, the disk or a program failed, the notification was not received, or
+another retraining run is active: run it again later ({TRACEBACK}=1 prints the stack trace); 143, 130, 129
+ended by SIGTERM, SIGINT, SIGHUP: the next run continues."""
 
 app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     epilog=EXIT_CODES,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    help="Retrain, export, validate and promote without a user.",
+    help="Retrain, export, validate and promote unattended.",
 )
 
-Project = Annotated[Path, Option(help="Folder of the project: a checkout with dvc.yaml.")]
+Project = Annotated[
+    Path,
+    Option(
+        help="Folder of the project: a clone of detexport's repository, or a checkout with its .dvc/, "
+        "dvc.yaml, params.yaml and tools/preflight.py."
+    ),
+]
 
 
 @app.callback()
@@ -53,7 +60,7 @@ def retrain_command(
         ),
     ] = "",
 ) -> None:
-    """Fetch data; if something changed, train, export, validate and promote what passes the gate.
+    """Fetch data; if something changed, train, export, validate and promote what passes the promotion gate.
 
     \b
       detexport-job retrain
@@ -78,7 +85,7 @@ def schedule_command(
         Path, Option(help="Python of the project's environment. Default: the one that runs this command.")
     ] = Path(sys.executable),
     timezone: Annotated[str, Option(help="Time zone of the expression, such as Europe/Berlin.")] = "UTC",
-    retries: Annotated[int, Option(min=0, help="Further tries of a run that broke.")] = 2,
+    retries: Annotated[int, Option(min=0, help="Number of retries after exit code 3.")] = 2,
     retry_delay: Annotated[float, Option(min=0, help="Seconds between two tries.")] = 600.0,
     port: Annotated[int, Option(min=1, max=65535, help="Port of the server that is started.")] = 4200,
 ) -> None:
@@ -87,8 +94,8 @@ def schedule_command(
     \b
       detexport-job schedule --cron "0 2 * * *" --python .venv/bin/python
 
-    A refused run fails, one that broke is tried again. PREFECT_API_URL names an existing server, whose page
-    shows all runs; without it Prefect starts one.
+    A refused run fails; one that failed with code 3 is tried again. PREFECT_API_URL names an existing server,
+    whose page shows all runs; without it Prefect starts one.
     """  # noqa: D301
     from detexport.retraining.pipeline import Pipeline
     from detexport.retraining.prefect_server import prefect_server

@@ -27,7 +27,7 @@ def instantiate(node: DictConfig, **options: Any) -> Any:
 
 
 def _check_target(node: Any, options: dict[str, Any]) -> None:
-    """Hold a node, and those in it, against the signatures of their targets."""
+    """Check a node, and those in it, against the signatures of their targets."""
     if not isinstance(node, DictConfig):
         return
     for value in node.values():

@@ -80,7 +80,10 @@ def build_augmentation(cfg: Any, is_train: bool) -> list[T.Augmentation]:
     }
     if node.RANDOM_FLIP not in flips:
         raise ConfigError(
-            "unknown flip", got=f"INPUT.RANDOM_FLIP: {node.RANDOM_FLIP}", expected=" or ".join(flips)
+            "unknown flip",
+            got=f"INPUT.RANDOM_FLIP: {node.RANDOM_FLIP}",
+            expected=" or ".join(flips),
+            remedy="correct INPUT.RANDOM_FLIP",
         )
     try:
         resize = T.ResizeShortestEdge(
@@ -92,6 +95,7 @@ def build_augmentation(cfg: Any, is_train: bool) -> list[T.Augmentation]:
             got=f"INPUT.MIN_SIZE_TRAIN: {node.MIN_SIZE_TRAIN}, "
             f"INPUT.MIN_SIZE_TRAIN_SAMPLING: {node.MIN_SIZE_TRAIN_SAMPLING}",
             expected="lengths to choose from with 'choice', the least and the greatest with 'range'",
+            remedy="correct one of the two",
         ) from error
     return [resize, *flips[node.RANDOM_FLIP]]
 

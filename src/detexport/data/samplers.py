@@ -14,11 +14,11 @@ from detexport.errors import DataError
 
 
 class TrainingSampler(Sampler[int]):
-    """An infinite sequence of passes over all images.
+    """An infinite sequence of epochs over all images.
 
     Args:
         size: number of images.
-        shuffle: whether to shuffle each pass.
+        shuffle: whether to shuffle each epoch.
         seed: of the order; None draws one.
     """
 
@@ -42,12 +42,12 @@ class TrainingSampler(Sampler[int]):
 
 
 class RandomSubsetTrainingSampler(Sampler[int]):
-    """An infinite sequence of passes over a random subset of the images, the same in each pass.
+    """An infinite sequence of epochs over a random subset of the images, the same in each epoch.
 
     Args:
         size: number of images.
         subset_ratio: fraction of the images in the subset, more than 0 and at most 1.
-        shuffle: whether to shuffle each pass.
+        shuffle: whether to shuffle each epoch.
         seed_shuffle: of the order; None draws one.
         seed_subset: of the subset; None draws one.
     """
@@ -71,13 +71,14 @@ class RandomSubsetTrainingSampler(Sampler[int]):
 
 
 class RepeatFactorTrainingSampler(Sampler[int]):
-    """An infinite sequence of passes over all images that repeats images with rare categories.
+    """An infinite sequence of epochs over all images that repeats images with rare categories.
 
     Gupta et al. 2019, arXiv:1908.03195.
 
     Args:
-        repeat_factors: (N,) repetitions of each image per pass, at least 1; the fraction is rounded randomly.
-        shuffle: whether to shuffle each pass.
+        repeat_factors: (N,) repetitions of each image per epoch, at least 1; the fraction is rounded
+            randomly.
+        shuffle: whether to shuffle each epoch.
         seed: of the order and the rounding; None draws one.
     """
 

@@ -155,6 +155,7 @@ def _clipping(node: Any) -> Mapping[str, Any]:
             "unknown limit of the gradient",
             got=f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE: {node.CLIP_TYPE}",
             expected=" or ".join(limits),
+            remedy="correct SOLVER.CLIP_GRADIENTS.CLIP_TYPE",
         )
     return {"gradient_norm": None, limits[node.CLIP_TYPE]: node.CLIP_VALUE, "norm_type": node.NORM_TYPE}
 
@@ -163,7 +164,10 @@ def _augmentations(node: Any) -> list[Any]:
     """Return the crop, the resize and a vertical flip of ``INPUT``."""
     if node.RANDOM_FLIP not in FLIPS:
         raise ConfigError(
-            "unknown flip", got=f"INPUT.RANDOM_FLIP: {node.RANDOM_FLIP}", expected=" or ".join(FLIPS)
+            "unknown flip",
+            got=f"INPUT.RANDOM_FLIP: {node.RANDOM_FLIP}",
+            expected=" or ".join(FLIPS),
+            remedy="correct INPUT.RANDOM_FLIP",
         )
     transforms: list[Any] = [Crop(node.CROP.TYPE, node.CROP.SIZE)] if node.CROP.ENABLED else []
     if any(node.MIN_SIZE_TRAIN):

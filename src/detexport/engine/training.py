@@ -85,6 +85,7 @@ def launch(settings: TrainingSettings) -> Fabric:
             "the devices of the training are not available",
             got=f"accelerator {settings.accelerator}, devices {settings.devices}, strategy "
             f"{settings.strategy}: {error}",
+            expected="devices of this machine, and a strategy of Lightning that they support",
             remedy="correct accelerator, devices and strategy of the training",
         ) from error
     fabric.launch()

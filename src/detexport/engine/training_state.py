@@ -22,7 +22,7 @@ class BestWeights:
     """The best evaluation so far.
 
     Args:
-        value: its headline metric.
+        value: its task metric.
         evaluations: number of evaluations since then.
         weights: the evaluated weights.
     """
@@ -108,14 +108,15 @@ class TrainingState:
             raise CheckpointError(
                 "the state of a training cannot be read",
                 got=f"{path}: {type(error).__name__}: {error}",
+                expected="a file that this training wrote",
                 remedy="remove the file; the training then starts from the beginning",
             ) from error
         if values["key"] != key:
             return False
         if rank >= len(values["generators"]):
             raise CheckpointError(
-                "the training was started with fewer processes",
-                got=f"rank {rank}",
+                "the interrupted training ran with fewer processes",
+                got=f"at least {rank + 1} processes",
                 expected=f"{len(values['generators'])} processes",
                 remedy=f"use as many devices, or remove {path}",
             )

@@ -52,6 +52,7 @@ class Box2BoxTransform:
                 "an exported graph decodes boxes with the default scale_clamp",
                 got=f"scale_clamp={self.scale_clamp}",
                 expected=f"{MAX_LOG_SCALE}, log(1000 / 16)",
+                remedy="leave scale_clamp at its default",
             )
         return list(self.weights)
 
@@ -205,7 +206,12 @@ def box_loss_type(value: str, key: str) -> str:
     """
     known = ["smooth_l1", *IOU_LOSSES]
     if value not in known:
-        raise ConfigError("unknown box loss", got=f"{key}: {value}", expected=f"one of {', '.join(known)}")
+        raise ConfigError(
+            "unknown box loss",
+            got=f"{key}: {value}",
+            expected=f"one of {', '.join(known)}",
+            remedy=f"correct {key}",
+        )
     return value
 
 
@@ -219,7 +225,12 @@ def loss_weights_of(loss_weight: float | dict[str, float], names: tuple[str, str
         return loss_weight, loss_weight
     unknown = sorted(set(loss_weight) - set(names))
     if unknown:
-        raise ConfigError("unknown losses", got=f"loss_weight of {unknown}", expected=" and ".join(names))
+        raise ConfigError(
+            "unknown losses",
+            got=f"loss_weight of {unknown}",
+            expected=" and ".join(names),
+            remedy="correct loss_weight",
+        )
     return loss_weight.get(names[0], 1.0), loss_weight.get(names[1], 1.0)
 
 

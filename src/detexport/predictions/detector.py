@@ -36,7 +36,7 @@ class Detector:
     def __repr__(self) -> str:
         """Name the artifact and where it runs."""
         artifact = self.artifact
-        what = f"{artifact.format.value} of {', '.join(self.contract.results)}"
+        what = f"{artifact.format.value}, outputs: {', '.join(self.contract.results)}"
         return f"Detector({what}, on {self.session.device}, {artifact.sha256[:12]})"
 
     @overload

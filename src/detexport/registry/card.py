@@ -111,7 +111,7 @@ def describe_latency(evidence: Evidence) -> Iterator[str]:
     if not evidence.runners or evidence.latency is None:
         yield "Not measured."
         return
-    yield "| latency | image | p50 | p90 | p99 | over eager |"
+    yield "| latency | image | p50 | p90 | p99 | ratio to eager |"
     yield "|---|---|---|---|---|---|"
     for device, runner in evidence.runners.items():
         height, width = evidence.latency["devices"][device]["image_size"]

@@ -1,4 +1,4 @@
-"""The gate: whether a registered version may become the champion, from what the registry holds about it."""
+"""The promotion gate: whether a version may become the champion, from its evidence in the registry."""
 
 import math
 import tempfile
@@ -64,7 +64,7 @@ class Measured:
 
     @property
     def accuracy(self) -> dict[str, float]:
-        """The headline metrics against ground truth: those with a difference from the eager model's."""
+        """The task metrics: those with a difference from the eager model's."""
         names = [name.removesuffix("_delta") for name in self.metrics if name.endswith("_delta")]
         return {name: float(self.metrics[name]) for name in names}
 
@@ -80,7 +80,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The gate's answer.
+    """The promotion gate's decision.
 
     Args:
         reasons: why the version must not become the champion; empty if it may.

@@ -51,7 +51,7 @@ class Check:
 
     Args:
         name: what.
-        faults: what does not hold; empty if it holds.
+        faults: why it failed; empty if it passed.
         detail: what was compared.
     """
 
@@ -83,7 +83,7 @@ class Verification:
 
     @property
     def holds(self) -> bool:
-        """Whether every check holds."""
+        """Whether every check passed."""
         return all(check.holds for check in self.checks)
 
     def to_json(self) -> dict[str, Any]:
@@ -168,7 +168,7 @@ def _checks(
     device: str,
     expected: str,
 ) -> Iterator[Check]:
-    """Yield the checks of a downloaded version; nothing is loaded of files that do not hold."""
+    """Yield the checks of a downloaded version; nothing is loaded of files whose check failed."""
     folders = {"the model": model, "the run": run}
     provenance = _check("provenance", lambda: _provenance_faults(version.tags, folders, expected))
     yield provenance
@@ -192,7 +192,7 @@ def _checks(
     if engine_of is None:
         return
     if stored is None or not provenance.holds or not all(one.holds for one in own):
-        yield Check("sample", ("not run: what it needs does not hold",))
+        yield Check("sample", ("not run: a check of the files failed",))
     else:
         yield _run_sample(model, run, partial(engine_of, stored), device)
 
@@ -263,7 +263,12 @@ def _file_faults(folder: Path, listed_files: Mapping[str, str], *, closed: bool)
 def _artifact_dir(model: Path) -> Path:
     folders = [path.parent for path in model.glob(f"artifacts/**/{MANIFEST}")]
     if len(folders) != 1:
-        raise ArtifactError("the model has not one artifact", got=len(folders))
+        raise ArtifactError(
+            "the model has not one artifact",
+            got=len(folders),
+            expected="one folder with artifact.json",
+            remedy="register the model again",
+        )
     return folders[0]
 
 

@@ -17,7 +17,7 @@ from detexport.system.files import read_json
 
 @dataclass(frozen=True)
 class Headline:
-    """A headline metric of an artifact.
+    """A task metric of an artifact.
 
     Args:
         name: the metric's name, ``bbox/AP``.
@@ -81,7 +81,7 @@ class ReportedJob:
 
     @property
     def headlines(self) -> tuple[Headline, ...]:
-        """The headline metrics that were measured, boxes first."""
+        """The task metrics that were measured, boxes first."""
         accuracy = self.parity.get("accuracy") or {"differences": {}}
         return tuple(
             Headline(name, accuracy["eager"][name], accuracy["artifact"].get(name, 0.0), difference)
@@ -211,9 +211,14 @@ class Results:
         return sum(job.passed for job in self.jobs)
 
     @property
-    def shipped(self) -> int:
-        """Number of jobs that passed and are registered."""
-        return sum(job.shipped for job in self.jobs)
+    def versions(self) -> int:
+        """Number of jobs that passed and are registered as versions."""
+        return sum(job.shipped and "version" in job.registration for job in self.jobs)
+
+    @property
+    def experiments(self) -> int:
+        """Number of jobs that passed and are logged as runs of experiments, without a version."""
+        return sum(job.shipped and "version" not in job.registration for job in self.jobs)
 
 
 def collect(

@@ -176,12 +176,12 @@ def coverage_table(results: Results) -> tuple[list[str], dict[str, dict[str, dic
 
 
 def headline_words(jobs: Sequence[ReportedJob]) -> list[str]:
-    """Return the headline metrics of any of the jobs, in words."""
+    """Return the task metrics of any of the jobs, in words."""
     return list(dict.fromkeys(headline.words for job in jobs for headline in job.headlines))
 
 
 def metric_terms(jobs: Sequence[ReportedJob]) -> list[str]:
-    """Return the terms of the headline metrics of any of the jobs: AP, AR, PQ, mIoU."""
+    """Return the terms of the task metrics of any of the jobs: AP, AR, PQ, mIoU."""
     names = (headline.name.rpartition("/")[2] for job in jobs for headline in job.headlines)
     return list(dict.fromkeys("AR" if name == "AR100" else name for name in names))
 

@@ -1,4 +1,4 @@
-"""The template engine of the report and of the pictures for DVC: what all of their templates use."""
+"""The template engine of the report and of the plots for DVC: what all of their templates use."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,4 +1,7 @@
-"""The champions of a project's jobs, and the parity of a re-export with them. It imports MLflow: seconds."""
+"""The champions of a project's jobs, and the parity of a re-export with them.
+
+Importing it takes seconds, since it imports MLflow.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,8 +1,8 @@
 """Retrain and export: new data in, a promoted version out, or the reason why not.
 
-The job runs the project's DVC pipeline and decides nothing that a stage decides. It adds what a run without
-a user needs: it fetches, checks the data before anything is trained on it, compares a re-export with the
-champion, reports, and can be started again after a kill at any moment.
+A retraining run executes the project's DVC pipeline and decides nothing that a stage decides. It adds what an
+unattended run needs: it fetches, checks the data before anything is trained on it, compares a re-export with
+the champion, reports, and can be started again after a kill at any moment.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 class RunningError(DetexportError):
-    """Another run of the job is active in this project."""
+    """Another retraining run is active in this project."""
 
     exit_code = BROKEN
 
@@ -62,14 +62,14 @@ class Options:
 
 
 def retrain(project: Path, options: Options) -> Summary:
-    """Run the job once in a project.
+    """Retrain, export, validate and promote once in a project.
 
     Returns:
         The summary, which is also in ``reports/``; its ``exit_code`` is 0 or 1.
 
     Raises:
-        RunningError: another run is active.
-        DetexportError: something broke, or the project is invalid; the summary says so, too.
+        RunningError: another retraining run is active.
+        DetexportError: a step failed, or the project is invalid; the summary has the error, too.
     """
     if options.notify:
         check_address(options.notify)
@@ -113,16 +113,16 @@ class State:
 
 @contextlib.contextmanager
 def _locked() -> Iterator[None]:
-    """Hold the lock of the job; it ends with the process."""
+    """Hold the lock of the project's retraining; it ends with the process."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(LOCK, timeout=0):
             yield
     except Timeout as error:
         raise RunningError(
-            "another run of the job is active in this project",
+            "another retraining run is active in this project",
             got=f"{error.lock_file} is locked",
-            expected="one run at a time",
+            expected="one retraining run at a time",
             remedy="wait until it ends",
         ) from error
 
@@ -198,7 +198,8 @@ class _Run:
 
     def _check_data(self, champions: "Mapping[str, Champion]", accept: bool) -> bool:
         """Compare the data with the newest champion's; return whether they may be trained on."""
-        # A data set that cannot be read is an invalid request of its stage; at night it is worse data.
+        # A data set that cannot be read is an invalid request of its stage; in a nightly run it means that
+        # the new data are bad, so it is a refusal.
         refusal = self._step(
             "prepare data", lambda: self.pipeline.repro(DATA_STAGE, refusals=(VERDICT, REQUEST))
         )
@@ -233,7 +234,8 @@ class _Run:
         found = self._step("compare with the champions", lambda: compare_reexports(champions))
         self.summary.parity = {job: not reasons for job, reasons in found.items()}
         reasons = [
-            f"{job}: differs from version {champions[job].version}, the champion, of the same model: {reason}"
+            f"{job}: the new artifact differs from the champion's "
+            f"(version {champions[job].version}, same weights): {reason}"
             for job, faults in found.items()
             for reason in faults
         ]

@@ -18,7 +18,7 @@ from detexport.errors import BROKEN, REQUEST, VERDICT, ConfigError, DetexportErr
 from detexport.system.process import redacted_output
 
 NEEDED = ("dvc.yaml", "params.yaml", "tools/preflight.py")
-"""Files of a project that the job uses."""
+"""Files of a project that a retraining run uses."""
 KEPT_LINES = 400
 GRACE_S = 30.0
 """Time in seconds in which a pipeline that is ended can remove its partial outputs."""
@@ -91,7 +91,7 @@ class Pipeline:
                 f"{self.root} is not a project with a pipeline",
                 got=f"no {', no '.join(missing or ['.dvc'])}",
                 expected=f"a checkout with {', '.join(NEEDED)}, where `dvc init` was run",
-                remedy="name the checkout: --project",
+                remedy="name the checkout by --project (in Python: project)",
             )
 
     def update_imports(self) -> list[str]:
@@ -162,7 +162,7 @@ class Pipeline:
 
         Raises:
             PipelineRequestError: a stage reports an invalid request.
-            PipelineError: a stage broke, or DVC itself failed.
+            PipelineError: a stage failed with another code, or DVC itself failed.
         """
         done = self._run("dvc", "repro", *targets)
         stage, code = STAGE.search(done.output), EXIT_CODE.search(done.output)
@@ -205,7 +205,7 @@ class Pipeline:
             return done
         stage, code = STAGE.search(done.output), EXIT_CODE.search(done.output)
         own = int(code[1]) if stage and code else done.code
-        # DVC's own failures have codes of theirs, from 1; a script of the project has ours.
+        # DVC uses its own exit codes; a script of the project has ours.
         is_request = own == REQUEST and (stage is not None or command[0] == sys.executable)
         name = f"the stage {stage[1]}" if stage else " ".join(Path(part).name for part in command[:2])
         raise (PipelineRequestError if is_request else PipelineError)(

@@ -1,4 +1,4 @@
-"""The job as a flow of Prefect: a schedule, retries of what broke, and a page with all runs.
+"""Retraining as a flow of Prefect: a schedule, retries after exit code 3, and a page with all runs.
 
 The server is that of ``PREFECT_API_URL``.
 """
@@ -22,15 +22,15 @@ KEPT_LINES = 20
 
 
 class RefusedError(Exception):
-    """The job refused the data or a version; the champion is as before."""
+    """The retraining run refused the data or a version; the champion is as before."""
 
 
 class InvalidProjectError(Exception):
-    """The job found an invalid request; another try would find it, too."""
+    """The retraining run found an invalid request; a retry gives the same result."""
 
 
 class BrokenError(Exception):
-    """The job broke; another try may succeed."""
+    """The retraining run failed with code 3; a retry may succeed."""
 
 
 ERRORS: dict[int, type[Exception]] = {
@@ -41,13 +41,13 @@ ERRORS: dict[int, type[Exception]] = {
 
 
 def is_worth_a_retry(_task: "Task[..., Any]", _run: TaskRun, state: "State[Any]") -> bool:
-    """Return whether a run of the job broke, so that another one may succeed."""
+    """Return whether a retraining run failed with code 3, so that a retry may succeed."""
     return isinstance(state.result(raise_on_failure=False), BrokenError)
 
 
 @task(name="detexport-job retrain", retry_condition_fn=is_worth_a_retry)
 def run_job(project: str, python: str) -> str:
-    """Run the job in a process of its own, with its output in Prefect's log; return its last lines.
+    """Run `detexport-job retrain` in its own process, log its output in Prefect, and return its last lines.
 
     Args:
         project: the project's folder.
@@ -70,13 +70,13 @@ def run_job(project: str, python: str) -> str:
 
 @flow(name=NAME)
 def retrain_and_export(project: str, python: str, retries: int = 2, retry_delay_s: float = 600.0) -> str:
-    """Retrain, export and promote: fails if something was refused, and tries again what broke.
+    """Retrain, export and promote; fail if something was refused, and retry after exit code 3.
 
     Args:
         project: the project's folder.
         python: the interpreter of the project's environment.
-        retries: number of further tries of a run that broke.
-        retry_delay_s: seconds between two tries.
+        retries: number of retries after exit code 3.
+        retry_delay_s: seconds before each retry.
     """
     return run_job.with_options(retries=retries, retry_delay_seconds=retry_delay_s)(project, python)
 

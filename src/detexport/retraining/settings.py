@@ -1,4 +1,4 @@
-"""Settings of the job: the section ``retraining`` of a project's ``params.yaml``."""
+"""Settings of retraining runs: the section ``retraining`` of a project's ``params.yaml``."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class DataLimits:
 
 @dataclass(frozen=True)
 class RetrainingSettings:
-    """Settings of the job; ``conf/retraining/default.yaml`` has the defaults.
+    """Settings of a retraining run; ``conf/retraining/default.yaml`` has the defaults.
 
     Args:
         data: limits of the data checks.

@@ -1,4 +1,4 @@
-"""The summary of one run of the job: a JSON file and a page."""
+"""The summary of one retraining run: a JSON file and a page."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ TEMPLATE = "summary.html.jinja"
 
 @dataclass(frozen=True)
 class Step:
-    """One step of the job.
+    """One step of a retraining run.
 
     Args:
         name: what was done.
@@ -28,13 +28,13 @@ class Step:
 
 @dataclass
 class Summary:
-    """What a run of the job did.
+    """What a retraining run did.
 
     Args:
         project: the project's folder.
         started_at: ISO 8601, UTC.
         outcome: ``"unchanged"``, ``"promoted"``, ``"refused"`` or ``"failed"``.
-        exit_code: the exit code of the job.
+        exit_code: the exit code of the command.
         reasons: why something was refused or failed, or was not compared.
         resumed: whether it completed a run that was interrupted.
         stale: the stages and data that were out of date.

@@ -74,7 +74,12 @@ def get_default_optimizer_params(
 
 def _need_base_lr(base_lr: float | None) -> None:
     if base_lr is None:
-        raise ConfigError("a factor of the learning rate needs base_lr", got="base_lr=None")
+        raise ConfigError(
+            "a factor of the learning rate needs base_lr",
+            got="base_lr=None",
+            expected="the base learning rate",
+            remedy="pass base_lr",
+        )
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
@@ -106,6 +111,7 @@ def _clipping(node: CfgNode) -> Callable[[Optimizer], None]:
             "unknown clipping",
             got=f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE: {node.CLIP_TYPE}",
             expected="value or norm",
+            remedy="correct SOLVER.CLIP_GRADIENTS.CLIP_TYPE",
         )
 
     def clip(optimizer: Optimizer) -> None:
@@ -137,6 +143,7 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRMultiplier:
             "unknown schedule",
             got=f"SOLVER.LR_SCHEDULER_NAME: {node.LR_SCHEDULER_NAME}",
             expected="WarmupMultiStepLR or WarmupCosineLR",
+            remedy="correct SOLVER.LR_SCHEDULER_NAME",
         )
     warmup_length = min(node.WARMUP_ITERS / node.MAX_ITER, 1.0)
     warmup = WarmupParamScheduler(

@@ -120,7 +120,12 @@ def _diagnose_failed(
         samples, key=lambda one: (one.meta.id not in failed, bool(one.meta.batch), not one.detections)
     )
     if not ranked:
-        raise DataError("the reference has no sample", remedy="run the stage `reference` again")
+        raise DataError(
+            "the reference has no sample",
+            got="none",
+            expected="at least one",
+            remedy="run the stage `reference` again",
+        )
     image = ranked[0].image()
     # A size that a trace fixed shows at another size.
     recorded = exported_with if exported_with.shape != image.shape else None

@@ -1,4 +1,4 @@
-"""Train: a model of a configuration on the data set -> a checkpoint and its average precision."""
+"""Train: a configuration and a data set -> a checkpoint and its metrics on the validation split."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -203,7 +203,7 @@ def check_fits(cfg: Any, num_classes: int, data_classes: int, description: Mappi
             len(description["keypoints"]),
         )
     if truth.sem_seg:
-        numbers["MODEL.SEM_SEG_HEAD.NUM_CLASSES, all things being one,"] = (
+        numbers["MODEL.SEM_SEG_HEAD.NUM_CLASSES (one class for all things, then stuff)"] = (
             cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
             1 + len(description["stuff"]),
         )

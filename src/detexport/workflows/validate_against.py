@@ -141,5 +141,5 @@ def without_accuracy(precision: str, got: str) -> ConfigError:
         f"{precision} is evaluated by the task metric alone, and there is none",
         got=got,
         expected="annotated images, on which the model or the other artifact was evaluated, too",
-        remedy="give --data, and --accuracy-images greater than 0",
+        remedy="give --data, and --accuracy-images greater than 0 (in Python: data=..., accuracy_images=...)",
     )

@@ -103,7 +103,12 @@ class FPN(Backbone):
     ) -> None:
         super().__init__()
         if fuse_type not in ("sum", "avg"):
-            raise ConfigError("unknown MODEL.FPN.FUSE_TYPE", got=fuse_type, expected="sum or avg")
+            raise ConfigError(
+                "unknown MODEL.FPN.FUSE_TYPE",
+                got=fuse_type,
+                expected="sum or avg",
+                remedy="correct MODEL.FPN.FUSE_TYPE",
+            )
         shapes = bottom_up.output_shape()
         strides = [spec.stride for spec in shapes_of(shapes, in_features, "MODEL.FPN.IN_FEATURES")]
         if any(fine * 2 != coarse for fine, coarse in pairwise(strides)):
@@ -111,6 +116,7 @@ class FPN(Backbone):
                 "the strides of a feature pyramid must double from one level to the next",
                 got=f"MODEL.FPN.IN_FEATURES with the strides {strides}",
                 expected="strides such as 4, 8, 16, 32",
+                remedy="name neighbouring stages in MODEL.FPN.IN_FEATURES, such as res2, res3, res4, res5",
             )
         self.out_channels = out_channels
         self.halve = fuse_type == "avg"
@@ -122,7 +128,10 @@ class FPN(Backbone):
             level = int(math.log2(shapes[name].stride))
             if level not in self.in_names:
                 raise ConfigError(
-                    "the stride of a pyramid level must be 4 to 32", got=f"{name}: {shapes[name].stride}"
+                    "the stride of a pyramid level must be 4 to 32",
+                    got=f"{name}: {shapes[name].stride}",
+                    expected="4, 8, 16 or 32",
+                    remedy="name other stages in MODEL.FPN.IN_FEATURES",
                 )
             self.in_names[level] = name
             lateral = Conv2d(shapes[name].channels, out_channels, 1, norm=get_norm(norm, out_channels))
@@ -136,6 +145,7 @@ class FPN(Backbone):
                 "the top block extends a pyramid that ends at p5",
                 got=f"MODEL.FPN.IN_FEATURES up to p{level}",
                 expected="features up to p5",
+                remedy="end MODEL.FPN.IN_FEATURES with res5, or choose an FPN without a top block",
             )
         self.bottom_up = bottom_up
         self.top_block = top_block

@@ -271,6 +271,7 @@ def make_stage(
                 "wrong number of values for the blocks of a stage",
                 got=f"{name}: {len(values)} values",
                 expected=f"{num_blocks}, one for each block",
+                remedy="give one value for each block",
             )
     common = {name: value for name, value in kwargs.items() if name not in per_block}
     blocks = []
@@ -375,7 +376,12 @@ def resnet_stages(
 
 def _check_depth(depth: int) -> None:
     if depth not in BLOCKS_PER_STAGE:
-        raise ConfigError("unknown ResNet depth", got=depth, expected=sorted(BLOCKS_PER_STAGE))
+        raise ConfigError(
+            "unknown ResNet depth",
+            got=depth,
+            expected=sorted(BLOCKS_PER_STAGE),
+            remedy="correct MODEL.RESNETS.DEPTH",
+        )
 
 
 def _check_stages(depth: int, groups: int, res5_dilation: int, deform_on_per_stage: Sequence[bool]) -> None:
@@ -385,10 +391,14 @@ def _check_stages(depth: int, groups: int, res5_dilation: int, deform_on_per_sta
             "wrong number of values for deformable convolutions",
             got=f"MODEL.RESNETS.DEFORM_ON_PER_STAGE: {list(deform_on_per_stage)}",
             expected="four values, for res2 .. res5",
+            remedy="correct MODEL.RESNETS.DEFORM_ON_PER_STAGE",
         )
     if res5_dilation not in (1, 2):
         raise ConfigError(
-            "unsupported dilation", got=f"MODEL.RESNETS.RES5_DILATION: {res5_dilation}", expected="1 or 2"
+            "unsupported dilation",
+            got=f"MODEL.RESNETS.RES5_DILATION: {res5_dilation}",
+            expected="1 or 2",
+            remedy="correct MODEL.RESNETS.RES5_DILATION",
         )
     if depth in (18, 34) and ((groups, res5_dilation) != (1, 1) or any(deform_on_per_stage)):
         raise ConfigError(
@@ -430,6 +440,7 @@ class ResNet(Backbone, nn.Sequential):
                 "a ResNet is a backbone here, without a classifier",
                 got=f"num_classes={num_classes}",
                 expected="num_classes=None",
+                remedy="leave num_classes out, and classify with a layer of your own",
             )
         self.add_module("stem", stem)
         self._shapes = {"stem": ShapeSpec(channels=stem.out_channels, stride=stem.stride)}
@@ -445,6 +456,7 @@ class ResNet(Backbone, nn.Sequential):
                 "unknown ResNet stages",
                 got=f"MODEL.RESNETS.OUT_FEATURES: {sorted(unknown)}",
                 expected=sorted(self._shapes),
+                remedy="correct MODEL.RESNETS.OUT_FEATURES",
             )
         self.stage_names: List[str] = list(self._shapes)
         self.out_features: List[str] = list(out_features)
@@ -509,7 +521,10 @@ def build_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     resnets = cfg.MODEL.RESNETS
     if not resnets.OUT_FEATURES:
         raise ConfigError(
-            "MODEL.RESNETS.OUT_FEATURES names no stage", expected="some of stem, res2, ..., res5"
+            "MODEL.RESNETS.OUT_FEATURES names no stage",
+            got="none",
+            expected="some of stem, res2, ..., res5",
+            remedy="name them in MODEL.RESNETS.OUT_FEATURES",
         )
     last_stage = max(resnets.OUT_FEATURES, key=lambda name: (name != "stem", name))
     stages = list(configured_stages(cfg, last_stage, resnets.DEPTH).values())

@@ -70,6 +70,7 @@ class ImageModel(nn.Module):
                 "a batch needs at least one image",
                 got="none" if isinstance(batched_inputs, list | tuple) else type(batched_inputs).__name__,
                 expected="a list of dicts, one per image",
+                remedy="give one dict per image",
             )
         channels = self.pixel_mean.shape[0]
         return [
@@ -159,13 +160,19 @@ def image_options(cfg: CfgNode) -> dict[str, Any]:
         ConfigError: the channel order is unknown, or the normalization does not fit the channels.
     """
     if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
-        raise ConfigError("unsupported INPUT.FORMAT", got=cfg.INPUT.FORMAT, expected="BGR or RGB")
+        raise ConfigError(
+            "unsupported INPUT.FORMAT",
+            got=cfg.INPUT.FORMAT,
+            expected="BGR or RGB",
+            remedy="correct INPUT.FORMAT",
+        )
     mean, std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
         raise ConfigError(
             "the normalization does not fit the image's channels",
             got=f"MODEL.PIXEL_MEAN: {list(mean)}, MODEL.PIXEL_STD: {list(std)}",
             expected="three numbers each, the latter positive",
+            remedy="correct MODEL.PIXEL_MEAN and MODEL.PIXEL_STD",
         )
     return {
         "pixel_mean": tuple(mean),

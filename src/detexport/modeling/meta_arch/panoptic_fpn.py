@@ -116,7 +116,10 @@ class PanopticFPN(GeneralizedRCNN):
         """Return the constructor arguments for a configuration."""
         if not cfg.MODEL.MASK_ON:
             raise ConfigError(
-                "a panoptic model needs masks", got="MODEL.MASK_ON: False", expected="MODEL.MASK_ON: True"
+                "a panoptic model needs masks",
+                got="MODEL.MASK_ON: False",
+                expected="MODEL.MASK_ON: True",
+                remedy="set MODEL.MASK_ON: True",
             )
         node = cfg.MODEL.PANOPTIC_FPN
         combination = PanopticCombination(

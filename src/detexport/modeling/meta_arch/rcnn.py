@@ -71,7 +71,10 @@ class GeneralizedRCNN(ImageModel):
         )
         if vis_period:
             raise ConfigError(
-                "training images are not recorded", got=f"vis_period={vis_period}", expected="0, the default"
+                "training images are not recorded",
+                got=f"vis_period={vis_period}",
+                expected="0, the default",
+                remedy="leave vis_period at 0, and draw images with detexport.utils.visualizer",
             )
         self.backbone = backbone
         self.proposal_generator = proposal_generator
@@ -172,6 +175,7 @@ class GeneralizedRCNN(ImageModel):
                     f"input {index} has no proposals, and the model has no proposal generator",
                     got=f"keys {sorted(example)}",
                     expected="'proposals', Instances with proposal_boxes",
+                    remedy="give proposals with each image, or set MODEL.PROPOSAL_GENERATOR.NAME",
                 )
             brought = example["proposals"]
             if tuple(brought.image_size) != tuple(size):

@@ -104,12 +104,18 @@ class SemSegFPNHead(nn.Module):
         shapes = shapes_of(input_shape, node.IN_FEATURES, key)
         others = sorted(set(node.IN_FEATURES) - {"p2", "p3", "p4", "p5"})
         if others:
-            raise ConfigError("unsupported levels", got=f"{key}: {others}", expected="some of p2, p3, p4, p5")
+            raise ConfigError(
+                "unsupported levels",
+                got=f"{key}: {others}",
+                expected="some of p2, p3, p4, p5",
+                remedy=f"correct {key}",
+            )
         if any(shape.stride < node.COMMON_STRIDE for shape in shapes):
             raise ConfigError(
                 "a level is finer than the common stride",
                 got=f"MODEL.SEM_SEG_HEAD.COMMON_STRIDE: {node.COMMON_STRIDE}",
                 expected=f"at most {min(shape.stride for shape in shapes)}",
+                remedy=f"correct it, or leave the finer level out of {key}",
             )
         return {
             "input_shape": dict(zip(node.IN_FEATURES, shapes, strict=True)),

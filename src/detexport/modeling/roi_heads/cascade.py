@@ -203,12 +203,14 @@ def _check_cascade_options(cfg: CfgNode) -> None:
             "a cascade needs class-agnostic box regression",
             got="MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG: False",
             expected="MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG: True",
+            remedy="set it to True",
         )
     if cfg.MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES:
         raise ConfigError(
             "unsupported option with a cascade",
             got="MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES: True",
             expected="MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES: False",
+            remedy="set it to False",
         )
     if not cascade.IOUS or len(cascade.IOUS) != len(cascade.BBOX_REG_WEIGHTS):
         raise ConfigError(
@@ -216,6 +218,7 @@ def _check_cascade_options(cfg: CfgNode) -> None:
             got=f"MODEL.ROI_BOX_CASCADE_HEAD: {len(cascade.IOUS)} IOUS, "
             f"{len(cascade.BBOX_REG_WEIGHTS)} BBOX_REG_WEIGHTS",
             expected="as many of both, at least one",
+            remedy="give both lists one entry for each stage",
         )
     if [cascade.IOUS[0]] != list(heads.IOU_THRESHOLDS):
         raise ConfigError(
@@ -223,6 +226,7 @@ def _check_cascade_options(cfg: CfgNode) -> None:
             got=f"MODEL.ROI_BOX_CASCADE_HEAD.IOUS: {list(cascade.IOUS)}, "
             f"MODEL.ROI_HEADS.IOU_THRESHOLDS: {list(heads.IOU_THRESHOLDS)}",
             expected="the first of IOUS as the only threshold",
+            remedy="correct one of the two",
         )
 
 

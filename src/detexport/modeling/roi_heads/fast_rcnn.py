@@ -82,7 +82,7 @@ def fast_rcnn_inference(
     nms_thresh: float,
     topk_per_image: int,
 ) -> tuple[list[Instances], list[Tensor]]:
-    """Select the detections of each image, as ``select_detections`` does, and tell their proposals.
+    """Select detections as ``select_detections`` does, and return the index of each one's proposal.
 
     Args:
         boxes: (R, 4 or K * 4) of each image, XYXY in px.
@@ -205,6 +205,7 @@ class FastRCNNOutputLayers(nn.Module):
                 "the federated loss needs sigmoid scores",
                 got="MODEL.ROI_BOX_HEAD.USE_FED_LOSS: True, MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE: False",
                 expected="both, or neither",
+                remedy="set MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE: True, or USE_FED_LOSS: False",
             )
         return {
             "input_shape": input_shape,
@@ -389,6 +390,7 @@ class FastRCNNOutputLayers(nn.Module):
                 raise ConfigError(
                     "the federated loss needs the frequencies of the classes",
                     got="MODEL.ROI_BOX_HEAD.USE_FED_LOSS: True",
+                    expected="the number of training images of each class",
                     remedy="call box_predictor.set_class_frequencies before training",
                 )
             sampled = federated_classes(classes, self.fed_loss_cls_weights, self.fed_loss_num_classes)

@@ -74,6 +74,7 @@ class Res5ROIHeads(ROIHeads):
                 "the input of res5 must be res4",
                 got=f"MODEL.ROI_HEADS.IN_FEATURES: {list(cfg.MODEL.ROI_HEADS.IN_FEATURES)}",
                 expected="res4, as the heads' only feature map",
+                remedy="set MODEL.ROI_HEADS.IN_FEATURES: [res4]",
             )
         res5_channels = stages["res5"][-1].out_channels
         mask_head = None
@@ -193,13 +194,17 @@ def _check_res5_options(cfg: CfgNode) -> None:
     for key, value in wanted.items():
         if found[key] != value:
             raise ConfigError(
-                "unsupported option with Res5ROIHeads", got=f"{key}: {found[key]}", expected=f"{key}: {value}"
+                "unsupported option with Res5ROIHeads",
+                got=f"{key}: {found[key]}",
+                expected=f"{key}: {value}",
+                remedy=f"set {key}: {value}, or choose StandardROIHeads",
             )
     if len(cfg.MODEL.ROI_HEADS.IN_FEATURES) != 1:
         raise ConfigError(
             "unsupported number of feature maps with Res5ROIHeads",
             got=f"MODEL.ROI_HEADS.IN_FEATURES: {list(cfg.MODEL.ROI_HEADS.IN_FEATURES)}",
             expected="one, such as res4",
+            remedy="name one in MODEL.ROI_HEADS.IN_FEATURES",
         )
 
 

@@ -80,6 +80,7 @@ class StandardROIHeads(ROIHeads):
                     "all heads pool from the same feature maps",
                     got=list(names),
                     expected=list(box_in_features),
+                    remedy="leave the in_features of masks and keypoints out, or give those of boxes",
                 )
         super().__init__(in_features=box_in_features, **options)
         self.box_pooler = box_pooler
