@@ -44,7 +44,7 @@ def test_the_default_configuration() -> None:
     assert (found.optimizer, found.momentum, found.learning_rate) == ("sgd", 0.9, 0.001)
     assert (found.iterations, found.batch_size, found.warmup_iterations) == (40_000, 16, 1000)
     assert (found.schedule, found.steps, found.gamma) == ("WarmupMultiStepLR", (30_000,), 0.1)
-    assert (found.weight_decay, found.weight_decay_norm, found.weight_decay_bias) == (1e-4, 0.0, 1e-4)
+    assert (found.weight_decay, found.weight_decay_norm, found.weight_decay_bias) == (1e-4, 0.0, None)
     assert (found.gradient_norm, found.average_decay, found.precision) == (None, None, "32-true")
     assert (found.flip, found.by_orientation, found.accelerator, found.seed) == (True, True, "auto", 0)
     (resize,) = found.augmentations

@@ -209,7 +209,7 @@ class _Run:
             raise FloatingPointError(f"the loss is {loss.item()} at step {step}: {losses}")
         optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
-        clip_gradients(self.fabric, self.network, optimizer, self.settings)
+        clip_gradients(self.fabric, optimizer, self.settings)
         optimizer.step()
         if self.state.average is not None:
             self.state.average.update_parameters(self.model)

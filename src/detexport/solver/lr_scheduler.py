@@ -71,6 +71,48 @@ class WarmupParamScheduler:
         return self.scheduler(where)
 
 
+def warmup_schedule(
+    name: str,
+    iterations: int,
+    *,
+    steps: Sequence[int],
+    gamma: float,
+    final_factor: float,
+    warmup_iterations: int,
+    warmup_factor: float,
+    warmup_method: str,
+    rescale_interval: bool = False,
+) -> WarmupParamScheduler:
+    """Return the multiplier of a detectron2 schedule, of the fraction of the run that is done.
+
+    Args:
+        name: ``"WarmupMultiStepLR"`` or ``"WarmupCosineLR"``.
+        iterations: of the run.
+        steps: iterations at which ``WarmupMultiStepLR`` multiplies by ``gamma``.
+        gamma: see ``steps``.
+        final_factor: last multiplier of ``WarmupCosineLR``.
+        warmup_iterations: of the warm-up, which ends with the run if it is longer.
+        warmup_factor: see ``WarmupParamScheduler``.
+        warmup_method: see ``WarmupParamScheduler``.
+        rescale_interval: see ``WarmupParamScheduler``.
+
+    Raises:
+        ConfigError: the name or the warm-up is unknown.
+    """
+    if name == "WarmupMultiStepLR":
+        schedule = multi_step([step / iterations for step in steps if step <= iterations], gamma)
+    elif name == "WarmupCosineLR":
+        schedule = cosine(final_factor)
+    else:
+        raise ConfigError(
+            "unknown schedule",
+            got=f"SOLVER.LR_SCHEDULER_NAME: {name}",
+            expected="WarmupMultiStepLR or WarmupCosineLR",
+        )
+    length = min(warmup_iterations / iterations, 1.0)
+    return WarmupParamScheduler(schedule, warmup_factor, length, warmup_method, rescale_interval)
+
+
 class LRMultiplier(LRScheduler):
     """Learning rates that are the initial ones times a multiplier.
 
