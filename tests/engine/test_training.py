@@ -146,9 +146,17 @@ def test_training_needs_a_loss_that_is_finite(dataset: CocoDataset) -> None:
     with pytest.raises(DivergedError, match=r"got: loss nan .* at step 0;.*lower learning_rate") as caught:
         train(model, dataset, SETTINGS, TRUTH)
     assert caught.value.exit_code == REQUEST  # the same request fails again
-    with torch.no_grad():
-        model.proposal_generator.rpn_head.objectness_logits.bias[0] = torch.nan
-    with pytest.raises(DivergedError, match=r"the proposals are not finite.* at step 0"):
+
+
+def test_a_model_may_refuse_what_is_not_finite_itself(
+    dataset: CocoDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Any) -> None:
+        raise FloatingPointError("the proposals are not finite")
+
+    model = new_model()
+    monkeypatch.setattr(model, "forward", refuse)
+    with pytest.raises(DivergedError, match="got: the proposals are not finite at step 0"):
         train(model, dataset, SETTINGS, TRUTH)
 
 

@@ -262,11 +262,11 @@ class _Run:
         """Return the losses of a batch, which are finite."""
         try:
             losses: dict[str, Tensor] = self.network(batch)
-        except FloatingPointError as error:  # a model checks its proposals
+        except FloatingPointError as error:  # find_top_rpn_proposals checks them
             raise self._diverged(str(error)) from error
         loss: Any = sum(losses.values())
         if not torch.isfinite(loss):
-            values = ", ".join(f"{name} {float(value):.3g}" for name, value in losses.items())
+            values = ", ".join(f"{name} {value.item():.3g}" for name, value in losses.items())
             raise self._diverged(f"loss {loss.item()} ({values})")
         return losses
 
