@@ -62,6 +62,8 @@ def test_a_killed_training_continues_to_the_same_weights_and_curves(
     whole, killed = (folder_of(tmp_path / name) for name in ("whole", "killed"))
     began = time.monotonic()
     process = start(train_tiny, whole, data, architecture, {}, options)
+    wait_for(whole / "state.pt", process)
+    before_state = time.monotonic() - began
     process.join()
     duration = time.monotonic() - began
     assert process.exitcode == 0
@@ -69,8 +71,11 @@ def test_a_killed_training_continues_to_the_same_weights_and_curves(
     kills = 0
     while kills < KILLS:
         process = start(train_tiny, killed, data, architecture, {}, options)
-        wait_for(killed / "state.pt", process)
-        process.join(moments.uniform(0.0, 0.7) * duration)
+        if not kills:  # a state is there, from which the next process continues
+            wait_for(killed / "state.pt", process)
+            process.join(moments.uniform(0.0, 0.3) * (duration - before_state))
+        else:
+            process.join(moments.uniform(0.2, 0.9) * duration)
         if process.is_alive():
             os.kill(process.pid, signal.SIGKILL)
             process.join()
