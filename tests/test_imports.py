@@ -30,7 +30,10 @@ ALLOWED = {
     "evaluation": {"data", "metrics", "utils"},
     "solver": {"config", "layers"},
     "projects": {"config", "modeling"},
-    "engine": {"metrics", "data", "modeling", "structures", "layers", "config", "checkpoint", "utils"},
+    "engine": {
+        *("metrics", "data", "modeling", "structures", "layers", "config", "checkpoint", "utils"),
+        "solver",
+    },
     "schema": {"structures"},
     "export": {"artifact", "schema", "structures", "layers"},
     "convert": {"artifact", "processing"},

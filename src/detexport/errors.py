@@ -138,6 +138,10 @@ class ConfigError(DetexportError):
     """A configuration names something that does not exist, or has an invalid value."""
 
 
+class DivergedError(DetexportError, FloatingPointError):
+    """A training diverged: the same settings lead to the same failure."""
+
+
 class CheckpointError(DetexportError):
     """A checkpoint cannot be read or does not belong to the model."""
 
