@@ -2,7 +2,9 @@ from typing import Any
 
 import pytest
 
+from detexport.registry.champions import Champion
 from detexport.retraining.data_checks import check_data, label_shift
+from detexport.retraining.job import _newest_data
 from detexport.retraining.settings import DataLimits
 
 LIMITS = DataLimits(
@@ -107,3 +109,12 @@ def test_label_shift_is_the_total_variation_distance(
     before: dict[str, int], now: dict[str, int], expected: float
 ) -> None:
     assert label_shift(before, now) == pytest.approx(expected)
+
+
+def test_the_data_are_those_of_the_newest_champion_that_has_statistics() -> None:
+    def champion(number: int, data: dict[str, Any] | None) -> Champion:
+        return Champion("m", str(number), number, "", (), data, "id")
+
+    known = {"a": champion(1, {"n": 1}), "b": champion(2, {"n": 2}), "c": champion(3, None)}
+    assert _newest_data(known) == {"n": 2}
+    assert _newest_data({"c": known["c"]}) is None
