@@ -7,9 +7,9 @@ from typer import Option, echo
 
 from detexport.config.instantiate import instantiate
 from detexport.config.params import load_params, load_values
+from detexport.registry.location import find_workspace
 from detexport.registry.settings import RegistrySettings
 from detexport.system.script import run
-from detexport.workflows.register import find_workspace
 from detexport.workflows.train import Start, Tracking, train_model
 
 

@@ -30,6 +30,7 @@ def test_the_help_says_what_the_exit_codes_mean(command: str, capsys: pytest.Cap
         (["retrain", "--no-such-option"], "detexport-job retrain --help"),
         (["retrain", "--project", "nowhere"], "is not a project with a pipeline"),
         (["retrain", "--notify", "hooks.example.com"], "not one of HTTP"),
+        (["retrain", "--timeout", "0"], "--timeout"),
         (["retrian"], "retrian"),
         (["schedule", "--cron", "* * * * *", "--project", "nowhere"], "is not a project with a pipeline"),
         (["schedule", "--cron", "* * * * *", "--retries", "-1"], "--retries"),

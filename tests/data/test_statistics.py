@@ -18,6 +18,10 @@ def test_labels_are_counted_by_class_and_split(tmp_path: Path) -> None:
         assert sum(one["labels"].values()) == len(value["annotations"])
         assert list(one["labels"]) == [category["name"] for category in value["categories"]]
         assert (one["boxes_outside"], one["boxes_outside_ids"]) == (0, [])
+        panoptic = json.loads((tmp_path / f"shapes/annotations/panoptic_{split}.json").read_text())
+        things = len(value["annotations"])
+        segments = sum(len(entry["segments_info"]) for entry in panoptic["annotations"])
+        assert sum(one["stuff"].values()) == segments - things > 0
     assert list(describe_labels(tmp_path / "shapes", ["star"])["val"]["labels"]) == ["star"]
 
 
