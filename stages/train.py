@@ -5,7 +5,7 @@ from typing import Annotated
 
 from typer import Option, echo
 
-from detexport.config.instantiate import instantiate
+from detexport.config.instantiation import instantiate
 from detexport.config.params import load_params, load_values
 from detexport.registry.location import find_workspace
 from detexport.registry.settings import RegistrySettings

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from typer import Argument, run
 
 import detexport
-from detexport.config.instantiate import instantiate
+from detexport.config.instantiation import instantiate
 from detexport.contract import Contract
 from detexport.data import load_coco, read_image, resize_image
 from detexport.defaults import read_defaults

@@ -7,7 +7,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from detexport.config.instantiate import instantiate
+from detexport.config.instantiation import instantiate
 from detexport.data.coco_folder import CocoFolder
 from detexport.data.synthetic import SyntheticShapes
 

@@ -1,4 +1,4 @@
-"""The schedules of docs/jobs.md: each is read by its own program or format, and all call one command."""
+"""The schedules of docs/retraining.md: its own program or format reads each; all call one command."""
 
 import re
 import shutil
@@ -11,7 +11,7 @@ import yaml
 from pages import ROOT, read_blocks
 
 COMMAND = re.compile(r"\.venv/bin/detexport-job,? retrain\b")
-BLOCKS = list(read_blocks("docs/jobs.md", (ROOT / "docs/jobs.md").read_text()))
+BLOCKS = list(read_blocks("docs/retraining.md", (ROOT / "docs/retraining.md").read_text()))
 FIELD = re.compile(r"(\*|\d{1,2})([-/,]\d{1,2})*")
 
 
@@ -109,9 +109,9 @@ def test_the_kubernetes_job_tries_again_what_broke_and_not_what_was_refused() ->
 
 
 def test_the_table_of_exit_codes_is_that_of_the_command() -> None:
-    from detexport.cli.job import EXIT_CODES
+    from detexport.cli.retraining import EXIT_CODES
 
-    text = (ROOT / "docs/jobs.md").read_text()
+    text = (ROOT / "docs/retraining.md").read_text()
     section = text.partition("## Exit codes")[2].partition("## ")[0]
     rows = re.findall(r"^\| (\d+)", section, re.M)
     assert rows == ["0", "1", "1", "2", "3", "143"]

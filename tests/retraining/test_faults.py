@@ -99,11 +99,11 @@ def test_a_night_after_a_rollback_reports_no_promotion(project: Path) -> None:
     require(project, sys.executable, "-m", "detexport.cli", "rollback", JOB)
     assert champion(project) == "1"
     stages = yaml.safe_load((project / "dvc.yaml").read_text())
-    stages["stages"]["gate"]["deps"].append("requirements.lock")
+    stages["stages"]["require_passed"]["deps"].append("requirements.lock")
     (project / "dvc.yaml").write_text(yaml.safe_dump(stages))
     assert night(project) == 0
     found = summary(project)
-    assert (found["outcome"], found["decisions"], found["stale"]) == ("unchanged", [], ["gate"])
+    assert (found["outcome"], found["decisions"], found["stale"]) == ("unchanged", [], ["require_passed"])
     assert champion(project) == "1"
 
 

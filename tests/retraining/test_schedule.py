@@ -89,7 +89,7 @@ def scheduler(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         DO_NOT_TRACK="1",
     )
     process = subprocess.Popen(
-        [PYTHON, "-m", "detexport.cli.job", "schedule", *options],
+        [PYTHON, "-m", "detexport.cli.retraining", "schedule", *options],
         env=variables,
         stdout=subprocess.PIPE,
         text=True,

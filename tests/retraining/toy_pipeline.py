@@ -57,7 +57,7 @@ def require(folder: Path, *command: str) -> str:
 
 
 def job_command(*options: str) -> list[str]:
-    return [sys.executable, "-m", "detexport.cli.job", "retrain", *options]
+    return [sys.executable, "-m", "detexport.cli.retraining", "retrain", *options]
 
 
 def create(folder: Path) -> Path:
@@ -193,8 +193,10 @@ def stages() -> dict[str, Any]:
             "params": ["registry"],
             "outs": [{"outputs/promoted.json": {"persist": True}}],
         },
-        "gate": {
-            "cmd": script("gate", "--models-dir outputs/models --registered outputs/registered.json"),
+        "require_passed": {
+            "cmd": script(
+                "require_passed", "--models-dir outputs/models --registered outputs/registered.json"
+            ),
             "deps": ["outputs/digests", "outputs/registered.json", "outputs/promoted.json"],
         },
     }

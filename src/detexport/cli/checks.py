@@ -384,7 +384,7 @@ def check_target(name: str, artifact_dir: Path) -> None:
         find_target(name)
     check_artifact(artifact_dir)
     if name:
-        from detexport.workflows.engines import asked_target
+        from detexport.workflows.choose_runtime import asked_target
 
         asked_target(read_artifact(artifact_dir), name)
 

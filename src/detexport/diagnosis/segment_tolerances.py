@@ -12,9 +12,9 @@ from functools import cache
 import numpy as np
 
 from detexport.contract import Contract
-from detexport.diagnosis.segments import PASTED
+from detexport.diagnosis.segment_chain import PASTED
 from detexport.errors import ConfigError
-from detexport.modeling.segment import Kind
+from detexport.modeling.graph_segment import Kind
 from detexport.parity import measures
 from detexport.parity.compare import Tolerance, compare
 from detexport.parity.compare.field_comparison import absolute_errors

@@ -9,7 +9,7 @@ import torchvision  # noqa: F401 - registers torch.ops.torchvision
 from torch import Tensor, nn
 
 from detexport.errors import ConfigError
-from detexport.modeling.segment import Kind, Port, Segment, own_methods, rows
+from detexport.modeling.graph_segment import Kind, Port, Segment, own_methods, rows
 from detexport.structures import Boxes, RotatedBoxes
 
 

@@ -9,7 +9,7 @@ from detexport.errors import listed
 from detexport.parity.measures import limited_errors
 from detexport.registry.content import Content
 from detexport.registry.evidence import Evidence
-from detexport.results.engine_names import engine_name
+from detexport.results.runtime_names import engine_name
 
 QUANTILES = ("p50_ms", "p90_ms", "p99_ms")
 WORDS = {

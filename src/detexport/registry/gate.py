@@ -23,7 +23,7 @@ from detexport.registry.settings import GateLimits, weaker_plan
 from detexport.registry.verify import model_faults
 from detexport.results.job_metrics import job_metrics
 from detexport.results.latency import runners_of
-from detexport.results.verdict import read_verdict
+from detexport.results.parity_report import read_parity_report
 from detexport.system.redaction import redact
 
 ROUNDING = 1e-9
@@ -107,7 +107,7 @@ def measure(registry: Registry, version: ModelVersion, required: ParitySettings 
         folder = Path(temporary)
         try:
             _download_evidence(registry, version, folder)
-            verdict = read_verdict(folder / VERDICT, registered=required is None)
+            verdict = read_parity_report(folder / VERDICT, registered=required is None)
             latency = read_run_latency(folder) or {}
             certificate = read_certificate(folder / CERTIFICATE)
         except DataError as error:

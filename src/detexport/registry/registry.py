@@ -31,7 +31,6 @@ from detexport.registry.card import describe_version
 from detexport.registry.content import PACKAGE, PYFUNC, Content
 from detexport.registry.download import ARTIFACT_TAG
 from detexport.registry.evidence import Evidence
-from detexport.registry.image_values import ALLOWED
 from detexport.registry.location import ADDRESS
 from detexport.registry.provenance import (
     CERTIFICATE_TAG,
@@ -39,6 +38,7 @@ from detexport.registry.provenance import (
     PROVENANCE_TAG,
     describe_provenance,
 )
+from detexport.registry.pyfunc_inputs import ALLOWED
 from detexport.registry.run_files import example_image, write_run_files
 from detexport.registry.signature import build_signature, describe_graph
 from detexport.registry.store import Store

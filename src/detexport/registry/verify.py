@@ -31,7 +31,7 @@ from detexport.registry.provenance import (
 from detexport.registry.registry import EVIDENCE, model_id_of
 from detexport.registry.run_files import SAMPLE, sample_tolerance
 from detexport.registry.store import explained_errors
-from detexport.results.verdict import read_verdict
+from detexport.results.parity_report import read_parity_report
 from detexport.runtime.session import Engine
 from detexport.system.digests import sha256_file, sha256_json
 from detexport.system.files import read_json
@@ -314,7 +314,7 @@ def _certificate_faults(version: ModelVersion, model: Path, run: Path, stored: A
         yield "the certificate or the latency is not the one that was registered"
     yield from certificate_faults(
         certificate,
-        read_verdict(run / VERDICT, registered=True),
+        read_parity_report(run / VERDICT, registered=True),
         stored,
         job=version.name,
         runtime=read_json(model / "artifacts" / TARGET)["runtime"],
@@ -323,7 +323,7 @@ def _certificate_faults(version: ModelVersion, model: Path, run: Path, stored: A
 
 def _run_sample(model: Path, run: Path, engine_of: Callable[[dict[str, Any]], Engine], device: str) -> Check:
     """Run the artifact on the stored sample, and compare with the eager model's outputs."""
-    folder, verdict = _artifact_dir(model), read_verdict(run / VERDICT, registered=True)
+    folder, verdict = _artifact_dir(model), read_parity_report(run / VERDICT, registered=True)
     runtime = read_json(model / "artifacts" / TARGET)["runtime"]
     reference = read_reference(run / SAMPLE)
     (sample,) = reference.samples

@@ -7,11 +7,11 @@ from typing import Any
 
 from detexport.artifact import MANIFEST
 from detexport.errors import DataError
-from detexport.results.engine_names import engine_name
 from detexport.results.job_metrics import accuracy_words
 from detexport.results.latency import read_latency, runners_of
+from detexport.results.parity_report import read_parity_report
 from detexport.results.read import read_object
-from detexport.results.verdict import read_verdict
+from detexport.results.runtime_names import engine_name
 from detexport.system.files import read_json
 
 
@@ -288,7 +288,7 @@ def _job(
         name=name,
         model=job["model"],
         target=target,
-        parity=_read(model.folder / "parity" / f"{target}.json", read_verdict),
+        parity=_read(model.folder / "parity" / f"{target}.json", read_parity_report),
         artifact=_read(model.folder / "artifacts" / job["artifact"] / MANIFEST),
         latency=runners_of(model.latency, target),
         diagnosis=_read(model.folder / "parity" / f"{target}_diagnosis" / "diagnosis.json"),

@@ -8,7 +8,7 @@ from detexport.parity.measures import MEASURES
 from detexport.parity.settings import stored_tolerance
 from detexport.parity.worst_images import fractions_of_limits
 from detexport.report.collect import ReportedJob, ReportedModel
-from detexport.report.figures import DASH, number
+from detexport.report.number_format import DASH, number
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from detexport.report.collect import ReportedJob, ReportedModel, Results
 from detexport.report.comparisons import DRAWN_FROM, Comparison, ModelComparisons
 from detexport.report.error_table import error_rows, largest_fraction
 from detexport.report.evidence_lines import error_columns, evidence_lines, floor_columns
-from detexport.report.figures import number
 from detexport.report.glossary import TERMS
+from detexport.report.number_format import number
 from detexport.report.recommend import Budget, Recommendation, recommend
 from detexport.report.rendering import environment
 from detexport.system.atomic import atomic_file

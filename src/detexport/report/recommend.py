@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from detexport.errors import ConfigError
 from detexport.report.collect import ReportedJob
-from detexport.report.figures import delta, number, size
+from detexport.report.number_format import delta, number, size
 from detexport.results.job_metrics import MEGABYTE
 
 

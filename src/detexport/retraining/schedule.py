@@ -17,7 +17,7 @@ from prefect.tasks import Task
 from detexport.errors import BROKEN, REQUEST, VERDICT, ConfigError
 
 NAME = "retrain-and-export"
-COMMAND = ("-m", "detexport.cli.job", "retrain")
+COMMAND = ("-m", "detexport.cli.retraining", "retrain")
 KEPT_LINES = 20
 
 

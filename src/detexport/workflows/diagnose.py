@@ -17,7 +17,7 @@ from detexport.reference.store import Sample, read_reference
 from detexport.runtime.session import Engine
 from detexport.system.atomic import atomic_dir
 from detexport.system.files import output_errors, write_json
-from detexport.workflows.engines import asked_target
+from detexport.workflows.choose_runtime import asked_target
 from detexport.workflows.loaded_model import LoadedModel, load_built_model
 from detexport.workflows.sample_folder import read_sample
 

@@ -18,7 +18,7 @@ from detexport.parity.verdict import ParityReport
 from detexport.runtime.session import Engine
 from detexport.targets.table import Target, build_steps, find_target
 from detexport.workflows.check_artifact import check_artifact
-from detexport.workflows.engines import OnDevice
+from detexport.workflows.choose_runtime import OnDevice
 from detexport.workflows.export import export
 from detexport.workflows.loaded_model import LoadedModel
 from detexport.workflows.make_reference import measure_eager_accuracy

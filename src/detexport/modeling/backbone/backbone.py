@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from detexport.layers import ShapeSpec
-from detexport.modeling.segment import BATCH, NamedMaps, Segment, declared_segments, maps, not_cut
+from detexport.modeling.graph_segment import BATCH, NamedMaps, Segment, declared_segments, maps, not_cut
 
 
 class Backbone(nn.Module):

@@ -18,8 +18,7 @@ from detexport.layers import ShapeSpec, get_norm
 from detexport.layers.conv import Conv2d, init_xavier, shapes_of
 from detexport.modeling.backbone.backbone import Backbone, whole_network
 from detexport.modeling.backbone.resnet import ResNet, build_resnet_backbone
-from detexport.modeling.registries import BACKBONE_REGISTRY
-from detexport.modeling.segment import (
+from detexport.modeling.graph_segment import (
     NamedMaps,
     Port,
     Segment,
@@ -27,6 +26,7 @@ from detexport.modeling.segment import (
     maps,
     own_methods,
 )
+from detexport.modeling.registries import BACKBONE_REGISTRY
 
 
 class LastLevelMaxPool(nn.Module):

@@ -18,8 +18,8 @@ from detexport.errors import ConfigError
 from detexport.layers import CNNBlockBase, DeformConv, FrozenBatchNorm2d, ShapeSpec, get_norm
 from detexport.layers.conv import Conv2d, init_conv_msra
 from detexport.modeling.backbone.backbone import Backbone
+from detexport.modeling.graph_segment import BATCH, Layers, Segment, maps
 from detexport.modeling.registries import BACKBONE_REGISTRY
-from detexport.modeling.segment import BATCH, Layers, Segment, maps
 
 Norm = str | Callable[[int], nn.Module]
 

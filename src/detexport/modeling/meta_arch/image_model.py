@@ -10,8 +10,8 @@ from detexport.config import CfgNode
 from detexport.contract import IMAGE, Contract, ResizeRule, TensorSpec
 from detexport.errors import ConfigError, InputError
 from detexport.modeling.graph import BatchGraph, ImageGraph, require_graph_methods
+from detexport.modeling.graph_segment import BATCH, IMAGE_PORT, Segment, own_methods
 from detexport.modeling.postprocessing import detector_postprocess
-from detexport.modeling.segment import BATCH, IMAGE_PORT, Segment, own_methods
 from detexport.structures import ImageList, Instances
 from detexport.structures.image_list import pad_images
 from detexport.structures.model_input import checked_image, output_size

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from detexport.config import CfgNode, configurable
 from detexport.contract import Contract, TensorSpec
 from detexport.modeling.backbone import backbone_segments, build_backbone
+from detexport.modeling.graph_segment import Segment
+from detexport.modeling.meta_arch.ground_truth import gt_instances_of
 from detexport.modeling.meta_arch.image_model import ImageModel, image_options, preprocess_segment
-from detexport.modeling.meta_arch.inputs import gt_instances_of
 from detexport.modeling.postprocessing import detector_postprocess
 from detexport.modeling.proposal_generator import build_proposal_generator, proposal_segments
 from detexport.modeling.registries import META_ARCH_REGISTRY
-from detexport.modeling.segment import Segment
 from detexport.structures import Instances
 from detexport.structures.image_list import pad_images
 from detexport.structures.model_input import output_size

@@ -17,17 +17,17 @@ from detexport.contract import (
 )
 from detexport.errors import ConfigError, InputError
 from detexport.modeling.backbone import backbone_segments, build_backbone
+from detexport.modeling.graph_segment import Segment
+from detexport.modeling.meta_arch.ground_truth import gt_instances_of
 from detexport.modeling.meta_arch.image_model import (
     DEFAULT_RESIZE,
     ImageModel,
     image_options,
     preprocess_segment,
 )
-from detexport.modeling.meta_arch.inputs import gt_instances_of
 from detexport.modeling.proposal_generator import build_proposal_generator, proposal_segments
 from detexport.modeling.registries import META_ARCH_REGISTRY
 from detexport.modeling.roi_heads import build_roi_heads, roi_head_segments
-from detexport.modeling.segment import Segment
 from detexport.structures import ImageList, Instances
 from detexport.structures.image_list import pad_images
 

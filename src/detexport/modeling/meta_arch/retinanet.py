@@ -19,11 +19,7 @@ from detexport.layers.levels import LevelsBatchNorm, LevelsConv2d, LevelsReLU
 from detexport.modeling.anchor_generator import build_anchor_generator, by_anchor, tensor_anchors
 from detexport.modeling.backbone import backbone_segments, build_backbone
 from detexport.modeling.box_regression import Box2BoxTransform, anchor_loss_sum, apply_deltas, box_loss_type
-from detexport.modeling.matcher import Matcher, match_anchors, matched_classes
-from detexport.modeling.meta_arch.image_model import ImageModel, image_options, preprocess_segment
-from detexport.modeling.meta_arch.inputs import gt_instances_of
-from detexport.modeling.registries import META_ARCH_REGISTRY
-from detexport.modeling.segment import (
+from detexport.modeling.graph_segment import (
     DETECTIONS,
     DenseHead,
     Kind,
@@ -32,6 +28,10 @@ from detexport.modeling.segment import (
     maps,
     own_methods,
 )
+from detexport.modeling.matcher import Matcher, match_anchors, matched_classes
+from detexport.modeling.meta_arch.ground_truth import gt_instances_of
+from detexport.modeling.meta_arch.image_model import ImageModel, image_options, preprocess_segment
+from detexport.modeling.registries import META_ARCH_REGISTRY
 from detexport.structures import Boxes, Instances
 from detexport.structures.image_list import pad_images
 from detexport.utils.events import record

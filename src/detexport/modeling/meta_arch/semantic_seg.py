@@ -17,10 +17,7 @@ from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec, get_norm
 from detexport.layers.conv import Conv2d, init_conv_msra, shapes_of
 from detexport.modeling.backbone import backbone_segments, build_backbone
-from detexport.modeling.meta_arch.image_model import ImageModel, image_options, preprocess_segment
-from detexport.modeling.meta_arch.inputs import gt_sem_segs_of
-from detexport.modeling.registries import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
-from detexport.modeling.segment import (
+from detexport.modeling.graph_segment import (
     IMAGE_PORT,
     Kind,
     Segment,
@@ -32,6 +29,9 @@ from detexport.modeling.segment import (
     raw_outputs,
     size_of,
 )
+from detexport.modeling.meta_arch.ground_truth import gt_sem_segs_of
+from detexport.modeling.meta_arch.image_model import ImageModel, image_options, preprocess_segment
+from detexport.modeling.registries import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 from detexport.structures.image_list import pad_images
 from detexport.structures.model_input import output_size
 

@@ -14,6 +14,7 @@ from detexport.config import CfgNode
 from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec
 from detexport.layers.conv import Conv2d, init_conv_msra, init_normal, init_xavier
+from detexport.modeling.graph_segment import Kind, Port, Segment, own_methods, rows
 from detexport.modeling.point_rend.point_head import build_point_head, check_num_classes
 from detexport.modeling.point_rend.sampling import (
     PointPooler,
@@ -29,7 +30,6 @@ from detexport.modeling.registries import ROI_HEADS_REGISTRY, ROI_MASK_HEAD_REGI
 from detexport.modeling.roi_heads.base import split_by_image
 from detexport.modeling.roi_heads.mask_head import class_logits, mask_loss
 from detexport.modeling.roi_heads.standard import StandardROIHeads
-from detexport.modeling.segment import Kind, Port, Segment, own_methods, rows
 from detexport.structures import BitMasks, Instances
 from detexport.utils.events import record
 

@@ -22,10 +22,7 @@ from detexport.modeling.box_regression import (
     box_loss_type,
     loss_weights_of,
 )
-from detexport.modeling.matcher import Matcher, match_anchors
-from detexport.modeling.registries import PROPOSAL_GENERATOR_REGISTRY, RPN_HEAD_REGISTRY
-from detexport.modeling.sampling import subsample_labels
-from detexport.modeling.segment import (
+from detexport.modeling.graph_segment import (
     IMAGE_PORT,
     PROPOSALS,
     DenseHead,
@@ -39,6 +36,9 @@ from detexport.modeling.segment import (
     own_methods,
     size_of,
 )
+from detexport.modeling.matcher import Matcher, match_anchors
+from detexport.modeling.registries import PROPOSAL_GENERATOR_REGISTRY, RPN_HEAD_REGISTRY
+from detexport.modeling.sampling import subsample_labels
 from detexport.structures import Boxes, ImageList, Instances
 from detexport.structures.boxes import clip_boxes, nonempty_boxes
 from detexport.utils.events import record

@@ -12,10 +12,7 @@ from torch import Tensor, nn
 from detexport.config import CfgNode, configurable
 from detexport.layers import ShapeSpec
 from detexport.layers.conv import shapes_of
-from detexport.modeling.matcher import Matcher, matched_classes
-from detexport.modeling.poolers import ROIPooler
-from detexport.modeling.sampling import subsample_labels
-from detexport.modeling.segment import (
+from detexport.modeling.graph_segment import (
     IMAGE_PORT,
     PROPOSAL_BOXES,
     Kind,
@@ -27,6 +24,9 @@ from detexport.modeling.segment import (
     raw_outputs,
     size_of,
 )
+from detexport.modeling.matcher import Matcher, matched_classes
+from detexport.modeling.poolers import ROIPooler
+from detexport.modeling.sampling import subsample_labels
 from detexport.structures import Boxes, ImageList, Instances, pairwise_iou
 from detexport.utils.events import record
 

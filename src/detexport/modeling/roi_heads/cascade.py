@@ -12,6 +12,18 @@ from detexport.config import CfgNode, configurable
 from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec
 from detexport.modeling.box_regression import Box2BoxTransform
+from detexport.modeling.graph_segment import (
+    DETECTIONS,
+    IMAGE_PORT,
+    PROPOSAL_BOXES,
+    Kind,
+    Port,
+    Segment,
+    maps,
+    own_methods,
+    rows,
+    size_of,
+)
 from detexport.modeling.matcher import Matcher
 from detexport.modeling.poolers import ROIPooler, pooling_segment
 from detexport.modeling.registries import ROI_HEADS_REGISTRY
@@ -24,18 +36,6 @@ from detexport.modeling.roi_heads.base import (
 from detexport.modeling.roi_heads.box_head import box_head_segment, build_box_head
 from detexport.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detexport.modeling.roi_heads.standard import StandardROIHeads
-from detexport.modeling.segment import (
-    DETECTIONS,
-    IMAGE_PORT,
-    PROPOSAL_BOXES,
-    Kind,
-    Port,
-    Segment,
-    maps,
-    own_methods,
-    rows,
-    size_of,
-)
 from detexport.structures import Boxes, Instances
 from detexport.structures.boxes import clip_boxes
 from detexport.utils.events import name_scope

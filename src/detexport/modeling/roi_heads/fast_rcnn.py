@@ -20,7 +20,7 @@ from detexport.modeling.box_regression import (
     box_loss_type,
     loss_weights_of,
 )
-from detexport.modeling.segment import (
+from detexport.modeling.graph_segment import (
     DETECTIONS,
     IMAGE_PORT,
     PROPOSAL_BOXES,

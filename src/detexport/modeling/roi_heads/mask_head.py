@@ -10,8 +10,8 @@ from detexport.config import CfgNode, configurable
 from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec, get_norm
 from detexport.layers.conv import Conv2d, init_conv_msra, init_normal
+from detexport.modeling.graph_segment import Kind, Port, Segment, declared_segments, not_cut, rows
 from detexport.modeling.registries import ROI_MASK_HEAD_REGISTRY
-from detexport.modeling.segment import Kind, Port, Segment, declared_segments, not_cut, rows
 from detexport.structures import Instances
 from detexport.utils.events import record
 

@@ -13,6 +13,7 @@ from detexport.config import CfgNode, configurable
 from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec
 from detexport.modeling.backbone.resnet import configured_stages
+from detexport.modeling.graph_segment import Kind, Segment, maps, own_methods, rows
 from detexport.modeling.poolers import ROIPooler
 from detexport.modeling.registries import ROI_HEADS_REGISTRY
 from detexport.modeling.roi_heads.base import (
@@ -28,7 +29,6 @@ from detexport.modeling.roi_heads.fast_rcnn import (
     box_inference_segment,
 )
 from detexport.modeling.roi_heads.mask_head import build_mask_head, mask_head_segments
-from detexport.modeling.segment import Kind, Segment, maps, own_methods, rows
 from detexport.structures import Instances
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from detexport.config import CfgNode, configurable
 from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec
+from detexport.modeling.graph_segment import Kind, Segment, maps, rows
 from detexport.modeling.poolers import ROIPooler, pooling_segment
 from detexport.modeling.registries import ROI_HEADS_REGISTRY
 from detexport.modeling.roi_heads.base import (
@@ -33,7 +34,6 @@ from detexport.modeling.roi_heads.keypoint_head import (
     keypoint_segments,
 )
 from detexport.modeling.roi_heads.mask_head import build_mask_head, mask_head_segments
-from detexport.modeling.segment import Kind, Segment, maps, rows
 from detexport.structures import Boxes, Instances
 
 

@@ -33,7 +33,7 @@ class TaskMetrics(TypedDict):
     budget: float
 
 
-class Verdict(TypedDict):
+class ParityReport(TypedDict):
     """The entries of a parity report that are read; the report has others."""
 
     passed: bool
@@ -45,7 +45,7 @@ class Verdict(TypedDict):
     accuracy: NotRequired[TaskMetrics | None]
 
 
-def read_verdict(path: Path, *, registered: bool = False) -> dict[str, Any]:
+def read_parity_report(path: Path, *, registered: bool = False) -> dict[str, Any]:
     """Read a parity report.
 
     Args:
@@ -55,7 +55,7 @@ def read_verdict(path: Path, *, registered: bool = False) -> dict[str, Any]:
     Raises:
         DataError: the file is missing or is not a parity report.
     """
-    verdict = read_result(path, Verdict, "parity report", "validate")
+    verdict = read_result(path, ParityReport, "parity report", "validate")
     limits = {one.name for one in fields(Tolerance)}
     given = verdict["tolerance"]
     if given is not None and not registered and not limits <= given.keys():

@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from detexport.config.instantiate import instantiate
+from detexport.config.instantiation import instantiate
 from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import ConfigError, DataError
 
