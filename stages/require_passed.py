@@ -1,4 +1,4 @@
-"""Require passed: the last stage, which fails unless every selected job passed and was registered or logged."""
+"""Require passed: the last stage. It fails unless every selected job passed and was registered or logged."""
 
 from pathlib import Path
 from typing import Annotated

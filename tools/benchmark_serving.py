@@ -22,7 +22,7 @@ import numpy as np
 
 from detexport.benchmark.latency import measure_interleaved
 from detexport.data.images import decode_image
-from detexport.predictions.predict import predict, resize, to_plain
+from detexport.predictions.predict_images import predict, resize, to_plain
 from detexport.runtime import Session
 from detexport.workflows.choose_runtime import engine_of
 

@@ -4,7 +4,7 @@ import pytest
 
 from detexport.registry.champions import Champion
 from detexport.retraining.data_checks import check_data, label_shift
-from detexport.retraining.run import _newest_data
+from detexport.retraining.retrain import _newest_data
 from detexport.retraining.settings import DataLimits
 
 LIMITS = DataLimits(

@@ -89,7 +89,7 @@ def retrain_command(
     again and compared with the champion's. The summary is reports/retraining.json, and a page beside it. A
     run that was killed is completed by the next one.
     """  # noqa: D301
-    from detexport.retraining.run import Options, retrain
+    from detexport.retraining.retrain import Options, retrain
 
     options = Options(
         fetch=fetch,

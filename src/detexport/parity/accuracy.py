@@ -14,7 +14,7 @@ from detexport.data.coco import CocoDataset, CocoRecord, read_record, records_of
 from detexport.metrics.bootstrap import PairedDifference, paired_difference
 from detexport.metrics.evaluate import HEADLINES, Evaluation, Evaluator, ImageEvaluation, accuracy_deltas
 from detexport.metrics.tallies import Matches, Recalls, Tallies, unpack_tallies
-from detexport.predictions.predict import predict
+from detexport.predictions.predict_images import predict
 from detexport.reference.resume import Progress
 from detexport.reference.store import EagerAccuracy
 from detexport.runtime.session import Session

@@ -9,7 +9,7 @@ from detexport.data.images import ChannelOrder
 from detexport.errors import InputError, memory_guard
 from detexport.predictions.detections import Detections
 from detexport.predictions.image_input import ImageInput, read_input
-from detexport.predictions.predict import predict
+from detexport.predictions.predict_images import predict
 from detexport.runtime import Runtime, Session
 
 
