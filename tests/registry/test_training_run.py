@@ -60,6 +60,23 @@ def test_evaluations_after_the_last_losses_are_logged_once(root: Path) -> None:
     assert [step for step, _ in history(root, "loss")] == [1, 2, 4]
 
 
+def test_a_history_is_read_once_by_a_process(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    history_of = mlflow.MlflowClient.get_metric_history
+
+    def spied(client: Any, run_id: str, name: str) -> Any:
+        read.append(name)
+        return history_of(client, run_id, name)
+
+    run = training(root)
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, "get_metric_history", spied)
+        run.log(values(1, 2))
+        run.log(values(2, 3))
+    assert sorted(read) == ["loss", "loss_cls"]
+    assert [step for step, _ in history(root, "loss")] == [1, 2, 3]
+
+
 def test_more_metrics_than_mlflow_takes_at_once(root: Path) -> None:
     training(root).log(values(*range(1, 1202)))
     assert len(history(root, "loss")) == 1201

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class TrainingRun:
         name: of the model.
         key: digest of what determines the training.
         params: its settings.
+        last_steps: last logged step of each metric, as far as this process knows it.
     """
 
     workspace: Path
@@ -43,6 +44,7 @@ class TrainingRun:
     name: str
     key: str
     params: Mapping[str, Any]
+    last_steps: dict[str, int] = field(default_factory=dict, init=False)
 
     def start(self) -> None:
         """Create the run, unless an unfinished one is found.
@@ -71,16 +73,19 @@ class TrainingRun:
                 or self._create(client, experiment_id)
             )
             names = {name for _, values in measured for name in values}
-            done = {name: _last_step(client, run_id, name) for name in names}
+            # Asked for once, since the histories grow with the training.
+            for name in names - self.last_steps.keys():
+                self.last_steps[name] = _last_step(client, run_id, name)
             now_ms = get_current_time_millis()
             metrics = [
                 Metric(name, float(value), now_ms, step)
                 for step, values in measured
                 for name, value in sorted(values.items())
-                if step > done[name]
+                if step > self.last_steps[name]
             ]
             for start in range(0, len(metrics), MOST_METRICS):
                 client.log_batch(run_id, metrics=metrics[start : start + MOST_METRICS])
+            self.last_steps.update({metric.key: metric.step for metric in metrics})
 
     def finish(self, metrics: Mapping[str, float], steps: int, weights_sha256: str) -> str:
         """Log the result and end the run; return its id.
