@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 from PIL import Image, ImageDraw, ImageFont
 from typer import Argument, run
 
@@ -37,7 +38,9 @@ def main(picture: Annotated[Path, Argument(help="PNG to write")]) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         options = {"name": "shapes", "train_images": 0, "val_images": IMAGE_ID}
-        instantiate({**read_defaults("data/shapes")["dataset"], **options}).write(work / "data")
+        instantiate(OmegaConf.create({**read_defaults("data/shapes")["dataset"], **options})).write(
+            work / "data"
+        )
         dataset = load_coco(work / "data", "val")
         record = next(one for one in dataset.images if one.image_id == IMAGE_ID)
         artifact = detexport.export(*MODEL, output=work / "onnx", class_names=dataset.class_names)

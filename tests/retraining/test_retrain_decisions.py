@@ -1,4 +1,4 @@
-"""The decisions of one run, with a pipeline that does nothing; test_job.py and test_faults.py run one."""
+"""The decisions of one run, with a pipeline that does nothing; test_retrain.py and test_faults.py run one."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,11 +10,11 @@ import yaml
 
 from detexport.errors import DetexportError
 from detexport.registry.champions import Champion
-from detexport.retraining import champions, job
+from detexport.retraining import champions
 from detexport.retraining.champions import Comparison
-from detexport.retraining.job import DECISIONS, RECEIPTS, STATE, STATISTICS, Options, _Run
 from detexport.retraining.notification import NotificationError
 from detexport.retraining.pipeline import Pipeline, PipelineError, Refusal
+from detexport.retraining.retrain import DATA_STAGE, DECISIONS, RECEIPTS, STATE, STATISTICS, Options, _Run
 from detexport.retraining.summary import Summary
 from detexport.system.files import read_json, write_json
 
@@ -51,7 +51,7 @@ class FakePipeline:
 
     def repro(self, *targets: str, **_: Any) -> Refusal | None:
         self.targets.append(targets)
-        if targets == (job.DATA_STAGE,):
+        if targets == (DATA_STAGE,):
             return None
         if self.error:
             raise self.error
@@ -75,7 +75,7 @@ def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakePipeline:
 def set_data(md5: str, labels: Mapping[str, int]) -> None:
     write_json(STATISTICS, {"train": SPLIT | {"labels": labels}})
     deps = [{"path": "data/toy", "md5": md5}]
-    Path("dvc.lock").write_text(yaml.safe_dump({"stages": {job.DATA_STAGE: {"deps": deps}}}))
+    Path("dvc.lock").write_text(yaml.safe_dump({"stages": {DATA_STAGE: {"deps": deps}}}))
 
 
 def set_champions(monkeypatch: pytest.MonkeyPatch, *versions: str) -> None:
@@ -145,7 +145,9 @@ def test_a_reexport_that_differs_is_refused_or_accepted(
     )
     found = run(pipeline, accept_reexport=True)
     assert (found.outcome, found.parity, pipeline.targets[-1]) == ("unchanged", {"a": "accepted"}, ())
-    assert found.reasons[0].startswith("accepted: a: differs from version 7")
+    assert found.reasons[0].startswith(
+        "accepted: a: the new artifact differs from the champion's (version 7, "
+    )
 
 
 def test_a_champion_that_cannot_be_run_does_not_block(
@@ -164,7 +166,7 @@ def test_the_summary_has_the_exit_code_of_a_lost_notification(
     def lose(*_: Any) -> None:
         raise NotificationError("not received")
 
-    monkeypatch.setattr(job, "send_pending", lose)
+    monkeypatch.setattr("detexport.retraining.retrain.send_pending", lose)
     with pytest.raises(NotificationError):
         run(pipeline, notify="https://host/")
     found = read_json(Path("reports/retraining.json"))
