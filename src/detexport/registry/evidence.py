@@ -20,8 +20,8 @@ CERTIFICATE, VERDICT, LATENCY = "certificate.json", "parity.json", "latency.json
 DATA_STATISTICS = "data_statistics.json"
 """The file in a version's run with the statistics of its data; older versions have none."""
 
-# Tracked files that the pipeline itself writes while it runs.
-WRITTEN = ("dvc.lock", "params.yaml")
+# The tracked file that the pipeline itself writes while it runs.
+WRITTEN = ("dvc.lock",)
 DATA = "data"
 """The folder of the data sets."""
 

@@ -19,7 +19,7 @@ from detexport.parity.settings import default_settings
 from detexport.parity.validate import validate
 from detexport.reference.store import read_reference
 from detexport.registry.content import PACKAGE, content_digest
-from detexport.registry.download import ARTIFACT_TAG, MODEL_URI, TARGET, find_version
+from detexport.registry.download import ARTIFACT_TAG, MODEL_URI, TARGET, find_version, reading_registry
 from detexport.registry.evidence import CERTIFICATE, VERDICT, evidence_sha256, read_run_latency
 from detexport.registry.location import ADDRESS
 from detexport.registry.provenance import (
@@ -30,12 +30,10 @@ from detexport.registry.provenance import (
 )
 from detexport.registry.registry import EVIDENCE, model_id_of
 from detexport.registry.run_files import SAMPLE, sample_tolerance
-from detexport.registry.store import explained_errors
 from detexport.results.parity_report import read_parity_report
 from detexport.runtime.session import Engine
 from detexport.system.digests import sha256_file, sha256_json
 from detexport.system.files import read_json
-from detexport.system.process import redacted_output
 
 SHOWN_FILES = 3
 UNREADABLE = (
@@ -51,13 +49,15 @@ class Check:
 
     Args:
         name: what.
-        faults: why it failed; empty if it passed.
+        faults: why it failed, or was not done; empty if it passed.
         detail: what was compared.
+        done: whether anything was compared; False if the check depends on one that failed.
     """
 
     name: str
     faults: tuple[str, ...] = ()
     detail: str = ""
+    done: bool = True
 
     @property
     def holds(self) -> bool:
@@ -94,7 +94,13 @@ class Verification:
             "holds": self.holds,
             "provenance_sha256": self.provenance_sha256,
             "checks": [
-                {"name": one.name, "holds": one.holds, "detail": one.detail, "faults": list(one.faults)}
+                {
+                    "name": one.name,
+                    "done": one.done,
+                    "holds": one.holds,
+                    "detail": one.detail,
+                    "faults": list(one.faults),
+                }
                 for one in self.checks
             ],
         }
@@ -122,10 +128,10 @@ def verify_version(
             the registry's.
 
     Raises:
-        ConfigError: the URI names no version.
-        RegistryError: the store cannot be reached, or has no such version.
+        ConfigError: the URI names no version, or the registry has no such version.
+        RegistryError: the store cannot be reached.
     """
-    with redacted_output(), explained_errors(mlflow.get_tracking_uri(), OSError):
+    with reading_registry():
         version = _find(uri)
         with tempfile.TemporaryDirectory() as temporary:
             client = mlflow.MlflowClient()
@@ -185,14 +191,13 @@ def _checks(
             _check("certificate", lambda: _certificate_faults(version, model, run, stored)),
         ]
     else:
-        own += [
-            Check(name, ("not checked: the artifact cannot be read",)) for name in ("content", "certificate")
-        ]
+        unread = ("the artifact cannot be read",)
+        own += [Check(name, unread, done=False) for name in ("content", "certificate")]
     yield from own
     if engine_of is None:
         return
     if stored is None or not provenance.holds or not all(one.holds for one in own):
-        yield Check("sample", ("not run: a check of the files failed",))
+        yield Check("sample", ("a check of the files failed",), done=False)
     else:
         yield _run_sample(model, run, partial(engine_of, stored), device)
 

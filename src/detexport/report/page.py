@@ -18,6 +18,7 @@ from detexport.report.glossary import TERMS
 from detexport.report.number_format import number
 from detexport.report.recommend import Budget, Recommendation, recommend
 from detexport.report.rendering import environment
+from detexport.results.latency import is_noisy
 from detexport.system.atomic import atomic_file
 from detexport.system.redaction import public_uri
 
@@ -159,11 +160,6 @@ def input_rows(job: ReportedJob, model: ReportedModel) -> list[InputRow]:
     unsupported = Counter(kinds.get(id, "") for id in job.parity["unsupported_inputs"])
     present = dict.fromkeys(kinds.values())
     return [InputRow(kind, KINDS.get(kind, ""), run[kind], unsupported[kind]) for kind in present]
-
-
-def is_noisy(measured: dict[str, Any]) -> bool:
-    """Return whether any p90 is more than twice its median, which other load on the machine causes."""
-    return any(runner["p90_ms"] > 2 * runner["p50_ms"] for runner in measured["runners"].values())
 
 
 def coverage_table(results: Results) -> tuple[list[str], dict[str, dict[str, dict[str, Any]]]]:

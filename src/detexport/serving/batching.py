@@ -269,7 +269,7 @@ def _refused_image(task: Task, error: DataError) -> RequestError:
         f"{task.name} is {'not an image' if unknown else 'a damaged or unsupported image'}",
         got=f"{len(task.encoded)} bytes",
         expected="a complete PNG, JPEG or other image file of 8 bits per channel",
-        remedy="send the bytes of the file as they are",
+        remedy="send the bytes of the file as they are (curl --data-binary @FILE; -d changes them)",
     )
 
 
