@@ -116,5 +116,5 @@ def test_of_two_jobs_the_one_that_passes_is_promoted(project: Path) -> None:
     found = summary(project)
     assert found["outcome"] == "partly promoted"
     assert [(one["name"], one["decision"]) for one in found["decisions"]] == [(JOB, "promoted")]
-    assert found["reasons"] == [f"{SECOND_JOB}: a box differs by 3 px"]
+    assert found["reasons"] == [f"{SECOND_JOB}: did not pass", f"{SECOND_JOB}: a box differs by 3 px"]
     assert champion(project) == "3"

@@ -36,7 +36,6 @@ class TrainingRun:
         name: of the model.
         key: digest of what determines the training.
         params: its settings.
-        last_steps: last logged step of each metric, as far as this process knows it.
     """
 
     workspace: Path
@@ -44,6 +43,7 @@ class TrainingRun:
     name: str
     key: str
     params: Mapping[str, Any]
+    # The last logged step of each metric, as far as this process knows it.
     last_steps: dict[str, int] = field(default_factory=dict, init=False)
 
     def start(self) -> None:
