@@ -18,7 +18,13 @@ from detexport.layers.conv import init_normal, shapes_of
 from detexport.layers.levels import LevelsBatchNorm, LevelsConv2d, LevelsReLU
 from detexport.modeling.anchor_generator import build_anchor_generator, by_anchor, tensor_anchors
 from detexport.modeling.backbone import backbone_segments, build_backbone
-from detexport.modeling.box_regression import Box2BoxTransform, anchor_loss_sum, apply_deltas, box_loss_type
+from detexport.modeling.box_regression import (
+    Box2BoxTransform,
+    anchor_loss_sum,
+    apply_deltas,
+    box_loss_type,
+    decoding_weights,
+)
 from detexport.modeling.matcher import Matcher, match_anchors, matched_classes
 from detexport.modeling.meta_arch.image_model import ImageModel, image_options, preprocess_segment
 from detexport.modeling.meta_arch.inputs import gt_instances_of
@@ -191,7 +197,7 @@ class RetinaNet(ImageModel):
         self.head = head
         self.anchor_generator = tensor_anchors(anchor_generator)
         self.box2box_transform = box2box_transform
-        self.box_weights: List[float] = box2box_transform.graph_weights()
+        self.box_weights: List[float] = decoding_weights(box2box_transform)
         self.anchor_matcher = matcher
         self.num_classes = num_classes
         self.score_threshold = score_threshold
@@ -319,9 +325,13 @@ class RetinaNet(ImageModel):
                 best, where, classes = top_candidates(
                     logits[level][image].sigmoid(), self.score_threshold, self.topk_candidates
                 )
-                level_boxes.append(
-                    apply_deltas(deltas[level][image][where], anchors[level][where], self.box_weights)
-                )
+                if not torch.jit.is_scripting() and len(self.box_weights) == 0:
+                    decode = self.box2box_transform.apply_deltas
+                    level_boxes.append(decode(deltas[level][image][where], anchors[level][where]))
+                else:
+                    level_boxes.append(
+                        apply_deltas(deltas[level][image][where], anchors[level][where], self.box_weights)
+                    )
                 level_scores.append(best)
                 level_classes.append(classes)
             boxes, scores = torch.cat(level_boxes), torch.cat(level_scores)

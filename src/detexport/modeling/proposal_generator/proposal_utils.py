@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from detexport.modeling.proposal_generator.rpn import select_proposals
@@ -65,10 +64,9 @@ def find_top_rpn_proposals(
     for index, size in enumerate(image_sizes):
         boxes = [level[index] for level in proposals]
         logits = [level[index : index + 1] for level in pred_objectness_logits]
-        # The boxes are decoded already: as anchors, with deltas of 0.
-        still = [torch.zeros_like(level)[None] for level in boxes]
+        decoded = [level[None] for level in boxes]
         (selected,) = select_proposals(
-            boxes, logits, still, [size], [1.0] * 4, pre_nms_topk, post_nms_topk, nms_thresh, min_box_size
+            boxes, logits, decoded, [size], [], pre_nms_topk, post_nms_topk, nms_thresh, min_box_size
         )
         found.append(Instances(size, proposal_boxes=Boxes(selected[0]), objectness_logits=selected[1]))
     return found
