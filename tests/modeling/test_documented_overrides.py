@@ -271,3 +271,22 @@ def test_proposals_are_decoded_by_the_rpns_own_transform() -> None:
         features = plain.backbone(images.tensor)
         expected, found = (model.proposal_generator(images, features)[0][0] for model in (plain, own))
     assert found.proposal_boxes.area().max() > expected.proposal_boxes.area().max()
+
+
+def test_documented_attributes_are_those_that_the_model_reads() -> None:
+    model = seeded("mask_rcnn")
+    predictor, heads, rpn = model.roi_heads.box_predictor, model.roi_heads, model.proposal_generator
+    predictor.test_topk_per_image = 3
+    assert len(detections(model)) == 3
+    predictor.test_score_thresh, predictor.test_nms_thresh, rpn.nms_thresh = 1.0, 0.4, 0.3
+    assert (predictor.score_threshold, predictor.nms_threshold, rpn.nms_threshold) == (1.0, 0.4, 0.3)
+    assert heads.box_in_features == heads.mask_in_features == ["p2", "p3", "p4", "p5"]
+    torch.jit.script(model.batch_graph())
+
+
+def test_documented_attributes_of_a_retinanet() -> None:
+    model = seeded("retinanet")
+    model.test_score_thresh, model.max_detections_per_image, model.test_topk_candidates = 0.0, 2, 5
+    assert len(detections(model)) == 2
+    assert (model.topk_candidates, model.test_nms_thresh) == (5, model.nms_threshold)
+    assert model.head_in_features == model.in_features

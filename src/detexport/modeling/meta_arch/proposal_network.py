@@ -7,7 +7,7 @@ from torch import Tensor
 
 from detexport.config import CfgNode, configurable
 from detexport.contract import Contract, TensorSpec
-from detexport.modeling.backbone import backbone_segments, build_backbone
+from detexport.modeling.backbone import backbone_segments, build_backbone, size_divisibility_of
 from detexport.modeling.graph import GraphMethods
 from detexport.modeling.meta_arch.image_model import ImageModel, image_options, preprocess_segment
 from detexport.modeling.meta_arch.inputs import gt_instances_of
@@ -37,7 +37,7 @@ class ProposalNetwork(ImageModel):
 
     @configurable
     def __init__(self, *, backbone: Any, proposal_generator: Any, **image_options: Any) -> None:
-        super().__init__(size_divisibility=backbone.size_divisibility, **image_options)
+        super().__init__(size_divisibility=size_divisibility_of(backbone), **image_options)
         self.backbone = backbone
         self.proposal_generator = proposal_generator
         # Proposals have no classes.

@@ -16,7 +16,7 @@ from detexport.contract import (
     mask_output,
 )
 from detexport.errors import ConfigError, InputError
-from detexport.modeling.backbone import backbone_segments, build_backbone
+from detexport.modeling.backbone import backbone_segments, build_backbone, size_divisibility_of
 from detexport.modeling.graph import GraphMethods
 from detexport.modeling.meta_arch.image_model import (
     DEFAULT_RESIZE,
@@ -68,7 +68,7 @@ class GeneralizedRCNN(ImageModel):
             pixel_std=pixel_std,
             input_format=input_format,
             resize=resize,
-            size_divisibility=backbone.size_divisibility,
+            size_divisibility=size_divisibility_of(backbone),
         )
         if vis_period:
             raise ConfigError(

@@ -19,13 +19,23 @@ def add_ground_truth_to_proposals(
 
     Args:
         gt: ground truth of each image, ``Instances`` with ``gt_boxes``, or ``Boxes``.
-        proposals: with ``proposal_boxes`` and ``objectness_logits``, of each image.
+        proposals: with ``proposal_boxes`` and, if any, ``objectness_logits``, of each image; the ground truth
+            has their other fields, too.
+
+    Raises:
+        ValueError: it has not.
     """
     extended = []
     for truth, found in zip(gt, proposals, strict=True):
         boxes: Any = truth.gt_boxes if isinstance(truth, Instances) else truth
-        logits = found.objectness_logits.new_full((len(boxes),), GROUND_TRUTH_LOGIT)
-        added = Instances(found.image_size, proposal_boxes=boxes, objectness_logits=logits)
+        added = Instances(found.image_size, proposal_boxes=boxes)
+        for name in found.get_fields().keys() - {"proposal_boxes"}:
+            if name == "objectness_logits":
+                added.objectness_logits = found.objectness_logits.new_full((len(boxes),), GROUND_TRUTH_LOGIT)
+            elif isinstance(truth, Instances) and truth.has(name):
+                added.set(name, truth.get(name))
+            else:
+                raise ValueError(f"proposals have the field {name!r}, which the ground truth lacks")
         extended.append(Instances.cat([found, added]))
     return extended
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from detexport.config import CfgNode, configurable
 from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec, nms_per_class
+from detexport.layers.alias_of import alias_of
 from detexport.layers.conv import Conv2d, init_normal, shapes_of
 from detexport.modeling.anchor_generator import build_anchor_generator, by_anchor, tensor_anchors
 from detexport.modeling.box_regression import (
@@ -134,6 +135,9 @@ class RPN(nn.Module):
         box_reg_loss_type: ``loss_type`` of ``box_loss_sum``.
         smooth_l1_beta: where the smooth L1 loss becomes linear.
     """
+
+    nms_thresh = alias_of("nms_threshold")
+    anchor_boundary_thresh = alias_of("boundary_threshold")
 
     @configurable
     def __init__(

@@ -15,6 +15,7 @@ from detexport.layers.conv import shapes_of
 from detexport.modeling.graph import GraphMethods
 from detexport.modeling.matcher import Matcher, matched_classes
 from detexport.modeling.poolers import ROIPooler
+from detexport.modeling.proposal_generator.proposal_utils import add_ground_truth_to_proposals
 from detexport.modeling.sampling import subsample_labels
 from detexport.modeling.segment import (
     IMAGE_PORT,
@@ -186,21 +187,22 @@ class ROIHeads(nn.Module):
     def label_and_sample_proposals(
         self, proposals: list[Instances], targets: list[Instances]
     ) -> list[Instances]:
-        """Sample proposals for training; each gets the fields of its matched ground truth."""
+        """Sample proposals for training; each keeps its fields and gets the ``gt_*`` of its ground truth."""
         sampled = []
+        if self.proposal_append_gt:
+            proposals = add_ground_truth_to_proposals(targets, proposals)
         for instances, target in zip(proposals, targets, strict=True):
             boxes: Boxes = instances.proposal_boxes
-            if self.proposal_append_gt:
-                boxes = Boxes.cat([boxes, target.gt_boxes])
             classes, matches = self.label_boxes(boxes, target, self.proposal_matcher)
             positive, negative = subsample_labels(
                 classes, self.batch_size_per_image, self.positive_fraction, bg_label=self.num_classes
             )
             chosen = torch.cat([positive, negative])
-            result = Instances(instances.image_size, proposal_boxes=boxes[chosen], gt_classes=classes[chosen])
+            result = instances[chosen]
+            result.gt_classes = classes[chosen]
             if len(target):
                 for name, value in target.get_fields().items():
-                    if name != "gt_classes":
+                    if name.startswith("gt_") and not result.has(name):
                         result.set(name, value[matches[chosen]])
             else:
                 result.gt_boxes = Boxes(torch.zeros_like(boxes[chosen].tensor))

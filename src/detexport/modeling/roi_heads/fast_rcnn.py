@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from detexport.config import CfgNode, configurable
 from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec, nms_per_class
+from detexport.layers.alias_of import alias_of
 from detexport.layers.conv import init_normal
 from detexport.modeling.box_regression import (
     Box2BoxTransform,
@@ -154,6 +155,9 @@ class FastRCNNOutputLayers(nn.Module):
     """
 
     class_loss_weight = 1.0
+    test_score_thresh = alias_of("score_threshold")
+    test_nms_thresh = alias_of("nms_threshold")
+    test_topk_per_image = alias_of("max_detections")
 
     @configurable
     def __init__(

@@ -12,6 +12,7 @@ from torch import Tensor
 from detexport.config import CfgNode, configurable
 from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec
+from detexport.layers.alias_of import alias_of
 from detexport.modeling.graph import GraphMethods, replaced_methods
 from detexport.modeling.poolers import ROIPooler, pooling_segment
 from detexport.modeling.registries import ROI_HEADS_REGISTRY
@@ -60,6 +61,10 @@ class StandardROIHeads(ROIHeads):
         train_on_pred_boxes: train the mask and keypoint heads on predicted boxes instead of proposals.
         **options: see ``ROIHeads``.
     """
+
+    box_in_features = alias_of("in_features")
+    mask_in_features = alias_of("in_features")
+    keypoint_in_features = alias_of("in_features")
 
     @configurable
     def __init__(
