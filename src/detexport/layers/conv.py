@@ -17,7 +17,7 @@ class ShapeSpec:
     What is not known is None.
     """
 
-    channels: int = None  # type: ignore[assignment] # known wherever the library reads it
+    channels: int = None  # type: ignore[assignment] # known where the library reads it
     height: int | None = None
     width: int | None = None
     stride: int = None  # type: ignore[assignment]
