@@ -24,7 +24,7 @@ ALLOWED = {
     # The latest version of ONNX's operators that a target can be exported with is its runtime's to know.
     "targets": {"runtime"},
     "model_zoo": {"config", "checkpoint", "modeling"},
-    "data": {"structures", "checkpoint"},
+    "data": {"structures", "checkpoint", "config", "utils"},
     "modeling": {"structures", "layers", "config", "utils"},
     "metrics": {"data"},
     "evaluation": {"data", "metrics", "utils"},

@@ -28,12 +28,13 @@ class SizeMismatchError(DataError):
 MASK_FORMATS = ("polygon", "bitmask")
 
 
-def read_image(file_name: str | Path, format: str = "BGR") -> np.ndarray:
+def read_image(file_name: str | Path, format: str | None = None) -> np.ndarray:
     """Read an image, rotated upright by its EXIF orientation.
 
     Args:
         file_name: path of the image.
-        format: ``"BGR"``, ``"RGB"``, or ``"L"`` for an image with one channel, such as a label map.
+        format: ``"BGR"``, ``"RGB"``, or ``"L"`` for an image with one channel, such as a label map; None for
+            RGB.
 
     Returns:
         uint8 (H, W, 3), or (H, W, 1).
@@ -44,6 +45,7 @@ def read_image(file_name: str | Path, format: str = "BGR") -> np.ndarray:
     """
     if format == "L":
         return images.read_label_map(Path(file_name))[:, :, None]
+    format = format or "RGB"
     if format not in ("BGR", "RGB"):
         raise ValueError(f"an image is read as BGR, RGB or L, not {format!r}")
     image = images.read_image(Path(file_name), cast("images.ChannelOrder", format))

@@ -11,15 +11,18 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from detexport.errors import DataError
+from detexport.utils import comm
 
 
 class TrainingSampler(Sampler[int]):
-    """An infinite sequence of epochs over all images.
+    """An infinite sequence of passes over all images, shared by the processes of a distributed run.
+
+    All processes draw the same sequence; each yields every ``world_size``-th index of it.
 
     Args:
         size: number of images.
-        shuffle: whether to shuffle each epoch.
-        seed: of the order; None draws one.
+        shuffle: whether to shuffle each pass.
+        seed: of the order, the same in all processes; None draws one.
     """
 
     def __init__(self, size: int, shuffle: bool = True, seed: int | None = None) -> None:
@@ -35,6 +38,9 @@ class TrainingSampler(Sampler[int]):
         self._seed = _drawn(seed)
 
     def __iter__(self) -> Iterator[int]:
+        return _of_this_process(self._passes())
+
+    def _passes(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self._seed)
         while True:
             order = torch.randperm(self._size, generator=generator) if self._shuffle else range(self._size)
@@ -108,6 +114,9 @@ class RepeatFactorTrainingSampler(Sampler[int]):
         return torch.tensor([max((factors[c] for c in found), default=1.0) for found in classes])
 
     def __iter__(self) -> Iterator[int]:
+        return _of_this_process(self._passes())
+
+    def _passes(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self._seed)
         while True:
             drawn = torch.rand(len(self._part), generator=generator) < self._part
@@ -119,21 +128,26 @@ class RepeatFactorTrainingSampler(Sampler[int]):
 
 
 class InferenceSampler(Sampler[int]):
-    """Each image once, in order.
+    """Each image once, in order; each process of a distributed run yields one of ``world_size`` ranges.
 
     Args:
         size: number of images.
     """
 
     def __init__(self, size: int) -> None:
-        self._size = size
+        rank, processes = comm.get_rank(), comm.get_world_size()
+        self._indices = range(size * rank // processes, size * (rank + 1) // processes)
 
     def __iter__(self) -> Iterator[int]:
-        yield from range(self._size)
+        yield from self._indices
 
     def __len__(self) -> int:
-        return self._size
+        return len(self._indices)
+
+
+def _of_this_process(indices: Iterator[int]) -> Iterator[int]:
+    return itertools.islice(indices, comm.get_rank(), None, comm.get_world_size())
 
 
 def _drawn(seed: int | None) -> int:
-    return int(torch.randint(2**31, ()).item()) if seed is None else seed
+    return comm.shared_random_seed() if seed is None else seed

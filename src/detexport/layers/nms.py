@@ -16,6 +16,7 @@ import torchvision
 from torch import Tensor
 
 from detexport.layers.rotated_boxes import pairwise_iou_rotated
+from detexport.layers.tracing import refuse_tracing
 
 nms = torchvision.ops.nms
 """torchvision's suppression, without classes."""
@@ -70,6 +71,7 @@ def nms_rotated(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     Returns:
         (K,) indices of the boxes that are kept, by descending score.
     """
+    refuse_tracing("nms_rotated", "suppress rotated boxes outside of the traced module")
     left = scores.argsort(descending=True, stable=True)
     kept = []
     while len(left):
@@ -81,6 +83,7 @@ def nms_rotated(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
 
 def batched_nms_rotated(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
     """Suppress rotated boxes as ``nms_rotated`` does, among those of the same class ``idxs`` (R,)."""
+    refuse_tracing("batched_nms_rotated", "suppress rotated boxes outside of the traced module")
     kept = [torch.zeros_like(idxs[:0])]
     for one in idxs.unique():
         members = (idxs == one).nonzero()[:, 0]

@@ -8,6 +8,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from detexport.layers.tracing import refuse_tracing
+
 
 def roi_align_rotated(
     input: Tensor,
@@ -29,6 +31,7 @@ def roi_align_rotated(
     Returns:
         (R, C, *output_size).
     """
+    refuse_tracing("roi_align_rotated", "pool rotated boxes outside of the traced module")
     height, width = (output_size, output_size) if isinstance(output_size, int) else output_size
     pooled = []
     for box in roi.to(input.dtype):

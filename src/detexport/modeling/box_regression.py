@@ -2,11 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from typing import List
+from typing import Any, List
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
 from detexport.errors import ConfigError
@@ -41,21 +41,6 @@ class Box2BoxTransform:
         """Decode box deltas, as the function ``apply_deltas`` does with the weights of this encoding."""
         return apply_deltas(deltas, boxes, list(self.weights), self.scale_clamp)
 
-    def graph_weights(self) -> List[float]:
-        """Return the weights for a graph, which decodes with the default ``scale_clamp``.
-
-        Raises:
-            ConfigError: ``scale_clamp`` is another one.
-        """
-        if self.scale_clamp != MAX_LOG_SCALE:
-            raise ConfigError(
-                "an exported graph decodes boxes with the default scale_clamp",
-                got=f"scale_clamp={self.scale_clamp}",
-                expected=f"{MAX_LOG_SCALE}, log(1000 / 16)",
-                remedy="leave scale_clamp at its default",
-            )
-        return list(self.weights)
-
 
 @dataclass(frozen=True)
 class Box2BoxTransformRotated:
@@ -82,7 +67,7 @@ class Box2BoxTransformRotated:
 
     def apply_deltas(self, deltas: Tensor, boxes: Tensor) -> Tensor:
         """Decode deltas (R, K * 5) of boxes (R, 5) to rotated boxes (R, K * 5), the angle in [-180, 180)."""
-        values = deltas.reshape(len(deltas), -1, 5) / deltas.new_tensor(self.weights)
+        values = deltas.unflatten(1, (-1, 5)) / deltas.new_tensor(self.weights)
         boxes = boxes.to(deltas.dtype)[:, None]
         centre = values[..., :2] * boxes[..., 2:4] + boxes[..., :2]
         size = values[..., 2:4].clamp(max=self.scale_clamp).exp() * boxes[..., 2:4]
@@ -118,13 +103,39 @@ class Box2BoxTransformLinear:
         """
         boxes = boxes.to(deltas.dtype)
         centre = (boxes[:, :2] + boxes[:, 2:]) / 2
-        distances = F.relu(deltas).reshape(len(deltas), -1, 4) * self._unit(boxes)[:, None]
+        distances = F.relu(deltas).unflatten(1, (-1, 4)) * self._unit(boxes)[:, None]
         corners = (centre[:, None] - distances[..., :2], centre[:, None] + distances[..., 2:])
         return torch.cat(corners, dim=2).flatten(1)
 
     def _unit(self, boxes: Tensor) -> Tensor:
         size = boxes[:, 2:] - boxes[:, :2]
         return torch.cat([size, size], dim=1) if self.normalize_by_size else torch.ones_like(boxes)
+
+
+def decoding_weights(transform: Any) -> List[float]:
+    """Return the weights with which ``apply_deltas`` decodes as a transform does; none if it does not.
+
+    Without weights a module calls the ``apply_deltas`` of its transform, in eager mode and in a trace.
+    """
+    plain = type(transform) is Box2BoxTransform and transform.scale_clamp == MAX_LOG_SCALE
+    return list(transform.weights) if plain else []
+
+
+def require_scriptable_transforms(model: nn.Module) -> None:
+    """Check that a script of a model decodes boxes as its transforms do.
+
+    Raises:
+        ConfigError: a module has an encoding of box deltas other than the default.
+    """
+    for module in model.modules():
+        transform = getattr(module, "box2box_transform", None)
+        if transform is not None and not decoding_weights(transform):
+            raise ConfigError(
+                f"a script does not call the apply_deltas of {type(transform).__name__}",
+                got=f"{type(module).__name__}.box2box_transform={transform}",
+                expected="a Box2BoxTransform with the default scale_clamp",
+                remedy="export by tracing or torch.export, which record its apply_deltas",
+            )
 
 
 def apply_deltas(

@@ -1,7 +1,7 @@
 """Backbones: image -> feature maps by name."""
 
 from detexport.layers import CNNBlockBase as ResNetBlockBase
-from detexport.modeling.backbone.backbone import Backbone, backbone_segments
+from detexport.modeling.backbone.backbone import Backbone, backbone_segments, size_divisibility_of
 from detexport.modeling.backbone.build import build_backbone
 from detexport.modeling.backbone.fpn import FPN
 from detexport.modeling.backbone.resnet import (
@@ -27,4 +27,5 @@ __all__ = [
     "build_backbone",
     "build_resnet_backbone",
     "make_stage",
+    "size_divisibility_of",
 ]

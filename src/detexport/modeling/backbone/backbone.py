@@ -2,8 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
+from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec
 from detexport.modeling.graph_segment import BATCH, NamedMaps, Segment, declared_segments, maps, not_cut
 
@@ -27,12 +29,34 @@ class Backbone(nn.Module):
         """Return feature maps (N, C', H / stride, W / stride) by name for images (N, C, H, W)."""
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
+    @torch.jit.unused  # type: ignore[prop-decorator]
+    @property
+    def padding_constraints(self) -> dict[str, int]:
+        """Constraints on the padding of images: ``size_divisibility``, if it is given here, in px."""
+        return {}
+
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Return channels and stride of each feature map by name."""
         return {
             name: ShapeSpec(channels=self._out_feature_channels[name], stride=self._out_feature_strides[name])
             for name in self._out_features
         }
+
+
+def size_divisibility_of(backbone: Any) -> int:
+    """Return the number of px, of which multiples images are padded to for a backbone; 0 for no padding.
+
+    Raises:
+        ConfigError: the backbone needs square images.
+    """
+    constraints = getattr(backbone, "padding_constraints", {})
+    if constraints.get("square_size", 0) > 0:
+        raise ConfigError(
+            "images are not padded to squares",
+            got=f"{type(backbone).__name__}.padding_constraints={constraints}",
+            expected="size_divisibility alone",
+        )
+    return constraints.get("size_divisibility", backbone.size_divisibility)
 
 
 def backbone_segments(backbone: Any) -> list[Segment]:

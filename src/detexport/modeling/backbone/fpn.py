@@ -80,6 +80,7 @@ class FPN(Backbone):
         norm: name of the normalization.
         top_block: computes the levels above the last from its ``in_feature``.
         fuse_type: ``"sum"``, or ``"avg"``, which halves the sum.
+        square_pad: not supported: images are not padded to squares.
     """
 
     if TYPE_CHECKING:  # TorchScript would apply an annotation that exists at run time
@@ -100,8 +101,13 @@ class FPN(Backbone):
         norm: str | Callable[[int], nn.Module] = "",
         top_block: Any = None,
         fuse_type: str = "sum",
+        square_pad: int = 0,
     ) -> None:
         super().__init__()
+        if square_pad:
+            raise ConfigError(
+                "images are not padded to squares", got=f"square_pad={square_pad}", expected="0"
+            )
         if fuse_type not in ("sum", "avg"):
             raise ConfigError(
                 "unknown MODEL.FPN.FUSE_TYPE",

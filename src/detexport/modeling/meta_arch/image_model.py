@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from detexport.config import CfgNode
 from detexport.contract import IMAGE, Contract, ResizeRule, TensorSpec
 from detexport.errors import ConfigError, InputError
-from detexport.modeling.graph import BatchGraph, ImageGraph, require_graph_methods
+from detexport.modeling.box_regression import require_scriptable_transforms
+from detexport.modeling.graph import BatchGraph, GraphMethods, ImageGraph, require_graph_methods
 from detexport.modeling.graph_segment import BATCH, IMAGE_PORT, Segment, own_methods
 from detexport.modeling.postprocessing import detector_postprocess
 from detexport.structures import ImageList, Instances
@@ -128,9 +129,13 @@ class ImageModel(nn.Module):
         ]
 
     @torch.jit.unused
-    def graph_methods(self) -> list[tuple[nn.Module, str]]:
-        """Return the modules whose ``forward`` a graph replaces, each with the method that it calls."""
-        return [(self, "detect")]
+    def graph_methods(self) -> GraphMethods:
+        """Return the documented methods that a graph replaces, each with the method that it calls."""
+        return [
+            (self, "forward", "detect"),
+            (self, "inference", "detect"),
+            (self, "preprocess_image", "normalize"),
+        ]
 
     @torch.jit.unused
     def image_graph(self, output_names: tuple[str, ...]) -> nn.Module:
@@ -147,9 +152,11 @@ class ImageModel(nn.Module):
         """Return the graph from images of different sizes to the outputs of each by field, for scripting.
 
         Raises:
+            ConfigError: see ``require_scriptable_transforms``.
             ExportError: see ``require_graph_methods``.
         """
         require_graph_methods(self.graph_methods())
+        require_scriptable_transforms(self)
         return BatchGraph(self)
 
 

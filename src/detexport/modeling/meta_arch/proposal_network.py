@@ -3,11 +3,12 @@
 from typing import Any, Dict, List
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from detexport.config import CfgNode, configurable
 from detexport.contract import Contract, TensorSpec
-from detexport.modeling.backbone import backbone_segments, build_backbone
+from detexport.modeling.backbone import backbone_segments, build_backbone, size_divisibility_of
+from detexport.modeling.graph import GraphMethods
 from detexport.modeling.graph_segment import Segment
 from detexport.modeling.meta_arch.ground_truth import gt_instances_of
 from detexport.modeling.meta_arch.image_model import ImageModel, image_options, preprocess_segment
@@ -36,7 +37,7 @@ class ProposalNetwork(ImageModel):
 
     @configurable
     def __init__(self, *, backbone: Any, proposal_generator: Any, **image_options: Any) -> None:
-        super().__init__(size_divisibility=backbone.size_divisibility, **image_options)
+        super().__init__(size_divisibility=size_divisibility_of(backbone), **image_options)
         self.backbone = backbone
         self.proposal_generator = proposal_generator
         # Proposals have no classes.
@@ -103,9 +104,9 @@ class ProposalNetwork(ImageModel):
         ]
 
     @torch.jit.unused
-    def graph_methods(self) -> list[tuple[nn.Module, str]]:
-        """Return the model and the proposal generator, each with the method that the graph calls."""
-        return [*super().graph_methods(), (self.proposal_generator, "propose")]
+    def graph_methods(self) -> GraphMethods:
+        """Return the methods of the model and the proposal generator that the graph replaces."""
+        return [*super().graph_methods(), (self.proposal_generator, "forward", "propose")]
 
     @torch.jit.unused
     def contract(self, class_names: tuple[str, ...]) -> Contract:

@@ -16,7 +16,8 @@ from detexport.contract import (
     mask_output,
 )
 from detexport.errors import ConfigError, InputError
-from detexport.modeling.backbone import backbone_segments, build_backbone
+from detexport.modeling.backbone import backbone_segments, build_backbone, size_divisibility_of
+from detexport.modeling.graph import GraphMethods
 from detexport.modeling.graph_segment import Segment
 from detexport.modeling.meta_arch.ground_truth import gt_instances_of
 from detexport.modeling.meta_arch.image_model import (
@@ -27,7 +28,7 @@ from detexport.modeling.meta_arch.image_model import (
 )
 from detexport.modeling.proposal_generator import build_proposal_generator, proposal_segments
 from detexport.modeling.registries import META_ARCH_REGISTRY
-from detexport.modeling.roi_heads import build_roi_heads, roi_head_segments
+from detexport.modeling.roi_heads import ROIHeads, build_roi_heads, roi_head_segments
 from detexport.structures import ImageList, Instances
 from detexport.structures.image_list import pad_images
 
@@ -67,7 +68,7 @@ class GeneralizedRCNN(ImageModel):
             pixel_std=pixel_std,
             input_format=input_format,
             resize=resize,
-            size_divisibility=backbone.size_divisibility,
+            size_divisibility=size_divisibility_of(backbone),
         )
         if vis_period:
             raise ConfigError(
@@ -200,10 +201,14 @@ class GeneralizedRCNN(ImageModel):
         return self.roi_heads.detect(features, proposals, image_sizes)
 
     @torch.jit.unused
-    def graph_methods(self) -> list[tuple[nn.Module, str]]:
-        """Return model, proposal generator and ROI heads, each with the method that the graph calls."""
-        proposing = [] if self.proposal_generator is None else [(self.proposal_generator, "propose")]
-        return [*super().graph_methods(), *proposing, (self.roi_heads, "detect")]
+    def graph_methods(self) -> GraphMethods:
+        """Return the methods of model, proposal generator and ROI heads that the graph replaces."""
+        methods = super().graph_methods()
+        if self.proposal_generator is not None:
+            methods.append((self.proposal_generator, "forward", "propose"))
+        if isinstance(self.roi_heads, ROIHeads):
+            return [*methods, *self.roi_heads.graph_methods()]
+        return [*methods, (self.roi_heads, "forward", "detect")]
 
     @torch.jit.unused
     def segments(self) -> list[Segment]:

@@ -16,7 +16,7 @@ from detexport.contract import Contract, TensorSpec
 from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec, get_norm
 from detexport.layers.conv import Conv2d, init_conv_msra, shapes_of
-from detexport.modeling.backbone import backbone_segments, build_backbone
+from detexport.modeling.backbone import backbone_segments, build_backbone, size_divisibility_of
 from detexport.modeling.graph_segment import (
     IMAGE_PORT,
     Kind,
@@ -293,7 +293,7 @@ class SemanticSegmentor(ImageModel):
 
     @configurable
     def __init__(self, *, backbone: Any, sem_seg_head: Any, **image_options: Any) -> None:
-        super().__init__(size_divisibility=backbone.size_divisibility, **image_options)
+        super().__init__(size_divisibility=size_divisibility_of(backbone), **image_options)
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
         self.num_classes: int = sem_seg_head.num_classes

@@ -12,6 +12,7 @@ from detexport.config import CfgNode, configurable
 from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec
 from detexport.modeling.box_regression import Box2BoxTransform
+from detexport.modeling.graph import GraphMethods, replaced_methods
 from detexport.modeling.graph_segment import (
     DETECTIONS,
     IMAGE_PORT,
@@ -34,7 +35,11 @@ from detexport.modeling.roi_heads.base import (
     split_by_image,
 )
 from detexport.modeling.roi_heads.box_head import box_head_segment, build_box_head
-from detexport.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+from detexport.modeling.roi_heads.fast_rcnn import (
+    FastRCNNOutputLayers,
+    fast_rcnn_inference,
+    predictor_methods,
+)
 from detexport.modeling.roi_heads.standard import StandardROIHeads
 from detexport.structures import Boxes, Instances
 from detexport.structures.boxes import clip_boxes
@@ -121,6 +126,55 @@ class CascadeROIHeads(StandardROIHeads):
             )
             results.append({"pred_boxes": selected, "scores": best, "pred_classes": classes})
         return results
+
+    @torch.jit.unused
+    def predictor_methods(self) -> GraphMethods:
+        """Return the documented methods of the predictors that a graph replaces."""
+        return [one for predictor in self.box_predictor for one in predictor_methods(predictor)]
+
+    @torch.jit.unused
+    def losses(
+        self, features: dict[str, Tensor], proposals: list[Instances], targets: list[Instances]
+    ) -> dict[str, Tensor]:
+        """Compute the losses of all stages and, over the foreground, of the mask and keypoint heads."""
+        return {
+            **self._forward_box(features, proposals, targets),
+            **self._forward_mask(features, proposals),
+            **self._forward_keypoint(features, proposals),
+        }
+
+    @torch.jit.unused
+    def _forward_box(
+        self, features: dict[str, Tensor], proposals: list[Instances], targets: list[Instances] | None = None
+    ) -> Any:
+        """Return the detections without masks and keypoints, or in training the box losses.
+
+        Args:
+            features: feature maps by name.
+            proposals: ``proposal_boxes`` of each image; in training with the ground truth.
+            targets: in training, the ground truth of each image.
+        """
+        levels = self.levels_of(features)
+        if self.training:
+            return self.box_losses(levels, proposals, targets or [])
+        if not replaced_methods(self.predictor_methods()):
+            return super()._forward_box(features, proposals)
+        sizes = [one.image_size for one in proposals]
+        scores: list[list[Tensor]] = []
+        boxes: list[Tensor] = []
+        for stage, (head, predictor) in enumerate(zip(self.box_head, self.box_predictor, strict=True)):
+            if stage > 0:
+                clipped = [Boxes(clip_boxes(*one)) for one in zip(boxes, sizes, strict=True)]
+                proposals = [
+                    Instances(size, proposal_boxes=box) for size, box in zip(sizes, clipped, strict=True)
+                ]
+            predictions = predictor(head(self.box_pooler(levels, [one.proposal_boxes for one in proposals])))
+            scores.append(predictor.predict_probs(predictions, proposals))
+            boxes = predictor.predict_boxes(predictions, proposals)
+        mean = [torch.stack(of_image).mean(dim=0) for of_image in zip(*scores, strict=True)]
+        last = self.final_predictor()
+        limits = (last.score_threshold, last.nms_threshold, last.max_detections)
+        return fast_rcnn_inference(boxes, mean, sizes, *limits)[0]
 
     @torch.jit.unused
     def segments(self) -> list[Segment]:

@@ -12,14 +12,17 @@ from torch import Tensor, nn
 from detexport.config import CfgNode, configurable
 from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec, nms_per_class
+from detexport.layers.alias_of import alias_of
 from detexport.layers.conv import init_normal
 from detexport.modeling.box_regression import (
     Box2BoxTransform,
     apply_deltas,
     box_loss_sum,
     box_loss_type,
+    decoding_weights,
     loss_weights_of,
 )
+from detexport.modeling.graph import GraphMethods
 from detexport.modeling.graph_segment import (
     DETECTIONS,
     IMAGE_PORT,
@@ -30,6 +33,7 @@ from detexport.modeling.graph_segment import (
     rows,
     size_of,
 )
+from detexport.modeling.roi_heads.base import split_by_image
 from detexport.structures import Boxes, Instances
 from detexport.structures.boxes import clip_boxes
 from detexport.utils.events import has_event_storage, record
@@ -98,7 +102,7 @@ def fast_rcnn_inference(
     """
     instances, kept = [], []
     for box, score, shape in zip(boxes, scores, image_shapes, strict=True):
-        per_class, of_classes = box.reshape(len(box), -1, 4), score[:, :-1]
+        per_class, of_classes = box.unflatten(1, (-1, 4)), score[:, :-1]
         finite = per_class.flatten(1).isfinite().all(dim=1) & of_classes.isfinite().all(dim=1)
         rows, classes = (finite[:, None] & (of_classes > score_thresh)).nonzero(as_tuple=True)
         columns = classes if per_class.shape[1] > 1 else torch.zeros_like(classes)
@@ -151,6 +155,9 @@ class FastRCNNOutputLayers(nn.Module):
     """
 
     class_loss_weight = 1.0
+    test_score_thresh = alias_of("score_threshold")
+    test_nms_thresh = alias_of("nms_threshold")
+    test_topk_per_image = alias_of("max_detections")
 
     @configurable
     def __init__(
@@ -177,7 +184,7 @@ class FastRCNNOutputLayers(nn.Module):
         channels = input_shape.channels * (input_shape.width or 1) * (input_shape.height or 1)
         self.num_classes = num_classes
         self.box2box_transform = box2box_transform
-        self.box_weights: List[float] = box2box_transform.graph_weights()
+        self.box_weights: List[float] = decoding_weights(box2box_transform)
         self.use_sigmoid = use_sigmoid_ce
         self.score_threshold = test_score_thresh
         self.nms_threshold = test_nms_thresh
@@ -243,6 +250,8 @@ class FastRCNNOutputLayers(nn.Module):
 
     def decode(self, deltas: Tensor, proposals: Tensor) -> Tensor:
         """Decode box deltas (R, 4 or K * 4) of proposals (R, 4) to boxes (R, 4 or K * 4), XYXY in px."""
+        if not torch.jit.is_scripting() and len(self.box_weights) == 0:
+            return self.box2box_transform.apply_deltas(deltas, proposals)
         return apply_deltas(deltas, proposals, self.box_weights)
 
     def select(
@@ -270,6 +279,15 @@ class FastRCNNOutputLayers(nn.Module):
     ) -> Tuple[Tensor, Tensor, Tensor]:
         """Decode the outputs of one image and select its detections: see ``select_detections``."""
         return self.select(self.decode(deltas, proposals), self.probabilities(logits), image_size)
+
+    @torch.jit.unused
+    def graph_methods(self) -> GraphMethods:
+        """Return the documented methods that a graph replaces, each with the method that it calls."""
+        return [
+            (self, "predict_probs", "probabilities"),
+            (self, "predict_boxes", "decode"),
+            (self, "inference", "detect"),
+        ]
 
     @torch.jit.unused
     @torch.no_grad()
@@ -339,8 +357,8 @@ class FastRCNNOutputLayers(nn.Module):
             predictions: logits and box deltas of all proposals.
             proposals: with ``proposal_boxes``, of each image.
         """
-        boxes = torch.cat([one.proposal_boxes.tensor for one in proposals])
-        return list(self.decode(predictions[1], boxes).split([len(one) for one in proposals]))
+        boxes = [one.proposal_boxes.tensor for one in proposals]
+        return split_by_image(self.decode(predictions[1], torch.cat(boxes)), boxes)
 
     @torch.jit.unused
     def predict_probs(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> list[Tensor]:
@@ -348,11 +366,11 @@ class FastRCNNOutputLayers(nn.Module):
 
         Args:
             predictions: logits and box deltas of all proposals.
-            proposals: of each image.
+            proposals: with ``proposal_boxes``, of each image.
         """
         logits = predictions[0]
         scores = logits.sigmoid() if self.use_sigmoid else F.softmax(logits, dim=1)
-        return list(scores.split([len(one) for one in proposals]))
+        return split_by_image(scores, [one.proposal_boxes.tensor for one in proposals])
 
     @torch.jit.unused
     def inference(
@@ -426,6 +444,13 @@ def federated_classes(classes: Tensor, weights: Tensor, num_classes: int) -> Ten
     if missing <= 0:
         return present
     return torch.cat([present, torch.multinomial(absent, missing)])
+
+
+def predictor_methods(predictor: Any) -> GraphMethods:
+    """Return the documented methods of any box predictor that a graph replaces."""
+    if isinstance(predictor, FastRCNNOutputLayers):
+        return predictor.graph_methods()
+    return [(predictor, "inference", "detect")]
 
 
 class BoxInference(nn.Module):

@@ -13,6 +13,7 @@ from detexport.config import CfgNode, configurable
 from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec
 from detexport.modeling.backbone.resnet import configured_stages
+from detexport.modeling.graph import GraphMethods, replaced_methods
 from detexport.modeling.graph_segment import Kind, Segment, maps, own_methods, rows
 from detexport.modeling.poolers import ROIPooler
 from detexport.modeling.registries import ROI_HEADS_REGISTRY
@@ -27,6 +28,7 @@ from detexport.modeling.roi_heads.fast_rcnn import (
     BoxInference,
     FastRCNNOutputLayers,
     box_inference_segment,
+    predictor_methods,
 )
 from detexport.modeling.roi_heads.mask_head import build_mask_head, mask_head_segments
 from detexport.structures import Instances
@@ -128,6 +130,21 @@ class Res5ROIHeads(ROIHeads):
             )
             results.append({"pred_boxes": boxes, "scores": scores, "pred_classes": classes})
         return self.add_masks(levels, results)
+
+    @torch.jit.unused
+    def graph_methods(self) -> GraphMethods:
+        """Return the documented methods of the heads and the predictor that a graph replaces."""
+        return [*super().graph_methods(), *predictor_methods(self.box_predictor)]
+
+    @torch.jit.unused
+    def detect_instances(self, features: dict[str, Tensor], proposals: list[Instances]) -> list[Instances]:
+        """Return the detections of each image; by the documented methods if one of them is overridden."""
+        if not replaced_methods(self.graph_methods()):
+            return super().detect_instances(features, proposals)
+        levels = [features[name] for name in self.in_features]
+        shared = self.shared_features(levels, [one.proposal_boxes.tensor for one in proposals])
+        found, _ = self.box_predictor.inference(self.box_predictor(shared.mean(dim=[2, 3])), proposals)
+        return self.forward_with_given_boxes(features, found)
 
     def mask_features(self, levels: List[Tensor], boxes: List[Tensor]) -> List[Tensor]:
         """Return the input of the mask head: see ``shared_features``."""
