@@ -6,7 +6,7 @@ from typing import Annotated
 from omegaconf import OmegaConf
 from typer import Option, echo
 
-from detexport.config.instantiate import instantiate
+from detexport.config.instantiation import instantiate
 from detexport.config.params import load_values
 from detexport.system.files import read_json
 from detexport.system.script import run
@@ -18,19 +18,19 @@ def main(
     build: Annotated[Path, Option()],
     weights: Annotated[Path, Option()],
     artifacts_dir: Annotated[Path, Option()],
-    candidates: Annotated[Path, Option(help="the targets, see the stage candidates")],
+    targets: Annotated[Path, Option(help="the targets to measure, see the stage benchmark_targets")],
     reference: Annotated[Path, Option()],
     machine: Annotated[Path, Option()],
     save_to: Annotated[Path, Option()],
 ) -> None:
-    """Write the latencies of MODEL and of its CANDIDATES to SAVE_TO."""
-    targets = {
+    """Write the latencies of MODEL and of its TARGETS to SAVE_TO."""
+    measured = {
         target: BenchmarkTarget(
             instantiate(OmegaConf.create(one["runtime"])), artifacts_dir / one["artifact"]
         )
-        for target, one in read_json(candidates).items()
+        for target, one in read_json(targets).items()
     }
-    report = benchmark_model(build, weights, targets, reference, machine, load_values("benchmark"))
+    report = benchmark_model(build, weights, measured, reference, machine, load_values("benchmark"))
     report.save(save_to)
     echo("\n".join([f"latency of {model}", *report.describe()]))
 

@@ -6,7 +6,7 @@ from typing import Annotated
 from typer import Option, echo
 
 from detexport.artifact import read_artifact
-from detexport.config.instantiate import instantiate
+from detexport.config.instantiation import instantiate
 from detexport.config.params import load_params
 from detexport.data.coco import load_coco
 from detexport.data.image_samples import ImageSamples

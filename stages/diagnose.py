@@ -8,7 +8,7 @@ from typing import Annotated
 
 from typer import Option, echo
 
-from detexport.config.instantiate import instantiate
+from detexport.config.instantiation import instantiate
 from detexport.config.params import load_params
 from detexport.system.files import read_json
 from detexport.system.script import run

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from typer import Option
 
-from detexport.config.instantiate import instantiate
+from detexport.config.instantiation import instantiate
 from detexport.config.params import load_params, load_values
 from detexport.system.files import write_json
 from detexport.system.script import run

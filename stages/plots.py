@@ -1,4 +1,4 @@
-"""Plots: accuracy against latency, latencies and accuracy by class, as pictures that DVC compares."""
+"""Plots: accuracy against latency, latencies and accuracy by class, as SVG files that DVC compares."""
 
 from pathlib import Path
 from typing import Annotated

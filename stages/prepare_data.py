@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from detexport.config.instantiate import instantiate
+from detexport.config.instantiation import instantiate
 from detexport.config.params import load_params
 from detexport.system.script import run
 

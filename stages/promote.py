@@ -1,4 +1,4 @@
-"""Promote: the gate decides which registered versions become the champion; each decision is recorded."""
+"""Promote: decide by the promotion gate which versions become the champion; record each decision."""
 
 from pathlib import Path
 from typing import Annotated

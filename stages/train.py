@@ -1,15 +1,15 @@
-"""Train: a model of a configuration on the data set -> a checkpoint and its average precision."""
+"""Train: a configuration and a data set -> a checkpoint and its metrics on the validation split."""
 
 from pathlib import Path
 from typing import Annotated
 
 from typer import Option, echo
 
-from detexport.config.instantiate import instantiate
+from detexport.config.instantiation import instantiate
 from detexport.config.params import load_params, load_values
+from detexport.registry.location import find_workspace
 from detexport.registry.settings import RegistrySettings
 from detexport.system.script import run
-from detexport.workflows.register import find_workspace
 from detexport.workflows.train import Start, Tracking, train_model
 
 

@@ -8,12 +8,12 @@ from typing import Annotated
 
 from typer import Option, echo
 
-from detexport.config.instantiate import instantiate
+from detexport.config.instantiation import instantiate
 from detexport.config.params import load_params, load_values
 from detexport.parity.report_text import report_lines
 from detexport.system.script import run
-from detexport.workflows.validate import ReportFiles
-from detexport.workflows.validate_target import validate_target
+from detexport.workflows.validate_job import validate_job
+from detexport.workflows.validate_reference import ReportFiles
 
 
 def main(
@@ -32,7 +32,7 @@ def main(
     files = ReportFiles(save_to, save_drawn_to, save_certificate_to)
     settings = [load_values(name) for name in (target, "parity", "data.categories")]
     execution = instantiate(load_params("engine"))
-    report = validate_target(job, artifact_dir, engine, reference, floor, data, files, *settings, execution)
+    report = validate_job(job, artifact_dir, engine, reference, floor, data, files, *settings, execution)
     echo("\n".join(report_lines(report)))
 
 

@@ -27,7 +27,7 @@ def test_the_library_reads_no_other_file() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "read_defaults"
     ]
-    assert {name.partition("/")[0] for name in names} == {"parity", "registry"}
+    assert {name.partition("/")[0] for name in names} == {*GROUPS} - {"export"}
     assert CONF == ROOT / "conf"
 
 

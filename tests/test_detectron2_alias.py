@@ -29,10 +29,14 @@ IMAGE = torch.randint(0, 256, (3, 96, 128), generator=torch.Generator().manual_s
 def alias() -> Iterator[Any]:
     """The alias, active in this module's tests alone."""
     before, extensions = set(sys.modules), list(configurations._extensions)
+    path = list(sys.path)
     sys.path.insert(0, str(PROJECTS))
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
     alias = importlib.import_module("detexport.detectron2_alias")
     yield alias
-    sys.path.remove(str(PROJECTS))
+    sys.path[:] = path
+    monkeypatch.undo()
     sys.meta_path[:] = [one for one in sys.meta_path if type(one).__module__ != alias.__name__]
     configurations._extensions[:] = extensions
     for name in set(sys.modules) - before:
@@ -217,5 +221,50 @@ def test_the_command_line_exports_a_project(project: str, config: str, tmp_path:
 
 def test_a_meta_architecture_without_a_graph_is_refused_by_name(alias: Any) -> None:
     model = project_model(alias, "peak_detector", "peak").eval()
-    with pytest.raises(ConfigError, match="not a model that can be exported; got: PeakDetector"):
+    with pytest.raises(ConfigError, match="not a model that can be exported; got: PeakMetaArch"):
         given_model(model)
+
+
+def test_an_attribute_that_is_missing_is_named_with_the_reason(alias: Any) -> None:
+    import detectron2.export
+
+    with pytest.raises(AttributeError, match="Caffe2Tracer is not part of detexport: torch no longer"):
+        detectron2.export.Caffe2Tracer  # noqa: B018
+    assert not hasattr(detectron2.export, "__wrapped__")
+    with pytest.raises(ImportError, match=r"backbone\.vit is not part of detexport: this architecture"):
+        importlib.import_module("detectron2.modeling.backbone.vit")
+
+
+CHILDREN = """
+import multiprocessing
+import subprocess
+import sys
+
+from detectron2.structures import Boxes
+
+
+def boxes():
+    return Boxes([[1.0, 2.0, 3.0, 4.0]])
+
+
+if __name__ == "__main__":
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        print(pool.apply(boxes))
+    code = "from detectron2.structures import Boxes; print(Boxes.__module__)"
+    print(subprocess.check_output([sys.executable, "-c", code], text=True))
+"""
+
+
+def test_the_processes_that_a_script_starts_have_the_alias(tmp_path: Path) -> None:
+    script = tmp_path / "spawning.py"
+    script.write_text(CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-m", "detexport.detectron2_alias", str(script)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "[1., 2., 3., 4.]" in done.stdout
+    assert "detexport.structures.boxes" in done.stdout

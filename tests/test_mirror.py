@@ -13,7 +13,7 @@ TESTED_IN = {
     "workflows/check_artifact.py": "cli/test_export.py",
     "workflows/export_target.py": "cli/test_export.py",
     "workflows/make_reference.py": "stages/test_reference_stage.py",
-    "workflows/publish.py": "registry/test_run_report.py",
+    "workflows/publish.py": "registry/test_log_report.py",
     "workflows/measure_noise.py": "parity/test_noise_floor.py",
     "workflows/validate_against.py": "cli/test_validate_command.py",
 }

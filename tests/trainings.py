@@ -1,13 +1,18 @@
 """Tiny trainings in processes of their own, which a test can kill."""
 
+import json
 import multiprocessing
 import os
 import socket
+import sys
+import time
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from detexport.data.synthetic import SyntheticShapes
+from tests.shapes import synthetic_shapes
+
 from detexport.engine.training_settings import TrainingSettings
 
 CONFIGS = Path(__file__).parents[1] / "conf/detectron2"
@@ -32,7 +37,7 @@ CONTEXT.set_forkserver_preload(["detexport.workflows.train"])
 
 def write_shapes(folder: Path, train_images: int = 5) -> Path:
     """Write a data set whose passes do not end with a batch or a checkpoint."""
-    SyntheticShapes(
+    synthetic_shapes(
         train_images=train_images, val_images=2, sizes=((64, 64),), object_px=(20, 40), max_objects=2
     ).write(folder)
     return folder
@@ -47,7 +52,7 @@ def start(target: Any, *arguments: Any) -> Any:
 def train_tiny(
     folder: Path, data: Path, architecture: str, changes: Mapping[str, Any], options: Mapping[str, Any]
 ) -> None:
-    """Train in a folder, which keeps the state, the weights, the metrics and the MLflow store."""
+    """Train in a folder, which keeps the state, the weights, the metrics, the MLflow store and the output."""
     from detexport.registry.settings import RegistrySettings
     from detexport.workflows.train import Start, Tracking, train_model
 
@@ -59,17 +64,18 @@ def train_tiny(
         config.write_text("\n".join(lines))
     options = dict(options)
     checkpoint = options.pop("from", None)
-    train_model(
-        architecture,
-        config,
-        data,
-        TrainingSettings(**{**TINY, **options}),
-        checkpoint=folder / "weights.safetensors",
-        metrics=folder / "metrics.json",
-        start=Start(str(checkpoint)) if checkpoint else None,
-        state_file=folder / "state.pt",
-        tracking=Tracking(folder, RegistrySettings.of({})),
-    )
+    with (folder / "output.txt").open("a") as output, redirect_stdout(output):
+        train_model(
+            architecture,
+            config,
+            data,
+            TrainingSettings(**{**TINY, **options}),
+            checkpoint=folder / "weights.safetensors",
+            metrics=folder / "metrics.json",
+            start=Start(str(checkpoint)) if checkpoint else None,
+            state_file=folder / "state.pt",
+            tracking=Tracking(folder, RegistrySettings.of({})),
+        )
 
 
 def train_rank(rank: int, port: int, *arguments: Any) -> None:
@@ -81,6 +87,17 @@ def train_rank(rank: int, port: int, *arguments: Any) -> None:
         "MASTER_PORT": str(port),
     }
     train_tiny(*arguments)
+
+
+def wait_for(file: Path, process: Any) -> None:
+    """Wait until a process has written a file, or has ended."""
+    while process.is_alive() and not file.exists():
+        time.sleep(0.01)
+
+
+def continued(folder: Path) -> bool:
+    """Whether a training in a folder loaded a state."""
+    return "continue after step" in (folder / "output.txt").read_text()
 
 
 def free_port() -> int:
@@ -102,3 +119,10 @@ def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
             name: sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, name))
             for name in run.data.metrics
         }
+
+
+if __name__ == "__main__":
+    import torch
+
+    train_tiny(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], {}, json.loads(sys.argv[4]))
+    print(f"rank {os.environ['LOCAL_RANK']}: {torch.get_num_threads()} threads", flush=True)

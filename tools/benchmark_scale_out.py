@@ -33,7 +33,7 @@ from detexport.reference.resume import Progress
 from detexport.reference.store import read_reference
 from detexport.system.files import read_json, write_json
 from detexport.system.script import run
-from detexport.workflows.engines import engine_of
+from detexport.workflows.choose_runtime import engine_of
 from detexport.workflows.predict_folder import Request, ResultFormat, predict_folder
 
 BEGIN, END = "<!-- figures of tools/benchmark_scale_out.py -->", "<!-- end of the figures -->"

@@ -22,9 +22,9 @@ import numpy as np
 
 from detexport.benchmark.latency import measure_interleaved
 from detexport.data.images import decode_image
-from detexport.predictions.records import predict, resize, to_plain
+from detexport.predictions.predict_images import predict, resize, to_plain
 from detexport.runtime import Session
-from detexport.workflows.engines import engine_of
+from detexport.workflows.choose_runtime import engine_of
 
 WARM_UP = 5
 PAUSE_S = 0.02

@@ -68,12 +68,25 @@ def documented_names(path: Path = NAMES) -> Iterator[DocumentedName]:
 
 
 def _accepts(found: Any, arguments: tuple[str, ...]) -> bool:
+    """Return whether an object has these arguments, those that may be positional in this order."""
     try:
-        parameters = inspect.signature(found).parameters
+        parameters = _parameters(found)
     except (TypeError, ValueError):
         return not arguments
-    open_ended = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
-    return open_ended or set(arguments) <= set(parameters)
+    positional = [one.name for one in parameters if one.kind is not inspect.Parameter.KEYWORD_ONLY]
+    in_order = [name for name in positional if name in arguments]
+    return {one.name for one in parameters} >= set(arguments) and in_order == [
+        name for name in arguments if name in positional
+    ]
+
+
+def _parameters(found: Any) -> list[inspect.Parameter]:
+    """Return the parameters of an object; of a class that passes keywords on, those of its parents, too."""
+    own = list(inspect.signature(found).parameters.values())
+    if not inspect.isclass(found) or own[-1:] == [] or own[-1].kind is not inspect.Parameter.VAR_KEYWORD:
+        return own
+    inherited = [one for parent in found.__bases__ if parent is not object for one in _parameters(parent)]
+    return [*own[:-1], *inherited]
 
 
 def main(missing: Annotated[bool, Option(help="List the names that are not here.")] = False) -> None:

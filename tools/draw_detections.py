@@ -11,13 +11,15 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 from PIL import Image, ImageDraw, ImageFont
 from typer import Argument, run
 
 import detexport
+from detexport.config.instantiation import instantiate
 from detexport.contract import Contract
 from detexport.data import load_coco, read_image, resize_image
-from detexport.data.synthetic import SyntheticShapes
+from detexport.defaults import read_defaults
 from detexport.system.atomic import atomic_file
 from detexport.workflows.given_model import given_model
 
@@ -35,7 +37,10 @@ def main(picture: Annotated[Path, Argument(help="PNG to write")]) -> None:
     """Export the model, run both sides, draw."""
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        SyntheticShapes(train_images=0, val_images=IMAGE_ID).write(work / "data")
+        options = {"name": "shapes", "train_images": 0, "val_images": IMAGE_ID}
+        instantiate(OmegaConf.create({**read_defaults("data/shapes")["dataset"], **options})).write(
+            work / "data"
+        )
         dataset = load_coco(work / "data", "val")
         record = next(one for one in dataset.images if one.image_id == IMAGE_ID)
         artifact = detexport.export(*MODEL, output=work / "onnx", class_names=dataset.class_names)

@@ -13,6 +13,7 @@ from typer import echo
 from detexport.benchmark.machine import describe_machine
 from detexport.config.cfg import load_cfg
 from detexport.config.composition import check_composition
+from detexport.config.meta_architectures import pools_regions
 from detexport.config.params import PARAMS, load_params, load_values
 from detexport.errors import listed
 from detexport.parity.settings import ParitySettings
@@ -133,7 +134,7 @@ def check_opsets() -> None:
                     name,
                     maker.opset_version,
                     maker.exporter,
-                    meta_arch=cfg.MODEL.META_ARCHITECTURE,
+                    rois=pools_regions(cfg),
                     runs_onnx=any("onnxruntime" in required_packages(path) for path in classes),
                     option=f"-S artifacts.{name}.method.opset_version",
                 )

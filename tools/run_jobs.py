@@ -19,7 +19,7 @@ from typer import Exit, Option, echo
 
 from coverage_table.run import OK, Outcome, Runner, alone, digest
 from coverage_table.steps import Step, needed, producers, read_steps
-from detexport.config.instantiate import instantiate
+from detexport.config.instantiation import instantiate
 from detexport.config.params import PARAMS, load_params, load_values
 from detexport.errors import BROKEN, DetexportError
 from detexport.execution.engine import Execution, Local, Resources
@@ -29,7 +29,7 @@ from detexport.system.script import run
 PIPELINE = Path("dvc.yaml")
 CHAIN = (
     *("build", "load_checkpoint", "sample", "reference", "floor", "export", "convert", "validate"),
-    *("diagnose", "candidates", "benchmark", "metrics"),
+    *("diagnose", "benchmark_targets", "benchmark", "metrics"),
 )
 """The stages of one model or one job."""
 GOALS = ("benchmark", "metrics")

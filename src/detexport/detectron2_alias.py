@@ -1,20 +1,22 @@
 """``import detectron2`` resolves to this package, for projects that are written for detectron2.
 
-Importing this module activates the alias for the rest of the process::
+Importing this module activates the alias for the rest of the process and for those that it starts::
 
     import detexport.detectron2_alias
     import my_project  # its `from detectron2.modeling import ...` now imports from detexport
 
 From the shell, ``detexport --with my_project export ...`` imports a project before a command, and
-``python -m detexport.detectron2_alias train_net.py ...`` runs a script. A name that is not here raises an
-ImportError that names it. The modules of the alias stand for the modules here: classes, functions and
-registries are the same.
+``python -m detexport.detectron2_alias SCRIPT.py ...`` runs a script. A name that is not here raises an
+ImportError that names it, so scripts that use ``DefaultTrainer``, ``hooks`` or ``launch`` fail: see
+docs/training.md. The modules of the alias stand for the modules here: classes, functions and registries are
+the same.
 """
 
 import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import os
 import runpy
 import sys
 from collections.abc import Iterable, Sequence
@@ -44,7 +46,12 @@ class _Alias(ModuleType):
         target = self.__dict__["_target"]
         if name == "__all__" and not hasattr(target, name):
             return [one for one in dir(target) if not one.startswith("_")]
-        return getattr(target, name)
+        try:
+            return getattr(target, name)
+        except AttributeError:
+            # Names with underscores are those that Python itself asks for.
+            text = name if name.startswith("__") else missing(f"{self.__name__}.{name}")
+            raise AttributeError(text, name=name, obj=self) from None
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Imports bind submodules of the alias and set names with underscores; the rest changes the target.
@@ -107,6 +114,17 @@ def activate() -> None:
             remedy="import it at the start, or uninstall detectron2",
         )
     sys.meta_path.insert(0, _Finder())
+    _pass_on()
+
+
+def _pass_on() -> None:
+    """Let processes that this one starts find a package ``detectron2`` that activates the alias."""
+    folder = str(Path(__file__).with_name("alias_in_children"))
+    if folder not in sys.path:
+        sys.path.append(folder)
+    inherited = os.environ.get("PYTHONPATH", "")
+    if folder not in inherited.split(os.pathsep):
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (inherited, folder)))
 
 
 def import_projects(names: Iterable[str]) -> None:
@@ -131,6 +149,7 @@ def import_projects(names: Iterable[str]) -> None:
                 f"cannot import the project {name}",
                 got=f"{type(error).__name__}: {error}",
                 expected="a package or module on PYTHONPATH or in the current folder",
+                remedy="correct the name after --with, or add its folder to PYTHONPATH",
             ) from error
         allow_project(name)
         for attribute, value in sorted(vars(project).items()):
@@ -152,6 +171,7 @@ def run_script(arguments: Sequence[str]) -> None:
             "there is no script to run",
             got=arguments[0] if arguments else None,
             expected="python -m detexport.detectron2_alias SCRIPT.py ...",
+            remedy="name an existing .py file",
         )
     activate()
     sys.argv = list(arguments)

@@ -3,7 +3,7 @@
 ROOT = "detectron2"
 """The package whose names exist here under the same paths."""
 
-_TRAINING = "training runs in the pipeline: see docs/pipeline.md"
+_TRAINING = "train with the stage `train` or `detexport.engine.training.train` (docs/training.md)"
 _CAFFE2 = "torch no longer contains Caffe2; export to ONNX or TorchScript"
 
 REFUSED: dict[str, str] = {
@@ -23,6 +23,11 @@ REFUSED: dict[str, str] = {
     "detectron2.engine.hooks": _TRAINING,
     "detectron2.engine.launch": _TRAINING,
     "detectron2.engine.train_loop": _TRAINING,
+    "detectron2.evaluation.cityscapes_evaluation": "it needs the package cityscapesscripts",
+    "detectron2.evaluation.lvis_evaluation": "it needs the package lvis",
+    "detectron2.evaluation.pascal_voc_evaluation": "evaluate with COCOEvaluator",
+    "detectron2.evaluation.rotated_coco_evaluation": "rotated boxes are not evaluated",
+    "detectron2.modeling.mmdet_wrapper": "it wraps another library's models",
     "detectron2.evaluation.CityscapesInstanceEvaluator": "it needs the package cityscapesscripts",
     "detectron2.evaluation.CityscapesSemSegEvaluator": "it needs the package cityscapesscripts",
     "detectron2.evaluation.LVISEvaluator": "it needs the package lvis",

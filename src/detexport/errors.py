@@ -138,6 +138,10 @@ class ConfigError(DetexportError):
     """A configuration names something that does not exist, or has an invalid value."""
 
 
+class DivergedError(DetexportError, FloatingPointError):
+    """A training diverged: the same settings lead to the same failure."""
+
+
 class CheckpointError(DetexportError):
     """A checkpoint cannot be read or does not belong to the model."""
 
@@ -197,9 +201,8 @@ class UnexpectedError(DetexportError):
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(
-            "an unexpected error",
+            "unexpected error, a bug in detexport or in a package that it uses",
             got=f"{type(error).__name__}: {_text(error)}".rstrip(": "),
-            expected="an error with a remedy; this one is a bug in the program",
             remedy=f"set {TRACEBACK}=1 in the environment for the stack trace, and report it",
         )
 

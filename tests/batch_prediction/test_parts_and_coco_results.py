@@ -22,7 +22,7 @@ from detexport.batch_prediction.parts import (
     write_part,
 )
 from detexport.errors import ConfigError, DataError
-from detexport.predictions.records import predict, to_plain
+from detexport.predictions.predict_images import predict, to_plain
 from detexport.runtime.onnxruntime import OnnxRuntime
 from tiny_artifacts import KINDS, tiny_contract, tiny_image, write_tiny_onnx
 

@@ -79,7 +79,10 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     ((*EXPORT, "--target", "openvino", "--opt", "opset_version=99"), "which the dynamo exporter writes"),
     ((*EXPORT, "--target", "onnx_int8", "--opt", "samples=0"), "the option samples is out of range"),
     ((*EXPORT, "--target", "onnx_int8", "--no-check"), "needs calibration images"),
-    ((*EXPORT, "--target", "openvino_bf16"), "is checked by its AP on annotated images; got: no --data"),
+    (
+        (*EXPORT, "--target", "openvino_bf16"),
+        "is checked by its task metrics on annotated images; got: no --data",
+    ),
     ((*ONNX, "--run-eval"), "--run-eval needs data"),
     ((*ONNX, "--sample", "no.png"), "there is no such image; got: 'no.png'"),
     ((*ONNX, "--calibration", "no/*.png"), "there is no such image; got: 'no/*.png'"),
@@ -197,10 +200,10 @@ def test_a_mistake_is_one_line_and_exit_code_2_before_torch_is_imported(
 
 OPTIONS = {
     "export": "config-file weights target output sample calibration opt class-names data run-eval device "
-    "check no-check proof no-proof max-image-pixels allow-new",
+    "check no-check max-image-pixels allow-new",
     "predict": "json draw device target score-threshold max-image-pixels",
     "validate": "data against config-file weights target against-target images accuracy-images "
-    "quality-images device save-dir json allow-new max-image-pixels params",
+    "device save-dir json allow-new max-image-pixels params",
     "diagnose": "config-file weights image max-image-pixels target save-dir json allow-new",
     "inspect": "json dump",
     "doctor": "json",

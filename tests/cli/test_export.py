@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from running import Run
+from tests.shapes import synthetic_shapes
 
 from detexport.artifact import MANIFEST, read_artifact, verify_files
 from detexport.checkpoint import read_state_dict, write_state_dict
@@ -21,7 +22,6 @@ from detexport.cli.checks import Request, check_request, take_images
 from detexport.cli.export import export
 from detexport.data import MetadataCatalog
 from detexport.data.image_samples import BUNDLED_SAMPLE
-from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import CheckpointError, ConfigError, DataError, ExportError, OutputError
 from detexport.runtime import load
 from detexport.workflows.load_model import load_model
@@ -62,7 +62,7 @@ def test_the_artifact_finds_the_shapes_of_the_bundled_picture(exported: Path) ->
 
 
 def test_the_bundled_picture_is_a_scene_of_ours(tmp_path: Path) -> None:
-    scene = SyntheticShapes(
+    scene = synthetic_shapes(
         name="sample", seed=1, train_images=0, val_images=2, sizes=((192, 256),), object_px=(30, 90)
     )
     scene.write(tmp_path / "scene")
@@ -74,7 +74,7 @@ def test_the_bundled_picture_is_a_scene_of_ours(tmp_path: Path) -> None:
 def test_overrides_options_and_samples_reach_the_artifact_and_data_names_and_evaluates_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    SyntheticShapes(train_images=0, val_images=4).write(tmp_path / "data")
+    synthetic_shapes(train_images=0, val_images=4).write(tmp_path / "data")
     export(
         replace(
             request_to(tmp_path / "artifact"),
@@ -276,8 +276,8 @@ def test_the_command_makes_what_the_library_makes(exported: Path, run: Run, tmp_
 @pytest.mark.parametrize(
     ("precision", "changes", "message"),
     [
-        ("bf16", {}, "is checked by its AP on annotated images; got: no --data"),
-        ("int8", {}, "is checked by its AP on annotated images; got: no --data"),
+        ("bf16", {}, "is checked by its task metrics on annotated images; got: no --data"),
+        ("int8", {}, "is checked by its task metrics on annotated images; got: no --data"),
         ("int8", {"check": False}, "needs calibration images"),
     ],
 )

@@ -7,10 +7,10 @@ import pytest
 import typer
 from PIL import Image
 from running import Run
+from tests.shapes import synthetic_shapes
 
 from detexport.cli import app
 from detexport.data.images import LIMIT_VARIABLE
-from detexport.data.synthetic import SyntheticShapes
 from tiny_artifacts import write_tiny_onnx
 
 
@@ -20,7 +20,7 @@ def of_predict(folder: Path) -> tuple[object, ...]:
 
 
 def of_validate(folder: Path) -> tuple[object, ...]:
-    SyntheticShapes(train_images=0, val_images=1, sizes=[(32, 32)]).write(folder / "shapes")
+    synthetic_shapes(train_images=0, val_images=1, sizes=[(32, 32)]).write(folder / "shapes")
     return "validate", folder / "onnx", "--against", folder / "onnx", "--data", folder / "shapes"
 
 

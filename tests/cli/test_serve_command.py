@@ -37,7 +37,7 @@ def test_it_prints_where_it_listens_and_ends_with_0(tiny_onnx: Path, tmp_path: P
     process = subprocess.Popen(command, cwd=tmp_path, env=os.environ, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     line = process.stderr.readline()
-    assert "ONNX of instances, sha256" in line
+    assert "ONNX, outputs: instances, sha256" in line
     last = process.stderr.readline()
     with socket.create_connection(("127.0.0.1", int(line.split()[0].rpartition(":")[2]))):
         process.send_signal(signal.SIGTERM)

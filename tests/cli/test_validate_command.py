@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from running import Run
+from tests.shapes import synthetic_shapes
 
 import tiny_artifacts
 from detexport.cli import main
-from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import BROKEN, ConfigError
 from detexport.parity.certificate import read_certificate
 from detexport.processing.postprocess import postprocess
@@ -26,7 +26,7 @@ from tiny_artifacts import tiny_image, write_tiny_onnx
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "shapes"
-    SyntheticShapes(train_images=0, val_images=3, sizes=[(48, 64), (40, 56)]).write(folder)
+    synthetic_shapes(train_images=0, val_images=3, sizes=[(48, 64), (40, 56)]).write(folder)
     for kind in ("instances", "keypoints"):  # the tiny artifacts' classes
         file = folder / "annotations" / f"{kind}_val.json"
         file.write_text(file.read_text().replace('"rectangle"', '"square"'))

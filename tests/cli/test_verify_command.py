@@ -47,8 +47,8 @@ def test_the_exit_code_and_the_message_say_what_does_not_hold(registry: Path) ->
     done = run(registry, URI)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0].startswith(f"{URI}: toy-onnx version 1, provenance ")
-    assert done.stdout.splitlines()[-1] == "every check holds"
-    assert "  sample       holds  0-1x: 3 detections paired" in done.stdout
+    assert done.stdout.splitlines()[-1] == "all checks passed"
+    assert "  sample       ok        0-1x: 3 detections paired" in done.stdout
 
     document = json.loads(run(registry, URI, "--json", "--no-sample").stdout)
     assert document["holds"] is True
@@ -60,8 +60,9 @@ def test_the_exit_code_and_the_message_say_what_does_not_hold(registry: Path) ->
     done = run(registry, URI)
     path.write_text(before)
     assert done.returncode == 1
-    assert "  model files  DOES NOT HOLD\n    changed: requirements.txt\n" in done.stdout
-    assert done.stdout.splitlines()[-1] == "does not hold: model files, content, sample"
+    assert "  model files  FAILED\n    changed: requirements.txt\n" in done.stdout
+    assert done.stdout.splitlines()[-1] == "failed: model files, content"
+    assert "  sample       not done\n    a check of the files failed\n" in done.stdout
 
     done = run(registry, URI, "--no-sample", "--provenance-sha256", "0" * 64)
     assert done.returncode == 1
@@ -70,7 +71,11 @@ def test_the_exit_code_and_the_message_say_what_does_not_hold(registry: Path) ->
 
 @pytest.mark.parametrize(
     ("uri", "code", "words"),
-    [("toy-onnx", 2, "this is not a registered version"), ("models:/toy-onnx/9", 3, "cannot be used")],
+    [
+        ("toy-onnx", 2, "this is not a registered version"),
+        ("models:/toy-onnx/9", 2, "has no such version; got: models:/toy-onnx/9: "),
+        ("models:/other@champion", 2, "has no such version; got: models:/other@champion: "),
+    ],
 )
 def test_what_cannot_be_verified_is_one_line(registry: Path, uri: str, code: int, words: str) -> None:
     done = run(registry, uri)
@@ -78,3 +83,10 @@ def test_what_cannot_be_verified_is_one_line(registry: Path, uri: str, code: int
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
     assert words in line
+
+
+def test_a_registry_that_does_not_exist_is_not_created(tmp_path: Path) -> None:
+    done = run(tmp_path, "models:/toy-onnx/1")
+    assert done.returncode == 2
+    assert f"error: there is no registry here; got: no {tmp_path}/mlflow.db" in done.stderr
+    assert not (tmp_path / "mlflow.db").exists()

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.shapes import synthetic_shapes
 
 from detexport import __version__
-from detexport.data.synthetic import SyntheticShapes
 
 ROOT = Path(__file__).parents[2]
 UV = Path(sys.executable).with_name("uv")
@@ -79,7 +79,7 @@ def workplace(tmp_path: Path) -> Path:
     (tmp_path / "config.yaml").write_text((ROOT / "conf/detectron2/mask_rcnn.yaml").read_text())
     (tmp_path / "model.safetensors").write_bytes((ROOT / "checkpoints/mask_rcnn.safetensors").read_bytes())
     (tmp_path / "image.png").write_bytes((ROOT / "src/detexport/data/sample.png").read_bytes())
-    SyntheticShapes(train_images=0, val_images=2).write(tmp_path / "data")
+    synthetic_shapes(train_images=0, val_images=2).write(tmp_path / "data")
     return tmp_path
 
 

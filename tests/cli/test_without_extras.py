@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from tests.shapes import synthetic_shapes
 
-from detexport.data.synthetic import SyntheticShapes
 from tiny_artifacts import tiny_image
 
 ABSENT = (
@@ -77,7 +77,7 @@ def test_an_openvino_artifact_predicts(tmp_path: Path, tiny_openvino: Path, pict
 
 
 def test_two_artifacts_are_compared_without_torch(tmp_path: Path, tiny_onnx: Path) -> None:
-    SyntheticShapes(train_images=0, val_images=1, sizes=((48, 64),)).write(tmp_path / "data")
+    synthetic_shapes(train_images=0, val_images=1, sizes=((48, 64),)).write(tmp_path / "data")
     options = ("--images", 1, "--accuracy-images", 0, "--json")
     done = run(tmp_path, "validate", tiny_onnx, "--against", tiny_onnx, "--data", "data", *options)
     assert done.returncode == 0, done.stderr

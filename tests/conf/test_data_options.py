@@ -1,11 +1,13 @@
 """The options of the group ``data``."""
 
+import inspect
 from pathlib import Path
 
+import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from detexport.config.instantiate import instantiate
+from detexport.config.instantiation import instantiate
 from detexport.data.coco_folder import CocoFolder
 from detexport.data.synthetic import SyntheticShapes
 
@@ -19,11 +21,11 @@ def compose_data(option: str, *overrides: str) -> DictConfig:
     return config.data
 
 
-def test_the_synthetic_set_is_the_one_of_the_code() -> None:
-    data = compose_data("shapes")
-    shapes = instantiate(data.dataset)
-    assert OmegaConf.create(vars(shapes)) == OmegaConf.create(vars(SyntheticShapes()))
-    assert (ROOT / data.source).is_dir()
+@pytest.mark.parametrize("option", ["shapes", "shapes_sparse"])
+def test_a_synthetic_set_has_all_its_options_and_depends_on_the_code_that_draws_it(option: str) -> None:
+    data = compose_data(option)
+    assert isinstance(instantiate(data.dataset), SyntheticShapes)
+    assert Path(inspect.getfile(SyntheticShapes)).is_relative_to(ROOT / data.source)
 
 
 def test_a_folder_of_ones_own_needs_a_name_and_a_source() -> None:

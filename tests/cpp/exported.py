@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
+from tests.shapes import synthetic_shapes
 from torch import nn
 
 from detexport.artifact import read_artifact
@@ -13,7 +14,6 @@ from detexport.config.cfg import load_cfg
 from detexport.contract import Contract
 from detexport.data.coco import read_image
 from detexport.data.image_samples import ImageSamples
-from detexport.data.synthetic import SyntheticShapes
 from detexport.export import Provenance
 from detexport.modeling import build_model
 from detexport.targets.table import artifacts
@@ -63,7 +63,7 @@ class Exports:
 
 def draw_pictures(folder: Path) -> list[Path]:
     """PNG files of different sizes with none, one and many things."""
-    SyntheticShapes(train_images=0, val_images=3).write(folder / "shapes")
+    synthetic_shapes(train_images=0, val_images=3).write(folder / "shapes")
     shapes = sorted((folder / "shapes/images/val").iterdir())
     with Image.open(shapes[2]) as image:
         image.convert("RGB").resize((251, 187)).save(folder / "odd.png")

@@ -89,7 +89,7 @@ def test_after_a_crop_all_kinds_of_annotations_agree(example: dict[str, Any], se
 
 
 def test_objects_outside_a_crop_are_left_out(example: dict[str, Any]) -> None:
-    kept = [len(Augmentation([Crop("absolute", [20, 20])])(example, seed)["instances"]) for seed in range(20)]
+    kept = [len(Augmentation([Crop("absolute", [20, 20])])(example, seed)["instances"]) for seed in range(60)]
     assert {0, 1} <= set(kept)
 
 
@@ -105,6 +105,58 @@ def test_the_seed_alone_determines_the_transforms(example: dict[str, Any]) -> No
     again, other = (augmentation(example, seed=(5 << 32) + number) for number in (3, 4))
     assert torch.equal(first["image"], again["image"])
     assert first["image"].shape != other["image"].shape or not torch.equal(first["image"], other["image"])
+
+
+def test_the_seed_of_the_training_changes_what_torch_and_numpy_draw(example: dict[str, Any]) -> None:
+    crop = Augmentation([Crop("relative_range", [0.3, 0.3])])
+    sizes = {tuple(crop(example, (seed << 32) + 3)["image"].shape) for seed in range(8)}
+    assert len(sizes) > 4
+    noise = Augmentation([v2.RandomPhotometricDistort(p=1.0)])
+    images = [noise(example, (seed << 32) + 3)["image"] for seed in (0, 1)]
+    assert not torch.equal(*images)
+
+
+BORDERS = [
+    v2.Pad(7),
+    v2.Pad(7, fill=127),
+    v2.RandomZoomOut(p=1.0),
+    v2.RandomRotation((30, 30), expand=True),
+    v2.RandomAffine(0, translate=(0.4, 0.4)),
+    v2.RandomPerspective(p=1.0),
+    v2.ElasticTransform(300.0),
+]
+
+
+@pytest.mark.parametrize("transform", BORDERS, ids=str)
+def test_borders_are_unlabelled(example: dict[str, Any], transform: v2.Transform) -> None:
+    example["sem_seg"] += 1
+    example["sem_seg"][0, 0] = 255
+    added = Augmentation([transform])(example, seed=1)
+    assert added["sem_seg"].dtype == torch.int64
+    assert set(added["sem_seg"].unique().tolist()) <= {1, 2, 3, 255}
+    assert (added["sem_seg"] == 255).sum() > 60
+    for mask, label in zip(added["instances"].gt_masks.tensor, (2, 3), strict=False):
+        assert torch.equal(mask, added["sem_seg"] == label)
+
+
+def nested(transform: v2.Transform) -> list[Any]:
+    return [
+        v2.RandomApply([transform], p=1.0),
+        v2.RandomChoice([v2.Compose([transform])]),
+        v2.RandomOrder([transform]),
+        torch.nn.Sequential(transform),
+    ]
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_nested_transforms_are_those_inside(example: dict[str, Any], index: int) -> None:
+    with pytest.raises(ConfigError, match="use the option flip"):
+        Augmentation([nested(v2.RandomHorizontalFlip(1.0))[index]])(example, seed=0)
+    del example["instances"]._fields["gt_keypoints"]
+    masks = example["instances"].gt_masks.tensor
+    masks[0, 10:30] = False  # the upper part of its box
+    cropped = Augmentation([nested(v2.CenterCrop([40, 60]))[index]])(example, seed=0)
+    assert cropped["instances"].gt_boxes.tensor[0].tolist() == [0, 20, 40, 30]
 
 
 def test_an_image_without_instances(example: dict[str, Any]) -> None:

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
+from tests.shapes import synthetic_shapes
 
 from detexport.data.coco import check_image_sizes, load_coco, read_image, read_record
-from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import DataError
 
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "shapes"
-    SyntheticShapes(train_images=0, val_images=6).write(path)
+    synthetic_shapes(train_images=0, val_images=6).write(path)
     return path
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from tests.shapes import synthetic_shapes
 
 from detexport.data.coco import load_coco
 from detexport.data.coco_folder import CocoFolder
-from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import ConfigError, DataError
 
 SPLITS = {
@@ -23,7 +23,7 @@ SPLITS = {
 def source(tmp_path: Path) -> Path:
     """Create a folder in another layout, with category ids that are unsorted and have gaps."""
     made, source = tmp_path / "made", tmp_path / "source"
-    SyntheticShapes(train_images=2, val_images=4).write(made)
+    synthetic_shapes(train_images=2, val_images=4).write(made)
     (source / "labels").mkdir(parents=True)
     for split in ("train", "val"):
         shutil.move(made / "images" / split, source / f"{split}2017")

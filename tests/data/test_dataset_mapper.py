@@ -62,7 +62,7 @@ def test_training_returns_the_ground_truth(records: list[dict[str, Any]], cfg: C
     assert example["image"].shape == (3, 80, 120)
     assert instances.image_size == (80, 120)
     assert instances.gt_boxes.tensor.tolist() == [[8, 12, 40, 48], [60, 20, 100, 60]]
-    assert instances.gt_classes.tolist() == [1, 0]
+    assert instances.gt_classes.tolist() == [7, 3]  # as in the file
     assert isinstance(instances.gt_masks, PolygonMasks)
     assert instances.gt_masks.area().tolist() == [288 * 4, 200 * 4]
     assert instances.gt_keypoints.tensor[0].tolist() == [[21, 21, 2], [13, 17, 1], [0, 0, 0]]
@@ -145,11 +145,11 @@ def test_a_mapper_from_options_only(records: list[dict[str, Any]]) -> None:
     assert example["image"].shape == (3, 20, 20)
     assert len(example["instances"]) == 1
     with pytest.raises(TypeError, match="image_format"):
-        DatasetMapper(augmentations=[])
+        DatasetMapper(True, augmentations=[])
     with pytest.raises(TypeError, match="'augmentation'"):
-        DatasetMapper(augmentation=[], image_format="RGB")
+        DatasetMapper(True, augmentation=[], image_format="RGB")
     with pytest.raises(TypeError, match="needs use_instance_mask"):
-        DatasetMapper(augmentations=[], image_format="RGB", recompute_boxes=True)
+        DatasetMapper(True, augmentations=[], image_format="RGB", recompute_boxes=True)
 
 
 @pytest.mark.parametrize(
@@ -178,3 +178,14 @@ def test_colour_augmentation_is_refused_by_name(cfg: CfgNode) -> None:
 def test_an_image_of_another_size_than_its_record(records: list[dict[str, Any]], cfg: CfgNode) -> None:
     with pytest.raises(DataError, match="expected: height 41"):
         DatasetMapper(cfg)({**records[0], "height": 41})
+
+
+def test_from_config_of_a_subclass_is_called() -> None:
+    class Flat(DatasetMapper):
+        @classmethod
+        def from_config(cls, cfg: Any, is_train: bool = True) -> dict[str, Any]:
+            return {**super().from_config(cfg, is_train), "augmentations": [], "image_format": "RGB"}
+
+    mapper = Flat(get_cfg(), is_train=False)
+    assert (mapper.is_train, mapper.image_format, mapper.augmentations.augs) == (False, "RGB", [])
+    assert DatasetMapper(True, augmentations=[], image_format="BGR").image_format == "BGR"

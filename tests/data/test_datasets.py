@@ -9,6 +9,7 @@ from PIL import Image
 
 from detexport.data import DatasetCatalog, MetadataCatalog, load_coco_json, register_coco_instances
 from detexport.data.datasets import (
+    coco,
     convert_to_coco_json,
     load_lvis_json,
     load_sem_seg,
@@ -29,12 +30,11 @@ def test_records_of_a_coco_file(tmp_path: Path) -> None:
     first = records[0]
     assert first["file_name"] == str(tmp_path / "1.png")
     assert (first["height"], first["width"]) == (40, 60)
-    # Classes by the order of the category ids: dog is 3, cat is 7.
-    assert [a["category_id"] for a in first["annotations"]] == [1, 0]
+    assert [a["category_id"] for a in first["annotations"]] == [7, 3]
     assert first["annotations"][0] == {
         "bbox": [4, 6, 16, 18],
         "bbox_mode": BoxMode.XYWH_ABS,
-        "category_id": 1,
+        "category_id": 7,
         "iscrowd": 0,
         "area": 288,
         "segmentation": [[4, 6, 20, 6, 20, 24, 4, 24]],
@@ -147,7 +147,7 @@ def test_a_registered_data_set_in_cocos_format_is_read_back(tmp_path: Path, cata
         "width": 30,
         "image_id": 7,
     }
-    assert back["annotations"][0]["category_id"] == 1
+    assert back["annotations"][0]["category_id"] == 9
     assert back["annotations"][0]["keypoints"] == records[0]["annotations"][0]["keypoints"]
     file.write_text("{}")
     convert_to_coco_json(catalogued, file)
@@ -269,3 +269,23 @@ def test_pascal_voc(tmp_path: Path, catalogued: str) -> None:
             load_voc_instances(tmp_path, "val")
     with pytest.raises(DataError, match="does not exist"):
         load_voc_instances(tmp_path, "train")
+
+
+def test_class_indices_need_the_name_of_a_data_set(tmp_path: Path) -> None:
+    first, *_ = load_coco_json(write_coco(tmp_path), tmp_path, "pets_by_index")
+    MetadataCatalog.remove("pets_by_index")
+    # By the order of the category ids: dog is 3, cat is 7.
+    assert [a["category_id"] for a in first["annotations"]] == [1, 0]
+
+
+def test_a_rotated_box_keeps_its_values_and_its_area() -> None:
+    box = {"bbox": [20.0, 30, 10, 4, 45], "bbox_mode": BoxMode.XYWHA_ABS, "category_id": 0}
+    record = {"file_name": "a.png", "height": 60, "width": 60, "annotations": [box]}
+    DatasetCatalog.register("rotated_of_this_test", lambda: [record])
+    MetadataCatalog.get("rotated_of_this_test").set(thing_classes=["ship"])
+    try:
+        (found,) = coco.convert_to_coco_dict("rotated_of_this_test")["annotations"]
+    finally:
+        DatasetCatalog.remove("rotated_of_this_test")
+        MetadataCatalog.remove("rotated_of_this_test")
+    assert (found["bbox"], found["area"]) == ([20, 30, 10, 4, 45], 40)

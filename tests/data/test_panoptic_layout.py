@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.shapes import synthetic_shapes
 
 from detexport.data.annotations import read_panoptic_annotations
 from detexport.data.coco import find_annotations, load_coco, panoptic_folder, read_segment_map
-from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import MissingAnnotationsError
 from detexport.metrics.panoptic_quality import PanopticQuality
 
@@ -31,7 +31,7 @@ def as_downloaded(folder: Path) -> Path:
 @pytest.mark.parametrize("lay_out", [as_it_is, as_downloaded])
 def test_a_split_is_found_in_either_layout(lay_out: Callable[[Path], Path], tmp_path: Path) -> None:
     """Each annotated segment has pixels in the PNG of its image, and no other id has."""
-    SyntheticShapes(train_images=0, val_images=2, sizes=[(48, 64), (40, 56)]).write(tmp_path / "d")
+    synthetic_shapes(train_images=0, val_images=2, sizes=[(48, 64), (40, 56)]).write(tmp_path / "d")
     pngs = lay_out(tmp_path / "d")
     dataset = load_coco(tmp_path / "d", "val")
     assert dataset.panoptic_file == find_annotations(tmp_path / "d", "val", "panoptic")
@@ -51,7 +51,7 @@ def test_an_id_is_red_and_256_green_and_65536_blue(tmp_path: Path) -> None:
 
 
 def test_annotations_without_their_pngs_name_the_one_that_is_missing(tmp_path: Path) -> None:
-    SyntheticShapes(train_images=0, val_images=1).write(tmp_path)
+    synthetic_shapes(train_images=0, val_images=1).write(tmp_path)
     (tmp_path / "panoptic_val/000001.png").unlink()
     file = find_annotations(tmp_path, "val", "panoptic")
     quality = PanopticQuality(file, [])

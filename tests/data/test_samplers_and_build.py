@@ -41,6 +41,7 @@ from detexport.data.samplers import (
 from detexport.errors import CheckpointError, ConfigError, DataError
 from detexport.modeling import build_model
 from detexport.structures import BoxMode
+from detexport.utils import comm
 from detexport.utils.events import EventStorage
 
 NAME = "loaders_pets"
@@ -341,3 +342,36 @@ def test_the_histogram_counts_instances(caplog: pytest.LogCaptureFixture) -> Non
         ["dog", "2"],
         ["total", "2"],
     ]
+
+
+@pytest.mark.parametrize("size", [7, 1, 6])
+def test_processes_share_the_images(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = list(itertools.islice(TrainingSampler(size, seed=3), 30))
+    factors = torch.linspace(1.0, 3.0, size)
+    repeated = list(itertools.islice(RepeatFactorTrainingSampler(factors, seed=1), 30))
+    parts, inferred = [], []
+    monkeypatch.setattr(comm, "get_world_size", lambda: 3)
+    for rank in range(3):
+        monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
+        assert list(itertools.islice(TrainingSampler(size, seed=3), 10)) == whole[rank::3]
+        sampler = RepeatFactorTrainingSampler(factors, seed=1)
+        assert list(itertools.islice(sampler, 10)) == repeated[rank::3]
+        parts.append(InferenceSampler(size))
+        inferred += list(parts[-1])
+    assert inferred == list(range(size))
+    assert sum(map(len, parts)) == size
+
+
+def test_a_mapped_iterable_is_an_iterable() -> None:
+    class Numbers(IterableDataset):
+        def __iter__(self) -> Iterator[int]:
+            return iter(range(5))
+
+    mapped = MapDataset(Numbers(), even_or_none)
+    assert isinstance(mapped, IterableDataset)
+    assert list(pickle.loads(pickle.dumps(MapDataset([1, 2], even_or_none)))._dataset) == [1, 2]
+    assert list(mapped) == [0, 2, 4]
+
+
+def even_or_none(number: int) -> int | None:
+    return None if number % 2 else number

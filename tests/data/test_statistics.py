@@ -3,14 +3,14 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from tests.shapes import synthetic_shapes
 
 from detexport.data.statistics import describe_labels
-from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import DataError
 
 
 def test_labels_are_counted_by_class_and_split(tmp_path: Path) -> None:
-    SyntheticShapes(train_images=3, val_images=2).write(tmp_path / "shapes")
+    synthetic_shapes(train_images=3, val_images=2).write(tmp_path / "shapes")
     found = describe_labels(tmp_path / "shapes")
     assert {split: one["images"] for split, one in found.items()} == {"train": 3, "val": 2}
     for split, one in found.items():
@@ -18,6 +18,10 @@ def test_labels_are_counted_by_class_and_split(tmp_path: Path) -> None:
         assert sum(one["labels"].values()) == len(value["annotations"])
         assert list(one["labels"]) == [category["name"] for category in value["categories"]]
         assert (one["boxes_outside"], one["boxes_outside_ids"]) == (0, [])
+        panoptic = json.loads((tmp_path / f"shapes/annotations/panoptic_{split}.json").read_text())
+        things = len(value["annotations"])
+        segments = sum(len(entry["segments_info"]) for entry in panoptic["annotations"])
+        assert sum(one["stuff"].values()) == segments - things > 0
     assert list(describe_labels(tmp_path / "shapes", ["star"])["val"]["labels"]) == ["star"]
 
 
@@ -57,6 +61,6 @@ def test_boxes_that_exceed_their_image_are_counted(tmp_path: Path, bbox: list[fl
 
 
 def test_a_data_set_without_a_class_is_an_error(tmp_path: Path) -> None:
-    SyntheticShapes(train_images=0, val_images=1).write(tmp_path / "shapes")
+    synthetic_shapes(train_images=0, val_images=1).write(tmp_path / "shapes")
     with pytest.raises(DataError, match="unicorn"):
         describe_labels(tmp_path / "shapes", ["unicorn"])

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
+from tests.shapes import synthetic_shapes
 
-from detexport.data.synthetic import SyntheticShapes
 from detexport.data.synthetic.annotations import IDS_PER_IMAGE, trace_polygons
 from detexport.errors import ConfigError
 
-SHAPES = SyntheticShapes(seed=3, train_images=4, val_images=16)
+SHAPES = synthetic_shapes(seed=3, train_images=4, val_images=16)
 PIXELS_SHA256 = "bdb6104411d56511cf3f43a5b5d464846673ac05993354094085170067489069"
 INSTANCES_SHA256 = "ed4b6e36d37d4c4ddd180587cefdb1da6deba475300efcb3415db1f6242296ab"
 
@@ -50,7 +50,7 @@ def test_the_same_parameters_give_the_same_bytes(folder: Path, tmp_path: Path) -
 
 
 def test_an_image_does_not_depend_on_the_number_of_images(folder: Path, tmp_path: Path) -> None:
-    SyntheticShapes(seed=3, train_images=0, val_images=2).write(tmp_path / "two")
+    synthetic_shapes(seed=3, train_images=0, val_images=2).write(tmp_path / "two")
     name = "images/val/000002.png"
     assert (tmp_path / "two" / name).read_bytes() == (folder / name).read_bytes()
 
@@ -64,7 +64,7 @@ def test_the_pixels_are_the_same_on_every_machine() -> None:
 
 
 def test_another_seed_or_split_gives_other_images(folder: Path, tmp_path: Path) -> None:
-    SyntheticShapes(seed=4, train_images=1, val_images=1).write(tmp_path / "other")
+    synthetic_shapes(seed=4, train_images=1, val_images=1).write(tmp_path / "other")
     images = {(folder / f"images/{split}/000001.png").read_bytes() for split in ("train", "val")}
     images |= {(tmp_path / f"other/images/{split}/000001.png").read_bytes() for split in ("train", "val")}
     assert len(images) == 4
@@ -178,11 +178,11 @@ def test_the_description_counts_the_images(folder: Path) -> None:
 )
 def test_numbers_out_of_range_are_refused(options: dict) -> None:
     with pytest.raises(ConfigError, match=r"out of range.*expected.*remedy"):
-        SyntheticShapes(**options)
+        synthetic_shapes(**options)
 
 
 def test_min_objects_zero_draws_images_without_objects(tmp_path: Path) -> None:
-    SyntheticShapes(train_images=0, val_images=8, min_objects=0, max_objects=1).write(tmp_path / "sparse")
+    synthetic_shapes(train_images=0, val_images=8, min_objects=0, max_objects=1).write(tmp_path / "sparse")
     coco = COCO(str(tmp_path / "sparse/annotations/instances_val.json"))
     assert {len(coco.getAnnIds(image)) for image in coco.imgs} == {0, 1}
 

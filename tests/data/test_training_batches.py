@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.shapes import synthetic_shapes
 
 from detexport.data.coco import CocoDataset, CocoRecord, load_coco
 from detexport.data.mapping import GroundTruth
-from detexport.data.synthetic import SyntheticShapes
 from detexport.data.training_batches import (
     Draw,
     Order,
@@ -72,7 +72,7 @@ def test_batches_of_one_orientation() -> None:
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> CocoDataset:
     folder = tmp_path_factory.mktemp("data") / "shapes"
-    SyntheticShapes(train_images=5, val_images=0, sizes=((64, 64),), object_px=(20, 40)).write(folder)
+    synthetic_shapes(train_images=5, val_images=0, sizes=((64, 64),), object_px=(20, 40)).write(folder)
     return load_coco(folder, "train")
 
 

@@ -350,3 +350,40 @@ def test_a_crop_holds_no_class_alone() -> None:
     crops = [augmentation.get_transform(np.zeros((40, 40, 3)), labels) for _ in range(20)]
     shares = [crop.apply_segmentation(labels).mean() for crop in crops]
     assert sum(0.1 < share < 0.9 for share in shares) >= 18
+
+
+def test_a_limit_of_one_needs_no_labels() -> None:
+    crop = T.RandomCrop_CategoryAreaConstraint("absolute", (10, 10))
+    transforms = crop(T.AugInput(np.zeros((40, 40, 3), np.uint8)))
+    assert transforms.apply_image(np.zeros((40, 40, 3))).shape == (10, 10, 3)
+    np.random.seed(0)
+    crop.get_transform(np.zeros((40, 40, 3)), np.zeros((40, 40), np.uint8))
+    drawn = np.random.get_state()
+    np.random.seed(0)
+    T.RandomCrop("absolute", (10, 10)).get_transform(np.zeros((40, 40, 3)))
+    assert drawn[2] == np.random.get_state()[2]
+    limited = T.RandomCrop_CategoryAreaConstraint("absolute", (10, 10), single_category_max_area=0.5)
+    with pytest.raises(ValueError, match="needs labels, got sem_seg=None"):
+        limited(T.AugInput(np.zeros((40, 40, 3), np.uint8)))
+
+
+def test_helpers_of_custom_transforms_and_augmentations() -> None:
+    class Shift(T.Transform):
+        def __init__(self, dx: float, dy: float = 2.0) -> None:
+            self._set_attributes(locals())
+
+        def apply_coords(self, coords: np.ndarray) -> np.ndarray:
+            return coords + np.array([self.dx, self.dy])  # type: ignore[attr-defined]
+
+    class Shifted(T.Augmentation):
+        def __init__(self, most: float) -> None:
+            self._init(locals())
+
+        def get_transform(self, image: np.ndarray) -> T.Transform:
+            return Shift(self._rand_range(self.most))  # type: ignore[attr-defined]
+
+    shift = Shifted(5.0)(T.AugInput(np.zeros((4, 4, 3), np.uint8)))
+    assert 0 <= shift.dx < 5  # type: ignore[attr-defined]
+    assert Shifted(5.0)._rand_range(2, 3, size=4).shape == (4,)
+    both = Shift(1.0) + T.TransformList([T.HFlipTransform(10)])
+    assert both.apply_coords(np.array([[1.0, 1.0]])).tolist() == [[8.0, 3.0]]

@@ -15,7 +15,7 @@ from trained import ROOT, contract_of, picture, trained_model, write
 from detexport.config.cfg import load_cfg
 from detexport.diagnosis.diagnose import POSTPROCESSING, Diagnosis, diagnose
 from detexport.diagnosis.drawing import save_evidence
-from detexport.diagnosis.segments import cut
+from detexport.diagnosis.segment_chain import cut
 from detexport.errors import ExportError, RuntimeUnavailableError
 from detexport.export import Provenance
 from detexport.modeling import build_model

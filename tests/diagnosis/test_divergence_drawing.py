@@ -7,7 +7,7 @@ from PIL import Image
 
 from detexport.diagnosis.diagnose import Divergence
 from detexport.diagnosis.drawing import HEAT, heat_map, save_evidence
-from detexport.modeling.segment import Kind
+from detexport.modeling.graph_segment import Kind
 from detexport.predictions.drawing import PALETTE
 
 IMAGE = np.full((3, 60, 80), 128, np.uint8)

@@ -5,7 +5,7 @@ import pytest
 
 from detexport.diagnosis.segment_tolerances import Measured, limits_of, measure
 from detexport.errors import ConfigError
-from detexport.modeling.segment import Kind
+from detexport.modeling.graph_segment import Kind
 from tiny_artifacts import tiny_contract
 
 RANDOM = np.random.default_rng(0)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pages import ROOT
 from PIL import Image
+from tests.shapes import synthetic_shapes
 
-from detexport.data.synthetic import SyntheticShapes
 from tiny_artifacts import tiny_image, write_tiny_onnx, write_tiny_torchscript
 
 CLASSES = ("circle", "rectangle", "triangle", "star", "ring")
@@ -73,7 +73,7 @@ def lay_out_exported(folder: Path) -> None:
 
 def lay_out_registry(folder: Path) -> None:
     """A checkout after `make repro`: a registry with one model, and the data set."""
-    SyntheticShapes(train_images=0, val_images=1).write(folder / "data" / "shapes")
+    synthetic_shapes(train_images=0, val_images=1).write(folder / "data" / "shapes")
     write = "toy_project.MODEL = 'mask_rcnn'; toy_project.write_project(pathlib.Path())"
     path = os.pathsep.join(map(str, (ROOT / "src", ROOT / "tests", ROOT / "tests" / "registry")))
     run(folder, sys.executable, "-c", f"import pathlib, toy_project; {write}", PYTHONPATH=path)
@@ -114,7 +114,7 @@ def _write_model(folder: Path) -> None:
 
 def _write_data(folder: Path, names: tuple[str, ...]) -> None:
     """``coco`` and ``data/shapes``: the synthetic set, its classes renamed to those of the artifact."""
-    SyntheticShapes(train_images=0, val_images=3, sizes=[(48, 64), (40, 56)]).write(folder / "coco")
+    synthetic_shapes(train_images=0, val_images=3, sizes=[(48, 64), (40, 56)]).write(folder / "coco")
     if "square" in names:
         for file in (folder / "coco" / "annotations").glob("*_val.json"):
             file.write_text(file.read_text().replace('"rectangle"', '"square"'))

@@ -1,4 +1,4 @@
-"""The schedules of docs/jobs.md: each is read by its own program or format, and all call one command."""
+"""The schedules of docs/retraining.md: its own program or format reads each; all call one command."""
 
 import re
 import shutil
@@ -11,7 +11,7 @@ import yaml
 from pages import ROOT, read_blocks
 
 COMMAND = re.compile(r"\.venv/bin/detexport-job,? retrain\b")
-BLOCKS = list(read_blocks("docs/jobs.md", (ROOT / "docs/jobs.md").read_text()))
+BLOCKS = list(read_blocks("docs/retraining.md", (ROOT / "docs/retraining.md").read_text()))
 FIELD = re.compile(r"(\*|\d{1,2})([-/,]\d{1,2})*")
 
 
@@ -69,6 +69,25 @@ def test_the_github_workflow_runs_the_command_every_night() -> None:
         subprocess.run(["bash", "-n", "-c", run], check=True)
 
 
+def test_the_github_workflow_commits_new_checkpoints(tmp_path: Path) -> None:
+    """DVC does not store trained weights: without their commit the next night trains again."""
+    workflow: dict[Any, Any] = yaml.safe_load(block("yaml", "runs-on"))
+    (step,) = [one for one in workflow["jobs"]["retrain"]["steps"] if "git commit" in one.get("run", "")]
+    assert step["if"] == "always()", "also after a refusal"
+    remote, clone = tmp_path / "remote.git", tmp_path / "clone"
+    subprocess.run(["git", "init", "-q", "--bare", "-b", "main", remote], check=True)
+    subprocess.run(["git", "clone", "-q", remote, clone], check=True, capture_output=True)
+    subprocess.run(["git", "checkout", "-q", "-B", "main"], cwd=clone, check=True)
+    subprocess.run(["git", "config", "push.default", "current"], cwd=clone, check=True)
+    (clone / "checkpoints").mkdir()
+    for name in ("dvc.lock", "checkpoints/mine.safetensors"):
+        (clone / name).write_text("new")
+    subprocess.run(["bash", "-e", "-c", step["run"]], cwd=clone, check=True)
+    listed = ["git", "ls-tree", "-r", "--name-only", "main"]
+    found = subprocess.run(listed, cwd=remote, check=True, capture_output=True, text=True).stdout.split()
+    assert found == ["checkpoints/mine.safetensors", "dvc.lock"]
+
+
 def test_the_kubernetes_job_tries_again_what_broke_and_not_what_was_refused() -> None:
     manifest = yaml.safe_load(block("yaml", "CronJob"))
     assert (manifest["apiVersion"], manifest["kind"]) == ("batch/v1", "CronJob")
@@ -90,10 +109,10 @@ def test_the_kubernetes_job_tries_again_what_broke_and_not_what_was_refused() ->
 
 
 def test_the_table_of_exit_codes_is_that_of_the_command() -> None:
-    from detexport.cli.job import EXIT_CODES
+    from detexport.cli.retraining import EXIT_CODES
 
-    text = (ROOT / "docs/jobs.md").read_text()
+    text = (ROOT / "docs/retraining.md").read_text()
     section = text.partition("## Exit codes")[2].partition("## ")[0]
     rows = re.findall(r"^\| (\d+)", section, re.M)
-    assert rows == ["0", "1", "2", "3", "143"]
+    assert rows == ["0", "1", "1", "2", "3", "143"]
     assert all(re.search(rf"\b{row}\b", EXIT_CODES) for row in rows)

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.shapes import synthetic_shapes
 
 from detexport.checkpoint import load_weights, read_state_dict
 from detexport.config.cfg import load_cfg
 from detexport.data.coco import load_coco
-from detexport.data.synthetic import SyntheticShapes
 from detexport.engine.evaluation import evaluate
 from detexport.metrics.evaluate import annotation_kind
 from detexport.modeling import build_model
@@ -49,7 +49,7 @@ MINIMUM = {
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # The validation images do not depend on the number of training images.
     folder = tmp_path_factory.mktemp("data") / "shapes"
-    SyntheticShapes(train_images=0).write(folder)
+    synthetic_shapes(train_images=0).write(folder)
     return folder
 
 

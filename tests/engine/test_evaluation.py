@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.shapes import synthetic_shapes
 
 from annotated import ground_truth_keypoints
 from detexport.contract import ResizeRule
 from detexport.data.coco import CocoDataset, load_coco
-from detexport.data.synthetic import SyntheticShapes
 from detexport.engine.evaluation import evaluate, evaluate_in_shares
 from detexport.errors import DataError
 from detexport.metrics.evaluate import FIELDS
@@ -22,7 +22,7 @@ SIGMAS = [0.05] * 5
 @pytest.fixture(scope="module")
 def keypoints(tmp_path_factory: pytest.TempPathFactory) -> CocoDataset:
     folder = tmp_path_factory.mktemp("data") / "shapes"
-    SyntheticShapes(train_images=0, val_images=5).write(folder)
+    synthetic_shapes(train_images=0, val_images=5).write(folder)
     return load_coco(folder, "val", kind="keypoints")
 
 

@@ -8,13 +8,17 @@ import torch
 from lightning.fabric import Fabric
 from torch import nn
 
+from detexport.config import get_cfg
 from detexport.engine.optimization import (
     build_optimizer,
     clip_gradients,
     learning_rate_factor,
     set_learning_rate,
 )
+from detexport.engine.solver import Solver
 from detexport.engine.training_settings import TrainingSettings
+from detexport.solver import build_lr_scheduler
+from detexport.solver import build_optimizer as build_solver_optimizer
 from trainings import TINY
 
 
@@ -93,13 +97,55 @@ def test_groups_by_learning_rate_and_weight_decay() -> None:
         "conv.weight": (0.1, 0.3),
         "conv.bias": (0.2, 0.4),
         "norm.weight": (0.1, 0.2),
-        "norm.bias": (0.1, 0.2),
-        "scale": (0.1, 0.2),
+        "norm.bias": (0.2, 0.4),  # a bias, as in detectron2
+        "scale": (0.1, 0.0),
     }
     assert isinstance(optimizer, torch.optim.SGD)
     rate = set_learning_rate(optimizer, 0, settings(warmup_iterations=10))
     assert rate == pytest.approx(0.01)
     assert sorted({group["lr"] for group in optimizer.param_groups}) == pytest.approx([0.01, 0.02])
+
+
+def configurations() -> list[Any]:
+    cfg = get_cfg()
+    cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS = 20, (12, 17, 30)
+    cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.BASE_LR = 30, 0.1
+    cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.WEIGHT_DECAY_NORM = 0.3, 0.2
+    other = cfg.clone()
+    other.SOLVER.LR_SCHEDULER_NAME, other.SOLVER.BASE_LR_END, other.SOLVER.WARMUP_ITERS = (
+        *("WarmupCosineLR", 0.01),
+        5,
+    )
+    other.SOLVER.BIAS_LR_FACTOR, other.SOLVER.WEIGHT_DECAY_BIAS = 2.0, 0.05
+    return [cfg, other]
+
+
+@pytest.mark.parametrize("cfg", configurations(), ids=["multi step", "cosine"])
+@pytest.mark.parametrize("clip_type", ["value", "norm", "full_model"])
+def test_a_training_and_the_solver_of_a_configuration_are_equal(cfg: Any, clip_type: str) -> None:
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    clip.ENABLED, clip.CLIP_TYPE, clip.CLIP_VALUE = True, clip_type, 0.01
+    options = Solver().settings(cfg)
+    nets = [seeded_net() for _ in range(2)]
+    fabric = Fabric(accelerator="cpu", devices=1)
+    ours, theirs = build_optimizer(nets[0], options), build_solver_optimizer(cfg, nets[1])
+    schedule = build_lr_scheduler(cfg, theirs)
+    for step in range(cfg.SOLVER.MAX_ITER):
+        set_learning_rate(ours, step, options)
+        for net in nets:
+            net.zero_grad()
+            (net.norm(net.conv(torch.ones(2, 3, 4, 4))) * net.scale.sum()).pow(2).sum().backward()
+        clip_gradients(fabric, ours, options)
+        ours.step()
+        theirs.step()
+        schedule.step()
+        for one, other in zip(*(net.parameters() for net in nets), strict=True):
+            assert torch.allclose(one, other, rtol=1e-5, atol=1e-7), step
+
+
+def seeded_net() -> Net:
+    torch.manual_seed(0)
+    return Net()
 
 
 @pytest.mark.parametrize(
@@ -117,10 +163,10 @@ def test_limits_of_the_gradient(limit: dict[str, Any], expected: list[list[float
     fabric = Fabric(accelerator="cpu", devices=1)
     options = settings(**limit)
     module = SimpleNamespace(parameters=net.parameters)
-    network, optimizer = fabric.setup(net, build_optimizer(net, options))
+    _, optimizer = fabric.setup(net, build_optimizer(net, options))
     for parameter, gradient in zip(module.parameters(), ([0.0, 3.0], [4.0, 12.0]), strict=True):
         parameter.grad = torch.tensor(gradient)
-    clip_gradients(fabric, network, optimizer, options)
+    clip_gradients(fabric, optimizer, options)
     found = [parameter.grad for parameter in net.parameters()]
     for gradient, values in zip(found, expected, strict=True):
         assert gradient.tolist() == pytest.approx(values, rel=1e-4)

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from tests.shapes import synthetic_shapes
 
 from detexport.config import CfgNode
 from detexport.config.cfg import load_cfg
 from detexport.data.coco import CocoDataset, load_coco
 from detexport.data.mapping import GroundTruth, training_example
-from detexport.data.synthetic import SyntheticShapes
 from detexport.engine.evaluation import evaluate
 from detexport.engine.training import TrainingSettings, seed_everything, train
 from detexport.modeling import build_model
@@ -65,9 +65,9 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "shapes"
-    SyntheticShapes(train_images=4, val_images=0, sizes=((96, 96),), object_px=(24, 60), max_objects=3).write(
-        folder
-    )
+    synthetic_shapes(
+        train_images=4, val_images=0, sizes=((96, 96),), object_px=(24, 60), max_objects=3
+    ).write(folder)
     return folder
 
 

@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from detexport.config import get_cfg
 from detexport.data.augmentation import Crop, ShortestEdge
 from detexport.engine.solver import HONOURED, NOT_HONOURED, Solver, not_honoured
 from detexport.errors import ConfigError
 
+ROOT = Path(__file__).parents[2]
 TRAINING = ("SOLVER.", "INPUT.", "DATALOADER.", "SEED")
 
 
@@ -34,7 +36,7 @@ def test_every_key_of_a_training_is_honoured_or_named() -> None:
 
 
 def test_the_documentation_lists_them() -> None:
-    page = (Path(__file__).parents[2] / "docs/training.md").read_text()
+    page = (ROOT / "docs/training.md").read_text()
     for key in (*HONOURED, *NOT_HONOURED):
         assert f"`{key}`" in page, key
 
@@ -44,7 +46,7 @@ def test_the_default_configuration() -> None:
     assert (found.optimizer, found.momentum, found.learning_rate) == ("sgd", 0.9, 0.001)
     assert (found.iterations, found.batch_size, found.warmup_iterations) == (40_000, 16, 1000)
     assert (found.schedule, found.steps, found.gamma) == ("WarmupMultiStepLR", (30_000,), 0.1)
-    assert (found.weight_decay, found.weight_decay_norm, found.weight_decay_bias) == (1e-4, 0.0, 1e-4)
+    assert (found.weight_decay, found.weight_decay_norm, found.weight_decay_bias) == (1e-4, 0.0, None)
     assert (found.gradient_norm, found.average_decay, found.precision) == (None, None, "32-true")
     assert (found.flip, found.by_orientation, found.accelerator, found.seed) == (True, True, "auto", 0)
     (resize,) = found.augmentations
@@ -77,6 +79,14 @@ def test_settings_replace_those_of_the_configuration() -> None:
     assert (found.iterations, found.batch_size, found.patience) == (5, 16, 2)
     with pytest.raises(ConfigError, match="did you mean 'iterations'"):
         Solver(iteration=5)
+
+
+@pytest.mark.parametrize("name", ["mine", "torchvision"])
+def test_a_fine_tuned_model_has_a_checkpoint_every_few_steps(name: str) -> None:
+    options = yaml.safe_load((ROOT / f"conf/model/{name}.yaml").read_text())["training"]
+    given = {key: value for key, value in options.items() if key not in ("_target_", "from")}
+    found = settings("SOLVER.CHECKPOINT_PERIOD", 5000, **given)
+    assert (found.checkpoint_period, found.threads) == (200, 2)
 
 
 @pytest.mark.parametrize(

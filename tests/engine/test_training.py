@@ -8,16 +8,24 @@ from typing import Any
 
 import pytest
 import torch
+from tests.shapes import synthetic_shapes
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from detexport.checkpoint import load_weights
 from detexport.config.cfg import load_cfg
 from detexport.data.coco import CocoDataset, load_coco
 from detexport.data.mapping import GroundTruth, training_example
-from detexport.data.synthetic import SyntheticShapes
-from detexport.engine.training import TrainingHooks, TrainingSettings, launch, seed_everything, train
-from detexport.errors import ConfigError, DataError
+from detexport.engine.training import (
+    TrainingHooks,
+    TrainingSettings,
+    launch,
+    run_training,
+    seed_everything,
+    train,
+)
+from detexport.errors import REQUEST, ConfigError, DataError, DivergedError
 from detexport.modeling import build_model
+from detexport.registry.store import RegistryError
 
 TRUTH = GroundTruth(masks=True)
 CONFIG = Path(__file__).parents[2] / "conf/detectron2/mask_rcnn.yaml"
@@ -47,7 +55,7 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> CocoDataset:
     folder = tmp_path_factory.mktemp("data") / "shapes"
-    SyntheticShapes(train_images=2, val_images=0, sizes=((96, 96),), max_objects=3).write(folder)
+    synthetic_shapes(train_images=2, val_images=0, sizes=((96, 96),), max_objects=3).write(folder)
     return load_coco(folder, "train")
 
 
@@ -135,7 +143,20 @@ def test_training_needs_a_loss_that_is_finite(dataset: CocoDataset) -> None:
     model = new_model()
     with torch.no_grad():
         model.roi_heads.box_predictor.cls_score.bias[0] = torch.nan
-    with pytest.raises(FloatingPointError, match="at step 0"):
+    with pytest.raises(DivergedError, match=r"got: loss nan .* at step 0;.*lower learning_rate") as caught:
+        train(model, dataset, SETTINGS, TRUTH)
+    assert caught.value.exit_code == REQUEST  # the same request fails again
+
+
+def test_a_model_may_refuse_what_is_not_finite_itself(
+    dataset: CocoDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Any) -> None:
+        raise FloatingPointError("the proposals are not finite")
+
+    model = new_model()
+    monkeypatch.setattr(model, "forward", refuse)
+    with pytest.raises(DivergedError, match="got: the proposals are not finite at step 0"):
         train(model, dataset, SETTINGS, TRUTH)
 
 
@@ -179,8 +200,9 @@ def test_early_stopping_returns_the_best_weights(dataset: CocoDataset) -> None:
         SETTINGS, iterations=9, evaluation_period=1, patience=2, average_decay=None, log_period=3
     )
     model = new_model()
-    best = train(model, dataset, settings, TRUTH, TrainingHooks(evaluate, logged.extend))
-    assert len(evaluated) == 4
+    trained = run_training(model, dataset, settings, TRUTH, TrainingHooks(evaluate, log=logged.extend))
+    best = trained.weights
+    assert trained.steps == len(evaluated) == 4
     assert model.training
     assert all(torch.equal(value, evaluated[1][name]) for name, value in best.items())
     measured = [(step, values["bbox/AP"]) for step, values in logged if "bbox/AP" in values]
@@ -193,6 +215,7 @@ def test_a_state_is_used_by_the_same_training_alone(dataset: CocoDataset, tmp_pa
 
     def run(key: str, **changes: Any) -> dict[str, torch.Tensor]:
         hooks = TrainingHooks(
+            start=lambda: steps.append(0),
             log=lambda measured: steps.extend(step for step, _ in measured),
             state_file=tmp_path / "state.pt",
             key=key,
@@ -201,14 +224,42 @@ def test_a_state_is_used_by_the_same_training_alone(dataset: CocoDataset, tmp_pa
         return train(new_model(), dataset, settings, TRUTH, hooks)
 
     first = run("a")
-    assert steps == [1, 2, 3]
-    again = run("a", checkpoint_period=1)  # finished: nothing is left to do
-    assert steps == [1, 2, 3]
+    assert steps == [0, 1, 2, 3]
+    again = run("a", checkpoint_period=1)  # finished: nothing is left to do but to log what was not, maybe
+    assert steps == [0, 1, 2, 3, 1, 2, 3]
     assert all(torch.equal(first[name], again[name]) for name in first)
     run("b")
-    assert steps == [1, 2, 3] * 2
+    assert steps[7:] == [0, 1, 2, 3]
     run("b", learning_rate=0.001)
-    assert steps == [1, 2, 3] * 3
+    assert steps[11:] == [0, 1, 2, 3]
+
+
+def test_a_log_that_fails_costs_no_step(dataset: CocoDataset, tmp_path: Path) -> None:
+    logged: list[Any] = []
+    works = False
+
+    def log(measured: Any) -> None:
+        if not works:
+            raise RegistryError("the registry cannot be used")
+        logged.extend(measured)
+
+    def run(start: Any = None) -> dict[str, torch.Tensor]:
+        hooks = TrainingHooks(start=start, log=log, state_file=tmp_path / "state.pt")
+        settings = replace(SETTINGS, iterations=3, log_period=1, checkpoint_period=2)
+        return train(new_model(), dataset, settings, TRUTH, hooks)
+
+    def refuse() -> None:
+        raise RegistryError("the password is wrong")
+
+    with pytest.raises(RegistryError, match="password"):
+        run(refuse)
+    assert not (tmp_path / "state.pt").exists()  # before the first step
+    with pytest.raises(RegistryError, match="cannot be used"):
+        run()
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 2
+    works = True
+    run()
+    assert [step for step, _ in logged] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("changes", [{"precision": "bf16-mixed"}, {"schedule": "WarmupMultiStepLR"}])

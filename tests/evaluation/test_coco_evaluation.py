@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pycocotools.coco import COCO
+from tests.shapes import synthetic_shapes
 
 from annotated import ground_truth, ground_truth_keypoints
 from detexport.data import DatasetCatalog, MetadataCatalog, register_coco_instances
 from detexport.data.coco import CocoDataset, load_coco
-from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import ConfigError
 from detexport.evaluation import COCOEvaluator
 from detexport.metrics.average_precision import coco_ap
@@ -24,7 +25,7 @@ NAME = "evaluated_shapes"
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CocoDataset]:
     folder = tmp_path_factory.mktemp("data") / "shapes"
-    SyntheticShapes(train_images=0, val_images=6).write(folder)
+    synthetic_shapes(train_images=0, val_images=6).write(folder)
     dataset = load_coco(folder, "val")
     register_coco_instances(NAME, {}, dataset.annotation_file, folder / "images/val")
     DatasetCatalog.get(NAME)  # reads the class names
@@ -70,7 +71,7 @@ def test_the_metrics_are_those_of_the_project(dataset: CocoDataset, tmp_path: Pa
         assert len(classes) == len(dataset.class_names)
         assert np.nanmean(classes) == pytest.approx(results[task]["AP"])
     written = json.loads((tmp_path / "coco_instances_results.json").read_text())
-    assert len(written) == 2 * sum(len(fields["scores"]) for _, fields in found)
+    assert len(written) == sum(len(fields["scores"]) for _, fields in found)
 
 
 def test_the_annotations_are_perfect_and_a_task_can_be_chosen(dataset: CocoDataset) -> None:
@@ -133,3 +134,16 @@ def test_nothing_was_processed_and_options_are_checked(dataset: CocoDataset) -> 
         COCOEvaluator(NAME, tasks=("boxes",))
     with pytest.raises(ConfigError, match="100 detections"):
         COCOEvaluator(NAME, max_dets_per_image=300)
+
+
+def test_results_are_loaded_by_pycocotools(dataset: CocoDataset, tmp_path: Path) -> None:
+    evaluated(dataset, outputs(dataset), output_dir=tmp_path)
+    written = json.loads((tmp_path / "coco_instances_results.json").read_text())
+    assert all({"bbox", "segmentation"} <= row.keys() for row in written)
+    loaded = COCO(dataset.annotation_file).loadRes(str(tmp_path / "coco_instances_results.json"))
+    assert len(loaded.anns) == len(written)
+
+
+def test_images_that_were_not_processed_count(dataset: CocoDataset) -> None:
+    found = list(ground_truth(dataset))
+    assert evaluated(dataset, found[:1], tasks=("bbox",))["bbox"]["AP"] < 100

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.shapes import synthetic_shapes
 
 from detexport.data import DatasetCatalog, MetadataCatalog
 from detexport.data.coco import read_segment_map
 from detexport.data.datasets import register_coco_panoptic
-from detexport.data.synthetic import SyntheticShapes
 from detexport.evaluation import COCOPanopticEvaluator
 from detexport.system.files import read_json
 
@@ -21,7 +21,7 @@ NAME = "evaluated_panoptic"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("data") / "shapes"
-    SyntheticShapes(train_images=0, val_images=3).write(folder)
+    synthetic_shapes(train_images=0, val_images=3).write(folder)
     metadata = {
         "thing_dataset_id_to_contiguous_id": {category: category - 1 for category in range(1, 6)},
         "stuff_dataset_id_to_contiguous_id": {category: category - 1 for category in range(6, 9)},

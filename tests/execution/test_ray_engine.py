@@ -23,8 +23,8 @@ from detexport.processing.postprocess import postprocess
 from detexport.reference.store import SampleMeta, write_reference
 from detexport.runtime.onnxruntime import OnnxRuntime
 from detexport.system.files import write_json
-from detexport.workflows.validate import ReportFiles
-from detexport.workflows.validate_target import validate_target
+from detexport.workflows.validate_job import validate_job
+from detexport.workflows.validate_reference import ReportFiles
 from small_ray import OPTIONS, small_ray
 from tiny_artifacts import tiny_image
 
@@ -192,7 +192,7 @@ def report_files(folder: Path, engine: Any, artifact: Path, reference: Path, **o
     parity = yaml.safe_load((CONF / "parity" / "default.yaml").read_text())
     files = ReportFiles(folder / "report.json", folder / "drawn.npz", folder / "certificate.json")
     write_json(folder / "floor.json", NoiseFloor(samples=(), environment={}, variants={}).to_json())
-    validate_target(
+    validate_job(
         "tiny-onnx",
         artifact,
         options.get("runtime", OnnxRuntime(threads=1)),

@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from tests.shapes import synthetic_shapes
 from torch import nn
 
 from detexport.artifact import read_artifact
@@ -22,7 +23,6 @@ from detexport.config.cfg import load_cfg
 from detexport.contract import Contract
 from detexport.data.coco import read_image
 from detexport.data.resize import resize_image
-from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import ConfigError, ExportError
 from detexport.export import ExportMethod, Provenance
 from detexport.modeling import build_model
@@ -58,7 +58,7 @@ def contract(model: nn.Module) -> Contract:
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
     """A validation image with several shapes."""
     folder = tmp_path_factory.mktemp("data") / "shapes"
-    SyntheticShapes(train_images=0, val_images=3).write(folder)
+    synthetic_shapes(train_images=0, val_images=3).write(folder)
     return read_image(folder / "images/val/000001.png", "RGB")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.shapes import synthetic_shapes
 from torch import Tensor, nn
 
 from detexport.checkpoint import load_weights, read_state_dict
@@ -14,7 +15,6 @@ from detexport.config.cfg import load_cfg
 from detexport.contract import Contract
 from detexport.data.coco import read_image
 from detexport.data.resize import resize_image
-from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import ExportError
 from detexport.export import Provenance
 from detexport.export.graph_end import batch_graph, image_graph
@@ -159,7 +159,7 @@ def test_a_trained_models_graphs_give_what_the_model_gives(name: str, tmp_path: 
     model = build_model(load_cfg(ROOT / f"conf/detectron2/{name}.yaml")).eval()
     load_weights(model, read_state_dict(ROOT / f"checkpoints/{name}.safetensors"))
     contract = model.contract(("a", "b", "c", "d", "e")).ending("pasted")
-    SyntheticShapes(train_images=0, val_images=2).write(tmp_path / "shapes")
+    synthetic_shapes(train_images=0, val_images=2).write(tmp_path / "shapes")
     picture = read_image(tmp_path / "shapes/images/val/000001.png", "RGB")
     images = [torch.from_numpy(resize_image(picture, size)) for size in [(96, 128), (131, 97)]]
     sizes = [(200, 301), (64, 33)]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.shapes import synthetic_shapes
 from torch import Tensor, nn
 
 from detexport.artifact import Format, read_artifact
@@ -18,7 +19,6 @@ from detexport.config.cfg import load_cfg
 from detexport.contract import IMAGE, Contract, ResizeRule, TensorSpec
 from detexport.data.coco import read_image
 from detexport.data.resize import resize_image
-from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import ArtifactError, ExportError
 from detexport.export import Provenance
 from detexport.export.record_program import RECORDED_SIZES, record_program
@@ -71,7 +71,7 @@ UNTRAINED: dict[str, tuple[str, dict[str, Any]]] = {
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[np.ndarray]:
     """Validation images with several shapes."""
     folder = tmp_path_factory.mktemp("data") / "shapes"
-    SyntheticShapes(train_images=0, val_images=3).write(folder)
+    synthetic_shapes(train_images=0, val_images=3).write(folder)
     return [read_image(path, "RGB") for path in sorted((folder / "images/val").iterdir())]
 
 

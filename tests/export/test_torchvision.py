@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.shapes import synthetic_shapes
 
 from detexport.checkpoint import load_weights, read_state_dict
 from detexport.config.cfg import load_cfg
 from detexport.data.coco import read_image
 from detexport.data.resize import resize_image
-from detexport.data.synthetic import SyntheticShapes
 from detexport.export import ExportMethod, Provenance
 from detexport.modeling import build_model
 from detexport.parity.compare import compare
@@ -37,7 +37,7 @@ METHODS: dict[str, tuple[ExportMethod, Engine]] = {
 def images(tmp_path_factory: pytest.TempPathFactory) -> list[np.ndarray]:
     """A validation image at every size, and one without anything."""
     folder = tmp_path_factory.mktemp("data") / "shapes"
-    SyntheticShapes(train_images=0, val_images=3).write(folder)
+    synthetic_shapes(train_images=0, val_images=3).write(folder)
     picture = read_image(folder / "images/val/000001.png", "RGB")
     return [*(resize_image(picture, size) for size in SIZES), np.zeros((3, 96, 64), np.uint8)]
 

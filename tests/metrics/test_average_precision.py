@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.shapes import synthetic_shapes
 
 from annotated import Prediction, ground_truth, ground_truth_keypoints
 from detexport.data.coco import CocoDataset, load_coco, read_coco
-from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import ConfigError, DataError, MissingAnnotationsError
 from detexport.metrics.average_precision import METRICS, coco_ap
 
@@ -18,7 +18,7 @@ from detexport.metrics.average_precision import METRICS, coco_ap
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "shapes"
-    SyntheticShapes(train_images=0, val_images=5).write(path)
+    synthetic_shapes(train_images=0, val_images=5).write(path)
     return path
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.shapes import synthetic_shapes
 
 from detexport.data.coco import CocoDataset, CocoRecord, load_coco, read_image, read_segment_map
-from detexport.data.synthetic import SyntheticShapes
 from detexport.metrics.average_precision import coco_ap
 from detexport.metrics.bootstrap import paired_difference
 from detexport.metrics.evaluate import HEADLINES, Evaluation, evaluate_predictions
@@ -30,7 +30,7 @@ KINDS = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "shapes"
-    SyntheticShapes(train_images=0, val_images=IMAGES).write(path)
+    synthetic_shapes(train_images=0, val_images=IMAGES).write(path)
     return path
 
 

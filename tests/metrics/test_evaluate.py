@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tests.shapes import synthetic_shapes
 
 from detexport.data.coco import CocoDataset, CocoRecord, load_coco, read_image, read_sem_seg
-from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import DataError
 from detexport.metrics.evaluate import evaluate_predictions
 from detexport.metrics.panoptic_quality import PanopticQuality
@@ -19,7 +19,7 @@ from detexport.metrics.panoptic_quality import PanopticQuality
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> CocoDataset:
     path = tmp_path_factory.mktemp("data") / "shapes"
-    SyntheticShapes(train_images=0, val_images=4).write(path)
+    synthetic_shapes(train_images=0, val_images=4).write(path)
     return load_coco(path, "val")
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.shapes import synthetic_shapes
 
 from detexport.data.coco import read_segment_map
-from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import DataError
 from detexport.metrics.panoptic_quality import PanopticQuality, Tally, match_segments
 from detexport.system.files import read_json
@@ -18,7 +18,7 @@ THING, STUFF = 7, 9
 @pytest.fixture(scope="module")
 def annotations(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "shapes"
-    SyntheticShapes(train_images=0, val_images=4).write(folder)
+    synthetic_shapes(train_images=0, val_images=4).write(folder)
     return folder / "annotations/panoptic_val.json"
 
 

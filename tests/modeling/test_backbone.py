@@ -9,7 +9,14 @@ import torch
 from detexport.config.cfg import load_cfg
 from detexport.errors import ConfigError
 from detexport.modeling import build_backbone
-from detexport.modeling.backbone import FPN, BasicStem, BottleneckBlock, ResNet
+from detexport.modeling.backbone import (
+    FPN,
+    Backbone,
+    BasicStem,
+    BottleneckBlock,
+    ResNet,
+    size_divisibility_of,
+)
 from detexport.modeling.backbone.fpn import LastLevelP6P7
 from detexport.modeling.backbone.resnet import BasicBlock
 
@@ -99,8 +106,18 @@ def test_default_stages(depth: int, channels: int, blocks: int) -> None:
 
 def test_a_pyramid_whose_top_starts_at_p5() -> None:
     top = LastLevelP6P7(8, 8, in_feature="p5")
-    pyramid = FPN(
-        ResNet(BasicStem(out_channels=8), ResNet.make_default_stages(18)), ["res5"], 8, top_block=top
-    )
+    bottom_up = ResNet(BasicStem(out_channels=64), ResNet.make_default_stages(18))
+    pyramid = FPN(bottom_up, ["res5"], 8, top_block=top)
     outputs = pyramid.eval()(torch.zeros(1, 3, 64, 64))
     assert torch.equal(outputs["p6"], top.p6(outputs["p5"]))
+
+
+def test_padding_follows_the_constraints_of_the_backbone() -> None:
+    class Patches(Backbone):
+        padding_constraints = {"size_divisibility": 16}  # noqa: RUF012
+
+    assert size_divisibility_of(Patches()) == 16
+    assert Backbone().padding_constraints == {}
+    Patches.padding_constraints = {"square_size": 1024}
+    with pytest.raises(ConfigError, match=r"not padded to squares; got: Patches\.padding_constraints"):
+        size_divisibility_of(Patches())

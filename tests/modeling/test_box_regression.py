@@ -4,13 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from detexport.errors import ConfigError
 from detexport.modeling.box_regression import (
     Box2BoxTransform,
     Box2BoxTransformLinear,
     Box2BoxTransformRotated,
     apply_deltas,
     box_loss_sum,
+    decoding_weights,
     smooth_l1_sum,
 )
 
@@ -140,9 +140,8 @@ def test_linear_deltas_are_distances_from_the_centre(normalize: bool, unit: floa
     assert negative.tolist() == [[10, 10, 10, 10]]
 
 
-def test_another_clamp_is_honoured_or_refused() -> None:
+def test_another_clamp_is_honoured() -> None:
     transform = Box2BoxTransform((1.0, 1.0, 1.0, 1.0), scale_clamp=math.log(2))
     decoded = transform.apply_deltas(torch.tensor([[0.0, 0, 9, 9]]), torch.tensor([[-1.0, -1, 1, 1]]))
     torch.testing.assert_close(decoded, torch.tensor([[-2.0, -2, 2, 2]]))
-    with pytest.raises(ConfigError, match="default scale_clamp"):
-        transform.graph_weights()
+    assert decoding_weights(transform) == []

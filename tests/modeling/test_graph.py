@@ -39,14 +39,14 @@ class OwnDecode(Head):
 
 @pytest.mark.parametrize("kind", [Head, OwnBoth, OwnDecode])
 def test_a_class_whose_method_is_as_new_as_its_forward_is_accepted(kind: type[nn.Module]) -> None:
-    require_graph_methods([(kind(), "decode")])
+    require_graph_methods([(kind(), "forward", "decode")])
 
 
 def test_a_class_that_overrides_forward_alone_is_refused_by_name() -> None:
     with pytest.raises(
         ExportError, match=r"OwnForward\.forward does; got: no decode of its own; .*remedy: write"
     ):
-        require_graph_methods([(Head(), "decode"), (OwnForward(), "decode")])
+        require_graph_methods([(Head(), "forward", "decode"), (OwnForward(), "forward", "decode")])
 
 
 def test_a_subclass_of_such_a_class_is_refused_too() -> None:
@@ -54,12 +54,12 @@ def test_a_subclass_of_such_a_class_is_refused_too() -> None:
         pass
 
     with pytest.raises(ExportError, match=r"Later\.forward"):
-        require_graph_methods([(Later(), "decode")])
+        require_graph_methods([(Later(), "forward", "decode")])
 
 
 def test_a_class_without_the_method_is_refused() -> None:
     with pytest.raises(ExportError, match="no decode of its own"):
-        require_graph_methods([(nn.ReLU(), "decode")])
+        require_graph_methods([(nn.ReLU(), "forward", "decode")])
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ from detexport.modeling.roi_heads import (
     StandardROIHeads,
     select_foreground_proposals,
 )
-from detexport.structures import Instances
+from detexport.structures import Boxes, Instances
+from small_architectures import small_model
 
 CONFIG = Path(__file__).parents[2] / "conf/detectron2/mask_rcnn.yaml"
 C4 = [
@@ -79,3 +80,21 @@ def test_masks_of_given_boxes_are_those_of_the_detections(overrides: list[Any]) 
     assert len(found) > 0
     torch.testing.assert_close(again.pred_masks, found.pred_masks)
     assert torch.equal(again.pred_boxes.tensor, found.pred_boxes.tensor)
+
+
+def test_sampled_proposals_keep_their_fields_and_get_those_of_the_ground_truth_alone() -> None:
+    heads = small_model("faster_rcnn").roi_heads
+    boxes = torch.tensor([[0.0, 0, 10, 10], [20, 20, 40, 40]])
+    proposals = Instances((64, 96), proposal_boxes=Boxes(boxes), objectness_logits=torch.tensor([2.0, 1.0]))
+    target = Instances((64, 96), gt_boxes=Boxes(boxes[:1] + 1), gt_classes=torch.tensor([3]))
+    target.gt_color, target.note = torch.tensor([7]), torch.tensor([5])
+    (sampled,) = heads.label_and_sample_proposals([proposals], [target])
+    assert set(sampled.get_fields()) == {
+        "proposal_boxes",
+        "objectness_logits",
+        "gt_classes",
+        "gt_boxes",
+        "gt_color",
+    }
+    assert len(sampled) == 3
+    assert sampled.objectness_logits.max() > 20  # the ground truth, as a proposal

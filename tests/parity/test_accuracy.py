@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.shapes import synthetic_shapes
 
 from detexport.artifact import Artifact, read_artifact
 from detexport.contract import ResizeRule
 from detexport.data.coco import CocoDataset, load_coco
-from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import DataError
 from detexport.execution.sessions import OneSession
 from detexport.metrics.evaluate import Evaluation, evaluate_predictions
@@ -38,7 +38,7 @@ PERFECT = {"bbox/AP": 1.0, "bbox/AP50": 1.0, "segm/AP": 0.9}
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> CocoDataset:
     path = tmp_path_factory.mktemp("data") / "shapes"
-    SyntheticShapes(train_images=0, val_images=6).write(path)
+    synthetic_shapes(train_images=0, val_images=6).write(path)
     return load_coco(path, "val")
 
 

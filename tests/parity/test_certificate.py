@@ -12,7 +12,7 @@ from detexport.errors import DataError, DetexportError
 from detexport.parity.certificate import read_certificate
 from detexport.parity.noise_floor import read_noise_floor
 from detexport.results.latency import read_latency
-from detexport.results.verdict import read_verdict
+from detexport.results.parity_report import read_parity_report
 from detexport.system.digests import sha256_json
 
 CERTIFICATE: dict[str, Any] = {
@@ -24,7 +24,7 @@ CERTIFICATE: dict[str, Any] = {
     "plan": {},
     "verdicts": {},
 }
-READERS = (read_certificate, read_noise_floor, read_verdict, read_latency)
+READERS = (read_certificate, read_noise_floor, read_parity_report, read_latency)
 KEYS = (
     "job",
     "passed",

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from tests.shapes import synthetic_shapes
 
 from benchmark_parity import CachedSession
 from detexport.checkpoint import load_weights, read_state_dict
 from detexport.config.cfg import load_cfg
 from detexport.data.coco import load_coco
-from detexport.data.synthetic import SyntheticShapes
 from detexport.modeling import build_model
 from detexport.parity.settings import default_settings
 from detexport.parity.validate import validate
@@ -43,7 +43,7 @@ def one_thread() -> Iterator[None]:
 def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Reference]:
     """The small Mask R-CNN, scripted, and its reference: of two images and edge-case inputs."""
     folder = tmp_path_factory.mktemp("planted")
-    SyntheticShapes(train_images=0, val_images=4, min_objects=0, max_objects=4).write(folder / "shapes")
+    synthetic_shapes(train_images=0, val_images=4, min_objects=0, max_objects=4).write(folder / "shapes")
     cfg = load_cfg(ROOT / "conf/detectron2/mask_rcnn.yaml")
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = 0.3
     net = build_model(cfg).eval()

@@ -102,4 +102,4 @@ def test_a_list_is_the_input_of_the_eager_model(
 
 
 def test_a_console_shows_the_artifact_and_where_it_runs(detector: detexport.Detector) -> None:
-    assert repr(detector) == f"Detector(ONNX of instances, on cpu, {detector.artifact.sha256[:12]})"
+    assert repr(detector) == f"Detector(ONNX, outputs: instances, on cpu, {detector.artifact.sha256[:12]})"

@@ -1,13 +1,14 @@
 """Which inputs a reference has, and how often the model may run for them."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from detexport.parity.settings import default_settings
 from detexport.reference.input_plan import (
     BATCH,
-    KINDS,
+    EDGE_CASES,
     MOST,
     NEAR,
     ODD,
@@ -37,7 +38,7 @@ INSTANCES, PIXELS, PROPOSALS, PANOPTIC = (
         ((ONE,), 2 + 12 + 1 + 44),
         ((NEAR,), 2 + 12 + 1 + 44),
         ((ONE, NEAR), 2 + 12 + 1 + 44),
-        (KINDS, 8 + 2 + 3 + 59),
+        (EDGE_CASES, 8 + 2 + 3 + 59),
     ],
 )
 def test_the_runs_are_those_of_the_images_and_of_each_kind(kinds: tuple[str, ...], runs: int) -> None:
@@ -70,3 +71,8 @@ def test_a_probe_of_a_panoptic_model_is_below_the_lower_threshold() -> None:
     assert probed_threshold(PANOPTIC) == pytest.approx(0.24)
     higher = tiny_contract(**MODELS["panoptic"], score_threshold=0.9)
     assert probed_threshold(higher) == pytest.approx(0.39)
+
+
+def test_the_page_explains_every_edge_case() -> None:
+    page = (Path(__file__).parents[2] / "docs/parity.md").read_text(encoding="utf-8")
+    assert [kind for kind in EDGE_CASES if f"`{kind}`" not in page] == []

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.shapes import synthetic_shapes
 
 from detexport.checkpoint import load_weights, read_state_dict
 from detexport.config.cfg import load_cfg
 from detexport.contract import Contract
 from detexport.data.coco import CocoRecord, load_coco
-from detexport.data.synthetic import SyntheticShapes
 from detexport.modeling import build_model
 from detexport.parity.compare import compare
 from detexport.parity.settings import default_settings
@@ -50,7 +50,7 @@ PLAN = replace(default_settings().plan, scales=(1.0, 0.75))
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> tuple[CocoRecord, ...]:
     folder = tmp_path_factory.mktemp("data") / "shapes"
-    SyntheticShapes(train_images=0, val_images=3).write(folder)
+    synthetic_shapes(train_images=0, val_images=3).write(folder)
     return load_coco(folder, "val").images
 
 

@@ -1,5 +1,6 @@
 """The card of a version: whole for each kind of model, and no markup of names breaks it."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from detexport.contract import Contract
 from detexport.registry.card import describe_version
 from detexport.registry.content import Content
 from detexport.registry.evidence import Evidence
-from detexport.system.files import read_json
+from detexport.system.files import read_json, write_json
 from tiny_artifacts import KINDS, tiny_contract
 
 
@@ -67,3 +68,17 @@ def test_a_card_states_reduced_precision_gaps_and_the_licence(root: Path) -> Non
     assert "- Computes in reduced precision: only its task metric" in text
     assert "- Not validated: no input without a detection." in text
     assert "Weights: CC0-1.0." in text
+
+
+def test_a_busy_machine_is_named(root: Path) -> None:
+    path = folder(root) / "latency.json"
+    calm = read_json(path)
+    busy = copy.deepcopy(calm)
+    for runner in busy["devices"]["cpu"]["runners"].values():
+        runner["p90_ms"] = 2 * runner["p50_ms"]
+    try:
+        write_json(path, busy)
+        assert "Measured on a busy machine" in card(root)
+    finally:
+        write_json(path, calm)
+    assert "busy" not in card(root)

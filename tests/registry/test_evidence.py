@@ -14,7 +14,7 @@ from detexport.errors import DataError
 from detexport.registry.card import describe_latency, describe_validation
 from detexport.registry.evidence import Evidence
 from detexport.results.latency import read_latency
-from detexport.results.verdict import read_verdict
+from detexport.results.parity_report import read_parity_report
 from fuzzing import check, fuzzed, mutated_trees
 
 
@@ -31,7 +31,7 @@ def use(reports: dict[str, Any], where: Path) -> Evidence:
     """Read both, and tell all that is registered of them."""
     for name, report in reports.items():
         (where / f"{name}.json").write_text(json.dumps(report))
-    verdict, latency = read_verdict(where / "verdict.json"), read_latency(where / "latency.json")
+    verdict, latency = read_parity_report(where / "verdict.json"), read_latency(where / "latency.json")
     evidence = Evidence("onnx", verdict, latency, {"sha256": "0" * 64}, {}, where, where)
     assert [*describe_validation(evidence), *describe_latency(evidence)]
     assert all(isinstance(value, float) for value in evidence.metrics.values())
@@ -99,3 +99,13 @@ def test_forged_reports(reports: dict[str, Any], tmp_path: Path) -> None:
         check(lambda: use({"verdict": reports["verdict"], "latency": latency}, tmp_path), DataError)
 
     property_of()
+
+
+def test_a_registered_report_may_lack_limits_that_were_added_later(
+    reports: dict[str, Any], tmp_path: Path
+) -> None:
+    report = copy.deepcopy(reports["verdict"])
+    del report["tolerance"]["box_px"]
+    path = tmp_path / "verdict.json"
+    path.write_text(json.dumps(report), encoding="utf-8")
+    assert read_parity_report(path, registered=True) == report

@@ -52,14 +52,53 @@ def test_a_restarted_process_logs_each_step_once(root: Path) -> None:
     assert run.info.status == "RUNNING"
 
 
+def test_evaluations_after_the_last_losses_are_logged_once(root: Path) -> None:
+    measured = [*values(1, 2), (3, {"bbox/AP": 0.5})]
+    training(root).log(measured)
+    training(root).log([*measured, *values(4)])
+    assert history(root, "bbox/AP") == [(3, 0.5)]
+    assert [step for step, _ in history(root, "loss")] == [1, 2, 4]
+
+
+def test_a_history_is_read_once_by_a_process(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    history_of = mlflow.MlflowClient.get_metric_history
+
+    def spied(client: Any, run_id: str, name: str) -> Any:
+        read.append(name)
+        return history_of(client, run_id, name)
+
+    run = training(root)
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, "get_metric_history", spied)
+        run.log(values(1, 2))
+        run.log(values(2, 3))
+    assert sorted(read) == ["loss", "loss_cls"]
+    assert [step for step, _ in history(root, "loss")] == [1, 2, 3]
+
+
 def test_more_metrics_than_mlflow_takes_at_once(root: Path) -> None:
     training(root).log(values(*range(1, 1202)))
     assert len(history(root, "loss")) == 1201
 
 
+def test_a_training_killed_after_its_end_keeps_its_finished_run(root: Path) -> None:
+    training(root).start()
+    training(root).log(values(1, 2))
+    first = training(root).finish({"bbox/AP": 0.7}, 2, "sha")
+    training(root).log(values(1, 2))  # as the next process does, which has no step to train
+    assert training(root).finish({"bbox/AP": 0.7}, 2, "sha") == first
+    (run,) = runs(root)
+    assert run.info.status == "FINISHED"
+    assert history(root, "loss") == [(1, 1.0), (2, 0.5)]
+    assert history(root, "result/bbox/AP") == [(2, 0.7)]
+    assert training(root).finish({"bbox/AP": 0.7}, 2, "other weights") != first
+
+
 def test_a_finished_training_is_not_continued(root: Path) -> None:
     training(root).log(values(1))
     first = training(root).finish({"bbox/AP": 0.7}, 4, "sha")
+    training(root).start()
     training(root).log(values(1))
     training(root, "other").log(values(1))
     found = runs(root)

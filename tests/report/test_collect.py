@@ -58,20 +58,29 @@ def test_every_file_of_a_run_is_read(root: Path) -> None:
     assert (model.contract, model.training) == ({"class_names": ["dot"]}, {"bbox/AP": 0.5})
     assert (shipped.artifact, shipped.latency) == ({"format": "ONNX"}, {"cpu": LATENCY})
     assert (lost.diagnosis, lost.latency) == ({"segment": "backbone"}, {})
-    assert (results.passed, results.shipped) == (1, 1)
+    assert (results.passed, results.versions, results.experiments) == (1, 1, 0)
 
 
 def test_a_run_of_which_nothing_was_written_has_no_verdict(tmp_path: Path) -> None:
     results = collect(JOBS, tmp_path / "models", tmp_path / "registered.json")
     assert [job.verdict for job in results.jobs] == ["no verdict"] * 2
     assert results.jobs[0].reasons == ("it was not validated",)
-    assert (results.passed, results.shipped, results.dataset, results.left_out) == (0, 0, {}, {})
+    assert (results.passed, results.versions, results.experiments) == (0, 0, 0)
+    assert (results.dataset, results.left_out) == ({}, {})
 
 
 def test_only_what_was_asked_for_counts(root: Path) -> None:
     results = collected(root, {"tiny-onnx": JOBS["tiny-onnx"]})
     assert [job.name for job in results.jobs] == ["tiny-onnx"]
-    assert (results.passed, results.shipped) == (1, 1)
+    assert (results.passed, results.versions) == (1, 1)
+
+
+def test_the_run_of_an_experiment_is_no_version(root: Path) -> None:
+    logged = {name: value for name, value in REGISTERED.items() if name != "version"}
+    receipts = {"registered": [{**logged, "experiment": "e", "run_id": "0123456789"}], "refused": [REFUSED]}
+    write_json(root / "registered.json", {"tracking_uri": "sqlite:///x", **receipts})
+    results = collected(root)
+    assert (results.passed, results.versions, results.experiments) == (1, 0, 1)
 
 
 def test_jobs_share_their_model(root: Path) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tests.shapes import synthetic_shapes
 
 from detexport.data.coco import CocoDataset, CocoRecord, load_coco, read_sem_seg
-from detexport.data.synthetic import SyntheticShapes
 from detexport.metrics.panoptic_quality import PanopticQuality
 from detexport.predictions.drawing import Overlay, draw
 from detexport.reference.store import NO_IMAGE, SampleMeta
@@ -26,7 +26,7 @@ FIELDS = ("pred_boxes", "scores", "pred_classes", "pred_masks", "pred_keypoints"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "shapes"
-    SyntheticShapes(train_images=0, val_images=3).write(path)
+    synthetic_shapes(train_images=0, val_images=3).write(path)
     return path
 
 

@@ -13,7 +13,7 @@ from detexport.parity.validate import validate_artifact
 from detexport.processing.postprocess import postprocess
 from detexport.reference.store import SampleMeta, read_reference, write_reference
 from detexport.report.collect import Results, collect
-from detexport.report.page import is_noisy, write_page
+from detexport.report.page import write_page
 from detexport.runtime.onnxruntime import OnnxRuntime
 from detexport.system.files import write_json
 from tiny_artifacts import tiny_image, write_tiny_onnx
@@ -201,12 +201,6 @@ def test_untrained_parameters_are_named(run: Path, tmp_path: Path) -> None:
     text = Text(page_of(collected(root), tmp_path)).text
     assert "tiny has 2 tensors with initial values instead of trained ones" in text
     assert "head.bias" in text
-
-
-def test_a_busy_machine_is_told_from_a_hiccup() -> None:
-    calm = {"p50_ms": 10, "p90_ms": 12, "p99_ms": 400}
-    assert not is_noisy({"runners": {"eager": calm}})
-    assert is_noisy({"runners": {"eager": calm, "onnx": {"p50_ms": 10, "p90_ms": 21, "p99_ms": 22}}})
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,14 @@ import pytest
 
 from detexport.errors import DataError
 from detexport.results.latency import read_latency, runners_of
+from detexport.results.parity_report import read_parity_report
 from detexport.results.read import read_object
-from detexport.results.verdict import read_verdict
 
 
 @pytest.mark.parametrize(
-    ("read", "stage"), [(read_verdict, "validate"), (read_latency, "benchmark")], ids=["verdict", "latency"]
+    ("read", "stage"),
+    [(read_parity_report, "validate"), (read_latency, "benchmark")],
+    ids=["parity report", "latency"],
 )
 def test_what_is_missing_or_broken_names_the_stage_that_writes_it(read, stage: str, tmp_path: Path) -> None:
     path = tmp_path / "result.json"

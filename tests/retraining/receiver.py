@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+REDIRECT = 302
+
 
 class Receiver(ThreadingHTTPServer):
     """Answers with the codes in turn, then with 204."""
@@ -18,7 +20,7 @@ class Receiver(ThreadingHTTPServer):
 
     @property
     def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/hook?token=secret-token"
+        return f"http://127.0.0.1:{self.server_port}/secret-path?token=secret-token"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -28,6 +30,12 @@ class Handler(BaseHTTPRequestHandler):
         code = self.server.codes.pop(0) if self.server.codes else 204
         self.server.received.append((self.path, self.headers["Content-Type"], body, code))
         self.send_response(code)
+        if code == REDIRECT:
+            self.send_header("Location", "/elsewhere")
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.send_response(200)
         self.end_headers()
 
     def log_message(self, *_: object) -> None: ...

@@ -25,7 +25,7 @@ STEPS = {
     "toy_pipeline.py digest": 0.2,
     "stages/register.py": 10.0,
     "stages/promote.py": 5.0,
-    "stages/gate.py": 1.0,
+    "stages/require_passed.py": 1.0,
     "dvc push": 2.0,
 }
 """Words in the command of a process of each step, and for how many seconds it is at work."""

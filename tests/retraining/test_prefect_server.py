@@ -1,11 +1,20 @@
 """The server of a schedule; tests/retraining/test_schedule.py starts a real one."""
 
+import socket
 from importlib.util import find_spec
 
 import pytest
 
-from detexport.errors import MissingPackageError
-from detexport.retraining.prefect_server import prefect_server
+from detexport.errors import MissingPackageError, RuntimeUnavailableError
+from detexport.retraining.prefect_server import check_port, prefect_server
+
+
+def test_a_port_in_use_is_an_error() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(RuntimeUnavailableError, match=f"the port {port} cannot be used"):
+            check_port(port)
+    check_port(port)
 
 
 @pytest.mark.skipif(find_spec("prefect") is not None, reason="Prefect is installed")

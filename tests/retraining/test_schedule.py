@@ -57,9 +57,17 @@ class Scheduler:
                 return run["state_type"], run["state"]["message"] or ""
             time.sleep(1)
 
-    def run_now(self) -> tuple[str, str]:
+    def start(self) -> str:
+        """Start a run; return its id."""
         (deployment,) = self.post("/deployments/filter")
-        return self.ended(self.post(f"/deployments/{deployment['id']}/create_flow_run")["id"])
+        started: str = self.post(f"/deployments/{deployment['id']}/create_flow_run")["id"]
+        return started
+
+    def run_now(self) -> tuple[str, str]:
+        return self.ended(self.start())
+
+    def cancel(self, run_id: str) -> None:
+        self.post(f"/flow_runs/{run_id}/set_state", state={"type": "CANCELLING"})
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +89,7 @@ def scheduler(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         DO_NOT_TRACK="1",
     )
     process = subprocess.Popen(
-        [PYTHON, "-m", "detexport.cli.job", "schedule", *options],
+        [PYTHON, "-m", "detexport.cli.retraining", "schedule", *options],
         env=variables,
         stdout=subprocess.PIPE,
         text=True,
@@ -149,4 +157,21 @@ def test_what_broke_is_tried_again(project: Path, scheduler: Scheduler) -> None:
     state, message = scheduler.run_now()
     assert (state, (project / "tries").read_text()) == ("FAILED", "xx")
     assert "preflight.py failed" in message
+    tool.write_text(kept)
+
+
+def test_a_run_that_is_cancelled_ends_the_job(project: Path, scheduler: Scheduler) -> None:
+    tool = project / "tools/preflight.py"
+    kept = tool.read_text()
+    tool.write_text(f"import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(3000)\n{kept}")
+    run_id = scheduler.start()
+    while not ((project / "pid").exists() and (project / "pid").read_text()):
+        time.sleep(0.5)
+    stage = psutil.Process(int((project / "pid").read_text()))
+    job = stage.parent()
+    assert job is not None
+    scheduler.cancel(run_id)
+    assert scheduler.ended(run_id)[0] == "CANCELLED"
+    _, alive = psutil.wait_procs([stage, job], timeout=300)
+    assert not alive
     tool.write_text(kept)

@@ -21,7 +21,8 @@ def test_a_summary_is_written_as_json_and_as_a_page(tmp_path: Path) -> None:
     summary.steps += [Step("pull", 1.25), Step("status", 0.5)]
     summary.data += [DataCheck("val", "label shift", "cat 60%", "0.300: cat 90%", "0.2", False)]
     summary.decisions.append(DECISION)
-    summary.parity["m-onnx"] = False
+    summary.parity["m-onnx"] = "differs"
+    summary.environment.append("torch 2.15.0 -> 2.16.0")
     summary.refuse("the reason")
     write_summary(summary, tmp_path)
     value = json.loads((tmp_path / "retraining.json").read_text())
@@ -29,7 +30,15 @@ def test_a_summary_is_written_as_json_and_as_a_page(tmp_path: Path) -> None:
     assert value["data"][0]["passed"] is False
     assert value["decisions"] == [DECISION]
     page = (tmp_path / "retraining.html").read_text()
-    for text in ("refused", "the reason", "label shift", "train@m", "below &lt;the limit&gt;", "differs"):
+    for text in (
+        "refused",
+        "the reason",
+        "label shift",
+        "train@m",
+        "below &lt;the limit&gt;",
+        "differs",
+        "torch 2.15",
+    ):
         assert text in page
     assert "<the limit>" not in page
 
@@ -37,4 +46,9 @@ def test_a_summary_is_written_as_json_and_as_a_page(tmp_path: Path) -> None:
 def test_the_lines_name_versions_and_reasons() -> None:
     summary = Summary("/srv", "2026-01-01T02:00:00+00:00", outcome=PROMOTED, steps=[Step("a", 2)])
     summary.decisions += [DECISION | {"decision": "promoted"}, DECISION | {"version": "", "name": "other"}]
-    assert summary.lines() == ["promoted in 2.0 s", "m-onnx version 4: promoted"]
+    summary.environment.append("torch 2.15.0 -> 2.16.0")
+    assert summary.lines() == [
+        "promoted in 2.0 s",
+        "m-onnx version 4: promoted",
+        "  the environment changed: torch 2.15.0 -> 2.16.0",
+    ]

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import yaml
 
 TESTS = Path(__file__).parents[1]
 ROOT = TESTS.parent
-JOB = "toy-onnx"
+JOB, SECOND_JOB = "toy-onnx", "toy-tracing"
 CLASSES = ("circle", "square", "star")
 SIZE = (40, 64)
 IMAGES = {"train": 9, "val": 3}
@@ -56,7 +57,7 @@ def require(folder: Path, *command: str) -> str:
 
 
 def job_command(*options: str) -> list[str]:
-    return [sys.executable, "-m", "detexport.cli.job", "retrain", *options]
+    return [sys.executable, "-m", "detexport.cli.retraining", "retrain", *options]
 
 
 def create(folder: Path) -> Path:
@@ -122,10 +123,14 @@ def params(**changes: Any) -> dict[str, Any]:
     splits = {split: {"images": split, "annotations": f"{split}.json"} for split in IMAGES}
     dataset = {"_target_": "detexport.data.coco_folder.CocoFolder", "name": "toy", "source": "source"}
     runtime = {"_target_": "detexport.runtime.onnxruntime.OnnxRuntime", "threads": 1}
+    torchscript = {"_target_": "detexport.runtime.torchscript.TorchScript", "threads": 1}
     return {
         "data": {"name": "toy", "categories": None, "dataset": dataset | {"splits": splits}},
         "jobs": {JOB: {"model": "toy", "target": "onnx", "artifact": "onnx"}},
-        "targets": {"onnx": {"artifact": "onnx", "runtime": runtime}},
+        "targets": {
+            "onnx": {"artifact": "onnx", "runtime": runtime},
+            "tracing": {"artifact": "tracing", "runtime": torchscript},
+        },
         "models": {"toy": {"license": "CC0-1.0"}},
         "conversions": {},
         "parity": {"images": 2, "scales": [1.0], "accuracy_images": 0},
@@ -167,7 +172,7 @@ def stages() -> dict[str, Any]:
         "metrics": {
             "foreach": "${jobs}",
             "do": {
-                "cmd": f"{own} digest",
+                "cmd": f"{own} digest ${{key}}",
                 "deps": ["outputs/models/toy"],
                 "outs": ["outputs/digests/${key}.json"],
             },
@@ -188,8 +193,10 @@ def stages() -> dict[str, Any]:
             "params": ["registry"],
             "outs": [{"outputs/promoted.json": {"persist": True}}],
         },
-        "gate": {
-            "cmd": script("gate", "--models-dir outputs/models --registered outputs/registered.json"),
+        "require_passed": {
+            "cmd": script(
+                "require_passed", "--models-dir outputs/models --registered outputs/registered.json"
+            ),
             "deps": ["outputs/digests", "outputs/registered.json", "outputs/promoted.json"],
         },
     }
@@ -206,13 +213,20 @@ def train() -> None:
 
 
 def export() -> None:
-    """The stage ``export``: the artifact with all evidence. In the base image "drifted" it computes else."""
+    """The stage ``export``: the artifact with all evidence. In the base image "drifted" it computes else.
+
+    The parameters ``export``: ``broken``, the artifact fails its validation; ``second``, there is an artifact
+    of a second job, which does; ``sleep_s`` and ``code``, how long it takes and how it ends.
+    """
     import toy_project
 
     import tiny_artifacts
 
     model = json.loads(Path("weights.json").read_text())
-    broken = yaml.safe_load(Path("params.yaml").read_text())["export"]["broken"]
+    options = yaml.safe_load(Path("params.yaml").read_text())["export"]
+    time.sleep(options.get("sleep_s", 0))
+    if options.get("code"):
+        sys.exit(options["code"])
     image = json.loads(Path("outputs/environment.json").read_text())["base_image"]
     if image == "drifted":
         tiny_artifacts.FRACTIONS = tiny_artifacts.FRACTIONS + 0.01
@@ -221,9 +235,12 @@ def export() -> None:
         toy_project.write_project(root)
         shutil.rmtree(toy_project.folder(root) / "reference")
         toy_project.write_version(root, model["number"], ap=model["ap"], versions={"image": image})
-        if broken:
-            verdict = {"passed": False, "reasons": ["a box differs by 3 px"]}
+        verdict = {"passed": False, "reasons": ["a box differs by 3 px"]}
+        if options["broken"]:
             toy_project.write_verdict(root, "onnx", toy_project.toy_artifact(root), **verdict)
+        if options.get("second"):
+            second = toy_project.write_target(root, "tracing")
+            toy_project.write_verdict(root, "tracing", second, **verdict)
         shutil.copytree(toy_project.folder(root), "outputs/models/toy", dirs_exist_ok=True)
 
 
@@ -231,7 +248,7 @@ def digest() -> None:
     """The stage ``metrics``."""
     from detexport.results.digests import write_digests
 
-    write_digests([Path("outputs/models/toy")], Path(f"outputs/digests/{JOB}.json"))
+    write_digests([Path("outputs/models/toy")], Path(f"outputs/digests/{sys.argv[2]}.json"))
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def test_learning_rates_by_name_and_overrides() -> None:
         get_default_optimizer_params(net, bias_lr_factor=2.0)
 
 
-@pytest.mark.parametrize(("kind", "expected"), [("value", 0.5), ("norm", 0.5)])
+@pytest.mark.parametrize(("kind", "expected"), [("value", 0.5), ("norm", 0.5), ("full_model", 0.5)])
 def test_gradients_are_clipped_before_a_step(kind: str, expected: float) -> None:
     cfg = get_cfg()
     cfg.SOLVER.BASE_LR, cfg.SOLVER.MOMENTUM, cfg.SOLVER.WEIGHT_DECAY = 1.0, 0.0, 0.0

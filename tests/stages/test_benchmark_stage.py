@@ -1,4 +1,4 @@
-"""The stages `describe_machine`, `candidates` and `benchmark`: the small model against a tiny artifact."""
+"""The stages `describe_machine`, `benchmark_targets`, `benchmark`: a small model, a tiny artifact."""
 
 import json
 import os
@@ -55,7 +55,8 @@ def test_the_candidates_change_with_their_own_artifact_and_runtime_alone(tmp_pat
         jobs = {"tiny-one": ("tiny", "one", "onnx"), "other-two": ("other", "two", "elsewhere")}
         sections = {"conversions": {"tiny-int8": {"model": "tiny", "artifact": "int8", "source": "onnx"}}}
         (tmp_path / "params.yaml").write_text(params_of(jobs, targets=targets, **sections))
-        done = stage("candidates", tmp_path, model="tiny", artifacts_dir="artifacts", save_to="found.json")
+        options = {"model": "tiny", "artifacts_dir": "artifacts", "save_to": "found.json"}
+        done = stage("benchmark_targets", tmp_path, **options)
         assert done.returncode == 0, done.stderr
         found: dict[str, Any] = json.loads((tmp_path / "found.json").read_text())
         return found
@@ -105,7 +106,8 @@ def test_eager_and_targets_are_measured_and_cuda_is_skipped_visibly(tmp_path: Pa
     (tmp_path / "params.yaml").write_text(params_of(jobs, targets=targets, benchmark=few))
 
     assert stage("describe_machine", tmp_path, save_to="machine.json").returncode == 0
-    listed = stage("candidates", tmp_path, model="tiny", artifacts_dir="artifacts", save_to="candidates.json")
+    options = {"model": "tiny", "artifacts_dir": "artifacts", "save_to": "benchmark_targets.json"}
+    listed = stage("benchmark_targets", tmp_path, **options)
     assert listed.returncode == 0, listed.stderr
     result = stage(
         "benchmark",
@@ -114,7 +116,7 @@ def test_eager_and_targets_are_measured_and_cuda_is_skipped_visibly(tmp_path: Pa
         build="build",
         weights="weights",
         artifacts_dir="artifacts",
-        candidates="candidates.json",
+        targets="benchmark_targets.json",
         reference="reference",
         machine="machine.json",
         save_to="latency.json",

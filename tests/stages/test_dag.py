@@ -164,7 +164,7 @@ def test_a_second_run_does_no_stages_work_again(repo: Path) -> None:
 def test_what_another_selection_left_does_not_make_the_benchmark_stale(repo: Path) -> None:
     left = repo / "outputs/models/mine/artifacts/left"
     shutil.copytree(repo / "outputs/models/mine/artifacts/tracing", left)
-    assert stages_run(run(repo, "dvc", "repro")) == {"candidates@mine"}
+    assert stages_run(run(repo, "dvc", "repro")) == {"benchmark_targets@mine"}
     assert not left.exists()
 
 
@@ -206,7 +206,7 @@ def test_a_clone_with_another_registry_registers_and_does_nothing_else(repo: Pat
     checked = run(pulled, sys.executable, "tools/preflight.py")
     assert checked.stdout == f"{reason}: jobs are registered again\n"
     stale = json.loads(dvc(pulled, "status", "--json")).keys()
-    assert stale == {"register", "promote", "report", "publish", "gate"}
+    assert stale == {"register", "promote", "report", "publish", "require_passed"}
     dvc(pulled, "checkout")
 
 
@@ -325,7 +325,7 @@ def test_an_option_of_one_target_runs_only_what_depends_on_it(repo: Path) -> Non
     assert stages_run(done) == {
         "validate@mine-tracing",
         "diagnose@mine-tracing",
-        "candidates@mine",
+        "benchmark_targets@mine",
         "benchmark@mine",
         "metrics@mine-tracing",
         "metrics@mine-scripting",  # the latencies of both are measured together
@@ -334,7 +334,7 @@ def test_an_option_of_one_target_runs_only_what_depends_on_it(repo: Path) -> Non
         "promote",  # another runtime is another version
         "report",
         "publish",
-        "gate",
+        "require_passed",
     }
 
 
@@ -373,7 +373,7 @@ def test_what_does_not_pass_is_refused_with_evidence_and_fails_the_run(repo: Pat
     compose(repo, "parity.min_detections=1000000")
     done = run(repo, "dvc", "repro", check=False)
     assert done.returncode != 0
-    assert "gate" in done.stderr + done.stdout
+    assert "require_passed" in done.stderr + done.stdout
     assert [entry["job"] for entry in receipts(repo)["refused"]] == ["mine-tracing", "mine-scripting"]
     assert receipts(repo)["registered"] == []
     assert all(entry["reasons"] for entry in receipts(repo)["refused"])

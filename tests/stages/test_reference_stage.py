@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.shapes import synthetic_shapes
 
 from detexport.checkpoint import write_state_dict
 from detexport.config.cfg import load_cfg
-from detexport.data.synthetic import SyntheticShapes
 from detexport.modeling import build_model
 from detexport.reference.store import read_reference
 from detexport.system.files import write_json
@@ -81,7 +81,7 @@ def take_away(lacking: str, data: Path) -> None:
 
 @pytest.mark.parametrize("name", LACKING)
 def test_data_without_what_the_metric_needs_say_how_to_go_without(name: str, tmp_path: Path) -> None:
-    SyntheticShapes(train_images=0, val_images=2, sizes=[(64, 80)]).write(tmp_path / "data")
+    synthetic_shapes(train_images=0, val_images=2, sizes=[(64, 80)]).write(tmp_path / "data")
     take_away(LACKING[name], tmp_path / "data")
     place_model(name, tmp_path)
     done = reference(tmp_path, accuracy_images=2)

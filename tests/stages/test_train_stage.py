@@ -41,13 +41,13 @@ def test_a_model_that_fits(keys: tuple[Any, ...], classes: int) -> None:
         ((), 3, SHAPES, "got: classes: 3; expected: 2,"),
         ((*KEYPOINTS[:2],), 2, SHAPES, "NUM_KEYPOINTS: 17; expected: 2,"),
         (KEYPOINTS, 2, USERS, "NUM_KEYPOINTS: 2; expected: 0,"),
-        ((*PANOPTIC[:2],), 2, SHAPES, "NUM_CLASSES, all things being one,: 54; expected: 4,"),
-        (PANOPTIC, 2, USERS, "all things being one,: 4; expected: 1,"),
+        ((*PANOPTIC[:2],), 2, SHAPES, "then stuff\\): 54; expected: 4,"),
+        (PANOPTIC, 2, USERS, "then stuff\\): 4; expected: 1,"),
         (
             ("MODEL.META_ARCHITECTURE", "SemanticSegmentor"),
             54,
             SHAPES,
-            "all things being one,: 54; expected: 4,",
+            "then stuff\\): 54; expected: 4,",
         ),
     ],
 )

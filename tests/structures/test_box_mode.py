@@ -52,3 +52,12 @@ def test_a_rotated_box_becomes_the_box_around_it() -> None:
     assert BoxMode.convert((1, 2, 3, 4), XYWH, BoxMode.XYWHA_ABS) == (2.5, 4, 3, 4, 0)
     with pytest.raises(ValueError, match=r"\(R, 5\)"):
         BoxMode.convert([0, 0, 1, 1], BoxMode.XYWHA_ABS, XYXY)
+
+
+def test_gradients_and_traces_pass_a_conversion() -> None:
+    boxes = torch.tensor([[1.0, 2.0, 4.0, 6.0]], requires_grad=True)
+    BoxMode.convert(boxes, XYXY, XYWH).sum().backward()
+    assert boxes.grad is not None
+    assert boxes.grad.tolist() == [[0, 0, 1, 1]]
+    traced = torch.jit.trace(lambda x: BoxMode.convert(x, XYXY, XYWH), boxes.detach(), check_trace=False)
+    assert traced(torch.tensor([[0.0, 0, 5, 7], [1, 1, 2, 3]])).tolist() == [[0, 0, 5, 7], [1, 1, 1, 2]]

@@ -88,3 +88,8 @@ def test_the_image_size_is_constant_and_private_names_are_no_fields(three: Insta
     three._note = "of one length more"
     assert three._note == "of one length more"
     assert not three.has("_note")
+
+
+def test_sizes_of_any_type_are_compared() -> None:
+    two = [Instances([4, 6], scores=torch.ones(n)) for n in (1, 2)]  # type: ignore[arg-type]
+    assert len(Instances.cat(two)) == 3

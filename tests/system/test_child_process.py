@@ -46,7 +46,9 @@ def test_a_result_comes_back() -> None:
     assert call_in_child(max, 1, 3, what="it") == 3
 
 
-@pytest.mark.parametrize("kind", [ExportError, DiskError, MissingPackageError, UnexpectedError])
+@pytest.mark.parametrize(
+    "kind", [ExportError, DiskError, MissingPackageError, OutOfMemoryError, UnexpectedError]
+)
 def test_an_error_of_ours_keeps_its_class_and_its_message(kind: type[DetexportError]) -> None:
     with pytest.raises(DetexportError) as here:
         ours(kind, "x")

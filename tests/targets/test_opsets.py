@@ -5,15 +5,11 @@ import pytest
 from detexport.errors import ConfigError
 from detexport.formats.onnx_opsets import LATEST_TORCHSCRIPT, OLDEST, latest_written
 from detexport.runtime.onnxruntime import latest_opset
-from detexport.targets.opsets import WITH_REGIONS, check_opset_version
-
-REGIONS, PLAIN = WITH_REGIONS[0], "RetinaNet"
+from detexport.targets.opsets import check_opset_version
 
 
-def check(opset: int, exporter: str = "dynamo", *, meta_arch: str = PLAIN, runs_onnx: bool = False) -> None:
-    check_opset_version(
-        "onnx", opset, exporter, meta_arch=meta_arch, runs_onnx=runs_onnx, option="--opt opset_version"
-    )
+def check(opset: int, exporter: str = "dynamo", *, rois: bool = False, runs_onnx: bool = False) -> None:
+    check_opset_version("onnx", opset, exporter, rois=rois, runs_onnx=runs_onnx, option="--opt opset_version")
 
 
 @pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
@@ -35,14 +31,14 @@ def test_an_opset_beyond_them_is_refused(exporter: str, opset: int) -> None:
     )
 
 
-@pytest.mark.parametrize("meta_arch", [*WITH_REGIONS, PLAIN])
-def test_a_file_for_onnx_runtime_has_an_opset_that_it_runs(meta_arch: str) -> None:
-    runs = latest_opset(OLDEST, rois=meta_arch in WITH_REGIONS)
+@pytest.mark.parametrize("rois", [True, False])
+def test_a_file_for_onnx_runtime_has_an_opset_that_it_runs(rois: bool) -> None:
+    runs = latest_opset(OLDEST, rois=rois)
     latest = min(runs, latest_written("dynamo"))
-    check(latest, meta_arch=meta_arch, runs_onnx=True)
+    check(latest, rois=rois, runs_onnx=True)
     by = "ONNX Runtime runs" if runs < latest_written("dynamo") else "exporter writes"
     with pytest.raises(ConfigError, match=f"expected: {OLDEST} to {latest}, which .*{by}"):
-        check(latest + 1, meta_arch=meta_arch, runs_onnx=True)
+        check(latest + 1, rois=rois, runs_onnx=True)
 
 
 def test_models_that_pool_regions_run_with_fewer_opsets_than_others() -> None:
@@ -52,6 +48,6 @@ def test_models_that_pool_regions_run_with_fewer_opsets_than_others() -> None:
 
 def test_a_runtime_that_runs_more_than_an_exporter_writes_changes_nothing() -> None:
     assert latest_opset(OLDEST, rois=True) > LATEST_TORCHSCRIPT
-    check(LATEST_TORCHSCRIPT, "torchscript", meta_arch=REGIONS, runs_onnx=True)
+    check(LATEST_TORCHSCRIPT, "torchscript", rois=True, runs_onnx=True)
     with pytest.raises(ConfigError, match=f"to {LATEST_TORCHSCRIPT}, which the torchscript exporter writes"):
-        check(LATEST_TORCHSCRIPT + 1, "torchscript", meta_arch=REGIONS, runs_onnx=True)
+        check(LATEST_TORCHSCRIPT + 1, "torchscript", rois=True, runs_onnx=True)

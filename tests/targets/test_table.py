@@ -10,7 +10,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from detexport.config.instantiate import instantiate
+from detexport.config.instantiation import instantiate
 from detexport.defaults import read_targets
 from detexport.errors import ConfigError, MissingPackageError
 from detexport.parity.accuracy import FLOAT32

@@ -39,7 +39,7 @@ if "BROKEN" in found and sys.argv[1] == "a":
     sys.exit("error: a broken artifact")
 pathlib.Path("outputs", f"{sys.argv[1]}.json").write_text(found)
 """
-GATE = """
+REQUIRE_PASSED = """
 import pathlib
 pathlib.Path("passed").write_text("yes")
 """
@@ -61,9 +61,9 @@ STAGES = {
             "outs": ["outputs/${key}.json"],
         },
     },
-    "gate": {
-        "cmd": "python stages/gate.py",
-        "deps": ["stages/gate.py", *(f"outputs/{job}.json" for job in JOBS)],
+    "require_passed": {
+        "cmd": "python stages/require_passed.py",
+        "deps": ["stages/require_passed.py", *(f"outputs/{job}.json" for job in JOBS)],
         "outs": ["passed"],
     },
 }
@@ -75,7 +75,8 @@ def project(tmp_path: Path) -> Path:
     for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
         subprocess.run(command, cwd=tmp_path, check=True)
     (tmp_path / "stages").mkdir()
-    for name, code in {"prepare": PREPARE, "export": EXPORT, "metrics": METRICS, "gate": GATE}.items():
+    scripts = {"prepare": PREPARE, "export": EXPORT, "metrics": METRICS, "require_passed": REQUIRE_PASSED}
+    for name, code in scripts.items():
         (tmp_path / "stages" / f"{name}.py").write_text(code)
     (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": STAGES}))
     (tmp_path / "source").write_text("text ")
@@ -128,7 +129,7 @@ ALL = sorted(f"{stage} {job}" for stage in ("export", "metrics") for job in JOBS
 
 def test_dvc_finds_nothing_left_of_the_chains(project: Path) -> None:
     assert run(project) == ALL
-    assert stale(project) == ["gate"], "the stage over all jobs is DVC's"
+    assert stale(project) == ["require_passed"], "the stage over all jobs is DVC's"
     assert run(project) == []
     (project / "source").write_text("other ")
     assert run(project) == ALL
@@ -168,7 +169,7 @@ def test_ray_runs_the_chains_and_a_killed_worker_changes_nothing(project: Path, 
     assert sorted(" ".join(line.split()[:2]) for line in lines) == sorted([*ALL, "export b"])
     assert {line.split()[3] for line in lines if line.startswith("export")} == {"1"}
     assert (project / "dvc.lock").read_text() == expected
-    assert stale(project) == ["gate"]
+    assert stale(project) == ["require_passed"]
 
 
 def waiting_step(project: Path) -> int | None:

@@ -44,3 +44,10 @@ def test_metadata_is_set_once() -> None:
         _ = metadata.stuff_classes
     assert copy.deepcopy(metadata).as_dict() == metadata.as_dict()
     assert "catalog_b" in repr(metadata)
+
+
+def test_metadata_that_exists_can_be_asked_for() -> None:
+    assert "never mentioned" not in MetadataCatalog
+    MetadataCatalog.get("mentioned")
+    assert "mentioned" in MetadataCatalog
+    MetadataCatalog.remove("mentioned")

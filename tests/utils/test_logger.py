@@ -48,3 +48,20 @@ def test_a_small_table() -> None:
         "|:------:|:----:|",
         "| 40.000 |  x   |",
     ]
+
+
+def test_the_logger_of_this_package_is_configured_with_detectron2s(tmp_path: Path) -> None:
+    own = logging.getLogger("detexport")
+    before, level = list(own.handlers), own.level
+    try:
+        setup_logger(tmp_path / "log.txt", name="detectron2", configure_stdout=False)
+        logging.getLogger("detexport.data").warning("from inside")
+        assert "from inside" in (tmp_path / "log.txt").read_text()
+    finally:
+        for logger in (own, logging.getLogger("detectron2")):
+            for handler in list(logger.handlers):
+                if handler not in before:
+                    logger.removeHandler(handler)
+                    handler.close()
+            logger.propagate = True
+        own.setLevel(level)

@@ -1,12 +1,15 @@
 """Retries without GPU memory, seeds, and callables that are pickled."""
 
+import os
 import pickle
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from detexport.errors import ConfigError
 from detexport.utils.collect_env import collect_env_info
 from detexport.utils.env import seed_all_rng, setup_environment
 from detexport.utils.memory import retry_if_cuda_oom
@@ -50,3 +53,28 @@ def test_a_lambda_is_pickled() -> None:
 
 def test_the_versions_of_this_machine() -> None:
     assert torch.__version__ in collect_env_info()
+
+
+def test_a_callable_object_is_retried_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing:
+        calls = 0
+
+        def __call__(self) -> int:
+            self.calls += 1
+            if self.calls < 3:
+                raise torch.cuda.OutOfMemoryError
+            return self.calls
+
+    assert retry_if_cuda_oom(Failing())() == 3
+
+
+def test_the_module_of_the_environment_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "environment.py"
+    file.write_text("import os\ndef setup_environment():\n    os.environ['WAS_SET_UP'] = 'yes'\n")
+    monkeypatch.setenv("DETECTRON2_ENV_MODULE", str(file))
+    monkeypatch.setenv("WAS_SET_UP", "no")
+    setup_environment()
+    assert os.environ["WAS_SET_UP"] == "yes"
+    monkeypatch.setenv("DETECTRON2_ENV_MODULE", "json")
+    with pytest.raises(ConfigError, match="DETECTRON2_ENV_MODULE=json"):
+        setup_environment()

@@ -186,3 +186,18 @@ def test_masks_of_several_kinds_are_the_same() -> None:
         Visualizer(GREY).overlay_instances(masks=masks, assigned_colors=[RED]).get_image() for masks in kinds
     ]
     assert all(np.array_equal(image, images[0]) for image in images)
+
+
+def test_a_record_with_a_panoptic_map(tmp_path: Path) -> None:
+    ids = np.zeros((20, 30, 3), np.uint8)
+    ids[5:15, 5:15, 1] = 1
+    Image.fromarray(ids).save(tmp_path / "panoptic.png")
+    record = {
+        "pan_seg_file_name": str(tmp_path / "panoptic.png"),
+        "segments_info": [{"id": 256, "category_id": 0, "isthing": True, "iscrowd": 0}],
+    }
+    visualizer = Visualizer(np.zeros((20, 30, 3), np.uint8))
+    drawn = visualizer.draw_dataset_dict(record).get_image()
+    assert drawn[10, 10].any()
+    assert not drawn[18, 28].any()
+    assert Visualizer.draw_panoptic_seg_predictions is Visualizer.draw_panoptic_seg

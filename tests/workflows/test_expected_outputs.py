@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.shapes import synthetic_shapes
 
 from detexport.artifact import read_artifact
-from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import ArtifactError
 from detexport.parity.noise_floor import NoiseFloor
 from detexport.parity.settings import default_settings
@@ -31,7 +31,7 @@ NAMES = ("circle", "square", "star")
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "shapes"
-    SyntheticShapes(train_images=0, val_images=2, sizes=[(48, 64)]).write(folder)
+    synthetic_shapes(train_images=0, val_images=2, sizes=[(48, 64)]).write(folder)
     return folder
 
 

@@ -34,14 +34,18 @@ def test_what_suffices(target: str, given: dict[str, Any]) -> None:
     ("target", "given", "message"),
     [
         ("onxx", {}, "unknown target"),
-        ("onnx", {"evaluate": True}, r"--run-eval needs data; got: no --data; .*remedy: give --data DIR$"),
+        (
+            "onnx",
+            {"evaluate": True},
+            r"--run-eval needs data; got: no --data; .*remedy: give --data DIR \(in Python: data=...\)$",
+        ),
         (
             BF16,
             {},
-            "checked by its AP on annotated images; .*or export without the check",
+            "checked by its task metrics on annotated images; .*or export without the check",
         ),
         (BF16, {"check": False, "evaluate": True}, "--run-eval needs data"),
-        (INT8, {"images": ["a.png"]}, "is checked by its AP"),
+        (INT8, {"images": ["a.png"]}, "is checked by its task metrics"),
         (INT8, {"check": False}, "onnx_int8 needs calibration images; got: none"),
     ],
 )

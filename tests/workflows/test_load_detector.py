@@ -10,7 +10,6 @@ import detexport
 from detexport.errors import ArtifactError, ConfigError
 from detexport.registry.jobs import register_jobs
 from detexport.registry.settings import RegistrySettings
-from detexport.registry.store import RegistryError
 from detexport.runtime.onnxruntime import OnnxRuntime
 from detexport.workflows.load_detector import registered_engine
 from photos import assert_same
@@ -66,7 +65,7 @@ def test_a_folder_of_a_run_is_loaded(client: mlflow.MlflowClient, registry: Path
 
 
 def test_a_model_that_is_not_registered_is_refused(client: mlflow.MlflowClient) -> None:
-    with pytest.raises(RegistryError, match=r"the registry sqlite:.* cannot be used; got: .*toy-onnx"):
+    with pytest.raises(ConfigError, match=r"the registry sqlite:.* has no such version; got: .*toy-onnx"):
         detexport.load("models:/toy-onnx/7")
 
 

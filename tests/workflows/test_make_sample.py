@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.shapes import synthetic_shapes
 
 from detexport.contract import ResizeRule
 from detexport.data.coco import CocoDataset, load_coco, read_record
 from detexport.data.resize import resize_image, resized_size
-from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import DataError
 from detexport.workflows.make_sample import make_sample
 from detexport.workflows.sample_folder import read_sample
@@ -21,7 +21,7 @@ CONTRACT = replace(tiny_contract(), channel_order="BGR", resize=ResizeRule(40, 1
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> CocoDataset:
     folder = tmp_path_factory.mktemp("data") / "shapes"
-    SyntheticShapes(train_images=0, val_images=2, sizes=[(64, 80), (60, 100)]).write(folder)
+    synthetic_shapes(train_images=0, val_images=2, sizes=[(64, 80), (60, 100)]).write(folder)
     return load_coco(folder, "val")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.shapes import synthetic_shapes
 from torch import nn
 
 import detexport
@@ -18,7 +19,6 @@ from detexport.checkpoint import DetectionCheckpointer, read_state_dict
 from detexport.config.cfg import load_cfg
 from detexport.data import read_image
 from detexport.data.image_samples import BUNDLED_SAMPLE
-from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import CheckpointError, ConfigError, DataError, ExportError
 from detexport.modeling import build_model
 from detexport.modeling.meta_arch.torchvision_small import faster_rcnn
@@ -52,7 +52,7 @@ def artifact_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "shapes"
-    SyntheticShapes(train_images=0, val_images=2, sizes=[(48, 64)]).write(folder)
+    synthetic_shapes(train_images=0, val_images=2, sizes=[(48, 64)]).write(folder)
     return folder
 
 
@@ -183,7 +183,7 @@ def test_wrong_arguments_are_refused_before_any_work(model: Any, tmp_path: Path)
     output = tmp_path / "mine"
     with pytest.raises(ConfigError, match="unknown target"):
         detexport.export(model, target="onx", output=output)
-    with pytest.raises(ConfigError, match="is checked by its AP"):
+    with pytest.raises(ConfigError, match="is checked by its task metrics"):
         detexport.export(model, target="onnx_int8", output=output)
     with pytest.raises(ConfigError, match="needs calibration images"):
         detexport.export(model, target="onnx_int8", output=output, check=False)

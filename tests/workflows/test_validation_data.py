@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.shapes import synthetic_shapes
 
-from detexport.data.synthetic import SyntheticShapes
 from detexport.errors import DataError, MissingAnnotationsError
 from detexport.workflows.validation_data import choose_records, load_annotated, load_dataset, training_images
 from tiny_artifacts import KINDS, tiny_contract
@@ -16,7 +16,7 @@ NAMES = ("circle", "rectangle", "triangle", "star", "ring")
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "shapes"
-    SyntheticShapes(train_images=2, val_images=5, sizes=[(48, 64)]).write(folder)
+    synthetic_shapes(train_images=2, val_images=5, sizes=[(48, 64)]).write(folder)
     return folder
 
 

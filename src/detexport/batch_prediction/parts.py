@@ -33,7 +33,7 @@ _COLUMNS = {
     "objectness_logits": [("objectness_logits", _FLOATS)],
     "sem_seg": [("sem_seg", pyarrow.list_(pyarrow.struct(_SEGMENT)))],
 }
-"""The columns of each output of a graph: see ``detexport.predictions.records.to_plain``."""
+"""The columns of each output of a graph: see ``detexport.predictions.predict_images.to_plain``."""
 _PANOPTIC = ("panoptic_seg", pyarrow.list_(pyarrow.struct([*_THING, *_SEGMENT])))
 
 

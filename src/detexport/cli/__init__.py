@@ -288,7 +288,7 @@ def export_command(
         Option(help="Data set in COCO format: images/val and annotations/instances_val.json."),
     ] = None,
     run_eval: Annotated[
-        bool, Option("--run-eval", help="Evaluate AP of the model and of the artifact on --data.")
+        bool, Option("--run-eval", help="Evaluate the task metrics (AP, ...) of both on --data.")
     ] = False,
     device: Annotated[
         str, Option(help="Device that the artifact is compiled for and checked on: cpu or cuda.")
@@ -297,8 +297,7 @@ def export_command(
         bool,
         Option(
             "--check/--no-check",
-            "--proof/--no-proof",
-            help="Compare the artifact with the model; keep it only if it passes (formerly --proof).",
+            help="Compare the artifact with the model; keep it only if it passes.",
         ),
     ] = True,
     max_image_pixels: MaxImagePixels = None,
@@ -322,7 +321,7 @@ def export_command(
 
     The check runs the artifact and the model on the samples at several sizes and on a blank image, and
     compares boxes, scores, masks and keypoints within the tolerance. If the artifact does not pass, it is not
-    kept and the exit code is 1. A target in bf16 or int8 is evaluated by its AP on --data.
+    kept and the exit code is 1. A target in bf16 or int8 is evaluated by its task metrics on --data.
     """  # noqa: D301
     from detexport.cli.checks import Request, check_export
 
@@ -468,7 +467,7 @@ def verify_command(
       detexport verify models:/mask_rcnn-onnx@champion
       detexport verify models:/mask_rcnn-onnx/3 --json
 
-    MLFLOW_TRACKING_URI names the registry. Exit code 1 if anything does not hold.
+    MLFLOW_TRACKING_URI names the registry. Exit code 1 if a check fails.
     """  # noqa: D301
     from detexport.cli.verify import verify
 
@@ -505,11 +504,10 @@ def validate_command(
     accuracy_images: Annotated[
         int | None,
         Option(
-            "--accuracy-images",
-            "--quality-images",
             min=0,
-            help="Number of annotated images for AP; 0 leaves AP out, for data without annotations. Also "
-            "ignored in the pipeline's folders, unless 0. Default: that of --params, else 100.",
+            help="Number of annotated images for the task metrics (AP, AR, PQ, mIoU); 0 leaves them out, for "
+            "data without annotations. Also ignored in the pipeline's folders, unless 0. Default: that of "
+            "--params, else 100.",
         ),
     ] = None,
     device: Annotated[str, Option(help="Device: cpu, cuda or cuda:<index>.")] = "cpu",
@@ -542,9 +540,9 @@ def validate_command(
 
     The last artifact is in the pipeline's folders: it is compared with the reference stored there. Four
     verdicts are reported: contract (it runs, with the fields, types and shapes declared), numerics (errors of
-    paired detections), matching (missing and extra detections), accuracy (AP against ground truth, compared
-    with the model's). The inputs are images of the data set and edge cases: odd and extreme sizes, no
-    detection, one and the most detections, ties, scores next to the threshold, batches.
+    paired detections), matching (missing and extra detections), accuracy (task metrics against ground truth,
+    compared with the model's). The inputs are images of the data set and edge cases: odd and extreme sizes,
+    no detection, one and the most detections, ties, scores next to the threshold, batches.
     """  # noqa: D301
     from detexport.cli.checks import check_model_is_named, check_validate
     from detexport.workflows.model_source import ModelSource
@@ -649,15 +647,17 @@ def serve_command(
     threads: Annotated[
         int, Option(min=0, max=1024, help="Threads of each copy; 0: as registered, or the runtime's choice.")
     ] = 0,
-    max_body_mb: Annotated[int, Option(min=1, max=2000, help="Most megabytes of a request.")] = 20,
-    max_images: Annotated[int, Option(min=1, max=10000, help="Most images of a request.")] = 16,
-    max_queue: Annotated[int, Option(min=1, max=100000, help="Most images that wait for the model.")] = 64,
+    max_body_mb: Annotated[int, Option(min=1, max=2000, help="Maximum size of a request in MB.")] = 20,
+    max_images: Annotated[int, Option(min=1, max=10000, help="Maximum number of images of a request.")] = 16,
+    max_queue: Annotated[int, Option(min=1, max=100000, help="Maximum number of images in the queue.")] = 64,
     timeout: Annotated[
         float,
-        Option(min=0.1, max=3600, help="Seconds in which a request's header, then its body, arrives."),
+        Option(
+            min=0.1, max=3600, help="Time limit in seconds for a request's header, and again for its body."
+        ),
     ] = 30.0,
     shutdown_timeout: Annotated[
-        int, Option(min=0, max=3600, help="Seconds for the accepted requests after SIGTERM.")
+        int, Option(min=0, max=3600, help="Time limit in seconds for the accepted requests after SIGTERM.")
     ] = 30,
     max_image_pixels: MaxImagePixels = None,
 ) -> None:
@@ -786,16 +786,16 @@ def promote_command(
     ] = None,
     as_json: Annotated[bool, Option("--json", help="Print one JSON document instead of text.")] = False,
 ) -> None:
-    """Let a registered version become the champion if it passes the gate.
+    """Let a registered version become the champion if it passes the promotion gate.
 
     \b
       detexport promote mask_rcnn-onnx
       detexport promote mask_rcnn-onnx --version 3
 
-    The gate checks the version's files and its certificate, and compares its latency and AP with the
-    champion's. Limits and registry are those of params.yaml in the current folder, without the file the
-    defaults; MLFLOW_TRACKING_URI overrides the registry. The decision is recorded in the registry. The exit
-    code is 1 if the version was refused.
+    The promotion gate checks the version's files and its certificate, and compares its latency and task
+    metrics with the champion's. Limits and registry are those of params.yaml in the current folder, or the
+    defaults if there is no such file; MLFLOW_TRACKING_URI overrides the registry. The decision is recorded in
+    the registry. The exit code is 1 if the version was refused.
     """  # noqa: D301
     from detexport.cli.promote import promote
 
@@ -813,7 +813,7 @@ def rollback_command(
     \b
       detexport rollback mask_rcnn-onnx
 
-    The pipeline does not promote the version again that was rolled back; `detexport promote --version` does.
+    The pipeline does not promote a rolled-back version again; `detexport promote --version` does.
     """  # noqa: D301
     from detexport.cli.promote import rollback
 

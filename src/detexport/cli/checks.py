@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from detexport.artifact import MANIFEST, read_artifact
-from detexport.config.cfg import LAZY, CfgNode
+from detexport.config.cfg import CfgNode
+from detexport.config.meta_architectures import configured_classes, pools_regions
 from detexport.errors import (
     ArtifactError,
     ConfigError,
@@ -408,7 +409,7 @@ def check_request(request: Request) -> None:
 
 def check_class_names(request: Request, cfg: CfgNode) -> None:
     """Raise ConfigError unless there is a name for each class that the configuration counts."""
-    names, count = request.class_names, _count_classes(cfg)
+    names, count = request.class_names, configured_classes(cfg)
     if not all(names):
         raise ConfigError(
             "a class has no name",
@@ -423,21 +424,6 @@ def check_class_names(request: Request, cfg: CfgNode) -> None:
             expected=f"{count} {'stuff' if _is_semantic(cfg) else 'things'}, as many as the model has",
             remedy="name as many as the model has: --class-names",
         )
-
-
-def _count_classes(cfg: CfgNode) -> int | None:
-    """Return the number of classes that ``--class-names`` must name; None if only the built model knows."""
-    model = cfg.MODEL
-    if LAZY in cfg:
-        return None
-    groups = {
-        "GeneralizedRCNN": model.ROI_HEADS,
-        "PanopticFPN": model.ROI_HEADS,
-        "RetinaNet": model.RETINANET,
-        "SemanticSegmentor": model.SEM_SEG_HEAD,
-    }
-    group = groups.get(model.META_ARCHITECTURE)
-    return None if group is None else int(group.NUM_CLASSES)
 
 
 def _is_semantic(cfg: CfgNode) -> bool:
@@ -486,7 +472,7 @@ def check_target(name: str, artifact_dir: Path) -> None:
         find_target(name)
     check_artifact(artifact_dir)
     if name:
-        from detexport.workflows.engines import asked_target
+        from detexport.workflows.choose_runtime import asked_target
 
         asked_target(read_artifact(artifact_dir), name)
 
@@ -507,7 +493,7 @@ def check_opset(target: Target, options: dict[str, dict[str, Any]], cfg: CfgNode
             artifact,
             values["opset_version"],
             values["exporter"],
-            meta_arch=cfg.MODEL.META_ARCHITECTURE,
+            rois=pools_regions(cfg),
             runs_onnx=any("onnxruntime" in one.packages for one in (*steps.values(), target.runtime)),
             option="--opt opset_version",
         )

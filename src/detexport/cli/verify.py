@@ -5,7 +5,7 @@ from detexport.workflows.verify import verify as verify_version
 
 
 def verify(uri: str, *, device: str, sample: bool, provenance_sha256: str, as_json: bool) -> bool:
-    """Verify a version and print each check; return whether all of them hold.
+    """Verify a version and print each check; return whether all of them passed.
 
     Raises:
         DetexportError: see ``detexport.workflows.verify``.
@@ -16,9 +16,10 @@ def verify(uri: str, *, device: str, sample: bool, provenance_sha256: str, as_js
         return result.holds
     print(f"{uri}: {result.name} version {result.version}, provenance {result.provenance_sha256 or 'none'}")
     for check in result.checks:
-        print(f"  {check.name:12} {'holds' if check.holds else 'DOES NOT HOLD'}  {check.detail}".rstrip())
+        status = "not done" if not check.done else "ok" if check.holds else "FAILED"
+        print(f"  {check.name:12} {status:8}  {check.detail}".rstrip())
         for fault in check.faults:
             print(f"    {fault}")
-    failed = [check.name for check in result.checks if not check.holds]
-    print(f"does not hold: {', '.join(failed)}" if failed else "every check holds")
+    failed = [check.name for check in result.checks if check.done and not check.holds]
+    print(f"failed: {', '.join(failed)}" if failed else "all checks passed")
     return result.holds

@@ -1,7 +1,5 @@
 """Model configurations with detectron2's keys and defaults, and lazy ones of classes and their arguments."""
 
-# Before the function of the same name, which the import would replace.
-import detexport.config.instantiate  # noqa: F401
 from detexport.config.cfg import CfgNode, get_cfg, global_cfg, set_global_cfg
 from detexport.config.configurable import configurable
 from detexport.config.lazy import LazyCall, LazyConfig, instantiate

@@ -415,8 +415,11 @@ def check_composition(params: Path, conf: Path) -> None:
     values: dict[str, Any] = loaded if isinstance(loaded, dict) else {}
     sealed = values.pop(SEAL, None)
     if sealed is None or sealed != seal_of(values, conf):
+        since = f"the file was edited, or {conf.name}/ changed after it was composed"
         raise _stale(
-            params, f"{params.name} is not a composition of the current {conf.name}/", f"seal {sealed}"
+            params,
+            f"{params.name} is not a composition of the current {conf.name}/",
+            "no composition digest" if sealed is None else f"composition digest {sealed}: {since}",
         )
     check_names(values)
     check_sources(values, params.parent)

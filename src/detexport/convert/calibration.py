@@ -30,7 +30,12 @@ class CalibrationSet:
     def __post_init__(self) -> None:
         """Check that there is at least one sample."""
         if self.number < 1:
-            raise ConfigError("quantization needs samples", got=self.number, expected="samples: 1 or more")
+            raise ConfigError(
+                "quantization needs samples",
+                got=self.number,
+                expected="samples: 1 or more",
+                remedy="correct the option samples",
+            )
         if not len(self.samples):
             raise ExportError(
                 "there are no calibration images",

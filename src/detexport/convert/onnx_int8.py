@@ -75,7 +75,12 @@ class OnnxInt8(Conversion):
             )
         names = quantizable(graph) - set(self.float_nodes)
         if not names:
-            raise ExportError(f"{model_file} has no layer to quantize", expected=", ".join(INT8))
+            raise ExportError(
+                f"{model_file} has no layer to quantize",
+                got="no such node outside of float_nodes",
+                expected=", ".join(INT8),
+                remedy="remove names from float_nodes, or choose a float target",
+            )
         return lambda folder: self._quantize(
             model_file, names, _Reader(images, source.contract), folder / MAIN_FILE
         )

@@ -67,14 +67,22 @@ class OpenVinoInt8(Conversion):
     def _check_options(self, model: Any) -> None:
         presets = [preset.value for preset in nncf.QuantizationPreset]
         if self.preset not in presets:
-            raise ConfigError("unknown preset", got=self.preset, expected=" or ".join(presets))
+            raise ConfigError(
+                "unknown preset",
+                got=self.preset,
+                expected=" or ".join(presets),
+                remedy="correct the option preset",
+            )
         names = [node.get_friendly_name() for node in model.get_ordered_ops()]
         for pattern in self.float_patterns:
             try:
                 matched = any(map(re.compile(pattern).match, names))
             except re.error as error:
                 raise ConfigError(
-                    "invalid regular expression", got=f"float_patterns: {pattern}: {error}"
+                    "invalid regular expression",
+                    got=f"float_patterns: {pattern}: {error}",
+                    expected="regular expressions of Python's module re",
+                    remedy="correct the option float_patterns",
                 ) from error
             if not matched:
                 raise ConfigError(

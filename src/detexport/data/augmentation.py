@@ -3,13 +3,13 @@
 Shapes: R instances, K keypoints.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -99,6 +99,7 @@ class Crop(v2.Transform):
 
 TIGHTENED = (
     Crop,
+    v2.CenterCrop,
     v2.RandomCrop,
     v2.RandomIoUCrop,
     v2.RandomResizedCrop,
@@ -109,6 +110,10 @@ TIGHTENED = (
 )
 """Transforms after which the box of an object may be larger than its visible part."""
 FLIPS = (v2.RandomHorizontalFlip, v2.RandomVerticalFlip)
+UNLABELLED = 255
+"""Class of the pixels of a map of classes that are not of the image."""
+OF_THE_IMAGE = 1000
+"""Mark of the pixels of the image; no fill of a transform, a value of a pixel, is as large."""
 
 
 class Augmentation:
@@ -120,14 +125,15 @@ class Augmentation:
 
     def __init__(self, transforms: Sequence[Any]) -> None:
         self.transforms = v2.Compose(list(transforms))
-        self.tightened = any(isinstance(one, TIGHTENED) for one in transforms)
-        self.flips = any(isinstance(one, FLIPS) for one in transforms)
+        self.tightened = any(isinstance(one, TIGHTENED) for one in _nested(transforms))
+        self.flips = any(isinstance(one, FLIPS) for one in _nested(transforms))
 
     def __call__(self, example: dict[str, Any], seed: int) -> dict[str, Any]:
         """Transform a training example.
 
         Instances with an empty box or mask are left out, and keypoints outside the image are unlabelled.
         If a transform can cut off parts of an object and it has a mask, its box is that of its mask.
+        Pixels that a transform adds at a border are unlabelled, and not of a mask.
 
         Args:
             example: see ``detexport.data.mapping.training_example``.
@@ -153,7 +159,7 @@ class Augmentation:
         instances.gt_classes = values["classes"]
         instances.gt_boxes.clip((height, width))
         if "masks" in values:
-            instances.gt_masks = BitMasks(_plain(values["masks"]).to(torch.bool))
+            instances.gt_masks = BitMasks(_plain(values["masks"]) == 1)  # a border may have another value
             if self.tightened:
                 instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
         if "keypoints" in values:
@@ -163,21 +169,31 @@ class Augmentation:
             kept &= instances.gt_masks.nonempty()
         example = {"image": _plain(values["image"]), "instances": instances[kept]}
         if "sem_seg" in values:
-            example["sem_seg"] = _plain(values["sem_seg"])
+            of_the_image = _plain(values["of_the_image"]) == OF_THE_IMAGE
+            example["sem_seg"] = torch.where(of_the_image, _plain(values["sem_seg"]), UNLABELLED)
         return example
 
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Seed the generators of torch and numpy in this block."""
+    """Seed the generators of torch and numpy in this block; both use 32 bits of a seed."""
     state = np.random.get_state()
+    (hashed,) = np.random.SeedSequence(seed).generate_state(1).tolist()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)
+        torch.manual_seed(hashed)
+        np.random.seed(hashed)
         try:
             yield
         finally:
             np.random.set_state(state)
+
+
+def _nested(transforms: Iterable[Any]) -> Iterator[Any]:
+    """Yield transforms and those inside them, as in ``RandomApply``."""
+    for one in transforms:
+        yield one
+        inner = getattr(one, "transforms", None) or (one.children() if isinstance(one, nn.Module) else ())
+        yield from _nested(inner)
 
 
 def _as_tv_tensors(example: dict[str, Any]) -> dict[str, Any]:
@@ -196,6 +212,7 @@ def _as_tv_tensors(example: dict[str, Any]) -> dict[str, Any]:
         values["visibility"] = keypoints[..., 2:]
     if "sem_seg" in example:
         values["sem_seg"] = tv_tensors.Mask(example["sem_seg"])
+        values["of_the_image"] = tv_tensors.Mask(torch.full(size, OF_THE_IMAGE, dtype=torch.int32))
     return values
 
 

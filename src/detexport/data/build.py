@@ -203,10 +203,19 @@ class ToIterableDataset(IterableDataset):
 class MapDataset(Dataset):
     """A data set with a mapper; if that returns None, another record is used.
 
+    Over an ``IterableDataset`` it is one, too, and leaves out records for which the mapper returns None.
+
     Args:
-        dataset: of records, with a length.
+        dataset: of records, by index or to iterate over.
         map_func: maps a record to an input of a model, or to None.
     """
+
+    def __new__(cls, dataset: Any, map_func: Mapper) -> "MapDataset":
+        """Create a data set of the same kind, by index or to iterate over."""
+        return super().__new__(_MapIterableDataset if isinstance(dataset, IterableDataset) else cls)
+
+    def __getnewargs__(self) -> tuple[Any, Mapper]:
+        return self._dataset, self._map_func
 
     def __init__(self, dataset: Any, map_func: Mapper) -> None:
         self._dataset = dataset
@@ -225,6 +234,12 @@ class MapDataset(Dataset):
         raise DataError(
             "the mapper returned None for each record", got=f"{ATTEMPTS} times None", expected="an input"
         )
+
+
+class _MapIterableDataset(MapDataset, IterableDataset):
+    def __iter__(self) -> Iterator[Any]:
+        mapped = map(self._map_func, self._dataset)
+        return (one for one in mapped if one is not None)
 
 
 class AspectRatioGroupedDataset:

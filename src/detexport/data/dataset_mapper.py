@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from detexport.config import configurable
 from detexport.data import detection_utils as utils
 from detexport.data import transforms as T
 from detexport.errors import ConfigError
@@ -15,45 +16,50 @@ from detexport.errors import ConfigError
 class DatasetMapper:
     """Mapper from records to inputs of a model: it reads the image and augments it with its annotations.
 
-    It is built from a configuration, ``DatasetMapper(cfg, is_train=True)``, from options,
-    ``DatasetMapper(is_train=True, augmentations=[...], image_format="BGR")``, or from a configuration with
-    options that override it.
+    It is built from options, ``DatasetMapper(True, augmentations=[...], image_format="BGR")``, or from a
+    configuration, ``DatasetMapper(cfg, is_train=True)``, with options that override it.
 
     Args:
-        cfg: a configuration, or None.
         is_train: whether to return the ground truth, too.
-        **options: ``augmentations``, a list; ``image_format``, ``"BGR"`` or ``"RGB"``; ``use_instance_mask``
-            (False) and ``use_keypoint`` (False), whether to return them; ``instance_mask_format``
-            (``"polygon"``) or ``"bitmask"``; ``keypoint_hflip_indices`` (None), see
-            ``create_keypoint_hflip_indices``; ``precomputed_proposal_topk`` (None), the number of proposals
-            per record; ``recompute_boxes`` (False), boxes from the augmented masks.
+        augmentations: augmentations or transforms, in order of application.
+        image_format: ``"BGR"`` or ``"RGB"``.
+        use_instance_mask: whether to return masks.
+        use_keypoint: whether to return keypoints.
+        instance_mask_format: ``"polygon"`` or ``"bitmask"``.
+        keypoint_hflip_indices: see ``create_keypoint_hflip_indices``.
+        precomputed_proposal_topk: number of proposals per record; None to leave them out.
+        recompute_boxes: compute boxes from the augmented masks.
 
     Raises:
         ConfigError: an option of the configuration is unknown or not supported.
         TypeError: an option is missing or unknown.
     """
 
-    def __init__(self, cfg: Any = None, is_train: bool = True, **options: Any) -> None:
-        values = dict(OPTIONS)
-        values |= mapper_options(cfg, is_train) if cfg is not None else {}
-        unknown = sorted(set(options) - set(values))
-        if unknown:
-            raise TypeError(f"unknown options {unknown} of DatasetMapper; expected some of {sorted(values)}")
-        values |= options
-        missing = [name for name in ("augmentations", "image_format") if values[name] is None]
-        if missing:
-            raise TypeError(f"DatasetMapper needs a configuration, or the options {missing}")
-        self.is_train = is_train
-        self.augmentations = T.AugmentationList(values["augmentations"])
-        self.image_format: str = values["image_format"]
-        self.use_instance_mask: bool = values["use_instance_mask"]
-        self.use_keypoint: bool = values["use_keypoint"]
-        self.instance_mask_format: str = values["instance_mask_format"]
-        self.keypoint_hflip_indices: np.ndarray | None = values["keypoint_hflip_indices"]
-        self.proposal_topk: int | None = values["precomputed_proposal_topk"]
-        self.recompute_boxes: bool = values["recompute_boxes"]
-        if self.recompute_boxes and not self.use_instance_mask:
+    @configurable
+    def __init__(
+        self,
+        is_train: bool,
+        *,
+        augmentations: Sequence[T.Augmentation | T.Transform],
+        image_format: str,
+        use_instance_mask: bool = False,
+        use_keypoint: bool = False,
+        instance_mask_format: str = "polygon",
+        keypoint_hflip_indices: np.ndarray | None = None,
+        precomputed_proposal_topk: int | None = None,
+        recompute_boxes: bool = False,
+    ) -> None:
+        if recompute_boxes and not use_instance_mask:
             raise TypeError("recompute_boxes needs use_instance_mask")
+        self.is_train = is_train
+        self.augmentations = T.AugmentationList(augmentations)
+        self.image_format = image_format
+        self.use_instance_mask = use_instance_mask
+        self.use_keypoint = use_keypoint
+        self.instance_mask_format = instance_mask_format
+        self.keypoint_hflip_indices = keypoint_hflip_indices
+        self.proposal_topk = precomputed_proposal_topk
+        self.recompute_boxes = recompute_boxes
 
     @classmethod
     def from_config(cls, cfg: Any, is_train: bool = True) -> dict[str, Any]:
@@ -111,19 +117,6 @@ class DatasetMapper:
         if self.recompute_boxes and instances.has("gt_masks"):
             instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
         return utils.filter_empty_instances(instances)
-
-
-OPTIONS: dict[str, Any] = {
-    "augmentations": None,
-    "image_format": None,
-    "use_instance_mask": False,
-    "use_keypoint": False,
-    "instance_mask_format": "polygon",
-    "keypoint_hflip_indices": None,
-    "precomputed_proposal_topk": None,
-    "recompute_boxes": False,
-}
-"""Options of a mapper and their defaults; None if there is no default."""
 
 
 def mapper_options(cfg: Any, is_train: bool) -> dict[str, Any]:

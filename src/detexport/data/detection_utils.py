@@ -28,12 +28,13 @@ class SizeMismatchError(DataError):
 MASK_FORMATS = ("polygon", "bitmask")
 
 
-def read_image(file_name: str | Path, format: str = "BGR") -> np.ndarray:
+def read_image(file_name: str | Path, format: str | None = None) -> np.ndarray:
     """Read an image, rotated upright by its EXIF orientation.
 
     Args:
         file_name: path of the image.
-        format: ``"BGR"``, ``"RGB"``, or ``"L"`` for an image with one channel, such as a label map.
+        format: ``"BGR"``, ``"RGB"``, or ``"L"`` for an image with one channel, such as a label map; None for
+            RGB.
 
     Returns:
         uint8 (H, W, 3), or (H, W, 1).
@@ -44,6 +45,7 @@ def read_image(file_name: str | Path, format: str = "BGR") -> np.ndarray:
     """
     if format == "L":
         return images.read_label_map(Path(file_name))[:, :, None]
+    format = format or "RGB"
     if format not in ("BGR", "RGB"):
         raise ValueError(f"an image is read as BGR, RGB or L, not {format!r}")
     image = images.read_image(Path(file_name), cast("images.ChannelOrder", format))
@@ -80,7 +82,10 @@ def build_augmentation(cfg: Any, is_train: bool) -> list[T.Augmentation]:
     }
     if node.RANDOM_FLIP not in flips:
         raise ConfigError(
-            "unknown flip", got=f"INPUT.RANDOM_FLIP: {node.RANDOM_FLIP}", expected=" or ".join(flips)
+            "unknown flip",
+            got=f"INPUT.RANDOM_FLIP: {node.RANDOM_FLIP}",
+            expected=" or ".join(flips),
+            remedy="correct INPUT.RANDOM_FLIP",
         )
     try:
         resize = T.ResizeShortestEdge(
@@ -92,6 +97,7 @@ def build_augmentation(cfg: Any, is_train: bool) -> list[T.Augmentation]:
             got=f"INPUT.MIN_SIZE_TRAIN: {node.MIN_SIZE_TRAIN}, "
             f"INPUT.MIN_SIZE_TRAIN_SAMPLING: {node.MIN_SIZE_TRAIN_SAMPLING}",
             expected="lengths to choose from with 'choice', the least and the greatest with 'range'",
+            remedy="correct one of the two",
         ) from error
     return [resize, *flips[node.RANDOM_FLIP]]
 

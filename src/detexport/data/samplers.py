@@ -11,15 +11,18 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from detexport.errors import DataError
+from detexport.utils import comm
 
 
 class TrainingSampler(Sampler[int]):
-    """An infinite sequence of passes over all images.
+    """An infinite sequence of passes over all images, shared by the processes of a distributed run.
+
+    All processes draw the same sequence; each yields every ``world_size``-th index of it.
 
     Args:
         size: number of images.
         shuffle: whether to shuffle each pass.
-        seed: of the order; None draws one.
+        seed: of the order, the same in all processes; None draws one.
     """
 
     def __init__(self, size: int, shuffle: bool = True, seed: int | None = None) -> None:
@@ -35,6 +38,9 @@ class TrainingSampler(Sampler[int]):
         self._seed = _drawn(seed)
 
     def __iter__(self) -> Iterator[int]:
+        return _of_this_process(self._passes())
+
+    def _passes(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self._seed)
         while True:
             order = torch.randperm(self._size, generator=generator) if self._shuffle else range(self._size)
@@ -42,12 +48,12 @@ class TrainingSampler(Sampler[int]):
 
 
 class RandomSubsetTrainingSampler(Sampler[int]):
-    """An infinite sequence of passes over a random subset of the images, the same in each pass.
+    """An infinite sequence of epochs over a random subset of the images, the same in each epoch.
 
     Args:
         size: number of images.
         subset_ratio: fraction of the images in the subset, more than 0 and at most 1.
-        shuffle: whether to shuffle each pass.
+        shuffle: whether to shuffle each epoch.
         seed_shuffle: of the order; None draws one.
         seed_subset: of the subset; None draws one.
     """
@@ -71,13 +77,14 @@ class RandomSubsetTrainingSampler(Sampler[int]):
 
 
 class RepeatFactorTrainingSampler(Sampler[int]):
-    """An infinite sequence of passes over all images that repeats images with rare categories.
+    """An infinite sequence of epochs over all images that repeats images with rare categories.
 
     Gupta et al. 2019, arXiv:1908.03195.
 
     Args:
-        repeat_factors: (N,) repetitions of each image per pass, at least 1; the fraction is rounded randomly.
-        shuffle: whether to shuffle each pass.
+        repeat_factors: (N,) repetitions of each image per epoch, at least 1; the fraction is rounded
+            randomly.
+        shuffle: whether to shuffle each epoch.
         seed: of the order and the rounding; None draws one.
     """
 
@@ -107,6 +114,9 @@ class RepeatFactorTrainingSampler(Sampler[int]):
         return torch.tensor([max((factors[c] for c in found), default=1.0) for found in classes])
 
     def __iter__(self) -> Iterator[int]:
+        return _of_this_process(self._passes())
+
+    def _passes(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self._seed)
         while True:
             drawn = torch.rand(len(self._part), generator=generator) < self._part
@@ -118,21 +128,26 @@ class RepeatFactorTrainingSampler(Sampler[int]):
 
 
 class InferenceSampler(Sampler[int]):
-    """Each image once, in order.
+    """Each image once, in order; each process of a distributed run yields one of ``world_size`` ranges.
 
     Args:
         size: number of images.
     """
 
     def __init__(self, size: int) -> None:
-        self._size = size
+        rank, processes = comm.get_rank(), comm.get_world_size()
+        self._indices = range(size * rank // processes, size * (rank + 1) // processes)
 
     def __iter__(self) -> Iterator[int]:
-        yield from range(self._size)
+        yield from self._indices
 
     def __len__(self) -> int:
-        return self._size
+        return len(self._indices)
+
+
+def _of_this_process(indices: Iterator[int]) -> Iterator[int]:
+    return itertools.islice(indices, comm.get_rank(), None, comm.get_world_size())
 
 
 def _drawn(seed: int | None) -> int:
-    return int(torch.randint(2**31, ()).item()) if seed is None else seed
+    return comm.shared_random_seed() if seed is None else seed

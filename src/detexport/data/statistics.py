@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from detexport.data.annotations import read_panoptic_annotations
 from detexport.data.coco import CocoDataset, CocoRecord, find_annotations, load_coco
 
 SPLITS = ("train", "val")
@@ -24,6 +25,7 @@ def describe_labels(folder: Path, categories: Sequence[str] | None = None) -> di
         For ``"train"`` and ``"val"``, if the data set has the split: ``images``; ``images_without_labels``;
         ``labels``, their number by the name of the class, also of classes without one; ``boxes_outside``, the
         number of boxes that exceed their image by more than 1 px; ``boxes_outside_ids``, the first of them.
+        With panoptic annotations also ``stuff``, the number of segments by the name of the stuff class.
 
     Raises:
         DataError: the data set cannot be read.
@@ -43,13 +45,22 @@ def _describe(dataset: CocoDataset) -> dict[str, Any]:
             labels[dataset.class_names[annotation["category_id"]]] += 1
             if _is_outside(annotation["bbox"], record):
                 outside.append(annotation["id"])
+    stuff = {"stuff": _count_stuff(dataset.panoptic_file)} if dataset.panoptic_file.exists() else {}
     return {
         "images": len(dataset.images),
         "images_without_labels": sum(not record.annotations for record in dataset.images),
         "labels": dict(labels),
         "boxes_outside": len(outside),
         "boxes_outside_ids": outside[:MOST_EXAMPLES],
+        **stuff,
     }
+
+
+def _count_stuff(panoptic_file: Path) -> dict[str, int]:
+    """Count the segments of each stuff class of a panoptic annotation file."""
+    value = read_panoptic_annotations(panoptic_file)
+    segments = Counter(one["category_id"] for entry in value["annotations"] for one in entry["segments_info"])
+    return {one["name"]: segments[one["id"]] for one in value["categories"] if not one["isthing"]}
 
 
 def _is_outside(bbox: Sequence[float], record: CocoRecord) -> bool:

@@ -49,7 +49,7 @@ class Order:
 
 
 class TrainingBatches(Sampler[list[Draw]]):
-    """Batches of shuffled passes over all images, as the share of one process of several.
+    """Batches of shuffled epochs, each over all images, as the share of one process of several.
 
     The share of a process depends on the seed and its rank alone, so the sequence continues after any number
     of batches: the first ones are drawn again without reading an image.

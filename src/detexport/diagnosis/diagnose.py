@@ -12,11 +12,11 @@ from tqdm import tqdm
 
 from detexport.contract import Contract
 from detexport.data.resize import resize_image
+from detexport.diagnosis.segment_chain import Chain, Step, cut, require_faithful, walk
 from detexport.diagnosis.segment_exports import SegmentExporter, read_segment_exporter, run_segment
 from detexport.diagnosis.segment_tolerances import Limits, Measured, limits_of, measure, measure_outputs
-from detexport.diagnosis.segments import Chain, Step, cut, require_faithful, walk
 from detexport.errors import ArtifactError, ExportError, RuntimeUnavailableError
-from detexport.modeling.segment import Kind, Segment
+from detexport.modeling.graph_segment import Kind, Segment
 from detexport.processing.postprocess import postprocess
 from detexport.reference.eager_outputs import run_eager
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from detexport.diagnosis.diagnose import Divergence
-from detexport.diagnosis.segments import PASTED
+from detexport.diagnosis.segment_chain import PASTED
 from detexport.parity.compare.field_comparison import absolute_errors
 from detexport.predictions.drawing import PALETTE, Label, Overlay, save_drawing
 

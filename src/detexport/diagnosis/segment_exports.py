@@ -11,7 +11,7 @@ from torch import nn
 
 from detexport.artifact import Artifact, read_artifact
 from detexport.contract import Contract, TensorSpec
-from detexport.diagnosis.segments import FlatSegment, ListedSegment
+from detexport.diagnosis.segment_chain import FlatSegment, ListedSegment
 from detexport.errors import ArtifactError, ConfigError
 from detexport.export import Provenance
 from detexport.runtime import Engine

@@ -12,9 +12,10 @@ from functools import cache
 import numpy as np
 
 from detexport.contract import Contract
-from detexport.diagnosis.segments import PASTED
+from detexport.diagnosis.segment_chain import PASTED
 from detexport.errors import ConfigError
-from detexport.modeling.segment import Kind
+from detexport.modeling.graph_segment import Kind
+from detexport.parity import measures
 from detexport.parity.compare import Tolerance, compare
 from detexport.parity.compare.field_comparison import absolute_errors
 from detexport.parity.compare.masks_keypoints import compare_keypoints
@@ -196,10 +197,7 @@ def _row_sets(expected: Arrays, actual: Arrays, contract: Contract, limits: Limi
     reasons = [*boxes.broken, *boxes.numerics]
     if unpaired > allowed:
         reasons.append(f"{unpaired} unpaired rows, of {count} (allowed {allowed}); {boxes.matching[0]}")
-    tolerance = limits.tolerance
-    bounds = {"box_error_px": tolerance.box_limit_px(1.0), "unpaired": float(allowed)}
-    score = "score_error" if "scores" in expected else "objectness_error"
-    bounds[score] = tolerance.score if "scores" in expected else tolerance.objectness
+    bounds = {**measures.limits_of(boxes.errors, limits.tolerance, 1.0), "unpaired": float(allowed)}
     return Measured({**boxes.errors, "unpaired": float(unpaired)}, bounds, "", "; ".join(reasons))
 
 
@@ -209,10 +207,7 @@ def _keypoints(expected: Arrays, actual: Arrays, limits: Limits) -> Measured:
         return Measured({}, {}, "", f"{got.shape}, eager model {want.shape}")
     same = Matching(np.arange(len(want)), np.arange(len(want)))
     keypoints = compare_keypoints(want, got, same, limits.tolerance, 1.0)
-    bounds = {
-        "keypoint_error_px": limits.tolerance.keypoint_px,
-        "keypoint_score_error": limits.tolerance.keypoint_score,
-    }
+    bounds = measures.limits_of(keypoints.errors, limits.tolerance, 1.0)
     return Measured(dict(keypoints.errors), bounds, "", "; ".join((*keypoints.numerics, *keypoints.matching)))
 
 
@@ -228,6 +223,5 @@ def measure_outputs(expected: Arrays, actual: Arrays, contract: Contract, limits
     tolerance = limits.outputs
     sample = compare(dict(expected), dict(actual), tolerance=tolerance, contract=contract, scale=1.0)
     unpaired = float(len(sample.missing) + len(sample.extra))
-    bounds = {"box_error_px": tolerance.box_limit_px(1.0), "score_error": tolerance.score}
-    bounds = {name: value for name, value in bounds.items() if name in sample.errors}
+    bounds = measures.limits_of(sample.errors, tolerance, 1.0)
     return Measured({**sample.errors, "unpaired": unpaired}, bounds, "", "; ".join(sample.reasons))

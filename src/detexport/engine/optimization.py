@@ -1,18 +1,15 @@
-"""Optimizer, learning rate and gradient clipping of a training."""
+"""Optimizer, learning rate and gradient clipping of a training: detectron2's, and a plain cosine."""
 
 import math
-from bisect import bisect_right
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from detexport.engine.training_settings import TrainingSettings
-from detexport.layers.norm import LayerNorm
-
-NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, LayerNorm)
+from detexport.solver.build import clip_gradients as clip
+from detexport.solver.build import get_default_optimizer_params
+from detexport.solver.lr_scheduler import warmup_schedule
 
 
 def build_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
@@ -20,35 +17,19 @@ def build_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim
 
     Each group has ``peak``, its learning rate at the peak of the schedule.
     """
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for options, parameter in _parameters(model, settings):
-        groups.setdefault(options, []).append(parameter)
-    parameters = [
-        {"params": params, "lr": rate, "peak": rate, "weight_decay": decay}
-        for (rate, decay), params in groups.items()
-    ]
+    groups = get_default_optimizer_params(
+        model,
+        base_lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        weight_decay_norm=settings.weight_decay_norm,
+        bias_lr_factor=settings.bias_factor,
+        weight_decay_bias=settings.weight_decay_bias,
+        weight_decay_vector=settings.weight_decay_vector,
+    )
+    parameters = [{**group, "peak": group["lr"]} for group in groups]
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(parameters)
     return torch.optim.SGD(parameters, momentum=settings.momentum, nesterov=settings.nesterov)
-
-
-def _parameters(
-    model: nn.Module, settings: TrainingSettings
-) -> Iterator[tuple[tuple[float, float], nn.Parameter]]:
-    """Yield each trainable parameter once, with its learning rate and weight decay."""
-    seen: set[nn.Parameter] = set()
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if parameter.requires_grad and parameter not in seen:
-                seen.add(parameter)
-                rate, decay = settings.learning_rate, settings.weight_decay
-                if isinstance(module, NORMS):
-                    decay = settings.weight_decay_norm
-                elif name == "bias":
-                    rate, decay = rate * settings.bias_factor, settings.weight_decay_bias
-                elif parameter.dim() <= 1:
-                    decay = settings.weight_decay_norm
-                yield (rate, decay), parameter
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, settings: TrainingSettings) -> float:
@@ -61,54 +42,44 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, settings: Tra
 
 def learning_rate_factor(step: int, settings: TrainingSettings) -> float:
     """Return the learning rate at a step as a fraction of the peak."""
-    warmup = settings.warmup_iterations
     if settings.schedule == "cosine":
-        if step < warmup:
-            return (step + 1) / warmup
-        return _cosine(step - warmup, max(1, settings.iterations - warmup))
-    if step >= warmup:
-        return _decayed(step, settings)
-    # As fvcore's WarmupParamScheduler: from a fraction of the first value to the value after the warm-up.
-    first = settings.warmup_factor * _decayed(0, settings)
-    if settings.warmup_method == "constant":
-        return first
-    return first + (_decayed(warmup, settings) - first) * step / warmup
+        return _cosine(step, settings)
+    schedule = warmup_schedule(
+        settings.schedule,
+        settings.iterations,
+        steps=settings.steps,
+        gamma=settings.gamma,
+        final_factor=settings.final_factor,
+        warmup_iterations=settings.warmup_iterations,
+        warmup_factor=settings.warmup_factor,
+        warmup_method=settings.warmup_method,
+    )
+    return schedule(step / settings.iterations)
 
 
-def _decayed(step: int, settings: TrainingSettings) -> float:
-    if settings.schedule == "WarmupMultiStepLR":
-        return float(settings.gamma ** bisect_right(sorted(settings.steps), step))
-    final = settings.final_factor
-    return final + (1 - final) * _cosine(step, settings.iterations)
+def _cosine(step: int, settings: TrainingSettings) -> float:
+    warmup = settings.warmup_iterations
+    if step < warmup:
+        return (step + 1) / warmup
+    span = max(1, settings.iterations - warmup)
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / span))
 
 
-def _cosine(step: int, span: int) -> float:
-    return 0.5 * (1 + math.cos(math.pi * step / span))
-
-
-def clip_gradients(
-    fabric: Any, network: nn.Module, optimizer: torch.optim.Optimizer, settings: TrainingSettings
-) -> None:
+def clip_gradients(fabric: Any, optimizer: torch.optim.Optimizer, settings: TrainingSettings) -> None:
     """Limit the gradients as the settings say.
 
     Args:
-        fabric: Lightning's ``Fabric``, which set up ``network`` and ``optimizer``.
-        network: the model.
-        optimizer: its optimizer.
+        fabric: Lightning's ``Fabric``, which set up ``optimizer``.
+        optimizer: of the model.
         settings: the limit.
     """
-    if settings.gradient_value is not None:
-        fabric.clip_gradients(network, optimizer, clip_val=settings.gradient_value)
-    elif settings.gradient_norm is not None:
-        fabric.clip_gradients(
-            network,
-            optimizer,
-            max_norm=settings.gradient_norm,
-            norm_type=settings.norm_type,
-            error_if_nonfinite=False,  # the scaler of float16 skips a step whose gradient overflows
-        )
-    elif settings.parameter_norm is not None:
-        fabric.strategy.precision.unscale_gradients(getattr(optimizer, "optimizer", optimizer))
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                nn.utils.clip_grad_norm_(parameter, settings.parameter_norm, settings.norm_type)
+    limits = {
+        "value": settings.gradient_value,
+        "full_model": settings.gradient_norm,
+        "norm": settings.parameter_norm,
+    }
+    for clip_type, limit in limits.items():
+        if limit is not None:  # at most one
+            # The scaler of float16 skips a step whose gradient overflows.
+            fabric.strategy.precision.unscale_gradients(getattr(optimizer, "optimizer", optimizer))
+            clip(optimizer, clip_type, limit, settings.norm_type)

@@ -9,6 +9,7 @@ from detexport.config import get_cfg
 from detexport.data.augmentation import Crop, ShortestEdge
 from detexport.engine.training_settings import NAMES, TrainingSettings
 from detexport.errors import ConfigError, did_you_mean, listed
+from detexport.solver.build import check_clip_type
 
 HONOURED = (
     "DATALOADER.ASPECT_RATIO_GROUPING",
@@ -112,7 +113,6 @@ def settings_of(cfg: Any) -> dict[str, Any]:
         ConfigError: a value is not supported.
     """
     node, on_cpu = cfg.SOLVER, cfg.MODEL.DEVICE == "cpu"
-    bias_decay = node.WEIGHT_DECAY_BIAS
     return {
         "iterations": node.MAX_ITER,
         "batch_size": node.IMS_PER_BATCH,
@@ -127,7 +127,8 @@ def settings_of(cfg: Any) -> dict[str, Any]:
         "momentum": node.MOMENTUM,
         "nesterov": node.NESTEROV,
         "weight_decay_norm": node.WEIGHT_DECAY_NORM,
-        "weight_decay_bias": node.WEIGHT_DECAY if bias_decay is None else bias_decay,
+        "weight_decay_bias": node.WEIGHT_DECAY_BIAS,
+        "weight_decay_vector": None,
         "bias_factor": node.BIAS_LR_FACTOR,
         "schedule": node.LR_SCHEDULER_NAME,
         "steps": tuple(node.STEPS),
@@ -150,12 +151,7 @@ def _clipping(node: Any) -> Mapping[str, Any]:
     limits = {"value": "gradient_value", "norm": "parameter_norm", "full_model": "gradient_norm"}
     if not node.ENABLED:
         return {"gradient_norm": None}
-    if node.CLIP_TYPE not in limits:
-        raise ConfigError(
-            "unknown limit of the gradient",
-            got=f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE: {node.CLIP_TYPE}",
-            expected=" or ".join(limits),
-        )
+    check_clip_type(node.CLIP_TYPE)
     return {"gradient_norm": None, limits[node.CLIP_TYPE]: node.CLIP_VALUE, "norm_type": node.NORM_TYPE}
 
 
@@ -163,7 +159,10 @@ def _augmentations(node: Any) -> list[Any]:
     """Return the crop, the resize and a vertical flip of ``INPUT``."""
     if node.RANDOM_FLIP not in FLIPS:
         raise ConfigError(
-            "unknown flip", got=f"INPUT.RANDOM_FLIP: {node.RANDOM_FLIP}", expected=" or ".join(FLIPS)
+            "unknown flip",
+            got=f"INPUT.RANDOM_FLIP: {node.RANDOM_FLIP}",
+            expected=" or ".join(FLIPS),
+            remedy="correct INPUT.RANDOM_FLIP",
         )
     transforms: list[Any] = [Crop(node.CROP.TYPE, node.CROP.SIZE)] if node.CROP.ENABLED else []
     if any(node.MIN_SIZE_TRAIN):

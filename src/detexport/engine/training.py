@@ -7,7 +7,7 @@ of a checkpoint: a killed training continues with the same batches, losses and w
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,16 +28,26 @@ from detexport.data.training_batches import (
 )
 from detexport.engine.optimization import build_optimizer, clip_gradients, set_learning_rate
 from detexport.engine.training_settings import TrainingSettings
-from detexport.engine.training_state import TrainingState
-from detexport.errors import ConfigError
+from detexport.engine.training_state import Measured, TrainingState
+from detexport.errors import ConfigError, DivergedError
 from detexport.metrics.evaluate import HEADLINES
 from detexport.system.extras import extra_imports
 
 with extra_imports():
     from lightning.fabric import Fabric
 
-Measured = tuple[int, dict[str, float]]
-"""A number of steps, and the values that were measured after them."""
+
+@dataclass(frozen=True)
+class Trained:
+    """The result of a training.
+
+    Args:
+        weights: see ``train``.
+        steps: number of steps, which early stopping makes fewer than ``TrainingSettings.iterations``.
+    """
+
+    weights: dict[str, Tensor]
+    steps: int
 
 
 @dataclass(frozen=True)
@@ -46,16 +56,19 @@ class TrainingHooks:
 
     Args:
         evaluate: measures a model during the training: metrics by name, the same in all processes.
-        log: called in the main process before each checkpoint and at the end, with the new losses, learning
-            rates and metrics. After a kill, those since the last checkpoint are measured and logged again.
+        log: called in the main process after each checkpoint and at the end, with the losses, learning rates
+            and metrics that it did not take yet. After a kill or an error of its own, it may be called with
+            some of them again, with the same steps and values.
         state_file: the checkpoint; it is read if it is of the same training, and replaced periodically.
         key: digest of the model, its weights and the data: with the settings, what determines the training.
+        start: called in the main process before the first step, also of a training that continues.
     """
 
     evaluate: Callable[[Any], Mapping[str, float]] | None = None
     log: Callable[[Sequence[Measured]], None] | None = None
     state_file: Path | None = None
     key: str = ""
+    start: Callable[[], None] | None = None
 
 
 def seed_everything(seed: int) -> None:
@@ -85,6 +98,7 @@ def launch(settings: TrainingSettings) -> Fabric:
             "the devices of the training are not available",
             got=f"accelerator {settings.accelerator}, devices {settings.devices}, strategy "
             f"{settings.strategy}: {error}",
+            expected="devices of this machine, and a strategy of Lightning that they support",
             remedy="correct accelerator, devices and strategy of the training",
         ) from error
     fabric.launch()
@@ -123,8 +137,20 @@ def train(
     Raises:
         ConfigError: see ``launch``.
         DataError: no image has usable annotations, or one lacks a kind of annotation in ``truth``.
-        FloatingPointError: the loss is not finite.
+        DivergedError: the loss is not finite.
     """
+    return run_training(model, dataset, settings, truth, hooks, fabric).weights
+
+
+def run_training(
+    model: Any,
+    dataset: CocoDataset,
+    settings: TrainingSettings,
+    truth: GroundTruth,
+    hooks: TrainingHooks | None = None,
+    fabric: Fabric | None = None,
+) -> Trained:
+    """Train a model as ``train`` does; return the number of steps, too."""
     records = learnable_records(dataset, truth)
     run = _Run(model.train(), settings, hooks or TrainingHooks(), fabric or launch(settings))
     examples = TrainingExamples(
@@ -142,11 +168,12 @@ def train(
         world_size=run.fabric.world_size,
     )
     run.fit(iter(build_training_loader(batches, examples, settings.workers)))
-    return {
+    weights = {
         name: value.detach().cpu()
         for name, value in run.result().items()
         if not name.endswith(".num_batches_tracked")
     }
+    return Trained(weights, run.state.step)
 
 
 @dataclass
@@ -157,7 +184,6 @@ class _Run:
     settings: TrainingSettings
     hooks: TrainingHooks
     fabric: Fabric
-    measured: list[Measured] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         settings, fabric = self.settings, self.fabric
@@ -170,20 +196,35 @@ class _Run:
         self.state = TrainingState(self.model, self.optimizer.optimizer, average, fabric.strategy.precision)
         if fabric.world_size > 1:  # each process samples its own boxes
             torch.manual_seed(settings.seed + fabric.global_rank)
-        file = self.hooks.state_file
-        if file and self.state.load(file, self.key, rank=fabric.global_rank):
-            fabric.print(f"continue after step {self.state.step} of {settings.iterations}: {file}")
+        self._continue()
+
+    def _continue(self) -> None:
+        """Load the state of the same training, if there is one."""
+        fabric, file = self.fabric, self.hooks.state_file
+        if file and self.state.load(
+            file,
+            self.key,
+            rank=fabric.global_rank,
+            world_size=fabric.world_size,
+            broadcast=fabric.broadcast,
+        ):
+            fabric.print(f"continue after step {self.state.step} of {self.settings.iterations}: {file}")
 
     @property
     def key(self) -> str:
         """What determines the training; its state in a file is of no use to another."""
         return f"{self.hooks.key} {self.settings.of_result()}"
 
+    @property
+    def ended(self) -> bool:
+        return self.state.finished or self.state.step >= self.settings.iterations
+
     def fit(self, batches: Iterator[list[dict[str, Any]]]) -> None:
         """Train from the current step to the end."""
         settings, state = self.settings, self.state
+        self._start()
         with self._progress() as progress:
-            while state.step < settings.iterations and not state.finished:
+            while not self.ended:
                 losses = self._step(next(batches))
                 state.step += 1
                 if state.step % settings.log_period == 0:
@@ -191,8 +232,7 @@ class _Run:
                 period = settings.evaluation_period
                 if period and state.step % period == 0 and self.hooks.evaluate:
                     self._evaluate(self.hooks.evaluate)
-                last = state.finished or state.step == settings.iterations
-                if last or state.step % settings.checkpoint_period == 0:
+                if self.ended or state.step % settings.checkpoint_period == 0:
                     self._checkpoint()
                 if self.fabric.is_global_zero:
                     progress.set_postfix(
@@ -200,20 +240,44 @@ class _Run:
                     )
                     progress.update()
 
+    def _start(self) -> None:
+        """Start the log before the first step, so that one that cannot be written costs no work."""
+        if self.hooks.start and self.fabric.is_global_zero and not self.ended:
+            self.hooks.start()
+        self._log()
+
     def _step(self, batch: list[dict[str, Any]]) -> dict[str, Tensor]:
-        step, optimizer = self.state.step, self.optimizer
-        set_learning_rate(optimizer, step, self.settings)
-        losses: dict[str, Tensor] = self.network(batch)
-        loss: Any = sum(losses.values())
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss.item()} at step {step}: {losses}")
+        optimizer = self.optimizer
+        set_learning_rate(optimizer, self.state.step, self.settings)
+        losses = self._losses(batch)
         optimizer.zero_grad(set_to_none=True)
+        loss: Any = sum(losses.values())
         self.fabric.backward(loss)
-        clip_gradients(self.fabric, self.network, optimizer, self.settings)
+        clip_gradients(self.fabric, optimizer, self.settings)
         optimizer.step()
         if self.state.average is not None:
             self.state.average.update_parameters(self.model)
         return losses
+
+    def _losses(self, batch: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Return the losses of a batch, which are finite."""
+        try:
+            losses: dict[str, Tensor] = self.network(batch)
+        except FloatingPointError as error:  # find_top_rpn_proposals checks them
+            raise self._diverged(str(error)) from error
+        loss: Any = sum(losses.values())
+        if not torch.isfinite(loss):
+            values = ", ".join(f"{name} {value.item():.3g}" for name, value in losses.items())
+            raise self._diverged(f"loss {loss.item()} ({values})")
+        return losses
+
+    def _diverged(self, got: str) -> DivergedError:
+        return DivergedError(
+            "the training diverged",
+            got=f"{got} at step {self.state.step}",
+            expected="a finite loss",
+            remedy="lower learning_rate, or set gradient_norm",
+        )
 
     def _measure_losses(self, losses: dict[str, Tensor]) -> None:
         """Keep the losses of a step, the means over all processes."""
@@ -222,7 +286,7 @@ class _Run:
             for name, value in losses.items()
         }
         rate = self.optimizer.param_groups[0]["lr"]
-        self.measured.append(
+        self.state.measured.append(
             (self.state.step, {**values, "learning_rate": rate, "loss": sum(values.values())})
         )
 
@@ -230,21 +294,23 @@ class _Run:
         """Measure the current result; end the training after evaluations without a new best one."""
         with _evaluation_mode(self._current()) as model:
             metrics = evaluate(model)
-        self.measured.append((self.state.step, dict(metrics)))
+        self.state.measured.append((self.state.step, dict(metrics)))
         best, patience = self.state.best, self.settings.patience
         if patience is not None:
             best.update(headline(metrics), self._current().state_dict())
             self.state.finished = best.evaluations >= patience
 
     def _checkpoint(self) -> None:
-        fabric, hooks = self.fabric, self.hooks
-        # First the log: what is logged twice after a kill has the same steps and values.
-        if hooks.log and fabric.is_global_zero:
-            hooks.log(self.measured)
-        self.measured = []
-        if hooks.state_file:
-            writes = fabric.is_global_zero
-            self.state.save(hooks.state_file, self.key, gather=gather_objects, writes=writes)
+        """Write the state with what is not logged yet, and log it: a failing log costs no work."""
+        file = self.hooks.state_file
+        if file:
+            self.state.save(file, self.key, gather=gather_objects, writes=self.fabric.is_global_zero)
+        self._log()
+
+    def _log(self) -> None:
+        if self.hooks.log and self.state.measured and self.fabric.is_global_zero:
+            self.hooks.log(self.state.measured)
+        self.state.measured = []
 
     def _current(self) -> Any:
         return self.model if self.state.average is None else self.state.average.module

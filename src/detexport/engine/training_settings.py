@@ -30,9 +30,10 @@ class TrainingSettings:
         optimizer: ``"adamw"`` or ``"sgd"``.
         momentum: of SGD.
         nesterov: whether SGD uses Nesterov's momentum.
-        weight_decay_norm: of the parameters of normalization, and other vectors that are no biases.
-        weight_decay_bias: of biases.
-        bias_factor: factor on the learning rate of biases.
+        weight_decay_norm: of the parameters of normalization.
+        weight_decay_bias: of biases, those of normalization too; None: as other parameters of the module.
+        weight_decay_vector: of vectors that are neither; None: ``weight_decay``.
+        bias_factor: factor on the learning rate of biases, those of normalization too.
         schedule: ``"cosine"``: linear warm-up, then a cosine down to 0; or the name of one of detectron2's:
             ``"WarmupMultiStepLR"`` or ``"WarmupCosineLR"``.
         steps: iterations at which ``WarmupMultiStepLR`` multiplies the learning rate by ``gamma``.
@@ -76,7 +77,8 @@ class TrainingSettings:
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay_norm: float = 0.0
-    weight_decay_bias: float = 0.0
+    weight_decay_bias: float | None = 0.0
+    weight_decay_vector: float | None = 0.0
     bias_factor: float = 1.0
     schedule: Literal["cosine", "WarmupMultiStepLR", "WarmupCosineLR"] = "cosine"
     steps: Sequence[int] = ()

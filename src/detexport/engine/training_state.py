@@ -1,7 +1,7 @@
 """The state of a training in a file, from which it continues exactly where it was."""
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,10 @@ from detexport.errors import CheckpointError
 from detexport.system.atomic import atomic_file
 
 Gather = Callable[[Any], list[Any]]
+Broadcast = Callable[[Any], Any]
+
+Measured = tuple[int, dict[str, float]]
+"""A number of steps, and the values that were measured after them."""
 
 
 @dataclass
@@ -22,7 +26,7 @@ class BestWeights:
     """The best evaluation so far.
 
     Args:
-        value: its headline metric.
+        value: its task metric.
         evaluations: number of evaluations since then.
         weights: the evaluated weights.
     """
@@ -52,6 +56,7 @@ class TrainingState:
         step: number of steps that are done.
         best: the best evaluation.
         finished: whether the training has ended early.
+        measured: what is not logged yet.
     """
 
     model: nn.Module
@@ -61,6 +66,7 @@ class TrainingState:
     step: int = 0
     best: BestWeights = field(default_factory=BestWeights)
     finished: bool = False
+    measured: list[Measured] = field(default_factory=list)
 
     def save(self, path: Path, key: str, *, gather: Gather, writes: bool) -> None:
         """Write the state atomically; all processes of a training call it.
@@ -84,42 +90,46 @@ class TrainingState:
             "average": None if self.average is None else self.average.state_dict(),
             "precision": self.precision.state_dict(),
             "best": vars(self.best),
+            "measured": self.measured,
             "generators": generators,
         }
         with atomic_file(path) as temporary:
             torch.save(values, temporary)
 
-    def load(self, path: Path, key: str, *, rank: int) -> bool:
+    def load(self, path: Path, key: str, *, rank: int, world_size: int, broadcast: Broadcast) -> bool:
         """Continue from a file; return whether it exists and is of the same training.
+
+        All processes of a training call it. The first one reads the file, since others may run on machines
+        that do not have it.
 
         Args:
             path: the file.
             key: digest of what determines the training.
             rank: index of this process.
+            world_size: number of processes.
+            broadcast: returns the value of the first process in all of them.
 
         Raises:
             CheckpointError: the file cannot be read, or was written by another number of processes.
         """
-        if not path.exists():
+        values = broadcast(_read_state(path) if rank == 0 else None)
+        if isinstance(values, CheckpointError):
+            raise values
+        if values is None or values["key"] != key:
             return False
-        try:
-            values = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # the errors for broken files are not documented
+        if len(values["generators"]) != world_size:
             raise CheckpointError(
-                "the state of a training cannot be read",
-                got=f"{path}: {type(error).__name__}: {error}",
-                remedy="remove the file; the training then starts from the beginning",
-            ) from error
-        if values["key"] != key:
-            return False
-        if rank >= len(values["generators"]):
-            raise CheckpointError(
-                "the training was started with fewer processes",
-                got=f"rank {rank}",
+                "the training was started with another number of processes",
+                got=f"{world_size} processes",
                 expected=f"{len(values['generators'])} processes",
-                remedy=f"use as many devices, or remove {path}",
+                remedy=f"use as many devices as before, or remove {path} to start from the beginning",
             )
-        self.step, self.finished = values["step"], values["finished"]
+        self._restore(values)
+        _restore_generators(values["generators"][rank])
+        return True
+
+    def _restore(self, values: Mapping[str, Any]) -> None:
+        self.step, self.finished, self.measured = values["step"], values["finished"], values["measured"]
         self.model.load_state_dict(values["model"])
         for name, module in self.model.named_modules():
             vars(module).update(values["numbers"].get(name, {}))
@@ -128,8 +138,22 @@ class TrainingState:
             self.average.load_state_dict(values["average"])
         self.precision.load_state_dict(values["precision"])
         self.best = BestWeights(**values["best"])
-        _restore_generators(values["generators"][rank])
-        return True
+
+
+def _read_state(path: Path) -> dict[str, Any] | CheckpointError | None:
+    """Return the values in a file, None without one, or the error, which all processes then raise."""
+    if not path.exists():
+        return None
+    try:
+        values: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return values
+    except Exception as error:  # the errors for broken files are not documented
+        return CheckpointError(
+            "the state of a training cannot be read",
+            got=f"{path}: {type(error).__name__}: {error}",
+            expected="a file that this training wrote",
+            remedy="remove the file; the training then starts from the beginning",
+        )
 
 
 def _numbers(model: nn.Module) -> dict[str, dict[str, float]]:

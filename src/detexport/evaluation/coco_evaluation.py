@@ -1,6 +1,5 @@
 """COCO's average precision of detections on a registered data set."""
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,7 +37,8 @@ class COCOEvaluator(DatasetEvaluator):
         dataset_name: in both catalogs.
         tasks: ``"bbox"``, ``"segm"`` and ``"keypoints"``; by default those that the outputs have fields for.
         distributed: collect the outputs of all processes; otherwise evaluate those of this process.
-        output_dir: folder for ``coco_instances_results.json``, the detections in COCO's format.
+        output_dir: folder for ``coco_instances_results.json``, the detections in COCO's format, and
+            ``coco_proposals_results.json``, the proposals, if any.
         max_dets_per_image: 100, COCO's limit, or None for it.
         use_fast_impl: without effect: there is one implementation, pycocotools.
         kpt_oks_sigmas: of the keypoints; by default COCO's for a person.
@@ -103,7 +103,8 @@ class COCOEvaluator(DatasetEvaluator):
         """Return the metrics by task and name, with the AP of each class as ``AP-name``.
 
         Args:
-            img_ids: the images to evaluate; by default those that were processed.
+            img_ids: the images to evaluate; by default all of the data set. An image that was not processed
+                counts as one without detections.
         """
         detections, images = self._collected()
         if detections is None:
@@ -112,17 +113,19 @@ class COCOEvaluator(DatasetEvaluator):
             return {}
         if self._output_dir is not None:
             self._output_dir.mkdir(parents=True, exist_ok=True)
-            write_json(
-                self._output_dir / "coco_instances_results.json",
-                list(itertools.chain.from_iterable(detections.values())),
-            )
+            rows = _rows([found for task, found in detections.items() if task in TASKS])
+            write_json(self._output_dir / "coco_instances_results.json", rows)
+            if "proposals" in detections:
+                proposals = _rows([detections["proposals"]])
+                write_json(self._output_dir / "coco_proposals_results.json", proposals)
         with TemporaryDirectory() as scratch:
             metrics, tallies = evaluate_detections(
                 self._annotations(Path(scratch)),
                 detections,
                 self._category_ids(),
                 self._sigmas,
-                list(images if img_ids is None else img_ids),
+                None if img_ids is None else list(img_ids),
+                mentioned=images,
             )
         results = {}
         for task in detections:
@@ -164,6 +167,15 @@ class COCOEvaluator(DatasetEvaluator):
         path = (self._output_dir or scratch) / f"{self._name}_coco_format.json"
         convert_to_coco_json(self._name, path, allow_cached=self._allow_cached)
         return path
+
+
+def _rows(tasks: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return one result in COCO's format per detection, with what each of the tasks knows of it."""
+    keys = ("image_id", "category_id", "score", "bbox", "segmentation", "keypoints")
+    merged = (
+        {key: value for part in parts for key, value in part.items()} for parts in zip(*tasks, strict=True)
+    )
+    return [{key: row[key] for key in keys if key in row} for row in merged]
 
 
 def _arrays(instances: Any) -> dict[str, np.ndarray]:

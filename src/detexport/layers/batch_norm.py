@@ -62,7 +62,7 @@ class NaiveSyncBatchNorm(nn.BatchNorm2d):
 class CycleBatchNormList(nn.ModuleList):
     """Batch normalizations that take turns, one a call, with one affine transform for all.
 
-    A head that runs on several feature maps in a fixed order so has separate statistics for each.
+    A head that runs on several feature maps in a fixed order thus has separate statistics for each.
 
     Args:
         length: number of normalizations.

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from detexport.layers.alias_of import alias_of
 from detexport.layers.conv import init_conv_msra
 from detexport.layers.norm import FrozenBatchNorm2d, get_norm
 from detexport.layers.wrappers import Conv2d
@@ -15,7 +16,7 @@ Norm = str | Callable[[int], nn.Module]
 Activation = Callable[[Tensor], Tensor] | None
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Shape:
     in_channels: int
     out_channels: int
@@ -34,27 +35,14 @@ class CNNBlockBase(nn.Module):
         stride: of the output in cells of the input.
     """
 
-    __jit_unused_properties__ = ["in_channels", "out_channels", "stride"]  # noqa: RUF012 - read by TorchScript
-
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
         # One object, which TorchScript leaves out: numbers would become part of every scripted artifact.
         self._shape = _Shape(in_channels, out_channels, stride)
 
-    @property
-    def in_channels(self) -> int:
-        """Channels of the input."""
-        return self._shape.in_channels
-
-    @property
-    def out_channels(self) -> int:
-        """Channels of the output."""
-        return self._shape.out_channels
-
-    @property
-    def stride(self) -> int:
-        """Stride of the output in cells of the input."""
-        return self._shape.stride
+    in_channels = alias_of("_shape.in_channels", "Channels of the input.")
+    out_channels = alias_of("_shape.out_channels", "Channels of the output.")
+    stride = alias_of("_shape.stride", "Stride of the output in cells of the input.")
 
     @torch.jit.unused
     def freeze(self) -> "CNNBlockBase":

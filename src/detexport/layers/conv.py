@@ -13,12 +13,15 @@ from detexport.errors import ConfigError
 
 @dataclass(frozen=True)
 class ShapeSpec:
-    """Declared shape of a feature map: channels, stride in px, and height and width if fixed."""
+    """Declared shape of a feature map: channels, stride in px, and height and width if fixed.
 
-    channels: int
-    stride: int = 1
+    What is not known is None.
+    """
+
+    channels: int = None  # type: ignore[assignment] # known where the library reads it
     height: int | None = None
     width: int | None = None
+    stride: int = None  # type: ignore[assignment]
 
 
 def shapes_of(shapes: Mapping[str, ShapeSpec], names: Sequence[str], key: str) -> list[ShapeSpec]:

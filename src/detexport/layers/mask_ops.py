@@ -26,6 +26,10 @@ def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold
     Returns:
         (R, height, width) bool.
     """
+    if not torch.jit.is_scripting() and torch.jit.is_tracing():  # a trace would keep the boxes of its sample
+        y = torch.arange(height, dtype=boxes.dtype, device=boxes.device) + 0.5
+        x = torch.arange(width, dtype=boxes.dtype, device=boxes.device) + 0.5
+        return paste_masks_at_once(masks, boxes, y, x, threshold)
     pasted = torch.zeros((masks.shape[0], height, width), dtype=torch.bool, device=masks.device)
     edges: List[List[float]] = boxes.tolist()
     cells = masks.shape[1]

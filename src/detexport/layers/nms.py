@@ -187,21 +187,18 @@ def _shift(boxes: Tensor, classes: Tensor) -> Tensor:
     return (classes.to(boxes.dtype) * step)[:, None]
 
 
-def _without_branches(
-    boxes: Tensor,
-    scores: Tensor,
-    classes: Tensor,
-    iou_threshold: float,
-    pairs_per_class: int = PAIRS_PER_CLASS,
-) -> Tensor:
+def _without_branches(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float) -> Tensor:
     """Suppress boxes in a graph of ``torch.export``, as ``_exactly`` does.
 
     A loop of one step or none takes the place of a branch. The graph then loops over all classes, or over
     none if ``_at_once`` ran and is exact.
     """
     num_classes = F.pad(classes, [0, 1]).max() + 1
-    pairs = torch.ones_like(scores).sum() ** 2
-    end = (pairs <= pairs_per_class * num_classes).to(torch.int64)
+    pairs = torch.ones_like(classes).sum() ** 2
+    is_few = (
+        torch.ones_like(pairs, dtype=torch.bool) if boxes.is_cuda else pairs <= PAIRS_PER_CLASS * num_classes
+    )
+    end = is_few.to(torch.int64)
 
     def remains_at_once(k: Tensor, is_kept: Tensor, is_exact: Tensor) -> Tensor:
         return k < end

@@ -1,1 +1,1 @@
-"""How good detections are against annotations: numpy and pycocotools, no model and no runtime."""
+"""Task metrics of detections against ground truth, with numpy and pycocotools; no model and no runtime."""

@@ -30,7 +30,7 @@ HEADLINES = {
     "keypoints": "keypoints/AP",
     "proposals": "proposals/AR100",
 }
-"""The headline metric of each kind."""
+"""The task metric of each kind."""
 
 BOXES_AND_SCORES = (("pred_boxes", "scores"), ("proposal_boxes", "objectness_logits"))
 
@@ -88,7 +88,7 @@ def evaluate_detections(
     *,
     mentioned: Sequence[ImageId] = (),
 ) -> tuple[dict[str, float], dict[str, Tallies]]:
-    """Compute the metrics of detections in pycocotools' form, and the tallies of the headline metrics.
+    """Compute the metrics of detections in pycocotools' form, and the tallies of the task metrics.
 
     Args:
         annotations: see ``coco_ap``.

@@ -26,7 +26,7 @@ FIELDS = {
 """The kind of COCO evaluation of each output field; proposals are evaluated by recall."""
 
 HEADLINES = tuple(KINDS)
-"""The headline metric of each kind."""
+"""The task metric of each kind."""
 
 
 ANNOTATIONS = {
@@ -82,7 +82,7 @@ class Evaluation:
     Args:
         metrics: see ``evaluate_predictions``.
         image_ids: of the evaluated images, ascending.
-        tallies: by headline metric, the contribution of each image, in the order of ``image_ids``.
+        tallies: by task metric, the contribution of each image, in the order of ``image_ids``.
     """
 
     metrics: dict[str, float]
@@ -180,7 +180,7 @@ class Evaluator:
 
 
 def accuracy_deltas(eager: Mapping[str, float], reached: Mapping[str, float]) -> dict[str, float]:
-    """Return the headline metrics minus those of the eager model; a missing metric counts as 0."""
+    """Return the task metrics minus those of the eager model; a missing metric counts as 0."""
     return {name: reached.get(name, 0.0) - eager[name] for name in HEADLINES if name in eager}
 
 

@@ -300,7 +300,7 @@ KINDS: Mapping[str, type[Tallies]] = {
     "panoptic/PQ": Segments,
     "sem_seg/mIoU": Pixels,
 }
-"""The class of the tallies of each headline metric."""
+"""The class of the tallies of each task metric."""
 
 
 def pack_tallies(tallies: Mapping[str, Tallies]) -> dict[str, np.ndarray]:

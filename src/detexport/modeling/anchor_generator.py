@@ -30,6 +30,7 @@ def _per_level(values: Sequence[Any], levels: int, key: str) -> list[list[float]
             f"{key} does not fit the feature maps",
             got=f"{len(values)} lists",
             expected=f"one list, or {levels}",
+            remedy=f"give one list for all, or one for each feature map, in {key}",
         )
     return [list(value) for value in values]
 
@@ -76,6 +77,7 @@ class AnchorGrid(nn.Module):
                 "the anchor offset is out of range",
                 got=f"MODEL.ANCHOR_GENERATOR.OFFSET: {offset}",
                 expected="a fraction of the stride, at least 0 and less than 1",
+                remedy="correct MODEL.ANCHOR_GENERATOR.OFFSET",
             )
         self.strides: List[int] = list(strides)
         self.offset = offset
@@ -90,7 +92,10 @@ class AnchorGrid(nn.Module):
         ]
         if len({len(cell) for cell in cells}) != 1:
             raise ConfigError(
-                "every level must have the same number of anchors per cell", got=[len(cell) for cell in cells]
+                "every level must have the same number of anchors per cell",
+                got=[len(cell) for cell in cells],
+                expected="equal numbers",
+                remedy="give each level as many sizes and aspect ratios: MODEL.ANCHOR_GENERATOR",
             )
         self.num_anchors: List[int] = [len(cell) for cell in cells]
         self.register_buffer("cells", torch.stack(cells), persistent=False)

@@ -7,7 +7,7 @@ from typing import Any, List
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss, generalized_box_iou_loss
 
 from detexport.errors import ConfigError
@@ -42,15 +42,6 @@ class Box2BoxTransform:
         """Decode box deltas, as the function ``apply_deltas`` does with the weights of this encoding."""
         return apply_deltas(deltas, boxes, list(self.weights), self.scale_clamp)
 
-    def graph_weights(self) -> List[float]:
-        """Return the weights for a graph, which decodes with the default ``scale_clamp``.
-
-        Raises:
-            ConfigError: ``scale_clamp`` is another one.
-        """
-        _require_default_clamp(self.scale_clamp)
-        return list(self.weights)
-
 
 @dataclass(frozen=True)
 class Box2BoxTransformRotated:
@@ -66,11 +57,6 @@ class Box2BoxTransformRotated:
 
     weights: tuple[float, float, float, float, float]
     scale_clamp: float = MAX_LOG_SCALE
-
-    def graph_weights(self) -> List[float]:
-        """Return the weights for a graph: see ``Box2BoxTransform.graph_weights``."""
-        _require_default_clamp(self.scale_clamp)
-        return list(self.weights)
 
     def get_deltas(self, src_boxes: Tensor, target_boxes: Tensor) -> Tensor:
         """Return the deltas (R, 5) that transform ``src_boxes`` (R, 5) into ``target_boxes``."""
@@ -96,18 +82,9 @@ def weights_of(weights: Sequence[float], key: str, box_dim: int = 4) -> tuple[An
             f"the deltas of {'rotated ' if box_dim == 5 else ''}boxes have {box_dim} weights",
             got=f"{key}: {list(weights)}",
             expected=f"{box_dim} numbers",
+            remedy=f"correct {key}",
         )
     return tuple(weights)
-
-
-def _require_default_clamp(scale_clamp: float) -> None:
-    """Raise ConfigError unless graphs, which have the default, decode with this ``scale_clamp``."""
-    if scale_clamp != MAX_LOG_SCALE:
-        raise ConfigError(
-            "an exported graph decodes boxes with the default scale_clamp",
-            got=f"scale_clamp={scale_clamp}",
-            expected=f"{MAX_LOG_SCALE}, log(1000 / 16)",
-        )
 
 
 def wrapped_degrees(angle: Tensor) -> Tensor:
@@ -142,6 +119,42 @@ class Box2BoxTransformLinear:
     def _unit(self, boxes: Tensor) -> Tensor:
         size = boxes[:, 2:] - boxes[:, :2]
         return torch.cat([size, size], dim=1) if self.normalize_by_size else torch.ones_like(boxes)
+
+
+def is_recorded(transform: Any, kind: type) -> bool:
+    """Return whether a graph decodes as a transform does, an instance of ``kind`` with the default clamp."""
+    return type(transform) is kind and getattr(transform, "scale_clamp", MAX_LOG_SCALE) == MAX_LOG_SCALE
+
+
+def decoding_weights(transform: Any, kind: type = Box2BoxTransform) -> List[float]:
+    """Return the weights with which the function of a kind of transform decodes as a transform does, or none.
+
+    Without weights a module calls the ``apply_deltas`` of its transform, in eager mode and in a trace.
+
+    Args:
+        transform: encoding of box deltas.
+        kind: ``Box2BoxTransform``, which ``apply_deltas`` decodes, or ``Box2BoxTransformRotated``, which
+            ``apply_rotated_deltas`` does.
+    """
+    return list(transform.weights) if is_recorded(transform, kind) else []
+
+
+def require_scriptable_transforms(model: nn.Module) -> None:
+    """Check that a script of a model decodes boxes as its transforms do.
+
+    Raises:
+        ConfigError: a module has an encoding of box deltas other than the default.
+    """
+    for module in model.modules():
+        transform = getattr(module, "box2box_transform", None)
+        kind = getattr(module, "transform_type", Box2BoxTransform)
+        if transform is not None and not is_recorded(transform, kind):
+            raise ConfigError(
+                f"a script does not call the apply_deltas of {type(transform).__name__}",
+                got=f"{type(module).__name__}.box2box_transform={transform}",
+                expected=f"a {kind.__name__} with the default scale_clamp",
+                remedy="export by tracing or torch.export, which record its apply_deltas",
+            )
 
 
 def apply_deltas(
@@ -271,7 +284,12 @@ def box_loss_type(value: str, key: str) -> str:
     """
     known = ["smooth_l1", *IOU_LOSSES]
     if value not in known:
-        raise ConfigError("unknown box loss", got=f"{key}: {value}", expected=f"one of {', '.join(known)}")
+        raise ConfigError(
+            "unknown box loss",
+            got=f"{key}: {value}",
+            expected=f"one of {', '.join(known)}",
+            remedy=f"correct {key}",
+        )
     return value
 
 
@@ -285,7 +303,12 @@ def loss_weights_of(loss_weight: float | dict[str, float], names: tuple[str, str
         return loss_weight, loss_weight
     unknown = sorted(set(loss_weight) - set(names))
     if unknown:
-        raise ConfigError("unknown losses", got=f"loss_weight of {unknown}", expected=" and ".join(names))
+        raise ConfigError(
+            "unknown losses",
+            got=f"loss_weight of {unknown}",
+            expected=" and ".join(names),
+            remedy="correct loss_weight",
+        )
     return loss_weight.get(names[0], 1.0), loss_weight.get(names[1], 1.0)
 
 

@@ -1,32 +1,41 @@
 """Graphs for export: a model's ``detect`` on tensors."""
 
-from typing import Any, Dict, List
+import math
+from typing import Any, Dict, List, Tuple
 
 from torch import Tensor, nn
 
 from detexport.errors import ExportError
 
+GraphMethods = List[Tuple[nn.Module, str, str]]
+"""Modules, each with a method that detectron2 documents and the one on tensors that a graph calls instead."""
 
-def require_graph_methods(methods: list[tuple[nn.Module, str]]) -> None:
-    """Check that no class overrides ``forward`` without the method that the graph calls instead.
 
-    Args:
-        methods: modules, each with the name of the method that the graph calls in place of ``forward``.
+def replaced_methods(methods: GraphMethods) -> GraphMethods:
+    """Return those of the methods that a class overrides without the one that a graph calls instead."""
+    return [one for one in methods if _depth(one[0], one[1]) < _depth(one[0], one[2])]
+
+
+def _depth(module: nn.Module, name: str) -> float:
+    owners = (depth for depth, cls in enumerate(type(module).__mro__) if name in vars(cls))
+    return next(owners, math.inf)
+
+
+def require_graph_methods(methods: GraphMethods) -> None:
+    """Check that a graph computes what the documented methods compute.
 
     Raises:
-        ExportError: a class overrides ``forward``, but not that method.
+        ExportError: a class overrides one, but not the method that the graph calls instead.
     """
-    for module, method in methods:
-        owners = [
-            next((depth for depth, cls in enumerate(type(module).__mro__) if name in vars(cls)), None)
-            for name in ("forward", method)
-        ]
-        if owners[1] is None or (owners[0] is not None and owners[0] < owners[1]):
+    for module, documented, method in methods:
+        if math.isinf(_depth(module, method)) or replaced_methods([(module, documented, method)]):
+            name = type(module).__name__
             raise ExportError(
-                f"a graph would leave out what {type(module).__name__}.forward does",
+                f"a graph would leave out what {name}.{documented} does",
                 got=f"no {method} of its own",
                 expected=f"an override of {method}, which works on tensors alone",
-                remedy=f"write {type(module).__name__}.{method}, or override the methods that it calls",
+                remedy=f"write {name}.{method}, override the methods that it calls, or trace the model with "
+                "TracingAdapter",
             )
 
 

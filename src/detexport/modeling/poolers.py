@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from detexport.errors import ConfigError
 from detexport.layers import roi_align_rotated
-from detexport.modeling.segment import Kind, Port, Segment, own_methods, rows
+from detexport.modeling.graph_segment import Kind, Port, Segment, own_methods, rows
 from detexport.structures import Boxes, RotatedBoxes
 
 POOLER_TYPES = ("ROIAlign", "ROIAlignV2", "ROIPool", "ROIAlignRotated")
@@ -58,6 +58,7 @@ class ROIPooler(nn.Module):
                 "unsupported POOLER_TYPE",
                 got=f"POOLER_TYPE: {pooler_type}",
                 expected=f"one of {', '.join(POOLER_TYPES)}",
+                remedy="correct POOLER_TYPE",
             )
         strides = [round(1 / scale) for scale in scales]
         self.output_size = _square(output_size)
@@ -74,6 +75,7 @@ class ROIPooler(nn.Module):
                 "the strides of a pooler's levels must double from one level to the next",
                 got=f"MODEL.ROI_HEADS.IN_FEATURES with the strides {list(strides)}",
                 expected="neighbouring levels from fine to coarse, such as p2, p3, p4, p5",
+                remedy="correct MODEL.ROI_HEADS.IN_FEATURES",
             )
 
     @torch.jit.unused
@@ -136,7 +138,10 @@ def _square(output_size: int | tuple[int, int]) -> int:
     sides = (output_size, output_size) if isinstance(output_size, int) else tuple(output_size)
     if sides[0] != sides[1]:
         raise ConfigError(
-            "the grid of a pooler must be square", got=f"output_size {sides}", expected="equal numbers"
+            "the grid of a pooler must be square",
+            got=f"output_size {sides}",
+            expected="equal numbers",
+            remedy="give one number for height and width",
         )
     return sides[0]
 

@@ -86,6 +86,7 @@ class Registry(PlainRegistry):
                 f"not a {self.name}",
                 got=f"{key}: {path!r}, a {type(entry).__name__}",
                 expected="a class or a function",
+                remedy=f"correct {key}",
             )
         return entry
 

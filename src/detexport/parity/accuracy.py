@@ -14,7 +14,7 @@ from detexport.data.coco import CocoDataset, CocoRecord, read_record, records_of
 from detexport.metrics.bootstrap import PairedDifference, paired_difference
 from detexport.metrics.evaluate import HEADLINES, Evaluation, Evaluator, ImageEvaluation, accuracy_deltas
 from detexport.metrics.tallies import Matches, Recalls, Tallies, unpack_tallies
-from detexport.predictions.records import predict
+from detexport.predictions.predict_images import predict
 from detexport.reference.resume import Progress
 from detexport.reference.store import EagerAccuracy
 from detexport.runtime.session import Session
@@ -104,16 +104,16 @@ class Accuracy:
 
     Args:
         precision: ``"float32"``, ``"bf16"``, ``"int8"``.
-        budget: largest difference of a headline metric from the eager model's.
+        budget: largest difference of a task metric from the eager model's.
         least: a lower eager metric is too low to compare with.
         images: number of images.
         eager: the eager model's metrics.
         artifact: the artifact's metrics.
-        intervals: 95 % interval of each headline metric's difference, by a paired bootstrap.
-        per_image: differences of each headline metric by image.
+        intervals: 95 % interval of each task metric's difference, by a paired bootstrap.
+        per_image: differences of each task metric by image.
         tied: for each metric that ranks detections across images, the smallest and the largest difference
             over all orders of equal scores; in float32 only.
-        per_class: the metric of each class, by headline metric and class name; none for recall.
+        per_class: the metric of each class, by task metric and class name; none for recall.
         curves: precision-recall curves, by metric and IoU (``CURVE_IOUS``).
     """
 
@@ -131,7 +131,7 @@ class Accuracy:
 
     @property
     def differences(self) -> dict[str, float]:
-        """Return artifact - eager of each headline metric; a metric that the artifact lacks counts as 0."""
+        """Return artifact - eager of each task metric; a metric that the artifact lacks counts as 0."""
         return accuracy_deltas(self.eager, self.artifact)
 
     @property
@@ -212,7 +212,7 @@ def measure_accuracy(
 
 
 def class_names(dataset: CocoDataset, contract: Contract) -> dict[str, tuple[str, ...]]:
-    """Return the names of the classes that each headline metric is the mean of, in their order."""
+    """Return the names of the classes that each task metric is the mean of, in their order."""
     things, stuff = dataset.class_names, contract.stuff_class_names
     return {
         **dict.fromkeys(HEADLINES, things),
@@ -309,7 +309,7 @@ def _curves(expected: Matches, actual: Matches) -> dict[str, PrecisionCurve]:
 
 
 def paired_differences(eager: EagerAccuracy, reached: Evaluation) -> Mapping[str, PairedDifference]:
-    """Return the paired difference of each headline metric that both sides have tallies of."""
+    """Return the paired difference of each task metric that both sides have tallies of."""
     tallies = unpack_tallies(eager.tallies)
     return {
         name: paired_difference(tallies[name], reached.tallies[name])

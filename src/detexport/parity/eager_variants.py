@@ -139,7 +139,12 @@ def measure_noise_floor(
     """
     samples = choose_samples(reference, images)
     if not samples:
-        raise DataError("the reference has no sample of one image", remedy="run the stage `reference` again")
+        raise DataError(
+            "the reference has no sample of one image",
+            got=f"{len(reference.samples)} samples, none of them of one image",
+            expected="at least one",
+            remedy="run the stage `reference` again",
+        )
     progress = progress or Progress()
 
     def measure(name: str, open_variant: Open) -> Variant:

@@ -17,22 +17,13 @@ from detexport.errors import DataError
 from detexport.outputs import Outputs
 from detexport.parity.compare import Noise, SampleParity, Tolerance, compare
 from detexport.parity.compare.noise import MOST_WIDENED, strict
-from detexport.parity.measures import measured
+from detexport.parity.measures import MEASURES, measured
 from detexport.reference.store import Reference, Sample
 from detexport.system.files import read_json
 from detexport.system.json_values import decode
 
 Run = Callable[[np.ndarray, tuple[int, int]], Outputs]
 """The eager model on one image (3, H, W) uint8, its outputs in px of the given height and width."""
-
-# Errors that are compared with a limit without scaling, by the limit's name.
-PLAIN_LIMITS = {
-    "score": "score_error",
-    "objectness": "objectness_error",
-    "keypoint_score": "keypoint_score_error",
-    "sem_seg": "sem_seg_error",
-    "panoptic_ratio": "panoptic_error_ratio",
-}
 
 
 @dataclass(frozen=True)
@@ -298,14 +289,15 @@ def needed(sample: SampleParity, scale: float) -> dict[str, float]:
         scale: output size / input size; limits in px of the input are multiplied by it.
     """
     errors = sample.errors
-    limits = {limit: float(errors[name]) for limit, name in PLAIN_LIMITS.items() if name in errors}
-    if "box_error_px" in errors:
+    limited = [name for name in errors if MEASURES[name].tolerance]
+    limits = {MEASURES[name].tolerance: float(errors[name]) for name in limited}
+    if "box_px" in limits:
         # The limit is the larger of box_px x scale and box_floor_px.
-        limits["box_px"] = limits["box_floor_px"] = errors["box_error_px"] / max(scale, 1.0)
-    if "mask_error_px" in errors:
+        limits["box_px"] = limits["box_floor_px"] = limits["box_px"] / max(scale, 1.0)
+    if "mask_px" in limits:
         limits["mask_px"], limits["mask_area_ratio"] = sample.masks_needed
-    if "keypoint_error_px" in errors:
-        limits["keypoint_px"] = errors["keypoint_error_px"] / scale
+    if "keypoint_px" in limits:
+        limits["keypoint_px"] /= scale
     return limits
 
 

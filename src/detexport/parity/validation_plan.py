@@ -8,14 +8,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from detexport.parity.accuracy import Accuracy
+from detexport.parity.compare.tolerance import STRICTER_IF_HIGHER
 from detexport.parity.settings import ParitySettings
 from detexport.reference.input_plan import BATCH, MADE, TIES
 from detexport.reference.store import DATA, Reference
 
 ALWAYS = (*MADE, TIES, BATCH)
 """Kinds of edge-case inputs that every model can have; the others are searched for."""
-STRICTER_IF_HIGHER = ("pair_iou",)
-"""Limits of ``Tolerance`` that are stricter the higher they are."""
 CLOSER_IF_LOWER = ("threshold_distance", "offset")
 """Numbers of the search that are stricter the lower they are."""
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from detexport.outputs import Outputs
 from detexport.parity.compare import SampleParity, Tolerance
+from detexport.parity.measures import limits_of
 from detexport.reference.store import NO_IMAGE, SampleMeta
 
 
@@ -101,21 +102,11 @@ def fractions_of_limits(errors: Mapping[str, float], tolerance: Tolerance, scale
 
     A mask passes by its pixels or by its area, so the smaller of both fractions counts.
     """
-    limits = {
-        "box_error_px": tolerance.box_limit_px(scale),
-        "score_error": tolerance.score,
-        "objectness_error": tolerance.objectness,
-        "keypoint_error_px": tolerance.keypoint_px * scale,
-        "keypoint_score_error": tolerance.keypoint_score,
-        "sem_seg_error": tolerance.sem_seg,
-        "panoptic_error_ratio": tolerance.panoptic_ratio,
-    }
-    fractions = {name: _fraction(errors[name], limit) for name, limit in limits.items() if name in errors}
+    limits = limits_of(errors, tolerance, scale)
+    fractions = {name: _fraction(errors[name], limit) for name, limit in limits.items()}
     if "mask_error_px" in errors:
-        fractions["mask_error_px"] = min(
-            _fraction(errors["mask_error_px"], tolerance.mask_px),
-            _fraction(errors["mask_error_ratio"], tolerance.mask_area_ratio),
-        )
+        of_area = _fraction(errors["mask_error_ratio"], tolerance.mask_area_ratio)
+        fractions["mask_error_px"] = min(fractions["mask_error_px"], of_area)
     return fractions
 
 

@@ -10,7 +10,7 @@ from detexport.contract import Contract
 from detexport.errors import DetexportError, memory_guard
 from detexport.outputs import Outputs, count_rows
 from detexport.predictions.drawing import draw, save_drawing
-from detexport.predictions.records import to_plain
+from detexport.predictions.predict_images import to_plain
 
 
 class MissingOutputError(DetexportError, AttributeError):
@@ -112,7 +112,7 @@ class Detections:
     def to_plain(self) -> dict[str, Any]:
         """Return ``height``, ``width`` and the outputs as plain values for JSON.
 
-        Masks are in COCO's compressed RLE: see ``detexport.predictions.records.to_plain``.
+        Masks are in COCO's compressed RLE: see ``detexport.predictions.predict_images.to_plain``.
         """
         with memory_guard(self.image.shape):
             return {"height": self.height, "width": self.width, **to_plain(self.outputs, self.contract)}

@@ -9,7 +9,7 @@ from detexport.data.images import ChannelOrder
 from detexport.errors import InputError, memory_guard
 from detexport.predictions.detections import Detections
 from detexport.predictions.image_input import ImageInput, read_input
-from detexport.predictions.records import predict
+from detexport.predictions.predict_images import predict
 from detexport.runtime import Runtime, Session
 
 
@@ -36,7 +36,7 @@ class Detector:
     def __repr__(self) -> str:
         """Name the artifact and where it runs."""
         artifact = self.artifact
-        what = f"{artifact.format.value} of {', '.join(self.contract.results)}"
+        what = f"{artifact.format.value}, outputs: {', '.join(self.contract.results)}"
         return f"Detector({what}, on {self.session.device}, {artifact.sha256[:12]})"
 
     @overload

@@ -1,20 +1,14 @@
 """The kinds of inputs of a reference, and the numbers of runs of the model for them.
 
 An artifact that is correct on photographs of one size may still have fixed that size, batch size 1, or a
-branch that depends on the detections. So a reference has these kinds, whatever the model:
-
-``DATA``: images of the data set, each at several sizes.
-``ODD``: odd height and width. ``WIDE``, ``TALL``: one side many times the other.
-``FLAT``, ``BLACK``, ``WHITE``, ``NOISE``: of the exported size; nothing to detect, extreme values.
-``TIES``: an image tiled with copies of itself. ``MOST``: mosaics, with as many detections as possible.
-``ONE``: exactly one detection. ``NEAR``: a score next to a score threshold.
-``BATCH``: images of different sizes in one call.
+branch that depends on the detections. So a reference has the kinds of ``KINDS``, whatever the model.
 """
 
 from dataclasses import dataclass
 
 from detexport.contract import Contract
 from detexport.reference.input_coverage import score_thresholds
+from detexport.reference.store import DATA
 
 ODD = "odd size"
 WIDE = "wide"
@@ -31,8 +25,23 @@ BATCH = "batch"
 
 MADE = (ODD, WIDE, TALL, FLAT, BLACK, WHITE, NOISE)
 """Kinds that are made of the first images, or blank."""
-KINDS = (*MADE, TIES, MOST, ONE, NEAR, BATCH)
-"""All kinds except ``DATA``."""
+KINDS = {
+    DATA: "images of the data set, each at several sizes",
+    ODD: "height and width are odd",
+    WIDE: "one side many times the other",
+    TALL: "one side many times the other",
+    FLAT: "nothing to detect",
+    BLACK: "all values 0",
+    WHITE: "all values 255",
+    NOISE: "random values",
+    TIES: "an image tiled with copies of itself: equal scores",
+    MOST: "mosaics with as many detections as possible",
+    ONE: "exactly one",
+    NEAR: "a score next to the score threshold",
+    BATCH: "images of different sizes in one call",
+}
+"""All kinds, with the content of their images."""
+EDGE_CASES = tuple(kind for kind in KINDS if kind != DATA)
 
 BATCHES = 2
 """Number of calls with several images."""
@@ -61,7 +70,7 @@ class Plan:
     threshold_runs: int
     threshold_distance: float
     offset: float
-    kinds: tuple[str, ...] = KINDS
+    kinds: tuple[str, ...] = EDGE_CASES
 
     def most_runs(self, records: int, contract: Contract) -> int:
         """Return the largest number of runs of the eager model, a batch being one run.

@@ -9,7 +9,8 @@ from detexport.errors import listed
 from detexport.parity.measures import limited_errors
 from detexport.registry.content import Content
 from detexport.registry.evidence import Evidence
-from detexport.results.engine_names import engine_name
+from detexport.results.latency import is_noisy
+from detexport.results.runtime_names import engine_name
 
 QUANTILES = ("p50_ms", "p90_ms", "p99_ms")
 WORDS = {
@@ -111,13 +112,16 @@ def describe_latency(evidence: Evidence) -> Iterator[str]:
     if not evidence.runners or evidence.latency is None:
         yield "Not measured."
         return
-    yield "| latency | image | p50 | p90 | p99 | over eager |"
+    yield "| latency | image | p50 | p90 | p99 | time relative to eager |"
     yield "|---|---|---|---|---|---|"
     for device, runner in evidence.runners.items():
         height, width = evidence.latency["devices"][device]["image_size"]
         quantiles = " | ".join(f"{runner[name]:.1f} ms" for name in QUANTILES)
         ratio = f"{runner['ratio_to_eager']:.2f}" if "ratio_to_eager" in runner else "not measured"
         yield f"| {device} | {height} x {width} | {quantiles} | {ratio} |"
+    if any(is_noisy(evidence.latency["devices"][device]) for device in evidence.runners):
+        yield ""
+        yield "Measured on a busy machine: a tenth of the calls took more than 1.5 times the median."
     machine = evidence.latency.get("machine")
     if machine:
         yield ""

@@ -10,12 +10,14 @@ from typing import Any
 
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
 
 from detexport.artifact import MANIFEST, read_artifact
-from detexport.errors import ArtifactError, listed
+from detexport.errors import ArtifactError, ConfigError, listed
 from detexport.registry.store import explained_errors
 from detexport.system.files import read_json
 from detexport.system.process import redacted_output
+from detexport.system.redaction import public_uri, redact
 
 TARGET = "target.json"
 ARTIFACT_TAG = "detexport.artifact_sha256"
@@ -46,14 +48,14 @@ def downloaded(uri: str) -> Iterator[StoredArtifact]:
             ``mlflow.set_tracking_uri`` or ``MLFLOW_TRACKING_URI`` names.
 
     Raises:
-        RegistryError: the store cannot be reached, or has no such model.
+        ConfigError: there is no such version or registry.
+        RegistryError: the store cannot be reached.
         ArtifactError: what is stored there is not an artifact of detexport, or not the registered one.
     """
     with tempfile.TemporaryDirectory() as temporary:
-        store = mlflow.get_tracking_uri()
-        with redacted_output(), explained_errors(store, OSError):
-            mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=temporary)
+        with reading_registry():
             expected = _registered_sha256(uri)
+            mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=temporary)
         stored = find_artifact(Path(temporary), uri)
         got = read_artifact(stored.folder).sha256
         if expected and got != expected:
@@ -66,6 +68,27 @@ def downloaded(uri: str) -> Iterator[StoredArtifact]:
         yield stored
 
 
+@contextmanager
+def reading_registry() -> Iterator[None]:
+    """Explain the errors of reading from the registry that MLflow's settings name.
+
+    Raises:
+        ConfigError: it is a database file that does not exist; MLflow would create it.
+        RegistryError: it cannot be reached.
+    """
+    store = mlflow.get_tracking_uri()
+    path = store.removeprefix("sqlite:///")
+    if path != store and not Path(path).exists():
+        raise ConfigError(
+            "there is no registry here",
+            got=f"no {path}",
+            expected="the database of an MLflow registry",
+            remedy="run the command in the project's folder, or set MLFLOW_TRACKING_URI to the registry",
+        )
+    with redacted_output(), explained_errors(store, OSError):
+        yield
+
+
 def _registered_sha256(uri: str) -> str:
     """Return the digest of a registered version's artifact in the registry; empty if there is none."""
     match = MODEL_URI.fullmatch(uri)
@@ -76,10 +99,24 @@ def _registered_sha256(uri: str) -> str:
 
 
 def find_version(name: str, number: str | None, alias: str | None) -> ModelVersion:
-    """Return a version by its number or by an alias, with its tags."""
+    """Return a version by its number or by an alias, with its tags.
+
+    Raises:
+        ConfigError: the registry has no such version.
+    """
     client = mlflow.MlflowClient()
-    found = client.get_model_version_by_alias(name, alias).version if alias else number
-    return client.get_model_version(name, str(found))
+    try:
+        found = client.get_model_version_by_alias(name, alias).version if alias else number
+        return client.get_model_version(name, str(found))
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise ConfigError(
+            f"the registry {public_uri(mlflow.get_tracking_uri())} has no such version",
+            got=f"models:/{name}{f'@{alias}' if alias else f'/{number}'}: {redact(str(error))}",
+            expected="the name of a registered model with one of its versions or aliases",
+            remedy="correct it, or set MLFLOW_TRACKING_URI to the registry that has it",
+        ) from error
 
 
 def find_artifact(root: Path, uri: str) -> StoredArtifact:

@@ -16,11 +16,12 @@ from detexport.system.files import read_json
 from detexport.system.versions import package_versions
 
 CERTIFICATE, VERDICT, LATENCY = "certificate.json", "parity.json", "latency.json"
-DATA_STATISTICS = "data_statistics.json"
 """Files in a version's run; the latency is ``{}`` if it did not measure this artifact."""
+DATA_STATISTICS = "data_statistics.json"
+"""The file in a version's run with the statistics of its data; older versions have none."""
 
-# Tracked files that the pipeline itself writes while it runs.
-WRITTEN = ("dvc.lock", "params.yaml")
+# The tracked file that the pipeline itself writes while it runs.
+WRITTEN = ("dvc.lock",)
 DATA = "data"
 """The folder of the data sets."""
 

@@ -1,4 +1,4 @@
-"""The gate: whether a registered version may become the champion, from what the registry holds about it."""
+"""The promotion gate: whether a version may become the champion, from its evidence in the registry."""
 
 import math
 import tempfile
@@ -23,7 +23,7 @@ from detexport.registry.settings import GateLimits, weaker_plan
 from detexport.registry.verify import model_faults
 from detexport.results.job_metrics import job_metrics
 from detexport.results.latency import runners_of
-from detexport.results.verdict import read_verdict
+from detexport.results.parity_report import read_parity_report
 from detexport.system.redaction import redact
 
 ROUNDING = 1e-9
@@ -64,7 +64,7 @@ class Measured:
 
     @property
     def accuracy(self) -> dict[str, float]:
-        """The headline metrics against ground truth: those with a difference from the eager model's."""
+        """The task metrics: those with a difference from the eager model's."""
         names = [name.removesuffix("_delta") for name in self.metrics if name.endswith("_delta")]
         return {name: float(self.metrics[name]) for name in names}
 
@@ -80,7 +80,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The gate's answer.
+    """The promotion gate's decision.
 
     Args:
         reasons: why the version must not become the champion; empty if it may.
@@ -107,7 +107,7 @@ def measure(registry: Registry, version: ModelVersion, required: ParitySettings 
         folder = Path(temporary)
         try:
             _download_evidence(registry, version, folder)
-            verdict = read_verdict(folder / VERDICT)
+            verdict = read_parity_report(folder / VERDICT, registered=required is None)
             latency = read_run_latency(folder) or {}
             certificate = read_certificate(folder / CERTIFICATE)
         except DataError as error:

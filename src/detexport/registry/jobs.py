@@ -18,7 +18,7 @@ from detexport.registry.registry import Registry
 from detexport.registry.settings import RegistrySettings, Release, weaker_plan
 from detexport.registry.store import open_store
 from detexport.results.latency import read_latency
-from detexport.results.verdict import read_verdict
+from detexport.results.parity_report import read_parity_report
 from detexport.system.redaction import redact
 
 
@@ -68,7 +68,7 @@ class Job:
             return {}, [f"not validated: there is no {path}"]
         verdict: dict[str, Any] = {}
         try:
-            verdict = read_verdict(path)
+            verdict = read_parity_report(path)
             artifact = read_verified(self.artifact_dir)
             faults = certificate_faults(
                 self.certificate(), verdict, artifact, job=self.name, runtime=self.runtime

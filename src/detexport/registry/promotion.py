@@ -79,7 +79,7 @@ class Promotion:
 
     Args:
         registry: the registry.
-        settings: the gate's limits, the weakest validation plan, and the experiment of the decisions.
+        settings: the limits of a promotion, the weakest validation plan, and the experiment of the decisions.
     """
 
     registry: Registry
@@ -139,7 +139,7 @@ class Promotion:
         return decision
 
     def _decide(self, versions: Versions, number: int) -> Decision:
-        """Ask the gate about a version, record its answer, and move the alias if it passed."""
+        """Decide about a version by the promotion gate, record it, and move the alias if it passed."""
         candidate, champion = versions.by_number[number], versions.champion
         required, limits = self.settings.plan, self.settings.gate
         measured = measure(self.registry, candidate, required)

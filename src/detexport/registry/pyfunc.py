@@ -20,8 +20,8 @@ from mlflow.pyfunc import PythonModel
 
 import detexport
 from detexport.errors import DetexportError, OutOfMemoryError, shown
-from detexport.predictions.records import MASKS, THRESHOLD, predict, to_plain
-from detexport.registry.image_values import ALLOWED, checked_locations, read_value
+from detexport.predictions.predict_images import MASKS, THRESHOLD, predict, to_plain
+from detexport.registry.pyfunc_inputs import ALLOWED, checked_locations, read_value
 from detexport.registry.scoring_errors import RefusalError, hide_requests
 from detexport.registry.signature import DEFAULT_THRESHOLD, build_signature
 from detexport.system.digests import sha256_file
@@ -66,7 +66,7 @@ class Detector(PythonModel):
 
         Returns:
             One row per image: ``height`` and ``width`` in px, and the outputs in the format of
-            ``detexport.predictions.records.to_plain``.
+            ``detexport.predictions.predict_images.to_plain``.
 
         Raises:
             MlflowException: a row is not an image, the column ``image`` is missing, or ``params`` holds

@@ -31,7 +31,6 @@ from detexport.registry.card import describe_version
 from detexport.registry.content import PACKAGE, PYFUNC, Content
 from detexport.registry.download import ARTIFACT_TAG
 from detexport.registry.evidence import Evidence
-from detexport.registry.image_values import ALLOWED
 from detexport.registry.location import ADDRESS
 from detexport.registry.provenance import (
     CERTIFICATE_TAG,
@@ -39,6 +38,7 @@ from detexport.registry.provenance import (
     PROVENANCE_TAG,
     describe_provenance,
 )
+from detexport.registry.pyfunc_inputs import ALLOWED
 from detexport.registry.run_files import example_image, write_run_files
 from detexport.registry.signature import build_signature, describe_graph
 from detexport.registry.store import Store
@@ -191,7 +191,12 @@ class Registry:
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            raise ArtifactError("its files are missing", got=str(error)) from error
+            raise ArtifactError(
+                "its files are missing",
+                got=str(error),
+                expected="the files of a registered version",
+                remedy="register the model again",
+            ) from error
 
     def _create(self, name: str, folder: Path, content: Content, evidence: Evidence) -> str:
         """Store a model's files, check them, then create the version; return the run's id."""
@@ -270,7 +275,7 @@ class Registry:
     def _create_name(self, name: str) -> None:
         try:
             self.client.create_registered_model(
-                name, description="A detector: encoded images in, boxes, scores, classes and masks out."
+                name, description="Encoded images in; the signature of each version lists the outputs."
             )
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":

@@ -1,4 +1,4 @@
-"""The files of a version's run: its certificate, measurements, card, pictures, and a sample to run again."""
+"""The files of a version's run: its certificate, measurements, card, drawings, and a sample to run again."""
 
 import io
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from detexport.system.files import write_json
 
 CARD, SAMPLE, PICTURES = "README.md", "sample", "pictures"
 DRAWN_FROM = 0.5
-"""Lowest score that the pictures show."""
+"""Lowest score that the drawings show."""
 LARGEST_EXAMPLE_PX = 640
 
 

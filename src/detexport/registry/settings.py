@@ -21,7 +21,7 @@ class GateLimits:
 
     Args:
         latency_increase: largest increase of the p50 latency, as a fraction of the champion's.
-        ap_decrease: largest decrease of an AP or PQ.
+        ap_decrease: largest decrease of a task metric (AP, AR, PQ, mIoU).
         same_machine: refuse a version that was measured on another kind of machine than the champion; if
             False, its latency is not compared.
     """

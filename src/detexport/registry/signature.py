@@ -7,7 +7,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array, Object, Property
 
 from detexport.contract import Contract, TensorSpec
-from detexport.predictions.records import MASKS, THRESHOLD, parameters_of
+from detexport.predictions.predict_images import MASKS, THRESHOLD, parameters_of
 
 DEFAULT_THRESHOLD = 0.0
 PARAMS = {

@@ -19,7 +19,7 @@ from detexport.parity.settings import default_settings
 from detexport.parity.validate import validate
 from detexport.reference.store import read_reference
 from detexport.registry.content import PACKAGE, content_digest
-from detexport.registry.download import ARTIFACT_TAG, MODEL_URI, TARGET, find_version
+from detexport.registry.download import ARTIFACT_TAG, MODEL_URI, TARGET, find_version, reading_registry
 from detexport.registry.evidence import CERTIFICATE, VERDICT, evidence_sha256, read_run_latency
 from detexport.registry.location import ADDRESS
 from detexport.registry.provenance import (
@@ -30,12 +30,10 @@ from detexport.registry.provenance import (
 )
 from detexport.registry.registry import EVIDENCE, model_id_of
 from detexport.registry.run_files import SAMPLE, sample_tolerance
-from detexport.registry.store import explained_errors
-from detexport.results.verdict import read_verdict
+from detexport.results.parity_report import read_parity_report
 from detexport.runtime.session import Engine
 from detexport.system.digests import sha256_file, sha256_json
 from detexport.system.files import read_json
-from detexport.system.process import redacted_output
 
 SHOWN_FILES = 3
 UNREADABLE = (
@@ -51,13 +49,15 @@ class Check:
 
     Args:
         name: what.
-        faults: what does not hold; empty if it holds.
+        faults: why it failed, or was not done; empty if it passed.
         detail: what was compared.
+        done: whether anything was compared; False if the check depends on one that failed.
     """
 
     name: str
     faults: tuple[str, ...] = ()
     detail: str = ""
+    done: bool = True
 
     @property
     def holds(self) -> bool:
@@ -83,7 +83,7 @@ class Verification:
 
     @property
     def holds(self) -> bool:
-        """Whether every check holds."""
+        """Whether every check passed."""
         return all(check.holds for check in self.checks)
 
     def to_json(self) -> dict[str, Any]:
@@ -94,7 +94,13 @@ class Verification:
             "holds": self.holds,
             "provenance_sha256": self.provenance_sha256,
             "checks": [
-                {"name": one.name, "holds": one.holds, "detail": one.detail, "faults": list(one.faults)}
+                {
+                    "name": one.name,
+                    "done": one.done,
+                    "holds": one.holds,
+                    "detail": one.detail,
+                    "faults": list(one.faults),
+                }
                 for one in self.checks
             ],
         }
@@ -122,10 +128,10 @@ def verify_version(
             the registry's.
 
     Raises:
-        ConfigError: the URI names no version.
-        RegistryError: the store cannot be reached, or has no such version.
+        ConfigError: the URI names no version, or the registry has no such version.
+        RegistryError: the store cannot be reached.
     """
-    with redacted_output(), explained_errors(mlflow.get_tracking_uri(), OSError):
+    with reading_registry():
         version = _find(uri)
         with tempfile.TemporaryDirectory() as temporary:
             client = mlflow.MlflowClient()
@@ -168,7 +174,7 @@ def _checks(
     device: str,
     expected: str,
 ) -> Iterator[Check]:
-    """Yield the checks of a downloaded version; nothing is loaded of files that do not hold."""
+    """Yield the checks of a downloaded version; nothing is loaded of files whose check failed."""
     folders = {"the model": model, "the run": run}
     provenance = _check("provenance", lambda: _provenance_faults(version.tags, folders, expected))
     yield provenance
@@ -185,14 +191,13 @@ def _checks(
             _check("certificate", lambda: _certificate_faults(version, model, run, stored)),
         ]
     else:
-        own += [
-            Check(name, ("not checked: the artifact cannot be read",)) for name in ("content", "certificate")
-        ]
+        unread = ("the artifact cannot be read",)
+        own += [Check(name, unread, done=False) for name in ("content", "certificate")]
     yield from own
     if engine_of is None:
         return
     if stored is None or not provenance.holds or not all(one.holds for one in own):
-        yield Check("sample", ("not run: what it needs does not hold",))
+        yield Check("sample", ("a check of the files failed",), done=False)
     else:
         yield _run_sample(model, run, partial(engine_of, stored), device)
 
@@ -263,7 +268,12 @@ def _file_faults(folder: Path, listed_files: Mapping[str, str], *, closed: bool)
 def _artifact_dir(model: Path) -> Path:
     folders = [path.parent for path in model.glob(f"artifacts/**/{MANIFEST}")]
     if len(folders) != 1:
-        raise ArtifactError("the model has not one artifact", got=len(folders))
+        raise ArtifactError(
+            "the model has not one artifact",
+            got=len(folders),
+            expected="one folder with artifact.json",
+            remedy="register the model again",
+        )
     return folders[0]
 
 
@@ -309,7 +319,7 @@ def _certificate_faults(version: ModelVersion, model: Path, run: Path, stored: A
         yield "the certificate or the latency is not the one that was registered"
     yield from certificate_faults(
         certificate,
-        read_verdict(run / VERDICT),
+        read_parity_report(run / VERDICT, registered=True),
         stored,
         job=version.name,
         runtime=read_json(model / "artifacts" / TARGET)["runtime"],
@@ -318,7 +328,7 @@ def _certificate_faults(version: ModelVersion, model: Path, run: Path, stored: A
 
 def _run_sample(model: Path, run: Path, engine_of: Callable[[dict[str, Any]], Engine], device: str) -> Check:
     """Run the artifact on the stored sample, and compare with the eager model's outputs."""
-    folder, verdict = _artifact_dir(model), read_verdict(run / VERDICT)
+    folder, verdict = _artifact_dir(model), read_parity_report(run / VERDICT, registered=True)
     runtime = read_json(model / "artifacts" / TARGET)["runtime"]
     reference = read_reference(run / SAMPLE)
     (sample,) = reference.samples

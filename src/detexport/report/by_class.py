@@ -33,7 +33,7 @@ def class_rows(jobs: Sequence[ReportedJob], metric: str) -> list[ClassRow]:
 
     Args:
         jobs: the model's jobs.
-        metric: name of the headline metric.
+        metric: name of the task metric.
     """
     rows: dict[str, ClassRow] = {}
     for job in jobs:

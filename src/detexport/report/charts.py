@@ -127,7 +127,7 @@ def trade_offs(
     ap_loss: float,
     latency_ms: float | None,
 ) -> Iterator[TradeOff]:
-    """Yield a chart for each headline metric; none if latency or accuracy was not measured.
+    """Yield a chart for each task metric; none if latency or accuracy was not measured.
 
     Args:
         model: the model.

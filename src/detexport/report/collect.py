@@ -7,17 +7,17 @@ from typing import Any
 
 from detexport.artifact import MANIFEST
 from detexport.errors import DataError
-from detexport.results.engine_names import engine_name
 from detexport.results.job_metrics import accuracy_words
 from detexport.results.latency import read_latency, runners_of
+from detexport.results.parity_report import read_parity_report
 from detexport.results.read import read_object
-from detexport.results.verdict import read_verdict
+from detexport.results.runtime_names import engine_name
 from detexport.system.files import read_json
 
 
 @dataclass(frozen=True)
 class Headline:
-    """A headline metric of an artifact.
+    """A task metric of an artifact.
 
     Args:
         name: the metric's name, ``bbox/AP``.
@@ -81,7 +81,7 @@ class ReportedJob:
 
     @property
     def headlines(self) -> tuple[Headline, ...]:
-        """The headline metrics that were measured, boxes first."""
+        """The task metrics that were measured, boxes first."""
         accuracy = self.parity.get("accuracy") or {"differences": {}}
         return tuple(
             Headline(name, accuracy["eager"][name], accuracy["artifact"].get(name, 0.0), difference)
@@ -211,9 +211,14 @@ class Results:
         return sum(job.passed for job in self.jobs)
 
     @property
-    def shipped(self) -> int:
-        """Number of jobs that passed and are registered."""
-        return sum(job.shipped for job in self.jobs)
+    def versions(self) -> int:
+        """Number of jobs that passed and are registered as versions."""
+        return sum(job.shipped and "version" in job.registration for job in self.jobs)
+
+    @property
+    def experiments(self) -> int:
+        """Number of jobs that passed and are logged as runs of experiments, without a version."""
+        return sum(job.shipped and "version" not in job.registration for job in self.jobs)
 
 
 def collect(
@@ -283,7 +288,7 @@ def _job(
         name=name,
         model=job["model"],
         target=target,
-        parity=_read(model.folder / "parity" / f"{target}.json", read_verdict),
+        parity=_read(model.folder / "parity" / f"{target}.json", read_parity_report),
         artifact=_read(model.folder / "artifacts" / job["artifact"] / MANIFEST),
         latency=runners_of(model.latency, target),
         diagnosis=_read(model.folder / "parity" / f"{target}_diagnosis" / "diagnosis.json"),

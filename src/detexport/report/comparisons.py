@@ -22,8 +22,8 @@ from detexport.parity.worst_images import fractions_of_limits
 from detexport.predictions.drawing import LARGEST_PX, Overlay, draw, font_size, image_uri, name_only
 from detexport.reference.store import DATA, Reference, Sample, SampleMeta, read_reference
 from detexport.report.collect import ReportedJob, ReportedModel
-from detexport.report.figures import number, percent, plural
 from detexport.report.ground_truth import GroundTruth
+from detexport.report.number_format import number, percent, plural
 
 DRAWN_FROM = 0.5
 """Lowest score that is drawn; the verdicts cover all detections."""

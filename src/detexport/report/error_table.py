@@ -5,18 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from detexport.parity.measures import MEASURES
-from detexport.parity.noise_floor import PLAIN_LIMITS
 from detexport.parity.settings import stored_tolerance
 from detexport.parity.worst_images import fractions_of_limits
 from detexport.report.collect import ReportedJob, ReportedModel
-from detexport.report.figures import DASH, number
-
-LIMIT_OF = {error: limit for limit, error in PLAIN_LIMITS.items()} | {
-    "box_error_px": "box_px",
-    "mask_error_px": "mask_px",
-    "keypoint_error_px": "keypoint_px",
-}
-"""The name in the tolerance, and in the noise floor, of each measure's limit."""
+from detexport.report.number_format import DASH, number
 
 
 @dataclass(frozen=True)
@@ -47,7 +39,7 @@ def error_rows(job: ReportedJob, model: ReportedModel) -> tuple[ErrorRow, ...]:
     for name, measure in MEASURES.items():
         if name not in parity.get("max", {}):
             continue
-        tolerance, floor = parity["tolerance"], floors.get(LIMIT_OF.get(name, ""))
+        tolerance, floor = parity["tolerance"], floors.get(measure.tolerance)
         limit = measure.limit.format(**tolerance) if measure.limit and tolerance else DASH
         rows.append(
             ErrorRow(

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from detexport.parity.measures import MEASURES, limited_errors, unlimited_errors
-from detexport.report.figures import delta, metric, number, plural
+from detexport.report.number_format import delta, metric, number, plural
 
 SHOWN = 5
 """Most inputs that are named; the JSON file has all."""

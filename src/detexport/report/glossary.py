@@ -9,7 +9,8 @@ TERMS = {
     "passed": "All four verdicts on the artifact are positive: contract, numerics, matching, accuracy.",
     "registered": "The artifact is a version of a model in the MLflow registry, with its evidence.",
     "champion": (
-        "The version that users load by the alias @champion. It is replaced only by one that passes the gate."
+        "The version that users load by the alias @champion. The alias moves only to a version that passes "
+        "the promotion gate, or by a rollback."
     ),
     "AP": (
         "Average precision, COCO's metric, from 0 to 1: the area under the precision-recall curve, averaged "
@@ -35,12 +36,11 @@ TERMS = {
         "The largest numerical error that is allowed, from conf/parity. “x scale”: multiplied by the size of "
         "the output relative to that of the graph's image."
     ),
-    "95 % interval": (
-        "Where the delta lies for 95 % of other selections of images, by resampling the images measured."
-    ),
+    "95 % interval": "The interval that holds the delta in 95 % of the bootstrap resamples of the images.",
     "noise floor": (
         "How much the eager model differs from itself when it runs with another number of threads, memory "
-        "format or device. No limit is tighter. An artifact may be further away and still pass."
+        "format or device. Limits are widened to it, to at most ten times their table value. An artifact may "
+        "be further away and still pass."
     ),
     "paired": "A detection of the artifact and one of the eager model, of one class, that overlap enough.",
     "missing, extra": "A detection that only the eager model has; one that only the artifact has.",
@@ -65,20 +65,4 @@ TERMS = {
     "weights": "The checkpoint that the model was filled with, after conversion.",
     "revision": "The commit of this repository that the version was registered from.",
     "certificate": "The file that ties the verdict to this artifact, its inputs, its runtime and versions.",
-}
-
-INPUT_KINDS = {
-    "data": "images of the data set, each at several sizes",
-    "odd size": "height and width are odd",
-    "wide": "one side many times the other",
-    "tall": "one side many times the other",
-    "one color": "nothing to detect",
-    "black": "all values 0",
-    "white": "all values 255",
-    "noise": "random values",
-    "repeated": "an image tiled with copies of itself: equal scores",
-    "most detections": "mosaics with as many detections as possible",
-    "one detection": "exactly one",
-    "near a threshold": "a score next to the score threshold",
-    "batch": "images of different sizes in one call",
 }

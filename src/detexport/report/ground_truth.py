@@ -17,7 +17,7 @@ from detexport.metrics.panoptic_quality import PanopticQuality
 from detexport.metrics.pixel_iou import UNLABELLED
 from detexport.outputs import Outputs
 from detexport.reference.store import NO_IMAGE, SampleMeta
-from detexport.report.figures import plural
+from detexport.report.number_format import plural
 
 
 @dataclass

@@ -8,15 +8,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from detexport.reference.input_plan import KINDS
 from detexport.report.charts import PrecisionRecall, TradeOff, kinds_of, precision_recall, trade_offs
 from detexport.report.collect import ReportedJob, ReportedModel, Results
 from detexport.report.comparisons import DRAWN_FROM, Comparison, ModelComparisons
 from detexport.report.error_table import error_rows, largest_fraction
 from detexport.report.evidence_lines import error_columns, evidence_lines, floor_columns
-from detexport.report.figures import number
-from detexport.report.glossary import INPUT_KINDS, TERMS
+from detexport.report.glossary import TERMS
+from detexport.report.number_format import number
 from detexport.report.recommend import Budget, Recommendation, recommend
 from detexport.report.rendering import environment
+from detexport.results.latency import is_noisy
 from detexport.system.atomic import atomic_file
 from detexport.system.redaction import public_uri
 
@@ -157,12 +159,7 @@ def input_rows(job: ReportedJob, model: ReportedModel) -> list[InputRow]:
     run = Counter(kinds.get(sample["id"], "") for sample in job.parity["samples"])
     unsupported = Counter(kinds.get(id, "") for id in job.parity["unsupported_inputs"])
     present = dict.fromkeys(kinds.values())
-    return [InputRow(kind, INPUT_KINDS.get(kind, ""), run[kind], unsupported[kind]) for kind in present]
-
-
-def is_noisy(measured: dict[str, Any]) -> bool:
-    """Return whether any p90 is more than twice its median, which other load on the machine causes."""
-    return any(runner["p90_ms"] > 2 * runner["p50_ms"] for runner in measured["runners"].values())
+    return [InputRow(kind, KINDS.get(kind, ""), run[kind], unsupported[kind]) for kind in present]
 
 
 def coverage_table(results: Results) -> tuple[list[str], dict[str, dict[str, dict[str, Any]]]]:
@@ -175,12 +172,12 @@ def coverage_table(results: Results) -> tuple[list[str], dict[str, dict[str, dic
 
 
 def headline_words(jobs: Sequence[ReportedJob]) -> list[str]:
-    """Return the headline metrics of any of the jobs, in words."""
+    """Return the task metrics of any of the jobs, in words."""
     return list(dict.fromkeys(headline.words for job in jobs for headline in job.headlines))
 
 
 def metric_terms(jobs: Sequence[ReportedJob]) -> list[str]:
-    """Return the terms of the headline metrics of any of the jobs: AP, AR, PQ, mIoU."""
+    """Return the terms of the task metrics of any of the jobs: AP, AR, PQ, mIoU."""
     names = (headline.name.rpartition("/")[2] for job in jobs for headline in job.headlines)
     return list(dict.fromkeys("AR" if name == "AR100" else name for name in names))
 

@@ -21,7 +21,7 @@ def write_plots(results: Results, folder: Path, *, ap_loss: float) -> None:
     Args:
         results: from ``collect``.
         folder: the folder of the files.
-        ap_loss: largest loss of a headline metric against the eager model: a line in the charts.
+        ap_loss: largest loss of a task metric against the eager model: a line in the charts.
 
     Raises:
         MissingPackageError: the template engine is not installed.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from detexport.errors import ConfigError
 from detexport.report.collect import ReportedJob
-from detexport.report.figures import delta, number, size
+from detexport.report.number_format import delta, number, size
 from detexport.results.job_metrics import MEGABYTE
 
 
@@ -16,7 +16,7 @@ class Budget:
     Args:
         device: the device whose latency counts.
         latency_ms: largest median latency of one image; None is no limit.
-        ap_loss: largest loss of a headline metric against the eager model.
+        ap_loss: largest loss of a task metric against the eager model.
         size_mb: largest size of the artifact's files; None is no limit.
     """
 

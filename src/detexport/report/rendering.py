@@ -1,11 +1,11 @@
-"""The template engine of the report and of the pictures for DVC: what all of their templates use."""
+"""The template engine of the report and of the plots for DVC: what all of their templates use."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from detexport.report.by_class import class_rows, measured_metrics
 from detexport.report.charts import PLOT_HEIGHT, longest_ms, share
-from detexport.report.figures import delta, first_upper, metric, number, percent, plural, size, speed
+from detexport.report.number_format import delta, first_upper, metric, number, percent, plural, size, speed
 from detexport.system.extras import extra_imports
 
 FILTERS: dict[str, Callable[..., Any]] = {

@@ -1,4 +1,4 @@
-"""The metrics of one job, and their names: the same in DVC, in MLflow, at the gate and in the report."""
+"""The metrics of one job, and their names: the same in DVC, MLflow, the promotion gate and the report."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,7 +18,7 @@ def job_metrics(
     runners: Mapping[str, Mapping[str, Any]],
     size_bytes: int | None = None,
 ) -> dict[str, float | bool]:
-    """Return the metrics of one job, flat, the headlines first; a metric that was not measured is left out.
+    """Return the metrics of one job, flat, task metrics first; a metric that was not measured is left out.
 
     ``passed``; the task metrics (``ap_box``, ``ap_mask``, ``ap_keypoint``, ``ar_proposal_100``, ``pq``,
     ``miou``) in [0, 1] with their difference from the eager model's (``..._delta``) and their variants
@@ -114,7 +114,7 @@ def error_name(measure: str) -> str:
 
 
 def _accuracy(accuracy: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Yield the headline metrics, each with its difference from the eager model's, then the others."""
+    """Yield the task metrics, each with its difference from the eager model's, then the others."""
     reached, differences = accuracy["artifact"], accuracy["differences"]
     for metric, difference in differences.items():
         yield accuracy_name(metric), reached.get(metric, 0.0)

@@ -50,6 +50,15 @@ def read_latency(path: Path) -> dict[str, Any]:
     return read_result(path, Latency, "latency report", "benchmark")
 
 
+NOISY = 1.5
+"""Ratio of p90 to the median above which other load disturbed a measurement."""
+
+
+def is_noisy(measured: Mapping[str, Any]) -> bool:
+    """Return whether any p90 of a measured device exceeds its median by more than ``NOISY``."""
+    return any(runner["p90_ms"] > NOISY * runner["p50_ms"] for runner in measured["runners"].values())
+
+
 def runners_of(
     latency: Mapping[str, Any], target: str, artifact_sha256: str | None = None
 ) -> dict[str, dict[str, Any]]:

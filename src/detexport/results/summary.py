@@ -5,7 +5,7 @@ from pathlib import Path
 from detexport.artifact import read_artifact
 from detexport.results.job_metrics import job_metrics, job_summary
 from detexport.results.latency import read_latency, runners_of
-from detexport.results.verdict import read_verdict
+from detexport.results.parity_report import read_parity_report
 
 
 def summarize(target: str, artifact_dir: Path, verdict: Path, latency: Path) -> dict[str, float | bool]:
@@ -23,4 +23,4 @@ def summarize(target: str, artifact_dir: Path, verdict: Path, latency: Path) -> 
     """
     artifact = read_artifact(artifact_dir)
     runners = runners_of(read_latency(latency), target, artifact.sha256)
-    return job_summary(job_metrics(read_verdict(verdict), runners, artifact.size_bytes(artifact_dir)))
+    return job_summary(job_metrics(read_parity_report(verdict), runners, artifact.size_bytes(artifact_dir)))

@@ -1,1 +1,1 @@
-"""The retrain-and-export job: what a scheduler runs at night."""
+"""Retraining runs: retrain, export, validate and promote, as a scheduler does at night."""

@@ -1,7 +1,7 @@
 """Compare the data with the champion's before anything is trained on it."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from detexport.errors import listed
@@ -30,10 +30,6 @@ class DataCheck:
     data: str
     limit: str
     passed: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the row as plain JSON values."""
-        return asdict(self)
 
     @property
     def reason(self) -> str:
@@ -76,15 +72,10 @@ def _check_split(
     if champion is None:
         return
     before = champion["labels"]
-    fewest = round(champion["images"] * (1 - limits.image_decrease))
-    yield DataCheck(
-        split,
-        "images",
-        str(champion["images"]),
-        str(data["images"]),
-        f"at least {fewest}",
-        data["images"] >= fewest,
-    )
+    yield _decrease(split, "images", champion["images"], data["images"], limits.image_decrease)
+    totals = (sum(before.values()), sum(labels.values()))
+    yield _decrease(split, "labels", *totals, limits.label_decrease)
+    yield _unlabelled(split, data, champion, limits.unlabelled_increase)
     unknown = [name for name in labels if name not in before]
     yield DataCheck(
         split,
@@ -94,15 +85,9 @@ def _check_split(
         "none",
         not unknown,
     )
-    vanished = [name for name, number in before.items() if number and not labels.get(name)]
-    yield DataCheck(
-        split,
-        "classes without a label",
-        _counted(vanished, before),
-        listed(vanished) or "none",
-        "none",
-        not vanished,
-    )
+    yield from _by_class(split, "", before, labels, limits)
+    if stuff := champion.get("stuff"):
+        yield from _by_class(split, "stuff ", stuff, data.get("stuff", {}), limits)
     shift = label_shift(before, labels)
     yield DataCheck(
         split,
@@ -111,6 +96,49 @@ def _check_split(
         f"{shift:.3f}: {_shares(labels)}",
         f"{limits.label_shift:g}",
         shift <= limits.label_shift,
+    )
+
+
+def _decrease(split: str, check: str, before: int, now: int, limit: float) -> DataCheck:
+    fewest = round(before * (1 - limit))
+    return DataCheck(split, check, str(before), str(now), f"at least {fewest}", now >= fewest)
+
+
+def _unlabelled(split: str, data: Mapping[str, Any], champion: Mapping[str, Any], limit: float) -> DataCheck:
+    """Compare the shares of images without a label."""
+    before, now = (one["images_without_labels"] / max(one["images"], 1) for one in (champion, data))
+    return DataCheck(
+        split,
+        "images without labels",
+        f"{before:.1%}",
+        f"{now:.1%}",
+        f"at most {min(before + limit, 1):.1%}",
+        now <= before + limit,
+    )
+
+
+def _by_class(
+    split: str, kind: str, before: Mapping[str, int], now: Mapping[str, int], limits: DataLimits
+) -> Iterator[DataCheck]:
+    """Compare the numbers of labels of each class: those that lost all of them, and those that lost many."""
+    vanished = [name for name, number in before.items() if number and not now.get(name)]
+    yield DataCheck(
+        split,
+        f"{kind}classes without a label",
+        _counted(vanished, before),
+        listed(vanished) or "none",
+        "none",
+        not vanished,
+    )
+    kept = 1 - limits.class_decrease
+    fewer = [name for name, number in before.items() if 0 < now.get(name, 0) < number * kept]
+    yield DataCheck(
+        split,
+        f"{kind}classes with fewer labels",
+        _counted(fewer, before),
+        _counted(fewer, now),
+        f"at least {kept:.0%} of the champion's",
+        not fewer,
     )
 
 

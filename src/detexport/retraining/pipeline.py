@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,13 +19,15 @@ from detexport.errors import BROKEN, REQUEST, VERDICT, ConfigError, DetexportErr
 from detexport.system.process import redacted_output
 
 NEEDED = ("dvc.yaml", "params.yaml", "tools/preflight.py")
-"""Files of a project that the job uses."""
+"""Files of a project that a retraining run uses."""
 KEPT_LINES = 400
 GRACE_S = 30.0
 """Time in seconds in which a pipeline that is ended can remove its partial outputs."""
 STAGE = re.compile(r"^ERROR: failed to reproduce '([^']+)'", re.M)
 EXIT_CODE = re.compile(r"exited with (-?\d+)\s*$", re.M)
 ERROR = re.compile(r"^(?:error|ERROR): (.+)$", re.M)
+OWN_ERROR = re.compile(r"^error: ", re.M)
+"""A script of the project prints this with its exit code; Python ends with 1 and 2 for reasons of its own."""
 
 
 class PipelineError(DetexportError):
@@ -52,10 +55,28 @@ class Done:
     output: str
 
     @property
+    def stage(self) -> str:
+        """The stage that failed; empty if none did."""
+        found = STAGE.search(self.output)
+        return found[1] if found else ""
+
+    @property
     def error(self) -> str:
-        """The first line of the output that is an error."""
-        found = ERROR.search(self.output)
-        return found[1] if found else self.output.strip().rpartition("\n")[2]
+        """The first line that is an error: of the stage that failed, if one did."""
+        last = self._last_output
+        found = ERROR.search(last)
+        return found[1] if found else last.strip().rpartition("\n")[2]
+
+    @property
+    def own_code(self) -> int:
+        """The code of a script of the project that printed its error; ``BROKEN`` for any other failure."""
+        code = EXIT_CODE.search(self.output) if self.stage else None
+        own = int(code[1]) if code else self.code
+        return own if OWN_ERROR.search(self._last_output) else BROKEN
+
+    @property
+    def _last_output(self) -> str:
+        return self.output.rpartition(f"Running stage '{self.stage}'")[2]
 
 
 @dataclass(frozen=True)
@@ -91,11 +112,11 @@ class Pipeline:
                 f"{self.root} is not a project with a pipeline",
                 got=f"no {', no '.join(missing or ['.dvc'])}",
                 expected=f"a checkout with {', '.join(NEEDED)}, where `dvc init` was run",
-                remedy="name the checkout: --project",
+                remedy="name the checkout by --project (in Python: project)",
             )
 
-    def update_imports(self) -> list[str]:
-        """Update all data that ``dvc import`` and ``dvc import-url`` brought; return their ``.dvc`` files.
+    def update_imports(self) -> None:
+        """Update all data that ``dvc import`` and ``dvc import-url`` brought.
 
         Raises:
             PipelineError: a source cannot be reached.
@@ -103,10 +124,9 @@ class Pipeline:
         imports = [path for path in self._tracked() if is_import(self.root / path)]
         if imports:
             self._require("dvc", "update", *imports)
-        return imports
 
-    def pull(self) -> bool:
-        """Download the data and the results that the default remote has; return False if there is no remote.
+    def pull(self) -> None:
+        """Download the data and the results that the default remote has, if there is one.
 
         Local changes of tracked data are kept. Results of an interrupted run are replaced.
 
@@ -114,7 +134,7 @@ class Pipeline:
             PipelineError: the remote cannot be reached, or tracked data were changed and not committed.
         """
         if not self.has_remote:
-            return False
+            return
         if data := self._tracked():
             done = self._run("dvc", "pull", *data)
             if "unsaved files" in done.output:
@@ -126,7 +146,6 @@ class Pipeline:
                 )
             self._checked(done, "dvc", "pull")
         self._require("dvc", "pull", "--run-cache", "--force", "--allow-missing", "dvc.yaml")
-        return True
 
     @cached_property
     def has_remote(self) -> bool:
@@ -162,12 +181,11 @@ class Pipeline:
 
         Raises:
             PipelineRequestError: a stage reports an invalid request.
-            PipelineError: a stage broke, or DVC itself failed.
+            PipelineError: a stage failed with another code, or DVC itself failed.
         """
         done = self._run("dvc", "repro", *targets)
-        stage, code = STAGE.search(done.output), EXIT_CODE.search(done.output)
-        if done.code and stage and code and int(code[1]) in refusals:
-            return Refusal(stage[1], done.error)
+        if done.code and done.stage and done.own_code in refusals:
+            return Refusal(done.stage, done.error)
         self._checked(done, "dvc", "repro")
         return None
 
@@ -203,11 +221,10 @@ class Pipeline:
         """Raise the error of a command that failed."""
         if done.code == 0:
             return done
-        stage, code = STAGE.search(done.output), EXIT_CODE.search(done.output)
-        own = int(code[1]) if stage and code else done.code
-        # DVC's own failures have codes of theirs, from 1; a script of the project has ours.
-        is_request = own == REQUEST and (stage is not None or command[0] == sys.executable)
-        name = f"the stage {stage[1]}" if stage else " ".join(Path(part).name for part in command[:2])
+        # DVC uses its own exit codes, from 1; a script of the project has ours.
+        is_ours = bool(done.stage) or command[0] == sys.executable
+        is_request = is_ours and done.own_code == REQUEST
+        name = f"the stage {done.stage}" if done.stage else " ".join(Path(part).name for part in command[:2])
         raise (PipelineRequestError if is_request else PipelineError)(
             f"{name} failed", got=done.error, expected="exit code 0", remedy="see its output above"
         )
@@ -235,8 +252,9 @@ class Pipeline:
                     if shown:
                         print(line, end="", flush=True)
             return Done(process.wait(), "".join(kept))
-        finally:
+        except BaseException:  # a signal that ends the job, too
             _end(process)
+            raise
 
 
 def is_import(path: Path) -> bool:
@@ -256,12 +274,26 @@ def environment() -> dict[str, str]:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """End a command with all processes that it started, unless it has ended."""
-    if process.poll() is not None:
-        return
-    os.killpg(process.pid, signal.SIGTERM)
+    """End a command with all processes that it started, also those that outlive it.
+
+    DVC ends at SIGTERM, but a stage in native code does not see the signal before that code returns.
+    """
+    until = time.monotonic() + GRACE_S
     try:
-        process.wait(GRACE_S)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        left = _signal(process, signal.SIGTERM)
+        while left and time.monotonic() < until:
+            time.sleep(0.1)
+            left = _signal(process, 0)
+    finally:
+        _signal(process, signal.SIGKILL)
         process.wait()
+
+
+def _signal(process: subprocess.Popen[str], number: int) -> bool:
+    """Send a signal to a command's process group; return False if no process of it is left."""
+    process.poll()  # an ended process that nobody waited for is still in the group
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        return False
+    return True

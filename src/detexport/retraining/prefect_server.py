@@ -1,6 +1,7 @@
 """Prefect's server, for schedules without an existing installation; it imports no Prefect."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -26,12 +27,13 @@ def prefect_server(port: int) -> Iterator[str]:
 
     Raises:
         MissingPackageError: Prefect is not installed.
-        RuntimeUnavailableError: the server does not start.
+        RuntimeUnavailableError: the server does not start, or another program uses the port.
     """
     require_packages("prefect")
     if os.environ.get(ADDRESS):
         yield os.environ[ADDRESS]
         return
+    check_port(port)
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
@@ -42,6 +44,23 @@ def prefect_server(port: int) -> Iterator[str]:
         os.environ.pop(ADDRESS, None)
         process.terminate()
         process.wait()
+
+
+def check_port(port: int) -> None:
+    """Check that no program listens on a port: another Prefect there would serve the flow.
+
+    Raises:
+        RuntimeUnavailableError: one does, or the port cannot be used.
+    """
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        raise RuntimeUnavailableError(
+            f"the port {port} cannot be used for Prefect's server",
+            got=error.strerror,
+            expected="a free port of 127.0.0.1",
+            remedy=f"choose another --port, or name the running server in {ADDRESS}",
+        ) from error
 
 
 def _wait(process: "subprocess.Popen[bytes]", port: int) -> None:

@@ -1,4 +1,4 @@
-"""The job as a flow of Prefect: a schedule, retries of what broke, and a page with all runs.
+"""Retraining as a flow of Prefect: a schedule, retries after exit code 3, and a page with all runs.
 
 The server is that of ``PREFECT_API_URL``.
 """
@@ -17,20 +17,20 @@ from prefect.tasks import Task
 from detexport.errors import BROKEN, REQUEST, VERDICT, ConfigError
 
 NAME = "retrain-and-export"
-COMMAND = ("-m", "detexport.cli.job", "retrain")
+COMMAND = ("-m", "detexport.cli.retraining", "retrain")
 KEPT_LINES = 20
 
 
 class RefusedError(Exception):
-    """The job refused the data or a version; the champion is as before."""
+    """The retraining run refused the data or a version; its message says for each version what happened."""
 
 
 class InvalidProjectError(Exception):
-    """The job found an invalid request; another try would find it, too."""
+    """The retraining run found an invalid request; a retry gives the same result."""
 
 
 class BrokenError(Exception):
-    """The job broke; another try may succeed."""
+    """The retraining run failed with code 3; a retry may succeed."""
 
 
 ERRORS: dict[int, type[Exception]] = {
@@ -41,48 +41,69 @@ ERRORS: dict[int, type[Exception]] = {
 
 
 def is_worth_a_retry(_task: "Task[..., Any]", _run: TaskRun, state: "State[Any]") -> bool:
-    """Return whether a run of the job broke, so that another one may succeed."""
+    """Return whether a retraining run failed with code 3, so that a retry may succeed."""
     return isinstance(state.result(raise_on_failure=False), BrokenError)
 
 
 @task(name="detexport-job retrain", retry_condition_fn=is_worth_a_retry)
-def run_job(project: str, python: str) -> str:
-    """Run the job in a process of its own, with its output in Prefect's log; return its last lines.
+def run_job(project: str, python: str, timeout_s: float | None = None) -> str:
+    """Run `detexport-job retrain` in its own process, log its output in Prefect, and return its last lines.
 
     Args:
         project: the project's folder.
         python: the interpreter of the project's environment, which need not have Prefect.
+        timeout_s: seconds after which the job ends itself; None for no limit.
 
     Raises:
         RefusedError, InvalidProjectError, BrokenError: by its exit code.
     """
     logger, kept = get_run_logger(), deque[str](maxlen=KEPT_LINES)
     command = [python, *COMMAND, "--project", project]
+    command += [] if timeout_s is None else ["--timeout", f"{timeout_s:g}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
-        for line in process.stdout:
-            kept.append(line)
-            logger.info(line.rstrip())
+        try:
+            for line in process.stdout:
+                kept.append(line)
+                logger.info(line.rstrip())
+        except BaseException:  # the run was cancelled; the end of the block waits for the job
+            process.terminate()
+            raise
     if process.returncode:
         raise ERRORS.get(process.returncode, BrokenError)("".join(kept).strip() or f"{process.returncode}")
     return "".join(kept).strip()
 
 
 @flow(name=NAME)
-def retrain_and_export(project: str, python: str, retries: int = 2, retry_delay_s: float = 600.0) -> str:
-    """Retrain, export and promote: fails if something was refused, and tries again what broke.
+def retrain_and_export(
+    project: str,
+    python: str,
+    retries: int = 2,
+    retry_delay_s: float = 600.0,
+    timeout_s: float | None = None,
+) -> str:
+    """Retrain, export and promote; fail if something was refused, and retry after exit code 3.
 
     Args:
         project: the project's folder.
         python: the interpreter of the project's environment.
-        retries: number of further tries of a run that broke.
-        retry_delay_s: seconds between two tries.
+        retries: number of retries after exit code 3.
+        retry_delay_s: seconds before each retry.
+        timeout_s: seconds after which one try ends itself; None for no limit.
     """
-    return run_job.with_options(retries=retries, retry_delay_seconds=retry_delay_s)(project, python)
+    job = run_job.with_options(retries=retries, retry_delay_seconds=retry_delay_s)
+    return job(project, python, timeout_s)
 
 
 def serve(
-    project: Path, *, python: Path, cron: str, timezone: str, retries: int, retry_delay_s: float
+    project: Path,
+    *,
+    python: Path,
+    cron: str,
+    timezone: str,
+    retries: int,
+    retry_delay_s: float,
+    timeout_s: float | None,
 ) -> None:
     """Run the flow at the times of a cron expression, until the process ends.
 
@@ -93,6 +114,7 @@ def serve(
         timezone: of the expression, such as ``Europe/Berlin``.
         retries: see ``retrain_and_export``.
         retry_delay_s: see ``retrain_and_export``.
+        timeout_s: see ``retrain_and_export``.
 
     Raises:
         ConfigError: the expression or the time zone is invalid.
@@ -114,6 +136,7 @@ def serve(
             "python": str(python),
             "retries": retries,
             "retry_delay_s": retry_delay_s,
+            "timeout_s": timeout_s,
         },
         limit=1,
         entrypoint_type=EntrypointType.MODULE_PATH,

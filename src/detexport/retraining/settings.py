@@ -1,4 +1,4 @@
-"""Settings of the job: the section ``retraining`` of a project's ``params.yaml``."""
+"""Settings of retraining runs: the section ``retraining`` of a project's ``params.yaml``."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,11 +20,17 @@ class DataLimits:
 
     Args:
         image_decrease: largest decrease of the number of images of a split, as a fraction of the champion's.
+        label_decrease: the same of all labels of a split.
+        class_decrease: the same of the labels of each class.
+        unlabelled_increase: largest increase of the share of images without a label.
         label_shift: largest total variation distance between the shares of the classes in a split's labels.
         boxes_outside: largest share of a split's boxes that exceed their image.
     """
 
     image_decrease: float
+    label_decrease: float
+    class_decrease: float
+    unlabelled_increase: float
     label_shift: float
     boxes_outside: float
 
@@ -41,7 +47,7 @@ class DataLimits:
 
 @dataclass(frozen=True)
 class RetrainingSettings:
-    """Settings of the job; ``conf/retraining/default.yaml`` has the defaults.
+    """Settings of a retraining run; ``conf/retraining/default.yaml`` has the defaults.
 
     Args:
         data: limits of the data checks.

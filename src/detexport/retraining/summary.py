@@ -1,4 +1,4 @@
-"""The summary of one run of the job: a JSON file and a page."""
+"""The summary of one retraining run: a JSON file and a page."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,12 +10,15 @@ from detexport.system.atomic import atomic_file
 from detexport.system.files import write_json
 
 UNCHANGED, PROMOTED, REFUSED, FAILED = "unchanged", "promoted", "refused", "failed"
+PARTLY_PROMOTED = "partly promoted"
+PASSED, DIFFERS, ACCEPTED, NOT_COMPARED = "passed", "differs", "accepted", "not compared"
+"""Results of a comparison with a champion."""
 TEMPLATE = "summary.html.jinja"
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of the job.
+    """One step of a retraining run.
 
     Args:
         name: what was done.
@@ -28,19 +31,23 @@ class Step:
 
 @dataclass
 class Summary:
-    """What a run of the job did.
+    """What a retraining run did.
 
     Args:
         project: the project's folder.
         started_at: ISO 8601, UTC.
-        outcome: ``"unchanged"``, ``"promoted"``, ``"refused"`` or ``"failed"``.
-        exit_code: the exit code of the job.
+        outcome: ``"unchanged"``, ``"promoted"``, ``"refused"``, ``"failed"``, or ``"partly promoted"`` if a
+            version was promoted and another one refused.
+        exit_code: the exit code of the command.
         reasons: why something was refused or failed, or was not compared.
         resumed: whether it completed a run that was interrupted.
+        environment: what changed in the environment since the last export: ``torch 2.15.0 -> 2.16.0``.
         stale: the stages and data that were out of date.
         steps: the steps with their duration.
         data: the comparison with the champion's data.
-        parity: for each job whose model is the champion's: whether its new artifact returns the same.
+        parity: for each job whose model is the champion's, whether its new artifact returns the same:
+            ``"passed"``, ``"differs"``, ``"accepted"`` if it differs and that is accepted, or ``"not
+            compared"``.
         decisions: the decisions about ``champion``: see ``outputs/promoted.json``.
         pushed: whether data and results were uploaded.
     """
@@ -51,10 +58,11 @@ class Summary:
     exit_code: int = 0
     reasons: list[str] = field(default_factory=list)
     resumed: bool = False
+    environment: list[str] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     data: list[DataCheck] = field(default_factory=list)
-    parity: dict[str, bool] = field(default_factory=dict)
+    parity: dict[str, str] = field(default_factory=dict)
     decisions: list[dict[str, Any]] = field(default_factory=list)
     pushed: bool = False
 
@@ -82,6 +90,7 @@ class Summary:
         return [
             f"{self.outcome} in {self.duration_s:.1f} s",
             *moved,
+            *(f"  the environment changed: {change}" for change in self.environment),
             *(f"  {reason}" for reason in self.reasons),
         ]
 

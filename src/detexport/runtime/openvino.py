@@ -53,7 +53,12 @@ class OpenVinoRuntime:
                 remedy="choose 'cpu', or a target of another runtime",
             )
         if self.precision not in TYPES:
-            raise ConfigError("unknown precision", got=self.precision, expected=" or ".join(TYPES))
+            raise ConfigError(
+                "unknown precision",
+                got=self.precision,
+                expected=" or ".join(TYPES),
+                remedy="correct the option precision",
+            )
         artifact = read_of_format(artifact_dir, Format.OPENVINO)
         path = artifact_dir / artifact.main_file
         try:

@@ -10,7 +10,7 @@ from typing import Any
 
 from detexport import __version__
 from detexport.errors import DetexportError, OutOfMemoryError, fail
-from detexport.predictions.records import parameters_of
+from detexport.predictions.predict_images import parameters_of
 from detexport.serving.batching import Answer, Predictor, Task
 from detexport.serving.bodies import Call, read_call, read_json
 from detexport.serving.limits import CODES, Limits, RequestError

@@ -15,7 +15,7 @@ from PIL import UnidentifiedImageError
 from detexport.data.images import decode_image
 from detexport.data.resize import resize_image, resized_size
 from detexport.errors import ArtifactError, DataError, ImageSizeError, memory_guard
-from detexport.predictions.records import finish, resize, to_plain
+from detexport.predictions.predict_images import finish, resize, to_plain
 from detexport.runtime.session import BatchSession, Session, check_image
 from detexport.serving.limits import RequestError
 from detexport.serving.statistics import Statistics
@@ -29,7 +29,8 @@ class Answer:
     """The outputs for one image, and the time that they took.
 
     Args:
-        json: the outputs as ``detexport.predictions.records.to_plain`` names them, ``height`` and ``width``.
+        json: the outputs, named as by ``detexport.predictions.predict_images.to_plain``, and ``height``,
+            ``width``.
         seconds: time by step: ``queue``, ``decode``, ``model`` (its share of a batch), ``encode``.
     """
 
@@ -268,7 +269,7 @@ def _refused_image(task: Task, error: DataError) -> RequestError:
         f"{task.name} is {'not an image' if unknown else 'a damaged or unsupported image'}",
         got=f"{len(task.encoded)} bytes",
         expected="a complete PNG, JPEG or other image file of 8 bits per channel",
-        remedy="send the bytes of the file as they are",
+        remedy="send the bytes of the file as they are (curl --data-binary @FILE; -d changes them)",
     )
 
 

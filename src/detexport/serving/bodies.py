@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from detexport.data.images import decode_base64
-from detexport.predictions.records import MASKS, THRESHOLD
+from detexport.predictions.predict_images import MASKS, THRESHOLD
 from detexport.serving.limits import Limits, RequestError
 from detexport.system.extras import extra_imports
 from detexport.system.json_values import parse_json
@@ -57,7 +57,8 @@ async def read_call(
         headers: its headers.
         query: the parameters in its URL, for a raw image or multipart.
         limits: those of the server.
-        allowed: the parameters that a request may have: see ``detexport.predictions.records.parameters_of``.
+        allowed: the parameters that a request may have, see
+            ``detexport.predictions.predict_images.parameters_of``.
 
     Raises:
         RequestError: the body does not have the form of its content type, or a parameter is wrong.
@@ -97,7 +98,8 @@ def read_json(body: bytes, content_type: str, limits: Limits, *, allowed: Sequen
             are ignored, as MLflow ignores what is not in a model's signature.
         content_type: the request's content type with its parameters.
         limits: those of the server.
-        allowed: the parameters that a request may have: see ``detexport.predictions.records.parameters_of``.
+        allowed: the parameters that a request may have, see
+            ``detexport.predictions.predict_images.parameters_of``.
 
     Raises:
         RequestError: the body is not such an object.

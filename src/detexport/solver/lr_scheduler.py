@@ -51,7 +51,10 @@ class WarmupParamScheduler:
     ) -> None:
         if warmup_method not in ("linear", "constant"):
             raise ConfigError(
-                "unknown warm-up", got=f"SOLVER.WARMUP_METHOD: {warmup_method}", expected="linear or constant"
+                "unknown warm-up",
+                got=f"SOLVER.WARMUP_METHOD: {warmup_method}",
+                expected="linear or constant",
+                remedy="correct SOLVER.WARMUP_METHOD",
             )
         self.scheduler = scheduler
         self.warmup_length = warmup_length
@@ -69,6 +72,49 @@ class WarmupParamScheduler:
         if self.rescale_interval:
             where = (where - self.warmup_length) / (1 - self.warmup_length)
         return self.scheduler(where)
+
+
+def warmup_schedule(
+    name: str,
+    iterations: int,
+    *,
+    steps: Sequence[int],
+    gamma: float,
+    final_factor: float,
+    warmup_iterations: int,
+    warmup_factor: float,
+    warmup_method: str,
+    rescale_interval: bool = False,
+) -> WarmupParamScheduler:
+    """Return the multiplier of a detectron2 schedule, of the fraction of the run that is done.
+
+    Args:
+        name: ``"WarmupMultiStepLR"`` or ``"WarmupCosineLR"``.
+        iterations: of the run.
+        steps: iterations at which ``WarmupMultiStepLR`` multiplies by ``gamma``.
+        gamma: see ``steps``.
+        final_factor: last multiplier of ``WarmupCosineLR``.
+        warmup_iterations: of the warm-up, which ends with the run if it is longer.
+        warmup_factor: see ``WarmupParamScheduler``.
+        warmup_method: see ``WarmupParamScheduler``.
+        rescale_interval: see ``WarmupParamScheduler``.
+
+    Raises:
+        ConfigError: the name or the warm-up is unknown.
+    """
+    if name == "WarmupMultiStepLR":
+        schedule = multi_step([step / iterations for step in steps if step <= iterations], gamma)
+    elif name == "WarmupCosineLR":
+        schedule = cosine(final_factor)
+    else:
+        raise ConfigError(
+            "unknown schedule",
+            got=f"SOLVER.LR_SCHEDULER_NAME: {name}",
+            expected="WarmupMultiStepLR or WarmupCosineLR",
+            remedy="correct SOLVER.LR_SCHEDULER_NAME",
+        )
+    length = min(warmup_iterations / iterations, 1.0)
+    return WarmupParamScheduler(schedule, warmup_factor, length, warmup_method, rescale_interval)
 
 
 class LRMultiplier(LRScheduler):

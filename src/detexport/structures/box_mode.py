@@ -51,37 +51,37 @@ class BoxMode(IntEnum):
                     f"boxes in the mode BoxMode.{mode.name} are not supported; "
                     "expected BoxMode.XYXY_ABS, BoxMode.XYWH_ABS or BoxMode.XYWHA_ABS"
                 )
-        if isinstance(box, Tensor):
-            array = BoxMode.convert(box.detach().cpu().double().numpy(), from_mode, to_mode)
-            return torch.from_numpy(array).to(box)
-        if not isinstance(box, np.ndarray):
-            array = BoxMode.convert(np.asarray(box, dtype=np.float64), from_mode, to_mode)
-            return type(box)(array.tolist())  # type: ignore[call-arg]
-        values = 5 if from_mode == BoxMode.XYWHA_ABS else 4
-        if box.shape[-1:] != (values,) or box.ndim > 2:
-            raise ValueError(f"boxes have the shape (R, {values}) or ({values},), got {box.shape}")
-        return _from_corners(_to_corners(box, from_mode), to_mode) if from_mode != to_mode else box.copy()
+        if isinstance(box, np.ndarray):
+            return BoxMode.convert(torch.tensor(box), from_mode, to_mode).numpy()
+        if not isinstance(box, Tensor):
+            values = BoxMode.convert(torch.tensor(box, dtype=torch.float64), from_mode, to_mode)
+            return type(box)(values.tolist())  # type: ignore[call-arg]
+        numbers = 5 if from_mode == BoxMode.XYWHA_ABS else 4
+        if box.dim() not in (1, 2) or box.shape[-1] != numbers:
+            raise ValueError(f"boxes have the shape (R, {numbers}) or ({numbers},), got {tuple(box.shape)}")
+        if from_mode == to_mode:
+            return box.clone()
+        return _from_corners(_to_corners(box.double(), from_mode), to_mode).to(box.dtype)
 
 
-def _to_corners(box: np.ndarray, mode: BoxMode) -> np.ndarray:
+def _to_corners(box: Tensor, mode: BoxMode) -> Tensor:
     """Return boxes of any mode as XYXY."""
     if mode == BoxMode.XYWHA_ABS:
-        angle = np.deg2rad(box[..., 4:5])
-        cos, sin = np.abs(np.cos(angle)), np.abs(np.sin(angle))
+        angle = torch.deg2rad(box[..., 4:5])
+        cos, sin = angle.cos().abs(), angle.sin().abs()
         w, h = box[..., 2:3], box[..., 3:4]
-        reach = np.concatenate((cos * w + sin * h, sin * w + cos * h), axis=-1) / 2
-        return np.concatenate((box[..., :2] - reach, box[..., :2] + reach), axis=-1)
-    corners = box.copy()
+        reach = torch.cat((cos * w + sin * h, sin * w + cos * h), dim=-1) / 2
+        return torch.cat((box[..., :2] - reach, box[..., :2] + reach), dim=-1)
     if mode == BoxMode.XYWH_ABS:
-        corners[..., 2:] += corners[..., :2]
-    return corners
+        return torch.cat((box[..., :2], box[..., :2] + box[..., 2:]), dim=-1)
+    return box
 
 
-def _from_corners(box: np.ndarray, mode: BoxMode) -> np.ndarray:
+def _from_corners(box: Tensor, mode: BoxMode) -> Tensor:
     """Return XYXY boxes in another mode."""
     if mode == BoxMode.XYXY_ABS:
         return box
     corner, size = box[..., :2], box[..., 2:] - box[..., :2]
     if mode == BoxMode.XYWH_ABS:
-        return np.concatenate((corner, size), axis=-1)
-    return np.concatenate((corner + size / 2, size, np.zeros_like(size[..., :1])), axis=-1)
+        return torch.cat((corner, size), dim=-1)
+    return torch.cat((corner + size / 2, size, torch.zeros_like(size[..., :1])), dim=-1)

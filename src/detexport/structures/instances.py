@@ -72,9 +72,10 @@ class Instances:
         """
         if not instance_lists:
             raise ValueError("Instances.cat needs at least one Instances, got none")
-        sizes = {instances.image_size for instances in instance_lists}
-        if len(sizes) > 1:
-            raise ValueError(f"instances of one image were expected, got the image sizes {sorted(sizes)}")
+        first = instance_lists[0].image_size
+        other = next((one.image_size for one in instance_lists if one.image_size != first), None)
+        if other is not None:
+            raise ValueError(f"instances of one image were expected, got the image sizes {first} and {other}")
         joined = Instances(instance_lists[0].image_size)
         for name, first in instance_lists[0].get_fields().items():
             values = [instances.get(name) for instances in instance_lists]

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from detexport.layers.tracing import refuse_tracing
+
 
 class Keypoints:
     """K keypoints of each instance.
@@ -85,6 +87,9 @@ def heatmaps_to_keypoints(maps: Tensor, rois: Tensor) -> Tensor:
         (R, K, 4): x and y in px, the logit at the maximum, and its score: 1 over the sum of exp(logit -
         highest) over the cells.
     """
+    refuse_tracing(
+        "structures.heatmaps_to_keypoints", "call modeling.roi_heads.keypoint_head.heatmaps_to_keypoints"
+    )
     keypoints = maps.new_zeros(*maps.shape[:2], 4)
     extents = (rois[:, 2:] - rois[:, :2]).clamp(min=1)
     for found, heatmaps, corner, extent in zip(keypoints, maps, rois[:, :2], extents, strict=True):

@@ -41,21 +41,25 @@ class Raised:
         """Return an exception of the same class and message, or a ``RuntimeError`` that names both."""
         if self.kind is None:
             return RuntimeError(self.text)
-        # Without the class's own constructor, which composes a message of other arguments.
-        return self.kind.__new__(self.kind, self.text)
+        # Without the class's own constructor, which composes a message of other arguments. Of a class that
+        # is a MemoryError, too, __new__ is that of MemoryError, which makes no other class.
+        return Exception.__new__(self.kind, self.text)
 
 
 class ChildTracebackError(Exception):
     """The stack trace of another process, as the cause of what is raised in this one."""
 
 
-def call_in_child(function: Callable[..., Any], *arguments: Any, what: str, **options: Any) -> Any:
+def call_in_child(
+    function: Callable[..., Any], *arguments: Any, what: str, has_children: bool = False, **options: Any
+) -> Any:
     """Return what ``function`` returns in a fresh process; that process ends with this one.
 
     Args:
         function: with its arguments and what it returns it can be pickled.
         *arguments: of the function.
         what: names the process in errors, such as "the process that validates".
+        has_children: whether the function starts such processes itself.
         **options: of the function.
 
     Raises:
@@ -66,7 +70,9 @@ def call_in_child(function: Callable[..., Any], *arguments: Any, what: str, **op
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(theirs, function, arguments, options), daemon=True)
+    process = context.Process(
+        target=_answer, args=(theirs, function, arguments, options), daemon=not has_children
+    )
     with _without_main():
         process.start()
     theirs.close()

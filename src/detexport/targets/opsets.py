@@ -3,12 +3,9 @@
 from detexport.errors import ConfigError
 from detexport.formats.onnx_opsets import OLDEST, latest_written
 
-WITH_REGIONS = ("GeneralizedRCNN", "PanopticFPN")
-"""Meta architectures of ours that pool regions."""
-
 
 def check_opset_version(
-    artifact: str, opset: int, exporter: str, *, meta_arch: str, runs_onnx: bool, option: str
+    artifact: str, opset: int, exporter: str, *, rois: bool, runs_onnx: bool, option: str
 ) -> None:
     """Check one version of ONNX's operators.
 
@@ -16,7 +13,7 @@ def check_opset_version(
         artifact: its name, for errors.
         opset: the version.
         exporter: of ``torch.onnx``.
-        meta_arch: the model's meta architecture, which says whether it pools regions.
+        rois: whether the model pools regions, see ``detexport.config.meta_architectures``.
         runs_onnx: whether ONNX Runtime runs the file, to serve it or to calibrate on it.
         option: how the version is given, for errors.
 
@@ -24,7 +21,7 @@ def check_opset_version(
         ConfigError: the exporter does not write it, or the installed ONNX Runtime does not run it.
     """
     latest, by = latest_written(exporter), f"the {exporter} exporter writes"
-    if runs_onnx and (runs := _latest_that_runs(meta_arch)) < latest:
+    if runs_onnx and (runs := _latest_that_runs(rois)) < latest:
         latest, by = runs, "the installed ONNX Runtime runs for such a model"
     if not OLDEST <= opset <= latest:
         raise ConfigError(
@@ -35,7 +32,7 @@ def check_opset_version(
         )
 
 
-def _latest_that_runs(meta_arch: str) -> int:
+def _latest_that_runs(rois: bool) -> int:
     from detexport.runtime.onnxruntime import latest_opset
 
-    return latest_opset(OLDEST, rois=meta_arch in WITH_REGIONS)
+    return latest_opset(OLDEST, rois=rois)

@@ -1,1 +1,1 @@
-"""Recording of metrics by models and training loops."""
+"""detectron2's utilities: events, logging, communication between processes, drawing, registries."""

@@ -127,6 +127,9 @@ class _MetadataCatalog:
         """Remove the metadata of ``name``."""
         del self._metadata[name]
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._metadata
+
 
 DatasetCatalog = _DatasetCatalog()
 MetadataCatalog = _MetadataCatalog()

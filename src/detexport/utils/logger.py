@@ -30,7 +30,7 @@ def setup_logger(
             append their number.
         distributed_rank: number of this process.
         color: without effect: lines have no colours.
-        name: of the logger.
+        name: of the logger; with ``detectron2``, that of this package is configured, too.
         abbrev_name: without effect: lines have the full name.
         enable_propagation: pass the lines to the parent logger, too.
         configure_stdout: write to the standard output.
@@ -38,9 +38,6 @@ def setup_logger(
     Returns:
         the logger; calling this again adds no further outputs.
     """
-    logger = logging.getLogger(name)
-    logger.setLevel(logging.DEBUG)
-    logger.propagate = enable_propagation
     formatter = logging.Formatter(_FORMAT, datefmt="%m/%d %H:%M:%S")
     handlers: dict[str, Callable[[], logging.Handler]] = {}
     if distributed_rank == 0 and configure_stdout:
@@ -52,13 +49,17 @@ def setup_logger(
             path = path.with_name(f"{path.name}.rank{distributed_rank}")
         path.parent.mkdir(parents=True, exist_ok=True)
         handlers[str(path)] = lambda: logging.FileHandler(path)
-    present = {handler.name for handler in logger.handlers}
-    for key in handlers.keys() - present:
-        handler = handlers[key]()
-        handler.name = key
-        handler.setFormatter(formatter)
-        logger.addHandler(handler)
-    return logger
+    # Code of this package logs under its own name.
+    for logger in map(logging.getLogger, {name, "detexport"} if name == "detectron2" else {name}):
+        logger.setLevel(logging.DEBUG)
+        logger.propagate = enable_propagation
+        present = {handler.name for handler in logger.handlers}
+        for key in handlers.keys() - present:
+            handler = handlers[key]()
+            handler.name = key
+            handler.setFormatter(formatter)
+            logger.addHandler(handler)
+    return logging.getLogger(name)
 
 
 def create_small_table(small_dict: Mapping[str, Any]) -> str:

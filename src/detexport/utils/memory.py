@@ -26,7 +26,7 @@ def retry_if_cuda_oom(func: Callable[..., Any]) -> Callable[..., Any]:
                 return func(*args, **kwargs)
             except torch.cuda.OutOfMemoryError:
                 torch.cuda.empty_cache()
-        logger.info("%s ran out of GPU memory and runs on the CPU", func.__name__)
+        logger.info("%s ran out of GPU memory and runs on the CPU", getattr(func, "__qualname__", func))
         return func(*map(_on_cpu, args), **{name: _on_cpu(value) for name, value in kwargs.items()})
 
     return wrapped

@@ -22,7 +22,9 @@ class _Seen:
 
 
 class VideoVisualizer:
-    """Drawer of the frames of a video in order: an object keeps its colour while its box overlaps itself.
+    """Drawer of the frames of a video in order.
+
+    An object keeps its colour while its boxes in successive frames overlap.
 
     Args:
         metadata: see ``Visualizer``.

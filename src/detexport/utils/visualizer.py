@@ -170,11 +170,15 @@ class Visualizer:
             self.draw_binary_mask(mask, color=color, text=name, alpha=alpha, area_threshold=limit)
         return self.output
 
+    draw_panoptic_seg_predictions = draw_panoptic_seg
+    """Older name in detectron2."""
+
     def draw_dataset_dict(self, dic: dict[str, Any]) -> VisImage:
         """Draw the annotations of a record of ``DatasetCatalog``.
 
         Args:
-            dic: with ``annotations``, and optionally ``sem_seg`` or ``sem_seg_file_name``.
+            dic: with ``annotations``, and optionally ``sem_seg`` or ``sem_seg_file_name``, or
+                ``pan_seg_file_name`` and ``segments_info``.
         """
         annotations = dic.get("annotations") or []
         if annotations:
@@ -199,6 +203,11 @@ class Visualizer:
             sem_seg = np.asarray(Image.open(dic["sem_seg_file_name"]))
         if sem_seg is not None:
             self.draw_sem_seg(sem_seg, area_threshold=0, alpha=0.5)
+        if "pan_seg_file_name" in dic:
+            with Image.open(dic["pan_seg_file_name"]) as file:
+                channels = np.asarray(file.convert("RGB"), np.int64)
+            ids = channels @ (1, 256, 256**2)
+            self.draw_panoptic_seg(ids, dic["segments_info"], area_threshold=0, alpha=0.5)
         return self.output
 
     def overlay_instances(

@@ -15,7 +15,7 @@ from detexport.reference.store import read_reference
 from detexport.runtime.session import Engine
 from detexport.workflows.loaded_model import LoadedModel
 from detexport.workflows.make_reference import make_reference
-from detexport.workflows.validate import validate_job
+from detexport.workflows.validate_reference import validate_against_reference
 
 
 def check_artifact(
@@ -48,7 +48,7 @@ def check_artifact(
     settings = replace(default_settings(), draw=0, min_detections=0)
     records = [_record(number, file, model.contract) for number, file in enumerate(images, start=1)]
     make_reference(model, records, replace(settings.plan, kinds=QUICK), reference, dataset=dataset)
-    return validate_job(
+    return validate_against_reference(
         artifact_dir,
         engine,
         read_reference(reference),

@@ -17,7 +17,7 @@ from detexport.reference.store import Sample, read_reference
 from detexport.runtime.session import Engine
 from detexport.system.atomic import atomic_dir
 from detexport.system.files import output_errors, write_json
-from detexport.workflows.engines import asked_target
+from detexport.workflows.choose_runtime import asked_target
 from detexport.workflows.loaded_model import LoadedModel, load_built_model
 from detexport.workflows.sample_folder import read_sample
 
@@ -120,7 +120,12 @@ def _diagnose_failed(
         samples, key=lambda one: (one.meta.id not in failed, bool(one.meta.batch), not one.detections)
     )
     if not ranked:
-        raise DataError("the reference has no sample", remedy="run the stage `reference` again")
+        raise DataError(
+            "the reference has no sample",
+            got="none",
+            expected="at least one",
+            remedy="run the stage `reference` again",
+        )
     image = ranked[0].image()
     # A size that a trace fixed shows at another size.
     recorded = exported_with if exported_with.shape != image.shape else None

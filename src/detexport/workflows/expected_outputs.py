@@ -30,7 +30,7 @@ from detexport.reference.resume import Progress, progress_folder, validation_key
 from detexport.reference.store import EagerAccuracy, of_model, read_reference, write_reference
 from detexport.runtime import BatchSession, Session
 from detexport.system.digests import sha256_json
-from detexport.workflows.engines import OnDevice, engine_of
+from detexport.workflows.choose_runtime import OnDevice, engine_of
 from detexport.workflows.model_folder import FLOOR, REFERENCE, model_folder
 from detexport.workflows.validation_data import choose_records, load_annotated
 

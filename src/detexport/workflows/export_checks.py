@@ -37,17 +37,21 @@ def check_inputs(
     by_ap = bool(precision) and check
     if (evaluate or by_ap) and data is None:
         raise ConfigError(
-            f"{target} is checked by its AP on annotated images" if by_ap else "--run-eval needs data",
+            f"{target} is checked by its task metrics on annotated images"
+            if by_ap
+            else "--run-eval needs data",
             got="no --data",
             expected="a folder with images/val and annotations/instances_val.json",
-            remedy="give --data DIR" + (", or export without the check" if by_ap else ""),
+            remedy="give --data DIR (in Python: data=...)"
+            + (", or export without the check: --no-check (check=False)" if by_ap else ""),
         )
     if precision == "int8" and not (calibration or images or data):
         raise ConfigError(
             f"{target} needs calibration images",
             got="none",
             expected="some dozens of images like those that the model will see",
-            remedy="give --calibration DIR, --sample, or --data with a training split",
+            remedy="give --calibration DIR, --sample, or --data with a training split "
+            "(in Python: calibration=..., sample=..., data=...)",
         )
 
 
@@ -66,6 +70,6 @@ def check_output(output: Path) -> None:
             f"{output} exists and is not an artifact",
             got=f"a folder with {min(os.listdir(output))}" if folder else "a file",
             expected="a new or empty folder, or an artifact to replace",
-            remedy="choose another --output",
+            remedy="choose another --output (in Python: output=...)",
         )
     replaceable(output)

@@ -19,7 +19,7 @@ from detexport.parity.verdict import ParityReport
 from detexport.runtime.session import Engine
 from detexport.targets.table import Target, build_steps, find_target
 from detexport.workflows.check_artifact import check_artifact
-from detexport.workflows.engines import OnDevice
+from detexport.workflows.choose_runtime import OnDevice
 from detexport.workflows.export import export
 from detexport.workflows.loaded_model import LoadedModel
 from detexport.workflows.make_reference import measure_eager_accuracy
@@ -156,8 +156,9 @@ def _checked(
                 f"the artifact of {name} differs from the model",
                 got=listed(result.reasons),
                 expected="the model's detections, within the tolerance",
-                remedy="give images of the model's domain by --sample (for int8 by --calibration), choose "
-                "another target, or keep the artifact unchecked by --no-check",
+                remedy="give images of the model's domain by --sample, for int8 by --calibration (in Python: "
+                "sample=..., calibration=...), choose another target, or keep the artifact unchecked by "
+                "--no-check (check=False)",
             )
 
     return check
@@ -168,7 +169,12 @@ def _evaluated(
 ) -> Callable[[Path], None]:
     """Return a function that evaluates the task metric of the model and of an artifact."""
     if dataset is None:
-        raise ConfigError("there is no data to evaluate on", remedy="give --data DIR")
+        raise ConfigError(
+            "there is no data to evaluate on",
+            got="no --data",
+            expected="a folder with images/val and annotations/instances_val.json",
+            remedy="give --data DIR (in Python: data=...)",
+        )
     precision, settings = target.precision or FLOAT32, default_settings()
 
     def evaluate(artifact_dir: Path) -> None:

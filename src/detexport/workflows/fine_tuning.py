@@ -7,13 +7,13 @@ from typing import Any
 from detexport.checkpoint import LoadReport, fetch, load_weights, read_state_dict
 from detexport.checkpoint.load import model_shapes
 from detexport.config import CfgNode
+from detexport.config.meta_architectures import TORCHVISION
 from detexport.errors import listed
 from detexport.modeling import build_model
 from detexport.modeling.class_names import count_classes
 from detexport.system.files import is_url
 from detexport.system.redaction import public_uri
 
-TORCHVISION = "TorchvisionDetector"
 THINGS = (
     "MODEL.POINT_HEAD.NUM_CLASSES",
     "MODEL.RETINANET.NUM_CLASSES",

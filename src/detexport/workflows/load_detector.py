@@ -12,7 +12,7 @@ from detexport.predictions.detector import Detector
 from detexport.runtime import DEFAULT_ENGINES, Engine
 from detexport.system.extras import extra_imports
 from detexport.targets.component import Component
-from detexport.workflows.engines import engine_of
+from detexport.workflows.choose_runtime import engine_of
 
 REGISTRY_URI = re.compile(r"(models|runs):/")
 

@@ -102,5 +102,5 @@ def name_contract(
     Raises:
         ConfigError: the names do not fit the model.
     """
-    remedy = "name as many as the model has: --class-names"
+    remedy = "name as many as the model has: --class-names (in Python: class_names=...)"
     return named_contract(net, names, keypoint_sigmas=sigmas, what=what, remedy=remedy)

@@ -22,7 +22,7 @@ from detexport.system.extras import extra_imports
 from detexport.system.files import write_json
 from detexport.targets.component import Component
 from detexport.targets.table import targets
-from detexport.workflows.engines import asked_target
+from detexport.workflows.choose_runtime import asked_target
 from detexport.workflows.load_detector import is_registered
 
 PACKAGE = "package.json"

@@ -24,7 +24,7 @@ from detexport.batch_prediction.parts import (
 from detexport.data.images import decode_image
 from detexport.errors import ArtifactError, ConfigError, listed
 from detexport.execution.engine import Execution
-from detexport.predictions.records import predict, to_plain
+from detexport.predictions.predict_images import predict, to_plain
 from detexport.runtime import Session
 from detexport.system.digests import sha256_json
 from detexport.system.json_values import parse_json

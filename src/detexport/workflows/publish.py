@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from detexport.registry.location import find_workspace
+from detexport.registry.log_report import log_report
 from detexport.registry.registry import Registry
-from detexport.registry.run_report import log_report
 from detexport.registry.settings import RegistrySettings
 from detexport.registry.store import open_store
 from detexport.system.digests import sha256_file

@@ -14,7 +14,7 @@ from detexport.formats.image_files import find_images
 from detexport.parity.verdict import ParityReport
 from detexport.system.extras import extra_imports
 from detexport.targets.table import find_target, require_target_packages
-from detexport.workflows.engines import OnDevice, asked_target, engine_of
+from detexport.workflows.choose_runtime import OnDevice, asked_target, engine_of
 from detexport.workflows.expected_outputs import named_alike
 from detexport.workflows.export_checks import check_inputs, check_output
 from detexport.workflows.validate_against import validate_against, without_accuracy

@@ -1,4 +1,4 @@
-"""Train: a model of a configuration on the data set -> a checkpoint and its average precision."""
+"""Train: a configuration and a data set -> a checkpoint and its metrics on the validation split."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,13 @@ from detexport.data.coco import CocoDataset, load_coco
 from detexport.data.mapping import GroundTruth
 from detexport.engine.evaluation import evaluate_in_shares
 from detexport.engine.solver import Solver, not_honoured
-from detexport.engine.training import TrainingHooks, gather_objects, launch, seed_everything, train
+from detexport.engine.training import (
+    TrainingHooks,
+    gather_objects,
+    launch,
+    run_training,
+    seed_everything,
+)
 from detexport.engine.training_settings import TrainingSettings
 from detexport.errors import ConfigError
 from detexport.modeling import build_model
@@ -104,6 +110,7 @@ def train_model(
         ConfigError: the model does not fit the data set, or a setting is not valid.
         CheckpointError: ``start`` cannot be read, or does not fit the model.
         DataError: no image can be trained on.
+        DivergedError: the loss is not finite.
         RegistryError: the training cannot be logged.
     """
     description = read_json(data / "dataset.json")
@@ -112,8 +119,8 @@ def train_model(
         cfg.merge_from_tree(dict(start.config), source="the model's config")
         fit_classes(cfg, description, categories)
     settings = recipe if isinstance(recipe, TrainingSettings) else recipe.settings(cfg)
-    torch.set_num_threads(settings.threads)
     fabric = launch(settings)
+    torch.set_num_threads(settings.threads)  # after the start of processes, which sets it too
     net = new_model(cfg, settings.seed)
     truth = ground_truth(cfg, net)
     train_set, val_set = (load_coco(data, split, categories, truth.annotations) for split in ("train", "val"))
@@ -135,15 +142,15 @@ def train_model(
         world_size=fabric.world_size,
     )
     began = time.perf_counter()
-    hooks = TrainingHooks(evaluate, run.log if run else None, state_file, key)
-    trained = train(net, train_set, settings, truth, hooks, fabric)
+    hooks = TrainingHooks(evaluate, run.log if run else None, state_file, key, run.start if run else None)
+    trained = run_training(net, train_set, settings, truth, hooks, fabric)
     seconds = time.perf_counter() - began
-    net.load_state_dict(trained, strict=False)
+    net.load_state_dict(trained.weights, strict=False)
     accuracy = evaluate(net)
     if fabric.is_global_zero:
-        write_state_dict(trained, checkpoint)
+        write_state_dict(trained.weights, checkpoint)
         if run:
-            run.finish(accuracy, settings.iterations, sha256_file(checkpoint))
+            run.finish(accuracy, trained.steps, sha256_file(checkpoint))
         rounded = {metric: round(value, 4) for metric, value in accuracy.items()}
         write_json(metrics, {**rounded, "train_s": round(seconds)})
         if state_file:
@@ -203,7 +210,7 @@ def check_fits(cfg: Any, num_classes: int, data_classes: int, description: Mappi
             len(description["keypoints"]),
         )
     if truth.sem_seg:
-        numbers["MODEL.SEM_SEG_HEAD.NUM_CLASSES, all things being one,"] = (
+        numbers["MODEL.SEM_SEG_HEAD.NUM_CLASSES (one class for all things, then stuff)"] = (
             cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
             1 + len(description["stuff"]),
         )

@@ -14,7 +14,7 @@ from detexport.parity.settings import ParitySettings, default_settings
 from detexport.parity.verdict import ParityReport
 from detexport.reference.store import read_reference
 from detexport.system.files import output_errors
-from detexport.workflows.engines import OnDevice, asked_target, engine_of
+from detexport.workflows.choose_runtime import OnDevice, asked_target, engine_of
 from detexport.workflows.expected_outputs import (
     WITHOUT_ACCURACY,
     Comparison,
@@ -26,7 +26,7 @@ from detexport.workflows.expected_outputs import (
 from detexport.workflows.model_folder import require_other_side
 from detexport.workflows.model_source import ModelSource
 from detexport.workflows.progress_callback import Step, silent
-from detexport.workflows.validate import ReportFiles, validate_apart
+from detexport.workflows.validate_reference import ReportFiles, validate_apart
 from detexport.workflows.validation_data import load_annotated
 
 if TYPE_CHECKING:
@@ -141,5 +141,5 @@ def without_accuracy(precision: str, got: str) -> ConfigError:
         f"{precision} is evaluated by the task metric alone, and there is none",
         got=got,
         expected="annotated images, on which the model or the other artifact was evaluated, too",
-        remedy="give --data, and --accuracy-images greater than 0",
+        remedy="give --data, and --accuracy-images greater than 0 (in Python: data=..., accuracy_images=...)",
     )

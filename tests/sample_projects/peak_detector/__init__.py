@@ -13,7 +13,7 @@ from .config import add_peak_config
 
 
 @META_ARCH_REGISTRY.register()
-class PeakDetector(nn.Module):
+class PeakMetaArch(nn.Module):
     @configurable
     def __init__(self, *, backbone, in_feature, num_classes, topk, pixel_mean, pixel_std):
         super().__init__()
@@ -82,4 +82,4 @@ class PeakDetector(nn.Module):
         return Instances(image_size, pred_boxes=boxes[keep], scores=found[keep], pred_classes=classes[keep])
 
 
-__all__ = ["PeakDetector", "add_peak_config"]
+__all__ = ["PeakMetaArch", "add_peak_config"]

@@ -49,8 +49,9 @@ def load_coco_json(
 ) -> list[dict[str, Any]]:
     """Read COCO's instance or keypoint annotations.
 
-    Class indices follow the order of the category ids. Keypoints, which are indices of pixels in the file,
-    are moved to the pixels' centres. An annotation whose polygons are all invalid is left out with a warning;
+    With a ``dataset_name``, ``category_id`` of the annotations is the class index, in the order of the
+    category ids; otherwise it is the id in the file. Keypoints, which are indices of pixels in the file, are
+    moved to the pixels' centres. An annotation whose polygons are all invalid is left out with a warning;
     one without a segmentation is kept as a box. The images are not opened.
 
     Args:
@@ -71,6 +72,7 @@ def load_coco_json(
             thing_classes=list(dataset.class_names),
             thing_dataset_id_to_contiguous_id={id: i for i, id in enumerate(dataset.category_ids)},
         )
+    id_of = dataset.category_ids if dataset_name is None else range(len(dataset.category_ids))
     keys = ("iscrowd", "category_id", "segmentation", "keypoints", *extra_annotation_keys)
     return [
         {
@@ -78,7 +80,10 @@ def load_coco_json(
             "height": record.height,
             "width": record.width,
             "image_id": record.image_id,
-            "annotations": [_kept(annotation, keys) for annotation in record.annotations],
+            "annotations": [
+                {**_kept(annotation, keys), "category_id": id_of[annotation["category_id"]]}
+                for annotation in record.annotations
+            ],
         }
         for record in dataset.images
     ]
@@ -131,7 +136,8 @@ def convert_to_coco_dict(dataset_name: str) -> dict[str, Any]:
             ``thing_dataset_id_to_contiguous_id`` if the category ids are not the class indices.
 
     Returns:
-        ``images``, ``annotations`` (``bbox`` is x, y, width, height) and ``categories``.
+        ``images``, ``annotations`` (``bbox`` is x, y, width, height; a rotated box keeps its five
+        values) and ``categories``.
 
     Raises:
         DataError: the data set is unknown.
@@ -184,7 +190,9 @@ def convert_to_coco_json(dataset_name: str, output_file: str | Path, allow_cache
 
 
 def _in_coco_form(annotation: dict[str, Any], height: int, width: int) -> dict[str, Any]:
-    bbox = BoxMode.convert(list(annotation["bbox"]), annotation["bbox_mode"], BoxMode.XYWH_ABS)
+    mode = BoxMode(annotation["bbox_mode"])
+    rotated = mode == BoxMode.XYWHA_ABS
+    bbox = BoxMode.convert(list(annotation["bbox"]), mode, mode if rotated else BoxMode.XYWH_ABS)
     form: dict[str, Any] = {
         "bbox": [round(float(side), 3) for side in bbox],
         "iscrowd": int(annotation.get("iscrowd", 0)),

@@ -44,23 +44,14 @@ class SyntheticShapes:
         ConfigError: a number is out of range.
     """
 
-    name: str = "shapes"
-    seed: int = 0
-    train_images: int = 1600
-    val_images: int = 100
-    sizes: tuple[tuple[int, int], ...] = (
-        (128, 176),
-        (176, 128),
-        (144, 192),
-        (192, 144),
-        (150, 200),
-        (200, 150),
-        (160, 160),
-        (180, 208),
-    )
-    object_px: tuple[int, int] = (18, 90)
-    max_objects: int = 6
-    min_objects: int = 2
+    name: str
+    seed: int
+    train_images: int
+    val_images: int
+    sizes: tuple[tuple[int, int], ...]
+    object_px: tuple[int, int]
+    max_objects: int
+    min_objects: int
 
     def __post_init__(self) -> None:
         """Check the ranges of the numbers."""

@@ -43,6 +43,15 @@ class Augmentation:
 
     get_transform: Any
 
+    def _init(self, params: dict[str, Any] | None = None) -> None:
+        """Set the arguments of a constructor, its ``locals()``, as attributes."""
+        Transform._set_attributes(self, params)  # type: ignore[arg-type]
+
+    def _rand_range(self, low: float = 1.0, high: float | None = None, size: Any = None) -> Any:
+        """Draw a number from [low, high), or from [0, low) without ``high``; of a ``size``, an array."""
+        low, high = (0.0, low) if high is None else (low, high)
+        return np.random.uniform(low, high, size)
+
     def __call__(self, aug_input: AugInput) -> Transform:
         """Draw a transform, apply it to ``aug_input`` in place and return it."""
         names = inspect.signature(self.get_transform).parameters

@@ -168,7 +168,8 @@ class RandomCrop_CategoryAreaConstraint(Augmentation):  # noqa: N801 - detectron
     Args:
         crop_type: see ``RandomCrop``.
         crop_size: see ``RandomCrop``.
-        single_category_max_area: upper bound, exclusive, of the fraction of a class in the crop's labels.
+        single_category_max_area: upper bound, exclusive, of the fraction of a class in the crop's labels;
+            1 for none.
         ignored_category: label that does not count.
     """
 
@@ -183,8 +184,14 @@ class RandomCrop_CategoryAreaConstraint(Augmentation):  # noqa: N801 - detectron
         self.single_category_max_area = single_category_max_area
         self.ignored_category = ignored_category
 
-    def get_transform(self, image: np.ndarray, sem_seg: np.ndarray) -> Transform:
-        """Draw a crop of this image with these labels (H, W)."""
+    def get_transform(self, image: np.ndarray, sem_seg: np.ndarray | None) -> Transform:
+        """Draw a crop of this image with these labels (H, W); None is enough without an upper bound."""
+        if self.single_category_max_area >= 1:
+            return self.crop_aug.get_transform(image)
+        if sem_seg is None:
+            raise ValueError(
+                f"single_category_max_area={self.single_category_max_area} needs labels, got sem_seg=None"
+            )
         for _ in range(CROPS):
             crop = self.crop_aug.get_transform(image)
             labels, counts = np.unique(crop.apply_segmentation(sem_seg), return_counts=True)

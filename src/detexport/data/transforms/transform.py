@@ -29,6 +29,12 @@ class Transform:
         setattr(cls, f"apply_{data_type}", lambda self, data: func(self, data))
         return None
 
+    def _set_attributes(self, params: dict[str, Any] | None = None) -> None:
+        """Set the arguments of a constructor, its ``locals()``, as attributes."""
+        for name, value in (params or {}).items():
+            if name != "self" and not name.startswith("_"):
+                setattr(self, name, value)
+
     def inverse(self) -> "Transform":
         """Return the transform of coordinates, and as far as possible of pixels, that undoes this one.
 
@@ -573,6 +579,9 @@ class TransformList(Transform):
             return data
 
         return apply
+
+    def __radd__(self, other: Transform) -> "TransformList":
+        return TransformList([other, *self.transforms])
 
     def __iadd__(self, other: Transform) -> "TransformList":
         return self + other

@@ -2,10 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from detexport.layers import ShapeSpec
-from detexport.modeling.segment import BATCH, NamedMaps, Segment, declared_segments, maps, not_cut
+from detexport.modeling.graph_segment import BATCH, NamedMaps, Segment, declared_segments, maps, not_cut
 
 
 class Backbone(nn.Module):
@@ -16,8 +17,6 @@ class Backbone(nn.Module):
     ``size_divisibility`` px; 0 means no padding.
     """
 
-    __jit_unused_properties__ = ["padding_constraints"]  # noqa: RUF012 - TorchScript reads this list
-
     if TYPE_CHECKING:
         _out_features: Any
         _out_feature_channels: Any
@@ -25,14 +24,15 @@ class Backbone(nn.Module):
 
     size_divisibility: int = 0
 
-    @property
-    def padding_constraints(self) -> dict[str, int]:
-        """Return further requirements of the padding: see ``ImageList.from_tensors``; none by default."""
-        return {}
-
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Return feature maps (N, C', H / stride, W / stride) by name for images (N, C, H, W)."""
         raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+    @torch.jit.unused  # type: ignore[prop-decorator]
+    @property
+    def padding_constraints(self) -> dict[str, int]:
+        """Constraints on the padding of images in px: ``size_divisibility``, ``square_size``; here none."""
+        return {}
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Return channels and stride of each feature map by name."""
@@ -46,7 +46,7 @@ def padding_of(backbone: Any) -> dict[str, int]:
     """Return the arguments of ``ImageModel`` for the padding that a backbone needs."""
     constraints = getattr(backbone, "padding_constraints", {})
     return {
-        "size_divisibility": constraints.get("size_divisibility", 0) or backbone.size_divisibility,
+        "size_divisibility": constraints.get("size_divisibility", backbone.size_divisibility),
         "square_pad": constraints.get("square_size", 0),
     }
 

@@ -18,8 +18,7 @@ from detexport.layers import ShapeSpec, get_norm
 from detexport.layers.conv import Conv2d, init_xavier, shapes_of
 from detexport.modeling.backbone.backbone import Backbone, whole_network
 from detexport.modeling.backbone.resnet import ResNet, build_resnet_backbone
-from detexport.modeling.registries import BACKBONE_REGISTRY
-from detexport.modeling.segment import (
+from detexport.modeling.graph_segment import (
     NamedMaps,
     Port,
     Segment,
@@ -27,6 +26,7 @@ from detexport.modeling.segment import (
     maps,
     own_methods,
 )
+from detexport.modeling.registries import BACKBONE_REGISTRY
 
 
 class LastLevelMaxPool(nn.Module):
@@ -84,8 +84,6 @@ class FPN(Backbone):
             the stride of the last level of ``bottom_up``; 0 for none.
     """
 
-    __jit_unused_properties__ = ["padding_constraints"]  # noqa: RUF012 - TorchScript reads this list
-
     if TYPE_CHECKING:  # TorchScript would apply an annotation that exists at run time
         fpn_lateral2: Any
         fpn_lateral3: Any
@@ -108,7 +106,12 @@ class FPN(Backbone):
     ) -> None:
         super().__init__()
         if fuse_type not in ("sum", "avg"):
-            raise ConfigError("unknown MODEL.FPN.FUSE_TYPE", got=fuse_type, expected="sum or avg")
+            raise ConfigError(
+                "unknown MODEL.FPN.FUSE_TYPE",
+                got=fuse_type,
+                expected="sum or avg",
+                remedy="correct MODEL.FPN.FUSE_TYPE",
+            )
         shapes = bottom_up.output_shape()
         strides = [spec.stride for spec in shapes_of(shapes, in_features, "MODEL.FPN.IN_FEATURES")]
         if any(fine * 2 != coarse for fine, coarse in pairwise(strides)):
@@ -116,6 +119,7 @@ class FPN(Backbone):
                 "the strides of a feature pyramid must double from one level to the next",
                 got=f"MODEL.FPN.IN_FEATURES with the strides {strides}",
                 expected="strides such as 4, 8, 16, 32",
+                remedy="name neighbouring stages in MODEL.FPN.IN_FEATURES, such as res2, res3, res4, res5",
             )
         self.out_channels = out_channels
         self.halve = fuse_type == "avg"
@@ -127,7 +131,10 @@ class FPN(Backbone):
             level = int(math.log2(shapes[name].stride))
             if level not in self.in_names:
                 raise ConfigError(
-                    "the stride of a pyramid level must be 4 to 32", got=f"{name}: {shapes[name].stride}"
+                    "the stride of a pyramid level must be 4 to 32",
+                    got=f"{name}: {shapes[name].stride}",
+                    expected="4, 8, 16 or 32",
+                    remedy="name other stages in MODEL.FPN.IN_FEATURES",
                 )
             self.in_names[level] = name
             lateral = Conv2d(shapes[name].channels, out_channels, 1, norm=get_norm(norm, out_channels))
@@ -141,6 +148,7 @@ class FPN(Backbone):
                 "the top block extends a pyramid that ends at p5",
                 got=f"MODEL.FPN.IN_FEATURES up to p{level}",
                 expected="features up to p5",
+                remedy="end MODEL.FPN.IN_FEATURES with res5, or choose an FPN without a top block",
             )
         self.bottom_up = bottom_up
         self.top_block = top_block
@@ -151,6 +159,7 @@ class FPN(Backbone):
         # Empty, it does not become part of a scripted artifact.
         self._padding_constraints = {"square_size": square_pad} if square_pad else {}
 
+    @torch.jit.unused  # type: ignore[prop-decorator]
     @property
     def padding_constraints(self) -> dict[str, int]:
         """Return the side of the padded images, if it is fixed."""

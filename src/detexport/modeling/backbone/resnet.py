@@ -18,8 +18,8 @@ from detexport.errors import ConfigError
 from detexport.layers import CNNBlockBase, DeformConv, FrozenBatchNorm2d, ShapeSpec, get_norm
 from detexport.layers.conv import Conv2d, init_conv_msra
 from detexport.modeling.backbone.backbone import Backbone
+from detexport.modeling.graph_segment import BATCH, Layers, Segment, maps
 from detexport.modeling.registries import BACKBONE_REGISTRY
-from detexport.modeling.segment import BATCH, Layers, Segment, maps
 
 Norm = str | Callable[[int], nn.Module]
 
@@ -271,6 +271,7 @@ def make_stage(
                 "wrong number of values for the blocks of a stage",
                 got=f"{name}: {len(values)} values",
                 expected=f"{num_blocks}, one for each block",
+                remedy="give one value for each block",
             )
     common = {name: value for name, value in kwargs.items() if name not in per_block}
     blocks = []
@@ -380,7 +381,12 @@ def resnet_stages(
 
 def _check_depth(depth: int) -> None:
     if depth not in BLOCKS_PER_STAGE:
-        raise ConfigError("unknown ResNet depth", got=depth, expected=sorted(BLOCKS_PER_STAGE))
+        raise ConfigError(
+            "unknown ResNet depth",
+            got=depth,
+            expected=sorted(BLOCKS_PER_STAGE),
+            remedy="correct MODEL.RESNETS.DEPTH",
+        )
 
 
 def _block_dilations(dilation: int, grid: Sequence[int], blocks: int) -> list[int]:
@@ -403,12 +409,14 @@ def _check_stages(
             "wrong number of values for deformable convolutions",
             got=f"MODEL.RESNETS.DEFORM_ON_PER_STAGE: {list(deform_on_per_stage)}",
             expected="four values, for res2 .. res5",
+            remedy="correct MODEL.RESNETS.DEFORM_ON_PER_STAGE",
         )
     if dilations not in ((1, 1), (1, 2), (1, 4), (2, 4)):
         raise ConfigError(
             "unsupported dilation",
             got=f"dilation {dilations[0]} of res4, MODEL.RESNETS.RES5_DILATION: {dilations[1]}",
             expected="1 and 1, 1 and 2, 1 and 4, or 2 and 4",
+            remedy="correct MODEL.RESNETS.RES4_DILATION or MODEL.RESNETS.RES5_DILATION",
         )
     if depth in (18, 34) and ((groups, *dilations) != (1, 1, 1) or any(deform_on_per_stage)):
         raise ConfigError(
@@ -450,6 +458,7 @@ class ResNet(Backbone, nn.Sequential):
                 "a ResNet is a backbone here, without a classifier",
                 got=f"num_classes={num_classes}",
                 expected="num_classes=None",
+                remedy="leave num_classes out, and classify with a layer of your own",
             )
         self.add_module("stem", stem)
         self._shapes = {"stem": ShapeSpec(channels=stem.out_channels, stride=stem.stride)}
@@ -465,6 +474,7 @@ class ResNet(Backbone, nn.Sequential):
                 "unknown ResNet stages",
                 got=f"MODEL.RESNETS.OUT_FEATURES: {sorted(unknown)}",
                 expected=sorted(self._shapes),
+                remedy="correct MODEL.RESNETS.OUT_FEATURES",
             )
         self.stage_names: List[str] = list(self._shapes)
         self.out_features: List[str] = list(out_features)
@@ -556,6 +566,7 @@ def build_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
             "unsupported dilation",
             got=f"MODEL.RESNETS.RES5_DILATION: {resnets.RES5_DILATION}",
             expected="1 or 2",
+            remedy="correct MODEL.RESNETS.RES5_DILATION, or choose build_resnet_deeplab_backbone",
         )
     stages = list(configured_stages(cfg, last_output(cfg), resnets.DEPTH).values())
     return ResNet(

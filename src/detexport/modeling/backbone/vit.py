@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Dict
 
+import torch
 from torch import Tensor, nn
 
 from detexport.errors import ConfigError
@@ -296,8 +297,6 @@ class SimpleFeaturePyramid(Backbone):
         square_pad: side in px of the padded images; 0 for no padding.
     """
 
-    __jit_unused_properties__ = ["padding_constraints"]  # noqa: RUF012 - TorchScript reads this list
-
     def __init__(
         self,
         net: Any,
@@ -328,6 +327,7 @@ class SimpleFeaturePyramid(Backbone):
         self._out_feature_channels = dict.fromkeys(names, out_channels)
         self._out_feature_strides = dict(zip(names, strides, strict=True))
 
+    @torch.jit.unused  # type: ignore[prop-decorator]
     @property
     def padding_constraints(self) -> dict[str, int]:
         """Return the side of the padded images."""

@@ -15,9 +15,9 @@ from detexport.errors import ConfigError
 from detexport.layers import ASPP, DepthwiseSeparableConv2d, ShapeSpec, get_norm
 from detexport.layers.conv import Conv2d, OneChannelConv2d, init_normal, init_xavier, shapes_of
 from detexport.modeling.deeplab.loss import check_loss_type, deeplab_loss
+from detexport.modeling.graph_segment import Segment
 from detexport.modeling.meta_arch.semantic_seg import SemSegHead, upsampled_segments
 from detexport.modeling.registries import SEM_SEG_HEADS_REGISTRY
-from detexport.modeling.segment import Segment
 
 PREDICTOR_STD = 0.001
 """Deviation of the initial weights of a predictor."""

@@ -8,7 +8,7 @@ Shapes: N images, L levels, K classes, R points of all levels, G ground truth bo
 
 import math
 from collections.abc import Sequence
-from typing import Any, Dict, List, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -18,17 +18,17 @@ from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 from detexport.contract import DETECTION_OUTPUTS, Contract, ResizeRule
 from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec, nms_per_class
+from detexport.layers.alias_of import alias_of
 from detexport.layers.conv import OneChannelConv2d, init_normal, shapes_of
 from detexport.modeling.anchor_generator import DefaultAnchorGenerator, tensor_anchors
-from detexport.modeling.backbone import backbone_segments
-from detexport.modeling.box_regression import Box2BoxTransformLinear, apply_linear_deltas
-from detexport.modeling.meta_arch.image_model import DEFAULT_RESIZE, ImageModel, preprocess_segment
-from detexport.modeling.meta_arch.inputs import gt_instances_of
+from detexport.modeling.backbone import backbone_segments, padding_of
+from detexport.modeling.box_regression import Box2BoxTransformLinear, apply_linear_deltas, is_recorded
+from detexport.modeling.graph_segment import DETECTIONS, Kind, Segment, dense_maps, maps, own_methods
+from detexport.modeling.meta_arch.ground_truth import gt_instances_of
+from detexport.modeling.meta_arch.image_model import ImageModel, preprocess_segment
 from detexport.modeling.meta_arch.retinanet import NORMALIZER_MOMENTUM, levels_subnet, top_candidates
 from detexport.modeling.registries import META_ARCH_REGISTRY
-from detexport.modeling.segment import DETECTIONS, Kind, Segment, dense_maps, maps, own_methods
 from detexport.structures import Boxes, Instances, pairwise_point_box_distance
-from detexport.structures.image_list import pad_images
 from detexport.utils.events import record
 
 SIZE_OF_LEVEL = (4, 8)
@@ -62,6 +62,7 @@ class FCOSHead(nn.Module):
                 "the levels of a shared head have one number of channels",
                 got=sorted(channels),
                 expected="one",
+                remedy="give levels with equal channels, such as those of an FPN",
             )
         self.num_levels = len(input_shape)
         width = input_shape[0].channels
@@ -97,7 +98,7 @@ class FCOS(ImageModel):
         backbone: image -> feature maps.
         head: logits, distances and centerness of each point.
         head_in_features: names of the levels, from fine to coarse; by default all of the backbone.
-        box2box_transform: encoding of the distances.
+        box2box_transform: encoding of the distances; by default ``Box2BoxTransformLinear``.
         num_classes: K.
         center_sampling_radius: in training, points up to this many strides from the centre of a box may
             predict it; 0 for all points inside.
@@ -111,8 +112,17 @@ class FCOS(ImageModel):
         pixel_std: see ``ImageModel``.
         input_format: order of the image's channels, ``"BGR"`` (the default) or ``"RGB"``.
         vis_period: not supported: training images are not recorded.
-        resize: how images are resized before the model.
+        resize: see ``ImageModel``.
     """
+
+    if TYPE_CHECKING:  # TorchScript would apply an annotation that exists at run time
+        transform_type: Any
+    transform_type = Box2BoxTransformLinear
+    head_in_features = alias_of("in_features")
+    test_score_thresh = alias_of("score_threshold")
+    test_topk_candidates = alias_of("topk_candidates")
+    test_nms_thresh = alias_of("nms_threshold")
+    max_detections_per_image = alias_of("max_detections")
 
     def __init__(
         self,
@@ -120,7 +130,7 @@ class FCOS(ImageModel):
         backbone: Any,
         head: Any,
         head_in_features: Sequence[str] | None = None,
-        box2box_transform: Box2BoxTransformLinear | None = None,
+        box2box_transform: Any = None,
         num_classes: int,
         center_sampling_radius: float = 1.5,
         focal_loss_alpha: float = 0.25,
@@ -133,18 +143,21 @@ class FCOS(ImageModel):
         pixel_std: Sequence[float],
         input_format: str | None = None,
         vis_period: int = 0,
-        resize: ResizeRule = DEFAULT_RESIZE,
+        resize: ResizeRule | None = None,
     ) -> None:
         super().__init__(
             pixel_mean=pixel_mean,
             pixel_std=pixel_std,
             input_format=input_format,
             resize=resize,
-            size_divisibility=backbone.size_divisibility,
+            **padding_of(backbone),
         )
         if vis_period:
             raise ConfigError(
-                "training images are not recorded", got=f"vis_period={vis_period}", expected="0, the default"
+                "training images are not recorded",
+                got=f"vis_period={vis_period}",
+                expected="0, the default",
+                remedy="leave vis_period at 0, and draw images with detexport.utils.visualizer",
             )
         shapes = backbone.output_shape()
         names = list(shapes) if head_in_features is None else list(head_in_features)
@@ -157,7 +170,9 @@ class FCOS(ImageModel):
         )
         self.anchor_generator = tensor_anchors(points)
         self.box2box_transform = box2box_transform or Box2BoxTransformLinear(normalize_by_size=True)
-        self.normalize_by_size = self.box2box_transform.normalize_by_size
+        # Otherwise the model calls the ``apply_deltas`` of its transform, in eager mode and in a trace.
+        self.is_recorded = is_recorded(self.box2box_transform, self.transform_type)
+        self.normalize_by_size = bool(getattr(self.box2box_transform, "normalize_by_size", True))
         self.num_classes = num_classes
         self.center_sampling_radius = center_sampling_radius
         self.focal_loss_alpha = focal_loss_alpha
@@ -224,7 +239,7 @@ class FCOS(ImageModel):
         Args:
             images: each (C, H, W), values 0..255.
         """
-        batch, _ = pad_images([self.normalize(image) for image in images], self.size_divisibility)
+        batch, _ = self.pad_images([self.normalize(image) for image in images], self.size_divisibility)
         logits, deltas, centerness, anchors = self.predict_points(self.backbone(batch))
         return self.find_detections(anchors, logits, deltas, centerness)
 
@@ -240,6 +255,12 @@ class FCOS(ImageModel):
         deltas = [by_point(one) for one in delta_maps]
         centerness = [by_point(one) for one in centerness_maps]
         return logits, deltas, centerness, anchors
+
+    def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
+        """Decode distances (R, 4) from the centres of cells (R, 4) to boxes (R, 4), XYXY in px."""
+        if not torch.jit.is_scripting() and not self.is_recorded:
+            return self.box2box_transform.apply_deltas(deltas, anchors)
+        return apply_linear_deltas(deltas, anchors, self.normalize_by_size)
 
     def find_detections(
         self,
@@ -260,10 +281,7 @@ class FCOS(ImageModel):
             for level in range(len(anchors)):
                 scores = torch.sqrt(logits[level][image].sigmoid() * centerness[level][image].sigmoid())
                 best, where, classes = top_candidates(scores, self.score_threshold, self.topk_candidates)
-                boxes = apply_linear_deltas(
-                    deltas[level][image][where], anchors[level][where], self.normalize_by_size
-                )
-                level_boxes.append(boxes)
+                level_boxes.append(self.decode(deltas[level][image][where], anchors[level][where]))
                 level_scores.append(best)
                 level_classes.append(classes)
             boxes, scores = torch.cat(level_boxes), torch.cat(level_scores)
@@ -335,9 +353,7 @@ class FCOS(ImageModel):
         )
         own = points.expand(len(label), -1, -1)[foreground]
         boxes = torch.stack(gt_boxes)[foreground]
-        predicted = apply_linear_deltas(
-            torch.cat(pred_anchor_deltas, dim=1)[foreground], own, self.normalize_by_size
-        )
+        predicted = self.decode(torch.cat(pred_anchor_deltas, dim=1)[foreground], own)
         loss_ctr = F.binary_cross_entropy_with_logits(
             torch.cat(pred_centerness, dim=1)[foreground][:, 0],
             centerness_of(self.box2box_transform.get_deltas(own, boxes)),

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from detexport.config import CfgNode
 from detexport.contract import IMAGE, Contract, ResizeRule, TensorSpec
 from detexport.errors import ConfigError, InputError
-from detexport.modeling.graph import BatchGraph, ImageGraph, require_graph_methods
+from detexport.modeling.box_regression import require_scriptable_transforms
+from detexport.modeling.graph import BatchGraph, GraphMethods, ImageGraph, require_graph_methods
+from detexport.modeling.graph_segment import BATCH, IMAGE_PORT, Segment, own_methods
 from detexport.modeling.postprocessing import detector_postprocess
-from detexport.modeling.segment import BATCH, IMAGE_PORT, Segment, own_methods
 from detexport.structures import ImageList, Instances
 from detexport.structures.image_list import SquarePadding, pad_images
 from detexport.structures.model_input import checked_image, output_size
@@ -79,6 +80,7 @@ class ImageModel(nn.Module):
                 "a batch needs at least one image",
                 got="none" if isinstance(batched_inputs, list | tuple) else type(batched_inputs).__name__,
                 expected="a list of dicts, one per image",
+                remedy="give one dict per image",
             )
         channels = self.pixel_mean.shape[0]
         return [
@@ -136,9 +138,13 @@ class ImageModel(nn.Module):
         ]
 
     @torch.jit.unused
-    def graph_methods(self) -> list[tuple[nn.Module, str]]:
-        """Return the modules whose ``forward`` a graph replaces, each with the method that it calls."""
-        return [(self, "detect")]
+    def graph_methods(self) -> GraphMethods:
+        """Return the documented methods that a graph replaces, each with the method that it calls."""
+        return [
+            (self, "forward", "detect"),
+            (self, "inference", "detect"),
+            (self, "preprocess_image", "normalize"),
+        ]
 
     @torch.jit.unused
     def image_graph(self, output_names: tuple[str, ...]) -> nn.Module:
@@ -155,9 +161,11 @@ class ImageModel(nn.Module):
         """Return the graph from images of different sizes to the outputs of each by field, for scripting.
 
         Raises:
+            ConfigError: see ``require_scriptable_transforms``.
             ExportError: see ``require_graph_methods``.
         """
         require_graph_methods(self.graph_methods())
+        require_scriptable_transforms(self)
         return BatchGraph(self)
 
 
@@ -168,13 +176,19 @@ def image_options(cfg: CfgNode) -> dict[str, Any]:
         ConfigError: the channel order is unknown, or the normalization does not fit the channels.
     """
     if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
-        raise ConfigError("unsupported INPUT.FORMAT", got=cfg.INPUT.FORMAT, expected="BGR or RGB")
+        raise ConfigError(
+            "unsupported INPUT.FORMAT",
+            got=cfg.INPUT.FORMAT,
+            expected="BGR or RGB",
+            remedy="correct INPUT.FORMAT",
+        )
     mean, std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
         raise ConfigError(
             "the normalization does not fit the image's channels",
             got=f"MODEL.PIXEL_MEAN: {list(mean)}, MODEL.PIXEL_STD: {list(std)}",
             expected="three numbers each, the latter positive",
+            remedy="correct MODEL.PIXEL_MEAN and MODEL.PIXEL_STD",
         )
     return {
         "pixel_mean": tuple(mean),

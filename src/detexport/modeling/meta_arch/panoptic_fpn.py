@@ -13,8 +13,9 @@ from detexport.config import CfgNode, configurable
 from detexport.contract import Contract, PanopticRule
 from detexport.errors import ConfigError
 from detexport.modeling.backbone import build_backbone
+from detexport.modeling.graph_segment import Segment
+from detexport.modeling.meta_arch.ground_truth import gt_instances_of, gt_sem_segs_of
 from detexport.modeling.meta_arch.image_model import image_options
-from detexport.modeling.meta_arch.inputs import gt_instances_of, gt_sem_segs_of
 from detexport.modeling.meta_arch.rcnn import GeneralizedRCNN
 from detexport.modeling.meta_arch.semantic_seg import (
     build_sem_seg_head,
@@ -27,7 +28,6 @@ from detexport.modeling.postprocessing import detector_postprocess
 from detexport.modeling.proposal_generator import build_proposal_generator
 from detexport.modeling.registries import META_ARCH_REGISTRY
 from detexport.modeling.roi_heads import build_roi_heads
-from detexport.modeling.segment import Segment
 from detexport.structures import Instances
 from detexport.structures.model_input import output_size
 
@@ -115,7 +115,10 @@ class PanopticFPN(GeneralizedRCNN):
         """Return the constructor arguments for a configuration."""
         if not cfg.MODEL.MASK_ON:
             raise ConfigError(
-                "a panoptic model needs masks", got="MODEL.MASK_ON: False", expected="MODEL.MASK_ON: True"
+                "a panoptic model needs masks",
+                got="MODEL.MASK_ON: False",
+                expected="MODEL.MASK_ON: True",
+                remedy="set MODEL.MASK_ON: True",
             )
         node = cfg.MODEL.PANOPTIC_FPN
         combination = PanopticCombination(

@@ -3,17 +3,18 @@
 from typing import Any, Dict, List
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from detexport.config import CfgNode, configurable
 from detexport.contract import Contract, TensorSpec
 from detexport.modeling.backbone import backbone_segments, build_backbone, padding_of
+from detexport.modeling.graph import GraphMethods
+from detexport.modeling.graph_segment import Segment
+from detexport.modeling.meta_arch.ground_truth import gt_instances_of
 from detexport.modeling.meta_arch.image_model import ImageModel, image_options, preprocess_segment
-from detexport.modeling.meta_arch.inputs import gt_instances_of
 from detexport.modeling.postprocessing import detector_postprocess
 from detexport.modeling.proposal_generator import build_proposal_generator, proposal_segments
 from detexport.modeling.registries import META_ARCH_REGISTRY
-from detexport.modeling.segment import Segment
 from detexport.structures import Instances
 from detexport.structures.model_input import output_size
 
@@ -104,9 +105,9 @@ class ProposalNetwork(ImageModel):
         ]
 
     @torch.jit.unused
-    def graph_methods(self) -> list[tuple[nn.Module, str]]:
-        """Return the model and the proposal generator, each with the method that the graph calls."""
-        return [*super().graph_methods(), (self.proposal_generator, "propose")]
+    def graph_methods(self) -> GraphMethods:
+        """Return the methods of the model and the proposal generator that the graph replaces."""
+        return [*super().graph_methods(), (self.proposal_generator, "forward", "propose")]
 
     @torch.jit.unused
     def contract(self, class_names: tuple[str, ...]) -> Contract:

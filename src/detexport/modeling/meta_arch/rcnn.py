@@ -18,16 +18,17 @@ from detexport.contract import (
 )
 from detexport.errors import ConfigError, InputError
 from detexport.modeling.backbone import backbone_segments, build_backbone, padding_of
+from detexport.modeling.graph import GraphMethods
+from detexport.modeling.graph_segment import Segment
+from detexport.modeling.meta_arch.ground_truth import gt_instances_of
 from detexport.modeling.meta_arch.image_model import (
     ImageModel,
     image_options,
     preprocess_segment,
 )
-from detexport.modeling.meta_arch.inputs import gt_instances_of
 from detexport.modeling.proposal_generator import build_proposal_generator, proposal_segments
 from detexport.modeling.registries import META_ARCH_REGISTRY
-from detexport.modeling.roi_heads import build_roi_heads, roi_head_segments
-from detexport.modeling.segment import Segment
+from detexport.modeling.roi_heads import ROIHeads, build_roi_heads, roi_head_segments
 from detexport.structures import ImageList, Instances
 
 
@@ -70,7 +71,10 @@ class GeneralizedRCNN(ImageModel):
         )
         if vis_period:
             raise ConfigError(
-                "training images are not recorded", got=f"vis_period={vis_period}", expected="0, the default"
+                "training images are not recorded",
+                got=f"vis_period={vis_period}",
+                expected="0, the default",
+                remedy="leave vis_period at 0, and draw images with detexport.utils.visualizer",
             )
         if (
             getattr(proposal_generator, "box_dim", 4) != getattr(roi_heads, "box_dim", 4)
@@ -181,6 +185,7 @@ class GeneralizedRCNN(ImageModel):
                     f"input {index} has no proposals, and the model has no proposal generator",
                     got=f"keys {sorted(example)}",
                     expected="'proposals', Instances with proposal_boxes",
+                    remedy="give proposals with each image, or set MODEL.PROPOSAL_GENERATOR.NAME",
                 )
             brought = example["proposals"]
             if tuple(brought.image_size) != tuple(size):
@@ -207,10 +212,14 @@ class GeneralizedRCNN(ImageModel):
         return self.roi_heads.detect(features, proposals, image_sizes)
 
     @torch.jit.unused
-    def graph_methods(self) -> list[tuple[nn.Module, str]]:
-        """Return model, proposal generator and ROI heads, each with the method that the graph calls."""
-        proposing = [] if self.proposal_generator is None else [(self.proposal_generator, "propose")]
-        return [*super().graph_methods(), *proposing, (self.roi_heads, "detect")]
+    def graph_methods(self) -> GraphMethods:
+        """Return the methods of model, proposal generator and ROI heads that the graph replaces."""
+        methods = super().graph_methods()
+        if self.proposal_generator is not None:
+            methods.append((self.proposal_generator, "forward", "propose"))
+        if isinstance(self.roi_heads, ROIHeads):
+            return [*methods, *self.roi_heads.graph_methods()]
+        return [*methods, (self.roi_heads, "forward", "detect")]
 
     @torch.jit.unused
     def segments(self) -> list[Segment]:

@@ -15,16 +15,19 @@ from torchvision.ops import sigmoid_focal_loss
 from detexport.config import CfgNode, configurable
 from detexport.contract import DETECTION_OUTPUTS, Contract
 from detexport.layers import ShapeSpec, get_norm, nms_per_class
+from detexport.layers.alias_of import alias_of
 from detexport.layers.conv import init_normal, shapes_of
 from detexport.layers.levels import LevelsConv2d, LevelsReLU, levels_norm
 from detexport.modeling.anchor_generator import build_anchor_generator, by_anchor, tensor_anchors
 from detexport.modeling.backbone import backbone_segments, build_backbone, padding_of
-from detexport.modeling.box_regression import Box2BoxTransform, anchor_loss_sum, apply_deltas, box_loss_type
-from detexport.modeling.matcher import Matcher, match_anchors, matched_classes
-from detexport.modeling.meta_arch.image_model import ImageModel, image_options, preprocess_segment
-from detexport.modeling.meta_arch.inputs import gt_instances_of
-from detexport.modeling.registries import META_ARCH_REGISTRY
-from detexport.modeling.segment import (
+from detexport.modeling.box_regression import (
+    Box2BoxTransform,
+    anchor_loss_sum,
+    apply_deltas,
+    box_loss_type,
+    decoding_weights,
+)
+from detexport.modeling.graph_segment import (
     DETECTIONS,
     DenseHead,
     Kind,
@@ -33,6 +36,10 @@ from detexport.modeling.segment import (
     maps,
     own_methods,
 )
+from detexport.modeling.matcher import Matcher, match_anchors, matched_classes
+from detexport.modeling.meta_arch.ground_truth import gt_instances_of
+from detexport.modeling.meta_arch.image_model import ImageModel, image_options, preprocess_segment
+from detexport.modeling.registries import META_ARCH_REGISTRY
 from detexport.structures import Boxes, Instances
 from detexport.utils.events import record
 
@@ -157,16 +164,16 @@ class RetinaNet(ImageModel):
 
     Args:
         backbone: image -> feature maps.
-        in_features: names of the levels.
+        head_in_features: names of the levels.
         head: logits and box deltas of each anchor.
         anchor_generator: computes the anchors of each level.
         box2box_transform: encoding of the box deltas.
-        matcher: labels the anchors in training.
+        anchor_matcher: labels the anchors in training.
         num_classes: K.
-        score_threshold: lower bound of the scores, exclusive.
-        topk_candidates: candidates per level before NMS.
-        nms_threshold: IoU threshold of NMS.
-        max_detections: detections per image.
+        test_score_thresh: lower bound of the scores, exclusive.
+        test_topk_candidates: candidates per level before NMS.
+        test_nms_thresh: IoU threshold of NMS.
+        max_detections_per_image: detections per image.
         focal_loss_alpha: weight of the foreground; -1 for no weights.
         focal_loss_gamma: exponent that reduces the loss of easy anchors.
         box_reg_loss_type: ``loss_type`` of ``box_loss_sum``.
@@ -174,21 +181,27 @@ class RetinaNet(ImageModel):
         **image_options: see ``ImageModel``.
     """
 
+    head_in_features = alias_of("in_features")
+    test_score_thresh = alias_of("score_threshold")
+    test_topk_candidates = alias_of("topk_candidates")
+    test_nms_thresh = alias_of("nms_threshold")
+    max_detections_per_image = alias_of("max_detections")
+
     @configurable
     def __init__(
         self,
         *,
         backbone: Any,
-        in_features: tuple[str, ...],
+        head_in_features: tuple[str, ...],
         head: Any,
         anchor_generator: Any,
         box2box_transform: Box2BoxTransform,
-        matcher: Matcher,
+        anchor_matcher: Matcher,
         num_classes: int,
-        score_threshold: float,
-        topk_candidates: int,
-        nms_threshold: float,
-        max_detections: int,
+        test_score_thresh: float,
+        test_topk_candidates: int,
+        test_nms_thresh: float,
+        max_detections_per_image: int,
         focal_loss_alpha: float,
         focal_loss_gamma: float,
         box_reg_loss_type: str,
@@ -197,17 +210,17 @@ class RetinaNet(ImageModel):
     ) -> None:
         super().__init__(**padding_of(backbone), **image_options)
         self.backbone = backbone
-        self.in_features: List[str] = list(in_features)
+        self.in_features: List[str] = list(head_in_features)
         self.head = head
         self.anchor_generator = tensor_anchors(anchor_generator)
         self.box2box_transform = box2box_transform
-        self.box_weights: List[float] = box2box_transform.graph_weights()
-        self.anchor_matcher = matcher
+        self.box_weights: List[float] = decoding_weights(box2box_transform)
+        self.anchor_matcher = anchor_matcher
         self.num_classes = num_classes
-        self.score_threshold = score_threshold
-        self.topk_candidates = topk_candidates
-        self.nms_threshold = nms_threshold
-        self.max_detections = max_detections
+        self.score_threshold = test_score_thresh
+        self.topk_candidates = test_topk_candidates
+        self.nms_threshold = test_nms_thresh
+        self.max_detections = max_detections_per_image
         self.focal_loss_alpha = focal_loss_alpha
         self.focal_loss_gamma = focal_loss_gamma
         self.box_reg_loss_type = box_reg_loss_type
@@ -225,16 +238,16 @@ class RetinaNet(ImageModel):
         anchors = build_anchor_generator(cfg, shapes)
         return {
             "backbone": backbone,
-            "in_features": tuple(node.IN_FEATURES),
+            "head_in_features": tuple(node.IN_FEATURES),
             "head": build_retinanet_head(cfg, shapes, anchors.num_anchors[0]),
             "anchor_generator": anchors,
             "box2box_transform": Box2BoxTransform(tuple(node.BBOX_REG_WEIGHTS)),
-            "matcher": Matcher(node.IOU_THRESHOLDS, node.IOU_LABELS, allow_low_quality_matches=True),
+            "anchor_matcher": Matcher(node.IOU_THRESHOLDS, node.IOU_LABELS, allow_low_quality_matches=True),
             "num_classes": node.NUM_CLASSES,
-            "score_threshold": node.SCORE_THRESH_TEST,
-            "topk_candidates": node.TOPK_CANDIDATES_TEST,
-            "nms_threshold": node.NMS_THRESH_TEST,
-            "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "test_score_thresh": node.SCORE_THRESH_TEST,
+            "test_topk_candidates": node.TOPK_CANDIDATES_TEST,
+            "test_nms_thresh": node.NMS_THRESH_TEST,
+            "max_detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
             "focal_loss_alpha": node.FOCAL_LOSS_ALPHA,
             "focal_loss_gamma": node.FOCAL_LOSS_GAMMA,
             "box_reg_loss_type": box_loss_type(node.BBOX_REG_LOSS_TYPE, "MODEL.RETINANET.BBOX_REG_LOSS_TYPE"),
@@ -329,9 +342,13 @@ class RetinaNet(ImageModel):
                 best, where, classes = top_candidates(
                     logits[level][image].sigmoid(), self.score_threshold, self.topk_candidates
                 )
-                level_boxes.append(
-                    apply_deltas(deltas[level][image][where], anchors[level][where], self.box_weights)
-                )
+                if not torch.jit.is_scripting() and len(self.box_weights) == 0:
+                    decode = self.box2box_transform.apply_deltas
+                    level_boxes.append(decode(deltas[level][image][where], anchors[level][where]))
+                else:
+                    level_boxes.append(
+                        apply_deltas(deltas[level][image][where], anchors[level][where], self.box_weights)
+                    )
                 level_scores.append(best)
                 level_classes.append(classes)
             boxes, scores = torch.cat(level_boxes), torch.cat(level_scores)

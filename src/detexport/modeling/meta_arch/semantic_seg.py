@@ -17,10 +17,7 @@ from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec, get_norm
 from detexport.layers.conv import Conv2d, init_conv_msra, shapes_of
 from detexport.modeling.backbone import backbone_segments, build_backbone, padding_of
-from detexport.modeling.meta_arch.image_model import ImageModel, image_options, preprocess_segment
-from detexport.modeling.meta_arch.inputs import gt_sem_segs_of
-from detexport.modeling.registries import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
-from detexport.modeling.segment import (
+from detexport.modeling.graph_segment import (
     IMAGE_PORT,
     Kind,
     Segment,
@@ -32,6 +29,9 @@ from detexport.modeling.segment import (
     raw_outputs,
     size_of,
 )
+from detexport.modeling.meta_arch.ground_truth import gt_sem_segs_of
+from detexport.modeling.meta_arch.image_model import ImageModel, image_options, preprocess_segment
+from detexport.modeling.registries import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 from detexport.structures.model_input import output_size
 
 SEM_SEG = raw_outputs(["sem_seg"])
@@ -158,12 +158,18 @@ class SemSegFPNHead(SemSegHead):
         shapes = shapes_of(input_shape, node.IN_FEATURES, key)
         others = sorted(set(node.IN_FEATURES) - {"p2", "p3", "p4", "p5"})
         if others:
-            raise ConfigError("unsupported levels", got=f"{key}: {others}", expected="some of p2, p3, p4, p5")
+            raise ConfigError(
+                "unsupported levels",
+                got=f"{key}: {others}",
+                expected="some of p2, p3, p4, p5",
+                remedy=f"correct {key}",
+            )
         if any(shape.stride < node.COMMON_STRIDE for shape in shapes):
             raise ConfigError(
                 "a level is finer than the common stride",
                 got=f"MODEL.SEM_SEG_HEAD.COMMON_STRIDE: {node.COMMON_STRIDE}",
                 expected=f"at most {min(shape.stride for shape in shapes)}",
+                remedy=f"correct it, or leave the finer level out of {key}",
             )
         return {
             "input_shape": dict(zip(node.IN_FEATURES, shapes, strict=True)),

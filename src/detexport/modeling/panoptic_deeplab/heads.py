@@ -21,9 +21,9 @@ from detexport.modeling.deeplab.sem_seg_head import (
     loss_options,
     predictor,
 )
+from detexport.modeling.graph_segment import Segment
 from detexport.modeling.meta_arch.semantic_seg import pad_targets, upsampled_segments
 from detexport.modeling.registries import SEM_SEG_HEADS_REGISTRY, Registry
-from detexport.modeling.segment import Segment
 
 INS_EMBED_BRANCHES_REGISTRY = Registry("instance embedding head", "MODEL.INS_EMBED_HEAD.NAME")
 

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from detexport.config import CfgNode, configurable
 from detexport.errors import ConfigError, ExportError, InputError
-from detexport.modeling.backbone import build_backbone
+from detexport.modeling.backbone import build_backbone, padding_of
+from detexport.modeling.meta_arch.ground_truth import gt_sem_segs_of
 from detexport.modeling.meta_arch.image_model import ImageModel, image_options
-from detexport.modeling.meta_arch.inputs import gt_sem_segs_of
 from detexport.modeling.meta_arch.semantic_seg import (
     build_sem_seg_head,
     crop_to_image,
@@ -18,7 +18,6 @@ from detexport.modeling.meta_arch.semantic_seg import (
 from detexport.modeling.panoptic_deeplab.grouping import CenterGrouping
 from detexport.modeling.panoptic_deeplab.heads import build_ins_embed_branch
 from detexport.modeling.registries import META_ARCH_REGISTRY
-from detexport.structures.image_list import pad_images
 from detexport.structures.model_input import output_size
 from detexport.utils.catalog import MetadataCatalog
 
@@ -43,7 +42,7 @@ class PanopticDeepLab(ImageModel):
         ins_embed_head: feature maps -> heatmap of centres and offsets over the padded image.
         grouping: combines the outputs.
         predict_instances: also return the instances, with masks.
-        size_divisibility: images are padded to a multiple of this, in px; 0 for no padding.
+        size_divisibility: images are padded to a multiple of this, in px; 0 for what the backbone needs.
         **image_options: see ``ImageModel``.
     """
 
@@ -59,8 +58,10 @@ class PanopticDeepLab(ImageModel):
         size_divisibility: int = 0,
         **image_options: Any,
     ) -> None:
-        divisibility = size_divisibility or backbone.size_divisibility
-        super().__init__(size_divisibility=divisibility, **image_options)
+        padding = padding_of(backbone)
+        if size_divisibility:
+            padding["size_divisibility"] = size_divisibility
+        super().__init__(**padding, **image_options)
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
         self.ins_embed_head = ins_embed_head
@@ -181,7 +182,9 @@ class PanopticDeepLab(ImageModel):
         Args:
             images: each (C, H, W), values 0..255.
         """
-        batch, image_sizes = pad_images([self.normalize(image) for image in images], self.size_divisibility)
+        batch, image_sizes = self.pad_images(
+            [self.normalize(image) for image in images], self.size_divisibility
+        )
         features = self.backbone(batch)
         logits = self.sem_seg_head(features)
         center, offset = self.ins_embed_head(features)
@@ -228,6 +231,7 @@ def _check_options(cfg: CfgNode) -> None:
             "the outputs of a network alone are not supported",
             got="MODEL.PANOPTIC_DEEPLAB.BENCHMARK_NETWORK_SPEED: True",
             expected="False",
+            remedy="set it to False",
         )
     if node.USE_DEPTHWISE_SEPARABLE_CONV != cfg.MODEL.SEM_SEG_HEAD.USE_DEPTHWISE_SEPARABLE_CONV:
         raise ConfigError(
@@ -235,4 +239,5 @@ def _check_options(cfg: CfgNode) -> None:
             got=f"MODEL.PANOPTIC_DEEPLAB.USE_DEPTHWISE_SEPARABLE_CONV: {node.USE_DEPTHWISE_SEPARABLE_CONV}, "
             "MODEL.SEM_SEG_HEAD.USE_DEPTHWISE_SEPARABLE_CONV: the opposite",
             expected="equal values",
+            remedy="set both to the same value",
         )

@@ -14,6 +14,7 @@ from detexport.config import CfgNode
 from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec
 from detexport.layers.conv import Conv2d, init_conv_msra, init_normal, init_xavier
+from detexport.modeling.graph_segment import Kind, Port, Segment, own_methods, rows
 from detexport.modeling.point_rend.point_head import build_point_head, check_num_classes
 from detexport.modeling.point_rend.sampling import (
     PointPooler,
@@ -29,7 +30,6 @@ from detexport.modeling.registries import ROI_HEADS_REGISTRY, ROI_MASK_HEAD_REGI
 from detexport.modeling.roi_heads.base import split_by_image
 from detexport.modeling.roi_heads.mask_head import class_logits, mask_loss
 from detexport.modeling.roi_heads.standard import StandardROIHeads
-from detexport.modeling.segment import Kind, Port, Segment, own_methods, rows
 from detexport.structures import BitMasks, Instances
 from detexport.utils.events import record
 
@@ -196,6 +196,7 @@ def masks_at_points(instances: list[Instances], points: Tensor) -> Tensor:
                 "PointRend trains on bitmap masks",
                 got=f"gt_masks as {type(image.gt_masks).__name__}",
                 expected="INPUT.MASK_FORMAT: bitmask",
+                remedy="set INPUT.MASK_FORMAT: bitmask",
             )
         height, width = image.gt_masks.image_size
         relative = points_in_image(box, inside) / points.new_tensor([width, height])
@@ -380,6 +381,7 @@ def _square_side(num_points: int) -> int:
             "ImplicitPointRendMaskHead first predicts a square of points",
             got=f"MODEL.POINT_HEAD.SUBDIVISION_NUM_POINTS: {num_points}",
             expected=f"a square, such as {max(side, 1) ** 2}",
+            remedy="correct MODEL.POINT_HEAD.SUBDIVISION_NUM_POINTS",
         )
     return side
 
@@ -427,23 +429,27 @@ def _check_options(cfg: CfgNode, input_shape: Any, *, implicit: bool) -> None:
             got=f"MODEL.ROI_MASK_HEAD.POOLER_TYPE: {node.POOLER_TYPE!r}, "
             f"MODEL.ROI_HEADS.NAME: {cfg.MODEL.ROI_HEADS.NAME}",
             expected="POOLER_TYPE: '' with StandardROIHeads or CascadeROIHeads",
+            remedy="set both as expected",
         )
     if (name == "ImplicitPointHead") != implicit:
         raise ConfigError(
             f"{node.NAME} needs another point head",
             got=f"MODEL.POINT_HEAD.NAME: {name}",
             expected="ImplicitPointHead with ImplicitPointRendMaskHead, and with that alone",
+            remedy="correct MODEL.POINT_HEAD.NAME",
         )
     if node.CLS_AGNOSTIC_MASK:
         raise ConfigError(
             f"unsupported option with {node.NAME}",
             got="MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK: True",
             expected="False; MODEL.POINT_HEAD.CLS_AGNOSTIC_MASK shares the points' masks",
+            remedy="set MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK: False",
         )
     if node.POOLER_RESOLUTION < 2:
         raise ConfigError(
             f"{node.NAME} halves its features, and they are too small",
             got=f"MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION: {node.POOLER_RESOLUTION}",
             expected="2 or more",
+            remedy="correct MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION",
         )
     check_num_classes(cfg, "MODEL.ROI_HEADS.NUM_CLASSES", cfg.MODEL.ROI_HEADS.NUM_CLASSES)

@@ -174,6 +174,7 @@ def build_implicit_point_head(cfg: CfgNode, input_shape: ShapeSpec) -> ImplicitP
             "the implicit point head has no inputs",
             got="MODEL.IMPLICIT_POINTREND: IMAGE_FEATURE_ENABLED and POS_ENC_ENABLED False",
             expected="one of them True",
+            remedy="set one of them to True",
         )
     return ImplicitPointHead(
         input_shape,
@@ -195,4 +196,5 @@ def check_num_classes(cfg: CfgNode, key: str, num_classes: int) -> None:
             "the point head and the head that it refines differ in their number of classes",
             got=f"MODEL.POINT_HEAD.NUM_CLASSES: {cfg.MODEL.POINT_HEAD.NUM_CLASSES}",
             expected=f"{num_classes}, as {key}",
+            remedy=f"set MODEL.POINT_HEAD.NUM_CLASSES: {num_classes}",
         )

@@ -145,5 +145,6 @@ def point_sampling(cfg: CfgNode) -> PointSampling:
             got=f"MODEL.POINT_HEAD.OVERSAMPLE_RATIO: {node.OVERSAMPLE_RATIO}, "
             f"MODEL.POINT_HEAD.IMPORTANCE_SAMPLE_RATIO: {node.IMPORTANCE_SAMPLE_RATIO}",
             expected="at least 1, and 0 to 1",
+            remedy="correct them",
         )
     return PointSampling(node.TRAIN_NUM_POINTS, node.OVERSAMPLE_RATIO, node.IMPORTANCE_SAMPLE_RATIO)

@@ -129,6 +129,7 @@ def _check_options(cfg: CfgNode) -> None:
             got=f"MODEL.POINT_HEAD.SUBDIVISION_STEPS: {node.SUBDIVISION_STEPS}, "
             f"MODEL.SEM_SEG_HEAD.COMMON_STRIDE: {stride}",
             expected="a stride of 2 to the power of the steps",
+            remedy="correct one of the two",
         )
     if node.NAME == "ImplicitPointHead" or node.CLS_AGNOSTIC_MASK:
         raise ConfigError(
@@ -136,10 +137,12 @@ def _check_options(cfg: CfgNode) -> None:
             got=f"MODEL.POINT_HEAD.NAME: {node.NAME}, MODEL.POINT_HEAD.CLS_AGNOSTIC_MASK: "
             f"{node.CLS_AGNOSTIC_MASK}",
             expected="StandardPointHead, False",
+            remedy="set both as expected",
         )
     if node.COARSE_SEM_SEG_HEAD_NAME == "PointRendSemSegHead":
         raise ConfigError(
             "a semantic head cannot be its own coarse head",
             got="MODEL.POINT_HEAD.COARSE_SEM_SEG_HEAD_NAME: PointRendSemSegHead",
             expected="another, such as SemSegFPNHead",
+            remedy="correct MODEL.POINT_HEAD.COARSE_SEM_SEG_HEAD_NAME",
         )

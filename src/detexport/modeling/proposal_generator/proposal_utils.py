@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from detexport.modeling.proposal_generator.rpn import select_proposals
@@ -20,13 +19,23 @@ def add_ground_truth_to_proposals(
 
     Args:
         gt: ground truth of each image, ``Instances`` with ``gt_boxes``, or ``Boxes``.
-        proposals: with ``proposal_boxes`` and ``objectness_logits``, of each image.
+        proposals: with ``proposal_boxes`` and, if any, ``objectness_logits``, of each image; the ground truth
+            has their other fields, too.
+
+    Raises:
+        ValueError: it has not.
     """
     extended = []
     for truth, found in zip(gt, proposals, strict=True):
         boxes: Any = truth.gt_boxes if isinstance(truth, Instances) else truth
-        logits = found.objectness_logits.new_full((len(boxes),), GROUND_TRUTH_LOGIT)
-        added = Instances(found.image_size, proposal_boxes=boxes, objectness_logits=logits)
+        added = Instances(found.image_size, proposal_boxes=boxes)
+        for name in found.get_fields().keys() - {"proposal_boxes"}:
+            if name == "objectness_logits":
+                added.objectness_logits = found.objectness_logits.new_full((len(boxes),), GROUND_TRUTH_LOGIT)
+            elif isinstance(truth, Instances) and truth.has(name):
+                added.set(name, truth.get(name))
+            else:
+                raise ValueError(f"proposals have the field {name!r}, which the ground truth lacks")
         extended.append(Instances.cat([found, added]))
     return extended
 
@@ -65,10 +74,9 @@ def find_top_rpn_proposals(
     for index, size in enumerate(image_sizes):
         boxes = [level[index] for level in proposals]
         logits = [level[index : index + 1] for level in pred_objectness_logits]
-        # The boxes are decoded already: as anchors, with deltas of 0.
-        still = [torch.zeros_like(level)[None] for level in boxes]
+        decoded = [level[None] for level in boxes]
         (selected,) = select_proposals(
-            boxes, logits, still, [size], [1.0] * 4, pre_nms_topk, post_nms_topk, nms_thresh, min_box_size
+            boxes, logits, decoded, [size], [], pre_nms_topk, post_nms_topk, nms_thresh, min_box_size
         )
         found.append(Instances(size, proposal_boxes=Boxes(selected[0]), objectness_logits=selected[1]))
     return found

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from detexport.config import CfgNode, configurable
 from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec, nms_per_class
+from detexport.layers.alias_of import alias_of
 from detexport.layers.conv import Conv2d, init_normal, shapes_of
 from detexport.modeling.anchor_generator import build_anchor_generator, by_anchor, tensor_anchors
 from detexport.modeling.box_regression import (
@@ -20,13 +21,11 @@ from detexport.modeling.box_regression import (
     anchor_loss_sum,
     apply_deltas,
     box_loss_type,
+    decoding_weights,
     loss_weights_of,
     weights_of,
 )
-from detexport.modeling.matcher import Matcher, match_anchors
-from detexport.modeling.registries import PROPOSAL_GENERATOR_REGISTRY, RPN_HEAD_REGISTRY
-from detexport.modeling.sampling import subsample_labels
-from detexport.modeling.segment import (
+from detexport.modeling.graph_segment import (
     IMAGE_PORT,
     PROPOSALS,
     DenseHead,
@@ -40,6 +39,9 @@ from detexport.modeling.segment import (
     own_methods,
     size_of,
 )
+from detexport.modeling.matcher import Matcher, match_anchors
+from detexport.modeling.registries import PROPOSAL_GENERATOR_REGISTRY, RPN_HEAD_REGISTRY
+from detexport.modeling.sampling import subsample_labels
 from detexport.structures import Boxes, ImageList, Instances
 from detexport.structures.boxes import clip_boxes, nonempty_boxes
 from detexport.utils.events import record
@@ -143,6 +145,8 @@ class RPN(nn.Module):
     box_type = Boxes
     transform_type = Box2BoxTransform
     box_dim = 4
+    nms_thresh = alias_of("nms_threshold")
+    anchor_boundary_thresh = alias_of("boundary_threshold")
 
     @configurable
     def __init__(
@@ -176,7 +180,7 @@ class RPN(nn.Module):
         self.rpn_head = head
         self.anchor_generator = tensor_anchors(anchor_generator)
         self.box2box_transform = box2box_transform
-        self.box_weights: List[float] = box2box_transform.graph_weights()
+        self.box_weights: List[float] = decoding_weights(box2box_transform, self.transform_type)
         self.anchor_matcher = anchor_matcher
         self.batch_size_per_image = batch_size_per_image
         self.positive_fraction = positive_fraction
@@ -278,6 +282,12 @@ class RPN(nn.Module):
         image_sizes: List[Tuple[int, int]],
     ) -> List[Tuple[Tensor, Tensor]]:
         """Select the proposals of each image by ``select_proposals`` with the options of this module."""
+        if not torch.jit.is_scripting() and len(self.box_weights) == 0:
+            decode = self.box2box_transform.apply_deltas
+            deltas = [
+                torch.stack([decode(of_image, level) for of_image in of_level.unbind()])
+                for of_level, level in zip(deltas, anchors, strict=True)
+            ]
         return select_proposals(
             anchors,
             logits,
@@ -375,7 +385,7 @@ def select_proposals(
         logits: (N, HWA) per level.
         deltas: (N, HWA, 4) per level.
         image_sizes: height and width of each image in px.
-        box_weights: factors of dx, dy, dw and dh in ``deltas``.
+        box_weights: factors of dx, dy, dw and dh in ``deltas``; none if ``deltas`` are decoded boxes.
         pre_nms_topk: proposals per level before NMS.
         post_nms_topk: proposals per image after NMS.
         nms_threshold: IoU threshold of NMS.
@@ -396,7 +406,10 @@ def select_proposals(
             scores, indices = padded.topk(pre_nms_topk)
             real = (scores > pad_score).nonzero()[:, 0]
             scores, indices = scores[real], indices[real]
-            boxes = apply_deltas(deltas[level][image][indices], anchors[level][indices], box_weights)
+            if not torch.jit.is_scripting() and len(box_weights) == 0:
+                boxes = deltas[level][image][indices]
+            else:
+                boxes = apply_deltas(deltas[level][image][indices], anchors[level][indices], box_weights)
             level_boxes.append(boxes)
             level_scores.append(scores)
             level_ids.append(torch.full_like(indices, level))
@@ -417,12 +430,13 @@ class _Proposals(nn.Module):
         super().__init__()
         self.rpn = own_methods(rpn)
         self.anchors: Any = rpn.anchor_generator
+        self.box_dim: int = rpn.box_dim
 
     def forward(self, tensors: List[Tensor]) -> List[Tensor]:
         levels = len(tensors) // 2
         logit_maps, image = tensors[:levels], tensors[-1]
         logits = [by_anchor(one, 1).flatten(1) for one in logit_maps]
-        deltas = [by_anchor(one, 4) for one in tensors[levels : 2 * levels]]
+        deltas = [by_anchor(one, self.box_dim) for one in tensors[levels : 2 * levels]]
         boxes, scores = self.rpn.find_proposals(self.anchors(logit_maps), logits, deltas, [size_of(image)])[0]
         return [boxes, scores]
 

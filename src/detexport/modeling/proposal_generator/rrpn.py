@@ -58,6 +58,12 @@ class RRPN(RPN):
         image_sizes: List[Tuple[int, int]],
     ) -> List[Tuple[Tensor, Tensor]]:
         """Return rotated boxes (R, 5) and their logits (R,), descending: see ``select_rotated_proposals``."""
+        if not torch.jit.is_scripting() and len(self.box_weights) == 0:
+            decode = self.box2box_transform.apply_deltas
+            deltas = [
+                torch.stack([decode(of_image, level) for of_image in of_level.unbind()])
+                for of_level, level in zip(deltas, anchors, strict=True)
+            ]
         return select_rotated_proposals(
             anchors,
             logits,
@@ -89,7 +95,7 @@ def select_rotated_proposals(
         logits: (N, HWA) per level.
         deltas: (N, HWA, 5) per level.
         image_sizes: height and width of each image in px; only boxes that are nearly horizontal are clipped.
-        box_weights: factors of the deltas.
+        box_weights: factors of the deltas; none if ``deltas`` are decoded boxes.
         pre_nms_topk: proposals per level before NMS.
         post_nms_topk: proposals per image after NMS.
         nms_threshold: IoU threshold of NMS.
@@ -110,8 +116,10 @@ def select_rotated_proposals(
             scores, indices = padded.topk(pre_nms_topk)
             real = (scores > pad_score).nonzero()[:, 0]
             scores, indices = scores[real], indices[real]
-            own, base = deltas[level][image][indices], anchors[level][indices]
-            level_boxes.append(apply_rotated_deltas(own, base, box_weights))
+            boxes = deltas[level][image][indices]
+            if torch.jit.is_scripting() or len(box_weights) > 0:
+                boxes = apply_rotated_deltas(boxes, anchors[level][indices], box_weights)
+            level_boxes.append(boxes)
             level_scores.append(scores)
             level_ids.append(torch.full_like(indices, level))
         boxes, scores, ids = torch.cat(level_boxes), torch.cat(level_scores), torch.cat(level_ids)
@@ -128,5 +136,8 @@ def require_smooth_l1(loss_type: str, key: str) -> None:
     """Raise ConfigError unless the loss of the configuration's ``key`` is defined for rotated boxes."""
     if loss_type != "smooth_l1":
         raise ConfigError(
-            "this box loss is not defined for rotated boxes", got=f"{key}: {loss_type}", expected="smooth_l1"
+            "this box loss is not defined for rotated boxes",
+            got=f"{key}: {loss_type}",
+            expected="smooth_l1",
+            remedy=f"set {key}: smooth_l1",
         )

@@ -3,7 +3,7 @@
 Shapes: R proposals, D detections of an image, K classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Dict, List
 
 import torch
@@ -12,10 +12,8 @@ from torch import Tensor, nn
 from detexport.config import CfgNode, configurable
 from detexport.layers import ShapeSpec
 from detexport.layers.conv import shapes_of
-from detexport.modeling.matcher import Matcher, matched_classes, overlaps
-from detexport.modeling.poolers import ROIPooler
-from detexport.modeling.sampling import subsample_labels
-from detexport.modeling.segment import (
+from detexport.modeling.graph import GraphMethods
+from detexport.modeling.graph_segment import (
     IMAGE_PORT,
     PROPOSAL_BOXES,
     Kind,
@@ -27,6 +25,10 @@ from detexport.modeling.segment import (
     raw_outputs,
     size_of,
 )
+from detexport.modeling.matcher import Matcher, matched_classes, overlaps
+from detexport.modeling.poolers import ROIPooler
+from detexport.modeling.proposal_generator.proposal_utils import add_ground_truth_to_proposals
+from detexport.modeling.sampling import subsample_labels
 from detexport.structures import Boxes, ImageList, Instances, RotatedBoxes
 from detexport.utils.events import record
 
@@ -127,12 +129,30 @@ class ROIHeads(nn.Module):
                 raise ValueError("training needs targets for each image")
             sampled = self.label_and_sample_proposals(proposals, targets)
             return sampled, self.losses(features, sampled, targets)
-        boxes = [instances.proposal_boxes.tensor for instances in proposals]
-        found = self.detect(features, boxes, images.image_sizes)
+        return self.detect_instances(features, proposals), {}
+
+    @torch.jit.unused
+    def graph_methods(self) -> GraphMethods:
+        """Return the documented methods that a graph replaces, each with the method that it calls."""
         return [
-            detections_as_instances(fields, size)
-            for fields, size in zip(found, images.image_sizes, strict=True)
-        ], {}
+            (self, "forward", "detect"),
+            (self, "forward_with_given_boxes", "detect"),
+            (self, "_forward_mask", "add_masks"),
+        ]
+
+    @torch.jit.unused
+    def detect_instances(self, features: dict[str, Tensor], proposals: list[Instances]) -> list[Instances]:
+        """Return the detections of each image, as ``detect`` computes them.
+
+        A subclass calls the documented methods instead if its class or its predictor's overrides one of them.
+
+        Args:
+            features: feature maps by name.
+            proposals: ``proposal_boxes`` of each image.
+        """
+        sizes = [instances.image_size for instances in proposals]
+        found = self.detect(features, [instances.proposal_boxes.tensor for instances in proposals], sizes)
+        return [detections_as_instances(*one) for one in zip(found, sizes, strict=True)]
 
     @torch.jit.unused
     def forward_with_given_boxes(
@@ -144,45 +164,46 @@ class ROIHeads(nn.Module):
             features: feature maps by name.
             instances: with ``pred_boxes`` and ``pred_classes``, of each image.
         """
-        levels = [features[name].contiguous() for name in self.in_features]
-        given = [{"pred_boxes": one.pred_boxes.tensor, "pred_classes": one.pred_classes} for one in instances]
-        found = self.add_instance_fields(levels, given, [one.image_size for one in instances])
-        completed = []
-        for one, fields in zip(instances, found, strict=True):
-            predicted = detections_as_instances(fields, one.image_size).get_fields()
-            completed.append(Instances(one.image_size, **(one.get_fields() | predicted)))
-        return completed
+        return self._forward_mask(features, instances)
 
     @torch.jit.unused
-    def add_instance_fields(
-        self,
-        levels: list[Tensor],
-        detections: list[dict[str, Tensor]],
-        image_sizes: list[tuple[int, int]],
-    ) -> list[dict[str, Tensor]]:
-        """Add what the heads predict for detected boxes: masks here, keypoints too in a subclass."""
-        return self.add_masks(levels, detections)
+    def _forward_mask(self, features: dict[str, Tensor], instances: list[Instances]) -> Any:
+        """Return the detections with masks, or in training the mask loss of the foreground."""
+        levels = self.levels_of(features)
+        if not self.training:
+            return completed(instances, lambda given, _: self.add_masks(levels, given))
+        if self.mask_head is None:
+            return {}
+        foreground = self.foreground(instances)
+        inside = self.mask_features(levels, [one.proposal_boxes.tensor for one in foreground])
+        return self.mask_head.losses(inside, foreground)
+
+    @torch.jit.unused
+    def levels_of(self, features: dict[str, Tensor]) -> list[Tensor]:
+        """Return the feature maps that the heads pool from, contiguous, as in ``detect``."""
+        return [features[name].contiguous() for name in self.in_features]
 
     @torch.jit.unused
     @torch.no_grad()
     def label_and_sample_proposals(
         self, proposals: list[Instances], targets: list[Instances]
     ) -> list[Instances]:
-        """Sample proposals for training; each gets the fields of its matched ground truth."""
+        """Sample proposals for training; each keeps its fields and gets the ``gt_*`` of its ground truth."""
         sampled = []
+        if self.proposal_append_gt:
+            proposals = add_ground_truth_to_proposals(targets, proposals)
         for instances, target in zip(proposals, targets, strict=True):
             boxes: Any = instances.proposal_boxes
-            if self.proposal_append_gt:
-                boxes = type(boxes).cat([boxes, target.gt_boxes])
             classes, matches = self.label_boxes(boxes, target, self.proposal_matcher)
             positive, negative = subsample_labels(
                 classes, self.batch_size_per_image, self.positive_fraction, bg_label=self.num_classes
             )
             chosen = torch.cat([positive, negative])
-            result = Instances(instances.image_size, proposal_boxes=boxes[chosen], gt_classes=classes[chosen])
+            result = instances[chosen]
+            result.gt_classes = classes[chosen]
             if len(target):
                 for name, value in target.get_fields().items():
-                    if name != "gt_classes":
+                    if name.startswith("gt_") and not result.has(name):
                         result.set(name, value[matches[chosen]])
             else:
                 result.gt_boxes = type(boxes)(torch.zeros_like(boxes[chosen].tensor))
@@ -225,6 +246,25 @@ def detections_as_instances(fields: dict[str, Tensor], image_size: tuple[int, in
         else:
             instances.set(name, value)
     return instances
+
+
+def completed(
+    instances: list[Instances],
+    add_fields: Callable[[list[dict[str, Tensor]], list[tuple[int, int]]], list[dict[str, Tensor]]],
+) -> list[Instances]:
+    """Return copies of detections with further fields.
+
+    Args:
+        instances: with ``pred_boxes`` and ``pred_classes``, of each image.
+        add_fields: adds the fields to these two, given the image sizes, too.
+    """
+    sizes = [one.image_size for one in instances]
+    given = [{"pred_boxes": one.pred_boxes.tensor, "pred_classes": one.pred_classes} for one in instances]
+    found = add_fields(given, sizes)
+    return [
+        Instances(size, **(one.get_fields() | detections_as_instances(fields, size).get_fields()))
+        for one, fields, size in zip(instances, found, sizes, strict=True)
+    ]
 
 
 def sampling_options(cfg: CfgNode) -> dict[str, Any]:

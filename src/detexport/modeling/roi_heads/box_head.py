@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from detexport.config import CfgNode, configurable
 from detexport.layers import ShapeSpec, get_norm
 from detexport.layers.conv import Conv2d, init_conv_msra, init_xavier
+from detexport.modeling.graph_segment import Segment, rows
 from detexport.modeling.registries import ROI_BOX_HEAD_REGISTRY
-from detexport.modeling.segment import Segment, rows
 
 
 def build_box_head(cfg: CfgNode, input_shape: ShapeSpec) -> Any:

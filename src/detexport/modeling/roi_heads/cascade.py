@@ -12,19 +12,8 @@ from detexport.config import CfgNode, configurable
 from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec
 from detexport.modeling.box_regression import Box2BoxTransform
-from detexport.modeling.matcher import Matcher
-from detexport.modeling.poolers import ROIPooler, pooling_segment
-from detexport.modeling.registries import ROI_HEADS_REGISTRY
-from detexport.modeling.roi_heads.base import (
-    build_pooler,
-    level_shapes,
-    pooled_shape,
-    split_by_image,
-)
-from detexport.modeling.roi_heads.box_head import box_head_segment, build_box_head
-from detexport.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
-from detexport.modeling.roi_heads.standard import StandardROIHeads
-from detexport.modeling.segment import (
+from detexport.modeling.graph import GraphMethods, replaced_methods
+from detexport.modeling.graph_segment import (
     DETECTIONS,
     IMAGE_PORT,
     PROPOSAL_BOXES,
@@ -36,6 +25,22 @@ from detexport.modeling.segment import (
     rows,
     size_of,
 )
+from detexport.modeling.matcher import Matcher
+from detexport.modeling.poolers import ROIPooler, pooling_segment
+from detexport.modeling.registries import ROI_HEADS_REGISTRY
+from detexport.modeling.roi_heads.base import (
+    build_pooler,
+    level_shapes,
+    pooled_shape,
+    split_by_image,
+)
+from detexport.modeling.roi_heads.box_head import box_head_segment, build_box_head
+from detexport.modeling.roi_heads.fast_rcnn import (
+    FastRCNNOutputLayers,
+    fast_rcnn_inference,
+    predictor_methods,
+)
+from detexport.modeling.roi_heads.standard import StandardROIHeads
 from detexport.structures import Boxes, Instances
 from detexport.structures.boxes import clip_boxes
 from detexport.utils.events import name_scope
@@ -123,6 +128,55 @@ class CascadeROIHeads(StandardROIHeads):
         return results
 
     @torch.jit.unused
+    def predictor_methods(self) -> GraphMethods:
+        """Return the documented methods of the predictors that a graph replaces."""
+        return [one for predictor in self.box_predictor for one in predictor_methods(predictor)]
+
+    @torch.jit.unused
+    def losses(
+        self, features: dict[str, Tensor], proposals: list[Instances], targets: list[Instances]
+    ) -> dict[str, Tensor]:
+        """Compute the losses of all stages and, over the foreground, of the mask and keypoint heads."""
+        return {
+            **self._forward_box(features, proposals, targets),
+            **self._forward_mask(features, proposals),
+            **self._forward_keypoint(features, proposals),
+        }
+
+    @torch.jit.unused
+    def _forward_box(
+        self, features: dict[str, Tensor], proposals: list[Instances], targets: list[Instances] | None = None
+    ) -> Any:
+        """Return the detections without masks and keypoints, or in training the box losses.
+
+        Args:
+            features: feature maps by name.
+            proposals: ``proposal_boxes`` of each image; in training with the ground truth.
+            targets: in training, the ground truth of each image.
+        """
+        levels = self.levels_of(features)
+        if self.training:
+            return self.box_losses(levels, proposals, targets or [])
+        if not replaced_methods(self.predictor_methods()):
+            return super()._forward_box(features, proposals)
+        sizes = [one.image_size for one in proposals]
+        scores: list[list[Tensor]] = []
+        boxes: list[Tensor] = []
+        for stage, (head, predictor) in enumerate(zip(self.box_head, self.box_predictor, strict=True)):
+            if stage > 0:
+                clipped = [Boxes(clip_boxes(*one)) for one in zip(boxes, sizes, strict=True)]
+                proposals = [
+                    Instances(size, proposal_boxes=box) for size, box in zip(sizes, clipped, strict=True)
+                ]
+            predictions = predictor(head(self.box_pooler(levels, [one.proposal_boxes for one in proposals])))
+            scores.append(predictor.predict_probs(predictions, proposals))
+            boxes = predictor.predict_boxes(predictions, proposals)
+        mean = [torch.stack(of_image).mean(dim=0) for of_image in zip(*scores, strict=True)]
+        last = self.final_predictor()
+        limits = (last.score_threshold, last.nms_threshold, last.max_detections)
+        return fast_rcnn_inference(boxes, mean, sizes, *limits)[0]
+
+    @torch.jit.unused
     def segments(self) -> list[Segment]:
         """Return the segments of each stage, of the mean of their scores, and of the heads on detections."""
         segments: list[Segment] = []
@@ -203,12 +257,14 @@ def _check_cascade_options(cfg: CfgNode) -> None:
             "a cascade needs class-agnostic box regression",
             got="MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG: False",
             expected="MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG: True",
+            remedy="set it to True",
         )
     if cfg.MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES:
         raise ConfigError(
             "unsupported option with a cascade",
             got="MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES: True",
             expected="MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES: False",
+            remedy="set it to False",
         )
     if not cascade.IOUS or len(cascade.IOUS) != len(cascade.BBOX_REG_WEIGHTS):
         raise ConfigError(
@@ -216,6 +272,7 @@ def _check_cascade_options(cfg: CfgNode) -> None:
             got=f"MODEL.ROI_BOX_CASCADE_HEAD: {len(cascade.IOUS)} IOUS, "
             f"{len(cascade.BBOX_REG_WEIGHTS)} BBOX_REG_WEIGHTS",
             expected="as many of both, at least one",
+            remedy="give both lists one entry for each stage",
         )
     if [cascade.IOUS[0]] != list(heads.IOU_THRESHOLDS):
         raise ConfigError(
@@ -223,6 +280,7 @@ def _check_cascade_options(cfg: CfgNode) -> None:
             got=f"MODEL.ROI_BOX_CASCADE_HEAD.IOUS: {list(cascade.IOUS)}, "
             f"MODEL.ROI_HEADS.IOU_THRESHOLDS: {list(heads.IOU_THRESHOLDS)}",
             expected="the first of IOUS as the only threshold",
+            remedy="correct one of the two",
         )
 
 

@@ -12,16 +12,19 @@ from torch import Tensor, nn
 from detexport.config import CfgNode, configurable
 from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec, nms_per_class
+from detexport.layers.alias_of import alias_of
 from detexport.layers.conv import init_normal
 from detexport.modeling.box_regression import (
     Box2BoxTransform,
     apply_deltas,
     box_loss_sum,
     box_loss_type,
+    decoding_weights,
     loss_weights_of,
     weights_of,
 )
-from detexport.modeling.segment import (
+from detexport.modeling.graph import GraphMethods
+from detexport.modeling.graph_segment import (
     DETECTIONS,
     IMAGE_PORT,
     PROPOSAL_BOXES,
@@ -31,6 +34,7 @@ from detexport.modeling.segment import (
     rows,
     size_of,
 )
+from detexport.modeling.roi_heads.base import split_by_image
 from detexport.structures import Boxes, Instances
 from detexport.structures.boxes import clip_boxes
 from detexport.utils.events import has_event_storage, record
@@ -83,7 +87,7 @@ def fast_rcnn_inference(
     nms_thresh: float,
     topk_per_image: int,
 ) -> tuple[list[Instances], list[Tensor]]:
-    """Select the detections of each image, as ``select_detections`` does, and tell their proposals.
+    """Select detections as ``select_detections`` does, and return the index of each one's proposal.
 
     Args:
         boxes: (R, 4 or K * 4) of each image, XYXY in px.
@@ -99,7 +103,7 @@ def fast_rcnn_inference(
     """
     instances, kept = [], []
     for box, score, shape in zip(boxes, scores, image_shapes, strict=True):
-        per_class, of_classes = box.reshape(len(box), -1, 4), score[:, :-1]
+        per_class, of_classes = box.unflatten(1, (-1, 4)), score[:, :-1]
         finite = per_class.flatten(1).isfinite().all(dim=1) & of_classes.isfinite().all(dim=1)
         rows, classes = (finite[:, None] & (of_classes > score_thresh)).nonzero(as_tuple=True)
         columns = classes if per_class.shape[1] > 1 else torch.zeros_like(classes)
@@ -156,6 +160,9 @@ class FastRCNNOutputLayers(nn.Module):
         transform_type: Any
     transform_type = Box2BoxTransform
     box_dim = 4
+    test_score_thresh = alias_of("score_threshold")
+    test_nms_thresh = alias_of("nms_threshold")
+    test_topk_per_image = alias_of("max_detections")
 
     @configurable
     def __init__(
@@ -182,7 +189,7 @@ class FastRCNNOutputLayers(nn.Module):
         channels = input_shape.channels * (input_shape.width or 1) * (input_shape.height or 1)
         self.num_classes = num_classes
         self.box2box_transform = box2box_transform
-        self.box_weights: List[float] = box2box_transform.graph_weights()
+        self.box_weights: List[float] = decoding_weights(box2box_transform, self.transform_type)
         self.use_sigmoid = use_sigmoid_ce
         self.score_threshold = test_score_thresh
         self.nms_threshold = test_nms_thresh
@@ -197,7 +204,7 @@ class FastRCNNOutputLayers(nn.Module):
         self.fed_loss_freq_weight_power = fed_loss_freq_weight_power
         self.fed_loss_cls_weights: Tensor | None = None
         self.cls_score = nn.Linear(channels, num_classes + 1)
-        box_dim = len(box2box_transform.weights)
+        box_dim = len(getattr(box2box_transform, "weights", range(self.box_dim)))
         self.bbox_pred = nn.Linear(channels, box_dim * (1 if cls_agnostic_bbox_reg else num_classes))
         init_normal(self.cls_score, std=0.01)
         init_normal(self.bbox_pred, std=0.001)
@@ -211,6 +218,7 @@ class FastRCNNOutputLayers(nn.Module):
                 "the federated loss needs sigmoid scores",
                 got="MODEL.ROI_BOX_HEAD.USE_FED_LOSS: True, MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE: False",
                 expected="both, or neither",
+                remedy="set MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE: True, or USE_FED_LOSS: False",
             )
         return {
             "input_shape": input_shape,
@@ -250,6 +258,8 @@ class FastRCNNOutputLayers(nn.Module):
 
     def decode(self, deltas: Tensor, proposals: Tensor) -> Tensor:
         """Decode box deltas (R, 4 or K * 4) of proposals (R, 4) to boxes (R, 4 or K * 4), XYXY in px."""
+        if not torch.jit.is_scripting() and len(self.box_weights) == 0:
+            return self.box2box_transform.apply_deltas(deltas, proposals)
         return apply_deltas(deltas, proposals, self.box_weights)
 
     def select(
@@ -277,6 +287,15 @@ class FastRCNNOutputLayers(nn.Module):
     ) -> Tuple[Tensor, Tensor, Tensor]:
         """Decode the outputs of one image and select its detections: see ``select_detections``."""
         return self.select(self.decode(deltas, proposals), self.probabilities(logits), image_size)
+
+    @torch.jit.unused
+    def graph_methods(self) -> GraphMethods:
+        """Return the documented methods that a graph replaces, each with the method that it calls."""
+        return [
+            (self, "predict_probs", "probabilities"),
+            (self, "predict_boxes", "decode"),
+            (self, "inference", "detect"),
+        ]
 
     @torch.jit.unused
     @torch.no_grad()
@@ -347,8 +366,8 @@ class FastRCNNOutputLayers(nn.Module):
             predictions: logits and box deltas of all proposals.
             proposals: with ``proposal_boxes``, of each image.
         """
-        boxes = torch.cat([one.proposal_boxes.tensor for one in proposals])
-        return list(self.decode(predictions[1], boxes).split([len(one) for one in proposals]))
+        boxes = [one.proposal_boxes.tensor for one in proposals]
+        return split_by_image(self.decode(predictions[1], torch.cat(boxes)), boxes)
 
     @torch.jit.unused
     def predict_probs(self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]) -> list[Tensor]:
@@ -356,11 +375,11 @@ class FastRCNNOutputLayers(nn.Module):
 
         Args:
             predictions: logits and box deltas of all proposals.
-            proposals: of each image.
+            proposals: with ``proposal_boxes``, of each image.
         """
         logits = predictions[0]
         scores = logits.sigmoid() if self.use_sigmoid else F.softmax(logits, dim=1)
-        return list(scores.split([len(one) for one in proposals]))
+        return split_by_image(scores, [one.proposal_boxes.tensor for one in proposals])
 
     @torch.jit.unused
     def inference(
@@ -398,6 +417,7 @@ class FastRCNNOutputLayers(nn.Module):
                 raise ConfigError(
                     "the federated loss needs the frequencies of the classes",
                     got="MODEL.ROI_BOX_HEAD.USE_FED_LOSS: True",
+                    expected="the number of training images of each class",
                     remedy="call box_predictor.set_class_frequencies before training",
                 )
             sampled = federated_classes(classes, self.fed_loss_cls_weights, self.fed_loss_num_classes)
@@ -439,6 +459,13 @@ def federated_classes(classes: Tensor, weights: Tensor, num_classes: int) -> Ten
     if missing <= 0:
         return present
     return torch.cat([present, torch.multinomial(absent, missing)])
+
+
+def predictor_methods(predictor: Any) -> GraphMethods:
+    """Return the documented methods of any box predictor that a graph replaces."""
+    if isinstance(predictor, FastRCNNOutputLayers):
+        return predictor.graph_methods()
+    return [(predictor, "inference", "detect")]
 
 
 class BoxInference(nn.Module):

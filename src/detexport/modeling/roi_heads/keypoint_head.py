@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from detexport.config import CfgNode, configurable
 from detexport.layers import ShapeSpec
 from detexport.layers.conv import Conv2d, init_conv_msra
+from detexport.modeling.graph_segment import IMAGE_PORT, Kind, Layers, Port, Segment, rows, size_of
 from detexport.modeling.poolers import pooling_segment
 from detexport.modeling.registries import ROI_KEYPOINT_HEAD_REGISTRY
-from detexport.modeling.segment import IMAGE_PORT, Kind, Layers, Port, Segment, rows, size_of
 from detexport.structures import Instances
 
 

@@ -10,8 +10,8 @@ from detexport.config import CfgNode, configurable
 from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec, get_norm
 from detexport.layers.conv import Conv2d, init_conv_msra, init_normal
+from detexport.modeling.graph_segment import Kind, Port, Segment, declared_segments, not_cut, rows
 from detexport.modeling.registries import ROI_MASK_HEAD_REGISTRY
-from detexport.modeling.segment import Kind, Port, Segment, declared_segments, not_cut, rows
 from detexport.structures import Instances
 from detexport.utils.events import record
 
@@ -146,6 +146,7 @@ class MaskRCNNConvUpsampleHead(nn.Sequential):
                 f"{node.NAME} needs pooled features",
                 got=f"MODEL.ROI_MASK_HEAD.POOLER_TYPE: {node.POOLER_TYPE!r}",
                 expected="ROIAlignV2, ROIAlign or ROIPool",
+                remedy="correct MODEL.ROI_MASK_HEAD.POOLER_TYPE",
             )
         return {
             "input_shape": input_shape,
@@ -205,7 +206,10 @@ def mask_rcnn_inference(pred_mask_logits: Tensor, pred_instances: list[Instances
 def _no_images(vis_period: int) -> None:
     if vis_period:
         raise ConfigError(
-            "masks are not recorded as images", got=f"vis_period={vis_period}", expected="0, the default"
+            "masks are not recorded as images",
+            got=f"vis_period={vis_period}",
+            expected="0, the default",
+            remedy="leave vis_period at 0",
         )
 
 

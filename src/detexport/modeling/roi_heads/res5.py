@@ -13,6 +13,8 @@ from detexport.config import CfgNode, configurable
 from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec
 from detexport.modeling.backbone.resnet import configured_stages
+from detexport.modeling.graph import GraphMethods, replaced_methods
+from detexport.modeling.graph_segment import Kind, Segment, maps, own_methods, rows
 from detexport.modeling.poolers import ROIPooler
 from detexport.modeling.registries import ROI_HEADS_REGISTRY
 from detexport.modeling.roi_heads.base import (
@@ -26,9 +28,9 @@ from detexport.modeling.roi_heads.fast_rcnn import (
     BoxInference,
     FastRCNNOutputLayers,
     box_inference_segment,
+    predictor_methods,
 )
 from detexport.modeling.roi_heads.mask_head import build_mask_head, mask_head_segments
-from detexport.modeling.segment import Kind, Segment, maps, own_methods, rows
 from detexport.structures import Instances
 
 
@@ -74,6 +76,7 @@ class Res5ROIHeads(ROIHeads):
                 "the input of res5 must be res4",
                 got=f"MODEL.ROI_HEADS.IN_FEATURES: {list(cfg.MODEL.ROI_HEADS.IN_FEATURES)}",
                 expected="res4, as the heads' only feature map",
+                remedy="set MODEL.ROI_HEADS.IN_FEATURES: [res4]",
             )
         res5_channels = stages["res5"][-1].out_channels
         mask_head = None
@@ -127,6 +130,21 @@ class Res5ROIHeads(ROIHeads):
             )
             results.append({"pred_boxes": boxes, "scores": scores, "pred_classes": classes})
         return self.add_masks(levels, results)
+
+    @torch.jit.unused
+    def graph_methods(self) -> GraphMethods:
+        """Return the documented methods of the heads and the predictor that a graph replaces."""
+        return [*super().graph_methods(), *predictor_methods(self.box_predictor)]
+
+    @torch.jit.unused
+    def detect_instances(self, features: dict[str, Tensor], proposals: list[Instances]) -> list[Instances]:
+        """Return the detections of each image; by the documented methods if one of them is overridden."""
+        if not replaced_methods(self.graph_methods()):
+            return super().detect_instances(features, proposals)
+        levels = [features[name] for name in self.in_features]
+        shared = self.shared_features(levels, [one.proposal_boxes.tensor for one in proposals])
+        found, _ = self.box_predictor.inference(self.box_predictor(shared.mean(dim=[2, 3])), proposals)
+        return self.forward_with_given_boxes(features, found)
 
     def mask_features(self, levels: List[Tensor], boxes: List[Tensor]) -> List[Tensor]:
         """Return the input of the mask head: see ``shared_features``."""
@@ -193,13 +211,17 @@ def _check_res5_options(cfg: CfgNode) -> None:
     for key, value in wanted.items():
         if found[key] != value:
             raise ConfigError(
-                "unsupported option with Res5ROIHeads", got=f"{key}: {found[key]}", expected=f"{key}: {value}"
+                "unsupported option with Res5ROIHeads",
+                got=f"{key}: {found[key]}",
+                expected=f"{key}: {value}",
+                remedy=f"set {key}: {value}, or choose StandardROIHeads",
             )
     if len(cfg.MODEL.ROI_HEADS.IN_FEATURES) != 1:
         raise ConfigError(
             "unsupported number of feature maps with Res5ROIHeads",
             got=f"MODEL.ROI_HEADS.IN_FEATURES: {list(cfg.MODEL.ROI_HEADS.IN_FEATURES)}",
             expected="one, such as res4",
+            remedy="name one in MODEL.ROI_HEADS.IN_FEATURES",
         )
 
 

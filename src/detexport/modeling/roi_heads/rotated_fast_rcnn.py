@@ -12,6 +12,7 @@ from detexport.config import configurable
 from detexport.errors import ConfigError
 from detexport.layers import batched_nms_rotated
 from detexport.modeling.box_regression import Box2BoxTransformRotated, apply_rotated_deltas
+from detexport.modeling.graph import GraphMethods
 from detexport.modeling.proposal_generator.rrpn import require_smooth_l1
 from detexport.modeling.registries import ROI_HEADS_REGISTRY
 from detexport.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
@@ -28,7 +29,7 @@ def select_rotated_detections(
     nms_threshold: float,
     max_detections: int,
 ) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Select the detections of one image, as ``select_detections`` does, and tell their proposals.
+    """Select detections as ``select_detections`` does, and return the index of each one's proposal.
 
     Args:
         boxes: (R, K, 5), or (R, 1, 5) if class-agnostic.
@@ -106,6 +107,8 @@ class RotatedFastRCNNOutputLayers(FastRCNNOutputLayers):
 
     def decode(self, deltas: Tensor, proposals: Tensor) -> Tensor:
         """Decode deltas (R, 5 or K * 5) of proposals (R, 5) to rotated boxes (R, 5 or K * 5)."""
+        if not torch.jit.is_scripting() and len(self.box_weights) == 0:
+            return self.box2box_transform.apply_deltas(deltas, proposals)
         return apply_rotated_deltas(deltas, proposals, self.box_weights)
 
     def select(
@@ -124,6 +127,15 @@ class RotatedFastRCNNOutputLayers(FastRCNNOutputLayers):
             self.max_detections,
         )
         return chosen, chosen_scores, classes
+
+    @torch.jit.unused
+    def graph_methods(self) -> GraphMethods:
+        """Return the documented methods that a graph replaces, each with the method that it calls."""
+        return [
+            (self, "predict_probs", "probabilities"),
+            (self, "predict_boxes", "decode"),
+            (self, "inference", "select"),
+        ]
 
     @torch.jit.unused
     def inference(
@@ -164,5 +176,6 @@ class RROIHeads(StandardROIHeads):
                 "RROIHeads has a box head alone, trained on proposals",
                 got=f"masks: {self.mask_on}, keypoints: {self.keypoint_on}, "
                 f"train_on_pred_boxes: {self.train_on_pred_boxes}",
-                expected="MODEL.MASK_ON, MODEL.KEYPOINT_ON and ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES: False",
+                expected="MODEL.MASK_ON, MODEL.KEYPOINT_ON and MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES: False",
+                remedy="set the three to False",
             )

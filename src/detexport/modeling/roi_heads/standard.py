@@ -12,11 +12,16 @@ from torch import Tensor
 from detexport.config import CfgNode, configurable
 from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec
+from detexport.layers.alias_of import alias_of
+from detexport.modeling.graph import GraphMethods, replaced_methods
+from detexport.modeling.graph_segment import Kind, Segment, maps, rows
 from detexport.modeling.poolers import ROIPooler, pooling_segment
 from detexport.modeling.registries import ROI_HEADS_REGISTRY
 from detexport.modeling.roi_heads.base import (
     ROIHeads,
     build_pooler,
+    completed,
+    detections_as_instances,
     level_shapes,
     pooled_shape,
     split_by_image,
@@ -26,6 +31,7 @@ from detexport.modeling.roi_heads.fast_rcnn import (
     BoxInference,
     FastRCNNOutputLayers,
     box_inference_segment,
+    predictor_methods,
 )
 from detexport.modeling.roi_heads.keypoint_head import (
     build_keypoint_head,
@@ -33,7 +39,6 @@ from detexport.modeling.roi_heads.keypoint_head import (
     keypoint_segments,
 )
 from detexport.modeling.roi_heads.mask_head import build_mask_head, mask_head_segments
-from detexport.modeling.segment import Kind, Segment, maps, rows
 from detexport.structures import Boxes, Instances
 
 
@@ -60,6 +65,9 @@ class StandardROIHeads(ROIHeads):
     if TYPE_CHECKING:  # TorchScript would apply an annotation that exists at run time
         box_predictor_type: Any
     box_predictor_type = FastRCNNOutputLayers
+    box_in_features = alias_of("in_features")
+    mask_in_features = alias_of("in_features")
+    keypoint_in_features = alias_of("in_features")
 
     @configurable
     def __init__(
@@ -84,6 +92,7 @@ class StandardROIHeads(ROIHeads):
                     "all heads pool from the same feature maps",
                     got=list(names),
                     expected=list(box_in_features),
+                    remedy="leave the in_features of masks and keypoints out, or give those of boxes",
                 )
         super().__init__(in_features=box_in_features, **options)
         self.box_pooler = box_pooler
@@ -196,6 +205,65 @@ class StandardROIHeads(ROIHeads):
             results.append({"pred_boxes": boxes, "scores": scores, "pred_classes": classes})
         return results
 
+    @torch.jit.unused
+    def graph_methods(self) -> GraphMethods:
+        """Return the documented methods of the heads and the predictors that a graph replaces."""
+        return [
+            *super().graph_methods(),
+            (self, "_forward_box", "detect_boxes"),
+            (self, "_forward_keypoint", "add_keypoints"),
+            *self.predictor_methods(),
+        ]
+
+    @torch.jit.unused
+    def predictor_methods(self) -> GraphMethods:
+        """Return the documented methods of the predictor that a graph replaces."""
+        return predictor_methods(self.box_predictor)
+
+    @torch.jit.unused
+    def detect_instances(self, features: dict[str, Tensor], proposals: list[Instances]) -> list[Instances]:
+        """Return the detections of each image; by the documented methods if one of them is overridden."""
+        if not replaced_methods(self.graph_methods()):
+            return super().detect_instances(features, proposals)
+        return self.forward_with_given_boxes(features, self._forward_box(features, proposals))
+
+    @torch.jit.unused
+    def forward_with_given_boxes(
+        self, features: dict[str, Tensor], instances: list[Instances]
+    ) -> list[Instances]:
+        """Return copies of detections with the masks and keypoints that the heads predict for their boxes."""
+        return self._forward_keypoint(features, super().forward_with_given_boxes(features, instances))
+
+    @torch.jit.unused
+    def _forward_box(self, features: dict[str, Tensor], proposals: list[Instances]) -> Any:
+        """Return the detections of each image without masks and keypoints, or in training the box losses.
+
+        Args:
+            features: feature maps by name.
+            proposals: ``proposal_boxes`` of each image; in training with the ground truth.
+        """
+        levels = self.levels_of(features)
+        if self.training:
+            return self.box_losses(levels, proposals, [])
+        if not replaced_methods(self.predictor_methods()):
+            sizes = [one.image_size for one in proposals]
+            found = self.detect_boxes(levels, [one.proposal_boxes.tensor for one in proposals], sizes)
+            return [detections_as_instances(*one) for one in zip(found, sizes, strict=True)]
+        pooled = self.box_pooler(levels, [one.proposal_boxes for one in proposals])
+        return self.box_predictor.inference(self.box_predictor(self.box_head(pooled)), proposals)[0]
+
+    @torch.jit.unused
+    def _forward_keypoint(self, features: dict[str, Tensor], instances: list[Instances]) -> Any:
+        """Return the detections with keypoints, or in training the keypoint loss of the foreground."""
+        levels = self.levels_of(features)
+        if not self.training:
+            return completed(instances, lambda given, sizes: self.add_keypoints(levels, given, sizes))
+        if self.keypoint_pooler is None or self.keypoint_head is None:
+            return {}
+        foreground = self.foreground(instances)
+        logits = self.keypoint_head(self.keypoint_pooler(levels, [one.proposal_boxes for one in foreground]))
+        return self.keypoint_head.losses(logits, foreground)
+
     def mask_features(self, levels: List[Tensor], boxes: List[Tensor]) -> List[Tensor]:
         """Return the inputs of the mask head: pooled features or, without a pooler, the feature maps."""
         if self.mask_pooler is not None:
@@ -218,16 +286,6 @@ class StandardROIHeads(ROIHeads):
                     heatmaps[index], boxes[index], image_sizes[index]
                 )
         return detections
-
-    @torch.jit.unused
-    def add_instance_fields(
-        self,
-        levels: list[Tensor],
-        detections: list[dict[str, Tensor]],
-        image_sizes: list[tuple[int, int]],
-    ) -> list[dict[str, Tensor]]:
-        """Add what the heads predict for detected boxes: masks and keypoints."""
-        return self.add_keypoints(levels, self.add_masks(levels, detections), image_sizes)
 
     @torch.jit.unused
     def segments(self) -> list[Segment]:
@@ -257,17 +315,11 @@ class StandardROIHeads(ROIHeads):
         self, features: dict[str, Tensor], proposals: list[Instances], targets: list[Instances]
     ) -> dict[str, Tensor]:
         """Compute the losses of the box head and, over the foreground, of the mask and keypoint heads."""
-        levels = [features[name].contiguous() for name in self.in_features]
-        losses = self.box_losses(levels, proposals, targets)
-        foreground = self.foreground(proposals)
-        boxes = [instances.proposal_boxes for instances in foreground]
-        if self.mask_head is not None:
-            inside = self.mask_features(levels, [box.tensor for box in boxes])
-            losses.update(self.mask_head.losses(inside, foreground))
-        if self.keypoint_pooler is not None and self.keypoint_head is not None:
-            logits = self.keypoint_head(self.keypoint_pooler(levels, boxes))
-            losses.update(self.keypoint_head.losses(logits, foreground))
-        return losses
+        return {
+            **self._forward_box(features, proposals),
+            **self._forward_mask(features, proposals),
+            **self._forward_keypoint(features, proposals),
+        }
 
     @torch.jit.unused
     def box_losses(

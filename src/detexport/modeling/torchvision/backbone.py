@@ -11,7 +11,7 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.ssdlite import SSDLiteFeatureExtractorMobileNet
 from torchvision.ops import FeaturePyramidNetwork
 
-from detexport.modeling.segment import BATCH, Layers, Port, Segment, by_name, maps, not_cut
+from detexport.modeling.graph_segment import BATCH, Layers, Port, Segment, by_name, maps, not_cut
 
 
 def feature_shapes(backbone: nn.Module, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:

@@ -133,6 +133,7 @@ def new_net(cfg: CfgNode) -> Any:
             "not a torchvision detection model",
             got=f"MODEL.TORCHVISION.NAME: {node.NAME}, which returns a {type(net).__name__}",
             expected="FasterRCNN, RetinaNet, FCOS, SSD, or a subclass of one of them",
+            remedy="correct MODEL.TORCHVISION.NAME",
         )
     return net
 

@@ -17,9 +17,7 @@ from detexport.contract import DETECTION_OUTPUTS
 from detexport.errors import ConfigError
 from detexport.modeling.anchor_generator import by_anchor
 from detexport.modeling.box_regression import apply_deltas
-from detexport.modeling.meta_arch.image_model import preprocess_segment
-from detexport.modeling.meta_arch.retinanet import top_candidates
-from detexport.modeling.segment import (
+from detexport.modeling.graph_segment import (
     BATCH,
     DETECTIONS,
     IMAGE_PORT,
@@ -30,6 +28,8 @@ from detexport.modeling.segment import (
     own_methods,
     size_of,
 )
+from detexport.modeling.meta_arch.image_model import preprocess_segment
+from detexport.modeling.meta_arch.retinanet import top_candidates
 from detexport.modeling.torchvision.anchors import anchor_grids
 from detexport.modeling.torchvision.backbone import level_names, pyramid_segments
 from detexport.modeling.torchvision.detector import TorchvisionDetector, num_labels, suppress

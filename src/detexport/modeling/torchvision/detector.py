@@ -13,8 +13,8 @@ from torchvision.models.detection.ssd import SSD
 
 from detexport.contract import Contract, ResizeRule, TensorSpec
 from detexport.layers import nms_per_class
+from detexport.modeling.meta_arch.ground_truth import gt_instances_of
 from detexport.modeling.meta_arch.image_model import ImageModel
-from detexport.modeling.meta_arch.inputs import gt_instances_of
 from detexport.structures import BitMasks, Boxes, Instances, PolygonMasks
 from detexport.structures.boxes import clip_boxes
 

@@ -12,15 +12,7 @@ from torch import Tensor, nn
 from detexport.contract import DETECTION_OUTPUTS, TensorSpec, keypoint_output, mask_output
 from detexport.modeling.anchor_generator import by_anchor
 from detexport.modeling.box_regression import apply_deltas
-from detexport.modeling.meta_arch.image_model import preprocess_segment
-from detexport.modeling.poolers import ROIPooler, pooling_segment
-from detexport.modeling.proposal_generator.rpn import select_proposals
-from detexport.modeling.roi_heads.base import split_by_image
-from detexport.modeling.roi_heads.box_head import box_head_segment
-from detexport.modeling.roi_heads.fast_rcnn import box_inference_segment, select_detections
-from detexport.modeling.roi_heads.keypoint_head import heatmaps_to_keypoints, keypoint_segments
-from detexport.modeling.roi_heads.mask_head import class_masks
-from detexport.modeling.segment import (
+from detexport.modeling.graph_segment import (
     BATCH,
     IMAGE_PORT,
     PROPOSALS,
@@ -34,6 +26,14 @@ from detexport.modeling.segment import (
     rows,
     size_of,
 )
+from detexport.modeling.meta_arch.image_model import preprocess_segment
+from detexport.modeling.poolers import ROIPooler, pooling_segment
+from detexport.modeling.proposal_generator.rpn import select_proposals
+from detexport.modeling.roi_heads.base import split_by_image
+from detexport.modeling.roi_heads.box_head import box_head_segment
+from detexport.modeling.roi_heads.fast_rcnn import box_inference_segment, select_detections
+from detexport.modeling.roi_heads.keypoint_head import heatmaps_to_keypoints, keypoint_segments
+from detexport.modeling.roi_heads.mask_head import class_masks
 from detexport.modeling.torchvision.anchors import anchor_grids
 from detexport.modeling.torchvision.backbone import feature_shapes, level_names, pyramid_segments
 from detexport.modeling.torchvision.detector import TorchvisionDetector

@@ -12,7 +12,7 @@ from torchvision.models.detection.image_list import ImageList as TorchvisionImag
 
 from detexport.contract import DETECTION_OUTPUTS
 from detexport.modeling.box_regression import apply_deltas
-from detexport.modeling.segment import DETECTIONS, IMAGE_PORT, Kind, Port, Segment, own_methods
+from detexport.modeling.graph_segment import DETECTIONS, IMAGE_PORT, Kind, Port, Segment, own_methods
 from detexport.modeling.torchvision.backbone import block_segments, feature_shapes, level_names
 from detexport.modeling.torchvision.detector import TorchvisionDetector, suppress
 

@@ -1,7 +1,7 @@
 """Compare a runtime's outputs on one image with the eager model's.
 
-Fields are compared whatever the architecture: ``rows`` pairs detections or proposals, ``pairs`` compares
-masks and keypoints of pairs, ``dense`` compares semantic and panoptic segmentation.
+Fields are compared whatever the architecture: ``match_detections`` pairs detections or proposals,
+``masks_keypoints`` compares masks and keypoints of pairs, ``dense`` semantic and panoptic segmentation.
 """
 
 from detexport.parity.compare.compare_image import SampleParity, compare

@@ -128,7 +128,6 @@ def compare(
 
     table, tolerance = tolerance, widen_by(tolerance, noise) if noise else tolerance
     comparisons: list[FieldComparison] = []
-    agreeing = 0
     matching, masks, keypoints, panoptic = (
         NO_ROWS,
         MaskComparison(),
@@ -140,7 +139,6 @@ def compare(
             expected, actual, tolerance=tolerance, contract=contract, scale=scale, noise=noise, own=own
         )
         comparisons.append(boxes)
-        agreeing = count_agreeing(expected, actual, matching, table, scale)
     if "pred_masks" in expected:
         masks = compare_masks(expected["pred_masks"], actual["pred_masks"], matching, tolerance)
         comparisons.append(masks)
@@ -157,7 +155,7 @@ def compare(
     return SampleParity(
         **counts,
         paired=len(matching.rows),
-        agreeing=agreeing,
+        agreeing=count_agreeing(matching, table, scale),
         missing=matching.missing,
         extra=matching.extra,
         errors={name: error for one in comparisons for name, error in one.errors.items()},

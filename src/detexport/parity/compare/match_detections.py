@@ -1,7 +1,7 @@
 """Pair the detections or proposals of both sides; find the missing and the extra ones."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -118,12 +118,18 @@ class Matching:
         columns: indices of their partners in the runtime's.
         missing: rows of the eager model only.
         extra: rows of the runtime only.
+        box_errors: largest error of a coordinate of each pair, in px of the output; empty if not measured.
+        score_errors: error of the score, or of the objectness logit, of each pair; empty if not measured.
+        is_confidence: whether the scores are confidences; those of proposals are logits.
     """
 
     rows: np.ndarray
     columns: np.ndarray
     missing: tuple[OneSided, ...] = ()
     extra: tuple[OneSided, ...] = ()
+    box_errors: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    score_errors: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    is_confidence: bool = True
 
 
 NO_ROWS = Matching(np.zeros(0, np.int64), np.zeros(0, np.int64))
@@ -157,7 +163,7 @@ def match(
     first, second = Rows.of(expected), Rows.of(actual)
     # Proposals have objectness logits, and no threshold.
     is_confidence = "scores" in expected
-    tie = tolerance.score if is_confidence else tolerance.objectness
+    tie = _tie(tolerance, is_confidence=is_confidence)
     name = "scores" if is_confidence else "objectness_logits"
     limit_px = tolerance.box_limit_px(scale)
     rows, columns = pair(first, second, tolerance.pair_iou, limit_px=limit_px, tie=tie)
@@ -205,28 +211,25 @@ def match(
         ),
         broken=_too_many(second, contract.max_detections),
     )
-    return Matching(rows, columns, missing, extra), comparison
+    return Matching(rows, columns, missing, extra, box_errors, score_errors, is_confidence), comparison
 
 
-def count_agreeing(
-    expected: Outputs, actual: Outputs, matching: Matching, tolerance: Tolerance, scale: float
-) -> int:
+def count_agreeing(matching: Matching, tolerance: Tolerance, scale: float) -> int:
     """Count the pairs whose box and score differ by at most ``MOST_WIDENED`` times the tolerance.
 
     Args:
-        expected: the eager model's.
-        actual: the runtime's.
-        matching: their pairs.
+        matching: the pairs.
         tolerance: the tolerance, not widened to the model's own noise.
         scale: output size / input size, the larger of both sides.
     """
-    first, second = Rows.of(expected), Rows.of(actual)
-    coordinates = first.coordinates[matching.rows], second.coordinates[matching.columns]
-    boxes = absolute_errors(*coordinates).max(1, initial=0)
-    scores = absolute_errors(first.scores[matching.rows], second.scores[matching.columns])
-    tie = tolerance.score if "scores" in expected else tolerance.objectness
-    agree = (boxes <= MOST_WIDENED * tolerance.box_limit_px(scale)) & (scores <= MOST_WIDENED * tie)
+    box_limit, tie = tolerance.box_limit_px(scale), _tie(tolerance, is_confidence=matching.is_confidence)
+    agree = (matching.box_errors <= MOST_WIDENED * box_limit) & (matching.score_errors <= MOST_WIDENED * tie)
     return int(np.count_nonzero(agree))
+
+
+def _tie(tolerance: Tolerance, *, is_confidence: bool) -> float:
+    """Return the limit of the scores, or of the objectness logits of proposals."""
+    return tolerance.score if is_confidence else tolerance.objectness
 
 
 def pair(

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from detexport.errors import ConfigError
 
 RATIOS = ("mask_area_ratio", "keypoint_flip_ratio", "panoptic_ratio")
+STRICTER_IF_HIGHER = ("pair_iou",)
+"""All other limits are stricter the lower they are."""
 LARGEST_RATIO = 0.99
 
 
@@ -91,6 +93,18 @@ class Tolerance:
         limit: float = getattr(self, name)
         return need / limit if limit else float("inf")
 
+    def limit(self, name: str, scale: float) -> float:
+        """Return a limit by name; one of px is in px of the output.
+
+        Args:
+            name: of the limit.
+            scale: output size / input size.
+        """
+        value: float = getattr(self, name)
+        if name == "box_px":
+            return max(value * scale, self.box_floor_px)
+        return value * scale if name == "keypoint_px" else value
+
     def box_limit_px(self, scale: float) -> float:
         """Return the limit of boxes in px of the output; ``scale`` is output size / input size."""
-        return max(self.box_px * scale, self.box_floor_px)
+        return self.limit("box_px", scale)

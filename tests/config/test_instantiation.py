@@ -3,16 +3,17 @@
 import pytest
 from omegaconf import OmegaConf
 
-from detexport.config.instantiate import instantiate
+from detexport.config.instantiation import instantiate
 from detexport.data.synthetic import SyntheticShapes
+from detexport.defaults import read_defaults
 from detexport.errors import ConfigError, DataError
 
-SHAPES = "detexport.data.synthetic.SyntheticShapes"
+ALL = read_defaults("data/shapes")["dataset"] | {"name": "shapes"}
 FOLDER = "detexport.data.coco_folder.CocoFolder"
 
 
 def test_instantiate_gives_plain_values() -> None:
-    node = OmegaConf.create({"_target_": SHAPES, "sizes": [[64, 80]]})
+    node = OmegaConf.create({**ALL, "sizes": [[64, 80]]})
     shapes = instantiate(node, seed=5)
     assert isinstance(shapes, SyntheticShapes)
     assert shapes.seed == 5
@@ -22,15 +23,15 @@ def test_instantiate_gives_plain_values() -> None:
 @pytest.mark.parametrize(
     ("node", "message"),
     [
-        ({"_target_": SHAPES, "sede": 1}, r"do not fit .*SyntheticShapes; got: .*'sede'; expected: .*seed"),
+        ({**ALL, "sede": 1}, r"do not fit .*SyntheticShapes; got: .*'sede'; expected: .*seed"),
         ({"_target_": FOLDER, "name": "x"}, r"do not fit .*CocoFolder; got: missing .*'source'"),
         (
             {"_target_": "detexport.data.nowhere.Shapes"},
             r"detexport\.data\.nowhere\.Shapes cannot be imported",
         ),
         ({"_target_": "detexport.data.synthetic.Nothing"}, "Nothing cannot be imported"),
-        ({"a": {"_target_": SHAPES, "sede": 1}, "_target_": "builtins.dict"}, "'sede'"),
-        ({"_target_": SHAPES, "seed": 0, "max_objects": 99}, "max_objects .* out of range"),
+        ({"a": {**ALL, "sede": 1}, "_target_": "builtins.dict"}, "'sede'"),
+        ({**ALL, "max_objects": 99}, "max_objects .* out of range"),
     ],
 )
 def test_instantiate_says_what_does_not_fit(node: dict, message: str) -> None:

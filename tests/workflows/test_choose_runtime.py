@@ -10,7 +10,7 @@ from detexport.runtime import DEFAULT_ENGINES
 from detexport.runtime.onnxruntime import OnnxRuntime
 from detexport.runtime.torchscript import TorchScript
 from detexport.targets.table import targets
-from detexport.workflows.engines import OnDevice, asked_target, engine_of
+from detexport.workflows.choose_runtime import OnDevice, asked_target, engine_of
 
 
 def test_without_a_target_the_formats_runtime_runs_it(tiny_onnx: Path, tiny_scripting: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from detexport.cli import run_command
-from detexport.cli.job import EXIT_CODES, NAME, app
+from detexport.cli.retraining import EXIT_CODES, NAME, app
 
 
 def run_job(*arguments: str) -> int:
@@ -30,6 +30,7 @@ def test_the_help_says_what_the_exit_codes_mean(command: str, capsys: pytest.Cap
         (["retrain", "--no-such-option"], "detexport-job retrain --help"),
         (["retrain", "--project", "nowhere"], "is not a project with a pipeline"),
         (["retrain", "--notify", "hooks.example.com"], "not one of HTTP"),
+        (["retrain", "--timeout", "0"], "--timeout"),
         (["retrian"], "retrian"),
         (["schedule", "--cron", "* * * * *", "--project", "nowhere"], "is not a project with a pipeline"),
         (["schedule", "--cron", "* * * * *", "--retries", "-1"], "--retries"),
@@ -49,7 +50,7 @@ def test_a_wrong_request_is_one_error(
 
 
 def test_it_is_a_program() -> None:
-    command = [sys.executable, "-m", "detexport.cli.job", "retrain", "--project", os.devnull]
+    command = [sys.executable, "-m", "detexport.cli.retraining", "retrain", "--project", os.devnull]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"error: {os.devnull} is not a project with a pipeline")

@@ -1,4 +1,4 @@
-"""The stages `validate` and `gate` as DVC runs them: processes, in a folder with params.yaml."""
+"""The stages `validate` and `require_passed` as DVC runs them: processes, in a folder with params.yaml."""
 
 import json
 import subprocess
@@ -82,7 +82,7 @@ def validate(workspace: Path, **changes: str | Path) -> subprocess.CompletedProc
 
 
 def gate(workspace: Path) -> subprocess.CompletedProcess[str]:
-    return stage("gate", workspace, models_dir="models", registered="registered.json")
+    return stage("require_passed", workspace, models_dir="models", registered="registered.json")
 
 
 def verdict(workspace: Path) -> dict[str, Any]:

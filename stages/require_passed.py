@@ -1,4 +1,4 @@
-"""Gate: the last stage, which fails unless every selected job passed and was registered."""
+"""Require passed: the last stage. It fails unless every selected job passed and was registered or logged."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +15,8 @@ MOST_REASONS = 5
 
 def main(models_dir: Annotated[Path, Option()], registered: Annotated[Path, Option()]) -> None:
     """Print every job's verdict; exit with 1 unless all passed and were registered."""
-    jobs = collect(load_params("jobs"), models_dir, registered).jobs
+    results = collect(load_params("jobs"), models_dir, registered)
+    jobs = results.jobs
     width = max((len(job.name) for job in jobs), default=0)
     for job in jobs:
         echo(f"{job.name:{width}}  {job.verdict:12}  {job.registered_as or '-'}")
@@ -25,7 +26,10 @@ def main(models_dir: Annotated[Path, Option()], registered: Annotated[Path, Opti
             echo(shortened(printable(f"error: {job.name}: {reason}"), LONGEST_MESSAGE), err=True)
         if len(job.reasons) > MOST_REASONS:
             echo(f"error: {job.name}: and {len(job.reasons) - MOST_REASONS} more reasons", err=True)
-    echo(f"{len(jobs) - len(failed)} of {len(jobs)} jobs passed and are registered")
+    echo(
+        f"{len(jobs) - len(failed)} of {len(jobs)} jobs passed: "
+        f"{results.versions} registered, {results.experiments} logged as experiments"
+    )
     if failed or not jobs:
         raise Exit(1)
 

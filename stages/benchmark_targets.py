@@ -1,4 +1,4 @@
-"""Candidates: the targets that the benchmark of a model measures, each with its artifact and runtime."""
+"""Benchmark targets: those that the benchmark of a model measures, each with its artifact and runtime."""
 
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +23,7 @@ def main(
     )
     for path in remove_others(artifacts_dir, [one["artifact"] for one in exports + conversions]):
         echo(f"removed {path}, of another selection; DVC's cache has it")
-    candidates = {
+    targets = {
         job["target"]: {
             "artifact": job["artifact"],
             "sha256": read_artifact(artifacts_dir / job["artifact"]).sha256,
@@ -31,7 +31,7 @@ def main(
         }
         for job in jobs
     }
-    write_json(save_to, candidates)
+    write_json(save_to, targets)
 
 
 if __name__ == "__main__":

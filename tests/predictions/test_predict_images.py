@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from detexport.predictions.records import predict, to_plain
+from detexport.predictions.predict_images import predict, to_plain
 from detexport.runtime.onnxruntime import OnnxRuntime
 from tiny_artifacts import KINDS, SCORE_THRESHOLD, tiny_contract, tiny_image, write_tiny_onnx
 

@@ -63,7 +63,7 @@ class ReportFiles:
         write_json(self.certificate, certificate)
 
 
-def validate_job(
+def validate_against_reference(
     artifact_dir: Path,
     engine: Engine,
     reference: Reference,
@@ -172,12 +172,12 @@ def _eager_accuracy(
 
 
 def validate_apart(*arguments: Any, **options: Any) -> ParityReport:
-    """Run ``validate_job`` in a child process, in which no model was built.
+    """Run ``validate_against_reference`` in a child process, in which no model was built.
 
     Raises:
-        Exception: as ``validate_job`` and ``call_in_child``.
+        Exception: as ``validate_against_reference`` and ``call_in_child``.
     """
     report: ParityReport = call_in_child(
-        validate_job, *arguments, what="the process that validates", **options
+        validate_against_reference, *arguments, what="the process that validates", **options
     )
     return report

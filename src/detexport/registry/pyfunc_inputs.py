@@ -142,9 +142,19 @@ def _read_location(location: str, order: ChannelOrder, allowed: Sequence[str]) -
         try:
             found = Path(mlflow.artifacts.download_artifacts(artifact_uri=location, dst_path=temporary))
         except (MlflowException, OSError) as error:
-            raise DataError("the location cannot be read", got=type(error).__name__) from error
+            raise DataError(
+                "the location cannot be read",
+                got=type(error).__name__,
+                expected="an image file that this process can read",
+                remedy="check the location and its credentials, or send the image file itself",
+            ) from error
         if not found.is_file():
-            raise DataError("the location is not a file", expected="the URI of an image file")
+            raise DataError(
+                "the location is not a file",
+                got="a folder",
+                expected="the URI of an image file",
+                remedy="name one file",
+            )
         return decode_image(found.read_bytes(), order)
 
 

@@ -18,7 +18,7 @@ from detexport.reference.resume import progress_folder
 from detexport.reference.store import Reference, SampleMeta, read_reference, write_reference
 from detexport.runtime import Session
 from detexport.runtime.onnxruntime import OnnxRuntime
-from detexport.workflows.validate import validate_apart, validate_job
+from detexport.workflows.validate_reference import validate_against_reference, validate_apart
 from tiny_artifacts import tiny_image
 
 
@@ -77,10 +77,12 @@ def test_an_artifact_is_run_where_no_model_is(artifact: Path, reference: Referen
     report = validate_apart(artifact, Witness(seen), reference, replace(default_settings(), draw=0), job="j")
     assert report.passed, report.reasons
     modules = seen.read_text().splitlines()
-    assert "detexport.workflows.validate" in modules
+    assert "detexport.workflows.validate_reference" in modules
     assert not [name for name in modules if name.startswith("detexport.modeling")]
     assert "torch" not in modules
-    same = validate_job(artifact, OnnxRuntime(), reference, replace(default_settings(), draw=0), job="j")
+    same = validate_against_reference(
+        artifact, OnnxRuntime(), reference, replace(default_settings(), draw=0), job="j"
+    )
     assert report.to_json() == same.to_json()
 
 
@@ -98,7 +100,7 @@ def test_what_was_measured_beside_another_noise_is_measured_again(
     seen = []
     for floor in (floors[0], floors[0], floors[1]):
         with pytest.raises(OutOfMemoryError):
-            validate_job(
+            validate_against_reference(
                 artifact,
                 Breaking(),
                 reference,
@@ -115,14 +117,18 @@ def test_what_was_measured_beside_another_noise_is_measured_again(
 
 def test_precision_needs_a_budget_and_a_metric(artifact: Path, reference: Reference) -> None:
     with pytest.raises(ConfigError, match="no budget for the precision fp4"):
-        validate_job(artifact, OnnxRuntime(), reference, default_settings(), job="j", precision="fp4")
+        validate_against_reference(
+            artifact, OnnxRuntime(), reference, default_settings(), job="j", precision="fp4"
+        )
     with pytest.raises(DataError, match="the reference has none"):
-        validate_job(artifact, OnnxRuntime(), reference, default_settings(), job="j", precision="int8")
+        validate_against_reference(
+            artifact, OnnxRuntime(), reference, default_settings(), job="j", precision="int8"
+        )
 
 
 def test_a_target_may_declare_less_than_its_artifact(artifact: Path, reference: Reference) -> None:
     options = {"job": "j", "support": Support(image_sides=(1, 8))}
-    report = validate_job(artifact, OnnxRuntime(), reference, default_settings(), **options)
+    report = validate_against_reference(artifact, OnnxRuntime(), reference, default_settings(), **options)
     assert "alone" in report.unsupported_inputs
     assert "declared support" in report.verdicts["contract"].note
     assert not report.passed  # nothing was shown to it

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from detexport.errors import ConfigError, DetexportError
-from detexport.registry.image_values import checked_locations, read_value
+from detexport.registry.pyfunc_inputs import checked_locations, read_value
 from tiny_artifacts import tiny_image
 
 PIXELS = tiny_image(20, 30)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from detexport.contract import TensorSpec
-from detexport.modeling.segment import (
+from detexport.modeling.graph_segment import (
     IMAGE_PORT,
     DenseHead,
     Kind,

@@ -33,7 +33,7 @@ class TaskMetrics(TypedDict):
     budget: float
 
 
-class Verdict(TypedDict):
+class ParityReport(TypedDict):
     """The entries of a parity report that are read; the report has others."""
 
     passed: bool
@@ -45,18 +45,23 @@ class Verdict(TypedDict):
     accuracy: NotRequired[TaskMetrics | None]
 
 
-def read_verdict(path: Path) -> dict[str, Any]:
+def read_parity_report(path: Path, *, registered: bool = False) -> dict[str, Any]:
     """Read a parity report.
+
+    Args:
+        path: the file.
+        registered: whether it may be older than this program, which may have limits that the report lacks.
 
     Raises:
         DataError: the file is missing or is not a parity report.
     """
-    verdict = read_result(path, Verdict, "parity report", "validate")
+    verdict = read_result(path, ParityReport, "parity report", "validate")
     limits = {one.name for one in fields(Tolerance)}
-    if verdict["tolerance"] is not None and not limits <= verdict["tolerance"].keys():
+    given = verdict["tolerance"]
+    if given is not None and not registered and not limits <= given.keys():
         raise DataError(
             f"{path} is not a parity report",
-            got=f"no limit {listed(sorted(limits - verdict['tolerance'].keys()))}",
+            got=f"no limit {listed(sorted(limits - given.keys()))}",
             expected="a tolerance with all its limits",
             remedy="run the stage `validate` again",
         )

@@ -11,20 +11,36 @@ from detexport.cli import main as run_main
 from detexport.errors import TRACEBACK, ConfigError
 
 NAME = "detexport-job"
-EXIT_CODES = f"""Exit codes: 0 promoted, or nothing to do; 1 refused: the data, a validation or a comparison
-with the champion failed, and the champion is as before; 2 invalid request: an option, a parameter, a file of
-the project; 3 something broke, or another run is active: run it again later ({TRACEBACK}=1 prints the stack
-trace); 143, 130, 129 ended by SIGTERM, SIGINT, SIGHUP: the next run continues."""
+EXIT_CODES = f"""Exit codes: 0 promoted, or nothing to do; 1 refused, or promoted in part: the data, a
+validation or a comparison with the champion failed, and what failed did not become a champion; 2 invalid
+request: an option, a parameter, a file of the project; 3 the network, the registry, the disk or a program
+failed, the notification was not received, or another retraining run is active: run it again later
+({TRACEBACK}=1 prints the stack trace); 143, 130, 129 ended by SIGTERM, SIGINT, SIGHUP: the next run
+continues."""
 
 app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     epilog=EXIT_CODES,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    help="Retrain, export, validate and promote without a user.",
+    help="Retrain, export, validate and promote unattended.",
 )
 
-Project = Annotated[Path, Option(help="Folder of the project: a checkout with dvc.yaml.")]
+Timeout = Annotated[
+    float | None,
+    Option(
+        min=1,
+        metavar="SECONDS",
+        help="End a run with code 3 after this time; the next one continues. Default: no limit.",
+    ),
+]
+Project = Annotated[
+    Path,
+    Option(
+        help="Folder of the project: a clone of detexport's repository, or a checkout with its .dvc/, "
+        "dvc.yaml, params.yaml and tools/preflight.py."
+    ),
+]
 
 
 @app.callback()
@@ -43,6 +59,15 @@ def retrain_command(
     accept_data: Annotated[
         bool, Option("--accept-data", help="Train on data that the data checks refuse.")
     ] = False,
+    accept_reexport: Annotated[
+        bool,
+        Option(
+            "--accept-reexport",
+            help="Register artifacts that differ from the champion's of the same weights, "
+            "after a change of the environment.",
+        ),
+    ] = False,
+    timeout: Timeout = None,
     notify: Annotated[
         str,
         Option(
@@ -53,19 +78,28 @@ def retrain_command(
         ),
     ] = "",
 ) -> None:
-    """Fetch data; if something changed, train, export, validate and promote what passes the gate.
+    """Fetch data; if something changed, train, export, validate and promote what passes the promotion gate.
 
     \b
       detexport-job retrain
       detexport-job retrain --project /srv/detector --notify https://hooks.example.com/detector
 
     If nothing changed, the run ends within seconds. Data that differ too much from the champion's are refused
-    before anything is trained on them. The summary is reports/retraining.json, and a page beside it. A run
-    that was killed is completed by the next one.
+    before anything is trained on them. If torch, a runtime or the base image changed, artifacts are exported
+    again and compared with the champion's. The summary is reports/retraining.json, and a page beside it. A
+    run that was killed is completed by the next one.
     """  # noqa: D301
-    from detexport.retraining.job import Options, retrain
+    from detexport.retraining.retrain import Options, retrain
 
-    summary = retrain(project, Options(fetch=fetch, push=push, accept_data=accept_data, notify=notify))
+    options = Options(
+        fetch=fetch,
+        push=push,
+        accept_data=accept_data,
+        accept_reexport=accept_reexport,
+        timeout_s=timeout,
+        notify=notify,
+    )
+    summary = retrain(project, options)
     print("\n".join(summary.lines()))
     raise typer.Exit(summary.exit_code)
 
@@ -78,8 +112,9 @@ def schedule_command(
         Path, Option(help="Python of the project's environment. Default: the one that runs this command.")
     ] = Path(sys.executable),
     timezone: Annotated[str, Option(help="Time zone of the expression, such as Europe/Berlin.")] = "UTC",
-    retries: Annotated[int, Option(min=0, help="Further tries of a run that broke.")] = 2,
+    retries: Annotated[int, Option(min=0, help="Number of retries after exit code 3.")] = 2,
     retry_delay: Annotated[float, Option(min=0, help="Seconds between two tries.")] = 600.0,
+    timeout: Timeout = None,
     port: Annotated[int, Option(min=1, max=65535, help="Port of the server that is started.")] = 4200,
 ) -> None:
     """Run `detexport-job retrain` at fixed times with Prefect, until the process ends.
@@ -87,8 +122,8 @@ def schedule_command(
     \b
       detexport-job schedule --cron "0 2 * * *" --python .venv/bin/python
 
-    A refused run fails, one that broke is tried again. PREFECT_API_URL names an existing server, whose page
-    shows all runs; without it Prefect starts one.
+    A refused run fails; one that failed with code 3 is tried again. PREFECT_API_URL names an existing server,
+    whose page shows all runs; without it Prefect starts one.
     """  # noqa: D301
     from detexport.retraining.pipeline import Pipeline
     from detexport.retraining.prefect_server import prefect_server
@@ -112,6 +147,7 @@ def schedule_command(
             timezone=timezone,
             retries=retries,
             retry_delay_s=retry_delay,
+            timeout_s=timeout,
         )
 
 

@@ -147,15 +147,30 @@ def test_two_runs_never_overlap(project: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = call(project, *job_command())
     assert done.returncode == 3
-    assert "another run of the job is active" in done.stderr
+    assert "another retraining run is active" in done.stderr
 
 
 @pytest.mark.slow
 def test_another_base_image_exports_again_with_parity_against_the_champion(project: Path) -> None:
     summary = night(project, DETEXPORT_BASE_IMAGE="debian@sha256:1")
-    assert (summary["outcome"], summary["parity"]) == ("promoted", {JOB: True})
+    assert (summary["outcome"], summary["parity"]) == ("promoted", {JOB: "passed"})
+    assert summary["environment"] == ["base_image none -> debian@sha256:1"]
     assert champion(project) == "4"
     summary = night(project, DETEXPORT_BASE_IMAGE="drifted")
-    assert (summary["outcome"], summary["parity"]) == ("refused", {JOB: False})
-    assert "differs from version 4, the champion, of the same model" in summary["reasons"][0]
+    assert (summary["outcome"], summary["parity"]) == ("refused", {JOB: "differs"})
+    assert "differs from the champion's (version 4, same weights): " in summary["reasons"][0]
     assert (champion(project), versions(project)) == ("4", [1, 2, 3, 4])
+    summary = night(project, "--accept-reexport", DETEXPORT_BASE_IMAGE="drifted")
+    assert (summary["outcome"], summary["parity"]) == ("promoted", {JOB: "accepted"})
+    assert summary["reasons"][0].startswith("accepted: ")
+    assert champion(project) == "5"
+
+
+@pytest.mark.slow
+def test_a_champion_that_cannot_be_opened_does_not_block(project: Path) -> None:
+    for path in project.glob("mlartifacts/**/model.onnx"):
+        path.write_bytes(b"of another runtime")
+    summary = night(project, DETEXPORT_BASE_IMAGE="debian@sha256:2")
+    assert (summary["outcome"], summary["parity"]) == ("promoted", {JOB: "not compared"})
+    assert "not compared with the champion's (version 5, same weights)" in summary["reasons"][0]
+    assert champion(project) == "6"

@@ -11,7 +11,7 @@ from trained import ROOT, contract_of, picture, write
 from detexport.checkpoint import load_weights, read_state_dict
 from detexport.config.cfg import load_cfg
 from detexport.diagnosis.diagnose import diagnose
-from detexport.diagnosis.segments import cut, require_faithful
+from detexport.diagnosis.segment_chain import cut, require_faithful
 from detexport.modeling import (
     PROPOSAL_GENERATOR_REGISTRY,
     ROI_HEADS_REGISTRY,
@@ -22,10 +22,10 @@ from detexport.modeling import (
     StandardROIHeads,
     build_model,
 )
+from detexport.modeling.graph_segment import Segment, maps, rows
 from detexport.modeling.poolers import pooling_segment
 from detexport.modeling.roi_heads.box_head import box_head_segment
 from detexport.modeling.roi_heads.fast_rcnn import BoxInference, box_inference_segment
-from detexport.modeling.segment import Segment, maps, rows
 
 SRC = ROOT / "src/detexport"
 WEIGHTS = ROOT / "checkpoints/mask_rcnn.safetensors"
@@ -163,7 +163,7 @@ def names_in(path: Path) -> set[str]:
 
 
 def test_no_module_of_the_diagnosis_names_a_class_of_a_model() -> None:
-    declared = SRC / "modeling/segment.py"
+    declared = SRC / "modeling/graph_segment.py"
     classes = {
         node.name
         for path in (SRC / "modeling").rglob("*.py")

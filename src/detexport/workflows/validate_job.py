@@ -18,10 +18,10 @@ from detexport.parity.validate import Support
 from detexport.parity.verdict import ParityReport
 from detexport.reference.store import read_reference
 from detexport.runtime.session import Engine
-from detexport.workflows.validate import ReportFiles, validate_job
+from detexport.workflows.validate_reference import ReportFiles, validate_against_reference
 
 
-def validate_target(
+def validate_job(
     job: str,
     artifact_dir: Path,
     engine: Engine,
@@ -50,7 +50,7 @@ def validate_target(
         execution: where the artifact is run; by default in this process.
 
     Raises:
-        DetexportError: see ``validate_job``.
+        DetexportError: see ``validate_against_reference``.
     """
     settings = ParitySettings.of(parity)
     precision = target.get("precision", FLOAT32)
@@ -61,7 +61,7 @@ def validate_target(
     )
     if is_evaluated and expected.accuracy is not None:
         dataset = load_coco(data, "val", categories, annotation_kind(artifact.contract))
-    report = validate_job(
+    report = validate_against_reference(
         artifact_dir,
         engine,
         expected,

@@ -1,6 +1,6 @@
 import pytest
 
-from detexport.report.figures import delta, first_upper, metric, number, percent, plural, size, speed
+from detexport.report.number_format import delta, first_upper, metric, number, percent, plural, size, speed
 
 
 @pytest.mark.parametrize(

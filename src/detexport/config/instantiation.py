@@ -1,25 +1,23 @@
 """Instantiate what params.yaml selects by ``_target_``."""
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import hydra.utils
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig
 
 from detexport.errors import ConfigError, did_you_mean, listed
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
 MOST_OPTIONS = 10
 
 
-def instantiate(node: "DictConfig", **options: Any) -> Any:
+def instantiate(node: DictConfig, **options: Any) -> Any:
     """Build the object that ``node._target_`` names from the node's other keys and ``options``.
 
     Raises:
         ConfigError: the target does not exist, or does not take the options.
     """
-    import hydra.utils
-    from hydra.errors import InstantiationException
-
     _check_target(node, options)
     try:
         return hydra.utils.instantiate(node, **options, _convert_="all")
@@ -29,10 +27,7 @@ def instantiate(node: "DictConfig", **options: Any) -> Any:
 
 
 def _check_target(node: Any, options: dict[str, Any]) -> None:
-    """Hold a node, and those in it, against the signatures of their targets."""
-    import hydra.utils
-    from omegaconf import DictConfig
-
+    """Check a node, and those in it, against the signatures of their targets."""
     if not isinstance(node, DictConfig):
         return
     for value in node.values():

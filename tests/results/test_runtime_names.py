@@ -2,7 +2,7 @@
 
 import pytest
 
-from detexport.results.engine_names import engine_name
+from detexport.results.runtime_names import engine_name
 from detexport.runtime import DEFAULT_ENGINES
 
 KNOWN = {("PyTorch", "torch"), ("ONNX Runtime", "onnxruntime"), ("OpenVINO", "openvino")}

@@ -1,6 +1,6 @@
 """The segments of a model as a chain from the image to the outputs of an artifact's graph.
 
-The model declares its segments: see ``detexport.modeling.segment``. Run in sequence, they reproduce the
+The model declares its segments: see ``detexport.modeling.graph_segment``. Run in sequence, they reproduce the
 model's outputs to the bit: see ``require_faithful``.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from detexport.contract import OUTPUT_SIZE, Contract
 from detexport.errors import ExportError
 from detexport.export.graph_end import image_graph, postprocess_outputs
-from detexport.modeling.segment import (
+from detexport.modeling.graph_segment import (
     IMAGE_PORT,
     Kind,
     Port,
