@@ -75,9 +75,9 @@ def test_a_trusted_file(file: Path) -> None:
         ("1 / 0", "ZeroDivisionError"),
         ("import sys; sys.exit(3)", "exit code 3"),
         ("x = 1", "defines no configuration"),
-        ("model = {'f': lambda a, b: a}", "cfg.model.f is a function without a name"),
-        ("model = {'f': lambda a: a + 1}", "cfg.model.f is a function without a name"),
-        ("model = {'f': lambda a: print([a])}", "cfg.model.f is a function without a name"),
+        ("model = {'f': lambda a, b: a}", "cfg.model.f cannot leave .*a function without a name"),
+        ("model = {'f': lambda a: a + 1}", "cfg.model.f cannot leave .*a function without a name"),
+        ("model = {'f': lambda a: print([a])}", "cfg.model.f cannot leave .*a function without a name"),
     ],
 )
 def test_code_that_fails(file: Path, code: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:

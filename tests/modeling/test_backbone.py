@@ -15,7 +15,7 @@ from detexport.modeling.backbone import (
     BasicStem,
     BottleneckBlock,
     ResNet,
-    size_divisibility_of,
+    padding_of,
 )
 from detexport.modeling.backbone.fpn import LastLevelP6P7
 from detexport.modeling.backbone.resnet import BasicBlock
@@ -116,8 +116,10 @@ def test_padding_follows_the_constraints_of_the_backbone() -> None:
     class Patches(Backbone):
         padding_constraints = {"size_divisibility": 16}  # noqa: RUF012
 
-    assert size_divisibility_of(Patches()) == 16
+    assert padding_of(Patches()) == {"size_divisibility": 16, "square_pad": 0}
     assert Backbone().padding_constraints == {}
-    Patches.padding_constraints = {"square_size": 1024}
-    with pytest.raises(ConfigError, match=r"not padded to squares; got: Patches\.padding_constraints"):
-        size_divisibility_of(Patches())
+    Patches.padding_constraints = {"square_size": 1024, "size_divisibility": 0}
+    Patches.size_divisibility = 32
+    assert padding_of(Patches()) == {"size_divisibility": 0, "square_pad": 1024}
+    del Patches.padding_constraints
+    assert padding_of(Patches()) == {"size_divisibility": 32, "square_pad": 0}

@@ -226,7 +226,12 @@ class Runner:
     def _arguments(self, step: Step) -> tuple[str, ...]:
         python, *script = shlex.split(step.cmd)
         if python != "python":
-            raise DataError(f"the stage {step.stage} is no Python script", got=step.cmd)
+            raise DataError(
+                f"the stage {step.stage} is no Python script",
+                got=step.cmd,
+                expected="python stages/NAME.py ...",
+                remedy="correct its cmd in dvc.yaml",
+            )
         without = ["-c", WITHOUT, "detexport.modeling"] if step.stage in WITHOUT_MODELS else []
         return (*without, *script)
 

@@ -66,6 +66,7 @@ class Location:
         if not names:
             raise DataError(
                 f"there is no image in {self.name}",
+                got="no file with such a suffix",
                 expected=f"a folder or bucket with {', '.join(SUFFIXES)}",
                 remedy="correct the location",
             )
@@ -107,7 +108,12 @@ class Location:
             with filesystem.open_input_stream(self.path(name)) as stream:
                 return cast(bytes, stream.read())
         except OSError as error:
-            raise DataError(f"{name} cannot be read", got=error, expected="an image file") from error
+            raise DataError(
+                f"{name} cannot be read",
+                got=error,
+                expected="an image file",
+                remedy="check that it exists and may be read",
+            ) from error
 
     @contextmanager
     def reading(self, name: str) -> Iterator[Any]:

@@ -92,6 +92,7 @@ class LazyConfig:
                 f"{path} is not a lazy configuration",
                 got=type(tree).__name__,
                 expected="a mapping of keys such as model",
+                remedy="give a file that defines nodes by LazyCall, or that LazyConfig.save wrote",
             )
         cfg = lazy_python.node(tree)
         if keys is None:
@@ -99,7 +100,10 @@ class LazyConfig:
         names = (keys,) if isinstance(keys, str) else tuple(keys)
         if unknown := [name for name in names if name not in cfg]:
             raise ConfigError(
-                f"{path} has no {listed(unknown)}", expected=f"one of {listed(sorted(map(str, cfg)))}"
+                f"{path} lacks keys",
+                got=listed(unknown),
+                expected=f"one of {listed(sorted(map(str, cfg)))}",
+                remedy="correct the keys",
             )
         return cfg[keys] if isinstance(keys, str) else tuple(cfg[name] for name in names)
 
@@ -136,11 +140,21 @@ class LazyConfig:
             key, equals, text = override.partition("=")
             name = key.lstrip("+~")
             if not name or bool(equals) == key.startswith("~"):
-                raise ConfigError("not an override", got=override, expected="key.of.value=VALUE")
+                raise ConfigError(
+                    "not an override",
+                    got=override,
+                    expected="key.of.value=VALUE",
+                    remedy="write the key, = and the value without spaces",
+                )
             group, _, last = name.rpartition(".")
             parent = OmegaConf.select(cfg, group) if group else cfg
             if not key.startswith("+") and not OmegaConf.is_config(parent):
-                raise ConfigError(f"there is no group {group} to override", got=override)
+                raise ConfigError(
+                    f"there is no group {group} to override",
+                    got=override,
+                    expected="a key below a node of the configuration",
+                    remedy=f"correct the key, or add it by +{name}=...",
+                )
             if not key.startswith("+") and not _has(parent, last):
                 raise ConfigError(
                     f"unknown key {name}",
@@ -154,7 +168,12 @@ class LazyConfig:
                 try:
                     OmegaConf.update(cfg, name, yaml.safe_load(text), merge=False, force_add=True)
                 except yaml.YAMLError as error:
-                    raise ConfigError(f"the value of {name} is not YAML", got=shown(text)) from error
+                    raise ConfigError(
+                        f"the value of {name} is not YAML",
+                        got=shown(text),
+                        expected="a value such as 0.5, [1, 2] or name",
+                        remedy=f"correct the value of {name}",
+                    ) from error
         return cfg
 
     @staticmethod
@@ -222,6 +241,7 @@ def lazy_cfg(path: Path) -> CfgNode:
             f"{path} defines no model",
             got=f"keys {listed(sorted(tree))}",
             expected="model, a node by LazyCall",
+            remedy="name the node of the model so, or give the configuration that defines it",
         )
     cfg = get_cfg()
     resize = _resize_of(tree)
@@ -283,7 +303,10 @@ def instantiate(cfg: Any) -> Any:
         return _value(cfg)
     except OmegaConfBaseException as error:
         raise ConfigError(
-            "a value of the lazy configuration does not resolve", got=str(error).splitlines()[0]
+            "a value of the lazy configuration does not resolve",
+            got=str(error).splitlines()[0],
+            expected="interpolations such as ${model.num_classes}, of keys that exist",
+            remedy="correct it in the lazy configuration",
         ) from error
 
 
@@ -319,7 +342,12 @@ def _target(target: Any) -> Callable[..., Any]:
     if isinstance(target, str):
         return resolve(target)
     if not callable(target):
-        raise ConfigError("a target of the lazy configuration is no class or function", got=shown(target))
+        raise ConfigError(
+            "a target of the lazy configuration is no class or function",
+            got=shown(target),
+            expected="a class or function, or its dotted path",
+            remedy="correct _target_ in the lazy configuration",
+        )
     return target
 
 
@@ -389,7 +417,8 @@ def _is_layer_or_optimizer(found: type) -> bool:
 
 def _refused(path: str) -> ConfigError:
     return ConfigError(
-        f"a lazy configuration names {shown(path)}, which is not allowed",
+        "a lazy configuration names what is not allowed",
+        got=shown(path),
         expected=f"a class of {lazy_python.ROOT} that exists here, of torch.nn or torch.optim",
         remedy="import the package that it belongs to by --with, if it is yours",
     )

@@ -47,7 +47,12 @@ def execute(path: Path, *, trust: bool) -> str:
         ConfigError: the code is not trusted or fails, or a value has no form in YAML.
     """
     if not path.is_file():
-        raise ConfigError(f"there is no configuration {path}", got="no such file")
+        raise ConfigError(
+            f"there is no configuration {path}",
+            got="no such file",
+            expected="a .py or .yaml file",
+            remedy="correct the path",
+        )
     if not trust and os.environ.get(TRUST) != "1":
         raise ConfigError(
             f"{path} is Python code, which is executed only if you trust it",
@@ -64,6 +69,7 @@ def execute(path: Path, *, trust: bool) -> str:
             f"the configuration {path} cannot be executed",
             got=lines[-1] if lines else f"exit code {done.returncode}",
             expected="a file that defines nodes by LazyCall",
+            remedy="correct the file, or make the packages that it imports available",
         )
     return done.stdout.rpartition(MARK)[2]
 
@@ -109,6 +115,7 @@ def plain(value: Any, key: str = "cfg") -> Any:
         f"{key} cannot leave the configuration's code",
         got=f"a {type(value).__name__}",
         expected="plain values, classes and functions, functools.partial, and nodes by LazyCall",
+        remedy="write the call that makes it as a node by LazyCall",
     )
 
 
@@ -195,7 +202,8 @@ def _lambda_node(function: Callable[..., Any]) -> ast.Lambda | None:
 
 def _no_partial(key: str) -> ConfigError:
     return ConfigError(
-        f"{key} is a function without a name, which cannot leave the configuration's code",
+        f"{key} cannot leave the configuration's code",
+        got="a function without a name",
         expected="a lambda that calls a class with its argument, such as lambda c: LayerNorm(c, eps=1e-6)",
         remedy="use functools.partial, or a function of a package that --with imports",
     )
@@ -231,7 +239,12 @@ def _import_as_config(path: Path) -> ModuleType:
     builtins.__import__ = importing
     spec = importlib.util.spec_from_file_location(f"{name}.{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise ConfigError(f"{path} cannot be imported")
+        raise ConfigError(
+            f"{path} cannot be imported",
+            got=f"the suffix {path.suffix!r}",
+            expected="a .py file",
+            remedy="rename the file",
+        )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -259,5 +272,10 @@ def _executed(path: Path) -> dict[str, Any]:
         if not name.startswith("_") and isinstance(value, DictConfig | ListConfig | dict)
     }
     if not values:
-        raise ConfigError(f"{path} defines no configuration", expected="a name such as model")
+        raise ConfigError(
+            f"{path} defines no configuration",
+            got="no public name with a node",
+            expected="a name such as model",
+            remedy="assign nodes by LazyCall to public names",
+        )
     return values

@@ -49,7 +49,12 @@ class ASPP(nn.Module):
     ) -> None:
         super().__init__()
         if len(dilations) != 3:
-            raise ConfigError("ASPP has three dilations", got=list(dilations), expected="three numbers")
+            raise ConfigError(
+                "ASPP has three dilations",
+                got=list(dilations),
+                expected="three numbers",
+                remedy="give three dilations, such as 6, 12 and 18",
+            )
         self.pool_kernel_size = pool_kernel_size
         self.pad_to_window = pad_to_window
         self.dropout = dropout

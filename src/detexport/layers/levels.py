@@ -85,4 +85,5 @@ def levels_norm(norm: str, num_levels: int, num_features: int) -> nn.Module | No
         "unsupported normalization of a head over several levels",
         got=f"{norm!r} over {num_features} channels",
         expected=f"'', BN, SyncBN, LN, or GN over a multiple of {GROUPS} channels",
+        remedy="choose another normalization of the head",
     )

@@ -259,6 +259,8 @@ class RotatedAnchorGenerator(nn.Module):
             raise ConfigError(
                 "every level must have the same number of anchors per cell",
                 got=f"MODEL.ANCHOR_GENERATOR.ANGLES: {per_level}",
+                expected="as many angles for each level",
+                remedy="correct MODEL.ANCHOR_GENERATOR.ANGLES",
             )
         cells = [
             [

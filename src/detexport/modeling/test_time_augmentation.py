@@ -110,6 +110,7 @@ class GeneralizedRCNNWithTTA(nn.Module):
                 got=f"{type(model).__name__}, MODEL.KEYPOINT_ON: {cfg.MODEL.KEYPOINT_ON}, "
                 f"MODEL.LOAD_PROPOSALS: {cfg.MODEL.LOAD_PROPOSALS}",
                 expected="a GeneralizedRCNN with both False",
+                remedy="run the model itself, or choose another one",
             )
         self.cfg = cfg.clone()
         self.model = model
@@ -129,7 +130,10 @@ class GeneralizedRCNNWithTTA(nn.Module):
         if "image" not in example:
             if "file_name" not in example:
                 raise InputError(
-                    "an input has no image", got=f"keys {sorted(example)}", expected="image or file_name"
+                    "an input has no image",
+                    got=f"keys {sorted(example)}",
+                    expected="image or file_name",
+                    remedy="give one of them with each input",
                 )
             pixels = read_image(example["file_name"], self.model.input_format)
             example["image"] = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))

@@ -128,7 +128,7 @@ class ImageList:
             size_divisibility: the common height and width are a multiple of it.
             pad_value: value of the padding.
             padding_constraints: requirements of a backbone: ``size_divisibility``, which replaces the
-                argument unless it is 0, and ``square_size``, the side of the batch unless it is 0.
+                argument, and ``square_size``, the side of the batch unless it is 0.
 
         Raises:
             ValueError: there is no image, one of several is larger than ``square_size``, or a constraint is
@@ -142,7 +142,7 @@ class ImageList:
             raise ValueError(
                 f"unknown padding constraints {unknown}; expected size_divisibility or square_size"
             )
-        size_divisibility = constraints.get("size_divisibility", 0) or size_divisibility
+        size_divisibility = constraints.get("size_divisibility", size_divisibility)
         flat = [tensor.reshape(-1, *tensor.shape[-2:]) for tensor in tensors]
         square = constraints.get("square_size", 0)
         pad = SquarePadding(square) if square else pad_images

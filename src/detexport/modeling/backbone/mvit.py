@@ -81,7 +81,10 @@ class MultiScaleAttention(nn.Module):
         if use_rel_pos:
             if input_size is None or input_size[0] != input_size[1]:
                 raise ConfigError(
-                    "relative positions need the size of a square map", got=input_size, expected="input_size"
+                    "relative positions need the size of a square map",
+                    got=f"input_size={input_size}",
+                    expected="two equal numbers",
+                    remedy="give input_size, or leave use_rel_pos at False",
                 )
             length = 2 * max(input_size[0] // stride_q, input_size[0] // stride_kv) - 1
             self.rel_pos_h = position_table(length, head_dim, rel_pos_zero_init)
@@ -328,7 +331,10 @@ class MViT(Backbone):
         unknown = [name for name in self._out_features if name not in self._out_feature_strides]
         if unknown:
             raise ConfigError(
-                "unknown stages of MViT", got=f"out_features {unknown}", expected="scale2, scale3, ..."
+                "unknown stages of MViT",
+                got=f"out_features {unknown}",
+                expected=f"some of {', '.join(self._out_feature_strides)}",
+                remedy="correct out_features",
             )
         self.apply(init_transformer)
 

@@ -293,7 +293,10 @@ class AnyNet(Backbone):
         unknown = [name for name in chosen if name not in channels]
         if unknown:
             raise ConfigError(
-                "unknown stages", got=f"out_features {unknown}", expected=f"some of {', '.join(channels)}"
+                "unknown stages of RegNet",
+                got=f"out_features {unknown}",
+                expected=f"some of {', '.join(channels)}",
+                remedy="correct out_features",
             )
         self._out_features = chosen
         self._out_feature_channels = {name: channels[name] for name in chosen}
@@ -399,6 +402,7 @@ def regnet_widths(depth: int, w_a: float, w_0: float, w_m: float) -> tuple[list[
             "the widths of a RegNet are out of range",
             got=f"w_a={w_a}, w_0={w_0}, w_m={w_m}",
             expected=f"w_a >= 0, w_0 a positive multiple of {WIDTH_STEP}, w_m > 1",
+            remedy="correct w_a, w_0 or w_m",
         )
     linear = w_0 + w_a * np.arange(depth)
     powers = np.round(np.log(linear / w_0) / np.log(w_m))

@@ -396,6 +396,7 @@ def _block_dilations(dilation: int, grid: Sequence[int], blocks: int) -> list[in
             "wrong number of values for the blocks of res5",
             got=f"MODEL.RESNETS.RES5_MULTI_GRID: {list(grid)}",
             expected=f"{blocks}, one for each block",
+            remedy="correct MODEL.RESNETS.RES5_MULTI_GRID",
         )
     return [dilation * factor for factor in (grid if len(grid) == blocks else [grid[0]] * blocks)]
 
@@ -552,7 +553,10 @@ def last_output(cfg: CfgNode) -> str:
     names = cfg.MODEL.RESNETS.OUT_FEATURES
     if not names:
         raise ConfigError(
-            "MODEL.RESNETS.OUT_FEATURES names no stage", expected="some of stem, res2, ..., res5"
+            "MODEL.RESNETS.OUT_FEATURES names no stage",
+            got="none",
+            expected="some of stem, res2, ..., res5",
+            remedy="name them in MODEL.RESNETS.OUT_FEATURES",
         )
     return str(max(names, key=lambda name: (name != "stem", name)))
 

@@ -64,7 +64,12 @@ class Attention(nn.Module):
         self.use_rel_pos = use_rel_pos
         if use_rel_pos:
             if input_size is None:
-                raise ConfigError("relative positions need the size of the map", expected="input_size")
+                raise ConfigError(
+                    "relative positions need the size of the map",
+                    got="input_size=None",
+                    expected="rows and columns of tokens",
+                    remedy="give input_size, or leave use_rel_pos at False",
+                )
             self.rel_pos_h = position_table(2 * input_size[0] - 1, head_dim, rel_pos_zero_init)
             self.rel_pos_w = position_table(2 * input_size[1] - 1, head_dim, rel_pos_zero_init)
             self.relative_position = RelativePosition()
@@ -348,12 +353,19 @@ class SimpleFeaturePyramid(Backbone):
 
 def _stride(stride: int, scale: float) -> int:
     if scale not in (4.0, 2.0, 1.0, 0.5):
-        raise ConfigError("unsupported scale of a pyramid level", got=scale, expected="4, 2, 1 or 0.5")
+        raise ConfigError(
+            "unsupported scale of a pyramid level",
+            got=scale,
+            expected="4, 2, 1 or 0.5",
+            remedy="correct scale_factors",
+        )
     level = stride / scale
     if level != int(level) or int(level) & (int(level) - 1):
         raise ConfigError(
             "the stride of a pyramid level must be a power of 2",
             got=f"{level:g}, a map of the stride {stride} scaled by {scale:g}",
+            expected="1, 2, 4, 8, ...",
+            remedy="correct scale_factors, or the stride of the backbone",
         )
     return int(level)
 

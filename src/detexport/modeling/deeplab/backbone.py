@@ -58,6 +58,7 @@ def build_resnet_deeplab_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNe
             "unknown stem",
             got=f"MODEL.RESNETS.STEM_TYPE: {resnets.STEM_TYPE!r}",
             expected=f"one of {', '.join(STEMS)}",
+            remedy="correct MODEL.RESNETS.STEM_TYPE",
         )
     stages = configured_stages(
         cfg,

@@ -57,6 +57,7 @@ def check_loss_type(loss_type: str) -> str:
             "unknown loss of pixels",
             got=f"MODEL.SEM_SEG_HEAD.LOSS_TYPE: {loss_type!r}",
             expected=f"one of {', '.join(LOSS_TYPES)}",
+            remedy="correct MODEL.SEM_SEG_HEAD.LOSS_TYPE",
         )
     return loss_type
 

@@ -377,6 +377,7 @@ class DeepLabV3Head(SemSegHead):
                 "DeepLabV3Head has one feature map",
                 got=f"MODEL.SEM_SEG_HEAD.IN_FEATURES: {list(input_shape)}",
                 expected="one name, such as res5",
+                remedy="correct MODEL.SEM_SEG_HEAD.IN_FEATURES",
             )
         super().__init__(num_classes, common_stride, ignore_value, loss_weight)
         self.loss_type = check_loss_type(loss_type)
@@ -386,6 +387,7 @@ class DeepLabV3Head(SemSegHead):
                 "the common stride is not that of the feature map",
                 got=f"MODEL.SEM_SEG_HEAD.COMMON_STRIDE: {common_stride}",
                 expected=shape.stride,
+                remedy=f"set MODEL.SEM_SEG_HEAD.COMMON_STRIDE: {shape.stride}",
             )
         self.aspp = ASPP(
             shape.channels,

@@ -55,6 +55,7 @@ def _build_lazy(cfg: CfgNode) -> ImageModel:
             "the node model of the lazy configuration is no meta architecture",
             got=type(model).__name__,
             expected="a model such as GeneralizedRCNN",
+            remedy="correct _target_ of the node model",
         )
     if resize:
         model.resize = ResizeRule(*resize)

@@ -48,6 +48,7 @@ class CenterGrouping:
                 "a window has a pixel at its centre",
                 got=f"MODEL.PANOPTIC_DEEPLAB.NMS_KERNEL: {self.nms_kernel}",
                 expected="an odd number of px",
+                remedy="correct MODEL.PANOPTIC_DEEPLAB.NMS_KERNEL",
             )
 
     def panoptic(self, classes: Tensor, center: Tensor, offset: Tensor) -> Tensor:
