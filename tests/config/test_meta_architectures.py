@@ -35,3 +35,11 @@ def test_which_models_pool_regions(config: str, pools: bool) -> None:
 )
 def test_how_many_classes_a_model_has(config: str, classes: int | None) -> None:
     assert configured_classes(load_cfg(CONF / config)) == classes
+
+
+def test_the_number_of_classes_of_a_lazy_configuration_is_known_to_its_model(tmp_path: Path) -> None:
+    path = tmp_path / "model.yaml"
+    path.write_text("model: {_target_: detectron2.modeling.GeneralizedRCNN}\n")
+    cfg = load_cfg(path)
+    assert pools_regions(cfg)
+    assert configured_classes(cfg) is None

@@ -10,6 +10,7 @@ from torch import Tensor
 from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec
 from detexport.modeling import FCOS, Backbone
+from detexport.modeling.box_regression import Box2BoxTransformLinear
 from detexport.modeling.meta_arch.fcos import FCOSHead, centerness_of, match_points
 from detexport.structures import Boxes, Instances
 
@@ -123,6 +124,39 @@ def test_it_trains_and_its_graph_finds_the_same(norm: str) -> None:
         scripted = torch.jit.script(model.batch_graph())([image])[0]
     torch.testing.assert_close(scripted["scores"], eager.scores)
     torch.testing.assert_close(scripted["pred_boxes"], eager.pred_boxes.tensor)
+
+
+class Doubling(Box2BoxTransformLinear):
+    """Boxes of twice the coordinates."""
+
+    def apply_deltas(self, deltas: Tensor, boxes: Tensor) -> Tensor:
+        return 2 * super().apply_deltas(deltas, boxes)
+
+
+def test_it_decodes_by_its_own_transform_in_a_trace_too() -> None:
+    plain, own = fcos().eval(), fcos(box2box_transform=Doubling()).eval()
+    plain.test_score_thresh = own.test_score_thresh = 0.0
+    image, other = example()["image"], torch.randint(0, 255, (3, 90, 50), dtype=torch.uint8)
+    with torch.no_grad():
+        expected, found = (
+            model.inference([{"image": image}], do_postprocess=False)[0] for model in (plain, own)
+        )
+        traced = torch.jit.trace(own.image_graph(("pred_boxes",)), (other,), check_trace=False)(image)[0]
+    assert len(found) > 0
+    assert torch.equal(found.pred_boxes.tensor, 2 * expected.pred_boxes.tensor)
+    assert torch.equal(traced, found.pred_boxes.tensor)
+    with pytest.raises(ConfigError, match=r"apply_deltas of Doubling.*a Box2BoxTransformLinear"):
+        own.batch_graph()
+
+
+def test_documented_attributes_are_those_that_the_model_reads() -> None:
+    model = fcos().eval()
+    model.test_score_thresh, model.max_detections_per_image, model.test_topk_candidates = 0.0, 2, 5
+    with torch.no_grad():
+        (found,) = model.inference([example()], do_postprocess=False)
+    assert len(found) == 2
+    assert (model.topk_candidates, model.test_nms_thresh) == (5, model.nms_threshold)
+    assert model.head_in_features == model.in_features == list(STRIDES)
 
 
 def test_levels_of_different_widths_and_unknown_norms_are_refused() -> None:

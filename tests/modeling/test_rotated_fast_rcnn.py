@@ -5,11 +5,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from detexport.config.cfg import CfgNode, load_cfg
-from detexport.errors import ConfigError
+from detexport.errors import ConfigError, ExportError
 from detexport.modeling import build_model
-from detexport.modeling.roi_heads.rotated_fast_rcnn import fast_rcnn_inference_rotated
+from detexport.modeling.box_regression import Box2BoxTransformRotated, decoding_weights
+from detexport.modeling.roi_heads.rotated_fast_rcnn import (
+    RotatedFastRCNNOutputLayers,
+    fast_rcnn_inference_rotated,
+)
 from detexport.structures import Instances, RotatedBoxes
 
 CONFIG = Path(__file__).parents[2] / "conf/detectron2/mask_rcnn.yaml"
@@ -74,6 +79,68 @@ def test_a_trace_finds_the_same_at_another_size() -> None:
         image = torch.randint(0, 255, (3, 90, 50), dtype=torch.uint8)
         for found, expected in zip(traced(image), graph(image), strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+
+
+class Doubling(Box2BoxTransformRotated):
+    """Boxes of twice the width and height."""
+
+    def apply_deltas(self, deltas: Tensor, boxes: Tensor) -> Tensor:
+        sizes = deltas.new_tensor([1.0, 1.0, 2.0, 2.0, 1.0]).repeat(deltas.shape[1] // 5)
+        return super().apply_deltas(deltas, boxes) * sizes
+
+
+WEIGHTS = (10.0, 10.0, 5.0, 5.0, 1.0)
+
+
+def seeded(transform: Box2BoxTransformRotated) -> Any:
+    """A model as if it had been constructed with this transform."""
+    torch.manual_seed(0)
+    model = build_model(configured("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0)).eval()
+    torch.nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight, std=0.5)
+    for module in (model.proposal_generator, model.roi_heads.box_predictor):
+        module.box2box_transform = transform
+        module.box_weights = decoding_weights(transform, Box2BoxTransformRotated)
+    return model
+
+
+@pytest.mark.parametrize("transform", [Doubling(WEIGHTS), Box2BoxTransformRotated(WEIGHTS, -0.5)])
+def test_it_decodes_by_its_own_transform_in_a_trace_too(transform: Box2BoxTransformRotated) -> None:
+    model, names = seeded(transform), ("pred_boxes", "scores")
+    image, other = example()["image"], torch.randint(0, 255, (3, 90, 50), dtype=torch.uint8)
+    with torch.no_grad():
+        found, plain = (
+            one.inference([{"image": image}], do_postprocess=False)[0]
+            for one in (model, seeded(Box2BoxTransformRotated(WEIGHTS)))
+        )
+        boxes, scores = torch.jit.trace(model.image_graph(names), (other,), check_trace=False)(image)
+    torch.testing.assert_close(scores, found.scores, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(boxes, found.pred_boxes.tensor, rtol=1e-4, atol=1e-3)
+    sizes = [one.pred_boxes.tensor[:, 2:4].prod(dim=1).max() for one in (found, plain)]
+    assert sizes[0] != sizes[1]
+    with pytest.raises(ConfigError, match=r"apply_deltas of .*a Box2BoxTransformRotated with the default"):
+        model.batch_graph()
+
+
+class Numbered(RotatedFastRCNNOutputLayers):
+    """Adds a field to the detections."""
+
+    def inference(self, predictions: Any, proposals: Any) -> Any:
+        found, kept = super().inference(predictions, proposals)
+        for one, rows in zip(found, kept, strict=True):
+            one.proposal = rows
+        return found, kept
+
+
+def test_an_overridden_inference_is_called_and_graphs_refuse_it() -> None:
+    model = seeded(Box2BoxTransformRotated(WEIGHTS))
+    with torch.no_grad():
+        expected = model.inference([example()], do_postprocess=False)[0]
+        model.roi_heads.box_predictor.__class__ = Numbered
+        found = model.inference([example()], do_postprocess=False)[0]
+    assert found.has("proposal")
+    assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
+    with pytest.raises(ExportError, match=r"Numbered\.inference.*no select of its own"):
+        model.image_graph(("scores",))
 
 
 @pytest.mark.parametrize(
