@@ -31,8 +31,8 @@ def main(
     engine = instantiate(load_params(f"{target}.runtime"))
     files = ReportFiles(save_to, save_drawn_to, save_certificate_to)
     settings = [load_values(name) for name in (target, "parity", "data.categories")]
-    execution = instantiate(load_params("engine"))
-    report = validate_job(job, artifact_dir, engine, reference, floor, data, files, *settings, execution)
+    settings.append(instantiate(load_params("engine")))
+    report = validate_job(job, artifact_dir, engine, reference, floor, data, files, *settings)
     echo("\n".join(report_lines(report)))
 
 

@@ -122,7 +122,7 @@ class Location:
         with filesystem.open_input_file(self.path(name)) as file:
             yield file
 
-    def write(self, name: str, write: Callable[[BinaryIO], None]) -> None:
+    def write(self, name: str, write: Callable[[BinaryIO], object]) -> None:
         """Write a file, which appears when it is complete: by a rename, or as a bucket's object.
 
         Raises:

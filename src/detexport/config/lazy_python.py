@@ -119,7 +119,7 @@ def plain(value: Any, key: str = "cfg") -> Any:
     )
 
 
-def _items(value: Any, key: str) -> dict[str, Any]:
+def _items(value: Any, key: str) -> Any:
     if value._content is None or isinstance(value._content, str):  # None, or an interpolation
         return value._content
     items = {}
@@ -183,7 +183,7 @@ def _partial_of(function: Callable[..., Any], key: str) -> functools.partial[Any
 
 def _lambda_node(function: Callable[..., Any]) -> ast.Lambda | None:
     """Return the source of a lambda as a tree."""
-    code = function.__code__  # type: ignore[attr-defined]
+    code = function.__code__
     places = [place for place in code.co_positions() if place[0] and place[2] is not None and place[3]]
     try:
         tree = ast.parse(Path(code.co_filename).read_text(encoding="utf-8"))

@@ -52,7 +52,7 @@ def _partial(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
     """Read the state of a ``functools.partial``: (function, args, keywords, attributes)."""
     fields = loader.construct_mapping(node, deep=True) if isinstance(node, yaml.MappingNode) else {}
     function = next(iter(fields.get("args") or ()), None)
-    state = fields.get("state") or (function, (), {}, None)
+    state: Any = fields.get("state") or (function, (), {}, None)
     if function is None or len(state) != 4 or state[3]:
         raise yaml.constructor.ConstructorError(None, None, "not a functools.partial", node.start_mark)
     return {PARTIAL: function, ARGUMENTS: list(state[1] or ()), **(state[2] or {})}
@@ -68,7 +68,7 @@ class _Dumper(yaml.SafeDumper):
         """Write every value where it stands."""
         return True
 
-    def represent_dict(self, data: dict[Any, Any]) -> yaml.Node:
+    def represent_dict(self, data: Any) -> Any:
         """Write a node as its tag, any other mapping as it is."""
         if set(data) == {NAME}:
             return self.represent_scalar(f"{_PYTHON}name:{data[NAME]}", "")

@@ -173,7 +173,7 @@ def _begin(request: Request, artifact: Artifact, names: list[str]) -> None:
         "part_images": request.part_images,
     }
     if JOB not in request.output.files(missing=True):
-        request.output.write(JOB, lambda stream: stream.write(json.dumps(job, indent=1).encode()) and None)
+        request.output.write(JOB, lambda stream: stream.write(json.dumps(job, indent=1).encode()))
         return
     before = parse_json(request.output.read(JOB))
     changed = [name for name, value in job.items() if before.get(name) != value]

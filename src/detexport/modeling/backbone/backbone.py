@@ -42,7 +42,7 @@ class Backbone(nn.Module):
         }
 
 
-def padding_of(backbone: Any) -> dict[str, int]:
+def padding_of(backbone: Any) -> dict[str, Any]:
     """Return the arguments of ``ImageModel`` for the padding that a backbone needs."""
     constraints = getattr(backbone, "padding_constraints", {})
     return {

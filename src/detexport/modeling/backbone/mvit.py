@@ -185,7 +185,7 @@ class MultiScaleBlock(nn.Module):
             num_heads,
             qkv_bias,
             norm_layer,
-            tuple(qkv_pool_kernel),
+            (qkv_pool_kernel[0], qkv_pool_kernel[1]),
             stride_q,
             stride_kv,
             residual_pooling,
@@ -277,7 +277,11 @@ class MViT(Backbone):
         self.pretrain_use_cls_token = pretrain_use_cls_token
         self.use_act_checkpoint = use_act_checkpoint
         self.patch_embed = PatchEmbed(
-            tuple(patch_kernel), tuple(patch_stride), tuple(patch_padding), in_chans, embed_dim
+            (patch_kernel[0], patch_kernel[1]),
+            (patch_stride[0], patch_stride[1]),
+            (patch_padding[0], patch_padding[1]),
+            in_chans,
+            embed_dim,
         )
         self.pos_embed: nn.Parameter | None = None
         if use_abs_pos:

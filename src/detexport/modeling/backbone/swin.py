@@ -4,7 +4,7 @@ Shapes: images are (N, C, H, W), tokens (N, H', W', D), windows of S x S tokens.
 """
 
 from collections.abc import Sequence
-from typing import Dict, Optional
+from typing import Any, Dict, Optional
 
 import torch
 import torch.nn.functional as F
@@ -375,6 +375,7 @@ class SwinTransformer(Backbone):
             x = layer(x)
             if stage in self.out_indices:
                 outputs[f"p{stage}"] = getattr(self, f"norm{stage}")(x).permute(0, 3, 1, 2)
-            if layer.downsample is not None:
-                x = layer.downsample(x)
+            downsample: Any = layer.downsample
+            if downsample is not None:
+                x = downsample(x)
         return outputs

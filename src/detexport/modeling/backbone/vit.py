@@ -5,7 +5,7 @@ Shapes: images are (N, C, H, W), tokens (N, H', W', D); ``p{k}`` has the stride 
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Dict
+from typing import Any, Dict, cast
 
 import torch
 from torch import Tensor, nn
@@ -121,7 +121,7 @@ class ResBottleneckBlock(CNNBlockBase):
         self.norm2: Any = get_norm(norm, bottleneck_channels)
         self.act2 = act_layer()
         self.conv3 = Conv2d(bottleneck_channels, out_channels, 1, bias=False)
-        self.norm3: Any = get_norm(norm, out_channels)
+        self.norm3 = cast("Any", get_norm(norm, out_channels))
         for conv in (self.conv1, self.conv2, self.conv3):
             init_conv_msra(conv)
         nn.init.zeros_(self.norm3.weight)

@@ -111,7 +111,7 @@ class Decoder(nn.Sequential):
             channels = width
         self.feature_names: List[str] = [name for name, _ in reversed(shapes)]
 
-    def forward(self, features: Dict[str, Tensor]) -> Tensor:  # type: ignore[override]
+    def forward(self, features: Dict[str, Tensor]) -> Tensor:
         """Return the finest level (N, C, H, W), for feature maps by name."""
         level: Optional[Tensor] = None
         for index, stage in enumerate(self):
