@@ -210,7 +210,7 @@ def _no_partial(key: str) -> ConfigError:
 
 
 def _import_as_config(path: Path) -> ModuleType:
-    """Execute a file as a module whose relative imports are files beside it, each executed anew."""
+    """Execute a file as a module whose relative imports are files beside it, each executed again."""
     folders = list(reversed(path.resolve().parents))
     name = PACKAGE
     for depth, folder in enumerate(folders):
