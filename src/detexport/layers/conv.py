@@ -2,13 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detexport.errors import ConfigError
+
+# Known where the library reads it. None, too, for OmegaConf, which checks the nodes of lazy configurations.
+if TYPE_CHECKING:
+    _Known = int
+else:
+    _Known = int | None
 
 
 @dataclass(frozen=True)
@@ -18,10 +24,10 @@ class ShapeSpec:
     What is not known is None.
     """
 
-    channels: int = None  # type: ignore[assignment] # known where the library reads it
+    channels: _Known = None  # type: ignore[assignment]
     height: int | None = None
     width: int | None = None
-    stride: int = None  # type: ignore[assignment]
+    stride: _Known = None  # type: ignore[assignment]
 
 
 def shapes_of(shapes: Mapping[str, ShapeSpec], names: Sequence[str], key: str) -> list[ShapeSpec]:
