@@ -15,6 +15,9 @@ from toy_pipeline import JOB, SECOND_JOB, call, commit, create, job_command, par
 from detexport.registry.champions import read_champions
 from detexport.registry.settings import RegistrySettings
 
+# Minutes of whole pipelines; test_retrain_decisions.py tests the same decisions without one.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:

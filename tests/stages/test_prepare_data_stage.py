@@ -8,9 +8,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from detexport.data.coco import load_coco
+from detexport.defaults import read_defaults
 
 ROOT = Path(__file__).parents[2]
-SHAPES = "detexport.data.synthetic.SyntheticShapes"
 FOLDER = "detexport.data.coco_folder.CocoFolder"
 
 
@@ -29,7 +29,8 @@ def prepare_data(save_dir: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_prepare_data_writes_the_set() -> None:
-    dataset = {"_target_": SHAPES, "train_images": 1, "val_images": 2, "sizes": [[64, 80]]}
+    defaults = read_defaults("data/shapes")["dataset"]
+    dataset = {**defaults, "name": "shapes", "train_images": 1, "val_images": 2, "sizes": [[64, 80]]}
     write_params({"data": {"dataset": dataset}})
     result = prepare_data("data/shapes")
     assert result.returncode == 0, result.stderr

@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from coverage_table.cells import Cell, pairs_of
+from coverage_table.steps import inside, producers, read_steps
+from measure_coverage import STAGES
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tools/measure_coverage.py"
@@ -27,6 +29,17 @@ def test_a_cell_that_does_not_exist_is_refused_with_those_that_do(tmp_path: Path
     params = yaml.safe_load((tmp_path / "work/params.yaml").read_text())
     assert len(params["jobs"]) == len(params["models"]) * len(params["targets"])
     assert params["left_out"] == {}
+
+
+def test_the_steps_write_all_results_that_they_read() -> None:
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    steps = read_steps(stages, params, STAGES)
+    before = producers(steps)
+    for step in steps:
+        written = {out for other in before[step.name] for out in other.outs}
+        read = {dep for dep in step.deps if dep.startswith(("outputs/", "data/"))}
+        assert {dep for dep in read if not any(inside(dep, out) for out in written)} == set(), step.name
 
 
 def document(cells: list[dict[str, Any]], folder: Path) -> "subprocess.CompletedProcess[str]":

@@ -297,6 +297,7 @@ def export_command(
         bool,
         Option(
             "--check/--no-check",
+            "--proof/--no-proof",  # an earlier name, which scripts use
             help="Compare the artifact with the model; keep it only if it passes.",
         ),
     ] = True,
@@ -504,6 +505,8 @@ def validate_command(
     accuracy_images: Annotated[
         int | None,
         Option(
+            "--accuracy-images",
+            "--quality-images",  # an earlier name, which scripts use
             min=0,
             help="Number of annotated images for the task metrics (AP, AR, PQ, mIoU); 0 leaves them out, for "
             "data without annotations. Also ignored in the pipeline's folders, unless 0. Default: that of "
