@@ -200,11 +200,12 @@ def test_a_mistake_is_one_line_and_exit_code_2_before_torch_is_imported(
 
 OPTIONS = {
     "export": "config-file weights target output sample calibration opt class-names data run-eval device "
-    "check no-check proof no-proof max-image-pixels allow-new",
-    "predict": "json draw device target score-threshold max-image-pixels",
+    "check no-check proof no-proof max-image-pixels allow-new trust-config",
+    "predict": "json draw device target score-threshold max-image-pixels output format engine address workers "
+    "part-images",
     "validate": "data against config-file weights target against-target images accuracy-images "
-    "quality-images device save-dir json allow-new max-image-pixels params",
-    "diagnose": "config-file weights image max-image-pixels target save-dir json allow-new",
+    "quality-images device save-dir json allow-new max-image-pixels params trust-config",
+    "diagnose": "config-file weights image max-image-pixels target save-dir json allow-new trust-config",
     "inspect": "json dump",
     "doctor": "json",
     "promote": "version json",
@@ -246,6 +247,7 @@ def _light_ends(monkeypatch: pytest.MonkeyPatch, made: Path) -> None:
     for module, names in {
         "export": ["make"],
         "predict": ["predict"],
+        "predict_folder": ["predict_to_output"],
         "validate": ["validate"],
         "diagnose": ["diagnose"],
         "inspect": ["inspect"],
