@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from detexport.config import get_cfg
-from detexport.config.cfg import load_cfg
+from detexport.config.cfg import add_project_keys, load_cfg
 from detexport.config.values import VALUES, Number, check_values
 from detexport.errors import ConfigError
 
@@ -17,9 +17,13 @@ CONFIGS = sorted(
 
 
 def test_defaults_fit() -> None:
-    check_values(get_cfg(), get_cfg())
+    cfg = get_cfg()
+    check_values(cfg, get_cfg())
+    for project in ("deeplab", "panoptic_deeplab"):
+        add_project_keys(cfg, project)
     for key in VALUES:
-        get_cfg().value_of(key)
+        cfg.value_of(key)
+    check_values(cfg, cfg.clone())
 
 
 def test_published_configurations_fit() -> None:
