@@ -25,7 +25,8 @@ LINK = re.compile(r"(\]\()([^)\s#]+)([^)]*\))")
 
 def _reference_pages() -> dict[str, str]:
     """Return a page for each package, with its modules, and for each module at the top."""
-    packages = [path.parent for path in PACKAGE.rglob("__init__.py") if path.parent != PACKAGE]
+    folders = [path.parent for path in PACKAGE.rglob("__init__.py") if path.parent != PACKAGE]
+    packages = [folder for folder in folders if (folder.parent / "__init__.py").is_file()]
     pages = {path: _modules(path) for path in packages} | {path: [] for path in _modules(PACKAGE)}
     return {
         f"reference/{'.'.join(path.relative_to(PACKAGE).parts)}.md": _directives(path, modules)

@@ -138,6 +138,10 @@ class ConfigError(DetexportError):
     """A configuration names something that does not exist, or has an invalid value."""
 
 
+class MissingKeyError(ConfigError, AttributeError):
+    """A configuration has no such key: ``hasattr`` and ``getattr`` with a default take it as an attribute's."""
+
+
 class DivergedError(DetexportError, FloatingPointError):
     """A training diverged: the same settings lead to the same failure."""
 

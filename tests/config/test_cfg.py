@@ -129,6 +129,23 @@ def test_a_file_with_an_unknown_key_changes_nothing(tmp_path: Path) -> None:
     assert cfg == get_cfg()
 
 
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("WEIGHT", "no such key; got: WEIGHT; expected: .*remedy: did you mean 'WEIGHTS'"),
+        ("ZZZ", "remedy: correct the name, or add the key"),
+        ("ASPP_CHANNELS", r"remedy: call add_deeplab_config\(cfg\)"),
+        ("INS_EMBED_HEAD", r"remedy: call add_panoptic_deeplab_config\(cfg\)"),
+    ],
+)
+def test_a_missing_key_is_named(key: str, message: str) -> None:
+    model = get_cfg().MODEL
+    assert not hasattr(model, key)
+    assert getattr(model, key, 3) == 3
+    with pytest.raises(ConfigError, match=message):
+        getattr(model, key)
+
+
 def test_overrides_by_a_list() -> None:
     cfg = get_cfg()
     cfg.merge_from_list(["MODEL.RESNETS.DEPTH", 18, "MODEL.RPN.NMS_THRESH", "0.5", "MODEL.DEVICE", "cpu"])

@@ -356,7 +356,6 @@ def test_things_may_carry_gradients() -> None:
         ("RetinaNet", "MODEL.RETINANET.IN_FEATURES", ["p2", "p3"]),
         ("RetinaNet", "MODEL.RESNETS.OUT_FEATURES", ["res3", "res4"]),
         ("PanopticFPN", "MODEL.MASK_ON", False),
-        ("SemanticSegmentor", "MODEL.SEM_SEG_HEAD.NAME", "DeepLabV3Head"),
         ("SemanticSegmentor", "MODEL.SEM_SEG_HEAD.IN_FEATURES", ["p6"]),
         ("SemanticSegmentor", "MODEL.SEM_SEG_HEAD.COMMON_STRIDE", 8),
     ],

@@ -14,7 +14,7 @@ import yaml
 from yacs.config import CfgNode as _YacsNode
 
 from detexport.config import plain_yaml
-from detexport.errors import ConfigError, did_you_mean, listed, shown
+from detexport.errors import ConfigError, MissingKeyError, did_you_mean, listed, shown
 
 LAZY = "LAZY"
 """Key of a model that a lazy configuration builds; other configurations lack it."""
@@ -28,6 +28,23 @@ _KEY = re.compile(r"[A-Z][A-Z0-9_]*(?:\.[A-Z0-9_]+)*")
 
 class CfgNode(_YacsNode):
     """A configuration tree whose errors name the key, the file and the alternatives."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Return the value of a key.
+
+        Raises:
+            MissingKeyError: the key does not exist.
+        """
+        if name in self:
+            return self[name]
+        if name.startswith("_"):  # Python's own protocols ask for these
+            raise AttributeError(name)
+        raise MissingKeyError(
+            "the configuration has no such key",
+            got=name,
+            expected=listed(sorted(self)),
+            remedy=_remedy(name, self),
+        )
 
     @classmethod
     def load_yaml_with_base(cls, filename: str | Path) -> dict[str, Any]:
@@ -186,6 +203,20 @@ def add_project_keys(cfg: _YacsNode, project: str) -> None:
         _add_missing(cfg, _project_tree(name))
         if name == project:
             return
+
+
+def _remedy(name: str, node: dict[str, Any]) -> str:
+    """Return how the key comes into a configuration."""
+    for project in PROJECT_KEYS:
+        if _has_key(_project_tree(project), name):
+            return f"call add_{project}_config(cfg) of detexport.projects.{project}"
+    return (
+        did_you_mean(name, node) or "correct the name, or add the key with its default to the configuration"
+    )
+
+
+def _has_key(tree: Any, name: str) -> bool:
+    return isinstance(tree, dict) and (name in tree or any(_has_key(value, name) for value in tree.values()))
 
 
 def _add_missing(node: _YacsNode, tree: dict[str, Any]) -> None:
