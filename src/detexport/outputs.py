@@ -107,7 +107,7 @@ def array_faults(
 
 def is_rotated(boxes: np.ndarray) -> bool:
     """Return whether boxes are rotated, (R, 5) instead of (R, 4) XYXY."""
-    return boxes.ndim == 2 and boxes.shape[1] == len(ROTATED_BOXES.shape) + 3
+    return boxes.ndim == 2 and boxes.shape[1] == ROTATED_BOXES.shape[1]
 
 
 def box_corners(boxes: np.ndarray) -> np.ndarray:

@@ -51,7 +51,9 @@ def test_a_number_that_is_not_finite_fails_and_is_named(field: str, value: float
     [
         ({"pred_boxes": detections()["pred_boxes"].astype(np.float64)}, "pred_boxes: dtype float64"),
         ({"pred_classes": detections()["pred_classes"].astype(np.int32)}, "pred_classes: dtype int32"),
-        ({"pred_boxes": np.zeros((4, 5), np.float32)}, r"pred_boxes: shape \(4, 5\), expected \(4, 4\)"),
+        ({"pred_boxes": np.zeros((4, 6), np.float32)}, r"pred_boxes: shape \(4, 6\), expected \(4, 4\)"),
+        # Rotated boxes, where the model's are not.
+        ({"pred_boxes": np.zeros((4, 5), np.float32)}, r"pred_boxes: runtime \(5,\), eager model \(4,\)"),
         ({"pred_classes": np.zeros(3, np.int64)}, r"pred_classes: shape \(3,\), expected \(4,\)"),
         ({"scores": np.float32(0.5)}, "scores"),
         ({"pred_masks": np.zeros((4, 28, 28), np.float32)}, "pred_masks: dtype float32"),

@@ -182,10 +182,11 @@ def _faults(expected: Outputs, actual: Outputs) -> list[str]:
         faults.append(f"fields: runtime {sorted(actual)}, eager model {sorted(expected)}")
     if faults:
         return faults
+    # The number of rows may differ.
+    row_axes = {"pred_boxes": 1, "pred_masks": 1, "pred_keypoints": 1, "sem_seg": 0, "panoptic_seg": 0}
     sizes = [
         (name, *(side[name].shape[first:] for side in (actual, expected)))
-        # Without the number of rows, which may differ.
-        for name, first in (("pred_masks", 1), ("pred_keypoints", 1), ("sem_seg", 0), ("panoptic_seg", 0))
+        for name, first in row_axes.items()
         if name in expected
     ]
     return [f"{name}: runtime {a}, eager model {b}" for name, a, b in sizes if a != b]
