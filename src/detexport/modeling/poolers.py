@@ -38,9 +38,17 @@ class ROIPooler(nn.Module):
         canonical_level: log2 of that level's stride.
     """
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> "ROIPooler":
+    def __new__(
+        cls,
+        output_size: int | tuple[int, int],
+        scales: Sequence[float],
+        sampling_ratio: int,
+        pooler_type: str,
+        canonical_box_size: int = 224,
+        canonical_level: int = 4,
+    ) -> "ROIPooler":
         """Return a pooler of the subclass for rotated boxes if ``pooler_type`` is that."""
-        rotated = cls is ROIPooler and "ROIAlignRotated" in (*args, *kwargs.values())
+        rotated = cls is ROIPooler and pooler_type == "ROIAlignRotated"
         return super().__new__(RotatedROIPooler if rotated else cls)
 
     def __init__(
