@@ -96,10 +96,10 @@ def register_versions(root: Path, uri: str, *numbers: int) -> None:
 def test_processes_at_the_same_time_have_one_outcome(root: Path, server: MlflowServer) -> None:
     uri = server.address
     register_versions(root, uri, 1)
-    finish(*(start(promote_version, uri, NAME, "1") for _ in range(4)))
+    finish(*(start(promote_version, uri, NAME, "1") for _ in range(2)))
     assert aliases(uri) == {"challenger": 1, "champion": 1}
     register_versions(root, uri, 2, 3)
-    finish(*(start(promote_version, uri, NAME, version) for version in "2323"))
+    finish(*(start(promote_version, uri, NAME, version) for version in "23"))
     assert aliases(uri) == {"challenger": 3, "champion": 3}
     # A rollback beside a promotion: whichever is first, a newer version that was promoted stays.
     register_versions(root, uri, 4)
