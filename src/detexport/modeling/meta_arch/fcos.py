@@ -110,7 +110,7 @@ class FCOS(DenseDetector):
         pixel_mean: see ``ImageModel``.
         pixel_std: see ``ImageModel``.
         input_format: order of the image's channels, ``"BGR"`` (the default) or ``"RGB"``.
-        vis_period: not supported: training images are not recorded.
+        vis_period: see ``ImageModel``.
         resize: see ``ImageModel``.
     """
 
@@ -143,16 +143,10 @@ class FCOS(DenseDetector):
             pixel_mean=pixel_mean,
             pixel_std=pixel_std,
             input_format=input_format,
+            vis_period=vis_period,
             resize=resize,
             **padding_of(backbone),
         )
-        if vis_period:
-            raise ConfigError(
-                "training images are not recorded",
-                got=f"vis_period={vis_period}",
-                expected="0, the default",
-                remedy="leave vis_period at 0, and draw images with detexport.utils.visualizer",
-            )
         shapes = backbone.output_shape()
         names = list(shapes) if head_in_features is None else list(head_in_features)
         strides = [shape.stride for shape in shapes_of(shapes, names, "head_in_features")]
