@@ -83,7 +83,7 @@ def main() -> None:
     )
     num_keypoints = len(names["keypoints"]) if keypoints else None
     model = new_model(arguments.name, len(train_set.class_names), num_keypoints)
-    averaged = train(model, train_set, settings, truth)
+    averaged = train(model, train_set, settings, truth).weights
     model.load_state_dict(averaged, strict=False)
     accuracy = evaluate(model, val_set, (KEYPOINT_SIGMA,) * (num_keypoints or 0))
     for metric, value in accuracy.items():

@@ -11,9 +11,8 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from tests.shapes import synthetic_shapes
-
 from detexport.engine.training_settings import TrainingSettings
+from synthetic_shapes import synthetic_shapes
 
 CONFIGS = Path(__file__).parents[1] / "conf/detectron2"
 TINY: dict[str, Any] = {

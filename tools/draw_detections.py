@@ -11,17 +11,15 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 from PIL import Image, ImageDraw, ImageFont
 from typer import Argument, run
 
 import detexport
-from detexport.config.instantiation import instantiate
 from detexport.contract import Contract
 from detexport.data import load_coco, read_image, resize_image
-from detexport.defaults import read_defaults
 from detexport.system.atomic import atomic_file
 from detexport.workflows.given_model import given_model
+from synthetic_shapes import synthetic_shapes
 
 ROOT = Path(__file__).parents[1]
 MODEL = (ROOT / "conf/detectron2/mask_rcnn.yaml", ROOT / "checkpoints/mask_rcnn.safetensors")
@@ -37,10 +35,7 @@ def main(picture: Annotated[Path, Argument(help="PNG to write")]) -> None:
     """Export the model, run both sides, draw."""
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        options = {"name": "shapes", "train_images": 0, "val_images": IMAGE_ID}
-        instantiate(OmegaConf.create({**read_defaults("data/shapes")["dataset"], **options})).write(
-            work / "data"
-        )
+        synthetic_shapes(train_images=0, val_images=IMAGE_ID).write(work / "data")
         dataset = load_coco(work / "data", "val")
         record = next(one for one in dataset.images if one.image_id == IMAGE_ID)
         artifact = detexport.export(*MODEL, output=work / "onnx", class_names=dataset.class_names)

@@ -14,7 +14,6 @@ import pytest
 import torch
 from PIL import Image
 from running import Run
-from tests.shapes import synthetic_shapes
 
 from detexport.artifact import MANIFEST, read_artifact, verify_files
 from detexport.checkpoint import read_state_dict, write_state_dict
@@ -26,6 +25,7 @@ from detexport.errors import CheckpointError, ConfigError, DataError, ExportErro
 from detexport.runtime import load
 from detexport.workflows.load_model import load_model
 from small_disk import small_disk
+from synthetic_shapes import synthetic_shapes
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "conf/detectron2/faster_rcnn.yaml"

@@ -7,10 +7,10 @@ import pytest
 import typer
 from PIL import Image
 from running import Run
-from tests.shapes import synthetic_shapes
 
 from detexport.cli import app
 from detexport.data.images import LIMIT_VARIABLE
+from synthetic_shapes import synthetic_shapes
 from tiny_artifacts import write_tiny_onnx
 
 

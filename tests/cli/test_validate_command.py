@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from running import Run
-from tests.shapes import synthetic_shapes
 
 import tiny_artifacts
 from detexport.cli import main
@@ -20,6 +19,7 @@ from detexport.processing.postprocess import postprocess
 from detexport.reference.store import SampleMeta, write_reference
 from detexport.runtime.onnxruntime import OnnxRuntime
 from detexport.workflows.validate_against import validate_against
+from synthetic_shapes import synthetic_shapes
 from tiny_artifacts import tiny_image, write_tiny_onnx
 
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.shapes import synthetic_shapes
 
 from detexport import __version__
+from synthetic_shapes import synthetic_shapes
 
 ROOT = Path(__file__).parents[2]
 UV = Path(sys.executable).with_name("uv")

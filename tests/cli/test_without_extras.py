@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.shapes import synthetic_shapes
 
+from synthetic_shapes import synthetic_shapes
 from tiny_artifacts import tiny_image
 
 ABSENT = (

@@ -5,10 +5,10 @@ from omegaconf import OmegaConf
 
 from detexport.config.instantiation import instantiate
 from detexport.data.synthetic import SyntheticShapes
-from detexport.defaults import read_defaults
 from detexport.errors import ConfigError, DataError
+from synthetic_shapes import shapes_options
 
-ALL = read_defaults("data/shapes")["dataset"] | {"name": "shapes"}
+ALL = shapes_options()
 FOLDER = "detexport.data.coco_folder.CocoFolder"
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
-from tests.shapes import synthetic_shapes
 from torch import nn
 
 from detexport.artifact import read_artifact
@@ -17,6 +16,7 @@ from detexport.data.image_samples import ImageSamples
 from detexport.export import Provenance
 from detexport.modeling import build_model
 from detexport.targets.table import artifacts
+from synthetic_shapes import synthetic_shapes
 
 ROOT = Path(__file__).parents[2]
 # A single shape is then seen as one thing.

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
-from tests.shapes import synthetic_shapes
 
 from detexport.data.coco import check_image_sizes, load_coco, read_image, read_record
 from detexport.errors import DataError
+from synthetic_shapes import synthetic_shapes
 
 
 @pytest.fixture(scope="module")

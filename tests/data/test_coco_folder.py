@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from tests.shapes import synthetic_shapes
 
 from detexport.data.coco import load_coco
 from detexport.data.coco_folder import CocoFolder
 from detexport.errors import ConfigError, DataError
+from synthetic_shapes import synthetic_shapes
 
 SPLITS = {
     "train": {"images": "train2017", "annotations": "labels/instances_train2017.json"},

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.shapes import synthetic_shapes
 
 from detexport.data.annotations import read_panoptic_annotations
 from detexport.data.coco import find_annotations, load_coco, panoptic_folder, read_segment_map
 from detexport.errors import MissingAnnotationsError
 from detexport.metrics.panoptic_quality import PanopticQuality
+from synthetic_shapes import synthetic_shapes
 
 
 def as_it_is(folder: Path) -> Path:

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from tests.shapes import synthetic_shapes
 
 from detexport.data.statistics import describe_labels
 from detexport.errors import DataError
+from synthetic_shapes import synthetic_shapes
 
 
 def test_labels_are_counted_by_class_and_split(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
-from tests.shapes import synthetic_shapes
 
 from detexport.data.synthetic.annotations import IDS_PER_IMAGE, trace_polygons
 from detexport.errors import ConfigError
+from synthetic_shapes import synthetic_shapes
 
 SHAPES = synthetic_shapes(seed=3, train_images=4, val_images=16)
 PIXELS_SHA256 = "bdb6104411d56511cf3f43a5b5d464846673ac05993354094085170067489069"

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.shapes import synthetic_shapes
 
 from detexport.data.coco import CocoDataset, CocoRecord, load_coco
 from detexport.data.mapping import GroundTruth
@@ -19,6 +18,7 @@ from detexport.data.training_batches import (
     learnable_records,
 )
 from detexport.errors import DataError
+from synthetic_shapes import synthetic_shapes
 
 ORDER = Order(batch_size=4, seed=3, flip=True)
 

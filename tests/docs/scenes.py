@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pages import ROOT
 from PIL import Image
-from tests.shapes import synthetic_shapes
 
+from synthetic_shapes import synthetic_shapes
 from tiny_artifacts import tiny_image, write_tiny_onnx, write_tiny_torchscript
 
 CLASSES = ("circle", "rectangle", "triangle", "star", "ring")

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.shapes import synthetic_shapes
 
 from detexport.checkpoint import load_weights, read_state_dict
 from detexport.config.cfg import load_cfg
@@ -14,6 +13,7 @@ from detexport.engine.evaluation import evaluate
 from detexport.metrics.evaluate import annotation_kind
 from detexport.modeling import build_model
 from detexport.system.files import read_json
+from synthetic_shapes import synthetic_shapes
 
 ROOT = Path(__file__).parents[2]
 CHECKPOINTS = ROOT / "checkpoints"

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.shapes import synthetic_shapes
 
 from annotated import ground_truth_keypoints
 from detexport.contract import ResizeRule
@@ -15,6 +14,7 @@ from detexport.engine.evaluation import evaluate, evaluate_in_shares
 from detexport.errors import DataError
 from detexport.metrics.evaluate import FIELDS
 from detexport.structures import Boxes, Instances
+from synthetic_shapes import synthetic_shapes
 
 SIGMAS = [0.05] * 5
 

@@ -11,8 +11,8 @@ from torch import nn
 from detexport.config import get_cfg
 from detexport.engine.optimization import (
     build_optimizer,
+    build_schedule,
     clip_gradients,
-    learning_rate_factor,
     set_learning_rate,
 )
 from detexport.engine.solver import Solver
@@ -27,15 +27,15 @@ def settings(**changes: Any) -> TrainingSettings:
 
 
 def test_learning_rate_rises_then_falls_to_zero() -> None:
-    cosine = settings(iterations=110, warmup_iterations=10)
-    factors = [learning_rate_factor(step, cosine) for step in range(111)]
+    cosine = build_schedule(settings(iterations=110, warmup_iterations=10))
+    factors = [cosine(step) for step in range(111)]
     assert factors[0] == pytest.approx(0.1)
     assert factors[9] == factors[10] == 1.0
     assert factors[60] == pytest.approx(0.5)
     assert factors[110] == pytest.approx(0.0)
     assert factors[:10] == sorted(factors[:10])
     assert factors[10:] == sorted(factors[10:], reverse=True)
-    assert learning_rate_factor(0, settings(warmup_iterations=0)) == 1.0
+    assert build_schedule(settings(warmup_iterations=0))(0) == 1.0
 
 
 def test_detectron2s_steps() -> None:
@@ -47,23 +47,24 @@ def test_detectron2s_steps() -> None:
         steps=(50, 80),
         gamma=0.1,
     )
-    factors = [learning_rate_factor(step, stepped) for step in range(100)]
+    factors = [build_schedule(stepped)(step) for step in range(100)]
     assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert factors[49:51] == pytest.approx([1.0, 0.1])
     assert factors[79:81] == pytest.approx([0.1, 0.01])
     constant = settings(schedule="WarmupMultiStepLR", warmup_factor=0.2, warmup_method="constant")
-    assert [learning_rate_factor(step, constant) for step in range(3)] == [0.2, 0.2, 1.0]
+    assert [build_schedule(constant)(step) for step in range(3)] == [0.2, 0.2, 1.0]
 
 
 def test_detectron2s_cosine_is_over_all_iterations() -> None:
-    cosine = settings(
+    options = settings(
         schedule="WarmupCosineLR", iterations=100, warmup_iterations=10, warmup_factor=0.0, final_factor=0.1
     )
-    assert learning_rate_factor(0, cosine) == 0.0
-    assert learning_rate_factor(50, cosine) == pytest.approx(0.55)
-    assert learning_rate_factor(100, cosine) == pytest.approx(0.1)
+    cosine = build_schedule(options)
+    assert cosine(0) == 0.0
+    assert cosine(50) == pytest.approx(0.55)
+    assert cosine(100) == pytest.approx(0.1)
     # The warm-up leads to the cosine's value.
-    steps = [learning_rate_factor(step, cosine) for step in (9, 10, 11)]
+    steps = [cosine(step) for step in (9, 10, 11)]
     assert steps[0] < steps[1]
     assert steps[1] > steps[2]
     assert steps[0] == pytest.approx(0.9 * steps[1])
@@ -101,8 +102,7 @@ def test_groups_by_learning_rate_and_weight_decay() -> None:
         "scale": (0.1, 0.0),
     }
     assert isinstance(optimizer, torch.optim.SGD)
-    rate = set_learning_rate(optimizer, 0, settings(warmup_iterations=10))
-    assert rate == pytest.approx(0.01)
+    set_learning_rate(optimizer, 0.1)
     assert sorted({group["lr"] for group in optimizer.param_groups}) == pytest.approx([0.01, 0.02])
 
 
@@ -129,16 +129,16 @@ def test_a_training_and_the_solver_of_a_configuration_are_equal(cfg: Any, clip_t
     nets = [seeded_net() for _ in range(2)]
     fabric = Fabric(accelerator="cpu", devices=1)
     ours, theirs = build_optimizer(nets[0], options), build_solver_optimizer(cfg, nets[1])
-    schedule = build_lr_scheduler(cfg, theirs)
+    schedule, their_schedule = build_schedule(options), build_lr_scheduler(cfg, theirs)
     for step in range(cfg.SOLVER.MAX_ITER):
-        set_learning_rate(ours, step, options)
+        set_learning_rate(ours, schedule(step))
         for net in nets:
             net.zero_grad()
             (net.norm(net.conv(torch.ones(2, 3, 4, 4))) * net.scale.sum()).pow(2).sum().backward()
         clip_gradients(fabric, ours, options)
         ours.step()
         theirs.step()
-        schedule.step()
+        their_schedule.step()
         for one, other in zip(*(net.parameters() for net in nets), strict=True):
             assert torch.allclose(one, other, rtol=1e-5, atol=1e-7), step
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.shapes import synthetic_shapes
 
 from detexport.config import CfgNode
 from detexport.config.cfg import load_cfg
@@ -16,6 +15,7 @@ from detexport.data.mapping import GroundTruth, training_example
 from detexport.engine.evaluation import evaluate
 from detexport.engine.training import TrainingSettings, seed_everything, train
 from detexport.modeling import build_model
+from synthetic_shapes import synthetic_shapes
 
 CONFIGS = Path(__file__).parents[2] / "conf/detectron2"
 SETTINGS = TrainingSettings(
@@ -101,7 +101,7 @@ def test_a_few_images_are_overfitted(shapes: Path, architecture: str) -> None:
     case = Case(architecture, shapes)
     before = case.loss()
     settings = replace(SETTINGS, iterations=MORE_ITERATIONS.get(architecture, SETTINGS.iterations))
-    averaged = train(case.model, case.dataset, settings, case.truth)
+    averaged = train(case.model, case.dataset, settings, case.truth).weights
     after = case.loss()
     assert after < before / 10
     case.model.load_state_dict(averaged, strict=False)

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.shapes import synthetic_shapes
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from detexport.checkpoint import load_weights
@@ -19,13 +18,13 @@ from detexport.engine.training import (
     TrainingHooks,
     TrainingSettings,
     launch,
-    run_training,
     seed_everything,
     train,
 )
 from detexport.errors import REQUEST, ConfigError, DataError, DivergedError
 from detexport.modeling import build_model
 from detexport.registry.store import RegistryError
+from synthetic_shapes import synthetic_shapes
 
 TRUTH = GroundTruth(masks=True)
 CONFIG = Path(__file__).parents[2] / "conf/detectron2/mask_rcnn.yaml"
@@ -82,7 +81,7 @@ def loss_of(model: Any, dataset: CocoDataset) -> float:
 def test_two_images_are_overfitted(dataset: CocoDataset) -> None:
     model = new_model()
     before = loss_of(model, dataset)
-    averaged = train(model, dataset, SETTINGS, TRUTH)
+    averaged = train(model, dataset, SETTINGS, TRUTH).weights
     after = loss_of(model, dataset)
     assert after < 0.7 * before
     assert not any(name.endswith("num_batches_tracked") for name in averaged)
@@ -122,7 +121,7 @@ def test_images_without_instances_have_finite_losses(dataset: CocoDataset, empty
 
 def test_the_seed_determines_the_result(dataset: CocoDataset) -> None:
     settings = replace(SETTINGS, iterations=2, flip=True)
-    first, second, other = (train(new_model(seed), dataset, settings, TRUTH) for seed in (0, 0, 1))
+    first, second, other = (train(new_model(seed), dataset, settings, TRUTH).weights for seed in (0, 0, 1))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
@@ -163,7 +162,7 @@ def test_a_model_may_refuse_what_is_not_finite_itself(
 def test_the_default_recipe_is_a_plain_loop(dataset: CocoDataset) -> None:
     """AdamW with a cosine, the gradient's norm limited, and a moving average: to the last bit."""
     settings = replace(SETTINGS, iterations=4, warmup_iterations=2, average_decay=0.9)
-    trained = train(new_model(), dataset, settings, TRUTH)
+    trained = train(new_model(), dataset, settings, TRUTH).weights
     model = new_model().train()
     decayed = [parameter for parameter in model.parameters() if parameter.dim() > 1]
     others = [parameter for parameter in model.parameters() if parameter.dim() <= 1]
@@ -200,7 +199,7 @@ def test_early_stopping_returns_the_best_weights(dataset: CocoDataset) -> None:
         SETTINGS, iterations=9, evaluation_period=1, patience=2, average_decay=None, log_period=3
     )
     model = new_model()
-    trained = run_training(model, dataset, settings, TRUTH, TrainingHooks(evaluate, log=logged.extend))
+    trained = train(model, dataset, settings, TRUTH, TrainingHooks(evaluate, log=logged.extend))
     best = trained.weights
     assert trained.steps == len(evaluated) == 4
     assert model.training
@@ -221,7 +220,7 @@ def test_a_state_is_used_by_the_same_training_alone(dataset: CocoDataset, tmp_pa
             key=key,
         )
         settings = replace(SETTINGS, iterations=3, flip=True, log_period=1, **changes)
-        return train(new_model(), dataset, settings, TRUTH, hooks)
+        return train(new_model(), dataset, settings, TRUTH, hooks).weights
 
     first = run("a")
     assert steps == [0, 1, 2, 3]
@@ -246,7 +245,7 @@ def test_a_log_that_fails_costs_no_step(dataset: CocoDataset, tmp_path: Path) ->
     def run(start: Any = None) -> dict[str, torch.Tensor]:
         hooks = TrainingHooks(start=start, log=log, state_file=tmp_path / "state.pt")
         settings = replace(SETTINGS, iterations=3, log_period=1, checkpoint_period=2)
-        return train(new_model(), dataset, settings, TRUTH, hooks)
+        return train(new_model(), dataset, settings, TRUTH, hooks).weights
 
     def refuse() -> None:
         raise RegistryError("the password is wrong")
@@ -266,7 +265,7 @@ def test_a_log_that_fails_costs_no_step(dataset: CocoDataset, tmp_path: Path) ->
 def test_other_settings_train(dataset: CocoDataset, changes: dict[str, Any]) -> None:
     settings = replace(SETTINGS, iterations=3, optimizer="sgd", average_decay=None, workers=1)
     plain, other = (
-        train(new_model(), dataset, one, TRUTH) for one in (settings, replace(settings, **changes))
+        train(new_model(), dataset, one, TRUTH).weights for one in (settings, replace(settings, **changes))
     )
     assert all(value.dtype == plain[name].dtype for name, value in other.items())
     assert all(torch.isfinite(value).all() for value in other.values())

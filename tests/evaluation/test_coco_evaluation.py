@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from pycocotools.coco import COCO
-from tests.shapes import synthetic_shapes
 
 from annotated import ground_truth, ground_truth_keypoints
 from detexport.data import DatasetCatalog, MetadataCatalog, register_coco_instances
@@ -18,6 +17,7 @@ from detexport.errors import ConfigError
 from detexport.evaluation import COCOEvaluator
 from detexport.metrics.average_precision import coco_ap
 from detexport.structures import Boxes, Instances
+from synthetic_shapes import synthetic_shapes
 
 NAME = "evaluated_shapes"
 

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.shapes import synthetic_shapes
 
 from detexport.data import DatasetCatalog, MetadataCatalog
 from detexport.data.coco import read_segment_map
 from detexport.data.datasets import register_coco_panoptic
 from detexport.evaluation import COCOPanopticEvaluator
 from detexport.system.files import read_json
+from synthetic_shapes import synthetic_shapes
 
 NAME = "evaluated_panoptic"
 

@@ -14,7 +14,6 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from tests.shapes import synthetic_shapes
 from torch import nn
 
 from detexport.artifact import read_artifact
@@ -31,6 +30,7 @@ from detexport.runtime.onnxruntime import OnnxRuntime
 from detexport.runtime.torchscript import TorchScript
 from detexport.targets.table import artifacts
 from makers import maker
+from synthetic_shapes import synthetic_shapes
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ("circle", "rectangle", "triangle", "star", "ring")

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.shapes import synthetic_shapes
 from torch import Tensor, nn
 
 from detexport.checkpoint import load_weights, read_state_dict
@@ -24,6 +23,7 @@ from detexport.runtime import Session
 from detexport.runtime.onnxruntime import OnnxRuntime
 from detexport.runtime.torchscript import TorchScript, TorchScriptSession
 from makers import maker
+from synthetic_shapes import synthetic_shapes
 from tiny_artifacts import tiny_image
 from tiny_models import CONTRACTS, TinyModel, raw_outputs
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.shapes import synthetic_shapes
 from torch import Tensor, nn
 
 from detexport.artifact import Format, read_artifact
@@ -27,6 +26,7 @@ from detexport.modeling import build_model
 from detexport.runtime.exported_program import ExportedProgram
 from makers import maker
 from small_architectures import NUM_CLASSES, small_cfg
+from synthetic_shapes import synthetic_shapes
 from tiny_artifacts import tiny_contract
 
 ROOT = Path(__file__).parents[2]

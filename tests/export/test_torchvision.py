@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.shapes import synthetic_shapes
 
 from detexport.checkpoint import load_weights, read_state_dict
 from detexport.config.cfg import load_cfg
@@ -20,6 +19,7 @@ from detexport.runtime.onnxruntime import OnnxRuntime
 from detexport.runtime.session import Engine
 from detexport.runtime.torchscript import TorchScript
 from makers import maker
+from synthetic_shapes import synthetic_shapes
 from tolerances import TOLERANCE
 
 ROOT = Path(__file__).parents[2]

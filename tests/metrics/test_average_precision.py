@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.shapes import synthetic_shapes
 
 from annotated import Prediction, ground_truth, ground_truth_keypoints
 from detexport.data.coco import CocoDataset, load_coco, read_coco
 from detexport.errors import ConfigError, DataError, MissingAnnotationsError
 from detexport.metrics.average_precision import METRICS, coco_ap
+from synthetic_shapes import synthetic_shapes
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.shapes import synthetic_shapes
 
 from detexport.data.coco import CocoDataset, CocoRecord, load_coco, read_image, read_segment_map
 from detexport.metrics.average_precision import coco_ap
@@ -16,6 +15,7 @@ from detexport.metrics.bootstrap import paired_difference
 from detexport.metrics.evaluate import HEADLINES, Evaluation, evaluate_predictions
 from detexport.metrics.tallies import Matches, Recalls, pack_tallies, unpack_tallies
 from detexport.system.files import read_json
+from synthetic_shapes import synthetic_shapes
 
 IMAGES = 8
 KINDS = {

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tests.shapes import synthetic_shapes
 
 from detexport.data.coco import CocoDataset, CocoRecord, load_coco, read_image, read_sem_seg
 from detexport.errors import DataError
 from detexport.metrics.evaluate import evaluate_predictions
 from detexport.metrics.panoptic_quality import PanopticQuality
+from synthetic_shapes import synthetic_shapes
 
 
 @pytest.fixture(scope="module")

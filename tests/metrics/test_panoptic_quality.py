@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.shapes import synthetic_shapes
 
 from detexport.data.coco import read_segment_map
 from detexport.errors import DataError
 from detexport.metrics.panoptic_quality import PanopticQuality, Tally, match_segments
 from detexport.system.files import read_json
+from synthetic_shapes import synthetic_shapes
 
 THING, STUFF = 7, 9
 

@@ -174,7 +174,7 @@ def check_detections(
     np.testing.assert_array_equal(actual["pred_classes"], expected["pred_classes"])
     np.testing.assert_allclose(actual["scores"], expected["scores"], atol=TOLERANCE.score)
     np.testing.assert_allclose(
-        actual["pred_boxes"], expected["pred_boxes"], atol=TOLERANCE.box_limit_px(scale)
+        actual["pred_boxes"], expected["pred_boxes"], atol=TOLERANCE.limit("box_px", scale)
     )
 
 

@@ -139,7 +139,7 @@ def test_an_overridden_inference_is_called_and_graphs_refuse_it() -> None:
         found = model.inference([example()], do_postprocess=False)[0]
     assert found.has("proposal")
     assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
-    with pytest.raises(ExportError, match=r"Numbered\.inference.*no select of its own"):
+    with pytest.raises(ExportError, match=r"Numbered\.inference.*no detect of its own"):
         model.image_graph(("scores",))
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.shapes import synthetic_shapes
 
 from detexport.artifact import Artifact, read_artifact
 from detexport.contract import ResizeRule
@@ -29,6 +28,7 @@ from detexport.parity.validate import validate
 from detexport.processing.postprocess import postprocess
 from detexport.reference.store import EagerAccuracy, Reference, SampleMeta, read_reference, write_reference
 from detexport.runtime.session import Session
+from synthetic_shapes import synthetic_shapes
 from tiny_artifacts import tiny_contract
 from tolerances import TOLERANCE
 

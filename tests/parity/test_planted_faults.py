@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.shapes import synthetic_shapes
 
 from benchmark_parity import CachedSession
 from detexport.checkpoint import load_weights, read_state_dict
@@ -23,6 +22,7 @@ from detexport.reference.eager_samples import eager_samples
 from detexport.reference.store import Reference, read_reference, write_reference
 from detexport.runtime.torchscript import TorchScript
 from planted_faults import FAULTS, HARMLESS, Fault
+from synthetic_shapes import synthetic_shapes
 from tolerances import TOLERANCE
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.shapes import synthetic_shapes
 
 from detexport.checkpoint import load_weights, read_state_dict
 from detexport.config.cfg import load_cfg
@@ -39,6 +38,7 @@ from detexport.reference.input_plan import (
 from detexport.reference.inputs import inputs
 from detexport.reference.store import DATA, Reference, SampleMeta, read_reference, write_reference
 from detexport.runtime.onnxruntime import OnnxRuntime
+from synthetic_shapes import synthetic_shapes
 from tiny_artifacts import write_tiny_onnx
 from tolerances import TOLERANCE
 

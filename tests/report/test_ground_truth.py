@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tests.shapes import synthetic_shapes
 
 from detexport.data.coco import CocoDataset, CocoRecord, load_coco, read_sem_seg
 from detexport.metrics.panoptic_quality import PanopticQuality
 from detexport.predictions.drawing import Overlay, draw
 from detexport.reference.store import NO_IMAGE, SampleMeta
 from detexport.report.ground_truth import GroundTruth, annotated_objects, annotated_pixels, annotated_segments
+from synthetic_shapes import synthetic_shapes
 from tiny_artifacts import tiny_contract, write_tiny_onnx
 
 BOX = [10.0, 20.0, 30.0, 40.0]

@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from detexport.data.coco import load_coco
-from detexport.defaults import read_defaults
+from synthetic_shapes import shapes_options
 
 ROOT = Path(__file__).parents[2]
 FOLDER = "detexport.data.coco_folder.CocoFolder"
@@ -29,8 +29,7 @@ def prepare_data(save_dir: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_prepare_data_writes_the_set() -> None:
-    defaults = read_defaults("data/shapes")["dataset"]
-    dataset = {**defaults, "name": "shapes", "train_images": 1, "val_images": 2, "sizes": [[64, 80]]}
+    dataset = shapes_options(train_images=1, val_images=2, sizes=[[64, 80]])
     write_params({"data": {"dataset": dataset}})
     result = prepare_data("data/shapes")
     assert result.returncode == 0, result.stderr

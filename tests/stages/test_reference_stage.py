@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.shapes import synthetic_shapes
 
 from detexport.checkpoint import write_state_dict
 from detexport.config.cfg import load_cfg
 from detexport.modeling import build_model
 from detexport.reference.store import read_reference
 from detexport.system.files import write_json
+from synthetic_shapes import synthetic_shapes
 
 ROOT = Path(__file__).parents[2]
 # What each model is judged by, and what the synthetic set is to lack.

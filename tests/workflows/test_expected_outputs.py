@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.shapes import synthetic_shapes
 
 from detexport.artifact import read_artifact
 from detexport.errors import ArtifactError
@@ -23,6 +22,7 @@ from detexport.workflows.expected_outputs import (
     named_alike,
     pipeline_outputs,
 )
+from synthetic_shapes import synthetic_shapes
 from tiny_artifacts import tiny_contract, write_tiny_onnx
 
 NAMES = ("circle", "square", "star")

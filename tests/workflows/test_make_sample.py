@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.shapes import synthetic_shapes
 
 from detexport.contract import ResizeRule
 from detexport.data.coco import CocoDataset, load_coco, read_record
@@ -13,6 +12,7 @@ from detexport.data.resize import resize_image, resized_size
 from detexport.errors import DataError
 from detexport.workflows.make_sample import make_sample
 from detexport.workflows.sample_folder import read_sample
+from synthetic_shapes import synthetic_shapes
 from tiny_artifacts import tiny_contract
 
 CONTRACT = replace(tiny_contract(), channel_order="BGR", resize=ResizeRule(40, 100))

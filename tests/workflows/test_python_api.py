@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.shapes import synthetic_shapes
 from torch import nn
 
 import detexport
@@ -23,6 +22,7 @@ from detexport.errors import CheckpointError, ConfigError, DataError, ExportErro
 from detexport.modeling import build_model
 from detexport.modeling.meta_arch.torchvision_small import faster_rcnn
 from small_architectures import small_model
+from synthetic_shapes import synthetic_shapes
 from tiny_artifacts import write_tiny_onnx
 
 ROOT = Path(__file__).parents[2]

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.shapes import synthetic_shapes
 
 from detexport.errors import DataError, MissingAnnotationsError
 from detexport.workflows.validation_data import choose_records, load_annotated, load_dataset, training_images
+from synthetic_shapes import synthetic_shapes
 from tiny_artifacts import KINDS, tiny_contract
 
 NAMES = ("circle", "rectangle", "triangle", "star", "ring")

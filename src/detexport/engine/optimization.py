@@ -1,6 +1,7 @@
 """Optimizer, learning rate and gradient clipping of a training: detectron2's, and a plain cosine."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,19 +33,17 @@ def build_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim
     return torch.optim.SGD(parameters, momentum=settings.momentum, nesterov=settings.nesterov)
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, settings: TrainingSettings) -> float:
-    """Set the learning rates of a step; return that of the first group."""
-    factor = learning_rate_factor(step, settings)
+def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set the learning rate of each group to a fraction of its peak."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * factor
-    return float(optimizer.param_groups[0]["lr"])
 
 
-def learning_rate_factor(step: int, settings: TrainingSettings) -> float:
-    """Return the learning rate at a step as a fraction of the peak."""
+def build_schedule(settings: TrainingSettings) -> Callable[[int], float]:
+    """Return the function from a step to its learning rate as a fraction of the peak."""
     if settings.schedule == "cosine":
-        return _cosine(step, settings)
-    schedule = warmup_schedule(
+        return lambda step: _cosine(step, settings)
+    multiplier = warmup_schedule(
         settings.schedule,
         settings.iterations,
         steps=settings.steps,
@@ -54,7 +53,7 @@ def learning_rate_factor(step: int, settings: TrainingSettings) -> float:
         warmup_factor=settings.warmup_factor,
         warmup_method=settings.warmup_method,
     )
-    return schedule(step / settings.iterations)
+    return lambda step: multiplier(step / settings.iterations)
 
 
 def _cosine(step: int, settings: TrainingSettings) -> float:

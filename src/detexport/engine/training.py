@@ -26,7 +26,12 @@ from detexport.data.training_batches import (
     build_training_loader,
     learnable_records,
 )
-from detexport.engine.optimization import build_optimizer, clip_gradients, set_learning_rate
+from detexport.engine.optimization import (
+    build_optimizer,
+    build_schedule,
+    clip_gradients,
+    set_learning_rate,
+)
 from detexport.engine.training_settings import TrainingSettings
 from detexport.engine.training_state import Measured, TrainingState
 from detexport.errors import ConfigError, DivergedError
@@ -42,7 +47,8 @@ class Trained:
     """The result of a training.
 
     Args:
-        weights: see ``train``.
+        weights: the averaged state dict, or that of the last step or of the best evaluation (see
+            ``TrainingSettings``), on the CPU, without ``num_batches_tracked`` of batch normalization.
         steps: number of steps, which early stopping makes fewer than ``TrainingSettings.iterations``.
     """
 
@@ -119,7 +125,7 @@ def train(
     truth: GroundTruth,
     hooks: TrainingHooks | None = None,
     fabric: Fabric | None = None,
-) -> dict[str, Tensor]:
+) -> Trained:
     """Train a model from its current weights.
 
     Args:
@@ -130,27 +136,11 @@ def train(
         hooks: see ``TrainingHooks``.
         fabric: from ``launch``; by default this function launches.
 
-    Returns:
-        the averaged state dict, or that of the last step or of the best evaluation (see
-        ``TrainingSettings``), on the CPU, without ``num_batches_tracked`` of batch normalization.
-
     Raises:
         ConfigError: see ``launch``.
         DataError: no image has usable annotations, or one lacks a kind of annotation in ``truth``.
         DivergedError: the loss is not finite.
     """
-    return run_training(model, dataset, settings, truth, hooks, fabric).weights
-
-
-def run_training(
-    model: Any,
-    dataset: CocoDataset,
-    settings: TrainingSettings,
-    truth: GroundTruth,
-    hooks: TrainingHooks | None = None,
-    fabric: Fabric | None = None,
-) -> Trained:
-    """Train a model as ``train`` does; return the number of steps, too."""
     records = learnable_records(dataset, truth)
     run = _Run(model.train(), settings, hooks or TrainingHooks(), fabric or launch(settings))
     examples = TrainingExamples(
@@ -188,6 +178,7 @@ class _Run:
     def __post_init__(self) -> None:
         settings, fabric = self.settings, self.fabric
         self.network, self.optimizer = fabric.setup(self.model, build_optimizer(self.model, settings))
+        self.schedule = build_schedule(settings)
         average = None
         if settings.average_decay is not None:
             average = AveragedModel(
@@ -248,7 +239,7 @@ class _Run:
 
     def _step(self, batch: list[dict[str, Any]]) -> dict[str, Tensor]:
         optimizer = self.optimizer
-        set_learning_rate(optimizer, self.state.step, self.settings)
+        set_learning_rate(optimizer, self.schedule(self.state.step))
         losses = self._losses(batch)
         optimizer.zero_grad(set_to_none=True)
         loss: Any = sum(losses.values())

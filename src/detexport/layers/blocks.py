@@ -46,11 +46,16 @@ class CNNBlockBase(nn.Module):
 
     @torch.jit.unused
     def freeze(self) -> "CNNBlockBase":
-        """Exclude the parameters from training, replace batch normalization by ``FrozenBatchNorm2d``."""
-        for parameter in self.parameters():
-            parameter.requires_grad = False
-        FrozenBatchNorm2d.convert_frozen_batchnorm(self)
+        """Freeze the block: see the function ``freeze``."""
+        freeze(self)
         return self
+
+
+def freeze(module: nn.Module) -> None:
+    """Exclude parameters from training, and replace batch normalization within by ``FrozenBatchNorm2d``."""
+    for parameter in module.parameters():
+        parameter.requires_grad = False
+    FrozenBatchNorm2d.convert_frozen_batchnorm(module)
 
 
 class DepthwiseSeparableConv2d(nn.Module):

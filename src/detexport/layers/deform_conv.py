@@ -21,12 +21,13 @@ class DeformConv(nn.Module):
         dilation: distance of neighbouring taps in cells.
         groups: groups of channels that are convolved separately.
         deformable_groups: G, groups of input channels that have their own offsets.
-        bias: not supported: only ``ModulatedDeformConv`` has a bias.
+        bias: add a trained constant to each channel; by default, and only, in a ``ModulatedDeformConv``.
         norm: normalization of the output; a child module, as detectron2's checkpoints name it.
         activation: called with the normalized output.
     """
 
     bias: Tensor | None
+    modulated = False
 
     def __init__(
         self,
@@ -38,12 +39,13 @@ class DeformConv(nn.Module):
         dilation: int = 1,
         groups: int = 1,
         deformable_groups: int = 1,
-        bias: bool = False,
+        bias: bool | None = None,
         norm: nn.Module | None = None,
         activation: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
-        if bias:
+        has_bias = self.modulated if bias is None else bias
+        if has_bias and not self.modulated:
             raise ConfigError("DeformConv has no bias", got="bias=True", remedy="use ModulatedDeformConv")
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, kernel_size, kernel_size))
         self.stride = stride
@@ -53,7 +55,7 @@ class DeformConv(nn.Module):
         self.deformable_groups = deformable_groups
         self.norm = norm
         self.activation = activation or nn.Identity()
-        self.register_parameter("bias", None)
+        self.register_parameter("bias", nn.Parameter(torch.zeros(out_channels)) if has_bias else None)
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -96,47 +98,6 @@ class DeformConv(nn.Module):
 
 
 class ModulatedDeformConv(DeformConv):
-    """A ``DeformConv`` that is called with a mask, and has a bias by default.
+    """A ``DeformConv`` that is called with a mask, and has a bias unless ``bias`` is False."""
 
-    Args:
-        in_channels: see ``DeformConv``; so are the other arguments.
-        out_channels: channels of the output.
-        kernel_size: taps per side.
-        stride: in cells of the input.
-        padding: cells of zeros around the input.
-        dilation: distance of neighbouring taps in cells.
-        groups: groups of channels that are convolved separately.
-        deformable_groups: groups of input channels that have their own offsets and masks.
-        bias: add a trained constant to each channel.
-        norm: normalization of the output.
-        activation: called with the normalized output.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        stride: int = 1,
-        padding: int = 0,
-        dilation: int = 1,
-        groups: int = 1,
-        deformable_groups: int = 1,
-        bias: bool = True,
-        norm: nn.Module | None = None,
-        activation: Callable[[Tensor], Tensor] | None = None,
-    ) -> None:
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            deformable_groups,
-            norm=norm,
-            activation=activation,
-        )
-        if bias:
-            self.bias = nn.Parameter(torch.zeros(out_channels))
+    modulated = True

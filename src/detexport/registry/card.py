@@ -9,7 +9,7 @@ from detexport.errors import listed
 from detexport.parity.measures import limited_errors
 from detexport.registry.content import Content
 from detexport.registry.evidence import Evidence
-from detexport.results.latency import is_noisy
+from detexport.results.latency import NOISY, is_noisy
 from detexport.results.runtime_names import engine_name
 
 QUANTILES = ("p50_ms", "p90_ms", "p99_ms")
@@ -121,7 +121,7 @@ def describe_latency(evidence: Evidence) -> Iterator[str]:
         yield f"| {device} | {height} x {width} | {quantiles} | {ratio} |"
     if any(is_noisy(evidence.latency["devices"][device]) for device in evidence.runners):
         yield ""
-        yield "Measured on a busy machine: a tenth of the calls took more than 1.5 times the median."
+        yield f"Measured on a busy machine: a tenth of the calls took more than {NOISY} times the median."
     machine = evidence.latency.get("machine")
     if machine:
         yield ""

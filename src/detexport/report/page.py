@@ -18,7 +18,7 @@ from detexport.report.glossary import TERMS
 from detexport.report.number_format import number
 from detexport.report.recommend import Budget, Recommendation, recommend
 from detexport.report.rendering import environment
-from detexport.results.latency import is_noisy
+from detexport.results.latency import NOISY, is_noisy
 from detexport.system.atomic import atomic_file
 from detexport.system.redaction import public_uri
 
@@ -194,7 +194,7 @@ def value(number_or_flag: Any) -> str:
     return number(number_or_flag)
 
 
-GLOBALS: dict[str, Any] = {"TERMS": TERMS, "SHOWN": SHOWN, "drawn_from": DRAWN_FROM}
+GLOBALS: dict[str, Any] = {"TERMS": TERMS, "SHOWN": SHOWN, "NOISY": NOISY, "drawn_from": DRAWN_FROM}
 FILTERS: dict[str, Callable[..., Any]] = {
     "columns": error_columns,
     "coverage_table": coverage_table,

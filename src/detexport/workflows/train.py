@@ -20,8 +20,8 @@ from detexport.engine.training import (
     TrainingHooks,
     gather_objects,
     launch,
-    run_training,
     seed_everything,
+    train,
 )
 from detexport.engine.training_settings import TrainingSettings
 from detexport.errors import ConfigError
@@ -143,7 +143,7 @@ def train_model(
     )
     began = time.perf_counter()
     hooks = TrainingHooks(evaluate, run.log if run else None, state_file, key, run.start if run else None)
-    trained = run_training(net, train_set, settings, truth, hooks, fabric)
+    trained = train(net, train_set, settings, truth, hooks, fabric)
     seconds = time.perf_counter() - began
     net.load_state_dict(trained.weights, strict=False)
     accuracy = evaluate(net)

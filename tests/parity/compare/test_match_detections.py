@@ -40,7 +40,7 @@ def test_the_box_limit_grows_with_the_scale_and_has_a_floor() -> None:
     actual["pred_boxes"][0, 0] += 0.03
     assert not measure(detections(), actual).passed
     assert measure(detections(), actual, scale=4.0).passed
-    assert TOLERANCE.box_limit_px(0.1) == 0.01
+    assert TOLERANCE.limit("box_px", 0.1) == 0.01
 
 
 @pytest.mark.parametrize(("error", "passed"), [(1e-4, True), (4e-4, False)])

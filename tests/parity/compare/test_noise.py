@@ -91,7 +91,7 @@ def test_where_the_runs_share_next_to_nothing_all_is_undetermined_but_how_much_t
 
 def test_limits_are_no_tighter_than_the_margin_on_the_models_own_error() -> None:
     noise = Noise({"box_px": 0.02, "box_floor_px": 0.02})
-    assert widen_by(TABLE, noise).box_limit_px(1.0) == MARGIN * 0.02
+    assert widen_by(TABLE, noise).limit("box_px", 1.0) == MARGIN * 0.02
     assert compared(SIX, moved(SIX, 0, 0.07), noise).passed
     assert not compared(SIX, moved(SIX, 0, 0.09), noise).passed
     assert not compared(SIX, moved(SIX, 0, 0.07)).passed

@@ -39,7 +39,7 @@ def test_limits_of_0_and_ratios_below_1_are_accepted() -> None:
 
 @pytest.mark.parametrize(("scale", "limit"), [(1.0, 0.01), (4.0, 0.04), (0.1, 0.01), (0.0, 0.01)])
 def test_the_limit_of_boxes_grows_with_the_output_and_has_a_floor(scale: float, limit: float) -> None:
-    assert TOLERANCE.box_limit_px(scale) == pytest.approx(limit)
+    assert TOLERANCE.limit("box_px", scale) == pytest.approx(limit)
 
 
 def test_a_limit_is_widened_to_what_is_needed_and_never_narrowed() -> None:

@@ -1,6 +1,7 @@
 """The augmentations that configurations and extensions use."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -370,55 +371,49 @@ class RandomExtent(Augmentation):
         return ExtentTransform((*low, *high), (int(extent[1]), int(extent[0])))
 
 
-class RandomContrast(Augmentation):
-    """Random contrast: a factor below 1 brings the pixels closer to their mean.
+class _RandomBlend(Augmentation):
+    """Blend of the image with another one, with a random weight.
 
     Args:
-        intensity_min: least factor.
-        intensity_max: greatest factor.
+        intensity_min: least weight of the image; above 1 the difference from the other one grows.
+        intensity_max: greatest weight of the image.
     """
 
     def __init__(self, intensity_min: float, intensity_max: float) -> None:
         self.intensity_min, self.intensity_max = intensity_min, intensity_max
 
     def get_transform(self, image: np.ndarray) -> Transform:
-        """Draw a blend of this image with its mean."""
+        """Draw a blend of this image."""
         weight = np.random.uniform(self.intensity_min, self.intensity_max)
-        return BlendTransform(image.mean(), 1 - weight, weight)
+        return BlendTransform(self.other(image), 1 - weight, weight)
+
+    def other(self, image: np.ndarray) -> Any:
+        """Return the other image, or a number for one of equal pixels."""
+        raise NotImplementedError
 
 
-class RandomBrightness(Augmentation):
-    """Random brightness: a factor below 1 makes the image darker.
+class RandomContrast(_RandomBlend):
+    """Random contrast: a factor below 1 brings the pixels closer to their mean."""
 
-    Args:
-        intensity_min: least factor.
-        intensity_max: greatest factor.
-    """
-
-    def __init__(self, intensity_min: float, intensity_max: float) -> None:
-        self.intensity_min, self.intensity_max = intensity_min, intensity_max
-
-    def get_transform(self, image: np.ndarray) -> Transform:
-        """Draw a blend of the image with black."""
-        weight = np.random.uniform(self.intensity_min, self.intensity_max)
-        return BlendTransform(0, 1 - weight, weight)
+    def other(self, image: np.ndarray) -> Any:
+        """Return the mean of all pixels."""
+        return image.mean()
 
 
-class RandomSaturation(Augmentation):
-    """Random saturation of an RGB image: a factor below 1 makes it greyer.
+class RandomBrightness(_RandomBlend):
+    """Random brightness: a factor below 1 makes the image darker."""
 
-    Args:
-        intensity_min: least factor.
-        intensity_max: greatest factor.
-    """
+    def other(self, image: np.ndarray) -> Any:
+        """Return black."""
+        return 0
 
-    def __init__(self, intensity_min: float, intensity_max: float) -> None:
-        self.intensity_min, self.intensity_max = intensity_min, intensity_max
 
-    def get_transform(self, image: np.ndarray) -> Transform:
-        """Draw a blend of this image (H, W, 3) with its luminance."""
-        weight = np.random.uniform(self.intensity_min, self.intensity_max)
-        return BlendTransform(image.dot(LUMINANCE)[:, :, None], 1 - weight, weight)
+class RandomSaturation(_RandomBlend):
+    """Random saturation of an RGB image: a factor below 1 makes it greyer."""
+
+    def other(self, image: np.ndarray) -> Any:
+        """Return the luminance of this image (H, W, 3)."""
+        return image.dot(LUMINANCE)[:, :, None]
 
 
 class RandomLighting(Augmentation):

@@ -1,11 +1,14 @@
 """Base class of backbones."""
 
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec
+from detexport.layers.blocks import freeze
 from detexport.modeling.graph_segment import BATCH, NamedMaps, Segment, declared_segments, maps, not_cut
 
 
@@ -40,6 +43,31 @@ class Backbone(nn.Module):
             name: ShapeSpec(channels=self._out_feature_channels[name], stride=self._out_feature_strides[name])
             for name in self._out_features
         }
+
+
+def require_stages(
+    names: Iterable[str], known: Iterable[str], network: str, option: str = "out_features"
+) -> None:
+    """Check that a network has the stages whose outputs an option asks for.
+
+    Raises:
+        ConfigError: it lacks one.
+    """
+    known = list(known)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ConfigError(
+            f"unknown stages of {network}",
+            got=f"{option}: {unknown}",
+            expected=f"some of {', '.join(known)}",
+            remedy=f"correct {option}",
+        )
+
+
+def freeze_stages(network: nn.Module, stages: Sequence[str], freeze_at: int) -> None:
+    """Freeze the first ``freeze_at`` of the stages, with their batch normalizations."""
+    for name in stages[: max(freeze_at, 0)]:
+        freeze(getattr(network, name))
 
 
 def padding_of(backbone: Any) -> dict[str, Any]:

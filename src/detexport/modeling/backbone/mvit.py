@@ -5,7 +5,7 @@ Shapes: images are (N, C, H, W), tokens (N, H', W', D); ``scale{k}`` has the str
 
 import math
 from collections.abc import Sequence
-from typing import Dict
+from typing import Any, Dict
 
 from torch import Tensor, nn
 
@@ -26,7 +26,7 @@ from detexport.modeling.backbone.attention import (
     window_partition,
     window_unpartition,
 )
-from detexport.modeling.backbone.backbone import Backbone
+from detexport.modeling.backbone.backbone import Backbone, require_stages
 
 
 class MultiScaleAttention(nn.Module):
@@ -144,18 +144,11 @@ class MultiScaleBlock(nn.Module):
         dim_out: channels of the output.
         num_heads: number of heads.
         mlp_ratio: hidden channels of the MLP, relative to ``dim_out``.
-        qkv_bias: see ``MultiScaleAttention``.
         drop_path: rate of stochastic depth.
         norm_layer: class of the normalizations.
         act_layer: class of the activation.
-        qkv_pool_kernel: kernel of the pooling.
         stride_q: stride of the block.
-        stride_kv: stride of keys and values.
-        residual_pooling: see ``MultiScaleAttention``.
-        window_size: see ``MultiScaleAttention``.
-        use_rel_pos: see ``MultiScaleAttention``.
-        rel_pos_zero_init: see ``MultiScaleAttention``.
-        input_size: see ``MultiScaleAttention``.
+        **attention: see ``MultiScaleAttention``.
     """
 
     def __init__(
@@ -163,36 +156,18 @@ class MultiScaleBlock(nn.Module):
         dim: int,
         dim_out: int,
         num_heads: int,
+        *,
         mlp_ratio: float = 4.0,
-        qkv_bias: bool = True,
         drop_path: float = 0.0,
         norm_layer: Layer = nn.LayerNorm,
         act_layer: Layer = nn.GELU,
-        qkv_pool_kernel: tuple[int, int] = (3, 3),
         stride_q: int = 1,
-        stride_kv: int = 1,
-        residual_pooling: bool = True,
-        window_size: int = 0,
-        use_rel_pos: bool = False,
-        rel_pos_zero_init: bool = True,
-        input_size: tuple[int, int] | None = None,
+        **attention: Any,
     ) -> None:
         super().__init__()
         self.norm1 = norm_layer(dim)
         self.attn = MultiScaleAttention(
-            dim,
-            dim_out,
-            num_heads,
-            qkv_bias,
-            norm_layer,
-            (qkv_pool_kernel[0], qkv_pool_kernel[1]),
-            stride_q,
-            stride_kv,
-            residual_pooling,
-            window_size,
-            use_rel_pos,
-            rel_pos_zero_init,
-            input_size,
+            dim, dim_out, num_heads, norm_layer=norm_layer, stride_q=stride_q, **attention
         )
         self.drop_path = stochastic_depth(drop_path)
         self.norm2 = norm_layer(dim_out)
@@ -292,6 +267,7 @@ class MViT(Backbone):
         self._out_feature_channels: dict[str, int] = {}
         self._out_feature_strides: dict[str, int] = {}
         self.stage_of_block: dict[int, str] = {}
+        stages: list[str] = []
         self.blocks = nn.ModuleList()
         side, window, stride_kv = img_size // patch_stride[0], adaptive_window_size, adaptive_kv_stride
         dim, dim_out = embed_dim, embed_dim
@@ -303,12 +279,12 @@ class MViT(Backbone):
                     dim,
                     dim_out,
                     num_heads,
-                    mlp_ratio,
-                    qkv_bias,
-                    rate,
-                    norm_layer,
-                    act_layer,
-                    qkv_pool_kernel,
+                    mlp_ratio=mlp_ratio,
+                    drop_path=rate,
+                    norm_layer=norm_layer,
+                    act_layer=act_layer,
+                    qkv_bias=qkv_bias,
+                    pool_kernel=(qkv_pool_kernel[0], qkv_pool_kernel[1]),
                     stride_q=2 if starts_stage else 1,
                     # A block that attends to the whole map between stages pools twice as much.
                     stride_kv=2 * stride_kv if index in last[1:3] else stride_kv,
@@ -322,6 +298,7 @@ class MViT(Backbone):
             dim = dim_out
             if index in last:
                 name = f"scale{stage}"
+                stages.append(name)
                 if name in self._out_features:
                     self.stage_of_block[index] = name
                     self._out_feature_channels[name] = dim_out
@@ -332,14 +309,7 @@ class MViT(Backbone):
                 stage += 1
             if starts_stage:
                 window, side = window // 2, side // 2
-        unknown = [name for name in self._out_features if name not in self._out_feature_strides]
-        if unknown:
-            raise ConfigError(
-                "unknown stages of MViT",
-                got=f"out_features {unknown}",
-                expected=f"some of {', '.join(self._out_feature_strides)}",
-                remedy="correct out_features",
-            )
+        require_stages(out_features, stages, "MViT")
         self.apply(init_transformer)
 
     def forward(self, x: Tensor) -> Dict[str, Tensor]:

@@ -11,9 +11,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from detexport.errors import ConfigError
-from detexport.layers import CNNBlockBase, FrozenBatchNorm2d, get_norm
+from detexport.layers import CNNBlockBase, get_norm
 from detexport.layers.conv import init_conv_msra
-from detexport.modeling.backbone.backbone import Backbone
+from detexport.modeling.backbone.backbone import Backbone, freeze_stages, require_stages
 
 Norm = str | Callable[[int], nn.Module]
 Activation = Callable[[], nn.Module]
@@ -93,35 +93,7 @@ class SE(nn.Module):
         return x * self.f_ex(self.avg_pool(x))
 
 
-class VanillaBlock(CNNBlockBase):
-    """Two 3x3 convolutions without a shortcut.
-
-    Args:
-        w_in: channels of the input.
-        w_out: channels of the output.
-        stride: of the block.
-        norm: name of the normalization.
-        activation_class: class of the activation.
-        **_params: options of other blocks, not used.
-    """
-
-    def __init__(
-        self, w_in: int, w_out: int, stride: int, norm: Norm, activation_class: Activation, **_params: Any
-    ) -> None:
-        super().__init__(w_in, w_out, stride)
-        self.a = _conv(w_in, w_out, 3, stride=stride)
-        self.a_bn: Any = get_norm(norm, w_out)
-        self.a_af = activation_class()
-        self.b = _conv(w_out, w_out, 3)
-        self.b_bn: Any = get_norm(norm, w_out)
-        self.b_af = activation_class()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C', H/stride, W/stride)."""
-        return self.b_af(self.b_bn(self.b(self.a_af(self.a_bn(self.a(x))))))
-
-
-class BasicTransform(nn.Module):
+class BasicTransform(CNNBlockBase):
     """The residual of ``ResBasicBlock``: two 3x3 convolutions.
 
     Args:
@@ -136,7 +108,7 @@ class BasicTransform(nn.Module):
     def __init__(
         self, w_in: int, w_out: int, stride: int, norm: Norm, activation_class: Activation, **_params: Any
     ) -> None:
-        super().__init__()
+        super().__init__(w_in, w_out, stride)
         self.a = _conv(w_in, w_out, 3, stride=stride)
         self.a_bn: Any = get_norm(norm, w_out)
         self.a_af = activation_class()
@@ -146,6 +118,29 @@ class BasicTransform(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C', H/stride, W/stride)."""
         return self.b_bn(self.b(self.a_af(self.a_bn(self.a(x)))))
+
+
+class VanillaBlock(BasicTransform):
+    """A ``BasicTransform`` and an activation, without a shortcut.
+
+    Args:
+        w_in: see ``BasicTransform``; so are the other arguments.
+        w_out: channels of the output.
+        stride: of the first convolution.
+        norm: name of the normalization.
+        activation_class: class of the activations.
+        **_params: options of other blocks, not used.
+    """
+
+    def __init__(
+        self, w_in: int, w_out: int, stride: int, norm: Norm, activation_class: Activation, **_params: Any
+    ) -> None:
+        super().__init__(w_in, w_out, stride, norm, activation_class)
+        self.b_af = activation_class()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C', H/stride, W/stride)."""
+        return self.b_af(super().forward(x))
 
 
 class BottleneckTransform(nn.Module):
@@ -290,14 +285,7 @@ class AnyNet(Backbone):
             channels[f"s{number}"], stride[f"s{number}"] = width, total_stride
         self.stage_names = list(channels)
         chosen = [self.stage_names[-1]] if out_features is None else list(out_features)
-        unknown = [name for name in chosen if name not in channels]
-        if unknown:
-            raise ConfigError(
-                "unknown stages of RegNet",
-                got=f"out_features {unknown}",
-                expected=f"some of {', '.join(channels)}",
-                remedy="correct out_features",
-            )
+        require_stages(chosen, channels, "RegNet")
         self._out_features = chosen
         self._out_feature_channels = {name: channels[name] for name in chosen}
         self._out_feature_strides = {name: stride[name] for name in chosen}
@@ -314,11 +302,7 @@ class AnyNet(Backbone):
 
     def freeze(self, freeze_at: int = 0) -> "AnyNet":
         """Freeze the stem (1) and the stages up to s{freeze_at - 1}, with their batch normalizations."""
-        for level, name in enumerate(self.stage_names, start=1):
-            if freeze_at >= level:
-                for parameter in getattr(self, name).parameters():
-                    parameter.requires_grad = False
-                FrozenBatchNorm2d.convert_frozen_batchnorm(getattr(self, name))
+        freeze_stages(self, self.stage_names, freeze_at)
         return self
 
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from detexport.config import CfgNode
 from detexport.errors import ConfigError
-from detexport.layers import CNNBlockBase, DeformConv, FrozenBatchNorm2d, ShapeSpec, get_norm
+from detexport.layers import CNNBlockBase, DeformConv, ShapeSpec, get_norm
 from detexport.layers.conv import Conv2d, init_conv_msra
-from detexport.modeling.backbone.backbone import Backbone
+from detexport.modeling.backbone.backbone import Backbone, freeze_stages, require_stages
 from detexport.modeling.graph_segment import BATCH, Layers, Segment, maps
 from detexport.modeling.registries import BACKBONE_REGISTRY
 
@@ -174,14 +174,9 @@ class DeformBottleneckBlock(BottleneckBlock):
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
-        bottleneck_channels: channels of the 3x3 convolution.
-        stride: stride of the block.
-        num_groups: groups of the 3x3 convolution.
-        norm: name of the normalization.
-        stride_in_1x1: apply the stride in the first convolution, not in the 3x3 one.
-        dilation: dilation of the 3x3 convolution.
         deform_modulated: also predict a weight per tap.
         deform_num_groups: groups of channels with separate offsets.
+        **bottleneck: see ``BottleneckBlock``.
     """
 
     def __init__(
@@ -189,41 +184,28 @@ class DeformBottleneckBlock(BottleneckBlock):
         in_channels: int,
         out_channels: int,
         *,
-        bottleneck_channels: int,
-        stride: int = 1,
-        num_groups: int = 1,
-        norm: Norm = "BN",
-        stride_in_1x1: bool = False,
-        dilation: int = 1,
         deform_modulated: bool = False,
         deform_num_groups: int = 1,
+        **bottleneck: Any,
     ) -> None:
-        super().__init__(
-            in_channels,
-            out_channels,
-            bottleneck_channels=bottleneck_channels,
-            stride=stride,
-            num_groups=num_groups,
-            stride_in_1x1=stride_in_1x1,
-            dilation=dilation,
-            norm=norm,
-        )
+        super().__init__(in_channels, out_channels, **bottleneck)
         self.deform_modulated = deform_modulated
-        taps: dict[str, Any] = {
-            "stride": 1 if stride_in_1x1 else stride,
-            "padding": dilation,
-            "dilation": dilation,
+        plain: Any = self.conv2
+        taps = {
+            "stride": plain.stride[0],
+            "padding": plain.padding[0],
+            "dilation": plain.dilation[0],
         }
         # For each of the nine taps an offset in x and in y, and its weight.
         offset_channels = (27 if deform_modulated else 18) * deform_num_groups
-        self.conv2_offset = nn.Conv2d(bottleneck_channels, offset_channels, 3, **taps)
+        self.conv2_offset = nn.Conv2d(plain.in_channels, offset_channels, 3, **taps)
         self.conv2 = DeformConv(
-            bottleneck_channels,
-            bottleneck_channels,
+            plain.in_channels,
+            plain.out_channels,
             3,
-            groups=num_groups,
+            groups=plain.groups,
             deformable_groups=deform_num_groups,
-            norm=get_norm(norm, bottleneck_channels),
+            norm=plain.norm,
             **taps,
         )
         for parameter in self.conv2_offset.parameters():
@@ -469,14 +451,7 @@ class ResNet(Backbone, nn.Sequential):
             stride *= math.prod(block.stride for block in blocks)
             self._shapes[f"res{number}"] = ShapeSpec(channels=blocks[-1].out_channels, stride=stride)
         out_features = [list(self._shapes)[-1]] if out_features is None else out_features
-        unknown = set(out_features) - set(self._shapes)
-        if unknown:
-            raise ConfigError(
-                "unknown ResNet stages",
-                got=f"MODEL.RESNETS.OUT_FEATURES: {sorted(unknown)}",
-                expected=sorted(self._shapes),
-                remedy="correct MODEL.RESNETS.OUT_FEATURES",
-            )
+        require_stages(out_features, self._shapes, "ResNet", "MODEL.RESNETS.OUT_FEATURES")
         self.stage_names: List[str] = list(self._shapes)
         self.out_features: List[str] = list(out_features)
         # The network itself needs no padding.
@@ -507,11 +482,7 @@ class ResNet(Backbone, nn.Sequential):
 
     def freeze(self, freeze_at: int = 0) -> "ResNet":
         """Freeze the stem (1) and the stages up to res{freeze_at}, with their batch normalizations."""
-        for level, name in enumerate(self._shapes, start=1):
-            if freeze_at >= level:
-                for parameter in getattr(self, name).parameters():
-                    parameter.requires_grad = False
-                FrozenBatchNorm2d.convert_frozen_batchnorm(getattr(self, name))
+        freeze_stages(self, self.stage_names, freeze_at)
         return self
 
 

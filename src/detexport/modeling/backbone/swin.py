@@ -14,6 +14,7 @@ from detexport.modeling.backbone.attention import (
     INIT_STD,
     Layer,
     Mlp,
+    PatchEmbed,
     depth_rates,
     init_transformer,
     positions_along,
@@ -105,35 +106,32 @@ class SwinTransformerBlock(nn.Module):
         window_size: S.
         shift_size: tokens by which the windows are shifted.
         mlp_ratio: hidden channels of the MLP, relative to ``dim``.
-        qkv_bias: see ``WindowAttention``.
-        qk_scale: see ``WindowAttention``.
         drop: rate of dropout of the outputs.
-        attn_drop: see ``WindowAttention``.
         drop_path: rate of stochastic depth.
         act_layer: class of the activation.
         norm_layer: class of the normalizations.
+        **attention: see ``WindowAttention``.
     """
 
     def __init__(
         self,
         dim: int,
         num_heads: int,
+        *,
         window_size: int = 7,
         shift_size: int = 0,
         mlp_ratio: float = 4.0,
-        qkv_bias: bool = True,
-        qk_scale: float | None = None,
         drop: float = 0.0,
-        attn_drop: float = 0.0,
         drop_path: float = 0.0,
         act_layer: Layer = nn.GELU,
         norm_layer: Layer = nn.LayerNorm,
+        **attention: Any,
     ) -> None:
         super().__init__()
         self.window_size = window_size
         self.shift_size = shift_size
         self.norm1 = norm_layer(dim)
-        self.attn = WindowAttention(dim, window_size, num_heads, qkv_bias, qk_scale, attn_drop, drop)
+        self.attn = WindowAttention(dim, window_size, num_heads, proj_drop=drop, **attention)
         self.drop_path = stochastic_depth(drop_path)
         self.norm2 = norm_layer(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), act_layer, drop)
@@ -228,8 +226,8 @@ class SwinStage(nn.Module):
         return x
 
 
-class PatchPartition(nn.Module):
-    """A convolution from patches, of an image padded to whole patches, to tokens.
+class PatchPartition(PatchEmbed):
+    """A ``PatchEmbed`` of an image padded to whole patches, with an optional normalization.
 
     Args:
         patch_size: side of a patch in px.
@@ -241,17 +239,16 @@ class PatchPartition(nn.Module):
     def __init__(
         self, patch_size: int = 4, in_chans: int = 3, embed_dim: int = 96, norm_layer: Layer | None = None
     ) -> None:
-        super().__init__()
+        patch = (patch_size, patch_size)
+        super().__init__(patch, patch, in_chans=in_chans, embed_dim=embed_dim)
         self.patch_size = patch_size
-        self.proj = nn.Conv2d(in_chans, embed_dim, patch_size, stride=patch_size)
         self.norm = norm_layer(embed_dim) if norm_layer is not None else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, C, H, W) to tokens (N, H', W', D)."""
         size = self.patch_size
         height, width = x.shape[2], x.shape[3]
-        x = F.pad(x, [0, -width % size, 0, -height % size])
-        return self.norm(self.proj(x).permute(0, 2, 3, 1))
+        return self.norm(super().forward(F.pad(x, [0, -width % size, 0, -height % size])))
 
 
 class SwinTransformer(Backbone):
@@ -320,15 +317,15 @@ class SwinTransformer(Backbone):
                 SwinTransformerBlock(
                     dim,
                     num_heads[stage],
-                    window_size,
-                    0 if index % 2 == 0 else window_size // 2,
-                    mlp_ratio,
-                    qkv_bias,
-                    qk_scale,
-                    drop_rate,
-                    attn_drop_rate,
-                    next(rates),
+                    window_size=window_size,
+                    shift_size=0 if index % 2 == 0 else window_size // 2,
+                    mlp_ratio=mlp_ratio,
+                    drop=drop_rate,
+                    drop_path=next(rates),
                     norm_layer=norm_layer,
+                    qkv_bias=qkv_bias,
+                    qk_scale=qk_scale,
+                    attn_drop=attn_drop_rate,
                 )
                 for index in range(depth)
             ]

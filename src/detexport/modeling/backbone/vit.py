@@ -141,36 +141,33 @@ class Block(nn.Module):
         dim: channels of the tokens.
         num_heads: number of heads.
         mlp_ratio: hidden channels of the MLP, relative to ``dim``.
-        qkv_bias: see ``Attention``.
         drop_path: rate of stochastic depth.
         norm_layer: class of the normalizations.
         act_layer: class of the activation.
-        use_rel_pos: see ``Attention``.
-        rel_pos_zero_init: see ``Attention``.
         window_size: side of the windows in tokens; 0 for attention of the whole map.
         use_residual_block: add a ``ResBottleneckBlock`` at the end.
         input_size: rows and columns of the map that the tables of distances are made for.
+        **attention: see ``Attention``.
     """
 
     def __init__(
         self,
         dim: int,
         num_heads: int,
+        *,
         mlp_ratio: float = 4.0,
-        qkv_bias: bool = True,
         drop_path: float = 0.0,
         norm_layer: Layer = nn.LayerNorm,
         act_layer: Layer = nn.GELU,
-        use_rel_pos: bool = False,
-        rel_pos_zero_init: bool = True,
         window_size: int = 0,
         use_residual_block: bool = False,
         input_size: tuple[int, int] | None = None,
+        **attention: Any,
     ) -> None:
         super().__init__()
         self.norm1 = norm_layer(dim)
         size = (window_size, window_size) if window_size else input_size
-        self.attn = Attention(dim, num_heads, qkv_bias, use_rel_pos, rel_pos_zero_init, size)
+        self.attn = Attention(dim, num_heads, input_size=size, **attention)
         self.drop_path = stochastic_depth(drop_path)
         self.norm2 = norm_layer(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), act_layer)
@@ -259,16 +256,16 @@ class ViT(Backbone):
             Block(
                 embed_dim,
                 num_heads,
-                mlp_ratio,
-                qkv_bias,
-                rate,
-                norm_layer,
-                act_layer,
-                use_rel_pos,
-                rel_pos_zero_init,
-                window_size if index in window_block_indexes else 0,
-                index in residual_block_indexes,
-                (side, side),
+                mlp_ratio=mlp_ratio,
+                drop_path=rate,
+                norm_layer=norm_layer,
+                act_layer=act_layer,
+                window_size=window_size if index in window_block_indexes else 0,
+                use_residual_block=index in residual_block_indexes,
+                input_size=(side, side),
+                qkv_bias=qkv_bias,
+                use_rel_pos=use_rel_pos,
+                rel_pos_zero_init=rel_pos_zero_init,
             )
             for index, rate in enumerate(depth_rates(drop_path_rate, depth))
         )

@@ -76,7 +76,7 @@ class Decoder(nn.Sequential):
         decoder_channels: Sequence[int],
         norm: Any,
         train_size: tuple[int, int] | None,
-        use_depthwise_separable_conv: bool,
+        use_depthwise_separable_conv: bool = False,
     ) -> None:
         super().__init__()
         shapes = sorted(input_shape.items(), key=lambda item: item[1].stride)
@@ -88,17 +88,14 @@ class Decoder(nn.Sequential):
                 remedy="correct PROJECT_CHANNELS or IN_FEATURES",
             )
         name, shape = shapes[-1]
-        aspp = ASPP(
-            shape.channels,
+        aspp = build_aspp(
+            shape,
             decoder_channels[-1],
-            aspp_dilations,
+            dilations=aspp_dilations,
             norm=norm,
-            activation=F.relu,
-            pool_kernel_size=aspp_window(train_size, shape.stride),
+            train_size=train_size,
             dropout=aspp_dropout,
             use_depthwise_separable_conv=use_depthwise_separable_conv,
-            # detectron2 refuses other sizes than multiples of the crop's; for those both agree.
-            pad_to_window=True,
         )
         self.add_module(name, DecoderStage(aspp, None))
         channels = decoder_channels[-1]
@@ -168,6 +165,41 @@ def predictor(in_channels: int, out_channels: int) -> nn.Conv2d:
     conv = OneChannelConv2d(in_channels, 1) if out_channels == 1 else nn.Conv2d(in_channels, out_channels, 1)
     init_normal(conv, std=PREDICTOR_STD)
     return conv
+
+
+def build_aspp(
+    shape: ShapeSpec,
+    out_channels: int,
+    *,
+    dilations: Sequence[int],
+    norm: Any,
+    train_size: tuple[int, int] | None,
+    dropout: float,
+    use_depthwise_separable_conv: bool,
+) -> ASPP:
+    """Build the ASPP over a feature map.
+
+    Args:
+        shape: of the feature map.
+        out_channels: see ``ASPP``; so are ``dilations``, ``dropout`` and ``use_depthwise_separable_conv``.
+        dilations: of the 3x3 convolutions.
+        norm: name of the normalization.
+        train_size: see ``aspp_window``.
+        dropout: probability in training.
+        use_depthwise_separable_conv: use depthwise separable convolutions.
+    """
+    return ASPP(
+        shape.channels,
+        out_channels,
+        dilations,
+        norm=norm,
+        activation=F.relu,
+        pool_kernel_size=aspp_window(train_size, shape.stride),
+        dropout=dropout,
+        use_depthwise_separable_conv=use_depthwise_separable_conv,
+        # detectron2 refuses other sizes than multiples of the crop's; for those both agree.
+        pad_to_window=True,
+    )
 
 
 def aspp_window(train_size: tuple[int, int] | None, stride: int) -> tuple[int, int] | None:
@@ -258,18 +290,13 @@ class DeepLabV3PlusHead(SemSegHead):
 
     Args:
         input_shape: feature maps by name.
-        project_channels: see ``Decoder``; so are the next four arguments.
-        aspp_dilations: dilations of ASPP.
-        aspp_dropout: dropout of ASPP in training.
         decoder_channels: channels of each level.
         common_stride: stride of the finest feature map, and of the logits, in px.
-        norm: name of the normalization.
-        train_size: see ``aspp_window``.
         loss_weight: weight of the loss.
         loss_type: ``"cross_entropy"`` or ``"hard_pixel_mining"``: see ``deeplab_loss``.
         ignore_value: label of ignored pixels.
         num_classes: K; None builds the decoder alone, for a subclass with predictors of its own.
-        use_depthwise_separable_conv: use depthwise separable convolutions.
+        **decoder: see ``Decoder``.
     """
 
     @configurable
@@ -277,31 +304,17 @@ class DeepLabV3PlusHead(SemSegHead):
         self,
         input_shape: dict[str, ShapeSpec],
         *,
-        project_channels: Sequence[int],
-        aspp_dilations: Sequence[int],
-        aspp_dropout: float,
         decoder_channels: Sequence[int],
         common_stride: int,
-        norm: Any,
-        train_size: tuple[int, int] | None,
         loss_weight: float = 1.0,
         loss_type: str = "cross_entropy",
         ignore_value: int = -1,
         num_classes: int | None = None,
-        use_depthwise_separable_conv: bool = False,
+        **decoder: Any,
     ) -> None:
         super().__init__(num_classes or 0, common_stride, ignore_value, loss_weight)
         self.loss_type = check_loss_type(loss_type)
-        self.decoder = Decoder(
-            input_shape,
-            project_channels=project_channels,
-            aspp_dilations=aspp_dilations,
-            aspp_dropout=aspp_dropout,
-            decoder_channels=decoder_channels,
-            norm=norm,
-            train_size=train_size,
-            use_depthwise_separable_conv=use_depthwise_separable_conv,
-        )
+        self.decoder = Decoder(input_shape, decoder_channels=decoder_channels, **decoder)
         finest = min(shape.stride for shape in input_shape.values())
         if finest != common_stride:
             raise ConfigError(
@@ -389,17 +402,14 @@ class DeepLabV3Head(SemSegHead):
                 expected=shape.stride,
                 remedy=f"set MODEL.SEM_SEG_HEAD.COMMON_STRIDE: {shape.stride}",
             )
-        self.aspp = ASPP(
-            shape.channels,
+        self.aspp = build_aspp(
+            shape,
             aspp_channels,
-            aspp_dilations,
+            dilations=aspp_dilations,
             norm=norm,
-            activation=F.relu,
-            pool_kernel_size=aspp_window(train_size, shape.stride),
+            train_size=train_size,
             dropout=aspp_dropout,
             use_depthwise_separable_conv=use_depthwise_separable_conv,
-            # detectron2 refuses other sizes than multiples of the crop's; for those both agree.
-            pad_to_window=True,
         )
         self.predictor = predictor(aspp_channels, num_classes)
 

@@ -13,23 +13,22 @@ from typing import TYPE_CHECKING, Any, Dict, List, Tuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+from torchvision.ops import generalized_box_iou_loss
 
-from detexport.contract import DETECTION_OUTPUTS, Contract, ResizeRule
+from detexport.contract import ResizeRule
 from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec, nms_per_class
-from detexport.layers.alias_of import alias_of
 from detexport.layers.conv import OneChannelConv2d, init_normal, shapes_of
 from detexport.modeling.anchor_generator import DefaultAnchorGenerator, tensor_anchors
 from detexport.modeling.backbone import backbone_segments, padding_of
 from detexport.modeling.box_regression import Box2BoxTransformLinear, apply_linear_deltas, is_recorded
 from detexport.modeling.graph_segment import DETECTIONS, Kind, Segment, dense_maps, maps, own_methods
+from detexport.modeling.meta_arch.dense_detector import DenseDetector
 from detexport.modeling.meta_arch.ground_truth import gt_instances_of
-from detexport.modeling.meta_arch.image_model import ImageModel, preprocess_segment
-from detexport.modeling.meta_arch.retinanet import NORMALIZER_MOMENTUM, levels_subnet, top_candidates
+from detexport.modeling.meta_arch.image_model import preprocess_segment
+from detexport.modeling.meta_arch.retinanet import levels_subnet, top_candidates
 from detexport.modeling.registries import META_ARCH_REGISTRY
 from detexport.structures import Boxes, Instances, pairwise_point_box_distance
-from detexport.utils.events import record
 
 SIZE_OF_LEVEL = (4, 8)
 """A point predicts boxes whose farthest edge is 4 to 8 strides away; in the outer levels also others."""
@@ -91,7 +90,7 @@ class FCOSHead(nn.Module):
 
 
 @META_ARCH_REGISTRY.register()
-class FCOS(ImageModel):
+class FCOS(DenseDetector):
     """A backbone and a dense head without anchors.
 
     Args:
@@ -111,18 +110,13 @@ class FCOS(ImageModel):
         pixel_mean: see ``ImageModel``.
         pixel_std: see ``ImageModel``.
         input_format: order of the image's channels, ``"BGR"`` (the default) or ``"RGB"``.
-        vis_period: not supported: training images are not recorded.
+        vis_period: see ``ImageModel``.
         resize: see ``ImageModel``.
     """
 
     if TYPE_CHECKING:  # TorchScript would apply an annotation that exists at run time
         transform_type: Any
     transform_type = Box2BoxTransformLinear
-    head_in_features = alias_of("in_features")
-    test_score_thresh = alias_of("score_threshold")
-    test_topk_candidates = alias_of("topk_candidates")
-    test_nms_thresh = alias_of("nms_threshold")
-    max_detections_per_image = alias_of("max_detections")
 
     def __init__(
         self,
@@ -149,16 +143,10 @@ class FCOS(ImageModel):
             pixel_mean=pixel_mean,
             pixel_std=pixel_std,
             input_format=input_format,
+            vis_period=vis_period,
             resize=resize,
             **padding_of(backbone),
         )
-        if vis_period:
-            raise ConfigError(
-                "training images are not recorded",
-                got=f"vis_period={vis_period}",
-                expected="0, the default",
-                remedy="leave vis_period at 0, and draw images with detexport.utils.visualizer",
-            )
         shapes = backbone.output_shape()
         names = list(shapes) if head_in_features is None else list(head_in_features)
         strides = [shape.stride for shape in shapes_of(shapes, names, "head_in_features")]
@@ -209,29 +197,10 @@ class FCOS(ImageModel):
         return self.losses(anchors, logits, labels, deltas, gt_boxes, centerness)
 
     @torch.jit.unused
-    def inference(self, batched_inputs: list[dict[str, Any]], do_postprocess: bool = True) -> Any:
-        """Return the detections of each image.
-
-        Args:
-            batched_inputs: see ``forward``.
-            do_postprocess: scale and clip boxes to the output. Otherwise, return ``Instances`` in px of the
-                input, not clipped to it.
-        """
-        images = self.preprocess_image(batched_inputs)
-        logits, deltas, centerness, anchors = self.predict_points(self.backbone(images.tensor))
-        found = self.find_detections(anchors, logits, deltas, centerness)
-        instances = [
-            Instances(
-                size,
-                pred_boxes=Boxes(fields["pred_boxes"]),
-                scores=fields["scores"],
-                pred_classes=fields["pred_classes"],
-            )
-            for fields, size in zip(found, images.image_sizes, strict=True)
-        ]
-        if not do_postprocess:
-            return instances
-        return self.postprocess(instances, batched_inputs)
+    def detections_of(self, features: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+        """Return the detections of each image by field: see ``find_detections``."""
+        logits, deltas, centerness, anchors = self.predict_points(features)
+        return self.find_detections(anchors, logits, deltas, centerness)
 
     def detect(self, images: List[Tensor]) -> List[Dict[str, Tensor]]:
         """Compute the detections of each image by field, in px of the image, not clipped to it, as exported.
@@ -339,18 +308,7 @@ class FCOS(ImageModel):
         """
         label, points = torch.stack(gt_labels), torch.cat(anchors)
         foreground = label < self.num_classes
-        record("num_pos_anchors", lambda: foreground.sum() / len(gt_labels))
-        self.loss_normalizer = NORMALIZER_MOMENTUM * self.loss_normalizer + (1 - NORMALIZER_MOMENTUM) * max(
-            int(foreground.sum()), 1
-        )
-        logits = torch.cat(pred_logits, dim=1)
-        loss_cls = sigmoid_focal_loss(
-            logits,
-            F.one_hot(label, self.num_classes + 1)[..., :-1].to(logits.dtype),
-            alpha=self.focal_loss_alpha,
-            gamma=self.focal_loss_gamma,
-            reduction="sum",
-        )
+        normalizer = self.update_normalizer(foreground)
         own = points.expand(len(label), -1, -1)[foreground]
         boxes = torch.stack(gt_boxes)[foreground]
         predicted = self.decode(torch.cat(pred_anchor_deltas, dim=1)[foreground], own)
@@ -360,22 +318,11 @@ class FCOS(ImageModel):
             reduction="sum",
         )
         losses = {
-            "loss_fcos_cls": loss_cls,
+            "loss_fcos_cls": self.class_loss(torch.cat(pred_logits, dim=1), label),
             "loss_fcos_loc": generalized_box_iou_loss(predicted, boxes, reduction="sum"),
             "loss_fcos_ctr": loss_ctr,
         }
-        return {name: loss / self.loss_normalizer for name, loss in losses.items()}
-
-    @torch.jit.unused
-    def contract(self, class_names: tuple[str, ...]) -> Contract:
-        """Return the contract of the exported graph."""
-        return self.contract_of(
-            DETECTION_OUTPUTS,
-            class_names,
-            score_threshold=self.score_threshold,
-            nms_threshold=self.nms_threshold,
-            max_detections=self.max_detections,
-        )
+        return {name: loss / normalizer for name, loss in losses.items()}
 
 
 def match_points(anchors: list[Tensor], gt_boxes: Boxes, radius: float) -> Tensor:

@@ -38,6 +38,7 @@ class ImageModel(nn.Module):
         resize: how images are resized before the model; by default ``default_resize``.
         size_divisibility: images are padded to a multiple of this, in px; 0 for no padding.
         square_pad: images are padded to a square of this side in px before; 0 for none.
+        vis_period: not supported: training images are not recorded.
     """
 
     pixel_mean: Tensor
@@ -53,8 +54,16 @@ class ImageModel(nn.Module):
         resize: ResizeRule | None = None,
         size_divisibility: int = 0,
         square_pad: int = 0,
+        vis_period: int = 0,
     ) -> None:
         super().__init__()
+        if vis_period:
+            raise ConfigError(
+                "training images are not recorded",
+                got=f"vis_period={vis_period}",
+                expected="0, the default",
+                remedy="leave vis_period at 0, and draw images with detexport.utils.visualizer",
+            )
         self.input_format = input_format or "BGR"
         self.resize = resize or default_resize(square_pad)
         self.size_divisibility = size_divisibility

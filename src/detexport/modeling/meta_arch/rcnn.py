@@ -43,7 +43,7 @@ class GeneralizedRCNN(ImageModel):
         pixel_mean: see ``ImageModel``.
         pixel_std: see ``ImageModel``.
         input_format: order of the image's channels, ``"BGR"`` (the default) or ``"RGB"``.
-        vis_period: not supported: training images are not recorded.
+        vis_period: see ``ImageModel``.
         resize: see ``ImageModel``.
     """
 
@@ -66,16 +66,10 @@ class GeneralizedRCNN(ImageModel):
             pixel_mean=pixel_mean,
             pixel_std=pixel_std,
             input_format=input_format,
+            vis_period=vis_period,
             resize=resize,
             **padding_of(backbone),
         )
-        if vis_period:
-            raise ConfigError(
-                "training images are not recorded",
-                got=f"vis_period={vis_period}",
-                expected="0, the default",
-                remedy="leave vis_period at 0, and draw images with detexport.utils.visualizer",
-            )
         if (
             getattr(proposal_generator, "box_dim", 4) != getattr(roi_heads, "box_dim", 4)
             and proposal_generator

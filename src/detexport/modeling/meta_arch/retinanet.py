@@ -10,12 +10,9 @@ from typing import Any, Dict, List, Tuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import sigmoid_focal_loss
 
 from detexport.config import CfgNode, configurable
-from detexport.contract import DETECTION_OUTPUTS, Contract
 from detexport.layers import ShapeSpec, get_norm, nms_per_class
-from detexport.layers.alias_of import alias_of
 from detexport.layers.conv import init_normal, shapes_of
 from detexport.layers.levels import LevelsConv2d, LevelsReLU, levels_norm
 from detexport.modeling.anchor_generator import build_anchor_generator, by_anchor, tensor_anchors
@@ -37,14 +34,11 @@ from detexport.modeling.graph_segment import (
     own_methods,
 )
 from detexport.modeling.matcher import Matcher, match_anchors, matched_classes
+from detexport.modeling.meta_arch.dense_detector import DenseDetector
 from detexport.modeling.meta_arch.ground_truth import gt_instances_of
-from detexport.modeling.meta_arch.image_model import ImageModel, image_options, preprocess_segment
+from detexport.modeling.meta_arch.image_model import image_options, preprocess_segment
 from detexport.modeling.registries import META_ARCH_REGISTRY
 from detexport.structures import Boxes, Instances
-from detexport.utils.events import record
-
-NORMALIZER_MOMENTUM = 0.9
-"""Momentum of the moving average of the number of foreground anchors, which normalizes the losses."""
 
 
 class RetinaNetHead(nn.Module):
@@ -159,7 +153,7 @@ def build_retinanet_head(cfg: CfgNode, input_shape: list[ShapeSpec], num_anchors
 
 
 @META_ARCH_REGISTRY.register()
-class RetinaNet(ImageModel):
+class RetinaNet(DenseDetector):
     """A backbone, anchors and a dense head.
 
     Args:
@@ -180,12 +174,6 @@ class RetinaNet(ImageModel):
         smooth_l1_beta: where the smooth L1 loss becomes linear.
         **image_options: see ``ImageModel``.
     """
-
-    head_in_features = alias_of("in_features")
-    test_score_thresh = alias_of("score_threshold")
-    test_topk_candidates = alias_of("topk_candidates")
-    test_nms_thresh = alias_of("nms_threshold")
-    max_detections_per_image = alias_of("max_detections")
 
     @configurable
     def __init__(
@@ -280,29 +268,10 @@ class RetinaNet(ImageModel):
         return self.losses(anchors, logits, labels, deltas, gt_boxes)
 
     @torch.jit.unused
-    def inference(self, batched_inputs: list[dict[str, Any]], do_postprocess: bool = True) -> Any:
-        """Return the detections of each image.
-
-        Args:
-            batched_inputs: see ``forward``.
-            do_postprocess: scale and clip boxes to the output. Otherwise, return ``Instances`` in px of the
-                input, not clipped to it.
-        """
-        images = self.preprocess_image(batched_inputs)
-        logits, deltas, anchors = self.predict_anchors(self.backbone(images.tensor))
-        found = self.find_detections(anchors, logits, deltas)
-        instances = [
-            Instances(
-                size,
-                pred_boxes=Boxes(fields["pred_boxes"]),
-                scores=fields["scores"],
-                pred_classes=fields["pred_classes"],
-            )
-            for fields, size in zip(found, images.image_sizes, strict=True)
-        ]
-        if not do_postprocess:
-            return instances
-        return self.postprocess(instances, batched_inputs)
+    def detections_of(self, features: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+        """Return the detections of each image by field: see ``find_detections``."""
+        logits, deltas, anchors = self.predict_anchors(features)
+        return self.find_detections(anchors, logits, deltas)
 
     def detect(self, images: List[Tensor]) -> List[Dict[str, Tensor]]:
         """Compute the detections of each image by field, in px of the image, not clipped to it, as exported.
@@ -401,18 +370,8 @@ class RetinaNet(ImageModel):
         """
         label = torch.stack(gt_labels)
         valid, foreground = label >= 0, (label >= 0) & (label < self.num_classes)
-        record("num_pos_anchors", lambda: foreground.sum() / len(gt_labels))
-        self.loss_normalizer = NORMALIZER_MOMENTUM * self.loss_normalizer + (1 - NORMALIZER_MOMENTUM) * max(
-            int(foreground.sum()), 1
-        )
-        all_logits = torch.cat(pred_logits, dim=1)[valid]
-        loss_cls = sigmoid_focal_loss(
-            all_logits,
-            F.one_hot(label[valid], self.num_classes + 1)[:, :-1].to(all_logits.dtype),
-            alpha=self.focal_loss_alpha,
-            gamma=self.focal_loss_gamma,
-            reduction="sum",
-        )
+        normalizer = self.update_normalizer(foreground)
+        loss_cls = self.class_loss(torch.cat(pred_logits, dim=1)[valid], label[valid])
         loss_box = anchor_loss_sum(
             anchors,
             pred_anchor_deltas,
@@ -423,20 +382,9 @@ class RetinaNet(ImageModel):
             smooth_l1_beta=self.smooth_l1_beta,
         )
         return {
-            "loss_cls": loss_cls / self.loss_normalizer,
-            "loss_box_reg": loss_box / self.loss_normalizer,
+            "loss_cls": loss_cls / normalizer,
+            "loss_box_reg": loss_box / normalizer,
         }
-
-    @torch.jit.unused
-    def contract(self, class_names: tuple[str, ...]) -> Contract:
-        """Return the contract of the exported graph."""
-        return self.contract_of(
-            DETECTION_OUTPUTS,
-            class_names,
-            score_threshold=self.score_threshold,
-            nms_threshold=self.nms_threshold,
-            max_detections=self.max_detections,
-        )
 
 
 class _DenseDetections(nn.Module):

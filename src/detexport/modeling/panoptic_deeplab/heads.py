@@ -126,17 +126,14 @@ class PanopticDeepLabInsEmbedHead(nn.Module):
 
     Args:
         input_shape: feature maps by name.
-        project_channels: see ``Decoder``; so are ``aspp_dilations``, ``aspp_dropout`` and ``train_size``.
-        aspp_dilations: dilations of ASPP.
-        aspp_dropout: dropout of ASPP in training.
         decoder_channels: channels of each level of the decoder.
         common_stride: stride of the finest feature map in px.
         norm: name of the normalization.
-        train_size: see ``aspp_window``.
         head_channels: channels before the predictors.
         center_loss_weight: weight of the loss of the heatmap.
         offset_loss_weight: weight of the loss of the offsets.
         use_depthwise_separable_conv: use depthwise separable convolutions, except for the heatmap.
+        **decoder: see ``Decoder``.
     """
 
     @configurable
@@ -144,17 +141,14 @@ class PanopticDeepLabInsEmbedHead(nn.Module):
         self,
         input_shape: dict[str, ShapeSpec],
         *,
-        project_channels: Sequence[int],
-        aspp_dilations: Sequence[int],
-        aspp_dropout: float,
         decoder_channels: Sequence[int],
         common_stride: int,
         norm: Any,
-        train_size: tuple[int, int] | None,
         head_channels: int,
         center_loss_weight: float,
         offset_loss_weight: float,
         use_depthwise_separable_conv: bool = False,
+        **decoder: Any,
     ) -> None:
         super().__init__()
         self.common_stride = common_stride
@@ -163,13 +157,10 @@ class PanopticDeepLabInsEmbedHead(nn.Module):
         separable, channels = use_depthwise_separable_conv, decoder_channels[0]
         self.decoder = Decoder(
             input_shape,
-            project_channels=project_channels,
-            aspp_dilations=aspp_dilations,
-            aspp_dropout=aspp_dropout,
             decoder_channels=decoder_channels,
             norm=norm,
-            train_size=train_size,
             use_depthwise_separable_conv=separable,
+            **decoder,
         )
         self.center_head = head_convs(channels, head_channels, norm, separable=False)
         self.center_predictor = predictor(head_channels, 1)

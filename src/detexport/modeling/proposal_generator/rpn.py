@@ -283,11 +283,7 @@ class RPN(nn.Module):
     ) -> List[Tuple[Tensor, Tensor]]:
         """Select the proposals of each image by ``select_proposals`` with the options of this module."""
         if not torch.jit.is_scripting() and len(self.box_weights) == 0:
-            decode = self.box2box_transform.apply_deltas
-            deltas = [
-                torch.stack([decode(of_image, level) for of_image in of_level.unbind()])
-                for of_level, level in zip(deltas, anchors, strict=True)
-            ]
+            deltas = self.decoded(anchors, deltas)
         return select_proposals(
             anchors,
             logits,
@@ -299,6 +295,15 @@ class RPN(nn.Module):
             nms_threshold=self.nms_threshold,
             min_box_size=self.min_box_size,
         )
+
+    @torch.jit.unused
+    def decoded(self, anchors: list[Tensor], deltas: list[Tensor]) -> list[Tensor]:
+        """Return the boxes (N, HWA, 4) of each level, decoded by the module's transform."""
+        decode = self.box2box_transform.apply_deltas
+        return [
+            torch.stack([decode(of_image, level) for of_image in of_level.unbind()])
+            for of_level, level in zip(deltas, anchors, strict=True)
+        ]
 
     @torch.jit.unused
     @torch.no_grad()

@@ -59,11 +59,7 @@ class RRPN(RPN):
     ) -> List[Tuple[Tensor, Tensor]]:
         """Return rotated boxes (R, 5) and their logits (R,), descending: see ``select_rotated_proposals``."""
         if not torch.jit.is_scripting() and len(self.box_weights) == 0:
-            decode = self.box2box_transform.apply_deltas
-            deltas = [
-                torch.stack([decode(of_image, level) for of_image in of_level.unbind()])
-                for of_level, level in zip(deltas, anchors, strict=True)
-            ]
+            deltas = self.decoded(anchors, deltas)
         return select_rotated_proposals(
             anchors,
             logits,

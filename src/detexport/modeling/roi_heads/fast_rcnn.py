@@ -158,8 +158,10 @@ class FastRCNNOutputLayers(nn.Module):
     class_loss_weight = 1.0
     if TYPE_CHECKING:  # TorchScript would apply an annotation that exists at run time
         transform_type: Any
+        select_all: Any
     transform_type = Box2BoxTransform
     box_dim = 4
+    select_all = staticmethod(fast_rcnn_inference)
     test_score_thresh = alias_of("score_threshold")
     test_nms_thresh = alias_of("nms_threshold")
     test_topk_per_image = alias_of("max_detections")
@@ -391,7 +393,7 @@ class FastRCNNOutputLayers(nn.Module):
             predictions: logits and box deltas of all proposals.
             proposals: with ``proposal_boxes``, of each image.
         """
-        return fast_rcnn_inference(
+        return self.select_all(  # type: ignore[no-any-return]
             self.predict_boxes(predictions, proposals),
             self.predict_probs(predictions, proposals),
             [one.image_size for one in proposals],

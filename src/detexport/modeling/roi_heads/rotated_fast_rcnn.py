@@ -12,7 +12,6 @@ from detexport.config import configurable
 from detexport.errors import ConfigError
 from detexport.layers import batched_nms_rotated
 from detexport.modeling.box_regression import Box2BoxTransformRotated, apply_rotated_deltas
-from detexport.modeling.graph import GraphMethods
 from detexport.modeling.proposal_generator.rrpn import require_smooth_l1
 from detexport.modeling.registries import ROI_HEADS_REGISTRY
 from detexport.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
@@ -99,6 +98,7 @@ class RotatedFastRCNNOutputLayers(FastRCNNOutputLayers):
 
     transform_type = Box2BoxTransformRotated
     box_dim = 5
+    select_all = staticmethod(fast_rcnn_inference_rotated)
 
     @configurable
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -127,34 +127,6 @@ class RotatedFastRCNNOutputLayers(FastRCNNOutputLayers):
             self.max_detections,
         )
         return chosen, chosen_scores, classes
-
-    @torch.jit.unused
-    def graph_methods(self) -> GraphMethods:
-        """Return the documented methods that a graph replaces, each with the method that it calls."""
-        return [
-            (self, "predict_probs", "probabilities"),
-            (self, "predict_boxes", "decode"),
-            (self, "inference", "select"),
-        ]
-
-    @torch.jit.unused
-    def inference(
-        self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
-    ) -> tuple[list[Instances], list[Tensor]]:
-        """Select the detections of each image: see ``fast_rcnn_inference_rotated``.
-
-        Args:
-            predictions: logits and box deltas of all proposals.
-            proposals: with ``proposal_boxes``, of each image.
-        """
-        return fast_rcnn_inference_rotated(
-            self.predict_boxes(predictions, proposals),
-            self.predict_probs(predictions, proposals),
-            [one.image_size for one in proposals],
-            self.score_threshold,
-            self.nms_threshold,
-            self.max_detections,
-        )
 
 
 @ROI_HEADS_REGISTRY.register()

@@ -159,7 +159,7 @@ def compare(
         missing=matching.missing,
         extra=matching.extra,
         errors={name: error for one in comparisons for name, error in one.errors.items()},
-        box_limit_px=tolerance.box_limit_px(scale),
+        box_limit_px=tolerance.limit("box_px", scale),
         keypoints=keypoints.compared,
         keypoint_flips=keypoints.flipped,
         masks_needed=masks.needed,

@@ -165,7 +165,7 @@ def match(
     is_confidence = "scores" in expected
     tie = _tie(tolerance, is_confidence=is_confidence)
     name = "scores" if is_confidence else "objectness_logits"
-    limit_px = tolerance.box_limit_px(scale)
+    limit_px = tolerance.limit("box_px", scale)
     rows, columns = pair(first, second, tolerance.pair_iou, limit_px=limit_px, tie=tie)
 
     box_errors = absolute_errors(first.coordinates[rows], second.coordinates[columns]).max(1, initial=0)
@@ -222,7 +222,7 @@ def count_agreeing(matching: Matching, tolerance: Tolerance, scale: float) -> in
         tolerance: the tolerance, not widened to the model's own noise.
         scale: output size / input size, the larger of both sides.
     """
-    box_limit, tie = tolerance.box_limit_px(scale), _tie(tolerance, is_confidence=matching.is_confidence)
+    box_limit, tie = tolerance.limit("box_px", scale), _tie(tolerance, is_confidence=matching.is_confidence)
     agree = (matching.box_errors <= MOST_WIDENED * box_limit) & (matching.score_errors <= MOST_WIDENED * tie)
     return int(np.count_nonzero(agree))
 

@@ -104,7 +104,3 @@ class Tolerance:
         if name == "box_px":
             return max(value * scale, self.box_floor_px)
         return value * scale if name == "keypoint_px" else value
-
-    def box_limit_px(self, scale: float) -> float:
-        """Return the limit of boxes in px of the output; ``scale`` is output size / input size."""
-        return self.limit("box_px", scale)
