@@ -174,7 +174,7 @@ def test_a_version_has_a_card(root: Path) -> None:
         "A detector: boxes, scores, classes, masks of each image, as ONNX.",
         "| runtime | ONNX Runtime, without torch |",
         "| classes | 3: circle, square, star |",
-        "the shorter side is resized to 40 px, the longer one to at most 64 px",
+        "Resize: shortest edge to 40 px, longest at most 64 px.",
         "`score_threshold` (0 to 1; the model itself drops scores up to 0.25), `masks`",
         "**passed**, 1 of 1 inputs, 7 detections paired",
         "| cpu | 40 x 64 | 5.0 ms | 5.5 ms | 6.0 ms | 0.50 |",
