@@ -6,10 +6,10 @@ from typing import Any
 
 from detexport.artifact import Artifact, Format, file_states, read_artifact, verify_files
 from detexport.cli.output import print_json
-from detexport.cli.progress import say
 from detexport.contract import Contract, TensorSpec
 from detexport.errors import ConfigError, escaped
 from detexport.system.files import output_errors
+from detexport.system.progress import say
 
 MOST_NAMES = 8
 MOST_FILES = 20
