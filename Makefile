@@ -23,6 +23,8 @@ setup: $(READY) ## create .venv with the pinned packages
 # uv installs exactly the packages of requirements.lock; then follows detexport itself.
 $(READY): requirements.lock pyproject.toml
 	@"$(PYTHON)" -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"error: Python {v.major}.{v.minor}; expected: 3.11 or later; remedy: make PYTHON=/path/to/python3.11")'
+	@echo "set-up: install the $$(wc -l <requirements.lock) packages of requirements.lock into $(VENV), about 6 GB;" \
+	  "the first time takes some minutes, without output until it is done"
 	"$(PYTHON)" -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv
 	$(VENV)/bin/uv pip sync --quiet --compile-bytecode --python $(VENV)/bin/python requirements.lock

@@ -27,6 +27,11 @@ def test_json_round_trip() -> None:
     assert again.resize == ResizeRule(40, 64)
 
 
+def test_a_resize_rule_has_one_wording() -> None:
+    assert ResizeRule(40, 64).text == "shortest edge to 40 px, longest at most 64 px"
+    assert ResizeRule(0, 1333).text == "none: images keep their size", "the longest edge has no limit then"
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_model_survives_json(kind: str) -> None:
     contract = tiny_contract(**KINDS[kind])

@@ -25,8 +25,12 @@ LINK = re.compile(r"(\]\()([^)\s#]+)([^)]*\))")
 
 def _reference_pages() -> dict[str, str]:
     """Return a page for each package, with its modules, and for each module at the top."""
-    folders = [path.parent for path in PACKAGE.rglob("__init__.py") if path.parent != PACKAGE]
-    packages = [folder for folder in folders if (folder.parent / "__init__.py").is_file()]
+    # `alias_in_children` is a folder of PYTHONPATH, whose package is not one of `detexport`.
+    packages = [
+        path.parent
+        for path in PACKAGE.rglob("__init__.py")
+        if path.parent != PACKAGE and (path.parents[1] / path.name).is_file()
+    ]
     pages = {path: _modules(path) for path in packages} | {path: [] for path in _modules(PACKAGE)}
     return {
         f"reference/{'.'.join(path.relative_to(PACKAGE).parts)}.md": _directives(path, modules)

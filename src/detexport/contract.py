@@ -85,6 +85,13 @@ class ResizeRule:
     min_size: int
     max_size: int
 
+    @property
+    def text(self) -> str:
+        """The rule in words, for people."""
+        if not self.min_size:
+            return "none: images keep their size"
+        return f"shortest edge to {self.min_size} px, longest at most {self.max_size} px"
+
 
 @dataclass(frozen=True)
 class PanopticRule:

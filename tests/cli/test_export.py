@@ -142,7 +142,10 @@ def test_a_model_that_detects_nothing_is_exported_with_a_warning(
     ("registered", "expected"), [(NAMES, NAMES), (("one", "two"), ("0", "1", "2", "3", "4"))]
 )
 def test_classes_are_called_as_the_data_set_that_the_model_is_tested_on_says_if_it_fits(
-    tmp_path: Path, registered: tuple[str, ...], expected: tuple[str, ...]
+    tmp_path: Path,
+    registered: tuple[str, ...],
+    expected: tuple[str, ...],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     MetadataCatalog.get("named").set(thing_classes=list(registered))
     try:
@@ -151,6 +154,12 @@ def test_classes_are_called_as_the_data_set_that_the_model_is_tested_on_says_if_
     finally:
         MetadataCatalog.remove("named")
     assert read_artifact(tmp_path / "artifact").contract.class_names == expected
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    numbered = (
+        f"warning: {CONFIG} has no names for its 5 things, so results call them 0 to 4; "
+        "give their names by --class-names NAME,NAME,... (in Python: class_names=[...])"
+    )
+    assert warnings == ([] if expected == NAMES else [numbered])
 
 
 @pytest.mark.parametrize(

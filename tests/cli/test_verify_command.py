@@ -49,6 +49,11 @@ def test_the_exit_code_and_the_message_say_what_does_not_hold(registry: Path) ->
     assert done.stdout.splitlines()[0].startswith(f"{URI}: toy-onnx version 1, provenance ")
     assert done.stdout.splitlines()[-1] == "all checks passed"
     assert "  sample       ok        0-1x: 3 detections paired" in done.stdout
+    assert [line for line in done.stderr.splitlines() if line.endswith(" ...")] == [
+        "download toy-onnx version 1 ...",
+        "compare its files with their digests ...",
+        "load the model and run its sample ...",
+    ]
 
     document = json.loads(run(registry, URI, "--json", "--no-sample").stdout)
     assert document["holds"] is True

@@ -25,6 +25,7 @@ SECTIONS = [
     "Custom models",
     "Coverage",
     "Benchmarks",
+    "Glossary",
     "Contributing",
 ]
 

@@ -104,7 +104,11 @@ def test_a_version_carries_its_evidence(root: Path) -> None:
     assert version.tags["detexport.artifact_sha256"] == artifact.sha256
     assert version.tags["detexport.weights_sha256"] == artifact.weights_sha256
     assert version.tags["detexport.config_sha256"] == artifact.config_sha256
-    assert {"git.revision", "dvc.lock_sha256", "version.onnxruntime", "version.python"} <= version.tags.keys()
+    digests = ("content", "artifact", "weights", "config", "certificate", "provenance", "evidence")
+    assert version.tags.keys() - {"git.dirty"} == {
+        *(f"detexport.{name}_sha256" for name in digests),
+        *("detexport.target", "git.revision", "dvc.lock_sha256"),
+    }
     assert "| cpu | 40 x 64 | 5.0 ms | 5.5 ms | 6.0 ms | 0.50 |" in version.description
     (run,) = runs(root)
     assert run.info.status == "FINISHED"
@@ -118,11 +122,15 @@ def test_a_version_carries_its_evidence(root: Path) -> None:
         *("sample/reference.json", "sample/samples/0-1x.npz"),
     }
     assert (artifacts(run) / "README.md").read_text() == f"{version.description}\n"
+    assert {"python", "detexport", "onnxruntime"} <= read_json(artifacts(run) / "provenance.json")[
+        "versions"
+    ].keys()
     stored = mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/certificate.json")
     assert stored == read_json(certificate(root))
     assert stored["artifact"]["sha256"] == artifact.sha256
     model = client(root).get_logged_model(version.source.removeprefix("models:/"))
     assert {metric.key: metric.value for metric in model.metrics} == run.data.metrics
+    assert (model.tags["detexport.format"], model.tags["detexport.method"]) == ("ONNX", "onnx")
 
     info = mlflow.models.get_model_info("models:/toy-onnx/1")
     assert [spec["name"] for spec in info.metadata["graph"]["outputs"]] == list(
@@ -166,7 +174,7 @@ def test_a_version_has_a_card(root: Path) -> None:
         "A detector: boxes, scores, classes, masks of each image, as ONNX.",
         "| runtime | ONNX Runtime, without torch |",
         "| classes | 3: circle, square, star |",
-        "the shorter side is resized to 40 px, the longer one to at most 64 px",
+        "Resize: shortest edge to 40 px, longest at most 64 px.",
         "`score_threshold` (0 to 1; the model itself drops scores up to 0.25), `masks`",
         "**passed**, 1 of 1 inputs, 7 detections paired",
         "| cpu | 40 x 64 | 5.0 ms | 5.5 ms | 6.0 ms | 0.50 |",

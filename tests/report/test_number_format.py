@@ -1,6 +1,7 @@
 import pytest
 
 from detexport.report.number_format import delta, first_upper, metric, number, percent, plural, size, speed
+from detexport.results.job_metrics import job_metrics, job_summary
 
 
 @pytest.mark.parametrize(
@@ -18,6 +19,14 @@ def test_words_for_sizes_and_ratios() -> None:
         "as fast as eager",
         "2.00\u00d7 slower",
     ]
+
+
+@pytest.mark.parametrize("ratio", [0.72205, 0.7222, 0.0812345])
+def test_the_speedup_is_that_of_dvc(ratio: float) -> None:
+    verdict = {"passed": True, "max": {}, "detections": {}}
+    measured = dict.fromkeys(("p50_ms", "p90_ms", "p99_ms", "mean_ms", "load_s"), 1.0)
+    metrics = job_metrics(verdict, {"cpu": {**measured, "ratio_to_eager": ratio}})
+    assert speed(ratio) == f"{job_summary(metrics)['speedup']:.2f}\u00d7 faster"
 
 
 def test_metrics_and_their_deltas() -> None:

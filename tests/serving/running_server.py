@@ -51,10 +51,11 @@ class Answer:
 
 @dataclass
 class Running:
-    """A server that runs; ``port`` on the loopback address."""
+    """A server that runs; ``port`` on the loopback address; ``printed`` before its address."""
 
     process: subprocess.Popen[str]
     port: int
+    printed: list[str]
 
     @property
     def url(self) -> str:
@@ -98,7 +99,7 @@ def running(source: object, *options: str, **environment: str) -> Iterator[Runni
         while not (line := process.stderr.readline()).startswith("http://"):
             lines.append(line)
             assert line, "".join(lines)
-        server = Running(process, int(line.split()[0].rpartition(":")[2]))
+        server = Running(process, int(line.split()[0].rpartition(":")[2]), lines)
         yield server
     finally:
         if process.poll() is None:

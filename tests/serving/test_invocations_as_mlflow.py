@@ -36,6 +36,11 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running,
         yield server, TestClient(scoring_server.init(model))
 
 
+def test_the_server_prints_that_it_downloads_and_loads(servers: tuple[Running, TestClient]) -> None:
+    steps = [line.rstrip() for line in servers[0].printed if line.endswith(" ...\n")]
+    assert steps == ["download models:/toy-onnx@champion ...", "load the model ..."]
+
+
 @pytest.mark.parametrize(
     "document",
     [

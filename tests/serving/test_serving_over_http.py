@@ -262,6 +262,8 @@ def test_health_and_the_model_are_described(server: Running) -> None:
     assert server.ask("GET", "/ping").status == 200
     model = server.ask("GET", "/model").json
     assert (model["format"], model["class_names"]) == ("ONNX", ["circle", "square", "star"])
+    rule = "shortest edge to 40 px, longest at most 64 px"  # as `detexport inspect` prints it
+    assert model["resize"] == {"min_size": 40, "max_size": 64, "rule": rule}
     assert server.ask("GET", "/openapi.json").json["paths"].keys() >= {"/predict", "/invocations", "/health"}
 
 

@@ -28,6 +28,8 @@ def test_make_in_a_folder_with_blanks_makes_one_environment_in_it(tmp_path: Path
     commands = done.stdout.splitlines()
     assert [line for line in commands if "-m venv" in line] == ['"python3" -m venv .venv']
     assert commands[-1] == "touch .venv/.ready"
+    (notice,) = [number for number, line in enumerate(commands) if line.startswith('echo "set-up: install')]
+    assert notice < min(number for number, line in enumerate(commands) if "-m venv" in line)
     assert not any("My Drive" in line for line in commands)
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,12 @@ def test_the_artifact_runs(artifact_dir: Path) -> None:
 
 
 def test_a_built_model_is_exported_as_its_configuration_is(
-    model: Any, artifact_dir: Path, tmp_path: Path
+    model: Any, artifact_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    written = detexport.export(model, target="tracing", output=tmp_path / "built", class_names=NAMES)
+    with warnings.catch_warnings(record=True) as caught:
+        written = detexport.export(model, target="tracing", output=tmp_path / "built", class_names=NAMES)
+    assert not [one for one in caught if "has no names" in str(one.message)]
+    assert "build the model" not in capsys.readouterr().err, "the standard error is not a terminal"
     expected = read_artifact(artifact_dir)
     assert written.files == expected.files  # to the byte
     assert written.contract == expected.contract
@@ -109,6 +113,16 @@ def test_an_artifact_is_validated_against_its_model(other: str, model: Any, arti
 def test_an_artifact_of_other_weights_does_not_pass(artifact_dir: Path) -> None:
     other = small_model("faster_rcnn").eval()
     assert not detexport.validate(artifact_dir, other).passed
+
+
+def test_classes_without_names_are_warned_of_and_steps_are_printed_on_request(
+    model: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.warns(UserWarning, match="has no names for its 5 things.*class_names=") as caught:
+        detexport.export(model, target="tracing", output=tmp_path / "a", check=False, progress=True)
+    assert len([one for one in caught if "has no names" in str(one.message)]) == 1
+    steps = [line for line in capsys.readouterr().err.splitlines() if line.endswith(" ...")]
+    assert steps == ["build the model and load its weights ...", "tracing (1 of 1) ..."]
 
 
 def test_a_check_without_detections_warns(tmp_path: Path) -> None:

@@ -680,6 +680,7 @@ def serve_command(
     check_serve(source, target=target, device=device)
     from detexport.cli.serve import report, serve
     from detexport.serving.limits import Limits
+    from detexport.system.progress import step
 
     limits = Limits(
         body_bytes=1_000_000 * max_body_mb,
@@ -698,6 +699,7 @@ def serve_command(
         threads=threads,
         limits=limits,
         shutdown_s=shutdown_timeout,
+        step=step,
         on_ready=report,
     )
 

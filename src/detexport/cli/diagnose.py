@@ -5,10 +5,10 @@ from typing import Any
 
 from detexport.artifact import read_artifact
 from detexport.cli.output import print_json
-from detexport.cli.progress import say, step
 from detexport.data.image_samples import BUNDLED_SAMPLE
 from detexport.diagnosis.diagnose import Diagnosis
 from detexport.formats.image_files import find_images
+from detexport.system.progress import say, step
 from detexport.workflows.diagnose import diagnose_artifact, save_diagnosis
 from detexport.workflows.load_model import load_model
 from detexport.workflows.model_source import ModelSource, find_source

@@ -1,11 +1,11 @@
 """``detexport export``: a model -> an artifact that was checked."""
 
 from detexport.cli.checks import Request, check_export
-from detexport.cli.progress import say, step
 from detexport.formats.image_files import find_images
 from detexport.parity.accuracy import Accuracy
 from detexport.parity.report_text import accuracy_lines, check_lines
 from detexport.parity.verdict import ParityReport
+from detexport.system.progress import say, step
 from detexport.workflows.export_target import export_target
 from detexport.workflows.load_model import load_model
 
@@ -45,6 +45,7 @@ def make(request: Request) -> None:
         evaluate=request.run_eval,
         step=step,
         on_result=_say_result,
+        on_warning=lambda text: say(f"warning: {text}"),
     )
     size = sum((request.output / name).stat().st_size for name in artifact.files)
     say(f"{request.output}: {artifact.format.value}, {size / 1e6:.1f} MB, sha256 {artifact.sha256}")

@@ -6,10 +6,10 @@ from typing import Any
 
 from detexport.artifact import Artifact, Format, file_states, read_artifact, verify_files
 from detexport.cli.output import print_json
-from detexport.cli.progress import say
 from detexport.contract import Contract, TensorSpec
 from detexport.errors import ConfigError, escaped
 from detexport.system.files import output_errors
+from detexport.system.progress import say
 
 MOST_NAMES = 8
 MOST_FILES = 20
@@ -80,7 +80,7 @@ def _describe_contract(contract: Contract) -> dict[str, str]:
     limit = contract.max_detections
     return {
         "results": ", ".join(contract.results),
-        "resize": _resize(contract),
+        "resize": contract.resize.text,
         "channels": f"{contract.channel_order}, 0..255; the graph normalizes and pads",
         "pixel mean": _numbers(contract.pixel_mean),
         "pixel std": _numbers(contract.pixel_std),
@@ -109,13 +109,6 @@ def _mask_outputs(artifact: Artifact) -> str:
 def _with_options(artifact: Artifact) -> str:
     options = ", ".join(f"{name}={value}" for name, value in artifact.options.items())
     return f"{artifact.method} ({options})" if options else artifact.method
-
-
-def _resize(contract: Contract) -> str:
-    rule = contract.resize
-    if not rule.min_size:
-        return "none: images keep their size"
-    return f"shortest edge to {rule.min_size} px, longest at most {rule.max_size} px"
 
 
 def _numbers(values: tuple[float, ...]) -> str:

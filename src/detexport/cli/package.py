@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from detexport.cli.progress import say
+from detexport.system.progress import say
 from detexport.workflows.package import files_of, package
 
 

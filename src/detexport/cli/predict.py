@@ -8,10 +8,10 @@ import numpy as np
 from tqdm import tqdm
 
 from detexport.cli.output import print_json
-from detexport.cli.progress import say
 from detexport.errors import ConfigError
 from detexport.formats.image_files import find_images
 from detexport.system.files import output_errors
+from detexport.system.progress import say
 from detexport.workflows.load_detector import load
 
 MOST_PROPOSALS = 10  # of an image, in the table

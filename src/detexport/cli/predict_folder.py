@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from detexport.batch_prediction.location import Location
-from detexport.cli.progress import say
 from detexport.errors import DataError
 from detexport.execution.engine import Execution, Local
+from detexport.system.progress import say
 from detexport.workflows.load_detector import is_registered
 from detexport.workflows.predict_folder import Request, ResultFormat, predict_folder
 

@@ -1,6 +1,6 @@
 """``detexport serve``: an artifact behind HTTP."""
 
-from detexport.cli.progress import say
+from detexport.system.progress import say
 from detexport.workflows.serve import Serving, serve
 
 __all__ = ["report", "serve"]

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from detexport.cli.output import print_json
-from detexport.cli.progress import say, step
 from detexport.parity.report_text import report_lines
 from detexport.parity.settings import read_parity_settings
 from detexport.parity.verdict import ParityReport
+from detexport.system.progress import say, step
 from detexport.workflows.model_source import ModelSource
 from detexport.workflows.validate_against import CERTIFICATE, REPORT, validate_against
 

@@ -1,6 +1,7 @@
 """``detexport verify``: compare a registered version with its digests, and run its sample again."""
 
 from detexport.cli.output import print_json
+from detexport.system.progress import step
 from detexport.workflows.verify import verify as verify_version
 
 
@@ -10,7 +11,7 @@ def verify(uri: str, *, device: str, sample: bool, provenance_sha256: str, as_js
     Raises:
         DetexportError: see ``detexport.workflows.verify``.
     """
-    result = verify_version(uri, device=device, sample=sample, provenance_sha256=provenance_sha256)
+    result = verify_version(uri, device=device, sample=sample, provenance_sha256=provenance_sha256, step=step)
     if as_json:
         print_json(result.to_json())
         return result.holds

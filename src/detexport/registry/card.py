@@ -62,17 +62,10 @@ def _what(content: Content, evidence: Evidence) -> Iterator[str]:
 
 
 def _input(contract: Contract) -> Iterator[str]:
-    resize = contract.resize
     yield (
         "A column `image` with one image per row: a PNG or JPEG file as bytes, or in base64 over HTTP, or an "
-        "array (height, width, 3) uint8, RGB. Images may have any size: "
-        + (
-            f"the shorter side is resized to {resize.min_size} px, the longer one to at most "
-            f"{resize.max_size} px."
-            if resize.min_size
-            else "they are not resized."
-        )
-        + f" The graph itself takes {contract.channel_order}."
+        f"array (height, width, 3) uint8, RGB. Images may have any size. Resize: {contract.resize.text}. "
+        f"The graph itself takes {contract.channel_order}."
     )
     if "scores" in contract.output_names:
         yield ""

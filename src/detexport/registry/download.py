@@ -17,6 +17,7 @@ from detexport.errors import ArtifactError, ConfigError, listed
 from detexport.registry.store import explained_errors
 from detexport.system.files import read_json
 from detexport.system.process import redacted_output
+from detexport.system.progress import Step, silent
 from detexport.system.redaction import public_uri, redact
 
 TARGET = "target.json"
@@ -40,12 +41,13 @@ class StoredArtifact:
 
 
 @contextmanager
-def downloaded(uri: str) -> Iterator[StoredArtifact]:
+def downloaded(uri: str, step: Step = silent) -> Iterator[StoredArtifact]:
     """Download an artifact for the duration of the block.
 
     Args:
         uri: ``models:/NAME/VERSION``, ``models:/NAME@ALIAS`` or ``runs:/RUN_ID/PATH``, in the store that
             ``mlflow.set_tracking_uri`` or ``MLFLOW_TRACKING_URI`` names.
+        step: reports the download.
 
     Raises:
         ConfigError: there is no such version or registry.
@@ -55,7 +57,8 @@ def downloaded(uri: str) -> Iterator[StoredArtifact]:
     with tempfile.TemporaryDirectory() as temporary:
         with reading_registry():
             expected = _registered_sha256(uri)
-            mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=temporary)
+            with step(f"download {uri}"):
+                mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=temporary)
         stored = find_artifact(Path(temporary), uri)
         got = read_artifact(stored.folder).sha256
         if expected and got != expected:

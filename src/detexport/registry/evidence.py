@@ -35,9 +35,10 @@ class Evidence:
         verdict: the parity report, as JSON.
         latency: the model's latency report, as JSON; None if it did not measure this artifact.
         certificate: the verdict's certificate, which names the artifact, job and runtime it is valid for.
-        lineage: tags with the commit, the versions and the stages that made the artifact.
+        lineage: tags with the commit, and the digest of the job's entries in ``dvc.lock``.
         reference: folder of the eager model's outputs that the artifact was compared with.
         drawn: file of the artifact's outputs on a few of its inputs.
+        versions: versions of Python and of packages, by name.
         entries: digest of each of the job's entries in ``dvc.lock``; None for a missing one.
         data: ``path`` and ``md5`` of the data set in ``dvc.lock``; empty if there is no entry.
         license: licence of the weights; empty if it is not known.
@@ -51,6 +52,7 @@ class Evidence:
     lineage: dict[str, str]
     reference: Path
     drawn: Path
+    versions: Mapping[str, str] = field(default_factory=dict)
     entries: Mapping[str, str | None] = field(default_factory=dict)
     data: Mapping[str, str] = field(default_factory=dict)
     license: str = ""
@@ -109,7 +111,7 @@ class Lineage:
     Args:
         commit: tags that name the commit.
         lock: the stages of ``dvc.lock``.
-        versions: tags with the versions of packages.
+        versions: versions of Python and of packages, by name.
     """
 
     commit: dict[str, str]
@@ -126,14 +128,7 @@ class Lineage:
             stages: names in ``dvc.lock`` of the stages that made the job; a missing entry counts as null.
             optional: stages that only some jobs have; one without an entry is left out.
         """
-        entries = self._entries(stages, optional)
-        return {
-            **self.commit,
-            **self.versions,
-            "dvc.stages": " ".join(entries),
-            "dvc.stages_without_entry": " ".join(name for name in entries if entries[name] is None),
-            "dvc.lock_sha256": sha256_json(entries),
-        }
+        return {**self.commit, "dvc.lock_sha256": sha256_json(self._entries(stages, optional))}
 
     def digests(self, stages: Sequence[str], optional: Sequence[str] = ()) -> dict[str, str | None]:
         """Return the digest of each entry that ``describe`` covers; None for a missing one."""
@@ -156,9 +151,8 @@ def read_lineage(checkout: Path) -> Lineage:
     """Read the lineage of the results in the checkout that the pipeline runs in."""
     path = checkout / "dvc.lock"
     lock = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"] if path.is_file() else {}
-    versions = {f"version.{name}": version for name, version in package_versions().items()}
-    python = {"version.python": platform.python_version()}
-    return Lineage(_describe_commit(checkout), lock, python | versions)
+    versions = {"python": platform.python_version(), **package_versions()}
+    return Lineage(_describe_commit(checkout), lock, versions)
 
 
 def _describe_commit(root: Path) -> dict[str, str]:

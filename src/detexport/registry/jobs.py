@@ -158,6 +158,7 @@ def _register(
         lineage=lineage.describe(job.stages, trained),
         reference=job.folder / "reference",
         drawn=job.folder / "parity" / f"{job.target}_drawn.npz",
+        versions=lineage.versions,
         entries=lineage.digests(job.stages, trained),
         data=lineage.data_of(f"validate@{job.name}"),
         license=job.license,

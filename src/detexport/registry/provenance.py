@@ -51,11 +51,7 @@ def describe_provenance(
             "certificate": evidence.certificate["sha256"],
             "latency": sha256_json(evidence.latency) if evidence.latency else None,
         },
-        "versions": {
-            key.removeprefix("version."): value
-            for key, value in lineage.items()
-            if key.startswith("version.")
-        },
+        "versions": dict(evidence.versions),
         "requirements": list(content.requirements),
         "license": {"code": CODE_LICENSE, "weights": evidence.license or None},
         "files": {"model": file_digests(model_files), "run": file_digests(run_files)},

@@ -386,20 +386,31 @@ def _check_files(folder: Path, content: Content) -> None:
 
 
 def _tags(content: Content, evidence: Evidence) -> dict[str, str]:
-    """Return a version's tags, the digest of its evidence last."""
-    return {**_describe(content), TARGET: evidence.target, **evidence.lineage, EVIDENCE: evidence.sha256}
+    """Return the tags of a version, the digest of its evidence last.
+
+    Only what people search by and what code compares: everything else about the origin of a version is in
+    ``provenance.json``, and about its artifact in the tags of the logged model.
+    """
+    return {**_digests(content), TARGET: evidence.target, **evidence.lineage, EVIDENCE: evidence.sha256}
 
 
-def _describe(content: Content) -> dict[str, str]:
-    """Return a version's content as tags."""
+def _digests(content: Content) -> dict[str, str]:
+    """Return the digests of a version's content as tags."""
     artifact = content.artifact
     return {
         ADDRESS: content.sha256,
         ARTIFACT_TAG: artifact.sha256,
         "detexport.weights_sha256": artifact.weights_sha256,
         "detexport.config_sha256": artifact.config_sha256,
-        "detexport.format": artifact.format.value,
-        "detexport.method": artifact.method,
+    }
+
+
+def _describe(content: Content) -> dict[str, str]:
+    """Return the tags of a logged model: the digests of its content, and how it was made and runs."""
+    return {
+        **_digests(content),
+        "detexport.format": content.artifact.format.value,
+        "detexport.method": content.artifact.method,
         "detexport.runtime": content.runtime["_target_"],
     }
 

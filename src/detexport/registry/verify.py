@@ -34,6 +34,7 @@ from detexport.results.parity_report import read_parity_report
 from detexport.runtime.session import Engine
 from detexport.system.digests import sha256_file, sha256_json
 from detexport.system.files import read_json
+from detexport.system.progress import Step, silent
 
 SHOWN_FILES = 3
 UNREADABLE = (
@@ -112,6 +113,7 @@ def verify_version(
     engine_of: Callable[[Artifact, dict[str, Any]], Engine] | None = None,
     device: str = "cpu",
     provenance_sha256: str = "",
+    step: Step = silent,
 ) -> Verification:
     """Download a version's files, compare them with the registry, and run its stored sample.
 
@@ -126,6 +128,7 @@ def verify_version(
         device: device to run the sample on.
         provenance_sha256: the expected digest of the provenance, kept outside of the registry; empty accepts
             the registry's.
+        step: reports the download and the comparisons.
 
     Raises:
         ConfigError: the URI names no version, or the registry has no such version.
@@ -136,10 +139,19 @@ def verify_version(
         with tempfile.TemporaryDirectory() as temporary:
             client = mlflow.MlflowClient()
             logged = client.get_logged_model(model_id_of(version))
-            model = _download(logged.artifact_location, Path(temporary) / "model")
-            run = _download(client.get_run(str(version.run_id)).info.artifact_uri, Path(temporary) / "run")
-            checks = tuple(_checks(version, model, run, engine_of, device=device, expected=provenance_sha256))
-    return Verification(version.name, str(version.version), version.tags.get(PROVENANCE_TAG, ""), checks)
+            with step(f"download {version.name} version {version.version}"):
+                model = _download(logged.artifact_location, Path(temporary) / "model")
+                files_of_run = client.get_run(str(version.run_id)).info.artifact_uri
+                run = _download(files_of_run, Path(temporary) / "run")
+            with step("compare its files with their digests"):
+                checks, stored = _check_files(version, model, run, provenance_sha256)
+            if engine_of is not None and (stored is None or not all(one.holds for one in checks)):
+                checks.append(Check("sample", ("a check of the files failed",), done=False))
+            elif engine_of is not None and stored is not None:
+                with step("load the model and run its sample"):
+                    checks.append(_run_sample(model, run, partial(engine_of, stored), device))
+    provenance = version.tags.get(PROVENANCE_TAG, "")
+    return Verification(version.name, str(version.version), provenance, tuple(checks))
 
 
 def _find(uri: str) -> ModelVersion:
@@ -165,41 +177,36 @@ def _download(uri: str, folder: Path) -> Path:
         return folder
 
 
-def _checks(
-    version: ModelVersion,
-    model: Path,
-    run: Path,
-    engine_of: Callable[[Artifact, dict[str, Any]], Engine] | None,
-    *,
-    device: str,
-    expected: str,
-) -> Iterator[Check]:
-    """Yield the checks of a downloaded version; nothing is loaded of files whose check failed."""
+def _check_files(
+    version: ModelVersion, model: Path, run: Path, expected: str
+) -> tuple[list[Check], Artifact | None]:
+    """Check the files of a downloaded version; return its artifact, too, unless it cannot be read.
+
+    Args:
+        version: the version, with its tags.
+        model: the folder of its model.
+        run: the folder of its run's files.
+        expected: the expected digest of the provenance; empty accepts the registry's.
+    """
     folders = {"the model": model, "the run": run}
     provenance = _check("provenance", lambda: _provenance_faults(version.tags, folders, expected))
-    yield provenance
     files = _read_listing(run if provenance.holds else model)
-    own = [
+    artifact, stored = _check_artifact(version.tags, model)
+    checks = [
+        provenance,
         _check("model files", lambda: _file_faults(model, files["model"], closed=True)),
         _check("run files", lambda: _file_faults(run, files["run"], closed=False)),
+        artifact,
     ]
-    artifact, stored = _check_artifact(version.tags, model)
-    own.append(artifact)
     if stored:
-        own += [
+        checks += [
             _check("content", lambda: _content_faults(version.tags, model, stored)),
             _check("certificate", lambda: _certificate_faults(version, model, run, stored)),
         ]
     else:
         unread = ("the artifact cannot be read",)
-        own += [Check(name, unread, done=False) for name in ("content", "certificate")]
-    yield from own
-    if engine_of is None:
-        return
-    if stored is None or not provenance.holds or not all(one.holds for one in own):
-        yield Check("sample", ("a check of the files failed",), done=False)
-    else:
-        yield _run_sample(model, run, partial(engine_of, stored), device)
+        checks += [Check(name, unread, done=False) for name in ("content", "certificate")]
+    return checks, stored
 
 
 def _check(name: str, faults: Callable[[], Iterator[str]]) -> Check:

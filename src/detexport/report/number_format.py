@@ -1,5 +1,7 @@
 """Numbers in the report's words: few digits, with their unit."""
 
+from detexport.results.job_metrics import speedup
+
 DASH = "\u2013"
 ROUNDED = 5e-5
 """A smaller delta of a metric is shown as none: metrics have four digits."""
@@ -38,7 +40,7 @@ def speed(ratio: float) -> str:
     """Return a ratio of latencies in words."""
     if 0.98 <= ratio <= 1.02:
         return "as fast as eager"
-    return f"{1 / ratio:.2f}\u00d7 faster" if ratio < 1 else f"{ratio:.2f}\u00d7 slower"
+    return f"{speedup(ratio):.2f}\u00d7 faster" if ratio < 1 else f"{ratio:.2f}\u00d7 slower"
 
 
 def percent(fraction: float) -> str:

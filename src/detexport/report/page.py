@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from detexport.contract import ResizeRule
 from detexport.reference.input_plan import KINDS
 from detexport.report.charts import PrecisionRecall, TradeOff, kinds_of, precision_recall, trade_offs
 from detexport.report.collect import ReportedJob, ReportedModel, Results
@@ -207,5 +208,6 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "is_noisy": is_noisy,
     "largest_fraction": largest_fraction,
     "metric_terms": metric_terms,
+    "resize_rule": lambda rule: ResizeRule(**rule).text,
     "value": value,
 }

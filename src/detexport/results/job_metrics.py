@@ -65,13 +65,22 @@ The score error is not among them: DVC rounds to five decimals, and would show 0
 DIGITS = 3
 
 
+def speedup(ratio_to_eager: float) -> float:
+    """Return how many times faster than eager a target is, rounded once: the same number everywhere.
+
+    Args:
+        ratio_to_eager: its latency relative to the eager model's, not 0.
+    """
+    return round(1 / ratio_to_eager, 2)
+
+
 def job_summary(metrics: Mapping[str, float | bool]) -> dict[str, float | bool]:
     """Return the few metrics by which jobs and runs are compared, under short names.
 
     ``ap`` is the accuracy of the model's most specific output: AP of keypoints, else of masks, else of boxes;
     PQ of a panoptic and mIoU of a semantic segmentation, AR of proposals. ``ap_delta`` is the largest
-    decrease of any task metric against the eager model. The others are those of ``SUMMARY``. Errors have
-    three digits.
+    decrease of any task metric against the eager model. The others are those of ``SUMMARY``, in three digits;
+    ``speedup`` is rounded already.
 
     Args:
         metrics: from ``job_metrics``.
@@ -86,7 +95,7 @@ def job_summary(metrics: Mapping[str, float | bool]) -> dict[str, float | bool]:
     return {
         **accuracy,
         **{
-            name: value if isinstance(value, bool) else float(f"{value:.{DIGITS}g}")
+            name: value if isinstance(value, bool) or name == "speedup" else float(f"{value:.{DIGITS}g}")
             for name, value in chosen.items()
         },
     }
@@ -129,5 +138,5 @@ def _latency(device: str, runner: Mapping[str, Any]) -> Iterator[tuple[str, floa
         yield f"latency_{device}_{statistic}", runner[statistic]
     yield f"load_{device}_s", runner["load_s"]
     if runner.get("ratio_to_eager"):  # missing if the eager model could not be measured
-        speedup = "speedup_vs_eager" if device == EAGER_DEVICE else f"speedup_vs_eager_{device}"
-        yield speedup, round(1 / runner["ratio_to_eager"], 3)
+        name = "speedup_vs_eager" if device == EAGER_DEVICE else f"speedup_vs_eager_{device}"
+        yield name, speedup(runner["ratio_to_eager"])

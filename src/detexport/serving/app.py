@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ class _Service:
                 "class_names": list(contract.class_names),
                 "stuff_class_names": list(contract.stuff_class_names),
                 "keypoint_names": list(contract.keypoint_names),
-                "resize": {"min_size": contract.resize.min_size, "max_size": contract.resize.max_size},
+                "resize": {**asdict(contract.resize), "rule": contract.resize.text},
                 "score_threshold": contract.score_threshold if "scores" in contract.output_names else None,
                 "limits": {"body_bytes": self._limits.body_bytes, "images": self._limits.images},
             },

@@ -10,8 +10,8 @@ import numpy as np
 from detexport.artifact import Artifact, read_artifact
 from detexport.system.atomic import atomic_dir
 from detexport.system.files import output_errors
+from detexport.system.progress import Step, silent
 from detexport.workflows.loaded_model import LoadedModel
-from detexport.workflows.progress_callback import Step, silent
 
 
 def export(

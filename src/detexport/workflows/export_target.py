@@ -17,13 +17,13 @@ from detexport.parity.accuracy import FLOAT32, Accuracy, measure_accuracy
 from detexport.parity.settings import default_settings
 from detexport.parity.verdict import ParityReport
 from detexport.runtime.session import Engine
+from detexport.system.progress import Step, silent
 from detexport.targets.table import Target, build_steps, find_target
 from detexport.workflows.check_artifact import check_artifact
 from detexport.workflows.choose_runtime import OnDevice
 from detexport.workflows.export import export
 from detexport.workflows.loaded_model import LoadedModel
 from detexport.workflows.make_reference import measure_eager_accuracy
-from detexport.workflows.progress_callback import Step, silent
 from detexport.workflows.validation_data import load_dataset, training_images
 
 OnResult = Callable[[ParityReport | Accuracy], None]
@@ -44,6 +44,7 @@ def export_target(
     evaluate: bool = False,
     step: Step = silent,
     on_result: OnResult | None = None,
+    on_warning: Callable[[str], None] = lambda _: None,
 ) -> Artifact:
     """Export a model for a target; the artifact is kept if it passes the check against the model.
 
@@ -65,6 +66,7 @@ def export_target(
         step: reports each step: see ``Step``.
         on_result: called with the report of the check, or with the metrics without a check, before an error
             of an artifact that did not pass.
+        on_warning: called once if classes have numbers for names, since nobody named them.
 
     Raises:
         ConfigError: an argument does not fit the model, the target or the data.
@@ -78,6 +80,9 @@ def export_target(
     dataset = _dataset(model, data, class_names, evaluated=evaluate or (check and bool(wanted.precision)))
     if class_names or dataset is not None:
         model = _with_names(model, class_names, dataset)
+    named = class_names or (dataset is not None and "things" in count_classes(model.net))
+    if model.numbered and not named:
+        on_warning(_unnamed(model))
     if not evaluate and not wanted.precision:
         dataset = None  # only its class names are used
     engine = OnDevice(wanted.runtime.build(), device)
@@ -122,6 +127,16 @@ def _with_names(model: LoadedModel, class_names: Sequence[str], dataset: CocoDat
     if not class_names and dataset is not None and "things" in count_classes(model.net):
         class_names = dataset.class_names
     return model.with_class_names(class_names) if class_names else model
+
+
+def _unnamed(model: LoadedModel) -> str:
+    """Return the warning that classes have numbers for names, with the remedy."""
+    kind, count = next(iter(model.numbered.items()))
+    numbers = "0" if count == 1 else f"0 to {count - 1}"
+    return (
+        f"{model.name} has no names for its {count} {kind}, so results call them {numbers}; "
+        "give their names by --class-names NAME,NAME,... (in Python: class_names=[...])"
+    )
 
 
 def _samples(files: Sequence[Path], contract: Contract) -> ImageSamples:

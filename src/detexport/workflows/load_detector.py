@@ -11,6 +11,7 @@ from detexport.errors import ArtifactError, shown
 from detexport.predictions.detector import Detector
 from detexport.runtime import DEFAULT_ENGINES, Engine
 from detexport.system.extras import extra_imports
+from detexport.system.progress import Step, silent
 from detexport.targets.component import Component
 from detexport.workflows.choose_runtime import engine_of
 
@@ -45,12 +46,13 @@ def load(source: str | Path, *, target: str = "", device: str = "cpu") -> Detect
 
 
 @contextmanager
-def found(source: str | Path, target: str) -> Iterator[tuple[Path, Engine]]:
+def found(source: str | Path, target: str, step: Step = silent) -> Iterator[tuple[Path, Engine]]:
     """Yield the folder of an artifact and its runtime; a registered one is downloaded for the block.
 
     Args:
         source: as for ``load``.
         target: as for ``load``.
+        step: reports the download of a registered one.
     """
     if not is_registered(source):
         folder = Path(source)
@@ -58,7 +60,7 @@ def found(source: str | Path, target: str) -> Iterator[tuple[Path, Engine]]:
         return
     with extra_imports():
         from detexport.registry.download import downloaded
-    with downloaded(str(source)) as stored:
+    with downloaded(str(source), step) as stored:
         yield (
             stored.folder,
             registered_engine(read_artifact(stored.folder), stored.runtime)

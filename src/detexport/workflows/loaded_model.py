@@ -57,6 +57,13 @@ class LoadedModel:
             self, contract=name_contract(self.net, names, self.contract.keypoint_sigmas, self.name)
         )
 
+    @property
+    def numbered(self) -> dict[str, int]:
+        """The kinds of classes that have numbers for names, with the number of classes."""
+        names = {"things": self.contract.class_names, "stuff": self.contract.stuff_class_names}
+        numbers = number_classes(self.net)
+        return {kind: len(own) for kind, own in numbers.items() if list(names[kind]) == list(own)}
+
 
 def load_built_model(build: Path, weights: Path, device: str = "cpu") -> LoadedModel:
     """Load a model from the folders that the stages `build` and `load_checkpoint` write.

@@ -13,6 +13,7 @@ from detexport.errors import ConfigError
 from detexport.formats.image_files import find_images
 from detexport.parity.verdict import ParityReport
 from detexport.system.extras import extra_imports
+from detexport.system.progress import step_if
 from detexport.targets.table import find_target, require_target_packages
 from detexport.workflows.choose_runtime import OnDevice, asked_target, engine_of
 from detexport.workflows.expected_outputs import named_alike
@@ -42,6 +43,7 @@ def export(
     data: str | Path | None = None,
     device: str = "cpu",
     check: bool = True,
+    progress: bool | None = None,
 ) -> Artifact:
     """Export a model, and write the artifact if it passes the check against the model.
 
@@ -67,6 +69,7 @@ def export(
         device: the device that the artifact is compiled for and checked on.
         check: whether the artifact is compared with the model, within the tolerances of
             ``conf/parity/default.yaml``.
+        progress: whether each step is printed on the standard error; by default if that is a terminal.
 
     Returns:
         The manifest of the artifact in ``output``; ``detexport.load(output)`` loads it.
@@ -89,8 +92,11 @@ def export(
         from detexport.workflows.export_target import export_target
         from detexport.workflows.given_model import given_model
 
+    step = step_if(progress)
+    with step("build the model and load its weights"):
+        loaded = given_model(model, weights, overrides=overrides, allow_new=allow_new)
     return export_target(
-        given_model(model, weights, overrides=overrides, allow_new=allow_new),
+        loaded,
         target,
         output,
         # JSON is YAML, which options are read as.
@@ -101,7 +107,9 @@ def export(
         data=data,
         device=device,
         check=check,
+        step=step,
         on_result=_warn_if_empty,
+        on_warning=_warn,
     )
 
 
@@ -120,6 +128,7 @@ def validate(
     overrides: Sequence[str] = (),
     allow_new: Sequence[str] = (),
     save_dir: str | Path | None = None,
+    progress: bool | None = None,
 ) -> ParityReport:
     """Compare an artifact with its model, or with another artifact of the same model.
 
@@ -142,6 +151,7 @@ def validate(
         allow_new: of a configuration: see ``export``.
         save_dir: with ``data``: folder for the report and its certificate; an interrupted validation is
             continued there.
+        progress: as for ``export``.
 
     Returns:
         The report: ``passed``, ``reasons``, ``verdicts``; ``to_json`` has the largest errors (``max``), the
@@ -169,7 +179,8 @@ def validate(
         with extra_imports():
             from detexport.workflows.given_model import given_model
 
-        given = given_model(other, weights, overrides=overrides, allow_new=allow_new)
+        with step_if(progress)("build the model and load its weights"):
+            given = given_model(other, weights, overrides=overrides, allow_new=allow_new)
         if data is None:
             return _check(folder, given, files, target=target, device=device)
     return validate_against(
@@ -213,10 +224,11 @@ def _check(folder: Path, model: Any, images: Sequence[Path], *, target: str, dev
 def _warn_if_empty(result: Any) -> None:
     """Warn if no detection was compared, since the model detects nothing on the images."""
     if isinstance(result, ParityReport) and result.lacks_detections:
-        warnings.warn(
-            "the model detects nothing on these images, so no detection was compared; give sample=...",
-            stacklevel=2,
-        )
+        _warn("the model detects nothing on these images, so no detection was compared; give sample=...")
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=2)
 
 
 def _files(images: "Images") -> list[Path]:

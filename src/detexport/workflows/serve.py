@@ -14,7 +14,8 @@ from detexport.runtime.session import Session
 from detexport.serving.batching import Predictor
 from detexport.serving.limits import Limits
 from detexport.serving.server import listen, run_server
-from detexport.workflows.load_detector import found
+from detexport.system.progress import Step, silent
+from detexport.workflows.load_detector import found, is_registered
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ def serve(
     threads: int = 0,
     limits: Limits | None = None,
     shutdown_s: int = 30,
+    step: Step = silent,
     on_ready: Callable[[Serving], None] = lambda _: None,
 ) -> None:
     """Serve an artifact until SIGTERM or SIGINT.
@@ -59,6 +61,7 @@ def serve(
         threads: threads of each copy; 0 is the runtime's own choice.
         limits: what a request may be.
         shutdown_s: time in which accepted requests are finished after a signal.
+        step: reports how a registered model is downloaded and loaded.
         on_ready: called when the model is loaded.
 
     Raises:
@@ -69,7 +72,8 @@ def serve(
 
     def open_sessions() -> list[Session]:
         nonlocal load_s
-        with found(source, target) as (folder, engine):
+        shown = step if is_registered(source) else silent
+        with found(source, target, shown) as (folder, engine), shown("load the model"):
             opening: Any = replace(engine, threads=threads) if threads else engine  # type: ignore[type-var]
             began = time.perf_counter()
             sessions = [opening.open(folder, device) for _ in range(workers)]

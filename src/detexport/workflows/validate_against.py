@@ -14,6 +14,7 @@ from detexport.parity.settings import ParitySettings, default_settings
 from detexport.parity.verdict import ParityReport
 from detexport.reference.store import read_reference
 from detexport.system.files import output_errors
+from detexport.system.progress import Step, silent
 from detexport.workflows.choose_runtime import OnDevice, asked_target, engine_of
 from detexport.workflows.expected_outputs import (
     WITHOUT_ACCURACY,
@@ -25,7 +26,6 @@ from detexport.workflows.expected_outputs import (
 )
 from detexport.workflows.model_folder import require_other_side
 from detexport.workflows.model_source import ModelSource
-from detexport.workflows.progress_callback import Step, silent
 from detexport.workflows.validate_reference import ReportFiles, validate_apart
 from detexport.workflows.validation_data import load_annotated
 

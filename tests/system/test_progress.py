@@ -1,13 +1,14 @@
 """Progress of a long step: lines on the standard error, none on the standard output."""
 
 import re
+import sys
 import threading
 import time
 
 import pytest
 
-from detexport.cli import progress
-from detexport.cli.progress import say, step
+from detexport.system import progress
+from detexport.system.progress import say, silent, step, step_if
 
 SOON_S = 0.02
 
@@ -67,3 +68,16 @@ def test_a_step_that_fails_reports_no_end_and_stops(capsys: pytest.CaptureFixtur
     wait_for_reporters()
     assert reporters() == []
     assert capsys.readouterr().err == "export ...\n"
+
+
+def test_a_silent_step_prints_nothing_and_hides_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ZeroDivisionError), silent("a step"):
+        raise ZeroDivisionError
+    assert capsys.readouterr() == ("", "")
+
+
+def test_steps_are_shown_on_a_terminal_unless_the_caller_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
+    assert (step_if(None), step_if(True), step_if(False)) == (silent, step, silent)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert (step_if(None), step_if(True), step_if(False)) == (step, step, silent)
