@@ -52,7 +52,7 @@ class RayData:
             _Actor,
             fn_constructor_args=[cloudpickle.dumps(start), setting],
             compute=ray.data.ActorPoolStrategy(size=room),
-            ray_remote_args_fn=partial(dict, max_task_retries=self.ray.retries),
+            max_task_retries=self.ray.retries,  # Ray's own default is without an end
             **needs.options(),
         )
         found = iter(results.iter_rows())
