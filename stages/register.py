@@ -15,14 +15,14 @@ from detexport.workflows.register import register
 def main(
     models_dir: Annotated[Path, Option()],
     digests_dir: Annotated[Path, Option(help="one file per job; those of other jobs are removed")],
+    data_statistics: Annotated[Path, Option(help="of the stage describe_data")],
     receipts: Annotated[Path, Option()],
-    data_statistics: Annotated[Path | None, Option(help="of the stage describe_data")] = None,
 ) -> None:
     """Register the jobs of MODELS_DIR and write RECEIPTS."""
     names = ("jobs", "targets", "conversions", "models", "registry")
     jobs, targets, conversions, models, registry = map(load_values, names)
     remove_other_jobs(digests_dir, jobs)
-    statistics = read_json(data_statistics) if data_statistics else None
+    statistics = read_json(data_statistics)
     outcome = register(models_dir, jobs, targets, conversions, models, registry, statistics)
     write_json(receipts, outcome)
     for entry in outcome["registered"]:

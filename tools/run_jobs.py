@@ -8,6 +8,7 @@ over all jobs.
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +24,7 @@ from detexport.config.instantiation import instantiate
 from detexport.config.params import PARAMS, load_params, load_values
 from detexport.errors import BROKEN, DetexportError
 from detexport.execution.engine import Execution, Local, Resources
-from detexport.system.files import write_json
+from detexport.system.files import read_json, write_json
 from detexport.system.script import run
 
 PIPELINE = Path("dvc.yaml")
@@ -36,6 +37,9 @@ GOALS = ("benchmark", "metrics")
 ALONE = ("benchmark",)
 """Stages that measure time, which nothing else on their machine may disturb."""
 COMMITTED_AT_ONCE = 500
+COMMIT_S, COMMIT_SHARE = 60.0, 0.1
+"""Least time in seconds between two commits, and the largest share of the time that they may take. A run that
+is killed loses what it did since the last one."""
 LOGS = Path("outputs/logs")
 OUTCOMES = "outcomes.json"
 
@@ -77,6 +81,44 @@ class DvcRecords:
             self.changed.add(step.name)
 
 
+class Results:
+    """The stages that ran: DVC and ``outcomes.json`` learn of them while others run.
+
+    Attributes:
+        ran: number of the stages that succeeded.
+    """
+
+    def __init__(self) -> None:
+        self.ran = 0
+        self._new: dict[str, Outcome] = {}
+        self._next_commit = time.monotonic() + COMMIT_S
+
+    def add(self, step: Step, outcome: Outcome) -> None:
+        """Note a stage that was run; commit if it is time."""
+        if outcome.status == OK:
+            self.ran += 1
+            self._new[step.name] = outcome
+        if time.monotonic() > self._next_commit:
+            self.commit()
+
+    def commit(self) -> None:
+        """Record the stages that were run since the last call.
+
+        Raises:
+            DvcError: DVC failed.
+        """
+        began, names = time.monotonic(), list(self._new)
+        for start in range(0, len(names), COMMITTED_AT_ONCE):  # as many names as fit on a command line
+            dvc("commit", "--force", "--quiet", *names[start : start + COMMITTED_AT_ONCE])
+        if names:
+            path = LOGS / OUTCOMES
+            known = read_json(path) if path.is_file() else {}
+            write_json(path, known | {name: asdict(outcome) for name, outcome in self._new.items()})
+        self._new.clear()
+        now = time.monotonic()
+        self._next_commit = now + max(COMMIT_S, (now - began) / COMMIT_SHARE)
+
+
 def main(
     time_limit_s: Annotated[float, Option(help="a stage that takes longer fails")] = 6 * 3600,
     processes: Annotated[int, Option(help="most stages at a time; 0: as the engine has CPUs")] = 0,
@@ -96,15 +138,16 @@ def main(
         dvc("repro", *first)
     records = DvcRecords(stale_of(chain))
     execution: Execution = instantiate(load_params("engine"))
-    outcomes = run_chain(
-        chain, before, records, execution, processes or processes_of(execution), time_limit_s
-    )
-    ran = [name for name, outcome in outcomes.items() if outcome.status == OK and outcome.seconds]
-    for start in range(0, len(ran), COMMITTED_AT_ONCE):  # as many names as fit on a command line
-        dvc("commit", "--force", *ran[start : start + COMMITTED_AT_ONCE])
-    write_json(LOGS / OUTCOMES, {name: asdict(outcome) for name, outcome in outcomes.items() if name in ran})
+    results = Results()
+    try:
+        outcomes = run_chain(
+            chain, before, records, execution, processes or processes_of(execution), time_limit_s, results
+        )
+    finally:
+        results.commit()
+    ran = results.ran
     failed = {name: outcome for name, outcome in outcomes.items() if outcome.status != OK}
-    echo(f"{len(ran)} stages run, {len(outcomes) - len(ran) - len(failed)} up to date, {len(failed)} failed")
+    echo(f"{ran} stages run, {len(outcomes) - ran - len(failed)} up to date, {len(failed)} failed")
     for name, outcome in failed.items():
         echo(f"{name}: {outcome.status}, {outcome.reason}")
     raise Exit(int(bool(failed)))
@@ -117,6 +160,7 @@ def run_chain(
     execution: Execution,
     processes: int,
     time_limit_s: float,
+    results: Results,
 ) -> dict[str, Outcome]:
     """Run the steps that are out of date, each once those before it have succeeded."""
     names = {step.name for step in chain}
@@ -133,6 +177,8 @@ def run_chain(
     with alone(LOGS), tqdm(total=len(chain), desc="jobs", unit="stage") as progress:
 
         def report(step: Step, outcome: Outcome, ran: bool) -> None:
+            if ran:
+                results.add(step, outcome)
             progress.update()
             progress.set_postfix_str(f"{step.name} {outcome.status}" if ran else "")
 
@@ -161,8 +207,7 @@ def processes_of(execution: Execution) -> int:
     if isinstance(execution, Local):
         return 1
     engine: Any = execution
-    engine.connect()
-    return int(engine.workers(1, 0))
+    return int(engine.cpus_of_the_cluster())
 
 
 def stale_of(chain: Sequence[Step]) -> set[str]:

@@ -1,7 +1,10 @@
 """Folders of this machine and of a bucket, read and written in the same way."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -51,7 +54,31 @@ def test_a_file_appears_when_it_is_complete(folder: Path) -> None:
     assert "parts/one" not in output.files(missing=True)
     output.write("parts/one", lambda stream: stream.write(b"whole") and None)
     assert (folder / "out/parts/one").read_bytes() == b"whole"
-    assert output.files("parts")[0] == "parts/one"
+    assert output.files() == ["parts/one"]
+
+
+def test_two_writers_of_a_file_do_not_disturb_each_other(folder: Path) -> None:
+    output = Location.of(str(folder))
+
+    def first(stream: BinaryIO) -> None:
+        stream.write(b"one")
+        output.write("same", lambda other: other.write(b"two"))
+        assert (folder / "same").read_bytes() == b"two"
+        stream.write(b" and more")
+
+    output.write("same", first)
+    assert (folder / "same").read_bytes() == b"one and more"
+
+
+def test_what_a_killed_writer_left_is_removed(folder: Path) -> None:
+    code = "import os, sys; from detexport.batch_prediction.location import Location as L; "
+    code += "L(sys.argv[1]).write('parts/one', lambda stream: os.kill(os.getpid(), 9))"
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=False)
+    (left,) = (folder / "parts").iterdir()
+    assert left.name.startswith(".")
+    Location.of(str(folder)).remove_partial()
+    assert not list((folder / "parts").iterdir())
+    assert (folder / "b.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -94,3 +121,13 @@ def test_a_bucket_is_a_folder(bucket: str) -> None:
     location.write("deep/one.png", lambda stream: stream.write(b"1") and None)
     assert location.images() == ["deep/one.png"]
     assert location.read("deep/one.png") == b"1"
+
+    def fails(stream: BinaryIO) -> None:
+        stream.write(b"half")
+        raise ValueError("seven")
+
+    with pytest.raises(ValueError, match="seven"):
+        location.write("two.png", fails)
+    assert location.images() == ["deep/one.png"]
+    with pytest.raises(DataError, match=r"two\.png cannot be read"):
+        location.read("two.png")

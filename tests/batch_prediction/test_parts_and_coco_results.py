@@ -62,7 +62,7 @@ def test_a_part_holds_what_the_model_returns(kind: str, tmp_path: Path) -> None:
         schema,
         lambda encoded: rows[encoded.decode()],
     )
-    assert (failed, missing([part], output)) == (0, [])
+    assert (failed, missing([part], output)) == ("", [])
     found = {row.pop("image"): row for row in read_rows([part], output)}
     assert {name: {"error": None, **row} for name, row in rows.items()} == found
 
@@ -74,12 +74,21 @@ def test_an_image_that_cannot_be_read_keeps_its_row(tmp_path: Path) -> None:
     def detect(encoded: bytes) -> dict[str, Any]:
         raise DataError("no image")
 
-    assert write_part(part, location, location, schema_of(tiny_contract()), detect) == 2
+    assert write_part(part, location, location, schema_of(tiny_contract()), detect) == ""
     errors = dict(read_errors([part], location))
     assert errors["here"] == "no image"
     assert "missing cannot be read" in errors["missing"]
     table = pyarrow.parquet.read_table(tmp_path / part.file)
     assert table.schema.equals(schema_of(tiny_contract()))
+
+
+def test_a_part_is_not_written_if_an_image_can_be_fetched_later(tmp_path: Path) -> None:
+    (tmp_path / "here").write_bytes(b"")
+    (tmp_path / "folder").mkdir()  # reading it is an OSError of the system
+    location, part = Location.of(str(tmp_path)), Part(0, ("here", "folder"))
+    reason = write_part(part, location, location, schema_of(tiny_contract()), lambda _: {})
+    assert "folder could not be fetched" in reason
+    assert missing([part], location) == [part]
 
 
 ROWS = [

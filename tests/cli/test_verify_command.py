@@ -26,7 +26,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("registry")
     write = "import pathlib, toy_project; toy_project.write_project(pathlib.Path())"
     stage = ["--models-dir", "outputs/models", "--digests-dir", "outputs/digests"]
-    stage += ["--receipts", "outputs/registered.json"]
+    stage += ["--data-statistics", "outputs/data_statistics.json", "--receipts", "outputs/registered.json"]
     without = {k: v for k, v in environment(folder).items() if k != "MLFLOW_TRACKING_URI"}
     for command in (
         [sys.executable, "-c", write],

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 
@@ -50,6 +52,30 @@ def test_stopping_kills_what_runs(tmp_path: Path) -> None:
     engine.stop()
     runner.join(30)
     assert [one.code for one in ended] == [-9]
+
+
+NOTES_ITS_TIME = """
+import sys, time
+began = time.monotonic()
+time.sleep(0.5)
+open(sys.argv[1], "w").write(f"{began} {time.monotonic()}")
+"""
+
+
+def test_a_command_that_is_alone_runs_while_no_other_does(tmp_path: Path) -> None:
+    engine = Local()
+    one = command(tmp_path, NOTES_ITS_TIME)
+
+    def run(name: str) -> None:
+        arguments = (*one.arguments, name)
+        command = replace(one, arguments=arguments, log=tmp_path / f"{name}.log")
+        assert engine.run(command, Resources(alone=name == "alone")).code == 0
+
+    with ThreadPoolExecutor(5) as pool:
+        list(pool.map(run, ["a", "b", "alone", "c", "d"]))
+    times = {name: (tmp_path / name).read_text().split() for name in ("a", "b", "alone", "c", "d")}
+    began, ended = map(float, times.pop("alone"))
+    assert all(float(end) <= began or float(start) >= ended for start, end in times.values())
 
 
 PARENT = """

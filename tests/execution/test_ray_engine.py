@@ -4,10 +4,12 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import numpy as np
 import pytest
 import yaml
 
-from detexport.errors import ConfigError, DataError
+from detexport.errors import ConfigError, DataError, RuntimeUnavailableError
 from detexport.execution.engine import Command, Local, Resources
 from detexport.parity.noise_floor import NoiseFloor
 from detexport.processing.postprocess import postprocess
@@ -31,6 +33,7 @@ from tiny_artifacts import tiny_image
 try:
     from ray import cloudpickle
 
+    from detexport.execution import ray_engine
     from detexport.execution.ray_engine import CLUSTER, Ray, WorkerError
 except ModuleNotFoundError as error:
     pytest.skip(str(error), allow_module_level=True)
@@ -292,15 +295,76 @@ def test_an_artifact_that_cannot_be_opened_does_not_pass(
     assert "cannot be opened" in local[0].decode()
 
 
+def test_what_no_machine_has_is_an_error(
+    engine: Ray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_gpu = Resources(gpus=1, alone=True)
+    with pytest.raises(RuntimeUnavailableError, match="got: 2 CPUs and 0 GPUs; expected: a machine with 1"):
+        engine.run(command(tmp_path, ""), on_gpu)
+    with pytest.raises(RuntimeUnavailableError, match="1 CPUs and 1 GPUs"):
+        list(engine.map(squares, [1], gpus=1))
+    monkeypatch.setenv("OMP_NUM_THREADS", "64")
+    with pytest.raises(RuntimeUnavailableError, match="OMP_NUM_THREADS to fewer threads"):
+        list(engine.map(squares, [1]))
+
+
+@pytest.mark.parametrize("value", ["0", "4,2"])
+def test_a_number_of_threads_that_cannot_be_used_is_named(
+    engine: Ray, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    with pytest.raises(ConfigError, match=f"OMP_NUM_THREADS cannot be used; got: {value}"):
+        list(engine.map(squares, [1]))
+
+
+def test_a_machine_without_the_project_is_named(engine: Ray, tmp_path: Path) -> None:
+    gone = command(tmp_path, "")
+    with pytest.raises(ConfigError, match=f"does not have the project; got: {tmp_path}/gone"):
+        engine.run(replace(gone, folder=tmp_path / "gone"), Resources())
+
+
+class Unpickled:
+    """Becomes, where it is unpickled, the number of threads that a runtime would count there."""
+
+    def __reduce__(self) -> Any:
+        return os.getenv, ("OMP_NUM_THREADS",)
+
+
+def test_what_an_item_imports_finds_the_number_of_threads(
+    engine: Ray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert list(engine.map(lambda: str, [Unpickled()])) == ["2"]
+
+
+def test_a_command_that_is_alone_waits_for_one_that_occupies_no_cpu(engine: Ray, tmp_path: Path) -> None:
+    code = (
+        "import os, pathlib, time; path = pathlib.Path('waits'); path.touch(); time.sleep(3); path.unlink()"
+    )
+    waiting = replace(command(tmp_path, ""), arguments=("-c", code))
+    measuring = replace(waiting, arguments=("-c", "import os; exit(os.path.exists('waits'))"))
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(engine.run, waiting, Resources(cpus=0))
+        while not (tmp_path / "waits").exists():
+            assert not first.done()
+        assert engine.run(measuring, Resources(alone=True)).code == 0
+        assert first.result().code == 0
+
+
 def test_an_option_out_of_range_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"engine\.shard_items is out of range; got: 0; expected: 1"):
         Ray(shard_items=0)
 
 
-def test_a_cluster_that_is_not_there_is_named(engine: Ray) -> None:
+def test_a_cluster_that_is_not_there_is_named(engine: Ray, monkeypatch: pytest.MonkeyPatch) -> None:
     engine.stop()
     try:
         with pytest.raises(ConfigError, match="the Ray cluster cannot be reached; got: 127"):
             Ray(address="127.0.0.1:9").connect()
+        monkeypatch.setattr(ray_engine, "CONNECT_S", 1.0)
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            address = f"127.0.0.1:{other.getsockname()[1]}"
+            with pytest.raises(ConfigError, match=f"the Ray cluster cannot be reached; got: {address}"):
+                Ray(address=address).connect()
     finally:
         engine.connect()

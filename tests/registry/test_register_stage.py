@@ -42,6 +42,8 @@ COMMAND = [
     "outputs/models",
     "--digests-dir",
     "outputs/digests",
+    "--data-statistics",
+    "outputs/data_statistics.json",
     "--receipts",
     "outputs/registered.json",
 ]

@@ -57,10 +57,11 @@ class Scheduler:
                 return run["state_type"], run["state"]["message"] or ""
             time.sleep(1)
 
-    def start(self) -> str:
+    def start(self, **parameters: Any) -> str:
         """Start a run; return its id."""
         (deployment,) = self.post("/deployments/filter")
-        started: str = self.post(f"/deployments/{deployment['id']}/create_flow_run")["id"]
+        path = f"/deployments/{deployment['id']}/create_flow_run"
+        started: str = self.post(path, parameters=parameters)["id"]
         return started
 
     def run_now(self) -> tuple[str, str]:
@@ -175,3 +176,26 @@ def test_a_run_that_is_cancelled_ends_the_job(project: Path, scheduler: Schedule
     _, alive = psutil.wait_procs([stage, job], timeout=300)
     assert not alive
     tool.write_text(kept)
+
+
+HANGS = """#!/bin/sh
+trap "" TERM
+setsid sleep 3000 &
+echo $$ $! >> {pids}
+while true; do sleep 1; done
+"""
+
+
+def test_a_run_that_hangs_is_ended_with_its_processes(
+    project: Path, scheduler: Scheduler, tmp_path: Path
+) -> None:
+    program = tmp_path / "hangs"
+    program.write_text(HANGS.format(pids=tmp_path / "pids"))
+    program.chmod(0o755)
+    run_id = scheduler.start(python=str(program), timeout_s=1, grace_s=5, retries=1)
+    state, message = scheduler.ended(run_id)
+    assert (state, "exceeded timeout of 6" in message) == ("FAILED", True), message
+    tries = [list(map(int, line.split())) for line in (tmp_path / "pids").read_text().splitlines()]
+    assert len(tries) == 2, "it was tried again"
+    left = [pid for pids in tries for pid in pids if psutil.pid_exists(pid)]
+    assert all(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE for pid in left)

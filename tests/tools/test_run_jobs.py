@@ -146,6 +146,24 @@ def test_a_failed_job_stops_no_other(project: Path) -> None:
     assert "metrics@b" not in stale(project)
 
 
+def test_a_run_that_is_ended_keeps_what_it_did(project: Path) -> None:
+    (project / "wait").touch()
+    process = start(project)
+    until = time.monotonic() + 200
+    while not waiting_step(project):
+        assert time.monotonic() < until
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    process.terminate()
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 128 + signal.SIGTERM, output
+    assert "export@a" not in stale(project)
+    (project / "wait").unlink()
+    assert run(project) == [step for step in ALL if not step.endswith(" a")]
+    outcomes = json.loads((project / "outputs/logs/outcomes.json").read_text())
+    assert sorted(outcomes) == sorted(step.replace(" ", "@") for step in ALL)
+
+
 def test_ray_runs_the_chains_and_a_killed_worker_changes_nothing(project: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     assert run(project) == ALL

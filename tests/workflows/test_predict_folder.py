@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from tiny_artifacts import tiny_image
 pytest.importorskip("pyarrow")
 from detexport.batch_prediction.location import Location
 from detexport.batch_prediction.parts import read_rows, split
-from detexport.workflows.predict_folder import Request, ResultFormat, predict_folder
+from detexport.workflows.predict_folder import IncompleteError, Request, ResultFormat, predict_folder
 
 COUNT, PART = 22, 4
 
@@ -100,6 +101,34 @@ def test_an_unreadable_image_is_reported_and_stops_no_other(
     assert reason
     document = json.loads((tmp_path / "out/images.json").read_text())
     assert len(document["images"]) == COUNT
+
+
+def test_a_part_whose_image_cannot_be_fetched_is_left_to_the_next_run(
+    tiny_onnx: Path, images: Path, tmp_path: Path, local: dict[str, bytes]
+) -> None:
+    shutil.copytree(images, tmp_path / "images")
+    image = tmp_path / "images/005.png"
+    content = image.read_bytes()
+    request = request_for(tiny_onnx, tmp_path / "images", tmp_path / "out")
+    names = request.images.images()
+    image.unlink()
+    image.mkdir()  # cannot be read, as a disk that fails
+
+    class Listed(Location):
+        def images(self) -> list[str]:
+            return names
+
+    failing = replace(request, images=Listed(request.images.name))
+    with pytest.raises(IncompleteError, match=r"1 of 6 parts are not complete; got: 005\.png could not be"):
+        predict_folder(failing, Local(), ResultFormat.COCO)
+    image.rmdir()
+    image.write_bytes(content)
+    summary = predict_folder(request, Local(), ResultFormat.COCO)
+    assert (summary.predicted, summary.errors) == (PART, [])
+    found = contents(tmp_path / "out")
+    assert {name: found[name] for name in found if name != "job.json"} == {
+        name: local[name] for name in local if name != "job.json"
+    }
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,7 @@ def call(artifact: str = "onnx") -> dict[str, Any]:
         {"m-openvino": {"source": "onnx"}, "m-openvino_int8": {"source": "openvino"}},
         {"m": {"license": "CC0-1.0"}},
         {"tracking_uri": "sqlite:///x.db", "experiment": "e"},
+        {"train": {"images": 3}},
     )
 
 
@@ -44,6 +45,7 @@ def test_a_job_has_its_folder_and_its_targets_runtime(handed: dict[str, Any]) ->
     assert (job.name, job.model, job.target, job.artifact) == ("m-t", "m", "t", "onnx")
     assert (job.folder, job.runtime) == (Path("models/m"), RUNTIME)
     assert job.license == "CC0-1.0"
+    assert handed["data_statistics"] == {"train": {"images": 3}}
     assert (handed["settings"].tracking_uri, handed["settings"].experiment) == ("sqlite:///x.db", "e")
 
 

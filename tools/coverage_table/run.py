@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from coverage_table.steps import Step, inside
-from detexport.errors import ConfigError, DataError
+from detexport.errors import ConfigError, DataError, DetexportError
 from detexport.execution.engine import Command, Execution, Local, Resources
 from detexport.system.digests import sha256_json, sha256_tree
 from detexport.system.files import read_json, write_json
@@ -209,17 +209,22 @@ class Runner:
         command = Command(
             self._arguments(step), self.folder.resolve(), log.resolve(), self.environment, self.time_limit_s
         )
-        ended = self.execution.run(command, self.resources(step))
-        status, reason = status_of_exit(ended.code, log, ended.late)
-        outcome = Outcome(
-            key,
-            status,
-            reason,
-            round(time.monotonic() - start, 1),
-            ended.cpu_seconds,
-            ended.peak_bytes,
-            {out: digest(self.folder / out) for out in step.outs} if status == OK else {},
-        )
+        try:
+            ended = self.execution.run(command, self.resources(step))
+            status, reason = status_of_exit(ended.code, log, ended.late)
+            outcome = Outcome(
+                key,
+                status,
+                reason,
+                round(time.monotonic() - start, 1),
+                ended.cpu_seconds,
+                ended.peak_bytes,
+                {out: digest(self.folder / out) for out in step.outs} if status == OK else {},
+            )
+        except (
+            DetexportError
+        ) as error:  # of this step alone: no machine has what it needs, an output is missing
+            outcome = Outcome(key, FAILED, str(error), round(time.monotonic() - start, 1))
         self.records.keep(step, outcome)
         return outcome
 

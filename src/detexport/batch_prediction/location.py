@@ -1,13 +1,14 @@
 """A folder of this machine or of a bucket: list, read and write its files."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, cast
+from uuid import uuid4
 
-from detexport.errors import ConfigError, DataError, OutputError
+from detexport.errors import BROKEN, ConfigError, DataError, DetexportError, OutputError
 from detexport.formats.image_files import SUFFIXES
 from detexport.system.extras import extra_imports
 from detexport.system.files import is_url
@@ -18,6 +19,13 @@ with extra_imports():
     from pyarrow import fs
 
 PARTIAL = ".partial"
+"""Suffix of the file that is written and then renamed; its name begins with a dot, which readers skip."""
+
+
+class FetchError(DetexportError):
+    """A file could not be fetched now: the network, the bucket or the disk failed."""
+
+    exit_code = BROKEN
 
 
 @dataclass(frozen=True)
@@ -101,18 +109,26 @@ class Location:
         """Return the bytes of a file.
 
         Raises:
-            DataError: it cannot be read.
+            DataError: it does not exist or may not be read.
+            FetchError: it cannot be read now.
         """
         filesystem, _ = self._opened
         try:
             with filesystem.open_input_stream(self.path(name)) as stream:
                 return cast(bytes, stream.read())
-        except OSError as error:
+        except (FileNotFoundError, PermissionError) as error:
             raise DataError(
                 f"{name} cannot be read",
                 got=error,
                 expected="an image file",
                 remedy="check that it exists and may be read",
+            ) from error
+        except OSError as error:
+            raise FetchError(
+                f"{name} could not be fetched from {self.name}",
+                got=error,
+                expected="a network, a bucket and a disk that work",
+                remedy="run the command again: it continues",
             ) from error
 
     @contextmanager
@@ -125,17 +141,27 @@ class Location:
     def write(self, name: str, write: Callable[[BinaryIO], object]) -> None:
         """Write a file, which appears when it is complete: by a rename, or as a bucket's object.
 
+        Two processes may write it at the same time, such as a killed run's that is not gone yet: the last one
+        wins.
+
         Raises:
             OutputError: it cannot be written.
         """
         filesystem, _ = self._opened
         path = self.path(name)
+        folder, _, file = path.rpartition("/")
         is_local = isinstance(filesystem, fs.LocalFileSystem)
-        temporary = f"{path}{PARTIAL}" if is_local else path
+        temporary = f"{folder}/.{file}.{uuid4().hex}{PARTIAL}" if is_local else path
         try:
-            filesystem.create_dir(path.rpartition("/")[0], recursive=True)
-            with filesystem.open_output_stream(temporary) as stream:
-                write(stream)
+            filesystem.create_dir(folder, recursive=True)
+            stream = filesystem.open_output_stream(temporary)
+            try:
+                with stream:
+                    write(stream)
+            except BaseException:
+                with suppress(OSError):  # closing the stream kept what was written
+                    filesystem.delete_file(temporary)
+                raise
             if is_local:
                 filesystem.move(temporary, path)
         except OSError as error:
@@ -145,6 +171,14 @@ class Location:
                 expected="a folder or bucket that can be written",
                 remedy="make room, correct the credentials, or write elsewhere",
             ) from error
+
+    def remove_partial(self, below: str = "") -> None:
+        """Remove the incomplete files that killed processes left below a subfolder."""
+        filesystem, _ = self._opened
+        for name in self.files(below, missing=True):
+            if name.endswith(PARTIAL) and Path(name).name.startswith("."):
+                with suppress(OSError):
+                    filesystem.delete_file(self.path(name))
 
 
 def _unusable(name: str, error: Exception) -> ConfigError:

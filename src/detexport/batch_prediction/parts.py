@@ -6,7 +6,7 @@ from typing import Any, Protocol, cast
 
 from detexport.batch_prediction.location import Location
 from detexport.contract import Contract
-from detexport.errors import DataError
+from detexport.errors import BROKEN, DetexportError
 from detexport.system.extras import extra_imports
 
 with extra_imports():
@@ -83,30 +83,37 @@ class DetectsImage(Protocol):
     """Returns the detections of an encoded image as plain values; see ``Detections.to_plain``."""
 
     def __call__(self, encoded: bytes) -> dict[str, Any]:
-        """Raise DataError if it is not an image."""
+        """Raise DataError if it is not an image, ArtifactError if the graph takes none of its size."""
         ...
 
 
 def write_part(
     part: Part, images: Location, output: Location, schema: pyarrow.Schema, detect: DetectsImage
-) -> int:
+) -> str:
     """Detect objects in the images of a part, and write it.
 
     A part depends only on its images, so one that is written twice is the same file.
 
     Returns:
-        The number of images that could not be read.
+        Empty; or, if the machine or the network failed at an image, the reason, and the part is not written.
     """
-    rows = [_row(name, images, detect) for name in part.images]
-    table = pyarrow.Table.from_pylist(rows, schema=schema)
-    output.write(part.file, lambda stream: parquet.write_table(table, stream))
-    return sum(row.get("error") is not None for row in rows)
+    try:
+        rows = [_row(name, images, detect) for name in part.images]
+    except DetexportError as error:
+        return str(error)
+    content = pyarrow.BufferOutputStream()
+    parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), content)
+    output.write(part.file, lambda stream: stream.write(content.getvalue()))
+    return ""
 
 
 def _row(name: str, images: Location, detect: DetectsImage) -> dict[str, Any]:
+    """Return the row of an image, with the reason if it is the image's fault that it has no detections."""
     try:
         return {"image": name, **detect(images.read(name))}
-    except DataError as error:
+    except DetexportError as error:
+        if error.exit_code == BROKEN:
+            raise
         return {"image": name, "error": str(error)}
 
 

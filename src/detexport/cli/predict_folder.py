@@ -57,4 +57,4 @@ def _execution(engine: str, address: str, workers: int) -> Execution:
     from detexport.execution.ray_data import RayData
     from detexport.execution.ray_engine import Ray
 
-    return RayData(Ray(address=address or None, cpus=workers or None), workers or None)
+    return RayData(Ray(address=address or None), workers or None)

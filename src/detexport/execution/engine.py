@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -110,6 +110,7 @@ class Local:
     """The engine of this machine: items in this process, commands in processes of their own."""
 
     _running: set[int] = field(default_factory=set, init=False, compare=False, repr=False)
+    _places: "_Places" = field(default_factory=lambda: _Places(), init=False, compare=False, repr=False)
 
     def map(
         self, start: Callable[[], Callable[[Item], Result]], items: Sequence[Item], *, gpus: int = 0
@@ -119,13 +120,46 @@ class Local:
             yield from map(start(), items)
 
     def run(self, command: Command, resources: Resources) -> Ended:
-        """Run a command in a process; the caller limits how many run at a time."""
-        return run_command(command, self._running)
+        """Run a command in a process; the caller limits how many run at a time.
+
+        One that is alone waits until no other runs, and the others wait for its end.
+        """
+        with self._places.take(alone=resources.alone):
+            return run_command(command, self._running)
 
     def stop(self) -> None:
         """Kill all commands that run, with their child processes."""
         for pid in tuple(self._running):
             kill(pid)
+
+
+class _Places:
+    """Lets commands run side by side, or one of them alone."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._taken = 0
+        self._waiting_alone = 0
+        self._alone = False
+
+    @contextmanager
+    def take(self, *, alone: bool) -> Iterator[None]:
+        """Hold a place in the block; first wait for it. A command that is alone goes first."""
+        with self._changed:
+            self._waiting_alone += alone
+            self._changed.wait_for(
+                lambda: not self._alone and not (self._taken if alone else self._waiting_alone)
+            )
+            self._waiting_alone -= alone
+            self._alone = alone
+            self._taken += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._alone = False
+                self._taken -= 1
+                self._changed.notify_all()
 
 
 def run_command(command: Command, running: set[int] | None = None) -> Ended:
@@ -158,10 +192,15 @@ def run_command(command: Command, running: set[int] | None = None) -> Ended:
     timer = threading.Timer(command.time_limit_s, end)
     timer.start()
     try:
-        _, status, usage = os.wait4(process.pid, 0)
-    finally:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    except BaseException:  # the wait was interrupted
+        kill(process.pid)
+        raise
+    finally:  # the system gives the id to another process only after wait4
         timer.cancel()
+        timer.join()
         running.discard(process.pid)
+        _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     seconds = round(usage.ru_utime + usage.ru_stime, 1)
     return Ended(process.returncode, seconds, usage.ru_maxrss * 1024, late.is_set())

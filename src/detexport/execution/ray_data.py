@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from detexport.execution.engine import Command, Ended, Resources
-from detexport.execution.ray_engine import Ray, Setting, enter, portable, started
+from detexport.execution.ray_engine import Needs, Ray, Setting, enter, portable, result_of, started
 from detexport.system.extras import extra_imports
 
 with extra_imports():
@@ -22,7 +23,7 @@ class RayData:
     """Actors of Ray Data; an actor that is killed starts again, and takes its item again.
 
     Args:
-        ray: the cluster.
+        ray: the cluster; its ``retries`` are further tries of an item.
         workers: number of actors; None for as many as have room.
     """
 
@@ -32,7 +33,7 @@ class RayData:
     def map(
         self, start: Callable[[], Callable[[Item], Result]], items: Sequence[Item], *, gpus: int = 0
     ) -> Iterator[Result]:
-        """Yield the results of the items as they come, in any order; see ``Execution.map``.
+        """Yield the result of each item; see ``Execution.map``.
 
         An item that was taken twice, because its actor was killed, has one result.
         """
@@ -40,19 +41,22 @@ class RayData:
             return
         self.ray.connect()
         setting = Setting.of_this_process()
-        room = self.workers or self.ray.workers(setting.threads, gpus)
+        needs = Needs.of_a_worker(setting, gpus)
+        room = min(needs.room(), self.workers or len(items), len(items))
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
+        context.execution_options.preserve_order = True
         rows = [{"item": cloudpickle.dumps(item)} for item in items]
         results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             _Actor,
             fn_constructor_args=[cloudpickle.dumps(start), setting],
-            compute=ray.data.ActorPoolStrategy(size=min(room, len(items))),
-            num_cpus=1 if gpus else setting.threads,
-            num_gpus=gpus,
+            compute=ray.data.ActorPoolStrategy(size=room),
+            max_task_retries=self.ray.retries,  # Ray's own default is without an end
+            **needs.options(),
         )
-        for row in results.iter_rows():
+        found = iter(results.iter_rows())
+        while row := result_of(partial(next, found, None)):
             result, error = cloudpickle.loads(row["result"])
             if error is not None:
                 raise error
@@ -78,8 +82,8 @@ class _Actor:
     def __init__(self, payload: bytes, setting: Setting) -> None:
         self._call: Callable[[Any], Any] | None = None
         self._error: Exception | None = None
-        enter(setting)
         try:
+            enter(setting)
             self._call = started(payload)()
         except Exception as error:  # Ray would start the actor again
             self._error = portable(error)

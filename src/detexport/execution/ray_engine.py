@@ -11,12 +11,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from detexport.errors import BROKEN, ConfigError, DetexportError
+from detexport.errors import BROKEN, ConfigError, DetexportError, RuntimeUnavailableError, listed
 from detexport.execution.engine import Command, Ended, Resources, run_command
 from detexport.system.child_process import Raised
 from detexport.system.extras import extra_imports
@@ -35,7 +35,21 @@ CONNECT_S = 10.0
 CLUSTER = "DETEXPORT_RAY_CLUSTER"
 """The environment variable that tells a command which cluster runs it; its own tasks run there, too."""
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+"""What a client of HTTP/2 sends first (RFC 9113), with an empty SETTINGS frame; a server answers alike."""
+FRAME_HEADER, FRAME_TYPE, SETTINGS_FRAME = 9, 3, b"\x04"
+"""Length of a frame's header, position of its type in it, and the type of SETTINGS."""
 TIMED_OUT = "timed out during startup"
+MARK_BYTES = 1
+"""Of the memory that Ray counts, what each command occupies, so that one that occupies all is alone."""
+KILLED = (
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.OutOfMemoryError,
+    ray.exceptions.ActorDiedError,
+    ray.exceptions.ActorUnavailableError,
+    ray.exceptions.NodeDiedError,
+)
+"""What Ray raises if the worker of a task ended at each try."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +71,21 @@ class Setting:
 
     @property
     def threads(self) -> int:
-        """The number of threads that a process computes with: OMP_NUM_THREADS, by default one per CPU."""
-        return int(self.environment[THREADS[0]] or len(os.sched_getaffinity(0)))
+        """The number of threads that a process computes with: OMP_NUM_THREADS, by default one per CPU.
+
+        Raises:
+            ConfigError: the variable is no number.
+        """
+        given = self.environment[THREADS[0]] or str(len(os.sched_getaffinity(0)))
+        if not given.isdecimal() or int(given) < 1:
+            raise ConfigError(
+                f"{THREADS[0]} cannot be used", got=given, expected="a number of threads", remedy="correct it"
+            )
+        return int(given)
 
 
 class WorkerError(DetexportError):
-    """A worker ended each time that a task was tried."""
+    """A worker ended each time that a task was tried, or Ray itself failed."""
 
     exit_code = BROKEN
 
@@ -116,25 +139,22 @@ class Ray:
             return
         self.connect()
         setting = Setting.of_this_process()
-        threads = setting.threads
+        needs = Needs.of_a_worker(setting, gpus)
+        workers = needs.room()
         task = ray.remote(_run_shard).options(
-            num_cpus=1 if gpus else threads,
-            num_gpus=gpus,
-            max_retries=self.retries,
-            scheduling_strategy="SPREAD",
+            **needs.options(), max_retries=self.retries, scheduling_strategy="SPREAD"
         )
         payload = ray.put(cloudpickle.dumps(start))
-        workers = self.workers(threads, gpus)
         size = min(self.shard_items, -(-len(items) // (SHARDS_PER_WORKER * workers)))
-        shards = iter([items[index : index + size] for index in range(0, len(items), size)])
-        waiting = deque(
-            task.remote(payload, shard, setting) for shard in islice(shards, SHARDS_PER_WORKER * workers)
-        )
+        shards = (items[index : index + size] for index in range(0, len(items), size))
+        # Pickled here, so that the worker imports nothing for them before it has entered the setting.
+        tasks = (task.remote(payload, cloudpickle.dumps(shard), setting) for shard in shards)
+        waiting = deque(islice(tasks, SHARDS_PER_WORKER * workers))
         try:
             while waiting:
-                results, error = _result(waiting[0])
+                results, error = result_of(partial(ray.get, waiting[0]))
                 waiting.popleft()
-                waiting.extend(task.remote(payload, shard, setting) for shard in islice(shards, 1))
+                waiting.extend(islice(tasks, 1))
                 yield from results
                 if error is not None:
                     raise error
@@ -143,24 +163,32 @@ class Ray:
                 with suppress(Exception):  # Ray may have ended
                     ray.cancel(shard, force=True)
 
-    def workers(self, threads: int, gpus: int) -> int:
-        """Return the number of workers of so many threads or GPUs that the cluster has room for."""
-        resources = ray.cluster_resources()
-        room = resources.get("GPU", 0) // gpus if gpus else resources.get("CPU", 0) // threads
-        return max(1, int(room))
-
     def run(self, command: Command, resources: Resources) -> Ended:
-        """Run a command on a machine with these resources: ``cpus`` for each thread that it computes with."""
+        """Run a command on a machine with these resources: ``cpus`` for each thread that it computes with.
+
+        Raises:
+            RuntimeUnavailableError: no machine of the cluster has them.
+            WorkerError: its worker was killed at each try.
+        """
         self.connect()
         environment = {**Setting.of_this_process().environment, **command.environment}
         threads = Setting(str(command.folder), environment).threads
-        cpus = _cpus_of_a_machine() if resources.alone else resources.cpus * threads
-        command = replace(command, environment=environment)
+        needs = Needs(resources.cpus * threads, resources.gpus, MARK_BYTES)
+        if resources.alone:
+            needs = needs.alone()
+        needs.room()
         task = ray.remote(_run_command).options(
-            num_cpus=cpus, num_gpus=resources.gpus, max_retries=self.retries, scheduling_strategy="SPREAD"
+            **needs.options(), max_retries=self.retries, scheduling_strategy="SPREAD"
         )
-        ended: Ended = _result(task.remote(command, ray.get_runtime_context().gcs_address))
+        command = replace(command, environment=environment)
+        started = task.remote(command, ray.get_runtime_context().gcs_address)
+        ended: Ended = result_of(partial(ray.get, started))
         return ended
+
+    def cpus_of_the_cluster(self) -> int:
+        """Return the number of CPUs of all machines."""
+        self.connect()
+        return int(ray.cluster_resources().get("CPU", 1))
 
     def stop(self) -> None:
         """Leave Ray; the commands end with their workers."""
@@ -182,7 +210,7 @@ class Ray:
         try:
             _knock(address)
             ray.init(address, log_to_driver=False, logging_level="ERROR")
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise ConfigError(
                 "the Ray cluster cannot be reached",
                 got=f"{address}: {error.__cause__ or error}",
@@ -216,43 +244,112 @@ class Ray:
 
 
 def _knock(address: str) -> None:
-    """Raise OSError if nothing listens at a cluster's address: Ray itself would try for minutes."""
+    """Raise OSError unless a server of gRPC listens at a cluster's address: Ray would try for minutes."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
-    if port.isdigit():
-        with socket.create_connection((host, int(port)), timeout=CONNECT_S):
-            pass
+    if not port.isdigit():
+        return
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S) as connection:
+        if os.environ.get("RAY_USE_TLS", "0") == "0":
+            connection.sendall(HTTP2_PREFACE)
+            if connection.recv(FRAME_HEADER)[FRAME_TYPE:][:1] != SETTINGS_FRAME:
+                raise ConnectionError("the server there is not Ray's")
 
 
-def _result(task: Any) -> Any:
-    """Wait for a task.
+@dataclass(frozen=True)
+class Needs:
+    """What a task occupies on its machine.
+
+    Args:
+        cpus: CPUs.
+        gpus: GPUs.
+        memory: of the memory that Ray counts, in bytes; it limits nothing.
+    """
+
+    cpus: int
+    gpus: int
+    memory: int = 0
+
+    @classmethod
+    def of_a_worker(cls, setting: Setting, gpus: int) -> "Needs":
+        """Return what a worker of ``map`` occupies: a CPU for each thread, or its GPUs with one CPU."""
+        return cls(1 if gpus else setting.threads, gpus)
+
+    def alone(self) -> "Needs":
+        """Return what leaves no room for another task or command on the largest machine that has its GPUs.
+
+        A command that waits for others occupies no CPU, but it runs on its machine: hence the memory.
+        """
+        fitting = [one for one in _machines() if one.get("GPU", 0) >= self.gpus]
+        largest = max(fitting, key=lambda one: float(one.get("CPU", 0)), default={})
+        cpus = max(self.cpus, int(largest.get("CPU", 0)))
+        return Needs(cpus, self.gpus, int(largest.get("memory", MARK_BYTES)))
+
+    def options(self) -> dict[str, Any]:
+        """Return the options of Ray's task or actor."""
+        memory = {"memory": self.memory} if self.memory else {}
+        return {"num_cpus": self.cpus, "num_gpus": self.gpus, **memory}
+
+    def room(self) -> int:
+        """Return how many such tasks the cluster runs at a time.
+
+        Raises:
+            RuntimeUnavailableError: none, so that Ray would wait without an end.
+        """
+        needed = {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory}
+        needed = {name: number for name, number in needed.items() if number}
+        machines = _machines()
+        room = sum(
+            min((int(one.get(name, 0) // number) for name, number in needed.items()), default=1)
+            for one in machines
+        )
+        if room:
+            return room
+        raise RuntimeUnavailableError(
+            "no machine of the Ray cluster can run the task",
+            got=listed(f"{one.get('CPU', 0):g} CPUs and {one.get('GPU', 0):g} GPUs" for one in machines),
+            expected=f"a machine with {self.cpus} CPUs and {self.gpus} GPUs",
+            remedy=f"add such a machine, or set {THREADS[0]} to fewer threads: each occupies a CPU",
+        )
+
+
+def _machines() -> list[dict[str, float]]:
+    """Return the resources of each machine of the cluster."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def result_of(get: Callable[[], Any]) -> Any:
+    """Return what ``get`` does, which waits for a task.
 
     Raises:
-        WorkerError: its worker was killed at each try.
+        Exception: what the task raised.
+        WorkerError: its worker was killed at each try, or Ray failed.
     """
     try:
-        return ray.get(task)
-    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+        return get()
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+    except KILLED as error:
         raise WorkerError(
             "a worker of Ray was killed at each try",
             got=type(error).__name__,
             expected="memory for the runtime and for the largest input on each machine",
             remedy="see Ray's logs, give a machine fewer CPUs, or raise engine.retries",
         ) from error
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from error
+    except ray.exceptions.RayError as error:
+        raise WorkerError(
+            "Ray failed",
+            got=f"{type(error).__name__}: {error}",
+            expected="a cluster that runs until the end",
+            remedy="see Ray's logs, and run the command again: it continues",
+        ) from error
 
 
-def _cpus_of_a_machine() -> int:
-    """Return the number of CPUs of the largest machine."""
-    return max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-
-
-def _run_shard(payload: bytes, items: Sequence[Any], setting: Setting) -> tuple[list[Any], Exception | None]:
-    """Return the results of the items before the first that raised, and its exception."""
-    enter(setting)
+def _run_shard(payload: bytes, shard: bytes, setting: Setting) -> tuple[list[Any], Exception | None]:
+    """Return the results of the items of a pickled shard before the first that raised, and its exception."""
     results: list[Any] = []
     try:
-        results.extend(map(started(payload)(), items))
+        enter(setting)
+        results.extend(map(started(payload)(), cloudpickle.loads(shard)))
     except Exception as error:
         return results, portable(error)
     return results, None

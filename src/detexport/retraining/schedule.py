@@ -3,8 +3,12 @@
 The server is that of ``PREFECT_API_URL``.
 """
 
+import os
+import signal
 import subprocess
-from collections import deque
+from collections import defaultdict, deque
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,10 @@ from detexport.errors import BROKEN, REQUEST, VERDICT, ConfigError
 NAME = "retrain-and-export"
 COMMAND = ("-m", "detexport.cli.retraining", "retrain")
 KEPT_LINES = 20
+GRACE_S = 120.0
+"""Seconds after its own time limit in which a job writes its summary and ends; then Prefect ends it."""
+END_S = 60.0
+"""Seconds after SIGTERM in which a job ends its pipeline; then it is killed with all its processes."""
 
 
 class RefusedError(Exception):
@@ -41,8 +49,8 @@ ERRORS: dict[int, type[Exception]] = {
 
 
 def is_worth_a_retry(_task: "Task[..., Any]", _run: TaskRun, state: "State[Any]") -> bool:
-    """Return whether a retraining run failed with code 3, so that a retry may succeed."""
-    return isinstance(state.result(raise_on_failure=False), BrokenError)
+    """Return whether a retraining run failed with code 3 or did not end, so that a retry may succeed."""
+    return isinstance(state.result(raise_on_failure=False), (BrokenError, TimeoutError))
 
 
 @task(name="detexport-job retrain", retry_condition_fn=is_worth_a_retry)
@@ -66,12 +74,39 @@ def run_job(project: str, python: str, timeout_s: float | None = None) -> str:
             for line in process.stdout:
                 kept.append(line)
                 logger.info(line.rstrip())
-        except BaseException:  # the run was cancelled; the end of the block waits for the job
-            process.terminate()
+        except BaseException:  # the run was cancelled, or it did not end
+            _end(process)
             raise
     if process.returncode:
         raise ERRORS.get(process.returncode, BrokenError)("".join(kept).strip() or f"{process.returncode}")
     return "".join(kept).strip()
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    """End a job: it ends its own pipeline; one that hangs is killed with all processes below it."""
+    process.terminate()
+    try:
+        process.wait(END_S)
+    except subprocess.TimeoutExpired:
+        for pid in (process.pid, *_below(process.pid)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _below(pid: int) -> list[int]:
+    """Return the processes that a process started, and those that these started; where Linux lists them."""
+    children = defaultdict(list)
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parent = stat.read_text().rpartition(")")[2].split()[1]
+            children[int(parent)].append(int(stat.parent.name))
+
+    def all_below(one: int) -> Iterator[int]:
+        for child in children[one]:
+            yield child
+            yield from all_below(child)
+
+    return list(all_below(pid))
 
 
 @flow(name=NAME)
@@ -81,6 +116,7 @@ def retrain_and_export(
     retries: int = 2,
     retry_delay_s: float = 600.0,
     timeout_s: float | None = None,
+    grace_s: float = GRACE_S,
 ) -> str:
     """Retrain, export and promote; fail if something was refused, and retry after exit code 3.
 
@@ -90,8 +126,10 @@ def retrain_and_export(
         retries: number of retries after exit code 3.
         retry_delay_s: seconds before each retry.
         timeout_s: seconds after which one try ends itself; None for no limit.
+        grace_s: seconds after this limit at which Prefect ends a try that hangs, with all its processes.
     """
-    job = run_job.with_options(retries=retries, retry_delay_seconds=retry_delay_s)
+    limit = None if timeout_s is None else timeout_s + grace_s
+    job = run_job.with_options(retries=retries, retry_delay_seconds=retry_delay_s, timeout_seconds=limit)
     return job(project, python, timeout_s)
 
 

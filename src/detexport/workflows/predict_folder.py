@@ -22,7 +22,7 @@ from detexport.batch_prediction.parts import (
     write_part,
 )
 from detexport.data.images import decode_image
-from detexport.errors import ArtifactError, ConfigError, listed
+from detexport.errors import BROKEN, ArtifactError, ConfigError, DetexportError, listed
 from detexport.execution.engine import Execution
 from detexport.predictions.predict_images import predict, to_plain
 from detexport.runtime import Session
@@ -64,6 +64,12 @@ class Request:
     part_images: int = 64
 
 
+class IncompleteError(DetexportError):
+    """Some parts of a prediction are not written; the next run continues."""
+
+    exit_code = BROKEN
+
+
 @dataclass(frozen=True)
 class Summary:
     """The outcome of a prediction.
@@ -86,8 +92,8 @@ class _Worker:
     request: Request
     sha256: str
 
-    def __call__(self) -> Callable[[Part], int]:
-        """Load the model; return the function that writes a part.
+    def __call__(self) -> Callable[[Part], str]:
+        """Load the model; return the function that writes a part: see ``write_part``.
 
         Raises:
             ArtifactError: the source has another artifact than when the run started.
@@ -103,7 +109,7 @@ class _Worker:
         schema = schema_of(session.artifact.contract)
         detect = partial(_detect, session, self.request.score_threshold)
 
-        def write(part: Part) -> int:
+        def write(part: Part) -> str:
             return write_part(part, self.request.images, self.request.output, schema, detect)
 
         return write
@@ -132,6 +138,7 @@ def predict_folder(request: Request, execution: Execution, result_format: Result
             format is asked for.
         DataError: there is no image.
         OutputError: the results cannot be written.
+        IncompleteError: some parts are not written, since the network or the memory failed; all others are.
     """
     with found(request.source, request.target) as (folder, _):
         artifact = read_artifact(folder)
@@ -142,15 +149,21 @@ def predict_folder(request: Request, execution: Execution, result_format: Result
     parts = split(names, request.part_images)
     left = missing(parts, request.output)
     images = sum(len(part.images) for part in left)
+    worker = _Worker(request, artifact.sha256)
+    reasons = []
     with tqdm(total=len(names), initial=len(names) - images, desc="predict", unit="image") as progress:
-        for _, part in zip(
-            execution.map(
-                _Worker(request, artifact.sha256), left, gpus=int(request.device.startswith("cuda"))
-            ),
-            left,
-            strict=True,
-        ):
+        written = execution.map(worker, left, gpus=int(request.device.startswith("cuda")))
+        for part, reason in zip(left, written, strict=True):
+            reasons += [reason] if reason else []
             progress.update(len(part.images))
+    if reasons:
+        raise IncompleteError(
+            f"{len(reasons)} of {len(parts)} parts are not complete",
+            got=reasons[0],
+            expected="all images",
+            remedy="run the same command again: it continues",
+        )
+    request.output.remove_partial()
     if result_format is ResultFormat.COCO:
         write_coco(read_rows(parts, request.output), artifact.contract, request.output)
     return Summary(len(names), images, read_errors(parts, request.output))

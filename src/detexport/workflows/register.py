@@ -20,7 +20,7 @@ def register(
     conversions: Mapping[str, Mapping[str, str]],
     models: Mapping[str, Mapping[str, Any]],
     registry: Mapping[str, Any],
-    data_statistics: Mapping[str, Any] | None = None,
+    data_statistics: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Register the jobs that passed, with the commit of the current checkout.
 
@@ -31,7 +31,8 @@ def register(
         conversions: the source of each converted artifact, by ``MODEL-ARTIFACT``.
         models: the models' parameters; ``license`` is that of the weights, if it is known.
         registry: the store and what is a release, see ``RegistrySettings.of``.
-        data_statistics: number of images and labels of the data set; None if they were not counted.
+        data_statistics: of the data set, see ``describe_labels``; the next retraining compares its data with
+            them.
 
     Returns:
         See ``register_jobs``.

@@ -10,8 +10,8 @@ import pytest
 
 from coverage_table.run import Outcome, Runner, alone
 from coverage_table.steps import Step, producers
-from detexport.errors import ConfigError
-from detexport.execution.engine import kill
+from detexport.errors import ConfigError, RuntimeUnavailableError
+from detexport.execution.engine import Command, Ended, Local, Resources, kill
 
 TOOLS = Path(__file__).parents[3] / "tools"
 COPY = "import sys, pathlib; pathlib.Path(sys.argv[2]).write_bytes(pathlib.Path(sys.argv[1]).read_bytes())"
@@ -219,3 +219,25 @@ Runner(Path(sys.argv[1]), 60).run(steps, producers(steps), processes=2, report=l
     outcomes, ran = run(folder, copy("a", "b"), slow)
     assert ran == ["script@slow"]
     assert outcomes["script@slow"].status == "ok"
+
+
+class LacksAGpu(Local):
+    """An engine without a machine that has what one stage needs."""
+
+    def run(self, command: Command, resources: Resources) -> Ended:
+        if resources.gpus:
+            raise RuntimeUnavailableError("no machine can run the task", got="0 GPUs")
+        return super().run(command, resources)
+
+
+def test_a_step_that_the_engine_cannot_run_stops_no_other(folder: Path) -> None:
+    steps = copy("a", "b", stage="on_gpu"), copy("a", "c")
+    runner = Runner(
+        folder,
+        60,
+        execution=LacksAGpu(),
+        resources=lambda step: Resources(gpus=int(step.stage == "on_gpu")),
+    )
+    outcomes = runner.run(steps, producers(steps), processes=2, report=lambda *_: None)
+    assert [one.status for one in outcomes.values()] == ["failed", "ok"]
+    assert outcomes["on_gpu@b"].reason == "no machine can run the task; got: 0 GPUs"
