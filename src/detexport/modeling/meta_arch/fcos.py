@@ -97,7 +97,8 @@ class FCOS(ImageModel):
     Args:
         backbone: image -> feature maps.
         head: logits, distances and centerness of each point.
-        head_in_features: names of the levels, from fine to coarse; by default all of the backbone.
+        head_in_features: names of the levels, from fine to coarse; by default all of the backbone, by their
+            strides.
         box2box_transform: encoding of the distances; by default ``Box2BoxTransformLinear``.
         num_classes: K.
         center_sampling_radius: in training, points up to this many strides from the centre of a box may
@@ -160,7 +161,8 @@ class FCOS(ImageModel):
                 remedy="leave vis_period at 0, and draw images with detexport.utils.visualizer",
             )
         shapes = backbone.output_shape()
-        names = list(shapes) if head_in_features is None else list(head_in_features)
+        by_stride = sorted(shapes, key=lambda name: shapes[name].stride)
+        names = by_stride if head_in_features is None else list(head_in_features)
         strides = [shape.stride for shape in shapes_of(shapes, names, "head_in_features")]
         self.backbone = backbone
         self.head = head
@@ -402,7 +404,7 @@ def match_points(anchors: list[Tensor], gt_boxes: Boxes, radius: float) -> Tenso
     lower[: len(anchors[0])] = 0
     upper[len(cells) - len(anchors[-1]) :] = torch.inf
     farthest = distances.amax(dim=2)
-    fits &= (farthest >= lower[:, None]) & (farthest < upper[:, None])
+    fits &= (farthest > lower[:, None]) & (farthest < upper[:, None])
     areas = torch.where(fits, gt_boxes.area()[None], torch.inf)
     smallest, matches = areas.min(dim=1)
     return torch.where(smallest.isfinite(), matches, -1)
