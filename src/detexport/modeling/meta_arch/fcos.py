@@ -26,7 +26,12 @@ from detexport.modeling.box_regression import Box2BoxTransformLinear, apply_line
 from detexport.modeling.graph_segment import DETECTIONS, Kind, Segment, dense_maps, maps, own_methods
 from detexport.modeling.meta_arch.ground_truth import gt_instances_of
 from detexport.modeling.meta_arch.image_model import ImageModel, preprocess_segment
-from detexport.modeling.meta_arch.retinanet import NORMALIZER_MOMENTUM, levels_subnet, top_candidates
+from detexport.modeling.meta_arch.retinanet import (
+    NORMALIZER_MOMENTUM,
+    levels_subnet,
+    shared_channels,
+    top_candidates,
+)
 from detexport.modeling.registries import META_ARCH_REGISTRY
 from detexport.structures import Boxes, Instances, pairwise_point_box_distance
 from detexport.utils.events import record
@@ -56,16 +61,8 @@ class FCOSHead(nn.Module):
         prior_prob: float = 0.01,
     ) -> None:
         super().__init__()
-        channels = {shape.channels for shape in input_shape}
-        if len(channels) != 1:
-            raise ConfigError(
-                "the levels of a shared head have one number of channels",
-                got=sorted(channels),
-                expected="one",
-                remedy="give levels with equal channels, such as those of an FPN",
-            )
         self.num_levels = len(input_shape)
-        width = input_shape[0].channels
+        width = shared_channels(input_shape)
         self.cls_subnet = levels_subnet(width, conv_dims, len(input_shape), norm)
         self.bbox_subnet = levels_subnet(width, conv_dims, len(input_shape), norm)
         width = conv_dims[-1] if conv_dims else width
