@@ -139,7 +139,7 @@ class ConfigError(DetexportError):
 
 
 class MissingKeyError(ConfigError, AttributeError):
-    """A configuration has no such key: ``hasattr`` and ``getattr`` with a default take it as an attribute's."""
+    """A configuration has no such key; ``hasattr`` and ``getattr`` with a default take it as an attribute."""
 
 
 class DivergedError(DetexportError, FloatingPointError):

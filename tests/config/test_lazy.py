@@ -11,7 +11,7 @@ from torch import nn
 from detexport.config import LazyCall, LazyConfig, instantiate
 from detexport.config.cfg import LAZY, get_cfg, load_cfg
 from detexport.config.lazy import allow_project, is_lazy, override_lazy, resolve
-from detexport.errors import ConfigError
+from detexport.errors import ConfigError, OutOfMemoryError
 from detexport.layers import ShapeSpec
 from detexport.layers.norm import LayerNorm
 from detexport.modeling import GeneralizedRCNN, ResNet, build_model
@@ -62,6 +62,12 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "model.yaml"
     path.write_text(MODEL)
     return path
+
+
+def built(path: Path) -> Any:
+    cfg = load_cfg(path)
+    cfg.MODEL.DEVICE = "cpu"
+    return build_model(cfg)
 
 
 def record(**arguments: Any) -> dict[str, Any]:
@@ -200,6 +206,80 @@ def test_a_project_that_was_imported_may_be_named(monkeypatch: pytest.MonkeyPatc
     assert resolve("textwrap.dedent")("  a") == "a"
 
 
+def test_what_a_project_only_imports_may_not_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detexport.config.lazy._projects", {"shutil"})
+    assert resolve("shutil.copyfile")
+    for path in ("shutil.fnmatch.fnmatch", "shutil.os.system", "shutil.sys"):
+        with pytest.raises(ConfigError, match="not allowed"):
+            resolve(path)
+    # A class of another package here, which a module of the allowed ones imports.
+    with pytest.raises(ConfigError, match="not allowed"):
+        resolve("detectron2.modeling.meta_arch.rcnn.CfgNode")
+
+
+HOSTILE = {
+    "lists that double": (
+        "model: {_target_: torch.nn.Sequential, _args_: '${model.x0}', "
+        + ", ".join(f"x{i}: ['${{model.x{i + 1}}}', '${{model.x{i + 1}}}']" for i in range(30))
+        + ", x30: 1}",
+        "a lazy configuration is too large",
+    ),
+    "a cycle": (
+        "model: {_target_: torch.nn.Identity, a: ['${model.b}'], b: ['${model.a}']}",
+        "does not resolve; got: .*(itself|not found|detected)",
+    ),
+    "an endless backbone": (
+        "model: {_target_: detectron2.modeling.ViT, depth: 1000000000}",
+        "depth: 1000000000; expected: an integer from -1 to 1000",
+    ),
+    "a huge number": (
+        "model: {_target_: torch.nn.Linear, in_features: 1" + "0" * 400 + ", out_features: 1}",
+        "in_features: .*expected: a number from -1e.09",
+    ),
+    "a negative size": (
+        "model: {_target_: torch.nn.Linear, in_features: -1, out_features: 1}",
+        "Linear refuses its arguments; got: RuntimeError: .*negative",
+    ),
+    "a division by zero": (
+        "model: {_target_: detectron2.modeling.ViT, depth: 1, num_heads: 0}",
+        "ViT refuses its arguments; got: ZeroDivisionError",
+    ),
+    "a text for a number": (
+        "model: {_target_: torch.nn.Linear, in_features: '3', out_features: 1}",
+        "Linear refuses its arguments; got: TypeError",
+    ),
+    "a list as a target": ("model: {_target_: [1, 2]}", "no class or function"),
+    "a target by reference": ("t: os.system\nmodel: {_target_: '${t}'}", "not allowed; got: 'os.system'"),
+    "arguments that are none": ("model: {_target_: torch.nn.Linear, _args_: 5}", "_args_ .* is no list"),
+    "an argument that is missing": (
+        "model: {_target_: torch.nn.Linear, in_features: '???', out_features: 1}",
+        "does not resolve",
+    ),
+    "the environment": (
+        "model: {_target_: torch.nn.Linear, in_features: 1, out_features: '${oc.env:HOME}'}",
+        "more than one reference to a key",
+    ),
+    "deep lists": (f"model: {{_target_: torch.nn.Linear, in_features: {'[' * 60}{']' * 60}}}", "50 levels"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_file_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    text, message = HOSTILE[name]
+    path = tmp_path / "model.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as raised:
+        built(path)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_too_many_parameters_name_the_largest_number(tmp_path: Path) -> None:
+    path = tmp_path / "model.yaml"
+    path.write_text("model: {_target_: torch.nn.Linear, in_features: 900000000, out_features: 800000000}")
+    with pytest.raises(OutOfMemoryError, match=r"got: model\.in_features: 900000000"):
+        built(path)
+
+
 def test_errors_of_a_node() -> None:
     with pytest.raises(ConfigError, match="do not fit Linear"):
         instantiate(LazyCall(nn.Linear)(in_features=2, wrong=3))
@@ -224,10 +304,15 @@ def test_a_lazy_file_is_the_configuration_of_a_model(file: Path, tmp_path: Path)
     assert LAZY not in get_cfg()
 
 
+def test_the_model_may_refer_to_other_keys(file: Path) -> None:
+    text = MODEL.replace("num_classes: 3", "num_classes: ${constants.classes}")
+    file.write_text(f"{text}constants: {{classes: '${{all.count}}'}}\nall: {{count: 6}}\nunused: 1\n")
+    assert built(file).num_classes == 6
+    assert "unused" not in load_cfg(file)[LAZY]
+
+
 def test_a_node_that_is_no_model(tmp_path: Path) -> None:
     path = tmp_path / "model.yaml"
     path.write_text("model: {_target_: torch.nn.Identity}\n")
-    cfg = load_cfg(path)
-    cfg.MODEL.DEVICE = "cpu"
     with pytest.raises(ConfigError, match="no meta architecture"):
-        build_model(cfg)
+        built(path)

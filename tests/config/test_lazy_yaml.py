@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from detexport.config.lazy_yaml import dump, load
+from detexport.config.lazy_yaml import DEEPEST, dump, load
 
 TAGS = """
 kind: &kind !!python/name:torch.nn.modules.normalization.LayerNorm ''
@@ -43,3 +43,27 @@ def test_tags_become_nodes() -> None:
 def test_other_tags_are_refused(text: str) -> None:
     with pytest.raises(yaml.YAMLError):
         load(text)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "${oc.env:HOME}",
+        "${oc.decode:${x}}",
+        "${x}${x}",
+        "${a.${b}}",
+        "${x",
+        "[1, {deep: '${oc.env:HOME}'}]",
+        "{'${oc.env:HOME}': 1}",
+    ],
+)
+def test_an_interpolation_only_refers_to_a_key(value: str) -> None:
+    with pytest.raises(yaml.YAMLError, match="more than one reference to a key"):
+        load(f"key: {value}" if value[0] in "[{" else f"key: '{value}'")
+    assert load("key: ./${..output.name}.txt") == {"key": "./${..output.name}.txt"}
+
+
+def test_deep_documents_are_refused() -> None:
+    assert load("[" * (DEEPEST - 1) + "1" + "]" * (DEEPEST - 1))
+    with pytest.raises(yaml.YAMLError, match=f"more than {DEEPEST} levels"):
+        load("[" * DEEPEST + "1" + "]" * DEEPEST)

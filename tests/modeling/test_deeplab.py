@@ -123,7 +123,6 @@ def test_the_hardest_pixels_count_and_ignored_ones_have_no_loss() -> None:
         (["MODEL.RESNETS.RES4_DILATION", 2], "dilation 2 of res4, MODEL.RESNETS.RES5_DILATION: 2"),
         (["MODEL.RESNETS.RES5_MULTI_GRID", [1, 2]], r"RES5_MULTI_GRID: \[1, 2\]; expected: 3"),
         (["MODEL.SEM_SEG_HEAD.LOSS_TYPE", "dice"], "LOSS_TYPE: 'dice'"),
-        (["MODEL.SEM_SEG_HEAD.PROJECT_FEATURES", ["res5"]], "PROJECT_FEATURES: .'res5'"),
         (["MODEL.SEM_SEG_HEAD.PROJECT_CHANNELS", [8, 8]], r"PROJECT_CHANNELS: \[8, 8\]"),
         (["MODEL.SEM_SEG_HEAD.COMMON_STRIDE", 8], "COMMON_STRIDE: 8; expected: 4"),
         (["MODEL.SEM_SEG_HEAD.NAME", "DeepLabV3Head"], "DeepLabV3Head has one feature map"),
@@ -134,3 +133,16 @@ def test_the_hardest_pixels_count_and_ignored_ones_have_no_loss() -> None:
 def test_what_cannot_be_built_is_named(overrides: list[Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_model(configured(*overrides))
+
+
+def test_the_maps_follow_from_in_features_alone() -> None:
+    names = ["res2", "res3", "res5"]
+    keys = ["MODEL.RESNETS.OUT_FEATURES", names, "MODEL.SEM_SEG_HEAD.IN_FEATURES", names]
+    with pytest.warns(UserWarning, match=r"PROJECT_FEATURES: \['res2'\] has no effect"):
+        model = build_model(configured(*keys, "MODEL.SEM_SEG_HEAD.PROJECT_CHANNELS", [8, 12]))
+    widths = {
+        name: stage.project_conv.out_channels
+        for name, stage in model.sem_seg_head.decoder.named_children()
+        if name != "res5"
+    }
+    assert widths == {"res3": 12, "res2": 8}

@@ -66,6 +66,14 @@ def test_points_near_the_centre_of_a_box_of_their_size_predict_it() -> None:
     assert (coarse == 1).nonzero().tolist() == [[3, 3], [3, 4], [4, 3], [4, 4]]
 
 
+def test_a_box_at_the_bound_of_a_level_is_that_of_the_finer_one_or_of_none() -> None:
+    """The centre of the cell at (72, 72) is 64 px from the right edge: neither below 64 nor above it."""
+    levels = [cells(8, 16, 16), cells(16, 8, 8)]
+    matches = match_points(levels, Boxes([[20.0, 20.0, 136.0, 124.0]]), radius=0)[256:].reshape(8, 8)
+    assert matches[4, 4] == -1
+    assert matches[4, 3] == 0
+
+
 def test_of_two_boxes_a_point_predicts_the_smaller_and_without_boxes_none() -> None:
     levels = [cells(8, 8, 8)]
     boxes = Boxes([[0.0, 0.0, 64.0, 64.0], [16.0, 16.0, 48.0, 48.0]])

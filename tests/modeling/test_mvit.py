@@ -79,6 +79,20 @@ def test_padded_keys_are_zeros() -> None:
     torch.testing.assert_close(attention(x).flatten(), (weight * v).flatten())
 
 
+def test_names_count_the_stages_whatever_the_patches() -> None:
+    shapes = small_mvit(patch_kernel=(9, 9), patch_stride=(8, 8), patch_padding=(4, 4)).output_shape()
+    assert [(name, shape.stride) for name, shape in shapes.items()] == [
+        ("scale2", 8), ("scale3", 16), ("scale4", 32), ("scale5", 64),
+    ]  # fmt: skip
+
+
+def test_windows_smaller_than_the_stride_are_refused() -> None:
+    with pytest.raises(ConfigError, match="window_size=2, stride_q=1, stride_kv=4"):
+        small_mvit(adaptive_window_size=2)
+    with pytest.raises(ConfigError, match="square map"):
+        small_mvit(patch_stride=(4, 8))
+
+
 def test_unknown_stages() -> None:
     with pytest.raises(ConfigError, match="scale6"):
         small_mvit(out_features=("scale2", "scale6"))

@@ -1,5 +1,6 @@
 """Panoptic-DeepLab: grouping of pixels by hand, thing classes of a data set, losses, and the outputs."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from detexport.modeling.panoptic_deeplab.grouping import VOID, CenterGrouping
 from detexport.modeling.panoptic_deeplab.model import things_of
 from detexport.projects.panoptic_deeplab import add_panoptic_deeplab_config
 from detexport.utils.catalog import MetadataCatalog
+from detexport.workflows.model_source import ModelSource
 
 PANOPTIC: list[Any] = [
     "MODEL.META_ARCHITECTURE", "PanopticDeepLab", "MODEL.SEM_SEG_HEAD.NAME", "PanopticDeepLabSemSegHead",
@@ -142,6 +144,9 @@ def test_two_kinds_of_convolutions_and_half_a_network_are_refused() -> None:
         build_model(configured("MODEL.PANOPTIC_DEEPLAB.NMS_KERNEL", 4))
 
 
-def test_its_export_is_refused_by_name() -> None:
+def test_its_export_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="PanopticDeepLab is not exported"):
         build_model(configured()).contract(())
+    (tmp_path / "config.yaml").write_text(configured().dump())
+    with pytest.raises(ConfigError, match="PanopticDeepLab is not exported"):
+        ModelSource(str(tmp_path / "config.yaml"), "x.pth").read_config()

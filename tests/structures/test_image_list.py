@@ -41,13 +41,17 @@ def test_padding_constraints() -> None:
     batch = ImageList.from_tensors(images, 32, pad_value=-1.0, padding_constraints=constraints)
     assert batch.tensor.shape == (2, 3, 48, 64)
     assert (batch.tensor[0, :, 20:] == -1).all()
-    with pytest.raises(ValueError, match="50 px does not fit into square_size 30"):
+    with pytest.raises(ValueError, match="50 px does not fit into the square of 30 px"):
         ImageList.from_tensors(images, padding_constraints={"square_size": 30})
-    with pytest.warns(UserWarning, match="50 px is cropped to square_size 30"):
+    with pytest.warns(UserWarning, match="50 px is cropped to 30 px"):
         cropped = ImageList.from_tensors(images[:1], padding_constraints={"square_size": 30})
     assert cropped.image_sizes == [(20, 50)]
     assert cropped.tensor.shape == (1, 3, 30, 30)
     assert cropped.tensor.sum() == 3 * 20 * 30
+    # The side is rounded up before it is compared with the images.
+    fitting = ImageList.from_tensors(images, 32, padding_constraints={"square_size": 40})
+    assert fitting.tensor.shape == (2, 3, 64, 64)
+    assert fitting.tensor.sum() == 3 * (20 * 50 + 40 * 10)
     with pytest.raises(ValueError, match="'square'"):
         ImageList.from_tensors(images, padding_constraints={"square": 30})
 

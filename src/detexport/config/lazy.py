@@ -4,8 +4,9 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,7 +16,9 @@ import yaml
 from detexport.config import lazy_python, lazy_yaml
 from detexport.config.cfg import LAZY, CfgNode, get_cfg, read_text, reading
 from detexport.config.lazy_yaml import ARGUMENTS, NAME, PARTIAL, TARGET
-from detexport.errors import ConfigError, listed, shown
+from detexport.config.plain_yaml import MOST_VALUES
+from detexport.config.values import check_arguments
+from detexport.errors import ConfigError, DetexportError, is_allocation_failure, listed, shown
 
 OWN = __name__.partition(".")[0]
 ROOMS = ("data.transforms", "layers", "modeling", "projects", "solver", "structures")
@@ -28,6 +31,8 @@ FUNCTIONS = (
 )
 """Functions of these packages that a configuration may name."""
 RECURSIVE, MODEL, RESIZE = "_recursive_", "model", "resize"
+_KEY = re.compile(r"\$\{\.*(\w+)")
+"""First key of an interpolation."""
 
 _projects: set[str] = set()
 
@@ -219,17 +224,23 @@ def is_lazy(path: Path) -> bool:
         return True
     try:
         text = read_text(path)
-        tree = lazy_yaml.load(text) if f"\n{MODEL}:" in f"\n{text}" else None
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError):
         return False  # loading it as another configuration reports what is wrong
+    if f"\n{MODEL}:" not in f"\n{text}":
+        return False
+    try:
+        tree = lazy_yaml.load(text)
+    except yaml.YAMLError:
+        return TARGET in text  # loading it reports what is wrong
     return isinstance(tree, dict) and isinstance(tree.get(MODEL), dict) and TARGET in tree[MODEL]
 
 
 def lazy_cfg(path: Path) -> CfgNode:
     """Return the configuration of the model that a lazy configuration builds.
 
-    The key ``LAZY`` holds the node ``model`` as YAML, which ``build_model`` instantiates, and ``resize``, as
-    ``dataloader.test`` resizes images, if there is one. The keys of other models have no effect.
+    The key ``LAZY`` holds the node ``model`` as YAML, which ``build_model`` instantiates, the keys that its
+    interpolations refer to, and ``resize``, as ``dataloader.test`` resizes images, if there is one. The keys
+    of other models have no effect.
 
     Raises:
         ConfigError: see ``LazyConfig.load``; or there is no node ``model`` with a target.
@@ -245,9 +256,21 @@ def lazy_cfg(path: Path) -> CfgNode:
         )
     cfg = get_cfg()
     resize = _resize_of(tree)
-    cfg[LAZY] = lazy_yaml.dump({MODEL: model, **({RESIZE: resize} if resize else {})})
+    cfg[LAZY] = lazy_yaml.dump({**_referenced(tree), **({RESIZE: resize} if resize else {})})
     cfg.MODEL.META_ARCHITECTURE = str(model[TARGET]).rpartition(".")[2]
     return cfg
+
+
+def _referenced(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return the node ``model`` and the keys that its interpolations refer to, directly or through others."""
+    found: dict[str, Any] = {}
+    left = [MODEL]
+    while left:
+        name = left.pop()
+        if name in tree and name not in found:
+            found[name] = tree[name]
+            left += _KEY.findall(lazy_yaml.dump(tree[name]))
+    return found
 
 
 def _resize_of(tree: dict[str, Any]) -> list[int] | None:
@@ -278,8 +301,29 @@ def override_lazy(cfg: CfgNode, overrides: Sequence[tuple[str, Any]]) -> None:
 
 def build_lazy(cfg: CfgNode) -> tuple[Any, list[int]]:
     """Return the model in ``LAZY``, and the shortest edge and the upper bound of the longest, if given."""
-    tree = lazy_yaml.load(cfg[LAZY])
+    try:
+        tree = lazy_yaml.load(cfg[LAZY])
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"the value of {LAZY} is not a lazy configuration",
+            got=error,
+            expected="YAML with a node model",
+            remedy="build the model's configuration again from its lazy configuration",
+        ) from error
     return instantiate(lazy_python.node(tree)[MODEL]), tree.get(RESIZE, [])
+
+
+def lazy_integers(cfg: CfgNode) -> Iterator[tuple[str, int]]:
+    """Yield the integers of the node ``model`` in ``LAZY``, each with its dotted key."""
+    left: list[tuple[str, Any]] = [(MODEL, lazy_yaml.load(cfg[LAZY])[MODEL])]
+    while left:
+        key, value = left.pop()
+        if isinstance(value, dict):
+            left += [(f"{key}.{name}", one) for name, one in value.items()]
+        elif isinstance(value, list):
+            left += [(key, one) for one in value]
+        elif isinstance(value, int):
+            yield key, value
 
 
 def instantiate(cfg: Any) -> Any:
@@ -300,11 +344,13 @@ def instantiate(cfg: Any) -> Any:
     if isinstance(cfg, Mapping) and not is_node and not _dataclass_of(cfg):
         return cfg
     try:
-        return _value(cfg)
-    except OmegaConfBaseException as error:
+        return _Instantiation(MOST_VALUES).value(cfg)
+    except (OmegaConfBaseException, RecursionError) as error:
+        text = str(error).splitlines()[0]
+        is_cycle = isinstance(error, RecursionError) or "RecursionError" in text
         raise ConfigError(
             "a value of the lazy configuration does not resolve",
-            got=str(error).splitlines()[0],
+            got="a value that refers to itself" if is_cycle else text,
             expected="interpolations such as ${model.num_classes}, of keys that exist",
             remedy="correct it in the lazy configuration",
         ) from error
@@ -316,26 +362,58 @@ def _dataclass_of(cfg: Any) -> bool:
     return isinstance(cfg, DictConfig) and dataclasses.is_dataclass(cfg._metadata.object_type)
 
 
-def _value(cfg: Any) -> Any:
-    from omegaconf import ListConfig, OmegaConf
+class _Instantiation:
+    """Instantiation of one configuration.
 
-    if isinstance(cfg, ListConfig | list | tuple):
-        return [_value(one) for one in cfg]
-    if not isinstance(cfg, Mapping):
-        return cfg
-    if _dataclass_of(cfg):
-        return OmegaConf.to_object(cfg)
-    if NAME in cfg:
-        return resolve(cfg[NAME])
-    recursive = cfg.get(RECURSIVE, True)
-    fields = {key: _value(one) if recursive else one for key, one in cfg.items() if key != RECURSIVE}
-    if PARTIAL in fields:
-        return functools.partial(_target(fields.pop(PARTIAL)), *fields.pop(ARGUMENTS, ()), **fields)
-    if TARGET not in fields:
-        return fields
-    target, arguments = _target(fields.pop(TARGET)), fields.pop(ARGUMENTS, ())
-    _check_arguments(target, arguments, fields)
-    return target(*arguments, **fields)
+    Args:
+        left: remaining number of values, since lists of references to lists could grow without bound.
+    """
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def value(self, cfg: Any) -> Any:
+        """Return a value of the configuration, of which nodes are called."""
+        from omegaconf import ListConfig, OmegaConf
+
+        self.left -= 1
+        if self.left < 0:
+            raise ConfigError(
+                "a lazy configuration is too large",
+                got="references that expand without an end in sight",
+                expected=f"at most {MOST_VALUES} values",
+                remedy="write the values out instead of references to lists of references",
+            )
+        if isinstance(cfg, ListConfig | list | tuple):
+            return [self.value(one) for one in cfg]
+        if not isinstance(cfg, Mapping):
+            return cfg
+        if _dataclass_of(cfg):
+            return OmegaConf.to_object(cfg)
+        if NAME in cfg:
+            return resolve(cfg[NAME])
+        recursive = cfg.get(RECURSIVE, True)
+        fields = {key: self.value(one) if recursive else one for key, one in cfg.items() if key != RECURSIVE}
+        if PARTIAL in fields:
+            target, arguments = _target(fields.pop(PARTIAL)), _arguments(fields)
+            return functools.partial(target, *arguments, **fields)
+        if TARGET not in fields:
+            return fields
+        target, arguments = _target(fields.pop(TARGET)), _arguments(fields)
+        return _call(target, arguments, fields)
+
+
+def _arguments(fields: dict[str, Any]) -> list[Any]:
+    """Take the positional arguments out of the fields of a node."""
+    found = fields.pop(ARGUMENTS, [])
+    if not isinstance(found, list):
+        raise ConfigError(
+            f"{ARGUMENTS} of a lazy configuration is no list",
+            got=shown(found),
+            expected="the positional arguments, a list",
+            remedy=f"correct {ARGUMENTS}",
+        )
+    return found
 
 
 def _target(target: Any) -> Callable[..., Any]:
@@ -349,6 +427,32 @@ def _target(target: Any) -> Callable[..., Any]:
             remedy="correct _target_ in the lazy configuration",
         )
     return target
+
+
+def _call(target: Callable[..., Any], arguments: Sequence[Any], fields: dict[str, Any]) -> Any:
+    """Call a target; errors of our and torch's own classes become one line."""
+    _check_arguments(target, arguments, fields)
+    if _root(target) not in (OWN, "torch"):
+        return target(*arguments, **fields)
+    for name, value in [*fields.items(), *((ARGUMENTS, one) for one in arguments)]:
+        check_arguments(str(name), value)
+    try:
+        return target(*arguments, **fields)
+    except (DetexportError, RecursionError):
+        raise
+    except Exception as error:
+        if is_allocation_failure(error):
+            raise
+        raise ConfigError(
+            f"{getattr(target, '__qualname__', target)} refuses its arguments",
+            got=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
+            expected="the values that its documentation describes",
+            remedy="correct them in the lazy configuration",
+        ) from error
+
+
+def _root(found: Any) -> str:
+    return str(getattr(found, "__module__", "")).partition(".")[0]
 
 
 def _check_arguments(target: Callable[..., Any], arguments: Sequence[Any], fields: dict[str, Any]) -> None:
@@ -376,22 +480,23 @@ def resolve(path: str) -> Any:
     parts = path.split(".")
     if parts[0] == lazy_python.ROOT:
         parts[0] = OWN
-    if not all(part.isidentifier() and not part.startswith("_") for part in parts):
-        raise _refused(path)
-    if ".".join(parts).startswith(tuple(f"{OWN}.{room}." for room in ROOMS)):
+    names = all(part.isidentifier() and not part.startswith("_") for part in parts)
+    in_rooms = ".".join(parts).startswith(tuple(f"{OWN}.{room}." for room in ROOMS))
+    if names and (in_rooms or parts[:2] in (["torch", "nn"], ["torch", "optim"]) or parts[0] in _projects):
         found = _walk(parts, path)
-        if isinstance(found, type) or getattr(found, "__name__", None) in FUNCTIONS:
-            if str(getattr(found, "__module__", "")).startswith(f"{OWN}."):
-                return found
-            if found.__module__.startswith("torch.nn."):  # a layer that has a name here, too
-                return found
-    elif parts[:2] in (["torch", "nn"], ["torch", "optim"]):
-        found = _walk(parts, path)
-        if isinstance(found, type) and _is_layer_or_optimizer(found):
+        if _is_allowed(found):
             return found
-    elif parts[0] in _projects:
-        return _walk(parts, path)
     raise _refused(path)
+
+
+def _is_allowed(found: Any) -> bool:
+    """Return whether a configuration may name what a path leads to, which a package may only re-export."""
+    module = f"{getattr(found, '__module__', '')}."
+    if module.startswith(tuple(f"{OWN}.{room}." for room in ROOMS)):
+        return isinstance(found, type) or getattr(found, "__name__", None) in FUNCTIONS
+    if module.startswith(("torch.nn.", "torch.optim.")):
+        return isinstance(found, type) and _is_layer_or_optimizer(found)
+    return callable(found) and _root(found) in _projects
 
 
 def _walk(parts: list[str], path: str) -> Any:

@@ -63,15 +63,16 @@ def execute(path: Path, *, trust: bool) -> str:
     command = [sys.executable, "-c", f"import {__name__} as child; child.main()", str(path)]
     environment = {**os.environ, TRUST: "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode:
+    _, mark, text = done.stdout.rpartition(MARK)
+    if done.returncode or not mark:
         lines = done.stderr.strip().splitlines()
         raise ConfigError(
             f"the configuration {path} cannot be executed",
-            got=lines[-1] if lines else f"exit code {done.returncode}",
+            got=lines[-1] if lines else f"exit code {done.returncode} before its end",
             expected="a file that defines nodes by LazyCall",
             remedy="correct the file, or make the packages that it imports available",
         )
-    return done.stdout.rpartition(MARK)[2]
+    return text
 
 
 def plain(value: Any, key: str = "cfg") -> Any:
@@ -125,7 +126,7 @@ def _items(value: Any, key: str) -> Any:
     items = {}
     for name, one in value._content.items():
         content = one._value() if hasattr(one, "_value") and not hasattr(one, "_content") else one
-        is_target = name == TARGET and not isinstance(content, str)
+        is_target = name == TARGET and callable(content)
         items[str(name)] = public_path(content) if is_target else plain(one, f"{key}.{name}")
     return items
 

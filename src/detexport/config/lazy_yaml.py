@@ -2,26 +2,47 @@
 
 No code is executed: a name stays a name. The nodes are ``{NAME: path}`` for a class or function, ``{PARTIAL:
 path or node, ...}`` for a ``functools.partial``, and ``{TARGET: path, ...}`` for a dataclass.
+
+An interpolation only refers to another key: a resolver could read the environment, and a string of several
+references could double with each of them.
 """
 
+import re
 from typing import Any
 
 import yaml
 
 from detexport.config import plain_yaml
+from detexport.errors import shown
 
 TARGET, NAME, PARTIAL, ARGUMENTS = "_target_", "_name_", "_partial_", "_args_"
 _PYTHON = "tag:yaml.org,2002:python/"
 _PARTIAL_TAG = f"{_PYTHON}object/apply:functools.partial"
+DEEPEST = 50
+"""Limit of the depth of a document; configurations of models have about 10 levels."""
+_REFERENCE = re.compile(r"[^$]*\$\{[^${}:]+\}[^$]*")
 
 
 def load(text: str) -> Any:
-    """Load a document; ``plain_yaml.load`` describes the limits.
+    """Load a document; ``plain_yaml.load`` describes further limits.
 
     Raises:
-        yaml.YAMLError: the text is not YAML, has another tag, or is too deep or too large.
+        yaml.YAMLError: the text is not YAML, has another tag, is too deep or too large, or has an
+            interpolation that is more than one reference to a key.
     """
-    return plain_yaml.load(text, _Loader)
+    tree = plain_yaml.load(text, _Loader)
+    _check(tree, 1)
+    return tree
+
+
+def _check(value: Any, depth: int) -> None:
+    if depth > DEEPEST:
+        raise yaml.YAMLError(f"its values are nested more than {DEEPEST} levels deep")
+    if isinstance(value, str) and "${" in value and not _REFERENCE.fullmatch(value):
+        raise yaml.YAMLError(f"{shown(value)} is more than one reference to a key, such as ${{model.width}}")
+    parts = [*value, *value.values()] if isinstance(value, dict) else value
+    for part in parts if isinstance(parts, list | tuple) else ():
+        _check(part, depth + 1)
 
 
 def dump(tree: Any) -> str:

@@ -1,5 +1,6 @@
 """Table of the valid values of the keys that models are built from."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -125,6 +126,12 @@ WEIGHTS_OR_ROTATED = Listed(POSITIVE, 4, 5)
 """Five for rotated boxes."""
 DILATIONS = Listed(Number(1, 256, whole=True), 3, 3)
 LABELS = Listed(Number(-1, 1, whole=True), 1, 16)
+
+COUNTS = re.compile(r"depths?|num_(blocks|convs?|fcs?|layers|levels|stages)")
+"""Arguments of lazy configurations that count layers."""
+MOST_LAYERS = Number(-1, 1000, whole=True)
+LARGE = Number(-1e9, 1e9)
+"""Other integers of lazy configurations."""
 
 VALUES: dict[str, Rule] = {
     "INPUT.MAX_SIZE_TEST": PIXELS,
@@ -267,8 +274,39 @@ def check_values(cfg: _YacsNode, defaults: _YacsNode) -> None:
         )
 
 
-def check_one_pass(cfg: _YacsNode) -> None:
-    """Raise ConfigError if a model would be run on several views of an image, which no artifact does."""
+def check_arguments(name: str, value: Any) -> None:
+    """Raise ConfigError for integers of a lazy configuration that no model can be built from.
+
+    Args:
+        name: of the argument.
+        value: of the argument; the integers in a list are checked, other values are not.
+
+    Raises:
+        ConfigError: an integer is out of range.
+    """
+    rule = MOST_LAYERS if COUNTS.fullmatch(name) else LARGE
+    for one in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(one, int) and not isinstance(one, bool) and not rule.fits(one):
+            raise ConfigError(
+                "a number of the lazy configuration is out of range",
+                got=f"{name}: {shown(one)}",
+                expected=rule,
+                remedy=f"correct {name}",
+            )
+
+
+def check_exportable(cfg: _YacsNode) -> None:
+    """Raise ConfigError if no artifact can do what a configuration describes.
+
+    An artifact runs a model once for an image, and its contract has no fields for centres and offsets.
+    """
+    if cfg.MODEL.META_ARCHITECTURE == "PanopticDeepLab":
+        raise ConfigError(
+            "PanopticDeepLab is not exported yet",
+            got="MODEL.META_ARCHITECTURE: PanopticDeepLab, whose maps of centres and offsets no contract has",
+            expected="a model of instances, proposals, sem_seg or panoptic_seg",
+            remedy="run it in eager mode by build_model, or trace its method detect yourself",
+        )
     if cfg.TEST.AUG.ENABLED:
         raise ConfigError(
             "test-time augmentation cannot be exported",

@@ -63,25 +63,30 @@ class SquarePadding:
         Raises:
             ValueError: one of several images is larger than the square.
         """
-        self._check_sizes(images)
         step = max(divisibility, 1)
         side = (self.side + step - 1) // step * step
+        self._check_sizes(images, side)
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         # Padded by the whole side, then cropped: the size then is a constant of a graph, for images of any
         # size, also where the exporter cannot know whether the image is larger.
         padded = [F.pad(image, [0, side, 0, side], value=pad_value)[:, :side, :side] for image in images]
         return torch.stack(padded), sizes
 
-    def _check_sizes(self, images: list[Tensor]) -> None:
+    def _check_sizes(self, images: list[Tensor], limit: int) -> None:
+        """Compare the images with the padded square, whose side is ``limit``."""
         if torch.jit.is_tracing() or torch.compiler.is_compiling():
             return
         largest = max(side for image in images for side in image.shape[1:])
-        if largest <= self.side:
+        if largest <= limit:
             return
         if len(images) > 1:
-            raise ValueError(f"an image side of {largest} px does not fit into square_size {self.side}")
+            raise ValueError(
+                f"an image side of {largest} px does not fit into the square of {limit} px "
+                f"(square_size {self.side}); resize the images before, or give one image at a time"
+            )
         warnings.warn(
-            f"an image side of {largest} px is cropped to square_size {self.side}; resize the image before",
+            f"an image side of {largest} px is cropped to {limit} px (square_size {self.side}); "
+            "resize the image before",
             stacklevel=2,
         )
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from detexport.checkpoint.load import describe_parameters
 from detexport.config.cfg import load_cfg, naming_sources
-from detexport.config.values import check_one_pass
+from detexport.config.values import check_exportable
 from detexport.contract import Contract
 from detexport.modeling import build_model
 from detexport.modeling.class_names import count_classes, named_contract
@@ -54,7 +54,7 @@ def build(
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.WEIGHTS = ""
     with naming_sources(cfg):
-        check_one_pass(cfg)
+        check_exportable(cfg)
     net = build_model(cfg)
     known = {
         "things": categories or dataset["things"],

@@ -8,7 +8,7 @@ from pathlib import Path
 from detexport import model_zoo
 from detexport.config.cfg import LAZY, CfgNode, all_defaults, load_cfg, naming_sources
 from detexport.config.lazy import override_lazy
-from detexport.config.values import check_one_pass, check_values
+from detexport.config.values import check_exportable, check_values
 from detexport.errors import CheckpointError, ConfigError, did_you_mean
 from detexport.system.files import is_url
 from detexport.system.redaction import public_uri
@@ -44,7 +44,7 @@ class ModelSource:
         self._override(cfg)
         with naming_sources(cfg):
             check_values(cfg, all_defaults())
-            check_one_pass(cfg)
+            check_exportable(cfg)
         cfg.MODEL.WEIGHTS = self.weights or cfg.MODEL.WEIGHTS
         return cfg
 

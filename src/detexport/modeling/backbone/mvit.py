@@ -1,9 +1,9 @@
 """MViTv2 (Li et al. 2022, arXiv:2112.01526): a vision transformer whose attention pools its tokens.
 
-Shapes: images are (N, C, H, W), tokens (N, H', W', D); ``scale{k}`` has the stride 2**k.
+Shapes: images are (N, C, H, W), tokens (N, H', W', D); ``scale{k}`` has the stride 2**k, for patches of the
+stride 4.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any, Dict
 
@@ -71,6 +71,13 @@ class MultiScaleAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim_out, bias=qkv_bias)
         self.proj = nn.Linear(dim_out, dim_out)
         self.residual_pooling = residual_pooling
+        if window_size and min(window_size // stride_q, window_size // stride_kv) < 1:
+            raise ConfigError(
+                "a window of MViT has no token after the pooling",
+                got=f"window_size={window_size}, stride_q={stride_q}, stride_kv={stride_kv}",
+                expected="strides of at most the size of the window",
+                remedy="correct adaptive_window_size or adaptive_kv_stride",
+            )
         # In tokens of the pooled maps.
         self.q_window = window_size // stride_q
         self.kv_window = window_size // stride_kv
@@ -188,7 +195,7 @@ class MultiScaleBlock(nn.Module):
 
 
 class MViT(Backbone):
-    """MViTv2: the feature maps ``scale2`` .. ``scale5`` of the strides 4 to 32.
+    """MViTv2: the feature maps ``scale2`` .. ``scale5``, each of twice the stride of the one before.
 
     The last block of every stage but the first attends to the whole map, the others to windows.
 
@@ -262,14 +269,15 @@ class MViT(Backbone):
         if use_abs_pos:
             tokens = (pretrain_img_size // patch_stride[0]) * (pretrain_img_size // patch_stride[1])
             self.pos_embed = position_embedding(tokens, pretrain_use_cls_token, embed_dim)
-        stage = int(math.log2(patch_stride[0]))
+        stage, stride = 2, patch_stride[0]
         self._out_features = list(out_features)
         self._out_feature_channels: dict[str, int] = {}
         self._out_feature_strides: dict[str, int] = {}
         self.stage_of_block: dict[int, str] = {}
         stages: list[str] = []
         self.blocks = nn.ModuleList()
-        side, window, stride_kv = img_size // patch_stride[0], adaptive_window_size, adaptive_kv_stride
+        rows, columns = img_size // patch_stride[0], img_size // patch_stride[1]
+        window, stride_kv = adaptive_window_size, adaptive_kv_stride
         dim, dim_out = embed_dim, embed_dim
         last = list(last_block_indexes)
         for index, rate in enumerate(depth_rates(drop_path_rate, depth)):
@@ -292,7 +300,7 @@ class MViT(Backbone):
                     window_size=0 if index in last[1:] else window,
                     use_rel_pos=use_rel_pos,
                     rel_pos_zero_init=rel_pos_zero_init,
-                    input_size=(side, side),
+                    input_size=(rows, columns),
                 )
             )
             dim = dim_out
@@ -302,13 +310,13 @@ class MViT(Backbone):
                 if name in self._out_features:
                     self.stage_of_block[index] = name
                     self._out_feature_channels[name] = dim_out
-                    self._out_feature_strides[name] = 2**stage
+                    self._out_feature_strides[name] = stride
                     self.add_module(f"{name}_norm", norm_layer(dim_out))
                 dim_out, num_heads = 2 * dim_out, 2 * num_heads
                 stride_kv = max(stride_kv // 2, 1)
-                stage += 1
+                stage, stride = stage + 1, 2 * stride
             if starts_stage:
-                window, side = window // 2, side // 2
+                window, rows, columns = window // 2, rows // 2, columns // 2
         require_stages(out_features, stages, "MViT")
         self.apply(init_transformer)
 

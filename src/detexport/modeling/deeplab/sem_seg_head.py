@@ -3,6 +3,7 @@
 Shapes: N images, K classes.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, Dict, List, Optional
 
@@ -254,11 +255,11 @@ def decoder_options(cfg: CfgNode, node: CfgNode, input_shape: dict[str, ShapeSpe
     by_name = sorted(zip(node.IN_FEATURES, shapes, strict=True), key=lambda item: item[1].stride)
     names = [feature for feature, _ in by_name]
     if list(node.PROJECT_FEATURES) != names[:-1]:
-        raise ConfigError(
-            "every feature map but the coarsest is projected",
-            got=f"MODEL.{name}.PROJECT_FEATURES: {list(node.PROJECT_FEATURES)}",
-            expected=names[:-1],
-            remedy=f"correct MODEL.{name}.PROJECT_FEATURES or MODEL.{name}.IN_FEATURES",
+        # As in detectron2, the feature maps follow from IN_FEATURES alone.
+        warnings.warn(
+            f"MODEL.{name}.PROJECT_FEATURES: {list(node.PROJECT_FEATURES)} has no effect; PROJECT_CHANNELS "
+            f"belong to {names[:-1]}, the maps of MODEL.{name}.IN_FEATURES but the coarsest",
+            stacklevel=2,
         )
     return {
         "input_shape": dict(by_name),

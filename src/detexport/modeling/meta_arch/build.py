@@ -7,7 +7,7 @@ import torch
 
 from detexport.config import CfgNode
 from detexport.config.cfg import LAZY, all_defaults, naming_sources
-from detexport.config.lazy import build_lazy
+from detexport.config.lazy import build_lazy, lazy_integers
 from detexport.config.values import check_values
 from detexport.contract import ResizeRule
 from detexport.errors import ConfigError, OutOfMemoryError, is_allocation_failure, listed
@@ -38,7 +38,8 @@ def build_model(cfg: CfgNode) -> Any:
     except (RuntimeError, MemoryError) as error:
         if not is_allocation_failure(error):
             raise
-        largest = sorted(_sizes(cfg.MODEL, "MODEL"), key=lambda size: size[1], reverse=True)
+        sizes = lazy_integers(cfg) if LAZY in cfg else _sizes(cfg.MODEL, "MODEL")
+        largest = sorted(sizes, key=lambda size: size[1], reverse=True)
         raise OutOfMemoryError(
             "there is not enough memory for the parameters of this model",
             got=listed([f"{key}: {value}" for key, value in largest], SHOWN_SIZES),

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torchvision.ops import generalized_box_iou_loss
 
 from detexport.contract import ResizeRule
-from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec, nms_per_class
 from detexport.layers.conv import OneChannelConv2d, init_normal, shapes_of
 from detexport.modeling.anchor_generator import DefaultAnchorGenerator, tensor_anchors
@@ -26,7 +25,7 @@ from detexport.modeling.graph_segment import DETECTIONS, Kind, Segment, dense_ma
 from detexport.modeling.meta_arch.dense_detector import DenseDetector
 from detexport.modeling.meta_arch.ground_truth import gt_instances_of
 from detexport.modeling.meta_arch.image_model import preprocess_segment
-from detexport.modeling.meta_arch.retinanet import levels_subnet, top_candidates
+from detexport.modeling.meta_arch.retinanet import levels_subnet, shared_channels, top_candidates
 from detexport.modeling.registries import META_ARCH_REGISTRY
 from detexport.structures import Boxes, Instances, pairwise_point_box_distance
 
@@ -55,16 +54,8 @@ class FCOSHead(nn.Module):
         prior_prob: float = 0.01,
     ) -> None:
         super().__init__()
-        channels = {shape.channels for shape in input_shape}
-        if len(channels) != 1:
-            raise ConfigError(
-                "the levels of a shared head have one number of channels",
-                got=sorted(channels),
-                expected="one",
-                remedy="give levels with equal channels, such as those of an FPN",
-            )
         self.num_levels = len(input_shape)
-        width = input_shape[0].channels
+        width = shared_channels(input_shape)
         self.cls_subnet = levels_subnet(width, conv_dims, len(input_shape), norm)
         self.bbox_subnet = levels_subnet(width, conv_dims, len(input_shape), norm)
         width = conv_dims[-1] if conv_dims else width
@@ -96,7 +87,8 @@ class FCOS(DenseDetector):
     Args:
         backbone: image -> feature maps.
         head: logits, distances and centerness of each point.
-        head_in_features: names of the levels, from fine to coarse; by default all of the backbone.
+        head_in_features: names of the levels, from fine to coarse; by default all of the backbone, by their
+            strides.
         box2box_transform: encoding of the distances; by default ``Box2BoxTransformLinear``.
         num_classes: K.
         center_sampling_radius: in training, points up to this many strides from the centre of a box may
@@ -148,7 +140,8 @@ class FCOS(DenseDetector):
             **padding_of(backbone),
         )
         shapes = backbone.output_shape()
-        names = list(shapes) if head_in_features is None else list(head_in_features)
+        by_stride = sorted(shapes, key=lambda name: shapes[name].stride)
+        names = by_stride if head_in_features is None else list(head_in_features)
         strides = [shape.stride for shape in shapes_of(shapes, names, "head_in_features")]
         self.backbone = backbone
         self.head = head
@@ -349,7 +342,7 @@ def match_points(anchors: list[Tensor], gt_boxes: Boxes, radius: float) -> Tenso
     lower[: len(anchors[0])] = 0
     upper[len(cells) - len(anchors[-1]) :] = torch.inf
     farthest = distances.amax(dim=2)
-    fits &= (farthest >= lower[:, None]) & (farthest < upper[:, None])
+    fits &= (farthest > lower[:, None]) & (farthest < upper[:, None])
     areas = torch.where(fits, gt_boxes.area()[None], torch.inf)
     smallest, matches = areas.min(dim=1)
     return torch.where(smallest.isfinite(), matches, -1)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detexport.config import CfgNode, configurable
+from detexport.errors import ConfigError
 from detexport.layers import ShapeSpec, get_norm, nms_per_class
 from detexport.layers.conv import init_normal, shapes_of
 from detexport.layers.levels import LevelsConv2d, LevelsReLU, levels_norm
@@ -44,30 +45,39 @@ from detexport.structures import Boxes, Instances
 class RetinaNetHead(nn.Module):
     """Two convolutional subnets that all levels share: one for classes, one for boxes.
 
+    With batch normalization, whose statistics are separate for each level, it is a ``LevelsRetinaNetHead``.
+
     Args:
-        channels: channels of every level.
-        num_anchors: anchors per cell.
+        input_shape: shapes of the levels, which have the same number of channels.
         num_classes: K.
-        num_convs: convolutions of each subnet.
-        prior_prob: probability of every class at the start of training.
+        num_anchors: anchors per cell.
+        conv_dims: channels of the convolutions of each subnet.
         norm: name of the normalization; all levels share its parameters and statistics.
+        prior_prob: probability of every class at the start of training.
     """
+
+    def __new__(cls, *args: Any, norm: Any = "", **options: Any) -> Any:
+        """Return a head, by its normalization."""
+        by_level = cls is RetinaNetHead and norm in BY_LEVEL
+        return super().__new__(LevelsRetinaNetHead if by_level else cls)
 
     def __init__(
         self,
         *,
-        channels: int,
-        num_anchors: int,
+        input_shape: Sequence[ShapeSpec],
         num_classes: int,
-        num_convs: int,
-        prior_prob: float,
-        norm: str,
+        num_anchors: int,
+        conv_dims: Sequence[int],
+        norm: Any = "",
+        prior_prob: float = 0.01,
     ) -> None:
         super().__init__()
-        self.cls_subnet = _subnet(channels, num_convs, norm)
-        self.bbox_subnet = _subnet(channels, num_convs, norm)
-        self.cls_score = nn.Conv2d(channels, num_anchors * num_classes, 3, padding=1)
-        self.bbox_pred = nn.Conv2d(channels, num_anchors * 4, 3, padding=1)
+        channels = shared_channels(input_shape)
+        self.cls_subnet = _subnet(channels, conv_dims, norm)
+        self.bbox_subnet = _subnet(channels, conv_dims, norm)
+        width = conv_dims[-1] if conv_dims else channels
+        self.cls_score = nn.Conv2d(width, num_anchors * num_classes, 3, padding=1)
+        self.bbox_pred = nn.Conv2d(width, num_anchors * 4, 3, padding=1)
         init_normal(self.cls_score, std=0.01, bias=-math.log((1 - prior_prob) / prior_prob))
         init_normal(self.bbox_pred, std=0.01)
 
@@ -81,21 +91,28 @@ class RetinaNetHead(nn.Module):
         return logits, deltas
 
 
+BY_LEVEL = ("BN", "SyncBN")
+"""Normalizations with statistics of each level."""
+
+
 class LevelsRetinaNetHead(RetinaNetHead):
     """The head with batch normalization, whose statistics are separate for each level.
 
     Args:
-        channels: channels of every level.
-        num_convs: convolutions of each subnet.
-        num_levels: number of levels.
+        input_shape: see ``RetinaNetHead``.
+        conv_dims: see ``RetinaNetHead``.
         norm: ``"BN"`` or ``"SyncBN"``.
         **options: see ``RetinaNetHead``.
     """
 
-    def __init__(self, *, channels: int, num_convs: int, num_levels: int, norm: str, **options: Any) -> None:
-        super().__init__(channels=channels, num_convs=0, norm="", **options)
-        self.cls_subnet = levels_subnet(channels, [channels] * num_convs, num_levels, norm)
-        self.bbox_subnet = levels_subnet(channels, [channels] * num_convs, num_levels, norm)
+    def __init__(
+        self, *, input_shape: Sequence[ShapeSpec], conv_dims: Sequence[int], norm: Any, **options: Any
+    ) -> None:
+        channels = shared_channels(input_shape)
+        width = ShapeSpec(conv_dims[-1] if conv_dims else channels)
+        super().__init__(input_shape=[width], conv_dims=[], norm="", **options)
+        self.cls_subnet = levels_subnet(channels, conv_dims, len(input_shape), norm)
+        self.bbox_subnet = levels_subnet(channels, conv_dims, len(input_shape), norm)
 
     def forward(self, features: List[Tensor]) -> Tuple[List[Tensor], List[Tensor]]:
         """Return logits and box deltas of each level, as ``RetinaNetHead.forward`` does."""
@@ -105,6 +122,23 @@ class LevelsRetinaNetHead(RetinaNetHead):
         for layer in self.bbox_subnet:
             for_boxes = layer(for_boxes)
         return [self.cls_score(x) for x in for_classes], [self.bbox_pred(x) for x in for_boxes]
+
+
+def shared_channels(input_shape: Sequence[ShapeSpec]) -> int:
+    """Return the number of channels of the levels of a shared head.
+
+    Raises:
+        ConfigError: they have different ones.
+    """
+    channels = {shape.channels for shape in input_shape}
+    if len(channels) != 1:
+        raise ConfigError(
+            "the levels of a shared head have one number of channels",
+            got=sorted(channels),
+            expected="one",
+            remedy="give levels with equal channels, such as those of an FPN",
+        )
+    return input_shape[0].channels
 
 
 def levels_subnet(channels: int, conv_dims: Sequence[int], num_levels: int, norm: str) -> nn.Sequential:
@@ -126,30 +160,29 @@ def levels_subnet(channels: int, conv_dims: Sequence[int], num_levels: int, norm
     return nn.Sequential(*layers)
 
 
-def _subnet(channels: int, num_convs: int, norm: str) -> nn.Sequential:
+def _subnet(channels: int, conv_dims: Sequence[int], norm: Any) -> nn.Sequential:
     """Return convolutions, normalizations and ReLUs, numbered as in detectron2's checkpoints."""
     layers: list[nn.Module] = []
-    for _ in range(num_convs):
-        conv = nn.Conv2d(channels, channels, 3, padding=1)
+    for dim in conv_dims:
+        conv = nn.Conv2d(channels, dim, 3, padding=1)
         init_normal(conv, std=0.01)
-        layers += [layer for layer in (conv, get_norm(norm, channels), nn.ReLU()) if layer is not None]
+        layers += [layer for layer in (conv, get_norm(norm, dim), nn.ReLU()) if layer is not None]
+        channels = dim
     return nn.Sequential(*layers)
 
 
 def build_retinanet_head(cfg: CfgNode, input_shape: list[ShapeSpec], num_anchors: int) -> RetinaNetHead:
     """Build the head that ``cfg.MODEL.RETINANET`` configures, for levels of these shapes."""
     node = cfg.MODEL.RETINANET
-    options: dict[str, Any] = {
-        "channels": input_shape[0].channels,
-        "num_anchors": num_anchors,
-        "num_classes": node.NUM_CLASSES,
-        "num_convs": node.NUM_CONVS,
-        "prior_prob": node.PRIOR_PROB,
-        "norm": node.NORM,
-    }
-    if node.NORM in ("BN", "SyncBN"):
-        return LevelsRetinaNetHead(num_levels=len(input_shape), **options)
-    return RetinaNetHead(**options)
+    head: RetinaNetHead = RetinaNetHead(
+        input_shape=input_shape,
+        num_classes=node.NUM_CLASSES,
+        num_anchors=num_anchors,
+        conv_dims=[input_shape[0].channels] * node.NUM_CONVS,
+        norm=node.NORM,
+        prior_prob=node.PRIOR_PROB,
+    )
+    return head
 
 
 @META_ARCH_REGISTRY.register()
@@ -186,14 +219,14 @@ class RetinaNet(DenseDetector):
         box2box_transform: Box2BoxTransform,
         anchor_matcher: Matcher,
         num_classes: int,
-        test_score_thresh: float,
-        test_topk_candidates: int,
-        test_nms_thresh: float,
-        max_detections_per_image: int,
-        focal_loss_alpha: float,
-        focal_loss_gamma: float,
-        box_reg_loss_type: str,
-        smooth_l1_beta: float,
+        test_score_thresh: float = 0.05,
+        test_topk_candidates: int = 1000,
+        test_nms_thresh: float = 0.5,
+        max_detections_per_image: int = 100,
+        focal_loss_alpha: float = 0.25,
+        focal_loss_gamma: float = 2.0,
+        box_reg_loss_type: str = "smooth_l1",
+        smooth_l1_beta: float = 0.0,
         **image_options: Any,
     ) -> None:
         super().__init__(**padding_of(backbone), **image_options)

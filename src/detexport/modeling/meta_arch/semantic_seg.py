@@ -4,7 +4,7 @@ Shapes: N images, K classes.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Dict, List, Tuple
 
 import torch
@@ -118,9 +118,9 @@ class SemSegFPNHead(SemSegHead):
         num_classes: K.
         conv_dims: channels of the convolutions.
         common_stride: stride of the sum, in px.
-        norm: name of the normalization.
-        ignore_value: label of ignored pixels.
         loss_weight: weight of the loss.
+        norm: name of the normalization; None for none.
+        ignore_value: label of ignored pixels.
     """
 
     if TYPE_CHECKING:  # TorchScript would apply an annotation that exists at run time
@@ -137,9 +137,9 @@ class SemSegFPNHead(SemSegHead):
         num_classes: int,
         conv_dims: int,
         common_stride: int,
-        norm: str,
-        ignore_value: int,
-        loss_weight: float,
+        loss_weight: float = 1.0,
+        norm: str | Callable[[int], nn.Module] | None = None,
+        ignore_value: int = -1,
     ) -> None:
         super().__init__(num_classes, common_stride, ignore_value, loss_weight)
         for name in ("p2", "p3", "p4", "p5"):

@@ -54,8 +54,11 @@ class CascadeROIHeads(StandardROIHeads):
         box_pooler: pools the features of the boxes at every stage.
         box_heads: one per stage; pooled features -> vectors.
         box_predictors: one per stage; vectors -> logits and class-agnostic box deltas.
-        stage_matchers: one per stage; labels the boxes in training.
+        proposal_matchers: one per stage; labels the boxes in training, the first those of the proposals.
         **options: see ``StandardROIHeads``.
+
+    Raises:
+        ConfigError: the stages have not as many heads, predictors and matchers.
     """
 
     @configurable
@@ -65,16 +68,25 @@ class CascadeROIHeads(StandardROIHeads):
         box_pooler: ROIPooler,
         box_heads: list[Any],
         box_predictors: list[FastRCNNOutputLayers],
-        stage_matchers: list[Matcher],
+        proposal_matchers: list[Matcher],
         **options: Any,
     ) -> None:
+        counts = (len(box_heads), len(box_predictors), len(proposal_matchers))
+        if len(set(counts)) != 1:
+            raise ConfigError(
+                "each stage of a cascade has a head, a predictor and a matcher",
+                got=f"{counts[0]} box_heads, {counts[1]} box_predictors, {counts[2]} proposal_matchers",
+                expected="as many of each",
+                remedy="give one of each for every stage",
+            )
+        options.setdefault("proposal_matcher", proposal_matchers[0])
         super().__init__(
             box_pooler=box_pooler,
             box_head=nn.ModuleList(box_heads),
             box_predictor=nn.ModuleList(box_predictors),
             **options,
         )
-        self.stage_matchers = stage_matchers
+        self.proposal_matchers = proposal_matchers
 
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -92,7 +104,7 @@ class CascadeROIHeads(StandardROIHeads):
             "box_pooler": build_pooler(box, strides),
             "box_heads": heads,
             "box_predictors": predictors,
-            "stage_matchers": [Matcher([iou], [0, 1]) for iou in cascade.IOUS],
+            "proposal_matchers": [Matcher([iou], [0, 1]) for iou in cascade.IOUS],
         }
 
     @torch.jit.unused
@@ -215,7 +227,7 @@ class CascadeROIHeads(StandardROIHeads):
         """Compute ``loss_cls_stage{k}`` and ``loss_box_reg_stage{k}`` of every stage."""
         losses: dict[str, Tensor] = {}
         boxes: list[Tensor] = []
-        stages = zip(self.box_head, self.box_predictor, self.stage_matchers, strict=True)
+        stages = zip(self.box_head, self.box_predictor, self.proposal_matchers, strict=True)
         for stage, (head, predictor, matcher) in enumerate(stages):
             if stage > 0:
                 proposals = self.label_refined(boxes, targets, matcher)

@@ -117,7 +117,7 @@ class KRCNNConvDeconvUpsampleHead(nn.Sequential):
         num_keypoints: K.
         conv_dims: channels of ``conv_fcn1``, ``conv_fcn2``, ...
         loss_weight: weight of the keypoint loss.
-        loss_normalizer: divisor of the loss per image; 0 for the number of visible keypoints in the batch.
+        loss_normalizer: divisor of the loss per image; ``"visible"`` for the number of visible keypoints.
     """
 
     @configurable
@@ -128,7 +128,7 @@ class KRCNNConvDeconvUpsampleHead(nn.Sequential):
         num_keypoints: int,
         conv_dims: list[int],
         loss_weight: float = 1.0,
-        loss_normalizer: float = 0.0,
+        loss_normalizer: float | str = 1.0,
     ) -> None:
         super().__init__()
         channels = input_shape.channels
@@ -141,7 +141,7 @@ class KRCNNConvDeconvUpsampleHead(nn.Sequential):
         init_conv_msra(self.score_lowres)
         self.num_keypoints = num_keypoints
         self.loss_weight = loss_weight
-        self.loss_normalizer = loss_normalizer
+        self.loss_normalizer = 0.0 if loss_normalizer == "visible" else float(loss_normalizer)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
@@ -153,7 +153,7 @@ class KRCNNConvDeconvUpsampleHead(nn.Sequential):
             "num_keypoints": node.NUM_KEYPOINTS,
             "conv_dims": list(node.CONV_DIMS),
             "loss_weight": node.LOSS_WEIGHT,
-            "loss_normalizer": 0.0 if node.NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS else most,
+            "loss_normalizer": "visible" if node.NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS else most,
         }
 
     def forward(self, x: Tensor) -> Tensor:
@@ -238,9 +238,7 @@ class BaseKeypointRCNNHead(nn.Module):
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         """Return the constructor arguments for a configuration."""
         options = KRCNNConvDeconvUpsampleHead.from_config(cfg, input_shape)
-        return {name: options[name] for name in ("num_keypoints", "loss_weight")} | {
-            "loss_normalizer": options["loss_normalizer"] or "visible"
-        }
+        return {name: options[name] for name in ("num_keypoints", "loss_weight", "loss_normalizer")}
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (R, K, S, S) of pooled features."""

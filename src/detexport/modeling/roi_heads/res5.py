@@ -40,7 +40,7 @@ class Res5ROIHeads(ROIHeads):
 
     Args:
         pooler: pools the features of a box, the input of res5.
-        res5: the last stage of the ResNet.
+        res5: the last stage of the ResNet, a module or a list of blocks.
         box_predictor: predicts logits and box deltas.
         mask_head: predicts masks; None for no masks.
         **options: see ``ROIHeads``.
@@ -58,7 +58,7 @@ class Res5ROIHeads(ROIHeads):
     ) -> None:
         super().__init__(**options)
         self.pooler = pooler
-        self.res5 = res5
+        self.res5 = nn.Sequential(*res5) if isinstance(res5, list | tuple) else res5
         self.box_predictor = box_predictor
         self.mask_head = mask_head
         self.mask_on = mask_head is not None
