@@ -53,8 +53,8 @@ def fields_of_image(outputs: Any, name: str) -> dict[str, Tensor]:
     """Return the tensors of the outputs for one image, by the contract's names.
 
     Args:
-        outputs: a list of ``Instances`` or of a dict with ``instances``, ``proposals`` or ``sem_seg``; or a list
-            of ``Instances`` and one of semantic logits, as ``PanopticFPN.inference`` returns them.
+        outputs: a list of ``Instances`` or of a dict with ``instances``, ``proposals`` or ``sem_seg``; or a
+            list of ``Instances`` and one of semantic logits, as ``PanopticFPN.inference`` returns them.
         name: of the model, for errors.
 
     Returns:

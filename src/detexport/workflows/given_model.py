@@ -49,7 +49,7 @@ def given_model(
         )
     if is_torchvision(model):
         net: Any = wrap_torchvision(model).train(model.training)
-    elif isinstance(model, nn.Module) and not type(model).__module__.startswith("torch."):
+    elif isinstance(model, ImageModel) or _is_own(model):
         net = exportable(model)
     else:
         raise ConfigError(
@@ -70,6 +70,13 @@ def given_model(
         report,
         f"the {type(model).__name__}",
         BUILT,
+    )
+
+
+def _is_own(model: Any) -> bool:
+    """Return whether a model is a module that a user's code defines."""
+    return isinstance(model, nn.Module) and type(model).__module__.partition(".")[0] not in (
+        *("torch", "torchvision", "detexport"),
     )
 
 

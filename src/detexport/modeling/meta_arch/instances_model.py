@@ -154,7 +154,8 @@ def exportable(model: nn.Module, cfg: CfgNode | None = None) -> Any:
         model: a meta architecture.
         cfg: its configuration; None: the model's attributes describe its images.
     """
-    if isinstance(model, ImageModel) and not missing_graph_methods(model.graph_methods()):
+    gaps = isinstance(model, ImageModel) and missing_graph_methods(model.graph_methods())
+    if hasattr(model, "image_graph") and not gaps:
         return model
     options = {"pixel_mean": (0.0,) * 3, "pixel_std": (1.0,) * 3} if cfg is None else image_options(cfg)
     for name in ("pixel_mean", "pixel_std"):
