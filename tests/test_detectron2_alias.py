@@ -218,7 +218,7 @@ def test_the_command_line_exports_a_project(project: str, config: str, tmp_path:
         [*command, "--weights", "model_final.pth", "--target", "onnx", "--output", "out"], **run
     )
     assert done.returncode == 0, done.stderr
-    assert "passed" in done.stdout
+    assert "passed" in done.stderr
 
 
 def test_a_meta_architecture_that_only_defines_forward_is_exported(alias: Any) -> None:
