@@ -15,6 +15,7 @@ from detexport.detectron2_names import own_path, refusal
 from detexport.system.script import run
 
 NAMES = Path(__file__).with_name("detectron2_names.yaml")
+VARIADIC = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ def _accepts(found: Any, arguments: tuple[str, ...]) -> bool:
 def _parameters(found: Any) -> list[inspect.Parameter]:
     """Return the parameters of an object; of a class that passes keywords on, those of its parents, too."""
     own = list(inspect.signature(found).parameters.values())
+    if inspect.isclass(found) and {one.kind for one in own} == VARIADIC:  # of a __new__ that chooses a class
+        own = list(inspect.signature(found.__init__).parameters.values())[1:]
     if not inspect.isclass(found) or own[-1:] == [] or own[-1].kind is not inspect.Parameter.VAR_KEYWORD:
         return own
     inherited = [one for parent in found.__bases__ if parent is not object for one in _parameters(parent)]
@@ -90,7 +93,10 @@ def _parameters(found: Any) -> list[inspect.Parameter]:
 
 
 def main(missing: Annotated[bool, Option(help="List the names that are not here.")] = False) -> None:
-    """Print the counts by page, and why the other names are not here."""
+    """Print the counts by page, and why the other names are not here.
+
+    Counted are names, and the names and order of documented arguments. Default values are not recorded.
+    """
     names = list(documented_names())
     print(f"{'page':<16}{'names':>7}{'here':>7}{'as documented':>15}{'refused':>9}")
     for page in [*dict.fromkeys(one.page for one in names), ""]:
@@ -98,7 +104,10 @@ def main(missing: Annotated[bool, Option(help="List the names that are not here.
         here = sum(one.is_here() for one in chosen)
         same = sum(one.has_arguments() for one in chosen)
         refused = sum(not one.is_here() and refusal(one.path) is not None for one in chosen)
-        print(f"{page or 'all':<16}{len(chosen):>7}{here:>7}{same:>15}{refused:>9}")
+        share = f"  {here / len(chosen):.1%}"
+        print(
+            f"{page or 'all':<16}{len(chosen):>7}{here:>7}{same:>15}{refused:>9}{share if not page else ''}"
+        )
     if missing:
         for one in names:
             if not one.is_here():

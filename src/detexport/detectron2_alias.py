@@ -7,9 +7,8 @@ Importing this module activates the alias for the rest of the process and for th
 
 From the shell, ``detexport --with my_project export ...`` imports a project before a command, and
 ``python -m detexport.detectron2_alias SCRIPT.py ...`` runs a script. A name that is not here raises an
-ImportError that names it, so scripts that use ``DefaultTrainer``, ``hooks`` or ``launch`` fail: see
-docs/training.md. The modules of the alias stand for the modules here: classes, functions and registries are
-the same.
+ImportError that names it. The modules of the alias stand for the modules here: classes, functions and
+registries are the same.
 """
 
 import importlib

@@ -3,7 +3,6 @@
 ROOT = "detectron2"
 """The package whose names exist here under the same paths."""
 
-_TRAINING = "train with the stage `train` or `detexport.engine.training.train` (docs/training.md)"
 _CAFFE2 = "torch no longer contains Caffe2; export to ONNX or TorchScript"
 
 REFUSED: dict[str, str] = {
@@ -13,16 +12,6 @@ REFUSED: dict[str, str] = {
     "detectron2.data.datasets.builtin": "register your data sets yourself",
     "detectron2.data.datasets.builtin_meta": "the categories are read from the annotation file",
     "detectron2.data.datasets.get_lvis_instances_meta": "the categories are read from the annotation file",
-    "detectron2.engine.AMPTrainer": _TRAINING,
-    "detectron2.engine.DefaultTrainer": _TRAINING,
-    "detectron2.engine.HookBase": _TRAINING,
-    "detectron2.engine.SimpleTrainer": _TRAINING,
-    "detectron2.engine.TrainerBase": _TRAINING,
-    "detectron2.engine.create_ddp_model": _TRAINING,
-    "detectron2.engine.default_writers": _TRAINING,
-    "detectron2.engine.hooks": _TRAINING,
-    "detectron2.engine.launch": _TRAINING,
-    "detectron2.engine.train_loop": _TRAINING,
     "detectron2.evaluation.cityscapes_evaluation": "it needs the package cityscapesscripts",
     "detectron2.evaluation.lvis_evaluation": "it needs the package lvis",
     "detectron2.evaluation.pascal_voc_evaluation": "evaluate with COCOEvaluator",

@@ -201,8 +201,8 @@ def test_a_mistake_is_one_line_and_exit_code_2_before_torch_is_imported(
 OPTIONS = {
     "export": "config-file weights target output sample calibration opt class-names data run-eval device "
     "check no-check proof no-proof max-image-pixels allow-new trust-config",
-    "predict": "json draw device target score-threshold max-image-pixels output format engine address workers "
-    "part-images",
+    "predict": "json draw device target score-threshold max-image-pixels output format engine address "
+    "workers part-images",
     "validate": "data against config-file weights target against-target images accuracy-images "
     "quality-images device save-dir json allow-new max-image-pixels params trust-config",
     "diagnose": "config-file weights image max-image-pixels target save-dir json allow-new trust-config",

@@ -1,4 +1,4 @@
-"""The start of a script, and a predictor for single images by a configuration."""
+"""The start of a script, and a predictor and a trainer by a configuration."""
 
 import argparse
 import logging
@@ -13,12 +13,23 @@ from detexport.config import CfgNode
 from detexport.contract import ResizeRule
 from detexport.data import MetadataCatalog
 from detexport.data import transforms as T
+from detexport.engine.default_trainer import DefaultTrainer, default_writers
+from detexport.engine.train_loop import create_ddp_model
 from detexport.errors import InputError
 from detexport.modeling import build_model
 from detexport.system.atomic import atomic_file
 from detexport.utils import comm
 from detexport.utils.env import seed_all_rng
 from detexport.utils.logger import setup_logger
+
+__all__ = [
+    "DefaultPredictor",
+    "DefaultTrainer",
+    "create_ddp_model",
+    "default_argument_parser",
+    "default_setup",
+    "default_writers",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +56,7 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
     """Start a run: create ``OUTPUT_DIR`` with ``config.yaml``, set up the loggers, seed the generators.
 
     Args:
-        cfg: its ``SEED`` is used unless it is negative.
+        cfg: its ``SEED`` is used unless it is negative, its ``CUDNN_BENCHMARK`` in a training.
         args: of ``default_argument_parser``; they are logged.
     """
     folder = Path(cfg.OUTPUT_DIR)
@@ -59,6 +70,8 @@ def default_setup(cfg: CfgNode, args: argparse.Namespace) -> None:
         with atomic_file(folder / "config.yaml") as temporary:
             temporary.write_text(cfg.dump(), encoding="utf-8")
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
+    if not getattr(args, "eval_only", False):
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
 
 
 class DefaultPredictor:

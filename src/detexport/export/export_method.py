@@ -12,6 +12,7 @@ from torch import nn
 from detexport.artifact import Artifact, Format, Provenance
 from detexport.contract import Contract
 from detexport.errors import ExportError
+from detexport.export.project_lines import line_of_error
 from detexport.system.atomic import atomic_dir
 from detexport.system.digests import sha256_file
 from detexport.system.files import output_errors
@@ -143,11 +144,23 @@ def require_exportable(model: ExportableModel) -> None:
             )
 
 
-def untraceable(model: ExportableModel, error: RuntimeError) -> ExportError:
+def name_of(model: ExportableModel) -> str:
+    """Return the name of a model's class; for an adapter, of the class that it adapts."""
+    return getattr(model, "model_name", type(model).__name__)
+
+
+def stopped_by(error: Exception) -> str:
+    """Return what an error says, and the line of a project's code that it came from."""
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    line = line_of_error(error)
+    return f"{line} - {text}" if line else text
+
+
+def untraceable(model: ExportableModel, error: Exception) -> ExportError:
     """Return the error for a model whose forward pass cannot be traced."""
     return ExportError(
-        f"{type(model).__name__} cannot be traced by torch.jit.trace",
-        got=(str(error).strip() or type(error).__name__).splitlines()[0],
+        f"{name_of(model)} cannot be traced by torch.jit.trace",
+        got=stopped_by(error),
         expected="a model that runs on the sample and returns tensors",
         remedy="pass a sample that the model accepts, or write the named code with torch operators only",
     )

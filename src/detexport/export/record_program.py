@@ -10,7 +10,7 @@ from torch.export import Dim, ExportedProgram
 
 from detexport.contract import Contract, TensorSpec
 from detexport.errors import ExportError
-from detexport.export.export_method import ExportableModel, SampleInputs
+from detexport.export.export_method import ExportableModel, SampleInputs, name_of, stopped_by
 from detexport.export.graph_end import example_inputs, image_graph
 from detexport.formats.pt2 import dynamic_nms_count, dynamic_size_one
 
@@ -40,7 +40,7 @@ def record_program(model: ExportableModel, sample: SampleInputs, contract: Contr
         {axis: Dim.DYNAMIC(min=1) for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} or None
         for spec in contract.inputs
     )
-    program = _record(graph, inputs, free, type(model).__name__)
+    program = _record(graph, inputs, free, name_of(model))
     _drop_notes(program)
     if not isinstance(sample, Mapping):
         require_every_size(program, contract)
@@ -72,10 +72,12 @@ def _record(graph: nn.Module, inputs: tuple[Tensor, ...], free: tuple, name: str
     with torch.no_grad(), dynamic_nms_count(), dynamic_size_one():
         try:
             return torch.export.export(graph, inputs, dynamic_shapes=shapes, strict=False)
+        except ExportError:
+            raise
         except Exception as error:  # torch.export's errors have no common base class
             raise ExportError(
                 f"torch.export cannot record {name}",
-                got=str(error).strip().splitlines()[0],
+                got=stopped_by(error),
                 expected="code whose branches and sizes do not depend on values",
                 remedy="export it by tracing, as ONNX with exporter=torchscript, or write the named code "
                 "with torch operators only",

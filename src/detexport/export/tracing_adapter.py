@@ -1,6 +1,5 @@
 """Adapter of models with rich inputs and outputs to ``torch.jit.trace``, which supports tuples of tensors."""
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 
 from detexport.errors import ExportError
 from detexport.schema import Schema, flatten
+from detexport.structures.model_output import raw_outputs
 
 
 class TracingAdapter(nn.Module):
@@ -25,7 +25,7 @@ class TracingAdapter(nn.Module):
         inputs: one argument of the model, or a tuple of its arguments.
         inference_func: called with the model and the arguments; by default the model's ``inference`` without
             post-processing, if it has that option (a trace would record the pixels of a mask as constants),
-            else the model itself.
+            else the model itself: see ``raw_outputs``.
         allow_non_tensor: leave values that are not tensors out of the inputs and outputs. There are then no
             schemas: for a single analysis, such as a count of operations.
 
@@ -48,7 +48,7 @@ class TracingAdapter(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
-        self.inference_func = inference_func or default_inference
+        self.inference_func = inference_func or raw_outputs
         self.allow_non_tensor = allow_non_tensor
         self.inputs = inputs if isinstance(inputs, tuple) else (inputs,)
         self.flattened_inputs, schema = flatten(self.inputs, allow_non_tensor=allow_non_tensor)
@@ -91,11 +91,3 @@ class TracingAdapter(nn.Module):
                 expected="flattened_inputs, since values that are not tensors were filtered out",
                 remedy="build the adapter without allow_non_tensor",
             )
-
-
-def default_inference(model: Any, *inputs: Any) -> Any:
-    """Call the model, without post-processing if it has that option."""
-    inference = getattr(model, "inference", None)
-    if inference is not None and "do_postprocess" in inspect.signature(inference).parameters:
-        return inference(*inputs, do_postprocess=False)
-    return model(*inputs)

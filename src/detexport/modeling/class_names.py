@@ -8,8 +8,10 @@ from detexport.contract import Contract, checked_names
 from detexport.errors import ConfigError, listed
 
 
-def count_classes(net: Any) -> dict[str, int]:
+def count_classes(net: Any) -> dict[str, int | None]:
     """Count the ``things``, ``stuff`` and ``keypoints`` of a model, without kinds that it does not output.
+
+    The number is None if the model does not declare it.
 
     ``things`` are the classes of instances. ``stuff`` are the classes of pixels; the first stands for all
     things.
@@ -50,7 +52,7 @@ def named_contract(
     names = {kind: checked_names(found, f"the names of {what}'s {kind}") for kind, found in names.items()}
     for kind, found in names.items():
         count = counts.get(kind, 0)
-        if len(found) != count and (found or kind != "keypoints"):
+        if count is not None and len(found) != count and (found or kind != "keypoints"):
             raise ConfigError(
                 f"{what} and the class names do not fit",
                 got=f"{len(found)} names: {listed(found)}",

@@ -6,6 +6,7 @@ from typing import Any, Dict, List, Tuple
 from torch import Tensor, nn
 
 from detexport.errors import ExportError
+from detexport.structures.model_output import depth_of
 
 GraphMethods = List[Tuple[nn.Module, str, str]]
 """Modules, each with a method that detectron2 documents and the one on tensors that a graph calls instead."""
@@ -13,12 +14,12 @@ GraphMethods = List[Tuple[nn.Module, str, str]]
 
 def replaced_methods(methods: GraphMethods) -> GraphMethods:
     """Return those of the methods that a class overrides without the one that a graph calls instead."""
-    return [one for one in methods if _depth(one[0], one[1]) < _depth(one[0], one[2])]
+    return [one for one in methods if depth_of(one[0], one[1]) < depth_of(one[0], one[2])]
 
 
-def _depth(module: nn.Module, name: str) -> float:
-    owners = (depth for depth, cls in enumerate(type(module).__mro__) if name in vars(cls))
-    return next(owners, math.inf)
+def missing_graph_methods(methods: GraphMethods) -> GraphMethods:
+    """Return those of the methods whose module has no method on tensors, or not one of its own."""
+    return [one for one in methods if math.isinf(depth_of(one[0], one[2])) or replaced_methods([one])]
 
 
 def require_graph_methods(methods: GraphMethods) -> None:
@@ -27,16 +28,15 @@ def require_graph_methods(methods: GraphMethods) -> None:
     Raises:
         ExportError: a class overrides one, but not the method that the graph calls instead.
     """
-    for module, documented, method in methods:
-        if math.isinf(_depth(module, method)) or replaced_methods([(module, documented, method)]):
-            name = type(module).__name__
-            raise ExportError(
-                f"a graph would leave out what {name}.{documented} does",
-                got=f"no {method} of its own",
-                expected=f"an override of {method}, which works on tensors alone",
-                remedy=f"write {name}.{method}, override the methods that it calls, or trace the model with "
-                "TracingAdapter",
-            )
+    for module, documented, method in missing_graph_methods(methods):
+        name = type(module).__name__
+        raise ExportError(
+            f"a graph would leave out what {name}.{documented} does",
+            got=f"no {method} of its own",
+            expected=f"an override of {method}, which works on tensors alone",
+            remedy=f"write {name}.{method}, override the methods that it calls, or trace the model with "
+            "TracingAdapter",
+        )
 
 
 class ImageGraph(nn.Module):

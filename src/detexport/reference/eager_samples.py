@@ -44,8 +44,8 @@ def _running(net: nn.Module, contract: Contract) -> Run:
 
 
 def _probing(net: nn.Module, contract: Contract) -> Probe | None:
-    """Return a probe: scores of a copy of the model with a lower threshold; None without scores."""
-    if "scores" not in contract.row_names:
+    """Return a probe: scores of a copy of the model with a lower threshold; None without a threshold."""
+    if "scores" not in contract.row_names or contract.score_threshold <= 0:
         return None
     lowered = with_score_threshold(net, probed_threshold(contract))
 

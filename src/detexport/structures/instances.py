@@ -35,7 +35,9 @@ class Instances:
     def set(self, name: str, value: Any) -> None:
         """Set a field; its length must equal that of the others."""
         fields = self.get_fields()
-        if fields and len(value) != len(self):
+        # A graph that is being recorded has no lengths: it would keep those of its sample.
+        recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()
+        if fields and not recorded and len(value) != len(self):
             raise ValueError(f"field {name!r} has {len(value)} entries, the others have {len(self)}")
         fields[name] = value
 

@@ -10,6 +10,7 @@ from detexport.config.values import check_exportable
 from detexport.contract import Contract
 from detexport.modeling import build_model
 from detexport.modeling.class_names import count_classes, named_contract
+from detexport.modeling.meta_arch.instances_model import exportable
 from detexport.system.atomic import atomic_dir
 from detexport.system.files import write_json
 from detexport.workflows.fine_tuning import fit_classes
@@ -61,9 +62,10 @@ def build(
         "stuff": ["things", *dataset.get("stuff", ())],
         "keypoints": dataset.get("keypoints", ()),
     }
-    kinds = list(count_classes(net))
+    exported = exportable(net, cfg)
+    kinds = list(count_classes(exported))
     contract = named_contract(
-        net,
+        exported,
         {kind: known[kind] for kind in kinds} | _by_kind(class_names, kinds),
         keypoint_sigmas=tuple(cfg.TEST.KEYPOINT_OKS_SIGMAS),
         what=f"the model {name}",

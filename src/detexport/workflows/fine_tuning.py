@@ -11,6 +11,7 @@ from detexport.config.meta_architectures import TORCHVISION
 from detexport.errors import listed
 from detexport.modeling import build_model
 from detexport.modeling.class_names import count_classes
+from detexport.modeling.meta_arch.instances_model import exportable
 from detexport.system.files import is_url
 from detexport.system.redaction import public_uri
 
@@ -58,11 +59,9 @@ def predictor_parameters(cfg: CfgNode, net: Any) -> list[str]:
         cfg: the configuration.
         net: its model.
     """
-    more, counts = cfg.clone(), count_classes(net)
+    more, counts = cfg.clone(), count_classes(exportable(net, cfg))
     # A number that the model does not have may be anything.
-    _set_numbers(
-        more, counts.get("things", 0) + 1, counts.get("stuff", 0) + 1, counts.get("keypoints", 0) + 1
-    )
+    _set_numbers(more, *((counts.get(kind) or 0) + 1 for kind in ("things", "stuff", "keypoints")))
     shapes, others = model_shapes(net), model_shapes(build_model(more))
     return sorted(name for name in shapes if shapes[name] != others[name])
 

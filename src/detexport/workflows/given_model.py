@@ -11,6 +11,7 @@ from detexport.checkpoint import digest_state_dict, match_weights
 from detexport.checkpoint.load import describe_parameters
 from detexport.errors import ConfigError, ExportError
 from detexport.modeling.meta_arch.image_model import ImageModel
+from detexport.modeling.meta_arch.instances_model import exportable
 from detexport.modeling.torchvision import is_torchvision, wrap_torchvision
 from detexport.workflows.load_model import load_model
 from detexport.workflows.loaded_model import LoadedModel, name_contract, number_classes
@@ -46,13 +47,17 @@ def given_model(
             expected="the model alone",
             remedy="load the weights into the model, or give its configuration by path or name",
         )
-    net = wrap_torchvision(model).train(model.training) if is_torchvision(model) else model
-    if not isinstance(net, ImageModel):
+    if is_torchvision(model):
+        net: Any = wrap_torchvision(model).train(model.training)
+    elif isinstance(model, ImageModel) or _is_own(model):
+        net = exportable(model)
+    else:
         raise ConfigError(
             "this is not a model that can be exported",
             got=type(model).__name__,
-            expected="a model of detexport.modeling, a FasterRCNN, MaskRCNN, KeypointRCNN, RetinaNet, FCOS "
-            "or SSD of torchvision, or a configuration by its path or its name in the model zoo",
+            expected="a model of detexport.modeling or of a project for detectron2, a FasterRCNN, MaskRCNN, "
+            "KeypointRCNN, RetinaNet, FCOS or SSD of torchvision, or a configuration by its path or its name "
+            "in the model zoo",
             remedy="extend ImageModel: docs/custom_models.md describes it",
         )
     _check_state(model, net)
@@ -65,6 +70,13 @@ def given_model(
         report,
         f"the {type(model).__name__}",
         BUILT,
+    )
+
+
+def _is_own(model: Any) -> bool:
+    """Return whether a model is a module that a user's code defines."""
+    return isinstance(model, nn.Module) and type(model).__module__.partition(".")[0] not in (
+        *("torch", "torchvision", "detexport"),
     )
 
 

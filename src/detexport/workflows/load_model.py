@@ -14,6 +14,8 @@ from detexport.checkpoint.load import describe_parameters
 from detexport.config.cfg import CfgNode
 from detexport.data import MetadataCatalog
 from detexport.modeling import build_model
+from detexport.modeling.class_names import count_classes
+from detexport.modeling.meta_arch.instances_model import exportable
 from detexport.system.files import is_url
 from detexport.system.redaction import public_uri
 from detexport.workflows.loaded_model import SEED, LoadedModel, name_contract, number_classes
@@ -47,6 +49,7 @@ def load_model(source: ModelSource) -> LoadedModel:
     provenance = Provenance(
         weights_sha256=digest_state_dict(fitting), config_sha256=sha256(cfg.dump().encode()).hexdigest()
     )
+    net = exportable(net, cfg)
     names = _default_names(net, cfg)
     contract = name_contract(net, names, tuple(cfg.TEST.KEYPOINT_OKS_SIGMAS), source.config_file)
     return LoadedModel(net, contract, provenance, report, source.config_file, shown)
@@ -54,10 +57,11 @@ def load_model(source: ModelSource) -> LoadedModel:
 
 def _default_names(net: Any, cfg: CfgNode) -> dict[str, Sequence[str]]:
     """Return the names of the data set that the model is tested on, or numbers, by kind."""
-    names = number_classes(net)
-    known = _names_of_dataset(cfg)
+    names, counts, known = number_classes(net), count_classes(net), _names_of_dataset(cfg)
     # If the number of classes differs, the configuration still names the data set of the base model.
-    return names | {kind: known[kind] for kind in names if len(known.get(kind, ())) == len(names[kind])}
+    return names | {
+        kind: known[kind] for kind in names if kind in known and counts[kind] in (None, len(known[kind]))
+    }
 
 
 def _names_of_dataset(cfg: CfgNode) -> dict[str, Sequence[str]]:

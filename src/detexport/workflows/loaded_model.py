@@ -13,6 +13,7 @@ from detexport.config.cfg import load_cfg
 from detexport.contract import Contract
 from detexport.modeling import build_model
 from detexport.modeling.class_names import count_classes, named_contract
+from detexport.modeling.meta_arch.instances_model import exportable
 from detexport.system.digests import sha256_file
 from detexport.system.files import read_json
 from detexport.workflows.model_folder import CONFIG, CONTRACT, WEIGHTS
@@ -83,7 +84,7 @@ def load_built_model(build: Path, weights: Path, device: str = "cpu") -> LoadedM
     file = weights / WEIGHTS
     report = load_weights(net, read_state_dict(file), str(file))
     return LoadedModel(
-        net,
+        exportable(net, cfg),
         Contract.from_json(read_json(build / CONTRACT)),
         Provenance(weights_sha256=sha256_file(file), config_sha256=sha256_file(build / CONFIG)),
         report,
@@ -93,9 +94,9 @@ def load_built_model(build: Path, weights: Path, device: str = "cpu") -> LoadedM
 
 
 def number_classes(net: Any) -> dict[str, Sequence[str]]:
-    """Return the index of each class as its name, by kind; keypoints have none."""
+    """Return the index of each class as its name, by kind; keypoints and an unknown number have none."""
     return {
-        kind: [str(index) for index in range(count)]
+        kind: [str(index) for index in range(count or 0)]
         for kind, count in count_classes(net).items()
         if kind != "keypoints"
     }

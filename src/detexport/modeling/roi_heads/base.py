@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from detexport.config import CfgNode, configurable
 from detexport.layers import ShapeSpec
 from detexport.layers.conv import shapes_of
-from detexport.modeling.graph import GraphMethods
+from detexport.modeling.graph import GraphMethods, replaced_methods
 from detexport.modeling.graph_segment import (
     IMAGE_PORT,
     PROPOSAL_BOXES,
@@ -28,6 +28,7 @@ from detexport.modeling.graph_segment import (
 from detexport.modeling.matcher import Matcher, matched_classes, overlaps
 from detexport.modeling.poolers import ROIPooler
 from detexport.modeling.proposal_generator.proposal_utils import add_ground_truth_to_proposals
+from detexport.modeling.roi_heads.mask_head import BaseMaskRCNNHead
 from detexport.modeling.sampling import subsample_labels
 from detexport.structures import Boxes, ImageList, Instances, RotatedBoxes
 from detexport.utils.events import record
@@ -138,7 +139,14 @@ class ROIHeads(nn.Module):
             (self, "forward", "detect"),
             (self, "forward_with_given_boxes", "detect"),
             (self, "_forward_mask", "add_masks"),
+            *self.mask_head_methods(),
         ]
+
+    @torch.jit.unused
+    def mask_head_methods(self) -> GraphMethods:
+        """Return the documented method of a mask head that a graph replaces."""
+        head = getattr(self, "mask_head", None)
+        return [(head, "forward", "masks")] if isinstance(head, BaseMaskRCNNHead) else []
 
     @torch.jit.unused
     def detect_instances(self, features: dict[str, Tensor], proposals: list[Instances]) -> list[Instances]:
@@ -169,14 +177,19 @@ class ROIHeads(nn.Module):
     @torch.jit.unused
     def _forward_mask(self, features: dict[str, Tensor], instances: list[Instances]) -> Any:
         """Return the detections with masks, or in training the mask loss of the foreground."""
-        levels = self.levels_of(features)
+        levels, documented = self.levels_of(features), replaced_methods(self.mask_head_methods())
         if not self.training:
-            return completed(instances, lambda given, _: self.add_masks(levels, given))
+            if not documented:
+                return completed(instances, lambda given, _: self.add_masks(levels, given))
+            inside = self.mask_features(levels, [one.pred_boxes.tensor for one in instances])
+            return self.mask_head(inside[0], instances)
         if self.mask_head is None:
             return {}
         foreground = self.foreground(instances)
         inside = self.mask_features(levels, [one.proposal_boxes.tensor for one in foreground])
-        return self.mask_head.losses(inside, foreground)
+        return (
+            self.mask_head(inside[0], foreground) if documented else self.mask_head.losses(inside, foreground)
+        )
 
     @torch.jit.unused
     def levels_of(self, features: dict[str, Tensor]) -> list[Tensor]:

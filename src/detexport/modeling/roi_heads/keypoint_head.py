@@ -3,7 +3,7 @@
 Shapes: R detections, K keypoints, S x S cells of a heatmap.
 """
 
-from typing import Any, List, Tuple
+from typing import Any, List, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -108,72 +108,6 @@ def heatmaps_to_keypoints(maps: Tensor, boxes: Tensor, image_size: Tuple[int, in
     return torch.stack(keypoints, dim=1)
 
 
-@ROI_KEYPOINT_HEAD_REGISTRY.register()
-class KRCNNConvDeconvUpsampleHead(nn.Sequential):
-    """3x3 convolutions, a 2x deconvolution to one map per keypoint, 2x bilinear upsampling.
-
-    Args:
-        input_shape: shape of the pooled features.
-        num_keypoints: K.
-        conv_dims: channels of ``conv_fcn1``, ``conv_fcn2``, ...
-        loss_weight: weight of the keypoint loss.
-        loss_normalizer: divisor of the loss per image; ``"visible"`` for the number of visible keypoints.
-    """
-
-    @configurable
-    def __init__(
-        self,
-        input_shape: ShapeSpec,
-        *,
-        num_keypoints: int,
-        conv_dims: list[int],
-        loss_weight: float = 1.0,
-        loss_normalizer: float | str = 1.0,
-    ) -> None:
-        super().__init__()
-        channels = input_shape.channels
-        for index, dim in enumerate(conv_dims, start=1):
-            conv = Conv2d(channels, dim, 3, padding=1, relu=True)
-            init_conv_msra(conv)
-            self.add_module(f"conv_fcn{index}", conv)
-            channels = dim
-        self.score_lowres = nn.ConvTranspose2d(channels, num_keypoints, kernel_size=4, stride=2, padding=1)
-        init_conv_msra(self.score_lowres)
-        self.num_keypoints = num_keypoints
-        self.loss_weight = loss_weight
-        self.loss_normalizer = 0.0 if loss_normalizer == "visible" else float(loss_normalizer)
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
-        """Return the constructor arguments for a configuration."""
-        node, heads = cfg.MODEL.ROI_KEYPOINT_HEAD, cfg.MODEL.ROI_HEADS
-        most = node.NUM_KEYPOINTS * heads.BATCH_SIZE_PER_IMAGE * heads.POSITIVE_FRACTION
-        return {
-            "input_shape": input_shape,
-            "num_keypoints": node.NUM_KEYPOINTS,
-            "conv_dims": list(node.CONV_DIMS),
-            "loss_weight": node.LOSS_WEIGHT,
-            "loss_normalizer": "visible" if node.NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS else most,
-        }
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the logits (R, K, S, S) for pooled features (R, C, S / 4, S / 4)."""
-        for layer in self:
-            x = layer(x)
-        return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
-
-    @torch.jit.unused
-    def losses(self, logits: Tensor, instances: list[Instances]) -> dict[str, Tensor]:
-        """Compute ``loss_keypoint`` over the visible keypoints inside the foreground proposals.
-
-        Args:
-            logits: (R, K, S, S) of all foreground proposals.
-            instances: ``proposal_boxes`` and, if any, ``gt_keypoints`` of each image.
-        """
-        normalizer = self.loss_normalizer * len(instances) or None
-        return {"loss_keypoint": keypoint_rcnn_loss(logits, instances, normalizer) * self.loss_weight}
-
-
 def keypoint_rcnn_loss(
     pred_keypoint_logits: Tensor, instances: list[Instances], normalizer: float | None
 ) -> Tensor:
@@ -237,18 +171,88 @@ class BaseKeypointRCNNHead(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         """Return the constructor arguments for a configuration."""
-        options = KRCNNConvDeconvUpsampleHead.from_config(cfg, input_shape)
-        return {name: options[name] for name in ("num_keypoints", "loss_weight", "loss_normalizer")}
+        node, heads = cfg.MODEL.ROI_KEYPOINT_HEAD, cfg.MODEL.ROI_HEADS
+        most = node.NUM_KEYPOINTS * heads.BATCH_SIZE_PER_IMAGE * heads.POSITIVE_FRACTION
+        return {
+            "num_keypoints": node.NUM_KEYPOINTS,
+            "loss_weight": node.LOSS_WEIGHT,
+            "loss_normalizer": "visible" if node.NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS else most,
+        }
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the logits (R, K, S, S) of pooled features."""
+    def forward(self, x: Tensor, instances: Optional[List[Tensor]] = None) -> Tensor:
+        """Return the loss by name in training, else the ``Instances`` with ``pred_keypoints``.
+
+        Args:
+            x: pooled features of all proposals or detections.
+            instances: the ``Instances`` of each image; None: return the logits (R, K, S, S).
+        """
+        if not torch.jit.is_scripting() and instances is not None:
+            return self._with_instances(x, instances)
         return self.layers(x)
 
     @torch.jit.unused
+    def _with_instances(self, x: Tensor, instances: Any) -> Any:
+        logits = self.layers(x)
+        if self.training:
+            return self.losses(logits, instances)
+        keypoint_rcnn_inference(logits, instances)
+        return instances
+
+    @torch.jit.unused
     def losses(self, logits: Tensor, instances: list[Instances]) -> dict[str, Tensor]:
-        """Compute ``loss_keypoint``: see ``keypoint_rcnn_loss``."""
+        """Compute ``loss_keypoint`` over the visible keypoints inside the foreground proposals.
+
+        Args:
+            logits: (R, K, S, S) of all foreground proposals.
+            instances: ``proposal_boxes`` and, if any, ``gt_keypoints`` of each image.
+        """
         normalizer = self.loss_normalizer * len(instances) or None
         return {"loss_keypoint": keypoint_rcnn_loss(logits, instances, normalizer) * self.loss_weight}
+
+
+@ROI_KEYPOINT_HEAD_REGISTRY.register()
+class KRCNNConvDeconvUpsampleHead(BaseKeypointRCNNHead, nn.Sequential):
+    """3x3 convolutions, a 2x deconvolution to one map per keypoint, 2x bilinear upsampling.
+
+    Args:
+        input_shape: shape of the pooled features.
+        num_keypoints: K.
+        conv_dims: channels of ``conv_fcn1``, ``conv_fcn2``, ...
+        **options: see ``BaseKeypointRCNNHead``.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        input_shape: ShapeSpec,
+        *,
+        num_keypoints: int,
+        conv_dims: list[int],
+        **options: Any,
+    ) -> None:
+        super().__init__(num_keypoints=num_keypoints, **options)
+        channels = input_shape.channels
+        for index, dim in enumerate(conv_dims, start=1):
+            conv = Conv2d(channels, dim, 3, padding=1, relu=True)
+            init_conv_msra(conv)
+            self.add_module(f"conv_fcn{index}", conv)
+            channels = dim
+        self.score_lowres = nn.ConvTranspose2d(channels, num_keypoints, kernel_size=4, stride=2, padding=1)
+        init_conv_msra(self.score_lowres)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        """Return the constructor arguments for a configuration."""
+        return super().from_config(cfg, input_shape) | {
+            "input_shape": input_shape,
+            "conv_dims": list(cfg.MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS),
+        }
+
+    def layers(self, x: Tensor) -> Tensor:
+        """Return the logits (R, K, S, S) for pooled features (R, C, S / 4, S / 4)."""
+        for layer in self:
+            x = layer(x)
+        return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
 class _KeypointDecoding(nn.Module):

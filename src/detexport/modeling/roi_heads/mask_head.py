@@ -1,6 +1,6 @@
 """Mask head (He et al. 2017): pooled features of a detection -> one mask per class."""
 
-from typing import Any, List
+from typing import Any, List, Optional
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +30,8 @@ def build_mask_head(cfg: CfgNode, input_shape: ShapeSpec | dict[str, ShapeSpec])
         pooled features, or one feature map per level.
     """
     head = ROI_MASK_HEAD_REGISTRY.build(cfg, input_shape)
-    if isinstance(head, BaseMaskRCNNHead) and isinstance(input_shape, ShapeSpec):
+    own = isinstance(head, BaseMaskRCNNHead) and type(head).layers is not MaskRCNNConvUpsampleHead.layers
+    if own and isinstance(input_shape, ShapeSpec):
         head.measure_resolution(input_shape)
     return head
 
@@ -94,89 +95,6 @@ def record_mask_accuracy(logits: Tensor, target: Tensor) -> None:
     record("mask_rcnn/false_negative", lambda: (wrong & target).sum() / target.sum().clamp(min=1))
 
 
-@ROI_MASK_HEAD_REGISTRY.register()
-class MaskRCNNConvUpsampleHead(nn.Sequential):
-    """3x3 convolutions, a 2x deconvolution and a 1x1 predictor.
-
-    Args:
-        input_shape: shape of the pooled features.
-        num_classes: masks per detection; 1 if class-agnostic.
-        conv_dims: channels of ``mask_fcn1``, ``mask_fcn2``, ...; the last also of the deconvolution.
-        conv_norm: name of the convolutions' normalization.
-        loss_weight: weight of the mask loss.
-    """
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Let a subclass replace the network by a method ``layers``, as extensions of detectron2 do."""
-        super().__init_subclass__(**kwargs)
-        if "layers" in vars(cls) and "forward" not in vars(cls):
-            setattr(cls, "forward", vars(cls)["layers"])  # noqa: B010 - mypy refuses a new method
-
-    @configurable
-    def __init__(
-        self,
-        input_shape: ShapeSpec,
-        *,
-        num_classes: int,
-        conv_dims: list[int],
-        conv_norm: Any = "",
-        loss_weight: float = 1.0,
-    ) -> None:
-        super().__init__()
-        channels = input_shape.channels
-        for index, dim in enumerate(conv_dims[:-1], start=1):
-            conv = Conv2d(channels, dim, 3, padding=1, norm=get_norm(conv_norm, dim), relu=True)
-            init_conv_msra(conv)
-            self.add_module(f"mask_fcn{index}", conv)
-            channels = dim
-        self.deconv = nn.ConvTranspose2d(channels, conv_dims[-1], kernel_size=2, stride=2)
-        init_conv_msra(self.deconv)
-        self.add_module("deconv_relu", nn.ReLU(inplace=True))
-        self.predictor = nn.Conv2d(conv_dims[-1], num_classes, 1)
-        init_normal(self.predictor, std=0.001)
-        self.loss_weight = loss_weight
-        self.resolution = 2 * (input_shape.height or 1)
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
-        """Return the constructor arguments for a configuration."""
-        node = cfg.MODEL.ROI_MASK_HEAD
-        if not isinstance(input_shape, ShapeSpec):
-            raise ConfigError(
-                f"{node.NAME} needs pooled features",
-                got=f"MODEL.ROI_MASK_HEAD.POOLER_TYPE: {node.POOLER_TYPE!r}",
-                expected="ROIAlignV2, ROIAlign or ROIPool",
-                remedy="correct MODEL.ROI_MASK_HEAD.POOLER_TYPE",
-            )
-        return {
-            "input_shape": input_shape,
-            "num_classes": 1 if node.CLS_AGNOSTIC_MASK else cfg.MODEL.ROI_HEADS.NUM_CLASSES,
-            "conv_dims": [node.CONV_DIM] * (node.NUM_CONV + 1),
-            "conv_norm": node.NORM,
-        }
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the logits (R, K, 2S, 2S) for pooled features (R, C, S, S)."""
-        for layer in self:
-            x = layer(x)
-        return x
-
-    def masks(self, features: List[Tensor], boxes: List[Tensor], classes: Tensor) -> Tensor:
-        """Return the masks described in ``build_mask_head``; ``boxes`` is not used."""
-        return class_masks(self(features[0]), classes)
-
-    @torch.jit.unused
-    def losses(self, features: list[Tensor], instances: list[Instances]) -> dict[str, Tensor]:
-        """Compute ``loss_mask`` over the foreground proposals: see ``mask_loss``."""
-        return {"loss_mask": mask_loss(self(features[0]), instances) * self.loss_weight}
-
-    @torch.jit.unused
-    def segments(self, features: tuple[Port, ...]) -> list[Segment]:
-        """Return one segment for the head; the classes are an input unless the masks are class-agnostic."""
-        classes = rows("pred_classes") if self.predictor.out_channels > 1 else ()
-        return [Segment("mask_head", _ConvMaskHead(self), (*features, *classes), rows("pred_masks"))]
-
-
 def mask_rcnn_loss(pred_mask_logits: Tensor, instances: list[Instances], vis_period: int = 0) -> Tensor:
     """Compute the mask loss: see ``mask_loss``.
 
@@ -236,17 +154,23 @@ class BaseMaskRCNNHead(nn.Module):
         """Return the constructor arguments for a configuration."""
         return {"vis_period": cfg.VIS_PERIOD}
 
-    @torch.jit.unused
-    def forward(self, x: Tensor, instances: list[Instances]) -> Any:
-        """Return the loss by name in training, else the instances with ``pred_masks``.
+    def forward(self, x: Tensor, instances: Optional[List[Tensor]] = None) -> Tensor:
+        """Return the loss by name in training, else the ``Instances`` with ``pred_masks``.
 
         Args:
             x: pooled features (R, C, S, S) of all proposals or detections.
-            instances: these, of each image.
+            instances: the ``Instances`` of each image; None: return the logits.
         """
+        if not torch.jit.is_scripting() and instances is not None:
+            return self._with_instances(x, instances)
+        return self.layers(x)
+
+    @torch.jit.unused
+    def _with_instances(self, x: Tensor, instances: Any) -> Any:
+        logits = self.layers(x)
         if self.training:
-            return self.losses([x], instances)
-        mask_rcnn_inference(self.layers(x), instances)
+            return {"loss_mask": mask_loss(logits, instances) * self.loss_weight}
+        mask_rcnn_inference(logits, instances)
         return instances
 
     def masks(self, features: List[Tensor], boxes: List[Tensor], classes: Tensor) -> Tensor:
@@ -269,6 +193,77 @@ class BaseMaskRCNNHead(nn.Module):
         )
         self.resolution = int(self.eval().layers(features).shape[-1])
         self.train(was_training)
+
+
+@ROI_MASK_HEAD_REGISTRY.register()
+class MaskRCNNConvUpsampleHead(BaseMaskRCNNHead, nn.Sequential):
+    """3x3 convolutions, a 2x deconvolution and a 1x1 predictor.
+
+    Args:
+        input_shape: shape of the pooled features.
+        num_classes: masks per detection; 1 if class-agnostic.
+        conv_dims: channels of ``mask_fcn1``, ``mask_fcn2``, ...; the last also of the deconvolution.
+        conv_norm: name of the convolutions' normalization.
+        **options: see ``BaseMaskRCNNHead``.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        input_shape: ShapeSpec,
+        *,
+        num_classes: int,
+        conv_dims: list[int],
+        conv_norm: Any = "",
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        channels = input_shape.channels
+        for index, dim in enumerate(conv_dims[:-1], start=1):
+            conv = Conv2d(channels, dim, 3, padding=1, norm=get_norm(conv_norm, dim), relu=True)
+            init_conv_msra(conv)
+            self.add_module(f"mask_fcn{index}", conv)
+            channels = dim
+        self.deconv = nn.ConvTranspose2d(channels, conv_dims[-1], kernel_size=2, stride=2)
+        init_conv_msra(self.deconv)
+        self.add_module("deconv_relu", nn.ReLU(inplace=True))
+        self.predictor = nn.Conv2d(conv_dims[-1], num_classes, 1)
+        init_normal(self.predictor, std=0.001)
+        self.resolution = 2 * (input_shape.height or 1)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        """Return the constructor arguments for a configuration."""
+        node = cfg.MODEL.ROI_MASK_HEAD
+        if not isinstance(input_shape, ShapeSpec):
+            raise ConfigError(
+                f"{node.NAME} needs pooled features",
+                got=f"MODEL.ROI_MASK_HEAD.POOLER_TYPE: {node.POOLER_TYPE!r}",
+                expected="ROIAlignV2, ROIAlign or ROIPool",
+                remedy="correct MODEL.ROI_MASK_HEAD.POOLER_TYPE",
+            )
+        return super().from_config(cfg, input_shape) | {
+            "input_shape": input_shape,
+            "num_classes": 1 if node.CLS_AGNOSTIC_MASK else cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+            "conv_dims": [node.CONV_DIM] * (node.NUM_CONV + 1),
+            "conv_norm": node.NORM,
+        }
+
+    def layers(self, x: Tensor) -> Tensor:
+        """Return the logits (R, K, 2S, 2S) for pooled features (R, C, S, S)."""
+        for layer in self:
+            x = layer(x)
+        return x
+
+    def masks(self, features: List[Tensor], boxes: List[Tensor], classes: Tensor) -> Tensor:
+        """Return the masks described in ``build_mask_head``; ``boxes`` is not used."""
+        return class_masks(self(features[0]), classes)  # called, so that a trace keeps it as a module
+
+    @torch.jit.unused
+    def segments(self, features: tuple[Port, ...]) -> list[Segment]:
+        """Return one segment for the head; the classes are an input unless the masks are class-agnostic."""
+        classes = rows("pred_classes") if self.predictor.out_channels > 1 else ()
+        return [Segment("mask_head", _ConvMaskHead(self), (*features, *classes), rows("pred_masks"))]
 
 
 class _ConvMaskHead(nn.Module):

@@ -34,6 +34,7 @@ from detexport.modeling.roi_heads.fast_rcnn import (
     predictor_methods,
 )
 from detexport.modeling.roi_heads.keypoint_head import (
+    BaseKeypointRCNNHead,
     build_keypoint_head,
     heatmaps_to_keypoints,
     keypoint_segments,
@@ -212,8 +213,15 @@ class StandardROIHeads(ROIHeads):
             *super().graph_methods(),
             (self, "_forward_box", "detect_boxes"),
             (self, "_forward_keypoint", "add_keypoints"),
+            *self.keypoint_head_methods(),
             *self.predictor_methods(),
         ]
+
+    @torch.jit.unused
+    def keypoint_head_methods(self) -> GraphMethods:
+        """Return the documented method of a keypoint head that a graph replaces."""
+        head = self.keypoint_head
+        return [(head, "forward", "layers")] if isinstance(head, BaseKeypointRCNNHead) else []
 
     @torch.jit.unused
     def predictor_methods(self) -> GraphMethods:
@@ -255,14 +263,17 @@ class StandardROIHeads(ROIHeads):
     @torch.jit.unused
     def _forward_keypoint(self, features: dict[str, Tensor], instances: list[Instances]) -> Any:
         """Return the detections with keypoints, or in training the keypoint loss of the foreground."""
-        levels = self.levels_of(features)
-        if not self.training:
+        levels, documented = self.levels_of(features), replaced_methods(self.keypoint_head_methods())
+        if not self.training and not documented:
             return completed(instances, lambda given, sizes: self.add_keypoints(levels, given, sizes))
         if self.keypoint_pooler is None or self.keypoint_head is None:
             return {}
-        foreground = self.foreground(instances)
-        logits = self.keypoint_head(self.keypoint_pooler(levels, [one.proposal_boxes for one in foreground]))
-        return self.keypoint_head.losses(logits, foreground)
+        kept = self.foreground(instances) if self.training else instances
+        boxes = [one.proposal_boxes if self.training else one.pred_boxes for one in kept]
+        pooled = self.keypoint_pooler(levels, boxes)
+        if documented:
+            return self.keypoint_head(pooled, kept)
+        return self.keypoint_head.losses(self.keypoint_head(pooled), kept)
 
     def mask_features(self, levels: List[Tensor], boxes: List[Tensor]) -> List[Tensor]:
         """Return the inputs of the mask head: pooled features or, without a pooler, the feature maps."""
