@@ -36,7 +36,7 @@ repro: $(READY) ## run the pipeline: data, export, parity, latency, registry, re
 	dvc repro
 	@echo "report: reports/index.html"
 
-jobs: $(READY) ## run the pipeline, its jobs side by side on the engine of params.yaml: make params OVERRIDES="engine=ray"
+jobs: $(READY) ## run the pipeline, its jobs in parallel on the engine of params.yaml: make params OVERRIDES="engine=ray"
 	@python tools/preflight.py
 	python tools/run_jobs.py $(OPTIONS)
 	dvc repro

@@ -1,9 +1,9 @@
-"""Measure an engine of Ray with one and with several workers on this machine; work out large runs from it.
+"""Measure the Ray engine with one and with several workers on this machine; extrapolate to large runs.
 
     python tools/benchmark_scale_out.py --artifact-dir ... --reference ... --document docs/scale_out.md
 
-Run it on an idle machine. Each round measures every number of workers once, in alternating order, each in a
-Ray of its own whose start is not counted.
+Run it on an idle machine. Each round measures every number of workers once, in alternating order, each in its
+own local Ray instance, whose start is not measured.
 """
 
 import json
@@ -39,16 +39,16 @@ from detexport.workflows.predict_folder import Request, ResultFormat, predict_fo
 BEGIN, END = "<!-- figures of tools/benchmark_scale_out.py -->", "<!-- end of the figures -->"
 IMAGES, JOBS = 10_000_000, 10_000
 WORKERS = (1, 2, 64, 256)
-"""Numbers of workers that large runs are worked out for."""
+"""Numbers of workers that the large runs are extrapolated to."""
 HOUR = 3600.0
 
 
 def main(
     artifact_dir: Annotated[Path, Option(help="an artifact")],
-    reference: Annotated[Path, Option(help="the outputs of its model")],
+    reference: Annotated[Path, Option(help="the stored outputs of its model")],
     save_to: Annotated[Path, Option(help="JSON file for the figures")] = Path("outputs/scale_out.json"),
-    document: Annotated[Path | None, Option(help="page whose section of figures is written")] = None,
-    outcomes: Annotated[Path, Option(help="of tools/run_jobs.py: what the stages of jobs took")] = Path(
+    document: Annotated[Path | None, Option(help="page to write the figures into")] = None,
+    outcomes: Annotated[Path, Option(help="outcomes.json of tools/run_jobs.py: time of each stage")] = Path(
         "outputs/logs/outcomes.json"
     ),
     images: Annotated[int, Option(help="number of images to predict")] = 200,
@@ -92,7 +92,7 @@ def one_round(
     commands: int,
     folder: Path,
 ) -> Iterator[tuple[str, float]]:
-    """Yield the seconds per item of each kind of work on a Ray of ``number`` workers."""
+    """Yield the seconds per item of each kind of work, on a local Ray instance of ``number`` workers."""
     engine = Ray(address="local", cpus=number, memory_mb=500, shard_items=8)
     started = perf_counter()
     engine.connect()
@@ -146,7 +146,7 @@ def run_empty(engine: Ray, commands: int, folder: Path, number: int) -> None:
 
 
 def write_images(folder: Path, count: int) -> Path:
-    """Write images as hard to decode as photographs, of 640 x 480 px."""
+    """Write JPEG images of 640 x 480 px that take as long to decode as photographs."""
     folder.mkdir()
     random = np.random.default_rng(0)
     for index in range(count):
@@ -178,10 +178,10 @@ def job_cpu_seconds(outcomes: Path) -> dict[str, float]:
 
 
 def table(figures: dict[str, Any]) -> list[str]:
-    """Return the lines of the page: what was measured, and what follows for large runs."""
+    """Return the lines of the page: the measurements, and the extrapolated runs."""
     workers = figures["workers"]
     lines = [
-        f"Measured on {figures['cpus']} CPUs, {figures['rounds']} rounds, one thread a worker, "
+        f"Measured on {figures['cpus']} CPUs, {figures['rounds']} rounds, one thread per worker, "
         f"`{figures['artifact']['method']}` artifact; medians.",
         "",
         f"| item | 1 worker | {workers} workers | efficiency |",
@@ -214,7 +214,7 @@ def large_run(name: str, item: dict[str, float], count: int) -> str:
 
 
 def write_section(page: Path, lines: list[str]) -> None:
-    """Replace what stands between the marks of the figures."""
+    """Replace the text between the marks of the figures."""
     text = page.read_text(encoding="utf-8")
     head, _, rest = text.partition(BEGIN)
     _, found, tail = rest.partition(END)

@@ -1,7 +1,7 @@
-"""Run the jobs of params.yaml side by side on the engine that it selects: build, export, validate, benchmark.
+"""Run the jobs of params.yaml in parallel on the engine that it selects: build, export, validate, benchmark.
 
-DVC runs one stage at a time. This program runs the commands of the stages of a model or a job that DVC calls
-out of date, and then tells DVC of the results (``dvc commit``). ``dvc repro`` continues with the stages
+DVC runs one stage at a time. This program runs the out-of-date stages of single models and jobs in parallel,
+and records the results with ``dvc commit``. ``dvc repro`` then runs the stages
 over all jobs.
 """
 
@@ -35,7 +35,7 @@ CHAIN = (
 """The stages of one model or one job."""
 GOALS = ("benchmark", "metrics")
 ALONE = ("benchmark",)
-"""Stages that measure time, which nothing else on their machine may disturb."""
+"""Stages that measure time; each runs alone on its machine."""
 COMMITTED_AT_ONCE = 500
 COMMIT_S, COMMIT_SHARE = 60.0, 0.1
 """Least time in seconds between two commits, and the largest share of the time that they may take. A run that
@@ -51,7 +51,7 @@ class DvcError(DetexportError):
 
 
 class DvcRecords:
-    """Which steps are out of date: those that DVC names, and those that read what has changed since.
+    """Which steps are out of date: those that DVC lists, and those whose inputs have changed since.
 
     Args:
         stale: names of the stages that ``dvc status`` lists.
@@ -72,11 +72,11 @@ class DvcRecords:
         return ""
 
     def begin(self, step: Step) -> None:
-        """Note the outputs of a step before it runs."""
+        """Record the digests of the outputs of a step before it runs."""
         self.before[step.name] = {out: digest(Path(out)) for out in step.outs if Path(out).exists()}
 
     def keep(self, step: Step, outcome: Outcome) -> None:
-        """Note whether a step wrote something else than before."""
+        """Record whether the outputs of a step have changed."""
         if outcome.outs != self.before.pop(step.name):
             self.changed.add(step.name)
 
@@ -121,9 +121,9 @@ class Results:
 
 def main(
     time_limit_s: Annotated[float, Option(help="a stage that takes longer fails")] = 6 * 3600,
-    processes: Annotated[int, Option(help="most stages at a time; 0: as the engine has CPUs")] = 0,
+    processes: Annotated[int, Option(help="number of stages in parallel; 0: one per CPU of the engine")] = 0,
 ) -> None:
-    """Run what is out of date in the chains of all jobs; exit code 1 if a stage failed.
+    """Run the out-of-date stages of all jobs; exit code 1 if a stage failed.
 
     The engine is that of params.yaml; `python tools/compose.py engine=ray` selects Ray. The logs are in
     outputs/logs, with the time and the memory of each stage in outcomes.json.
@@ -162,7 +162,7 @@ def run_chain(
     time_limit_s: float,
     results: Results,
 ) -> dict[str, Outcome]:
-    """Run the steps that are out of date, each once those before it have succeeded."""
+    """Run the steps that are out of date, each after the steps that it depends on."""
     names = {step.name for step in chain}
     within = {step.name: tuple(other for other in before[step.name] if other.name in names) for step in chain}
     runner = Runner(

@@ -117,7 +117,7 @@ def activate() -> None:
 
 
 def _pass_on() -> None:
-    """Let processes that this one starts find a package ``detectron2`` that activates the alias."""
+    """Let child processes import a package ``detectron2`` that activates the alias."""
     folder = str(Path(__file__).with_name("alias_in_children"))
     if folder not in sys.path:
         sys.path.append(folder)

@@ -126,7 +126,7 @@ def box_corners(boxes: np.ndarray) -> np.ndarray:
 
 
 def axis_aligned(boxes: np.ndarray) -> np.ndarray:
-    """Return boxes (R, 4) XYXY themselves; of rotated boxes (R, 5) the smallest that contain them."""
+    """Return the smallest axis-aligned boxes (R, 4) around rotated boxes (R, 5); XYXY boxes unchanged."""
     if not is_rotated(boxes):
         return boxes
     corners = box_corners(boxes)

@@ -86,7 +86,7 @@ def test_what_a_killed_writer_left_is_removed(folder: Path) -> None:
     [
         ("nowhere", DataError, "cannot be listed"),
         ("empty", DataError, "there is no image in"),
-        ("gopher9://x/y", ConfigError, "the location cannot be used"),
+        ("gopher9://x/y", ConfigError, "the location cannot be opened"),
     ],
 )
 def test_a_location_without_images_is_named(

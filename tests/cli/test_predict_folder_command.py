@@ -26,11 +26,11 @@ def test_results_are_written_and_counted(
 ) -> None:
     words = ["predict", str(tiny_onnx), str(images), "--output", str(tmp_path / "found"), "--format", "coco"]
     assert run_command(words) == 0
-    assert "2 images, 2 of them in this run" in capsys.readouterr().err
+    assert "2 images, 2 predicted in this run" in capsys.readouterr().err
     document = json.loads((tmp_path / "found/images.json").read_text())
     assert [image["file_name"] for image in document["images"]] == ["a.png", "deep/b.png"]
     assert run_command(words) == 0
-    assert "2 images, 0 of them in this run" in capsys.readouterr().err
+    assert "2 images, 0 predicted in this run" in capsys.readouterr().err
 
 
 def test_images_that_cannot_be_read_are_an_error_in_the_end(
@@ -50,8 +50,8 @@ def test_images_that_cannot_be_read_are_an_error_in_the_end(
             "unknown --engine; got: rya; expected: local or ray; remedy: did you mean 'ray'?",
         ),
         (["--format", "xml"], "unknown --format; got: xml; expected: parquet or coco"),
-        (["--json"], "these options do not go with --output; got: --json"),
-        (["more"], "--output is for one folder or URL of images"),
+        (["--json"], "these options cannot be combined with --output; got: --json"),
+        (["more"], "--output needs exactly one folder or URL of images"),
         (["--device", "tpu"], "unknown device"),
     ],
 )
@@ -71,7 +71,7 @@ def test_a_request_that_does_not_fit_is_named(
 
 def test_an_engine_needs_an_output(tiny_onnx: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["predict", str(tiny_onnx), str(images), "--engine", "ray"]) == 2
-    assert "an engine writes its results to an output" in capsys.readouterr().err
+    assert "--engine needs --output" in capsys.readouterr().err
 
 
 def test_a_model_without_instances_has_no_coco_results(

@@ -76,9 +76,9 @@ def test_a_trusted_file(file: Path) -> None:
         ("import sys; sys.exit(3)", "exit code 3"),
         ("print('model: 1'); raise SystemExit", "exit code 0 before its end"),
         ("x = 1", "defines no configuration"),
-        ("model = {'f': lambda a, b: a}", "cfg.model.f cannot leave .*a function without a name"),
-        ("model = {'f': lambda a: a + 1}", "cfg.model.f cannot leave .*a function without a name"),
-        ("model = {'f': lambda a: print([a])}", "cfg.model.f cannot leave .*a function without a name"),
+        ("model = {'f': lambda a, b: a}", "cfg.model.f cannot be written .*a function without a name"),
+        ("model = {'f': lambda a: a + 1}", "cfg.model.f cannot be written .*a function without a name"),
+        ("model = {'f': lambda a: print([a])}", "cfg.model.f cannot be written .*a function without a name"),
     ],
 )
 def test_code_that_fails(file: Path, code: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:

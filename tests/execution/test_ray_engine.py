@@ -141,7 +141,7 @@ def suicidal() -> Callable[[int], Any]:
 
 def test_a_task_that_kills_each_worker_is_an_error(engine: Ray) -> None:
     impatient = Ray(**OPTIONS, retries=0)
-    with pytest.raises(WorkerError, match="a worker of Ray was killed at each try"):
+    with pytest.raises(WorkerError, match="a Ray worker was killed at every try of its task"):
         list(impatient.map(suicidal, [1]))
 
 

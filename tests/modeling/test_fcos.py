@@ -168,7 +168,7 @@ def test_documented_attributes_are_those_that_the_model_reads() -> None:
 
 
 def test_levels_of_different_widths_and_unknown_norms_are_refused() -> None:
-    with pytest.raises(ConfigError, match="one number of channels"):
+    with pytest.raises(ConfigError, match="the same number of channels"):
         FCOSHead(input_shape=[ShapeSpec(32), ShapeSpec(64)], num_classes=1, conv_dims=[32])
     with pytest.raises(ConfigError, match="'FrozenBN' over 64"):
         FCOSHead(input_shape=[ShapeSpec(64)], num_classes=1, conv_dims=[64], norm="FrozenBN")

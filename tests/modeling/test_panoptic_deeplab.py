@@ -106,7 +106,7 @@ def test_things_come_from_the_metadata_of_the_data_set() -> None:
         assert things_of(configured("DATASETS.TRAIN", ["own_set"])) == ((0, 1), 100)
     finally:
         MetadataCatalog.remove("own_set")
-    with pytest.raises(ConfigError, match=r"which classes have instances; got: DATASETS.TRAIN: \[\]"):
+    with pytest.raises(ConfigError, match=r"are unknown; got: DATASETS.TRAIN: \[\]"):
         things_of(configured("DATASETS.TRAIN", []))
 
 
@@ -145,7 +145,7 @@ def test_two_kinds_of_convolutions_and_half_a_network_are_refused() -> None:
 
 
 def test_its_export_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="PanopticDeepLab is not exported"):
+    with pytest.raises(ExportError, match="PanopticDeepLab cannot be exported"):
         build_model(configured()).contract(())
     (tmp_path / "config.yaml").write_text(configured().dump())
     with pytest.raises(ConfigError, match="PanopticDeepLab is not exported"):

@@ -151,7 +151,7 @@ def test_an_overridden_inference_is_called_and_graphs_refuse_it() -> None:
             "rotated boxes have 5 weights; got: MODEL.ROI_BOX",
         ),
         (["MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIAlignV2"], "pooler does not fit RROIHeads"),
-        (["MODEL.MASK_ON", True], "RROIHeads has a box head alone"),
+        (["MODEL.MASK_ON", True], "RROIHeads supports only a box head"),
         (["MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE", "ciou"], "not defined for rotated boxes; got: MODEL.ROI"),
         (
             [

@@ -153,7 +153,7 @@ def test_actors_of_ray_write_the_same_files(
     process = start(tiny_onnx, images, tmp_path, *on_ray)
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
-    assert f"{COUNT} images, {COUNT} of them in this run" in errors
+    assert f"{COUNT} images, {COUNT} predicted in this run" in errors
     assert contents(tmp_path) == local
 
 

@@ -113,7 +113,7 @@ class Records:
 
 
 class Runner:
-    """A runner of steps in a folder that is laid out like the repository.
+    """Runs steps in a folder that is laid out like the repository.
 
     Args:
         folder: the commands' working folder, with ``stages/``, ``src/`` and everything else that they read.
@@ -232,7 +232,7 @@ class Runner:
         python, *script = shlex.split(step.cmd)
         if python != "python":
             raise DataError(
-                f"the stage {step.stage} is no Python script",
+                f"the stage {step.stage} is not a Python script",
                 got=step.cmd,
                 expected="python stages/NAME.py ...",
                 remedy="correct its cmd in dvc.yaml",

@@ -1,1 +1,1 @@
-"""Detections of all images of a folder or bucket, written in parts."""
+"""Batch prediction: the detections of all images of a folder or bucket, as Parquet files."""

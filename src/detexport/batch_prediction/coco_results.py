@@ -1,4 +1,4 @@
-"""COCO's results format: a list of detections, and the images and categories that its ids name."""
+"""Write detections in COCO's results format, with the images and categories that they refer to."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -12,10 +12,10 @@ RESULTS, IMAGES = "results.json", "images.json"
 
 
 def require_instances(contract: Contract) -> None:
-    """Raise ConfigError unless a model detects instances, which COCO's format holds."""
+    """Raise ConfigError if the model outputs no instances: COCO's results format holds nothing else."""
     if "scores" not in contract.output_names:
         raise ConfigError(
-            "the outputs of this model are not detections of COCO's format",
+            "COCO's results format does not support the outputs of this model",
             got=", ".join(contract.output_names),
             expected="pred_boxes, scores and pred_classes",
             remedy="--format parquet",
@@ -26,9 +26,9 @@ def write_coco(rows: Iterable[dict[str, Any]], contract: Contract, output: Locat
     """Write ``results.json`` and ``images.json``; ``COCO("images.json").loadRes("results.json")`` reads both.
 
     Args:
-        rows: one per image, see ``schema_of``. Their position, from 1, is the image's id.
-        contract: names the classes; the id of a category is the class's index + 1.
-        output: the folder.
+        rows: one per image, see ``schema_of``. The ids of the images are 1, 2, ... in this order.
+        contract: has the class names; a category id is the class index + 1.
+        output: the folder to write to.
     """
     images: list[dict[str, Any]] = []
 
@@ -57,8 +57,8 @@ def write_coco(rows: Iterable[dict[str, Any]], contract: Contract, output: Locat
 def detections_of(row: dict[str, Any], image_id: int) -> list[dict[str, Any]]:
     """Return the detections of an image: ``bbox`` x, y, width, height in px, ``segmentation`` RLE.
 
-    ``keypoints`` are x, y and the model's score of each, in px with the centre of the first pixel at 0, 0,
-    as COCO counts.
+    ``keypoints`` are x, y and the model's score of each; x and y in px, with the centre of the first pixel at
+    (0, 0), as in COCO.
     """
     found = []
     for index, (box, score, number) in enumerate(

@@ -1,4 +1,4 @@
-"""A folder of this machine or of a bucket: list, read and write its files."""
+"""List, read and write the files of a local folder or of a bucket."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -30,7 +30,7 @@ class FetchError(DetexportError):
 
 @dataclass(frozen=True)
 class Location:
-    """A folder, by its path or by a URL that pyarrow or fsspec knows, such as ``s3://bucket/images``.
+    """A folder, by its path or by a URL that pyarrow or fsspec supports, such as ``s3://bucket/images``.
 
     Can be pickled: each process opens the file system again, with the credentials of its environment.
 
@@ -50,7 +50,7 @@ class Location:
         try:
             return cast(tuple[Any, str], fs.FileSystem.from_uri(self.name))
         except pyarrow.ArrowInvalid:
-            pass  # a scheme that pyarrow does not have
+            pass  # a scheme that pyarrow does not support
         except OSError as error:
             raise _unusable(self.name, error) from error
         try:
@@ -74,8 +74,8 @@ class Location:
         if not names:
             raise DataError(
                 f"there is no image in {self.name}",
-                got="no file with such a suffix",
-                expected=f"a folder or bucket with {', '.join(SUFFIXES)}",
+                got="no image file",
+                expected=f"a folder or bucket with files {', '.join(SUFFIXES)}",
                 remedy="correct the location",
             )
         return names
@@ -85,7 +85,7 @@ class Location:
 
         Args:
             below: the subfolder.
-            missing: whether a folder that does not exist has no files, which is otherwise an error.
+            missing: return no files if the folder does not exist, instead of raising DataError.
 
         Raises:
             DataError: the folder cannot be listed.
@@ -133,13 +133,13 @@ class Location:
 
     @contextmanager
     def reading(self, name: str) -> Iterator[Any]:
-        """Yield a file as pyarrow reads it, at any position."""
+        """Yield the file opened by pyarrow for random access."""
         filesystem, _ = self._opened
         with filesystem.open_input_file(self.path(name)) as file:
             yield file
 
     def write(self, name: str, write: Callable[[BinaryIO], object]) -> None:
-        """Write a file, which appears when it is complete: by a rename, or as a bucket's object.
+        """Write a file atomically: by a rename in a local folder, as one object in a bucket.
 
         Two processes may write it at the same time, such as a killed run's that is not gone yet: the last one
         wins.
@@ -168,7 +168,7 @@ class Location:
             raise OutputError(
                 f"cannot write {name} in {self.name}",
                 got=error,
-                expected="a folder or bucket that can be written",
+                expected="a writable folder or bucket",
                 remedy="make room, correct the credentials, or write elsewhere",
             ) from error
 
@@ -183,7 +183,7 @@ class Location:
 
 def _unusable(name: str, error: Exception) -> ConfigError:
     return ConfigError(
-        "the location cannot be used",
+        "the location cannot be opened",
         got=f"{name}: {error}",
         expected="a path, or a URL such as s3://bucket/folder or gs://bucket/folder",
         remedy="correct it, or install the package that the scheme needs",

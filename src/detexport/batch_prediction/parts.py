@@ -1,4 +1,4 @@
-"""Parts of a batch prediction: Parquet files of one row per image, each of a fixed group of images."""
+"""The Parquet files of a batch prediction: one row per image, a fixed group of images per file."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ _PANOPTIC = ("panoptic_seg", pyarrow.list_(pyarrow.struct([*_THING, *_SEGMENT]))
 
 
 def schema_of(contract: Contract) -> pyarrow.Schema:
-    """Return the columns of a model's parts.
+    """Return the Parquet schema of a model's results.
 
     A row has ``image``, the path below the folder of images; ``error``, why the image could not be read, or
     null; ``height`` and ``width`` in px; and the columns of ``detexport predict --json``.
@@ -52,10 +52,10 @@ def schema_of(contract: Contract) -> pyarrow.Schema:
 
 @dataclass(frozen=True)
 class Part:
-    """A group of images.
+    """One Parquet file of the results, and the images whose rows it holds.
 
     Args:
-        index: its position.
+        index: number of the file, from 0.
         images: their paths, relative to the folder of images.
     """
 
@@ -64,7 +64,7 @@ class Part:
 
     @property
     def file(self) -> str:
-        """Its file, relative to the output."""
+        """Path of the file, relative to the output."""
         return f"{FOLDER}/part-{self.index:0{DIGITS}d}.parquet"
 
 
@@ -90,9 +90,9 @@ class DetectsImage(Protocol):
 def write_part(
     part: Part, images: Location, output: Location, schema: pyarrow.Schema, detect: DetectsImage
 ) -> str:
-    """Detect objects in the images of a part, and write it.
+    """Run the model on the images of a part, and write the part's file.
 
-    A part depends only on its images, so one that is written twice is the same file.
+    The file depends only on the images, so writing it twice gives the same bytes.
 
     Returns:
         Empty; or, if the machine or the network failed at an image, the reason, and the part is not written.

@@ -90,7 +90,7 @@ def _limit_pixels(pixels: int | None) -> None:
 
 
 def _trust_config(trusted: bool) -> None:
-    """Set the trust in the environment, so that it also applies in child processes."""
+    """Store the trust in the environment, so that it also applies in child processes."""
     if trusted:
         from detexport.config.lazy_python import TRUST
 
@@ -103,7 +103,7 @@ TrustConfig = Annotated[
         "--trust-config",
         callback=_trust_config,
         expose_value=False,
-        help="Execute a configuration in Python, in a process of its own. Read it first: it is code.",
+        help="Execute a .py configuration, in a separate process. Read the file first: it is code.",
     ),
 ]
 MaxImagePixels = Annotated[
@@ -356,7 +356,7 @@ def predict_command(
     images: Annotated[
         list[str],
         Argument(
-            help="Image files, folders, or 'patterns' in quotes. With --output: one folder, with its "
+            help="Image files, folders, or 'patterns' in quotes. With --output: one folder, including its "
             "subfolders, or a URL such as s3://bucket/images."
         ),
     ],
@@ -375,22 +375,22 @@ def predict_command(
         str,
         Option(
             metavar="FOLDER|URL",
-            help="Write the results of all images here, in parts; a run that was killed is continued.",
+            help="Write the results to this folder or URL, in parts; an interrupted run is resumed.",
         ),
     ] = "",
     result_format: Annotated[
-        str, Option("--format", help="With --output: parquet, or coco for results.json in addition.")
+        str, Option("--format", help="With --output: parquet, or coco to also write results.json.")
     ] = "parquet",
     engine: Annotated[
-        str, Option(help="With --output: local, this process; or ray, a Ray of this machine or a cluster.")
+        str, Option(help="With --output: local (this process), or ray (a cluster or a local Ray instance).")
     ] = "local",
     address: Annotated[
-        str, Option(help="Address of a Ray cluster. Default: RAY_ADDRESS, else a Ray of this machine.")
+        str, Option(help="Address of a Ray cluster. Default: RAY_ADDRESS, else a local Ray instance.")
     ] = "",
     workers: Annotated[
-        int, Option(min=0, help="Number of Ray's actors, each with the model loaded; 0: as many as fit.")
+        int, Option(min=0, help="Number of Ray actors, each of which loads the model; 0: as many as fit.")
     ] = 0,
-    part_images: Annotated[int, Option(min=1, help="With --output: images of a part.")] = 64,
+    part_images: Annotated[int, Option(min=1, help="With --output: number of images per part.")] = 64,
     max_image_pixels: MaxImagePixels = None,
 ) -> None:
     """Run an artifact or a registered model on images, without torch unless its runtime needs it.

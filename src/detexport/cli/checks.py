@@ -107,16 +107,16 @@ def check_predict(
 
     Raises:
         ArtifactError: the folder is not an artifact.
-        ConfigError: there is no such device or target, or the engine writes to an output.
+        ConfigError: there is no such device or target, or ``engine`` is given, which needs ``--output``.
         DataError: there is no such image.
         OutputError: the folder for drawings cannot be written.
     """
     if engine != "local":
         raise ConfigError(
-            "an engine writes its results to an output",
+            "--engine needs --output",
             got=f"--engine {engine}",
             expected="--output, a folder or a URL",
-            remedy="add --output, or leave --engine out",
+            remedy="add --output, or omit --engine",
         )
     check_device(device)
     find_images(images)
@@ -142,16 +142,16 @@ def check_predict_folder(
 
     Args:
         source: folder of an artifact, or a model in MLflow.
-        images: their one location.
-        others: options that do not go with ``--output``, and whether they are given.
-        device: see the command.
-        target: see the command.
-        result_format: see the command.
-        engine: see the command.
+        images: the folder or URL, exactly one.
+        others: options that exclude ``--output``, and whether each is given.
+        device: value of ``--device``.
+        target: value of ``--target``.
+        result_format: value of ``--format``.
+        engine: value of ``--engine``.
 
     Raises:
         ArtifactError: the folder is not an artifact.
-        ConfigError: a name is unknown, or options do not fit together.
+        ConfigError: a name is unknown, or options cannot be combined.
         MissingPackageError: the engine's packages are not installed.
     """
     for option, value, known in (
@@ -167,17 +167,17 @@ def check_predict_folder(
             )
     if given := [option for option, is_given in others.items() if is_given]:
         raise ConfigError(
-            "these options do not go with --output",
+            "these options cannot be combined with --output",
             got=listed(given),
-            expected="the results in files alone",
-            remedy=f"leave {given[0]} out",
+            expected="--output alone, which writes files",
+            remedy=f"omit {given[0]}",
         )
     if len(images) != 1:
         raise ConfigError(
-            "--output is for one folder or URL of images",
+            "--output needs exactly one folder or URL of images",
             got=listed(images),
-            expected="one location, whose subfolders are searched, too",
-            remedy="run the command for each of them, with another --output",
+            expected="one folder or URL; subfolders are searched, too",
+            remedy="run the command once per folder, each with its own --output",
         )
     check_device(device)
     check_source(source, target)

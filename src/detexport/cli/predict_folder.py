@@ -40,7 +40,7 @@ def predict_to_output(
         part_images=part_images,
     )
     summary = predict_folder(request, _execution(engine, address, workers), ResultFormat(result_format))
-    say(f"{output}: {summary.images} images, {summary.predicted} of them in this run")
+    say(f"{output}: {summary.images} images, {summary.predicted} predicted in this run")
     if summary.errors:
         name, reason = summary.errors[0]
         raise DataError(

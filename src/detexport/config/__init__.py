@@ -1,4 +1,4 @@
-"""Model configurations with detectron2's keys and defaults, and lazy ones of classes and their arguments."""
+"""Model configurations: detectron2's keys and defaults (``get_cfg``), and ``LazyConfig``."""
 
 from detexport.config.cfg import CfgNode, get_cfg, global_cfg, set_global_cfg
 from detexport.config.configurable import configurable

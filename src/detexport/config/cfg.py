@@ -17,7 +17,7 @@ from detexport.config import plain_yaml
 from detexport.errors import ConfigError, MissingKeyError, did_you_mean, listed, shown
 
 LAZY = "LAZY"
-"""Key of a model that a lazy configuration builds; other configurations lack it."""
+"""Key that holds the model of a lazy configuration; other configurations do not have it."""
 _BASE = "_BASE_"
 _SOURCES = "__sources__"
 LARGEST_FILE = 1 << 18
@@ -184,9 +184,9 @@ PROJECT_KEYS = {
     "deeplab": ("DeepLabV3Head", "DeepLabV3PlusHead", "build_resnet_deeplab_backbone"),
     "panoptic_deeplab": ("PanopticDeepLab", "PanopticDeepLabInsEmbedHead", "PanopticDeepLabSemSegHead"),
 }
-"""Projects of detectron2 with keys of their own, each with the names of its modules.
+"""Projects of detectron2 that add keys, each with the names of its modules.
 
-A project also has the keys of those before it.
+A project also has the keys of the projects before it.
 """
 
 
@@ -228,7 +228,7 @@ def _add_missing(node: _YacsNode, tree: dict[str, Any]) -> None:
 
 
 def all_defaults() -> CfgNode:
-    """Return the defaults of all keys, also of those that only projects have."""
+    """Return the defaults of all keys, including those of the projects."""
     defaults = get_cfg()
     add_project_keys(defaults, list(PROJECT_KEYS)[-1])
     return defaults
@@ -247,7 +247,7 @@ def _needs_project(tree: Any, own: Any, known: Any, names: Sequence[str]) -> boo
 
 
 def load_cfg(path: Path) -> CfgNode:
-    """Return the defaults with the YAML file ``path`` merged in, or the model of a lazy configuration.
+    """Load a configuration: a YAML file merged into the defaults, or the model of a lazy configuration.
 
     If the file uses a project of ``PROJECT_KEYS``, the configuration has the keys of that project too.
     """

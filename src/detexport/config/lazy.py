@@ -1,4 +1,4 @@
-"""``LazyConfig``: configurations of classes and their arguments, and ``instantiate``, which calls them."""
+"""``LazyConfig``: configurations that name classes and their arguments; ``instantiate`` calls them."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ from detexport.errors import ConfigError, DetexportError, is_allocation_failure,
 
 OWN = __name__.partition(".")[0]
 ROOMS = ("data.transforms", "layers", "modeling", "projects", "solver", "structures")
-"""Packages here whose classes a configuration may name: none of them reads or writes a file."""
+"""Packages of detexport whose classes a configuration may name; none of them reads or writes files."""
 FUNCTIONS = (
     "get_norm",
     "get_vit_lr_decay_rate",
@@ -38,12 +38,12 @@ _projects: set[str] = set()
 
 
 def allow_project(name: str) -> None:
-    """Let configurations name what is in a package that the user has imported by name."""
+    """Allow configurations to name the objects of a package that the user imported by name."""
     _projects.add(name.partition(".")[0])
 
 
 class LazyCall:
-    """A call that is written down: ``LazyCall(nn.Conv2d)(in_channels=3, out_channels=8, kernel_size=3)``.
+    """A deferred call: ``LazyCall(nn.Conv2d)(in_channels=3, out_channels=8, kernel_size=3)``.
 
     The result is a node with the target and its arguments, which may be changed; ``instantiate`` calls it.
 
@@ -51,7 +51,7 @@ class LazyCall:
         target: class or function, or its dotted path.
 
     Raises:
-        TypeError: it is neither.
+        TypeError: ``target`` is neither.
     """
 
     def __init__(self, target: Callable[..., Any] | str) -> None:
@@ -68,11 +68,11 @@ class LazyCall:
 
 
 class LazyConfig:
-    """Reading and writing of lazy configurations."""
+    """Read, change and write lazy configurations."""
 
     @staticmethod
     def load(filename: str | Path, keys: str | Sequence[str] | None = None, *, trust: bool = False) -> Any:
-        """Load a ``.yaml`` file, without executing code, or a ``.py`` file, in a process of its own.
+        """Load a ``.yaml`` file, without executing code, or execute a ``.py`` file in a separate process.
 
         Args:
             filename: path of the file.
@@ -97,7 +97,7 @@ class LazyConfig:
                 f"{path} is not a lazy configuration",
                 got=type(tree).__name__,
                 expected="a mapping of keys such as model",
-                remedy="give a file that defines nodes by LazyCall, or that LazyConfig.save wrote",
+                remedy="give a file that defines LazyCall nodes, or that LazyConfig.save wrote",
             )
         cfg = lazy_python.node(tree)
         if keys is None:
@@ -105,7 +105,7 @@ class LazyConfig:
         names = (keys,) if isinstance(keys, str) else tuple(keys)
         if unknown := [name for name in names if name not in cfg]:
             raise ConfigError(
-                f"{path} lacks keys",
+                f"{path} does not have these keys",
                 got=listed(unknown),
                 expected=f"one of {listed(sorted(map(str, cfg)))}",
                 remedy="correct the keys",
@@ -123,7 +123,7 @@ class LazyConfig:
         """Write a configuration as YAML.
 
         Raises:
-            ConfigError: it holds a value that YAML has no form for, such as a function without a name.
+            ConfigError: a value cannot be written as YAML, such as a function without a name.
         """
         Path(filename).write_text(lazy_python.dump(cfg), encoding="utf-8")
 
@@ -158,14 +158,14 @@ class LazyConfig:
                     f"there is no group {group} to override",
                     got=override,
                     expected="a key below a node of the configuration",
-                    remedy=f"correct the key, or add it by +{name}=...",
+                    remedy=f"correct the key, or add it with +{name}=...",
                 )
             if not key.startswith("+") and not _has(parent, last):
                 raise ConfigError(
                     f"unknown key {name}",
                     got=override,
                     expected=f"one of {listed(map(str, parent))}",
-                    remedy=f"correct the key, or add it by +{name}=...",
+                    remedy=f"correct the key, or add it with +{name}=...",
                 )
             if key.startswith("~"):
                 del parent[last]
@@ -183,11 +183,11 @@ class LazyConfig:
 
     @staticmethod
     def to_py(cfg: Any, prefix: str = "cfg.") -> str:
-        """Return a configuration as Python-like lines, for reading.
+        """Return a configuration as Python-like text, to read.
 
         Args:
             cfg: the configuration.
-            prefix: of every line.
+            prefix: starts every line.
         """
         return "\n".join(_lines(lazy_python.plain(cfg), prefix))
 
@@ -251,8 +251,8 @@ def lazy_cfg(path: Path) -> CfgNode:
         raise ConfigError(
             f"{path} defines no model",
             got=f"keys {listed(sorted(tree))}",
-            expected="model, a node by LazyCall",
-            remedy="name the node of the model so, or give the configuration that defines it",
+            expected="the key model, with a LazyCall node",
+            remedy="assign the model's node to `model`, or give the file that defines it",
         )
     cfg = get_cfg()
     resize = _resize_of(tree)
@@ -330,7 +330,7 @@ def instantiate(cfg: Any) -> Any:
     """Call the targets of a lazy configuration, inner ones first.
 
     Args:
-        cfg: a node with ``_target_``, or a list of such; any other value is returned as it is. A target is a
+        cfg: a node with ``_target_``, or a list of nodes; any other value is returned as it is. A target is a
             class or function, or a path of the allowed ones: classes of ``ROOMS`` under detectron2's paths,
             of ``torch.nn`` and ``torch.optim``, and what is in a project that ``--with`` imported.
 
@@ -349,9 +349,9 @@ def instantiate(cfg: Any) -> Any:
         text = str(error).splitlines()[0]
         is_cycle = isinstance(error, RecursionError) or "RecursionError" in text
         raise ConfigError(
-            "a value of the lazy configuration does not resolve",
+            "an interpolation of the lazy configuration cannot be resolved",
             got="a value that refers to itself" if is_cycle else text,
-            expected="interpolations such as ${model.num_classes}, of keys that exist",
+            expected="keys that exist, as in ${model.num_classes}",
             remedy="correct it in the lazy configuration",
         ) from error
 
@@ -421,7 +421,7 @@ def _target(target: Any) -> Callable[..., Any]:
         return resolve(target)
     if not callable(target):
         raise ConfigError(
-            "a target of the lazy configuration is no class or function",
+            "a target of the lazy configuration is neither a class nor a function",
             got=shown(target),
             expected="a class or function, or its dotted path",
             remedy="correct _target_ in the lazy configuration",
@@ -522,8 +522,8 @@ def _is_layer_or_optimizer(found: type) -> bool:
 
 def _refused(path: str) -> ConfigError:
     return ConfigError(
-        "a lazy configuration names what is not allowed",
+        "a lazy configuration names an object that is not allowed",
         got=shown(path),
-        expected=f"a class of {lazy_python.ROOT} that exists here, of torch.nn or torch.optim",
-        remedy="import the package that it belongs to by --with, if it is yours",
+        expected=f"a class of {lazy_python.ROOT} that detexport has, or of torch.nn or torch.optim",
+        remedy="if the package is yours, import it with --with",
     )

@@ -1,4 +1,4 @@
-"""Lazy configurations that are Python code: executed in a process of their own, which returns their YAML."""
+"""Execute lazy configurations written in Python, in a separate process that returns them as YAML."""
 
 import ast
 import builtins
@@ -24,9 +24,9 @@ TRUST = "DETEXPORT_TRUST_CONFIG"
 PACKAGE = "_lazy_config"
 """Prefix of the packages that stand for the folders above a configuration, for its relative imports."""
 MARK = "\0"
-"""Precedes the configuration in the output of its process, after what its code printed."""
+"""Marks the start of the YAML in the output of the process, after what the configuration printed."""
 OWN, ROOT = __name__.partition(".")[0], "detectron2"
-"""The package here, and the package whose paths its classes have in files."""
+"""This package, and the package name that files have in its place."""
 
 
 def node(tree: Mapping[str, Any]) -> Any:
@@ -37,14 +37,14 @@ def node(tree: Mapping[str, Any]) -> Any:
 
 
 def execute(path: Path, *, trust: bool) -> str:
-    """Execute a configuration in a process of its own, and return its public keys as YAML.
+    """Execute a configuration in a separate process, and return its public keys as YAML.
 
     Args:
-        path: of the ``.py`` file.
+        path: the ``.py`` file.
         trust: whether the user trusts the code; otherwise ``DETEXPORT_TRUST_CONFIG`` decides.
 
     Raises:
-        ConfigError: the code is not trusted or fails, or a value has no form in YAML.
+        ConfigError: the code is not trusted or fails, or a value cannot be written as YAML.
     """
     if not path.is_file():
         raise ConfigError(
@@ -69,7 +69,7 @@ def execute(path: Path, *, trust: bool) -> str:
         raise ConfigError(
             f"the configuration {path} cannot be executed",
             got=lines[-1] if lines else f"exit code {done.returncode} before its end",
-            expected="a file that defines nodes by LazyCall",
+            expected="a file that defines LazyCall nodes",
             remedy="correct the file, or make the packages that it imports available",
         )
     return text
@@ -83,7 +83,7 @@ def plain(value: Any, key: str = "cfg") -> Any:
         key: its path, for errors.
 
     Raises:
-        ConfigError: a value has no such form.
+        ConfigError: a value cannot be represented.
     """
     from omegaconf import DictConfig, ListConfig
 
@@ -113,10 +113,10 @@ def plain(value: Any, key: str = "cfg") -> Any:
             return plain(_partial_of(value, key), key)
         return {NAME: public_path(value)}
     raise ConfigError(
-        f"{key} cannot leave the configuration's code",
+        f"{key} cannot be written as YAML",
         got=f"a {type(value).__name__}",
-        expected="plain values, classes and functions, functools.partial, and nodes by LazyCall",
-        remedy="write the call that makes it as a node by LazyCall",
+        expected="plain values, classes and functions, functools.partial, and LazyCall nodes",
+        remedy="write the call that creates it as LazyCall(...)(...)",
     )
 
 
@@ -132,7 +132,7 @@ def _items(value: Any, key: str) -> Any:
 
 
 def public_path(found: Any) -> str:
-    """Return the dotted path of a class or function, under detectron2's root if it is one of ours."""
+    """Return the dotted path of a class or function, under detectron2's root if it is of this package."""
     if isinstance(found, dict):
         return str(found[NAME])
     module, name = found.__module__, found.__qualname__
@@ -203,7 +203,7 @@ def _lambda_node(function: Callable[..., Any]) -> ast.Lambda | None:
 
 def _no_partial(key: str) -> ConfigError:
     return ConfigError(
-        f"{key} cannot leave the configuration's code",
+        f"{key} cannot be written as YAML",
         got="a function without a name",
         expected="a lambda that calls a class with its argument, such as lambda c: LayerNorm(c, eps=1e-6)",
         remedy="use functools.partial, or a function of a package that --with imports",
@@ -275,8 +275,8 @@ def _executed(path: Path) -> dict[str, Any]:
     if not values:
         raise ConfigError(
             f"{path} defines no configuration",
-            got="no public name with a node",
+            got="no public name that holds a node",
             expected="a name such as model",
-            remedy="assign nodes by LazyCall to public names",
+            remedy="assign LazyCall nodes to public names",
         )
     return values

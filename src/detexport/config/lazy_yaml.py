@@ -64,7 +64,7 @@ def _name(loader: yaml.SafeLoader, path: str, node: yaml.Node) -> Any:
 
 def _dataclass(loader: yaml.SafeLoader, path: str, node: yaml.Node) -> Any:
     if not isinstance(node, yaml.MappingNode):
-        raise yaml.constructor.ConstructorError(None, None, f"{path} needs its fields", node.start_mark)
+        raise yaml.constructor.ConstructorError(None, None, f"{path} has no fields", node.start_mark)
     fields = loader.construct_mapping(node, deep=True)
     return {TARGET: path, **{key: value for key, value in fields.items() if value is not None}}
 
@@ -86,7 +86,7 @@ _Loader.add_constructor(_PARTIAL_TAG, _partial)
 
 class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
-        """Write every value where it stands."""
+        """Write no aliases: repeat a value at each occurrence."""
         return True
 
     def represent_dict(self, data: Any) -> Any:

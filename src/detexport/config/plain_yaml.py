@@ -41,7 +41,7 @@ def load(text: str, kind: "type[Loader] | None" = None) -> Any:
 
     Args:
         text: the document.
-        kind: class with constructors of further tags.
+        kind: loader class, with constructors of further tags.
 
     Raises:
         yaml.YAMLError: the text is not YAML, has another tag or expression, or is too deep or too large.

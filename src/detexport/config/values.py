@@ -123,7 +123,7 @@ NAMES = Listed(Text())
 PER_LEVEL = Either(Listed(Listed(POSITIVE, 1, 64), 1, 64), Listed(POSITIVE, 1, 64))
 WEIGHTS = Listed(POSITIVE, 4, 4)
 WEIGHTS_OR_ROTATED = Listed(POSITIVE, 4, 5)
-"""Five for rotated boxes."""
+"""Weights of box deltas: four, or five for rotated boxes."""
 DILATIONS = Listed(Number(1, 256, whole=True), 3, 3)
 LABELS = Listed(Number(-1, 1, whole=True), 1, 16)
 

@@ -201,17 +201,17 @@ class ToIterableDataset(IterableDataset):
 
 
 class MapDataset(Dataset):
-    """A data set with a mapper; if that returns None, another record is used.
+    """A data set whose records are mapped; if the mapper returns None, another record is used.
 
-    Over an ``IterableDataset`` it is one, too, and leaves out records for which the mapper returns None.
+    For an ``IterableDataset`` it is iterable, too, and skips records for which the mapper returns None.
 
     Args:
-        dataset: of records, by index or to iterate over.
+        dataset: map-style or iterable data set of records.
         map_func: maps a record to an input of a model, or to None.
     """
 
     def __new__(cls, dataset: Any, map_func: Mapper) -> "MapDataset":
-        """Create a data set of the same kind, by index or to iterate over."""
+        """Create a data set of the same style, map-style or iterable."""
         return super().__new__(_MapIterableDataset if isinstance(dataset, IterableDataset) else cls)
 
     def __getnewargs__(self) -> tuple[Any, Mapper]:

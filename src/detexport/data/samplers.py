@@ -22,7 +22,7 @@ class TrainingSampler(Sampler[int]):
     Args:
         size: number of images.
         shuffle: whether to shuffle each pass.
-        seed: of the order, the same in all processes; None draws one.
+        seed: seed of the order; it must be the same in all processes. None draws one.
     """
 
     def __init__(self, size: int, shuffle: bool = True, seed: int | None = None) -> None:
@@ -128,7 +128,7 @@ class RepeatFactorTrainingSampler(Sampler[int]):
 
 
 class InferenceSampler(Sampler[int]):
-    """Each image once, in order; each process of a distributed run yields one of ``world_size`` ranges.
+    """Yield each image once, in order; each process of a distributed run has one of ``world_size`` ranges.
 
     Args:
         size: number of images.

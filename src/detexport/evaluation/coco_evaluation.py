@@ -39,9 +39,9 @@ class COCOEvaluator(DatasetEvaluator):
         distributed: collect the outputs of all processes; otherwise evaluate those of this process.
         output_dir: folder for ``coco_instances_results.json``, the detections in COCO's format, and
             ``coco_proposals_results.json``, the proposals, if any.
-        max_dets_per_image: 100, COCO's limit, or None for it.
-        use_fast_impl: without effect: there is one implementation, pycocotools.
-        kpt_oks_sigmas: of the keypoints; by default COCO's for a person.
+        max_dets_per_image: must be 100, COCO's limit, or None, which means 100.
+        use_fast_impl: has no effect; pycocotools is always used.
+        kpt_oks_sigmas: OKS sigma of each keypoint; by default COCO's for a person.
         allow_cached_coco: use a converted file of an earlier run in ``output_dir``.
     """
 
@@ -170,7 +170,7 @@ class COCOEvaluator(DatasetEvaluator):
 
 
 def _rows(tasks: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Return one result in COCO's format per detection, with what each of the tasks knows of it."""
+    """Return one result in COCO's format per detection, with the fields of all tasks."""
     keys = ("image_id", "category_id", "score", "bbox", "segmentation", "keypoints")
     merged = (
         {key: value for part in parts for key, value in part.items()} for parts in zip(*tasks, strict=True)

@@ -1,1 +1,1 @@
-"""Where the work of a validation and of jobs is done: on this machine, or on a cluster."""
+"""Execution engines: run validations, predictions and jobs on this machine or on a Ray cluster."""

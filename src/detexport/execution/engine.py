@@ -1,6 +1,6 @@
-"""The interface of the execution engines, and the engine of this process and machine.
+"""The interface of the execution engines, and ``Local``, the engine of this machine.
 
-The results do not depend on the engine. It decides only where the work is done.
+The engine decides only where the work runs; the results do not depend on it.
 """
 
 import os
@@ -23,17 +23,17 @@ if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
-"""Becomes the program of its arguments, which the system kills when the thread that started it ends."""
+"""Program that replaces itself by its arguments, and that Linux kills when its parent thread ends."""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a command occupies while it runs.
+    """The resources that a command reserves while it runs.
 
     Args:
         cpus: number of CPUs.
         gpus: number of GPUs.
-        alone: whether it occupies all CPUs of its machine, as a measurement of time does.
+        alone: whether it reserves all CPUs of its machine, as a measurement of time does.
     """
 
     cpus: int = 1
@@ -43,10 +43,10 @@ class Resources:
 
 @dataclass(frozen=True)
 class Command:
-    """A Python program, run in a folder.
+    """A Python script with its arguments and working folder.
 
     Args:
-        arguments: of the interpreter: the script and its arguments.
+        arguments: the script and its arguments.
         folder: its working folder, the same path on every machine of the engine.
         log: the file that receives its output.
         environment: variables that are added to those of the machine; None removes one.
@@ -62,7 +62,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Ended:
-    """A command that ended.
+    """The outcome of a command.
 
     Args:
         code: its exit code; negative for a signal.
@@ -86,18 +86,18 @@ class Execution(Protocol):
         """Yield the result of each item, in the order of the items.
 
         Args:
-            start: called by each worker, and on another machine again for each shard of the items. It returns
-                the function that is called with the items; its results must not depend on the shards.
-            items: can be pickled, as can ``start`` and the results.
+            start: called once by each worker, or on a cluster once per shard of the items. It returns the
+                function that is applied to the items, whose results must not depend on the shards.
+            items: the items; they, ``start`` and the results must be picklable.
             gpus: number of GPUs that a worker needs.
 
         Raises:
-            Exception: what ``start`` or its function raises, after the results of the items before.
+            Exception: raised by ``start`` or its function, after the results of the items before.
         """
         ...
 
     def run(self, command: Command, resources: Resources) -> Ended:
-        """Run a command, and wait for its end; may be called by several threads."""
+        """Run a command and wait until it ends; thread-safe."""
         ...
 
     def stop(self) -> None:
@@ -107,7 +107,7 @@ class Execution(Protocol):
 
 @dataclass(frozen=True)
 class Local:
-    """The engine of this machine: items in this process, commands in processes of their own."""
+    """The engine of this machine: items in this process, commands in child processes."""
 
     _running: set[int] = field(default_factory=set, init=False, compare=False, repr=False)
     _places: "_Places" = field(default_factory=lambda: _Places(), init=False, compare=False, repr=False)
@@ -115,7 +115,7 @@ class Local:
     def map(
         self, start: Callable[[], Callable[[Item], Result]], items: Sequence[Item], *, gpus: int = 0
     ) -> Iterator[Result]:
-        """Yield the result of each item, computed in this process when it is asked for."""
+        """Yield the result of each item, computed lazily in this process."""
         if items:
             yield from map(start(), items)
 
@@ -163,7 +163,7 @@ class _Places:
 
 
 def run_command(command: Command, running: set[int] | None = None) -> Ended:
-    """Run a command as a session leader, which ends with the thread that calls this.
+    """Run a command as a session leader, which is killed when the calling thread ends.
 
     Args:
         command: the command.

@@ -1,4 +1,4 @@
-"""Ray Data as an execution engine: a pool of actors, each with its model loaded, takes the items."""
+"""Ray Data as an execution engine: a pool of actors, each of which loads the model once."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class RayData:
-    """Actors of Ray Data; an actor that is killed starts again, and takes its item again.
+    """An execution engine of Ray Data actors; a killed actor is restarted, and its item retried.
 
     Args:
         ray: the cluster; its ``retries`` are further tries of an item.
-        workers: number of actors; None for as many as have room.
+        workers: number of actors; None for as many as fit.
     """
 
     ray: Ray
@@ -35,7 +35,7 @@ class RayData:
     ) -> Iterator[Result]:
         """Yield the result of each item; see ``Execution.map``.
 
-        An item that was taken twice, because its actor was killed, has one result.
+        An item that ran twice, because its actor was killed, yields one result.
         """
         if not items:
             return
@@ -67,16 +67,16 @@ class RayData:
         return self.ray.run(command, resources)
 
     def stop(self) -> None:
-        """Leave Ray."""
+        """Disconnect from Ray."""
         self.ray.stop()
 
 
 class _Actor:
-    """Holds the function that is called with the items.
+    """Holds the function that is applied to the items.
 
     Args:
         payload: the pickled ``start`` of ``map``.
-        setting: of the process that asked.
+        setting: of the process that submitted the items.
     """
 
     def __init__(self, payload: bytes, setting: Setting) -> None:

@@ -1,6 +1,6 @@
-"""Ray as an execution engine: a Ray of this machine, or a cluster.
+"""Ray as an execution engine: a local Ray instance, or a cluster.
 
-Every machine of a cluster has the same environment, and the project in the same folder, as on a shared file
+Every machine of a cluster needs the same environment, and the project in the same folder, as on a shared file
 system.
 """
 
@@ -29,11 +29,11 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 SHARDS_PER_WORKER = 4
-"""Shards that each worker gets of a small number of items, so that all end at about the same time."""
+"""Shards per worker if there are few items, so that all workers end at about the same time."""
 STARTS = 3
 CONNECT_S = 10.0
 CLUSTER = "DETEXPORT_RAY_CLUSTER"
-"""The environment variable that tells a command which cluster runs it; its own tasks run there, too."""
+"""Environment variable with the address of the cluster that runs a command, for the command's own tasks."""
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """What a client of HTTP/2 sends first (RFC 9113), with an empty SETTINGS frame; a server answers alike."""
@@ -54,7 +54,7 @@ KILLED = (
 
 @dataclass(frozen=True)
 class Setting:
-    """What a worker takes over from the process that asked.
+    """The settings that a worker copies from the process that submitted its task.
 
     Args:
         folder: the current folder.
@@ -92,15 +92,15 @@ class WorkerError(DetexportError):
 
 @dataclass(frozen=True)
 class Ray:
-    """Tasks of Ray with resources; a task whose worker is killed is tried again.
+    """An execution engine of Ray tasks; a task whose worker was killed is retried.
 
     Args:
-        address: a cluster's, as ``ray.init`` takes it. None: that of the environment variable
-            ``RAY_ADDRESS``; without it a Ray of this machine is started, which ends with this process.
-        cpus: CPUs of a Ray that is started; None for all.
-        memory_mb: its object store in MiB; None leaves it to Ray.
-        shard_items: most items of one task of ``map``.
-        retries: further tries of a task.
+        address: address of a cluster, as in ``ray.init``. None: the environment variable ``RAY_ADDRESS``; if
+            it is not set, a local Ray instance is started, which ends with this process.
+        cpus: CPUs of a local Ray instance; None for all.
+        memory_mb: size of its object store in MiB; None for Ray's default.
+        shard_items: largest number of items per task of ``map``.
+        retries: retries of a task whose worker was killed.
     """
 
     address: str | None = None
@@ -129,11 +129,11 @@ class Ray:
     def map(
         self, start: Callable[[], Callable[[Item], Result]], items: Sequence[Item], *, gpus: int = 0
     ) -> Iterator[Result]:
-        """Yield the results of shards of the items, one task each; see ``Execution.map``.
+        """Yield the result of each item, in order; each shard of the items is a task. See ``Execution.map``.
 
-        A worker computes with as many threads as this process would, since the order of sums, and with it the
-        last bits, may depend on their number: OMP_NUM_THREADS, by default one per CPU. A task occupies as
-        many CPUs.
+        A worker uses as many threads as this process (OMP_NUM_THREADS, by default one per CPU), since the
+        order of sums, and with it the last bits, may depend on their number. A task reserves one CPU per
+        thread.
         """
         if not items:
             return
@@ -168,7 +168,7 @@ class Ray:
 
         Raises:
             RuntimeUnavailableError: no machine of the cluster has them.
-            WorkerError: its worker was killed at each try.
+            WorkerError: its worker was killed at every try.
         """
         self.connect()
         environment = {**Setting.of_this_process().environment, **command.environment}
@@ -191,11 +191,11 @@ class Ray:
         return int(ray.cluster_resources().get("CPU", 1))
 
     def stop(self) -> None:
-        """Leave Ray; the commands end with their workers."""
+        """Disconnect from Ray; running commands are killed with their workers."""
         ray.shutdown()
 
     def connect(self) -> None:
-        """Connect to the cluster, or start a Ray of this machine, unless this process is connected.
+        """Connect to the cluster or start a local Ray instance, unless this process is connected.
 
         Raises:
             ConfigError: the cluster cannot be reached.
@@ -214,15 +214,15 @@ class Ray:
             raise ConfigError(
                 "the Ray cluster cannot be reached",
                 got=f"{address}: {error.__cause__ or error}",
-                expected="the address of a running cluster of this version of Ray and Python",
-                remedy="correct engine.address or RAY_ADDRESS; if the cluster asks for a token, set "
+                expected="the address of a running cluster with the same versions of Ray and Python",
+                remedy="correct engine.address or RAY_ADDRESS; if the cluster requires a token, set "
                 "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN",
             ) from error
 
     def _start(self) -> None:
-        """Start a Ray of this machine; again if it ran into its own time limit.
+        """Start a local Ray instance; try again if Ray's own time limit for the start expired.
 
-        On a busy machine a process of Ray's may take longer than the limit, which cannot be changed:
+        On a busy machine a process of Ray may take longer than the limit, which cannot be changed:
         https://github.com/ray-project/ray/issues/65983
         """
         memory = {"object_store_memory": self.memory_mb * 2**20} if self.memory_mb else {}
@@ -330,9 +330,9 @@ def result_of(get: Callable[[], Any]) -> Any:
         raise error.cause from error
     except KILLED as error:
         raise WorkerError(
-            "a worker of Ray was killed at each try",
+            "a Ray worker was killed at every try of its task",
             got=type(error).__name__,
-            expected="memory for the runtime and for the largest input on each machine",
+            expected="enough memory on each machine for the runtime and the largest input",
             remedy="see Ray's logs, give a machine fewer CPUs, or raise engine.retries",
         ) from error
     except ray.exceptions.RayError as error:
@@ -357,13 +357,13 @@ def _run_shard(payload: bytes, shard: bytes, setting: Setting) -> tuple[list[Any
 
 @lru_cache(maxsize=1)
 def started(payload: bytes) -> Callable[[], Callable[[Any], Any]]:
-    """Return what a payload holds: the same object for all shards in this process, with its artifact open."""
+    """Unpickle ``start``; cached, so that all shards of this process share its open artifact."""
     start: Callable[[], Callable[[Any], Any]] = cloudpickle.loads(payload)
     return start
 
 
 def portable(error: Exception) -> Exception:
-    """Return an exception of the same class and message that survives pickling, if it can."""
+    """Return a picklable exception of the same class and message, if possible."""
     if isinstance(error, DetexportError):
         return Raised.of(error).error()
     try:
@@ -374,14 +374,14 @@ def portable(error: Exception) -> Exception:
 
 
 def _run_command(command: Command, address: str) -> Ended:
-    """Run a command, which finds this cluster if it uses Ray itself."""
+    """Run a command with the address of this cluster in its environment."""
     _change_to(str(command.folder))
     environment = {**command.environment, CLUSTER: address}
     return run_command(replace(command, environment=environment))
 
 
 def enter(setting: Setting) -> None:
-    """Take over a setting, before a runtime is imported: threads are counted then."""
+    """Apply the settings of the submitting process; call it before a runtime reads the number of threads."""
     _change_to(setting.folder)
     for name, value in setting.environment.items():
         os.environ.pop(name, None)  # Ray sets the number of threads to that of the task's CPUs

@@ -1,4 +1,4 @@
-"""An artifact that workers have open, each its own: of this process, or of an execution engine."""
+"""Sessions of one artifact: one in this process, or one in each worker of an execution engine."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 
 
 class UnopenedError(Exception):
-    """The runtime cannot open the artifact; the message is its error, unshortened."""
+    """The runtime cannot open the artifact; the message holds the full error."""
 
 
 class Sessions(Protocol):
@@ -35,7 +35,7 @@ class Sessions(Protocol):
         """Yield the result of each item, in the order of the items: see ``Execution.map``.
 
         Args:
-            begin: returns for a session the function that is called with the items.
+            begin: called with a session; returns the function that is applied to the items.
             items: the items.
 
         Raises:
@@ -46,7 +46,7 @@ class Sessions(Protocol):
 
 @dataclass(frozen=True)
 class OneSession:
-    """A session that this process has open.
+    """The session of this process.
 
     Args:
         session: the loaded artifact.
@@ -62,13 +62,13 @@ class OneSession:
     def map(
         self, begin: Callable[[Session], Callable[[Item], Result]], items: Sequence[Item]
     ) -> Iterator[Result]:
-        """Yield the result of each item, computed when it is asked for."""
+        """Yield the result of each item, computed lazily."""
         return map(begin(self.session), items)
 
 
 @dataclass(frozen=True)
 class WorkerSessions:
-    """Sessions of the workers of an execution engine; a worker opens the artifact when it has an item.
+    """Sessions in the workers of an execution engine; a worker opens the artifact at its first item.
 
     Args:
         execution: the engine.

@@ -1,4 +1,4 @@
-"""Attributes of modules under detectron2's names."""
+"""Properties that give attributes of modules detectron2's names."""
 
 from operator import attrgetter
 from typing import Any
@@ -7,12 +7,12 @@ import torch
 
 
 def alias_of(path: str, doc: str | None = None) -> Any:
-    """Return a property of a module that reads and sets another attribute, for detectron2's name of it.
+    """Return a property of a module that is an alias of another attribute, under detectron2's name.
 
-    Scripts leave it out, so that it changes no artifact.
+    Scripting ignores it, so it changes no artifact.
 
     Args:
-        path: the attribute, with a dot if it is that of an attribute.
+        path: name of the attribute, dotted for an attribute of an attribute.
         doc: documentation of the property.
     """
     owner, _, name = path.rpartition(".")

@@ -30,8 +30,8 @@ class ASPP(nn.Module):
             map.
         dropout: probability of setting an output to 0 in training.
         use_depthwise_separable_conv: use ``DepthwiseSeparableConv2d`` for the 3x3 convolutions.
-        pad_to_window: pool a feature map that is no multiple of ``pool_kernel_size`` with its edge repeated,
-            instead of refusing it.
+        pad_to_window: pad a feature map to a multiple of ``pool_kernel_size`` by repeating its edge, instead
+            of raising ConfigError.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class ASPP(nn.Module):
         super().__init__()
         if len(dilations) != 3:
             raise ConfigError(
-                "ASPP has three dilations",
+                "ASPP needs three dilations",
                 got=list(dilations),
                 expected="three numbers",
                 remedy="give three dilations, such as 6, 12 and 18",
@@ -119,7 +119,7 @@ class ASPP(nn.Module):
         return F.dropout(joined, self.dropout, training=self.training) if self.dropout > 0 else joined
 
     def padded(self, x: Tensor) -> Tensor:
-        """Extend a map (N, C, H, W) by its edge to a multiple of the window, if it is to be."""
+        """Pad a map (N, C, H, W) to a multiple of the window by repeating its edge, if ``pad_to_window``."""
         if self.pad_to_window and self.pool_kernel_size is not None:
             rows, columns = self.pool_kernel_size
             down = (x.shape[2] + rows - 1) // rows * rows - x.shape[2]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from detexport.errors import ConfigError
 
-# Known where the library reads it. None, too, for OmegaConf, which checks the nodes of lazy configurations.
+# Always an int in this package; optional, since OmegaConf checks lazy configurations by the annotation.
 if TYPE_CHECKING:
     _Known = int
 else:
@@ -21,7 +21,7 @@ else:
 class ShapeSpec:
     """Declared shape of a feature map: channels, stride in px, and height and width if fixed.
 
-    What is not known is None.
+    An unknown value is None.
     """
 
     channels: _Known = None  # type: ignore[assignment]
@@ -79,7 +79,7 @@ class OneChannelConv2d(nn.Conv2d):
 
     Args:
         in_channels: channels of the input.
-        kernel_size: taps per side.
+        kernel_size: side of the kernel.
         **kwargs: see ``torch.nn.Conv2d``.
     """
 

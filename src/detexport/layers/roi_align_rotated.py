@@ -50,7 +50,7 @@ def roi_align_rotated(
 def _start(
     input: Tensor, boxes: Tensor, counts: Tensor, height: int, width: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return what all samples have in common.
+    """Return the values that all samples share.
 
     Returns:
         The features (N * H * W, C); the height and width of the maps () and (); the row and column (S,) of
@@ -106,7 +106,7 @@ def _sample(
     cos, sin = torch.cos(angle), torch.sin(angle)
     at_x = boxes[:, 0:1] + right * cos + down * sin
     at_y = boxes[:, 1:2] - right * sin + down * cos
-    # The border repeats for one cell; 0 follows.
+    # A sample up to one cell outside the map reads its border; further outside it is 0.
     valid = (at_x >= -1) & (at_x <= map_columns) & (at_y >= -1) & (at_y <= map_rows) & inside[:, None]
     at_x = torch.minimum(at_x.clamp(min=0), map_columns - 1)
     at_y = torch.minimum(at_y.clamp(min=0), map_rows - 1)

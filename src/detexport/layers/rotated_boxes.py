@@ -1,7 +1,7 @@
 """Overlap of rotated boxes: exact areas of the intersections, in plain torch.
 
 A rotated box is its centre x and y, width and height in px, and an angle in degrees, counter-clockwise in the
-image. The border of the intersection of two boxes consists of the parts of the edges of each in the other.
+image. The border of an intersection consists of the segments of each box's edges inside the other box.
 
 Shapes: P pairs of boxes.
 """
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 PAIRS_AT_ONCE = 1 << 16
-"""Pairs whose intersections are computed together."""
+"""Number of pairs whose intersections are computed together."""
 TOLERANCE = 1e-12
 """Distance between edges, relative to their length, at which they coincide."""
 PARALLEL = 1e-13

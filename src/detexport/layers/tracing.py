@@ -1,4 +1,4 @@
-"""Refusal of functions whose loops over values a trace would record as constants."""
+"""Raise an error if a function is traced whose result a trace would record as a constant."""
 
 import torch
 
@@ -6,14 +6,14 @@ from detexport.errors import ExportError
 
 
 def refuse_tracing(name: str, remedy: str) -> None:
-    """Check that a function is not being traced.
+    """Raise ExportError during a trace.
 
     Raises:
-        ExportError: it is.
+        ExportError: the caller is being traced.
     """
     if torch.jit.is_tracing():
         raise ExportError(
-            f"a trace would keep the values of its sample in {name}",
+            f"{name} cannot be traced: the trace would record its values for one sample",
             got="torch.jit.trace",
             expected="a call in eager mode",
             remedy=remedy,

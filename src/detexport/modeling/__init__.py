@@ -155,7 +155,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import test-time augmentation on use: it is all that reads images here."""
+    """Import test-time augmentation on access: no other module here reads image files."""
     if name in ("DatasetMapperTTA", "GeneralizedRCNNWithTTA"):
         from detexport.modeling import test_time_augmentation
 

@@ -122,12 +122,12 @@ class Box2BoxTransformLinear:
 
 
 def is_recorded(transform: Any, kind: type) -> bool:
-    """Return whether a graph decodes as a transform does, an instance of ``kind`` with the default clamp."""
+    """Return whether graphs can decode for a transform: it is a ``kind`` with the default ``scale_clamp``."""
     return type(transform) is kind and getattr(transform, "scale_clamp", MAX_LOG_SCALE) == MAX_LOG_SCALE
 
 
 def decoding_weights(transform: Any, kind: type = Box2BoxTransform) -> List[float]:
-    """Return the weights with which the function of a kind of transform decodes as a transform does, or none.
+    """Return the weights of a transform that graphs can decode for; an empty list for any other.
 
     Without weights a module calls the ``apply_deltas`` of its transform, in eager mode and in a trace.
 
@@ -140,7 +140,7 @@ def decoding_weights(transform: Any, kind: type = Box2BoxTransform) -> List[floa
 
 
 def require_scriptable_transforms(model: nn.Module) -> None:
-    """Check that a script of a model decodes boxes as its transforms do.
+    """Check that a scripted model decodes boxes as its transforms do.
 
     Raises:
         ConfigError: a module has an encoding of box deltas other than the default.
@@ -150,7 +150,7 @@ def require_scriptable_transforms(model: nn.Module) -> None:
         kind = getattr(module, "transform_type", Box2BoxTransform)
         if transform is not None and not is_recorded(transform, kind):
             raise ConfigError(
-                f"a script does not call the apply_deltas of {type(transform).__name__}",
+                f"a scripted model does not call the apply_deltas of {type(transform).__name__}",
                 got=f"{type(module).__name__}.box2box_transform={transform}",
                 expected=f"a {kind.__name__} with the default scale_clamp",
                 remedy="export by tracing or torch.export, which record its apply_deltas",

@@ -9,11 +9,11 @@ from detexport.errors import ExportError
 from detexport.structures.model_output import depth_of
 
 GraphMethods = List[Tuple[nn.Module, str, str]]
-"""Modules, each with a method that detectron2 documents and the one on tensors that a graph calls instead."""
+"""Triples: a module, a method that detectron2 documents, the tensor method that graphs call instead."""
 
 
 def replaced_methods(methods: GraphMethods) -> GraphMethods:
-    """Return those of the methods that a class overrides without the one that a graph calls instead."""
+    """Return the documented methods that a class overrides without overriding the tensor method."""
     return [one for one in methods if depth_of(one[0], one[1]) < depth_of(one[0], one[2])]
 
 

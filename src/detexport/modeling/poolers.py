@@ -47,7 +47,7 @@ class ROIPooler(nn.Module):
         canonical_box_size: int = 224,
         canonical_level: int = 4,
     ) -> "ROIPooler":
-        """Return a pooler of the subclass for rotated boxes if ``pooler_type`` is that."""
+        """Create a ``RotatedROIPooler`` if ``pooler_type`` is ``"ROIAlignRotated"``."""
         rotated = cls is ROIPooler and pooler_type == "ROIAlignRotated"
         return super().__new__(RotatedROIPooler if rotated else cls)
 

@@ -27,7 +27,7 @@ from detexport.modeling.roi_heads.fast_rcnn import fast_rcnn_inference
 from detexport.structures import Boxes, Instances
 
 LOWEST_SCORE = 1e-8
-"""Lower bound of the merged scores, exclusive: the detections of each view have passed their threshold."""
+"""Lower bound of the merged scores, exclusive: the model has applied its own threshold to each view."""
 
 Example = dict[str, Any]
 
@@ -83,14 +83,14 @@ class DatasetMapperTTA:
 class GeneralizedRCNNWithTTA(nn.Module):
     """A two-stage detector of boxes and masks with test-time augmentation, in eager mode.
 
-    Detections of all views are mapped to the output and suppressed per class. Masks are predicted in each
+    Detections of all views are mapped to the output, and NMS runs per class. Masks are predicted in each
     view for the merged boxes, and averaged.
 
     Args:
         cfg: the configuration of the model.
         model: the detector.
         tta_mapper: maps an input to its views: see ``DatasetMapperTTA``, the default.
-        batch_size: views that are run, and padded, together.
+        batch_size: number of views per forward pass.
 
     Raises:
         ConfigError: the model is no ``GeneralizedRCNN``, predicts keypoints, or takes proposals.

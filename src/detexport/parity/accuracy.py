@@ -189,7 +189,7 @@ def measure_accuracy(
     """Evaluate an artifact on the images that the eager model was evaluated on.
 
     Args:
-        sessions: the loaded artifact, of this process or of an engine's workers.
+        sessions: sessions of the artifact, in this process or in the workers of an engine.
         eager: the eager model's metrics.
         dataset: the validation split, with keypoints if there are any.
         precision: of the target.

@@ -102,12 +102,12 @@ def validate_sessions(
     reduced: bool = False,
     progress: Progress | None = None,
 ) -> ParityReport:
-    """Run sessions on every sample of a reference and compare; memory does not grow with their number.
+    """Run sessions on every sample of a reference and compare; memory does not grow with the samples.
 
     If a session raises on a sample, the sample does not pass and the error is the reason.
 
     Args:
-        sessions: the loaded artifact, of this process or of an engine's workers.
+        sessions: sessions of the artifact, in this process or in the workers of an engine.
         reference: the eager model's outputs.
         tolerance: the limits.
         job: the job's name.
@@ -185,7 +185,7 @@ def validate_artifact(
         artifact_dir: the artifact.
         reference: the eager model's outputs.
         tolerance: the limits.
-        execution: where the artifact is run; by default in this process.
+        execution: engine that runs the artifact; by default this process.
         options: see ``validate_sessions``.
 
     Raises:
@@ -211,11 +211,11 @@ def _name(sample: Sample) -> str:
 
 @dataclass(frozen=True)
 class Measuring:
-    """The measurement of groups of samples by one worker.
+    """Measures groups of samples in one worker.
 
     Args:
         tolerance: the limits, widened by the noise floor.
-        table: the limits as they were given.
+        table: the limits before they are widened.
         noise_of: see ``validate_sessions``.
         draw: number of images whose outputs are kept.
     """

@@ -46,8 +46,8 @@ def pad_images(
 class SquarePadding:
     """Padding like ``pad_images``, to a square of a fixed size.
 
-    A single image that is larger is cropped to it, with a warning; its recorded size stays. Objects in what
-    was cropped off are not detected.
+    A single larger image is cropped to it, with a warning; its recorded size does not change. Objects in the
+    cropped region are not detected.
 
     Args:
         side: of the square in px, before it is rounded up to a multiple of the divisibility.

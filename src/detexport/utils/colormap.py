@@ -32,13 +32,13 @@ def random_color(rgb: bool = False, maximum: int = 255) -> np.ndarray:
 
 
 def random_colors(N: int, rgb: bool = False, maximum: int = 255) -> list[np.ndarray]:  # noqa: N803 - detectron2's
-    """Return ``N`` different ones of the colours: see ``colormap``.
+    """Return ``N`` different colours of ``colormap``.
 
     Raises:
         ValueError: there are fewer colours.
     """
     if N > COLOURS:
-        raise ValueError(f"there are {COLOURS} different colours, got N={N}; draw by random_color instead")
+        raise ValueError(f"there are {COLOURS} different colours, got N={N}; use random_color instead")
     return list(colormap(rgb, maximum)[np.random.permutation(COLOURS)[:N]])
 
 

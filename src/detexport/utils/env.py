@@ -40,7 +40,7 @@ def setup_environment() -> None:
     members = runpy.run_path(name) if name.endswith(".py") else vars(importlib.import_module(name))
     if not callable(members.get("setup_environment")):
         raise ConfigError(
-            "the module of the environment has no function setup_environment",
+            "the module in DETECTRON2_ENV_MODULE has no function setup_environment",
             got=f"DETECTRON2_ENV_MODULE={name}",
             expected="a file *.py or a module with setup_environment()",
             remedy="unset the variable, or correct it",

@@ -30,7 +30,7 @@ def setup_logger(
             append their number.
         distributed_rank: number of this process.
         color: without effect: lines have no colours.
-        name: of the logger; with ``detectron2``, that of this package is configured, too.
+        name: name of the logger; ``detectron2`` also configures the logger of this package.
         abbrev_name: without effect: lines have the full name.
         enable_propagation: pass the lines to the parent logger, too.
         configure_stdout: write to the standard output.

@@ -49,7 +49,7 @@ class ModelSource:
         return cfg
 
     def _override(self, cfg: CfgNode) -> None:
-        """Apply the overrides; ``model.KEY`` is one of the model of a lazy configuration."""
+        """Apply the overrides; ``model.KEY`` changes the model of a lazy configuration."""
         pairs = list(zip(self.overrides[0::2], self.overrides[1::2], strict=False))
         lazy = [pair for pair in pairs if LAZY in cfg and str(pair[0]).startswith("model.")]
         if lazy:

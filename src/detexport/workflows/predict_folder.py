@@ -43,7 +43,7 @@ class ResultFormat(StrEnum):
 
 @dataclass(frozen=True)
 class Request:
-    """A prediction of many images.
+    """The request of a batch prediction.
 
     Args:
         source: folder of an artifact, or a model in MLflow: see ``detexport.load``.
@@ -52,7 +52,7 @@ class Request:
         target: run the artifact as this target; empty for the registered or the format's runtime.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:<index>"``.
         score_threshold: instances with a greater score are kept.
-        part_images: number of images of a part, the unit that is written and resumed.
+        part_images: number of images per part, the unit in which results are written and resumed.
     """
 
     source: str
@@ -104,7 +104,7 @@ class _Worker:
                 f"{self.request.source} changed during the run",
                 got=session.artifact.sha256,
                 expected=self.sha256,
-                remedy="name the version by its number",
+                remedy="request the version by its number",
             )
         schema = schema_of(session.artifact.contract)
         detect = partial(_detect, session, self.request.score_threshold)
@@ -125,17 +125,17 @@ def _detect(session: Session, score_threshold: float, encoded: bytes) -> dict[st
 
 
 def predict_folder(request: Request, execution: Execution, result_format: ResultFormat) -> Summary:
-    """Predict the images of which the output has no results yet, and write the results.
+    """Predict the images that have no results in the output yet, and write the results.
 
     Args:
         request: the model, the images and the output.
         execution: where the model runs; its workers read the images and write the parts.
-        result_format: COCO's JSON is written when all parts are.
+        result_format: COCO's JSON is written after all parts.
 
     Raises:
         ArtifactError: the source is not an artifact.
         ConfigError: the output holds results of another request, or the model detects no instances and COCO's
-            format is asked for.
+            format is requested.
         DataError: there is no image.
         OutputError: the results cannot be written.
         IncompleteError: some parts are not written, since the network or the memory failed; all others are.
@@ -170,7 +170,7 @@ def predict_folder(request: Request, execution: Execution, result_format: Result
 
 
 def _begin(request: Request, artifact: Artifact, names: list[str]) -> None:
-    """Write what the results are of, or compare it with an earlier run's.
+    """Record the request in the output, or compare it with the one recorded there.
 
     Raises:
         ConfigError: the output holds results of another model, other options or other images.

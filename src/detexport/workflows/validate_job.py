@@ -37,7 +37,7 @@ def validate_job(
     """Validate the artifact of a job, and write the report with its certificate.
 
     Args:
-        job: its name.
+        job: name of the job.
         artifact_dir: the artifact.
         engine: the target's runtime.
         reference: folder of the eager model's outputs.
@@ -47,7 +47,7 @@ def validate_job(
         target: the target's parameters: ``runtime``, optionally ``precision`` and ``support``.
         parity: limits and budgets, see ``ParitySettings.of``.
         categories: names of the data set's classes to keep; none keeps all.
-        execution: where the artifact is run; by default in this process.
+        execution: engine that runs the artifact; by default this process.
 
     Raises:
         DetexportError: see ``validate_against_reference``.

@@ -87,8 +87,8 @@ def validate_against_reference(
         engine: the target's runtime.
         reference: the eager model's outputs.
         settings: limits and budgets.
-        job: its name.
-        precision: of the target; a reduced one is evaluated by the task metric alone.
+        job: name of the job.
+        precision: precision of the target; a reduced one is evaluated by the task metric alone.
         floor: the model's noise floor; None if it was not measured.
         noise_of: see ``detexport.parity.validate.validate_sessions``.
         dataset: annotated images that the eager model was evaluated on; None leaves the task metric out.
@@ -97,7 +97,7 @@ def validate_against_reference(
         save_to: the report's file; measurements are kept next to it until the end, so that an interrupted
             validation continues. None keeps nothing.
         run_options: other values that the measurements depend on, as JSON values.
-        execution: where the artifact is run; by default in this process.
+        execution: engine that runs the artifact; by default this process.
 
     Raises:
         ArtifactError: the folder is not an artifact.

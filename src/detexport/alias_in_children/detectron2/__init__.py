@@ -1,4 +1,4 @@
-"""Found by the processes that a process with the alias starts: it activates the alias and gives way to it."""
+"""``import detectron2`` in a child process: activates the alias, and replaces this package by it."""
 
 import importlib
 import sys

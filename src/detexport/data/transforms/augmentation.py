@@ -48,7 +48,7 @@ class Augmentation:
         Transform._set_attributes(self, params)  # type: ignore[arg-type]
 
     def _rand_range(self, low: float = 1.0, high: float | None = None, size: Any = None) -> Any:
-        """Draw a number from [low, high), or from [0, low) without ``high``; of a ``size``, an array."""
+        """Draw a number from [low, high), or [0, low) without ``high``; an array if ``size`` is given."""
         low, high = (0.0, low) if high is None else (low, high)
         return np.random.uniform(low, high, size)
 

@@ -164,14 +164,14 @@ class RandomCrop(Augmentation):
 
 
 class RandomCrop_CategoryAreaConstraint(Augmentation):  # noqa: N801 - detectron2's name
-    """Crop at a random position in which no class covers too much; after ten tries the last crop is taken.
+    """Crop at a random position where no class covers too much; after ten tries, use the last crop.
 
     Args:
         crop_type: see ``RandomCrop``.
         crop_size: see ``RandomCrop``.
         single_category_max_area: upper bound, exclusive, of the fraction of a class in the crop's labels;
             1 for none.
-        ignored_category: label that does not count.
+        ignored_category: label that is not counted.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ class RandomCrop_CategoryAreaConstraint(Augmentation):  # noqa: N801 - detectron
         self.ignored_category = ignored_category
 
     def get_transform(self, image: np.ndarray, sem_seg: np.ndarray | None) -> Transform:
-        """Draw a crop of this image with these labels (H, W); None is enough without an upper bound."""
+        """Draw a crop for this image and its labels (H, W), which may be None without an upper bound."""
         if self.single_category_max_area >= 1:
             return self.crop_aug.get_transform(image)
         if sem_seg is None:

@@ -1,4 +1,4 @@
-"""Parts of vision transformers: windows, positions, and the layers of a block.
+"""Building blocks of vision transformers: windows, positions, and the layers of a block.
 
 The tokens of an image are a map (N, H, W, C). Positions are counted on the maps themselves, so that height
 and width stay free in a graph.
@@ -16,7 +16,7 @@ from torchvision.ops import StochasticDepth
 Layer = Callable[..., nn.Module]
 
 INIT_STD = 0.02
-"""Standard deviation of the truncated normal distribution that weights of transformers start with."""
+"""Standard deviation of the truncated normal distribution that initializes weights of transformers."""
 
 
 def init_transformer(module: nn.Module) -> None:
@@ -69,7 +69,7 @@ class Mlp(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """A convolution from the image to tokens; what is left over at the right and bottom is dropped.
+    """A convolution from the image to tokens; incomplete patches at the right and bottom are dropped.
 
     Args:
         kernel_size: of the convolution.
@@ -138,7 +138,7 @@ def positions_along(line: Tensor) -> Tensor:
 
 
 class RelativePosition(nn.Module):
-    """Learned terms of attention by the distance of query and key along one axis (Li et al. 2022, MViTv2).
+    """Relative position embedding along one axis (Li et al. 2022, MViTv2).
 
     A module without parameters: the table belongs to the attention.
 
@@ -152,7 +152,7 @@ class RelativePosition(nn.Module):
         self.more_queries = q_stride <= k_stride
 
     def forward(self, table: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
-        """Return the vector of each pair; the table is resized to the distances on these maps.
+        """Return the embedding of each pair; the table is resized to the distances on these maps.
 
         Args:
             table: (L, C), from the largest negative to the largest positive distance.
@@ -176,7 +176,7 @@ class RelativePosition(nn.Module):
 
 
 def relative_logits(q: Tensor, height_terms: Tensor, width_terms: Tensor) -> Tensor:
-    """Return the logits of attention by the vertical and the horizontal distance.
+    """Return the relative position logits of the attention: the sum of both axes.
 
     Args:
         q: (B, Qh, Qw, C), not scaled.

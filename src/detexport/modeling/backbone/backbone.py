@@ -34,7 +34,7 @@ class Backbone(nn.Module):
     @torch.jit.unused  # type: ignore[prop-decorator]
     @property
     def padding_constraints(self) -> dict[str, int]:
-        """Constraints on the padding of images in px: ``size_divisibility``, ``square_size``; here none."""
+        """Padding of images in px: ``size_divisibility`` and ``square_size``; by default no constraints."""
         return {}
 
     def output_shape(self) -> dict[str, ShapeSpec]:

@@ -156,7 +156,7 @@ class FPN(Backbone):
         self._levels = [level for level, name in self.in_names.items() if name]
         # Images are padded to a multiple of the stride of the last bottom-up level.
         self.size_divisibility = 2 ** self._levels[-1]
-        # Empty, it does not become part of a scripted artifact.
+        # An empty dict is left out of a scripted artifact.
         self._padding_constraints = {"square_size": square_pad} if square_pad else {}
 
     @torch.jit.unused  # type: ignore[prop-decorator]

@@ -42,10 +42,10 @@ class MultiScaleAttention(nn.Module):
         stride_q: stride of the queries.
         stride_kv: stride of keys and values.
         residual_pooling: add the pooled queries to the output.
-        window_size: side of the windows in tokens of the input; 0 for attention of the whole map.
-        use_rel_pos: add terms by the distance of the tokens.
-        rel_pos_zero_init: start the tables of distances with zeros.
-        input_size: rows and columns of tokens of the input that the tables are made for.
+        window_size: side of the windows in tokens of the input; 0 for global attention.
+        use_rel_pos: add relative position embeddings to the attention.
+        rel_pos_zero_init: initialize the relative position embeddings with zeros.
+        input_size: rows and columns of tokens of the input that the relative positions are made for.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class MultiScaleAttention(nn.Module):
         return self.proj(out.reshape(count, height, width, -1))
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Return the mean of the values by attention, (B, Qh, Qw, C); queries (B, Qh, Qw, C), keys alike."""
+        """Return the values weighted by attention, (B, Qh, Qw, C); k and v are (B, Kh, Kw, C)."""
         attention = (q.flatten(1, 2) * self.scale) @ k.flatten(1, 2).transpose(-2, -1)
         if self.use_rel_pos:
             terms = relative_logits(
@@ -197,10 +197,10 @@ class MultiScaleBlock(nn.Module):
 class MViT(Backbone):
     """MViTv2: the feature maps ``scale2`` .. ``scale5``, each of twice the stride of the one before.
 
-    The last block of every stage but the first attends to the whole map, the others to windows.
+    The last block of every stage but the first has global attention, the others window attention.
 
     Args:
-        img_size: side in px of the image that the tables of distances are made for.
+        img_size: side in px of the image that the relative positions are made for.
         patch_kernel: kernel of the convolution from the image to tokens.
         patch_stride: stride of that convolution.
         patch_padding: padding of that convolution.
@@ -218,9 +218,9 @@ class MViT(Backbone):
         drop_path_rate: rate of stochastic depth of the last block; it grows linearly from 0.
         norm_layer: class of the normalizations.
         act_layer: class of the activations.
-        use_abs_pos: add absolute positions to the tokens.
-        use_rel_pos: add terms by the distance of the tokens to the attention.
-        rel_pos_zero_init: start the tables of distances with zeros.
+        use_abs_pos: add absolute position embeddings to the tokens.
+        use_rel_pos: add relative position embeddings to the attention.
+        rel_pos_zero_init: initialize the relative position embeddings with zeros.
         use_act_checkpoint: in training, recompute the blocks in the backward pass to save memory.
         pretrain_img_size: side in px of the images that the absolute positions are made for.
         pretrain_use_cls_token: whether the absolute positions include that of a class token.
@@ -294,7 +294,7 @@ class MViT(Backbone):
                     qkv_bias=qkv_bias,
                     pool_kernel=(qkv_pool_kernel[0], qkv_pool_kernel[1]),
                     stride_q=2 if starts_stage else 1,
-                    # A block that attends to the whole map between stages pools twice as much.
+                    # A global block between stages pools twice as much.
                     stride_kv=2 * stride_kv if index in last[1:3] else stride_kv,
                     residual_pooling=residual_pooling,
                     window_size=0 if index in last[1:] else window,

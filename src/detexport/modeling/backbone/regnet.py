@@ -311,7 +311,7 @@ def _relu() -> nn.Module:
 
 
 class RegNet(AnyNet):
-    """An ``AnyNet`` whose widths are the quantized values of a linear function of the block's number.
+    """An ``AnyNet`` whose widths are a quantized linear function of the index of the block.
 
     Args:
         stem_class: see ``AnyNet``.
@@ -396,7 +396,7 @@ def regnet_widths(depth: int, w_a: float, w_0: float, w_m: float) -> tuple[list[
 
 
 def _fit_groups(width: int, bottleneck_ratio: float, group_width: int) -> tuple[int, int]:
-    """Return width and group width, changed so that whole groups fit into the bottleneck."""
+    """Return width and group width, adjusted so that whole groups fit into the bottleneck."""
     bottleneck = int(max(1, width * bottleneck_ratio))
     group = min(group_width, bottleneck)
     step = math.lcm(group, int(bottleneck_ratio)) if bottleneck_ratio > 1 else group

@@ -157,7 +157,7 @@ class SwinTransformerBlock(nn.Module):
 
 
 def shift_mask(shifted: Tensor, window_size: int, shift_size: int) -> Tensor:
-    """Return what keeps tokens apart that only the cyclic shift has brought into one window.
+    """Return the mask that separates tokens which only the cyclic shift brought into one window.
 
     Args:
         shifted: (N, H, W, D), padded to whole windows, of which only the size is used.
@@ -175,7 +175,7 @@ def shift_mask(shifted: Tensor, window_size: int, shift_size: int) -> Tensor:
 
 
 def _parts(line: Tensor, window_size: int, shift_size: int) -> Tensor:
-    """Return 0 before the last window, 1 in it, 2 in its part that came from the other side."""
+    """Return 0 before the last window, 1 in it, 2 in the cells that the shift moved there."""
     size, position = line.shape[0], positions_along(line)
     return (position >= size - window_size).float() + (position >= size - shift_size).float()
 
@@ -203,7 +203,7 @@ class PatchMerging(nn.Module):
 
 
 class SwinStage(nn.Module):
-    """The blocks of a stage, every second one with shifted windows, and the layer that ends it.
+    """The blocks of a stage, every second one with shifted windows, and the downsampling after them.
 
     Args:
         blocks: of the stage.
@@ -269,7 +269,7 @@ class SwinTransformer(Backbone):
         attn_drop_rate: rate of dropout of the attention.
         drop_path_rate: rate of stochastic depth of the last block; it grows linearly from 0.
         norm_layer: class of the normalizations.
-        ape: add absolute positions to the tokens.
+        ape: add absolute position embeddings to the tokens.
         patch_norm: normalize the tokens of the patches.
         out_indices: numbers of the stages whose outputs are feature maps.
         frozen_stages: -1 trains everything; 0 freezes the patches' layer, 1 also the absolute positions, k
@@ -354,7 +354,7 @@ class SwinTransformer(Backbone):
                 parameter.requires_grad = False
 
     def train(self, mode: bool = True) -> "SwinTransformer":
-        """Set the mode; what is frozen stays in evaluation mode."""
+        """Set the mode; frozen modules stay in evaluation mode."""
         super().train(mode)
         self._freeze()
         return self

@@ -41,9 +41,9 @@ class Attention(nn.Module):
         dim: channels of the tokens.
         num_heads: number of heads.
         qkv_bias: whether queries, keys and values have a bias.
-        use_rel_pos: add terms by the distance of the tokens.
-        rel_pos_zero_init: start the tables of distances with zeros.
-        input_size: rows and columns of tokens that the tables are made for.
+        use_rel_pos: add relative position embeddings to the attention.
+        rel_pos_zero_init: initialize the relative position embeddings with zeros.
+        input_size: rows and columns of tokens that the relative positions are made for.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Attention(nn.Module):
 
 
 class ResBottleneckBlock(CNNBlockBase):
-    """1x1, 3x3, 1x1 convolutions, each normalized, added to the input; a new block is the identity.
+    """1x1, 3x3, 1x1 convolutions, each normalized, added to the input; initialized as the identity.
 
     Args:
         in_channels: channels of the input.
@@ -135,7 +135,7 @@ class ResBottleneckBlock(CNNBlockBase):
 
 
 class Block(nn.Module):
-    """Attention in windows or of the whole map, an MLP, and an optional convolutional block.
+    """Window or global attention, an MLP, and an optional convolutional block.
 
     Args:
         dim: channels of the tokens.
@@ -144,9 +144,9 @@ class Block(nn.Module):
         drop_path: rate of stochastic depth.
         norm_layer: class of the normalizations.
         act_layer: class of the activation.
-        window_size: side of the windows in tokens; 0 for attention of the whole map.
+        window_size: side of the windows in tokens; 0 for global attention.
         use_residual_block: add a ``ResBottleneckBlock`` at the end.
-        input_size: rows and columns of the map that the tables of distances are made for.
+        input_size: rows and columns of the map that the relative positions are made for.
         **attention: see ``Attention``.
     """
 
@@ -195,7 +195,7 @@ class ViT(Backbone):
     """A plain vision transformer: one feature map of the stride of its patches.
 
     Args:
-        img_size: side in px of the image that the tables of distances of global attention are made for.
+        img_size: side in px of the image that the relative positions of global attention are made for.
         patch_size: side of a patch in px.
         in_chans: channels of the image.
         embed_dim: channels of the tokens.
@@ -206,11 +206,11 @@ class ViT(Backbone):
         drop_path_rate: rate of stochastic depth of the last block; it grows linearly from 0.
         norm_layer: class of the normalizations.
         act_layer: class of the activations.
-        use_abs_pos: add absolute positions to the tokens.
-        use_rel_pos: add terms by the distance of the tokens to the attention.
-        rel_pos_zero_init: start the tables of distances with zeros.
+        use_abs_pos: add absolute position embeddings to the tokens.
+        use_rel_pos: add relative position embeddings to the attention.
+        rel_pos_zero_init: initialize the relative position embeddings with zeros.
         window_size: side in tokens of the windows of ``window_block_indexes``.
-        window_block_indexes: blocks with attention in windows; that of the others is global.
+        window_block_indexes: blocks with window attention; the others have global attention.
         residual_block_indexes: blocks that end with a ``ResBottleneckBlock``.
         use_act_checkpoint: in training, recompute the blocks in the backward pass to save memory.
         pretrain_img_size: side in px of the images that the absolute positions are made for.
@@ -287,7 +287,7 @@ class ViT(Backbone):
 class SimpleFeaturePyramid(Backbone):
     """A pyramid whose levels are all computed from the last feature map of a plain backbone.
 
-    Images are padded to a square of ``square_pad`` only, to no multiple of a stride.
+    Images are padded only to a square of ``square_pad``, not to a multiple of a stride.
 
     Args:
         net: network with the output ``in_feature``.
@@ -389,12 +389,12 @@ def get_vit_lr_decay_rate(name: str, lr_decay_rate: float = 1.0, num_layers: int
     """Return the factor of the learning rate of a parameter (layer-wise decay, Clark et al. 2020).
 
     Args:
-        name: of the parameter; those of the ViT start with ``backbone``.
+        name: name of the parameter; those of the ViT start with ``backbone``.
         lr_decay_rate: factor from each block to the one before it.
         num_layers: number of blocks of the ViT.
 
     Returns:
-        1 for what follows the ViT, including its residual blocks.
+        1 for the layers after the ViT, and for its residual blocks.
     """
     layers_after = 0
     if name.startswith("backbone"):

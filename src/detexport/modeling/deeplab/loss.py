@@ -47,14 +47,14 @@ HARD_PIXELS = 0.2
 
 
 def check_loss_type(loss_type: str) -> str:
-    """Return the value of ``MODEL.SEM_SEG_HEAD.LOSS_TYPE``.
+    """Return ``loss_type`` if there is such a loss.
 
     Raises:
         ConfigError: there is no such loss.
     """
     if loss_type not in LOSS_TYPES:
         raise ConfigError(
-            "unknown loss of pixels",
+            "unknown semantic segmentation loss",
             got=f"MODEL.SEM_SEG_HEAD.LOSS_TYPE: {loss_type!r}",
             expected=f"one of {', '.join(LOSS_TYPES)}",
             remedy="correct MODEL.SEM_SEG_HEAD.LOSS_TYPE",

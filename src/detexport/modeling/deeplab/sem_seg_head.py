@@ -21,7 +21,7 @@ from detexport.modeling.meta_arch.semantic_seg import SemSegHead, upsampled_segm
 from detexport.modeling.registries import SEM_SEG_HEADS_REGISTRY
 
 PREDICTOR_STD = 0.001
-"""Deviation of the initial weights of a predictor."""
+"""Standard deviation of the initial weights of a predictor."""
 
 
 class DecoderStage(nn.Module):
@@ -141,7 +141,7 @@ def _fuse_conv(in_channels: int, out_channels: int, norm: Any, separable: bool) 
 
 
 def separable_conv(in_channels: int, out_channels: int, kernel_size: int, norm: Any) -> nn.Module:
-    """Return a depthwise separable convolution, with normalization and ReLU after both of its parts."""
+    """Return a depthwise separable convolution, with normalization and ReLU after both convolutions."""
     return DepthwiseSeparableConv2d(
         in_channels,
         out_channels,
@@ -217,7 +217,7 @@ def aspp_window(train_size: tuple[int, int] | None, stride: int) -> tuple[int, i
         return None
     if train_size[0] % stride or train_size[1] % stride:
         raise ConfigError(
-            "the crops of the training do not fit the stride of ASPP",
+            "the training crop size is not a multiple of ASPP's stride",
             got=f"INPUT.CROP.SIZE: {list(train_size)}",
             expected=f"multiples of {stride}",
             remedy="correct INPUT.CROP.SIZE, or set INPUT.CROP.ENABLED to False",
@@ -236,7 +236,7 @@ def crop_size(cfg: CfgNode) -> tuple[int, int] | None:
         return None
     if crop.TYPE != "absolute":
         raise ConfigError(
-            "DeepLab needs the size of the crops in px",
+            "DeepLab needs the size of the training crops in px",
             got=f"INPUT.CROP.TYPE: {crop.TYPE}",
             expected="absolute",
             remedy="set INPUT.CROP.TYPE to absolute, or INPUT.CROP.ENABLED to False",
@@ -296,7 +296,7 @@ class DeepLabV3PlusHead(SemSegHead):
         loss_weight: weight of the loss.
         loss_type: ``"cross_entropy"`` or ``"hard_pixel_mining"``: see ``deeplab_loss``.
         ignore_value: label of ignored pixels.
-        num_classes: K; None builds the decoder alone, for a subclass with predictors of its own.
+        num_classes: K; None builds only the decoder, for a subclass with other predictors.
         **decoder: see ``Decoder``.
     """
 

@@ -53,7 +53,7 @@ def _build_lazy(cfg: CfgNode) -> ImageModel:
     model, resize = build_lazy(cfg)
     if not isinstance(model, ImageModel):
         raise ConfigError(
-            "the node model of the lazy configuration is no meta architecture",
+            "the node model of the lazy configuration is not a meta architecture",
             got=type(model).__name__,
             expected="a model such as GeneralizedRCNN",
             remedy="correct _target_ of the node model",

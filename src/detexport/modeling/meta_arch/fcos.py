@@ -1,7 +1,7 @@
 """FCOS: a one-stage detector without anchors (Tian et al. 2019, arXiv:1904.01355).
 
-The centre of each cell is a point that may predict one box: the distances of its edges. A box of the size of
-the cell stands for the point, so that the code of anchors applies.
+The centre of each cell is a point that may predict one box, by the distances to its edges. The code of
+anchors applies, with the cell as the anchor of its point.
 
 Shapes: N images, L levels, K classes, R points of all levels, G ground truth boxes.
 """

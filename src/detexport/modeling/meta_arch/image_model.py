@@ -22,7 +22,7 @@ DEFAULT_RESIZE = ResizeRule(800, 1333)
 
 
 def default_resize(square_pad: int) -> ResizeRule:
-    """Return the resize rule of a model without another one: images fit into ``square_pad``, unless 0."""
+    """Return the default resize rule: images fit into ``square_pad``, or detectron2's default if it is 0."""
     return ResizeRule(square_pad, square_pad) if square_pad else DEFAULT_RESIZE
 
 
@@ -37,7 +37,7 @@ class ImageModel(nn.Module):
         input_format: order of the image's channels, ``"BGR"`` (the default) or ``"RGB"``.
         resize: how images are resized before the model; by default ``default_resize``.
         size_divisibility: images are padded to a multiple of this, in px; 0 for no padding.
-        square_pad: images are padded to a square of this side in px before; 0 for none.
+        square_pad: side in px of the square to which images are padded first; 0 for none.
         vis_period: not supported: training images are not recorded.
     """
 
@@ -67,7 +67,7 @@ class ImageModel(nn.Module):
         self.input_format = input_format or "BGR"
         self.resize = resize or default_resize(square_pad)
         self.size_divisibility = size_divisibility
-        # A function, which scripting compiles, unless the size is fixed.
+        # For a free size a function, which scripting compiles.
         self.pad_images: Any = SquarePadding(square_pad) if square_pad else pad_images
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)

@@ -51,7 +51,7 @@ def build_sem_seg_head(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> Any:
 class SemSegHead(nn.Module):
     """Base class of semantic heads: logits at a common stride, upsampled to the padded image.
 
-    A subclass defines ``layers``; and, for ``diagnose``, ``segments`` by ``upsampled_segments``.
+    A subclass defines ``layers`` and, for ``diagnose``, ``segments``: see ``upsampled_segments``.
 
     Args:
         num_classes: K.
@@ -81,7 +81,7 @@ class SemSegHead(nn.Module):
 
     @torch.jit.unused
     def losses(self, features: dict[str, Tensor], targets: list[Tensor]) -> dict[str, Tensor]:
-        """Compute ``loss_sem_seg``, as ``pixel_losses`` does.
+        """Return ``loss_sem_seg``: see ``pixel_losses``.
 
         Args:
             features: feature maps by name.
@@ -91,7 +91,7 @@ class SemSegHead(nn.Module):
 
     @torch.jit.unused
     def pixel_losses(self, logits: Tensor, targets: list[Tensor]) -> dict[str, Tensor]:
-        """Compute ``loss_sem_seg`` by ``pixel_loss``.
+        """Return ``loss_sem_seg``: the ``pixel_loss`` of the upsampled logits, times ``loss_weight``.
 
         Args:
             logits: (N, K, H, W) at the common stride.

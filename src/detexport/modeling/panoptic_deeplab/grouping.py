@@ -18,16 +18,16 @@ VOID = -1
 
 @dataclass(frozen=True)
 class CenterGrouping:
-    """Combination of the classes, centres and offsets of pixels into panoptic ids and instances.
+    """Combines the classes, centres and offsets of pixels into panoptic ids and instances.
 
     Args:
         thing_ids: classes that have instances.
         label_divisor: the panoptic id is the class times this plus the number of the instance in its class, 0
             for stuff.
-        stuff_area: stuff of fewer px is void.
+        stuff_area: segments of stuff with fewer px become void.
         center_threshold: lower bound of a centre's heat, exclusive.
         nms_kernel: side in px of the window in which a centre has the greatest heat.
-        top_k: fewer centres than this are kept.
+        top_k: fewer than this number of centres are kept, as in detectron2.
     """
 
     thing_ids: tuple[int, ...]
@@ -38,14 +38,14 @@ class CenterGrouping:
     top_k: int
 
     def __post_init__(self) -> None:
-        """Check the window, whose centre is a pixel.
+        """Check that the window has a central pixel.
 
         Raises:
             ConfigError: its side is even.
         """
         if self.nms_kernel % 2 == 0:
             raise ConfigError(
-                "a window has a pixel at its centre",
+                "the window of the centres must have an odd side",
                 got=f"MODEL.PANOPTIC_DEEPLAB.NMS_KERNEL: {self.nms_kernel}",
                 expected="an odd number of px",
                 remedy="correct MODEL.PANOPTIC_DEEPLAB.NMS_KERNEL",

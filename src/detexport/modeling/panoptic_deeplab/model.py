@@ -26,7 +26,7 @@ KNOWN_THINGS = {
     "coco_2017_train_panoptic": tuple(range(80)),
     "coco_2017_val_panoptic": tuple(range(80)),
 }
-"""Classes with instances of public data sets, by the start of the name; their label divisor is 1000."""
+"""Thing classes of public data sets, by the prefix of their name; their label divisor is 1000."""
 LABEL_DIVISOR = 1000
 TARGETS = ("center", "center_weights", "offset", "offset_weights")
 """Keys of a training input, beside ``sem_seg``."""
@@ -170,8 +170,8 @@ class PanopticDeepLab(ImageModel):
             ExportError: always.
         """
         raise ExportError(
-            "PanopticDeepLab is not exported yet",
-            got="maps of centres and offsets, which no contract describes",
+            "PanopticDeepLab cannot be exported",
+            got="maps of centres and offsets, which the contract does not describe",
             expected="outputs such as instances or sem_seg",
             remedy="run it in eager mode, or trace its method detect yourself",
         )
@@ -216,7 +216,7 @@ def things_of(cfg: CfgNode) -> tuple[tuple[int, ...], int]:
         if name.startswith(known):
             return things, LABEL_DIVISOR
     raise ConfigError(
-        "Panoptic-DeepLab needs to know which classes have instances",
+        "the thing classes of Panoptic-DeepLab are unknown",
         got=f"DATASETS.TRAIN: {list(names)}, whose metadata has no thing_dataset_id_to_contiguous_id",
         expected=f"a name that starts with one of {', '.join(KNOWN_THINGS)}, or registered metadata",
         remedy=f"MetadataCatalog.get({name or 'NAME'!r}).set(thing_dataset_id_to_contiguous_id=..., "
@@ -228,14 +228,14 @@ def _check_options(cfg: CfgNode) -> None:
     node = cfg.MODEL.PANOPTIC_DEEPLAB
     if node.BENCHMARK_NETWORK_SPEED:
         raise ConfigError(
-            "the outputs of a network alone are not supported",
+            "the benchmark mode of Panoptic-DeepLab is not supported",
             got="MODEL.PANOPTIC_DEEPLAB.BENCHMARK_NETWORK_SPEED: True",
             expected="False",
             remedy="set it to False",
         )
     if node.USE_DEPTHWISE_SEPARABLE_CONV != cfg.MODEL.SEM_SEG_HEAD.USE_DEPTHWISE_SEPARABLE_CONV:
         raise ConfigError(
-            "both heads of Panoptic-DeepLab have the same kind of convolutions",
+            "the two heads of Panoptic-DeepLab must use the same kind of convolution",
             got=f"MODEL.PANOPTIC_DEEPLAB.USE_DEPTHWISE_SEPARABLE_CONV: {node.USE_DEPTHWISE_SEPARABLE_CONV}, "
             "MODEL.SEM_SEG_HEAD.USE_DEPTHWISE_SEPARABLE_CONV: the opposite",
             expected="equal values",

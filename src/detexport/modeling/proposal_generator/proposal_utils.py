@@ -23,7 +23,7 @@ def add_ground_truth_to_proposals(
             has their other fields, too.
 
     Raises:
-        ValueError: it has not.
+        ValueError: the ground truth lacks one of these fields.
     """
     extended = []
     for truth, found in zip(gt, proposals, strict=True):

@@ -265,11 +265,11 @@ def completed(
     instances: list[Instances],
     add_fields: Callable[[list[dict[str, Tensor]], list[tuple[int, int]]], list[dict[str, Tensor]]],
 ) -> list[Instances]:
-    """Return copies of detections with further fields.
+    """Return copies of detections with added fields.
 
     Args:
         instances: with ``pred_boxes`` and ``pred_classes``, of each image.
-        add_fields: adds the fields to these two, given the image sizes, too.
+        add_fields: returns these two fields and the added ones, given the image sizes.
     """
     sizes = [one.image_size for one in instances]
     given = [{"pred_boxes": one.pred_boxes.tensor, "pred_classes": one.pred_classes} for one in instances]

@@ -145,7 +145,7 @@ class RROIHeads(StandardROIHeads):
         super().__init__(**kwargs)
         if self.mask_on or self.keypoint_on or self.train_on_pred_boxes:
             raise ConfigError(
-                "RROIHeads has a box head alone, trained on proposals",
+                "RROIHeads supports only a box head, trained on proposals",
                 got=f"masks: {self.mask_on}, keypoints: {self.keypoint_on}, "
                 f"train_on_pred_boxes: {self.train_on_pred_boxes}",
                 expected="MODEL.MASK_ON, MODEL.KEYPOINT_ON and MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES: False",

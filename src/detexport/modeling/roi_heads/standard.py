@@ -128,7 +128,7 @@ class StandardROIHeads(ROIHeads):
                 f"the pooler does not fit {cls.__name__}",
                 got=f"MODEL.ROI_BOX_HEAD.POOLER_TYPE: {box.POOLER_TYPE}",
                 expected="ROIAlignRotated" if cls.box_dim == 5 else "ROIAlignV2, ROIAlign or ROIPool",
-                remedy="use ROIAlignRotated with RROIHeads, and no other",
+                remedy="use ROIAlignRotated with RROIHeads, and only with it",
             )
         channels, strides = level_shapes(cfg, input_shape)
         box_head = build_box_head(cfg, pooled_shape(box, channels))

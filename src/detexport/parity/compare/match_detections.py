@@ -33,10 +33,10 @@ class Rows:
     """Scored boxes of one image, best first: detections, or proposals, which are all of one class.
 
     Args:
-        boxes: (R, 4) XYXY in px of the output; of rotated boxes the smallest around each.
+        boxes: (R, 4) XYXY in px of the output; of a rotated box the smallest XYXY box around it.
         scores: (R,) confidences, or objectness logits.
         classes: (R,).
-        rotated: (R, 5) the rotated boxes, if they are.
+        rotated: (R, 5) the rotated boxes; None if the boxes are XYXY.
     """
 
     boxes: np.ndarray
@@ -46,7 +46,7 @@ class Rows:
 
     @property
     def coordinates(self) -> np.ndarray:
-        """Return the coordinates in px (R, D) that are compared: of rotated boxes the four corners."""
+        """Return the coordinates in px (R, D) that are compared; of a rotated box, its four corners."""
         return self.boxes if self.rotated is None else box_corners(self.rotated).reshape(-1, 8)
 
     def overlap(self, index: int, other: "Rows", chosen: np.ndarray) -> np.ndarray:
