@@ -17,8 +17,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from detexport.conf_files import read_targets
 from detexport.config.composition import explained, register_resolvers
-from detexport.defaults import read_targets
 from detexport.errors import ConfigError
 from detexport.model_zoo import get_checkpoint_url, get_class_names
 from detexport.model_zoo.zoo import URL_PREFIX

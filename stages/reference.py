@@ -6,7 +6,7 @@ from typing import Annotated
 from typer import Option
 
 from detexport.config.params import load_values
-from detexport.reference.input_plan import Plan
+from detexport.reference.input_kinds import Plan
 from detexport.system.script import run
 from detexport.workflows.loaded_model import load_built_model
 from detexport.workflows.make_reference import make_reference_on

@@ -12,8 +12,8 @@ from detexport.config.instantiation import instantiate
 from detexport.config.params import load_params, load_values
 from detexport.parity.report_text import report_lines
 from detexport.system.script import run
+from detexport.workflows.reference_validation import ReportFiles
 from detexport.workflows.validate_job import validate_job
-from detexport.workflows.validate_reference import ReportFiles
 
 
 def main(

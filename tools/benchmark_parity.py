@@ -164,7 +164,7 @@ def models(models_dir: Path) -> list[Path]:
 
 def of_model(folder: Path, data: Path) -> Iterator[Result]:
     """Plant the changes in each artifact of a model; yield the results."""
-    reference, floor = read_reference(folder / "reference"), read_noise_floor(folder / "floor.json")
+    reference, floor = read_reference(folder / "reference"), read_noise_floor(folder / "noise_floor.json")
     for target, recipe in targets().items():
         artifact_dir = folder / "artifacts" / recipe.artifact
         if recipe.precision or not artifact_dir.is_dir():

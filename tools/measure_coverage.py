@@ -29,7 +29,15 @@ from detexport.system.script import run
 PIPELINE = Path("dvc.yaml")
 DECLARED = Path("conf/unsupported.yaml")
 STAGES = (
-    *("describe_environment", "prepare_data", "build", "load_checkpoint", "sample", "reference", "floor"),
+    *(
+        "describe_environment",
+        "prepare_data",
+        "build",
+        "load_checkpoint",
+        "sample",
+        "reference",
+        "noise_floor",
+    ),
     *("export", "convert", "validate"),
 )
 LINKED = ("checkpoints", "conf", "hydra_plugins", "requirements.lock", "src", "stages", "tools")

@@ -24,7 +24,7 @@ from detexport.system.environment import changes, describe_environment
 from detexport.system.files import read_json
 from detexport.system.script import run
 from detexport.targets.opsets import check_opset_version
-from detexport.workflows.receipts import outdated_receipt
+from detexport.workflows.check_registered import outdated_receipt
 
 # DVC's record of the processes that read and write each path.
 LOCKS = Path(".dvc/tmp/rwlock")

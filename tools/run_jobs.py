@@ -29,7 +29,7 @@ from detexport.system.script import run
 
 PIPELINE = Path("dvc.yaml")
 CHAIN = (
-    *("build", "load_checkpoint", "sample", "reference", "floor", "export", "convert", "validate"),
+    *("build", "load_checkpoint", "sample", "reference", "noise_floor", "export", "convert", "validate"),
     *("diagnose", "benchmark_targets", "benchmark", "metrics"),
 )
 """The stages of one model or one job."""
@@ -128,7 +128,7 @@ def main(
     The engine is that of params.yaml; `python tools/compose.py engine=ray` selects Ray. The logs are in
     outputs/logs, with the time and the memory of each stage in outcomes.json.
     """
-    params = load_values_of_all()
+    params = load_all_values()
     stages = yaml.safe_load(PIPELINE.read_text(encoding="utf-8"))["stages"]
     steps = read_steps(stages, params, list(stages))
     before = producers(steps)
@@ -241,7 +241,7 @@ def dvc(*words: str, shown: bool = True) -> str:
     return done.stdout or ""
 
 
-def load_values_of_all() -> dict[str, Any]:
+def load_all_values() -> dict[str, Any]:
     """Return all parameters."""
     return {name: load_values(name) for name in yaml.safe_load(PARAMS.read_text(encoding="utf-8"))}
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from detexport.conf_files import read_defaults
 from detexport.data.synthetic import SyntheticShapes
-from detexport.defaults import read_defaults
 
 
 def shapes_options(**changes: Any) -> dict[str, Any]:

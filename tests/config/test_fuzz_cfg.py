@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from detexport.config import get_cfg
 from detexport.config.cfg import _leaves, load_cfg
 from detexport.config.plain_yaml import compute
-from detexport.config.values import check_values
+from detexport.config.valid_values import check_values
 from detexport.errors import ConfigError, OutOfMemoryError
 from detexport.modeling import build_model
 from fuzzing import FEW, LIMIT_MB, MANY, check, fuzzed

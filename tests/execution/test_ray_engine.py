@@ -25,8 +25,8 @@ from detexport.processing.postprocess import postprocess
 from detexport.reference.store import SampleMeta, write_reference
 from detexport.runtime.onnxruntime import OnnxRuntime
 from detexport.system.files import write_json
+from detexport.workflows.reference_validation import ReportFiles
 from detexport.workflows.validate_job import validate_job
-from detexport.workflows.validate_reference import ReportFiles
 from small_ray import OPTIONS, small_ray
 from tiny_artifacts import tiny_image
 
@@ -194,13 +194,13 @@ def report_files(folder: Path, engine: Any, artifact: Path, reference: Path, **o
     """The files of a validation on an engine: the report, the drawn outputs, the certificate."""
     parity = yaml.safe_load((CONF / "parity" / "default.yaml").read_text())
     files = ReportFiles(folder / "report.json", folder / "drawn.npz", folder / "certificate.json")
-    write_json(folder / "floor.json", NoiseFloor(samples=(), environment={}, variants={}).to_json())
+    write_json(folder / "noise_floor.json", NoiseFloor(samples=(), environment={}, variants={}).to_json())
     validate_job(
         "tiny-onnx",
         artifact,
         options.get("runtime", OnnxRuntime(threads=1)),
         reference,
-        folder / "floor.json",
+        folder / "noise_floor.json",
         folder,
         files,
         {"artifact": "onnx", "runtime": {}},

@@ -220,11 +220,11 @@ def test_a_floor_is_read_as_it_was_written(tmp_path: Path) -> None:
     floor = NoiseFloor(
         ("a", "b"), {"threads": 2}, {"threads": variant(score=1e-3), "x": variant(counts=False)}
     )
-    write_json(tmp_path / "floor.json", floor.to_json())
-    assert read_noise_floor(tmp_path / "floor.json") == floor
-    (tmp_path / "floor.json").write_text("{}")
+    write_json(tmp_path / "noise_floor.json", floor.to_json())
+    assert read_noise_floor(tmp_path / "noise_floor.json") == floor
+    (tmp_path / "noise_floor.json").write_text("{}")
     with pytest.raises(DataError, match="not a noise floor"):
-        read_noise_floor(tmp_path / "floor.json")
+        read_noise_floor(tmp_path / "noise_floor.json")
 
 
 def test_a_limit_is_widened_ten_times_at_most() -> None:
@@ -276,7 +276,14 @@ def test_the_stage_writes_the_floor_and_the_same_one_again(
     )
     written = []
     for name in ("first.json", "second.json"):
-        command = [sys.executable, str(ROOT / "stages/floor.py"), "--build", "build", "--weights", "weights"]
+        command = [
+            sys.executable,
+            str(ROOT / "stages/noise_floor.py"),
+            "--build",
+            "build",
+            "--weights",
+            "weights",
+        ]
         command += ["--reference", str(folder), "--data", "none", "--save-to", name]
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
         done = subprocess.run(

@@ -8,7 +8,7 @@ import yaml
 
 from detexport.errors import ConfigError
 from detexport.parity.settings import RANGES, ParitySettings, default_settings, read_parity_settings
-from detexport.reference.input_plan import Plan
+from detexport.reference.input_kinds import Plan
 from tolerances import TOLERANCE
 
 ROOT = Path(__file__).parents[2]

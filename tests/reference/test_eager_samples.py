@@ -12,7 +12,7 @@ from detexport.data.coco import CocoRecord
 from detexport.parity.settings import default_settings
 from detexport.reference.eager_outputs import run_eager, with_score_threshold
 from detexport.reference.eager_samples import eager_samples
-from detexport.reference.input_plan import BATCH, NEAR, ODD
+from detexport.reference.input_kinds import BATCH, NEAR, ODD
 from detexport.reference.store import DATA
 from small_architectures import draw, small_model
 

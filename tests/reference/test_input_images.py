@@ -20,7 +20,7 @@ from detexport.reference.input_images import (
     meta_of,
     repeated_image,
 )
-from detexport.reference.input_plan import BLACK, FLAT, MADE, NOISE, ODD, TALL, TIES, WHITE, WIDE
+from detexport.reference.input_kinds import BLACK, FLAT, MADE, NOISE, ODD, TALL, TIES, WHITE, WIDE
 from detexport.reference.store import DATA, NO_IMAGE
 from tiny_artifacts import tiny_contract
 

@@ -21,7 +21,7 @@ from detexport.processing.postprocess import postprocess
 from detexport.reference.batching import group_by_call
 from detexport.reference.eager_outputs import run_eager_batch, with_score_threshold
 from detexport.reference.input_images import ASPECT
-from detexport.reference.input_plan import (
+from detexport.reference.input_kinds import (
     BATCH,
     BLACK,
     FLAT,

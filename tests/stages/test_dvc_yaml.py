@@ -121,7 +121,7 @@ def test_no_code_that_a_stage_does_not_import_makes_it_stale(loaded: dict[str, s
 
 
 def conf_read_by(file: str) -> set[str]:
-    """What a module reads of conf/ by itself, not through params.yaml: see detexport.defaults."""
+    """What a module reads of conf/ by itself, not through params.yaml: see detexport.conf_files."""
     nodes = ast.walk(ast.parse((ROOT / file).read_text()))
     calls = [node for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
     files = {

@@ -28,7 +28,7 @@ def workspace(tmp_path: Path) -> Path:
     model = tmp_path / "models" / "tiny"
     write_tiny_onnx(model / "artifacts" / "onnx")
     write_expected(model, model / "artifacts" / "onnx", shift_px=0)
-    write_json(model / "floor.json", NoiseFloor(samples=(), environment={}, variants={}).to_json())
+    write_json(model / "noise_floor.json", NoiseFloor(samples=(), environment={}, variants={}).to_json())
     runtime = {"_target_": "detexport.runtime.onnxruntime.OnnxRuntime", "threads": 1}
     params = {
         "data": {"categories": None},
@@ -72,7 +72,7 @@ def validate(workspace: Path, **changes: str | Path) -> subprocess.CompletedProc
         "job": JOB,
         "artifact_dir": model / "artifacts" / "onnx",
         "reference": model / "reference",
-        "floor": model / "floor.json",
+        "floor": model / "noise_floor.json",
         "data": "data",
         "save_to": model / "parity" / "onnx.json",
         "save_drawn_to": model / "parity" / "onnx_drawn.npz",

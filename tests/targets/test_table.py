@@ -10,8 +10,8 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from detexport.conf_files import read_targets
 from detexport.config.instantiation import instantiate
-from detexport.defaults import read_targets
 from detexport.errors import ConfigError, MissingPackageError
 from detexport.parity.accuracy import FLOAT32
 from detexport.parity.settings import default_settings

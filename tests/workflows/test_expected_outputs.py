@@ -51,7 +51,7 @@ def test_the_pipelines_reference_comes_with_its_floor_if_there_is_one(tmp_path: 
     assert (expected.floor, expected.name) == (None, str(expected.reference))
     floor = NoiseFloor(("a",), {"threads": 2}, {})
     (tmp_path / "m").mkdir()
-    write_json(tmp_path / "m/floor.json", floor.to_json())
+    write_json(tmp_path / "m/noise_floor.json", floor.to_json())
     assert pipeline_outputs(tmp_path / "m/artifacts/onnx").floor == floor
 
 

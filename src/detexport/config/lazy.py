@@ -17,11 +17,11 @@ from detexport.config import lazy_python, lazy_yaml
 from detexport.config.cfg import LAZY, CfgNode, get_cfg, read_text, reading
 from detexport.config.lazy_yaml import ARGUMENTS, NAME, PARTIAL, TARGET
 from detexport.config.plain_yaml import MOST_VALUES
-from detexport.config.values import check_arguments
+from detexport.config.valid_values import check_arguments
 from detexport.errors import ConfigError, DetexportError, is_allocation_failure, listed, shown
 
 OWN = __name__.partition(".")[0]
-ROOMS = ("data.transforms", "layers", "modeling", "projects", "solver", "structures")
+ALLOWED_PACKAGES = ("data.transforms", "layers", "modeling", "projects", "solver", "structures")
 """Packages of detexport whose classes a configuration may name; none of them reads or writes files."""
 FUNCTIONS = (
     "get_norm",
@@ -331,8 +331,8 @@ def instantiate(cfg: Any) -> Any:
 
     Args:
         cfg: a node with ``_target_``, or a list of nodes; any other value is returned as it is. A target is a
-            class or function, or a path of the allowed ones: classes of ``ROOMS`` under detectron2's paths,
-            of ``torch.nn`` and ``torch.optim``, and what is in a project that ``--with`` imported.
+            class or function, or a path of an allowed one: classes of ``ALLOWED_PACKAGES`` under detectron2's
+            paths, of ``torch.nn`` and ``torch.optim``, and what is in a project that ``--with`` imported.
 
     Raises:
         ConfigError: a target does not exist or is not allowed, its arguments do not fit, or an interpolation
@@ -481,7 +481,7 @@ def resolve(path: str) -> Any:
     if parts[0] == lazy_python.ROOT:
         parts[0] = OWN
     names = all(part.isidentifier() and not part.startswith("_") for part in parts)
-    in_rooms = ".".join(parts).startswith(tuple(f"{OWN}.{room}." for room in ROOMS))
+    in_rooms = ".".join(parts).startswith(tuple(f"{OWN}.{package}." for package in ALLOWED_PACKAGES))
     if names and (in_rooms or parts[:2] in (["torch", "nn"], ["torch", "optim"]) or parts[0] in _projects):
         found = _walk(parts, path)
         if _is_allowed(found):
@@ -492,7 +492,7 @@ def resolve(path: str) -> Any:
 def _is_allowed(found: Any) -> bool:
     """Return whether a configuration may name what a path leads to, which a package may only re-export."""
     module = f"{getattr(found, '__module__', '')}."
-    if module.startswith(tuple(f"{OWN}.{room}." for room in ROOMS)):
+    if module.startswith(tuple(f"{OWN}.{package}." for package in ALLOWED_PACKAGES)):
         return isinstance(found, type) or getattr(found, "__name__", None) in FUNCTIONS
     if module.startswith(("torch.nn.", "torch.optim.")):
         return isinstance(found, type) and _is_layer_or_optimizer(found)

@@ -61,7 +61,7 @@ class Command:
 
 
 @dataclass(frozen=True)
-class Ended:
+class CommandResult:
     """The outcome of a command.
 
     Args:
@@ -96,7 +96,7 @@ class Execution(Protocol):
         """
         ...
 
-    def run(self, command: Command, resources: Resources) -> Ended:
+    def run(self, command: Command, resources: Resources) -> CommandResult:
         """Run a command and wait until it ends; thread-safe."""
         ...
 
@@ -119,7 +119,7 @@ class Local:
         if items:
             yield from map(start(), items)
 
-    def run(self, command: Command, resources: Resources) -> Ended:
+    def run(self, command: Command, resources: Resources) -> CommandResult:
         """Run a command in a process; the caller limits how many run at a time.
 
         One that is alone waits until no other runs, and the others wait for its end.
@@ -162,7 +162,7 @@ class _Places:
                 self._changed.notify_all()
 
 
-def run_command(command: Command, running: set[int] | None = None) -> Ended:
+def run_command(command: Command, running: set[int] | None = None) -> CommandResult:
     """Run a command as a session leader, which is killed when the calling thread ends.
 
     Args:
@@ -203,7 +203,7 @@ def run_command(command: Command, running: set[int] | None = None) -> Ended:
         _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     seconds = round(usage.ru_utime + usage.ru_stime, 1)
-    return Ended(process.returncode, seconds, usage.ru_maxrss * 1024, late.is_set())
+    return CommandResult(process.returncode, seconds, usage.ru_maxrss * 1024, late.is_set())
 
 
 def kill(pid: int) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from detexport.execution.engine import Command, Ended, Resources
+from detexport.execution.engine import Command, CommandResult, Resources
 from detexport.execution.ray_engine import Needs, Ray, Setting, enter, portable, result_of, started
 from detexport.system.extras import extra_imports
 
@@ -62,7 +62,7 @@ class RayData:
                 raise error
             yield result
 
-    def run(self, command: Command, resources: Resources) -> Ended:
+    def run(self, command: Command, resources: Resources) -> CommandResult:
         """Run a command as a task; see ``Execution.run``."""
         return self.ray.run(command, resources)
 

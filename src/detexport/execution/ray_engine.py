@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from detexport.errors import BROKEN, ConfigError, DetexportError, RuntimeUnavailableError, listed
-from detexport.execution.engine import Command, Ended, Resources, run_command
+from detexport.execution.engine import Command, CommandResult, Resources, run_command
 from detexport.system.child_process import Raised
 from detexport.system.extras import extra_imports
 
@@ -163,7 +163,7 @@ class Ray:
                 with suppress(Exception):  # Ray may have ended
                     ray.cancel(shard, force=True)
 
-    def run(self, command: Command, resources: Resources) -> Ended:
+    def run(self, command: Command, resources: Resources) -> CommandResult:
         """Run a command on a machine with these resources: ``cpus`` for each thread that it computes with.
 
         Raises:
@@ -182,7 +182,7 @@ class Ray:
         )
         command = replace(command, environment=environment)
         started = task.remote(command, ray.get_runtime_context().gcs_address)
-        ended: Ended = result_of(partial(ray.get, started))
+        ended: CommandResult = result_of(partial(ray.get, started))
         return ended
 
     def cpus_of_the_cluster(self) -> int:
@@ -208,7 +208,7 @@ class Ray:
             self._start()
             return
         try:
-            _knock(address)
+            _require_listener(address)
             ray.init(address, log_to_driver=False, logging_level="ERROR")
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise ConfigError(
@@ -243,7 +243,7 @@ class Ray:
                 ray.shutdown()
 
 
-def _knock(address: str) -> None:
+def _require_listener(address: str) -> None:
     """Raise OSError unless a server of gRPC listens at a cluster's address: Ray would try for minutes."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if not port.isdigit():
@@ -373,7 +373,7 @@ def portable(error: Exception) -> Exception:
     return error if (type(copy), str(copy)) == (type(error), str(error)) else Raised.of(error).error()
 
 
-def _run_command(command: Command, address: str) -> Ended:
+def _run_command(command: Command, address: str) -> CommandResult:
     """Run a command with the address of this cluster in its environment."""
     _change_to(str(command.folder))
     environment = {**command.environment, CLUSTER: address}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from detexport.errors import ExportError
-from detexport.schema import Schema, flatten
+from detexport.export.flatten import Schema, flatten
 from detexport.structures.model_output import raw_outputs
 
 

@@ -149,8 +149,8 @@ def read_noise_floor(path: Path) -> NoiseFloor:
         raise DataError(
             f"{path} is not a noise floor",
             got=f"{type(error).__name__}: {error}",
-            expected="a JSON file as the stage `floor` writes it",
-            remedy="run the stage `floor` again",
+            expected="a JSON file as the stage `noise_floor` writes it",
+            remedy="run the stage `noise_floor` again",
         ) from error
 
 

@@ -8,11 +8,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from detexport.defaults import merged, read_defaults
+from detexport.conf_files import merged, read_defaults
 from detexport.errors import ConfigError, shown
 from detexport.parity.accuracy import FLOAT32
 from detexport.parity.compare import Tolerance
-from detexport.reference.input_plan import Plan
+from detexport.reference.input_kinds import Plan
 from detexport.system.params_file import read_section
 
 SECTION = "parity"

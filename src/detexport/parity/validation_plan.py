@@ -10,7 +10,7 @@ from typing import Any
 from detexport.parity.accuracy import Accuracy
 from detexport.parity.compare.tolerance import STRICTER_IF_HIGHER
 from detexport.parity.settings import ParitySettings
-from detexport.reference.input_plan import BATCH, MADE, TIES
+from detexport.reference.input_kinds import BATCH, MADE, TIES
 from detexport.reference.store import DATA, Reference
 
 ALWAYS = (*MADE, TIES, BATCH)

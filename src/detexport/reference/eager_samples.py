@@ -10,7 +10,7 @@ from detexport.data.coco import CocoRecord
 from detexport.outputs import Outputs
 from detexport.reference.eager_outputs import run_eager_batch, with_score_threshold
 from detexport.reference.image_ops import Size
-from detexport.reference.input_plan import Plan, probed_threshold
+from detexport.reference.input_kinds import Plan, probed_threshold
 from detexport.reference.inputs import Run, SampleOutputs, resumed_inputs
 from detexport.reference.resume import Progress
 from detexport.reference.threshold_search import Probe

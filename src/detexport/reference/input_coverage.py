@@ -114,7 +114,7 @@ class InputCoverageCounter:
         """Count one sample.
 
         Args:
-            kind: its kind: ``DATA``, or one of ``detexport.reference.input_plan``.
+            kind: its kind: ``DATA``, or one of ``detexport.reference.input_kinds``.
             size: height and width of its image, in px.
             batch: the group of its call; empty if it was run alone.
             distances: signed distances to the threshold of scores that may be missing in ``outputs``.

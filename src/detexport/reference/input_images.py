@@ -10,7 +10,7 @@ from detexport.contract import Contract
 from detexport.data.coco import CocoRecord, read_record
 from detexport.data.resize import resize_image, resized_size
 from detexport.reference.image_ops import Size, mosaic, noise, plain
-from detexport.reference.input_plan import BLACK, FLAT, NOISE, ODD, TALL, TIES, WHITE, WIDE
+from detexport.reference.input_kinds import BLACK, FLAT, NOISE, ODD, TALL, TIES, WHITE, WIDE
 from detexport.reference.store import NO_IMAGE, SampleMeta
 from detexport.system.digests import sha256_json
 

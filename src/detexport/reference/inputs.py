@@ -26,7 +26,7 @@ from detexport.reference.input_images import (
     meta_of,
     repeated_image,
 )
-from detexport.reference.input_plan import (
+from detexport.reference.input_kinds import (
     BATCH,
     BLACK,
     FLAT,

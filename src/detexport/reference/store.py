@@ -33,7 +33,7 @@ class SampleMeta:
         image_size: height and width of the graph's image, in px.
         output_size: height and width of the frame of the outputs, in px.
         scale: factor on the contract's resize rule.
-        kind: ``DATA``, or one of ``detexport.reference.input_plan``.
+        kind: ``DATA``, or one of ``detexport.reference.input_kinds``.
         note: the result of a search, in words.
         batch: name of the group of images that were run in one call, since padding makes an image's outputs
             depend on the others slightly; empty if the image was run alone.

@@ -54,7 +54,7 @@ class Job:
     @property
     def stages(self) -> list[str]:
         """The names in ``dvc.lock`` of the stages that made the job's results."""
-        of_model = ("build", "load_checkpoint", "sample", "reference", "floor", "benchmark")
+        of_model = ("build", "load_checkpoint", "sample", "reference", "noise_floor", "benchmark")
         return [
             *(f"{stage}@{self.model}" for stage in of_model),
             *self.made_by,

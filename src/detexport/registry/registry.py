@@ -25,7 +25,7 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from detexport.artifact import MANIFEST, read_verified
-from detexport.defaults import copy_package
+from detexport.conf_files import copy_package
 from detexport.errors import ArtifactError
 from detexport.registry.card import describe_version
 from detexport.registry.content import PACKAGE, PYFUNC, Content

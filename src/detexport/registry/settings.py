@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from detexport.defaults import merged, read_defaults
+from detexport.conf_files import merged, read_defaults
 from detexport.errors import ConfigError
 from detexport.parity.settings import ParitySettings, default_settings
 from detexport.system.json_values import decode

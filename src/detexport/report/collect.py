@@ -267,7 +267,7 @@ def _model(name: str, folder: Path, checkpoints_dir: Path | None) -> ReportedMod
         contract=_read(folder / "build" / "contract.json"),
         latency=_read(folder / "latency.json", read_latency),
         reference=_read(folder / "reference" / "reference.json"),
-        floor=_read(folder / "floor.json"),
+        floor=_read(folder / "noise_floor.json"),
         training=_read(checkpoints_dir / f"{name}.json") if checkpoints_dir else {},
         weights=_read(folder / "weights" / "load.json"),
     )

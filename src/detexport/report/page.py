@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from detexport.contract import ResizeRule
-from detexport.reference.input_plan import KINDS
+from detexport.reference.input_kinds import KINDS
 from detexport.report.charts import PrecisionRecall, TradeOff, kinds_of, precision_recall, trade_offs
 from detexport.report.collect import ReportedJob, ReportedModel, Results
 from detexport.report.comparisons import DRAWN_FROM, Comparison, ModelComparisons

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detexport.defaults import merged, read_defaults
+from detexport.conf_files import merged, read_defaults
 from detexport.errors import ConfigError
 from detexport.system.json_values import decode
 from detexport.system.params_file import read_section

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detexport.layers.tracing import refuse_tracing
+from detexport.layers.refuse_tracing import refuse_tracing
 
 
 class Keypoints:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from detexport.defaults import read_targets
+from detexport.conf_files import read_targets
 from detexport.errors import ConfigError, did_you_mean
 from detexport.system.extras import require_packages
 from detexport.targets.component import Component, DeclaredOption, written_value

@@ -6,7 +6,7 @@ from typing import Any
 
 from detexport.checkpoint.load import describe_parameters
 from detexport.config.cfg import load_cfg, naming_sources
-from detexport.config.values import check_exportable
+from detexport.config.valid_values import check_exportable
 from detexport.contract import Contract
 from detexport.modeling import build_model
 from detexport.modeling.class_names import count_classes, named_contract

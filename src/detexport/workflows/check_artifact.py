@@ -10,12 +10,12 @@ from detexport.parity.accuracy import FLOAT32
 from detexport.parity.eager_variants import measured_noise
 from detexport.parity.settings import default_settings
 from detexport.parity.verdict import ParityReport
-from detexport.reference.input_plan import QUICK
+from detexport.reference.input_kinds import QUICK
 from detexport.reference.store import read_reference
 from detexport.runtime.session import Engine
 from detexport.workflows.loaded_model import LoadedModel
 from detexport.workflows.make_reference import make_reference
-from detexport.workflows.validate_reference import validate_against_reference
+from detexport.workflows.reference_validation import validate_against_reference
 
 
 def check_artifact(

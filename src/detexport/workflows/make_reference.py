@@ -13,7 +13,7 @@ from detexport.engine.evaluation import predict_record, select_evenly
 from detexport.metrics.evaluate import Evaluator, ImageEvaluation, annotation_kind, with_skip_remedy
 from detexport.metrics.tallies import pack_tallies
 from detexport.reference.eager_samples import eager_samples
-from detexport.reference.input_plan import Plan
+from detexport.reference.input_kinds import Plan
 from detexport.reference.resume import Progress
 from detexport.reference.store import EagerAccuracy, write_reference
 from detexport.system.versions import package_versions

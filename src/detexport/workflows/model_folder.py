@@ -4,7 +4,7 @@ from pathlib import Path
 
 from detexport.errors import ConfigError
 
-BUILD, LOADED, REFERENCE, FLOOR = "build", "weights", "reference", "floor.json"
+BUILD, LOADED, REFERENCE, FLOOR = "build", "weights", "reference", "noise_floor.json"
 """Outputs of the stages, next to the folder of artifacts."""
 CONFIG, CONTRACT, PARAMETERS = "config.yaml", "contract.json", "parameters.json"
 """Files of ``BUILD``."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from detexport import model_zoo
 from detexport.config.cfg import LAZY, CfgNode, all_defaults, load_cfg, naming_sources
 from detexport.config.lazy import override_lazy
-from detexport.config.values import check_exportable, check_values
+from detexport.config.valid_values import check_exportable, check_values
 from detexport.errors import CheckpointError, ConfigError, did_you_mean
 from detexport.system.files import is_url
 from detexport.system.redaction import public_uri

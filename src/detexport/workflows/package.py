@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from detexport.artifact import Artifact, read_verified
-from detexport.defaults import copy_package
+from detexport.conf_files import copy_package
 from detexport.errors import ArtifactError, ConfigError, shown
 from detexport.runtime import DEFAULT_ENGINES
 from detexport.serving import triton

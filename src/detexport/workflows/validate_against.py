@@ -26,7 +26,7 @@ from detexport.workflows.expected_outputs import (
 )
 from detexport.workflows.model_folder import require_other_side
 from detexport.workflows.model_source import ModelSource
-from detexport.workflows.validate_reference import ReportFiles, validate_apart
+from detexport.workflows.reference_validation import ReportFiles, validate_apart
 from detexport.workflows.validation_data import load_annotated
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from detexport.parity.validate import Support
 from detexport.parity.verdict import ParityReport
 from detexport.reference.store import read_reference
 from detexport.runtime.session import Engine
-from detexport.workflows.validate_reference import ReportFiles, validate_against_reference
+from detexport.workflows.reference_validation import ReportFiles, validate_against_reference
 
 
 def validate_job(

@@ -8,7 +8,7 @@ import torch
 from detexport.config import CfgNode
 from detexport.config.cfg import LAZY, all_defaults, naming_sources
 from detexport.config.lazy import build_lazy, lazy_integers
-from detexport.config.values import check_values
+from detexport.config.valid_values import check_values
 from detexport.contract import ResizeRule
 from detexport.errors import ConfigError, OutOfMemoryError, is_allocation_failure, listed
 from detexport.modeling.meta_arch.image_model import ImageModel

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from detexport.parity.settings import default_settings
-from detexport.reference.input_plan import (
+from detexport.reference.input_kinds import (
     BATCH,
     EDGE_CASES,
     MOST,

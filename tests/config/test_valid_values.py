@@ -7,7 +7,7 @@ import pytest
 
 from detexport.config import get_cfg
 from detexport.config.cfg import add_project_keys, load_cfg
-from detexport.config.values import VALUES, Number, check_values
+from detexport.config.valid_values import VALUES, Number, check_values
 from detexport.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from detexport.defaults import CONF, GROUPS, copy_package, merged, read_defaults, read_targets
+from detexport.conf_files import CONF, GROUPS, copy_package, merged, read_defaults, read_targets
 from detexport.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -33,7 +33,7 @@ def test_the_library_reads_no_other_file() -> None:
 
 def test_a_copy_of_the_package_reads_its_own_files(tmp_path: Path) -> None:
     copy = copy_package(tmp_path)
-    code = "from detexport import defaults; print(defaults.CONF); print(*defaults.read_targets()['targets'])"
+    code = "from detexport.conf_files import *; print(CONF); print(*read_targets()['targets'])"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={"PYTHONPATH": str(tmp_path)},

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from detexport.errors import ExportError
-from detexport.schema import Schema, flatten
+from detexport.export.flatten import Schema, flatten
 from detexport.structures import Boxes, ImageList, Instances
 
 RICH = {

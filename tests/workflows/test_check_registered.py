@@ -11,7 +11,7 @@ import pytest
 from detexport.registry.jobs import register_jobs
 from detexport.registry.location import own_store_has
 from detexport.registry.settings import RegistrySettings
-from detexport.workflows.receipts import outdated_receipt
+from detexport.workflows.check_registered import outdated_receipt
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "registry"))
 from toy_project import toy_job, write_project

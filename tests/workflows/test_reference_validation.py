@@ -18,7 +18,7 @@ from detexport.reference.resume import progress_folder
 from detexport.reference.store import Reference, SampleMeta, read_reference, write_reference
 from detexport.runtime import Session
 from detexport.runtime.onnxruntime import OnnxRuntime
-from detexport.workflows.validate_reference import validate_against_reference, validate_apart
+from detexport.workflows.reference_validation import validate_against_reference, validate_apart
 from tiny_artifacts import tiny_image
 
 
@@ -77,7 +77,7 @@ def test_an_artifact_is_run_where_no_model_is(artifact: Path, reference: Referen
     report = validate_apart(artifact, Witness(seen), reference, replace(default_settings(), draw=0), job="j")
     assert report.passed, report.reasons
     modules = seen.read_text().splitlines()
-    assert "detexport.workflows.validate_reference" in modules
+    assert "detexport.workflows.reference_validation" in modules
     assert not [name for name in modules if name.startswith("detexport.modeling")]
     assert "torch" not in modules
     same = validate_against_reference(
