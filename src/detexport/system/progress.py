@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from tqdm import tqdm
 
@@ -60,6 +60,11 @@ def showing(shown: bool | None) -> Iterator[Step]:
         _HIDDEN.reset(token)
 
 
-def progress_bar(iterable: Iterable[T] | None = None, **options: Any) -> "tqdm[T]":
+@overload
+def progress_bar(iterable: Iterable[T], **options: Any) -> "tqdm[T]": ...
+@overload
+def progress_bar(*, total: int, **options: Any) -> "tqdm[Any]": ...
+def progress_bar(iterable: Iterable[Any] | None = None, **options: Any) -> "tqdm[Any]":
     """Return a bar of tqdm on the standard error, hidden within ``showing(False)``."""
-    return tqdm(iterable, disable=_HIDDEN.get(), **options)
+    bar: tqdm[Any] = tqdm(iterable, disable=_HIDDEN.get(), **options)
+    return bar
