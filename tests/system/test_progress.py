@@ -8,7 +8,7 @@ import time
 import pytest
 
 from detexport.system import progress
-from detexport.system.progress import say, silent, step, step_if
+from detexport.system.progress import progress_bar, say, showing, silent, step
 
 SOON_S = 0.02
 
@@ -76,8 +76,19 @@ def test_a_silent_step_prints_nothing_and_hides_no_error(capsys: pytest.CaptureF
     assert capsys.readouterr() == ("", "")
 
 
-def test_steps_are_shown_on_a_terminal_unless_the_caller_decides(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
-    assert (step_if(None), step_if(True), step_if(False)) == (silent, step, silent)
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    assert (step_if(None), step_if(True), step_if(False)) == (step, step, silent)
+@pytest.mark.parametrize("shown", [None, True, False])
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_progress_is_shown_on_a_terminal_unless_the_caller_decides(
+    shown: bool | None,
+    is_terminal: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    is_shown = is_terminal if shown is None else shown
+    with showing(shown) as report:
+        assert report is (step if is_shown else silent)
+        assert list(progress_bar([1, 2], desc="images")) == [1, 2]
+    assert ("images" in capsys.readouterr().err) == is_shown
+    list(progress_bar([1, 2], desc="images"))
+    assert "images" in capsys.readouterr().err, "outside of the block bars are shown"

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
-from tqdm import tqdm
 
 from detexport.convert.conversion import Samples
 from detexport.errors import ConfigError, ExportError
+from detexport.system.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class CalibrationSet:
 
     def _read(self, what: str) -> Iterator[np.ndarray]:
         chosen = islice(self.samples, len(self))
-        yield from tqdm(chosen, desc=what, unit="image", total=len(self), mininterval=1.0)
+        yield from progress_bar(chosen, desc=what, unit="image", total=len(self), mininterval=1.0)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from tqdm import tqdm
 
 from detexport.contract import checked_names
 from detexport.data.annotations import ImageId, read_annotations
@@ -41,6 +40,7 @@ from detexport.data.images import (
     read_segment_map,
 )
 from detexport.errors import DataError, MissingAnnotationsError, listed
+from detexport.system.progress import progress_bar
 
 __all__ = [
     "AnnotationKind",
@@ -381,7 +381,9 @@ def check_image_sizes(dataset: CocoDataset) -> None:
     Raises:
         DataError: an image cannot be read, or has another size than its record.
     """
-    for record in tqdm(dataset.images, desc="checking images", unit="image", mininterval=1.0, delay=1.0):
+    for record in progress_bar(
+        dataset.images, desc="checking images", unit="image", mininterval=1.0, delay=1.0
+    ):
         check_image_size(record.file_name, read_image_size(record.file_name), (record.height, record.width))
 
 

@@ -7,7 +7,6 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from detexport.contract import Contract
 from detexport.data.coco import CocoDataset, CocoRecord, read_record, records_of
@@ -18,6 +17,7 @@ from detexport.predictions.predict_images import predict
 from detexport.reference.resume import Progress
 from detexport.reference.store import EagerAccuracy
 from detexport.runtime.session import Session
+from detexport.system.progress import progress_bar
 
 if TYPE_CHECKING:
     from detexport.execution.sessions import Sessions
@@ -324,7 +324,7 @@ def evaluate_images(
     """Run an artifact on images, and yield the evaluation of each."""
     missing = [record for record in records if _name(record) not in progress]
     evaluated = sessions.map(partial(partial, _evaluate, evaluator), missing)
-    for record in tqdm(records, desc="task metric", unit="image"):
+    for record in progress_bar(records, desc="task metric", unit="image"):
         yield progress.once(_name(record), ImageEvaluation, partial(next, evaluated))
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from detexport.contract import Contract
 from detexport.errors import DataError
@@ -28,6 +27,7 @@ from detexport.reference.batching import group_by_call
 from detexport.reference.eager_outputs import run_eager, run_eager_batch
 from detexport.reference.resume import Progress
 from detexport.reference.store import Reference, Sample
+from detexport.system.progress import progress_bar
 from detexport.system.versions import package_versions
 
 Open = Callable[[nn.Module], AbstractContextManager[Any]]
@@ -163,7 +163,7 @@ def measure_noise_floor(
     }
     own_runs: dict[str, Noise] = {}
     noise_of = measured_noise(net, contract, tolerance)
-    for group in tqdm(group_by_call(reference.samples), desc="noise of each input", unit="input"):
+    for group in progress_bar(group_by_call(reference.samples), desc="noise of each input", unit="input"):
         group_noise = cache(partial(noise_of, group))
         for sample in group:
             measure_it = partial(_of_sample, group_noise, sample.meta.id)

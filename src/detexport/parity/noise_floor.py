@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from detexport.contract import Contract
 from detexport.errors import DataError
@@ -21,6 +20,7 @@ from detexport.parity.measures import MEASURES, measured
 from detexport.reference.store import Reference, Sample
 from detexport.system.files import read_json
 from detexport.system.json_values import decode
+from detexport.system.progress import progress_bar
 
 Run = Callable[[np.ndarray, tuple[int, int]], Outputs]
 """The eager model on one image (3, H, W) uint8, its outputs in px of the given height and width."""
@@ -186,7 +186,7 @@ def measure_variant(
     errors: dict[str, float | None] = dict.fromkeys(measured(_fields_of(contract)))
     limits: dict[str, float] = {}
     unmatched = unexcused = keypoints = keypoint_flips = 0
-    for sample in tqdm(samples, desc=f"noise floor: {name}", unit="image"):
+    for sample in progress_bar(samples, desc=f"noise floor: {name}", unit="image"):
         size, image, scale = sample.meta.output_size, sample.image(), sample.meta.output_scale
         measured_sample = compare(
             sample.expected(),

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from tqdm import tqdm
 
 from detexport.artifact import Artifact, read_artifact
 from detexport.contract import MAX_SIDE, Contract
@@ -25,6 +24,7 @@ from detexport.reference.batching import group_by_call, why_unsupported
 from detexport.reference.resume import Progress
 from detexport.reference.store import Reference, Sample, of_model
 from detexport.runtime.session import BatchSession, Engine, Session
+from detexport.system.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def validate_sessions(
             supported_groups.append(group)
     missing = [group for group in supported_groups if not all(_name(sample) in progress for sample in group)]
     measured = sessions.map(Measuring(tolerance, table, noise_of, draw), missing)
-    for group in tqdm(supported_groups, desc=job, unit="image"):
+    for group in progress_bar(supported_groups, desc=job, unit="image"):
         measure_group = cache(partial(next, measured))
         for index, sample in enumerate(group):
             id = sample.meta.id

@@ -10,7 +10,6 @@ from functools import cache, partial
 from itertools import chain
 
 import numpy as np
-from tqdm import tqdm
 
 from detexport.contract import Contract
 from detexport.data.coco import CocoRecord
@@ -44,6 +43,7 @@ from detexport.reference.resume import Progress
 from detexport.reference.store import DATA, SampleMeta
 from detexport.reference.threshold_search import NearScore, Probe, ThresholdSearch
 from detexport.system.digests import sha256_json
+from detexport.system.progress import progress_bar
 
 KEPT = 25
 """Number of images of the data set that others are made of, which limits the memory."""
@@ -116,7 +116,7 @@ def resumed_inputs(
         progress: outputs of an interrupted run. The search is deterministic, so it needs the same images.
     """
     progress = progress or Progress()
-    with tqdm(total=plan.most_runs(len(records), contract), desc="reference", unit="run") as bar:
+    with progress_bar(total=plan.most_runs(len(records), contract), desc="reference", unit="run") as bar:
 
         def run_images(images: Sequence[np.ndarray], output_sizes: Sequence[Size]) -> list[Outputs]:
             bar.update()

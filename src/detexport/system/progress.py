@@ -3,13 +3,18 @@
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, TypeVar, overload
+
+from tqdm import tqdm
 
 REPORT_EVERY_S = 15.0
 Step = Callable[[str], AbstractContextManager[Any]]
 """Reports a step of a long work: called with its name, entered while it runs."""
+T = TypeVar("T")
+_HIDDEN: ContextVar[bool] = ContextVar("hidden", default=False)
 
 
 def silent(_: str) -> AbstractContextManager[Any]:
@@ -40,10 +45,26 @@ def step(what: str) -> Iterator[None]:
     say(f"{what}: {time.monotonic() - start:.1f} s")
 
 
-def step_if(shown: bool | None) -> Step:
-    """Return ``step`` or ``silent``.
+@contextmanager
+def showing(shown: bool | None) -> Iterator[Step]:
+    """Show or hide the progress of a block: yield what reports its steps, and hide its bars or not.
 
     Args:
-        shown: whether steps are printed; None prints them if the standard error is a terminal.
+        shown: whether progress is printed; None prints it if the standard error is a terminal.
     """
-    return step if (sys.stderr.isatty() if shown is None else shown) else silent
+    shown = sys.stderr.isatty() if shown is None else shown
+    token = _HIDDEN.set(not shown)
+    try:
+        yield step if shown else silent
+    finally:
+        _HIDDEN.reset(token)
+
+
+@overload
+def progress_bar(iterable: Iterable[T], **options: Any) -> "tqdm[T]": ...
+@overload
+def progress_bar(*, total: int, **options: Any) -> "tqdm[Any]": ...
+def progress_bar(iterable: Iterable[Any] | None = None, **options: Any) -> "tqdm[Any]":
+    """Return a bar of tqdm on the standard error, hidden within ``showing(False)``."""
+    bar: tqdm[Any] = tqdm(iterable, disable=_HIDDEN.get(), **options)
+    return bar

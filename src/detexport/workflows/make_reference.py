@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from detexport.data.coco import CocoDataset, CocoRecord, load_coco, require_images
 from detexport.engine.evaluation import predict_record, select_evenly
@@ -16,6 +15,7 @@ from detexport.reference.eager_samples import eager_samples
 from detexport.reference.input_kinds import Plan
 from detexport.reference.resume import Progress
 from detexport.reference.store import EagerAccuracy, write_reference
+from detexport.system.progress import progress_bar
 from detexport.system.versions import package_versions
 from detexport.workflows.loaded_model import LoadedModel
 from detexport.workflows.validation_data import SPLIT
@@ -108,7 +108,7 @@ def measure_eager_accuracy(
         return evaluator.evaluate_image(record, predict_record(model.net, record))
 
     def evaluations() -> Iterator[Any]:
-        for record in tqdm(dataset.images, desc="task metric of the model", unit="image"):
+        for record in progress_bar(dataset.images, desc="task metric of the model", unit="image"):
             yield progress.once(
                 f"task metric {record.image_id!r}", ImageEvaluation, partial(evaluate_image, record)
             )

@@ -5,6 +5,7 @@ import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -13,7 +14,7 @@ from detexport.errors import ConfigError
 from detexport.formats.image_files import find_images
 from detexport.parity.verdict import ParityReport
 from detexport.system.extras import extra_imports
-from detexport.system.progress import step_if
+from detexport.system.progress import showing
 from detexport.targets.table import find_target, require_target_packages
 from detexport.workflows.choose_runtime import OnDevice, asked_target, engine_of
 from detexport.workflows.expected_outputs import named_alike
@@ -69,7 +70,7 @@ def export(
         device: the device that the artifact is compiled for and checked on.
         check: whether the artifact is compared with the model, within the tolerances of
             ``conf/parity/default.yaml``.
-        progress: whether each step is printed on the standard error; by default if that is a terminal.
+        progress: whether steps and bars are shown on the standard error; by default if that is a terminal.
 
     Returns:
         The manifest of the artifact in ``output``; ``detexport.load(output)`` loads it.
@@ -92,25 +93,25 @@ def export(
         from detexport.workflows.export_target import export_target
         from detexport.workflows.given_model import given_model
 
-    step = step_if(progress)
-    with step("build the model and load its weights"):
-        loaded = given_model(model, weights, overrides=overrides, allow_new=allow_new)
-    return export_target(
-        loaded,
-        target,
-        output,
-        # JSON is YAML, which options are read as.
-        options=[f"{name}={json.dumps(value)}" for name, value in (options or {}).items()],
-        images=images,
-        calibration=calibration_images,
-        class_names=tuple(class_names),
-        data=data,
-        device=device,
-        check=check,
-        step=step,
-        on_result=_warn_if_empty,
-        on_warning=_warn,
-    )
+    with showing(progress) as step:
+        with step("build the model and load its weights"):
+            loaded = given_model(model, weights, overrides=overrides, allow_new=allow_new)
+        return export_target(
+            loaded,
+            target,
+            output,
+            # JSON is YAML, which options are read as.
+            options=[f"{name}={json.dumps(value)}" for name, value in (options or {}).items()],
+            images=images,
+            calibration=calibration_images,
+            class_names=tuple(class_names),
+            data=data,
+            device=device,
+            check=check,
+            step=step,
+            on_result=_warn_if_empty,
+            on_warning=partial(warnings.warn, stacklevel=4),  # the caller of ``detexport.export``
+        )
 
 
 def validate(
@@ -128,7 +129,6 @@ def validate(
     overrides: Sequence[str] = (),
     allow_new: Sequence[str] = (),
     save_dir: str | Path | None = None,
-    progress: bool | None = None,
 ) -> ParityReport:
     """Compare an artifact with its model, or with another artifact of the same model.
 
@@ -151,7 +151,6 @@ def validate(
         allow_new: of a configuration: see ``export``.
         save_dir: with ``data``: folder for the report and its certificate; an interrupted validation is
             continued there.
-        progress: as for ``export``.
 
     Returns:
         The report: ``passed``, ``reasons``, ``verdicts``; ``to_json`` has the largest errors (``max``), the
@@ -179,8 +178,7 @@ def validate(
         with extra_imports():
             from detexport.workflows.given_model import given_model
 
-        with step_if(progress)("build the model and load its weights"):
-            given = given_model(other, weights, overrides=overrides, allow_new=allow_new)
+        given = given_model(other, weights, overrides=overrides, allow_new=allow_new)
         if data is None:
             return _check(folder, given, files, target=target, device=device)
     return validate_against(
@@ -224,11 +222,10 @@ def _check(folder: Path, model: Any, images: Sequence[Path], *, target: str, dev
 def _warn_if_empty(result: Any) -> None:
     """Warn if no detection was compared, since the model detects nothing on the images."""
     if isinstance(result, ParityReport) and result.lacks_detections:
-        _warn("the model detects nothing on these images, so no detection was compared; give sample=...")
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, stacklevel=2)
+        warnings.warn(
+            "the model detects nothing on these images, so no detection was compared; give sample=...",
+            stacklevel=2,
+        )
 
 
 def _files(images: "Images") -> list[Path]:
