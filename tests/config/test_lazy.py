@@ -226,7 +226,7 @@ HOSTILE = {
     ),
     "a cycle": (
         "model: {_target_: torch.nn.Identity, a: ['${model.b}'], b: ['${model.a}']}",
-        "does not resolve; got: .*(itself|not found|detected)",
+        "cannot be resolved; got: .*(itself|not found|detected)",
     ),
     "an endless backbone": (
         "model: {_target_: detectron2.modeling.ViT, depth: 1000000000}",
@@ -248,12 +248,12 @@ HOSTILE = {
         "model: {_target_: torch.nn.Linear, in_features: '3', out_features: 1}",
         "Linear refuses its arguments; got: TypeError",
     ),
-    "a list as a target": ("model: {_target_: [1, 2]}", "no class or function"),
+    "a list as a target": ("model: {_target_: [1, 2]}", "neither a class nor a function"),
     "a target by reference": ("t: os.system\nmodel: {_target_: '${t}'}", "not allowed; got: 'os.system'"),
     "arguments that are none": ("model: {_target_: torch.nn.Linear, _args_: 5}", "_args_ .* is no list"),
     "an argument that is missing": (
         "model: {_target_: torch.nn.Linear, in_features: '???', out_features: 1}",
-        "does not resolve",
+        "cannot be resolved",
     ),
     "the environment": (
         "model: {_target_: torch.nn.Linear, in_features: 1, out_features: '${oc.env:HOME}'}",

@@ -55,7 +55,7 @@ def suicidal() -> Callable[[int], Any]:
 
 def test_an_item_that_kills_each_actor_is_an_error(engine: RayData) -> None:
     impatient = RayData(Ray(**OPTIONS, retries=1))
-    with pytest.raises(WorkerError, match="a worker of Ray was killed at each try"):
+    with pytest.raises(WorkerError, match="a Ray worker was killed at every try"):
         list(impatient.map(suicidal, [1]))
 
 

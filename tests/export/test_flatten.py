@@ -59,7 +59,7 @@ def named(name: str) -> type:
 @pytest.mark.parametrize("name", ["Boxes", "Instances", "ImageList", "dict", "list", "tuple", "tensor"])
 def test_what_is_only_called_like_a_container_is_refused(name: str) -> None:
     value = [named(name)(), torch.ones(1)]
-    with pytest.raises(ExportError, match=rf"got: test_schema\.{name}: <test_schema"):
+    with pytest.raises(ExportError, match=rf"got: test_flatten\.{name}: <test_flatten"):
         flatten(value)
     tensors, schema = flatten(value, allow_non_tensor=True)
     assert len(tensors) == schema.count == 1

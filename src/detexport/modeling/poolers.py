@@ -40,14 +40,15 @@ class ROIPooler(nn.Module):
 
     def __new__(
         cls,
-        output_size: int | tuple[int, int],
-        scales: Sequence[float],
-        sampling_ratio: int,
-        pooler_type: str,
+        output_size: int | tuple[int, int] = 0,
+        scales: Sequence[float] = (),
+        sampling_ratio: int = 0,
+        pooler_type: str = "",
         canonical_box_size: int = 224,
         canonical_level: int = 4,
     ) -> "ROIPooler":
         """Create a ``RotatedROIPooler`` if ``pooler_type`` is ``"ROIAlignRotated"``."""
+        # The defaults are for copies, which are made without arguments.
         rotated = cls is ROIPooler and pooler_type == "ROIAlignRotated"
         return super().__new__(RotatedROIPooler if rotated else cls)
 
