@@ -393,7 +393,7 @@ class FastRCNNOutputLayers(nn.Module):
             predictions: logits and box deltas of all proposals.
             proposals: with ``proposal_boxes``, of each image.
         """
-        return self.select_all(  # type: ignore[no-any-return]
+        return self.select_all(
             self.predict_boxes(predictions, proposals),
             self.predict_probs(predictions, proposals),
             [one.image_size for one in proposals],
