@@ -89,7 +89,8 @@ def _parameters(found: Any) -> list[inspect.Parameter]:
     if not inspect.isclass(found) or own[-1:] == [] or own[-1].kind is not inspect.Parameter.VAR_KEYWORD:
         return own
     inherited = [one for parent in found.__bases__ if parent is not object for one in _parameters(parent)]
-    return [*own[:-1], *inherited]
+    names = {one.name for one in own}
+    return [*own[:-1], *(one for one in inherited if one.name not in names)]
 
 
 def main(missing: Annotated[bool, Option(help="List the names that are not here.")] = False) -> None:

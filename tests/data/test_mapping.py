@@ -12,7 +12,7 @@ from detexport.config import get_cfg
 from detexport.data.coco import CocoRecord
 from detexport.data.mapping import (
     GroundTruth,
-    annotations_to_instances,
+    build_gt_instances,
     flip_instances,
     learnable,
     training_example,
@@ -144,7 +144,7 @@ def test_flip_of_keypoints(tmp_path: Path) -> None:
 
 
 def test_flip_does_not_change_its_argument(tmp_path: Path) -> None:
-    instances = annotations_to_instances([annotation()], (HEIGHT, WIDTH), MASKS)
+    instances = build_gt_instances([annotation()], (HEIGHT, WIDTH), MASKS)
     before = instances.gt_boxes.tensor.clone(), instances.gt_masks.tensor.clone()
     flip_instances(instances)
     assert (instances.gt_boxes.tensor == before[0]).all()

@@ -10,15 +10,14 @@ from torch import nn
 
 from detexport.config import get_cfg
 from detexport.engine.optimization import (
-    build_optimizer,
     build_schedule,
-    clip_gradients,
+    build_training_optimizer,
+    limit_gradients,
     set_learning_rate,
 )
 from detexport.engine.solver import Solver
 from detexport.engine.training_settings import TrainingSettings
-from detexport.solver import build_lr_scheduler
-from detexport.solver import build_optimizer as build_solver_optimizer
+from detexport.solver import build_lr_scheduler, build_optimizer
 from trainings import TINY
 
 
@@ -85,7 +84,7 @@ def test_groups_by_learning_rate_and_weight_decay() -> None:
     options = settings(
         optimizer="sgd", learning_rate=0.1, weight_decay=0.3, weight_decay_norm=0.2, weight_decay_bias=0.4
     )
-    optimizer = build_optimizer(net, TrainingSettings(**{**vars(options), "bias_factor": 2.0}))
+    optimizer = build_training_optimizer(net, TrainingSettings(**{**vars(options), "bias_factor": 2.0}))
     found = {
         next(name for name, one in net.named_parameters() if one is parameter): (
             group["lr"],
@@ -128,14 +127,14 @@ def test_a_training_and_the_solver_of_a_configuration_are_equal(cfg: Any, clip_t
     options = Solver().settings(cfg)
     nets = [seeded_net() for _ in range(2)]
     fabric = Fabric(accelerator="cpu", devices=1)
-    ours, theirs = build_optimizer(nets[0], options), build_solver_optimizer(cfg, nets[1])
+    ours, theirs = build_training_optimizer(nets[0], options), build_optimizer(cfg, nets[1])
     schedule, their_schedule = build_schedule(options), build_lr_scheduler(cfg, theirs)
     for step in range(cfg.SOLVER.MAX_ITER):
         set_learning_rate(ours, schedule(step))
         for net in nets:
             net.zero_grad()
             (net.norm(net.conv(torch.ones(2, 3, 4, 4))) * net.scale.sum()).pow(2).sum().backward()
-        clip_gradients(fabric, ours, options)
+        limit_gradients(fabric, ours, options)
         ours.step()
         theirs.step()
         their_schedule.step()
@@ -163,10 +162,10 @@ def test_limits_of_the_gradient(limit: dict[str, Any], expected: list[list[float
     fabric = Fabric(accelerator="cpu", devices=1)
     options = settings(**limit)
     module = SimpleNamespace(parameters=net.parameters)
-    _, optimizer = fabric.setup(net, build_optimizer(net, options))
+    _, optimizer = fabric.setup(net, build_training_optimizer(net, options))
     for parameter, gradient in zip(module.parameters(), ([0.0, 3.0], [4.0, 12.0]), strict=True):
         parameter.grad = torch.tensor(gradient)
-    clip_gradients(fabric, optimizer, options)
+    limit_gradients(fabric, optimizer, options)
     found = [parameter.grad for parameter in net.parameters()]
     for gradient, values in zip(found, expected, strict=True):
         assert gradient.tolist() == pytest.approx(values, rel=1e-4)

@@ -52,7 +52,7 @@ __all__ = [
     "choose_categories",
     "decode_image",
     "find_annotations",
-    "find_images",
+    "find_image_folder",
     "load_coco",
     "panoptic_folder",
     "read_annotations",
@@ -166,7 +166,7 @@ def load_coco(
             expected="COCO's keypoint annotations, keypoints_*.json or person_keypoints_*.json",
             remedy="choose other data, or a model without keypoints",
         )
-    image_folder = find_images(folder, split)
+    image_folder = find_image_folder(folder, split)
     dataset = read_coco(annotation_file, image_folder, categories)
     check_images_exist(dataset)
     stuff = _existing([folder / f"{word}_{name}" for name in _names(split) for word in STUFF_FOLDERS])
@@ -280,7 +280,7 @@ def find_annotations(folder: Path, split: str, kind: str) -> Path:
     return found[0] if found else paths[0][0]
 
 
-def find_images(folder: Path, split: str) -> Path:
+def find_image_folder(folder: Path, split: str) -> Path:
     """Return the folder of a split's images; if there is none, that of the standard layout."""
     return _existing(
         [path for name in _names(split) for path in (Path(folder) / "images" / name, Path(folder) / name)]

@@ -92,7 +92,7 @@ def training_example(
         keypoint_flip: for each keypoint the index of its counterpart after a horizontal flip.
 
     Returns:
-        ``image`` (3, H, W) uint8; ``instances``, see ``annotations_to_instances``; and, if ``truth`` includes
+        ``image`` (3, H, W) uint8; ``instances``, see ``build_gt_instances``; and, if ``truth`` includes
         it, ``sem_seg`` (H, W) int64, the class of each pixel.
 
     Raises:
@@ -104,7 +104,7 @@ def training_example(
     things = [annotation for annotation in record.annotations if not annotation.get("iscrowd", 0)]
     if truth.keypoints:
         things = [keypoints_at_pixel_centers(annotation) for annotation in things]
-    instances = annotations_to_instances(things, (record.height, record.width), truth)
+    instances = build_gt_instances(things, (record.height, record.width), truth)
     if flip:
         instances = flip_instances(instances, keypoint_flip)
         pixels = {name: values[..., ::-1] for name, values in pixels.items()}
@@ -112,7 +112,7 @@ def training_example(
     return {**tensors, "instances": instances}
 
 
-def annotations_to_instances(
+def build_gt_instances(
     annotations: Sequence[dict[str, Any]], image_size: tuple[int, int], truth: GroundTruth
 ) -> Instances:
     """Convert an image's annotations to ground-truth instances.
@@ -196,7 +196,7 @@ def flip_instances(instances: Instances, keypoint_flip: Sequence[int] = ()) -> I
     """Flip ground-truth instances horizontally.
 
     Args:
-        instances: as ``annotations_to_instances`` returns them.
+        instances: as ``build_gt_instances`` returns them.
         keypoint_flip: for each keypoint the index of its counterpart after a horizontal flip.
 
     Raises:

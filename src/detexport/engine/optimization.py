@@ -8,12 +8,11 @@ import torch
 from torch import nn
 
 from detexport.engine.training_settings import TrainingSettings
-from detexport.solver.build import clip_gradients as clip
-from detexport.solver.build import get_default_optimizer_params
+from detexport.solver.build import clip_gradients, get_default_optimizer_params
 from detexport.solver.lr_scheduler import warmup_schedule
 
 
-def build_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+def build_training_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
     """Return the optimizer of a model's trainable parameters.
 
     Each group has ``peak``, its learning rate at the peak of the schedule.
@@ -64,7 +63,7 @@ def _cosine(step: int, settings: TrainingSettings) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / span))
 
 
-def clip_gradients(fabric: Any, optimizer: torch.optim.Optimizer, settings: TrainingSettings) -> None:
+def limit_gradients(fabric: Any, optimizer: torch.optim.Optimizer, settings: TrainingSettings) -> None:
     """Limit the gradients as the settings say.
 
     Args:
@@ -81,4 +80,4 @@ def clip_gradients(fabric: Any, optimizer: torch.optim.Optimizer, settings: Trai
         if limit is not None:  # at most one
             # The scaler of float16 skips a step whose gradient overflows.
             fabric.strategy.precision.unscale_gradients(getattr(optimizer, "optimizer", optimizer))
-            clip(optimizer, clip_type, limit, settings.norm_type)
+            clip_gradients(optimizer, clip_type, limit, settings.norm_type)

@@ -27,9 +27,9 @@ from detexport.data.training_batches import (
     learnable_records,
 )
 from detexport.engine.optimization import (
-    build_optimizer,
     build_schedule,
-    clip_gradients,
+    build_training_optimizer,
+    limit_gradients,
     set_learning_rate,
 )
 from detexport.engine.training_settings import TrainingSettings
@@ -177,7 +177,9 @@ class _Run:
 
     def __post_init__(self) -> None:
         settings, fabric = self.settings, self.fabric
-        self.network, self.optimizer = fabric.setup(self.model, build_optimizer(self.model, settings))
+        self.network, self.optimizer = fabric.setup(
+            self.model, build_training_optimizer(self.model, settings)
+        )
         self.schedule = build_schedule(settings)
         average = None
         if settings.average_decay is not None:
@@ -244,7 +246,7 @@ class _Run:
         optimizer.zero_grad(set_to_none=True)
         loss: Any = sum(losses.values())
         self.fabric.backward(loss)
-        clip_gradients(self.fabric, optimizer, self.settings)
+        limit_gradients(self.fabric, optimizer, self.settings)
         optimizer.step()
         if self.state.average is not None:
             self.state.average.update_parameters(self.model)

@@ -43,8 +43,8 @@ class Tallies:
 
     @property
     def _width(self) -> int:
-        """Number of intermediate elements that one row of weights needs."""
-        raise NotImplementedError
+        """Number of intermediate elements that one row of weights needs; here that of the images."""
+        return self.images
 
     def _values(self, weights: np.ndarray) -> np.ndarray:
         raise NotImplementedError
@@ -246,10 +246,6 @@ class Segments(Tallies):
     def images(self) -> int:  # noqa: D102
         return int(self.iou.shape[1])
 
-    @property
-    def _width(self) -> int:
-        return self.images
-
     def annotated(self) -> np.ndarray:  # noqa: D102
         counts: np.ndarray = (self.tp + self.fn).sum(1)
         return counts
@@ -277,10 +273,6 @@ class Pixels(Tallies):
     @property
     def images(self) -> int:  # noqa: D102
         return int(self.intersection.shape[1])
-
-    @property
-    def _width(self) -> int:
-        return self.images
 
     def annotated(self) -> None:  # noqa: D102
         return None

@@ -52,7 +52,7 @@ def certify(
         runtime: the target's runtime, its class and options.
         plan: what it was validated with.
     """
-    environment = describe_environment()
+    environment = describe_platform()
     body = {
         "job": verdict["job"],
         "passed": verdict["passed"],
@@ -77,7 +77,7 @@ def certify(
     return {**body, "sha256": sha256_json(body)}
 
 
-def describe_environment() -> dict[str, Any]:
+def describe_platform() -> dict[str, Any]:
     """Return interpreter, system, architecture and package versions of this process."""
     return {
         "python": platform.python_version(),

@@ -8,10 +8,10 @@ from typing import Any, Literal
 from detexport.conf_files import merged, read_defaults
 from detexport.errors import ConfigError
 from detexport.parity.settings import ParitySettings, default_settings
-from detexport.system.json_values import decode
-from detexport.system.params_file import read_section
+from detexport.system.params_file import decode_section, read_section
 
 SECTION = "registry"
+SHOWN_IN = "conf/registry/mlflow.yaml"
 Release = Literal["auto", True, False]
 
 
@@ -81,15 +81,7 @@ class RegistrySettings:
         # A key that the section's plan lacks has the value of conf/parity/default.yaml.
         del values["plan"]
         plan = ParitySettings.of(section.get("plan", {}), f"{source} (as {SECTION}.plan)")
-        try:
-            settings: RegistrySettings = decode(values, cls, SECTION)
-        except ValueError as error:
-            raise ConfigError(
-                f"the section {SECTION} of {source} cannot be used",
-                got=error,
-                expected="keys and values as in conf/registry/mlflow.yaml",
-                remedy="correct them",
-            ) from error
+        settings: RegistrySettings = decode_section(values, cls, SECTION, source=source, like=SHOWN_IN)
         return replace(settings, plan=plan)
 
 
@@ -107,5 +99,5 @@ def read_registry_settings(path: Path) -> RegistrySettings:
     if not path.exists():
         return RegistrySettings.of({})
     remedy = "run the command in the project's folder, or in one without params.yaml"
-    section = read_section(path, SECTION, like="conf/registry/mlflow.yaml", remedy=remedy)
+    section = read_section(path, SECTION, like=SHOWN_IN, remedy=remedy)
     return RegistrySettings.of(section, path.name)

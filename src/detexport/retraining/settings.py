@@ -7,8 +7,7 @@ from typing import Any
 
 from detexport.conf_files import merged, read_defaults
 from detexport.errors import ConfigError
-from detexport.system.json_values import decode
-from detexport.system.params_file import read_section
+from detexport.system.params_file import decode_section, read_section
 
 SECTION = "retraining"
 SHOWN_IN = "conf/retraining/default.yaml"
@@ -63,15 +62,7 @@ class RetrainingSettings:
             ConfigError: a key is unknown, or a value is invalid.
         """
         values = merged(read_defaults("retraining/default"), section)
-        try:
-            settings: RetrainingSettings = decode(values, cls, SECTION)
-        except ValueError as error:
-            raise ConfigError(
-                f"the section {SECTION} of {source} cannot be used",
-                got=error,
-                expected=f"keys and values as in {SHOWN_IN}",
-                remedy="correct them",
-            ) from error
+        settings: RetrainingSettings = decode_section(values, cls, SECTION, source=source, like=SHOWN_IN)
         return settings
 
 

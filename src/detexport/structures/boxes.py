@@ -1,12 +1,14 @@
 """Axis-aligned boxes, XYXY in absolute pixels."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from detexport.structures.instance_tensor import InstanceTensor
 
-class Boxes:
+
+class Boxes(InstanceTensor):
     """Axis-aligned boxes of one image.
 
     Args:
@@ -24,15 +26,11 @@ class Boxes:
             if tensor.numel() > 0:
                 raise ValueError(f"boxes have the shape (R, 4), got {tuple(tensor.shape)}")
             tensor = tensor.reshape(0, 4)
-        self.tensor = tensor
+        super().__init__(tensor)
 
     def clone(self) -> "Boxes":
         """Return a copy that shares no storage."""
         return Boxes(self.tensor.clone())
-
-    def to(self, device: torch.device | str) -> "Boxes":
-        """Return the boxes on ``device``."""
-        return Boxes(self.tensor.to(device=device))
 
     def area(self) -> Tensor:
         """Return the (R,) areas in px²."""
@@ -76,22 +74,6 @@ class Boxes:
         if len(boxes_list) == 0:
             return cls(torch.empty(0, 4))
         return cls(torch.cat([boxes.tensor for boxes in boxes_list], dim=0))
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the boxes."""
-        return self.tensor.device
-
-    def __getitem__(self, item: int | slice | Tensor) -> "Boxes":
-        if isinstance(item, int):
-            return Boxes(self.tensor[item].view(1, -1))
-        return Boxes(self.tensor[item])
-
-    def __len__(self) -> int:
-        return self.tensor.shape[0]
-
-    def __iter__(self) -> Iterator[Tensor]:
-        yield from self.tensor
 
     def __repr__(self) -> str:
         return f"Boxes({self.tensor})"

@@ -1,15 +1,16 @@
 """Keypoints of the instances of one image."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from detexport.layers.refuse_tracing import refuse_tracing
+from detexport.structures.instance_tensor import InstanceTensor
 
 
-class Keypoints:
+class Keypoints(InstanceTensor):
     """K keypoints of each instance.
 
     Args:
@@ -20,18 +21,9 @@ class Keypoints:
     """
 
     def __init__(self, keypoints: Tensor | Sequence[Sequence[Sequence[float]]]) -> None:
-        self.tensor = torch.as_tensor(keypoints, dtype=torch.float32)
+        super().__init__(torch.as_tensor(keypoints, dtype=torch.float32))
         if self.tensor.dim() != 3 or self.tensor.shape[2] != 3:
             raise ValueError(f"keypoints have the shape (R, K, 3), got {tuple(self.tensor.shape)}")
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the keypoints."""
-        return self.tensor.device
-
-    def to(self, device: torch.device | str) -> "Keypoints":
-        """Return the keypoints on ``device``."""
-        return Keypoints(self.tensor.to(device))
 
     def to_heatmap(self, boxes: Tensor, heatmap_size: int) -> tuple[Tensor, Tensor]:
         """Return the cell of each keypoint on a grid over its box, as the keypoint loss needs it.
@@ -59,17 +51,6 @@ class Keypoints:
     def cat(keypoints_list: Sequence["Keypoints"]) -> "Keypoints":
         """Concatenate the instances of several ``Keypoints``."""
         return Keypoints(torch.cat([one.tensor for one in keypoints_list], dim=0))
-
-    def __getitem__(self, item: int | slice | Tensor) -> "Keypoints":
-        if isinstance(item, int):
-            return Keypoints(self.tensor[item].unsqueeze(0))
-        return Keypoints(self.tensor[item])
-
-    def __len__(self) -> int:
-        return self.tensor.shape[0]
-
-    def __iter__(self) -> Iterator[Tensor]:
-        yield from self.tensor
 
     def __repr__(self) -> str:
         return f"Keypoints({len(self)} instances, {self.tensor.shape[1]} keypoints each)"

@@ -9,12 +9,13 @@ from torchvision.ops import roi_align
 
 from detexport.layers.mask_ops import paste_masks_in_image
 from detexport.structures.boxes import Boxes
+from detexport.structures.instance_tensor import InstanceTensor
 
 Polygon = np.ndarray | Sequence[float]
 """x0, y0, x1, y1, ... in px."""
 
 
-class BitMasks:
+class BitMasks(InstanceTensor):
     """Masks as bitmaps of the image's size.
 
     Args:
@@ -25,21 +26,12 @@ class BitMasks:
         tensor = torch.as_tensor(tensor).to(torch.bool)
         if tensor.dim() != 3:
             raise ValueError(f"bit masks have the shape (R, H, W), got {tuple(tensor.shape)}")
-        self.tensor = tensor
+        super().__init__(tensor)
 
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width in px."""
         return self.tensor.shape[1], self.tensor.shape[2]
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the masks."""
-        return self.tensor.device
-
-    def to(self, device: torch.device | str) -> "BitMasks":
-        """Return the masks on ``device``."""
-        return BitMasks(self.tensor.to(device))
 
     @staticmethod
     def from_polygon_masks(
@@ -91,22 +83,11 @@ class BitMasks:
         """Concatenate several ``BitMasks`` of one image size."""
         return BitMasks(torch.cat([mask.tensor for mask in bitmasks_list], dim=0))
 
-    def __getitem__(self, item: int | slice | Tensor) -> "BitMasks":
-        if isinstance(item, int):
-            return BitMasks(self.tensor[item].unsqueeze(0))
-        return BitMasks(self.tensor[item])
-
-    def __len__(self) -> int:
-        return self.tensor.shape[0]
-
-    def __iter__(self) -> Iterator[Tensor]:
-        yield from self.tensor
-
     def __repr__(self) -> str:
         return f"BitMasks({len(self)} of {self.image_size})"
 
 
-class ROIMasks:
+class ROIMasks(InstanceTensor):
     """Masks as probabilities on a grid over the box of each instance.
 
     Args:
@@ -116,16 +97,7 @@ class ROIMasks:
     def __init__(self, tensor: Tensor) -> None:
         if tensor.dim() != 3:
             raise ValueError(f"masks of boxes have the shape (R, S, S), got {tuple(tensor.shape)}")
-        self.tensor = tensor
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the masks."""
-        return self.tensor.device
-
-    def to(self, device: torch.device | str) -> "ROIMasks":
-        """Return the masks on ``device``."""
-        return ROIMasks(self.tensor.to(device))
+        super().__init__(tensor)
 
     def to_bitmasks(self, boxes: Tensor, height: int, width: int, threshold: float = 0.5) -> BitMasks:
         """Paste each mask into its box.
@@ -137,14 +109,6 @@ class ROIMasks:
             threshold: lowest probability of a pixel of a mask.
         """
         return BitMasks(paste_masks_in_image(self.tensor, boxes, (height, width), threshold))
-
-    def __getitem__(self, item: int | slice | Tensor) -> "ROIMasks":
-        if isinstance(item, int):
-            return ROIMasks(self.tensor[item].unsqueeze(0))
-        return ROIMasks(self.tensor[item])
-
-    def __len__(self) -> int:
-        return self.tensor.shape[0]
 
     def __repr__(self) -> str:
         return f"ROIMasks({len(self)} of {tuple(self.tensor.shape[1:])} cells)"

@@ -1,14 +1,15 @@
 """Rotated boxes: centre, size and angle."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from detexport.layers.rotated_boxes import pairwise_iou_rotated
+from detexport.structures.instance_tensor import InstanceTensor
 
 
-class RotatedBoxes:
+class RotatedBoxes(InstanceTensor):
     """Rotated boxes of one image.
 
     Args:
@@ -27,15 +28,11 @@ class RotatedBoxes:
             if tensor.numel() > 0:
                 raise ValueError(f"rotated boxes have the shape (R, 5), got {tuple(tensor.shape)}")
             tensor = tensor.reshape(0, 5)
-        self.tensor = tensor
+        super().__init__(tensor)
 
     def clone(self) -> "RotatedBoxes":
         """Return a copy that shares no storage."""
         return RotatedBoxes(self.tensor.clone())
-
-    def to(self, device: torch.device | str) -> "RotatedBoxes":
-        """Return the boxes on ``device``."""
-        return RotatedBoxes(self.tensor.to(device=device))
 
     def area(self) -> Tensor:
         """Return the (R,) areas in px²."""
@@ -91,22 +88,6 @@ class RotatedBoxes:
         if len(boxes_list) == 0:
             return cls(torch.empty(0, 5))
         return cls(torch.cat([boxes.tensor for boxes in boxes_list], dim=0))
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the boxes."""
-        return self.tensor.device
-
-    def __getitem__(self, item: int | slice | Tensor) -> "RotatedBoxes":
-        if isinstance(item, int):
-            return RotatedBoxes(self.tensor[item].view(1, -1))
-        return RotatedBoxes(self.tensor[item])
-
-    def __len__(self) -> int:
-        return self.tensor.shape[0]
-
-    def __iter__(self) -> Iterator[Tensor]:
-        yield from self.tensor
 
     def __repr__(self) -> str:
         return f"RotatedBoxes({self.tensor})"

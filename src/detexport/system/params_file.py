@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from detexport.errors import ConfigError, listed
+from detexport.system.json_values import decode
 
 
 def read_section(path: Path, section: str, *, like: str, remedy: str) -> dict[str, Any]:
@@ -41,3 +42,27 @@ def read_section(path: Path, section: str, *, like: str, remedy: str) -> dict[st
             remedy=remedy,
         )
     return found
+
+
+def decode_section(values: Any, kind: Any, section: str, *, source: str, like: str) -> Any:
+    """Convert the values of a section to a dataclass.
+
+    Args:
+        values: of the section, with defaults for missing keys.
+        kind: the dataclass.
+        section: the key of the section, for messages; so are ``source``, its file, and ``like``.
+        source: name of the file.
+        like: the file that shows the section's keys.
+
+    Raises:
+        ConfigError: a key is unknown, or a value is invalid.
+    """
+    try:
+        return decode(values, kind, section)
+    except ValueError as error:
+        raise ConfigError(
+            f"the section {section} of {source} cannot be used",
+            got=error,
+            expected=f"keys and values as in {like}",
+            remedy="correct them",
+        ) from error

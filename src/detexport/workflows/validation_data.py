@@ -9,7 +9,7 @@ from detexport.data.coco import (
     CocoRecord,
     check_image_sizes,
     find_annotations,
-    find_images,
+    find_image_folder,
     load_coco,
     require_images,
 )
@@ -79,4 +79,4 @@ def choose_records(folder: Path, contract: Contract, number: int) -> tuple[CocoR
 
 def training_images(folder: Path) -> list[Path]:
     """Return the images of the training split, if there is one."""
-    return list_images(find_images(folder, "train"))
+    return list_images(find_image_folder(folder, "train"))

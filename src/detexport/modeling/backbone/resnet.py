@@ -33,6 +33,23 @@ BLOCKS_PER_STAGE = {
 """Residual blocks of res2..res5 by depth (table 1 of He et al. 2016)."""
 
 
+def normalized_conv(
+    in_channels: int, out_channels: int, kernel_size: int, norm: Norm, **options: Any
+) -> Conv2d:
+    """Return a convolution without a bias, followed by a normalization.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: taps per side.
+        norm: name of the normalization.
+        **options: see ``Conv2d``.
+    """
+    return Conv2d(
+        in_channels, out_channels, kernel_size, bias=False, norm=get_norm(norm, out_channels), **options
+    )
+
+
 class BasicStem(CNNBlockBase):
     """A 7x7 convolution of stride 2, then 3x3 max pooling of stride 2.
 
@@ -44,16 +61,7 @@ class BasicStem(CNNBlockBase):
 
     def __init__(self, in_channels: int = 3, out_channels: int = 64, norm: Norm = "BN") -> None:
         super().__init__(in_channels, out_channels, 4)
-        self.conv1 = Conv2d(
-            in_channels,
-            out_channels,
-            7,
-            stride=2,
-            padding=3,
-            bias=False,
-            norm=get_norm(norm, out_channels),
-            relu=True,
-        )
+        self.conv1 = normalized_conv(in_channels, out_channels, 7, norm, stride=2, padding=3, relu=True)
         init_conv_msra(self.conv1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,9 +73,7 @@ def _shortcut(in_channels: int, out_channels: int, stride: int, norm: Norm) -> C
     """Return the projection of a shortcut, or None where the number of channels stays the same."""
     if in_channels == out_channels:
         return None
-    shortcut = Conv2d(
-        in_channels, out_channels, 1, stride=stride, bias=False, norm=get_norm(norm, out_channels)
-    )
+    shortcut = normalized_conv(in_channels, out_channels, 1, norm, stride=stride)
     init_conv_msra(shortcut)
     return shortcut
 
@@ -85,19 +91,8 @@ class BasicBlock(CNNBlockBase):
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, norm: Norm = "BN") -> None:
         super().__init__(in_channels, out_channels, stride)
         self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
-        self.conv1 = Conv2d(
-            in_channels,
-            out_channels,
-            3,
-            stride=stride,
-            padding=1,
-            bias=False,
-            norm=get_norm(norm, out_channels),
-            relu=True,
-        )
-        self.conv2 = Conv2d(
-            out_channels, out_channels, 3, padding=1, bias=False, norm=get_norm(norm, out_channels)
-        )
+        self.conv1 = normalized_conv(in_channels, out_channels, 3, norm, stride=stride, padding=1, relu=True)
+        self.conv2 = normalized_conv(out_channels, out_channels, 3, norm, padding=1)
         for conv in (self.conv1, self.conv2):
             init_conv_msra(conv)
 
@@ -139,22 +134,19 @@ class BottleneckBlock(CNNBlockBase):
         stride_1x1, stride_3x3 = (stride, 1) if stride_in_1x1 else (1, stride)
         width = bottleneck_channels
         self.shortcut = _shortcut(in_channels, out_channels, stride, norm)
-        self.conv1 = Conv2d(
-            in_channels, width, 1, stride=stride_1x1, bias=False, norm=get_norm(norm, width), relu=True
-        )
-        self.conv2: nn.Module = Conv2d(
+        self.conv1 = normalized_conv(in_channels, width, 1, norm, stride=stride_1x1, relu=True)
+        self.conv2: nn.Module = normalized_conv(
             width,
             width,
             3,
+            norm,
             stride=stride_3x3,
             padding=dilation,
             dilation=dilation,
             groups=num_groups,
-            bias=False,
-            norm=get_norm(norm, width),
             relu=True,
         )
-        self.conv3 = Conv2d(width, out_channels, 1, bias=False, norm=get_norm(norm, out_channels))
+        self.conv3 = normalized_conv(width, out_channels, 1, norm)
         for conv in (self.conv1, self.conv2, self.conv3):
             init_conv_msra(conv)
 

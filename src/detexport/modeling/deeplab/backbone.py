@@ -5,9 +5,16 @@ from torch import Tensor
 
 from detexport.config import CfgNode
 from detexport.errors import ConfigError
-from detexport.layers import CNNBlockBase, ShapeSpec, get_norm
+from detexport.layers import CNNBlockBase, ShapeSpec
 from detexport.layers.conv import Conv2d, init_conv_msra
-from detexport.modeling.backbone.resnet import BasicStem, Norm, ResNet, configured_stages, last_output
+from detexport.modeling.backbone.resnet import (
+    BasicStem,
+    Norm,
+    ResNet,
+    configured_stages,
+    last_output,
+    normalized_conv,
+)
 from detexport.modeling.registries import BACKBONE_REGISTRY
 
 
@@ -25,9 +32,7 @@ class DeepLabStem(CNNBlockBase):
         half = out_channels // 2
 
         def conv(channels: int, width: int, stride: int) -> Conv2d:
-            layer = Conv2d(
-                channels, width, 3, stride, padding=1, bias=False, norm=get_norm(norm, width), relu=True
-            )
+            layer = normalized_conv(channels, width, 3, norm, stride=stride, padding=1, relu=True)
             init_conv_msra(layer)
             return layer
 

@@ -21,10 +21,9 @@ from detexport.modeling.meta_arch.semantic_seg import (
     build_sem_seg_head,
     crop_to_image,
     sem_seg_output,
-    sem_seg_postprocess,
     sem_seg_segments,
 )
-from detexport.modeling.postprocessing import detector_postprocess
+from detexport.modeling.postprocessing import detector_postprocess, sem_seg_postprocess
 from detexport.modeling.proposal_generator import build_proposal_generator
 from detexport.modeling.registries import META_ARCH_REGISTRY
 from detexport.modeling.roi_heads import build_roi_heads
@@ -200,7 +199,7 @@ class PanopticFPN(GeneralizedRCNN):
             size = output_size(example)
             result: dict[str, Any] = {
                 "instances": detector_postprocess(found, *size),
-                "sem_seg": sem_seg_postprocess(classes, *size),
+                "sem_seg": sem_seg_postprocess(classes, found.image_size, *size),
             }
             if self.combination is not None:
                 labels = result["sem_seg"].argmax(dim=0)

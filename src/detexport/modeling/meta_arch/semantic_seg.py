@@ -31,6 +31,7 @@ from detexport.modeling.graph_segment import (
 )
 from detexport.modeling.meta_arch.ground_truth import gt_sem_segs_of
 from detexport.modeling.meta_arch.image_model import ImageModel, image_options, preprocess_segment
+from detexport.modeling.postprocessing import sem_seg_postprocess
 from detexport.modeling.registries import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
 from detexport.structures.model_input import output_size
 
@@ -304,12 +305,6 @@ def crop_to_image(logits: Tensor, image_size: Tuple[int, int]) -> Tensor:
     return logits[:, : image_size[0], : image_size[1]]
 
 
-def sem_seg_postprocess(logits: Tensor, output_height: int, output_width: int) -> Tensor:
-    """Resize logits (K, H, W) over an image to (K, output_height, output_width), bilinear."""
-    size = (output_height, output_width)
-    return F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0]
-
-
 @META_ARCH_REGISTRY.register()
 class SemanticSegmentor(ImageModel):
     """A backbone and a semantic head.
@@ -359,7 +354,7 @@ class SemanticSegmentor(ImageModel):
             return self.sem_seg_head.losses(features, gt_sem_segs_of(batched_inputs, self.device))
         logits = self.sem_seg_head(features)
         return [
-            {"sem_seg": sem_seg_postprocess(crop_to_image(one, size), *output_size(example))}
+            {"sem_seg": sem_seg_postprocess(one, size, *output_size(example))}
             for one, size, example in zip(logits, images.image_sizes, batched_inputs, strict=True)
         ]
 

@@ -10,13 +10,10 @@ from detexport.errors import ConfigError, ExportError, InputError
 from detexport.modeling.backbone import build_backbone, padding_of
 from detexport.modeling.meta_arch.ground_truth import gt_sem_segs_of
 from detexport.modeling.meta_arch.image_model import ImageModel, image_options
-from detexport.modeling.meta_arch.semantic_seg import (
-    build_sem_seg_head,
-    crop_to_image,
-    sem_seg_postprocess,
-)
+from detexport.modeling.meta_arch.semantic_seg import build_sem_seg_head, crop_to_image
 from detexport.modeling.panoptic_deeplab.grouping import CenterGrouping
 from detexport.modeling.panoptic_deeplab.heads import build_ins_embed_branch
+from detexport.modeling.postprocessing import sem_seg_postprocess
 from detexport.modeling.registries import META_ARCH_REGISTRY
 from detexport.structures.model_input import output_size
 from detexport.utils.catalog import MetadataCatalog
@@ -123,7 +120,7 @@ class PanopticDeepLab(ImageModel):
         results = []
         for index, (example, size) in enumerate(zip(batched_inputs, images.image_sizes, strict=True)):
             maps = [
-                sem_seg_postprocess(crop_to_image(one[index], size), *output_size(example))
+                sem_seg_postprocess(one[index], size, *output_size(example))
                 for one in (logits, center, offset)
             ]
             results.append(self.combine(*maps))

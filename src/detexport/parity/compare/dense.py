@@ -133,7 +133,7 @@ def compare_panoptic(
     either = find_disputed(first, second, partners, tolerance.score)
     overlap = count_overlap(first, second)
     undisputed = count_overlap(first, second, ~either) if either.any() else overlap
-    same = match_segments(first, second, undisputed)
+    same = pair_segments(first, second, undisputed)
     margin_px = tolerance.panoptic_ratio * first.ids.size
     missing = {id for id in first.info if id not in same}
     extra = {id for id in second.info if id not in same.values()}
@@ -222,7 +222,7 @@ def count_overlap(
     return np.bincount(counted, minlength=len(rows) * len(columns)).reshape(len(rows), len(columns))
 
 
-def match_segments(first: PanopticSegments, second: PanopticSegments, overlap: np.ndarray) -> dict[int, int]:
+def pair_segments(first: PanopticSegments, second: PanopticSegments, overlap: np.ndarray) -> dict[int, int]:
     """Pair segments of one category with an IoU above 0.5: ids in ``second`` by ids in ``first``.
 
     Args:
@@ -259,7 +259,7 @@ def panoptic_quality(first: PanopticSegments, second: PanopticSegments, overlap:
         second: the other.
         overlap: of all pixels: see ``count_overlap``.
     """
-    same = match_segments(first, second, overlap)
+    same = pair_segments(first, second, overlap)
     areas = overlap.sum(1), overlap.sum(0)
     ids = first.order, second.order
     iou_sums: dict[tuple[bool, int], float] = {}
