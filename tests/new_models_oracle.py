@@ -121,6 +121,7 @@ def run(model: Any, case: Case, watched: Watched = {}) -> tuple[list[dict[str, A
         outputs = model(case.batch())
     for handle in handles:
         handle.remove()
+    assert len(outputs) == len(case.batch())
     return outputs, seen
 
 

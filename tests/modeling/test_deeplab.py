@@ -59,6 +59,14 @@ def test_a_file_that_uses_a_project_has_its_keys_and_others_have_not(tmp_path: P
     assert "ASPP_DILATIONS" not in load_cfg(tmp_path / "c.yaml").MODEL.SEM_SEG_HEAD
 
 
+def test_a_module_without_its_keys_is_refused() -> None:
+    cfg = get_cfg()
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.BACKBONE.NAME", "build_resnet_deeplab_backbone"])
+    message = "BACKBONE.NAME: build_resnet_deeplab_backbone without MODEL.RESNETS.RES4_DILATION"
+    with pytest.raises(ConfigError, match=rf"lacks keys of deeplab; got: MODEL\.{message}"):
+        build_model(cfg)
+
+
 @pytest.mark.parametrize(
     ("res4", "res5", "strides", "dilations"),
     [(1, 1, (16, 32), (1, 2, 4)), (1, 2, (16, 16), (2, 4, 8)), (2, 4, (8, 8), (4, 8, 16))],

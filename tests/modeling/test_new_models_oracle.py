@@ -48,8 +48,10 @@ def test_reference_outputs(case: Case, file: str) -> None:
     stored = case.stored("intermediates")
     check_map(stored, "input_tensor", seen["input_tensor"])
     for group in ("bottom_up", "net", "backbone"):
+        assert (group in seen) == any(name.startswith(f"{group}_") for name in stored)
         if group in seen:
             check_maps(stored, group, seen[group])
+    assert ("rpn" in seen) == ("rpn_logits_lvl0_shape" in stored)
     if "rpn" in seen:
         check_rpn(stored, seen["rpn_head"], seen["rpn"])
     for stage, name in enumerate(predictors.values()):

@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from detexport.errors import InputError
 from detexport.structures import ImageList
 from detexport.structures.image_list import pad_images
 
@@ -41,7 +42,7 @@ def test_padding_constraints() -> None:
     batch = ImageList.from_tensors(images, 32, pad_value=-1.0, padding_constraints=constraints)
     assert batch.tensor.shape == (2, 3, 48, 64)
     assert (batch.tensor[0, :, 20:] == -1).all()
-    with pytest.raises(ValueError, match="50 px does not fit into the square of 30 px"):
+    with pytest.raises(InputError, match="got: a side of 50 px; expected: at most 30 px, square_size 30"):
         ImageList.from_tensors(images, padding_constraints={"square_size": 30})
     with pytest.warns(UserWarning, match="50 px is cropped to 30 px"):
         cropped = ImageList.from_tensors(images[:1], padding_constraints={"square_size": 30})

@@ -246,6 +246,38 @@ def _needs_project(tree: Any, own: Any, known: Any, names: Sequence[str]) -> boo
     return False
 
 
+def check_project_keys(cfg: _YacsNode) -> None:
+    """Raise ConfigError if a configuration names a module of ``PROJECT_KEYS`` without its project's keys."""
+    for project, names in PROJECT_KEYS.items():
+        named = next(_named(cfg, names, ""), None)
+        missing = next(_missing(cfg, _project_tree(project), ""), None)
+        if named and missing:
+            raise ConfigError(
+                f"the configuration lacks keys of {project}",
+                got=f"{named} without {missing}",
+                expected=f"the keys of add_{project}_config",
+                remedy=f"call add_{project}_config(cfg), or name the module in the file, which adds them",
+            )
+
+
+def _named(node: Any, names: Sequence[str], key: str) -> Iterator[str]:
+    """Yield the keys whose values are one of ``names``."""
+    for name, value in node.items():
+        if isinstance(value, dict):
+            yield from _named(value, names, f"{key}{name}.")
+        elif isinstance(value, str) and value in names:
+            yield f"{key}{name}: {value}"
+
+
+def _missing(node: Any, tree: dict[str, Any], key: str) -> Iterator[str]:
+    """Yield the keys of a tree that a node lacks."""
+    for name, value in tree.items():
+        if name not in node:
+            yield f"{key}{name}"
+        elif isinstance(value, dict):
+            yield from _missing(node[name], value, f"{key}{name}.")
+
+
 def load_cfg(path: Path) -> CfgNode:
     """Load a configuration: a YAML file merged into the defaults, or the model of a lazy configuration.
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from detexport.config import CfgNode, get_cfg
+from detexport.config import get_cfg
 from detexport.errors import CheckpointError, ConfigError, did_you_mean, listed, shown
 
 URL_PREFIX = "https://dl.fbaipublicfiles.com/detectron2/"
@@ -45,11 +45,12 @@ def get_config_file(config_path: str) -> str:
     return str(_CONFIGS / config_path)
 
 
-def get_config(config_path: str, trained: bool = False) -> CfgNode:
-    """Return the configuration of a model of the zoo.
+def get_config(config_path: str, trained: bool = False) -> Any:
+    """Return the configuration of a model of the zoo, a ``CfgNode``.
 
     Args:
-        config_path: see ``get_config_file``.
+        config_path: see ``get_config_file``; or a common lazy configuration of a model, such as
+            ``"common/models/mask_rcnn_fpn.py"``, of which a node with the key ``model`` is returned.
         trained: set ``MODEL.WEIGHTS`` to the trained checkpoint. Otherwise it names the initial weights of
             the training, mostly an ImageNet backbone.
 
@@ -57,11 +58,32 @@ def get_config(config_path: str, trained: bool = False) -> CfgNode:
         ConfigError: the zoo has no such configuration.
         CheckpointError: ``trained``, and no checkpoint is published for it.
     """
+    if config_path.endswith(".py"):
+        return _lazy_config(config_path, trained)
     cfg = get_cfg()
     cfg.merge_from_file(get_config_file(config_path))
     if trained:
         cfg.MODEL.WEIGHTS = get_checkpoint_url(config_path)
     return cfg
+
+
+def _lazy_config(name: str, trained: bool) -> Any:
+    from detexport.model_zoo.lazy_models import MODELS, lazy_config
+
+    if name not in MODELS:
+        raise ConfigError(
+            "the model zoo has no such lazy configuration",
+            got=shown(name),
+            expected=f"one of {listed(MODELS)}",
+            remedy=did_you_mean(name, list(MODELS)) or "write its nodes into the file that uses them",
+        )
+    if trained:
+        raise CheckpointError(
+            f"no trained checkpoint is published for {name}",
+            expected="trained=False",
+            remedy="give your own checkpoint",
+        )
+    return lazy_config(name)
 
 
 def get_checkpoint_url(config_path: str) -> str:

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from detexport.errors import InputError
+
 
 def pad_images(
     images: List[Tensor], divisibility: int, pad_value: float = 0.0
@@ -61,7 +63,7 @@ class SquarePadding:
         """Return what ``pad_images`` returns for the same arguments.
 
         Raises:
-            ValueError: one of several images is larger than the square.
+            InputError: one of several images is larger than the square.
         """
         step = max(divisibility, 1)
         side = (self.side + step - 1) // step * step
@@ -80,9 +82,11 @@ class SquarePadding:
         if largest <= limit:
             return
         if len(images) > 1:
-            raise ValueError(
-                f"an image side of {largest} px does not fit into the square of {limit} px "
-                f"(square_size {self.side}); resize the images before, or give one image at a time"
+            raise InputError(
+                "an image does not fit into the square that a batch is padded to",
+                got=f"a side of {largest} px",
+                expected=f"at most {limit} px, square_size {self.side} rounded up to the divisibility",
+                remedy="resize the images before, or give one image at a time, which is cropped",
             )
         warnings.warn(
             f"an image side of {largest} px is cropped to {limit} px (square_size {self.side}); "
@@ -136,8 +140,8 @@ class ImageList:
                 argument, and ``square_size``, the side of the batch unless it is 0.
 
         Raises:
-            ValueError: there is no image, one of several is larger than ``square_size``, or a constraint is
-                unknown.
+            ValueError: there is no image, or a constraint is unknown.
+            InputError: one of several images is larger than ``square_size``.
         """
         if not tensors:
             raise ValueError("a batch needs at least one image, got none")

@@ -6,7 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from detexport import model_zoo
-from detexport.config.cfg import LAZY, CfgNode, all_defaults, load_cfg, naming_sources
+from detexport.config.cfg import (
+    LAZY,
+    CfgNode,
+    all_defaults,
+    check_project_keys,
+    load_cfg,
+    naming_sources,
+)
 from detexport.config.lazy import override_lazy
 from detexport.config.valid_values import check_exportable, check_values
 from detexport.errors import CheckpointError, ConfigError, did_you_mean
@@ -44,6 +51,7 @@ class ModelSource:
         self._override(cfg)
         with naming_sources(cfg):
             check_values(cfg, all_defaults())
+            check_project_keys(cfg)
             check_exportable(cfg)
         cfg.MODEL.WEIGHTS = self.weights or cfg.MODEL.WEIGHTS
         return cfg

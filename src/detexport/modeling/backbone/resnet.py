@@ -410,7 +410,8 @@ class ResNet(Backbone, nn.Sequential):
 
     Args:
         stem: image -> input of the first stage.
-        stages: the blocks of each stage in order; they become ``res2``, ``res3``, ...
+        stages: the blocks of each stage in order; they become ``res2``, ``res3``, ... Those after the last of
+            ``out_features`` are left out.
         num_classes: not supported: a network without a classifier.
         out_features: names of the stages to return; may include ``stem``. By default the last stage.
         freeze_at: 0 trains everything, 1 freezes the stem, k the stages up to res{k}.
@@ -435,15 +436,17 @@ class ResNet(Backbone, nn.Sequential):
                 expected="num_classes=None",
                 remedy="leave num_classes out, and classify with a layer of your own",
             )
+        names = ["stem", *(f"res{number}" for number in range(2, 2 + len(stages)))]
+        out_features = names[-1:] if out_features is None else out_features
+        require_stages(out_features, names, "ResNet", "MODEL.RESNETS.OUT_FEATURES")
         self.add_module("stem", stem)
         self._shapes = {"stem": ShapeSpec(channels=stem.out_channels, stride=stem.stride)}
         stride = stem.stride
-        for number, blocks in enumerate(stages, start=2):
-            self.add_module(f"res{number}", nn.Sequential(*blocks))
+        last = max(map(names.index, out_features), default=len(stages))
+        for name, blocks in zip(names[1:], stages[:last], strict=False):
+            self.add_module(name, nn.Sequential(*blocks))
             stride *= math.prod(block.stride for block in blocks)
-            self._shapes[f"res{number}"] = ShapeSpec(channels=blocks[-1].out_channels, stride=stride)
-        out_features = [list(self._shapes)[-1]] if out_features is None else out_features
-        require_stages(out_features, self._shapes, "ResNet", "MODEL.RESNETS.OUT_FEATURES")
+            self._shapes[name] = ShapeSpec(channels=blocks[-1].out_channels, stride=stride)
         self.stage_names: List[str] = list(self._shapes)
         self.out_features: List[str] = list(out_features)
         # The network itself needs no padding.

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from detexport.config import CfgNode
-from detexport.config.cfg import LAZY, all_defaults, naming_sources
+from detexport.config.cfg import LAZY, all_defaults, check_project_keys, naming_sources
 from detexport.config.lazy import build_lazy, lazy_integers
 from detexport.config.valid_values import check_values
 from detexport.contract import ResizeRule
@@ -31,6 +31,7 @@ def build_model(cfg: CfgNode) -> Any:
     """
     with naming_sources(cfg):
         check_values(cfg, all_defaults())
+        check_project_keys(cfg)
         _check_options(cfg)
     try:
         model = _build_lazy(cfg) if LAZY in cfg else META_ARCH_REGISTRY.build(cfg)

@@ -3,6 +3,7 @@
 Shapes: R proposals, D detections of an image, K classes.
 """
 
+import math
 from typing import Any, Dict, List, Tuple
 
 import torch
@@ -30,7 +31,11 @@ from detexport.modeling.roi_heads.fast_rcnn import (
     box_inference_segment,
     predictor_methods,
 )
-from detexport.modeling.roi_heads.mask_head import build_mask_head, mask_head_segments
+from detexport.modeling.roi_heads.mask_head import (
+    MaskRCNNConvUpsampleHead,
+    build_mask_head,
+    mask_head_segments,
+)
 from detexport.structures import Instances
 
 
@@ -62,6 +67,10 @@ class Res5ROIHeads(ROIHeads):
         self.box_predictor = box_predictor
         self.mask_head = mask_head
         self.mask_on = mask_head is not None
+        if isinstance(mask_head, MaskRCNNConvUpsampleHead) and isinstance(self.res5, nn.Sequential):
+            # Lazy configurations give the side before res5 as the head's input.
+            stride = math.prod(getattr(block, "stride", 1) for block in self.res5)
+            mask_head.resolution = 2 * ((pooler.output_size + stride - 1) // stride)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:  # type: ignore[override]
