@@ -51,7 +51,7 @@ def main(
         "outputs/logs/outcomes.json"
     ),
     images: Annotated[int, Option(help="number of images to predict")] = 120,
-    repeats: Annotated[int, Option(help="times that the reference's inputs are validated in a round")] = 2,
+    repeats: Annotated[int, Option(help="times that the reference's inputs are validated in a round")] = 1,
     jobs: Annotated[int, Option(help="number of jobs: an export, then a prediction with its artifact")] = 4,
     commands: Annotated[int, Option(help="number of empty commands")] = 20,
     rounds: Annotated[int, Option(help="rounds")] = 2,
