@@ -59,6 +59,7 @@ def main(
 ) -> None:
     """Write the time per input, image, job and command with 1 and WORKERS workers, and the efficiency."""
     os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (the name is Ray's)
     model_dir = model_dir.resolve()
     measured: dict[str, dict[int, list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -182,8 +182,8 @@ class Ray:
             **needs.options(), max_retries=self.retries, scheduling_strategy="SPREAD"
         )
         command = replace(command, environment=environment)
-        started = task.remote(command, ray.get_runtime_context().gcs_address)
-        ended: Ended = result_of(partial(ray.get, started))
+        submitted = task.remote(command, ray.get_runtime_context().gcs_address)
+        ended: Ended = result_of(partial(ray.get, submitted))
         return ended
 
     def cpus_of_the_cluster(self) -> int:
