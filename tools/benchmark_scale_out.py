@@ -111,6 +111,11 @@ def one_round(
 
         validate_all()  # each worker opens the artifact
         yield "input of a validation", timed(validate_all, repeats) / len(stored.samples)
+        chains = [job_commands(model_dir, images, folder / f"job{index}") for index in range(jobs)]
+        yield "job", timed(lambda: run_chains(engine, chains, number), 1) / jobs
+        empty = [[command(folder / f"empty{index}", "-c", "")] for index in range(commands)]
+        yield "empty command", timed(lambda: run_chains(engine, empty, number), 1) / commands
+
         output = folder / "found"
         request = Request(
             str(artifact_dir), Location.of(str(images)), Location.of(str(output)), part_images=8
@@ -121,10 +126,6 @@ def one_round(
             predict_folder(request, RayData(engine, number), ResultFormat.PARQUET)
 
         yield "image of a prediction", timed(predict, 1) / len(list(images.iterdir()))
-        chains = [job_commands(model_dir, images, folder / f"job{index}") for index in range(jobs)]
-        yield "job", timed(lambda: run_chains(engine, chains, number), 1) / jobs
-        empty = [[command(folder / f"empty{index}", "-c", "")] for index in range(commands)]
-        yield "empty command", timed(lambda: run_chains(engine, empty, number), 1) / commands
     finally:
         engine.stop()
 
