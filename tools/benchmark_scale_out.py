@@ -1,9 +1,9 @@
 """Measure the Ray engine with one and with several workers on this machine; extrapolate to large runs.
 
-    python tools/benchmark_scale_out.py --artifact-dir ... --reference ... --document docs/scale_out.md
+    python tools/benchmark_scale_out.py --model-dir outputs/models/mask_rcnn --document docs/scale_out.md
 
-Run it on an idle machine. Each round measures every number of workers once, in alternating order, each in its
-own local Ray instance, whose start is not measured.
+Run it on an idle machine; with 2 CPUs it takes about 5 minutes. Each round measures every number of workers
+once, in alternating order, each in a Ray of its own whose start is not counted.
 """
 
 import json
@@ -11,7 +11,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean, median
 from time import perf_counter
@@ -21,7 +22,6 @@ import numpy as np
 from PIL import Image
 from typer import Option, echo
 
-from detexport.artifact import read_artifact
 from detexport.batch_prediction.location import Location
 from detexport.execution.engine import Command, Resources
 from detexport.execution.ray_data import RayData
@@ -44,28 +44,30 @@ HOUR = 3600.0
 
 
 def main(
-    artifact_dir: Annotated[Path, Option(help="an artifact")],
-    reference: Annotated[Path, Option(help="the stored outputs of its model")],
+    model_dir: Annotated[Path, Option(help="folder of a model of the pipeline, with the artifact onnx")],
     save_to: Annotated[Path, Option(help="JSON file for the figures")] = Path("outputs/scale_out.json"),
     document: Annotated[Path | None, Option(help="page to write the figures into")] = None,
     outcomes: Annotated[Path, Option(help="outcomes.json of tools/run_jobs.py: time of each stage")] = Path(
         "outputs/logs/outcomes.json"
     ),
-    images: Annotated[int, Option(help="number of images to predict")] = 200,
-    repeats: Annotated[int, Option(help="times that the reference's inputs are validated in a round")] = 4,
-    commands: Annotated[int, Option(help="number of empty commands to run as jobs")] = 40,
-    rounds: Annotated[int, Option(help="rounds")] = 5,
+    images: Annotated[int, Option(help="number of images to predict")] = 120,
+    repeats: Annotated[int, Option(help="times that the reference's inputs are validated in a round")] = 1,
+    jobs: Annotated[int, Option(help="number of jobs: an export, then a prediction with its artifact")] = 4,
+    commands: Annotated[int, Option(help="number of empty commands")] = 20,
+    rounds: Annotated[int, Option(help="rounds")] = 2,
     workers: Annotated[int, Option(help="the larger number of workers")] = 2,
 ) -> None:
-    """Write the time per input, image and command with 1 and with WORKERS workers, and the efficiency."""
+    """Write the time per input, image, job and command with 1 and WORKERS workers, and the efficiency."""
     os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (the name is Ray's)
+    model_dir = model_dir.resolve()
     measured: dict[str, dict[int, list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         pictures = write_images(Path(folder) / "images", images)
         for index in range(rounds):
             for number in (1, workers) if index % 2 == 0 else (workers, 1):
                 for name, seconds in one_round(
-                    number, artifact_dir, reference, pictures, repeats, commands, Path(folder)
+                    number, model_dir, pictures, repeats, jobs, commands, Path(folder)
                 ):
                     measured.setdefault(name, {}).setdefault(number, []).append(seconds)
                     echo(f"round {index + 1}, {number} workers: {name} {seconds:.4f} s")
@@ -73,7 +75,7 @@ def main(
         "cpus": os.cpu_count(),
         "workers": workers,
         "rounds": rounds,
-        "artifact": {"method": read_artifact(artifact_dir).method, "folder": str(artifact_dir)},
+        "model": model_dir.name,
         "measured": {name: summary(by_workers, workers) for name, by_workers in measured.items()},
         "job_cpu_s": job_cpu_seconds(outcomes),
     }
@@ -85,10 +87,10 @@ def main(
 
 def one_round(
     number: int,
-    artifact_dir: Path,
-    reference: Path,
+    model_dir: Path,
     images: Path,
     repeats: int,
+    jobs: int,
     commands: int,
     folder: Path,
 ) -> Iterator[tuple[str, float]]:
@@ -98,9 +100,9 @@ def one_round(
     engine.connect()
     yield "start of Ray", perf_counter() - started
     try:
-        runtime = engine_of(artifact_dir, "")
-        stored = read_reference(reference)
-        sessions = WorkerSessions(engine, runtime, artifact_dir.resolve())
+        artifact_dir = model_dir / "artifacts/onnx"
+        stored = read_reference(model_dir / "reference")
+        sessions = WorkerSessions(engine, engine_of(artifact_dir, ""), artifact_dir)
 
         def validate_all() -> None:
             validate_sessions(
@@ -109,9 +111,14 @@ def one_round(
 
         validate_all()  # each worker opens the artifact
         yield "input of a validation", timed(validate_all, repeats) / len(stored.samples)
+        chains = [job_commands(model_dir, images, folder / f"job{index}") for index in range(jobs)]
+        yield "job", timed(lambda: run_chains(engine, chains, number), 1) / jobs
+        empty = [[command(folder / f"empty{index}", "-c", "")] for index in range(commands)]
+        yield "empty command", timed(lambda: run_chains(engine, empty, number), 1) / commands
+
         output = folder / "found"
         request = Request(
-            str(artifact_dir.resolve()), Location.of(str(images)), Location.of(str(output)), part_images=8
+            str(artifact_dir), Location.of(str(images)), Location.of(str(output)), part_images=8
         )
 
         def predict() -> None:
@@ -119,7 +126,6 @@ def one_round(
             predict_folder(request, RayData(engine, number), ResultFormat.PARQUET)
 
         yield "image of a prediction", timed(predict, 1) / len(list(images.iterdir()))
-        yield "empty command", timed(lambda: run_empty(engine, commands, folder, number), 1) / commands
     finally:
         engine.stop()
 
@@ -132,17 +138,42 @@ def timed(work: Callable[[], None], times: int) -> float:
     return (perf_counter() - start) / times
 
 
-def run_empty(engine: Ray, commands: int, folder: Path, number: int) -> None:
-    """Run commands that do nothing, as many at a time as there are workers."""
-    from concurrent.futures import ThreadPoolExecutor
+def command(folder: Path, *arguments: str) -> Command:
+    """Return a command of Python with its own folder."""
+    folder.mkdir(exist_ok=True)
+    return Command(arguments, folder, folder / "log", {}, 600)
 
-    (folder / "empty.py").write_text("")
 
-    def one(index: int) -> None:
-        engine.run(Command(("empty.py",), folder, folder / f"log{index}", {}, 60), Resources())
+def job_commands(model_dir: Path, images: Path, folder: Path) -> list[Command]:
+    """Return the commands of a job: the export of a model by tracing, then a prediction with the artifact."""
+    artifact = str(folder / "tracing")
+    model = ("--config-file", str(model_dir / "build/config.yaml"))
+    model += ("--weights", str(model_dir / "weights/model.safetensors"))
+    export = (
+        "-m",
+        "detexport.cli",
+        "export",
+        *model,
+        "--target",
+        "tracing",
+        "--no-check",
+        "--output",
+        artifact,
+    )
+    predict = ("-m", "detexport.cli", "predict", artifact, str(min(images.iterdir())))
+    return [command(folder, *export), command(folder, *predict)]
+
+
+def run_chains(engine: Ray, chains: Sequence[Sequence[Command]], number: int) -> None:
+    """Run chains of commands side by side, each command once the one before it has ended."""
+
+    def one(chain: Sequence[Command]) -> None:
+        for command in chain:
+            if engine.run(command, Resources()).code:
+                raise RuntimeError(f"a command failed: {command.log.read_text()}")
 
     with ThreadPoolExecutor(number) as pool:
-        list(pool.map(one, range(commands)))
+        list(pool.map(one, chains))
 
 
 def write_images(folder: Path, count: int) -> Path:
@@ -181,8 +212,10 @@ def table(figures: dict[str, Any]) -> list[str]:
     """Return the lines of the page: the measurements, and the extrapolated runs."""
     workers = figures["workers"]
     lines = [
-        f"Measured on {figures['cpus']} CPUs, {figures['rounds']} rounds, one thread per worker, "
-        f"`{figures['artifact']['method']}` artifact; medians.",
+        f"Measured on {figures['cpus']} CPUs with `{figures['model']}` as ONNX, one thread per worker: "
+        f"medians of {figures['rounds']} rounds.",
+        "A job is an export by tracing, then a prediction with its artifact, each in its own process. The",
+        "time of an image includes the start of the actors.",
         "",
         f"| item | 1 worker | {workers} workers | efficiency |",
         "|---|---|---|---|",
@@ -195,14 +228,18 @@ def table(figures: dict[str, Any]) -> list[str]:
     lines += ["", f"| run | CPU hours | {' | '.join(f'{number} workers' for number in WORKERS)} |"]
     lines.append("|---" * (len(WORKERS) + 2) + "|")
     lines.append(large_run(f"{IMAGES:,} images", figures["measured"]["image of a prediction"], IMAGES))
+    lines.append(large_run(f"{JOBS:,} jobs", figures["measured"]["job"], JOBS))
     if figures["job_cpu_s"]:
         own = figures["measured"]["empty command"]["seconds_1"]
         stages = figures["job_cpu_s"]
         seconds = sum(stages.values()) + len(stages) * own
-        efficiency = figures["measured"]["empty command"]["efficiency"]
-        lines.append(large_run(f"{JOBS:,} jobs", {"seconds_1": seconds, "efficiency": efficiency}, JOBS))
+        efficiency = figures["measured"]["job"]["efficiency"]
+        whole = {"seconds_1": seconds, "efficiency": efficiency}
+        lines.append(large_run(f"{JOBS:,} jobs with all stages of the pipeline", whole, JOBS))
         shares = ", ".join(f"{stage} {value:.1f} s" for stage, value in sorted(stages.items()))
         lines += ["", f"CPU time of the stages of a job: {shares}; the engine adds {own:.2f} s to each."]
+    else:
+        lines += ["", "Run `make jobs` first to have the stages of the pipeline, too."]
     return lines
 
 

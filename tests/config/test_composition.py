@@ -172,7 +172,7 @@ def test_coverage_trains_no_model_on_its_data(tree: Path) -> None:
 
 def test_a_model_that_comes_trained_has_no_training(tree: Path) -> None:
     assert compose(tree, "model=[mine]", *GIVEN["model"]["mine"]).returncode == 0
-    assert params(tree)["trainings"] == {}
+    assert params(tree)["trainings"] == params(tree)["fine_tuned"] == {}
     assert list(params(tree)["jobs"]) == ["mine-tracing", "mine-scripting", "mine-onnx"]
 
 
@@ -194,7 +194,8 @@ def test_a_checkpoint_is_fine_tuned_with_the_configuration_beside_it(tree: Path)
     (tree / "own/model_final.pth").write_text("weights")
     assert compose(tree, "model=[mine]", "models.mine.training.from=own/model_final.pth").returncode == 0
     composed = params(tree)
-    (training,) = composed["trainings"].values()
+    assert composed["trainings"] == {}
+    (training,) = composed["fine_tuned"].values()
     assert training["config_file"] == "own/config.yaml"
     assert training["weights"] == composed["checkpoints"]["mine"] == "checkpoints/mine.safetensors"
     assert composed["fine_tunings"]["mine"] == {

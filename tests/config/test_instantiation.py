@@ -1,11 +1,13 @@
 """Build an object from its node in the parameters."""
 
+import sys
+
 import pytest
 from omegaconf import OmegaConf
 
 from detexport.config.instantiation import instantiate
 from detexport.data.synthetic import SyntheticShapes
-from detexport.errors import ConfigError, DataError
+from detexport.errors import ConfigError, DataError, MissingPackageError
 from synthetic_shapes import shapes_options
 
 ALL = shapes_options()
@@ -42,4 +44,15 @@ def test_instantiate_says_what_does_not_fit(node: dict, message: str) -> None:
 def test_instantiate_raises_what_the_constructor_raises() -> None:
     node = OmegaConf.create({"_target_": "detexport.data.coco.load_coco", "folder": ".", "split": "val"})
     with pytest.raises(DataError, match="annotation file is missing"):
+        instantiate(node)
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(sys.modules, "detexport.execution.ray_engine", raising=False)
+    monkeypatch.delattr("detexport.execution.ray_engine", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    node = OmegaConf.create({"_target_": "detexport.execution.ray_engine.Ray"})
+    with pytest.raises(MissingPackageError, match=r"ray is not installed; remedy: pip install '.*\[ray\]'$"):
         instantiate(node)

@@ -194,7 +194,7 @@ def test_a_run_that_hangs_is_ended_with_its_processes(
     program.chmod(0o755)
     run_id = scheduler.start(python=str(program), timeout_s=1, grace_s=5, retries=1)
     state, message = scheduler.ended(run_id)
-    assert (state, "exceeded timeout of 6" in message) == ("FAILED", True), message
+    assert (state, "timed out after 6" in message) == ("FAILED", True), message
     tries = [list(map(int, line.split())) for line in (tmp_path / "pids").read_text().splitlines()]
     assert len(tries) == 2, "it was tried again"
     left = [pid for pids in tries for pid in pids if psutil.pid_exists(pid)]

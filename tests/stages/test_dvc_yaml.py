@@ -50,7 +50,7 @@ BY_TARGET["diagnose"] = [*BY_TARGET["export"], *BY_TARGET["convert"], *BY_TARGET
 # Run at every `dvc repro` whatever changed.
 ALWAYS = {name for name, stage in STAGES.items() if stage.get("always_changed")}
 # Declared by the chain's design to be stale by its data, parameters and training code alone.
-EXEMPT = {"train"}
+EXEMPT = {"train", "fine_tune"}
 INIT = "src/detexport/__init__.py"
 CHECKED = sorted(set(STAGES) - ALWAYS - EXEMPT)
 
@@ -98,8 +98,16 @@ def covers(dep: str, file: str) -> bool:
 
 def test_every_stage_is_a_script_of_its_name() -> None:
     for name, stage in STAGES.items():
-        assert stage.get("do", stage)["cmd"].split()[1] == f"stages/{name}.py"
-        assert (ROOT / "stages" / f"{name}.py").is_file()
+        script = {"fine_tune": "train"}.get(name, name)
+        assert stage.get("do", stage)["cmd"].split()[1] == f"stages/{script}.py"
+        assert (ROOT / "stages" / f"{script}.py").is_file()
+
+
+def test_fine_tuned_weights_are_in_the_cache_and_committed_checkpoints_in_git() -> None:
+    train, fine_tune = (STAGES[name]["do"] for name in ("train", "fine_tune"))
+    assert {name for name in train if train[name] != fine_tune[name]} == {"desc", "outs"}
+    assert [next(iter(out)) for out in train["outs"]] == fine_tune["outs"]
+    assert all(next(iter(out.values())) == {"cache": False, "persist": True} for out in train["outs"])
 
 
 @pytest.mark.parametrize("stage", CHECKED)

@@ -28,6 +28,8 @@ MISSING = "???"
 KINDS = ("things", "stuff", "keypoints")
 DIGITS = 12
 """Hex digits of the digests in params.yaml: `dvc exp diff` shows the old and the new one in one line."""
+COPIES = ("trainings", "fine_tuned")
+"""Sections that repeat values of the models."""
 MOST_SHOWN = 8
 """Maximum number of options listed in an error, the most similar ones first."""
 
@@ -48,6 +50,7 @@ def resolvers() -> dict[str, Callable[..., Any]]:
         "conversions": conversions,
         "export_steps": export_steps,
         "trainings": trainings,
+        "fine_tuned": fine_tuned,
         "fine_tunings": fine_tunings,
         "config_beside": config_beside,
         "trained_weights": trained_weights,
@@ -183,7 +186,20 @@ def _artifact_options(name: str, artifacts: DictConfig) -> DictConfig:
 
 
 def trainings(*, _root_: DictConfig) -> DictConfig:
-    """Return the models to train: ``{"M": {config_file, weights, quoted: the same for a shell}}``."""
+    """Return the models to train from random weights.
+
+    Returns:
+        ``{"M": {config_file, weights, quoted: the same for a shell}}``.
+    """
+    return _trainings(_root_, from_checkpoint=False)
+
+
+def fine_tuned(*, _root_: DictConfig) -> DictConfig:
+    """Return the models to train from a checkpoint, as ``trainings`` does."""
+    return _trainings(_root_, from_checkpoint=True)
+
+
+def _trainings(root: DictConfig, *, from_checkpoint: bool) -> DictConfig:
     selected = {
         name: {
             "config_file": model["config_file"],
@@ -191,8 +207,8 @@ def trainings(*, _root_: DictConfig) -> DictConfig:
             "quoted": {key: shlex.quote(str(model[key])) for key in ("config_file", "weights")},
         }
         # As plain values, among which ``seal`` reports those that are not set (``???``).
-        for name, model in _plain(_root_.models).items()
-        if is_trained(model)
+        for name, model in _plain(root.models).items()
+        if is_trained(model) and ("from" in model["training"]) == from_checkpoint
     }
     return OmegaConf.create(selected)
 
@@ -289,7 +305,8 @@ def seal(*, _root_: DictConfig) -> str:
     """
     keys = [key for key in _root_ if key != SEAL]
     values = {str(key): _plain(_root_[key]) for key in keys}
-    missing = sorted(OmegaConf.missing_keys(OmegaConf.create({**values, "trainings": {}})))
+    own = {name: value for name, value in values.items() if name not in COPIES}
+    missing = sorted(OmegaConf.missing_keys(OmegaConf.create(own)))
     if missing:
         raise ConfigError(
             "values are not set",

@@ -7,7 +7,7 @@ import hydra.utils
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
-from detexport.errors import ConfigError, did_you_mean, listed
+from detexport.errors import ConfigError, MissingPackageError, did_you_mean, listed
 
 MOST_OPTIONS = 10
 
@@ -17,6 +17,7 @@ def instantiate(node: DictConfig, **options: Any) -> Any:
 
     Raises:
         ConfigError: the target does not exist, or does not take the options.
+        MissingPackageError: a package that the target needs is not installed.
     """
     _check_target(node, options)
     try:
@@ -38,6 +39,8 @@ def _check_target(node: Any, options: dict[str, Any]) -> None:
     try:
         target = hydra.utils.get_object(name)
     except (ImportError, ValueError) as error:
+        if isinstance(error.__cause__, MissingPackageError):  # it names the command that installs the package
+            raise error.__cause__ from None
         raise ConfigError(
             f"the target {name} cannot be imported",
             got=error,

@@ -4,6 +4,7 @@ Every machine of a cluster needs the same environment, and the project in the sa
 system.
 """
 
+import logging
 import os
 import pickle
 import socket
@@ -181,8 +182,8 @@ class Ray:
             **needs.options(), max_retries=self.retries, scheduling_strategy="SPREAD"
         )
         command = replace(command, environment=environment)
-        started = task.remote(command, ray.get_runtime_context().gcs_address)
-        ended: CommandResult = result_of(partial(ray.get, started))
+        submitted = task.remote(command, ray.get_runtime_context().gcs_address)
+        ended: CommandResult = result_of(partial(ray.get, submitted))
         return ended
 
     def cpus_of_the_cluster(self) -> int:
@@ -209,7 +210,7 @@ class Ray:
             return
         try:
             _require_listener(address)
-            ray.init(address, log_to_driver=False, logging_level="ERROR")
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise ConfigError(
                 "the Ray cluster cannot be reached",
@@ -225,7 +226,7 @@ class Ray:
         On a busy machine a process of Ray may take longer than the limit, which cannot be changed:
         https://github.com/ray-project/ray/issues/65983
         """
-        memory = {"object_store_memory": self.memory_mb * 2**20} if self.memory_mb else {}
+        memory = self.memory_mb * 2**20 if self.memory_mb else None
         for start in range(1, STARTS + 1):
             try:
                 ray.init(
@@ -233,8 +234,8 @@ class Ray:
                     num_cpus=self.cpus,
                     include_dashboard=False,
                     log_to_driver=False,
-                    logging_level="ERROR",
-                    **memory,
+                    logging_level=logging.ERROR,
+                    object_store_memory=memory,
                 )
                 return
             except Exception as error:  # Ray raises the base class itself

@@ -149,7 +149,7 @@ def _register(
         return "refused", {"job": job.name, "reasons": [weaker_plan(weaknesses)]}
     artifact = read_artifact(job.artifact_dir)
     content = Content(artifact, job.runtime)
-    trained = [f"train@{job.model}"]
+    trained = [f"train@{job.model}", f"fine_tune@{job.model}"]
     evidence = Evidence(
         job.target,
         verdict,
