@@ -33,7 +33,7 @@ ALLOWED = {
     "projects": {"config", "modeling"},
     "engine": {
         *("metrics", "data", "modeling", "structures", "layers", "config", "checkpoint", "utils"),
-        "solver",
+        *("solver", "evaluation"),
     },
     "schema": {"structures"},
     "export": {"artifact", "schema", "structures", "layers"},

@@ -91,7 +91,10 @@ class PanopticFPN(GeneralizedRCNN):
 
     Args:
         sem_seg_head: feature maps -> logits over the padded image.
-        combination: combines the two outputs; None for no combination.
+        combine_overlap_thresh: see ``PanopticCombination.overlap_threshold``.
+        combine_stuff_area_thresh: see ``PanopticCombination.stuff_area_limit``.
+        combine_instances_score_thresh: see ``PanopticCombination.instances_score_threshold``.
+        combine_on: combine the two outputs.
         instance_loss_weight: weight of the losses of the ROI heads.
         **rcnn: see ``GeneralizedRCNN``.
     """
@@ -101,13 +104,21 @@ class PanopticFPN(GeneralizedRCNN):
         self,
         *,
         sem_seg_head: Any,
-        combination: PanopticCombination | None,
-        instance_loss_weight: float,
+        combine_overlap_thresh: float = 0.5,
+        combine_stuff_area_thresh: int = 4096,
+        combine_instances_score_thresh: float = 0.5,
+        combine_on: bool = True,
+        instance_loss_weight: float = 1.0,
         **rcnn: Any,
     ) -> None:
         super().__init__(**rcnn)
         self.sem_seg_head = sem_seg_head
-        self.combination = combination
+        combination = PanopticCombination(
+            overlap_threshold=combine_overlap_thresh,
+            stuff_area_limit=int(combine_stuff_area_thresh),
+            instances_score_threshold=combine_instances_score_thresh,
+        )
+        self.combination = combination if combine_on else None
         self.instance_loss_weight = instance_loss_weight
 
     @classmethod
@@ -121,21 +132,20 @@ class PanopticFPN(GeneralizedRCNN):
                 remedy="set MODEL.MASK_ON: True",
             )
         node = cfg.MODEL.PANOPTIC_FPN
-        combination = PanopticCombination(
-            overlap_threshold=node.COMBINE.OVERLAP_THRESH,
-            stuff_area_limit=node.COMBINE.STUFF_AREA_LIMIT,
-            instances_score_threshold=node.COMBINE.INSTANCES_CONFIDENCE_THRESH,
-        )
         images = image_options(cfg)
         backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
         return {
             "sem_seg_head": build_sem_seg_head(cfg, shapes),
-            "combination": combination if node.COMBINE.ENABLED else None,
+            "combine_overlap_thresh": node.COMBINE.OVERLAP_THRESH,
+            "combine_stuff_area_thresh": node.COMBINE.STUFF_AREA_LIMIT,
+            "combine_instances_score_thresh": node.COMBINE.INSTANCES_CONFIDENCE_THRESH,
+            "combine_on": node.COMBINE.ENABLED,
             "instance_loss_weight": node.INSTANCE_LOSS_WEIGHT,
             "backbone": backbone,
             "proposal_generator": build_proposal_generator(cfg, shapes),
             "roi_heads": build_roi_heads(cfg, shapes),
+            "vis_period": cfg.VIS_PERIOD,
             **images,
         }
 
