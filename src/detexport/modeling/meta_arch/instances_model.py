@@ -51,7 +51,7 @@ class InstancesModel(ImageModel):
         """Return what the model returns."""
         return self.model(batched_inputs)
 
-    def detect(self, images: list[Tensor]) -> list[dict[str, Tensor]]:  # type: ignore[override]
+    def detect(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         """Compute the raw outputs of each image by field, in px of the image, as exported.
 
         Args:
@@ -157,7 +157,9 @@ def exportable(model: nn.Module, cfg: CfgNode | None = None) -> Any:
     gaps = isinstance(model, ImageModel) and missing_graph_methods(model.graph_methods())
     if hasattr(model, "image_graph") and not gaps:
         return model
-    options = {"pixel_mean": (0.0,) * 3, "pixel_std": (1.0,) * 3} if cfg is None else image_options(cfg)
+    options: dict[str, Any] = {"pixel_mean": (0.0,) * 3, "pixel_std": (1.0,) * 3}
+    if cfg is not None:
+        options = image_options(cfg)
     for name in ("pixel_mean", "pixel_std"):
         value = getattr(model, name, None)
         if isinstance(value, Tensor) and value.numel() == 3:
