@@ -147,6 +147,12 @@ DTYPES = {"pred_classes": torch.int64}
 """Types of the contract's tensors, where they are not float32."""
 
 
+def is_of_a_project(model: Any) -> bool:
+    """Return whether a model is a module whose class is neither of detexport nor of torch or torchvision."""
+    package = type(model).__module__.partition(".")[0]
+    return isinstance(model, nn.Module) and package not in ("torch", "torchvision", "detexport")
+
+
 def exportable(model: nn.Module, cfg: CfgNode | None = None) -> Any:
     """Return a model with a graph and a contract: the model itself, or an ``InstancesModel`` over it.
 
