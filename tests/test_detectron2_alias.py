@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from detexport.checkpoint.read import write_state_dict
 from detexport.config import cfg as configurations
 from detexport.config import get_cfg
 from detexport.errors import ConfigError
@@ -18,7 +19,9 @@ from detexport.export import TracingAdapter
 from detexport.modeling import build_model
 from detexport.structures import BitMasks, Boxes, Instances
 from detexport.utils.events import EventStorage
+from detexport.workflows.build import build
 from detexport.workflows.given_model import given_model
+from detexport.workflows.loaded_model import load_built_model
 
 ROOT = Path(__file__).parents[1]
 PROJECTS = Path(__file__).parent / "sample_projects"
@@ -203,6 +206,24 @@ def test_a_script_runs_unmodified(tmp_path: Path) -> None:
     assert (tmp_path / "model_final.pth").is_file()
 
 
+def test_the_stages_build_and_load_a_meta_architecture_that_only_defines_forward(
+    alias: Any, tmp_path: Path
+) -> None:
+    alias.import_projects(["peak_detector"])
+    file = PROJECTS / "peak_detector/peak.yaml"
+    names = {"overrides": {}, "class_names": None, "dataset": {"things": ["a", "b"]}}
+    contract = build("peak", file, tmp_path / "build", **names)
+    assert (contract.class_names, contract.num_classes) == (("a", "b"), None)
+    model = project_model(alias, "peak_detector", "peak")
+    (tmp_path / "weights").mkdir()
+    write_state_dict(model.state_dict(), tmp_path / "weights/model.safetensors")
+    loaded = load_built_model(tmp_path / "build", tmp_path / "weights")
+    with torch.no_grad():
+        (found,) = loaded.net([{"image": IMAGE}])
+        (expected,) = model.eval()([{"image": IMAGE}])
+    assert torch.equal(found["instances"].scores, expected["instances"].scores)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("project", "config"), [("light_backbone", "light"), ("focal_heads", "focal"), ("peak_detector", "peak")]
@@ -241,8 +262,8 @@ def test_an_attribute_that_is_missing_is_named_with_the_reason(alias: Any) -> No
     with pytest.raises(AttributeError, match="Caffe2Tracer is not part of detexport: torch no longer"):
         detectron2.export.Caffe2Tracer  # noqa: B018
     assert not hasattr(detectron2.export, "__wrapped__")
-    with pytest.raises(ImportError, match=r"backbone\.vit is not part of detexport: this architecture"):
-        importlib.import_module("detectron2.modeling.backbone.vit")
+    with pytest.raises(ImportError, match=r"mmdet_wrapper is not part of detexport: it wraps"):
+        importlib.import_module("detectron2.modeling.mmdet_wrapper")
 
 
 CHILDREN = """

@@ -24,7 +24,6 @@ REFUSED: dict[str, str] = {
     "detectron2.evaluation.RotatedCOCOEvaluator": "rotated boxes are not evaluated",
     "detectron2.export.Caffe2Model": _CAFFE2,
     "detectron2.export.Caffe2Tracer": _CAFFE2,
-    "detectron2.modeling.GeneralizedRCNN.visualize_training": "training images are not recorded",
     "detectron2.modeling.MMDetBackbone": "it wraps another library's models",
     "detectron2.modeling.MMDetDetector": "it wraps another library's models",
     "detectron2.structures.BitMasks.from_roi_masks": "call ROIMasks.to_bitmasks, which is given the boxes",

@@ -92,6 +92,15 @@ def test_at_most_one_batch_of_each_orientation_is_kept() -> None:
         assert len(taken) - 3 * count <= 2 * 2
 
 
+def test_inputs_without_a_size_are_grouped_by_their_image() -> None:
+    examples = [{"image": torch.zeros(3, *size)} for size in ((4, 8), (8, 4), (6, 9), (5, 5))]
+    batches = list(AspectRatioGroupedDataset(examples, 2))
+    assert [[tuple(one["image"].shape[1:]) for one in batch] for batch in batches] == [
+        [(4, 8), (6, 9)],
+        [(8, 4), (5, 5)],
+    ]
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_seed_gives_the_same_batches(cfg: CfgNode, workers: int) -> None:
     runs = []

@@ -151,7 +151,9 @@ def test_evaluators_are_given_or_missing(tmp_path: Path, caplog: pytest.LogCaptu
 
 def test_hooks_and_trainer_follow_the_configuration(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        trainer = Trainer(cfg_of(tmp_path, "SOLVER.AMP.ENABLED", True, "TEST.PRECISE_BN.ENABLED", True))
+        more = ("SOLVER.AMP.ENABLED", True, "TEST.PRECISE_BN.ENABLED", True, "VIS_PERIOD", 5)
+        trainer = Trainer(cfg_of(tmp_path, *more))
+    assert "VIS_PERIOD has no effect: MeanBrightness records no images" in caplog.text
     assert isinstance(trainer._trainer, AMPTrainer)
     kinds = [type(hook) for hook in trainer._hooks]
     assert kinds == [

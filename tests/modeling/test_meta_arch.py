@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 
 from detexport.config.cfg import load_cfg
+from detexport.contract import PanopticRule
 from detexport.errors import ConfigError
 from detexport.export import Provenance
 from detexport.modeling import build_model
-from detexport.modeling.meta_arch.panoptic_fpn import PanopticCombination
+from detexport.modeling.meta_arch.panoptic_fpn import PanopticCombination, PanopticFPN
 from detexport.runtime.onnxruntime import OnnxRuntime
 from detexport.structures import BitMasks, Boxes, Instances
+from detexport.utils.events import EventStorage
 from makers import maker
-from small_architectures import draw
+from small_architectures import draw, ground_truth, small_cfg, small_model
 
 CONFIG = Path(__file__).parents[2] / "conf/detectron2/mask_rcnn.yaml"
 SIZES = [(64, 96), (33, 65), (97, 31), (1, 1), (128, 128), (50, 70), (160, 45), (32, 32)]
@@ -363,3 +365,42 @@ def test_things_may_carry_gradients() -> None:
 def test_what_is_not_supported_is_refused_by_name(name: str, key: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=key.rpartition(".")[2]):
         build(name, **{key: value})
+
+
+def test_images_of_a_training_are_recorded_each_period() -> None:
+    cfg = small_cfg("mask_rcnn")
+    cfg.VIS_PERIOD = 2
+    torch.manual_seed(0)
+    model = build_model(cfg).train()
+    inputs = [{"image": draw(64, 96, 1), "instances": ground_truth()}]
+    with EventStorage(start_iter=1) as storage:
+        model(inputs)
+        assert storage.images == {}
+        storage.step()
+        model(inputs)
+    boxes, iteration = storage.images["training/ground truth and proposals"]
+    assert (tuple(boxes.shape), iteration) == ((3, 64, 192), 2)
+    masks, _ = storage.images["training/predicted and true masks"]
+    assert masks.shape[0] == 3
+    assert masks.shape[2] == 2 * 28
+
+
+@pytest.mark.parametrize("combine_on", [True, False])
+def test_a_panoptic_model_by_the_documented_arguments(combine_on: bool) -> None:
+    built = small_model("panoptic_fpn")
+    model = PanopticFPN(
+        sem_seg_head=built.sem_seg_head,
+        combine_overlap_thresh=0.25,
+        combine_stuff_area_thresh=10,
+        combine_instances_score_thresh=0.75,
+        combine_on=combine_on,
+        backbone=built.backbone,
+        proposal_generator=built.proposal_generator,
+        roi_heads=built.roi_heads,
+        pixel_mean=(0.0, 0.0, 0.0),
+        pixel_std=(1.0, 1.0, 1.0),
+    )
+    assert model.contract(()).panoptic == (PanopticRule(0.25, 10, 0.75) if combine_on else None)
+    cfg = small_cfg("panoptic_fpn")
+    cfg.MODEL.PANOPTIC_FPN.COMBINE.OVERLAP_THRESH = 0.125
+    assert build_model(cfg).contract(()).panoptic.overlap_threshold == 0.125

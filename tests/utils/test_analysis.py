@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from detexport.utils.analysis import (
+    FlopCountAnalysis,
     activation_count_operators,
     find_unused_parameters,
     flop_count_operators,
@@ -47,6 +48,10 @@ def test_operations_and_outputs() -> None:
     x, model = torch.zeros(1, 3, 8, 8), Model().eval()
     operations = flop_count_operators(model, x)
     assert sum(operations.values()) * 1e9 == pytest.approx(64 * 108 + 512)
+    found = FlopCountAnalysis(model, x)
+    assert found.total() == 64 * 108 + 512
+    assert found.by_module()["net.0"] == found.total("net.0") == 64 * 108
+    assert found.by_module_and_operator()["net"] == found.by_operator()
     outputs = activation_count_operators(model, x)
     assert {name: round(count * 1e6) for name, count in outputs.items()} == {
         "conv": 256,

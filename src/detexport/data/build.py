@@ -248,7 +248,7 @@ class AspectRatioGroupedDataset:
     At most one incomplete batch of each orientation is kept in memory.
 
     Args:
-        dataset: of inputs with ``width`` and ``height`` in px.
+        dataset: of inputs with ``width`` and ``height`` in px; else the size of ``image`` decides.
         batch_size: number of images per batch.
     """
 
@@ -259,7 +259,8 @@ class AspectRatioGroupedDataset:
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         waiting: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
         for example in self.dataset:
-            wide = example["width"] > example["height"]
+            height, width = example["image"].shape[-2:] if "width" not in example else (0, 0)
+            wide = example.get("width", width) > example.get("height", height)
             waiting[wide].append(example)
             if len(waiting[wide]) == self.batch_size:
                 yield waiting[wide]

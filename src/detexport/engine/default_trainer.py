@@ -67,6 +67,9 @@ class DefaultTrainer(TrainerBase):
         self._trainer.after_backward = self.after_backward  # type: ignore[method-assign]  # one list of hooks
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = DetectionCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        if cfg.VIS_PERIOD and not hasattr(self.checkpointer.model, "vis_period"):
+            name = type(self.checkpointer.model).__name__
+            logger.warning("VIS_PERIOD has no effect: %s records no images in training", name)
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg

@@ -36,11 +36,47 @@ def flop_count_operators(model: nn.Module, inputs: Any) -> dict[str, float]:
         model: in evaluation mode.
         inputs: a batch as the model takes it.
     """
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(inputs)
-    counts = counter.get_flop_counts().get("Global", {})
-    # torch counts a multiplication and an addition as two operations.
-    return {str(operator).removeprefix("aten."): count / 2e9 for operator, count in counts.items()}
+    found = FlopCountAnalysis(model, (inputs,)).by_operator()
+    return {operator: count / 1e9 for operator, count in found.items()}
+
+
+class FlopCountAnalysis:
+    """Multiply-adds of one run of a model in evaluation mode, by operator and by module.
+
+    Args:
+        model: the model.
+        inputs: a batch as the model takes it, or a tuple of its arguments.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Any) -> None:
+        arguments = inputs if isinstance(inputs, tuple) else (inputs,)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(*arguments)
+        root = type(model).__name__
+        # torch counts a multiplication and an addition as two operations.
+        self._counts = {
+            name.removeprefix(root).removeprefix("."): {
+                str(operator).removeprefix("aten."): count // 2 for operator, count in operators.items()
+            }
+            for name, operators in counter.get_flop_counts().items()
+            if name != "Global"
+        }
+
+    def total(self, module_name: str = "") -> int:
+        """Return the number of a module; ``""`` is the model."""
+        return sum(self.by_operator(module_name).values())
+
+    def by_operator(self, module_name: str = "") -> dict[str, int]:
+        """Return the numbers of a module by operator."""
+        return dict(self._counts.get(module_name, {}))
+
+    def by_module(self) -> dict[str, int]:
+        """Return the number of each module by its name."""
+        return {name: self.total(name) for name in self._counts}
+
+    def by_module_and_operator(self) -> dict[str, dict[str, int]]:
+        """Return the numbers of each module by its name and by operator."""
+        return {name: self.by_operator(name) for name in self._counts}
 
 
 def activation_count_operators(model: nn.Module, inputs: Any) -> dict[str, float]:

@@ -42,6 +42,11 @@ def has_event_storage() -> bool:
     return bool(_active)
 
 
+def is_recorded(period: int) -> bool:
+    """Return whether a storage is active whose iteration ends a period; a period of 0 never ends."""
+    return period > 0 and has_event_storage() and get_event_storage().iter % period == 0
+
+
 def record(name: str, value: Callable[[], Any]) -> None:
     """Record a scalar in the active storage; without one ``value`` is not called."""
     if has_event_storage():

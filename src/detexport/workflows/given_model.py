@@ -11,7 +11,7 @@ from detexport.checkpoint import digest_state_dict, match_weights
 from detexport.checkpoint.load import describe_parameters
 from detexport.errors import ConfigError, ExportError
 from detexport.modeling.meta_arch.image_model import ImageModel
-from detexport.modeling.meta_arch.instances_model import exportable
+from detexport.modeling.meta_arch.instances_model import exportable, is_of_a_project
 from detexport.modeling.torchvision import is_torchvision, wrap_torchvision
 from detexport.workflows.load_model import load_model
 from detexport.workflows.loaded_model import LoadedModel, name_contract, number_classes
@@ -49,7 +49,7 @@ def given_model(
         )
     if is_torchvision(model):
         net: Any = wrap_torchvision(model).train(model.training)
-    elif isinstance(model, ImageModel) or _is_own(model):
+    elif isinstance(model, ImageModel) or is_of_a_project(model):
         net = exportable(model)
     else:
         raise ConfigError(
@@ -70,13 +70,6 @@ def given_model(
         report,
         f"the {type(model).__name__}",
         BUILT,
-    )
-
-
-def _is_own(model: Any) -> bool:
-    """Return whether a model is a module that a user's code defines."""
-    return isinstance(model, nn.Module) and type(model).__module__.partition(".")[0] not in (
-        *("torch", "torchvision", "detexport"),
     )
 
 

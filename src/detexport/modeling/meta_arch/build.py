@@ -12,6 +12,7 @@ from detexport.config.valid_values import check_values
 from detexport.contract import ResizeRule
 from detexport.errors import ConfigError, OutOfMemoryError, is_allocation_failure, listed
 from detexport.modeling.meta_arch.image_model import ImageModel
+from detexport.modeling.meta_arch.instances_model import is_of_a_project
 from detexport.modeling.registries import META_ARCH_REGISTRY
 
 SIZES = (
@@ -49,10 +50,10 @@ def build_model(cfg: CfgNode) -> Any:
         ) from error
 
 
-def _build_lazy(cfg: CfgNode) -> ImageModel:
+def _build_lazy(cfg: CfgNode) -> Any:
     """Build the model of a lazy configuration."""
     model, resize = build_lazy(cfg)
-    if not isinstance(model, ImageModel):
+    if not isinstance(model, ImageModel) and not is_of_a_project(model):
         raise ConfigError(
             "the node model of the lazy configuration is not a meta architecture",
             got=type(model).__name__,

@@ -147,6 +147,12 @@ DTYPES = {"pred_classes": torch.int64}
 """Types of the contract's tensors, where they are not float32."""
 
 
+def is_of_a_project(model: Any) -> bool:
+    """Return whether a model is a module whose class is neither of detexport nor of torch or torchvision."""
+    package = type(model).__module__.partition(".")[0]
+    return isinstance(model, nn.Module) and package not in ("torch", "torchvision", "detexport")
+
+
 def exportable(model: nn.Module, cfg: CfgNode | None = None) -> Any:
     """Return a model with a graph and a contract: the model itself, or an ``InstancesModel`` over it.
 
@@ -157,8 +163,9 @@ def exportable(model: nn.Module, cfg: CfgNode | None = None) -> Any:
     gaps = isinstance(model, ImageModel) and missing_graph_methods(model.graph_methods())
     if hasattr(model, "image_graph") and not gaps:
         return model
-    options: dict[str, Any]
-    options = {"pixel_mean": (0.0,) * 3, "pixel_std": (1.0,) * 3} if cfg is None else image_options(cfg)
+    options: dict[str, Any] = {"pixel_mean": (0.0,) * 3, "pixel_std": (1.0,) * 3}
+    if cfg is not None:
+        options = image_options(cfg)
     for name in ("pixel_mean", "pixel_std"):
         value = getattr(model, name, None)
         if isinstance(value, Tensor) and value.numel() == 3:

@@ -90,9 +90,9 @@ class PanopticFPN(GeneralizedRCNN):
 
     Args:
         sem_seg_head: feature maps -> logits over the padded image.
-        combine_overlap_thresh: see ``PanopticCombination``; so are the next two arguments.
-        combine_stuff_area_thresh: ``stuff_area_limit``.
-        combine_instances_score_thresh: ``instances_score_threshold``.
+        combine_overlap_thresh: see ``PanopticCombination.overlap_threshold``.
+        combine_stuff_area_thresh: see ``PanopticCombination.stuff_area_limit``.
+        combine_instances_score_thresh: see ``PanopticCombination.instances_score_threshold``.
         combine_on: combine the two outputs.
         instance_loss_weight: weight of the losses of the ROI heads.
         **rcnn: see ``GeneralizedRCNN``.
@@ -114,7 +114,7 @@ class PanopticFPN(GeneralizedRCNN):
         self.sem_seg_head = sem_seg_head
         combination = PanopticCombination(
             overlap_threshold=combine_overlap_thresh,
-            stuff_area_limit=combine_stuff_area_thresh,
+            stuff_area_limit=int(combine_stuff_area_thresh),
             instances_score_threshold=combine_instances_score_thresh,
         )
         self.combination = combination if combine_on else None
@@ -144,6 +144,7 @@ class PanopticFPN(GeneralizedRCNN):
             "backbone": backbone,
             "proposal_generator": build_proposal_generator(cfg, shapes),
             "roi_heads": build_roi_heads(cfg, shapes),
+            "vis_period": cfg.VIS_PERIOD,
             **images,
         }
 

@@ -30,6 +30,10 @@ from detexport.modeling.proposal_generator import build_proposal_generator, prop
 from detexport.modeling.registries import META_ARCH_REGISTRY
 from detexport.modeling.roi_heads import ROIHeads, build_roi_heads, roi_head_segments
 from detexport.structures import ImageList, Instances
+from detexport.utils.events import get_event_storage, is_recorded
+
+SHOWN_PROPOSALS = 20
+"""Proposals in an image of a training."""
 
 
 @META_ARCH_REGISTRY.register()
@@ -43,7 +47,7 @@ class GeneralizedRCNN(ImageModel):
         pixel_mean: see ``ImageModel``.
         pixel_std: see ``ImageModel``.
         input_format: order of the image's channels, ``"BGR"`` (the default) or ``"RGB"``.
-        vis_period: see ``ImageModel``.
+        vis_period: iterations between two calls of ``visualize_training`` in training; 0 for none.
         resize: see ``ImageModel``.
     """
 
@@ -66,10 +70,10 @@ class GeneralizedRCNN(ImageModel):
             pixel_mean=pixel_mean,
             pixel_std=pixel_std,
             input_format=input_format,
-            vis_period=vis_period,
             resize=resize,
             **padding_of(backbone),
         )
+        self.vis_period = vis_period
         if (
             getattr(proposal_generator, "box_dim", 4) != getattr(roi_heads, "box_dim", 4)
             and proposal_generator
@@ -93,6 +97,7 @@ class GeneralizedRCNN(ImageModel):
             "backbone": backbone,
             "proposal_generator": build_proposal_generator(cfg, shapes),
             "roi_heads": build_roi_heads(cfg, shapes),
+            "vis_period": cfg.VIS_PERIOD,
             **image_options(cfg),
         }
 
@@ -127,7 +132,29 @@ class GeneralizedRCNN(ImageModel):
         features = self.backbone(images.tensor)
         proposals, proposal_losses = self.propose(batched_inputs, images, features, targets)
         _, head_losses = self.roi_heads(images, features, proposals, targets)
+        if is_recorded(self.vis_period):
+            self.visualize_training(batched_inputs, proposals)
         return {**head_losses, **proposal_losses}
+
+    @torch.jit.unused
+    def visualize_training(self, batched_inputs: list[dict[str, Any]], proposals: list[Instances]) -> None:
+        """Record the first image twice: with its ground truth, and with its best proposals.
+
+        Args:
+            batched_inputs: of a training.
+            proposals: of each image, in descending order.
+        """
+        from detexport.data.detection_utils import convert_image_to_rgb
+        from detexport.utils.visualizer import Visualizer
+
+        image = convert_image_to_rgb(batched_inputs[0]["image"].permute(1, 2, 0), self.input_format)
+        halves = []
+        for boxes in (batched_inputs[0]["instances"].gt_boxes, proposals[0].proposal_boxes[:SHOWN_PROPOSALS]):
+            drawn = Visualizer(image).overlay_instances(
+                boxes=boxes.to("cpu"), assigned_colors=["g"] * len(boxes)
+            )
+            halves.append(torch.from_numpy(drawn.get_image().transpose(2, 0, 1).copy()))
+        get_event_storage().put_image("training/ground truth and proposals", torch.cat(halves, dim=2))
 
     @torch.jit.unused
     def inference(

@@ -13,7 +13,10 @@ from detexport.layers.conv import Conv2d, init_conv_msra, init_normal
 from detexport.modeling.graph_segment import Kind, Port, Segment, declared_segments, not_cut, rows
 from detexport.modeling.registries import ROI_MASK_HEAD_REGISTRY
 from detexport.structures import Instances
-from detexport.utils.events import record
+from detexport.utils.events import get_event_storage, is_recorded, record
+
+SHOWN_MASKS = 8
+"""Masks in an image of a training."""
 
 
 def build_mask_head(cfg: CfgNode, input_shape: ShapeSpec | dict[str, ShapeSpec]) -> Any:
@@ -60,12 +63,13 @@ def class_masks(logits: Tensor, classes: Tensor) -> Tensor:
     return logits.gather(1, index)[:, 0].sigmoid()
 
 
-def mask_loss(logits: Tensor, instances: list[Instances]) -> Tensor:
+def mask_loss(logits: Tensor, instances: list[Instances], vis_period: int = 0) -> Tensor:
     """Return the mean binary cross entropy of each proposal's mask and ``gt_masks``, cropped to its box.
 
     Args:
         logits: (R, K or 1, S, S) of all foreground proposals.
         instances: ``proposal_boxes``, ``gt_classes`` and ``gt_masks`` of each image.
+        vis_period: see ``mask_rcnn_loss``.
     """
     if len(logits) == 0:
         return logits.sum() * 0
@@ -79,6 +83,11 @@ def mask_loss(logits: Tensor, instances: list[Instances]) -> Tensor:
     )
     own, target = class_logits(logits.flatten(2), classes), target.flatten(1)
     record_mask_accuracy(own, target)
+    if is_recorded(vis_period):
+        side = logits.shape[-1]
+        pairs = [own.detach().sigmoid(), target.to(own.dtype)]
+        shown = [part[:SHOWN_MASKS].reshape(-1, side).expand(3, -1, -1) for part in pairs]
+        get_event_storage().put_image("training/predicted and true masks", torch.cat(shown, dim=2).cpu())
     return F.binary_cross_entropy_with_logits(own, target.to(own.dtype))
 
 
@@ -101,10 +110,9 @@ def mask_rcnn_loss(pred_mask_logits: Tensor, instances: list[Instances], vis_per
     Args:
         pred_mask_logits: (R, K or 1, S, S) of all foreground proposals.
         instances: ``proposal_boxes``, ``gt_classes`` and ``gt_masks`` of each image.
-        vis_period: not supported: masks are not recorded as images.
+        vis_period: iterations between two images of predicted and true masks; 0 for none.
     """
-    _no_images(vis_period)
-    return mask_loss(pred_mask_logits, instances)
+    return mask_loss(pred_mask_logits, instances, vis_period)
 
 
 def mask_rcnn_inference(pred_mask_logits: Tensor, pred_instances: list[Instances]) -> None:
@@ -121,16 +129,6 @@ def mask_rcnn_inference(pred_mask_logits: Tensor, pred_instances: list[Instances
         instances.pred_masks = own
 
 
-def _no_images(vis_period: int) -> None:
-    if vis_period:
-        raise ConfigError(
-            "masks are not recorded as images",
-            got=f"vis_period={vis_period}",
-            expected="0, the default",
-            remedy="leave vis_period at 0",
-        )
-
-
 class BaseMaskRCNNHead(nn.Module):
     """Base class of mask heads of extensions; a subclass adds ``layers``, pooled features -> logits.
 
@@ -144,7 +142,6 @@ class BaseMaskRCNNHead(nn.Module):
     @configurable
     def __init__(self, *, loss_weight: float = 1.0, vis_period: int = 0) -> None:
         super().__init__()
-        _no_images(vis_period)
         self.vis_period = vis_period
         self.loss_weight = loss_weight
         self.resolution = 0
@@ -169,7 +166,7 @@ class BaseMaskRCNNHead(nn.Module):
     def _with_instances(self, x: Tensor, instances: Any) -> Any:
         logits = self.layers(x)
         if self.training:
-            return {"loss_mask": mask_loss(logits, instances) * self.loss_weight}
+            return {"loss_mask": mask_rcnn_loss(logits, instances, self.vis_period) * self.loss_weight}
         mask_rcnn_inference(logits, instances)
         return instances
 
@@ -180,7 +177,10 @@ class BaseMaskRCNNHead(nn.Module):
     @torch.jit.unused
     def losses(self, features: list[Tensor], instances: list[Instances]) -> dict[str, Tensor]:
         """Compute ``loss_mask`` over the foreground proposals: see ``mask_loss``."""
-        return {"loss_mask": mask_loss(self.layers(features[0]), instances) * self.loss_weight}
+        return {
+            "loss_mask": mask_rcnn_loss(self.layers(features[0]), instances, self.vis_period)
+            * self.loss_weight
+        }
 
     @torch.jit.unused
     @torch.no_grad()
