@@ -147,8 +147,8 @@ def command(folder: Path, *arguments: str) -> Command:
 def job_commands(model_dir: Path, images: Path, folder: Path) -> list[Command]:
     """Return the commands of a job: the export of a model by tracing, then a prediction with the artifact."""
     artifact = str(folder / "tracing")
-    model = ("--config-file", str(model_dir / "build/config.yaml"))
-    model += ("--weights", str(model_dir / "weights/model.safetensors"))
+    config, weights = model_dir / "build/config.yaml", model_dir / "weights/model.safetensors"
+    model = ("--config-file", str(config), "--weights", str(weights))
     export = (
         "-m",
         "detexport.cli",

@@ -48,8 +48,9 @@ class RayData:
         context.print_on_execution_start = False
         context.execution_options.preserve_order = True
         rows = [{"item": cloudpickle.dumps(item)} for item in items]
+        actor: Any = _Actor  # Ray's annotation lacks classes
         results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-            _Actor,
+            actor,
             fn_constructor_args=[cloudpickle.dumps(start), setting],
             compute=ray.data.ActorPoolStrategy(size=room),
             max_task_retries=self.ray.retries,  # Ray's own default is without an end
