@@ -276,7 +276,9 @@ def class_loss(logits: Tensor, target: Tensor, ignore_value: int) -> Tensor:
     return loss / (target != ignore_value).sum().clamp(min=1)
 
 
-def _level(shape: ShapeSpec, conv_dims: int, common_stride: int, norm: str) -> nn.Sequential:
+def _level(
+    shape: ShapeSpec, conv_dims: int, common_stride: int, norm: str | Callable[[int], nn.Module] | None
+) -> nn.Sequential:
     """Return layers from a level to the common stride: convolutions, each followed by 2x upsampling."""
     layers: list[nn.Module] = []
     channels = shape.channels
