@@ -281,7 +281,8 @@ def test_a_head_with_batch_normalization_has_statistics_of_each_level() -> None:
     plain, by_level = (instantiate(retinanet(norm)).head for norm in ("LN", "BN"))
     assert type(plain) is RetinaNetHead
     assert type(by_level) is LevelsRetinaNetHead
-    for head in (plain, by_level):
+    heads: tuple[Any, ...] = (plain, by_level)
+    for head in heads:
         assert [tuple(head.cls_subnet[index].weight.shape[:2]) for index in (0, 3)] == [(8, 8), (16, 8)]
         assert head.cls_score.weight.shape[:2] == (9, 16)
     assert "cls_subnet.1.4.running_mean" in by_level.state_dict()
