@@ -1,6 +1,7 @@
 """A fault is planted in the model that is exported; the diagnosis names the segment that it is in."""
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -267,14 +268,16 @@ def test_where_only_the_artifact_fails_the_packaging_is_blamed(tmp_path: Path) -
 
 def test_what_a_trace_freezes_shows_since_it_is_recorded_at_another_size(tmp_path: Path) -> None:
     class Frozen(nn.Module):
-        """The size of the map is a number in the trace."""
+        """The size of the map is a number in the trace, without the warning that the export looks for."""
 
         def __init__(self, layer: nn.Module) -> None:
             super().__init__()
             self.layer = layer
 
         def forward(self, x: Tensor) -> Tensor:
-            height, width = int(x.shape[2]), int(x.shape[3])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", torch.jit.TracerWarning)
+                height, width = int(x.shape[2]), int(x.shape[3])
             return nn.functional.interpolate(self.layer(x), size=(height, width))
 
     def plant(model: Any) -> None:

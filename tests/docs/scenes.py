@@ -78,8 +78,17 @@ def lay_out_registry(folder: Path) -> None:
     path = os.pathsep.join(map(str, (ROOT / "src", ROOT / "tests", ROOT / "tests" / "registry")))
     run(folder, sys.executable, "-c", f"import pathlib, toy_project; {write}", PYTHONPATH=path)
     stage = str(ROOT / "stages" / "register.py")
-    written = ("--digests-dir", "outputs/digests", "--receipts", "outputs/registered.json")
-    run(folder, sys.executable, stage, "--models-dir", "outputs/models", *written)
+    options = ("--data-statistics", "outputs/data_statistics.json", "--receipts", "outputs/registered.json")
+    run(
+        folder,
+        sys.executable,
+        stage,
+        "--models-dir",
+        "outputs/models",
+        "--digests-dir",
+        "outputs/digests",
+        *options,
+    )
 
 
 def lay_out_checkout(folder: Path) -> None:
