@@ -175,5 +175,5 @@ def test_images_are_padded_to_the_square() -> None:
         cropped = model.preprocess_image([{"image": torch.zeros(3, 150, 30)}])
     assert cropped.tensor.shape == (1, 3, SQUARE, SQUARE)
     assert cropped.image_sizes == [(150, 30)]
-    with pytest.raises(ValueError, match="does not fit into the square .* a side of 150 px"):
+    with pytest.raises(ValueError, match=r"does not fit into the square .* a side of 150 px"):
         model.preprocess_image([{"image": torch.zeros(3, 150, 30)}] * 2)
