@@ -141,6 +141,7 @@ def test_two_processes_train_as_one_with_the_doubled_batch(
 def test_lightning_starts_the_processes_of_a_machine(tmp_path: Path, data: Path) -> None:
     options = {"devices": 2, "iterations": 2, "threads": 3}
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tools"), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [
             *(sys.executable, "-m", "tests.trainings"),

@@ -11,7 +11,7 @@ import pytest
 from coverage_table.run import Outcome, Runner, alone
 from coverage_table.steps import Step, producers
 from detexport.errors import ConfigError, RuntimeUnavailableError
-from detexport.execution.engine import Command, Ended, Local, Resources, kill
+from detexport.execution.engine import Command, CommandResult, Local, Resources, kill
 
 TOOLS = Path(__file__).parents[3] / "tools"
 COPY = "import sys, pathlib; pathlib.Path(sys.argv[2]).write_bytes(pathlib.Path(sys.argv[1]).read_bytes())"
@@ -224,7 +224,7 @@ Runner(Path(sys.argv[1]), 60).run(steps, producers(steps), processes=2, report=l
 class LacksAGpu(Local):
     """An engine without a machine that has what one stage needs."""
 
-    def run(self, command: Command, resources: Resources) -> Ended:
+    def run(self, command: Command, resources: Resources) -> CommandResult:
         if resources.gpus:
             raise RuntimeUnavailableError("no machine can run the task", got="0 GPUs")
         return super().run(command, resources)
