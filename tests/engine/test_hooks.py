@@ -83,7 +83,8 @@ def test_the_best_checkpoint_is_kept(mode: Any, kept: float, tmp_path: Path) -> 
 def test_a_best_checkpoint_needs_a_metric_and_a_mode(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    trained(BestCheckpointer(1, DetectionCheckpointer(Model(), tmp_path), "none"), iterations=2)
+    with caplog.at_level(logging.WARNING, logger="detexport"):
+        trained(BestCheckpointer(1, DetectionCheckpointer(Model(), tmp_path), "none"), iterations=2)
     assert "no metric none" in caplog.text
     with pytest.raises(ConfigError, match="unknown mode of BestCheckpointer; got: best"):
         BestCheckpointer(1, None, "none", mode="best")  # type: ignore[arg-type]
