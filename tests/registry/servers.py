@@ -127,7 +127,7 @@ def postgres(programs: Path) -> Iterator[str]:
     options = f"-p {port} -c listen_addresses=127.0.0.1 -k {folder}"
     call("pg_ctl", "-D", f"{folder}/data", "-w", "-l", f"{folder}/log", "-o", options, "start")
     try:
-        yield f"postgresql+psycopg://mlflow:secret@127.0.0.1:{port}/postgres"
+        yield f"postgresql+psycopg2://mlflow:secret@127.0.0.1:{port}/postgres"
     finally:
         call("pg_ctl", "-D", f"{folder}/data", "-m", "immediate", "stop")
         shutil.rmtree(folder)

@@ -34,7 +34,10 @@ from working import promote_by_hand, promote_version, register, roll_back, start
 
 STAGES = Path(__file__).parents[2] / "stages"
 NAME = "toy-onnx"
-REGISTER = ("--models-dir", "outputs/models", "--digests-dir", "outputs/digests", "--receipts")
+REGISTER = (
+    *("--models-dir", "outputs/models", "--data-statistics", "outputs/data_statistics.json"),
+    *("--digests-dir", "outputs/digests", "--receipts"),
+)
 SECRET = "shared with the receiver"
 
 
@@ -160,9 +163,13 @@ class Kills:
         """Number of kills that interrupted something."""
         return sum(number for what, number in self.seen.items() if what.endswith("at work"))
 
-    def kill(self, side: str, duration_s: float, work: Any, *arguments: Any) -> None:
+    def kill(self, side: str, duration_s: float, work: Any, *arguments: Any) -> float:
+        """Kill within ``duration_s``; return it, or what the work took if it ended before."""
+        began = time.monotonic()
         process = start(work, *arguments)
         process.join(self.random.uniform(0.05, 0.95) * duration_s)
+        if not process.is_alive():
+            duration_s = time.monotonic() - began
         self.seen[f"{side}, {'at work' if process.is_alive() else 'idle'}"] += 1
         if side == "client":
             process.kill()
@@ -172,6 +179,7 @@ class Kills:
             self.server.start()
             process.join(120)
             assert process.exitcode in (0, 1)
+        return duration_s
 
 
 def check_kills(root: Path, server: MlflowServer, uri: str, *, promoting: str, registering: str) -> None:
@@ -190,7 +198,7 @@ def check_kills(root: Path, server: MlflowServer, uri: str, *, promoting: str, r
     duration_s = time.monotonic() - began
     for index, side in enumerate(promoting):
         new = 3 - aliases(uri)["champion"]
-        kills.kill(sides[side], duration_s, promote_by_hand, uri, NAME, str(new))
+        duration_s = kills.kill(sides[side], duration_s, promote_by_hand, uri, NAME, str(new))
         assert aliases(uri)["champion"] in (1, 2)
         if index % 5 == 4:
             finish(start(promote_by_hand, uri, NAME, str(new)))
