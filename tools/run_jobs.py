@@ -1,8 +1,7 @@
 """Run the jobs of params.yaml in parallel on the engine that it selects: build, export, validate, benchmark.
 
 DVC runs one stage at a time. This program runs the out-of-date stages of single models and jobs in parallel,
-and records the results with ``dvc commit``. ``dvc repro`` then runs the stages
-over all jobs.
+and records the results with ``dvc commit``. ``dvc repro`` then runs the stages over all jobs.
 """
 
 import json
