@@ -39,9 +39,11 @@ class SimpleStem(CNNBlockBase):
         activation_class: class of the activation.
     """
 
+    kernel, total_stride = 3, 2
+
     def __init__(self, w_in: int, w_out: int, norm: Norm, activation_class: Activation) -> None:
-        super().__init__(w_in, w_out, 2)
-        self.conv = _conv(w_in, w_out, 3, stride=2)
+        super().__init__(w_in, w_out, self.total_stride)
+        self.conv = _conv(w_in, w_out, self.kernel, stride=2)
         self.bn: Any = get_norm(norm, w_out)
         self.af = activation_class()
 
@@ -50,21 +52,17 @@ class SimpleStem(CNNBlockBase):
         return self.af(self.bn(self.conv(x)))
 
 
-class ResStem(CNNBlockBase):
+class ResStem(SimpleStem):
     """The stem of a ResNet: a 7x7 convolution of stride 2, then 3x3 max pooling of stride 2.
 
     Args:
-        w_in: channels of the image.
-        w_out: channels of the output.
-        norm: name of the normalization.
-        activation_class: class of the activation.
+        w_in: see ``SimpleStem``; so are the other arguments.
     """
 
+    kernel, total_stride = 7, 4
+
     def __init__(self, w_in: int, w_out: int, norm: Norm, activation_class: Activation) -> None:
-        super().__init__(w_in, w_out, 4)
-        self.conv = _conv(w_in, w_out, 7, stride=2)
-        self.bn: Any = get_norm(norm, w_out)
-        self.af = activation_class()
+        super().__init__(w_in, w_out, norm, activation_class)
         self.pool = nn.MaxPool2d(3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
